@@ -1,0 +1,31 @@
+//! Countersign answers one question for a gateway: may this request pass, and who is asking?
+//!
+//! The layers, from the inside out; `tests/layering.rs` holds them apart:
+//!
+//! - [`domain`]: what a key, a token, a nonce, a principal and a decision are. Pure, synchronous, `now` is an argument.
+//! - [`client`]: sign a token and build the header. With `domain`, all there is without the feature `server`.
+//! - `config`: one struct of settings per concern, read from a file and the environment.
+//! - `telemetry`: logs, and counts of decisions.
+//! - `engine`: the use cases. `engine::verify::Verifier::decide` is the one place where requests are decided; `engine::ports`
+//!   says what it needs from the world.
+//! - `stores`: adapters behind those ports: SQL through SeaORM, nonces in memory or Redis, the key directory in memory.
+//! - `doors`: transports, HTTP and gRPC. They translate and never decide.
+//! - `app`: builds adapters and wires them together.
+//! - `cli`: one file per command.
+
+#[cfg(feature = "server")]
+pub mod app;
+#[cfg(feature = "server")]
+pub mod cli;
+pub mod client;
+#[cfg(feature = "server")]
+pub mod config;
+pub mod domain;
+#[cfg(feature = "server")]
+pub mod doors;
+#[cfg(feature = "server")]
+pub mod engine;
+#[cfg(feature = "server")]
+pub mod stores;
+#[cfg(feature = "server")]
+pub mod telemetry;
