@@ -1,0 +1,349 @@
+//! Decisions, and the reasons for denying.
+
+use std::{fmt, sync::Arc};
+
+use super::{
+    principal::{KnownKey, KnownPrincipal, Username},
+    scope::Scopes,
+    token::{ClaimsFault, TokenFault},
+};
+
+/// The name of one decision, a UUID version 7: in the answer, in the decision log, in traces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DecisionId(pub uuid::Uuid);
+
+impl fmt::Display for DecisionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0.as_hyphenated(), f)
+    }
+}
+
+/// The answer to a gateway. There is no default one, and none that an error could turn into an allow.
+#[derive(Debug)]
+pub enum Decision {
+    /// The request may pass, and this is who asks.
+    Allow(Identity),
+    /// It may not.
+    Deny(Denial),
+}
+
+/// Who asks, proven.
+#[derive(Debug)]
+pub struct Identity {
+    principal: Arc<KnownPrincipal>,
+    key: usize,
+    method: AuthMethod,
+}
+
+impl Identity {
+    /// The holder of the key at `key` in `principal.keys`; `None` where there is no such key.
+    pub fn self_signed(principal: Arc<KnownPrincipal>, key: usize) -> Option<Self> {
+        (key < principal.keys.len()).then_some(Self { principal, key, method: AuthMethod::SelfSigned })
+    }
+
+    /// The principal.
+    pub fn principal(&self) -> &KnownPrincipal {
+        &self.principal
+    }
+
+    /// The key that it was proven with.
+    pub fn key(&self) -> &KnownKey {
+        &self.principal.keys[self.key]
+    }
+
+    /// How it was proven.
+    pub const fn method(&self) -> AuthMethod {
+        self.method
+    }
+
+    /// What it may do, with that key.
+    pub fn scopes(&self) -> &Scopes {
+        &self.key().scopes
+    }
+}
+
+/// How a request was authenticated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AuthMethod {
+    /// A self-signed, single-use token.
+    SelfSigned,
+}
+
+impl AuthMethod {
+    /// The value of `X-Auth-Method`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SelfSigned => "self_signed",
+        }
+    }
+}
+
+/// A denial: the exact reason, and what the log may say of whom it concerns.
+#[derive(Debug)]
+pub struct Denial {
+    /// Why.
+    pub reason: DenialReason,
+    /// The user that the token named. Proven by nothing.
+    pub unverified_username: Option<Username>,
+    /// Scopes that were asked for and are not held; known only where the reason is [`DenialReason::InsufficientScope`].
+    pub missing_scopes: Option<Scopes>,
+}
+
+impl From<DenialReason> for Denial {
+    fn from(reason: DenialReason) -> Self {
+        Self { reason, unverified_username: None, missing_scopes: None }
+    }
+}
+
+/// What a client is told. Several reasons share a code where telling them apart would tell which users exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DenialCode {
+    /// No credentials.
+    MissingCredentials,
+    /// Credentials that cannot be read.
+    MalformedCredentials,
+    /// An algorithm that is not accepted.
+    UnsupportedAlgorithm,
+    /// Credentials that prove nothing.
+    InvalidToken,
+    /// A time too far from now.
+    TimestampOutsideTolerance,
+    /// Past its `exp`.
+    Expired,
+    /// Used before.
+    Replayed,
+    /// Made for another request or service.
+    RequestMismatch,
+    /// A scope is lacking.
+    InsufficientScope,
+}
+
+impl DenialCode {
+    /// Every code.
+    pub const ALL: [Self; 9] = [
+        Self::MissingCredentials,
+        Self::MalformedCredentials,
+        Self::UnsupportedAlgorithm,
+        Self::InvalidToken,
+        Self::TimestampOutsideTolerance,
+        Self::Expired,
+        Self::Replayed,
+        Self::RequestMismatch,
+        Self::InsufficientScope,
+    ];
+
+    /// The code on the wire: `X-Auth-Error`, `error="..."`, and the problem's `code`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::MissingCredentials => "missing_credentials",
+            Self::MalformedCredentials => "malformed_credentials",
+            Self::UnsupportedAlgorithm => "unsupported_algorithm",
+            Self::InvalidToken => "invalid_token",
+            Self::TimestampOutsideTolerance => "timestamp_outside_tolerance",
+            Self::Expired => "expired",
+            Self::Replayed => "replayed",
+            Self::RequestMismatch => "request_mismatch",
+            Self::InsufficientScope => "insufficient_scope",
+        }
+    }
+
+    /// One sentence for the client's developer. It says no more than the code does.
+    pub const fn explanation(self) -> &'static str {
+        match self {
+            Self::MissingCredentials => "The request carries no credentials.",
+            Self::MalformedCredentials => "The credentials are not one well-formed token with the claims that are needed.",
+            Self::UnsupportedAlgorithm => "The token's signature algorithm is not accepted.",
+            Self::InvalidToken => "The token does not verify.",
+            Self::TimestampOutsideTolerance => "The token's time is too far from now; check the client's clock against the Date of this answer.",
+            Self::Expired => "The token has expired.",
+            Self::Replayed => "The token was used before; sign a new one for each request.",
+            Self::RequestMismatch => "The token was made for another request or another service.",
+            Self::InsufficientScope => "The credentials lack a scope that is required here.",
+        }
+    }
+
+    /// Whether the client is known and still may not: 403 instead of 401.
+    pub const fn is_forbidden(self) -> bool {
+        match self {
+            Self::InsufficientScope => true,
+            Self::MissingCredentials
+            | Self::MalformedCredentials
+            | Self::UnsupportedAlgorithm
+            | Self::InvalidToken
+            | Self::TimestampOutsideTolerance
+            | Self::Expired
+            | Self::Replayed
+            | Self::RequestMismatch => false,
+        }
+    }
+}
+
+/// The exact reason of a denial: for the decision log and the metrics, never for the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DenialReason {
+    /// The header is not there.
+    NoCredentials,
+    /// The header is there more than once, holds two credentials, or is not text.
+    SeveralCredentials,
+    /// Another scheme than the one configured.
+    WrongScheme,
+    /// Over the size cap.
+    TokenTooLarge,
+    /// Not a compact JWS.
+    NotAJws,
+    /// Claims mistyped.
+    ClaimsMistyped,
+    /// A claim that is needed is missing.
+    ClaimMissing,
+    /// Claims that contradict one another.
+    ClaimsContradictory,
+    /// A binding claim that the settings require is missing.
+    BindingMissing,
+    /// `alg` outside the allow-list.
+    AlgorithmNotAllowed,
+    /// Nobody has that name.
+    UnknownPrincipal,
+    /// The principal is disabled.
+    DisabledPrincipal,
+    /// The principal has no key that could have signed this.
+    NoMatchingKey,
+    /// The signature is not of the key.
+    BadSignature,
+    /// Signed too long ago.
+    TooOld,
+    /// Signed too far in the future.
+    TooNew,
+    /// Before its `nbf`.
+    NotYetValid,
+    /// Past its `exp`.
+    Expired,
+    /// The nonce was claimed before.
+    NonceClaimed,
+    /// `htm` is another method.
+    MethodMismatch,
+    /// `htu` is another URI, or one that gateways read in different ways.
+    UriMismatch,
+    /// `aud` does not name this service.
+    AudienceMismatch,
+    /// A scope that the route asks for is not held.
+    InsufficientScope,
+}
+
+impl DenialReason {
+    /// Every reason, each at the index [`DenialReason::index`] gives.
+    pub const ALL: [Self; 23] = [
+        Self::NoCredentials,
+        Self::SeveralCredentials,
+        Self::WrongScheme,
+        Self::TokenTooLarge,
+        Self::NotAJws,
+        Self::ClaimsMistyped,
+        Self::ClaimMissing,
+        Self::ClaimsContradictory,
+        Self::BindingMissing,
+        Self::AlgorithmNotAllowed,
+        Self::UnknownPrincipal,
+        Self::DisabledPrincipal,
+        Self::NoMatchingKey,
+        Self::BadSignature,
+        Self::TooOld,
+        Self::TooNew,
+        Self::NotYetValid,
+        Self::Expired,
+        Self::NonceClaimed,
+        Self::MethodMismatch,
+        Self::UriMismatch,
+        Self::AudienceMismatch,
+        Self::InsufficientScope,
+    ];
+
+    /// Where this reason stands in [`DenialReason::ALL`].
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// What the client is told.
+    pub const fn code(self) -> DenialCode {
+        match self {
+            Self::NoCredentials => DenialCode::MissingCredentials,
+            Self::SeveralCredentials
+            | Self::WrongScheme
+            | Self::TokenTooLarge
+            | Self::NotAJws
+            | Self::ClaimsMistyped
+            | Self::ClaimMissing
+            | Self::ClaimsContradictory
+            | Self::BindingMissing => DenialCode::MalformedCredentials,
+            Self::AlgorithmNotAllowed => DenialCode::UnsupportedAlgorithm,
+            Self::UnknownPrincipal | Self::DisabledPrincipal | Self::NoMatchingKey | Self::BadSignature => DenialCode::InvalidToken,
+            Self::TooOld | Self::TooNew | Self::NotYetValid => DenialCode::TimestampOutsideTolerance,
+            Self::Expired => DenialCode::Expired,
+            Self::NonceClaimed => DenialCode::Replayed,
+            Self::MethodMismatch | Self::UriMismatch | Self::AudienceMismatch => DenialCode::RequestMismatch,
+            Self::InsufficientScope => DenialCode::InsufficientScope,
+        }
+    }
+
+    /// The name in logs and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NoCredentials => "no_credentials",
+            Self::SeveralCredentials => "several_credentials",
+            Self::WrongScheme => "wrong_scheme",
+            Self::TokenTooLarge => "token_too_large",
+            Self::NotAJws => "not_a_jws",
+            Self::ClaimsMistyped => "claims_mistyped",
+            Self::ClaimMissing => "claim_missing",
+            Self::ClaimsContradictory => "claims_contradictory",
+            Self::BindingMissing => "binding_missing",
+            Self::AlgorithmNotAllowed => "algorithm_not_allowed",
+            Self::UnknownPrincipal => "unknown_principal",
+            Self::DisabledPrincipal => "disabled_principal",
+            Self::NoMatchingKey => "no_matching_key",
+            Self::BadSignature => "bad_signature",
+            Self::TooOld => "too_old",
+            Self::TooNew => "too_new",
+            Self::NotYetValid => "not_yet_valid",
+            Self::Expired => "expired",
+            Self::NonceClaimed => "nonce_claimed",
+            Self::MethodMismatch => "method_mismatch",
+            Self::UriMismatch => "uri_mismatch",
+            Self::AudienceMismatch => "audience_mismatch",
+            Self::InsufficientScope => "insufficient_scope",
+        }
+    }
+}
+
+impl From<&TokenFault> for DenialReason {
+    fn from(fault: &TokenFault) -> Self {
+        match fault {
+            TokenFault::TooLarge => Self::TokenTooLarge,
+            TokenFault::NotAJws(_) => Self::NotAJws,
+            TokenFault::UnsupportedAlgorithm => Self::AlgorithmNotAllowed,
+            TokenFault::Claims(ClaimsFault::Mistyped | ClaimsFault::BadUsername) => Self::ClaimsMistyped,
+            TokenFault::Claims(ClaimsFault::NoUsername | ClaimsFault::NoTime | ClaimsFault::NoNonce) => Self::ClaimMissing,
+            TokenFault::Claims(ClaimsFault::Contradictory) => Self::ClaimsContradictory,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_stand_at_their_index() {
+        for (index, reason) in DenialReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason.index(), index);
+        }
+    }
+
+    #[test]
+    fn nothing_tells_whether_a_user_exists() {
+        for reason in
+            [DenialReason::UnknownPrincipal, DenialReason::DisabledPrincipal, DenialReason::NoMatchingKey, DenialReason::BadSignature]
+        {
+            assert_eq!(reason.code(), DenialCode::InvalidToken);
+        }
+    }
+}

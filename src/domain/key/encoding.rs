@@ -1,0 +1,142 @@
+//! The encodings underneath: PEM armour and `SubjectPublicKeyInfo` (RFC 5280, RFC 8410, RFC 5480, RFC 8017).
+
+use der::{Decode, Encode, asn1::{AnyRef, BitStringRef, ObjectIdentifier, UintRef}};
+use spki::{AlgorithmIdentifierRef, SubjectPublicKeyInfoRef};
+
+use super::{KeyError, RSA_BITS_MAX, RSA_BITS_MIN};
+use crate::domain::algorithm::KeyFamily;
+
+const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
+const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
+const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
+const P384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
+
+const SPKI: &str = "SubjectPublicKeyInfo";
+
+/// The numbers of a public key, checked for size and shape but not yet by a cryptographic library.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Numbers {
+    Rsa { modulus: Vec<u8>, exponent: Vec<u8> },
+    Ed25519([u8; 32]),
+    /// An uncompressed point, `0x04 || x || y`.
+    Ec { family: KeyFamily, point: Vec<u8> },
+}
+
+impl Numbers {
+    pub(super) fn rsa(modulus: &[u8], exponent: &[u8]) -> Result<Self, KeyError> {
+        let (modulus, exponent) = (without_leading_zeros(modulus), without_leading_zeros(exponent));
+        match bit_length(modulus) {
+            bits if bits < RSA_BITS_MIN => Err(KeyError::RsaTooSmall { bits }),
+            bits if bits > RSA_BITS_MAX => Err(KeyError::RsaTooLarge { bits }),
+            _ => Ok(Self::Rsa { modulus: modulus.to_vec(), exponent: exponent.to_vec() }),
+        }
+    }
+
+    pub(super) fn ec(family: KeyFamily, point: &[u8]) -> Result<Self, KeyError> {
+        let length = 1 + 2 * coordinate_length(family);
+        if point.len() == length && point[0] == 4 {
+            return Ok(Self::Ec { family, point: point.to_vec() });
+        }
+        let reason = match point.first() {
+            Some(2 | 3) => "its point is compressed; write it with `openssl ec -pubin -conv_form uncompressed`".to_owned(),
+            _ => format!("its point is not {length} bytes long and uncompressed"),
+        };
+        Err(KeyError::Invalid { family, reason })
+    }
+
+    pub(super) fn ed25519(point: &[u8]) -> Result<Self, KeyError> {
+        let reason = || format!("it is {} bytes long instead of 32", point.len());
+        point.try_into().map(Self::Ed25519).map_err(|_| KeyError::Invalid { family: KeyFamily::Ed25519, reason: reason() })
+    }
+
+    /// Reads RFC 8017's `RSAPublicKey`, the content of a `BEGIN RSA PUBLIC KEY` block.
+    pub(super) fn from_pkcs1(der: &[u8]) -> Result<Self, KeyError> {
+        let key = pkcs1::RsaPublicKey::from_der(der).map_err(|error| KeyError::malformed("PKCS#1 RSA public key", error))?;
+        Self::rsa(key.modulus.as_bytes(), key.public_exponent.as_bytes())
+    }
+
+    pub(super) fn from_spki(der: &[u8]) -> Result<Self, KeyError> {
+        let spki = SubjectPublicKeyInfoRef::from_der(der).map_err(|error| KeyError::malformed(SPKI, error))?;
+        let bits = spki.subject_public_key.as_bytes().ok_or_else(|| KeyError::malformed(SPKI, "unused bits in the key"))?;
+        match spki.algorithm.oid {
+            RSA_ENCRYPTION => Self::from_pkcs1(bits),
+            ED25519 => Self::ed25519(bits),
+            EC_PUBLIC_KEY => Self::ec(curve(spki.algorithm)?, bits),
+            other => Err(KeyError::UnsupportedKind { found: other.to_string() }),
+        }
+    }
+
+    /// The one DER form of these numbers, whatever form they came in.
+    pub(super) fn to_spki(&self) -> Result<Vec<u8>, KeyError> {
+        self.encode().map_err(|error| KeyError::malformed(SPKI, error))
+    }
+
+    fn encode(&self) -> der::Result<Vec<u8>> {
+        let spki = |oid, parameters, bits: &[u8]| {
+            let algorithm = AlgorithmIdentifierRef { oid, parameters };
+            SubjectPublicKeyInfoRef { algorithm, subject_public_key: BitStringRef::from_bytes(bits)? }.to_der()
+        };
+        match self {
+            Self::Rsa { modulus, exponent } => {
+                let key = pkcs1::RsaPublicKey { modulus: UintRef::new(modulus)?, public_exponent: UintRef::new(exponent)? };
+                spki(RSA_ENCRYPTION, Some(AnyRef::NULL), &key.to_der()?)
+            }
+            Self::Ed25519(point) => spki(ED25519, None, point),
+            Self::Ec { family, point } => {
+                let curve = if *family == KeyFamily::P384 { P384 } else { P256 };
+                spki(EC_PUBLIC_KEY, Some(AnyRef::from(&curve)), point)
+            }
+        }
+    }
+
+    pub(super) const fn family(&self) -> KeyFamily {
+        match self {
+            Self::Rsa { .. } => KeyFamily::Rsa,
+            Self::Ed25519(_) => KeyFamily::Ed25519,
+            Self::Ec { family, .. } => *family,
+        }
+    }
+}
+
+fn curve(algorithm: AlgorithmIdentifierRef<'_>) -> Result<KeyFamily, KeyError> {
+    match algorithm.parameters_oid() {
+        Ok(P256) => Ok(KeyFamily::P256),
+        Ok(P384) => Ok(KeyFamily::P384),
+        Ok(other) => Err(KeyError::UnsupportedKind { found: format!("EC curve {other}") }),
+        Err(_) => Err(KeyError::UnsupportedKind { found: "EC curve given by its parameters".to_owned() }),
+    }
+}
+
+/// Length in bytes of one coordinate of a point on the curve of `family`.
+pub(super) const fn coordinate_length(family: KeyFamily) -> usize {
+    match family {
+        KeyFamily::P384 => 48,
+        KeyFamily::P256 | KeyFamily::Rsa | KeyFamily::Ed25519 => 32,
+    }
+}
+
+pub(super) fn bit_length(big_endian: &[u8]) -> usize {
+    let significant = without_leading_zeros(big_endian);
+    significant.first().map_or(0, |first| significant.len() * 8 - first.leading_zeros() as usize)
+}
+
+pub(super) fn without_leading_zeros(big_endian: &[u8]) -> &[u8] {
+    let zeros = big_endian.iter().take_while(|byte| **byte == 0).count();
+    &big_endian[zeros..]
+}
+
+/// `der` as PEM with 64-column lines and a final newline, line ends as on Unix.
+pub(super) fn to_pem(label: &str, der: &[u8]) -> String {
+    let config = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF).set_line_wrap(64);
+    pem::encode_config(&pem::Pem::new(label, der), config)
+}
+
+/// The first PEM block of `text` that is not EC parameters, which OpenSSL writes in front of an EC private key.
+pub(super) fn first_pem_block(text: &str) -> Result<Option<pem::Pem>, KeyError> {
+    if !text.contains("-----BEGIN ") {
+        return Ok(None);
+    }
+    let blocks = pem::parse_many(text).map_err(|error| KeyError::malformed("PEM", error))?;
+    Ok(blocks.into_iter().find(|block| block.tag() != "EC PARAMETERS"))
+}

@@ -1,0 +1,279 @@
+//! Private keys: read, made, written and signed with. The service itself never holds a client's.
+
+use std::fmt;
+
+use aws_lc_rs::{
+    encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der},
+    rand::SystemRandom,
+    rsa::{KeyPairComponents, KeySize, PublicKeyComponents},
+    signature::{EcdsaKeyPair, Ed25519KeyPair, KeyPair, RsaKeyPair},
+};
+use num_bigint::BigUint;
+use secrecy::{ExposeSecret, SecretString};
+use zeroize::Zeroizing;
+
+use super::{
+    KeyError, PublicKey,
+    encoding::{first_pem_block, to_pem, without_leading_zeros},
+};
+use crate::domain::algorithm::{Algorithm, KeyFamily};
+
+const ACCEPTED: &str = "PEM (BEGIN PRIVATE KEY, BEGIN ENCRYPTED PRIVATE KEY, BEGIN RSA PRIVATE KEY, BEGIN EC PRIVATE KEY) and \
+                        OpenSSH (BEGIN OPENSSH PRIVATE KEY)";
+const PKCS8: &str = "PKCS#8 private key";
+/// What OWASP recommends for PBKDF2 with HMAC-SHA-256 (2023).
+const PBKDF2_ITERATIONS: u32 = 600_000;
+const OPENSSH: &str = "OpenSSH private key";
+
+/// A private key, with its public half.
+pub struct PrivateKey {
+    pair: Pair,
+    public: PublicKey,
+}
+
+enum Pair {
+    Rsa(RsaKeyPair),
+    Ed25519(Ed25519KeyPair),
+    Ec(EcdsaKeyPair),
+}
+
+impl PrivateKey {
+    /// Reads a private key: PKCS#8 (also encrypted), PKCS#1 or SEC1 in PEM, or OpenSSH's own format (also encrypted).
+    /// A `passphrase` that is not needed is ignored.
+    pub fn parse(text: &str, passphrase: Option<&SecretString>) -> Result<Self, KeyError> {
+        let Some(block) = first_pem_block(text.trim())? else {
+            return Err(match PublicKey::parse(text) {
+                Ok(_) => KeyError::PublicKeyGiven,
+                Err(_) => KeyError::UnknownFormat { accepted: ACCEPTED },
+            });
+        };
+        let der = Zeroizing::new(block.contents().to_vec());
+        if block.headers().iter().any(|(name, value)| name == "Proc-Type" && value.contains("ENCRYPTED")) {
+            return Err(KeyError::LegacyEncryption);
+        }
+        match block.tag() {
+            "PRIVATE KEY" => Self::from_pkcs8(&der),
+            "ENCRYPTED PRIVATE KEY" => Self::from_encrypted_pkcs8(&der, passphrase),
+            "RSA PRIVATE KEY" => RsaKeyPair::from_der(&der).map_err(|error| refused_rsa(&der, &error)).and_then(Self::rsa),
+            "EC PRIVATE KEY" => Self::from_sec1(&der),
+            "OPENSSH PRIVATE KEY" => Self::from_openssh(text.trim(), passphrase),
+            "PUBLIC KEY" | "RSA PUBLIC KEY" | "CERTIFICATE" => Err(KeyError::PublicKeyGiven),
+            _ => Err(KeyError::UnknownFormat { accepted: ACCEPTED }),
+        }
+    }
+
+    /// Reads the DER form of an unencrypted PKCS#8 `PrivateKeyInfo` (RFC 5208, RFC 5958).
+    pub fn from_pkcs8(der: &[u8]) -> Result<Self, KeyError> {
+        let info = pkcs8::PrivateKeyInfo::try_from(der).map_err(|error| KeyError::malformed(PKCS8, error))?;
+        match info.algorithm.oid.to_string().as_str() {
+            "1.2.840.113549.1.1.1" => {
+                RsaKeyPair::from_pkcs8(der).map_err(|error| refused_rsa(info.private_key, &error)).and_then(Self::rsa)
+            }
+            "1.3.101.112" => Ed25519KeyPair::from_pkcs8_maybe_unchecked(der)
+                .map_err(|error| KeyError::Invalid { family: KeyFamily::Ed25519, reason: error.to_string() })
+                .and_then(|pair| Self::new(Pair::Ed25519(pair))),
+            "1.2.840.10045.2.1" => Self::ec(|algorithm| EcdsaKeyPair::from_pkcs8(algorithm, der)),
+            other => Err(KeyError::UnsupportedKind { found: other.to_owned() }),
+        }
+    }
+
+    /// Makes a new key. `rsa_bits` is 2048, 3072, 4096 or 8192, and matters for RSA alone.
+    pub fn generate(family: KeyFamily, rsa_bits: usize) -> Result<Self, KeyError> {
+        let failed = |reason: String| KeyError::NotGenerated { family, reason };
+        let pair = match family {
+            KeyFamily::Rsa => {
+                let size = match rsa_bits {
+                    2048 => KeySize::Rsa2048,
+                    3072 => KeySize::Rsa3072,
+                    4096 => KeySize::Rsa4096,
+                    8192 => KeySize::Rsa8192,
+                    other => return Err(failed(format!("{other} is not a size that can be made; choose 2048, 3072, 4096 or 8192"))),
+                };
+                RsaKeyPair::generate(size).map(Pair::Rsa)
+            }
+            KeyFamily::Ed25519 => Ed25519KeyPair::generate().map(Pair::Ed25519),
+            KeyFamily::P256 => EcdsaKeyPair::generate(&aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED_SIGNING).map(Pair::Ec),
+            KeyFamily::P384 => EcdsaKeyPair::generate(&aws_lc_rs::signature::ECDSA_P384_SHA384_FIXED_SIGNING).map(Pair::Ec),
+        };
+        pair.map_err(|error| failed(error.to_string())).and_then(Self::new)
+    }
+
+    /// The public half.
+    pub const fn public_key(&self) -> &PublicKey {
+        &self.public
+    }
+
+    /// Signs `message`. `None` when `algorithm` is not one of this key's.
+    pub fn sign(&self, algorithm: Algorithm, message: &[u8]) -> Option<Vec<u8>> {
+        if algorithm.family() != self.public.family() {
+            return None;
+        }
+        let rng = SystemRandom::new();
+        match &self.pair {
+            Pair::Rsa(pair) => {
+                let mut signature = vec![0; pair.public_modulus_len()];
+                pair.sign(algorithm.rsa_encoding()?, &rng, message, &mut signature).ok()?;
+                Some(signature)
+            }
+            Pair::Ed25519(pair) => Some(pair.sign(message).as_ref().to_vec()),
+            Pair::Ec(pair) => Some(pair.sign(&rng, message).ok()?.as_ref().to_vec()),
+        }
+    }
+
+    /// The key as unencrypted PKCS#8 in PEM.
+    pub fn to_pem(&self) -> Result<SecretString, KeyError> {
+        Ok(to_pem("PRIVATE KEY", &self.to_pkcs8()?).into())
+    }
+
+    /// The key as PKCS#8 in PEM, encrypted with PBES2 (PBKDF2 with HMAC-SHA-256, AES-256-CBC). Not with scrypt: OpenSSL refuses
+    /// its usual parameters.
+    pub fn to_encrypted_pem(&self, passphrase: &SecretString) -> Result<SecretString, KeyError> {
+        let der = self.to_pkcs8()?;
+        let info = pkcs8::PrivateKeyInfo::try_from(der.as_slice()).map_err(|error| KeyError::malformed(PKCS8, error))?;
+        let (mut salt, mut iv) = ([0; 16], [0; 16]);
+        for random in [&mut salt, &mut iv] {
+            aws_lc_rs::rand::fill(random).map_err(|error| self.invalid(error))?;
+        }
+        let parameters = pkcs8::pkcs5::pbes2::Parameters::pbkdf2_sha256_aes256cbc(PBKDF2_ITERATIONS, &salt, &iv)
+            .map_err(|error| KeyError::malformed(PKCS8, error.to_string()))?;
+        let encrypted = info
+            .encrypt_with_params(parameters, passphrase.expose_secret())
+            .map_err(|error| KeyError::malformed(PKCS8, error))?;
+        Ok(to_pem("ENCRYPTED PRIVATE KEY", encrypted.as_bytes()).into())
+    }
+
+    fn to_pkcs8(&self) -> Result<Zeroizing<Vec<u8>>, KeyError> {
+        match &self.pair {
+            Pair::Rsa(pair) => AsDer::<Pkcs8V1Der<'_>>::as_der(pair).map(|der| Zeroizing::new(der.as_ref().to_vec())),
+            Pair::Ed25519(pair) => pair.to_pkcs8v1().map(|document| Zeroizing::new(document.as_ref().to_vec())),
+            Pair::Ec(pair) => pair.to_pkcs8v1().map(|document| Zeroizing::new(document.as_ref().to_vec())),
+        }
+        .map_err(|error| self.invalid(error))
+    }
+
+    fn invalid(&self, error: aws_lc_rs::error::Unspecified) -> KeyError {
+        KeyError::Invalid { family: self.public.family(), reason: error.to_string() }
+    }
+
+    fn new(pair: Pair) -> Result<Self, KeyError> {
+        let spki: Result<PublicKeyX509Der<'_>, _> = match &pair {
+            Pair::Rsa(pair) => pair.public_key().as_der(),
+            Pair::Ed25519(pair) => pair.public_key().as_der(),
+            Pair::Ec(pair) => pair.public_key().as_der(),
+        };
+        let spki = spki.map_err(|error| KeyError::malformed("public half", error))?;
+        Ok(Self { public: PublicKey::from_spki(spki.as_ref())?, pair })
+    }
+
+    fn rsa(pair: RsaKeyPair) -> Result<Self, KeyError> {
+        Self::new(Pair::Rsa(pair))
+    }
+
+    /// The curve is not always named where it is needed, so each of ours is tried.
+    fn ec<E: fmt::Display>(
+        load: impl Fn(&'static aws_lc_rs::signature::EcdsaSigningAlgorithm) -> Result<EcdsaKeyPair, E>,
+    ) -> Result<Self, KeyError> {
+        let p256 = load(&aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED_SIGNING);
+        let pair = p256.or_else(|_| load(&aws_lc_rs::signature::ECDSA_P384_SHA384_FIXED_SIGNING));
+        let unsupported = |_| KeyError::UnsupportedKind { found: "an EC key on another curve than P-256 and P-384, or damaged".to_owned() };
+        Self::new(Pair::Ec(pair.map_err(unsupported)?))
+    }
+
+    fn from_sec1(der: &[u8]) -> Result<Self, KeyError> {
+        Self::ec(|algorithm| EcdsaKeyPair::from_private_key_der(algorithm, der))
+    }
+
+    fn from_encrypted_pkcs8(der: &[u8], passphrase: Option<&SecretString>) -> Result<Self, KeyError> {
+        let info = pkcs8::EncryptedPrivateKeyInfo::try_from(der).map_err(|error| KeyError::malformed(PKCS8, error))?;
+        let passphrase = passphrase.ok_or(KeyError::PassphraseMissing)?;
+        // A wrong passphrase shows as bad padding, or by chance as a key that is none.
+        let document = info.decrypt(passphrase.expose_secret()).map_err(|error| match error {
+            pkcs8::Error::EncryptedPrivateKey(pkcs8::pkcs5::Error::UnsupportedAlgorithm { .. }) => {
+                KeyError::malformed("encrypted PKCS#8 private key", error)
+            }
+            _ => KeyError::WrongPassphrase,
+        })?;
+        Self::from_pkcs8(document.as_bytes())
+    }
+
+    fn from_openssh(text: &str, passphrase: Option<&SecretString>) -> Result<Self, KeyError> {
+        let malformed = |error| KeyError::malformed(OPENSSH, error);
+        let key = ssh_key::PrivateKey::from_openssh(text).map_err(malformed)?;
+        if !key.is_encrypted() {
+            return Self::from_openssh_pair(key.key_data());
+        }
+        let passphrase = passphrase.ok_or(KeyError::PassphraseMissing)?;
+        let key = key.decrypt(passphrase.expose_secret()).map_err(|error| match error {
+            ssh_key::Error::Crypto => KeyError::WrongPassphrase,
+            other => malformed(other),
+        })?;
+        Self::from_openssh_pair(key.key_data())
+    }
+
+    fn from_openssh_pair(pair: &ssh_key::private::KeypairData) -> Result<Self, KeyError> {
+        use ssh_key::private::{EcdsaKeypair, KeypairData};
+
+        let ec = |pair: &EcdsaKeypair| {
+            Self::ec(|algorithm| {
+                EcdsaKeyPair::from_private_key_and_public_key(algorithm, pair.private_key_bytes(), pair.public_key_bytes())
+            })
+        };
+        match pair {
+            KeypairData::Rsa(pair) => Self::from_openssh_rsa(pair),
+            KeypairData::Ed25519(pair) => Ed25519KeyPair::from_seed_and_public_key(&pair.private.to_bytes(), &pair.public.0)
+                .map_err(|error| KeyError::Invalid { family: KeyFamily::Ed25519, reason: error.to_string() })
+                .and_then(|pair| Self::new(Pair::Ed25519(pair))),
+            KeypairData::Ecdsa(pair @ (EcdsaKeypair::NistP256 { .. } | EcdsaKeypair::NistP384 { .. })) => ec(pair),
+            other => {
+                let found = other.algorithm().map_or_else(|_| "an unknown one".to_owned(), |algorithm| algorithm.to_string());
+                Err(KeyError::UnsupportedKind { found })
+            }
+        }
+    }
+
+    /// OpenSSH leaves out two of the numbers that RFC 8017 lists: the CRT exponents `d mod (p - 1)` and `d mod (q - 1)`.
+    fn from_openssh_rsa(pair: &ssh_key::private::RsaKeypair) -> Result<Self, KeyError> {
+        let number = |mpint: &ssh_key::Mpint| {
+            let bytes = mpint.as_positive_bytes().map(|bytes| Zeroizing::new(without_leading_zeros(bytes).to_vec()));
+            bytes.ok_or_else(|| KeyError::malformed(OPENSSH, "a negative number"))
+        };
+        let (n, e, d) = (number(&pair.public.n)?, number(&pair.public.e)?, number(&pair.private.d)?);
+        let (p, q, q_inverse) = (number(&pair.private.p)?, number(&pair.private.q)?, number(&pair.private.iqmp)?);
+        let crt_exponent = |prime: &[u8]| {
+            let below = BigUint::from_bytes_be(prime) - 1_u8;
+            Zeroizing::new((BigUint::from_bytes_be(&d) % below).to_bytes_be())
+        };
+        if p.is_empty() || q.is_empty() || *p == [1] || *q == [1] {
+            return Err(KeyError::malformed(OPENSSH, "a prime is missing"));
+        }
+        super::encoding::Numbers::rsa(&n, &e)?;
+        let components = KeyPairComponents {
+            public_key: PublicKeyComponents { n: n.as_slice(), e: e.as_slice() },
+            d: d.as_slice(),
+            dP: &crt_exponent(&p),
+            dQ: &crt_exponent(&q),
+            p: p.as_slice(),
+            q: q.as_slice(),
+            qInv: q_inverse.as_slice(),
+        };
+        RsaKeyPair::from_components(&components)
+            .map_err(|error| KeyError::Invalid { family: KeyFamily::Rsa, reason: error.to_string() })
+            .and_then(Self::rsa)
+    }
+}
+
+impl fmt::Debug for PrivateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PrivateKey({} {})", self.public.family(), self.public.fingerprint())
+    }
+}
+
+/// Why the library refused an RSA key, told as its size where that is the reason.
+fn refused_rsa(pkcs1: &[u8], error: &aws_lc_rs::error::KeyRejected) -> KeyError {
+    let invalid = || KeyError::Invalid { family: KeyFamily::Rsa, reason: error.to_string() };
+    let Ok(key) = <pkcs1::RsaPrivateKey<'_> as der::Decode>::from_der(pkcs1) else { return invalid() };
+    match super::encoding::Numbers::rsa(key.modulus.as_bytes(), key.public_exponent.as_bytes()) {
+        Err(size) => size,
+        Ok(_) => invalid(),
+    }
+}

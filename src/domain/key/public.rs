@@ -1,0 +1,227 @@
+//! Public keys.
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use der::Decode;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Fingerprint, KeyError,
+    encoding::{Numbers, bit_length, coordinate_length, first_pem_block, to_pem},
+};
+use crate::domain::algorithm::KeyFamily;
+
+const ACCEPTED: &str =
+    "PEM (BEGIN PUBLIC KEY, BEGIN RSA PUBLIC KEY, BEGIN CERTIFICATE), OpenSSH (ssh-rsa, ssh-ed25519, ecdsa-sha2-*) and JWK";
+
+/// A public key of a kind and size that we take, in its canonical encoding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublicKey {
+    numbers: Numbers,
+    spki: Box<[u8]>,
+    fingerprint: Fingerprint,
+}
+
+/// A public key as it was read, with what its format says besides.
+#[derive(Clone, Debug)]
+pub struct ParsedPublic {
+    /// The key.
+    pub key: PublicKey,
+    /// The trailing comment of an OpenSSH key, where there is one.
+    pub comment: Option<String>,
+}
+
+impl PublicKey {
+    /// Reads a public key in any accepted format: PEM (`PUBLIC KEY`, `RSA PUBLIC KEY`, `CERTIFICATE`), OpenSSH one-line, JWK.
+    ///
+    /// A certificate is taken for its key alone; its dates and issuer are not looked at.
+    pub fn parse(text: &str) -> Result<ParsedPublic, KeyError> {
+        let text = text.trim();
+        if let Some(block) = first_pem_block(text)? {
+            return Self::from_pem_block(&block).map(ParsedPublic::without_comment);
+        }
+        if text.starts_with('{') {
+            let jwk = serde_json::from_str(text).map_err(|error| KeyError::malformed("JWK", error))?;
+            return Self::from_jwk(&jwk).map(ParsedPublic::without_comment);
+        }
+        if text.starts_with("ssh-") || text.starts_with("ecdsa-sha2-") || text.starts_with("sk-") {
+            return Self::from_openssh(text);
+        }
+        Err(KeyError::UnknownFormat { accepted: ACCEPTED })
+    }
+
+    /// Reads the DER form of a `SubjectPublicKeyInfo`.
+    pub fn from_spki(der: &[u8]) -> Result<Self, KeyError> {
+        Numbers::from_spki(der).and_then(Self::new)
+    }
+
+    /// Reads a JSON Web Key (RFC 7517) of type RSA, OKP or EC. One that holds private members is refused.
+    pub fn from_jwk(jwk: &Jwk) -> Result<Self, KeyError> {
+        if jwk.d.is_some() {
+            return Err(KeyError::PrivateKeyGiven);
+        }
+        let member = |name: &'static str, value: &Option<String>| {
+            let text = value.as_deref().ok_or_else(|| KeyError::malformed("JWK", format!("member {name:?} is missing")))?;
+            BASE64_URL_SAFE_NO_PAD.decode(text).map_err(|error| KeyError::malformed("JWK", format!("member {name:?}: {error}")))
+        };
+        let curve = jwk.crv.as_deref().unwrap_or_default();
+        let ec = |family| {
+            let (x, y) = (member("x", &jwk.x)?, member("y", &jwk.y)?);
+            if x.len() != coordinate_length(family) || y.len() != coordinate_length(family) {
+                return Err(KeyError::Invalid { family, reason: "a coordinate has the wrong length".to_owned() });
+            }
+            Numbers::ec(family, &[&[4], &*x, &*y].concat())
+        };
+        let numbers = match (jwk.kty.as_str(), curve) {
+            ("RSA", _) => Numbers::rsa(&member("n", &jwk.n)?, &member("e", &jwk.e)?),
+            ("OKP", "Ed25519") => Numbers::ed25519(&member("x", &jwk.x)?),
+            ("EC", "P-256") => ec(KeyFamily::P256),
+            ("EC", "P-384") => ec(KeyFamily::P384),
+            (kty, curve) => Err(KeyError::UnsupportedKind { found: format!("JWK of type {kty:?}, curve {curve:?}") }),
+        }?;
+        Self::new(numbers)
+    }
+
+    /// The key as a JSON Web Key for verifying signatures, `kid` and preferred `alg` included.
+    pub fn to_jwk(&self) -> Jwk {
+        let encode = |bytes: &[u8]| Some(BASE64_URL_SAFE_NO_PAD.encode(bytes));
+        let common = Jwk {
+            r#use: Some("sig".to_owned()),
+            alg: Some(self.family().algorithms()[0].name().to_owned()),
+            kid: Some(self.fingerprint.to_string()),
+            ..Jwk::default()
+        };
+        match &self.numbers {
+            Numbers::Rsa { modulus, exponent } => Jwk { kty: "RSA".to_owned(), n: encode(modulus), e: encode(exponent), ..common },
+            Numbers::Ed25519(point) => {
+                Jwk { kty: "OKP".to_owned(), crv: Some("Ed25519".to_owned()), x: encode(point), ..common }
+            }
+            Numbers::Ec { family, point } => {
+                let (x, y) = point[1..].split_at(coordinate_length(*family));
+                let crv = if *family == KeyFamily::P384 { "P-384" } else { "P-256" };
+                Jwk { kty: "EC".to_owned(), crv: Some(crv.to_owned()), x: encode(x), y: encode(y), ..common }
+            }
+        }
+    }
+
+    /// The canonical `SubjectPublicKeyInfo` as PEM: 64-column lines, final newline.
+    pub fn to_pem(&self) -> String {
+        to_pem("PUBLIC KEY", &self.spki)
+    }
+
+    /// The canonical `SubjectPublicKeyInfo` as DER.
+    pub fn spki(&self) -> &[u8] {
+        &self.spki
+    }
+
+    /// The kind of the key.
+    pub const fn family(&self) -> KeyFamily {
+        self.numbers.family()
+    }
+
+    /// Size in bits: of the modulus for RSA, of the field for the others.
+    pub fn bits(&self) -> usize {
+        match &self.numbers {
+            Numbers::Rsa { modulus, .. } => bit_length(modulus),
+            Numbers::Ed25519(_) => 256,
+            Numbers::Ec { family, .. } => coordinate_length(*family) * 8,
+        }
+    }
+
+    /// What identifies the key, here and as a token's `kid`.
+    pub const fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+
+    pub(super) fn from_rsa_numbers(modulus: &[u8], exponent: &[u8]) -> Result<Self, KeyError> {
+        Numbers::rsa(modulus, exponent).and_then(Self::new)
+    }
+
+    /// Big-endian modulus of an RSA key.
+    pub(super) fn modulus(&self) -> Option<&[u8]> {
+        match &self.numbers {
+            Numbers::Rsa { modulus, .. } => Some(modulus),
+            Numbers::Ed25519(_) | Numbers::Ec { .. } => None,
+        }
+    }
+
+    /// Accepts `numbers` only if the cryptographic library does: on the curve, a sane modulus and exponent.
+    fn new(numbers: Numbers) -> Result<Self, KeyError> {
+        let spki = numbers.to_spki()?.into_boxed_slice();
+        let family = numbers.family();
+        aws_lc_rs::signature::ParsedPublicKey::new(family.algorithms()[0].verification(), &spki)
+            .map_err(|rejected| KeyError::Invalid { family, reason: rejected.to_string() })?;
+        let fingerprint = Fingerprint::of_pem(&to_pem("PUBLIC KEY", &spki));
+        Ok(Self { numbers, spki, fingerprint })
+    }
+
+    fn from_pem_block(block: &pem::Pem) -> Result<Self, KeyError> {
+        match block.tag() {
+            "PUBLIC KEY" => Self::from_spki(block.contents()),
+            "RSA PUBLIC KEY" => Numbers::from_pkcs1(block.contents()).and_then(Self::new),
+            "CERTIFICATE" => {
+                let certificate = x509_cert::Certificate::from_der(block.contents())
+                    .map_err(|error| KeyError::malformed("X.509 certificate", error))?;
+                let spki = der::Encode::to_der(&certificate.tbs_certificate.subject_public_key_info)
+                    .map_err(|error| KeyError::malformed("X.509 certificate", error))?;
+                Self::from_spki(&spki)
+            }
+            tag if tag.ends_with("PRIVATE KEY") => Err(KeyError::PrivateKeyGiven),
+            _ => Err(KeyError::UnknownFormat { accepted: ACCEPTED }),
+        }
+    }
+
+    fn from_openssh(line: &str) -> Result<ParsedPublic, KeyError> {
+        use ssh_key::public::{EcdsaPublicKey, KeyData};
+
+        let malformed = |error| KeyError::malformed("OpenSSH public key", error);
+        let parsed = ssh_key::PublicKey::from_openssh(line).map_err(malformed)?;
+        let numbers = match parsed.key_data() {
+            KeyData::Rsa(key) => Numbers::rsa(
+                key.n.as_positive_bytes().ok_or_else(|| malformed(ssh_key::Error::FormatEncoding))?,
+                key.e.as_positive_bytes().ok_or_else(|| malformed(ssh_key::Error::FormatEncoding))?,
+            ),
+            KeyData::Ed25519(key) => Numbers::ed25519(&key.0),
+            KeyData::Ecdsa(key @ EcdsaPublicKey::NistP256(_)) => Numbers::ec(KeyFamily::P256, key.as_sec1_bytes()),
+            KeyData::Ecdsa(key @ EcdsaPublicKey::NistP384(_)) => Numbers::ec(KeyFamily::P384, key.as_sec1_bytes()),
+            _ => Err(KeyError::UnsupportedKind { found: parsed.algorithm().to_string() }),
+        }?;
+        let comment = (!parsed.comment().is_empty()).then(|| parsed.comment().to_owned());
+        Ok(ParsedPublic { key: Self::new(numbers)?, comment })
+    }
+}
+
+impl ParsedPublic {
+    fn without_comment(key: PublicKey) -> Self {
+        Self { key, comment: None }
+    }
+}
+
+/// A JSON Web Key (RFC 7517, RFC 7518 section 6, RFC 8037). Members that we have no use for are not kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the members are RFC 7517's and RFC 7518's")]
+pub struct Jwk {
+    pub kty: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub r#use: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alg: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kid: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub crv: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub n: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub e: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub x: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub y: Option<String>,
+    /// Private: read only so that a private key can be refused, never written.
+    #[serde(skip_serializing, default, deserialize_with = "presence")]
+    pub d: Option<()>,
+}
+
+fn presence<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<()>, D::Error> {
+    serde::de::IgnoredAny::deserialize(deserializer).map(|_| Some(()))
+}

@@ -1,0 +1,92 @@
+//! A public key made ready for the decision path.
+
+use std::{fmt, sync::OnceLock};
+
+use aws_lc_rs::signature::ParsedPublicKey;
+
+use super::{Fingerprint, KeyError, PublicKey};
+use crate::domain::algorithm::{Algorithm, KeyFamily};
+
+/// A public key that verifies signatures. For each algorithm it is parsed once, at the first signature that names it.
+pub struct VerifyingKey {
+    family: KeyFamily,
+    fingerprint: Fingerprint,
+    signature_length: u16,
+    /// The first eight bytes of an RSA modulus; see [`VerifyingKey::fits`].
+    modulus_head: u64,
+    spki: Box<[u8]>,
+    /// One slot for each of the family's algorithms, at its [`Algorithm::rank`].
+    prepared: Box<[OnceLock<Option<Box<ParsedPublicKey>>>]>,
+}
+
+impl VerifyingKey {
+    /// Prepares `key`.
+    pub fn new(key: &PublicKey) -> Self {
+        let family = key.family();
+        let signature_length = match family {
+            KeyFamily::Rsa => key.bits().div_ceil(8),
+            KeyFamily::Ed25519 | KeyFamily::P256 => 64,
+            KeyFamily::P384 => 96,
+        };
+        Self {
+            family,
+            fingerprint: key.fingerprint(),
+            signature_length: u16::try_from(signature_length).unwrap_or(u16::MAX),
+            modulus_head: key.modulus().map_or(u64::MAX, head),
+            spki: key.spki().into(),
+            prepared: family.algorithms().iter().map(|_| OnceLock::new()).collect(),
+        }
+    }
+
+    /// An RSA key that nobody has: verifying with it costs what it costs with a real key of the same length and never succeeds.
+    /// `modulus` is random; it is made odd and as large as numbers of its length are, so that no signature is larger.
+    pub fn rsa_decoy(modulus: &[u8]) -> Result<Self, KeyError> {
+        let mut modulus = modulus.to_vec();
+        modulus.iter_mut().take(8).for_each(|byte| *byte = 0xff);
+        if let Some(last) = modulus.last_mut() {
+            *last |= 1;
+        }
+        PublicKey::from_rsa_numbers(&modulus, &[1, 0, 1]).map(|key| Self::new(&key))
+    }
+
+    /// Whether verifying `signature` with this key would take the full computation: the algorithm is the key's, the length is
+    /// right, and for RSA the signature is not so large a number that it is rejected at sight. A signature that fits no key
+    /// is verified against a decoy instead, so that it costs the same.
+    pub fn fits(&self, algorithm: Algorithm, signature: &[u8]) -> bool {
+        self.family == algorithm.family()
+            && signature.len() == usize::from(self.signature_length)
+            && (self.family != KeyFamily::Rsa || head(signature) <= self.modulus_head)
+    }
+
+    /// Whether `signature` is this key's over `message`. `false` too when the algorithm is not one of this key's.
+    ///
+    /// Ed25519 signatures are checked as RFC 8032 section 5.1.7 says, by the cofactorless equation and with `s` in range.
+    pub fn verify(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
+        algorithm.family() == self.family
+            && self.prepared[algorithm.rank()]
+                .get_or_init(|| ParsedPublicKey::new(algorithm.verification(), &*self.spki).ok().map(Box::new))
+                .as_ref()
+                .is_some_and(|key| key.verify_sig(message, signature).is_ok())
+    }
+
+    /// What identifies the key.
+    pub const fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+
+    /// The kind of the key.
+    pub const fn family(&self) -> KeyFamily {
+        self.family
+    }
+}
+
+impl fmt::Debug for VerifyingKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "VerifyingKey({} {})", self.family, self.fingerprint)
+    }
+}
+
+/// The first eight bytes as a number, so that two numbers of equal length can be compared roughly.
+fn head(big_endian: &[u8]) -> u64 {
+    big_endian.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
+}

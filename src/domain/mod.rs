@@ -1,0 +1,15 @@
+//! What a key, a token, a nonce, a principal and a decision *are*.
+//!
+//! Everything here is pure and synchronous: no clock is read, nothing is fetched or stored, and no other module of ours
+//! is imported. `now` is always an argument.
+
+pub mod algorithm;
+pub mod decision;
+pub mod header_value;
+pub mod key;
+pub mod nonce;
+pub mod presented;
+pub mod principal;
+pub mod scope;
+pub mod time;
+pub mod token;

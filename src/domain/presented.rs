@@ -1,0 +1,163 @@
+//! What a gateway presents for a decision, whatever it speaks.
+
+use std::net::IpAddr;
+
+/// One question of a gateway: these credentials, for this request.
+#[derive(Clone, Debug)]
+pub struct Presented<'a> {
+    /// How the gateway asks.
+    pub door: Door,
+    /// The values of the header that carries credentials, one for each time it is there.
+    pub credentials: Credentials<'a>,
+    /// The request that the credentials came with.
+    pub request: OriginalRequest<'a>,
+    /// Lists of scopes that the route asks for; all of them must be held.
+    pub required_scopes: Vec<&'a str>,
+    /// The gateway's own name for the request: the same whenever it asks again about the same request, and nothing that a
+    /// client could choose.
+    pub attempt: Option<&'a str>,
+    /// Where the request came from, as the gateway tells.
+    pub peer: Option<IpAddr>,
+}
+
+/// The transport that a gateway asks over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Door {
+    /// HTTP: nginx's `auth_request`, Envoy's HTTP mode, forward-auth of others.
+    Http,
+    /// gRPC: ext_authz.
+    Grpc,
+}
+
+impl Door {
+    /// Every door, each at the index `door as usize`.
+    pub const ALL: [Self; 2] = [Self::Http, Self::Grpc];
+
+    /// The name in logs and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Grpc => "grpc",
+        }
+    }
+}
+
+/// How often the header with the credentials was there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Credentials<'a> {
+    /// Not at all.
+    #[default]
+    None,
+    /// Once, with this value.
+    One(&'a str),
+    /// More than once, or once with bytes that are no text. Which one the back end would believe is anyone's guess.
+    Unusable,
+}
+
+impl<'a> Credentials<'a> {
+    /// Adds one more occurrence of the header.
+    #[must_use]
+    pub const fn and_another(self, value: &'a str) -> Self {
+        match self {
+            Self::None => Self::One(value),
+            Self::One(_) | Self::Unusable => Self::Unusable,
+        }
+    }
+
+    /// Puts together what two forms of the same headers say: the same value in both is one credential.
+    #[must_use]
+    pub fn or_same(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::None, known) | (known, Self::None) => known,
+            (Self::One(first), Self::One(second)) if first == second => self,
+            (Self::One(_) | Self::Unusable, Self::One(_) | Self::Unusable) => Self::Unusable,
+        }
+    }
+}
+
+/// What the gateway tells of the original request.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OriginalRequest<'a> {
+    /// Its method.
+    pub method: Stated<'a>,
+    /// `http` or `https`.
+    pub scheme: Stated<'a>,
+    /// Its authority: host, and port where it is not the scheme's.
+    pub host: Stated<'a>,
+    /// Its path and query as they were received, not normalised.
+    pub path: Stated<'a>,
+}
+
+/// A fact about the request that a gateway may state in several ways, some of which a client can forge.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stated<'a> {
+    /// Nobody says.
+    #[default]
+    Nowhere,
+    /// Everybody who says, says this.
+    As(&'a str),
+    /// Two sources differ, so one of them is forged.
+    Contradictory,
+}
+
+impl<'a> Stated<'a> {
+    /// Adds what one more source says.
+    #[must_use]
+    pub fn and(self, source: Option<&'a str>) -> Self {
+        match (self, source.filter(|value| !value.is_empty())) {
+            (known, None) => known,
+            (Self::Nowhere, Some(value)) => Self::As(value),
+            (Self::As(known), Some(value)) if known == value => self,
+            (Self::As(_) | Self::Contradictory, Some(_)) => Self::Contradictory,
+        }
+    }
+
+    /// The value, where there is exactly one.
+    pub const fn value(self) -> Option<&'a str> {
+        match self {
+            Self::As(value) => Some(value),
+            Self::Nowhere | Self::Contradictory => None,
+        }
+    }
+
+    /// This, or `fallback` where nobody says anything.
+    #[must_use]
+    pub const fn or(self, fallback: Self) -> Self {
+        match self {
+            Self::Nowhere => fallback,
+            Self::As(_) | Self::Contradictory => self,
+        }
+    }
+}
+
+impl<'a> From<Option<&'a str>> for Stated<'a> {
+    fn from(source: Option<&'a str>) -> Self {
+        Self::Nowhere.and(source)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_that_differ_are_believed_by_none() {
+        assert_eq!(Stated::from(Some("/a")).and(None), Stated::As("/a"));
+        assert_eq!(Stated::from(Some("/a")).and(Some("")), Stated::As("/a"));
+        assert_eq!(Stated::from(Some("/a")).and(Some("/a")), Stated::As("/a"));
+        assert_eq!(Stated::from(Some("/a")).and(Some("/b")).and(Some("/a")), Stated::Contradictory);
+        assert_eq!(Stated::Contradictory.or(Stated::As("/a")), Stated::Contradictory);
+    }
+
+    #[test]
+    fn a_second_credential_spoils_both() {
+        let (a, b) = (Credentials::One("JWT a"), Credentials::One("JWT b"));
+        assert_eq!(Credentials::None.and_another("JWT a"), a);
+        assert_eq!(a.and_another("JWT a"), Credentials::Unusable);
+        assert_eq!(a.or_same(a), a);
+        assert_eq!(a.or_same(Credentials::None), a);
+        assert_eq!(Credentials::None.or_same(a), a);
+        assert_eq!(a.or_same(b), Credentials::Unusable);
+        assert_eq!(Credentials::Unusable.or_same(a), Credentials::Unusable);
+    }
+}

@@ -1,0 +1,181 @@
+//! Principals: who may pass, and with which keys.
+
+use std::{fmt, str::FromStr};
+
+use super::{
+    header_value,
+    key::VerifyingKey,
+    scope::Scopes,
+    time::UnixMillis,
+    token::{TokenKeyId, UntrustedToken},
+};
+
+/// The number of a principal in the registry. It is never given to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PrincipalId(pub i64);
+
+impl fmt::Display for PrincipalId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// The number of a key in the registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyId(pub i64);
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// What a principal is called: 1 to 255 characters without control characters, compared byte for byte.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Username(Box<str>);
+
+/// Longest username, in characters.
+pub const USERNAME_CHARACTERS_MAX: usize = 255;
+
+/// A text that cannot be a username.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a username has 1 to {USERNAME_CHARACTERS_MAX} characters and no control characters")]
+pub struct BadUsername;
+
+impl Username {
+    /// Takes `text` as it is: nothing is trimmed, folded or normalised.
+    pub fn new(text: &str) -> Result<Self, BadUsername> {
+        let length = if text.len() <= USERNAME_CHARACTERS_MAX { text.len() } else { text.chars().count() };
+        if (1..=USERNAME_CHARACTERS_MAX).contains(&length) && !text.chars().any(char::is_control) {
+            Ok(Self(text.into()))
+        } else {
+            Err(BadUsername)
+        }
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Username {
+    type Err = BadUsername;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::new(text)
+    }
+}
+
+impl fmt::Display for Username {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// A registered public key as a decision needs it.
+#[derive(Debug)]
+pub struct KnownKey {
+    /// Its number in the registry.
+    pub id: KeyId,
+    /// The key itself.
+    pub key: VerifyingKey,
+    /// From when on it may be used.
+    pub not_before: Option<UnixMillis>,
+    /// Until when it may be used.
+    pub expires_at: Option<UnixMillis>,
+    /// What may be done with it: the principal's scopes, narrowed by the key's.
+    pub scopes: Scopes,
+    /// `fingerprint` and `scopes` as header values.
+    pub encoded: EncodedKey,
+}
+
+/// What a [`KnownKey`] adds to an identity, as header values.
+#[derive(Debug)]
+pub struct EncodedKey {
+    /// The fingerprint.
+    pub key_id: Box<str>,
+    /// The scopes.
+    pub scopes: Box<str>,
+}
+
+impl KnownKey {
+    /// Puts a key together, with its header values ready.
+    pub fn new(id: KeyId, key: VerifyingKey, scopes: Scopes, not_before: Option<UnixMillis>, expires_at: Option<UnixMillis>) -> Self {
+        let encoded = EncodedKey { key_id: key.fingerprint().to_string().into(), scopes: header_value::encode_scopes(&scopes).into() };
+        Self { id, key, not_before, expires_at, scopes, encoded }
+    }
+}
+
+impl KnownKey {
+    /// Whether it may be used at `now`.
+    pub fn is_current(&self, now: UnixMillis) -> bool {
+        self.not_before.is_none_or(|from| from <= now) && self.expires_at.is_none_or(|until| now < until)
+    }
+}
+
+/// A principal with its usable keys, as the key directory keeps it. Revoked keys are not in it.
+#[derive(Debug)]
+pub struct KnownPrincipal {
+    /// Its number in the registry.
+    pub id: PrincipalId,
+    /// Its name.
+    pub username: Username,
+    /// Whether it may pass at all.
+    pub is_active: bool,
+    /// Its keys, the newest first.
+    pub keys: Vec<KnownKey>,
+    /// `username` and `id` as header values.
+    pub encoded: EncodedPrincipal,
+}
+
+/// What a [`KnownPrincipal`] adds to an identity, as header values.
+#[derive(Debug)]
+pub struct EncodedPrincipal {
+    /// The name.
+    pub username: Box<str>,
+    /// The number.
+    pub id: Box<str>,
+}
+
+/// How many signatures one token may cost at most: a forged token must not buy more.
+pub const CANDIDATE_KEYS_MAX: usize = 8;
+
+impl KnownPrincipal {
+    /// Puts a principal together, with its header values ready.
+    pub fn new(id: PrincipalId, username: Username, is_active: bool, mut keys: Vec<KnownKey>) -> Self {
+        keys.sort_by(|a, b| b.id.cmp(&a.id));
+        let encoded = EncodedPrincipal { username: header_value::encode(username.as_str()).into(), id: id.to_string().into() };
+        Self { id, username, is_active, keys, encoded }
+    }
+
+    /// The keys to try for `token`, at most [`CANDIDATE_KEYS_MAX`]. A `kid` in the form of a fingerprint picks its key; without
+    /// one, or with a name that some other scheme gave, every key that could have signed the token is tried.
+    pub fn candidates<'a>(&'a self, token: &'a UntrustedToken<'_>, now: UnixMillis) -> impl Iterator<Item = (usize, &'a KnownKey)> {
+        let named = match token.key_id() {
+            Some(TokenKeyId::Fingerprint(fingerprint)) => Some(*fingerprint),
+            Some(TokenKeyId::Name(_)) | None => None,
+        };
+        self.keys
+            .iter()
+            .enumerate()
+            .filter(move |(_, known)| self.is_active && known.is_current(now))
+            .filter(move |(_, known)| named.is_none_or(|fingerprint| known.key.fingerprint() == fingerprint))
+            .filter(|(_, known)| token.fits(&known.key))
+            .take(CANDIDATE_KEYS_MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usernames_are_bounded_and_free_of_control_characters() {
+        assert!(Username::new("a").is_ok());
+        assert!(Username::new(&"é".repeat(255)).is_ok());
+        for bad in ["", "a\nb", "a\u{0}", "\u{7f}", "a\u{85}", &"é".repeat(256), &"a".repeat(256)] {
+            assert_eq!(Username::new(bad), Err(BadUsername), "{bad:?}");
+        }
+    }
+}

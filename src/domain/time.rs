@@ -1,0 +1,160 @@
+//! Time, and the arithmetic that decides how long a token may be used and its nonce is remembered.
+//!
+//! The constants of this arithmetic depend on one another. With `T` the tolerance and `t` the token's time:
+//!
+//! - a token may be used while `|now - t| <= T` ([`Tolerance::admits`]), so never after `t + T`;
+//! - `valid_until = t + T` ([`Tolerance::valid_until`]);
+//! - its nonce is remembered until at least `valid_until + 1 s` ([`remember_for`]), that is for up to `2T + 1 s` after its
+//!   first use. The extra second covers rounding to whole seconds and replicas whose clocks differ by up to a second.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// A moment: milliseconds since 1970-01-01T00:00:00Z.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnixMillis(pub i64);
+
+impl UnixMillis {
+    /// The same moment as a time stamp, for tables and output.
+    pub fn to_utc(self) -> time::OffsetDateTime {
+        time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000).unwrap_or(time::OffsetDateTime::UNIX_EPOCH)
+    }
+
+    /// Whole seconds, rounded down.
+    pub const fn seconds(self) -> i64 {
+        self.0.div_euclid(1000)
+    }
+
+    /// The moment `duration` later, or the last that can be told.
+    #[must_use]
+    pub fn saturating_add(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
+    }
+
+    /// How long after `earlier` this is; zero when it is not after it.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+}
+
+impl From<SystemTime> for UnixMillis {
+    /// A clock before 1970 reads as 1970: every token is then outside its window.
+    fn from(time: SystemTime) -> Self {
+        let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
+    }
+}
+
+/// A `NumericDate` (RFC 7519 section 2) in whole seconds, as a token states it: any value at all until it is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnixSeconds(pub i64);
+
+impl UnixSeconds {
+    /// Saturates, so that no claimed time can overflow.
+    pub const fn millis(self) -> UnixMillis {
+        UnixMillis(self.0.saturating_mul(1000))
+    }
+}
+
+/// How far a token's time may lie from now, either side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tolerance(Duration);
+
+impl Tolerance {
+    /// What `asymmetric_jwt_auth` uses.
+    pub const DEFAULT: Self = Self(Duration::from_secs(20));
+
+    /// Longer than this and a nonce store would have to remember for hours.
+    pub const LONGEST: Duration = Duration::from_secs(3600);
+
+    /// `None` unless between one second and [`Tolerance::LONGEST`].
+    pub fn new(tolerance: Duration) -> Option<Self> {
+        (Duration::from_secs(1)..=Self::LONGEST).contains(&tolerance).then_some(Self(tolerance))
+    }
+
+    /// The tolerance itself.
+    pub const fn duration(self) -> Duration {
+        self.0
+    }
+
+    /// Whether a token of time `token_time` may be used at `now`: `|now - token_time| <= tolerance`.
+    pub fn admits(self, token_time: UnixSeconds, now: UnixMillis) -> bool {
+        let offset_ms = i128::from(now.0) - i128::from(token_time.0) * 1000;
+        offset_ms.unsigned_abs() <= self.0.as_millis()
+    }
+
+    /// The last moment at which a token of time `token_time` may be used.
+    pub fn valid_until(self, token_time: UnixSeconds) -> UnixMillis {
+        token_time.millis().saturating_add(self.0)
+    }
+}
+
+/// How long a nonce claimed `now` has to be remembered so that its token cannot pass again: until `valid_until`, rounded up
+/// to whole seconds, and one second more. At least one second.
+pub fn remember_for(valid_until: UnixMillis, now: UnixMillis) -> Duration {
+    Duration::from_secs(valid_until.since(now).as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX).saturating_add(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const T: Tolerance = Tolerance::DEFAULT;
+
+    #[test]
+    fn the_window_includes_its_edges() {
+        let time = UnixSeconds(1_000_000);
+        for (now_ms, admitted) in
+            [(999_980_000, true), (999_979_999, false), (1_000_000_000, true), (1_000_020_000, true), (1_000_020_001, false)]
+        {
+            assert_eq!(T.admits(time, UnixMillis(now_ms)), admitted, "{now_ms}");
+        }
+    }
+
+    #[test]
+    fn a_nonce_outlives_its_token_by_at_least_a_second() {
+        let valid_until = T.valid_until(UnixSeconds(100));
+        assert_eq!(remember_for(valid_until, UnixMillis(100_000)), Duration::from_secs(21));
+        assert_eq!(remember_for(valid_until, UnixMillis(100_001)), Duration::from_secs(21));
+        assert_eq!(remember_for(valid_until, UnixMillis(80_000)), Duration::from_secs(41));
+        assert_eq!(remember_for(valid_until, UnixMillis(120_000)), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn tolerances_have_bounds() {
+        assert_eq!(Tolerance::new(Duration::from_millis(999)), None);
+        assert_eq!(Tolerance::new(Duration::from_secs(3601)), None);
+        assert!(Tolerance::new(Duration::from_secs(1)).is_some());
+    }
+
+    proptest! {
+        #[test]
+        fn no_time_overflows(token_time: i64, now: i64) {
+            let (token_time, now) = (UnixSeconds(token_time), UnixMillis(now));
+            let _ = T.admits(token_time, now);
+            let _ = remember_for(T.valid_until(token_time), now);
+        }
+
+        /// The window is covered: whenever a token is admitted a second time, be it by a replica whose clock is up to a second
+        /// off, the nonce claimed the first time is still remembered.
+        #[test]
+        fn a_nonce_is_remembered_for_as_long_as_its_token_is_admitted(
+            token_time in 1_000_000_i64..2_000_000,
+            tolerance_ms in 1_000_u64..3_600_000,
+            first_offset_ms in -3_600_000_i64..3_600_000,
+            later_ms in 0_i64..8_000_000,
+            skew_ms in -1_000_i64..=1_000,
+        ) {
+            let tolerance = Tolerance::new(Duration::from_millis(tolerance_ms)).unwrap();
+            let token_time = UnixSeconds(token_time);
+            let first = UnixMillis(token_time.0 * 1000 + first_offset_ms);
+            let second = UnixMillis(first.0 + later_ms);
+            let second_by_another_clock = UnixMillis(second.0 + skew_ms);
+            if tolerance.admits(token_time, first) && tolerance.admits(token_time, second_by_another_clock) {
+                let forgotten_at = first.saturating_add(remember_for(tolerance.valid_until(token_time), first));
+                prop_assert!(second <= forgotten_at);
+            }
+        }
+    }
+}

@@ -1,0 +1,202 @@
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::domain::{algorithm::KeyFamily, key::PrivateKey, time::UnixSeconds};
+
+fn part(json: &Value) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(json.to_string())
+}
+
+fn unsigned(header: &Value, claims: &Value) -> String {
+    format!("{}.{}.AAAA", part(header), part(claims))
+}
+
+fn claims_of(claims: &Value) -> Result<Claims, TokenFault> {
+    UntrustedToken::parse(&unsigned(&json!({"alg": "EdDSA"}), claims)).map(|token| token.unverified_claims)
+}
+
+#[test]
+fn both_profiles_say_the_same() {
+    let own = claims_of(&json!({"username": "alice", "time": 1_700_000_000, "nonce": "n-1"})).unwrap();
+    let registered = claims_of(&json!({"iss": "alice", "iat": 1_700_000_000, "jti": "n-1"})).unwrap();
+    let by_subject = claims_of(&json!({"sub": "alice", "iat": 1_700_000_000.9, "jti": "n-1"})).unwrap();
+    let both = claims_of(&json!({
+        "username": "alice", "time": 1_700_000_000, "nonce": "n-1", "sub": "alice", "iss": "alice", "iat": 1_700_000_000, "jti": "n-1",
+    }))
+    .unwrap();
+    assert_eq!(own.username.as_str(), "alice");
+    assert_eq!(own.time, UnixSeconds(1_700_000_000));
+    assert_eq!(&*own.nonce, "n-1");
+    assert_eq!(own, registered);
+    assert_eq!(own, by_subject);
+    assert_eq!(own, both);
+}
+
+#[test]
+fn integer_nonces_are_taken_in_decimal() {
+    assert_eq!(&*claims_of(&json!({"username": "a", "time": 1, "nonce": 5})).unwrap().nonce, "5");
+    assert_eq!(&*claims_of(&json!({"username": "a", "time": 1, "nonce": -5})).unwrap().nonce, "-5");
+    assert_eq!(&*claims_of(&json!({"username": "a", "time": 1, "nonce": u64::MAX})).unwrap().nonce, "18446744073709551615");
+}
+
+#[test]
+fn profiles_may_not_contradict_each_other() {
+    for claims in [
+        json!({"username": "a", "iss": "b", "time": 1, "nonce": "n"}),
+        json!({"iss": "a", "sub": "b", "iat": 1, "jti": "n"}),
+        json!({"username": "a", "time": 1, "iat": 2, "nonce": "n"}),
+        json!({"username": "a", "time": 1, "nonce": "n", "jti": "m"}),
+    ] {
+        assert_eq!(claims_of(&claims), Err(TokenFault::Claims(ClaimsFault::Contradictory)), "{claims}");
+    }
+}
+
+#[test]
+fn missing_and_mistyped_claims_are_refused() {
+    for (claims, fault) in [
+        (json!({"time": 1, "nonce": "n"}), ClaimsFault::NoUsername),
+        (json!({"username": "a", "nonce": "n"}), ClaimsFault::NoTime),
+        (json!({"username": "a", "time": 1}), ClaimsFault::NoNonce),
+        (json!({"username": "a", "time": 1, "nonce": ""}), ClaimsFault::NoNonce),
+        (json!({"username": "", "time": 1, "nonce": "n"}), ClaimsFault::BadUsername),
+        (json!({"username": "a\nb", "time": 1, "nonce": "n"}), ClaimsFault::BadUsername),
+        (json!({"username": 1, "time": 1, "nonce": "n"}), ClaimsFault::Mistyped),
+        (json!({"username": "a", "time": "1", "nonce": "n"}), ClaimsFault::Mistyped),
+        (json!({"username": "a", "time": 1.5, "nonce": "n"}), ClaimsFault::Mistyped),
+        (json!({"username": "a", "time": 1, "nonce": 1.5}), ClaimsFault::Mistyped),
+        (json!({"username": "a", "time": 1, "nonce": true}), ClaimsFault::Mistyped),
+        (json!({"username": "a", "time": null, "nonce": "n"}), ClaimsFault::Mistyped),
+        (json!({"username": "a", "time": 1, "nonce": "n", "exp": "soon"}), ClaimsFault::Mistyped),
+        (json!({"username": "a", "time": 1, "nonce": "n", "aud": 7}), ClaimsFault::Mistyped),
+        (json!({"username": "a", "time": 1, "nonce": "n", "htm": 7}), ClaimsFault::Mistyped),
+        (json!(["a", 1, "n"]), ClaimsFault::Mistyped),
+    ] {
+        assert_eq!(claims_of(&claims), Err(TokenFault::Claims(fault)), "{claims}");
+    }
+}
+
+#[test]
+fn a_claim_or_header_that_comes_twice_is_refused() {
+    let header = BASE64_URL_SAFE_NO_PAD.encode(r#"{"alg":"EdDSA"}"#);
+    let payload = BASE64_URL_SAFE_NO_PAD.encode(r#"{"username":"a","username":"a","time":1,"nonce":"n"}"#);
+    assert_eq!(UntrustedToken::parse(&format!("{header}.{payload}.AAAA")).unwrap_err(), TokenFault::Claims(ClaimsFault::Mistyped));
+    let header = BASE64_URL_SAFE_NO_PAD.encode(r#"{"alg":"EdDSA","alg":"EdDSA"}"#);
+    let payload = part(&json!({"username": "a", "time": 1, "nonce": "n"}));
+    assert!(matches!(UntrustedToken::parse(&format!("{header}.{payload}.AAAA")), Err(TokenFault::NotAJws(_))));
+}
+
+#[test]
+fn dates_are_rounded_against_the_token() {
+    let claims = claims_of(&json!({"iss": "a", "iat": 1, "jti": "n", "exp": 10.9, "nbf": 5.1})).unwrap();
+    assert_eq!(claims.expires_at, Some(UnixSeconds(10)));
+    assert_eq!(claims.not_before, Some(UnixSeconds(6)));
+}
+
+#[test]
+fn audiences_come_alone_or_in_a_list() {
+    let named = |aud| claims_of(&json!({"iss": "a", "iat": 1, "jti": "n", "aud": aud})).unwrap().audience.unwrap().names("us");
+    assert!(named(json!("us")) && named(json!(["them", "us"])));
+    assert!(!named(json!("them")) && !named(json!([])));
+}
+
+#[test]
+fn what_is_not_a_jws_is_refused() {
+    let claims = part(&json!({"username": "a", "time": 1, "nonce": "n"}));
+    let header = part(&json!({"alg": "EdDSA"}));
+    for token in [
+        String::new(),
+        "abc".to_owned(),
+        "a.b".to_owned(),
+        format!("{header}.{claims}"),
+        format!("{header}.{claims}."),
+        format!("{header}.{claims}.A"),
+        format!("{header}.{claims}.AAAA.AAAA"),
+        format!("{header}=.{claims}.AAAA"),
+        format!(".{claims}.AAAA"),
+        format!("{}.{claims}.AAAA", part(&json!({"alg": 5}))),
+        format!("{}.{claims}.AAAA", part(&json!({}))),
+        format!("{}.{claims}.AAAA", part(&json!({"alg": "EdDSA", "kid": 5}))),
+        format!("{}.{claims}.AAAA", part(&json!({"alg": "EdDSA", "crit": ["b64"], "b64": false}))),
+    ] {
+        assert!(matches!(UntrustedToken::parse(&token), Err(TokenFault::NotAJws(_))), "{token:?}");
+    }
+}
+
+#[test]
+fn only_listed_algorithms_are_read() {
+    for alg in ["none", "HS256", "HS512", "ES512", "eddsa", "RSA1_5", ""] {
+        let token = unsigned(&json!({"alg": alg}), &json!({"username": "a", "time": 1, "nonce": "n"}));
+        assert_eq!(UntrustedToken::parse(&token).unwrap_err(), TokenFault::UnsupportedAlgorithm, "{alg}");
+    }
+}
+
+#[test]
+fn size_is_capped_before_anything_is_decoded() {
+    let at_cap = "a".repeat(MAX_TOKEN_BYTES);
+    assert!(matches!(UntrustedToken::parse(&at_cap), Err(TokenFault::NotAJws(_))));
+    assert_eq!(UntrustedToken::parse(&format!("{at_cap}a")).unwrap_err(), TokenFault::TooLarge);
+}
+
+#[test]
+fn only_the_right_key_over_the_right_bytes_verifies() {
+    let now = UnixMillis(0);
+    for (family, algorithm) in
+        KeyFamily::ALL.into_iter().flat_map(|family| family.algorithms().iter().map(move |algorithm| (family, *algorithm)))
+    {
+        let (key, other) = (PrivateKey::generate(family, 2048).unwrap(), PrivateKey::generate(family, 2048).unwrap());
+        let (ready, other) = (VerifyingKey::new(key.public_key()), VerifyingKey::new(other.public_key()));
+        let input =
+            format!("{}.{}", part(&json!({"alg": algorithm.name()})), part(&json!({"username": "a", "time": 1, "nonce": "n"})));
+        let signature = BASE64_URL_SAFE_NO_PAD.encode(key.sign(algorithm, input.as_bytes()).unwrap());
+        let token = format!("{input}.{signature}");
+        let parsed = UntrustedToken::parse(&token).unwrap();
+        assert!(parsed.fits(&ready), "{algorithm}");
+        assert!(parsed.verify(&other, now).is_none(), "another key of the same kind");
+        let verified = parsed.verify(&ready, now).expect("the right key");
+        assert_eq!(verified.fingerprint(), key.public_key().fingerprint());
+
+        let forged = format!(
+            "{}.{}.{signature}",
+            part(&json!({"alg": algorithm.name()})),
+            part(&json!({"username": "b", "time": 1, "nonce": "n"}))
+        );
+        assert!(UntrustedToken::parse(&forged).unwrap().verify(&ready, now).is_none(), "{algorithm}: other claims");
+    }
+}
+
+#[test]
+fn a_key_verifies_only_the_algorithms_of_its_kind() {
+    let keys: Vec<VerifyingKey> = KeyFamily::ALL
+        .into_iter()
+        .map(|family| VerifyingKey::new(PrivateKey::generate(family, 2048).unwrap().public_key()))
+        .collect();
+    for algorithm in Algorithm::ALL {
+        for key in keys.iter().filter(|key| key.family() != algorithm.family()) {
+            assert!(!key.verify(algorithm, b"message", &[1; 64]));
+            assert!(!key.fits(algorithm, &[1; 64]));
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_the_parser_panic(text in "\\PC*") {
+        let _ = UntrustedToken::parse(&text);
+    }
+
+    #[test]
+    fn no_decoded_parts_make_the_parser_panic(header: Vec<u8>, payload: Vec<u8>, signature: Vec<u8>) {
+        let encode = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
+        let _ = UntrustedToken::parse(&format!("{}.{}.{}", encode(&header), encode(&payload), encode(&signature)));
+        let _ = Claims::parse(&payload);
+    }
+
+    #[test]
+    fn no_claims_of_the_right_names_make_the_parser_panic(
+        time in any::<f64>(), exp in any::<i64>(), nbf in any::<f64>(), nonce in "\\PC*", aud in proptest::collection::vec("\\PC*", 0..4),
+    ) {
+        let _ = claims_of(&json!({"username": "a", "time": time, "iat": time, "exp": exp, "nbf": nbf, "nonce": nonce, "aud": aud}));
+    }
+}
