@@ -1,0 +1,50 @@
+//! Remote key sets that principals trust.
+
+use std::{path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::values;
+
+/// `jwks.*`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct JwksSettings {
+    /// How often a key set is fetched again. Default `5m`.
+    #[serde(with = "values::duration")]
+    pub refresh_interval: Duration,
+    /// How old a key set may be and still be trusted. Default `1h`.
+    #[serde(with = "values::duration")]
+    pub max_age: Duration,
+    /// How long after one fetch an unknown `kid` may cause another. Default `30s`.
+    #[serde(with = "values::duration")]
+    pub cooldown: Duration,
+    /// How long a whole download may take. Default `5s`.
+    #[serde(with = "values::duration")]
+    pub timeout: Duration,
+    /// How large a key set may be, in bytes. Default 1 MiB.
+    pub max_bytes: usize,
+    /// Whether plain `http:` URLs may be trusted. Default false.
+    pub allow_http: bool,
+    /// The only hosts that may be asked. Default empty: any public host; private, loopback and link-local addresses only if listed.
+    #[serde(deserialize_with = "values::list")]
+    pub allowed_hosts: Vec<String>,
+    /// PEM file of certificate authorities to trust besides the usual ones. Default none.
+    #[serde(deserialize_with = "values::optional")]
+    pub ca_file: Option<PathBuf>,
+}
+
+impl Default for JwksSettings {
+    fn default() -> Self {
+        Self {
+            refresh_interval: Duration::from_secs(300),
+            max_age: Duration::from_secs(3600),
+            cooldown: Duration::from_secs(30),
+            timeout: Duration::from_secs(5),
+            max_bytes: 1024 * 1024,
+            allow_http: false,
+            allowed_hosts: Vec::new(),
+            ca_file: None,
+        }
+    }
+}

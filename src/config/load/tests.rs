@@ -1,0 +1,130 @@
+use std::time::Duration;
+
+use super::*;
+use crate::config::{database::DatabaseKind, nonce::NonceUrl, telemetry::DecisionLog};
+
+fn load_text(text: &str, environment: &[(&str, &str)]) -> Result<Settings, SettingsError> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("countersign.toml");
+    std::fs::write(&path, text).unwrap();
+    load(Some(&path), environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+}
+
+fn message(text: &str, environment: &[(&str, &str)]) -> String {
+    let error = load_text(text, environment).expect_err("the settings are wrong");
+    assert!(!error.to_string().contains('\n'), "one line: {error}");
+    error.to_string()
+}
+
+#[test]
+fn defaults_are_those_of_the_contract() {
+    let settings = load_text("", &[]).unwrap();
+    assert_eq!(settings.server.http_listen.0.to_string(), "0.0.0.0:8080");
+    assert_eq!(settings.server.grpc_listen.0.to_string(), "0.0.0.0:9191");
+    assert_eq!(settings.server.admin_listen.0.to_string(), "127.0.0.1:8081");
+    assert_eq!(settings.database.url.expose(), "sqlite://countersign.db?mode=rwc");
+    assert!(settings.database.migrates_at_start());
+    assert!(matches!(settings.nonce.url, NonceUrl::Memory));
+    assert_eq!(settings.self_signed.tolerance, Duration::from_secs(20));
+    assert_eq!(settings.registry.poll_interval, Duration::from_millis(500));
+    assert_eq!(settings.issuer.refresh_token_lifetime, Duration::from_secs(60 * 86_400));
+    assert_eq!(settings.telemetry.decision_log, DecisionLog::Denied);
+}
+
+#[test]
+fn the_environment_overrides_the_file() {
+    let settings = load_text(
+        "[server]\nhttp_listen = \"127.0.0.1:1\"\ngrpc_listen = \"127.0.0.1:2\"\n[jwks]\nallowed_hosts = [\"a\", \"b\"]",
+        &[
+            ("COUNTERSIGN_SERVER__HTTP_LISTEN", "127.0.0.1:3"),
+            ("COUNTERSIGN_SELF_SIGNED__REQUIRE", "htm, htu"),
+            ("COUNTERSIGN_DATABASE__URL", "postgres://u:p@h/n"),
+            ("COUNTERSIGN_DATABASE__AUTO_MIGRATE", "true"),
+            ("COUNTERSIGN_REGISTRY__CACHE_ENTRIES", "7"),
+            ("COUNTERSIGN_SERVER__TOKEN_API", "false"),
+            ("COUNTERSIGN_TELEMETRY__DECISION_LOG", "all"),
+            ("COUNTERSIGN_ADMIN__TOKEN", "12345"),
+            ("COUNTERSIGN_SERVICE_HOST", "10.0.0.1"),
+            ("COUNTERSIGN_PORT_8080_TCP", "tcp://10.0.0.1:8080"),
+        ],
+    )
+    .unwrap();
+    assert_eq!(settings.server.http_listen.0.port(), 3);
+    assert_eq!(settings.server.grpc_listen.0.port(), 2);
+    assert_eq!(settings.self_signed.require, ["htm", "htu"]);
+    assert_eq!(settings.jwks.allowed_hosts, ["a", "b"]);
+    assert_eq!(settings.database.url.kind(), DatabaseKind::Postgres);
+    assert!(settings.database.migrates_at_start());
+    assert_eq!(settings.registry.cache_entries, 7);
+    assert!(!settings.server.token_api);
+    assert_eq!(settings.telemetry.decision_log, DecisionLog::All);
+    assert_eq!(settings.admin.token.unwrap().expose(), "12345");
+}
+
+#[test]
+fn unknown_keys_are_named_with_their_source_and_their_neighbours() {
+    let error = message("[server]\nhttp_lisen = \"127.0.0.1:1\"", &[]);
+    assert!(error.contains("`server.http_lisen`") && error.contains("countersign.toml") && error.contains("`http_listen`"), "{error}");
+    let error = message("[sever]\nhttp_listen = \"127.0.0.1:1\"", &[]);
+    assert!(error.contains("`sever`") && error.contains("`server`"), "{error}");
+    let error = message("", &[("COUNTERSIGN_NONCE__URI", "memory:")]);
+    assert!(error.contains("`nonce.uri`") && error.contains("COUNTERSIGN_NONCE__URI") && error.contains("`url`"), "{error}");
+    let error = message("", &[("COUNTERSIGN_SERVER_HTTP_LISTEN", "127.0.0.1:1")]);
+    assert!(error.contains("COUNTERSIGN_SERVER__HTTP_LISTEN"), "{error}");
+}
+
+#[test]
+fn bad_values_are_named_with_their_source_and_what_is_accepted() {
+    for (text, environment, parts) in [
+        ("[server]\nhttp_listen = \"localhost\"", &[][..], &["`server.http_listen`", "countersign.toml", "127.0.0.1:8080"][..]),
+        ("", &[("COUNTERSIGN_SELF_SIGNED__TOLERANCE", "soon")], &["`self_signed.tolerance`", "COUNTERSIGN_SELF_SIGNED__TOLERANCE", "20s"]),
+        ("[self_signed]\ntolerance = \"2h\"", &[], &["`self_signed.tolerance`", "countersign.toml", "1h"]),
+        ("[self_signed]\nrequire = [\"jti\"]", &[], &["`self_signed.require`", "`htm`"]),
+        ("[telemetry]\nlog_format = \"xml\"", &[], &["`telemetry.log_format`", "`json`", "`text`"]),
+        ("[telemetry]\nlog = \"loud\"", &[], &["`telemetry.log`", "debug"]),
+        ("[database]\nurl = \"oracle://u:hunter2@h\"", &[], &["`database.url`", "postgres://"]),
+        ("", &[("COUNTERSIGN_NONCE__URL", "memcached://h")], &["`nonce.url`", "redis://"]),
+        ("", &[("COUNTERSIGN_DATABASE__AUTO_MIGRATE", "perhaps")], &["`database.auto_migrate`", "COUNTERSIGN_DATABASE__AUTO_MIGRATE"]),
+        ("[registry]\ncache_entries = \"many\"", &[], &["`registry.cache_entries`", "countersign.toml"]),
+        ("[server]\nurl_prefix = \"auth\"", &[], &["`server.url_prefix`", "`/auth`"]),
+        ("[server.tls]\ncert = \"a.pem\"", &[], &["`server.tls.cert`", "`server.tls.key`"]),
+        ("server = 5", &[], &["`server`"]),
+    ] {
+        let error = message(text, environment);
+        assert!(parts.iter().all(|part| error.contains(part)), "{error}\nlacks one of {parts:?}");
+    }
+}
+
+#[test]
+fn contradictions_are_refused() {
+    let error = message("[admin]\ntoken = \"a\"\ntoken_file = \"b\"", &[]);
+    assert!(error.contains("`admin.token_file`") && error.contains("`admin.token`"), "{error}");
+    let error = message("[server]\nhttp_listen = \"0.0.0.0:1\"\ngrpc_listen = \"0.0.0.0:1\"", &[]);
+    assert!(error.contains("`server.grpc_listen`"), "{error}");
+    let error = message("[self_signed]\nscheme = \"bearer\"", &[]);
+    assert!(error.contains("`self_signed.scheme`"), "{error}");
+}
+
+#[test]
+fn secrets_are_never_echoed() {
+    let secret = "hunter2";
+    for (text, environment) in [
+        (format!("[database]\nurl = \"oracle://u:{secret}@h\""), vec![]),
+        (String::new(), vec![("COUNTERSIGN_NONCE__URL", "redis+sentinel://:hunter2@h")]),
+        (format!("[admin]\ntoken = [\"{secret}\"]"), vec![]),
+        (format!("[server]\ntoken_api = \"{secret}\""), vec![]),
+    ] {
+        let error = load_text(&text, &environment).expect_err("the settings are wrong");
+        assert!(!format!("{error} {error:?}").contains(secret), "{error:?}");
+    }
+    let settings = load_text("", &[("COUNTERSIGN_ADMIN__TOKEN", secret), ("COUNTERSIGN_DATABASE__URL", "postgres://u:hunter2@h/n")]).unwrap();
+    assert!(!format!("{settings:?}").contains(secret));
+    assert!(!serde_json::to_string(&settings).unwrap().contains(secret));
+}
+
+#[test]
+fn files_that_cannot_be_read_are_named() {
+    let missing = load(Some(Path::new("no/such/file.toml")), []).expect_err("there is none");
+    assert!(missing.to_string().contains("no/such/file.toml"));
+    assert!(message("[server\n", &[]).contains("not valid TOML"));
+}

@@ -1,0 +1,44 @@
+//! How the registry in the database is followed.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Contradiction, values};
+
+/// `registry.*`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RegistrySettings {
+    /// How often changes are looked for. Default `500ms`; up to `1m`.
+    #[serde(with = "values::duration")]
+    pub poll_interval: Duration,
+    /// How long known principals keep deciding while the database is out of reach. Default `5m`.
+    #[serde(with = "values::duration")]
+    pub max_stale: Duration,
+    /// How many principals are kept in memory at most. Default 100,000.
+    pub cache_entries: u64,
+}
+
+impl Default for RegistrySettings {
+    fn default() -> Self {
+        Self { poll_interval: Duration::from_millis(500), max_stale: Duration::from_secs(300), cache_entries: 100_000 }
+    }
+}
+
+impl RegistrySettings {
+    pub(super) fn contradictions(&self) -> Vec<Contradiction> {
+        let mut found = Vec::new();
+        let mut add = |key, reason: &str| found.push(Contradiction { key, reason: reason.to_owned() });
+        if !(Duration::from_millis(10)..=Duration::from_secs(60)).contains(&self.poll_interval) {
+            add("registry.poll_interval", "accepted is a duration from 10ms to 1m");
+        }
+        if self.max_stale < self.poll_interval * 2 {
+            add("registry.max_stale", "it has to be at least twice `registry.poll_interval`, or every late poll would stop decisions");
+        }
+        if self.cache_entries == 0 {
+            add("registry.cache_entries", "it has to be at least 1");
+        }
+        found
+    }
+}

@@ -1,0 +1,81 @@
+//! Self-signed, single-use tokens.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Contradiction, values};
+use crate::domain::time::Tolerance;
+
+/// `self_signed.*`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SelfSignedSettings {
+    /// The header that carries the token; another one where `Authorization` belongs to the application. A spent token is
+    /// removed from it. Default `Authorization`.
+    pub header: String,
+    /// What stands before the token in that header, compared without case. Default `JWT`.
+    pub scheme: String,
+    /// How far the token's time may lie from now, either side. Default `20s`; from `1s` to `1h`.
+    #[serde(with = "values::duration")]
+    pub tolerance: Duration,
+    /// Binding claims that every token must have, out of `htm`, `htu` and `aud`. Default none: they are checked where present.
+    #[serde(deserialize_with = "values::list")]
+    pub require: Vec<String>,
+    /// The realm in `WWW-Authenticate`. Default `countersign`.
+    pub realm: String,
+    /// A header in which an HTTP gateway names the original request, the same whenever it asks again about it; such as
+    /// `X-Request-Id`. A token presented again under the same name is a retry, not a replay. The gateway must overwrite what a
+    /// client sends in it. Default none: every check is a presentation of its own. (Envoy over gRPC needs no header: its
+    /// checks carry a number of its own.)
+    #[serde(deserialize_with = "values::optional")]
+    pub attempt_header: Option<String>,
+}
+
+impl Default for SelfSignedSettings {
+    fn default() -> Self {
+        Self {
+            header: "Authorization".to_owned(),
+            scheme: "JWT".to_owned(),
+            tolerance: Tolerance::DEFAULT.duration(),
+            require: Vec::new(),
+            realm: "countersign".to_owned(),
+            attempt_header: None,
+        }
+    }
+}
+
+/// The claims that can be required.
+pub const BINDING_CLAIMS: [&str; 3] = ["htm", "htu", "aud"];
+
+impl SelfSignedSettings {
+    pub(super) fn contradictions(&self) -> Vec<Contradiction> {
+        let mut found = Vec::new();
+        let mut add = |key, reason: &str| found.push(Contradiction { key, reason: reason.to_owned() });
+        let is_token = |text: &str| {
+            !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+        };
+        if !is_token(&self.header) {
+            add("self_signed.header", "not a header name; accepted is one such as `Authorization` or `X-Client-Token`");
+        }
+        if !is_token(&self.scheme) {
+            add("self_signed.scheme", "not an authentication scheme; accepted is one word such as `JWT`");
+        }
+        if self.scheme.eq_ignore_ascii_case("bearer") && self.header.eq_ignore_ascii_case("authorization") {
+            add("self_signed.scheme", "`Bearer` in `Authorization` is for access tokens; choose another scheme or another header");
+        }
+        if self.attempt_header.as_deref().is_some_and(|header| !is_token(header)) {
+            add("self_signed.attempt_header", "not a header name; accepted is one such as `X-Request-Id`");
+        }
+        if Tolerance::new(self.tolerance).is_none() {
+            add("self_signed.tolerance", "accepted is a duration from 1s to 1h");
+        }
+        if self.require.iter().any(|claim| !BINDING_CLAIMS.contains(&claim.as_str())) {
+            add("self_signed.require", "accepted are `htm`, `htu` and `aud`");
+        }
+        if self.realm.bytes().any(|byte| !(0x20..0x7f).contains(&byte) || byte == b'"' || byte == b'\\') {
+            add("self_signed.realm", "accepted are visible ASCII characters and spaces, without quotes and backslashes");
+        }
+        found
+    }
+}
