@@ -1,0 +1,8 @@
+//! The use cases, and the ports through which they reach the world.
+
+mod binding;
+mod decoy;
+pub mod ports;
+pub mod readiness;
+pub mod registry;
+pub mod verify;

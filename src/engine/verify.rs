@@ -1,0 +1,272 @@
+//! The one verification engine.
+
+use std::{fmt, sync::Arc};
+
+use aws_lc_rs::digest;
+
+use super::{
+    binding,
+    decoy::Decoys,
+    ports::{Clock, KeyDirectory, NonceStore, Unavailable},
+};
+use crate::{
+    domain::{
+        decision::{Decision, DecisionId, Denial, DenialReason, Identity},
+        key::KeyError,
+        nonce::{Attempt, Claimed, NonceClaim},
+        presented::{Credentials, Presented},
+        principal::{CANDIDATE_KEYS_MAX, KnownPrincipal},
+        scope::Scopes,
+        time::{Tolerance, UnixMillis},
+        token::{Claims, TokenKeyId, UntrustedToken, VerifiedToken},
+    },
+    telemetry::decisions::{DecisionObserver, Outcome},
+};
+
+/// A token whose `kid` picks no key costs at least this many verifications, so that a principal in the middle of a key
+/// rotation, with two keys to try, takes no longer than one that does not exist.
+const TRIALS_WITHOUT_KEY_ID: usize = 2;
+
+/// What a decision depends on besides the token.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// The scheme in front of a self-signed token, compared without case.
+    pub scheme: Box<str>,
+    /// How far a token's time may lie from now.
+    pub tolerance: Tolerance,
+    /// What a token's `aud` has to name.
+    pub audience: Option<Box<str>>,
+    /// Binding claims without which a token is not taken.
+    pub required_claims: RequiredClaims,
+}
+
+/// Binding claims that every token must have. None by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RequiredClaims {
+    /// `htm`, the method.
+    pub method: bool,
+    /// `htu`, the URI.
+    pub uri: bool,
+    /// `aud`, the audience.
+    pub audience: bool,
+}
+
+impl RequiredClaims {
+    fn are_met_by(self, claims: &Claims) -> bool {
+        (!self.method || claims.method.is_some())
+            && (!self.uri || claims.uri.is_some())
+            && (!self.audience || claims.audience.is_some())
+    }
+}
+
+/// A decision under its name. An outage is no decision: it can neither allow nor say anything about the credentials.
+#[derive(Debug)]
+pub struct Verdict {
+    /// The name under which it is logged.
+    pub id: DecisionId,
+    /// What was decided.
+    pub result: Result<Decision, Unavailable>,
+}
+
+/// Decides who may pass.
+pub struct Verifier {
+    policy: Policy,
+    clock: Arc<dyn Clock>,
+    directory: Arc<dyn KeyDirectory>,
+    nonces: Arc<dyn NonceStore>,
+    decoys: Decoys,
+    observer: Arc<DecisionObserver>,
+}
+
+impl Verifier {
+    /// Puts a verifier together, and makes the decoy keys. Fails only where the system has no randomness.
+    pub fn new(
+        policy: Policy,
+        clock: Arc<dyn Clock>,
+        directory: Arc<dyn KeyDirectory>,
+        nonces: Arc<dyn NonceStore>,
+        observer: Arc<DecisionObserver>,
+    ) -> Result<Self, KeyError> {
+        Ok(Self { policy, clock, directory, nonces, decoys: Decoys::generate()?, observer })
+    }
+
+    /// Decides about one request, and counts and logs the decision.
+    pub async fn decide(&self, presented: &Presented<'_>) -> Verdict {
+        let now = self.clock.now();
+        let id = new_decision_id(now);
+        let result = match self.judge(presented, id, now).await {
+            Ok(identity) => Ok(Decision::Allow(identity)),
+            Err(Refusal::Denied(denial)) => Ok(Decision::Deny(denial)),
+            Err(Refusal::Unavailable(unavailable)) => Err(unavailable),
+        };
+        self.observer.record(presented, id, outcome(&result));
+        Verdict { id, result }
+    }
+
+    /// The straight line: each step can only refuse, and the claim of the nonce comes last.
+    async fn judge(&self, presented: &Presented<'_>, id: DecisionId, now: UnixMillis) -> Result<Identity, Refusal> {
+        let text = self.credentials(presented.credentials)?;
+        let token = UntrustedToken::parse(text).map_err(|fault| DenialReason::from(&fault))?;
+        let unverified_claims = token.unverified_claims();
+        let deny = |reason| Denial { unverified_username: Some(unverified_claims.username.clone()), ..Denial::from(reason) };
+
+        self.check_time(unverified_claims, now).map_err(deny)?;
+        if !self.policy.required_claims.are_met_by(unverified_claims) {
+            return Err(deny(DenialReason::BindingMissing).into());
+        }
+        let principal = self.directory.lookup(&unverified_claims.username, now).await?;
+        let (verified, key) = self.verify(&token, principal.as_deref(), now).map_err(deny)?;
+        let identity = principal.and_then(|principal| Identity::self_signed(principal, key)).ok_or_else(|| deny(DenialReason::UnknownPrincipal))?;
+        binding::check(verified.claims(), &presented.request, self.policy.audience.as_deref()).map_err(deny)?;
+        check_scopes(&presented.required_scopes, identity.scopes())
+            .map_err(|missing| Denial { missing_scopes: Some(missing), ..deny(DenialReason::InsufficientScope) })?;
+        let claim = NonceClaim {
+            principal: identity.principal().id,
+            nonce: &verified.claims().nonce,
+            valid_until: self.policy.tolerance.valid_until(verified.claims().time),
+            now: verified.verified_at(),
+            attempt: attempt(presented, id),
+        };
+        match self.nonces.claim(claim).await? {
+            Claimed::Fresh => Ok(identity),
+            Claimed::Replayed => Err(deny(DenialReason::NonceClaimed).into()),
+        }
+    }
+
+    /// The one token that the header holds.
+    fn credentials<'a>(&self, credentials: Credentials<'a>) -> Result<&'a str, DenialReason> {
+        let value = match credentials {
+            Credentials::None => return Err(DenialReason::NoCredentials),
+            Credentials::Unusable => return Err(DenialReason::SeveralCredentials),
+            Credentials::One(value) => value.trim_matches([' ', '\t']),
+        };
+        let (scheme, token) = value.split_once(' ').ok_or(DenialReason::WrongScheme)?;
+        if !scheme.eq_ignore_ascii_case(&self.policy.scheme) {
+            return Err(DenialReason::WrongScheme);
+        }
+        let token = token.trim_start_matches(' ');
+        // A gateway joins repeated headers with commas; no token has commas or spaces inside.
+        if token.contains([',', ' ', '\t']) { Err(DenialReason::SeveralCredentials) } else { Ok(token) }
+    }
+
+    /// Sorts out by time, before anything costly is done. May only deny.
+    fn check_time(&self, claims: &Claims, now: UnixMillis) -> Result<(), DenialReason> {
+        if !self.policy.tolerance.admits(claims.time, now) {
+            return Err(if claims.time.millis() < now { DenialReason::TooOld } else { DenialReason::TooNew });
+        }
+        if claims.expires_at.is_some_and(|expires_at| expires_at.millis() <= now) {
+            return Err(DenialReason::Expired);
+        }
+        if claims.not_before.is_some_and(|not_before| now < not_before.millis()) {
+            return Err(DenialReason::NotYetValid);
+        }
+        Ok(())
+    }
+
+    /// Verifies the signature with the principal's keys, and makes up with decoys for those that it has not.
+    fn verify<'t>(
+        &self,
+        token: &'t UntrustedToken<'_>,
+        principal: Option<&KnownPrincipal>,
+        now: UnixMillis,
+    ) -> Result<(VerifiedToken<'t>, usize), DenialReason> {
+        let mut trials = 0;
+        for (index, known) in principal.into_iter().flat_map(|principal| principal.candidates(token, now)) {
+            trials += 1;
+            if let Some(verified) = token.verify(&known.key, now) {
+                return Ok((verified, index));
+            }
+        }
+        let reason = match principal {
+            None => DenialReason::UnknownPrincipal,
+            Some(principal) if !principal.is_active => DenialReason::DisabledPrincipal,
+            Some(_) if trials == 0 => DenialReason::NoMatchingKey,
+            Some(_) => DenialReason::BadSignature,
+        };
+        for _ in trials..trials_at_least(token) {
+            self.decoys.spend(token, now);
+        }
+        Err(reason)
+    }
+}
+
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Verifier").field("policy", &self.policy).finish_non_exhaustive()
+    }
+}
+
+/// Why the straight line ended.
+enum Refusal {
+    Denied(Denial),
+    Unavailable(Unavailable),
+}
+
+impl From<Denial> for Refusal {
+    fn from(denial: Denial) -> Self {
+        Self::Denied(denial)
+    }
+}
+
+impl From<DenialReason> for Refusal {
+    fn from(reason: DenialReason) -> Self {
+        Self::Denied(reason.into())
+    }
+}
+
+impl From<Unavailable> for Refusal {
+    fn from(unavailable: Unavailable) -> Self {
+        Self::Unavailable(unavailable)
+    }
+}
+
+fn outcome(result: &Result<Decision, Unavailable>) -> Outcome<'_> {
+    match result {
+        Ok(Decision::Allow(identity)) => Outcome::Allowed(identity),
+        Ok(Decision::Deny(denial)) => Outcome::Denied(denial),
+        Err(unavailable) => Outcome::Unavailable { dependency: unavailable.dependency.name(), source: unavailable },
+    }
+}
+
+const fn trials_at_least(token: &UntrustedToken<'_>) -> usize {
+    const { assert!(TRIALS_WITHOUT_KEY_ID <= CANDIDATE_KEYS_MAX) };
+    match token.key_id() {
+        Some(TokenKeyId::Fingerprint(_)) => 1,
+        Some(TokenKeyId::Name(_)) | None => TRIALS_WITHOUT_KEY_ID,
+    }
+}
+
+/// Every scope of every list must be held. Those that are not come back.
+fn check_scopes(required: &[&str], held: &Scopes) -> Result<(), Scopes> {
+    let missing: Vec<&str> =
+        required.iter().flat_map(|list| list.split_ascii_whitespace()).filter(|token| !held.contains(token)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    // A name outside the grammar cannot be held, and is not repeated to the client.
+    Err(Scopes::parse(&missing.join(" ")).unwrap_or_default())
+}
+
+/// A gateway's own name for a request stands for this presentation only together with what it asks for: the same name on
+/// another request is another presentation.
+fn attempt(presented: &Presented<'_>, id: DecisionId) -> Attempt {
+    let Some(name) = presented.attempt.filter(|name| !name.is_empty()) else { return Attempt::Unique(id.0.as_u128()) };
+    let request = &presented.request;
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in [Some(name), request.method.value(), request.host.value(), request.path.value()] {
+        let part = part.unwrap_or_default();
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part.as_bytes());
+    }
+    let digest = context.finish();
+    Attempt::Named(digest.as_ref().first_chunk().map_or_else(|| id.0.as_u128(), |bytes| u128::from_be_bytes(*bytes)))
+}
+
+fn new_decision_id(now: UnixMillis) -> DecisionId {
+    let random: [u8; 16] = fastrand::u128(..).to_ne_bytes();
+    let random = random.first_chunk().copied().unwrap_or_default();
+    DecisionId(uuid::Builder::from_unix_timestamp_millis(now.0.unsigned_abs(), &random).into_uuid())
+}
+
+#[cfg(test)]
+mod tests;
