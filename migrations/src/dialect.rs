@@ -1,0 +1,55 @@
+//! Where the three databases differ.
+
+use sea_orm_migration::{
+    prelude::*,
+    sea_orm::{ConnectionTrait, DatabaseBackend, DbErr, Statement},
+};
+
+/// How one database writes the column types whose meaning must not differ.
+pub(crate) struct Dialect {
+    backend: DatabaseBackend,
+    /// Compares byte for byte, trailing spaces included. Only MySQL and MariaDB need it, and they call it differently.
+    collation: Option<&'static str>,
+}
+
+impl Dialect {
+    pub(crate) async fn of(manager: &SchemaManager<'_>) -> Result<Self, DbErr> {
+        let (backend, connection) = (manager.get_database_backend(), manager.get_connection());
+        let collation = match backend {
+            DatabaseBackend::MySql => {
+                let version = connection.query_one_raw(Statement::from_string(backend, "SELECT VERSION() AS version")).await?;
+                let version: String = version.map_or_else(|| Ok(String::new()), |row| row.try_get("", "version"))?;
+                Some(if version.contains("MariaDB") { "utf8mb4_nopad_bin" } else { "utf8mb4_0900_bin" })
+            }
+            _ => None,
+        };
+        Ok(Self { backend, collation })
+    }
+
+    /// Text of up to `length` characters that is compared byte for byte.
+    pub(crate) fn exact_text(&self, column: impl IntoIden, length: u32) -> ColumnDef {
+        let mut definition = ColumnDef::new(column);
+        match self.collation {
+            Some(collation) => definition.custom(format!("VARCHAR({length}) CHARACTER SET utf8mb4 COLLATE {collation}")),
+            None => definition.string_len(length),
+        };
+        definition
+    }
+
+    /// A moment in UTC, to the microsecond at least, beyond the year 2038.
+    pub(crate) fn moment(&self, column: impl IntoIden) -> ColumnDef {
+        let mut definition = ColumnDef::new(column);
+        match self.backend {
+            DatabaseBackend::MySql => definition.custom("DATETIME(6)"),
+            _ => definition.timestamp_with_time_zone(),
+        };
+        definition
+    }
+}
+
+/// A number of its own for each row, never given again.
+pub(crate) fn row_id(column: impl IntoIden) -> ColumnDef {
+    let mut definition = ColumnDef::new(column);
+    definition.big_integer().not_null().auto_increment().primary_key();
+    definition
+}

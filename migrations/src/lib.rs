@@ -1,0 +1,21 @@
+//! The schema of Countersign's database, on SQLite, PostgreSQL and MySQL or MariaDB.
+//!
+//! This crate stands alone: a migration must mean the same for ever, so it names tables and columns by its own identifiers and
+//! imports nothing of the service.
+
+use sea_orm_migration::{MigrationTrait, MigratorTrait};
+
+mod dialect;
+mod m20261121_000001_registry;
+
+pub use sea_orm_migration;
+
+/// Every migration, in order.
+#[derive(Debug)]
+pub struct Migrator;
+
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(m20261121_000001_registry::Migration)]
+    }
+}

@@ -1,0 +1,251 @@
+//! Nonces in this process: for a single node.
+
+use std::{
+    collections::{BTreeMap, HashMap, hash_map::Entry},
+    fmt,
+    hash::{BuildHasherDefault, Hasher},
+    sync::{Mutex, PoisonError},
+};
+
+use siphasher::sip128::{Hasher128, SipHasher13};
+
+use crate::{
+    domain::nonce::{Attempt, Claimed, NonceClaim},
+    engine::ports::{Answer, Dependency, NonceStore, Unavailable},
+};
+
+/// Each shard has its own lock, so that workers rarely meet.
+const SHARDS_MAX: usize = 64;
+/// A shard is worth having from this many entries on.
+const SHARD_ENTRIES_MIN: usize = 1024;
+/// How many expired nonces one claim clears away at most. More than the one that it adds, so that the store keeps up without
+/// ever stopping to clean.
+const CLEARED_PER_CLAIM: usize = 4;
+
+/// A bounded set of live nonces.
+///
+/// An entry takes 32 bytes and its place in the queue of expiries 16; it holds a keyed 128-bit digest of principal and nonce, so
+/// its size does not depend on what clients choose, and nobody can make two nonces meet.
+pub struct MemoryNonceStore {
+    hash_key: [u8; 16],
+    shards: Box<[Mutex<Shard>]>,
+}
+
+/// The store holds as many live nonces as it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the in-memory nonce store is full of live nonces; raise `nonce.memory_entries`, or use Redis (`nonce.url`)")]
+pub struct NonceStoreFull;
+
+impl MemoryNonceStore {
+    /// A store of at most `entries` live nonces, but at least one. Fails only where the system has no randomness.
+    pub fn new(entries: usize) -> Result<Self, aws_lc_rs::error::Unspecified> {
+        let mut hash_key = [0; 16];
+        aws_lc_rs::rand::fill(&mut hash_key)?;
+        let shards = (entries / SHARD_ENTRIES_MIN).clamp(1, SHARDS_MAX);
+        let entries_max = entries.div_ceil(shards).max(1);
+        Ok(Self { hash_key, shards: (0..shards).map(|_| Mutex::new(Shard::new(entries_max))).collect() })
+    }
+
+    /// How many nonces are held, live or not yet cleared away.
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).claims.len()).sum()
+    }
+
+    /// Whether none is held.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn digest(&self, claim: &NonceClaim<'_>) -> u128 {
+        let mut hasher = SipHasher13::new_with_key(&self.hash_key);
+        hasher.write_i64(claim.principal.0);
+        hasher.write(claim.nonce.as_bytes());
+        hasher.finish128().as_u128()
+    }
+
+    fn claim_now(&self, claim: &NonceClaim<'_>) -> Result<Claimed, NonceStoreFull> {
+        let digest = self.digest(claim);
+        let shard = usize::try_from(digest >> 64 & u128::from(u32::MAX)).unwrap_or(0) % self.shards.len();
+        // A poisoned lock means that another claim panicked halfway; every state in between is a valid one.
+        self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner).claim(digest, claim)
+    }
+}
+
+impl NonceStore for MemoryNonceStore {
+    fn claim<'a>(&'a self, claim: NonceClaim<'a>) -> Answer<'a, Result<Claimed, Unavailable>> {
+        Answer::ready(self.claim_now(&claim).map_err(|full| Unavailable::new(Dependency::NonceStore, full)))
+    }
+
+    fn check(&self) -> Answer<'_, Result<(), Unavailable>> {
+        Answer::ready(Ok(()))
+    }
+}
+
+impl fmt::Debug for MemoryNonceStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryNonceStore").field("shards", &self.shards.len()).finish_non_exhaustive()
+    }
+}
+
+struct Shard {
+    entries_max: usize,
+    claims: HashMap<u128, Live, BuildHasherDefault<DigestHasher>>,
+    /// Digests by the second at which they are forgotten.
+    expiries: BTreeMap<i64, Vec<u128>>,
+}
+
+struct Live {
+    /// The second from which on the nonce is forgotten.
+    forgotten_at: i64,
+    /// The low half of the attempt's number; a whole one would make the entry half as large again.
+    attempt: u64,
+}
+
+impl Shard {
+    fn new(entries_max: usize) -> Self {
+        Self { entries_max, claims: HashMap::default(), expiries: BTreeMap::new() }
+    }
+
+    fn claim(&mut self, digest: u128, claim: &NonceClaim<'_>) -> Result<Claimed, NonceStoreFull> {
+        let now = claim.now.seconds();
+        self.clear_expired(now);
+        // `remember_for` is whole seconds counted from `now`, which may lie within a second: round up.
+        let remember = i64::try_from(claim.remember_for().as_secs()).unwrap_or(i64::MAX);
+        let forgotten_at = now.saturating_add(remember).saturating_add(1);
+        let live = Live { forgotten_at, attempt: low_half(claim.attempt) };
+        let is_full = self.claims.len() >= self.entries_max;
+        match self.claims.entry(digest) {
+            Entry::Occupied(held) if now < held.get().forgotten_at => {
+                let is_same = matches!(claim.attempt, Attempt::Named(_)) && held.get().attempt == live.attempt;
+                return Ok(if is_same { Claimed::Fresh } else { Claimed::Replayed });
+            }
+            Entry::Occupied(mut expired) => drop(expired.insert(live)),
+            Entry::Vacant(_) if is_full => return Err(NonceStoreFull),
+            Entry::Vacant(free) => drop(free.insert(live)),
+        }
+        self.expiries.entry(forgotten_at).or_default().push(digest);
+        Ok(Claimed::Fresh)
+    }
+
+    /// Clears away a few nonces that are forgotten by `now`; when the store is full, one more call finds more.
+    fn clear_expired(&mut self, now: i64) {
+        let mut budget = CLEARED_PER_CLAIM;
+        while budget > 0 {
+            let Some(mut earliest) = self.expiries.first_entry() else { return };
+            if now < *earliest.key() {
+                return;
+            }
+            let forgotten_at = *earliest.key();
+            match earliest.get_mut().pop() {
+                Some(digest) => {
+                    // The same nonce may have been claimed anew after it was forgotten; then the newer expiry counts.
+                    if self.claims.get(&digest).is_some_and(|live| live.forgotten_at == forgotten_at) {
+                        self.claims.remove(&digest);
+                    }
+                    budget -= 1;
+                }
+                None => drop(earliest.remove()),
+            }
+        }
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "the low half is what is wanted")]
+const fn low_half(attempt: Attempt) -> u64 {
+    attempt.number() as u64
+}
+
+/// Digests are uniform already.
+#[derive(Default)]
+struct DigestHasher(u64);
+
+impl Hasher for DigestHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(head) = bytes.first_chunk() {
+            self.0 = u64::from_ne_bytes(*head);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::{principal::PrincipalId, time::UnixMillis};
+
+    fn claim(nonce: &str, now: i64, valid_until: i64) -> NonceClaim<'_> {
+        NonceClaim {
+            principal: PrincipalId(1),
+            nonce,
+            valid_until: UnixMillis(valid_until),
+            now: UnixMillis(now),
+            attempt: Attempt::Unique(u128::try_from(now).unwrap()),
+        }
+    }
+
+    #[test]
+    fn a_full_store_refuses_and_forgets_nothing_that_lives() {
+        let store = MemoryNonceStore::new(10).unwrap();
+        let names: Vec<String> = (0..10).map(|n| n.to_string()).collect();
+        for name in &names {
+            assert_eq!(store.claim_now(&claim(name, 0, 20_000)), Ok(Claimed::Fresh));
+        }
+        assert_eq!(store.claim_now(&claim("one more", 1_000, 21_000)), Err(NonceStoreFull));
+        for name in &names {
+            assert_eq!(store.claim_now(&claim(name, 20_000, 20_000)), Ok(Claimed::Replayed), "{name}");
+        }
+        assert_eq!(store.claim_now(&claim("one more", 22_000, 42_000)), Ok(Claimed::Fresh), "expired ones made room");
+    }
+
+    #[test]
+    fn the_bound_does_not_depend_on_the_shards() {
+        for entries in [1, 2, 1024, 10_000, 1_000_000] {
+            let store = MemoryNonceStore::new(entries).unwrap();
+            let bound: usize = store.shards.iter().map(|shard| shard.lock().unwrap().entries_max).sum();
+            assert!(bound >= entries && bound < entries + SHARDS_MAX, "{entries}: {bound}");
+        }
+    }
+
+    #[test]
+    fn what_has_expired_is_cleared_while_claims_come_in() {
+        let store = MemoryNonceStore::new(1_000_000).unwrap();
+        for second in 0_u32..200 {
+            for n in 0..100 {
+                let now = i64::from(second) * 1000;
+                assert_eq!(store.claim_now(&claim(&format!("{second}-{n}"), now, now + 20_000)), Ok(Claimed::Fresh));
+            }
+        }
+        assert!(store.len() < 100 * 30, "{}", store.len());
+    }
+
+    proptest! {
+        /// Against a list that forgets nothing: whatever the order and times of claims, none is fresh twice while it is valid.
+        #[test]
+        fn no_nonce_is_fresh_twice_while_its_token_is_valid(
+            steps in proptest::collection::vec((0_u8..6, 0_i64..3_000, -20_000_i64..=20_000), 1..200),
+        ) {
+            let store = MemoryNonceStore::new(1_000_000).unwrap();
+            let mut now = 1_000_000;
+            let mut claimed: Vec<(u8, i64)> = Vec::new();
+            for (nonce, wait, offset) in steps {
+                now += wait;
+                let token_time = now + offset;
+                let valid_until = token_time + 20_000;
+                let name = nonce.to_string();
+                let outcome = store.claim_now(&claim(&name, now, valid_until)).unwrap();
+                let is_live = claimed.iter().any(|(held, until)| *held == nonce && now <= *until);
+                if is_live {
+                    prop_assert_eq!(outcome, Claimed::Replayed);
+                }
+                if outcome == Claimed::Fresh {
+                    claimed.push((nonce, valid_until));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! Nonces in Redis: for any number of replicas.
+//!
+//! A claim is one `SET key value NX EX ttl`. The pool owns the life of the connections: it makes them and checks them, and none
+//! of that happens on the way of a decision. Each thread keeps one connection out of the pool and all its claims share it, so
+//! that those made at the same time ride in one write, and no claim wakes another thread.
+
+use std::{
+    fmt::{self, Write as _},
+    future::Future,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use deadpool_redis::{
+    PoolError,
+    cluster::{self, ClusterConnection},
+    redis::{
+        self, AsyncConnectionConfig, Cmd, FromRedisValue, RedisError,
+        aio::{ConnectionLike, MultiplexedConnection},
+    },
+    sentinel::{self, SentinelServerType},
+};
+use thread_local::ThreadLocal;
+
+use crate::{
+    config::nonce::{NonceSettings, NonceUrl},
+    domain::nonce::{Attempt, Claimed, NonceClaim},
+    engine::ports::{Answer, Dependency, NonceStore, Unavailable},
+};
+
+/// One connection a thread; this many threads may have one.
+const CONNECTIONS_MAX: usize = 256;
+/// Longest nonce that is a key as it stands; longer ones, and those with other bytes than visible ASCII, are hashed.
+const PLAIN_NONCE_BYTES_MAX: usize = 64;
+
+/// Used nonces in a Redis that all replicas share.
+pub struct RedisNonceStore {
+    pools: Pools,
+    timeout: Duration,
+    threads: ThreadLocal<Thread>,
+    is_down: AtomicBool,
+}
+
+/// What belongs to one thread. Its connection is driven by the runtime of that thread. A claim keeps to the connection of the
+/// thread that it began on.
+#[derive(Default)]
+struct Thread {
+    held: Mutex<Option<Held>>,
+    /// Held while a connection is made, so that many waiting claims make one.
+    connecting: tokio::sync::Mutex<()>,
+}
+
+/// Why Redis did not answer a claim.
+#[derive(Debug, thiserror::Error)]
+enum ClaimError {
+    #[error("Redis did not answer within {0:?}")]
+    Timeout(Duration),
+    #[error("no connection to Redis")]
+    Connect(#[source] PoolError),
+    #[error("Redis answered with an error")]
+    Redis(#[from] RedisError),
+}
+
+/// The settings do not make a Redis client.
+#[derive(Debug, thiserror::Error)]
+#[error("`nonce.url` is not usable: {reason}")]
+pub struct BadRedisUrl {
+    reason: String,
+}
+
+impl RedisNonceStore {
+    /// A store on the Redis that `settings` names; `None` where they name none. Nothing is connected yet.
+    pub fn new(settings: &NonceSettings) -> Option<Result<Self, BadRedisUrl>> {
+        let pools = Pools::new(settings)?;
+        Some(pools.map(|pools| Self { pools, timeout: settings.timeout, threads: ThreadLocal::new(), is_down: AtomicBool::new(false) }))
+    }
+
+    /// Runs `work` within the time that a claim may take, and tells the log when Redis goes or comes back.
+    async fn within_timeout<T>(&self, thread: &Thread, work: impl Future<Output = Result<T, ClaimError>>) -> Result<T, Unavailable> {
+        let result = match tokio::time::timeout(self.timeout, work).await {
+            Ok(result) => result,
+            Err(_) => {
+                thread.drop_connection(None);
+                Err(ClaimError::Timeout(self.timeout))
+            }
+        };
+        match result {
+            Ok(done) => {
+                if self.is_down.load(Ordering::Relaxed) && self.is_down.swap(false, Ordering::Relaxed) {
+                    tracing::info!("Redis is back");
+                }
+                Ok(done)
+            }
+            Err(error) => {
+                if !self.is_down.swap(true, Ordering::Relaxed) {
+                    let cause = std::error::Error::source(&error).map(ToString::to_string);
+                    tracing::error!(error = %error, cause, "Redis is out of reach: decisions are unavailable until it is back");
+                }
+                Err(Unavailable::new(Dependency::NonceStore, error))
+            }
+        }
+    }
+
+    async fn claim_once(&self, thread: &Thread, claim: NonceClaim<'_>) -> Result<Claimed, ClaimError> {
+        let key = key(&claim);
+        let value = claim.attempt.number().to_be_bytes();
+        let mut set = Cmd::with_capacity(6, key.len() + 48);
+        set.arg("SET").arg(&key).arg(&value).arg("NX").arg("EX").arg(claim.remember_for().as_secs());
+
+        let (mut connection, serial) = self.connection(thread).await?;
+        let mut was_resent = false;
+        let answer = match connection.run::<Option<redis::Value>>(&set).await {
+            Ok(answer) => answer,
+            // The command may have been carried out and only its answer lost: sent again, it finds its own value.
+            Err(error) if is_connection_lost(&error) => {
+                thread.drop_connection(Some(serial));
+                was_resent = true;
+                connection = self.connection(thread).await?.0;
+                connection.run(&set).await.inspect_err(|_| thread.drop_connection(None))?
+            }
+            Err(error) => {
+                thread.drop_connection(Some(serial));
+                return Err(error.into());
+            }
+        };
+        if answer.is_some() {
+            return Ok(Claimed::Fresh);
+        }
+        if !was_resent && matches!(claim.attempt, Attempt::Unique(_)) {
+            return Ok(Claimed::Replayed);
+        }
+        let holder: Option<Vec<u8>> = connection.run(redis::cmd("GET").arg(&key)).await?;
+        Ok(if holder.is_some_and(|holder| holder == value) { Claimed::Fresh } else { Claimed::Replayed })
+    }
+
+    /// The connection of `thread`, made if there is none.
+    async fn connection(&self, thread: &Thread) -> Result<(Shared, u64), ClaimError> {
+        if let Some(held) = thread.held() {
+            return Ok(held);
+        }
+        let _connecting = thread.connecting.lock().await;
+        if let Some(held) = thread.held() {
+            return Ok(held);
+        }
+        let (shared, pooled) = self.pools.take().await.map_err(ClaimError::Connect)?;
+        let serial = fastrand::u64(..);
+        *thread.lock() = Some(Held { shared: shared.clone(), serial, pooled });
+        Ok((shared, serial))
+    }
+}
+
+impl NonceStore for RedisNonceStore {
+    fn claim<'a>(&'a self, claim: NonceClaim<'a>) -> Answer<'a, Result<Claimed, Unavailable>> {
+        let thread = self.threads.get_or_default();
+        Answer::pending(self.within_timeout(thread, self.claim_once(thread, claim)))
+    }
+
+    fn check(&self) -> Answer<'_, Result<(), Unavailable>> {
+        let thread = self.threads.get_or_default();
+        Answer::pending(self.within_timeout(thread, async {
+            let (mut connection, serial) = self.connection(thread).await?;
+            let answer: Result<String, RedisError> = connection.run(&redis::cmd("PING")).await;
+            answer.map(drop).inspect_err(|_| thread.drop_connection(Some(serial))).map_err(Into::into)
+        }))
+    }
+}
+
+impl fmt::Debug for RedisNonceStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisNonceStore").field("timeout", &self.timeout).finish_non_exhaustive()
+    }
+}
+
+impl Thread {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn held(&self) -> Option<(Shared, u64)> {
+        self.lock().as_ref().map(|held| (held.shared.clone(), held.serial))
+    }
+
+    /// Gives up the connection: the one of that number, or any.
+    fn drop_connection(&self, serial: Option<u64>) {
+        let mut held = self.lock();
+        if held.as_ref().is_some_and(|held| serial.is_none_or(|serial| held.serial == serial))
+            && let Some(broken) = held.take()
+        {
+            broken.pooled.forget();
+        }
+    }
+}
+
+struct Held {
+    shared: Shared,
+    serial: u64,
+    pooled: Pooled,
+}
+
+/// A connection that many claims use at the same time.
+#[derive(Clone)]
+enum Shared {
+    Single(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+impl Shared {
+    async fn run<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, RedisError> {
+        let value = match self {
+            Self::Single(connection) => connection.req_packed_command(command).await?,
+            Self::Cluster(connection) => connection.req_packed_command(command).await?,
+        };
+        Ok(redis::from_redis_value(value)?)
+    }
+}
+
+/// The pool's own handle of a connection, kept for as long as the connection is used.
+enum Pooled {
+    Single(deadpool_redis::Connection),
+    Cluster(cluster::Connection),
+    Sentinel(sentinel::Connection),
+}
+
+impl Pooled {
+    /// Takes a broken connection out of its pool, which then has room for a new one.
+    fn forget(self) {
+        match self {
+            Self::Single(connection) => drop(deadpool_redis::Connection::take(connection)),
+            Self::Cluster(connection) => drop(cluster::Connection::take(connection)),
+            Self::Sentinel(connection) => drop(sentinel::Connection::take(connection)),
+        }
+    }
+}
+
+enum Pools {
+    Single(deadpool_redis::Pool),
+    Cluster(cluster::Pool),
+    Sentinel(sentinel::Pool),
+}
+
+impl Pools {
+    fn new(settings: &NonceSettings) -> Option<Result<Self, BadRedisUrl>> {
+        let bad = |error: &dyn fmt::Display| BadRedisUrl { reason: error.to_string() };
+        let urls = |nodes: &[crate::config::Secret]| nodes.iter().map(|node| node.expose().to_owned()).collect::<Vec<_>>();
+        Some(match &settings.url {
+            NonceUrl::Memory => return None,
+            NonceUrl::Single(url) => {
+                // Claims have their own timeout, which covers everything.
+                let config = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(Some(settings.timeout));
+                deadpool_redis::Manager::new_with_config(url.expose(), config).map_err(|error| bad(&error)).and_then(|manager| {
+                    let pool = deadpool_redis::Pool::builder(manager).max_size(CONNECTIONS_MAX).build();
+                    pool.map(Self::Single).map_err(|error| bad(&error))
+                })
+            }
+            NonceUrl::Cluster(nodes) => {
+                cluster::Manager::new(urls(nodes), false).map_err(|error| bad(&error)).and_then(|manager| {
+                    let pool = cluster::Pool::builder(manager).max_size(CONNECTIONS_MAX).build();
+                    pool.map(Self::Cluster).map_err(|error| bad(&error))
+                })
+            }
+            NonceUrl::Sentinel { nodes, service } => {
+                let manager = sentinel::Manager::new(urls(nodes), service.clone(), None, SentinelServerType::Master);
+                manager.map_err(|error| bad(&error)).and_then(|manager| {
+                    let pool = sentinel::Pool::builder(manager).max_size(CONNECTIONS_MAX).build();
+                    pool.map(Self::Sentinel).map_err(|error| bad(&error))
+                })
+            }
+        })
+    }
+
+    async fn take(&self) -> Result<(Shared, Pooled), PoolError> {
+        Ok(match self {
+            Self::Single(pool) => {
+                let pooled = pool.get().await?;
+                (Shared::Single(MultiplexedConnection::clone(&pooled)), Pooled::Single(pooled))
+            }
+            Self::Cluster(pool) => {
+                let pooled = pool.get().await?;
+                (Shared::Cluster(ClusterConnection::clone(&pooled)), Pooled::Cluster(pooled))
+            }
+            Self::Sentinel(pool) => {
+                let pooled = pool.get().await?;
+                (Shared::Single(MultiplexedConnection::clone(&pooled)), Pooled::Sentinel(pooled))
+            }
+        })
+    }
+}
+
+fn is_connection_lost(error: &RedisError) -> bool {
+    error.is_io_error() || error.is_connection_dropped() || error.is_unrecoverable_error()
+}
+
+/// `countersign:nonce:PRINCIPAL:` and then `n` and the nonce, or `h` and its SHA-256 in hexadecimal digits.
+fn key(claim: &NonceClaim<'_>) -> String {
+    let (principal, nonce) = (claim.principal, claim.nonce);
+    let mut key = String::with_capacity(48 + PLAIN_NONCE_BYTES_MAX);
+    // Writing to a String does not fail.
+    let _ = write!(key, "countersign:nonce:{principal}:");
+    if nonce.len() <= PLAIN_NONCE_BYTES_MAX && nonce.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'{' | b'}')) {
+        key.push('n');
+        key.push_str(nonce);
+    } else {
+        key.push('h');
+        for byte in aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, nonce.as_bytes()).as_ref() {
+            let _ = write!(key, "{byte:02x}");
+        }
+    }
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{principal::PrincipalId, time::UnixMillis};
+
+    fn key_of(nonce: &str) -> String {
+        let now = UnixMillis(0);
+        key(&NonceClaim { principal: PrincipalId(7), nonce, valid_until: now, now, attempt: Attempt::Unique(0) })
+    }
+
+    #[test]
+    fn keys_are_short_printable_and_different() {
+        assert_eq!(key_of("abc"), "countersign:nonce:7:nabc");
+        let hashed = key_of("a b");
+        assert!(hashed.starts_with("countersign:nonce:7:h") && hashed.len() == "countersign:nonce:7:h".len() + 64);
+        let imitation = hashed.trim_start_matches("countersign:nonce:7:");
+        assert_ne!(key_of(imitation), hashed, "a nonce that looks like a hashed one");
+        assert_eq!(key_of(&"x".repeat(8000)).len(), hashed.len());
+        assert_ne!(key_of("{a}"), "countersign:nonce:7:n{a}", "a hash tag would let clients choose the cluster slot");
+    }
+}

@@ -1,0 +1,33 @@
+use sea_orm::entity::prelude::*;
+
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "jwks_trusts")]
+pub struct Model {
+    #[sea_orm(primary_key)]
+    pub id: i64,
+    pub principal_id: i64,
+    pub jwks_url: String,
+    pub last_used_on: Option<TimeDateTimeWithTimeZone>,
+    pub last_fetched_at: Option<TimeDateTimeWithTimeZone>,
+    pub last_error: Option<String>,
+    pub created_at: TimeDateTimeWithTimeZone,
+}
+
+#[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {
+    #[sea_orm(
+        belongs_to = "super::principals::Entity",
+        from = "Column::PrincipalId",
+        to = "super::principals::Column::Id",
+        on_delete = "Cascade"
+    )]
+    Principal,
+}
+
+impl Related<super::principals::Entity> for Entity {
+    fn to() -> RelationDef {
+        Relation::Principal.def()
+    }
+}
+
+impl ActiveModelBehavior for ActiveModel {}

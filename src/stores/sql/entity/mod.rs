@@ -1,0 +1,6 @@
+//! The tables, as the migrations make them.
+
+pub(super) mod jwks_trusts;
+pub(super) mod principals;
+pub(super) mod public_keys;
+pub(super) mod registry_changes;

@@ -1,0 +1,39 @@
+use sea_orm::entity::prelude::*;
+
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "public_keys")]
+pub struct Model {
+    #[sea_orm(primary_key)]
+    pub id: i64,
+    pub principal_id: i64,
+    /// As it was given, in whatever format.
+    pub key: String,
+    pub fingerprint: String,
+    pub family: String,
+    pub comment: Option<String>,
+    pub scopes: Option<String>,
+    pub not_before: Option<TimeDateTimeWithTimeZone>,
+    pub expires_at: Option<TimeDateTimeWithTimeZone>,
+    pub revoked_at: Option<TimeDateTimeWithTimeZone>,
+    pub last_used_on: Option<TimeDateTimeWithTimeZone>,
+    pub created_at: TimeDateTimeWithTimeZone,
+}
+
+#[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {
+    #[sea_orm(
+        belongs_to = "super::principals::Entity",
+        from = "Column::PrincipalId",
+        to = "super::principals::Column::Id",
+        on_delete = "Cascade"
+    )]
+    Principal,
+}
+
+impl Related<super::principals::Entity> for Entity {
+    fn to() -> RelationDef {
+        Relation::Principal.def()
+    }
+}
+
+impl ActiveModelBehavior for ActiveModel {}

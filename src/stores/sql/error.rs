@@ -1,0 +1,27 @@
+//! What the database says went wrong, in the registry's terms.
+
+use sea_orm::{DbErr, RuntimeErr, SqlErr};
+
+use crate::engine::ports::RegistryError;
+
+/// A missing table or column means that the schema is not the one of this version.
+pub(super) fn registry_error(error: DbErr) -> RegistryError {
+    if is_missing_schema(&error) { RegistryError::NotMigrated(error.into()) } else { RegistryError::Store(error.into()) }
+}
+
+/// Like [`registry_error`], but a duplicate is `conflict`.
+pub(super) fn or_conflict(error: DbErr, conflict: RegistryError) -> RegistryError {
+    match error.sql_err() {
+        Some(SqlErr::UniqueConstraintViolation(_)) => conflict,
+        _ => registry_error(error),
+    }
+}
+
+fn is_missing_schema(error: &DbErr) -> bool {
+    let (DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error))) = error else { return false };
+    let Some(error) = error.as_database_error() else { return false };
+    // PostgreSQL and MySQL by SQLSTATE: undefined table, undefined column. SQLite has one code for every mistake.
+    matches!(error.code().as_deref(), Some("42P01" | "42703" | "42S02" | "42S22"))
+        || error.message().starts_with("no such table")
+        || error.message().starts_with("no such column")
+}

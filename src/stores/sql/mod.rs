@@ -1,0 +1,11 @@
+//! The registry in a database, through `SeaORM`: SQLite, PostgreSQL, MySQL or MariaDB. Its models never leave this module.
+
+mod connection;
+mod entity;
+mod error;
+mod record;
+mod registry;
+mod source;
+
+pub use connection::{ConnectError, connect};
+pub use registry::SqlRegistry;

@@ -1,0 +1,83 @@
+//! What the key directory reads.
+
+use async_trait::async_trait;
+use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+
+use super::{
+    SqlRegistry,
+    entity::{principals, public_keys, registry_changes},
+    error::registry_error,
+    record::{known_principal, username as stored_username},
+};
+use crate::{
+    domain::{
+        principal::{KnownPrincipal, PrincipalId, Username},
+        time::UnixMillis,
+    },
+    engine::ports::{PrincipalSource, RegistryChange, RegistryError},
+};
+
+#[async_trait]
+impl PrincipalSource for SqlRegistry {
+    async fn load(&self, username: &Username) -> Result<Option<KnownPrincipal>, RegistryError> {
+        let rows = principals::Entity::find()
+            .filter(principals::Column::Username.eq(username.as_str()))
+            .find_with_related(public_keys::Entity)
+            .all(&self.database)
+            .await
+            .map_err(registry_error)?;
+        let Some((row, mut keys)) = rows.into_iter().next() else { return Ok(None) };
+        keys.retain(|key| key.revoked_at.is_none());
+        known_principal(&row, keys).map(Some)
+    }
+
+    async fn newest_change(&self) -> Result<i64, RegistryError> {
+        let newest = registry_changes::Entity::find().order_by_desc(registry_changes::Column::Id).one(&self.database).await;
+        Ok(newest.map_err(registry_error)?.map_or(0, |change| change.id))
+    }
+
+    async fn changes(&self, seen: i64, overlap: i64, since: UnixMillis) -> Result<Vec<RegistryChange>, RegistryError> {
+        use registry_changes::Column;
+
+        let late = Condition::all().add(Column::Id.gt(seen - overlap)).add(Column::At.gt(since.to_utc()));
+        let rows = registry_changes::Entity::find()
+            .filter(Condition::any().add(Column::Id.gt(seen)).add(late))
+            .order_by_asc(Column::Id)
+            .all(&self.database)
+            .await
+            .map_err(registry_error)?;
+        Ok(rows.into_iter().map(|row| RegistryChange { id: row.id, principal: PrincipalId(row.principal_id) }).collect())
+    }
+
+    async fn usernames(&self, ids: &[PrincipalId]) -> Result<Vec<(PrincipalId, Username)>, RegistryError> {
+        /// SQLite and PostgreSQL take tens of thousands of parameters at most.
+        const PARAMETERS_MAX: usize = 1000;
+
+        let mut found = Vec::with_capacity(ids.len());
+        for ids in ids.chunks(PARAMETERS_MAX) {
+            let rows: Vec<(i64, String)> = principals::Entity::find()
+                .select_only()
+                .column(principals::Column::Id)
+                .column(principals::Column::Username)
+                .filter(principals::Column::Id.is_in(ids.iter().map(|id| id.0)))
+                .into_tuple()
+                .all(&self.database)
+                .await
+                .map_err(registry_error)?;
+            for (id, name) in rows {
+                found.push((PrincipalId(id), stored_username(&name)?));
+            }
+        }
+        Ok(found)
+    }
+
+    async fn forget_changes(&self, before: UnixMillis) -> Result<(), RegistryError> {
+        registry_changes::Entity::delete_many()
+            .filter(registry_changes::Column::At.lt(before.to_utc()))
+            .filter(registry_changes::Column::Id.lt(self.newest_change().await?))
+            .exec(&self.database)
+            .await
+            .map(drop)
+            .map_err(registry_error)
+    }
+}
