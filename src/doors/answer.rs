@@ -1,0 +1,142 @@
+//! What both doors say alike: header names, and the words of a denial.
+
+use serde::Serialize;
+
+use crate::{
+    domain::decision::{Decision, DecisionId, DenialCode, Identity},
+    engine::verify::Verdict,
+};
+
+/// Header names, in lowercase as HTTP/2 and actix want them.
+pub(super) mod name {
+    pub(in crate::doors) const USERNAME: &str = "x-auth-username";
+    pub(in crate::doors) const PRINCIPAL_ID: &str = "x-auth-principal-id";
+    pub(in crate::doors) const METHOD: &str = "x-auth-method";
+    pub(in crate::doors) const KEY_ID: &str = "x-auth-key-id";
+    pub(in crate::doors) const SCOPES: &str = "x-auth-scopes";
+    pub(in crate::doors) const DECISION_ID: &str = "x-auth-decision-id";
+    pub(in crate::doors) const ERROR: &str = "x-auth-error";
+    pub(in crate::doors) const REQUIRED_SCOPE: &str = "x-required-scope";
+}
+
+pub(super) const PROBLEM_JSON: &str = "application/problem+json";
+pub(super) const NO_STORE: &str = "no-store";
+/// Seconds after which a client may try again when nothing could be decided.
+pub(super) const RETRY_AFTER: &str = "1";
+
+/// How the doors speak, from the settings.
+#[derive(Clone, Debug)]
+pub struct Language {
+    /// The header that carries self-signed tokens, in lowercase.
+    pub credentials_header: Box<str>,
+    /// The header in which an HTTP gateway names the original request, in lowercase.
+    pub attempt_header: Option<Box<str>>,
+    /// The scheme in challenges.
+    pub scheme: Box<str>,
+    /// The realm in challenges.
+    pub realm: Box<str>,
+}
+
+/// The identity headers of an allow: every one of them, whatever its value, so that a proxy always overwrites what a client sent.
+pub(super) fn identity_headers<'a>(identity: &'a Identity, decision_id: &'a str) -> [(&'static str, &'a str); 6] {
+    let (principal, key) = (&identity.principal().encoded, &identity.key().encoded);
+    [
+        (name::USERNAME, &principal.username),
+        (name::PRINCIPAL_ID, &principal.id),
+        (name::METHOD, identity.method().name()),
+        (name::KEY_ID, &key.key_id),
+        (name::SCOPES, &key.scopes),
+        (name::DECISION_ID, decision_id),
+    ]
+}
+
+/// The three kinds of refusal, with everything that is said on the wire.
+pub(super) struct Refusal {
+    pub(super) kind: RefusalKind,
+    /// `X-Auth-Error`.
+    pub(super) code: &'static str,
+    /// `WWW-Authenticate`.
+    pub(super) challenge: String,
+    /// The problem+json body.
+    pub(super) body: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RefusalKind {
+    /// 401: who are you?
+    Unauthenticated,
+    /// 403: not you.
+    Forbidden,
+    /// 503: cannot tell.
+    Unavailable,
+}
+
+impl RefusalKind {
+    pub(super) const fn status(self) -> u16 {
+        match self {
+            Self::Unauthenticated => 401,
+            Self::Forbidden => 403,
+            Self::Unavailable => 503,
+        }
+    }
+
+    const fn title(self) -> &'static str {
+        match self {
+            Self::Unauthenticated => "Unauthorized",
+            Self::Forbidden => "Forbidden",
+            Self::Unavailable => "Service Unavailable",
+        }
+    }
+}
+
+const UNAVAILABLE: &str = "unavailable";
+
+/// What to say to a verdict: the identity to pass on, or the refusal.
+pub(super) fn spoken<'a>(verdict: &'a Verdict, language: &Language) -> Result<&'a Identity, Refusal> {
+    let denial = match &verdict.result {
+        Ok(Decision::Allow(identity)) => return Ok(identity),
+        Ok(Decision::Deny(denial)) => denial,
+        Err(_) => {
+            let explanation = "It cannot be decided now whether the request may pass; try again.";
+            return Err(refusal(RefusalKind::Unavailable, UNAVAILABLE, explanation, None, verdict.id, language));
+        }
+    };
+    let code: DenialCode = denial.reason.code();
+    let kind = if code.is_forbidden() { RefusalKind::Forbidden } else { RefusalKind::Unauthenticated };
+    let missing = denial.missing_scopes.as_ref().map(|scopes| scopes.as_str()).filter(|scopes| !scopes.is_empty());
+    Err(refusal(kind, code.name(), code.explanation(), missing, verdict.id, language))
+}
+
+/// RFC 9457, with the code, the decision and the scopes that are missing as extension members.
+#[derive(Serialize)]
+struct Problem<'a> {
+    r#type: &'static str,
+    title: &'static str,
+    status: u16,
+    detail: &'static str,
+    instance: String,
+    code: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missing_scopes: Option<&'a str>,
+}
+
+fn refusal(
+    kind: RefusalKind,
+    code: &'static str,
+    detail: &'static str,
+    missing_scopes: Option<&str>,
+    id: DecisionId,
+    language: &Language,
+) -> Refusal {
+    let Language { scheme, realm, .. } = language;
+    let scope = missing_scopes.map(|scopes| format!(", scope=\"{scopes}\"")).unwrap_or_default();
+    let instance = format!("urn:uuid:{id}");
+    let problem = Problem { r#type: "about:blank", title: kind.title(), status: kind.status(), detail, instance, code, missing_scopes };
+    Refusal {
+        kind,
+        code,
+        challenge: format!("{scheme} realm=\"{realm}\", error=\"{code}\"{scope}"),
+        // A struct of texts and numbers always has a JSON form; an empty body would still be a refusal.
+        body: serde_json::to_string(&problem).unwrap_or_default(),
+    }
+}

@@ -1,0 +1,93 @@
+//! What Envoy is answered.
+
+use std::time::SystemTime;
+
+use envoy_types::{
+    ext_authz::v3::pb::{
+        CheckResponse, DeniedHttpResponse, HeaderAppendAction, HeaderValue, HeaderValueOption, HttpResponse, HttpStatus, HttpStatusCode,
+        OkHttpResponse,
+    },
+    pb::google::{
+        protobuf::{Struct, Value, value::Kind},
+        rpc,
+    },
+};
+use tonic::Code;
+
+use crate::{
+    doors::answer::{Language, NO_STORE, PROBLEM_JSON, RETRY_AFTER, Refusal, RefusalKind, identity_headers, name, spoken},
+    domain::decision::Identity,
+    engine::verify::Verdict,
+};
+
+/// Where `dynamic_metadata` holds the identity.
+const METADATA: &str = "countersign";
+
+/// The whole answer, always with a status and a response of the same kind. An empty `CheckResponse` would mean OK.
+pub(super) fn respond(verdict: &Verdict, language: &Language) -> CheckResponse {
+    let mut id = [0; uuid::fmt::Hyphenated::LENGTH];
+    let id: &str = verdict.id.0.hyphenated().encode_lower(&mut id);
+    match spoken(verdict, language) {
+        Ok(identity) => allow(identity, id, language),
+        Err(refusal) => deny(refusal, id),
+    }
+}
+
+fn allow(identity: &Identity, id: &str, language: &Language) -> CheckResponse {
+    let values = identity_headers(identity, id);
+    let response = OkHttpResponse {
+        headers: values.iter().map(|(name, value)| overwrite(name, value)).collect(),
+        // The token is spent. None of the headers set above may be in this list: removing comes after setting.
+        headers_to_remove: vec![language.credentials_header.to_string()],
+        ..OkHttpResponse::default()
+    };
+    CheckResponse {
+        status: Some(rpc::Status { code: Code::Ok as i32, message: String::new(), details: Vec::new() }),
+        dynamic_metadata: Some(metadata(&values)),
+        http_response: Some(HttpResponse::OkResponse(response)),
+    }
+}
+
+fn deny(refusal: Refusal, id: &str) -> CheckResponse {
+    let (code, status) = match refusal.kind {
+        RefusalKind::Unauthenticated => (Code::Unauthenticated, HttpStatusCode::Unauthorized),
+        RefusalKind::Forbidden => (Code::PermissionDenied, HttpStatusCode::Forbidden),
+        RefusalKind::Unavailable => (Code::Unavailable, HttpStatusCode::ServiceUnavailable),
+    };
+    let date = httpdate::fmt_http_date(SystemTime::now());
+    let mut headers = vec![
+        overwrite(name::ERROR, refusal.code),
+        overwrite("www-authenticate", &refusal.challenge),
+        overwrite("date", &date),
+        overwrite("cache-control", NO_STORE),
+        overwrite("content-type", PROBLEM_JSON),
+        overwrite(name::DECISION_ID, id),
+    ];
+    if refusal.kind == RefusalKind::Unavailable {
+        headers.push(overwrite("retry-after", RETRY_AFTER));
+    }
+    let response = DeniedHttpResponse { status: Some(HttpStatus { code: status as i32 }), headers, body: refusal.body };
+    CheckResponse {
+        status: Some(rpc::Status { code: code as i32, message: refusal.code.to_owned(), details: Vec::new() }),
+        dynamic_metadata: None,
+        http_response: Some(HttpResponse::DeniedResponse(response)),
+    }
+}
+
+/// Never unset: what Envoy then does has changed between versions, and one of them appended to what the client sent.
+fn overwrite(name: &str, value: &str) -> HeaderValueOption {
+    HeaderValueOption {
+        header: Some(HeaderValue { key: name.to_owned(), value: value.to_owned(), raw_value: Vec::new().into() }),
+        append_action: HeaderAppendAction::OverwriteIfExistsOrAdd as i32,
+        keep_empty_value: true,
+        ..HeaderValueOption::default()
+    }
+}
+
+/// `{"countersign": {"username": ..., ...}}`, the names without the `x-auth-` of the headers and with underscores.
+fn metadata(values: &[(&'static str, &str)]) -> Struct {
+    let text = |value: &str| Value { kind: Some(Kind::StringValue(value.to_owned())) };
+    let fields = values.iter().map(|(name, value)| (name.trim_start_matches("x-auth-").replace('-', "_"), text(value))).collect();
+    let inner = Value { kind: Some(Kind::StructValue(Struct { fields })) };
+    Struct { fields: [(METADATA.to_owned(), inner)].into() }
+}

@@ -1,0 +1,25 @@
+//! `envoy.service.auth.v3.Authorization/Check`.
+
+use std::sync::Arc;
+
+use envoy_types::ext_authz::v3::pb::{Authorization, CheckRequest, CheckResponse};
+use tonic::{Request, Response, Status, async_trait};
+
+use super::{answer::respond, request::presented};
+use crate::{doors::answer::Language, engine::verify::Verifier};
+
+pub(super) struct ExtAuthz {
+    pub(super) verifier: Arc<Verifier>,
+    pub(super) language: Arc<Language>,
+}
+
+#[async_trait]
+impl Authorization for ExtAuthz {
+    /// Every answer is an OK RPC: to Envoy a gRPC error is no denial, but a case for `failure_mode_allow`.
+    async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
+        let request = request.into_inner();
+        let presented = presented(&request, &self.language);
+        let verdict = self.verifier.decide(&presented).await;
+        Ok(Response::new(respond(&verdict, &self.language)))
+    }
+}

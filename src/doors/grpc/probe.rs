@@ -1,0 +1,48 @@
+//! Asks a gRPC door as Envoy would, for `countersign demo`.
+
+use std::net::SocketAddr;
+
+use envoy_types::{
+    ext_authz::v3::pb::{CheckRequest, HttpResponse},
+    pb::envoy::service::auth::v3::{
+        AttributeContext,
+        attribute_context::{HttpRequest, Request},
+        authorization_client::AuthorizationClient,
+    },
+};
+
+use crate::doors::{answer::name, http::probe::Answer};
+
+/// The gRPC door could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// No connection.
+    #[error("the gRPC door cannot be reached")]
+    Connect(#[from] tonic::transport::Error),
+    /// The call failed, which no decision does.
+    #[error("the gRPC door failed")]
+    Call(#[from] Box<tonic::Status>),
+}
+
+/// Presents `authorization` to `Check` of the door at `address`.
+pub async fn ask(address: SocketAddr, authorization: &str) -> Result<Answer, AskError> {
+    let mut client = AuthorizationClient::connect(format!("http://{address}")).await?;
+    let http = HttpRequest {
+        method: "GET".to_owned(),
+        path: "/demo".to_owned(),
+        host: address.to_string(),
+        headers: [("authorization".to_owned(), authorization.to_owned())].into(),
+        ..HttpRequest::default()
+    };
+    let request = Request { http: Some(http), ..Request::default() };
+    let attributes = AttributeContext { request: Some(request), ..AttributeContext::default() };
+    let answer = client.check(CheckRequest { attributes: Some(attributes) }).await.map_err(Box::new)?.into_inner();
+    let code = tonic::Code::from(answer.status.map_or(tonic::Code::Unknown as i32, |status| status.code));
+    let (wanted, headers) = match answer.http_response {
+        Some(HttpResponse::OkResponse(response)) => (name::USERNAME, response.headers),
+        Some(HttpResponse::DeniedResponse(response)) => (name::ERROR, response.headers),
+        Some(HttpResponse::ErrorResponse(_)) | None => ("", Vec::new()),
+    };
+    let value = headers.into_iter().filter_map(|option| option.header).find(|header| header.key == wanted).map(|header| header.value);
+    Ok(Answer { status: format!("{} {code:?}", code as i32), says: format!("{wanted}: {}", value.unwrap_or_default()) })
+}

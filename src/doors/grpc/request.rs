@@ -1,0 +1,79 @@
+//! What Envoy presents in a `CheckRequest`.
+
+use envoy_types::{
+    ext_authz::v3::pb::{Address, CheckRequest},
+    pb::envoy::service::auth::v3::attribute_context::HttpRequest,
+};
+
+use crate::{
+    doors::answer::{Language, name},
+    domain::presented::{Credentials, Door, OriginalRequest, Presented, Stated},
+};
+
+/// The key of a route's `context_extensions` that asks for scopes.
+const SCOPE_EXTENSION: &str = "scope";
+
+/// Anything that a `CheckRequest` leaves out is simply not presented; nothing can be left out that would allow.
+pub(super) fn presented<'a>(request: &'a CheckRequest, language: &Language) -> Presented<'a> {
+    let attributes = request.attributes.as_ref();
+    let http = attributes.and_then(|attributes| attributes.request.as_ref()?.http.as_ref());
+    let source = attributes.and_then(|attributes| attributes.source.as_ref()?.address.as_ref()?.address.as_ref());
+    let extensions = attributes.and_then(|attributes| attributes.context_extensions.get(SCOPE_EXTENSION));
+    let mut required_scopes: Vec<&str> = extensions.map(String::as_str).into_iter().collect();
+    let peer = match source {
+        Some(Address::SocketAddress(socket)) => socket.address.parse().ok(),
+        _ => None,
+    };
+    let Some(http) = http else {
+        let (credentials, original) = (Credentials::None, OriginalRequest::default());
+        return Presented { door: Door::Grpc, credentials, request: original, required_scopes, attempt: None, peer };
+    };
+    let headers = Headers(http);
+    // Envoy joins repeated headers with commas; a token has none, so joined credentials are refused as two.
+    required_scopes.extend(headers.all(name::REQUIRED_SCOPE).flat_map(|value| value.unwrap_or("\"").split(',')));
+    Presented {
+        door: Door::Grpc,
+        credentials: headers.credentials(&language.credentials_header),
+        request: OriginalRequest {
+            method: stated(&http.method),
+            scheme: stated(&http.scheme),
+            host: stated(&http.host),
+            path: stated(&http.path),
+        },
+        required_scopes,
+        // Envoy's own number of the stream: the client has no say in it, and it stays when Envoy asks again.
+        attempt: Some(http.id.as_str()).filter(|id| !id.is_empty()),
+        peer,
+    }
+}
+
+fn stated(value: &str) -> Stated<'_> {
+    Stated::from(Some(value))
+}
+
+/// The request's headers, in either of two forms: `headers`, or with `encode_raw_headers` the entries of `header_map`.
+struct Headers<'a>(&'a HttpRequest);
+
+impl<'a> Headers<'a> {
+    fn credentials(&self, name: &str) -> Credentials<'a> {
+        let plain = self.0.headers.get(name).map_or(Credentials::None, |value| Credentials::One(value));
+        let raw = self.raw(name).fold(Credentials::None, |known, value| match value {
+            Some(value) => known.and_another(value),
+            None => Credentials::Unusable,
+        });
+        plain.or_same(raw)
+    }
+
+    /// Every value of a header; `None` for one that is not text.
+    fn all(&self, name: &str) -> impl Iterator<Item = Option<&'a str>> {
+        let plain = self.0.headers.get(name).map(|value| Some(value.as_str()));
+        plain.into_iter().chain(self.raw(name))
+    }
+
+    fn raw(&self, name: &str) -> impl Iterator<Item = Option<&'a str>> {
+        let entries = self.0.header_map.as_ref().map_or(&[][..], |map| &map.headers);
+        entries.iter().filter(move |entry| entry.key.eq_ignore_ascii_case(name)).map(|entry| {
+            if entry.raw_value.is_empty() { Some(entry.value.as_str()) } else { std::str::from_utf8(&entry.raw_value).ok() }
+        })
+    }
+}

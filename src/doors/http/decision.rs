@@ -1,0 +1,100 @@
+//! `ANY /validate_request[/...]`: a gateway asks, the engine answers. No body is read.
+
+use std::{borrow::Cow, net::IpAddr};
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::{
+        StatusCode,
+        header::{self, HeaderName, HeaderValue},
+    },
+    web,
+};
+
+use super::{HttpDoor, original};
+use crate::{
+    doors::answer::{NO_STORE, PROBLEM_JSON, RETRY_AFTER, RefusalKind, identity_headers, name, spoken},
+    domain::presented::{Credentials, Door, OriginalRequest, Presented},
+    engine::verify::Verdict,
+};
+
+const HEADERS_TO_REMOVE: HeaderName = HeaderName::from_static("x-envoy-auth-headers-to-remove");
+
+/// On the exact path, headers tell the original request, and the query may ask for scopes.
+pub(super) async fn exact(request: HttpRequest, door: web::Data<HttpDoor>) -> HttpResponse {
+    let asked = query_scopes(request.query_string());
+    let original = original::from_headers(&request, original::own_host(&request));
+    decide(&request, &door, original, &asked).await
+}
+
+/// Envoy's HTTP mode puts the original path and query behind ours.
+pub(super) async fn with_tail(request: HttpRequest, door: web::Data<HttpDoor>) -> HttpResponse {
+    let target = request.uri().path_and_query().map_or("", |target| target.as_str());
+    let path = target.get(door.url_prefix.len() + "/validate_request".len()..).unwrap_or_default();
+    let original = original::from_request_line(&request, original::own_host(&request), path);
+    decide(&request, &door, original, &[]).await
+}
+
+async fn decide(request: &HttpRequest, door: &HttpDoor, original: OriginalRequest<'_>, asked: &[Cow<'_, str>]) -> HttpResponse {
+    let headers = request.headers();
+    let credentials = headers
+        .get_all(&*door.language.credentials_header)
+        .fold(Credentials::None, |known, value| match value.to_str() {
+            Ok(value) => known.and_another(value),
+            Err(_) => Credentials::Unusable,
+        });
+    let mut required_scopes: Vec<&str> = asked.iter().map(AsRef::as_ref).collect();
+    required_scopes.extend(headers.get_all(name::REQUIRED_SCOPE).map(|value| value.to_str().unwrap_or(UNREADABLE_SCOPE)));
+    let attempt = door.language.attempt_header.as_deref().and_then(|name| headers.get(name)).and_then(|value| value.to_str().ok());
+    let peer = headers.get("x-real-ip").and_then(|value| value.to_str().ok()).and_then(|text| text.parse::<IpAddr>().ok());
+    let presented = Presented { door: Door::Http, credentials, request: original, required_scopes, attempt, peer };
+    let verdict = door.verifier.decide(&presented).await;
+    render(&verdict, door)
+}
+
+/// A scope that nobody can hold, for one that cannot be read: what is asked for must not be skipped.
+const UNREADABLE_SCOPE: &str = "\"";
+
+fn render(verdict: &Verdict, door: &HttpDoor) -> HttpResponse {
+    let mut id = [0; uuid::fmt::Hyphenated::LENGTH];
+    let id: &str = verdict.id.0.hyphenated().encode_lower(&mut id);
+    match spoken(verdict, &door.language) {
+        Ok(identity) => {
+            let mut response = HttpResponse::new(StatusCode::OK);
+            let headers = response.headers_mut();
+            for (name, value) in identity_headers(identity, id) {
+                headers.insert(HeaderName::from_static(name), header_value(value));
+            }
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(NO_STORE));
+            headers.insert(HEADERS_TO_REMOVE, header_value(&door.language.credentials_header));
+            response
+        }
+        Err(refusal) => {
+            let status = StatusCode::from_u16(refusal.kind.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+            let mut response = HttpResponse::build(status);
+            response
+                .insert_header((name::ERROR, refusal.code))
+                .insert_header((header::WWW_AUTHENTICATE, refusal.challenge))
+                .insert_header((header::CACHE_CONTROL, NO_STORE))
+                .insert_header((name::DECISION_ID, id))
+                .content_type(PROBLEM_JSON);
+            if refusal.kind == RefusalKind::Unavailable {
+                response.insert_header((header::RETRY_AFTER, RETRY_AFTER));
+            }
+            response.body(refusal.body)
+        }
+    }
+}
+
+/// Identity values are visible ASCII by the time they come here; if one were not, it would be empty, never the client's.
+fn header_value(value: &str) -> HeaderValue {
+    HeaderValue::from_str(value).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// The values of every `scope` in a query.
+fn query_scopes(query: &str) -> Vec<Cow<'_, str>> {
+    if query.is_empty() {
+        return Vec::new();
+    }
+    url::form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "scope").map(|(_, value)| value).collect()
+}

@@ -1,0 +1,6 @@
+//! Transports. They translate what a gateway asks and what the engine answers; they never decide.
+
+mod answer;
+pub mod grpc;
+pub mod http;
+pub mod tls;

@@ -1,0 +1,269 @@
+//! TLS for the listeners: PEM files that are read again when they change, and client certificates where the settings ask for
+//! them.
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use rustls::{
+    DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
+    client::danger::HandshakeSignatureValid,
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
+    server::{
+        ClientHello, ResolvesServerCert, WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+    sign::CertifiedKey,
+};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::config::server::TlsSettings;
+
+/// How often the files are looked at.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Handshakes that may be done and not yet taken by the server.
+const HANDSHAKES_WAITING: usize = 64;
+
+/// TLS cannot be served with these files.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read, or holds no PEM of the kind.
+    #[error("{} (`{key}`) cannot be used: {reason}", path.display())]
+    File {
+        /// The setting that names the file.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The parts do not fit together.
+    #[error("the TLS files do not fit together")]
+    Mismatch(#[source] rustls::Error),
+    /// No client could be verified against these authorities.
+    #[error("`server.tls.client_ca` cannot be used")]
+    ClientCa(#[source] rustls::server::VerifierBuilderError),
+}
+
+/// TLS as the listeners serve it: one set of files, loaded anew while connections go on.
+#[derive(Clone)]
+pub struct ServerTls {
+    loaded: Arc<Loaded>,
+}
+
+struct Loaded {
+    files: Files,
+    current: ArcSwap<Material>,
+}
+
+struct Files {
+    certificate: PathBuf,
+    key: PathBuf,
+    client_ca: Option<PathBuf>,
+}
+
+struct Material {
+    certified: Arc<CertifiedKey>,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+    /// The bytes of the files, by which a change is noticed.
+    bytes: Vec<Vec<u8>>,
+}
+
+impl ServerTls {
+    /// Loads the files that `settings` name; `None` where they name none.
+    pub fn load(settings: &TlsSettings) -> Result<Option<Self>, TlsError> {
+        let (Some(certificate), Some(key)) = (settings.cert.clone(), settings.key.clone()) else { return Ok(None) };
+        let files = Files { certificate, key, client_ca: settings.client_ca.clone() };
+        let current = ArcSwap::from_pointee(files.load()?);
+        Ok(Some(Self { loaded: Arc::new(Loaded { files, current }) }))
+    }
+
+    /// Looks at the files now and then, and uses them when they have changed. Files that cannot be used are told of, and the
+    /// last good ones stay.
+    pub async fn watch(self) {
+        let mut refused: Option<Vec<Vec<u8>>> = None;
+        loop {
+            tokio::time::sleep(RELOAD_INTERVAL).await;
+            let Loaded { files, current } = &*self.loaded;
+            let bytes = match files.read() {
+                Ok(bytes) if bytes == current.load().bytes || refused.as_ref() == Some(&bytes) => continue,
+                Ok(bytes) => bytes,
+                Err(error) if refused.is_none() => {
+                    tracing::error!(error = %error, "the TLS files cannot be read; the last good ones stay");
+                    refused = Some(Vec::new());
+                    continue;
+                }
+                Err(_) => continue,
+            };
+            match files.load() {
+                Ok(material) => {
+                    current.store(Arc::new(material));
+                    refused = None;
+                    tracing::info!("the TLS files have changed and are used from now on");
+                }
+                Err(error) => {
+                    tracing::error!(error = %error, "the TLS files have changed and cannot be used; the last good ones stay");
+                    refused = Some(bytes);
+                }
+            }
+        }
+    }
+
+    pub(super) fn for_http(&self) -> ServerConfig {
+        self.config(&[b"http/1.1"])
+    }
+
+    /// Every connection that `listener` accepts, once its handshake is done. Slow handshakes hold up no other.
+    pub(super) fn accept_all(&self, listener: TcpListener) -> ReceiverStream<io::Result<TlsStream<TcpStream>>> {
+        let acceptor = TlsAcceptor::from(Arc::new(self.config(&[b"h2"])));
+        let (sender, accepted) = tokio::sync::mpsc::channel(HANDSHAKES_WAITING);
+        tokio::spawn(async move {
+            while !sender.is_closed() {
+                let stream = tokio::select! {
+                    accepted = listener.accept() => match accepted {
+                        Ok((stream, _)) => stream,
+                        Err(error) => {
+                            tracing::warn!(error = %error, "a connection could not be accepted");
+                            continue;
+                        }
+                    },
+                    () = sender.closed() => return,
+                };
+                let (acceptor, sender) = (acceptor.clone(), sender.clone());
+                tokio::spawn(async move {
+                    match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+                        Ok(Ok(stream)) => drop(sender.send(Ok(stream)).await),
+                        Ok(Err(error)) => tracing::debug!(error = %error, "a TLS handshake failed"),
+                        Err(_) => tracing::debug!("a TLS handshake took too long"),
+                    }
+                });
+            }
+        });
+        ReceiverStream::new(accepted)
+    }
+
+    fn config(&self, protocols: &[&[u8]]) -> ServerConfig {
+        let builder = ServerConfig::builder();
+        let builder = if self.loaded.files.client_ca.is_some() {
+            builder.with_client_cert_verifier(Arc::clone(&self.loaded) as Arc<dyn ClientCertVerifier>)
+        } else {
+            builder.with_no_client_auth()
+        };
+        let mut config = builder.with_cert_resolver(Arc::clone(&self.loaded) as Arc<dyn ResolvesServerCert>);
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        config
+    }
+}
+
+impl Files {
+    fn read(&self) -> Result<Vec<Vec<u8>>, TlsError> {
+        let all = [("server.tls.cert", Some(&self.certificate)), ("server.tls.key", Some(&self.key)), ("server.tls.client_ca", self.client_ca.as_ref())];
+        let named = all.into_iter().filter_map(|(key, path)| Some((key, path?)));
+        named.map(|(key, path)| std::fs::read(path).map_err(|error| unusable(key, path, &error))).collect()
+    }
+
+    fn load(&self) -> Result<Material, TlsError> {
+        let bytes = self.read()?;
+        let chain = certificates("server.tls.cert", &self.certificate, &bytes[0])?;
+        let key = PrivateKeyDer::from_pem_slice(&bytes[1]).map_err(|error| unusable("server.tls.key", &self.key, &error))?;
+        let certified = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).map_err(TlsError::Mismatch)?;
+        let clients = match &self.client_ca {
+            None => None,
+            Some(path) => {
+                let mut roots = RootCertStore::empty();
+                for certificate in certificates("server.tls.client_ca", path, &bytes[2])? {
+                    roots.add(certificate).map_err(|error| unusable("server.tls.client_ca", path, &error))?;
+                }
+                let provider: Arc<CryptoProvider> = Arc::new(aws_lc_rs::default_provider());
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+                Some(verifier.map_err(TlsError::ClientCa)?)
+            }
+        };
+        Ok(Material { certified: Arc::new(certified), clients, bytes })
+    }
+}
+
+fn certificates(key: &'static str, path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match chain {
+        Ok(chain) if chain.is_empty() => Err(unusable(key, path, &"it holds no certificate in PEM")),
+        Ok(chain) => Ok(chain),
+        Err(error) => Err(unusable(key, path, &error)),
+    }
+}
+
+fn unusable(key: &'static str, path: &Path, reason: &dyn fmt::Display) -> TlsError {
+    TlsError::File { key, path: path.to_owned(), reason: reason.to_string() }
+}
+
+impl fmt::Debug for ServerTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.loaded.fmt(f)
+    }
+}
+
+impl fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerTls").field("certificate", &self.files.certificate).finish_non_exhaustive()
+    }
+}
+
+impl ResolvesServerCert for Loaded {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.current.load().certified))
+    }
+}
+
+impl Loaded {
+    fn clients(&self) -> Result<Arc<dyn ClientCertVerifier>, rustls::Error> {
+        self.current.load().clients.clone().ok_or_else(|| rustls::Error::General("no client authorities are loaded".to_owned()))
+    }
+}
+
+/// The current files' verifier, asked anew at each handshake.
+impl ClientCertVerifier for Loaded {
+    /// A hint only, and it cannot be given by reference while the files may change: clients then offer what they have.
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        self.clients()?.verify_client_cert(end_entity, intermediates, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.clients()?.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.clients()?.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
