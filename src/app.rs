@@ -1,0 +1,344 @@
+//! The only place that builds adapters and wires them together.
+
+use std::{
+    future::Future,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use migrations::{
+    Migrator,
+    sea_orm_migration::{MigrationStatus, MigratorTrait},
+};
+use tokio::sync::watch;
+
+use crate::{
+    config::{Settings, database::DatabaseSettings, nonce::NonceUrl},
+    domain::{
+        key::KeyError,
+        time::{Tolerance, UnixMillis},
+    },
+    doors::{
+        grpc::{GrpcDoor, GrpcError},
+        http::{HttpDoor, Language},
+        tls::{ServerTls, TlsError},
+    },
+    engine::{
+        ports::{Clock, KeyDirectory, NonceStore, RegistryError, Unavailable},
+        readiness::Readiness,
+        registry::Registry,
+        verify::{Policy, RequiredClaims, Verifier},
+    },
+    stores::{
+        cache::{CachedDirectory, Follower},
+        nonce::{
+            memory::MemoryNonceStore,
+            redis::{BadRedisUrl, RedisNonceStore},
+        },
+        sql::{ConnectError, SqlRegistry, connect},
+    },
+    telemetry::decisions::DecisionObserver,
+};
+
+/// How long in-flight requests may take to finish once the service is told to stop. Together with closing the stores it stays
+/// under the 10 s after which orchestrators lose patience.
+const DRAIN: Duration = Duration::from_secs(7);
+
+/// Why the service cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The database cannot be reached.
+    #[error(transparent)]
+    Database(#[from] ConnectError),
+    /// The migrations failed.
+    #[error("the database could not be migrated")]
+    Migration(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The registry in the database cannot be read.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The nonce store's URL is not usable.
+    #[error(transparent)]
+    NonceUrl(#[from] BadRedisUrl),
+    /// The system has no randomness.
+    #[error("the system gave no random bytes")]
+    NoRandomness,
+    /// The decoy keys could not be made.
+    #[error("the decoy keys could not be made")]
+    Decoys(#[source] KeyError),
+    /// TLS cannot be served.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address} (`{key}`): {source}; stop the process that uses it, or choose another address")]
+    Listen {
+        /// The setting.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// An HTTP server failed.
+    #[error("an HTTP server failed")]
+    Http(#[source] std::io::Error),
+    /// The gRPC server failed.
+    #[error(transparent)]
+    Grpc(#[from] GrpcError),
+    /// A dependency is out of reach.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+/// The system's clock.
+#[derive(Clone, Copy, Debug)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> UnixMillis {
+        SystemTime::now().into()
+    }
+}
+
+/// Sockets that are bound and not yet served.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For decisions over HTTP.
+    pub http: TcpListener,
+    /// For decisions over gRPC.
+    pub grpc: TcpListener,
+    /// For operators.
+    pub admin: TcpListener,
+}
+
+impl Listeners {
+    /// Binds the addresses of the settings.
+    pub fn bind(settings: &Settings) -> Result<Self, AppError> {
+        let bind = |key, address| TcpListener::bind(address).map_err(|source| AppError::Listen { key, address, source });
+        Ok(Self {
+            http: bind("server.http_listen", settings.server.http_listen.0)?,
+            grpc: bind("server.grpc_listen", settings.server.grpc_listen.0)?,
+            admin: bind("server.admin_listen", settings.server.admin_listen.0)?,
+        })
+    }
+}
+
+/// The service, put together and not yet serving.
+#[derive(Debug)]
+pub struct App {
+    verifier: Arc<Verifier>,
+    observer: Arc<DecisionObserver>,
+    readiness: Readiness,
+    follower: Follower,
+    language: Arc<Language>,
+    url_prefix: Arc<str>,
+    tls: Option<ServerTls>,
+}
+
+impl App {
+    /// Connects the stores and puts the service together; migrates the database first where the settings say so.
+    pub async fn build(settings: &Settings) -> Result<Self, AppError> {
+        use_one_crypto_library();
+        let tls = ServerTls::load(&settings.server.tls)?;
+        if settings.database.migrates_at_start() {
+            migrate_up(&settings.database).await?;
+        }
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let source = Arc::new(SqlRegistry::new(connect(&settings.database).await?));
+        let (directory, follower) = CachedDirectory::start(source, Arc::clone(&clock), &settings.registry).await?;
+        let directory: Arc<dyn KeyDirectory> = Arc::new(directory);
+        let nonces = nonce_store(settings)?;
+        let observer = Arc::new(DecisionObserver::new(settings.telemetry.decision_log));
+        let verifier =
+            Verifier::new(policy(settings), Arc::clone(&clock), Arc::clone(&directory), Arc::clone(&nonces), Arc::clone(&observer));
+        Ok(Self {
+            verifier: Arc::new(verifier.map_err(AppError::Decoys)?),
+            observer,
+            readiness: Readiness::new(clock, directory, nonces),
+            follower,
+            language: Arc::new(language(settings)),
+            url_prefix: settings.server.url_prefix.as_str().into(),
+            tls,
+        })
+    }
+
+    /// Serves until `shutdown` is done, then takes nothing new, finishes what is in flight, and returns.
+    pub async fn serve(self, listeners: Listeners, shutdown: impl Future<Output = ()>) -> Result<(), AppError> {
+        let http = HttpDoor {
+            verifier: Arc::clone(&self.verifier),
+            observer: self.observer,
+            readiness: self.readiness.clone(),
+            language: Arc::clone(&self.language),
+            url_prefix: self.url_prefix,
+        };
+        let grpc = GrpcDoor { verifier: self.verifier, readiness: self.readiness, language: self.language };
+        let (stop, stopping) = watch::channel(false);
+        let stopped = move || {
+            let mut stopping = stopping.clone();
+            // The sender outlives every receiver, and if it did not, that would be a reason to stop.
+            async move { drop(stopping.wait_for(|stop| *stop).await) }
+        };
+        let follower = tokio::spawn(self.follower.run(stopped()));
+        let watcher = self.tls.clone().map(|tls| tokio::spawn(tls.watch()));
+        let admin = http.clone().serve_admin(listeners.admin, DRAIN).map_err(AppError::Http)?;
+        let decisions = http.serve(listeners.http, self.tls.as_ref(), DRAIN).map_err(AppError::Http)?;
+
+        let (mut decisions_done, mut admin_done) = (tokio::spawn(decisions.done), tokio::spawn(admin.done));
+        let mut grpc_done = {
+            let (tls, stopped) = (self.tls.clone(), stopped());
+            tokio::spawn(async move { grpc.serve(listeners.grpc, tls.as_ref(), stopped).await })
+        };
+        let ended = tokio::select! {
+            () = shutdown => Ok(()),
+            done = &mut decisions_done => http_ended(done),
+            done = &mut admin_done => http_ended(done),
+            done = &mut grpc_done => done.unwrap_or(Ok(())).map_err(Into::into),
+        };
+        tracing::info!("stopping: finishing what is in flight");
+        stop.send_replace(true);
+        // Dropping the task of a gRPC server cuts its connections, which is what remains for those that do not finish in time.
+        let grpc_drained = tokio::time::timeout(DRAIN, async { if grpc_done.is_finished() { Ok(Ok(())) } else { (&mut grpc_done).await } });
+        let ((), (), _) = tokio::join!(decisions.handle.stop(true), admin.handle.stop(true), grpc_drained);
+        grpc_done.abort();
+        drop(follower.await);
+        if let Some(watcher) = watcher {
+            watcher.abort();
+        }
+        tracing::info!("stopped");
+        ended
+    }
+}
+
+fn http_ended(done: Result<std::io::Result<()>, tokio::task::JoinError>) -> Result<(), AppError> {
+    match done {
+        Ok(result) => result.map_err(AppError::Http),
+        Err(error) => Err(AppError::Http(std::io::Error::other(error))),
+    }
+}
+
+/// The registry on the database of `settings`, for the command line.
+pub async fn registry(settings: &Settings) -> Result<Registry, AppError> {
+    use_one_crypto_library();
+    if settings.database.migrates_at_start() {
+        migrate_up(&settings.database).await?;
+    }
+    let store = SqlRegistry::new(connect(&settings.database).await?);
+    Ok(Registry::new(Arc::new(store), Arc::new(SystemClock)))
+}
+
+/// A migration and whether the database has it.
+#[derive(Clone, Debug)]
+pub struct MigrationState {
+    /// Its name.
+    pub name: String,
+    /// Whether it was applied.
+    pub is_applied: bool,
+}
+
+/// Applies every migration that is missing, and says which.
+pub async fn migrate_up(settings: &DatabaseSettings) -> Result<Vec<String>, AppError> {
+    use_one_crypto_library();
+    let database = connect(settings).await?;
+    let failed = |error: migrations::sea_orm_migration::DbErr| AppError::Migration(error.into());
+    let pending: Vec<String> =
+        Migrator::get_pending_migrations(&database).await.map_err(failed)?.iter().map(|migration| migration.name().to_owned()).collect();
+    if !pending.is_empty() {
+        Migrator::up(&database, None).await.map_err(failed)?;
+    }
+    Ok(pending)
+}
+
+/// Takes the newest migration back, with the data of its tables, and says which.
+pub async fn migrate_down(settings: &DatabaseSettings) -> Result<Option<String>, AppError> {
+    use_one_crypto_library();
+    let database = connect(settings).await?;
+    let failed = |error: migrations::sea_orm_migration::DbErr| AppError::Migration(error.into());
+    let applied = Migrator::get_applied_migrations(&database).await.map_err(failed)?;
+    let Some(newest) = applied.last().map(|migration| migration.name().to_owned()) else { return Ok(None) };
+    Migrator::down(&database, Some(1)).await.map_err(failed)?;
+    Ok(Some(newest))
+}
+
+/// Every migration, in order.
+pub async fn migration_status(settings: &DatabaseSettings) -> Result<Vec<MigrationState>, AppError> {
+    use_one_crypto_library();
+    let database = connect(settings).await?;
+    let all = Migrator::get_migration_with_status(&database).await.map_err(|error| AppError::Migration(error.into()))?;
+    let state = |migration: &migrations::sea_orm_migration::Migration| MigrationState {
+        name: migration.name().to_owned(),
+        is_applied: migration.status() == MigrationStatus::Applied,
+    };
+    Ok(all.iter().map(state).collect())
+}
+
+/// Reaches every dependency that `settings` name, without changing anything, and says of each what came of it.
+pub async fn check(settings: &Settings) -> Vec<(&'static str, Result<(), AppError>)> {
+    use_one_crypto_library();
+    let database = async {
+        let source = Arc::new(SqlRegistry::new(connect(&settings.database).await?));
+        CachedDirectory::start(source, Arc::new(SystemClock), &settings.registry).await?;
+        Ok(())
+    };
+    let nonces = async { Ok(nonce_store(settings)?.check().await?) };
+    vec![
+        ("database.url", database.await),
+        ("nonce.url", nonces.await),
+        ("server.tls", ServerTls::load(&settings.server.tls).map(drop).map_err(Into::into)),
+    ]
+}
+
+fn nonce_store(settings: &Settings) -> Result<Arc<dyn NonceStore>, AppError> {
+    match RedisNonceStore::new(&settings.nonce) {
+        Some(store) => Ok(Arc::new(store?)),
+        None => {
+            debug_assert!(matches!(settings.nonce.url, NonceUrl::Memory));
+            let store = MemoryNonceStore::new(settings.nonce.memory_entries).map_err(|_| AppError::NoRandomness)?;
+            Ok(Arc::new(store))
+        }
+    }
+}
+
+fn policy(settings: &Settings) -> Policy {
+    let required = |claim: &str| settings.self_signed.require.iter().any(|required| required == claim);
+    let audience = settings.issuer.audience.as_str();
+    Policy {
+        scheme: settings.self_signed.scheme.as_str().into(),
+        tolerance: Tolerance::new(settings.self_signed.tolerance).unwrap_or(Tolerance::DEFAULT),
+        audience: (!audience.is_empty()).then(|| audience.into()),
+        required_claims: RequiredClaims { method: required("htm"), uri: required("htu"), audience: required("aud") },
+    }
+}
+
+fn language(settings: &Settings) -> Language {
+    let self_signed = &settings.self_signed;
+    Language {
+        credentials_header: self_signed.header.to_ascii_lowercase().into(),
+        attempt_header: self_signed.attempt_header.as_ref().map(|name| name.to_ascii_lowercase().into()),
+        scheme: self_signed.scheme.as_str().into(),
+        realm: self_signed.realm.as_str().into(),
+    }
+}
+
+/// TLS everywhere goes through the library that also verifies tokens. Setting it twice changes nothing.
+fn use_one_crypto_library() {
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+}
+
+
+/// One question put to both doors of a running service, for `countersign demo`.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// What the HTTP door answered.
+    pub http: String,
+    /// What the gRPC door answered.
+    pub grpc: String,
+}
+
+/// Presents each of two tokens at its door, as gateways would.
+pub async fn show(http: (SocketAddr, &str), grpc: (SocketAddr, &str)) -> Result<Shown, Box<dyn std::error::Error + Send + Sync>> {
+    let line = |answer: crate::doors::http::probe::Answer| format!("{:<24} {}", answer.status, answer.says);
+    Ok(Shown {
+        http: line(crate::doors::http::probe::ask(http.0, http.1).await?),
+        grpc: line(crate::doors::grpc::probe::ask(grpc.0, grpc.1).await?),
+    })
+}

@@ -1,0 +1,29 @@
+//! `countersign config`
+
+use clap::Subcommand;
+
+use crate::{app, config::Settings};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Validate the settings, and reach every dependency that they name. Nothing is changed.
+    Check,
+}
+
+pub(super) fn run(command: &ConfigCommand, settings: &Settings) -> super::Outcome {
+    match command {
+        ConfigCommand::Check => check(settings),
+    }
+}
+
+fn check(settings: &Settings) -> super::Outcome {
+    let results = super::block_on(app::check(settings))?;
+    let mut failures = Vec::new();
+    for (what, result) in results {
+        match result {
+            Ok(()) => super::print(&format!("{what:<14} ok\n"))?,
+            Err(error) => failures.push(format!("{what}: {}", super::one_line(&error))),
+        }
+    }
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("; ").into()) }
+}

@@ -1,0 +1,117 @@
+//! `countersign demo`: the main job on embedded defaults, shown.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use secrecy::ExposeSecret;
+
+use crate::{
+    app::{self, App, Listeners, Shown},
+    client::{Binding, Signer},
+    config::{Settings, telemetry::LogFormat},
+    domain::{
+        algorithm::KeyFamily,
+        key::PrivateKey,
+        principal::Username,
+        scope::Scopes,
+    },
+    engine::{
+        ports::RegistryError,
+        registry::{AddKeyError, KeyTerms},
+    },
+};
+
+const FOLDER: &str = "countersign-demo";
+const USERNAME: &str = "demo";
+
+pub(super) fn run(mut settings: Settings) -> super::Outcome {
+    let folder = PathBuf::from(FOLDER);
+    fs::create_dir_all(&folder)?;
+    // What the environment sets stays; the rest is for a demo: loopback only, and everything in one folder.
+    let defaults = Settings::default();
+    let local = |address: &mut crate::config::ListenAddress, default: SocketAddr| {
+        if address.0 == default {
+            address.0.set_ip([127, 0, 0, 1].into());
+        }
+    };
+    local(&mut settings.server.http_listen, defaults.server.http_listen.0);
+    local(&mut settings.server.grpc_listen, defaults.server.grpc_listen.0);
+    if settings.database.url.expose() == defaults.database.url.expose() {
+        settings.database.url = format!("sqlite://{}?mode=rwc", folder.join("countersign.db").display()).parse()?;
+    }
+    settings.telemetry.log = "warn,countersign::decision=off".parse()?;
+    settings.telemetry.log_format = LogFormat::Text;
+    super::init_log(&settings)?;
+    super::block_on(demo(settings, &folder.join("demo-key.pem")))?
+}
+
+async fn demo(settings: Settings, key_file: &Path) -> super::Outcome {
+    let listeners = Listeners::bind(&settings)?;
+    let (http, grpc) = (listeners.http.local_addr()?, listeners.grpc.local_addr()?);
+    let key = demo_key(key_file)?;
+    register(&settings, &key).await?;
+    let app = App::build(&settings).await?;
+    let stop = super::serve::told_to_stop()?;
+    let served = tokio::spawn(app.serve(listeners, stop));
+
+    super::print(&format!("Principal \"{USERNAME}\" signs with {}; the service knows the public half only.\n\n", key_file.display()))?;
+    show(&Signer::new(USERNAME, key), http, grpc).await?;
+    super::print(&usage(key_file, http, settings.server.admin_listen.0))?;
+    served.await??;
+    Ok(())
+}
+
+/// The key of the last demo, or a new one.
+fn demo_key(file: &Path) -> Result<PrivateKey, super::Failure> {
+    match fs::read_to_string(file) {
+        Ok(pem) => Ok(PrivateKey::parse(&pem, None)?),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let key = PrivateKey::generate(KeyFamily::Ed25519, 2048)?;
+            super::key::write_secret(file, key.to_pem()?.expose_secret())?;
+            Ok(key)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A demo may run again on what an earlier one left.
+async fn register(settings: &Settings, key: &PrivateKey) -> super::Outcome {
+    let registry = app::registry(settings).await?;
+    let username = Username::new(USERNAME)?;
+    match registry.add_principal(username.clone(), Scopes::parse("demo:read demo:write")?).await {
+        Ok(_) | Err(RegistryError::PrincipalExists(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    match registry.add_key(&username, &key.public_key().to_pem(), KeyTerms::default()).await {
+        Ok(_) | Err(AddKeyError::Registry(RegistryError::KeyExists { .. })) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn show(signer: &Signer, http: SocketAddr, grpc: SocketAddr) -> super::Outcome {
+    let token = |age: u64| -> Result<String, crate::client::SignError> {
+        Ok(format!("JWT {}", signer.sign(Binding::default(), SystemTime::now() - Duration::from_secs(age))?))
+    };
+    let print = |what: &str, Shown { http, grpc }: Shown| super::print(&format!("{what}\n  HTTP  {http}\n  gRPC  {grpc}\n"));
+    let (first, second) = (token(0)?, token(0)?);
+    print("A fresh token at each door:", app::show((http, &first), (grpc, &second)).await?)?;
+    print("The same tokens again, each at the other door:", app::show((http, &second), (grpc, &first)).await?)?;
+    let (old, older) = (token(60)?, token(61)?);
+    print("Tokens signed a minute ago:", app::show((http, &old), (grpc, &older)).await?)?;
+    Ok(())
+}
+
+fn usage(key_file: &Path, http: SocketAddr, admin: SocketAddr) -> String {
+    let program = std::env::current_exe().map_or_else(|_| "countersign".to_owned(), |path| path.display().to_string());
+    let key_file = fs::canonicalize(key_file).unwrap_or_else(|_| key_file.to_owned());
+    let key_file = key_file.display();
+    format!(
+        "\nTry it (each token passes once; run it again for another):\n\n  \
+         curl -i http://{http}/validate_request -H \"$({program} sign {USERNAME} --key {key_file} --header)\"\n\n\
+         Serving: HTTP {http}, readiness and metrics http://{admin}/readyz and /metrics. Stop with Ctrl-C.\n"
+    )
+}

@@ -1,0 +1,130 @@
+//! The command line: one file per command. Exit codes: 0 done, 1 refused or failed, 2 bad usage.
+
+mod config;
+mod demo;
+mod key;
+mod migrate;
+mod output;
+mod principal;
+mod serve;
+mod sign;
+
+use std::{
+    error::Error,
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Settings, SettingsError};
+
+/// External authorization for machine-to-machine traffic: signed, single-use tokens behind nginx and Envoy.
+#[derive(Debug, Parser)]
+#[command(name = "countersign", version, propagate_version = true)]
+struct Cli {
+    /// Settings file [default: countersign.toml, if it is there]. `COUNTERSIGN_<SECTION>__<KEY>` in the environment overrides it.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Decide requests over HTTP and gRPC until told to stop.
+    Serve,
+    /// Serve on embedded defaults with a demo principal, and show decisions.
+    Demo,
+    /// Create, change or inspect the tables of the database.
+    #[command(subcommand)]
+    Migrate(migrate::MigrateCommand),
+    /// Add, list, show, enable, disable or remove principals.
+    #[command(subcommand)]
+    Principal(principal::PrincipalCommand),
+    /// Generate key pairs; add, list or revoke public keys.
+    #[command(subcommand)]
+    Key(key::KeyCommand),
+    /// Sign a token, on the client's side. It passes once, within the next seconds.
+    Sign(sign::SignArguments),
+    /// Look at the settings.
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+}
+
+/// What stops a command.
+#[derive(Debug)]
+enum Failure {
+    /// It was asked wrongly: exit code 2.
+    Usage(Box<dyn Error + Send + Sync>),
+    /// It was refused or failed: exit code 1.
+    Failed(Box<dyn Error + Send + Sync>),
+}
+
+impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        let error = error.into();
+        if error.is::<SettingsError>() { Self::Usage(error) } else { Self::Failed(error) }
+    }
+}
+
+type Outcome = Result<(), Failure>;
+
+/// Runs the command that the arguments of this process give.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let (error, code) = match dispatch(cli) {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Failed(error)) => (error, 1),
+        Err(Failure::Usage(error)) => (error, 2),
+    };
+    // Where standard error is closed there is nobody to tell.
+    drop(writeln!(io::stderr(), "error: {}", one_line(&*error)));
+    ExitCode::from(code)
+}
+
+fn dispatch(cli: Cli) -> Outcome {
+    let config = cli.config;
+    let settings = || crate::config::load(config.as_deref(), std::env::vars());
+    match cli.command {
+        Command::Serve => serve::run(&settings()?),
+        Command::Demo => demo::run(settings()?),
+        Command::Migrate(command) => migrate::run(&command, &settings()?),
+        Command::Principal(command) => principal::run(command, &settings()?),
+        Command::Key(command) => key::run(command, settings),
+        Command::Sign(arguments) => sign::run(&arguments),
+        Command::Config(command) => config::run(&command, &settings()?),
+    }
+}
+
+/// The error and its causes, on one line. A cause that its effect repeats is said once.
+fn one_line(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !line.contains(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
+        cause = error.source();
+    }
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// A runtime for commands that do one thing.
+fn block_on<T>(work: impl Future<Output = T>) -> io::Result<T> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work))
+}
+
+fn print(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
+}
+
+/// Settings with the log set up as they say.
+fn init_log(settings: &Settings) -> Result<(), crate::telemetry::log::LogError> {
+    crate::telemetry::log::init(&settings.telemetry)
+}

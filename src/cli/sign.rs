@@ -1,0 +1,54 @@
+//! `countersign sign`, the client's side.
+
+use std::{path::PathBuf, time::SystemTime};
+
+use clap::Args;
+
+use crate::{
+    client::{Binding, Signer},
+    domain::{key::PrivateKey, principal::Username},
+};
+
+#[derive(Debug, Args)]
+pub(super) struct SignArguments {
+    /// Who signs.
+    username: Username,
+    /// The private key: PEM or OpenSSH; `-` reads it from standard input.
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// The passphrase of the key is in this environment variable.
+    #[arg(long, value_name = "VAR")]
+    passphrase_env: Option<String>,
+    /// Bind the token to this HTTP method.
+    #[arg(long, value_name = "M")]
+    method: Option<String>,
+    /// Bind the token to this URL; its query and fragment do not count.
+    #[arg(long, value_name = "U")]
+    url: Option<String>,
+    /// Make the token for the service of this audience only.
+    #[arg(long)]
+    audience: Option<String>,
+    /// Print the whole header, as `curl -H` takes it, instead of the token alone.
+    #[arg(long)]
+    header: bool,
+    /// The scheme in that header.
+    #[arg(long, default_value = "JWT")]
+    scheme: String,
+}
+
+pub(super) fn run(arguments: &SignArguments) -> super::Outcome {
+    if arguments.url.as_deref().is_some_and(|url| url::Url::parse(url).is_err()) {
+        return Err(super::Failure::Usage("--url takes a whole URL, such as https://api.example/orders".into()));
+    }
+    let passphrase = super::key::passphrase(arguments.passphrase_env.as_deref())?;
+    let key = PrivateKey::parse(&super::key::read(&arguments.key)?, passphrase.as_ref())?;
+    let mut signer = Signer::new(arguments.username.as_str(), key);
+    if let Some(audience) = &arguments.audience {
+        signer = signer.with_audience(audience);
+    }
+    let binding = Binding { method: arguments.method.as_deref(), uri: arguments.url.as_deref() };
+    let token = signer.sign(binding, SystemTime::now())?;
+    let line = if arguments.header { format!("Authorization: {} {token}\n", arguments.scheme) } else { format!("{token}\n") };
+    super::print(&line)?;
+    Ok(())
+}
