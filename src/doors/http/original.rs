@@ -5,14 +5,15 @@ use actix_web::{HttpRequest, http::header::HeaderMap};
 use crate::domain::presented::{OriginalRequest, Stated};
 
 /// Told by headers. nginx sets `X-Original-*`, Traefik, Caddy and others `X-Forwarded-*`, and each passes the other's through
-/// from the client: where they differ, one is forged, and neither is believed. Without any, the method and host are the
-/// request's own, and the path is not known.
+/// from the client: where they differ, one is forged, and neither is believed. What no header tells is not known; the method of
+/// the question itself says nothing, since gateways ask with GET about everything. The host is the question's own where no
+/// other is told: a gateway that passes the original one along does so there.
 pub(super) fn from_headers<'a>(request: &'a HttpRequest, host: Option<&'a str>) -> OriginalRequest<'a> {
     let headers = request.headers();
     let from = |names: [&str; 2]| names.into_iter().fold(Stated::Nowhere, |known, name| told(known, headers, name));
     let only = |name| told(Stated::Nowhere, headers, name);
     OriginalRequest {
-        method: from(["x-original-method", "x-forwarded-method"]).or(Stated::As(request.method().as_str())),
+        method: from(["x-original-method", "x-forwarded-method"]),
         scheme: only("x-forwarded-proto"),
         host: only("x-forwarded-host").or(host.into()),
         path: from(["x-original-uri", "x-forwarded-uri"]),

@@ -1,1 +1,464 @@
+use std::{
+    collections::HashMap,
+    future::Future,
+    sync::{Mutex, atomic::AtomicI64, atomic::Ordering},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    config::telemetry::DecisionLog,
+    domain::{
+        algorithm::{Algorithm, KeyFamily},
+        decision::DenialCode,
+        key::{PrivateKey, VerifyingKey},
+        nonce::NonceClaim,
+        presented::{Door, OriginalRequest},
+        principal::{KeyId, KnownKey, PrincipalId, Username},
+    },
+    engine::ports::{Answer, Dependency},
+};
+
+const NOW_MS: i64 = 1_800_000_000_500;
+const NOW: i64 = 1_800_000_000;
+
+#[derive(Default)]
+struct TestClock(AtomicI64);
+
+impl Clock for TestClock {
+    fn now(&self) -> UnixMillis {
+        UnixMillis(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// A directory that holds what the test put in, and counts how often it was asked.
+#[derive(Default)]
+struct TestDirectory {
+    principals: HashMap<String, Arc<KnownPrincipal>>,
+    is_down: bool,
+}
+
+impl KeyDirectory for TestDirectory {
+    fn lookup<'a>(&'a self, username: &'a Username, _: UnixMillis) -> Answer<'a, Result<Option<Arc<KnownPrincipal>>, Unavailable>> {
+        Answer::ready(match self.is_down {
+            true => Err(Unavailable::new(Dependency::KeyDirectory, "down")),
+            false => Ok(self.principals.get(username.as_str()).cloned()),
+        })
+    }
+
+    fn check(&self, _: UnixMillis) -> Result<(), Unavailable> {
+        Ok(())
+    }
+}
+
+/// A store that keeps each claim until the moment it was asked to, and not a moment longer: the least that the port promises.
+#[derive(Default)]
+struct TestNonces {
+    claims: Mutex<HashMap<(i64, String), (UnixMillis, u128)>>,
+    is_down: bool,
+}
+
+impl NonceStore for TestNonces {
+    fn claim<'a>(&'a self, claim: NonceClaim<'a>) -> Answer<'a, Result<Claimed, Unavailable>> {
+        if self.is_down {
+            return Answer::ready(Err(Unavailable::new(Dependency::NonceStore, "down")));
+        }
+        let mut claims = self.claims.lock().unwrap();
+        let key = (claim.principal.0, claim.nonce.to_owned());
+        if let Some((forgotten_at, holder)) = claims.get(&key).filter(|(forgotten_at, _)| claim.now < *forgotten_at) {
+            let _ = forgotten_at;
+            let is_same = matches!(claim.attempt, Attempt::Named(number) if number == *holder);
+            return Answer::ready(Ok(if is_same { Claimed::Fresh } else { Claimed::Replayed }));
+        }
+        claims.insert(key, (claim.now.saturating_add(claim.remember_for()), claim.attempt.number()));
+        Answer::ready(Ok(Claimed::Fresh))
+    }
+
+    fn check(&self) -> Answer<'_, Result<(), Unavailable>> {
+        Answer::ready(Ok(()))
+    }
+}
+
+struct Bench {
+    key: PrivateKey,
+    clock: Arc<TestClock>,
+    nonces: Arc<TestNonces>,
+    verifier: Verifier,
+}
+
+fn principal(id: i64, username: &str, is_active: bool, keys: &[&PrivateKey], scopes: &str) -> Arc<KnownPrincipal> {
+    let keys = keys.iter().zip(1..).map(|(key, number)| {
+        KnownKey::new(KeyId(number), VerifyingKey::new(key.public_key()), Scopes::parse(scopes).unwrap(), None, None)
+    });
+    Arc::new(KnownPrincipal::new(PrincipalId(id), Username::new(username).unwrap(), is_active, keys.collect()))
+}
+
+fn policy() -> Policy {
+    Policy {
+        scheme: "JWT".into(),
+        tolerance: Tolerance::DEFAULT,
+        audience: Some("us".into()),
+        required_claims: RequiredClaims::default(),
+    }
+}
+
+fn bench_with(policy: Policy, directory_is_down: bool, nonces_are_down: bool) -> Bench {
+    let key = PrivateKey::generate(KeyFamily::Ed25519, 2048).unwrap();
+    let principals = [principal(1, "alice", true, &[&key], "read write"), principal(2, "dora", false, &[&key], "")];
+    let principals = principals.into_iter().map(|known| (known.username.to_string(), known)).collect();
+    let clock = Arc::new(TestClock(NOW_MS.into()));
+    let nonces = Arc::new(TestNonces { is_down: nonces_are_down, ..TestNonces::default() });
+    let verifier = Verifier::new(
+        policy,
+        Arc::clone(&clock) as Arc<dyn Clock>,
+        Arc::new(TestDirectory { principals, is_down: directory_is_down }),
+        Arc::clone(&nonces) as Arc<dyn NonceStore>,
+        Arc::new(DecisionObserver::new(DecisionLog::Off)),
+    )
+    .unwrap();
+    Bench { key, clock, nonces, verifier }
+}
+
+fn bench() -> Bench {
+    bench_with(policy(), false, false)
+}
+
+fn sign(key: &PrivateKey, algorithm: Algorithm, header: &Value, claims: &Value) -> String {
+    let mut header = header.clone();
+    header["alg"] = algorithm.name().into();
+    let part = |json: &Value| BASE64_URL_SAFE_NO_PAD.encode(json.to_string());
+    let input = format!("{}.{}", part(&header), part(claims));
+    let signature = key.sign(algorithm, input.as_bytes()).unwrap();
+    format!("JWT {input}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))
+}
+
+fn claims(nonce: &str) -> Value {
+    json!({"username": "alice", "time": NOW, "nonce": nonce})
+}
+
+fn presented(credentials: &str) -> Presented<'_> {
+    Presented {
+        door: Door::Http,
+        credentials: Credentials::One(credentials),
+        request: OriginalRequest {
+            method: Some("GET").into(),
+            scheme: Some("https").into(),
+            host: Some("api.example").into(),
+            path: Some("/orders?page=1").into(),
+        },
+        required_scopes: Vec::new(),
+        attempt: None,
+        peer: None,
+    }
+}
+
+/// Everything here answers at once, so that no runtime is needed.
+fn now_or_never<T>(future: impl Future<Output = T>) -> T {
+    match std::pin::pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => output,
+        Poll::Pending => panic!("a decision that has everything in memory waits for nothing"),
+    }
+}
+
+impl Bench {
+    fn sign(&self, claims: &Value) -> String {
+        sign(&self.key, Algorithm::EdDsa, &json!({}), claims)
+    }
+
+    fn decide(&self, presented: &Presented<'_>) -> Result<(), DenialReason> {
+        match now_or_never(self.verifier.decide(presented)).result.unwrap() {
+            Decision::Allow(identity) => {
+                assert_eq!(identity.principal().username.as_str(), "alice");
+                Ok(())
+            }
+            Decision::Deny(denial) => Err(denial.reason),
+        }
+    }
+
+    fn present(&self, credentials: &str) -> Result<(), DenialReason> {
+        self.decide(&presented(credentials))
+    }
+
+    fn claimed(&self) -> usize {
+        self.nonces.claims.lock().unwrap().len()
+    }
+}
+
+#[test]
+fn a_good_token_passes_exactly_once() {
+    let bench = bench();
+    let token = bench.sign(&claims("n"));
+    assert_eq!(bench.present(&token), Ok(()));
+    for _ in 0..3 {
+        assert_eq!(bench.present(&token), Err(DenialReason::NonceClaimed));
+    }
+    assert_eq!(bench.present(&bench.sign(&claims("m"))), Ok(()));
+}
+
+#[test]
+fn each_refusal_has_its_reason_and_none_burns_the_nonce() {
+    let bench = bench();
+    let other = PrivateKey::generate(KeyFamily::Ed25519, 2048).unwrap();
+    let with = |name: &str, value: Value| {
+        let mut claims = claims("n");
+        claims[name] = value;
+        bench.sign(&claims)
+    };
+    let oversized = format!("JWT {}", "a".repeat(9000));
+    for (credentials, reason) in [
+        ("JWT".to_owned(), DenialReason::WrongScheme),
+        ("Bearer abc".to_owned(), DenialReason::WrongScheme),
+        ("JWT abc".to_owned(), DenialReason::NotAJws),
+        (oversized, DenialReason::TokenTooLarge),
+        (format!("{0},{0}", bench.sign(&claims("n"))), DenialReason::SeveralCredentials),
+        (format!("{0} {0}", bench.sign(&claims("n"))), DenialReason::SeveralCredentials),
+        (with("username", json!(5)), DenialReason::ClaimsMistyped),
+        (with("nonce", json!("")), DenialReason::ClaimMissing),
+        (with("sub", json!("bob")), DenialReason::ClaimsContradictory),
+        (with("username", json!("nobody")), DenialReason::UnknownPrincipal),
+        (with("username", json!("dora")), DenialReason::DisabledPrincipal),
+        (with("time", json!(NOW - 21)), DenialReason::TooOld),
+        (with("time", json!(NOW + 21)), DenialReason::TooNew),
+        (with("exp", json!(NOW)), DenialReason::Expired),
+        (with("nbf", json!(NOW + 1)), DenialReason::NotYetValid),
+        (with("htm", json!("POST")), DenialReason::MethodMismatch),
+        (with("htu", json!("https://api.example/other")), DenialReason::UriMismatch),
+        (with("aud", json!("them")), DenialReason::AudienceMismatch),
+        (sign(&other, Algorithm::EdDsa, &json!({}), &claims("n")), DenialReason::BadSignature),
+        (
+            sign(&other, Algorithm::EdDsa, &json!({"kid": other.public_key().fingerprint().to_string()}), &claims("n")),
+            DenialReason::NoMatchingKey,
+        ),
+    ] {
+        assert_eq!(bench.present(&credentials), Err(reason), "{credentials}");
+    }
+    let mut scoped = presented("");
+    let token = bench.sign(&claims("n"));
+    scoped.credentials = Credentials::One(&token);
+    scoped.required_scopes = vec!["read", "write admin"];
+    assert_eq!(bench.decide(&scoped), Err(DenialReason::InsufficientScope));
+    assert_eq!(bench.claimed(), 0, "a refusal must not burn the nonce");
+    assert_eq!(bench.present(&token), Ok(()));
+}
+
+#[test]
+fn bindings_that_hold_let_pass() {
+    let bench = bench();
+    let mut bound = claims("n");
+    bound["htm"] = json!("GET");
+    bound["htu"] = json!("https://api.example/orders");
+    bound["aud"] = json!(["us", "them"]);
+    bound["exp"] = json!(NOW + 1);
+    bound["nbf"] = json!(NOW);
+    assert_eq!(bench.present(&bench.sign(&bound)), Ok(()));
+}
+
+#[test]
+fn bindings_can_be_required() {
+    let required_claims = RequiredClaims { method: true, uri: true, audience: true };
+    let bench = bench_with(Policy { required_claims, ..policy() }, false, false);
+    assert_eq!(bench.present(&bench.sign(&claims("n"))), Err(DenialReason::BindingMissing));
+}
+
+#[test]
+fn scopes_are_asked_for_by_every_list() {
+    let bench = bench();
+    let token = bench.sign(&claims("n"));
+    let mut presented = presented(&token);
+    presented.required_scopes = vec!["read", "", "write"];
+    assert_eq!(bench.decide(&presented), Ok(()));
+}
+
+#[test]
+fn missing_scopes_are_named() {
+    let bench = bench();
+    let token = bench.sign(&claims("n"));
+    let mut presented = presented(&token);
+    presented.required_scopes = vec!["read admin", "audit", "\""];
+    match now_or_never(bench.verifier.decide(&presented)).result.unwrap() {
+        Decision::Deny(Denial { reason: DenialReason::InsufficientScope, missing_scopes, .. }) => {
+            assert_eq!(missing_scopes.unwrap().as_str(), "", "a list with what is no scope is not repeated");
+        }
+        other => panic!("{other:?}"),
+    }
+    presented.required_scopes = vec!["read admin", "audit"];
+    match now_or_never(bench.verifier.decide(&presented)).result.unwrap() {
+        Decision::Deny(Denial { missing_scopes, .. }) => assert_eq!(missing_scopes.unwrap().as_str(), "admin audit"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_a_store_cannot_say_is_no_decision() {
+    for (directory_is_down, nonces_are_down, dependency) in
+        [(true, false, Dependency::KeyDirectory), (false, true, Dependency::NonceStore)]
+    {
+        let bench = bench_with(policy(), directory_is_down, nonces_are_down);
+        let token = bench.sign(&claims("n"));
+        let verdict = now_or_never(bench.verifier.decide(&presented(&token)));
+        assert_eq!(verdict.result.unwrap_err().dependency, dependency);
+    }
+}
+
+#[test]
+fn a_gateway_that_asks_again_about_the_same_request_is_answered_the_same() {
+    let bench = bench();
+    let token = bench.sign(&claims("n"));
+    let mut attempt = presented(&token);
+    attempt.attempt = Some("stream-1");
+    assert_eq!(bench.decide(&attempt), Ok(()));
+    assert_eq!(bench.decide(&attempt), Ok(()), "the same request, checked again");
+
+    let other_name = Presented { attempt: Some("stream-2"), ..attempt.clone() };
+    assert_eq!(bench.decide(&other_name), Err(DenialReason::NonceClaimed));
+    let no_name = Presented { attempt: None, ..attempt.clone() };
+    assert_eq!(bench.decide(&no_name), Err(DenialReason::NonceClaimed));
+    let mut other_path = attempt.clone();
+    other_path.request.path = Some("/admin").into();
+    assert_eq!(bench.decide(&other_path), Err(DenialReason::NonceClaimed), "the same name on another request");
+    let mut other_method = attempt;
+    other_method.request.method = Some("DELETE").into();
+    assert_eq!(bench.decide(&other_method), Err(DenialReason::NonceClaimed));
+}
+
+#[test]
+fn the_scheme_is_compared_without_case() {
+    let bench = bench();
+    for (nonce, scheme) in [("a", "jwt"), ("b", "Jwt"), ("c", "  JWT  ")] {
+        let token = bench.sign(&claims(nonce)).replace("JWT ", &format!("{scheme} "));
+        assert_eq!(bench.present(&token), Ok(()), "{scheme}");
+    }
+}
+
+#[test]
+fn principals_keep_their_nonces_apart() {
+    let (alice, bob) = (PrivateKey::generate(KeyFamily::P256, 2048).unwrap(), PrivateKey::generate(KeyFamily::P256, 2048).unwrap());
+    let principals = [("alice", &alice, 1), ("bob", &bob, 2)]
+        .map(|(name, key, id)| (name.to_owned(), principal(id, name, true, &[key], "")))
+        .into();
+    let verifier = Verifier::new(
+        policy(),
+        Arc::new(TestClock(NOW_MS.into())),
+        Arc::new(TestDirectory { principals, is_down: false }),
+        Arc::new(TestNonces::default()),
+        Arc::new(DecisionObserver::new(DecisionLog::Off)),
+    )
+    .unwrap();
+    for (name, key) in [("alice", &alice), ("bob", &bob)] {
+        let token = sign(key, Algorithm::Es256, &json!({}), &json!({"username": name, "time": NOW, "nonce": "same"}));
+        assert!(matches!(now_or_never(verifier.decide(&presented(&token))).result, Ok(Decision::Allow(_))), "{name}");
+    }
+    let stolen = sign(&bob, Algorithm::Es256, &json!({}), &json!({"username": "alice", "time": NOW, "nonce": "x"}));
+    assert!(matches!(now_or_never(verifier.decide(&presented(&stolen))).result, Ok(Decision::Deny(_))));
+}
+
+#[test]
+fn a_key_decides_its_algorithms() {
+    let rsa = PrivateKey::generate(KeyFamily::Rsa, 2048).unwrap();
+    let bench = bench();
+    let public = rsa.public_key().to_pem();
+    // The classic confusion: an HMAC keyed with the public key's text.
+    let part = |json: &Value| BASE64_URL_SAFE_NO_PAD.encode(json.to_string());
+    let input = format!("{}.{}", part(&json!({"alg": "HS256"})), part(&claims("n")));
+    let hmac = aws_lc_rs::hmac::sign(&aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, public.as_bytes()), input.as_bytes());
+    let confused = format!("JWT {input}.{}", BASE64_URL_SAFE_NO_PAD.encode(hmac.as_ref()));
+    assert_eq!(bench.present(&confused), Err(DenialReason::AlgorithmNotAllowed));
+    let none = format!("JWT {}.{}.AAAA", part(&json!({"alg": "none"})), part(&claims("n")));
+    assert_eq!(bench.present(&none), Err(DenialReason::AlgorithmNotAllowed));
+    let foreign = sign(&rsa, Algorithm::Rs256, &json!({}), &claims("n"));
+    assert_eq!(bench.present(&foreign), Err(DenialReason::NoMatchingKey), "alice has no RSA key");
+}
+
+#[test]
+fn at_most_eight_keys_are_tried_and_a_kid_picks_its_own() {
+    let keys: Vec<PrivateKey> = (0..10).map(|_| PrivateKey::generate(KeyFamily::Ed25519, 2048).unwrap()).collect();
+    let known = principal(1, "alice", true, &keys.iter().collect::<Vec<_>>(), "");
+    let token = sign(&keys[0], Algorithm::EdDsa, &json!({}), &claims("n"));
+    let token = UntrustedToken::parse(token.trim_start_matches("JWT ")).unwrap();
+    let tried: Vec<i64> = known.candidates(&token, UnixMillis(NOW_MS)).map(|(_, key)| key.id.0).collect();
+    assert_eq!(tried, [10, 9, 8, 7, 6, 5, 4, 3], "the newest eight");
+
+    let kid = keys[0].public_key().fingerprint().to_string();
+    let named = sign(&keys[0], Algorithm::EdDsa, &json!({"kid": kid}), &claims("n"));
+    let named = UntrustedToken::parse(named.trim_start_matches("JWT ")).unwrap();
+    let tried: Vec<i64> = known.candidates(&named, UnixMillis(NOW_MS)).map(|(_, key)| key.id.0).collect();
+    assert_eq!(tried, [1]);
+
+    let foreign = sign(&keys[9], Algorithm::EdDsa, &json!({"kid": "key-1"}), &claims("n"));
+    let foreign = UntrustedToken::parse(foreign.trim_start_matches("JWT ")).unwrap();
+    assert_eq!(known.candidates(&foreign, UnixMillis(NOW_MS)).count(), 8, "names that others gave say nothing here");
+}
+
+#[test]
+fn keys_count_only_in_their_time() {
+    let key = PrivateKey::generate(KeyFamily::Ed25519, 2048).unwrap();
+    let at = |from: Option<i64>, until: Option<i64>| {
+        let known = KnownKey::new(
+            KeyId(1),
+            VerifyingKey::new(key.public_key()),
+            Scopes::default(),
+            from.map(UnixMillis),
+            until.map(UnixMillis),
+        );
+        known.is_current(UnixMillis(NOW_MS))
+    };
+    assert!(at(None, None) && at(Some(NOW_MS), None) && at(None, Some(NOW_MS + 1)));
+    assert!(!at(Some(NOW_MS + 1), None) && !at(None, Some(NOW_MS)));
+}
+
+#[test]
+fn refusals_that_would_tell_users_apart_share_a_code() {
+    let bench = bench();
+    let other = PrivateKey::generate(KeyFamily::Ed25519, 2048).unwrap();
+    for username in ["alice", "dora", "nobody"] {
+        let token = sign(&other, Algorithm::EdDsa, &json!({}), &json!({"username": username, "time": NOW, "nonce": "n"}));
+        assert_eq!(bench.present(&token).unwrap_err().code(), DenialCode::InvalidToken, "{username}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// For any interleaving of presentations of a few tokens, signed by clocks that are off by up to the tolerance, each passes
+    /// at most once; and one that is outside the window when presented never passes.
+    #[test]
+    fn no_token_passes_twice_and_none_outside_its_window(
+        skews in proptest::collection::vec(-25_i64..=25, 1..4),
+        presentations in proptest::collection::vec((0_usize..4, 0_i64..9_000), 1..60),
+    ) {
+        let bench = bench();
+        let tokens: Vec<(i64, String)> = skews.iter().enumerate().map(|(index, skew)| {
+            let time = NOW + skew;
+            (time, bench.sign(&json!({"username": "alice", "time": time, "nonce": format!("n-{index}")})))
+        }).collect();
+        let mut passed = vec![0; tokens.len()];
+        let mut now = NOW_MS;
+        for (index, wait) in presentations {
+            now += wait;
+            bench.clock.0.store(now, Ordering::Relaxed);
+            let index = index % tokens.len();
+            let (time, token) = &tokens[index];
+            let is_inside = (now - time * 1000).abs() <= Duration::from_secs(20).as_millis().try_into().unwrap();
+            match bench.present(token) {
+                Ok(()) => {
+                    prop_assert!(is_inside, "a token {} ms off passed", now - time * 1000);
+                    passed[index] += 1;
+                }
+                Err(reason) => prop_assert!(!is_inside || reason == DenialReason::NonceClaimed, "{reason:?}"),
+            }
+        }
+        prop_assert!(passed.iter().all(|count| *count <= 1), "{passed:?}");
+    }
+
+    #[test]
+    fn no_credentials_make_a_decision_panic_or_pass(text in "\\PC*", scheme in "(JWT |Bearer |)") {
+        let bench = bench();
+        let credentials = format!("{scheme}{text}");
+        prop_assert!(bench.present(&credentials).is_err());
+    }
+}

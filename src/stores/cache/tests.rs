@@ -1,1 +1,232 @@
+use std::{collections::BTreeMap, sync::atomic::AtomicUsize};
 
+use async_trait::async_trait;
+use tokio::sync::Semaphore;
+
+use super::*;
+
+/// A registry whose changes become visible when the test says so, and whose answers can be held up.
+struct TestSource {
+    principals: Mutex<BTreeMap<String, (i64, bool)>>,
+    changes: Mutex<Vec<RegistryChange>>,
+    loads: AtomicUsize,
+    is_down: Mutex<bool>,
+    gate: Semaphore,
+}
+
+impl TestSource {
+    fn new() -> Arc<Self> {
+        let source = Self {
+            principals: Mutex::default(),
+            changes: Mutex::default(),
+            loads: AtomicUsize::new(0),
+            is_down: Mutex::new(false),
+            gate: Semaphore::new(Semaphore::MAX_PERMITS),
+        };
+        Arc::new(source)
+    }
+
+    fn set(&self, username: &str, id: i64, is_active: bool) {
+        self.principals.lock().unwrap().insert(username.to_owned(), (id, is_active));
+    }
+
+    fn change(&self, id: i64, principal: i64) {
+        self.changes.lock().unwrap().push(RegistryChange { id, principal: PrincipalId(principal) });
+    }
+
+    fn up(&self) -> Result<(), RegistryError> {
+        if *self.is_down.lock().unwrap() { Err(RegistryError::Store("down".into())) } else { Ok(()) }
+    }
+}
+
+#[async_trait]
+impl PrincipalSource for TestSource {
+    async fn load(&self, username: &Username) -> Result<Option<KnownPrincipal>, RegistryError> {
+        self.up()?;
+        self.loads.fetch_add(1, Ordering::SeqCst);
+        let found = self.principals.lock().unwrap().get(username.as_str()).copied();
+        // What was read before the gate is answered after it: a slow answer is an old one.
+        drop(self.gate.acquire().await.unwrap());
+        Ok(found.map(|(id, is_active)| KnownPrincipal::new(PrincipalId(id), username.clone(), is_active, Vec::new())))
+    }
+
+    async fn newest_change(&self) -> Result<i64, RegistryError> {
+        self.up()?;
+        Ok(self.changes.lock().unwrap().iter().map(|change| change.id).max().unwrap_or(0))
+    }
+
+    async fn changes(&self, seen: i64, overlap: i64, _: UnixMillis) -> Result<Vec<RegistryChange>, RegistryError> {
+        self.up()?;
+        let mut changes: Vec<_> = self.changes.lock().unwrap().iter().copied().filter(|change| change.id > seen - overlap).collect();
+        changes.sort_by_key(|change| change.id);
+        Ok(changes)
+    }
+
+    async fn usernames(&self, ids: &[PrincipalId]) -> Result<Vec<(PrincipalId, Username)>, RegistryError> {
+        let principals = self.principals.lock().unwrap();
+        let named = principals.iter().filter(|(_, (id, _))| ids.contains(&PrincipalId(*id)));
+        Ok(named.map(|(name, (id, _))| (PrincipalId(*id), Username::new(name).unwrap())).collect())
+    }
+
+    async fn forget_changes(&self, _: UnixMillis) -> Result<(), RegistryError> {
+        Ok(())
+    }
+}
+
+struct TestClock(AtomicI64);
+
+impl Clock for TestClock {
+    fn now(&self) -> UnixMillis {
+        UnixMillis(self.0.load(Ordering::SeqCst))
+    }
+}
+
+struct Setup {
+    source: Arc<TestSource>,
+    clock: Arc<TestClock>,
+    directory: Arc<CachedDirectory>,
+    follower: Follower,
+}
+
+impl Setup {
+    async fn new() -> Self {
+        Self::with(&RegistrySettings::default()).await
+    }
+
+    async fn with(settings: &RegistrySettings) -> Self {
+        let (source, clock) = (TestSource::new(), Arc::new(TestClock(AtomicI64::new(1_000_000))));
+        source.set("alice", 1, true);
+        let (directory, follower) =
+            CachedDirectory::start(Arc::clone(&source) as _, Arc::clone(&clock) as _, settings).await.unwrap();
+        Self { source, clock, directory, follower }
+    }
+
+    /// Whether the principal is active; `None` where there is none.
+    async fn lookup(&self, username: &str) -> Result<Option<bool>, Unavailable> {
+        let username = Username::new(username).unwrap();
+        Ok(self.directory.lookup(&username, self.clock.now()).await?.map(|known| known.is_active))
+    }
+
+    fn loads(&self) -> usize {
+        self.source.loads.load(Ordering::SeqCst)
+    }
+}
+
+#[tokio::test]
+async fn what_is_known_is_not_read_again() {
+    let setup = Setup::new().await;
+    for _ in 0..3 {
+        assert_eq!(setup.lookup("alice").await.unwrap(), Some(true));
+        assert_eq!(setup.lookup("nobody").await.unwrap(), None);
+    }
+    assert_eq!(setup.loads(), 2);
+}
+
+#[tokio::test]
+async fn changes_are_seen_at_the_next_poll() {
+    let mut setup = Setup::new().await;
+    assert_eq!(setup.lookup("alice").await.unwrap(), Some(true));
+    assert_eq!(setup.lookup("bob").await.unwrap(), None);
+    setup.source.set("alice", 1, false);
+    setup.source.set("bob", 2, true);
+    setup.source.change(1, 1);
+    setup.source.change(2, 2);
+    assert_eq!(setup.lookup("alice").await.unwrap(), Some(true), "not yet");
+    setup.follower.poll().await.unwrap();
+    assert_eq!(setup.lookup("alice").await.unwrap(), Some(false));
+    assert_eq!(setup.lookup("bob").await.unwrap(), Some(true), "absence is forgotten too");
+    setup.follower.poll().await.unwrap();
+    let loads = setup.loads();
+    assert_eq!(setup.lookup("alice").await.unwrap(), Some(false));
+    assert_eq!(setup.loads(), loads, "a change is acted on once");
+}
+
+#[tokio::test]
+async fn a_change_that_becomes_visible_after_a_later_one_is_not_missed() {
+    let mut setup = Setup::new().await;
+    setup.source.change(2, 9);
+    setup.follower.poll().await.unwrap();
+    assert_eq!(setup.lookup("alice").await.unwrap(), Some(true));
+    setup.source.set("alice", 1, false);
+    setup.source.change(1, 1);
+    setup.follower.poll().await.unwrap();
+    assert_eq!(setup.lookup("alice").await.unwrap(), Some(false));
+}
+
+#[tokio::test]
+async fn removed_principals_are_found_by_their_number() {
+    let mut setup = Setup::new().await;
+    assert_eq!(setup.lookup("alice").await.unwrap(), Some(true));
+    setup.source.principals.lock().unwrap().clear();
+    setup.source.change(1, 1);
+    setup.follower.poll().await.unwrap();
+    assert_eq!(setup.lookup("alice").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_load_that_a_change_overtakes_is_not_kept() {
+    let mut setup = Setup::new().await;
+    let held = setup.source.gate.acquire_many(u32::try_from(Semaphore::MAX_PERMITS.min(u32::MAX as usize)).unwrap()).await.unwrap();
+    let everything = setup.source.gate.available_permits();
+    setup.source.gate.forget_permits(everything);
+    let (directory, username) = (Arc::clone(&setup.directory), Username::new("alice").unwrap());
+    let slow = tokio::spawn(async move { directory.lookup(&username, UnixMillis(1_000_000)).await.unwrap().unwrap().is_active });
+    while setup.loads() == 0 {
+        tokio::task::yield_now().await;
+    }
+    setup.source.set("alice", 1, false);
+    setup.source.change(1, 1);
+    setup.follower.poll().await.unwrap();
+    drop(held);
+    assert!(slow.await.unwrap(), "this one began before the change");
+    assert_eq!(setup.lookup("alice").await.unwrap(), Some(false), "and was not kept");
+}
+
+#[tokio::test]
+async fn many_who_wait_for_one_principal_wait_for_one_query() {
+    let setup = Setup::new().await;
+    let waiting: Vec<_> = (0..50)
+        .map(|_| {
+            let directory = Arc::clone(&setup.directory);
+            tokio::spawn(async move { directory.lookup(&Username::new("alice").unwrap(), UnixMillis(1_000_000)).await.unwrap().is_some() })
+        })
+        .collect();
+    for lookup in waiting {
+        assert!(lookup.await.unwrap());
+    }
+    assert_eq!(setup.loads(), 1);
+}
+
+#[tokio::test]
+async fn a_lost_database_is_outlived_for_a_while_and_recovered_from() {
+    let settings = RegistrySettings { max_stale: Duration::from_secs(60), ..RegistrySettings::default() };
+    let mut setup = Setup::with(&settings).await;
+    assert_eq!(setup.lookup("alice").await.unwrap(), Some(true));
+    *setup.source.is_down.lock().unwrap() = true;
+    setup.clock.0.fetch_add(60_000, Ordering::SeqCst);
+    assert!(setup.follower.poll().await.is_err());
+    assert_eq!(setup.lookup("alice").await.unwrap(), Some(true), "known principals go on");
+    assert_eq!(setup.lookup("bob").await.unwrap_err().dependency, Dependency::KeyDirectory, "unknown ones cannot be told");
+    assert!(setup.directory.check(setup.clock.now()).is_ok());
+
+    setup.clock.0.fetch_add(1, Ordering::SeqCst);
+    assert_eq!(setup.lookup("alice").await.unwrap_err().dependency, Dependency::KeyDirectory, "but not for ever");
+    assert!(setup.directory.check(setup.clock.now()).is_err());
+
+    *setup.source.is_down.lock().unwrap() = false;
+    setup.follower.poll().await.unwrap();
+    assert_eq!(setup.lookup("alice").await.unwrap(), Some(true));
+    assert!(setup.directory.check(setup.clock.now()).is_ok());
+}
+
+#[tokio::test]
+async fn another_database_than_before_is_noticed() {
+    let mut setup = Setup::new().await;
+    setup.source.change(5, 9);
+    setup.follower.poll().await.unwrap();
+    assert_eq!(setup.lookup("alice").await.unwrap(), Some(true));
+    setup.source.changes.lock().unwrap().clear();
+    setup.source.set("alice", 1, false);
+    setup.follower.poll().await.unwrap();
+    assert_eq!(setup.lookup("alice").await.unwrap(), Some(false));
+}
