@@ -197,7 +197,8 @@ impl App {
         tracing::info!("stopping: finishing what is in flight");
         stop.send_replace(true);
         // Dropping the task of a gRPC server cuts its connections, which is what remains for those that do not finish in time.
-        let grpc_drained = tokio::time::timeout(DRAIN, async { if grpc_done.is_finished() { Ok(Ok(())) } else { (&mut grpc_done).await } });
+        let grpc_drained =
+            tokio::time::timeout(DRAIN, async { if grpc_done.is_finished() { Ok(Ok(())) } else { (&mut grpc_done).await } });
         let ((), (), _) = tokio::join!(decisions.handle.stop(true), admin.handle.stop(true), grpc_drained);
         grpc_done.abort();
         drop(follower.await);
@@ -240,8 +241,12 @@ pub async fn migrate_up(settings: &DatabaseSettings) -> Result<Vec<String>, AppE
     use_one_crypto_library();
     let database = connect(settings).await?;
     let failed = |error: migrations::sea_orm_migration::DbErr| AppError::Migration(error.into());
-    let pending: Vec<String> =
-        Migrator::get_pending_migrations(&database).await.map_err(failed)?.iter().map(|migration| migration.name().to_owned()).collect();
+    let pending: Vec<String> = Migrator::get_pending_migrations(&database)
+        .await
+        .map_err(failed)?
+        .iter()
+        .map(|migration| migration.name().to_owned())
+        .collect();
     if !pending.is_empty() {
         Migrator::up(&database, None).await.map_err(failed)?;
     }
@@ -288,13 +293,12 @@ pub async fn check(settings: &Settings) -> Vec<(&'static str, Result<(), AppErro
 }
 
 fn nonce_store(settings: &Settings) -> Result<Arc<dyn NonceStore>, AppError> {
-    match RedisNonceStore::new(&settings.nonce) {
-        Some(store) => Ok(Arc::new(store?)),
-        None => {
-            debug_assert!(matches!(settings.nonce.url, NonceUrl::Memory));
-            let store = MemoryNonceStore::new(settings.nonce.memory_entries).map_err(|_| AppError::NoRandomness)?;
-            Ok(Arc::new(store))
-        }
+    if let Some(store) = RedisNonceStore::new(&settings.nonce) {
+        Ok(Arc::new(store?))
+    } else {
+        debug_assert!(matches!(settings.nonce.url, NonceUrl::Memory));
+        let store = MemoryNonceStore::new(settings.nonce.memory_entries).map_err(|_| AppError::NoRandomness)?;
+        Ok(Arc::new(store))
     }
 }
 
@@ -323,7 +327,6 @@ fn language(settings: &Settings) -> Language {
 fn use_one_crypto_library() {
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
 }
-
 
 /// One question put to both doors of a running service, for `countersign demo`.
 #[derive(Clone, Debug)]

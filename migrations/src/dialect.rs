@@ -41,7 +41,7 @@ impl Dialect {
         let mut definition = ColumnDef::new(column);
         match self.backend {
             DatabaseBackend::MySql => definition.custom("DATETIME(6)"),
-            _ => definition.timestamp_with_time_zone(),
+            _ => definition.date_time(),
         };
         definition
     }

@@ -79,11 +79,7 @@ impl MigrationTrait for Migration {
             .unique()
             .to_owned();
         manager.create_index(unique_key).await?;
-        let trusts = Index::create()
-            .name("jwks_trusts_principal")
-            .table(JwksTrusts::Table)
-            .col(JwksTrusts::PrincipalId)
-            .to_owned();
+        let trusts = Index::create().name("jwks_trusts_principal").table(JwksTrusts::Table).col(JwksTrusts::PrincipalId).to_owned();
         manager.create_index(trusts).await
     }
 

@@ -13,12 +13,7 @@ use crate::{
     app::{self, App, Listeners, Shown},
     client::{Binding, Signer},
     config::{Settings, telemetry::LogFormat},
-    domain::{
-        algorithm::KeyFamily,
-        key::PrivateKey,
-        principal::Username,
-        scope::Scopes,
-    },
+    domain::{algorithm::KeyFamily, key::PrivateKey, principal::Username, scope::Scopes},
     engine::{
         ports::RegistryError,
         registry::{AddKeyError, KeyTerms},
@@ -58,7 +53,10 @@ async fn demo(settings: Settings, key_file: &Path) -> super::Outcome {
     let stop = super::serve::told_to_stop()?;
     let served = tokio::spawn(app.serve(listeners, stop));
 
-    super::print(&format!("Principal \"{USERNAME}\" signs with {}; the service knows the public half only.\n\n", key_file.display()))?;
+    super::print(&format!(
+        "Principal \"{USERNAME}\" signs with {}; the service knows the public half only.\n\n",
+        key_file.display()
+    ))?;
     show(&Signer::new(USERNAME, key), http, grpc).await?;
     super::print(&usage(key_file, http, settings.server.admin_listen.0))?;
     served.await??;

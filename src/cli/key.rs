@@ -145,7 +145,12 @@ fn generate(arguments: &GenerateArguments) -> super::Outcome {
         return Err(error);
     }
     let columns = ["private_key", "public_key", "family", "fingerprint"];
-    let values = [file.display().to_string(), public_file.display().to_string(), arguments.family.to_string(), key.public_key().fingerprint().to_string()];
+    let values = [
+        file.display().to_string(),
+        public_file.display().to_string(),
+        arguments.family.to_string(),
+        key.public_key().fingerprint().to_string(),
+    ];
     output::one(&columns, values.into_iter().map(Value::String).collect(), Format::Table)?;
     Ok(())
 }
@@ -155,7 +160,9 @@ pub(super) fn passphrase(name: Option<&str>) -> Result<Option<SecretString>, sup
     let Some(name) = name else { return Ok(None) };
     match std::env::var(name) {
         Ok(value) if !value.is_empty() => Ok(Some(value.into())),
-        _ => Err(super::Failure::Usage(format!("the environment variable {name}, named by --passphrase-env, is not set or empty").into())),
+        _ => Err(super::Failure::Usage(
+            format!("the environment variable {name}, named by --passphrase-env, is not set or empty").into(),
+        )),
     }
 }
 
@@ -168,7 +175,12 @@ pub(super) fn read(file: &Path) -> Result<String, super::Failure> {
         fs::File::open(file).and_then(|mut file| file.read_to_end(&mut bytes))
     };
     result.map_err(|error| format!("{} cannot be read: {error}", file.display()))?;
-    let not_text = || format!("{} is not text; keys are read as PEM, OpenSSH or JWK (`openssl pkey -pubin -inform DER` converts DER)", file.display());
+    let not_text = || {
+        format!(
+            "{} is not text; keys are read as PEM, OpenSSH or JWK (`openssl pkey -pubin -inform DER` converts DER)",
+            file.display()
+        )
+    };
     Ok(String::from_utf8(bytes).map_err(|_| not_text())?)
 }
 
@@ -178,7 +190,8 @@ pub(super) fn write_secret(file: &Path, text: &str) -> super::Outcome {
 }
 
 fn write_new(file: &Path, text: &str, mode: u32) -> super::Outcome {
-    let written = OpenOptions::new().write(true).create_new(true).mode(mode).open(file).and_then(|mut file| file.write_all(text.as_bytes()));
+    let written =
+        OpenOptions::new().write(true).create_new(true).mode(mode).open(file).and_then(|mut file| file.write_all(text.as_bytes()));
     Ok(written.map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => format!("{} exists already; nothing is overwritten, choose another name", file.display()),
         _ => format!("{} cannot be written: {error}", file.display()),

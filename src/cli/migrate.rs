@@ -24,8 +24,12 @@ pub(super) fn run(command: &MigrateCommand, settings: &Settings) -> super::Outco
     match command {
         MigrateCommand::Up => {
             let applied = super::block_on(app::migrate_up(database))??;
-            let lines: String = applied.iter().map(|name| format!("applied {name}\n")).collect();
-            super::print(if lines.is_empty() { "nothing to apply\n" } else { &lines })?;
+            for name in &applied {
+                super::print(&format!("applied {name}\n"))?;
+            }
+            if applied.is_empty() {
+                super::print("nothing to apply\n")?;
+            }
         }
         MigrateCommand::Down => {
             let line = super::block_on(app::migrate_down(database))??.map(|name| format!("took back {name}\n"));

@@ -24,7 +24,7 @@ use crate::domain::{
 /// Random bytes in a nonce: 128 bits, 22 characters of base64url.
 const NONCE_BYTES: usize = 16;
 
-/// Signs single-use tokens in the name of one principal, with the algorithm that its key prefers: RS512, EdDSA, ES256, ES384.
+/// Signs single-use tokens in the name of one principal, with the algorithm that its key prefers: RS512, `EdDSA`, ES256, ES384.
 #[derive(Debug)]
 pub struct Signer {
     username: String,

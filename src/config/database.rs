@@ -14,14 +14,8 @@ pub struct DatabaseSettings {
     #[serde(deserialize_with = "values::parsed")]
     pub url: DatabaseUrl,
     /// Whether `serve` migrates the database before it starts. Default true for SQLite, else false.
-    #[serde(skip_serializing_if = "never", deserialize_with = "values::optional")]
+    #[serde(deserialize_with = "values::optional")]
     pub auto_migrate: Option<bool>,
-}
-
-/// An optional setting is still a key.
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-const fn never(_: &Option<bool>) -> bool {
-    false
 }
 
 /// Which database a URL names.
@@ -62,7 +56,9 @@ impl FromStr for DatabaseUrl {
     fn from_str(url: &str) -> Result<Self, Self::Err> {
         match url.split_once(':') {
             Some(("sqlite" | "postgres" | "postgresql" | "mysql" | "mariadb", _)) => Ok(Self(Secret::new(url))),
-            _ => Err("not a database URL; accepted are sqlite://FILE?mode=rwc, postgres://USER:PASSWORD@HOST/NAME and mysql://USER:PASSWORD@HOST/NAME"),
+            _ => Err(
+                "not a database URL; accepted are sqlite://FILE?mode=rwc, postgres://USER:PASSWORD@HOST/NAME and mysql://USER:PASSWORD@HOST/NAME",
+            ),
         }
     }
 }

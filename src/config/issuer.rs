@@ -33,8 +33,8 @@ impl Default for IssuerSettings {
             url: "http://localhost:8080".to_owned(),
             audience: String::new(),
             signing_keys_dir: "signing-keys".into(),
-            access_token_lifetime: Duration::from_secs(30 * 60),
-            refresh_token_lifetime: Duration::from_secs(60 * 24 * 3600),
+            access_token_lifetime: Duration::from_mins(30),
+            refresh_token_lifetime: Duration::from_hours(1440),
             multiple_tokens: true,
         }
     }

@@ -37,8 +37,8 @@ pub struct JwksSettings {
 impl Default for JwksSettings {
     fn default() -> Self {
         Self {
-            refresh_interval: Duration::from_secs(300),
-            max_age: Duration::from_secs(3600),
+            refresh_interval: Duration::from_mins(5),
+            max_age: Duration::from_hours(1),
             cooldown: Duration::from_secs(30),
             timeout: Duration::from_secs(5),
             max_bytes: 1024 * 1024,

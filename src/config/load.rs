@@ -87,7 +87,9 @@ pub fn load(file: Option<&Path>, environment: impl IntoIterator<Item = (String, 
     })?;
     match settings.contradictions().into_iter().next() {
         None => Ok(settings),
-        Some(Contradiction { key, reason }) => Err(SettingsError::BadValue { key: key.to_owned(), origin: origin(&root, key), reason }),
+        Some(Contradiction { key, reason }) => {
+            Err(SettingsError::BadValue { key: key.to_owned(), origin: origin(&root, key), reason })
+        }
     }
 }
 
@@ -209,7 +211,11 @@ impl Environment {
                 settings.push((name.replace("__", "."), value, variable));
             } else if let Some(meant) = known.iter().find(|key| key.replace('.', "_") == name) {
                 let spelling = format!("{PREFIX}{}", meant.replace('.', "__").to_ascii_uppercase());
-                return Err(SettingsError::UnknownKey { key: name, origin: format!("the environment ({variable})"), accepted: spelling });
+                return Err(SettingsError::UnknownKey {
+                    key: name,
+                    origin: format!("the environment ({variable})"),
+                    accepted: spelling,
+                });
             }
         }
         settings.sort();

@@ -48,7 +48,12 @@ pub struct Contradiction {
 
 impl Settings {
     fn contradictions(&self) -> Vec<Contradiction> {
-        [self.server.contradictions(), self.self_signed.contradictions(), self.admin.contradictions(), self.registry.contradictions()]
-            .concat()
+        [
+            self.server.contradictions(),
+            self.self_signed.contradictions(),
+            self.admin.contradictions(),
+            self.registry.contradictions(),
+        ]
+        .concat()
     }
 }

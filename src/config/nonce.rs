@@ -52,7 +52,8 @@ impl FromStr for NonceUrl {
         }
         let (scheme, rest) = url.split_once("://").ok_or(ACCEPTED)?;
         let nodes = |list: &str| -> Result<Vec<Secret>, &'static str> {
-            let nodes: Vec<Secret> = list.split(',').filter(|node| !node.is_empty()).map(|node| Secret::new(format!("redis://{node}"))).collect();
+            let nodes: Vec<Secret> =
+                list.split(',').filter(|node| !node.is_empty()).map(|node| Secret::new(format!("redis://{node}"))).collect();
             if nodes.is_empty() { Err(ACCEPTED) } else { Ok(nodes) }
         };
         match scheme {

@@ -22,7 +22,7 @@ pub struct RegistrySettings {
 
 impl Default for RegistrySettings {
     fn default() -> Self {
-        Self { poll_interval: Duration::from_millis(500), max_stale: Duration::from_secs(300), cache_entries: 100_000 }
+        Self { poll_interval: Duration::from_millis(500), max_stale: Duration::from_mins(5), cache_entries: 100_000 }
     }
 }
 
@@ -30,11 +30,14 @@ impl RegistrySettings {
     pub(super) fn contradictions(&self) -> Vec<Contradiction> {
         let mut found = Vec::new();
         let mut add = |key, reason: &str| found.push(Contradiction { key, reason: reason.to_owned() });
-        if !(Duration::from_millis(10)..=Duration::from_secs(60)).contains(&self.poll_interval) {
+        if !(Duration::from_millis(10)..=Duration::from_mins(1)).contains(&self.poll_interval) {
             add("registry.poll_interval", "accepted is a duration from 10ms to 1m");
         }
         if self.max_stale < self.poll_interval * 2 {
-            add("registry.max_stale", "it has to be at least twice `registry.poll_interval`, or every late poll would stop decisions");
+            add(
+                "registry.max_stale",
+                "it has to be at least twice `registry.poll_interval`, or every late poll would stop decisions",
+            );
         }
         if self.cache_entries == 0 {
             add("registry.cache_entries", "it has to be at least 1");

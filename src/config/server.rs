@@ -61,7 +61,9 @@ impl ServerSettings {
         let mut found = Vec::new();
         let mut add = |key, reason: &str| found.push(Contradiction { key, reason: reason.to_owned() });
         let prefix = &self.url_prefix;
-        if !prefix.is_empty() && (!prefix.starts_with('/') || prefix.ends_with('/') || prefix.contains(['?', '#', '{', '}', ' ', '%'])) {
+        if !prefix.is_empty()
+            && (!prefix.starts_with('/') || prefix.ends_with('/') || prefix.contains(['?', '#', '{', '}', ' ', '%']))
+        {
             add("server.url_prefix", "it has to start with `/`, not end with one, and be a plain path, such as `/auth`");
         }
         let same = |a: ListenAddress, b: ListenAddress| a.0 == b.0 && a.0.port() != 0;
@@ -74,7 +76,9 @@ impl ServerSettings {
         match (&self.tls.cert, &self.tls.key, &self.tls.client_ca) {
             (Some(_), None, _) => add("server.tls.cert", "`server.tls.key` is missing; a certificate needs its private key"),
             (None, Some(_), _) => add("server.tls.key", "`server.tls.cert` is missing; a private key needs its certificate"),
-            (None, None, Some(_)) => add("server.tls.client_ca", "`server.tls.cert` and `server.tls.key` are missing; mTLS needs TLS"),
+            (None, None, Some(_)) => {
+                add("server.tls.client_ca", "`server.tls.cert` and `server.tls.key` are missing; mTLS needs TLS");
+            }
             (Some(_), Some(_), _) | (None, None, None) => {}
         }
         found

@@ -49,7 +49,8 @@ pub(super) mod duration {
 
     pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         let text = String::deserialize(deserializer)?;
-        humantime::parse_duration(&text).map_err(|_| serde::de::Error::custom("not a duration; accepted are 500ms, 20s, 5m, 1h, 60d"))
+        humantime::parse_duration(&text)
+            .map_err(|_| serde::de::Error::custom("not a duration; accepted are 500ms, 20s, 5m, 1h, 60d"))
     }
 }
 
@@ -79,7 +80,9 @@ pub(super) fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Str
         Array(Vec<String>),
         Text(String),
     }
-    let items = match Written::deserialize(deserializer).map_err(|_| D::Error::custom("not a list; accepted are an array of texts and a text with commas"))? {
+    let items = match Written::deserialize(deserializer)
+        .map_err(|_| D::Error::custom("not a list; accepted are an array of texts and a text with commas"))?
+    {
         Written::Array(items) => items,
         Written::Text(text) => text.split(',').map(str::to_owned).collect(),
     };
@@ -94,7 +97,9 @@ impl FromStr for ListenAddress {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse().map(Self).map_err(|_| "not an address to listen on; accepted are an IP address and a port, such as 127.0.0.1:8080 or [::]:8080")
+        text.parse()
+            .map(Self)
+            .map_err(|_| "not an address to listen on; accepted are an IP address and a port, such as 127.0.0.1:8080 or [::]:8080")
     }
 }
 

@@ -154,7 +154,9 @@ impl DenialCode {
             Self::MalformedCredentials => "The credentials are not one well-formed token with the claims that are needed.",
             Self::UnsupportedAlgorithm => "The token's signature algorithm is not accepted.",
             Self::InvalidToken => "The token does not verify.",
-            Self::TimestampOutsideTolerance => "The token's time is too far from now; check the client's clock against the Date of this answer.",
+            Self::TimestampOutsideTolerance => {
+                "The token's time is too far from now; check the client's clock against the Date of this answer."
+            }
             Self::Expired => "The token has expired.",
             Self::Replayed => "The token was used before; sign a new one for each request.",
             Self::RequestMismatch => "The token was made for another request or another service.",
@@ -340,9 +342,12 @@ mod tests {
 
     #[test]
     fn nothing_tells_whether_a_user_exists() {
-        for reason in
-            [DenialReason::UnknownPrincipal, DenialReason::DisabledPrincipal, DenialReason::NoMatchingKey, DenialReason::BadSignature]
-        {
+        for reason in [
+            DenialReason::UnknownPrincipal,
+            DenialReason::DisabledPrincipal,
+            DenialReason::NoMatchingKey,
+            DenialReason::BadSignature,
+        ] {
             assert_eq!(reason.code(), DenialCode::InvalidToken);
         }
     }

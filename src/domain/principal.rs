@@ -101,8 +101,15 @@ pub struct EncodedKey {
 
 impl KnownKey {
     /// Puts a key together, with its header values ready.
-    pub fn new(id: KeyId, key: VerifyingKey, scopes: Scopes, not_before: Option<UnixMillis>, expires_at: Option<UnixMillis>) -> Self {
-        let encoded = EncodedKey { key_id: key.fingerprint().to_string().into(), scopes: header_value::encode_scopes(&scopes).into() };
+    pub fn new(
+        id: KeyId,
+        key: VerifyingKey,
+        scopes: Scopes,
+        not_before: Option<UnixMillis>,
+        expires_at: Option<UnixMillis>,
+    ) -> Self {
+        let encoded =
+            EncodedKey { key_id: key.fingerprint().to_string().into(), scopes: header_value::encode_scopes(&scopes).into() };
         Self { id, key, not_before, expires_at, scopes, encoded }
     }
 }
@@ -144,7 +151,7 @@ pub const CANDIDATE_KEYS_MAX: usize = 8;
 impl KnownPrincipal {
     /// Puts a principal together, with its header values ready.
     pub fn new(id: PrincipalId, username: Username, is_active: bool, mut keys: Vec<KnownKey>) -> Self {
-        keys.sort_by(|a, b| b.id.cmp(&a.id));
+        keys.sort_by_key(|known| std::cmp::Reverse(known.id));
         let encoded = EncodedPrincipal { username: header_value::encode(username.as_str()).into(), id: id.to_string().into() };
         Self { id, username, is_active, keys, encoded }
     }

@@ -64,7 +64,7 @@ impl Tolerance {
     pub const DEFAULT: Self = Self(Duration::from_secs(20));
 
     /// Longer than this and a nonce store would have to remember for hours.
-    pub const LONGEST: Duration = Duration::from_secs(3600);
+    pub const LONGEST: Duration = Duration::from_hours(1);
 
     /// `None` unless between one second and [`Tolerance::LONGEST`].
     pub fn new(tolerance: Duration) -> Option<Self> {

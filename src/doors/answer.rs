@@ -103,7 +103,8 @@ pub(super) fn spoken<'a>(verdict: &'a Verdict, language: &Language) -> Result<&'
     };
     let code: DenialCode = denial.reason.code();
     let kind = if code.is_forbidden() { RefusalKind::Forbidden } else { RefusalKind::Unauthenticated };
-    let missing = denial.missing_scopes.as_ref().map(|scopes| scopes.as_str()).filter(|scopes| !scopes.is_empty());
+    let missing =
+        denial.missing_scopes.as_ref().map(super::super::domain::scope::Scopes::as_str).filter(|scopes| !scopes.is_empty());
     Err(refusal(kind, code.name(), code.explanation(), missing, verdict.id, language))
 }
 
@@ -131,7 +132,8 @@ fn refusal(
     let Language { scheme, realm, .. } = language;
     let scope = missing_scopes.map(|scopes| format!(", scope=\"{scopes}\"")).unwrap_or_default();
     let instance = format!("urn:uuid:{id}");
-    let problem = Problem { r#type: "about:blank", title: kind.title(), status: kind.status(), detail, instance, code, missing_scopes };
+    let problem =
+        Problem { r#type: "about:blank", title: kind.title(), status: kind.status(), detail, instance, code, missing_scopes };
     Refusal {
         kind,
         code,

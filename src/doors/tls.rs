@@ -166,7 +166,11 @@ impl ServerTls {
 
 impl Files {
     fn read(&self) -> Result<Vec<Vec<u8>>, TlsError> {
-        let all = [("server.tls.cert", Some(&self.certificate)), ("server.tls.key", Some(&self.key)), ("server.tls.client_ca", self.client_ca.as_ref())];
+        let all = [
+            ("server.tls.cert", Some(&self.certificate)),
+            ("server.tls.key", Some(&self.key)),
+            ("server.tls.client_ca", self.client_ca.as_ref()),
+        ];
         let named = all.into_iter().filter_map(|(key, path)| Some((key, path?)));
         named.map(|(key, path)| std::fs::read(path).map_err(|error| unusable(key, path, &error))).collect()
     }

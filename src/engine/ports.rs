@@ -30,7 +30,11 @@ pub trait Clock: Send + Sync {
 pub trait KeyDirectory: Send + Sync {
     /// The principal of that name, or `None` where there is none. What is answered was true within the freshness that the
     /// adapter promises; where it can no longer promise it, it answers [`Unavailable`].
-    fn lookup<'a>(&'a self, username: &'a Username, now: UnixMillis) -> Answer<'a, Result<Option<Arc<KnownPrincipal>>, Unavailable>>;
+    fn lookup<'a>(
+        &'a self,
+        username: &'a Username,
+        now: UnixMillis,
+    ) -> Answer<'a, Result<Option<Arc<KnownPrincipal>>, Unavailable>>;
 
     /// Whether what is known may still be used.
     fn check(&self, now: UnixMillis) -> Result<(), Unavailable>;

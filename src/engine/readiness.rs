@@ -20,10 +20,7 @@ impl Readiness {
 
     /// Each dependency, and whether it can be reached now.
     pub async fn check(&self) -> [(Dependency, Result<(), Unavailable>); 2] {
-        [
-            (Dependency::KeyDirectory, self.directory.check(self.clock.now())),
-            (Dependency::NonceStore, self.nonces.check().await),
-        ]
+        [(Dependency::KeyDirectory, self.directory.check(self.clock.now())), (Dependency::NonceStore, self.nonces.check().await)]
     }
 
     /// Whether every dependency can be reached.

@@ -116,7 +116,9 @@ impl Verifier {
         }
         let principal = self.directory.lookup(&unverified_claims.username, now).await?;
         let (verified, key) = self.verify(&token, principal.as_deref(), now).map_err(deny)?;
-        let identity = principal.and_then(|principal| Identity::self_signed(principal, key)).ok_or_else(|| deny(DenialReason::UnknownPrincipal))?;
+        let identity = principal
+            .and_then(|principal| Identity::self_signed(principal, key))
+            .ok_or_else(|| deny(DenialReason::UnknownPrincipal))?;
         binding::check(verified.claims(), &presented.request, self.policy.audience.as_deref()).map_err(deny)?;
         check_scopes(&presented.required_scopes, identity.scopes())
             .map_err(|missing| Denial { missing_scopes: Some(missing), ..deny(DenialReason::InsufficientScope) })?;

@@ -34,9 +34,9 @@ const ABSENT_LIFETIME: Duration = Duration::from_secs(10);
 const LOAD_TIMEOUT: Duration = Duration::from_secs(2);
 /// How far back each poll looks for changes that became visible after later ones: this many numbers, made this recently.
 const OVERLAP: i64 = 1000;
-const OVERLAP_AGE: Duration = Duration::from_secs(60);
+const OVERLAP_AGE: Duration = Duration::from_mins(1);
 /// How long changes stay in the feed. Longer than any replica may be cut off and still trust what it knows.
-const FEED_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+const FEED_LIFETIME: Duration = Duration::from_hours(24);
 /// How many polls pass between two clearings of the feed.
 const POLLS_PER_CLEARING: u64 = 1200;
 
@@ -57,10 +57,12 @@ pub struct CachedDirectory {
     runtime: Handle,
 }
 
+type Loaded = Result<Option<Arc<KnownPrincipal>>, Arc<LoadError>>;
+
 #[derive(Clone)]
 struct Load {
     epoch: u64,
-    answer: Shared<BoxFuture<'static, Result<Option<Arc<KnownPrincipal>>, Arc<LoadError>>>>,
+    answer: Shared<BoxFuture<'static, Loaded>>,
 }
 
 /// A principal could not be loaded.
@@ -152,7 +154,7 @@ impl CachedDirectory {
         load
     }
 
-    async fn load_and_keep(&self, username: Username, epoch: u64) -> Result<Option<Arc<KnownPrincipal>>, Arc<LoadError>> {
+    async fn load_and_keep(&self, username: Username, epoch: u64) -> Loaded {
         let loaded = match tokio::time::timeout(LOAD_TIMEOUT, self.source.load(&username)).await {
             Ok(Ok(principal)) => Ok(principal.map(Arc::new)),
             Ok(Err(error)) => Err(Arc::new(LoadError::Source(error))),
@@ -182,7 +184,8 @@ impl CachedDirectory {
             self.forget(username);
         }
         // Removed principals have no name any more; they are found by number, which takes a walk but happens rarely.
-        let removed: BTreeSet<PrincipalId> = concerned.into_iter().filter(|id| !named.iter().any(|(named, _)| named == id)).collect();
+        let removed: BTreeSet<PrincipalId> =
+            concerned.into_iter().filter(|id| !named.iter().any(|(named, _)| named == id)).collect();
         if !removed.is_empty() && self.known.invalidate_entries_if(move |_, known| removed.contains(&known.id)).is_err() {
             self.forget_all();
         }
@@ -203,7 +206,11 @@ impl CachedDirectory {
 
 /// Lookups need to start loads that outlive them, so the port is implemented on the shared directory.
 impl KeyDirectory for Arc<CachedDirectory> {
-    fn lookup<'a>(&'a self, username: &'a Username, now: UnixMillis) -> Answer<'a, Result<Option<Arc<KnownPrincipal>>, Unavailable>> {
+    fn lookup<'a>(
+        &'a self,
+        username: &'a Username,
+        now: UnixMillis,
+    ) -> Answer<'a, Result<Option<Arc<KnownPrincipal>>, Unavailable>> {
         if self.is_trusted(now) {
             if let Some(principal) = self.known.get(username) {
                 return Answer::ready(Ok(Some(principal)));
@@ -213,7 +220,9 @@ impl KeyDirectory for Arc<CachedDirectory> {
             }
         }
         let load = self.load(username);
-        Answer::pending(async move { load.answer.await.map_err(|error| Unavailable::new(Dependency::KeyDirectory, SharedLoadError(error))) })
+        Answer::pending(async move {
+            load.answer.await.map_err(|error| Unavailable::new(Dependency::KeyDirectory, SharedLoadError(error)))
+        })
     }
 
     fn check(&self, now: UnixMillis) -> Result<(), Unavailable> {
@@ -288,7 +297,6 @@ impl Follower {
                 self.is_down = false;
                 tracing::info!("the database is back");
             }
-            Some(Ok(())) => {}
             Some(Err(error)) if !self.is_down => {
                 self.is_down = true;
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
@@ -298,7 +306,7 @@ impl Follower {
                 self.is_down = true;
                 tracing::error!("the database does not answer; principals in memory go on deciding for a while");
             }
-            Some(Err(_)) | None => {}
+            Some(_) | None => {}
         }
     }
 }

@@ -14,7 +14,9 @@ pub fn init(settings: &TelemetrySettings) -> Result<(), LogError> {
     let registry = tracing_subscriber::registry().with(EnvFilter::new(settings.log.directives()));
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_timer(SystemTime);
     match settings.log_format {
-        LogFormat::Json => registry.with(layer.json().flatten_event(true).with_current_span(false).with_span_list(false)).try_init(),
+        LogFormat::Json => {
+            registry.with(layer.json().flatten_event(true).with_current_span(false).with_span_list(false)).try_init()
+        }
         LogFormat::Text => registry.with(layer).try_init(),
     }
     .map_err(LogError)

@@ -64,7 +64,10 @@ fn the_environment_overrides_the_file() {
 #[test]
 fn unknown_keys_are_named_with_their_source_and_their_neighbours() {
     let error = message("[server]\nhttp_lisen = \"127.0.0.1:1\"", &[]);
-    assert!(error.contains("`server.http_lisen`") && error.contains("countersign.toml") && error.contains("`http_listen`"), "{error}");
+    assert!(
+        error.contains("`server.http_lisen`") && error.contains("countersign.toml") && error.contains("`http_listen`"),
+        "{error}"
+    );
     let error = message("[sever]\nhttp_listen = \"127.0.0.1:1\"", &[]);
     assert!(error.contains("`sever`") && error.contains("`server`"), "{error}");
     let error = message("", &[("COUNTERSIGN_NONCE__URI", "memory:")]);
@@ -77,14 +80,22 @@ fn unknown_keys_are_named_with_their_source_and_their_neighbours() {
 fn bad_values_are_named_with_their_source_and_what_is_accepted() {
     for (text, environment, parts) in [
         ("[server]\nhttp_listen = \"localhost\"", &[][..], &["`server.http_listen`", "countersign.toml", "127.0.0.1:8080"][..]),
-        ("", &[("COUNTERSIGN_SELF_SIGNED__TOLERANCE", "soon")], &["`self_signed.tolerance`", "COUNTERSIGN_SELF_SIGNED__TOLERANCE", "20s"]),
+        (
+            "",
+            &[("COUNTERSIGN_SELF_SIGNED__TOLERANCE", "soon")],
+            &["`self_signed.tolerance`", "COUNTERSIGN_SELF_SIGNED__TOLERANCE", "20s"],
+        ),
         ("[self_signed]\ntolerance = \"2h\"", &[], &["`self_signed.tolerance`", "countersign.toml", "1h"]),
         ("[self_signed]\nrequire = [\"jti\"]", &[], &["`self_signed.require`", "`htm`"]),
         ("[telemetry]\nlog_format = \"xml\"", &[], &["`telemetry.log_format`", "`json`", "`text`"]),
         ("[telemetry]\nlog = \"loud\"", &[], &["`telemetry.log`", "debug"]),
         ("[database]\nurl = \"oracle://u:hunter2@h\"", &[], &["`database.url`", "postgres://"]),
         ("", &[("COUNTERSIGN_NONCE__URL", "memcached://h")], &["`nonce.url`", "redis://"]),
-        ("", &[("COUNTERSIGN_DATABASE__AUTO_MIGRATE", "perhaps")], &["`database.auto_migrate`", "COUNTERSIGN_DATABASE__AUTO_MIGRATE"]),
+        (
+            "",
+            &[("COUNTERSIGN_DATABASE__AUTO_MIGRATE", "perhaps")],
+            &["`database.auto_migrate`", "COUNTERSIGN_DATABASE__AUTO_MIGRATE"],
+        ),
         ("[registry]\ncache_entries = \"many\"", &[], &["`registry.cache_entries`", "countersign.toml"]),
         ("[server]\nurl_prefix = \"auth\"", &[], &["`server.url_prefix`", "`/auth`"]),
         ("[server.tls]\ncert = \"a.pem\"", &[], &["`server.tls.cert`", "`server.tls.key`"]),
@@ -117,7 +128,8 @@ fn secrets_are_never_echoed() {
         let error = load_text(&text, &environment).expect_err("the settings are wrong");
         assert!(!format!("{error} {error:?}").contains(secret), "{error:?}");
     }
-    let settings = load_text("", &[("COUNTERSIGN_ADMIN__TOKEN", secret), ("COUNTERSIGN_DATABASE__URL", "postgres://u:hunter2@h/n")]).unwrap();
+    let settings =
+        load_text("", &[("COUNTERSIGN_ADMIN__TOKEN", secret), ("COUNTERSIGN_DATABASE__URL", "postgres://u:hunter2@h/n")]).unwrap();
     assert!(!format!("{settings:?}").contains(secret));
     assert!(!serde_json::to_string(&settings).unwrap().contains(secret));
 }

@@ -1,6 +1,9 @@
 //! The encodings underneath: PEM armour and `SubjectPublicKeyInfo` (RFC 5280, RFC 8410, RFC 5480, RFC 8017).
 
-use der::{Decode, Encode, asn1::{AnyRef, BitStringRef, ObjectIdentifier, UintRef}};
+use der::{
+    Decode, Encode,
+    asn1::{AnyRef, BitStringRef, ObjectIdentifier, UintRef},
+};
 use spki::{AlgorithmIdentifierRef, SubjectPublicKeyInfoRef};
 
 use super::{KeyError, RSA_BITS_MAX, RSA_BITS_MIN};
@@ -17,10 +20,16 @@ const SPKI: &str = "SubjectPublicKeyInfo";
 /// The numbers of a public key, checked for size and shape but not yet by a cryptographic library.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Numbers {
-    Rsa { modulus: Vec<u8>, exponent: Vec<u8> },
+    Rsa {
+        modulus: Vec<u8>,
+        exponent: Vec<u8>,
+    },
     Ed25519([u8; 32]),
     /// An uncompressed point, `0x04 || x || y`.
-    Ec { family: KeyFamily, point: Vec<u8> },
+    Ec {
+        family: KeyFamily,
+        point: Vec<u8>,
+    },
 }
 
 impl Numbers {

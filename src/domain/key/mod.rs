@@ -83,7 +83,9 @@ fn hex_digit(digit: u8) -> Result<u8, NotAFingerprint> {
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// A private key where a public one belongs. It is not kept, and should be considered shown.
-    #[error("this is a private key; only its public half belongs here (make it with `openssl pkey -in FILE -pubout`, or `ssh-keygen -y -f FILE` for an OpenSSH key)")]
+    #[error(
+        "this is a private key; only its public half belongs here (make it with `openssl pkey -in FILE -pubout`, or `ssh-keygen -y -f FILE` for an OpenSSH key)"
+    )]
     PrivateKeyGiven,
     /// A public key where a private one belongs.
     #[error("this is a public key; signing needs the private key")]
@@ -110,7 +112,9 @@ pub enum KeyError {
         found: String,
     },
     /// RSA under 2048 bit.
-    #[error("RSA key of {bits} bit refused: it can be broken; make a new one of at least {RSA_BITS_MIN} bit (`countersign key generate --type rsa`)")]
+    #[error(
+        "RSA key of {bits} bit refused: it can be broken; make a new one of at least {RSA_BITS_MIN} bit (`countersign key generate --type rsa`)"
+    )]
     RsaTooSmall {
         /// Size of the modulus.
         bits: usize,

@@ -87,7 +87,9 @@ impl PrivateKey {
                     3072 => KeySize::Rsa3072,
                     4096 => KeySize::Rsa4096,
                     8192 => KeySize::Rsa8192,
-                    other => return Err(failed(format!("{other} is not a size that can be made; choose 2048, 3072, 4096 or 8192"))),
+                    other => {
+                        return Err(failed(format!("{other} is not a size that can be made; choose 2048, 3072, 4096 or 8192")));
+                    }
                 };
                 RsaKeyPair::generate(size).map(Pair::Rsa)
             }
@@ -136,9 +138,8 @@ impl PrivateKey {
         }
         let parameters = pkcs8::pkcs5::pbes2::Parameters::pbkdf2_sha256_aes256cbc(PBKDF2_ITERATIONS, &salt, &iv)
             .map_err(|error| KeyError::malformed(PKCS8, error.to_string()))?;
-        let encrypted = info
-            .encrypt_with_params(parameters, passphrase.expose_secret())
-            .map_err(|error| KeyError::malformed(PKCS8, error))?;
+        let encrypted =
+            info.encrypt_with_params(parameters, passphrase.expose_secret()).map_err(|error| KeyError::malformed(PKCS8, error))?;
         Ok(to_pem("ENCRYPTED PRIVATE KEY", encrypted.as_bytes()).into())
     }
 
@@ -175,7 +176,8 @@ impl PrivateKey {
     ) -> Result<Self, KeyError> {
         let p256 = load(&aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED_SIGNING);
         let pair = p256.or_else(|_| load(&aws_lc_rs::signature::ECDSA_P384_SHA384_FIXED_SIGNING));
-        let unsupported = |_| KeyError::UnsupportedKind { found: "an EC key on another curve than P-256 and P-384, or damaged".to_owned() };
+        let unsupported =
+            |_| KeyError::UnsupportedKind { found: "an EC key on another curve than P-256 and P-384, or damaged".to_owned() };
         Self::new(Pair::Ec(pair.map_err(unsupported)?))
     }
 
@@ -232,6 +234,7 @@ impl PrivateKey {
     }
 
     /// OpenSSH leaves out two of the numbers that RFC 8017 lists: the CRT exponents `d mod (p - 1)` and `d mod (q - 1)`.
+    #[allow(clippy::many_single_char_names, reason = "the names of RFC 8017")]
     fn from_openssh_rsa(pair: &ssh_key::private::RsaKeypair) -> Result<Self, KeyError> {
         let number = |mpint: &ssh_key::Mpint| {
             let bytes = mpint.as_positive_bytes().map(|bytes| Zeroizing::new(without_leading_zeros(bytes).to_vec()));

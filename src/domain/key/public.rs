@@ -92,9 +92,7 @@ impl PublicKey {
         };
         match &self.numbers {
             Numbers::Rsa { modulus, exponent } => Jwk { kty: "RSA".to_owned(), n: encode(modulus), e: encode(exponent), ..common },
-            Numbers::Ed25519(point) => {
-                Jwk { kty: "OKP".to_owned(), crv: Some("Ed25519".to_owned()), x: encode(point), ..common }
-            }
+            Numbers::Ed25519(point) => Jwk { kty: "OKP".to_owned(), crv: Some("Ed25519".to_owned()), x: encode(point), ..common },
             Numbers::Ec { family, point } => {
                 let (x, y) = point[1..].split_at(coordinate_length(*family));
                 let crv = if *family == KeyFamily::P384 { "P-384" } else { "P-256" };

@@ -7,7 +7,10 @@ use super::*;
 
 /// OpenSSL and OpenSSH are the other implementations that our formats are held against.
 fn run(program: &str, arguments: &[&str]) -> Vec<u8> {
-    let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}; install it with `make test-setup`"));
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .unwrap_or_else(|error| panic!("{program}: {error}; install it with `make test-setup`"));
     assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     output.stdout
 }
@@ -101,7 +104,10 @@ fn private_formats_of_openssl_are_read() {
         let key = sample(family);
         let file = pem_file(&key);
         let path = file.to_str().unwrap();
-        let pem = text("openssl", &[traditional, "-in", path, "-traditional"].as_slice().get(..if traditional == "rsa" { 4 } else { 3 }).unwrap());
+        let pem = text(
+            "openssl",
+            &[traditional, "-in", path, "-traditional"].as_slice().get(..if traditional == "rsa" { 4 } else { 3 }).unwrap(),
+        );
         assert!(pem.contains("RSA PRIVATE KEY") || pem.contains("EC PRIVATE KEY"), "{pem}");
         assert_eq!(PrivateKey::parse(&pem, None).unwrap().public_key(), key.public_key(), "{family}");
     }

@@ -187,8 +187,8 @@ struct ScalarVisitor {
 }
 
 impl ScalarVisitor {
-    fn integer<E: serde::de::Error, T: ToString>(&self, integer: T) -> Result<Cow<'static, str>, E> {
-        if self.integers { Ok(Cow::Owned(integer.to_string())) } else { Err(E::custom("an integer instead of a string")) }
+    fn integer<E: serde::de::Error>(&self, integer: impl Into<i128>) -> Result<Cow<'static, str>, E> {
+        if self.integers { Ok(Cow::Owned(integer.into().to_string())) } else { Err(E::custom("an integer instead of a string")) }
     }
 }
 

@@ -103,7 +103,8 @@ impl<'a> UntrustedToken<'a> {
         }
         let decode = |part: &str, fault| BASE64_URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenFault::NotAJws(fault));
         let header = decode(header, "its header is not base64url")?;
-        let header: Header<'_> = serde_json::from_slice(&header).map_err(|_| TokenFault::NotAJws("its header is not a JWS header"))?;
+        let header: Header<'_> =
+            serde_json::from_slice(&header).map_err(|_| TokenFault::NotAJws("its header is not a JWS header"))?;
         if header.crit.is_some() {
             return Err(TokenFault::NotAJws("it names critical extensions, and none is known here"));
         }

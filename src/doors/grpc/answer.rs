@@ -4,8 +4,8 @@ use std::time::SystemTime;
 
 use envoy_types::{
     ext_authz::v3::pb::{
-        CheckResponse, DeniedHttpResponse, HeaderAppendAction, HeaderValue, HeaderValueOption, HttpResponse, HttpStatus, HttpStatusCode,
-        OkHttpResponse,
+        CheckResponse, DeniedHttpResponse, HeaderAppendAction, HeaderValue, HeaderValueOption, HttpResponse, HttpStatus,
+        HttpStatusCode, OkHttpResponse,
     },
     pb::google::{
         protobuf::{Struct, Value, value::Kind},
@@ -15,8 +15,8 @@ use envoy_types::{
 use tonic::Code;
 
 use crate::{
-    doors::answer::{Language, NO_STORE, PROBLEM_JSON, RETRY_AFTER, Refusal, RefusalKind, identity_headers, name, spoken},
     domain::decision::Identity,
+    doors::answer::{Language, NO_STORE, PROBLEM_JSON, RETRY_AFTER, Refusal, RefusalKind, identity_headers, name, spoken},
     engine::verify::Verdict,
 };
 
@@ -77,7 +77,7 @@ fn deny(refusal: Refusal, id: &str) -> CheckResponse {
 /// Never unset: what Envoy then does has changed between versions, and one of them appended to what the client sent.
 fn overwrite(name: &str, value: &str) -> HeaderValueOption {
     HeaderValueOption {
-        header: Some(HeaderValue { key: name.to_owned(), value: value.to_owned(), raw_value: Vec::new().into() }),
+        header: Some(HeaderValue { key: name.to_owned(), value: value.to_owned(), raw_value: Vec::new() }),
         append_action: HeaderAppendAction::OverwriteIfExistsOrAdd as i32,
         keep_empty_value: true,
         ..HeaderValueOption::default()

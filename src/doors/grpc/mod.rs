@@ -1,4 +1,4 @@
-//! gRPC: Envoy's and Istio's ext_authz, health and reflection.
+//! gRPC: Envoy's and Istio's `ext_authz`, health and reflection.
 
 mod answer;
 mod ext_authz;
@@ -21,7 +21,7 @@ const EXT_AUTHZ: &str = "envoy.service.auth.v3.Authorization";
 /// How often health is looked at.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 /// How often an idle connection is tried, so that one whose gateway is gone does not stay.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_mins(1);
 
 /// `envoy.service.auth.v3` and what it imports, for reflection. Made from the `envoy-types` crate by the test beside it.
 const DESCRIPTORS: &[u8] = include_bytes!("../../../proto/ext_authz.descriptors.bin");
@@ -75,12 +75,12 @@ impl GrpcDoor {
             .add_service(health)
             .add_service(reflection);
         let watcher = tokio::spawn(report_health(self.readiness, reporter));
-        let served = match tls {
+        let ended = match tls {
             None => server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown).await,
             Some(tls) => server.serve_with_incoming_shutdown(tls.accept_all(listener), shutdown).await,
         };
         watcher.abort();
-        served.map_err(GrpcError::Server)
+        ended.map_err(GrpcError::Server)
     }
 }
 

@@ -43,6 +43,7 @@ pub async fn ask(address: SocketAddr, authorization: &str) -> Result<Answer, Ask
         Some(HttpResponse::DeniedResponse(response)) => (name::ERROR, response.headers),
         Some(HttpResponse::ErrorResponse(_)) | None => ("", Vec::new()),
     };
-    let value = headers.into_iter().filter_map(|option| option.header).find(|header| header.key == wanted).map(|header| header.value);
+    let value =
+        headers.into_iter().filter_map(|option| option.header).find(|header| header.key == wanted).map(|header| header.value);
     Ok(Answer { status: format!("{} {code:?}", code as i32), says: format!("{wanted}: {}", value.unwrap_or_default()) })
 }

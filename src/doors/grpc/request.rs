@@ -6,8 +6,8 @@ use envoy_types::{
 };
 
 use crate::{
-    doors::answer::{Language, name},
     domain::presented::{Credentials, Door, OriginalRequest, Presented, Stated},
+    doors::answer::{Language, name},
 };
 
 /// The key of a route's `context_extensions` that asks for scopes.

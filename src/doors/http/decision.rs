@@ -13,8 +13,8 @@ use actix_web::{
 
 use super::{HttpDoor, original};
 use crate::{
-    doors::answer::{NO_STORE, PROBLEM_JSON, RETRY_AFTER, RefusalKind, identity_headers, name, spoken},
     domain::presented::{Credentials, Door, OriginalRequest, Presented},
+    doors::answer::{NO_STORE, PROBLEM_JSON, RETRY_AFTER, RefusalKind, identity_headers, name, spoken},
     engine::verify::Verdict,
 };
 
@@ -37,9 +37,8 @@ pub(super) async fn with_tail(request: HttpRequest, door: web::Data<HttpDoor>) -
 
 async fn decide(request: &HttpRequest, door: &HttpDoor, original: OriginalRequest<'_>, asked: &[Cow<'_, str>]) -> HttpResponse {
     let headers = request.headers();
-    let credentials = headers
-        .get_all(&*door.language.credentials_header)
-        .fold(Credentials::None, |known, value| match value.to_str() {
+    let credentials =
+        headers.get_all(&*door.language.credentials_header).fold(Credentials::None, |known, value| match value.to_str() {
             Ok(value) => known.and_another(value),
             Err(_) => Credentials::Unusable,
         });

@@ -22,7 +22,12 @@ pub(super) fn from_headers<'a>(request: &'a HttpRequest, host: Option<&'a str>) 
 
 /// Told by the request line: `path` is what stands behind our own. Headers are ignored, since here they are the client's.
 pub(super) fn from_request_line<'a>(request: &'a HttpRequest, host: Option<&'a str>, path: &'a str) -> OriginalRequest<'a> {
-    OriginalRequest { method: Stated::As(request.method().as_str()), scheme: Stated::Nowhere, host: host.into(), path: Stated::As(path) }
+    OriginalRequest {
+        method: Stated::As(request.method().as_str()),
+        scheme: Stated::Nowhere,
+        host: host.into(),
+        path: Stated::As(path),
+    }
 }
 
 /// A header that is there twice with different values, or is not text, contradicts itself.

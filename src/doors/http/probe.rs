@@ -27,7 +27,9 @@ pub async fn ask(address: SocketAddr, authorization: &str) -> io::Result<Answer>
     let mut response = String::new();
     stream.read_to_string(&mut response).await?;
     let header = |name: &str| {
-        response.lines().find_map(|line| line.split_once(": ").filter(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned()))
+        response.lines().find_map(|line| {
+            line.split_once(": ").filter(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned())
+        })
     };
     let status = response.lines().next().unwrap_or_default().trim_start_matches("HTTP/1.1 ").to_owned();
     let says = match (header("x-auth-error"), header("x-auth-username")) {

@@ -57,7 +57,8 @@ impl PrincipalSource for TestSource {
 
     async fn changes(&self, seen: i64, overlap: i64, _: UnixMillis) -> Result<Vec<RegistryChange>, RegistryError> {
         self.up()?;
-        let mut changes: Vec<_> = self.changes.lock().unwrap().iter().copied().filter(|change| change.id > seen - overlap).collect();
+        let mut changes: Vec<_> =
+            self.changes.lock().unwrap().iter().copied().filter(|change| change.id > seen - overlap).collect();
         changes.sort_by_key(|change| change.id);
         Ok(changes)
     }
@@ -188,7 +189,9 @@ async fn many_who_wait_for_one_principal_wait_for_one_query() {
     let waiting: Vec<_> = (0..50)
         .map(|_| {
             let directory = Arc::clone(&setup.directory);
-            tokio::spawn(async move { directory.lookup(&Username::new("alice").unwrap(), UnixMillis(1_000_000)).await.unwrap().is_some() })
+            tokio::spawn(async move {
+                directory.lookup(&Username::new("alice").unwrap(), UnixMillis(1_000_000)).await.unwrap().is_some()
+            })
         })
         .collect();
     for lookup in waiting {

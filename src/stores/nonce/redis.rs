@@ -75,17 +75,25 @@ impl RedisNonceStore {
     /// A store on the Redis that `settings` names; `None` where they name none. Nothing is connected yet.
     pub fn new(settings: &NonceSettings) -> Option<Result<Self, BadRedisUrl>> {
         let pools = Pools::new(settings)?;
-        Some(pools.map(|pools| Self { pools, timeout: settings.timeout, threads: ThreadLocal::new(), is_down: AtomicBool::new(false) }))
+        Some(pools.map(|pools| Self {
+            pools,
+            timeout: settings.timeout,
+            threads: ThreadLocal::new(),
+            is_down: AtomicBool::new(false),
+        }))
     }
 
     /// Runs `work` within the time that a claim may take, and tells the log when Redis goes or comes back.
-    async fn within_timeout<T>(&self, thread: &Thread, work: impl Future<Output = Result<T, ClaimError>>) -> Result<T, Unavailable> {
-        let result = match tokio::time::timeout(self.timeout, work).await {
-            Ok(result) => result,
-            Err(_) => {
-                thread.drop_connection(None);
-                Err(ClaimError::Timeout(self.timeout))
-            }
+    async fn within_timeout<T>(
+        &self,
+        thread: &Thread,
+        work: impl Future<Output = Result<T, ClaimError>>,
+    ) -> Result<T, Unavailable> {
+        let result = if let Ok(result) = tokio::time::timeout(self.timeout, work).await {
+            result
+        } else {
+            thread.drop_connection(None);
+            Err(ClaimError::Timeout(self.timeout))
         };
         match result {
             Ok(done) => {

@@ -21,14 +21,12 @@ pub struct ConnectError(#[source] DbErr);
 /// Connects to the database that `settings` names.
 pub async fn connect(settings: &DatabaseSettings) -> Result<DatabaseConnection, ConnectError> {
     let mut options = ConnectOptions::new(settings.url.expose());
-    options
-        .max_connections(CONNECTIONS_MAX)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .connect_timeout(ACQUIRE_TIMEOUT)
-        .sqlx_logging(false);
+    options.max_connections(CONNECTIONS_MAX).acquire_timeout(ACQUIRE_TIMEOUT).connect_timeout(ACQUIRE_TIMEOUT).sqlx_logging(false);
     if settings.url.kind() == DatabaseKind::Sqlite {
         // Readers do not wait for the writer, and the command line may write while the service runs.
-        options.map_sqlx_sqlite_opts(|sqlite| sqlite.journal_mode(SqliteJournalMode::Wal).busy_timeout(SQLITE_BUSY_TIMEOUT).foreign_keys(true));
+        options.map_sqlx_sqlite_opts(|sqlite| {
+            sqlite.journal_mode(SqliteJournalMode::Wal).busy_timeout(SQLITE_BUSY_TIMEOUT).foreign_keys(true)
+        });
     }
     Database::connect(options).await.map_err(ConnectError)
 }

@@ -1,6 +1,6 @@
 //! Rows, and what they mean.
 
-use sea_orm::prelude::TimeDateTimeWithTimeZone;
+use sea_orm::prelude::TimeDateTime;
 
 use super::entity::{principals, public_keys};
 use crate::{
@@ -13,8 +13,15 @@ use crate::{
     engine::ports::{KeyRecord, PrincipalRecord, RegistryError},
 };
 
-pub(super) fn millis(moment: TimeDateTimeWithTimeZone) -> UnixMillis {
-    UnixMillis(i64::try_from(moment.unix_timestamp_nanos().div_euclid(1_000_000)).unwrap_or(i64::MAX))
+/// Columns hold UTC without saying so: as values with a zone, MariaDB takes none after 2038.
+pub(super) fn moment(at: UnixMillis) -> TimeDateTime {
+    let utc = at.to_utc();
+    TimeDateTime::new(utc.date(), utc.time())
+}
+
+pub(super) fn millis(moment: TimeDateTime) -> UnixMillis {
+    let nanos = moment.assume_utc().unix_timestamp_nanos();
+    UnixMillis(i64::try_from(nanos.div_euclid(1_000_000)).unwrap_or(i64::MAX))
 }
 
 impl TryFrom<principals::Model> for PrincipalRecord {
@@ -64,7 +71,12 @@ pub(super) fn known_principal(row: &principals::Model, keys: Vec<public_keys::Mo
                 Some(KnownKey::new(KeyId(key.id), VerifyingKey::new(&parsed), scopes, from, until))
             }
             Err(error) => {
-                tracing::error!(key_id = key.id, principal_id = key.principal_id, error, "a stored key cannot be used and is left out");
+                tracing::error!(
+                    key_id = key.id,
+                    principal_id = key.principal_id,
+                    error,
+                    "a stored key cannot be used and is left out"
+                );
                 None
             }
         }

@@ -9,7 +9,7 @@ use sea_orm::{
 use super::{
     entity::{principals, public_keys, registry_changes},
     error::{or_conflict, registry_error},
-    record::key_record,
+    record::{key_record, moment},
 };
 use crate::{
     domain::{
@@ -49,8 +49,8 @@ impl RegistryStore for SqlRegistry {
             username: Set(new.username.to_string()),
             is_active: Set(true),
             scopes: Set(new.scopes.to_string()),
-            created_at: Set(now.to_utc()),
-            updated_at: Set(now.to_utc()),
+            created_at: Set(moment(now)),
+            updated_at: Set(moment(now)),
             ..Default::default()
         };
         let row = row.insert(&transaction).await.map_err(|error| or_conflict(error, taken()))?;
@@ -82,7 +82,7 @@ impl RegistryStore for SqlRegistry {
         let id = row.id;
         let mut changed: principals::ActiveModel = row.into();
         changed.is_active = Set(is_active);
-        changed.updated_at = Set(now.to_utc());
+        changed.updated_at = Set(moment(now));
         let row = changed.update(&transaction).await.map_err(registry_error)?;
         commit_change(transaction, id, now).await?;
         row.try_into()
@@ -107,9 +107,9 @@ impl RegistryStore for SqlRegistry {
             family: Set(new.key.family().name().to_owned()),
             comment: Set(new.comment),
             scopes: Set(new.scopes.map(|scopes| scopes.to_string())),
-            not_before: Set(new.not_before.map(UnixMillis::to_utc)),
-            expires_at: Set(new.expires_at.map(UnixMillis::to_utc)),
-            created_at: Set(now.to_utc()),
+            not_before: Set(new.not_before.map(moment)),
+            expires_at: Set(new.expires_at.map(moment)),
+            created_at: Set(moment(now)),
             ..Default::default()
         };
         let row = row.insert(&transaction).await.map_err(|error| or_conflict(error, duplicate))?;
@@ -138,7 +138,7 @@ impl RegistryStore for SqlRegistry {
             return key_record(row, &owner.username);
         }
         let mut changed: public_keys::ActiveModel = row.into();
-        changed.revoked_at = Set(Some(now.to_utc()));
+        changed.revoked_at = Set(Some(moment(now)));
         let row = changed.update(&transaction).await.map_err(registry_error)?;
         commit_change(transaction, owner.id, now).await?;
         key_record(row, &owner.username)
@@ -157,7 +157,7 @@ async fn find(connection: &impl ConnectionTrait, username: &Username) -> Result<
 /// Ends every changing transaction. The entry in the change feed comes last, so that the time between its number being given
 /// and its becoming visible is short: followers look back a little, not far.
 async fn commit_change(transaction: DatabaseTransaction, principal_id: i64, now: UnixMillis) -> Result<(), RegistryError> {
-    let change = registry_changes::ActiveModel { principal_id: Set(principal_id), at: Set(now.to_utc()), ..Default::default() };
+    let change = registry_changes::ActiveModel { principal_id: Set(principal_id), at: Set(moment(now)), ..Default::default() };
     change.insert(&transaction).await.map_err(registry_error)?;
     transaction.commit().await.map_err(registry_error)
 }

@@ -7,7 +7,7 @@ use super::{
     SqlRegistry,
     entity::{principals, public_keys, registry_changes},
     error::registry_error,
-    record::{known_principal, username as stored_username},
+    record::{known_principal, moment, username as stored_username},
 };
 use crate::{
     domain::{
@@ -39,7 +39,7 @@ impl PrincipalSource for SqlRegistry {
     async fn changes(&self, seen: i64, overlap: i64, since: UnixMillis) -> Result<Vec<RegistryChange>, RegistryError> {
         use registry_changes::Column;
 
-        let late = Condition::all().add(Column::Id.gt(seen - overlap)).add(Column::At.gt(since.to_utc()));
+        let late = Condition::all().add(Column::Id.gt(seen - overlap)).add(Column::At.gt(moment(since)));
         let rows = registry_changes::Entity::find()
             .filter(Condition::any().add(Column::Id.gt(seen)).add(late))
             .order_by_asc(Column::Id)
@@ -73,7 +73,7 @@ impl PrincipalSource for SqlRegistry {
 
     async fn forget_changes(&self, before: UnixMillis) -> Result<(), RegistryError> {
         registry_changes::Entity::delete_many()
-            .filter(registry_changes::Column::At.lt(before.to_utc()))
+            .filter(registry_changes::Column::At.lt(moment(before)))
             .filter(registry_changes::Column::Id.lt(self.newest_change().await?))
             .exec(&self.database)
             .await

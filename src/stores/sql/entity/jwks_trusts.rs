@@ -7,10 +7,10 @@ pub struct Model {
     pub id: i64,
     pub principal_id: i64,
     pub jwks_url: String,
-    pub last_used_on: Option<TimeDateTimeWithTimeZone>,
-    pub last_fetched_at: Option<TimeDateTimeWithTimeZone>,
+    pub last_used_on: Option<TimeDateTime>,
+    pub last_fetched_at: Option<TimeDateTime>,
     pub last_error: Option<String>,
-    pub created_at: TimeDateTimeWithTimeZone,
+    pub created_at: TimeDateTime,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -12,8 +12,8 @@ pub struct Model {
     pub family_name: Option<String>,
     pub email: Option<String>,
     pub scopes: String,
-    pub created_at: TimeDateTimeWithTimeZone,
-    pub updated_at: TimeDateTimeWithTimeZone,
+    pub created_at: TimeDateTime,
+    pub updated_at: TimeDateTime,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -12,11 +12,11 @@ pub struct Model {
     pub family: String,
     pub comment: Option<String>,
     pub scopes: Option<String>,
-    pub not_before: Option<TimeDateTimeWithTimeZone>,
-    pub expires_at: Option<TimeDateTimeWithTimeZone>,
-    pub revoked_at: Option<TimeDateTimeWithTimeZone>,
-    pub last_used_on: Option<TimeDateTimeWithTimeZone>,
-    pub created_at: TimeDateTimeWithTimeZone,
+    pub not_before: Option<TimeDateTime>,
+    pub expires_at: Option<TimeDateTime>,
+    pub revoked_at: Option<TimeDateTime>,
+    pub last_used_on: Option<TimeDateTime>,
+    pub created_at: TimeDateTime,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
