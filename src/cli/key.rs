@@ -18,12 +18,15 @@ use crate::{
     config::{Settings, SettingsError},
     domain::{
         algorithm::KeyFamily,
-        key::PrivateKey,
+        key::{KeyError, PrivateKey},
         principal::{KeyId, Username},
         scope::Scopes,
         time::UnixMillis,
     },
-    engine::{ports::KeyRecord, registry::KeyTerms},
+    engine::{
+        ports::KeyRecord,
+        registry::{AddKeyError, KeyTerms},
+    },
 };
 
 #[derive(Debug, Subcommand)]
@@ -120,7 +123,11 @@ async fn add(settings: &Settings, arguments: AddArguments) -> super::Outcome {
         not_before: arguments.not_before.map(UnixMillis::from),
         expires_at: arguments.expires_in.map(|lifetime| UnixMillis::from(SystemTime::now()).saturating_add(lifetime)),
     };
-    let added = app::registry(settings).await?.add_key(&arguments.username, &text, terms).await?;
+    let added = app::registry(settings).await?.add_key(&arguments.username, &text, terms).await;
+    let added = added.map_err(|error| match error {
+        AddKeyError::Key(error) => super::Failure::from(not_usable(&arguments.file, &error)),
+        other => other.into(),
+    })?;
     output::one(&COLUMNS, row(&added), arguments.output)?;
     Ok(())
 }
@@ -182,6 +189,11 @@ pub(super) fn read(file: &Path) -> Result<String, super::Failure> {
         )
     };
     Ok(String::from_utf8(bytes).map_err(|_| not_text())?)
+}
+
+/// Says of which file it is that `error` speaks.
+pub(super) fn not_usable(file: &Path, error: &KeyError) -> String {
+    format!("{}: {}", file.display(), super::one_line(error))
 }
 
 /// Writes a new file that only its owner may read.

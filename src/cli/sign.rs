@@ -41,7 +41,8 @@ pub(super) fn run(arguments: &SignArguments) -> super::Outcome {
         return Err(super::Failure::Usage("--url takes a whole URL, such as https://api.example/orders".into()));
     }
     let passphrase = super::key::passphrase(arguments.passphrase_env.as_deref())?;
-    let key = PrivateKey::parse(&super::key::read(&arguments.key)?, passphrase.as_ref())?;
+    let text = super::key::read(&arguments.key)?;
+    let key = PrivateKey::parse(&text, passphrase.as_ref()).map_err(|error| super::key::not_usable(&arguments.key, &error))?;
     let mut signer = Signer::new(arguments.username.as_str(), key);
     if let Some(audience) = &arguments.audience {
         signer = signer.with_audience(audience);

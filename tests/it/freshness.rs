@@ -1,0 +1,100 @@
+//! A change by the command line, in a process of its own, is in force on every running replica within one second.
+
+use std::time::{Duration, Instant};
+
+use crate::harness::{Claims, Countersign, Database, Deployment, Door, Key, Question, eventually_async};
+
+/// The promise, and a margin for the command itself to end and the question to be asked.
+const IN_FORCE_WITHIN: Duration = Duration::from_millis(1_000 + 250);
+
+#[tokio::test]
+async fn on_sqlite() {
+    changes_take_effect(Database::sqlite()).await;
+}
+
+#[tokio::test]
+async fn on_postgres() {
+    changes_take_effect(Database::postgres()).await;
+}
+
+#[tokio::test]
+async fn on_mariadb() {
+    changes_take_effect(Database::mariadb()).await;
+}
+
+async fn changes_take_effect(database: Database) {
+    let world = World::start(database);
+    let (first, second) = (Key::ed25519(), Key::rsa());
+
+    // Asked for before, so that what is remembered is that there is no such principal.
+    world.everywhere("invalid_token", "alice", &first).await;
+
+    world.change(&["principal", "add", "alice"]);
+    let first_id = world.deployment.add_key("alice", &first);
+    world.in_force("allowed", "alice", &first).await;
+
+    let second_id = world.deployment.add_key("alice", &second);
+    world.in_force("allowed", "alice", &second).await;
+
+    world.change(&["key", "revoke", &first_id]);
+    world.in_force("invalid_token", "alice", &first).await;
+    world.everywhere("allowed", "alice", &second).await;
+
+    world.change(&["principal", "disable", "alice"]);
+    world.in_force("invalid_token", "alice", &second).await;
+
+    world.change(&["principal", "enable", "alice"]);
+    world.in_force("allowed", "alice", &second).await;
+    world.everywhere("invalid_token", "alice", &first).await;
+
+    world.change(&["key", "revoke", &second_id]);
+    world.in_force("invalid_token", "alice", &second).await;
+
+    let third = Key::p256();
+    world.deployment.add_key("alice", &third);
+    world.in_force("allowed", "alice", &third).await;
+    world.change(&["principal", "remove", "alice"]);
+    world.in_force("invalid_token", "alice", &third).await;
+}
+
+struct World {
+    replicas: [Countersign; 2],
+    deployment: Deployment,
+}
+
+impl World {
+    fn start(database: Database) -> Self {
+        let deployment = Deployment::on(database);
+        let replicas = [(); 2].map(|()| deployment.serve());
+        Self { replicas, deployment }
+    }
+
+    fn change(&self, arguments: &[&str]) {
+        self.deployment.done(arguments);
+    }
+
+    /// Measured from the end of the command: an administrator's next glance.
+    async fn in_force(&self, expected: &str, username: &str, key: &Key) {
+        let start = Instant::now();
+        for replica in &self.replicas {
+            let left = IN_FORCE_WITHIN.saturating_sub(start.elapsed());
+            let what = format!("{username} is {expected}");
+            eventually_async(&what, left, async || (ask(replica, username, key).await == expected).then_some(())).await;
+        }
+        // And stays so.
+        self.everywhere(expected, username, key).await;
+    }
+
+    async fn everywhere(&self, expected: &str, username: &str, key: &Key) {
+        for replica in &self.replicas {
+            assert_eq!(ask(replica, username, key).await, expected, "{username}");
+        }
+    }
+}
+
+/// `allowed`, or the code of the denial.
+async fn ask(replica: &Countersign, username: &str, key: &Key) -> String {
+    let question = Question::with(Claims::of(username).authorization(key));
+    let verdict = Door::Http.ask(replica, &question).await;
+    if verdict.allowed() { "allowed".to_owned() } else { verdict.code().unwrap_or("no code").to_owned() }
+}

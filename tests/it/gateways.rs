@@ -1,0 +1,372 @@
+//! What has to hold behind every gateway, through the real ones with the configurations of `examples/`.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::harness::http::{Answer, Request};
+use crate::harness::{Claims, Countersign, Deployment, Echo, Gateway, Key, RunningGateway, Seen, Signal, eventually_async};
+
+/// All that an allow carries.
+pub const IDENTITY: [&str; 6] =
+    ["x-auth-username", "x-auth-principal-id", "x-auth-method", "x-auth-key-id", "x-auth-scopes", "x-auth-decision-id"];
+
+/// A gateway between a client and an echo; alice, who has a key, and root, who has the scope `admin` too.
+pub struct Scene {
+    pub gateway: RunningGateway,
+    pub countersign: Countersign,
+    pub key: Key,
+    root_key: Key,
+    pub deployment: Deployment,
+    _echo: Echo,
+}
+
+impl Scene {
+    pub async fn of(gateway: Gateway, key: Key) -> Self {
+        Self::edited(gateway, key, &[]).await
+    }
+
+    /// With the gateway's example changed.
+    pub async fn edited(gateway: Gateway, key: Key, edits: &[(&str, &str)]) -> Self {
+        let deployment = Deployment::new().set("self_signed.attempt_header", "X-Request-Id");
+        deployment.enrol("alice", &key);
+        let root_key = Key::ed25519();
+        deployment.done(&["principal", "add", "root", "--scope", "admin"]);
+        deployment.add_key_with("root", &root_key, &["--scope", "admin"]);
+        let countersign = deployment.serve();
+        let echo = Echo::start();
+        let gateway = gateway.start_edited(&countersign, &echo, edits).await;
+        Self { gateway, countersign, key, root_key, deployment, _echo: echo }
+    }
+
+    /// A fresh value for `Authorization`.
+    pub fn authorization(&self) -> String {
+        Claims::of("alice").authorization(&self.key)
+    }
+
+    /// Sends `request` with a fresh token.
+    pub async fn send(&self, request: Request) -> Answer {
+        self.gateway.send(&request.authorization(&self.authorization())).await
+    }
+}
+
+/// Runs each test through each gateway, as a test of its own.
+macro_rules! through_every_gateway {
+    ($($test:ident),+ $(,)?) => {
+        mod nginx {
+            $(#[tokio::test] async fn $test() { super::$test(crate::harness::Gateway::Nginx).await; })+
+        }
+        mod envoy_grpc {
+            $(#[tokio::test] async fn $test() { super::$test(crate::harness::Gateway::EnvoyGrpc).await; })+
+        }
+        mod envoy_http {
+            $(#[tokio::test] async fn $test() { super::$test(crate::harness::Gateway::EnvoyHttp).await; })+
+        }
+    };
+}
+
+through_every_gateway!(
+    an_allowed_request_names_the_principal,
+    rsa_keys_pass,
+    a_token_passes_once,
+    a_denial_tells_the_client_why,
+    made_up_identity_headers_are_overwritten,
+    an_open_route_drops_made_up_identity_headers,
+    a_route_asks_for_a_scope,
+    the_spent_token_stays_outside,
+    a_body_arrives_intact,
+    two_tokens_are_refused,
+    the_largest_token_passes,
+    a_token_bound_to_the_request_passes,
+    paths_in_disguise_match_no_bound_token,
+    a_client_cannot_tell_the_original_request,
+    a_client_cannot_choose_the_attempt,
+    the_command_line_client_signs_for_it,
+    nobody_passes_while_countersign_is_down,
+    nobody_passes_while_countersign_hangs,
+);
+
+async fn an_allowed_request_names_the_principal(gateway: Gateway) {
+    let scene = Scene::of(gateway, Key::ed25519()).await;
+
+    let seen = Seen::by(&scene.send(Request::get("/orders/7?expand=lines")).await);
+
+    assert_eq!((seen.method.as_str(), seen.target.as_str()), ("GET", "/orders/7?expand=lines"));
+    assert_eq!(seen.values("x-auth-username"), ["alice"]);
+    assert_eq!(seen.values("x-auth-method"), ["self_signed"]);
+    assert_eq!(seen.values("x-auth-key-id"), [scene.key.fingerprint().as_str()]);
+    assert_eq!(seen.values("x-auth-principal-id"), [scene.deployment.principal_id("alice").as_str()]);
+    assert!(matches!(seen.values("x-auth-decision-id")[..], [id] if !id.is_empty()), "{seen:?}");
+}
+
+async fn rsa_keys_pass(gateway: Gateway) {
+    let scene = Scene::of(gateway, Key::rsa()).await;
+
+    for algorithm in ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"] {
+        let token = Claims::of("alice").with_header("alg", algorithm);
+        let request = Request::get("/").authorization(&token.authorization(&scene.key));
+        let seen = Seen::by(&scene.gateway.send(&request).await);
+        assert_eq!(seen.values("x-auth-username"), ["alice"], "{algorithm}");
+    }
+}
+
+async fn a_token_passes_once(gateway: Gateway) {
+    let scene = Scene::of(gateway, Key::ed25519()).await;
+    let request = Request::get("/").authorization(&scene.authorization());
+
+    Seen::by(&scene.gateway.send(&request).await);
+    let replayed = scene.gateway.send(&request).await;
+
+    assert_eq!(replayed.status, 401);
+    assert_challenge(&replayed, "replayed");
+}
+
+async fn a_denial_tells_the_client_why(gateway: Gateway) {
+    let scene = Scene::of(gateway, Key::ed25519()).await;
+
+    let nameless = scene.gateway.send(&Request::get("/")).await;
+    let forged = Claims::of("alice").authorization(&Key::ed25519());
+    let forged = scene.gateway.send(&Request::get("/").authorization(&forged)).await;
+
+    assert_eq!((nameless.status, forged.status), (401, 401));
+    assert_challenge(&nameless, "missing_credentials");
+    assert_challenge(&forged, "invalid_token");
+    for (denial, code) in [(nameless, "missing_credentials"), (forged, "invalid_token")] {
+        assert_eq!(denial.header("x-auth-error"), Some(code));
+    }
+}
+
+async fn made_up_identity_headers_are_overwritten(gateway: Gateway) {
+    let scene = Scene::of(gateway, Key::ed25519()).await;
+
+    let seen = Seen::by(&scene.send(with_made_up_identity(Request::get("/"))).await);
+
+    assert_nothing_made_up(&seen);
+    assert_eq!(seen.values("x-auth-username"), ["alice"]);
+    // alice has no scopes: a gateway may pass the header on empty, or drop it.
+    assert!(seen.values("x-auth-scopes").concat().is_empty());
+}
+
+async fn a_route_asks_for_a_scope(gateway: Gateway) {
+    let scene = Scene::of(gateway, Key::ed25519()).await;
+    let token = Claims::of("root").authorization(&scene.root_key);
+
+    let request = with_made_up_identity(Request::get("/admin/users")).authorization(&token);
+    let allowed = scene.gateway.send(&request).await;
+    let refused = scene.send(Request::get("/admin/users").header("X-Required-Scope", "")).await;
+    let elsewhere = scene.send(Request::get("/administration")).await;
+
+    let seen = Seen::by(&allowed);
+    assert_eq!(seen.values("x-auth-scopes"), ["admin"]);
+    assert_eq!(seen.values("x-auth-username"), ["root"]);
+    assert_nothing_made_up(&seen);
+    assert_eq!(refused.status, 403, "{refused:?}");
+    assert_eq!(refused.header("x-auth-error"), Some("insufficient_scope"));
+    assert_eq!(elsewhere.status, 200);
+}
+
+async fn an_open_route_drops_made_up_identity_headers(gateway: Gateway) {
+    let scene = Scene::of(gateway, Key::ed25519()).await;
+
+    let request = IDENTITY.iter().fold(Request::get("/healthz"), |request, name| request.header(name, "made-up"));
+    let seen = Seen::by(&scene.gateway.send(&request).await);
+
+    for name in IDENTITY {
+        assert!(seen.values(name).is_empty(), "{name} in {seen:?}");
+    }
+}
+
+async fn the_spent_token_stays_outside(gateway: Gateway) {
+    let scene = Scene::of(gateway, Key::ed25519()).await;
+
+    let seen = Seen::by(&scene.send(Request::get("/").header("X-Application", "kept")).await);
+
+    assert!(seen.values("authorization").is_empty(), "{seen:?}");
+    assert_eq!(seen.values("x-application"), ["kept"]);
+}
+
+async fn a_body_arrives_intact(gateway: Gateway) {
+    let scene = Scene::of(gateway, Key::ed25519()).await;
+    let body = "0123456789abcdef".repeat(4_096);
+
+    let seen = Seen::by(&scene.send(Request::new("POST", "/upload").body(body.as_str())).await);
+
+    assert_eq!(seen.method, "POST");
+    assert_eq!(seen.body, body);
+}
+
+async fn two_tokens_are_refused(gateway: Gateway) {
+    let scene = Scene::of(gateway, Key::ed25519()).await;
+
+    let [first, second] = [scene.authorization(), scene.authorization()];
+    let request = Request::get("/").authorization(&first).authorization(&second);
+    let answer = scene.gateway.send(&request).await;
+
+    // nginx refuses by itself; Envoy joins them with a comma.
+    let expected = if gateway == Gateway::Nginx { 400 } else { 401 };
+    assert_eq!(answer.status, expected);
+    // Refused without a look inside, so both are still good.
+    for authorization in [first, second] {
+        Seen::by(&scene.gateway.send(&Request::get("/").authorization(&authorization)).await);
+    }
+}
+
+/// 8 KiB is Countersign's cap: the gateway must not be the one to set a lower one.
+async fn the_largest_token_passes(gateway: Gateway) {
+    const CAP: usize = 8 * 1024;
+    let scene = Scene::of(gateway, Key::ed25519()).await;
+    let padded = |length: usize| Claims::of("alice").with("padding", "x".repeat(length)).sign(&scene.key);
+
+    // Three characters more in the claims are four more in the token.
+    let spare = CAP - padded(1).len();
+    let [fits, too_long] = [padded(1 + spare / 4 * 3), padded(1 + spare / 4 * 3 + 6)];
+    assert!((CAP - 8..=CAP).contains(&fits.len()) && too_long.len() > CAP, "{} {}", fits.len(), too_long.len());
+
+    let fits = scene.gateway.send(&Request::get("/").authorization(&format!("JWT {fits}"))).await;
+    assert_eq!(Seen::by(&fits).values("x-auth-username"), ["alice"]);
+    let too_long = scene.gateway.send(&Request::get("/").authorization(&format!("JWT {too_long}"))).await;
+    assert_eq!(too_long.status, 401);
+    assert_challenge(&too_long, "malformed_credentials");
+}
+
+async fn a_token_bound_to_the_request_passes(gateway: Gateway) {
+    let scene = Scene::of(gateway, Key::ed25519()).await;
+    let url = format!("http://{}/orders/7", scene.gateway.address);
+    let bound = |method: &str| Claims::of("alice").with("htm", method).with("htu", url.as_str());
+    let request =
+        |method: &str, path: &str, token: &Claims| Request::new(method, path).authorization(&token.authorization(&scene.key));
+
+    let wrong_method = scene.gateway.send(&request("GET", "/orders/7", &bound("DELETE"))).await;
+    let wrong_path = scene.gateway.send(&request("GET", "/orders/8", &bound("GET"))).await;
+    let right = scene.gateway.send(&request("DELETE", "/orders/7?really=yes", &bound("DELETE"))).await;
+
+    assert_challenge(&wrong_method, "request_mismatch");
+    assert_challenge(&wrong_path, "request_mismatch");
+    assert_eq!(Seen::by(&right).method, "DELETE");
+}
+
+/// GATEWAYS.md, trap 19: the gateway may route a path elsewhere than its spelling says.
+async fn paths_in_disguise_match_no_bound_token(gateway: Gateway) {
+    let scene = Scene::of(gateway, Key::ed25519()).await;
+
+    for path in ["/t/ok/..%2f/admin//x", "/t/ok/%2e%2e/admin/x", "/t/ok/../admin/x", "/t//ok", "/t/ok/..%5cadmin"] {
+        let url = format!("http://{}{path}", scene.gateway.address);
+        let token = Claims::of("alice").with("htm", "GET").with("htu", url);
+        let answer = scene.gateway.send(&Request::get(path).authorization(&token.authorization(&scene.key))).await;
+        assert!([400, 401].contains(&answer.status), "{path}: {answer:?}");
+    }
+}
+
+/// What the gateways say about a request is theirs, whatever the client says in the same words.
+async fn a_client_cannot_tell_the_original_request(gateway: Gateway) {
+    let scene = Scene::of(gateway, Key::ed25519()).await;
+    let bound = |method: &str, path: &str| {
+        let url = format!("http://{}{path}", scene.gateway.address);
+        Claims::of("alice").with("htm", method).with("htu", url).authorization(&scene.key)
+    };
+    let request = |authorization: &str| {
+        Request::new("DELETE", "/precious")
+            .header("X-Original-Method", "GET")
+            .header("X-Original-URI", "/harmless")
+            .header("X-Forwarded-Method", "GET")
+            .header("X-Forwarded-Uri", "/harmless")
+            .header("X-Forwarded-Host", "elsewhere.test")
+            .header("X-Forwarded-Proto", "https")
+            .authorization(authorization)
+    };
+
+    let lie = scene.gateway.send(&request(&bound("GET", "/harmless"))).await;
+    let truth = scene.gateway.send(&request(&bound("DELETE", "/precious"))).await;
+
+    assert_challenge(&lie, "request_mismatch");
+    assert_eq!(Seen::by(&truth).method, "DELETE");
+}
+
+/// What makes two questions one attempt is the gateway's own id: a client cannot pass a replay off as the first.
+async fn a_client_cannot_choose_the_attempt(gateway: Gateway) {
+    let scene = Scene::of(gateway, Key::ed25519()).await;
+    let request = Request::get("/").header("X-Request-Id", "mine").authorization(&scene.authorization());
+
+    Seen::by(&scene.gateway.send(&request).await);
+    assert_challenge(&scene.gateway.send(&request).await, "replayed");
+}
+
+/// `countersign sign`, as it is used with curl.
+async fn the_command_line_client_signs_for_it(gateway: Gateway) {
+    let scene = Scene::of(gateway, Key::rsa()).await;
+    let [ed25519, p256] = [Key::ed25519(), Key::p256()];
+    scene.deployment.enrol("bob", &ed25519);
+    scene.deployment.enrol("carol", &p256);
+    for (username, key) in [("alice", &scene.key), ("bob", &ed25519), ("carol", &p256)] {
+        let file = scene.deployment.file("private.pem", &key.private_pem());
+        let url = format!("http://{}/orders", scene.gateway.address);
+        let sign = ["sign", username, "--key", file.to_str().unwrap(), "--method", "POST", "--url", &url];
+
+        let header = scene.deployment.done(&[sign.as_slice(), &["--header"]].concat());
+        let (name, value) = header.trim().split_once(": ").unwrap_or_else(|| panic!("no header: {header}"));
+        let seen = Seen::by(&scene.gateway.send(&Request::new("POST", "/orders").header(name, value)).await);
+        assert_eq!(seen.values("x-auth-username"), [username]);
+
+        let token = scene.deployment.done(&sign);
+        let request = Request::get("/orders").authorization(&format!("JWT {}", token.trim()));
+        assert_challenge(&scene.gateway.send(&request).await, "request_mismatch");
+    }
+}
+
+async fn nobody_passes_while_countersign_is_down(gateway: Gateway) {
+    let mut scene = Scene::of(gateway, Key::ed25519()).await;
+    Seen::by(&scene.send(Request::get("/")).await);
+    scene.countersign.signal(Signal::Kill);
+    scene.countersign.exited_within(Duration::from_secs(10));
+
+    for method in ["GET", "POST"] {
+        let answer = scene.send(Request::new(method, "/")).await;
+        assert_eq!(answer.status, 503, "{answer:?}");
+        assert_eq!(answer.header("x-auth-error"), Some("unavailable"));
+        assert_eq!(answer.header("retry-after"), Some("1"));
+    }
+}
+
+/// A check that is never answered is no allow, and is over before a client loses patience.
+async fn nobody_passes_while_countersign_hangs(gateway: Gateway) {
+    let scene = Scene::of(gateway, Key::ed25519()).await;
+    let request = Request::get("/").authorization(&scene.authorization());
+    scene.countersign.signal(Signal::Stop);
+
+    let answer = tokio::time::timeout(Duration::from_secs(10), scene.gateway.send(&request)).await;
+
+    let answer = answer.expect("the gateway waits for ever");
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert_eq!(answer.header("x-auth-error"), Some("unavailable"));
+    scene.countersign.signal(Signal::Continue);
+    eventually_async("decisions resume", Duration::from_secs(10), async || {
+        let answer = scene.send(Request::get("/")).await;
+        (answer.status == 200).then_some(())
+    })
+    .await;
+}
+
+fn with_made_up_identity(request: Request) -> Request {
+    IDENTITY.iter().fold(request, |request, name| {
+        let request = request.header(name, "made-up").header(&name.replace('-', "_"), "made-up");
+        request.header(&name.to_ascii_uppercase(), "made-up")
+    })
+}
+
+fn assert_nothing_made_up(seen: &Seen) {
+    for name in IDENTITY {
+        let values = seen.values(name);
+        assert!(values.len() <= 1 && !values.contains(&"made-up"), "{name}: {values:?}");
+    }
+}
+
+/// The error code is in the one header that every gateway hands on.
+pub fn assert_challenge(denial: &Answer, code: &str) {
+    let challenge = denial.header("www-authenticate").unwrap_or_else(|| panic!("no challenge in {denial:?}"));
+    assert!(challenge.starts_with("JWT realm=\""), "{challenge}");
+    assert!(challenge.contains(&format!("error=\"{code}\"")), "{challenge} does not say {code}");
+}
+
+/// The names in a list of headers, for comparing sets.
+pub fn names<'a>(names: impl IntoIterator<Item = &'a str>) -> BTreeSet<&'a str> {
+    names.into_iter().collect()
+}

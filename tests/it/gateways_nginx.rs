@@ -1,0 +1,99 @@
+//! What is nginx's own.
+
+use crate::gateways::{IDENTITY, Scene, assert_challenge};
+use crate::harness::http::Request;
+use crate::harness::{Breaker, Claims, Deployment, Echo, Gateway, Key, Seen};
+
+/// GATEWAYS.md, trap 17: `index` redirects inside nginx, which then asks a second time about the same request.
+#[tokio::test]
+async fn an_internal_redirect_is_one_attempt() {
+    let scene = Scene::of(Gateway::Nginx, Key::ed25519()).await;
+    scene.gateway.static_file("docs/index.html", "welcome");
+    let request = Request::get("/docs/").authorization(&scene.authorization());
+
+    let answer = scene.gateway.send(&request).await;
+    let replayed = scene.gateway.send(&request).await;
+
+    assert_eq!((answer.status, answer.body.as_slice()), (200, b"welcome".as_slice()), "{answer:?}");
+    assert_eq!(replayed.status, 401);
+    assert_challenge(&replayed, "replayed");
+}
+
+/// Without the setting the second question is a replay, whatever the header says.
+#[tokio::test]
+async fn without_the_setting_an_internal_redirect_is_refused() {
+    let (deployment, key) = (Deployment::new(), Key::ed25519());
+    deployment.enrol("alice", &key);
+    let countersign = deployment.serve();
+    let gateway = Gateway::Nginx.start(&countersign, &Echo::start()).await;
+    gateway.static_file("docs/index.html", "welcome");
+
+    let token = Claims::of("alice").authorization(&key);
+    let answer = gateway.send(&Request::get("/docs/").authorization(&token)).await;
+
+    assert_challenge(&answer, "replayed");
+}
+
+/// The subrequest's location is nginx's alone: from outside it would be an oracle.
+#[tokio::test]
+async fn the_question_cannot_be_asked_from_outside() {
+    let scene = Scene::of(Gateway::Nginx, Key::ed25519()).await;
+
+    let answer = scene.send(Request::get("/_countersign")).await;
+
+    assert_eq!(answer.status, 404);
+    for name in IDENTITY {
+        assert_eq!(answer.header(name), None);
+    }
+}
+
+/// GATEWAYS.md, trap 16: nginx would ask again, and the token that was spent the first time would be refused.
+#[tokio::test]
+async fn a_lost_answer_is_not_asked_for_again() {
+    let (deployment, key) = (Deployment::new(), Key::ed25519());
+    deployment.enrol("alice", &key);
+    let countersign = deployment.serve();
+    let breaker = Breaker::before(countersign.http).await;
+    let through_breaker = format!("server {};", breaker.address);
+    let edits = [("server 127.0.0.1:8080;", through_breaker.as_str()), ("worker_processes auto;", "worker_processes 1;")];
+    let gateway = Gateway::Nginx.start_edited(&countersign, &Echo::start(), &edits).await;
+    let request = || Request::get("/").authorization(&Claims::of("alice").authorization(&key));
+    // On a kept-alive connection, where nginx takes the loss for the server's right to close it.
+    Seen::by(&gateway.send(&request()).await);
+    let before = breaker.answers();
+
+    breaker.lose_answers();
+    let answer = gateway.send(&request()).await;
+
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert_eq!(breaker.answers() - before, 1, "asked more than once");
+}
+
+/// One kept-alive connection serves many decisions: GATEWAYS.md, trap 21.
+#[tokio::test]
+async fn decisions_share_a_connection() {
+    let scene = Scene::edited(Gateway::Nginx, Key::ed25519(), &[("worker_processes auto;", "worker_processes 1;")]).await;
+    let connections = || established_to(scene.countersign.http.port());
+
+    Seen::by(&scene.send(Request::get("/")).await);
+    let first = connections();
+    for _ in 0..20 {
+        Seen::by(&scene.send(Request::get("/")).await);
+    }
+
+    assert_eq!(first.len(), 1, "{first:?}");
+    assert_eq!(connections(), first);
+}
+
+/// The local ports of the established connections to `port` on this machine, by the kernel's own list.
+fn established_to(port: u16) -> Vec<u16> {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let port_of = |address: &str| u16::from_str_radix(address.rsplit(':').next().unwrap(), 16).unwrap();
+    table
+        .lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .filter(|fields| fields[3] == "01" && port_of(fields[2]) == port)
+        .map(|fields| port_of(fields[1]))
+        .collect()
+}

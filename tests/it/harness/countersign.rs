@@ -1,0 +1,73 @@
+//! One running `countersign serve`.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use super::deployment::{Deployment, LISTENERS, variable};
+use super::http::{Answer, Request};
+use super::process::{Process, Signal};
+use super::{ExtAuthz, free_port};
+
+#[derive(Debug)]
+pub struct Countersign {
+    pub http: SocketAddr,
+    pub grpc: SocketAddr,
+    pub admin: SocketAddr,
+    process: Process,
+}
+
+impl Countersign {
+    pub fn start(deployment: &Deployment) -> Self {
+        let [http, grpc, admin] = [(); 3].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
+        let mut command = deployment.command(&["serve"]);
+        for (listener, address) in LISTENERS.into_iter().zip([http, grpc, admin]) {
+            command.env(variable(listener), address.to_string());
+        }
+        let prefix = deployment.setting("server.url_prefix").unwrap_or_default();
+        // Behind TLS, only the admin listener answers in plain text.
+        let is_plain = deployment.setting("server.tls.cert").is_none();
+        let mut process = Process::spawn("countersign", &mut command, deployment.dir.path(), Signal::Kill);
+        process.wait_until(|| {
+            let alive = !is_plain || answers_200(http, &format!("{prefix}/livez"));
+            let ready = alive && answers_200(admin, &format!("{prefix}/readyz"));
+            (ready && TcpStream::connect(grpc).is_ok()).then_some(())
+        });
+        Self { http, grpc, admin, process }
+    }
+
+    /// Asks the HTTP door as nginx does, about `GET /` of `gateway.test`.
+    pub async fn decide(&self, authorization: &str) -> Answer {
+        decision_request().authorization(authorization).send(self.http).await
+    }
+
+    pub fn ext_authz(&self) -> ExtAuthz {
+        ExtAuthz::connect(self.grpc)
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    pub fn exited_within(&mut self, deadline: Duration) -> ExitStatus {
+        self.process.exited_within(deadline)
+    }
+}
+
+/// What nginx asks about `GET /` of `gateway.test`, without credentials.
+pub fn decision_request() -> Request {
+    Request::get("/validate_request")
+        .header("X-Original-Method", "GET")
+        .header("X-Original-URI", "/")
+        .header("X-Forwarded-Proto", "http")
+        .header("X-Forwarded-Host", "gateway.test")
+}
+
+fn answers_200(server: SocketAddr, path: &str) -> bool {
+    let Ok(mut stream) = TcpStream::connect(server) else { return false };
+    let mut answer = String::new();
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let sent = write!(stream, "GET {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n");
+    sent.is_ok() && stream.read_to_string(&mut answer).is_ok() && answer.starts_with("HTTP/1.1 200")
+}

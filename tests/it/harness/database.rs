@@ -1,0 +1,117 @@
+//! Databases to keep principals and keys in.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use super::free_port;
+use super::process::{Process, Signal};
+use super::tools::{postgres_program, program};
+
+/// An empty database. Its server, if it has one, ends with it.
+pub struct Database {
+    pub url: String,
+    server: Option<(Process, TempDir)>,
+}
+
+impl Database {
+    /// A file in the directory of the deployment.
+    pub fn sqlite() -> Self {
+        Self { url: "sqlite://countersign.db?mode=rwc".to_owned(), server: None }
+    }
+
+    /// Ends the server as a crash would.
+    pub fn stop(&mut self) {
+        self.server = None;
+    }
+
+    pub fn postgres() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let user = unprivileged_user(dir.path());
+        let data = dir.path().join("data");
+        run(as_user(user.as_ref(), &postgres_program("initdb"))
+            .args(["--username=countersign", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"])
+            .arg(&data));
+        let port = free_port();
+        let process = Process::spawn(
+            "postgres",
+            as_user(user.as_ref(), &postgres_program("postgres"))
+                .arg("-D")
+                .arg(&data)
+                .args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off"])
+                .args(["-c", &format!("port={port}")]),
+            dir.path(),
+            Signal::Quit,
+        );
+        let mut process = process.listening(SocketAddr::from(([127, 0, 0, 1], port)));
+        process.wait_until(|| process_says(&data.join("postmaster.pid"), "ready"));
+        Self { url: format!("postgres://countersign@127.0.0.1:{port}/postgres"), server: Some((process, dir)) }
+    }
+
+    pub fn mariadb() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        // Run by root, the server wants to be told that this is meant.
+        let user = format!("--user={}", String::from_utf8(run(Command::new("id").arg("-un"))).unwrap().trim());
+        run(Command::new(program("mariadb-install-db"))
+            .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db", &user])
+            .arg(format!("--datadir={}", data.display())));
+        let init = dir.path().join("init.sql");
+        std::fs::write(&init, "CREATE DATABASE countersign;\n").unwrap();
+        let port = free_port();
+        let process = Process::spawn(
+            "mariadbd",
+            Command::new(program("mariadbd"))
+                .args(["--no-defaults", "--bind-address=127.0.0.1", "--skip-networking=0", &user])
+                .arg(format!("--port={port}"))
+                .arg(format!("--datadir={}", data.display()))
+                .arg(format!("--init-file={}", init.display()))
+                .arg(format!("--socket={}", dir.path().join("socket").display()))
+                .arg(format!("--pid-file={}", dir.path().join("pid").display())),
+            dir.path(),
+            Signal::Term,
+        );
+        let process = process.listening(SocketAddr::from(([127, 0, 0, 1], port)));
+        Self { url: format!("mysql://root@127.0.0.1:{port}/countersign"), server: Some((process, dir)) }
+    }
+}
+
+/// The last line of a `postmaster.pid` is the server's state.
+fn process_says(file: &Path, state: &str) -> Option<()> {
+    let text = std::fs::read_to_string(file).ok()?;
+    (text.lines().last()?.trim() == state).then_some(())
+}
+
+/// `PostgreSQL` refuses to run as root: then a user to run it as, who is given `dir`.
+fn unprivileged_user(dir: &Path) -> Option<(String, String)> {
+    let id = |arguments: &[&str]| {
+        let output = Command::new("id").args(arguments).output().unwrap();
+        output.status.success().then(|| String::from_utf8(output.stdout).unwrap().trim().to_owned())
+    };
+    if id(&["-u"]).unwrap() != "0" {
+        return None;
+    }
+    let name = if id(&["-u", "postgres"]).is_some() { "postgres" } else { "nobody" };
+    let (user, group) = (id(&["-u", name]).unwrap(), id(&["-g", name]).unwrap());
+    std::os::unix::fs::chown(dir, Some(user.parse().unwrap()), Some(group.parse().unwrap())).unwrap();
+    Some((user, group))
+}
+
+fn as_user(user: Option<&(String, String)>, program: &Path) -> Command {
+    let Some((user, group)) = user else { return Command::new(program) };
+    let mut command = Command::new(super::tools::program("setpriv"));
+    command.args(["--reuid", user, "--regid", group, "--clear-groups"]).arg(program);
+    // Not everyone may enter the directory in which the tests were started.
+    command.current_dir("/");
+    command
+}
+
+/// Runs a preparation to its end, and yields its output.
+fn run(command: &mut Command) -> Vec<u8> {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?} failed: {complaint}");
+    output.stdout
+}

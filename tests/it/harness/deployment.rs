@@ -1,0 +1,173 @@
+//! Settings, a database and principals: what one or more replicas share.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{Countersign, Database, Key, Redis};
+
+pub struct Deployment {
+    /// The working directory of every command, so that default paths fall into it.
+    pub dir: TempDir,
+    settings: Vec<(String, String)>,
+    database: Database,
+}
+
+impl Deployment {
+    /// SQLite and nonces in memory: the defaults.
+    pub fn new() -> Self {
+        Self::on(Database::sqlite())
+    }
+
+    /// On an empty database, which is then migrated.
+    pub fn on(database: Database) -> Self {
+        let deployment = Self::unmigrated(database);
+        deployment.done(&["migrate", "up"]);
+        deployment
+    }
+
+    pub fn unmigrated(database: Database) -> Self {
+        let url = database.url.clone();
+        let deployment = Self { dir: tempfile::tempdir().unwrap(), settings: Vec::new(), database };
+        deployment.set("database.url", &url)
+    }
+
+    /// An empty directory, and no settings.
+    pub fn bare() -> Self {
+        Self { dir: tempfile::tempdir().unwrap(), settings: Vec::new(), database: Database::sqlite() }
+    }
+
+    /// Sets what DESIGN.md calls `key`, through the environment.
+    #[must_use]
+    pub fn set(mut self, key: &str, value: &str) -> Self {
+        self.settings.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// What [`Self::set`] last set `key` to.
+    pub fn setting(&self, key: &str) -> Option<&str> {
+        self.settings.iter().rev().find(|(set, _)| set == key).map(|(_, value)| value.as_str())
+    }
+
+    /// With time for a claim: the default of 100 ms is for machines that do not run a dozen servers on two cores.
+    #[must_use]
+    pub fn nonces_in(self, redis: &Redis) -> Self {
+        self.nonces_at(redis.address)
+    }
+
+    /// [`Self::nonces_in`], through whatever stands before the Redis.
+    #[must_use]
+    pub fn nonces_at(self, redis: SocketAddr) -> Self {
+        self.set("nonce.url", &format!("redis://{redis}")).set("nonce.timeout", "5s")
+    }
+
+    /// Adds a principal with one key, and yields the key's id.
+    pub fn enrol(&self, username: &str, key: &Key) -> String {
+        self.done(&["principal", "add", username]);
+        self.add_key(username, key)
+    }
+
+    /// Adds a key to a principal that is there, and yields the key's id.
+    pub fn add_key(&self, username: &str, key: &Key) -> String {
+        self.add_key_with(username, key, &[])
+    }
+
+    pub fn add_key_with(&self, username: &str, key: &Key, options: &[&str]) -> String {
+        let file = self.file(&format!("{}.pub", key.fingerprint()), &key.public_pem());
+        self.done(&[["key", "add", username, file.to_str().unwrap()].as_slice(), options].concat());
+        let keys = self.list(&["key", "list", username]);
+        let added = keys.iter().find(|listed| listed["fingerprint"] == key.fingerprint());
+        id(added.unwrap_or_else(|| panic!("{} is not in {keys:?}", key.fingerprint())))
+    }
+
+    pub fn principal_id(&self, username: &str) -> String {
+        let principals = self.list(&["principal", "list"]);
+        let found = principals.iter().find(|listed| listed["username"] == username);
+        id(found.unwrap_or_else(|| panic!("{username} is not in {principals:?}")))
+    }
+
+    /// The rows that a listing command prints with `--output json`.
+    pub fn list(&self, command: &[&str]) -> Vec<Value> {
+        let json = self.done(&[command, &["--output", "json"]].concat());
+        serde_json::from_str(&json).unwrap_or_else(|error| panic!("{error} in {json}"))
+    }
+
+    /// Writes a file into the deployment's directory.
+    pub fn file(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.dir.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+
+    /// Runs a command that has to succeed, and yields what it printed.
+    pub fn done(&self, arguments: &[&str]) -> String {
+        let ran = self.run(arguments);
+        assert_eq!(ran.code, 0, "countersign {arguments:?}: {ran:?}");
+        ran.stdout
+    }
+
+    /// Runs a command to its end.
+    pub fn run(&self, arguments: &[&str]) -> Ran {
+        Ran::of(&mut self.command(arguments))
+    }
+
+    /// The command with this deployment's settings, and no others from whoever runs the tests.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_countersign"));
+        command.args(arguments).current_dir(self.dir.path()).env_clear();
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        // Never the default ports: whoever runs the tests may use them.
+        for listener in LISTENERS {
+            command.env(variable(listener), "127.0.0.1:0");
+        }
+        for (key, value) in &self.settings {
+            command.env(variable(key), value);
+        }
+        command
+    }
+
+    /// Ends the server of the database, if it has one.
+    pub fn lose_the_database(&mut self) {
+        self.database.stop();
+    }
+
+    /// Starts a replica and waits until it is ready.
+    pub fn serve(&self) -> Countersign {
+        Countersign::start(self)
+    }
+}
+
+/// The settings with an address to listen on.
+pub const LISTENERS: [&str; 3] = ["server.http_listen", "server.grpc_listen", "server.admin_listen"];
+
+/// How a command ended, and what it printed.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ran {
+    pub fn of(command: &mut Command) -> Self {
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+/// The environment variable of a setting: `nonce.url` is `COUNTERSIGN_NONCE__URL`.
+pub fn variable(key: &str) -> String {
+    format!("COUNTERSIGN_{}", key.replace('.', "__").to_ascii_uppercase())
+}
+
+/// A row's `id`, as the command line takes it.
+fn id(row: &Value) -> String {
+    row["id"].as_str().map_or_else(|| row["id"].to_string(), str::to_owned)
+}

@@ -1,0 +1,199 @@
+//! A small HTTP/1.1 client that sends exactly what it is told and keeps exactly what it gets: the paths, duplicate
+//! headers and bodies that matter here are those that a well-behaved client would tidy up.
+
+use std::net::SocketAddr;
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+#[derive(Debug, Clone)]
+pub struct Request {
+    method: String,
+    target: String,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+}
+
+impl Request {
+    pub fn get(target: &str) -> Self {
+        Self::new("GET", target)
+    }
+
+    pub fn new(method: &str, target: &str) -> Self {
+        Self { method: method.to_owned(), target: target.to_owned(), headers: Vec::new(), body: Vec::new() }
+    }
+
+    /// Adds a header, also when one of that name is there already.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    #[must_use]
+    pub fn authorization(self, value: &str) -> Self {
+        self.header("Authorization", value)
+    }
+
+    /// Adds a body and its Content-Length.
+    #[must_use]
+    pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
+        self.body = body.into();
+        let length = self.body.len().to_string();
+        self.header("Content-Length", &length)
+    }
+
+    /// Sends it over a connection of its own.
+    pub async fn send(&self, server: SocketAddr) -> Answer {
+        self.try_send(server).await.unwrap_or_else(|error| panic!("no answer from {server}: {error}"))
+    }
+
+    /// [`Self::send`] to a server that may not be there.
+    pub async fn try_send(&self, server: SocketAddr) -> std::io::Result<Answer> {
+        Connection::open(server).await?.send(self).await
+    }
+
+    fn encode(&self, server: SocketAddr) -> Vec<u8> {
+        let mut text = format!("{} {} HTTP/1.1\r\n", self.method, self.target);
+        if !self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+            text.extend(["Host: ", &server.to_string(), "\r\n"]);
+        }
+        for (name, value) in &self.headers {
+            text.extend([name, ": ", value, "\r\n"]);
+        }
+        text += "\r\n";
+        [text.as_bytes(), &self.body].concat()
+    }
+}
+
+/// A kept-alive connection: one request after another.
+pub struct Connection {
+    stream: TcpStream,
+    server: SocketAddr,
+    buffer: Vec<u8>,
+}
+
+impl Connection {
+    pub async fn open(server: SocketAddr) -> std::io::Result<Self> {
+        let stream = TcpStream::connect(server).await?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream, server, buffer: Vec::new() })
+    }
+
+    pub async fn send(&mut self, request: &Request) -> std::io::Result<Answer> {
+        self.stream.write_all(&request.encode(self.server)).await?;
+        self.answer(request.method == "HEAD").await
+    }
+
+    /// Reads one answer, to whatever was written before.
+    async fn answer(&mut self, to_head: bool) -> std::io::Result<Answer> {
+        let head_length = loop {
+            if let Some(end) = find(&self.buffer, b"\r\n\r\n") {
+                break end + 4;
+            }
+            self.read_more().await?;
+        };
+        let head: Vec<u8> = self.buffer.drain(..head_length).collect();
+        let mut answer = Answer::parse(head);
+        if to_head || answer.status == 204 || answer.status == 304 {
+            return Ok(answer);
+        }
+        if answer.header("transfer-encoding").is_some_and(|coding| coding == "chunked") {
+            answer.body = self.chunked().await?;
+        } else {
+            let length = answer.header("content-length").map(|length| length.parse().unwrap());
+            answer.body = match length {
+                Some(length) => self.take(length).await?,
+                None if answer.head.starts_with(b"HTTP/1.0") => self.rest().await?,
+                None => Vec::new(),
+            };
+        }
+        Ok(answer)
+    }
+
+    async fn chunked(&mut self) -> std::io::Result<Vec<u8>> {
+        let mut body = Vec::new();
+        loop {
+            let line = loop {
+                if let Some(end) = find(&self.buffer, b"\r\n") {
+                    break self.take(end + 2).await?;
+                }
+                self.read_more().await?;
+            };
+            let length = usize::from_str_radix(String::from_utf8_lossy(&line).trim(), 16).unwrap();
+            let chunk = self.take(length + 2).await?;
+            if length == 0 {
+                return Ok(body);
+            }
+            body.extend_from_slice(&chunk[..length]);
+        }
+    }
+
+    async fn rest(&mut self) -> std::io::Result<Vec<u8>> {
+        self.stream.read_to_end(&mut self.buffer).await?;
+        Ok(std::mem::take(&mut self.buffer))
+    }
+
+    async fn take(&mut self, length: usize) -> std::io::Result<Vec<u8>> {
+        while self.buffer.len() < length {
+            self.read_more().await?;
+        }
+        Ok(self.buffer.drain(..length).collect())
+    }
+
+    async fn read_more(&mut self) -> std::io::Result<()> {
+        match self.stream.read_buf(&mut self.buffer).await? {
+            0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[derive(Clone)]
+pub struct Answer {
+    pub status: u16,
+    /// The status line and the headers, as they came.
+    pub head: Vec<u8>,
+    /// Names in lower case, in the order in which they came.
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}{}", String::from_utf8_lossy(&self.head), String::from_utf8_lossy(&self.body))
+    }
+}
+
+impl Answer {
+    fn parse(head: Vec<u8>) -> Self {
+        let text = String::from_utf8_lossy(&head).into_owned();
+        let mut lines = text.trim_end().split("\r\n");
+        let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+        let headers = lines
+            .map(|line| line.split_once(':').unwrap_or_else(|| panic!("no header: {line}")))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+            .collect();
+        Self { status, head, headers, body: Vec::new() }
+    }
+
+    /// The value of the one header of that name.
+    ///
+    /// # Panics
+    /// When there are two: then it would be luck which one a client believes.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut values = self.headers.iter().filter(|(found, _)| found == name).map(|(_, value)| value.as_str());
+        let value = values.next();
+        assert_eq!(values.next(), None, "a second {name} header in {self:?}");
+        value
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {self:?}"))
+    }
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    haystack.windows(needle.len()).position(|window| window == needle)
+}

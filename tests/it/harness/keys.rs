@@ -1,0 +1,101 @@
+//! Key pairs made and used without any of Countersign's code.
+
+use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::rsa::{KeyPair as RsaKeyPair, KeySize};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256,
+    RSA_PKCS1_SHA384, RSA_PKCS1_SHA512, RSA_PSS_SHA256, RSA_PSS_SHA384, RSA_PSS_SHA512,
+};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+pub enum Key {
+    Rsa(RsaKeyPair),
+    Ed25519(Ed25519KeyPair),
+    P256(EcdsaKeyPair),
+    P384(EcdsaKeyPair),
+}
+
+impl Key {
+    pub fn rsa() -> Self {
+        Self::Rsa(RsaKeyPair::generate(KeySize::Rsa2048).unwrap())
+    }
+
+    pub fn ed25519() -> Self {
+        Self::Ed25519(Ed25519KeyPair::generate().unwrap())
+    }
+
+    pub fn p256() -> Self {
+        Self::P256(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap())
+    }
+
+    pub fn p384() -> Self {
+        Self::P384(EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap())
+    }
+
+    /// The algorithm that a client takes without being told: the first that `asymmetric_jwt_auth` would.
+    pub fn usual_algorithm(&self) -> &'static str {
+        match self {
+            Self::Rsa(_) => "RS512",
+            Self::Ed25519(_) => "EdDSA",
+            Self::P256(_) => "ES256",
+            Self::P384(_) => "ES384",
+        }
+    }
+
+    /// Signs as `algorithm` says for RSA, where one key can do several; other keys have but one way.
+    pub fn sign(&self, algorithm: &str, message: &[u8]) -> Vec<u8> {
+        let random = SystemRandom::new();
+        match self {
+            Self::Ed25519(key) => key.sign(message).as_ref().to_vec(),
+            Self::P256(key) | Self::P384(key) => key.sign(&random, message).unwrap().as_ref().to_vec(),
+            Self::Rsa(key) => {
+                let padding: &'static dyn aws_lc_rs::signature::RsaEncoding = match algorithm {
+                    "RS256" => &RSA_PKCS1_SHA256,
+                    "RS384" => &RSA_PKCS1_SHA384,
+                    "PS256" => &RSA_PSS_SHA256,
+                    "PS384" => &RSA_PSS_SHA384,
+                    "PS512" => &RSA_PSS_SHA512,
+                    // Also for the names that no RSA key can honour: their tokens have to look real up to the name.
+                    _ => &RSA_PKCS1_SHA512,
+                };
+                let mut signature = vec![0; key.public_modulus_len()];
+                key.sign(padding, &random, message, &mut signature).unwrap();
+                signature
+            }
+        }
+    }
+
+    /// PKCS#8 PEM.
+    pub fn private_pem(&self) -> String {
+        match self {
+            Self::Rsa(key) => pem("PRIVATE KEY", AsDer::<Pkcs8V1Der<'_>>::as_der(key).unwrap().as_ref()),
+            Self::Ed25519(key) => pem("PRIVATE KEY", key.to_pkcs8v1().unwrap().as_ref()),
+            Self::P256(key) | Self::P384(key) => pem("PRIVATE KEY", key.to_pkcs8v1().unwrap().as_ref()),
+        }
+    }
+
+    /// SPKI PEM: 64 columns and a final newline, the text whose SHA-256 is the fingerprint.
+    pub fn public_pem(&self) -> String {
+        let der: PublicKeyX509Der<'_> = match self {
+            Self::Rsa(key) => key.public_key().as_der(),
+            Self::Ed25519(key) => key.public_key().as_der(),
+            Self::P256(key) | Self::P384(key) => key.public_key().as_der(),
+        }
+        .unwrap();
+        pem("PUBLIC KEY", der.as_ref())
+    }
+
+    /// What DESIGN.md calls the fingerprint, and tokens the `kid`.
+    pub fn fingerprint(&self) -> String {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, self.public_pem().as_bytes());
+        digest.as_ref().iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"))
+    }
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
+    let base64 = STANDARD.encode(der);
+    let lines: Vec<&str> = base64.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
+}

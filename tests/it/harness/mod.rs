@@ -1,0 +1,40 @@
+//! Starts real servers, signs tokens, sends requests, and cleans up.
+//!
+//! A test reads top-down: a [`Deployment`] (settings, a database, principals with keys), one or more [`Countersign`]
+//! processes serving it, perhaps a [`Gateway`] and an [`Echo`] behind it, and then requests.
+
+mod breaker;
+mod countersign;
+mod database;
+mod deployment;
+mod door;
+mod echo;
+mod ext_authz;
+mod gateway;
+pub mod http;
+mod keys;
+mod nonces;
+mod peers;
+mod ports;
+mod process;
+mod sluice;
+mod tokens;
+mod tools;
+mod wait;
+
+pub use breaker::Breaker;
+pub use countersign::{Countersign, decision_request};
+pub use database::Database;
+pub use deployment::{Deployment, LISTENERS, Ran, variable};
+pub use door::{Door, Question, Verdict};
+pub use echo::{Echo, Seen};
+pub use ext_authz::{CheckAnswer, ExtAuthz, bare_request, check_request, http_attributes};
+pub use gateway::{Gateway, RunningGateway};
+pub use keys::Key;
+pub use nonces::{Redis, RedisCluster, RedisSentinel};
+pub use peers::{AsymmetricJwtAuth, DjangoSite};
+pub use ports::free_port;
+pub use process::Signal;
+pub use sluice::Sluice;
+pub use tokens::{Claims, now};
+pub use wait::eventually_async;

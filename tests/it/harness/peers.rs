@@ -1,0 +1,93 @@
+//! `asymmetric_jwt_auth` from `PyPI`, in its own words: `tests/it/peers/asymmetric.py`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use super::http::Request;
+use super::process::{Process, Signal};
+use super::tools::{peer, repository};
+use super::{Key, free_port};
+
+/// Its client side.
+pub struct AsymmetricJwtAuth {
+    dir: TempDir,
+}
+
+impl AsymmetricJwtAuth {
+    pub fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    /// One value for `Authorization`, of its own `Token.create_auth_header`.
+    pub fn authorization(&self, username: &str, key: &Key) -> String {
+        self.authorizations(username, key, 1).remove(0)
+    }
+
+    pub fn authorizations(&self, username: &str, key: &Key, count: usize) -> Vec<String> {
+        let file = self.file("private.pem", &key.private_pem());
+        let output = self.run(&["sign", username, file.to_str().unwrap(), &count.to_string()]);
+        let headers: Vec<String> = output.lines().map(str::to_owned).collect();
+        assert_eq!(headers.len(), count);
+        headers
+    }
+
+    /// What it calls a public key, given as text in a format that it reads.
+    pub fn fingerprint(&self, public_key: &str) -> String {
+        let file = self.file("public.pem", public_key);
+        self.run(&["fingerprint", file.to_str().unwrap()]).trim().to_owned()
+    }
+
+    fn file(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.dir.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+
+    fn run(&self, arguments: &[&str]) -> String {
+        let output = python().args(arguments).current_dir(self.dir.path()).output().unwrap();
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "asymmetric.py {arguments:?}: {complaint}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+/// A Django site behind its middleware.
+#[derive(Debug)]
+pub struct DjangoSite {
+    address: SocketAddr,
+    _process: Process,
+    _dir: TempDir,
+}
+
+impl DjangoSite {
+    /// With one user and the public halves of `keys`.
+    pub fn start(username: &str, keys: &[&Key]) -> Self {
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = python();
+        command.args(["serve", &address.port().to_string(), username]).current_dir(dir.path());
+        for key in keys {
+            let file = dir.path().join(format!("{}.pub", key.fingerprint()));
+            std::fs::write(&file, key.public_pem()).unwrap();
+            command.arg(file);
+        }
+        let process = Process::spawn("django", &mut command, dir.path(), Signal::Term).listening(address);
+        Self { address, _process: process, _dir: dir }
+    }
+
+    /// Whom the middleware recognises by this header: nobody is the empty string.
+    pub async fn recognises(&self, authorization: &str) -> String {
+        let answer = Request::get("/").authorization(authorization).send(self.address).await;
+        assert_eq!(answer.status, 200);
+        answer.json()["username"].as_str().unwrap().to_owned()
+    }
+}
+
+fn python() -> Command {
+    let mut command = Command::new(peer("asymmetric_jwt_auth/bin/python"));
+    command.arg(repository().join("tests/it/peers/asymmetric.py"));
+    command
+}

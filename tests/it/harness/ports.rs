@@ -1,0 +1,25 @@
+//! Ports for servers that cannot be told to choose one and say which.
+
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
+use std::net::TcpListener;
+use std::sync::{LazyLock, Mutex};
+
+/// Below Linux's range for outgoing connections, so that no client takes the port before the server does.
+const FIRST: u16 = 10_000;
+const COUNT: u16 = 22_000;
+
+/// A port on which nothing listens, handed out once per process. Chosen at random, because other test processes
+/// choose at the same time.
+pub fn free_port() -> u16 {
+    static TAKEN: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default);
+    for attempt in 0..1_000_u32 {
+        let random = RandomState::new().hash_one((std::process::id(), attempt));
+        let offset = u16::try_from(random % u64::from(COUNT)).unwrap();
+        let port = FIRST + offset;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() && TAKEN.lock().unwrap().insert(port) {
+            return port;
+        }
+    }
+    panic!("no free port between {FIRST} and {}", FIRST + COUNT);
+}

@@ -1,0 +1,122 @@
+//! A server process that ends with the test, and whose log is shown when the test fails.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use super::wait::eventually;
+
+/// Generous, because several test processes share few cores.
+const START: Duration = Duration::from_mins(1);
+const STOP: Duration = Duration::from_secs(20);
+/// How much of a log a failed test shows.
+const LOG_TAIL: usize = 6_000;
+
+/// What this process may be sent.
+#[derive(Debug, Clone, Copy)]
+pub enum Signal {
+    /// A graceful stop, for most.
+    Term,
+    /// `PostgreSQL`'s immediate shutdown.
+    Quit,
+    Kill,
+    /// Freezes it: it neither answers nor closes anything.
+    Stop,
+    /// Lets it go on.
+    Continue,
+}
+
+#[derive(Debug)]
+pub struct Process {
+    name: &'static str,
+    child: Child,
+    log: PathBuf,
+    stop: Signal,
+}
+
+impl Process {
+    /// Starts `command` with its output in `dir/NAME.log`. Dropping the process sends `stop` and waits.
+    pub fn spawn(name: &'static str, command: &mut Command, dir: &Path, stop: Signal) -> Self {
+        let log = dir.join(format!("{name}-{}.log", super::free_port()));
+        let output = File::create(&log).unwrap();
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
+        Self { name, child, log, stop }
+    }
+
+    /// Waits until something listens on `address`.
+    pub fn listening(mut self, address: SocketAddr) -> Self {
+        self.wait_until(|| TcpStream::connect(address).is_ok().then_some(()));
+        self
+    }
+
+    /// Waits until `ready` yields a value, or panics with the log as soon as the process has ended.
+    pub fn wait_until<T>(&mut self, mut ready: impl FnMut() -> Option<T>) -> T {
+        eventually(&format!("{} is not ready", self.name), START, || {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("{} ended with {status} instead of serving", self.name);
+            }
+            ready()
+        })
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        send(&self.child, signal);
+    }
+
+    /// Waits for the process to end by itself, and panics when it does not within `deadline`.
+    pub fn exited_within(&mut self, deadline: Duration) -> ExitStatus {
+        eventually(&format!("{} does not end", self.name), deadline, || self.child.try_wait().unwrap())
+    }
+
+    /// Everything that the process has printed so far.
+    fn log(&self) -> String {
+        let mut text = Vec::new();
+        File::open(&self.log).unwrap().read_to_end(&mut text).unwrap();
+        String::from_utf8_lossy(&text).into_owned()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail = log.ceil_char_boundary(log.len().saturating_sub(LOG_TAIL));
+            eprintln!("----- log of {}\n{}\n-----", self.name, &log[tail..]);
+        }
+        if self.child.try_wait().is_ok_and(|ended| ended.is_some()) {
+            return;
+        }
+        send(&self.child, self.stop);
+        let start = std::time::Instant::now();
+        while self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
+            if start.elapsed() > STOP {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// Signals only the process that was started here, which is not yet reaped, so that its id is still its own.
+fn send(child: &Child, signal: Signal) {
+    let name = match signal {
+        Signal::Term => "TERM",
+        Signal::Quit => "QUIT",
+        Signal::Kill => "KILL",
+        Signal::Stop => "STOP",
+        Signal::Continue => "CONT",
+    };
+    let status =
+        Command::new("/bin/sh").args(["-c", "kill -s \"$1\" \"$2\"", "kill", name, &child.id().to_string()]).status().unwrap();
+    assert!(status.success() || std::thread::panicking(), "cannot send {name} to {}", child.id());
+}

@@ -1,0 +1,89 @@
+//! A TCP relay that can be shut: what is sent towards the server then waits, and the test knows that it waits.
+//!
+//! In front of Redis it holds a decision in flight for as long as a test wants, with no sleeping and no guessing.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// The name of the command, as it appears in the protocol.
+const SET: &[u8] = b"\r\nSET\r\n";
+
+pub struct Sluice {
+    address: SocketAddr,
+    open: watch::Sender<bool>,
+    held: watch::Receiver<usize>,
+}
+
+impl Sluice {
+    /// Relays to `server`, open.
+    pub async fn before(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (open, opened) = watch::channel(true);
+        let (counter, held) = watch::channel(0);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(relay(client, server, opened.clone(), counter.clone()));
+            }
+        });
+        Self { address, open, held }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn shut(&self) {
+        self.open.send_replace(false);
+    }
+
+    pub fn open(&self) {
+        self.open.send_replace(true);
+    }
+
+    /// Waits until at least `count` occurrences of `SET` have arrived while the sluice was shut.
+    pub async fn holds(&self, count: usize) {
+        let mut held = self.held.clone();
+        let wait = tokio::time::timeout(DEADLINE, held.wait_for(|sets| *sets >= count));
+        wait.await.unwrap_or_else(|_| panic!("{count} commands do not arrive within {DEADLINE:?}")).unwrap();
+    }
+}
+
+async fn relay(client: TcpStream, server: SocketAddr, mut open: watch::Receiver<bool>, counter: watch::Sender<usize>) {
+    let Ok(server) = TcpStream::connect(server).await else { return };
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
+    let (arrived, mut waiting) = mpsc::unbounded_channel::<Vec<u8>>();
+
+    let opened = open.clone();
+    let onward = tokio::spawn(async move {
+        while let Some(bytes) = waiting.recv().await {
+            let closed = open.wait_for(|open| *open).await.is_err();
+            if closed || to_server.write_all(&bytes).await.is_err() {
+                break;
+            }
+        }
+    });
+    let answers = tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
+
+    // Reading goes on while the sluice is shut: several commands may wait on one connection.
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(length @ 1..) = from_client.read(&mut buffer).await {
+        let bytes = &buffer[..length];
+        if arrived.send(bytes.to_vec()).is_err() {
+            break;
+        }
+        if !*opened.borrow() {
+            let sets = bytes.windows(SET.len()).filter(|window| *window == SET).count();
+            counter.send_modify(|held| *held += sets);
+        }
+    }
+    onward.abort();
+    answers.abort();
+}

@@ -1,0 +1,41 @@
+//! Finds the programs that the tests talk to. One that is missing fails the test: a skipped test proves nothing.
+
+use std::path::{Path, PathBuf};
+
+/// What to run when a program is missing.
+const REMEDY: &str = "run `make test-setup` (as root), which installs what the tests need";
+
+/// Where Debian puts servers, beside what `PATH` names.
+const SERVER_DIRS: [&str; 4] = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/bin"];
+
+/// A program of the machine, such as `nginx`.
+pub fn program(name: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(SERVER_DIRS.map(PathBuf::from))
+        .map(|dir| dir.join(name))
+        .find(|candidate| candidate.is_file())
+        .unwrap_or_else(|| panic!("{name} is not installed: {REMEDY}"))
+}
+
+/// A program of PostgreSQL, which Debian keeps out of `PATH`.
+pub fn postgres_program(name: &str) -> PathBuf {
+    let packaged = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .filter_map(|version| Some(version.ok()?.path().join("bin").join(name)))
+        .find(|candidate| candidate.is_file());
+    packaged.unwrap_or_else(|| program(name))
+}
+
+/// Something that `tests/setup` puts under `target/peers`.
+pub fn peer(relative: &str) -> PathBuf {
+    let path = repository().join("target/peers").join(relative);
+    assert!(path.exists(), "{} is not there: {REMEDY}", path.display());
+    path
+}
+
+/// The root of the repository.
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}

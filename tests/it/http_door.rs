@@ -1,0 +1,279 @@
+//! The HTTP door, in the ways of every gateway that comes to it.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::gateways::IDENTITY;
+use crate::harness::http::{Connection, Request};
+use crate::harness::{Claims, Countersign, Deployment, Key, decision_request, now};
+
+/// A proxy overwrites what the client sent only with what it is given, so all six are there, some of them empty.
+#[tokio::test]
+async fn an_allow_carries_every_identity_header() {
+    let (_deployment, countersign, key) = alice();
+
+    let allow = countersign.decide(&Claims::of("alice").authorization(&key)).await;
+
+    assert_eq!(allow.status, 200);
+    assert!(allow.body.is_empty());
+    for name in IDENTITY {
+        assert!(allow.header(name).is_some(), "no {name} in {allow:?}");
+    }
+    assert_eq!(allow.header("x-auth-username"), Some("alice"));
+    assert_eq!(allow.header("x-auth-method"), Some("self_signed"));
+    assert_eq!(allow.header("x-auth-scopes"), Some(""));
+    assert_eq!(allow.header("cache-control"), Some("no-store"));
+    let removed = allow.header("x-envoy-auth-headers-to-remove").unwrap_or_default();
+    assert!(removed.eq_ignore_ascii_case("authorization"), "{removed}");
+}
+
+#[tokio::test]
+async fn every_kind_of_key_signs_either_profile() {
+    let (deployment, keys) = (Deployment::new(), [Key::ed25519(), Key::rsa(), Key::p256(), Key::p384()]);
+    deployment.done(&["principal", "add", "alice"]);
+    for key in &keys {
+        deployment.add_key("alice", key);
+    }
+    let countersign = deployment.serve();
+    let mut serial = 1_i64..;
+    for key in &keys {
+        for claims in [
+            Claims::of("alice"),
+            Claims::of("alice").with("nonce", serial.next().unwrap()),
+            Claims::registered("alice"),
+            Claims::registered("alice").with("iss", Value::Null).with("sub", "alice"),
+            Claims::of("alice").with("sub", "alice").with("iat", now()).with("time", now()),
+            Claims::of("alice").with_header("kid", key.fingerprint()),
+        ] {
+            let allow = countersign.decide(&claims.authorization(key)).await;
+            assert_eq!(allow.header("x-auth-username"), Some("alice"), "{}, {claims:?}: {allow:?}", key.usual_algorithm());
+            assert_eq!(allow.header("x-auth-key-id"), Some(key.fingerprint().as_str()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn names_are_spelled_in_visible_ascii() {
+    let (deployment, key) = (Deployment::new(), Key::ed25519());
+    deployment.enrol("Zoë 100%", &key);
+    let countersign = deployment.serve();
+
+    let allow = countersign.decide(&Claims::of("Zoë 100%").authorization(&key)).await;
+
+    assert_eq!(allow.header("x-auth-username"), Some("Zo%C3%AB%20100%25"), "{allow:?}");
+}
+
+/// nginx announces the client's body to the subrequest and never sends it (GATEWAYS.md, trap 15).
+#[tokio::test]
+async fn an_announced_body_is_not_waited_for() {
+    let (_deployment, countersign, key) = alice();
+    for version in ["HTTP/1.0", "HTTP/1.1"] {
+        let token = Claims::of("alice").authorization(&key);
+        let mut stream = TcpStream::connect(countersign.http).await.unwrap();
+        let question = format!(
+            "GET /validate_request {version}\r\nHost: countersign\r\nAuthorization: {token}\r\nContent-Length: 5000\r\n\r\n"
+        );
+        stream.write_all(question.as_bytes()).await.unwrap();
+
+        let mut answer = [0; 12];
+        let read = tokio::time::timeout(Duration::from_secs(5), stream.read_exact(&mut answer)).await;
+        read.unwrap_or_else(|_| panic!("{version}: it waits for the body")).unwrap();
+        assert!(answer.ends_with(b" 200"), "{version}: {}", String::from_utf8_lossy(&answer));
+    }
+}
+
+#[tokio::test]
+async fn any_method_may_ask() {
+    let (_deployment, countersign, key) = alice();
+    for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND", "PURGE"] {
+        let token = Claims::of("alice").authorization(&key);
+        let allow = Request::new(method, "/validate_request").authorization(&token).send(countersign.http).await;
+        let deny = Request::new(method, "/validate_request").authorization(&token).send(countersign.http).await;
+        assert_eq!((allow.status, deny.status), (200, 401), "{method}");
+        assert_eq!(allow.header("x-auth-username"), Some("alice"), "{method}");
+    }
+}
+
+#[tokio::test]
+async fn one_connection_carries_many_decisions() {
+    let (_deployment, countersign, key) = alice();
+    let mut connection = Connection::open(countersign.http).await.unwrap();
+    for round in 0..50 {
+        let (authorization, status) = match round % 3 {
+            0 => (Claims::of("alice").authorization(&key), 200),
+            1 => ("JWT nonsense".to_owned(), 401),
+            _ => (Claims::of("nobody").authorization(&key), 401),
+        };
+        let answer = connection.send(&decision_request().authorization(&authorization)).await.unwrap();
+        assert_eq!(answer.status, status, "round {round}: {answer:?}");
+    }
+}
+
+/// Envoy's HTTP mode asks with the request's own method, path and host.
+#[tokio::test]
+async fn a_path_tail_is_the_original_request() {
+    let (_deployment, countersign, key) = alice();
+    for (target, path) in [("/validate_request/orders/7?x=1", "/orders/7"), ("/validate_request/", "/")] {
+        let bound = Claims::of("alice").with("htm", "POST").with("htu", format!("http://api.test{path}"));
+        let ask = |method: &str| Request::new(method, target).header("Host", "api.test").authorization(&bound.authorization(&key));
+
+        let wrong = ask("PUT").send(countersign.http).await;
+        let right = ask("POST").send(countersign.http).await;
+
+        assert_eq!(wrong.header("x-auth-error"), Some("request_mismatch"), "{target}: {wrong:?}");
+        assert_eq!(right.status, 200, "{target}: {right:?}");
+    }
+}
+
+/// In that mode they are the client's own, if they are there at all.
+#[tokio::test]
+async fn a_path_tail_outweighs_original_headers() {
+    let (_deployment, countersign, key) = alice();
+    let bound = Claims::of("alice").with("htm", "GET").with("htu", "http://gateway.test/harmless").authorization(&key);
+
+    let answer = Request::new("DELETE", "/validate_request/precious")
+        .header("Host", "gateway.test")
+        .header("X-Original-Method", "GET")
+        .header("X-Original-URI", "/harmless")
+        .header("X-Forwarded-Method", "GET")
+        .header("X-Forwarded-Uri", "/harmless")
+        .authorization(&bound)
+        .send(countersign.http)
+        .await;
+
+    assert_eq!(answer.header("x-auth-error"), Some("request_mismatch"), "{answer:?}");
+}
+
+/// Traefik, Caddy and others tell the request in their own headers.
+#[tokio::test]
+async fn forwarded_headers_tell_the_original_request() {
+    let (_deployment, countersign, key) = alice();
+    let ask = |method: &str| {
+        let bound = Claims::of("alice").with("htm", "POST").with("htu", "https://api.test/orders");
+        Request::get("/validate_request")
+            .header("X-Forwarded-Method", method)
+            .header("X-Forwarded-Proto", "https")
+            .header("X-Forwarded-Host", "api.test")
+            .header("X-Forwarded-Uri", "/orders?x=1")
+            .authorization(&bound.authorization(&key))
+    };
+
+    let wrong = ask("GET").send(countersign.http).await;
+    let right = ask("POST").send(countersign.http).await;
+
+    assert_eq!(wrong.header("x-auth-error"), Some("request_mismatch"), "{wrong:?}");
+    assert_eq!(right.status, 200, "{right:?}");
+}
+
+/// A route may name scopes in the query and in a header; all that are named have to be held.
+#[tokio::test]
+async fn scopes_are_asked_for_from_every_source() {
+    let (deployment, key) = (Deployment::new(), Key::ed25519());
+    deployment.done(&["principal", "add", "alice", "--scope", "read write"]);
+    deployment.add_key_with("alice", &key, &["--scope", "read write"]);
+    let countersign = deployment.serve();
+    for (query, header, status) in [
+        ("?scope=read", "", 200),
+        ("?scope=read%20write", "", 200),
+        ("?scope=read+write", "", 200),
+        ("?scope=read", "write", 200),
+        ("?scope=", "", 200),
+        ("?scope=admin", "", 403),
+        ("?scope=read%20admin", "", 403),
+        ("?scope=read&scope=admin", "", 403),
+        ("?scope=read", "admin", 403),
+        ("", "read admin", 403),
+    ] {
+        let mut request = Request::get(&format!("/validate_request{query}"));
+        if !header.is_empty() {
+            request = request.header("X-Required-Scope", header);
+        }
+        let answer = request.authorization(&Claims::of("alice").authorization(&key)).send(countersign.http).await;
+        assert_eq!(answer.status, status, "{query}, {header}: {answer:?}");
+    }
+    // With a tail the query is the client's, and means nothing to Countersign.
+    let token = Claims::of("alice").authorization(&key);
+    let tail = Request::get("/validate_request/?scope=admin").authorization(&token).send(countersign.http).await;
+    assert_eq!(tail.status, 200);
+}
+
+#[tokio::test]
+async fn an_attempt_may_ask_again() {
+    let deployment = Deployment::new().set("self_signed.attempt_header", "X-Request-Id");
+    let key = Key::ed25519();
+    deployment.enrol("alice", &key);
+    let countersign = deployment.serve();
+    let token = Claims::of("alice").authorization(&key);
+    let ask = |attempt: &str, uri: &str| {
+        Request::get("/validate_request")
+            .header("X-Original-Method", "GET")
+            .header("X-Original-URI", uri)
+            .header("X-Request-Id", attempt)
+            .authorization(&token)
+    };
+
+    for (attempt, uri, status) in
+        [("one", "/a", 200), ("one", "/a", 200), ("two", "/a", 401), ("one", "/b", 401), ("", "/a", 401), ("one", "/a", 200)]
+    {
+        let answer = ask(attempt, uri).send(countersign.http).await;
+        assert_eq!(answer.status, status, "{attempt} {uri}: {answer:?}");
+    }
+}
+
+/// An empty id is no id: two requests without one are two attempts.
+#[tokio::test]
+async fn an_empty_attempt_is_none() {
+    let deployment = Deployment::new().set("self_signed.attempt_header", "X-Request-Id");
+    let key = Key::ed25519();
+    deployment.enrol("alice", &key);
+    let countersign = deployment.serve();
+    let request = decision_request().header("X-Request-Id", "").authorization(&Claims::of("alice").authorization(&key));
+
+    assert_eq!(request.send(countersign.http).await.status, 200);
+    assert_eq!(request.send(countersign.http).await.status, 401);
+}
+
+#[tokio::test]
+async fn a_prefix_moves_every_path() {
+    let deployment = Deployment::new().set("server.url_prefix", "/auth");
+    let key = Key::ed25519();
+    deployment.enrol("alice", &key);
+    let countersign = deployment.serve();
+    let ask = |target: &str| Request::get(target).authorization(&Claims::of("alice").authorization(&key));
+
+    assert_eq!(ask("/auth/validate_request").send(countersign.http).await.status, 200);
+    assert_eq!(ask("/auth/validate_request/tail").send(countersign.http).await.status, 200);
+    assert_eq!(ask("/validate_request").send(countersign.http).await.status, 404);
+    assert_eq!(Request::get("/auth/livez").send(countersign.http).await.status, 200);
+}
+
+/// Only the decision endpoint decides: a typo in a gateway's configuration must not look like an allow.
+#[tokio::test]
+async fn other_paths_decide_nothing() {
+    let (_deployment, countersign, key) = alice();
+    for target in ["/validate_requests", "/validate", "/Validate_Request", "//validate_request", "/x/validate_request"] {
+        let token = Claims::of("alice").authorization(&key);
+        let answer = Request::get(target).authorization(&token).send(countersign.http).await;
+        assert!(answer.status >= 400, "{target}: {answer:?}");
+        assert_eq!(answer.header("x-auth-username"), None, "{target}");
+    }
+}
+
+#[tokio::test]
+async fn liveness_needs_no_token() {
+    let (_deployment, countersign, _) = alice();
+    for path in ["/", "/health", "/livez"] {
+        let answer = Request::get(path).send(countersign.http).await;
+        assert_eq!((answer.status, answer.json()), (200, json!({"result": true})), "{path}");
+    }
+}
+
+fn alice() -> (Deployment, Countersign, Key) {
+    let (deployment, key) = (Deployment::new(), Key::ed25519());
+    deployment.enrol("alice", &key);
+    let countersign = deployment.serve();
+    (deployment, countersign, key)
+}

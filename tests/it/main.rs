@@ -1,0 +1,35 @@
+//! The binary `countersign` from outside: real requests through real gateways, real stores, real peers.
+//!
+//! Every test starts the servers that it needs on free loopback ports and stops them when it ends, so tests run at
+//! once and in any order. But for `batteries`, nothing here calls into the library: what these tests know of Countersign
+//! is what its users know, and the tokens that they send are signed by code of their own.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::missing_panics_doc,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test that cannot go on says so by panicking, and has no readers of its API"
+)]
+
+mod harness;
+
+mod bad_input;
+mod batteries;
+mod binding;
+mod denials;
+mod freshness;
+mod gateways;
+mod gateways_envoy;
+mod gateways_nginx;
+mod grpc_door;
+mod http_door;
+mod outage;
+mod peers;
+mod replicas;
+mod settings;
+mod shutdown;
+mod tls;
