@@ -38,7 +38,7 @@ use crate::{
         },
         sql::{ConnectError, SqlRegistry, connect},
     },
-    telemetry::decisions::DecisionObserver,
+    telemetry::{decisions::DecisionObserver, log::LogError},
 };
 
 /// How long in-flight requests may take to finish once the service is told to stop. Together with closing the stores it stays
@@ -88,6 +88,11 @@ pub enum AppError {
     /// A dependency is out of reach.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
+}
+
+/// Sends the log of this process to standard error, as `settings` say.
+pub fn init_log(settings: &Settings) -> Result<(), LogError> {
+    crate::telemetry::log::init(&settings.telemetry)
 }
 
 /// The system's clock.

@@ -18,7 +18,7 @@ use std::{
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{Settings, SettingsError};
+use crate::config::SettingsError;
 
 /// External authorization for machine-to-machine traffic: signed, single-use tokens behind nginx and Envoy.
 #[derive(Debug, Parser)]
@@ -122,9 +122,4 @@ fn print(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes())?;
     stdout.flush()
-}
-
-/// Settings with the log set up as they say.
-fn init_log(settings: &Settings) -> Result<(), crate::telemetry::log::LogError> {
-    crate::telemetry::log::init(&settings.telemetry)
 }

@@ -1,12 +1,12 @@
 //! `countersign serve`
 
 use crate::{
-    app::{App, Listeners},
+    app::{self, App, Listeners},
     config::Settings,
 };
 
 pub(super) fn run(settings: &Settings) -> super::Outcome {
-    super::init_log(settings)?;
+    app::init_log(settings)?;
     super::block_on(async {
         // Bound first: of two services on one address, the second should not touch the database.
         let listeners = Listeners::bind(settings)?;

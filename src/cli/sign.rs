@@ -28,9 +28,10 @@ pub(super) struct SignArguments {
     /// Make the token for the service of this audience only.
     #[arg(long)]
     audience: Option<String>,
-    /// Print the whole header, as `curl -H` takes it, instead of the token alone.
-    #[arg(long)]
-    header: bool,
+    /// Print the whole header, as `curl -H` takes it, instead of the token alone. `--header=NAME` where the service's
+    /// `self_signed.header` is not `Authorization`.
+    #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true, default_missing_value = "Authorization")]
+    header: Option<String>,
     /// The scheme in that header.
     #[arg(long, default_value = "JWT")]
     scheme: String,
@@ -49,7 +50,10 @@ pub(super) fn run(arguments: &SignArguments) -> super::Outcome {
     }
     let binding = Binding { method: arguments.method.as_deref(), uri: arguments.url.as_deref() };
     let token = signer.sign(binding, SystemTime::now())?;
-    let line = if arguments.header { format!("Authorization: {} {token}\n", arguments.scheme) } else { format!("{token}\n") };
+    let line = match &arguments.header {
+        Some(name) => format!("{name}: {} {token}\n", arguments.scheme),
+        None => format!("{token}\n"),
+    };
     super::print(&line)?;
     Ok(())
 }

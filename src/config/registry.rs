@@ -20,6 +20,9 @@ pub struct RegistrySettings {
     pub cache_entries: u64,
 }
 
+/// Half of the time for which changes stay in the feed: a replica that is cut off for longer would miss some.
+pub const MAX_STALE_LONGEST: Duration = Duration::from_hours(12);
+
 impl Default for RegistrySettings {
     fn default() -> Self {
         Self { poll_interval: Duration::from_millis(500), max_stale: Duration::from_mins(5), cache_entries: 100_000 }
@@ -32,6 +35,9 @@ impl RegistrySettings {
         let mut add = |key, reason: &str| found.push(Contradiction { key, reason: reason.to_owned() });
         if !(Duration::from_millis(10)..=Duration::from_mins(1)).contains(&self.poll_interval) {
             add("registry.poll_interval", "accepted is a duration from 10ms to 1m");
+        }
+        if self.max_stale > MAX_STALE_LONGEST {
+            add("registry.max_stale", "accepted is a duration up to 12h");
         }
         if self.max_stale < self.poll_interval * 2 {
             add(

@@ -180,139 +180,89 @@ impl DenialCode {
     }
 }
 
-/// The exact reason of a denial: for the decision log and the metrics, never for the client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum DenialReason {
+/// Writes the reasons down once: variant, name, and the code that the client is told.
+macro_rules! denial_reasons {
+    ($($(#[$doc:meta])* $reason:ident = $name:literal => $code:ident,)+) => {
+        /// The exact reason of a denial: for the decision log and the metrics, never for the client.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum DenialReason {
+            $($(#[$doc])* $reason,)+
+        }
+
+        impl DenialReason {
+            /// Every reason, each at the index [`DenialReason::index`] gives.
+            pub const ALL: &'static [Self] = &[$(Self::$reason,)+];
+
+            /// What the client is told.
+            pub const fn code(self) -> DenialCode {
+                match self {
+                    $(Self::$reason => DenialCode::$code,)+
+                }
+            }
+
+            /// The name in logs and metrics.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$reason => $name,)+
+                }
+            }
+        }
+    };
+}
+
+denial_reasons! {
     /// The header is not there.
-    NoCredentials,
+    NoCredentials = "no_credentials" => MissingCredentials,
     /// The header is there more than once, holds two credentials, or is not text.
-    SeveralCredentials,
+    SeveralCredentials = "several_credentials" => MalformedCredentials,
     /// Another scheme than the one configured.
-    WrongScheme,
+    WrongScheme = "wrong_scheme" => MalformedCredentials,
     /// Over the size cap.
-    TokenTooLarge,
+    TokenTooLarge = "token_too_large" => MalformedCredentials,
     /// Not a compact JWS.
-    NotAJws,
+    NotAJws = "not_a_jws" => MalformedCredentials,
     /// Claims mistyped.
-    ClaimsMistyped,
+    ClaimsMistyped = "claims_mistyped" => MalformedCredentials,
     /// A claim that is needed is missing.
-    ClaimMissing,
+    ClaimMissing = "claim_missing" => MalformedCredentials,
     /// Claims that contradict one another.
-    ClaimsContradictory,
+    ClaimsContradictory = "claims_contradictory" => MalformedCredentials,
     /// A binding claim that the settings require is missing.
-    BindingMissing,
+    BindingMissing = "binding_missing" => MalformedCredentials,
     /// `alg` outside the allow-list.
-    AlgorithmNotAllowed,
+    AlgorithmNotAllowed = "algorithm_not_allowed" => UnsupportedAlgorithm,
     /// Nobody has that name.
-    UnknownPrincipal,
+    UnknownPrincipal = "unknown_principal" => InvalidToken,
     /// The principal is disabled.
-    DisabledPrincipal,
+    DisabledPrincipal = "disabled_principal" => InvalidToken,
     /// The principal has no key that could have signed this.
-    NoMatchingKey,
+    NoMatchingKey = "no_matching_key" => InvalidToken,
     /// The signature is not of the key.
-    BadSignature,
+    BadSignature = "bad_signature" => InvalidToken,
     /// Signed too long ago.
-    TooOld,
+    TooOld = "too_old" => TimestampOutsideTolerance,
     /// Signed too far in the future.
-    TooNew,
+    TooNew = "too_new" => TimestampOutsideTolerance,
     /// Before its `nbf`.
-    NotYetValid,
+    NotYetValid = "not_yet_valid" => TimestampOutsideTolerance,
     /// Past its `exp`.
-    Expired,
+    Expired = "expired" => Expired,
     /// The nonce was claimed before.
-    NonceClaimed,
-    /// `htm` is another method.
-    MethodMismatch,
+    NonceClaimed = "nonce_claimed" => Replayed,
+    /// `htm` is another method, or the gateway does not tell the method.
+    MethodMismatch = "method_mismatch" => RequestMismatch,
     /// `htu` is another URI, or one that gateways read in different ways.
-    UriMismatch,
+    UriMismatch = "uri_mismatch" => RequestMismatch,
     /// `aud` does not name this service.
-    AudienceMismatch,
+    AudienceMismatch = "audience_mismatch" => RequestMismatch,
     /// A scope that the route asks for is not held.
-    InsufficientScope,
+    InsufficientScope = "insufficient_scope" => InsufficientScope,
 }
 
 impl DenialReason {
-    /// Every reason, each at the index [`DenialReason::index`] gives.
-    pub const ALL: [Self; 23] = [
-        Self::NoCredentials,
-        Self::SeveralCredentials,
-        Self::WrongScheme,
-        Self::TokenTooLarge,
-        Self::NotAJws,
-        Self::ClaimsMistyped,
-        Self::ClaimMissing,
-        Self::ClaimsContradictory,
-        Self::BindingMissing,
-        Self::AlgorithmNotAllowed,
-        Self::UnknownPrincipal,
-        Self::DisabledPrincipal,
-        Self::NoMatchingKey,
-        Self::BadSignature,
-        Self::TooOld,
-        Self::TooNew,
-        Self::NotYetValid,
-        Self::Expired,
-        Self::NonceClaimed,
-        Self::MethodMismatch,
-        Self::UriMismatch,
-        Self::AudienceMismatch,
-        Self::InsufficientScope,
-    ];
-
     /// Where this reason stands in [`DenialReason::ALL`].
     pub const fn index(self) -> usize {
         self as usize
-    }
-
-    /// What the client is told.
-    pub const fn code(self) -> DenialCode {
-        match self {
-            Self::NoCredentials => DenialCode::MissingCredentials,
-            Self::SeveralCredentials
-            | Self::WrongScheme
-            | Self::TokenTooLarge
-            | Self::NotAJws
-            | Self::ClaimsMistyped
-            | Self::ClaimMissing
-            | Self::ClaimsContradictory
-            | Self::BindingMissing => DenialCode::MalformedCredentials,
-            Self::AlgorithmNotAllowed => DenialCode::UnsupportedAlgorithm,
-            Self::UnknownPrincipal | Self::DisabledPrincipal | Self::NoMatchingKey | Self::BadSignature => DenialCode::InvalidToken,
-            Self::TooOld | Self::TooNew | Self::NotYetValid => DenialCode::TimestampOutsideTolerance,
-            Self::Expired => DenialCode::Expired,
-            Self::NonceClaimed => DenialCode::Replayed,
-            Self::MethodMismatch | Self::UriMismatch | Self::AudienceMismatch => DenialCode::RequestMismatch,
-            Self::InsufficientScope => DenialCode::InsufficientScope,
-        }
-    }
-
-    /// The name in logs and metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::NoCredentials => "no_credentials",
-            Self::SeveralCredentials => "several_credentials",
-            Self::WrongScheme => "wrong_scheme",
-            Self::TokenTooLarge => "token_too_large",
-            Self::NotAJws => "not_a_jws",
-            Self::ClaimsMistyped => "claims_mistyped",
-            Self::ClaimMissing => "claim_missing",
-            Self::ClaimsContradictory => "claims_contradictory",
-            Self::BindingMissing => "binding_missing",
-            Self::AlgorithmNotAllowed => "algorithm_not_allowed",
-            Self::UnknownPrincipal => "unknown_principal",
-            Self::DisabledPrincipal => "disabled_principal",
-            Self::NoMatchingKey => "no_matching_key",
-            Self::BadSignature => "bad_signature",
-            Self::TooOld => "too_old",
-            Self::TooNew => "too_new",
-            Self::NotYetValid => "not_yet_valid",
-            Self::Expired => "expired",
-            Self::NonceClaimed => "nonce_claimed",
-            Self::MethodMismatch => "method_mismatch",
-            Self::UriMismatch => "uri_mismatch",
-            Self::AudienceMismatch => "audience_mismatch",
-            Self::InsufficientScope => "insufficient_scope",
-        }
     }
 }
 
@@ -335,7 +285,7 @@ mod tests {
 
     #[test]
     fn reasons_stand_at_their_index() {
-        for (index, reason) in DenialReason::ALL.into_iter().enumerate() {
+        for (index, reason) in DenialReason::ALL.iter().enumerate() {
             assert_eq!(reason.index(), index);
         }
     }

@@ -157,6 +157,11 @@ pub trait RegistryStore: Send + Sync {
 pub trait PrincipalSource: Send + Sync {
     /// The principal of that name with its unrevoked keys, or `None` where there is none.
     async fn load(&self, username: &Username) -> Result<Option<KnownPrincipal>, RegistryError>;
+    /// Up to `limit` principals in the order of their numbers, from the one after `after` on, each as [`PrincipalSource::load`]
+    /// gives it.
+    async fn load_page(&self, after: Option<PrincipalId>, limit: u64) -> Result<Vec<KnownPrincipal>, RegistryError>;
+    /// The names of up to `limit` principals in the order of their numbers, from the one after `after` on.
+    async fn names_page(&self, after: Option<PrincipalId>, limit: u64) -> Result<Vec<(PrincipalId, Username)>, RegistryError>;
     /// The number of the newest change; 0 where there is none yet. Numbers grow, but a change may become visible after one of
     /// a higher number, whose transaction was shorter.
     async fn newest_change(&self) -> Result<i64, RegistryError>;

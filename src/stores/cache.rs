@@ -1,12 +1,17 @@
 //! The key directory in this process, in front of the database.
 //!
-//! What it answers is kept true by the change feed: every change is looked for at each poll, and what it concerns is forgotten.
+//! What it answers is kept true by the change feed: every change is looked for at each poll, and what it concerns is read anew.
 //! While the database is out of reach, what is known goes on deciding for `registry.max_stale`, and no longer.
+//!
+//! After the start it reads as many principals as it may hold, and the names of all. From then on a name that nobody has is
+//! answered from memory, as one that somebody has is: neither costs a query, and the time tells nothing.
+
+mod follow;
+mod names;
 
 use std::{
     collections::{BTreeSet, HashMap},
     fmt,
-    future::Future,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicI64, AtomicU64, Ordering},
@@ -14,8 +19,11 @@ use std::{
     time::Duration,
 };
 
+pub use follow::Follower;
+use follow::Position;
 use futures_util::{FutureExt, future::BoxFuture, future::Shared};
 use moka::sync::Cache;
+use names::Names;
 use tokio::runtime::Handle;
 
 use crate::{
@@ -32,20 +40,17 @@ const ABSENT_ENTRIES: u64 = 10_000;
 const ABSENT_LIFETIME: Duration = Duration::from_secs(10);
 /// How long a decision waits for a principal that is not in memory.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(2);
-/// How far back each poll looks for changes that became visible after later ones: this many numbers, made this recently.
-const OVERLAP: i64 = 1000;
-const OVERLAP_AGE: Duration = Duration::from_mins(1);
-/// How long changes stay in the feed. Longer than any replica may be cut off and still trust what it knows.
-const FEED_LIFETIME: Duration = Duration::from_hours(24);
-/// How many polls pass between two clearings of the feed.
-const POLLS_PER_CLEARING: u64 = 1200;
+/// How many of the principals that changed at once are read anew at once; the rest when they are asked for.
+const READ_ANEW_MAX: usize = 256;
 
 /// Principals in memory.
 pub struct CachedDirectory {
     source: Arc<dyn PrincipalSource>,
     clock: Arc<dyn Clock>,
     known: Cache<Username, Arc<KnownPrincipal>>,
+    /// Names that nobody had when they were asked for; until all names are known.
     absent: Cache<Username, ()>,
+    names: Names,
     /// Loads under way. Many decisions that wait for one principal wait for one query.
     loads: Mutex<HashMap<Username, Load>>,
     /// Grows with each change seen, so that a load that began before a change is not kept after it.
@@ -84,22 +89,6 @@ struct TooStale(Duration);
 #[error(transparent)]
 struct SharedLoadError(Arc<LoadError>);
 
-/// How far the change feed was followed.
-struct Position {
-    seen: i64,
-    /// Those of the last numbers up to `seen` that were there.
-    recent: BTreeSet<i64>,
-}
-
-impl Position {
-    fn advance(&mut self, new: &[RegistryChange]) {
-        self.recent.extend(new.iter().map(|change| change.id));
-        self.seen = self.recent.last().copied().unwrap_or(self.seen).max(self.seen);
-        let oldest = self.seen - OVERLAP;
-        self.recent.retain(|id| *id > oldest);
-    }
-}
-
 impl CachedDirectory {
     /// A directory of what `source` holds; it knows nobody yet. Fails where the source cannot be read.
     pub async fn start(
@@ -108,25 +97,20 @@ impl CachedDirectory {
         settings: &RegistrySettings,
     ) -> Result<(Arc<Self>, Follower), RegistryError> {
         let started_at = clock.now();
-        let seen = source.newest_change().await?;
-        let recent = source.changes(seen, OVERLAP, back(started_at, OVERLAP_AGE)).await?.iter().map(|change| change.id).collect();
+        let position = Position::newest(&*source, started_at).await?;
         let directory = Arc::new(Self {
             source,
             clock,
             known: Cache::builder().max_capacity(settings.cache_entries).support_invalidation_closures().build(),
             absent: Cache::builder().max_capacity(ABSENT_ENTRIES).time_to_live(ABSENT_LIFETIME).build(),
+            names: Names::default(),
             loads: Mutex::default(),
             epoch: AtomicU64::new(0),
             synced_at: AtomicI64::new(started_at.0),
             max_stale: settings.max_stale,
             runtime: Handle::current(),
         });
-        let follower = Follower {
-            directory: Arc::clone(&directory),
-            position: Position { seen, recent },
-            poll_interval: settings.poll_interval,
-            is_down: false,
-        };
+        let follower = Follower::new(Arc::clone(&directory), position, settings);
         Ok((directory, follower))
     }
 
@@ -176,11 +160,12 @@ impl CachedDirectory {
         loaded
     }
 
-    async fn forget_principals(&self, concerned: BTreeSet<PrincipalId>) -> Result<(), RegistryError> {
+    async fn forget_principals(self: &Arc<Self>, concerned: BTreeSet<PrincipalId>) -> Result<(), RegistryError> {
         let named = self.source.usernames(&concerned.iter().copied().collect::<Vec<_>>()).await?;
         // First the epoch, then the forgetting: a load that ends in between sees the one or is hit by the other.
         self.epoch.fetch_add(1, Ordering::AcqRel);
         for (_, username) in &named {
+            self.names.add(username);
             self.forget(username);
         }
         // Removed principals have no name any more; they are found by number, which takes a walk but happens rarely.
@@ -188,6 +173,10 @@ impl CachedDirectory {
             concerned.into_iter().filter(|id| !named.iter().any(|(named, _)| named == id)).collect();
         if !removed.is_empty() && self.known.invalidate_entries_if(move |_, known| removed.contains(&known.id)).is_err() {
             self.forget_all();
+        }
+        // So that the next decision does not wait. Each goes on by itself.
+        for (_, username) in named.iter().take(READ_ANEW_MAX) {
+            drop(self.load(username));
         }
         Ok(())
     }
@@ -199,6 +188,7 @@ impl CachedDirectory {
 
     fn forget_all(&self) {
         self.epoch.fetch_add(1, Ordering::AcqRel);
+        self.names.forget();
         self.known.invalidate_all();
         self.absent.invalidate_all();
     }
@@ -215,7 +205,7 @@ impl KeyDirectory for Arc<CachedDirectory> {
             if let Some(principal) = self.known.get(username) {
                 return Answer::ready(Ok(Some(principal)));
             }
-            if self.absent.contains_key(username) {
+            if self.names.lack(username) || self.absent.contains_key(username) {
                 return Answer::ready(Ok(None));
             }
         }
@@ -237,88 +227,6 @@ impl fmt::Debug for CachedDirectory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CachedDirectory").field("known", &self.known.entry_count()).finish_non_exhaustive()
     }
-}
-
-/// Follows the change feed on behalf of a directory.
-pub struct Follower {
-    directory: Arc<CachedDirectory>,
-    position: Position,
-    poll_interval: Duration,
-    is_down: bool,
-}
-
-impl Follower {
-    /// Follows until `shutdown` is done.
-    pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
-        let mut ticks = tokio::time::interval(self.poll_interval);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut shutdown = std::pin::pin!(shutdown);
-        let mut polls: u64 = 0;
-        loop {
-            tokio::select! {
-                () = &mut shutdown => return,
-                _ = ticks.tick() => {}
-            }
-            let result = tokio::time::timeout(LOAD_TIMEOUT, self.poll()).await;
-            self.tell(result.ok());
-            polls += 1;
-            if polls.is_multiple_of(POLLS_PER_CLEARING) {
-                let before = back(self.directory.clock.now(), FEED_LIFETIME);
-                if let Err(error) = self.directory.source.forget_changes(before).await {
-                    tracing::warn!(error = %error, "old entries of the change feed could not be deleted");
-                }
-            }
-        }
-    }
-
-    /// Looks for changes once, and forgets what they concern.
-    pub async fn poll(&mut self) -> Result<(), RegistryError> {
-        let (source, began_at) = (&self.directory.source, self.directory.clock.now());
-        let changes = source.changes(self.position.seen, OVERLAP, back(began_at, OVERLAP_AGE)).await?;
-        // The newest entry is never cleared from the feed: numbers go back only when the database is another one than before.
-        if changes.is_empty() && source.newest_change().await? < self.position.seen {
-            self.directory.forget_all();
-            self.position = Position { seen: source.newest_change().await?, recent: BTreeSet::new() };
-        }
-        let new: Vec<RegistryChange> = changes.into_iter().filter(|change| !self.position.recent.contains(&change.id)).collect();
-        if !new.is_empty() {
-            let concerned: BTreeSet<PrincipalId> = new.iter().map(|change| change.principal).collect();
-            self.directory.forget_principals(concerned).await?;
-            self.position.advance(&new);
-        }
-        self.directory.synced_at.store(began_at.0, Ordering::Release);
-        Ok(())
-    }
-
-    /// Tells the log when the database goes or comes back; `None` is a timeout.
-    fn tell(&mut self, result: Option<Result<(), RegistryError>>) {
-        match result {
-            Some(Ok(())) if self.is_down => {
-                self.is_down = false;
-                tracing::info!("the database is back");
-            }
-            Some(Err(error)) if !self.is_down => {
-                self.is_down = true;
-                let cause = std::error::Error::source(&error).map(ToString::to_string);
-                tracing::error!(error = %error, cause, "the change feed cannot be followed; principals in memory go on deciding for a while");
-            }
-            None if !self.is_down => {
-                self.is_down = true;
-                tracing::error!("the database does not answer; principals in memory go on deciding for a while");
-            }
-            Some(_) | None => {}
-        }
-    }
-}
-
-impl fmt::Debug for Follower {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Follower").field("seen", &self.position.seen).finish_non_exhaustive()
-    }
-}
-
-fn back(now: UnixMillis, age: Duration) -> UnixMillis {
-    UnixMillis(now.0.saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX)))
 }
 
 #[cfg(test)]

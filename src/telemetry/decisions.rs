@@ -6,13 +6,11 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use crate::{
-    config::telemetry::DecisionLog,
-    domain::{
-        decision::{DecisionId, Denial, DenialReason, Identity},
-        presented::{Door, Presented},
-        principal::Username,
-    },
+pub use crate::config::telemetry::DecisionLog;
+use crate::domain::{
+    decision::{DecisionId, Denial, DenialReason, Identity},
+    presented::{Door, Presented},
+    principal::Username,
 };
 
 /// What came of a decision.

@@ -1,5 +1,7 @@
 //! The process log, on standard error.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::{EnvFilter, fmt::time::SystemTime, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::config::telemetry::{LogFormat, TelemetrySettings};
@@ -12,7 +14,10 @@ pub struct LogError(#[from] tracing_subscriber::util::TryInitError);
 /// Sends the log of this process to standard error, once for all.
 pub fn init(settings: &TelemetrySettings) -> Result<(), LogError> {
     let registry = tracing_subscriber::registry().with(EnvFilter::new(settings.log.directives()));
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_timer(SystemTime);
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_timer(SystemTime);
     match settings.log_format {
         LogFormat::Json => {
             registry.with(layer.json().flatten_event(true).with_current_span(false).with_span_list(false)).try_init()

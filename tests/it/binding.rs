@@ -58,7 +58,7 @@ async fn a_contradicting_binding_is_refused() {
     }
 }
 
-/// Gateways read such paths each in their own way (GATEWAYS.md, trap 19), so equal spelling proves nothing.
+/// Gateways read such paths each in their own way, so equal spelling proves nothing.
 #[tokio::test]
 async fn a_path_in_disguise_is_refused() {
     let world = World::start();

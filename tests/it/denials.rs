@@ -1,4 +1,4 @@
-//! The denial table of DESIGN.md, row by row, on the wire of both doors.
+//! The table of denials, row by row, on the wire of both doors.
 
 use serde_json::{Value, json};
 use time::OffsetDateTime;

@@ -244,7 +244,7 @@ async fn a_token_bound_to_the_request_passes(gateway: Gateway) {
     assert_eq!(Seen::by(&right).method, "DELETE");
 }
 
-/// GATEWAYS.md, trap 19: the gateway may route a path elsewhere than its spelling says.
+/// The gateway may route a path elsewhere than its spelling says.
 async fn paths_in_disguise_match_no_bound_token(gateway: Gateway) {
     let scene = Scene::of(gateway, Key::ed25519()).await;
 

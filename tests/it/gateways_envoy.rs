@@ -6,7 +6,7 @@ use crate::harness::{Gateway, Key, Seen};
 
 const ENVOYS: [Gateway; 2] = [Gateway::EnvoyGrpc, Gateway::EnvoyHttp];
 
-/// GATEWAYS.md, trap 7: headers then arrive as raw bytes, in another field.
+/// Headers then arrive as raw bytes, in another field.
 #[tokio::test]
 async fn raw_headers_are_read_too() {
     let raw = ("failure_mode_allow: false", "failure_mode_allow: false\n              encode_raw_headers: true");
@@ -23,7 +23,7 @@ async fn raw_headers_are_read_too() {
     assert_challenge(&scene.gateway.send(&two).await, "malformed_credentials");
 }
 
-/// GATEWAYS.md, trap 8: with a body one request may be checked more than once, and is one attempt all the same.
+/// With a body one request may be checked more than once, and is one attempt all the same.
 #[tokio::test]
 async fn a_body_for_the_check_changes_nothing() {
     for gateway in ENVOYS {
@@ -44,7 +44,7 @@ async fn a_body_for_the_check_changes_nothing() {
     }
 }
 
-/// GATEWAYS.md, trap 11: a preflight carries no credentials, and needs none of ours.
+/// A preflight carries no credentials, and needs none of ours.
 #[tokio::test]
 async fn a_preflight_needs_no_token() {
     for gateway in ENVOYS {

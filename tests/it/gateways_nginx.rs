@@ -4,7 +4,7 @@ use crate::gateways::{IDENTITY, Scene, assert_challenge};
 use crate::harness::http::Request;
 use crate::harness::{Breaker, Claims, Deployment, Echo, Gateway, Key, Seen};
 
-/// GATEWAYS.md, trap 17: `index` redirects inside nginx, which then asks a second time about the same request.
+/// `index` redirects inside nginx, which then asks a second time about the same request.
 #[tokio::test]
 async fn an_internal_redirect_is_one_attempt() {
     let scene = Scene::of(Gateway::Nginx, Key::ed25519()).await;
@@ -47,7 +47,7 @@ async fn the_question_cannot_be_asked_from_outside() {
     }
 }
 
-/// GATEWAYS.md, trap 16: nginx would ask again, and the token that was spent the first time would be refused.
+/// Nginx would ask again, and the token that was spent the first time would be refused.
 #[tokio::test]
 async fn a_lost_answer_is_not_asked_for_again() {
     let (deployment, key) = (Deployment::new(), Key::ed25519());
@@ -69,7 +69,7 @@ async fn a_lost_answer_is_not_asked_for_again() {
     assert_eq!(breaker.answers() - before, 1, "asked more than once");
 }
 
-/// One kept-alive connection serves many decisions: GATEWAYS.md, trap 21.
+/// One kept-alive connection serves many decisions.
 #[tokio::test]
 async fn decisions_share_a_connection() {
     let scene = Scene::edited(Gateway::Nginx, Key::ed25519(), &[("worker_processes auto;", "worker_processes 1;")]).await;

@@ -30,7 +30,7 @@ async fn an_allow_overwrites_every_identity_header() {
     assert_eq!(names(set), names(IDENTITY));
     assert_eq!(headers.len(), IDENTITY.len(), "each once");
     for option in headers {
-        // Unset meant overwrite in one Envoy and append in another (GATEWAYS.md, trap 5).
+        // Unset meant overwrite in one Envoy and append in another.
         assert_eq!(option.append_action(), HeaderAppendAction::OverwriteIfExistsOrAdd, "{option:?}");
     }
     let removed: Vec<String> = answer.ok().headers_to_remove.iter().map(|name| name.to_lowercase()).collect();
@@ -54,7 +54,7 @@ async fn dynamic_metadata_repeats_the_headers() {
     assert_eq!(in_metadata, in_headers);
 }
 
-/// GATEWAYS.md, trap 7: with `encode_raw_headers` only `header_map` is filled.
+/// With `encode_raw_headers` only `header_map` is filled.
 #[tokio::test]
 async fn raw_headers_are_read() {
     let (_deployment, countersign, key) = alice();
@@ -113,7 +113,7 @@ async fn an_empty_question_is_denied() {
     }
 }
 
-/// Envoy may check one request twice (GATEWAYS.md, trap 8), and says so by its own id of it.
+/// Envoy may check one request twice, and says so by its own id of it.
 #[tokio::test]
 async fn one_stream_is_one_attempt() {
     let (_deployment, countersign, key) = alice();

@@ -66,7 +66,7 @@ async fn names_are_spelled_in_visible_ascii() {
     assert_eq!(allow.header("x-auth-username"), Some("Zo%C3%AB%20100%25"), "{allow:?}");
 }
 
-/// nginx announces the client's body to the subrequest and never sends it (GATEWAYS.md, trap 15).
+/// nginx announces the client's body to the subrequest and never sends it.
 #[tokio::test]
 async fn an_announced_body_is_not_waited_for() {
     let (_deployment, countersign, key) = alice();

@@ -28,7 +28,7 @@ async fn one_token_passes_once_over_three_replicas() {
     }
 }
 
-/// Where `asymmetric_jwt_auth` with a Redis cache let 492 to 703 presentations through (GATEWAYS.md, 25): its own
+/// Where `asymmetric_jwt_auth` with a Redis cache let 492 to 703 presentations through: its own
 /// tokens, and the promise of one each.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_400_tokens_sent_8_times_each_400_pass() {

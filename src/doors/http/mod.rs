@@ -72,11 +72,10 @@ impl HttpDoor {
     pub fn serve(self, listener: TcpListener, tls: Option<&ServerTls>, drain: Duration) -> std::io::Result<RunningServer> {
         let prefix = Arc::clone(&self.url_prefix);
         let routes = move |config: &mut web::ServiceConfig| {
-            let root = if prefix.is_empty() { "/" } else { "" };
             let scope = web::scope(&prefix)
                 .service(web::resource("/validate_request").to(decision::exact))
                 .service(web::resource("/validate_request{tail:/.*}").to(decision::with_tail))
-                .service(web::resource(vec![root, "/livez", "/health"]).get(alive));
+                .service(web::resource(vec!["", "/", "/livez", "/health"]).get(alive));
             config.service(scope);
         };
         let server = HttpServer::new(app!(self, routes)).shutdown_timeout(drain.as_secs());

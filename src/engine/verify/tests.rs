@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    config::telemetry::DecisionLog,
     domain::{
         algorithm::{Algorithm, KeyFamily},
         decision::DenialCode,
@@ -22,6 +21,7 @@ use crate::{
         principal::{KeyId, KnownKey, PrincipalId, Username},
     },
     engine::ports::{Answer, Dependency},
+    telemetry::decisions::DecisionLog,
 };
 
 const NOW_MS: i64 = 1_800_000_000_500;

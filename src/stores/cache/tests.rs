@@ -30,6 +30,16 @@ impl TestSource {
         self.principals.lock().unwrap().insert(username.to_owned(), (id, is_active));
     }
 
+    fn page(&self, after: Option<PrincipalId>, limit: u64) -> Vec<(PrincipalId, Username, bool)> {
+        let principals = self.principals.lock().unwrap();
+        let mut rows: Vec<_> =
+            principals.iter().map(|(name, (id, active))| (PrincipalId(*id), Username::new(name).unwrap(), *active)).collect();
+        rows.retain(|(id, ..)| after.is_none_or(|after| *id > after));
+        rows.sort_by_key(|(id, ..)| *id);
+        rows.truncate(limit.try_into().unwrap());
+        rows
+    }
+
     fn change(&self, id: i64, principal: i64) {
         self.changes.lock().unwrap().push(RegistryChange { id, principal: PrincipalId(principal) });
     }
@@ -48,6 +58,17 @@ impl PrincipalSource for TestSource {
         // What was read before the gate is answered after it: a slow answer is an old one.
         drop(self.gate.acquire().await.unwrap());
         Ok(found.map(|(id, is_active)| KnownPrincipal::new(PrincipalId(id), username.clone(), is_active, Vec::new())))
+    }
+
+    async fn load_page(&self, after: Option<PrincipalId>, limit: u64) -> Result<Vec<KnownPrincipal>, RegistryError> {
+        self.up()?;
+        let page = self.page(after, limit).into_iter();
+        Ok(page.map(|(id, name, is_active)| KnownPrincipal::new(id, name, is_active, Vec::new())).collect())
+    }
+
+    async fn names_page(&self, after: Option<PrincipalId>, limit: u64) -> Result<Vec<(PrincipalId, Username)>, RegistryError> {
+        self.up()?;
+        Ok(self.page(after, limit).into_iter().map(|(id, name, _)| (id, name)).collect())
     }
 
     async fn newest_change(&self) -> Result<i64, RegistryError> {
@@ -232,4 +253,54 @@ async fn another_database_than_before_is_noticed() {
     setup.source.set("alice", 1, false);
     setup.follower.poll().await.unwrap();
     assert_eq!(setup.lookup("alice").await.unwrap(), Some(false));
+}
+
+#[tokio::test]
+async fn once_warm_no_name_costs_a_query() {
+    let mut setup = Setup::new().await;
+    for number in 0..1000 {
+        setup.source.set(&format!("user-{number}"), 10 + number, true);
+    }
+    for _ in 0..20 {
+        setup.follower.warm().await.unwrap();
+    }
+    for number in 0..1000 {
+        assert_eq!(setup.lookup(&format!("user-{number}")).await.unwrap(), Some(true));
+        assert_eq!(setup.lookup(&format!("nobody-{number}")).await.unwrap(), None);
+    }
+    assert_eq!(setup.loads(), 0);
+
+    assert_eq!(setup.lookup("late").await.unwrap(), None);
+    setup.source.set("late", 5000, true);
+    setup.source.change(1, 5000);
+    setup.follower.poll().await.unwrap();
+    assert_eq!(setup.lookup("late").await.unwrap(), Some(true), "who comes later is known by name from the next poll on");
+}
+
+#[tokio::test]
+async fn more_principals_than_memory_holds_are_known_by_name() {
+    let settings = RegistrySettings { cache_entries: 10, ..RegistrySettings::default() };
+    let mut setup = Setup::with(&settings).await;
+    for number in 0..300 {
+        setup.source.set(&format!("user-{number}"), 10 + number, true);
+    }
+    for _ in 0..20 {
+        setup.follower.warm().await.unwrap();
+    }
+    for number in 0..300 {
+        assert_eq!(setup.lookup(&format!("nobody-{number}")).await.unwrap(), None);
+    }
+    assert_eq!(setup.loads(), 0);
+    assert_eq!(setup.lookup("user-299").await.unwrap(), Some(true));
+    assert_eq!(setup.loads(), 1);
+}
+
+#[tokio::test]
+async fn a_registry_that_cannot_be_read_to_its_end_says_nothing_about_names() {
+    let mut setup = Setup::new().await;
+    *setup.source.is_down.lock().unwrap() = true;
+    assert!(setup.follower.warm().await.is_err());
+    *setup.source.is_down.lock().unwrap() = false;
+    setup.source.set("bob", 2, true);
+    assert_eq!(setup.lookup("bob").await.unwrap(), Some(true));
 }

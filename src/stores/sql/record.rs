@@ -81,7 +81,7 @@ pub(super) fn known_principal(row: &principals::Model, keys: Vec<public_keys::Mo
             }
         }
     };
-    let keys = keys.into_iter().filter_map(known_key).collect();
+    let keys = keys.into_iter().filter(|key| key.revoked_at.is_none()).filter_map(known_key).collect();
     Ok(KnownPrincipal::new(PrincipalId(row.id), username(&row.username)?, row.is_active, keys))
 }
 

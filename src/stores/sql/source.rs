@@ -1,7 +1,7 @@
 //! What the key directory reads.
 
 use async_trait::async_trait;
-use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{ColumnTrait, Condition, EntityTrait, LoaderTrait, QueryFilter, QueryOrder, QuerySelect};
 
 use super::{
     SqlRegistry,
@@ -26,9 +26,34 @@ impl PrincipalSource for SqlRegistry {
             .all(&self.database)
             .await
             .map_err(registry_error)?;
-        let Some((row, mut keys)) = rows.into_iter().next() else { return Ok(None) };
-        keys.retain(|key| key.revoked_at.is_none());
-        known_principal(&row, keys).map(Some)
+        rows.into_iter().next().map(|(row, keys)| known_principal(&row, keys)).transpose()
+    }
+
+    async fn load_page(&self, after: Option<PrincipalId>, limit: u64) -> Result<Vec<KnownPrincipal>, RegistryError> {
+        let rows = principals::Entity::find()
+            .filter(principals::Column::Id.gt(after.map_or(0, |id| id.0)))
+            .order_by_asc(principals::Column::Id)
+            .limit(limit)
+            .all(&self.database)
+            .await
+            .map_err(registry_error)?;
+        let keys = rows.load_many(public_keys::Entity, &self.database).await.map_err(registry_error)?;
+        rows.iter().zip(keys).map(|(row, keys)| known_principal(row, keys)).collect()
+    }
+
+    async fn names_page(&self, after: Option<PrincipalId>, limit: u64) -> Result<Vec<(PrincipalId, Username)>, RegistryError> {
+        let rows: Vec<(i64, String)> = principals::Entity::find()
+            .select_only()
+            .column(principals::Column::Id)
+            .column(principals::Column::Username)
+            .filter(principals::Column::Id.gt(after.map_or(0, |id| id.0)))
+            .order_by_asc(principals::Column::Id)
+            .limit(limit)
+            .into_tuple()
+            .all(&self.database)
+            .await
+            .map_err(registry_error)?;
+        rows.into_iter().map(|(id, name)| Ok((PrincipalId(id), stored_username(&name)?))).collect()
     }
 
     async fn newest_change(&self) -> Result<i64, RegistryError> {

@@ -40,7 +40,7 @@ impl Deployment {
         Self { dir: tempfile::tempdir().unwrap(), settings: Vec::new(), database: Database::sqlite() }
     }
 
-    /// Sets what DESIGN.md calls `key`, through the environment.
+    /// Sets the setting `key`, through the environment.
     #[must_use]
     pub fn set(mut self, key: &str, value: &str) -> Self {
         self.settings.push((key.to_owned(), value.to_owned()));

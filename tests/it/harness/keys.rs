@@ -87,7 +87,7 @@ impl Key {
         pem("PUBLIC KEY", der.as_ref())
     }
 
-    /// What DESIGN.md calls the fingerprint, and tokens the `kid`.
+    /// The fingerprint, which tokens call the `kid`.
     pub fn fingerprint(&self) -> String {
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, self.public_pem().as_bytes());
         digest.as_ref().iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"))
