@@ -1,0 +1,61 @@
+# What people do with this repository; `make` alone lists it. `.ci/run` calls the same targets on a fresh machine.
+
+# The one set of features and packages for everything, so that nothing is compiled twice for a difference nobody wanted.
+WHOLE := --workspace --all-features
+# Tools that run for seconds, built quickly rather than for speed.
+INSTALL := CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=off cargo install --locked
+
+.PHONY: help
+help: ## List the targets.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+
+.PHONY: demo
+demo: ## Build, serve on embedded defaults with a demo principal, and show decisions.
+	cargo run -- demo
+
+.PHONY: test
+test: test-setup nextest ## Install what the tests need, and run all of them.
+	cargo nextest run $(WHOLE)
+	cargo test --doc $(WHOLE)
+
+.PHONY: test-setup
+test-setup: ## Install the gateways, stores and peers that integration tests talk to (Debian, as root).
+	tests/setup
+
+.PHONY: lint
+lint: lock fmt-check clippy deny ## Check the lock file, formatting, lints, licences and dependencies.
+
+.PHONY: lock
+lock: ## Check that Cargo.lock says what Cargo.toml asks for.
+	cargo metadata --locked --format-version 1 >/dev/null
+
+.PHONY: fmt-check
+fmt-check: ## Check the formatting; `cargo fmt --all` corrects it.
+	cargo fmt --all --check
+
+.PHONY: clippy
+clippy: ## Lint everything, and the library as clients use it, without the server.
+	cargo clippy $(WHOLE) --all-targets -- -D warnings
+	cargo clippy --no-default-features --lib -- -D warnings
+
+.PHONY: deny
+deny: cargo-deny ## Check licences, banned crates and sources, as deny.toml says.
+	cargo fetch --locked
+	cargo deny --offline check bans licenses sources
+
+.PHONY: bench
+bench: test-setup ## Measure what a decision costs against its floors; takes a while.
+	cargo bench --bench load
+
+.PHONY: bench-quick
+bench-quick: test-setup ## The same with fewer rounds, for a first look.
+	cargo bench --bench load -- --quick
+
+.PHONY: nextest cargo-deny
+nextest:
+	@cargo nextest --version >/dev/null 2>&1 || { \
+	    echo "cargo-nextest, which runs the tests, is missing: installing it"; $(INSTALL) cargo-nextest; }
+cargo-deny:
+	@cargo deny --version >/dev/null 2>&1 || { \
+	    echo "cargo-deny, which checks the dependencies, is missing: installing it"; $(INSTALL) cargo-deny; } || { \
+	    echo "cargo-deny cannot be installed: licences, bans and sources are NOT checked" >&2; exit 1; }
