@@ -21,7 +21,7 @@ use crate::{
     },
     doors::{
         grpc::{GrpcDoor, GrpcError},
-        http::{HttpDoor, Language},
+        http::{BadHeaderName, HttpDoor, Language},
         tls::{ServerTls, TlsError},
     },
     engine::{
@@ -79,6 +79,9 @@ pub enum AppError {
         /// Why.
         source: std::io::Error,
     },
+    /// A header name in the settings cannot be used.
+    #[error(transparent)]
+    HeaderName(#[from] BadHeaderName),
     /// An HTTP server failed.
     #[error("an HTTP server failed")]
     Http(#[source] std::io::Error),
@@ -169,13 +172,8 @@ impl App {
 
     /// Serves until `shutdown` is done, then takes nothing new, finishes what is in flight, and returns.
     pub async fn serve(self, listeners: Listeners, shutdown: impl Future<Output = ()>) -> Result<(), AppError> {
-        let http = HttpDoor {
-            verifier: Arc::clone(&self.verifier),
-            observer: self.observer,
-            readiness: self.readiness.clone(),
-            language: Arc::clone(&self.language),
-            url_prefix: self.url_prefix,
-        };
+        let language = Arc::clone(&self.language);
+        let http = HttpDoor::new(Arc::clone(&self.verifier), self.observer, self.readiness.clone(), language, self.url_prefix)?;
         let grpc = GrpcDoor { verifier: self.verifier, readiness: self.readiness, language: self.language };
         let (stop, stopping) = watch::channel(false);
         let stopped = move || {

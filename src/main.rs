@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// A decision makes some forty small allocations; this allocator makes them at less cost than the C library's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     countersign::cli::run()
 }

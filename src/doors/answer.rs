@@ -9,11 +9,10 @@ use crate::{
 
 /// Header names, in lowercase as HTTP/2 and actix want them.
 pub(super) mod name {
-    pub(in crate::doors) const USERNAME: &str = "x-auth-username";
-    pub(in crate::doors) const PRINCIPAL_ID: &str = "x-auth-principal-id";
-    pub(in crate::doors) const METHOD: &str = "x-auth-method";
-    pub(in crate::doors) const KEY_ID: &str = "x-auth-key-id";
-    pub(in crate::doors) const SCOPES: &str = "x-auth-scopes";
+    pub(in crate::doors) const USERNAME: &str = IDENTITY[0];
+    /// The identity headers, in the order of [`identity_headers`](super::identity_headers).
+    pub(in crate::doors) const IDENTITY: [&str; 6] =
+        ["x-auth-username", "x-auth-principal-id", "x-auth-method", "x-auth-key-id", "x-auth-scopes", DECISION_ID];
     pub(in crate::doors) const DECISION_ID: &str = "x-auth-decision-id";
     pub(in crate::doors) const ERROR: &str = "x-auth-error";
     pub(in crate::doors) const REQUIRED_SCOPE: &str = "x-required-scope";
@@ -40,14 +39,8 @@ pub struct Language {
 /// The identity headers of an allow: every one of them, whatever its value, so that a proxy always overwrites what a client sent.
 pub(super) fn identity_headers<'a>(identity: &'a Identity, decision_id: &'a str) -> [(&'static str, &'a str); 6] {
     let (principal, key) = (&identity.principal().encoded, &identity.key().encoded);
-    [
-        (name::USERNAME, &principal.username),
-        (name::PRINCIPAL_ID, &principal.id),
-        (name::METHOD, identity.method().name()),
-        (name::KEY_ID, &key.key_id),
-        (name::SCOPES, &key.scopes),
-        (name::DECISION_ID, decision_id),
-    ]
+    let values = [&*principal.username, &principal.id, identity.method().name(), &key.key_id, &key.scopes, decision_id];
+    std::array::from_fn(|index| (name::IDENTITY[index], values[index]))
 }
 
 /// The three kinds of refusal, with everything that is said on the wire.

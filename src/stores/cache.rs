@@ -32,7 +32,7 @@ use crate::{
         principal::{KnownPrincipal, PrincipalId, Username},
         time::UnixMillis,
     },
-    engine::ports::{Answer, Clock, Dependency, KeyDirectory, PrincipalSource, RegistryChange, RegistryError, Unavailable},
+    engine::ports::{Answer, Clock, Dependency, KeyDirectory, PrincipalSource, RegistryError, Unavailable},
 };
 
 /// How many names that nobody has are remembered, and for how long; made-up names must not push out real ones.

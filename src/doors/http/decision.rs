@@ -19,6 +19,17 @@ use crate::{
 };
 
 const HEADERS_TO_REMOVE: HeaderName = HeaderName::from_static("x-envoy-auth-headers-to-remove");
+const REQUIRED_SCOPE: HeaderName = HeaderName::from_static(name::REQUIRED_SCOPE);
+const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+/// The names of [`identity_headers`], in the same order.
+const IDENTITY: [HeaderName; 6] = [
+    HeaderName::from_static(name::IDENTITY[0]),
+    HeaderName::from_static(name::IDENTITY[1]),
+    HeaderName::from_static(name::IDENTITY[2]),
+    HeaderName::from_static(name::IDENTITY[3]),
+    HeaderName::from_static(name::IDENTITY[4]),
+    HeaderName::from_static(name::IDENTITY[5]),
+];
 
 /// On the exact path, headers tell the original request, and the query may ask for scopes.
 pub(super) async fn exact(request: HttpRequest, door: web::Data<HttpDoor>) -> HttpResponse {
@@ -37,15 +48,14 @@ pub(super) async fn with_tail(request: HttpRequest, door: web::Data<HttpDoor>) -
 
 async fn decide(request: &HttpRequest, door: &HttpDoor, original: OriginalRequest<'_>, asked: &[Cow<'_, str>]) -> HttpResponse {
     let headers = request.headers();
-    let credentials =
-        headers.get_all(&*door.language.credentials_header).fold(Credentials::None, |known, value| match value.to_str() {
-            Ok(value) => known.and_another(value),
-            Err(_) => Credentials::Unusable,
-        });
+    let credentials = headers.get_all(&door.credentials_header).fold(Credentials::None, |known, value| match value.to_str() {
+        Ok(value) => known.and_another(value),
+        Err(_) => Credentials::Unusable,
+    });
     let mut required_scopes: Vec<&str> = asked.iter().map(AsRef::as_ref).collect();
-    required_scopes.extend(headers.get_all(name::REQUIRED_SCOPE).map(|value| value.to_str().unwrap_or(UNREADABLE_SCOPE)));
-    let attempt = door.language.attempt_header.as_deref().and_then(|name| headers.get(name)).and_then(|value| value.to_str().ok());
-    let peer = headers.get("x-real-ip").and_then(|value| value.to_str().ok()).and_then(|text| text.parse::<IpAddr>().ok());
+    required_scopes.extend(headers.get_all(&REQUIRED_SCOPE).map(|value| value.to_str().unwrap_or(UNREADABLE_SCOPE)));
+    let attempt = door.attempt_header.as_ref().and_then(|name| headers.get(name)).and_then(|value| value.to_str().ok());
+    let peer = headers.get(&REAL_IP).and_then(|value| value.to_str().ok()).and_then(|text| text.parse::<IpAddr>().ok());
     let presented = Presented { door: Door::Http, credentials, request: original, required_scopes, attempt, peer };
     let verdict = door.verifier.decide(&presented).await;
     render(&verdict, door)
@@ -61,11 +71,11 @@ fn render(verdict: &Verdict, door: &HttpDoor) -> HttpResponse {
         Ok(identity) => {
             let mut response = HttpResponse::new(StatusCode::OK);
             let headers = response.headers_mut();
-            for (name, value) in identity_headers(identity, id) {
-                headers.insert(HeaderName::from_static(name), header_value(value));
+            for (name, (_, value)) in IDENTITY.iter().zip(identity_headers(identity, id)) {
+                headers.insert(name.clone(), header_value(value));
             }
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(NO_STORE));
-            headers.insert(HEADERS_TO_REMOVE, header_value(&door.language.credentials_header));
+            headers.insert(HEADERS_TO_REMOVE, door.headers_to_remove.clone());
             response
         }
         Err(refusal) => {

@@ -8,7 +8,12 @@ pub mod probe;
 
 use std::{future::Future, net::TcpListener, sync::Arc, time::Duration};
 
-use actix_web::{App, HttpResponse, HttpServer, dev::ServerHandle, http::header, web};
+use actix_web::{
+    App, HttpResponse, HttpServer,
+    dev::ServerHandle,
+    http::header::{self, HeaderName, HeaderValue},
+    web,
+};
 
 pub use super::answer::Language;
 use super::{answer::PROBLEM_JSON, tls::ServerTls};
@@ -26,8 +31,9 @@ const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// A factory of applications with `$door` as their state. A macro, because actix-web has no name for what it returns.
 macro_rules! app {
     ($door:expr, $routes:expr) => {{
-        let (door, routes) = (web::Data::new($door), $routes);
-        move || App::new().app_data(door.clone()).configure(routes.clone()).default_service(web::to(not_found))
+        let (door, routes) = ($door, $routes);
+        // A count of references for each worker, so that they do not contend for one.
+        move || App::new().app_data(web::Data::new(door.clone())).configure(routes.clone()).default_service(web::to(not_found))
     }};
 }
 
@@ -47,16 +53,22 @@ macro_rules! run {
 /// What the HTTP doors need.
 #[derive(Clone, Debug)]
 pub struct HttpDoor {
-    /// Decides.
-    pub verifier: Arc<Verifier>,
-    /// Counts decisions.
-    pub observer: Arc<DecisionObserver>,
-    /// Knows whether decisions can be made.
-    pub readiness: Readiness,
-    /// How to speak.
-    pub language: Arc<Language>,
-    /// What stands before every path.
-    pub url_prefix: Arc<str>,
+    verifier: Arc<Verifier>,
+    observer: Arc<DecisionObserver>,
+    readiness: Readiness,
+    language: Arc<Language>,
+    url_prefix: Arc<str>,
+    /// What `language` says, as actix takes it.
+    credentials_header: HeaderName,
+    attempt_header: Option<HeaderName>,
+    headers_to_remove: HeaderValue,
+}
+
+/// A name in the settings is not one for a header.
+#[derive(Debug, thiserror::Error)]
+#[error("{name:?} cannot be the name of a header")]
+pub struct BadHeaderName {
+    name: Box<str>,
 }
 
 /// A server that is running, and how to stop it.
@@ -68,6 +80,21 @@ pub struct RunningServer {
 }
 
 impl HttpDoor {
+    /// A door to `verifier`, with `url_prefix` before every path.
+    pub fn new(
+        verifier: Arc<Verifier>,
+        observer: Arc<DecisionObserver>,
+        readiness: Readiness,
+        language: Arc<Language>,
+        url_prefix: Arc<str>,
+    ) -> Result<Self, BadHeaderName> {
+        let name = |name: &str| HeaderName::try_from(name).map_err(|_| BadHeaderName { name: name.into() });
+        let credentials_header = name(&language.credentials_header)?;
+        let attempt_header = language.attempt_header.as_deref().map(name).transpose()?;
+        let headers_to_remove = HeaderValue::from(credentials_header.clone());
+        Ok(Self { verifier, observer, readiness, language, url_prefix, credentials_header, attempt_header, headers_to_remove })
+    }
+
     /// Serves decisions on `listener`.
     pub fn serve(self, listener: TcpListener, tls: Option<&ServerTls>, drain: Duration) -> std::io::Result<RunningServer> {
         let prefix = Arc::clone(&self.url_prefix);

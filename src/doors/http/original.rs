@@ -1,8 +1,18 @@
 //! Which request a gateway asks about, from what it sends over HTTP.
 
-use actix_web::{HttpRequest, http::header::HeaderMap};
+use actix_web::{
+    HttpRequest,
+    http::header::{HOST, HeaderMap, HeaderName},
+};
 
 use crate::domain::presented::{OriginalRequest, Stated};
+
+const ORIGINAL_METHOD: HeaderName = HeaderName::from_static("x-original-method");
+const ORIGINAL_URI: HeaderName = HeaderName::from_static("x-original-uri");
+const FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
 
 /// Told by headers. nginx sets `X-Original-*`, Traefik, Caddy and others `X-Forwarded-*`, and each passes the other's through
 /// from the client: where they differ, one is forged, and neither is believed. What no header tells is not known; the method of
@@ -10,13 +20,13 @@ use crate::domain::presented::{OriginalRequest, Stated};
 /// other is told: a gateway that passes the original one along does so there.
 pub(super) fn from_headers<'a>(request: &'a HttpRequest, host: Option<&'a str>) -> OriginalRequest<'a> {
     let headers = request.headers();
-    let from = |names: [&str; 2]| names.into_iter().fold(Stated::Nowhere, |known, name| told(known, headers, name));
+    let from = |names: [HeaderName; 2]| names.iter().fold(Stated::Nowhere, |known, name| told(known, headers, name));
     let only = |name| told(Stated::Nowhere, headers, name);
     OriginalRequest {
-        method: from(["x-original-method", "x-forwarded-method"]),
-        scheme: only("x-forwarded-proto"),
-        host: only("x-forwarded-host").or(host.into()),
-        path: from(["x-original-uri", "x-forwarded-uri"]),
+        method: from([ORIGINAL_METHOD, FORWARDED_METHOD]),
+        scheme: only(&FORWARDED_PROTO),
+        host: only(&FORWARDED_HOST).or(host.into()),
+        path: from([ORIGINAL_URI, FORWARDED_URI]),
     }
 }
 
@@ -31,7 +41,7 @@ pub(super) fn from_request_line<'a>(request: &'a HttpRequest, host: Option<&'a s
 }
 
 /// A header that is there twice with different values, or is not text, contradicts itself.
-fn told<'a>(known: Stated<'a>, headers: &'a HeaderMap, name: &str) -> Stated<'a> {
+fn told<'a>(known: Stated<'a>, headers: &'a HeaderMap, name: &HeaderName) -> Stated<'a> {
     headers.get_all(name).fold(known, |known, value| match value.to_str() {
         Ok(value) => known.and(Some(value)),
         Err(_) => Stated::Contradictory,
@@ -40,6 +50,6 @@ fn told<'a>(known: Stated<'a>, headers: &'a HeaderMap, name: &str) -> Stated<'a>
 
 /// The host that the request itself names.
 pub(super) fn own_host(request: &HttpRequest) -> Option<&str> {
-    let header = request.headers().get(actix_web::http::header::HOST).and_then(|value| value.to_str().ok());
+    let header = request.headers().get(HOST).and_then(|value| value.to_str().ok());
     header.or_else(|| request.uri().authority().map(actix_web::http::uri::Authority::as_str))
 }

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
 use super::*;
+use crate::engine::ports::RegistryChange;
 
 /// A registry whose changes become visible when the test says so, and whose answers can be held up.
 struct TestSource {

@@ -144,11 +144,15 @@ impl RedisNonceStore {
         Ok(if holder.is_some_and(|holder| holder == value) { Claimed::Fresh } else { Claimed::Replayed })
     }
 
-    /// The connection of `thread`, made if there is none.
+    /// The connection of `thread`, made if there is none. Making one is boxed, so that the claims that need none stay small.
     async fn connection(&self, thread: &Thread) -> Result<(Shared, u64), ClaimError> {
-        if let Some(held) = thread.held() {
-            return Ok(held);
+        match thread.held() {
+            Some(held) => Ok(held),
+            None => Box::pin(self.connect(thread)).await,
         }
+    }
+
+    async fn connect(&self, thread: &Thread) -> Result<(Shared, u64), ClaimError> {
         let _connecting = thread.connecting.lock().await;
         if let Some(held) = thread.held() {
             return Ok(held);

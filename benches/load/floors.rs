@@ -1,0 +1,207 @@
+//! What the parts of a decision cost at the least, each with nothing around it:
+//!
+//! - HTTP: an actix-web handler that answers every request with the headers of an allow, asked over the same connections;
+//! - the signature: one verification by aws-lc-rs, with a key that was parsed before;
+//! - the nonce: one `SET key value NX EX ttl` over one multiplexed redis-rs connection that 64 share.
+
+use std::{
+    env,
+    io::{self, BufRead, BufReader, Lines, Read, Write},
+    net::SocketAddr,
+    process::{Child, ChildStdin, ChildStdout, ExitCode, Stdio},
+    thread,
+    time::Duration,
+};
+
+use actix_web::{
+    App, HttpResponse, HttpServer,
+    http::{
+        StatusCode,
+        header::{HeaderName, HeaderValue},
+    },
+    rt::System,
+    web,
+};
+use aws_lc_rs::signature::{ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use countersign::domain::algorithm::Algorithm;
+use deadpool_redis::redis::{self, AsyncConnectionConfig, aio::MultiplexedConnection};
+use futures_util::future::join_all;
+use tokio::runtime::Runtime;
+
+use crate::{
+    machine::CpuClock,
+    server::Placement,
+    tokens::{self, Signer},
+};
+
+/// First argument of the null server. Then the address, and `name=value` of each header.
+pub(crate) const NULL_SERVER: &str = "--null-server";
+/// First argument of the process that measures the other two floors. Then the address of Redis.
+pub(crate) const PARTS: &str = "--parts";
+
+/// As long as the service keeps idle connections.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+const CLAIMS_IN_FLIGHT: usize = 64;
+const TOKENS_VERIFIED: usize = 256;
+
+/// Answers every request alike. Ends when its standard input does, that is with the process that started it.
+pub(crate) fn null_server(arguments: &[String]) -> ExitCode {
+    let (address, headers) = arguments.split_first().unwrap();
+    let headers: Vec<(HeaderName, HeaderValue)> = headers
+        .iter()
+        .map(|header| header.split_once('=').unwrap())
+        .map(|(name, value)| (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap()))
+        .collect();
+    thread::spawn(|| {
+        let _ = io::stdin().read_to_end(&mut Vec::new());
+        std::process::exit(0);
+    });
+    let server = HttpServer::new(move || {
+        let headers = headers.clone();
+        let answer = move || {
+            let mut response = HttpResponse::new(StatusCode::OK);
+            for (name, value) in &headers {
+                response.headers_mut().insert(name.clone(), value.clone());
+            }
+            std::future::ready(response)
+        };
+        App::new().service(web::resource("/validate_request").to(answer))
+    });
+    let server = server.keep_alive(KEEP_ALIVE);
+    System::new().block_on(server.bind(address.as_str()).unwrap().run()).unwrap();
+    ExitCode::SUCCESS
+}
+
+/// What [`Parts`] does over and over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Part {
+    Ed25519,
+    Rs256,
+    Redis,
+}
+
+impl Part {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Ed25519 => "ed25519",
+            Self::Rs256 => "rs256",
+            Self::Redis => "redis",
+        }
+    }
+}
+
+/// A process that does single parts of a decision, so that their CPU time can be told apart.
+pub(crate) struct Parts {
+    process: Child,
+    input: ChildStdin,
+    output: Lines<BufReader<ChildStdout>>,
+}
+
+impl Parts {
+    pub(crate) fn start(placement: Placement, redis: SocketAddr) -> Self {
+        let mut command = placement.server(env::current_exe().unwrap());
+        command.arg(PARTS).arg(redis.to_string()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = command.spawn().unwrap();
+        let (input, output) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
+        Self { process, input, output: BufReader::new(output).lines() }
+    }
+
+    /// Microseconds of CPU time that `part` takes, done `count` times.
+    pub(crate) fn measure(&mut self, part: Part, count: usize) -> f64 {
+        writeln!(self.input, "{} {count}", part.name()).unwrap();
+        let micros: f64 = self.output.next().expect("the process goes on").unwrap().parse().unwrap();
+        micros / count as f64
+    }
+}
+
+impl Drop for Parts {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// For each line of standard input, which names a part and says how often, does that and prints the microseconds of CPU time
+/// that it took. Ends when its standard input does.
+pub(crate) fn parts(arguments: &[String]) -> ExitCode {
+    let (ed25519, rs256) = (Verification::new(Algorithm::EdDsa), Verification::new(Algorithm::Rs256));
+    let claims = Claims::new(&arguments[0]);
+    for line in io::stdin().lines() {
+        let line = line.unwrap();
+        let (part, count) = line.split_once(' ').unwrap();
+        let count = count.parse().unwrap();
+        let micros = match part {
+            "ed25519" => ed25519.measure(count),
+            "rs256" => rs256.measure(count),
+            "redis" => claims.measure(count),
+            other => panic!("{other} is not a part"),
+        };
+        println!("{micros}");
+    }
+    ExitCode::SUCCESS
+}
+
+struct Claims {
+    runtime: Runtime,
+    connection: MultiplexedConnection,
+}
+
+impl Claims {
+    fn new(redis: &str) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let client = redis::Client::open(format!("redis://{redis}")).unwrap();
+        let config = AsyncConnectionConfig::new().set_response_timeout(None);
+        let connection = runtime.block_on(client.get_multiplexed_async_connection_with_config(&config)).unwrap();
+        Self { runtime, connection }
+    }
+
+    fn measure(&self, count: usize) -> f64 {
+        let run = fastrand::u64(..);
+        let keys: Vec<String> = (0..count).map(|number| format!("countersign:nonce:1:n{run:016x}{number:06x}")).collect();
+        let clock = CpuClock::of_this_process();
+        let before = clock.now();
+        self.runtime.block_on(join_all(keys.chunks(count.div_ceil(CLAIMS_IN_FLIGHT)).map(async |keys| {
+            let mut connection = self.connection.clone();
+            for key in keys {
+                let mut set = redis::cmd("SET");
+                set.arg(key).arg([0_u8; 16].as_slice()).arg("NX").arg("EX").arg(21);
+                let answer: Option<redis::Value> = set.query_async(&mut connection).await.unwrap();
+                assert!(answer.is_some(), "a nonce was there before");
+            }
+        })));
+        clock.micros_since(&before)
+    }
+}
+
+struct Verification {
+    key: ParsedPublicKey,
+    signed: Vec<(String, Vec<u8>)>,
+}
+
+impl Verification {
+    fn new(algorithm: Algorithm) -> Self {
+        let signer = Signer::new("floor@example.com".to_owned(), algorithm);
+        let spki = signer.public_key().spki();
+        let key = match algorithm {
+            Algorithm::EdDsa => ParsedPublicKey::new(&ED25519, spki),
+            Algorithm::Rs256 => ParsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, spki),
+            other => panic!("{other} is not measured"),
+        };
+        let tokens = tokens::sign(&[signer], TOKENS_VERIFIED, 0);
+        let split = |authorization: &String| {
+            let (message, signature) = authorization["JWT ".len()..].rsplit_once('.').unwrap();
+            (message.to_owned(), BASE64_URL_SAFE_NO_PAD.decode(signature).unwrap())
+        };
+        Self { key: key.unwrap(), signed: tokens.iter().map(split).collect() }
+    }
+
+    fn measure(&self, count: usize) -> f64 {
+        let clock = CpuClock::of_this_process();
+        let before = clock.now();
+        for (message, signature) in self.signed.iter().cycle().take(count) {
+            self.key.verify_sig(message.as_bytes(), signature).unwrap();
+        }
+        clock.micros_since(&before)
+    }
+}

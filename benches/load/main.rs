@@ -1,0 +1,123 @@
+//! The load harness: what a decision costs, side by side with what its parts cost at the least.
+//!
+//! ```text
+//! cargo bench --bench load -- [--quick] [--passes N] [--only CASE] [--pin] [--write-results]
+//! ```
+//!
+//! It starts a Redis, the service and a null server (see [`floors`]), asks each for decisions over the same kind of connections,
+//! and prints one table: CPU time of the server per decision, the sum of the floors, and their ratio. Everything is measured in
+//! turns, many rounds of each, and the medians are told: absolute figures depend on the machine, ratios within one round do not.
+//!
+//! - [`scenario`]: what is measured, in which order
+//! - [`client`]: keep-alive connections that ask, one question at a time each
+//! - [`tokens`]: signs tokens in bulk; no two are alike
+//! - [`floors`]: what the parts cost at the least
+//! - [`server`]: the processes that are measured
+//! - [`machine`]: CPU clocks, and what the figures are of
+//! - [`report`]: the table
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program of its own whose output is its purpose, and in which every failure ends the run"
+)]
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "figures to three digits, far below the bounds of any of these types"
+)]
+
+mod client;
+mod floors;
+mod machine;
+mod report;
+mod scenario;
+mod server;
+mod tokens;
+
+use std::{
+    env,
+    process::{self, ExitCode},
+};
+
+use scenario::{Case, Plan};
+use tokio::signal::unix::{SignalKind, signal};
+
+const USAGE: &str = "usage: cargo bench --bench load -- [--quick] [--passes N] [--only CASE] [--pin] [--write-results]
+
+  --quick          about a minute of measuring, for a first look
+  --passes N       how many times everything is measured, several rounds each
+  --only CASE      one case alone, such as ed25519-redis: to watch or to profile the server meanwhile
+  --pin            each server on one core with one worker, everything else on the other cores (needs taskset)
+  --write-results  also append the table to benches/RESULTS.md";
+
+fn main() -> ExitCode {
+    let mut arguments: Vec<String> = env::args().skip(1).collect();
+    // This executable also plays the parts that have to be processes of their own, so that their CPU time can be told apart.
+    match arguments.first().map(String::as_str) {
+        Some(floors::NULL_SERVER) => return floors::null_server(&arguments[1..]),
+        Some(floors::PARTS) => return floors::parts(&arguments[1..]),
+        _ => {}
+    }
+    // Only `cargo bench` says so; `cargo test --benches` wants to know whether it starts, not how fast it is.
+    if !arguments.iter().any(|argument| argument == "--bench") {
+        println!("nothing is measured without --bench\n{USAGE}");
+        return ExitCode::SUCCESS;
+    }
+    arguments.retain(|argument| argument != "--bench");
+    let Some(options) = Options::parse(&arguments) else {
+        eprintln!("{USAGE}\n\ncases: {}", Case::ALL.map(Case::name).join(", "));
+        return ExitCode::from(2);
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).unwrap();
+        tokio::select! {
+            () = run(options) => ExitCode::SUCCESS,
+            // Leaving the block drops the servers, which ends them.
+            _ = tokio::signal::ctrl_c() => ExitCode::FAILURE,
+            _ = terminate.recv() => ExitCode::FAILURE,
+        }
+    })
+}
+
+async fn run(options: Options) {
+    let before = machine::Usage::now();
+    let results = scenario::run(&options.plan).await;
+    let report = report::render(&results, &machine::Description::now(&before));
+    println!("\n{report}");
+    if options.writes_results {
+        report::append(&report);
+    }
+    if results.failures() > 0 {
+        process::exit(1);
+    }
+}
+
+struct Options {
+    plan: Plan,
+    writes_results: bool,
+}
+
+impl Options {
+    fn parse(arguments: &[String]) -> Option<Self> {
+        let is_quick = arguments.iter().any(|argument| argument == "--quick");
+        let mut options = Self { plan: if is_quick { Plan::QUICK } else { Plan::FULL }, writes_results: false };
+        let mut rest = arguments.iter();
+        while let Some(argument) = rest.next() {
+            match argument.as_str() {
+                "--quick" => {}
+                "--pin" => options.plan.is_pinned = true,
+                "--write-results" => options.writes_results = true,
+                "--passes" => options.plan.passes = rest.next()?.parse().ok()?,
+                "--only" => options.plan.only = Some(Case::named(rest.next()?)?),
+                _ => return None,
+            }
+        }
+        (options.plan.passes > 0).then_some(options)
+    }
+}

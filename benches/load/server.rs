@@ -1,0 +1,224 @@
+//! The processes that are measured. Each listens on the loopback address alone and ends when it is dropped.
+
+use std::{
+    env,
+    ffi::OsStr,
+    fs,
+    io::{Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::{floors::NULL_SERVER, machine::CpuClock, tokens::Signer};
+
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// How much of what a server wrote last is shown when it fails.
+const LOG_TAIL_BYTES: usize = 4 * 1024;
+/// Below Linux's range for outgoing connections, so that no client takes a port before its server does.
+const PORTS: std::ops::Range<u16> = 10_000..32_000;
+/// What every principal may do.
+const SCOPES: &str = "orders:read orders:write";
+
+/// A server that is running.
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    pub(crate) cpu: CpuClock,
+    process: Process,
+}
+
+/// Where servers run: on any core, or each on the first alone and everything else on the others.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Placement {
+    pub(crate) is_pinned: bool,
+}
+
+impl Placement {
+    /// A command that runs `program` where measured servers do.
+    pub(crate) fn server(self, program: impl AsRef<OsStr>) -> Command {
+        self.on("0", program)
+    }
+
+    /// A command that runs `program` where everything else does.
+    fn client(self, program: impl AsRef<OsStr>) -> Command {
+        if self.is_pinned { self.on(&other_cores(), program) } else { Command::new(program) }
+    }
+
+    /// Moves this process to where everything but the servers runs, with all its threads and those that it will start; or back
+    /// to every core.
+    pub(crate) fn withdraw(self, withdraws: bool) {
+        if self.is_pinned {
+            let (cores, id) =
+                (if withdraws { other_cores() } else { "0-".to_owned() + &last_core() }, std::process::id().to_string());
+            let status = Command::new("taskset").args(["-a", "-p", "-c", &cores, &id]).stdout(Stdio::null()).status();
+            assert!(status.is_ok_and(|status| status.success()), "taskset cannot move this process to the cores {cores}");
+        }
+    }
+
+    fn on(self, cores: &str, program: impl AsRef<OsStr>) -> Command {
+        if !self.is_pinned {
+            return Command::new(program);
+        }
+        let mut command = Command::new("taskset");
+        command.args(["-c", cores]).arg(program);
+        command
+    }
+}
+
+fn other_cores() -> String {
+    "1-".to_owned() + &last_core()
+}
+
+fn last_core() -> String {
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap();
+    let cores = info.lines().filter(|line| line.starts_with("processor")).count();
+    assert!(cores > 1, "there is one core only, which servers and clients cannot share");
+    (cores - 1).to_string()
+}
+
+impl Server {
+    /// A Redis that keeps nothing.
+    pub(crate) fn redis(placement: Placement, dir: &Path) -> Self {
+        let address = free_address();
+        let mut command = placement.client("redis-server");
+        command
+            .args(["--bind", "127.0.0.1", "--port", &address.port().to_string()])
+            .args(["--save", "", "--appendonly", "no", "--daemonize", "no"])
+            .arg("--dir")
+            .arg(dir);
+        Self::start(address, command, |address| TcpStream::connect(address).is_ok())
+    }
+
+    /// The service, with the nonces at `nonce_url` and the principals that are registered in `dir`. All else is as it comes.
+    pub(crate) fn countersign(placement: Placement, dir: &Path, nonce_url: &str) -> Self {
+        let [http, grpc, admin] = [(); 3].map(|()| free_address());
+        let mut command = in_dir(placement.server(env!("CARGO_BIN_EXE_countersign")), dir);
+        command
+            .arg("serve")
+            .env("COUNTERSIGN_SERVER__HTTP_LISTEN", http.to_string())
+            .env("COUNTERSIGN_SERVER__GRPC_LISTEN", grpc.to_string())
+            .env("COUNTERSIGN_SERVER__ADMIN_LISTEN", admin.to_string())
+            .env("COUNTERSIGN_NONCE__URL", nonce_url);
+        Self::start(http, command, |_| answers_200(admin, "/readyz"))
+    }
+
+    /// A server that answers every request with `headers`.
+    pub(crate) fn null(placement: Placement, headers: &[(String, String)]) -> Self {
+        let address = free_address();
+        let mut command = placement.server(env::current_exe().unwrap());
+        command.arg(NULL_SERVER).arg(address.to_string()).args(headers.iter().map(|(name, value)| format!("{name}={value}")));
+        Self::start(address, command, |address| TcpStream::connect(address).is_ok())
+    }
+
+    pub(crate) fn process_id(&self) -> u32 {
+        self.process.child.id()
+    }
+
+    /// What it wrote last.
+    pub(crate) fn log(&self) -> String {
+        self.process.log()
+    }
+
+    fn start(address: SocketAddr, command: Command, is_ready: impl Fn(SocketAddr) -> bool) -> Self {
+        let mut process = Process::start(command);
+        let start = Instant::now();
+        while !is_ready(address) {
+            if let Some(status) = process.child.try_wait().unwrap() {
+                panic!("a server ended with {status} instead of serving:\n{}", process.log());
+            }
+            assert!(start.elapsed() < START_TIMEOUT, "a server is not ready:\n{}", process.log());
+            thread::sleep(Duration::from_millis(20));
+        }
+        Self { address, cpu: CpuClock::of_process(process.child.id()), process }
+    }
+}
+
+/// Registers `signers` with their keys through the command line, in the database of `dir`.
+pub(crate) fn register(dir: &Path, signers: &[Signer]) {
+    let run = |arguments: &[&str], input: &str| {
+        let mut command = in_dir(Command::new(env!("CARGO_BIN_EXE_countersign")), dir);
+        let mut child = command
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the command starts");
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{arguments:?} failed: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    for signer in signers {
+        run(&["principal", "add", signer.username(), "--scope", SCOPES], "");
+        run(&["key", "add", signer.username(), "-"], &signer.public_key().to_pem());
+    }
+}
+
+/// `command` with the settings in `dir` and no others.
+fn in_dir(mut command: Command, dir: &Path) -> Command {
+    for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("COUNTERSIGN_")) {
+        command.env_remove(name);
+    }
+    let database = dir.join("countersign.db");
+    command.current_dir(dir).env("COUNTERSIGN_DATABASE__URL", format!("sqlite://{}?mode=rwc", database.display()));
+    command
+}
+
+struct Process {
+    child: Child,
+    log: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Process {
+    /// Starts `command`, and reads what it writes through a pipe, as container runtimes and systemd do.
+    fn start(mut command: Command) -> Self {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name} cannot be started, is it installed? {error}"));
+        let (log, mut written) = (Arc::new(Mutex::new(Vec::new())), child.stderr.take().unwrap());
+        let tail = Arc::clone(&log);
+        thread::spawn(move || {
+            let mut buffer = vec![0; 256 * 1024];
+            while let Ok(read @ 1..) = written.read(&mut buffer) {
+                let mut tail = tail.lock().unwrap();
+                tail.extend_from_slice(&buffer[read.saturating_sub(LOG_TAIL_BYTES)..read]);
+                let surplus = tail.len().saturating_sub(LOG_TAIL_BYTES);
+                tail.drain(..surplus);
+            }
+        });
+        Self { child, log }
+    }
+
+    fn log(&self) -> String {
+        String::from_utf8_lossy(&self.log.lock().unwrap()).into_owned()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn free_address() -> SocketAddr {
+    (0..1000)
+        .map(|_| SocketAddr::from((Ipv4Addr::LOCALHOST, fastrand::u16(PORTS))))
+        .find(|address| TcpListener::bind(address).is_ok())
+        .expect("there is a free port")
+}
+
+fn answers_200(server: SocketAddr, path: &str) -> bool {
+    let Ok(mut stream) = TcpStream::connect(server) else { return false };
+    let mut answer = String::new();
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let sent = write!(stream, "GET {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n");
+    sent.is_ok() && stream.read_to_string(&mut answer).is_ok() && answer.starts_with("HTTP/1.1 200")
+}
