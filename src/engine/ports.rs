@@ -36,6 +36,13 @@ pub trait KeyDirectory: Send + Sync {
         now: UnixMillis,
     ) -> Answer<'a, Result<Option<Arc<KnownPrincipal>>, Unavailable>>;
 
+    /// A number that is another one as soon as anything that was answered may be different now.
+    fn version(&self) -> u64;
+
+    /// Looks for changes made until now, and says whether there were any since `version`. Many who ask at once cause one look,
+    /// looks keep a distance, and nobody waits for long: where the registry cannot be asked, there were none.
+    fn catch_up(&self, version: u64) -> Answer<'_, bool>;
+
     /// Whether what is known may still be used.
     fn check(&self, now: UnixMillis) -> Result<(), Unavailable>;
 }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     domain::{
-        decision::{Decision, DecisionId, Denial, DenialReason, Identity},
+        decision::{Decision, DecisionId, Denial, DenialCode, DenialReason, Identity},
         key::KeyError,
         nonce::{Attempt, Claimed, NonceClaim},
         presented::{Credentials, Presented},
@@ -94,7 +94,14 @@ impl Verifier {
     pub async fn decide(&self, presented: &Presented<'_>) -> Verdict {
         let now = self.clock.now();
         let id = new_decision_id(now);
-        let result = match self.judge(presented, id, now).await {
+        let version = self.directory.version();
+        let mut judged = self.judge(presented, id, now).await;
+        // What was registered a moment ago may not be known here yet. The question is put again only where something changed;
+        // waiting for the answer to that is the same for every user, known or not.
+        if is_about_the_registry(&judged) && self.directory.catch_up(version).await {
+            judged = self.judge(presented, id, self.clock.now()).await;
+        }
+        let result = match judged {
             Ok(identity) => Ok(Decision::Allow(identity)),
             Err(Refusal::Denied(denial)) => Ok(Decision::Deny(denial)),
             Err(Refusal::Unavailable(unavailable)) => Err(unavailable),
@@ -220,6 +227,11 @@ impl From<Unavailable> for Refusal {
     fn from(unavailable: Unavailable) -> Self {
         Self::Unavailable(unavailable)
     }
+}
+
+/// Whether a change in the registry could have made this another outcome. Such a refusal has claimed no nonce.
+fn is_about_the_registry(judged: &Result<Identity, Refusal>) -> bool {
+    matches!(judged, Err(Refusal::Denied(denial)) if denial.reason.code() == DenialCode::InvalidToken)
 }
 
 fn outcome(result: &Result<Decision, Unavailable>) -> Outcome<'_> {

@@ -24,7 +24,10 @@ use follow::Position;
 use futures_util::{FutureExt, future::BoxFuture, future::Shared};
 use moka::sync::Cache;
 use names::Names;
-use tokio::runtime::Handle;
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, watch},
+};
 
 use crate::{
     config::registry::RegistrySettings,
@@ -43,6 +46,9 @@ const LOAD_TIMEOUT: Duration = Duration::from_secs(2);
 /// How many of the principals that changed at once are read anew at once; the rest when they are asked for.
 const READ_ANEW_MAX: usize = 256;
 
+/// How long a refusal waits for a look at the change feed.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_millis(60);
+
 /// Principals in memory.
 pub struct CachedDirectory {
     source: Arc<dyn PrincipalSource>,
@@ -55,6 +61,10 @@ pub struct CachedDirectory {
     loads: Mutex<HashMap<Username, Load>>,
     /// Grows with each change seen, so that a load that began before a change is not kept after it.
     epoch: AtomicU64,
+    /// Looks at the feed: how many began, how many of these ended, and that one is wanted.
+    polls_begun: AtomicU64,
+    polls_ended: watch::Sender<u64>,
+    poll_wanted: Notify,
     /// When the feed was last known to be followed to its end.
     synced_at: AtomicI64,
     max_stale: Duration,
@@ -106,6 +116,9 @@ impl CachedDirectory {
             names: Names::default(),
             loads: Mutex::default(),
             epoch: AtomicU64::new(0),
+            polls_begun: AtomicU64::new(0),
+            polls_ended: watch::Sender::new(0),
+            poll_wanted: Notify::new(),
             synced_at: AtomicI64::new(started_at.0),
             max_stale: settings.max_stale,
             runtime: Handle::current(),
@@ -212,6 +225,21 @@ impl KeyDirectory for Arc<CachedDirectory> {
         let load = self.load(username);
         Answer::pending(async move {
             load.answer.await.map_err(|error| Unavailable::new(Dependency::KeyDirectory, SharedLoadError(error)))
+        })
+    }
+
+    fn version(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    fn catch_up(&self, version: u64) -> Answer<'_, bool> {
+        // One that began before now may have looked already; the next one has not.
+        let next = self.polls_begun.load(Ordering::Acquire) + 1;
+        let mut ended = self.polls_ended.subscribe();
+        self.poll_wanted.notify_one();
+        Answer::pending(async move {
+            drop(tokio::time::timeout(CATCH_UP_TIMEOUT, ended.wait_for(|ended| *ended >= next)).await);
+            self.version() != version
         })
     }
 

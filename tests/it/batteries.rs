@@ -256,7 +256,7 @@ async fn keys_are_kept_as_given(registry: &SqlRegistry) {
     assert_eq!(record.fingerprint, key.fingerprint().to_string());
     assert_eq!((record.not_before, record.expires_at), (Some(from), Some(until)));
     assert_eq!(record.comment.as_deref(), Some("laptop ü"));
-    assert_eq!(registry.keys(Some(&keeper), None, 10).await.unwrap(), [record.clone()]);
+    assert_eq!(registry.keys(Some(&keeper), None, 10).await.unwrap(), std::slice::from_ref(&record));
 
     let known = registry.load(&keeper).await.unwrap().unwrap();
     assert_eq!(known.keys.len(), 1);

@@ -57,6 +57,23 @@ async fn changes_take_effect(database: Database) {
     world.in_force("invalid_token", "alice", &third).await;
 }
 
+/// Whoever registers and then asks does not wait for the next look at the changes: a refusal looks first.
+#[tokio::test]
+async fn what_was_added_a_moment_ago_is_known() {
+    let deployment = Deployment::new().set("registry.poll_interval", "1m").set("registry.max_stale", "5m");
+    let countersign = deployment.serve();
+    for (door, username) in Door::BOTH.into_iter().zip(["alice", "bob"]) {
+        let (first, second) = (Key::ed25519(), Key::p256());
+        let ask = async |key: &Key| door.ask(&countersign, &Question::with(Claims::of(username).authorization(key))).await;
+        assert_eq!(ask(&first).await.code(), Some("invalid_token"), "nobody yet");
+        deployment.enrol(username, &first);
+        assert!(ask(&first).await.allowed(), "{username}, just added");
+        assert_eq!(ask(&second).await.code(), Some("invalid_token"));
+        deployment.add_key(username, &second);
+        assert!(ask(&second).await.allowed(), "a key just added");
+    }
+}
+
 struct World {
     replicas: [Countersign; 2],
     deployment: Deployment,

@@ -27,7 +27,7 @@ fn defaults_are_those_of_the_contract() {
     assert!(matches!(settings.nonce.url, NonceUrl::Memory));
     assert_eq!(settings.self_signed.tolerance, Duration::from_secs(20));
     assert_eq!(settings.registry.poll_interval, Duration::from_millis(500));
-    assert_eq!(settings.issuer.refresh_token_lifetime, Duration::from_secs(60 * 86_400));
+    assert_eq!(settings.issuer.refresh_token_lifetime, Duration::from_hours(60 * 24));
     assert_eq!(settings.telemetry.decision_log, DecisionLog::Denied);
 }
 

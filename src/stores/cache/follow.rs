@@ -22,6 +22,8 @@ const OVERLAP_AGE: Duration = Duration::from_mins(1);
 const FEED_LIFETIME: Duration = MAX_STALE_LONGEST.saturating_mul(2);
 /// How many polls pass between two clearings of the feed.
 const POLLS_PER_CLEARING: u64 = 1200;
+/// How far apart polls are that refusals ask for: a flood of forged tokens causes no more than these.
+const WANTED_POLLS_DISTANCE: Duration = Duration::from_millis(20);
 /// How much is read at once after the start, between two polls.
 const PRINCIPALS_PAGE: u64 = 200;
 const NAMES_PAGE: u64 = 5000;
@@ -84,11 +86,19 @@ impl Follower {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut shutdown = std::pin::pin!(shutdown);
         let mut polls: u64 = 0;
+        let mut last_poll = tokio::time::Instant::now() - WANTED_POLLS_DISTANCE;
         loop {
             tokio::select! {
                 () = &mut shutdown => return,
                 _ = ticks.tick() => {}
+                () = self.directory.poll_wanted.notified() => {}
             }
+            let distance = last_poll + WANTED_POLLS_DISTANCE;
+            tokio::select! {
+                () = &mut shutdown => return,
+                () = tokio::time::sleep_until(distance) => {}
+            }
+            last_poll = tokio::time::Instant::now();
             let next_poll = tokio::time::Instant::now() + self.settings.poll_interval;
             let result = tokio::time::timeout(LOAD_TIMEOUT, self.poll()).await;
             self.tell(result.ok());
@@ -103,10 +113,16 @@ impl Follower {
         }
     }
 
-    /// Reads page after page until `deadline` or the end. Never at the same time as a poll: what a page holds is true until the
-    /// next poll says otherwise.
+    /// Reads page after page until `deadline`, the end, or a poll is wanted. Never at the same time as a poll: what a page holds
+    /// is true until the next poll says otherwise.
     async fn warm_until(&mut self, deadline: tokio::time::Instant) {
+        let directory = Arc::clone(&self.directory);
+        let mut poll_wanted = std::pin::pin!(directory.poll_wanted.notified());
         while !matches!(self.warming, Warming::Done) && tokio::time::Instant::now() < deadline {
+            if poll_wanted.as_mut().enable() {
+                directory.poll_wanted.notify_one();
+                return;
+            }
             if let Err(error) = self.warm().await {
                 // The next poll tells of an outage; reading goes on after it.
                 tracing::debug!(error = %error, "a page of the registry could not be read");
@@ -147,6 +163,13 @@ impl Follower {
 
     /// Looks for changes once, and reads anew what they concern.
     pub async fn poll(&mut self) -> Result<(), RegistryError> {
+        let poll = self.directory.polls_begun.fetch_add(1, Ordering::AcqRel) + 1;
+        let result = self.look_for_changes().await;
+        self.directory.polls_ended.send_replace(poll);
+        result
+    }
+
+    async fn look_for_changes(&mut self) -> Result<(), RegistryError> {
         let (source, began_at) = (&self.directory.source, self.directory.clock.now());
         let changes = source.changes(self.position.seen, OVERLAP, back(began_at, OVERLAP_AGE)).await?;
         // The newest entry is never cleared from the feed: numbers go back only when the database is another one than before.

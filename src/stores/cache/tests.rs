@@ -224,7 +224,7 @@ async fn many_who_wait_for_one_principal_wait_for_one_query() {
 
 #[tokio::test]
 async fn a_lost_database_is_outlived_for_a_while_and_recovered_from() {
-    let settings = RegistrySettings { max_stale: Duration::from_secs(60), ..RegistrySettings::default() };
+    let settings = RegistrySettings { max_stale: Duration::from_mins(1), ..RegistrySettings::default() };
     let mut setup = Setup::with(&settings).await;
     assert_eq!(setup.lookup("alice").await.unwrap(), Some(true));
     *setup.source.is_down.lock().unwrap() = true;
@@ -304,4 +304,53 @@ async fn a_registry_that_cannot_be_read_to_its_end_says_nothing_about_names() {
     *setup.source.is_down.lock().unwrap() = false;
     setup.source.set("bob", 2, true);
     assert_eq!(setup.lookup("bob").await.unwrap(), Some(true));
+}
+
+#[tokio::test]
+async fn who_was_added_a_moment_ago_is_found_by_catching_up() {
+    let settings = RegistrySettings { poll_interval: Duration::from_mins(1), ..RegistrySettings::default() };
+    let mut setup = Setup::with(&settings).await;
+    setup.follower.warm().await.unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let directory = Arc::clone(&setup.directory);
+    let running = tokio::spawn(setup.follower.run(async move { drop(stopped.await) }));
+    let lookup = async |name: &str| directory.lookup(&Username::new(name).unwrap(), UnixMillis(1_000_000)).await.unwrap().is_some();
+
+    let version = directory.version();
+    assert!(!lookup("bob").await);
+    assert!(!directory.catch_up(version).await, "nothing has changed");
+    setup.source.set("bob", 2, true);
+    setup.source.change(1, 2);
+    assert!(!lookup("bob").await, "the next poll is a minute away");
+    assert!(directory.catch_up(version).await);
+    assert!(lookup("bob").await);
+
+    *setup.source.is_down.lock().unwrap() = true;
+    assert!(!directory.catch_up(directory.version()).await, "an outage is no change, and nobody waits for its end");
+    drop(stop);
+    running.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_flood_of_refusals_causes_few_polls() {
+    let settings = RegistrySettings { poll_interval: Duration::from_mins(1), ..RegistrySettings::default() };
+    let setup = Setup::with(&settings).await;
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let directory = Arc::clone(&setup.directory);
+    let running = tokio::spawn(setup.follower.run(async move { drop(stopped.await) }));
+    let began = tokio::time::Instant::now();
+    let refusals: Vec<_> = (0..1000)
+        .map(|_| {
+            let directory = Arc::clone(&directory);
+            tokio::spawn(async move { directory.catch_up(0).await })
+        })
+        .collect();
+    for refusal in refusals {
+        assert!(!refusal.await.unwrap());
+    }
+    let most = began.elapsed().as_millis() / 20 + 2;
+    let polls = directory.polls_begun.load(Ordering::SeqCst);
+    assert!(u128::from(polls) <= most, "{polls} polls instead of {most}");
+    drop(stop);
+    running.await.unwrap();
 }
