@@ -58,6 +58,10 @@ use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitEx
 
 use tokens::{Signer, sign};
 
+/// The service's own.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const ALGORITHMS: [Algorithm; 4] = [Algorithm::Rs256, Algorithm::Rs512, Algorithm::EdDsa, Algorithm::Es256];
 const SCOPES: &str = "orders:read orders:write";
 /// Claims that wait for Redis at the same time.

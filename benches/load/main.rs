@@ -47,6 +47,10 @@ use std::{
 use scenario::{Case, Plan};
 use tokio::signal::unix::{SignalKind, signal};
 
+/// The service's own, so that the floors have no other.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const USAGE: &str = "usage: cargo bench --bench load -- [--quick] [--passes N] [--only CASE] [--pin] [--write-results]
 
   --quick          about a minute of measuring, for a first look

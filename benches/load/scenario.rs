@@ -38,7 +38,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    pub(crate) const FULL: Self = Self { passes: 10, rounds_per_pass: 8, only: None, is_pinned: false };
+    pub(crate) const FULL: Self = Self { passes: 14, rounds_per_pass: 8, only: None, is_pinned: false };
     pub(crate) const QUICK: Self = Self { passes: 3, rounds_per_pass: 6, ..Self::FULL };
 
     pub(crate) const fn rounds(&self) -> usize {

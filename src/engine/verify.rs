@@ -113,7 +113,10 @@ impl Verifier {
     /// The straight line: each step can only refuse, and the claim of the nonce comes last.
     async fn judge(&self, presented: &Presented<'_>, id: DecisionId, now: UnixMillis) -> Result<Identity, Refusal> {
         let text = self.credentials(presented.credentials)?;
-        let token = UntrustedToken::parse(text).map_err(|fault| DenialReason::from(&fault))?;
+        // A gateway joins repeated headers with commas, and no token has commas or spaces inside.
+        let token = UntrustedToken::parse(text).map_err(|fault| {
+            if text.contains([',', ' ', '\t']) { DenialReason::SeveralCredentials } else { DenialReason::from(&fault) }
+        })?;
         let unverified_claims = token.unverified_claims();
         let deny = |reason| Denial { unverified_username: Some(unverified_claims.username.clone()), ..Denial::from(reason) };
 
@@ -142,7 +145,7 @@ impl Verifier {
         }
     }
 
-    /// The one token that the header holds.
+    /// What the header holds behind the scheme.
     fn credentials<'a>(&self, credentials: Credentials<'a>) -> Result<&'a str, DenialReason> {
         let value = match credentials {
             Credentials::None => return Err(DenialReason::NoCredentials),
@@ -153,9 +156,7 @@ impl Verifier {
         if !scheme.eq_ignore_ascii_case(&self.policy.scheme) {
             return Err(DenialReason::WrongScheme);
         }
-        let token = token.trim_start_matches(' ');
-        // A gateway joins repeated headers with commas; no token has commas or spaces inside.
-        if token.contains([',', ' ', '\t']) { Err(DenialReason::SeveralCredentials) } else { Ok(token) }
+        Ok(token.trim_start_matches(' '))
     }
 
     /// Sorts out by time, before anything costly is done. May only deny.

@@ -11,7 +11,10 @@ use actix_web::{
     web,
 };
 
-use super::{HttpDoor, original};
+use super::{
+    HttpDoor,
+    original::{self, text},
+};
 use crate::{
     domain::presented::{Credentials, Door, OriginalRequest, Presented},
     doors::answer::{NO_STORE, PROBLEM_JSON, RETRY_AFTER, RefusalKind, identity_headers, name, spoken},
@@ -48,14 +51,14 @@ pub(super) async fn with_tail(request: HttpRequest, door: web::Data<HttpDoor>) -
 
 async fn decide(request: &HttpRequest, door: &HttpDoor, original: OriginalRequest<'_>, asked: &[Cow<'_, str>]) -> HttpResponse {
     let headers = request.headers();
-    let credentials = headers.get_all(&door.credentials_header).fold(Credentials::None, |known, value| match value.to_str() {
-        Ok(value) => known.and_another(value),
-        Err(_) => Credentials::Unusable,
+    let credentials = headers.get_all(&door.credentials_header).fold(Credentials::None, |known, value| match text(value) {
+        Some(value) => known.and_another(value),
+        None => Credentials::Unusable,
     });
     let mut required_scopes: Vec<&str> = asked.iter().map(AsRef::as_ref).collect();
-    required_scopes.extend(headers.get_all(&REQUIRED_SCOPE).map(|value| value.to_str().unwrap_or(UNREADABLE_SCOPE)));
-    let attempt = door.attempt_header.as_ref().and_then(|name| headers.get(name)).and_then(|value| value.to_str().ok());
-    let peer = headers.get(&REAL_IP).and_then(|value| value.to_str().ok()).and_then(|text| text.parse::<IpAddr>().ok());
+    required_scopes.extend(headers.get_all(&REQUIRED_SCOPE).map(|value| text(value).unwrap_or(UNREADABLE_SCOPE)));
+    let attempt = door.attempt_header.as_ref().and_then(|name| headers.get(name)).and_then(text);
+    let peer = headers.get(&REAL_IP).and_then(text).and_then(|text| text.parse::<IpAddr>().ok());
     let presented = Presented { door: Door::Http, credentials, request: original, required_scopes, attempt, peer };
     let verdict = door.verifier.decide(&presented).await;
     render(&verdict, door)

@@ -98,12 +98,17 @@ impl HttpDoor {
     /// Serves decisions on `listener`.
     pub fn serve(self, listener: TcpListener, tls: Option<&ServerTls>, drain: Duration) -> std::io::Result<RunningServer> {
         let prefix = Arc::clone(&self.url_prefix);
+        // Full paths instead of a scope, which would be one more service to go through for each decision.
         let routes = move |config: &mut web::ServiceConfig| {
-            let scope = web::scope(&prefix)
-                .service(web::resource("/validate_request").to(decision::exact))
-                .service(web::resource("/validate_request{tail:/.*}").to(decision::with_tail))
-                .service(web::resource(vec!["", "/", "/livez", "/health"]).get(alive));
-            config.service(scope);
+            let at = |path: &str| format!("{prefix}{path}");
+            let mut alive_at = vec![at("/"), at("/livez"), at("/health")];
+            if !prefix.is_empty() {
+                alive_at.push(at(""));
+            }
+            config
+                .service(web::resource(at("/validate_request")).to(decision::exact))
+                .service(web::resource(at("/validate_request{tail:/.*}")).to(decision::with_tail))
+                .service(web::resource(alive_at).get(alive));
         };
         let server = HttpServer::new(app!(self, routes)).shutdown_timeout(drain.as_secs());
         run!(server, listener, tls)

@@ -2,7 +2,7 @@
 
 use actix_web::{
     HttpRequest,
-    http::header::{HOST, HeaderMap, HeaderName},
+    http::header::{HOST, HeaderMap, HeaderName, HeaderValue},
 };
 
 use crate::domain::presented::{OriginalRequest, Stated};
@@ -42,14 +42,19 @@ pub(super) fn from_request_line<'a>(request: &'a HttpRequest, host: Option<&'a s
 
 /// A header that is there twice with different values, or is not text, contradicts itself.
 fn told<'a>(known: Stated<'a>, headers: &'a HeaderMap, name: &HeaderName) -> Stated<'a> {
-    headers.get_all(name).fold(known, |known, value| match value.to_str() {
-        Ok(value) => known.and(Some(value)),
-        Err(_) => Stated::Contradictory,
+    headers.get_all(name).fold(known, |known, value| match text(value) {
+        Some(value) => known.and(Some(value)),
+        None => Stated::Contradictory,
     })
+}
+
+/// A header value as text. Reads words at a time, where `HeaderValue::to_str` reads bytes.
+pub(super) fn text(value: &HeaderValue) -> Option<&str> {
+    std::str::from_utf8(value.as_bytes()).ok()
 }
 
 /// The host that the request itself names.
 pub(super) fn own_host(request: &HttpRequest) -> Option<&str> {
-    let header = request.headers().get(HOST).and_then(|value| value.to_str().ok());
+    let header = request.headers().get(HOST).and_then(text);
     header.or_else(|| request.uri().authority().map(actix_web::http::uri::Authority::as_str))
 }

@@ -119,29 +119,23 @@ impl RedisNonceStore {
         set.arg("SET").arg(&key).arg(&value).arg("NX").arg("EX").arg(claim.remember_for().as_secs());
 
         let (mut connection, serial) = self.connection(thread).await?;
-        let mut was_resent = false;
-        let answer = match connection.run::<Option<redis::Value>>(&set).await {
-            Ok(answer) => answer,
-            // The command may have been carried out and only its answer lost: sent again, it finds its own value.
-            Err(error) if is_connection_lost(&error) => {
-                thread.drop_connection(Some(serial));
-                was_resent = true;
-                connection = self.connection(thread).await?.0;
-                connection.run(&set).await.inspect_err(|_| thread.drop_connection(None))?
-            }
+        match connection.run::<Option<redis::Value>>(&set).await {
+            Ok(Some(_)) => Ok(Claimed::Fresh),
+            Ok(None) if matches!(claim.attempt, Attempt::Unique(_)) => Ok(Claimed::Replayed),
+            Ok(None) => Box::pin(held_by(&mut connection, &key, value)).await,
             Err(error) => {
                 thread.drop_connection(Some(serial));
-                return Err(error.into());
+                if is_connection_lost(&error) { Box::pin(self.resend(thread, &set, &key, value)).await } else { Err(error.into()) }
             }
-        };
-        if answer.is_some() {
-            return Ok(Claimed::Fresh);
         }
-        if !was_resent && matches!(claim.attempt, Attempt::Unique(_)) {
-            return Ok(Claimed::Replayed);
-        }
-        let holder: Option<Vec<u8>> = connection.run(redis::cmd("GET").arg(&key)).await?;
-        Ok(if holder.is_some_and(|holder| holder == value) { Claimed::Fresh } else { Claimed::Replayed })
+    }
+
+    /// Sends a claim again whose connection broke. It may have been carried out, and only its answer lost: then it finds its own
+    /// value. Boxed where it is called, so that the claims to which this does not happen stay small.
+    async fn resend(&self, thread: &Thread, set: &Cmd, key: &str, value: [u8; 16]) -> Result<Claimed, ClaimError> {
+        let (mut connection, serial) = self.connection(thread).await?;
+        let answer: Option<redis::Value> = connection.run(set).await.inspect_err(|_| thread.drop_connection(Some(serial)))?;
+        if answer.is_some() { Ok(Claimed::Fresh) } else { held_by(&mut connection, key, value).await }
     }
 
     /// The connection of `thread`, made if there is none. Making one is boxed, so that the claims that need none stay small.
@@ -299,6 +293,12 @@ impl Pools {
             }
         })
     }
+}
+
+/// What a claim that came second is: fresh where the first was the same attempt, and otherwise a replay.
+async fn held_by(connection: &mut Shared, key: &str, value: [u8; 16]) -> Result<Claimed, ClaimError> {
+    let holder: Option<Vec<u8>> = connection.run(redis::cmd("GET").arg(key)).await?;
+    Ok(if holder.is_some_and(|holder| holder == value) { Claimed::Fresh } else { Claimed::Replayed })
 }
 
 fn is_connection_lost(error: &RedisError) -> bool {
