@@ -47,10 +47,11 @@ impl Sluice {
         self.open.send_replace(true);
     }
 
-    /// Waits until at least `count` occurrences of `SET` have arrived while the sluice was shut.
+    /// Waits until at least `count` claims have arrived while the sluice was shut: occurrences of `SET`, or connections that
+    /// begin, since a claim on a thread that has no connection makes one first.
     pub async fn holds(&self, count: usize) {
         let mut held = self.held.clone();
-        let wait = tokio::time::timeout(DEADLINE, held.wait_for(|sets| *sets >= count));
+        let wait = tokio::time::timeout(DEADLINE, held.wait_for(|held| *held >= count));
         wait.await.unwrap_or_else(|_| panic!("{count} commands do not arrive within {DEADLINE:?}")).unwrap();
     }
 }
@@ -74,6 +75,7 @@ async fn relay(client: TcpStream, server: SocketAddr, mut open: watch::Receiver<
 
     // Reading goes on while the sluice is shut: several commands may wait on one connection.
     let mut buffer = vec![0; 64 * 1024];
+    let mut is_beginning = true;
     while let Ok(length @ 1..) = from_client.read(&mut buffer).await {
         let bytes = &buffer[..length];
         if arrived.send(bytes.to_vec()).is_err() {
@@ -81,8 +83,9 @@ async fn relay(client: TcpStream, server: SocketAddr, mut open: watch::Receiver<
         }
         if !*opened.borrow() {
             let sets = bytes.windows(SET.len()).filter(|window| *window == SET).count();
-            counter.send_modify(|held| *held += sets);
+            counter.send_modify(|held| *held += sets.max(usize::from(is_beginning)));
         }
+        is_beginning = false;
     }
     onward.abort();
     answers.abort();
