@@ -14,7 +14,7 @@ use migrations::{
 use tokio::sync::watch;
 
 use crate::{
-    config::{Settings, database::DatabaseSettings, nonce::NonceUrl},
+    config::{Settings, database::DatabaseSettings},
     domain::{
         key::KeyError,
         time::{Tolerance, UnixMillis},
@@ -299,7 +299,6 @@ fn nonce_store(settings: &Settings) -> Result<Arc<dyn NonceStore>, AppError> {
     if let Some(store) = RedisNonceStore::new(&settings.nonce) {
         Ok(Arc::new(store?))
     } else {
-        debug_assert!(matches!(settings.nonce.url, NonceUrl::Memory));
         let store = MemoryNonceStore::new(settings.nonce.memory_entries).map_err(|_| AppError::NoRandomness)?;
         Ok(Arc::new(store))
     }

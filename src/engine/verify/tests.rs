@@ -36,7 +36,7 @@ impl Clock for TestClock {
     }
 }
 
-/// A directory that holds what the test put in, and counts how often it was asked.
+/// A directory that holds what the test put in.
 #[derive(Default)]
 struct TestDirectory {
     principals: HashMap<String, Arc<KnownPrincipal>>,
@@ -79,8 +79,7 @@ impl NonceStore for TestNonces {
         }
         let mut claims = self.claims.lock().unwrap();
         let key = (claim.principal.0, claim.nonce.to_owned());
-        if let Some((forgotten_at, holder)) = claims.get(&key).filter(|(forgotten_at, _)| claim.now < *forgotten_at) {
-            let _ = forgotten_at;
+        if let Some((_, holder)) = claims.get(&key).filter(|(forgotten_at, _)| claim.now < *forgotten_at) {
             let is_same = matches!(claim.attempt, Attempt::Named(number) if number == *holder);
             return Answer::ready(Ok(if is_same { Claimed::Fresh } else { Claimed::Replayed }));
         }

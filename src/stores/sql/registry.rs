@@ -63,14 +63,7 @@ impl RegistryStore for SqlRegistry {
     }
 
     async fn principals(&self, after: Option<PrincipalId>, limit: u64) -> Result<Vec<PrincipalRecord>, RegistryError> {
-        let rows = principals::Entity::find()
-            .filter(principals::Column::Id.gt(after.map_or(0, |id| id.0)))
-            .order_by_asc(principals::Column::Id)
-            .limit(limit)
-            .all(&self.database)
-            .await
-            .map_err(registry_error)?;
-        rows.into_iter().map(TryInto::try_into).collect()
+        page(&self.database, after, limit).await?.into_iter().map(TryInto::try_into).collect()
     }
 
     async fn set_active(&self, username: &Username, is_active: bool, now: UnixMillis) -> Result<PrincipalRecord, RegistryError> {
@@ -152,6 +145,21 @@ async fn find(connection: &impl ConnectionTrait, username: &Username) -> Result<
         .await
         .map_err(registry_error)?
         .ok_or_else(|| RegistryError::NoSuchPrincipal(username.to_string()))
+}
+
+/// Up to `limit` principals in the order of their numbers, from the one after `after` on.
+pub(super) async fn page(
+    connection: &impl ConnectionTrait,
+    after: Option<PrincipalId>,
+    limit: u64,
+) -> Result<Vec<principals::Model>, RegistryError> {
+    principals::Entity::find()
+        .filter(principals::Column::Id.gt(after.map_or(0, |id| id.0)))
+        .order_by_asc(principals::Column::Id)
+        .limit(limit)
+        .all(connection)
+        .await
+        .map_err(registry_error)
 }
 
 /// Ends every changing transaction. The entry in the change feed comes last, so that the time between its number being given

@@ -8,6 +8,7 @@ use super::{
     entity::{principals, public_keys, registry_changes},
     error::registry_error,
     record::{known_principal, moment, username as stored_username},
+    registry::page,
 };
 use crate::{
     domain::{
@@ -30,13 +31,7 @@ impl PrincipalSource for SqlRegistry {
     }
 
     async fn load_page(&self, after: Option<PrincipalId>, limit: u64) -> Result<Vec<KnownPrincipal>, RegistryError> {
-        let rows = principals::Entity::find()
-            .filter(principals::Column::Id.gt(after.map_or(0, |id| id.0)))
-            .order_by_asc(principals::Column::Id)
-            .limit(limit)
-            .all(&self.database)
-            .await
-            .map_err(registry_error)?;
+        let rows = page(&self.database, after, limit).await?;
         let keys = rows.load_many(public_keys::Entity, &self.database).await.map_err(registry_error)?;
         rows.iter().zip(keys).map(|(row, keys)| known_principal(row, keys)).collect()
     }
