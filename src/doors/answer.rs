@@ -21,7 +21,7 @@ pub(super) mod name {
 pub(super) const PROBLEM_JSON: &str = "application/problem+json";
 pub(super) const NO_STORE: &str = "no-store";
 /// Seconds after which a client may try again when nothing could be decided.
-pub(super) const RETRY_AFTER: &str = "1";
+const RETRY_AFTER: &str = "1";
 
 /// How the doors speak, from the settings.
 #[derive(Clone, Debug)]
@@ -52,6 +52,24 @@ pub(super) struct Refusal {
     pub(super) challenge: String,
     /// The problem+json body.
     pub(super) body: String,
+}
+
+impl Refusal {
+    /// The headers of the answer to the client, but for `Date`, which some servers add by themselves.
+    pub(super) fn headers<'h>(&'h self, decision_id: &'h str) -> impl Iterator<Item = (&'static str, &'h str)> {
+        let retry_after = match self.kind {
+            RefusalKind::Unauthenticated | RefusalKind::Forbidden => None,
+            RefusalKind::Unavailable => Some(("retry-after", RETRY_AFTER)),
+        };
+        let always = [
+            (name::ERROR, self.code),
+            ("www-authenticate", &self.challenge),
+            ("cache-control", NO_STORE),
+            ("content-type", PROBLEM_JSON),
+            (name::DECISION_ID, decision_id),
+        ];
+        always.into_iter().chain(retry_after)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

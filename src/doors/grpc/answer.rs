@@ -16,7 +16,7 @@ use tonic::Code;
 
 use crate::{
     domain::decision::Identity,
-    doors::answer::{Language, NO_STORE, PROBLEM_JSON, RETRY_AFTER, Refusal, RefusalKind, identity_headers, name, spoken},
+    doors::answer::{Language, Refusal, RefusalKind, identity_headers, spoken},
     engine::verify::Verdict,
 };
 
@@ -54,24 +54,18 @@ fn deny(refusal: Refusal, id: &str) -> CheckResponse {
         RefusalKind::Forbidden => (Code::PermissionDenied, HttpStatusCode::Forbidden),
         RefusalKind::Unavailable => (Code::Unavailable, HttpStatusCode::ServiceUnavailable),
     };
-    let date = httpdate::fmt_http_date(SystemTime::now());
-    let mut headers = vec![
-        overwrite(name::ERROR, refusal.code),
-        overwrite("www-authenticate", &refusal.challenge),
-        overwrite("date", &date),
-        overwrite("cache-control", NO_STORE),
-        overwrite("content-type", PROBLEM_JSON),
-        overwrite(name::DECISION_ID, id),
-    ];
-    if refusal.kind == RefusalKind::Unavailable {
-        headers.push(overwrite("retry-after", RETRY_AFTER));
-    }
+    let headers = refusal.headers(id).chain([("date", &*date())]).map(|(name, value)| overwrite(name, value)).collect();
     let response = DeniedHttpResponse { status: Some(HttpStatus { code: status as i32 }), headers, body: refusal.body };
     CheckResponse {
         status: Some(rpc::Status { code: code as i32, message: refusal.code.to_owned(), details: Vec::new() }),
         dynamic_metadata: None,
         http_response: Some(HttpResponse::DeniedResponse(response)),
     }
+}
+
+/// Over HTTP the server would add it. A client corrects its clock by it.
+fn date() -> String {
+    httpdate::fmt_http_date(SystemTime::now())
 }
 
 /// Never unset: what Envoy then does has changed between versions, and one of them appended to what the client sent.

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     domain::presented::{Credentials, Door, OriginalRequest, Presented},
-    doors::answer::{NO_STORE, PROBLEM_JSON, RETRY_AFTER, RefusalKind, identity_headers, name, spoken},
+    doors::answer::{NO_STORE, identity_headers, name, spoken},
     engine::verify::Verdict,
 };
 
@@ -84,14 +84,8 @@ fn render(verdict: &Verdict, door: &HttpDoor) -> HttpResponse {
         Err(refusal) => {
             let status = StatusCode::from_u16(refusal.kind.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
             let mut response = HttpResponse::build(status);
-            response
-                .insert_header((name::ERROR, refusal.code))
-                .insert_header((header::WWW_AUTHENTICATE, refusal.challenge))
-                .insert_header((header::CACHE_CONTROL, NO_STORE))
-                .insert_header((name::DECISION_ID, id))
-                .content_type(PROBLEM_JSON);
-            if refusal.kind == RefusalKind::Unavailable {
-                response.insert_header((header::RETRY_AFTER, RETRY_AFTER));
+            for header in refusal.headers(id) {
+                response.insert_header(header);
             }
             response.body(refusal.body)
         }
