@@ -25,7 +25,7 @@ pub struct Presented<'a> {
 pub enum Door {
     /// HTTP: nginx's `auth_request`, Envoy's HTTP mode, forward-auth of others.
     Http,
-    /// gRPC: `ext_authz`.
+    /// gRPC: `ext_authz`, or our own `Verification`.
     Grpc,
 }
 

@@ -3,7 +3,10 @@
 use serde::Serialize;
 
 use crate::{
-    domain::decision::{Decision, DecisionId, DenialCode, Identity},
+    domain::{
+        decision::{Decision, DecisionId, DenialCode, Identity},
+        scope::Scopes,
+    },
     engine::verify::Verdict,
 };
 
@@ -21,6 +24,8 @@ pub(super) mod name {
 pub(super) const PROBLEM_JSON: &str = "application/problem+json";
 pub(super) const NO_STORE: &str = "no-store";
 /// Seconds after which a client may try again when nothing could be decided.
+pub(super) const RETRY_AFTER_SECONDS: u32 = 1;
+/// The same as a header value.
 const RETRY_AFTER: &str = "1";
 
 /// How the doors speak, from the settings.
@@ -44,17 +49,19 @@ pub(super) fn identity_headers<'a>(identity: &'a Identity, decision_id: &'a str)
 }
 
 /// The three kinds of refusal, with everything that is said on the wire.
-pub(super) struct Refusal {
+pub(super) struct Refusal<'a> {
     pub(super) kind: RefusalKind,
     /// `X-Auth-Error`.
     pub(super) code: &'static str,
+    /// Scopes that were asked for and are not held, where they are known.
+    pub(super) missing_scopes: Option<&'a Scopes>,
     /// `WWW-Authenticate`.
     pub(super) challenge: String,
     /// The problem+json body.
     pub(super) body: String,
 }
 
-impl Refusal {
+impl Refusal<'_> {
     /// The headers of the answer to the client, but for `Date`, which some servers add by themselves.
     pub(super) fn headers<'h>(&'h self, decision_id: &'h str) -> impl Iterator<Item = (&'static str, &'h str)> {
         let retry_after = match self.kind {
@@ -103,7 +110,7 @@ impl RefusalKind {
 const UNAVAILABLE: &str = "unavailable";
 
 /// What to say to a verdict: the identity to pass on, or the refusal.
-pub(super) fn spoken<'a>(verdict: &'a Verdict, language: &Language) -> Result<&'a Identity, Refusal> {
+pub(super) fn spoken<'a>(verdict: &'a Verdict, language: &Language) -> Result<&'a Identity, Refusal<'a>> {
     let denial = match &verdict.result {
         Ok(Decision::Allow(identity)) => return Ok(identity),
         Ok(Decision::Deny(denial)) => denial,
@@ -114,8 +121,7 @@ pub(super) fn spoken<'a>(verdict: &'a Verdict, language: &Language) -> Result<&'
     };
     let code: DenialCode = denial.reason.code();
     let kind = if code.is_forbidden() { RefusalKind::Forbidden } else { RefusalKind::Unauthenticated };
-    let missing =
-        denial.missing_scopes.as_ref().map(super::super::domain::scope::Scopes::as_str).filter(|scopes| !scopes.is_empty());
+    let missing = denial.missing_scopes.as_ref().filter(|scopes| !scopes.is_empty());
     Err(refusal(kind, code.name(), code.explanation(), missing, verdict.id, language))
 }
 
@@ -132,15 +138,16 @@ struct Problem<'a> {
     missing_scopes: Option<&'a str>,
 }
 
-fn refusal(
+fn refusal<'a>(
     kind: RefusalKind,
     code: &'static str,
     detail: &'static str,
-    missing_scopes: Option<&str>,
+    missing: Option<&'a Scopes>,
     id: DecisionId,
     language: &Language,
-) -> Refusal {
+) -> Refusal<'a> {
     let Language { scheme, realm, .. } = language;
+    let missing_scopes = missing.map(Scopes::as_str);
     let scope = missing_scopes.map(|scopes| format!(", scope=\"{scopes}\"")).unwrap_or_default();
     let instance = format!("urn:uuid:{id}");
     let problem =
@@ -148,6 +155,7 @@ fn refusal(
     Refusal {
         kind,
         code,
+        missing_scopes: missing,
         challenge: format!("{scheme} realm=\"{realm}\", error=\"{code}\"{scope}"),
         // A struct of texts and numbers always has a JSON form; an empty body would still be a refusal.
         body: serde_json::to_string(&problem).unwrap_or_default(),

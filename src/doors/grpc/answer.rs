@@ -48,7 +48,7 @@ fn allow(identity: &Identity, id: &str, language: &Language) -> CheckResponse {
     }
 }
 
-fn deny(refusal: Refusal, id: &str) -> CheckResponse {
+fn deny(refusal: Refusal<'_>, id: &str) -> CheckResponse {
     let (code, status) = match refusal.kind {
         RefusalKind::Unauthenticated => (Code::Unauthenticated, HttpStatusCode::Unauthorized),
         RefusalKind::Forbidden => (Code::PermissionDenied, HttpStatusCode::Forbidden),
@@ -64,7 +64,7 @@ fn deny(refusal: Refusal, id: &str) -> CheckResponse {
 }
 
 /// Over HTTP the server would add it. A client corrects its clock by it.
-fn date() -> String {
+pub(super) fn date() -> String {
     httpdate::fmt_http_date(SystemTime::now())
 }
 

@@ -1,9 +1,13 @@
-use std::{path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use prost::Message;
 use prost_types::FileDescriptorSet;
 
-use super::{DESCRIPTORS, EXT_AUTHZ};
+use super::{ENVOY_DESCRIPTORS, EXT_AUTHZ, OWN_DESCRIPTORS, VERIFICATION};
 
 /// The folder of an installed crate that we depend on.
 fn source_of(package: &str) -> PathBuf {
@@ -14,26 +18,67 @@ fn source_of(package: &str) -> PathBuf {
     PathBuf::from(found["manifest_path"].as_str().unwrap()).parent().unwrap().to_owned()
 }
 
-fn compile() -> FileDescriptorSet {
+fn compile_envoys() -> FileDescriptorSet {
     let proto = source_of("envoy-types").join("proto");
     let includes = ["data-plane-api", "xds", "googleapis", "protoc-gen-validate"].map(|folder| proto.join(folder));
     protox::compile([includes[0].join("envoy/service/auth/v3/external_auth.proto")], includes).unwrap()
+}
+
+fn compile_our_own() -> FileDescriptorSet {
+    let proto = in_repository("proto");
+    protox::compile([proto.join("countersign/v1/verification.proto")], [proto]).unwrap()
+}
+
+fn generate(descriptors: FileDescriptorSet) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    tonic_prost_build::configure().build_client(false).out_dir(folder.path()).compile_fds(descriptors).unwrap();
+    fs::read_to_string(folder.path().join("countersign.v1.rs")).unwrap()
+}
+
+fn in_repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn is_update() -> bool {
+    std::env::var_os("UPDATE_DESCRIPTORS").is_some()
 }
 
 /// Reflection tells the API of the `envoy-types` version that we speak. After an update of that crate, run this test with
 /// `UPDATE_DESCRIPTORS=1` to write the file anew.
 #[test]
 fn the_descriptors_are_those_of_the_api_we_speak() {
-    let current = compile();
-    if std::env::var_os("UPDATE_DESCRIPTORS").is_some() {
-        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("proto/ext_authz.descriptors.bin");
-        std::fs::write(path, current.encode_to_vec()).unwrap();
+    let current = compile_envoys();
+    if is_update() {
+        fs::write(in_repository("proto/ext_authz.descriptors.bin"), current.encode_to_vec()).unwrap();
         return;
     }
-    let committed = FileDescriptorSet::decode(DESCRIPTORS).unwrap();
+    let committed = FileDescriptorSet::decode(ENVOY_DESCRIPTORS).unwrap();
     assert!(committed == current, "proto/ext_authz.descriptors.bin is stale: run this test with UPDATE_DESCRIPTORS=1");
-    let (package, service) = EXT_AUTHZ.rsplit_once('.').unwrap();
-    let file = committed.file.iter().find(|file| file.package() == package && !file.service.is_empty()).unwrap();
+    assert_has_method(&committed, EXT_AUTHZ, "Check");
+}
+
+/// Builds generate nothing: code and descriptors are made from our own `.proto` here. After a change of it, or an update of
+/// tonic or prost, run this test with `UPDATE_DESCRIPTORS=1` to write both anew.
+#[test]
+fn our_own_api_is_the_one_in_its_proto() {
+    const CODE: &str = "src/doors/grpc/generated.rs";
+    const DESCRIPTORS: &str = "proto/countersign.descriptors.bin";
+    let current = compile_our_own();
+    let code = generate(current.clone());
+    if is_update() {
+        fs::write(in_repository(DESCRIPTORS), current.encode_to_vec()).unwrap();
+        fs::write(in_repository(CODE), code).unwrap();
+        return;
+    }
+    let committed = FileDescriptorSet::decode(OWN_DESCRIPTORS).unwrap();
+    assert!(committed == current, "{DESCRIPTORS} is stale: run this test with UPDATE_DESCRIPTORS=1");
+    assert!(fs::read_to_string(in_repository(CODE)).unwrap() == code, "{CODE} is stale: run this test with UPDATE_DESCRIPTORS=1");
+    assert_has_method(&committed, VERIFICATION, "Verify");
+}
+
+fn assert_has_method(descriptors: &FileDescriptorSet, service: &str, method: &str) {
+    let (package, service) = service.rsplit_once('.').unwrap();
+    let file = descriptors.file.iter().find(|file| file.package() == package && !file.service.is_empty()).unwrap();
     assert_eq!(file.service[0].name(), service);
-    assert_eq!(file.service[0].method[0].name(), "Check");
+    assert_eq!(file.service[0].method[0].name(), method);
 }

@@ -1,0 +1,112 @@
+//! `countersign.v1.Verification/Verify`: the same decision for the plugins of API gateways.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status, async_trait};
+
+use super::{
+    answer::date,
+    generated::{self as wire, VerifyRequest, VerifyResponse, verification_server::Verification, verify_response},
+};
+use crate::{
+    domain::{
+        decision::Identity,
+        presented::{Credentials, Door, OriginalRequest, Presented, Stated},
+        scope::Scopes,
+    },
+    doors::answer::{Language, RETRY_AFTER_SECONDS, Refusal, RefusalKind, identity_headers, spoken},
+    engine::verify::{Verdict, Verifier},
+};
+
+pub(super) struct PluginVerification {
+    pub(super) verifier: Arc<Verifier>,
+    pub(super) language: Arc<Language>,
+}
+
+#[async_trait]
+impl Verification for PluginVerification {
+    /// Every answer is an OK RPC, as for Envoy: a plugin then needs no second way to read a denial.
+    async fn verify(&self, request: Request<VerifyRequest>) -> Result<Response<VerifyResponse>, Status> {
+        let request = request.into_inner();
+        let verdict = self.verifier.decide(&Presented::from(&request)).await;
+        Ok(Response::new(respond(&verdict, &self.language)))
+    }
+}
+
+impl<'a> From<&'a VerifyRequest> for Presented<'a> {
+    fn from(asked: &'a VerifyRequest) -> Self {
+        Self {
+            door: Door::Grpc,
+            credentials: asked.credentials.iter().fold(Credentials::None, |known, value| known.and_another(value)),
+            request: asked.request.as_ref().map(OriginalRequest::from).unwrap_or_default(),
+            required_scopes: asked.required_scopes.iter().map(String::as_str).collect(),
+            attempt: Some(asked.attempt.as_str()).filter(|name| !name.is_empty()),
+            peer: asked.peer.parse().ok(),
+        }
+    }
+}
+
+impl<'a> From<&'a wire::OriginalRequest> for OriginalRequest<'a> {
+    fn from(told: &'a wire::OriginalRequest) -> Self {
+        let [method, scheme, host, path] =
+            [&told.method, &told.scheme, &told.host, &told.path].map(|value| Stated::from(Some(value.as_str())));
+        Self { method, scheme, host, path }
+    }
+}
+
+/// The whole answer, always with a result.
+fn respond(verdict: &Verdict, language: &Language) -> VerifyResponse {
+    let decision_id = verdict.id.to_string();
+    let result = match spoken(verdict, language) {
+        Ok(identity) => verify_response::Result::Allowed(allow(identity, &decision_id, language)),
+        Err(refusal) => refuse(refusal, &decision_id),
+    };
+    VerifyResponse { decision_id, result: Some(result) }
+}
+
+fn allow(identity: &Identity, id: &str, language: &Language) -> wire::Allowed {
+    let headers = identity_headers(identity, id);
+    let [_, (_, principal_id), (_, method), (_, key_id), _, _] = headers;
+    wire::Allowed {
+        identity: Some(wire::Identity {
+            username: identity.principal().username.to_string(),
+            principal_id: principal_id.to_owned(),
+            method: method.to_owned(),
+            key_id: key_id.to_owned(),
+            scopes: listed(identity.scopes()),
+        }),
+        identity_headers: headers.map(wire::Header::from).into(),
+        headers_to_remove: vec![language.credentials_header.to_string()],
+    }
+}
+
+fn refuse(refusal: Refusal<'_>, id: &str) -> verify_response::Result {
+    let http_status = u32::from(refusal.kind.status());
+    let headers = refusal.headers(id).chain([("date", &*date())]).map(wire::Header::from).collect();
+    match refusal.kind {
+        RefusalKind::Unauthenticated | RefusalKind::Forbidden => verify_response::Result::Denied(wire::Denied {
+            code: refusal.code.to_owned(),
+            http_status,
+            www_authenticate: refusal.challenge,
+            body: refusal.body,
+            missing_scopes: refusal.missing_scopes.map(listed).unwrap_or_default(),
+            headers,
+        }),
+        RefusalKind::Unavailable => verify_response::Result::Unavailable(wire::Unavailable {
+            http_status,
+            retry_after_seconds: RETRY_AFTER_SECONDS,
+            body: refusal.body,
+            headers,
+        }),
+    }
+}
+
+fn listed(scopes: &Scopes) -> Vec<String> {
+    scopes.iter().map(str::to_owned).collect()
+}
+
+impl From<(&'static str, &str)> for wire::Header {
+    fn from((name, value): (&'static str, &str)) -> Self {
+        Self { name: name.to_owned(), value: value.to_owned() }
+    }
+}
