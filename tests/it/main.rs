@@ -33,3 +33,4 @@ mod replicas;
 mod settings;
 mod shutdown;
 mod tls;
+mod verification_door;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::deployment::{Deployment, LISTENERS, variable};
 use super::http::{Answer, Request};
 use super::process::{Process, Signal};
-use super::{ExtAuthz, free_port};
+use super::{ExtAuthz, Verification, free_port};
 
 #[derive(Debug)]
 pub struct Countersign {
@@ -44,6 +44,10 @@ impl Countersign {
 
     pub fn ext_authz(&self) -> ExtAuthz {
         ExtAuthz::connect(self.grpc)
+    }
+
+    pub fn verification(&self) -> Verification {
+        Verification::connect(self.grpc)
     }
 
     pub fn signal(&self, signal: Signal) {

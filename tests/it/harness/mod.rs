@@ -20,6 +20,7 @@ mod process;
 mod sluice;
 mod tokens;
 mod tools;
+pub mod verification;
 mod wait;
 
 pub use breaker::Breaker;
@@ -37,4 +38,5 @@ pub use ports::free_port;
 pub use process::Signal;
 pub use sluice::Sluice;
 pub use tokens::{Claims, now};
+pub use verification::Verification;
 pub use wait::eventually_async;
