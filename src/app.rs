@@ -3,6 +3,7 @@
 use std::{
     future::Future,
     net::{SocketAddr, TcpListener},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -11,32 +12,42 @@ use migrations::{
     Migrator,
     sea_orm_migration::{MigrationStatus, MigratorTrait},
 };
-use tokio::sync::watch;
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinSet,
+};
 
 use crate::{
-    config::{Settings, database::DatabaseSettings},
+    config::{Secret, Settings, admin::AdminSettings, database::DatabaseSettings, nonce::NonceUrl, telemetry::DecisionLog},
     domain::{
         key::KeyError,
+        presented::Presented,
         time::{Tolerance, UnixMillis},
     },
     doors::{
         grpc::{GrpcDoor, GrpcError},
-        http::{BadHeaderName, HttpDoor, Language},
+        http::{AdminDoor, BadHeaderName, HttpDoor, Language},
         tls::{ServerTls, TlsError},
     },
     engine::{
-        ports::{Clock, KeyDirectory, NonceStore, RegistryError, Unavailable},
+        ports::{
+            ChangeHints, Clock, FetchReports, KeyDirectory, KeySetSource, NonceStore, PrincipalSource, RegistryError,
+            RegistryStore, Unavailable, UsageStore,
+        },
         readiness::Readiness,
         registry::Registry,
-        verify::{Policy, RequiredClaims, Verifier},
+        verify::{Explanation, Policy, RequiredClaims, Vantage, Verifier, VerifierPorts},
     },
     stores::{
         cache::{CachedDirectory, Follower},
+        hints::{HintListener, NoHints, RedisHints},
+        jwks::{self, FetcherError, JwksCache, Refresher},
         nonce::{
             memory::MemoryNonceStore,
             redis::{BadRedisUrl, RedisNonceStore},
         },
         sql::{ConnectError, SqlRegistry, connect},
+        usage::{BatchedUsage, UsageWriter},
     },
     telemetry::{decisions::DecisionObserver, log::LogError},
 };
@@ -88,6 +99,17 @@ pub enum AppError {
     /// The gRPC server failed.
     #[error(transparent)]
     Grpc(#[from] GrpcError),
+    /// Key sets cannot be fetched.
+    #[error(transparent)]
+    KeySets(#[from] FetcherError),
+    /// The admin token cannot be read.
+    #[error("`admin.token_file` {file:?} cannot be read: {source}")]
+    AdminToken {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A dependency is out of reach.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
@@ -134,62 +156,92 @@ impl Listeners {
 /// The service, put together and not yet serving.
 #[derive(Debug)]
 pub struct App {
-    verifier: Arc<Verifier>,
-    observer: Arc<DecisionObserver>,
-    readiness: Readiness,
-    follower: Follower,
-    language: Arc<Language>,
-    url_prefix: Arc<str>,
+    http: HttpDoor,
+    grpc: GrpcDoor,
+    admin: AdminDoor,
+    background: Background,
     tls: Option<ServerTls>,
+}
+
+/// What goes on beside the decisions.
+#[derive(Debug)]
+struct Background {
+    follower: Follower,
+    refresher: Refresher,
+    listener: Option<HintListener>,
+    usage_writer: UsageWriter,
 }
 
 impl App {
     /// Connects the stores and puts the service together; migrates the database first where the settings say so.
     pub async fn build(settings: &Settings) -> Result<Self, AppError> {
-        use_one_crypto_library();
+        let foundation = Foundation::lay(settings).await?;
         let tls = ServerTls::load(&settings.server.tls)?;
-        if settings.database.migrates_at_start() {
-            migrate_up(&settings.database).await?;
-        }
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let source = Arc::new(SqlRegistry::new(connect(&settings.database).await?));
-        let (directory, follower) = CachedDirectory::start(source, Arc::clone(&clock), &settings.registry).await?;
+        let Foundation { clock, store, key_sets, .. } = &foundation;
+        let (directory, follower) = CachedDirectory::start(
+            Arc::clone(store) as Arc<dyn PrincipalSource>,
+            Arc::clone(key_sets),
+            Arc::clone(clock),
+            &settings.registry,
+        )
+        .await?;
         let directory: Arc<dyn KeyDirectory> = Arc::new(directory);
         let nonces = nonce_store(settings)?;
+        let (usage, usage_writer) = BatchedUsage::new(Arc::clone(store) as Arc<dyn UsageStore>);
+        let listener = settings.nonce.url.is_redis().then(|| HintListener::new(&settings.nonce.url, Arc::clone(&directory)));
+        let ports = VerifierPorts {
+            clock: Arc::clone(clock),
+            directory: Arc::clone(&directory),
+            key_sets: Arc::clone(key_sets),
+            nonces: Arc::clone(&nonces),
+            usage,
+        };
         let observer = Arc::new(DecisionObserver::new(settings.telemetry.decision_log));
-        let verifier =
-            Verifier::new(policy(settings), Arc::clone(&clock), Arc::clone(&directory), Arc::clone(&nonces), Arc::clone(&observer));
+        let verifier = Arc::new(Verifier::new(policy(settings), ports, Arc::clone(&observer)).map_err(AppError::Decoys)?);
+        let readiness = Readiness::new(Arc::clone(clock), directory, nonces);
+        let language = Arc::new(language(settings));
+        let url_prefix: Arc<str> = settings.server.url_prefix.as_str().into();
         Ok(Self {
-            verifier: Arc::new(verifier.map_err(AppError::Decoys)?),
-            observer,
-            readiness: Readiness::new(clock, directory, nonces),
-            follower,
-            language: Arc::new(language(settings)),
-            url_prefix: settings.server.url_prefix.as_str().into(),
+            http: HttpDoor::new(Arc::clone(&verifier), Arc::clone(&language), Arc::clone(&url_prefix))?,
+            grpc: GrpcDoor { verifier: Arc::clone(&verifier), readiness: readiness.clone(), language: Arc::clone(&language) },
+            admin: AdminDoor {
+                registry: foundation.registry(settings, "admin-api"),
+                verifier,
+                observer,
+                readiness,
+                scheme: language.scheme.clone(),
+                url_prefix,
+                token: admin_token(&settings.admin)?,
+            },
+            background: Background { follower, refresher: foundation.refresher, listener, usage_writer },
             tls,
         })
     }
 
     /// Serves until `shutdown` is done, then takes nothing new, finishes what is in flight, and returns.
     pub async fn serve(self, listeners: Listeners, shutdown: impl Future<Output = ()>) -> Result<(), AppError> {
-        let language = Arc::clone(&self.language);
-        let http = HttpDoor::new(Arc::clone(&self.verifier), self.observer, self.readiness.clone(), language, self.url_prefix)?;
-        let grpc = GrpcDoor { verifier: self.verifier, readiness: self.readiness, language: self.language };
         let (stop, stopping) = watch::channel(false);
         let stopped = move || {
             let mut stopping = stopping.clone();
             // The sender outlives every receiver, and if it did not, that would be a reason to stop.
             async move { drop(stopping.wait_for(|stop| *stop).await) }
         };
-        let follower = tokio::spawn(self.follower.run(stopped()));
+        let (drained, draining) = oneshot::channel::<()>();
+        let usage = tokio::spawn(self.background.usage_writer.run(async { drop(draining.await) }));
+        let mut background = JoinSet::new();
+        background.spawn(self.background.follower.run(stopped()));
+        background.spawn(self.background.refresher.run(stopped()));
+        if let Some(listener) = self.background.listener {
+            background.spawn(listener.run(stopped()));
+        }
         let watcher = self.tls.clone().map(|tls| tokio::spawn(tls.watch()));
-        let admin = http.clone().serve_admin(listeners.admin, DRAIN).map_err(AppError::Http)?;
-        let decisions = http.serve(listeners.http, self.tls.as_ref(), DRAIN).map_err(AppError::Http)?;
+        let admin = self.admin.serve(listeners.admin, DRAIN).map_err(AppError::Http)?;
+        let decisions = self.http.serve(listeners.http, self.tls.as_ref(), DRAIN).map_err(AppError::Http)?;
 
         let (mut decisions_done, mut admin_done) = (tokio::spawn(decisions.done), tokio::spawn(admin.done));
         let mut grpc_done = {
             let (tls, stopped) = (self.tls.clone(), stopped());
-            tokio::spawn(async move { grpc.serve(listeners.grpc, tls.as_ref(), stopped).await })
+            tokio::spawn(async move { self.grpc.serve(listeners.grpc, tls.as_ref(), stopped).await })
         };
         let ended = tokio::select! {
             () = shutdown => Ok(()),
@@ -204,7 +256,10 @@ impl App {
             tokio::time::timeout(DRAIN, async { if grpc_done.is_finished() { Ok(Ok(())) } else { (&mut grpc_done).await } });
         let ((), (), _) = tokio::join!(decisions.handle.stop(true), admin.handle.stop(true), grpc_drained);
         grpc_done.abort();
-        drop(follower.await);
+        while background.join_next().await.is_some() {}
+        // Every decision is made: what they used is written last.
+        drop(drained);
+        drop(usage.await);
         if let Some(watcher) = watcher {
             watcher.abort();
         }
@@ -220,14 +275,64 @@ fn http_ended(done: Result<std::io::Result<()>, tokio::task::JoinError>) -> Resu
     }
 }
 
-/// The registry on the database of `settings`, for the command line.
-pub async fn registry(settings: &Settings) -> Result<Registry, AppError> {
-    use_one_crypto_library();
-    if settings.database.migrates_at_start() {
-        migrate_up(&settings.database).await?;
+/// What the service and the command line both stand on.
+struct Foundation {
+    clock: Arc<dyn Clock>,
+    store: Arc<SqlRegistry>,
+    key_sets: Arc<dyn KeySetSource>,
+    refresher: Refresher,
+}
+
+impl Foundation {
+    /// Connects the database, and migrates it first where the settings say so.
+    async fn lay(settings: &Settings) -> Result<Self, AppError> {
+        use_one_crypto_library();
+        if settings.database.migrates_at_start() {
+            migrate_up(&settings.database).await?;
+        }
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let store = Arc::new(SqlRegistry::new(connect(&settings.database).await?));
+        let reports = Arc::clone(&store) as Arc<dyn FetchReports>;
+        let (key_sets, refresher) = JwksCache::new(&settings.jwks, Arc::clone(&clock), reports)?;
+        Ok(Self { clock, store, key_sets: Arc::new(key_sets), refresher })
     }
-    let store = SqlRegistry::new(connect(&settings.database).await?);
-    Ok(Registry::new(Arc::new(store), Arc::new(SystemClock)))
+
+    fn registry(&self, settings: &Settings, actor: &str) -> Registry {
+        let hints: Arc<dyn ChangeHints> = match &settings.nonce.url {
+            NonceUrl::Memory => Arc::new(NoHints),
+            url @ (NonceUrl::Single(_) | NonceUrl::Cluster(_) | NonceUrl::Sentinel { .. }) => Arc::new(RedisHints::new(url)),
+        };
+        let store = Arc::clone(&self.store) as Arc<dyn RegistryStore>;
+        Registry::new(store, Arc::clone(&self.key_sets), hints, Arc::clone(&self.clock), actor)
+    }
+}
+
+/// The registry on the database of `settings`, as `actor` of the command line changes it.
+pub async fn registry(settings: &Settings, actor: &str) -> Result<Registry, AppError> {
+    Ok(Foundation::lay(settings).await?.registry(settings, actor))
+}
+
+/// Runs what is presented through every step of a decision, as a service with these settings would decide now.
+pub async fn explain(settings: &Settings, presented: &Presented<'_>) -> Result<Explanation, AppError> {
+    let Foundation { clock, store, key_sets, .. } = Foundation::lay(settings).await?;
+    let source = Arc::clone(&store) as Arc<dyn PrincipalSource>;
+    let (directory, _) = CachedDirectory::start(source, Arc::clone(&key_sets), Arc::clone(&clock), &settings.registry).await?;
+    let (usage, _) = BatchedUsage::new(store);
+    let ports = VerifierPorts { clock, directory: Arc::new(directory), key_sets, nonces: nonce_store(settings)?, usage };
+    let observer = Arc::new(DecisionObserver::new(DecisionLog::Off));
+    let verifier = Verifier::new(policy(settings), ports, observer).map_err(AppError::Decoys)?;
+    Ok(verifier.explain(presented, Vantage::Outside { nonces_are_shared: settings.nonce.url.is_redis() }).await)
+}
+
+fn admin_token(settings: &AdminSettings) -> Result<Option<Secret>, AppError> {
+    let Some(file) = &settings.token_file else { return Ok(settings.token.clone()) };
+    let token = std::fs::read_to_string(file).map_err(|source| AppError::AdminToken { file: file.clone(), source })?;
+    let token = token.trim();
+    if token.is_empty() {
+        let source = std::io::Error::other("it is empty");
+        return Err(AppError::AdminToken { file: file.clone(), source });
+    }
+    Ok(Some(Secret::new(token)))
 }
 
 /// A migration and whether the database has it.
@@ -283,14 +388,15 @@ pub async fn migration_status(settings: &DatabaseSettings) -> Result<Vec<Migrati
 pub async fn check(settings: &Settings) -> Vec<(&'static str, Result<(), AppError>)> {
     use_one_crypto_library();
     let database = async {
-        let source = Arc::new(SqlRegistry::new(connect(&settings.database).await?));
-        CachedDirectory::start(source, Arc::new(SystemClock), &settings.registry).await?;
+        SqlRegistry::new(connect(&settings.database).await?).newest_change().await?;
         Ok(())
     };
     let nonces = async { Ok(nonce_store(settings)?.check().await?) };
     vec![
         ("database.url", database.await),
         ("nonce.url", nonces.await),
+        ("jwks", jwks::check(&settings.jwks).map_err(Into::into)),
+        ("admin", admin_token(&settings.admin).map(drop)),
         ("server.tls", ServerTls::load(&settings.server.tls).map(drop).map_err(Into::into)),
     ]
 }

@@ -7,6 +7,7 @@ use sea_orm_migration::{MigrationTrait, MigratorTrait};
 
 mod dialect;
 mod m20261121_000001_registry;
+mod m20261122_000002_audit;
 
 pub use sea_orm_migration;
 
@@ -16,6 +17,6 @@ pub struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m20261121_000001_registry::Migration)]
+        vec![Box::new(m20261121_000001_registry::Migration), Box::new(m20261122_000002_audit::Migration)]
     }
 }

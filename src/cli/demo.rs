@@ -15,8 +15,8 @@ use crate::{
     config::{Settings, telemetry::LogFormat},
     domain::{algorithm::KeyFamily, key::PrivateKey, principal::Username, scope::Scopes},
     engine::{
-        ports::RegistryError,
-        registry::{AddKeyError, KeyTerms},
+        ports::{KeyTerms, NewPrincipal, RegistryError},
+        registry::{AddKeyError, TrustError},
     },
 };
 
@@ -78,10 +78,11 @@ fn demo_key(file: &Path) -> Result<PrivateKey, super::Failure> {
 
 /// A demo may run again on what an earlier one left.
 async fn register(settings: &Settings, key: &PrivateKey) -> super::Outcome {
-    let registry = app::registry(settings).await?;
+    let registry = super::registry(settings).await?;
     let username = Username::new(USERNAME)?;
-    match registry.add_principal(username.clone(), Scopes::parse("demo:read demo:write")?).await {
-        Ok(_) | Err(RegistryError::PrincipalExists(_)) => {}
+    let new = NewPrincipal { scopes: Scopes::parse("demo:read demo:write")?, ..NewPrincipal::named(username.clone()) };
+    match registry.add_principal(new).await {
+        Ok(_) | Err(TrustError::Registry(RegistryError::PrincipalExists(_))) => {}
         Err(error) => return Err(error.into()),
     }
     match registry.add_key(&username, &key.public_key().to_pem(), KeyTerms::default()).await {

@@ -14,7 +14,6 @@ use serde_json::Value;
 
 use super::output::{self, Format, moment};
 use crate::{
-    app,
     config::{Settings, SettingsError},
     domain::{
         algorithm::KeyFamily,
@@ -24,8 +23,8 @@ use crate::{
         time::UnixMillis,
     },
     engine::{
-        ports::KeyRecord,
-        registry::{AddKeyError, KeyTerms},
+        ports::{KeyRecord, KeyTerms},
+        registry::AddKeyError,
     },
 };
 
@@ -40,6 +39,14 @@ pub(super) enum KeyCommand {
         /// Only those of this principal.
         username: Option<Username>,
         /// How to write the list.
+        #[arg(long, value_enum, default_value_t)]
+        output: Format,
+    },
+    /// Show one key, with its text.
+    Show {
+        /// The id that `key add` printed and `key list` shows.
+        id: i64,
+        /// How to write it.
         #[arg(long, value_enum, default_value_t)]
         output: Format,
     },
@@ -89,8 +96,19 @@ pub(super) struct AddArguments {
     output: Format,
 }
 
-const COLUMNS: [&str; 10] =
-    ["id", "username", "fingerprint", "family", "comment", "scopes", "not_before", "expires_at", "revoked_at", "created_at"];
+const COLUMNS: [&str; 11] = [
+    "id",
+    "username",
+    "fingerprint",
+    "family",
+    "comment",
+    "scopes",
+    "not_before",
+    "expires_at",
+    "revoked_at",
+    "last_used_on",
+    "created_at",
+];
 
 pub(super) fn run(command: KeyCommand, settings: impl FnOnce() -> Result<Settings, SettingsError>) -> super::Outcome {
     let command = match command {
@@ -103,11 +121,17 @@ pub(super) fn run(command: KeyCommand, settings: impl FnOnce() -> Result<Setting
             KeyCommand::Generate(_) => {}
             KeyCommand::Add(arguments) => add(&settings, arguments).await?,
             KeyCommand::List { username, output } => {
-                let keys = app::registry(&settings).await?.keys(username.as_ref()).await?;
+                let keys = super::registry(&settings).await?.keys(username.as_ref()).await?;
                 output::list(&COLUMNS, keys.iter().map(row).collect(), output)?;
             }
+            KeyCommand::Show { id, output } => {
+                let key = super::registry(&settings).await?.key(KeyId(id)).await?;
+                let (columns, mut values) = ([&COLUMNS[..], &["key"]].concat(), row(&key));
+                values.push(key.key.into());
+                output::one(&columns, values, output)?;
+            }
             KeyCommand::Revoke { id } => {
-                let key = app::registry(&settings).await?.revoke_key(KeyId(id)).await?;
+                let key = super::registry(&settings).await?.revoke_key(KeyId(id), None).await?;
                 super::print(&format!("key {id} of {} is revoked\n", key.username))?;
             }
         }
@@ -123,7 +147,7 @@ async fn add(settings: &Settings, arguments: AddArguments) -> super::Outcome {
         not_before: arguments.not_before.map(UnixMillis::from),
         expires_at: arguments.expires_in.map(|lifetime| UnixMillis::from(SystemTime::now()).saturating_add(lifetime)),
     };
-    let added = app::registry(settings).await?.add_key(&arguments.username, &text, terms).await;
+    let added = super::registry(settings).await?.add_key(&arguments.username, &text, terms).await;
     let added = added.map_err(|error| match error {
         AddKeyError::Key(error) => super::Failure::from(not_usable(&arguments.file, &error)),
         other => other.into(),
@@ -211,17 +235,17 @@ fn write_new(file: &Path, text: &str, mode: u32) -> super::Outcome {
 }
 
 fn row(record: &KeyRecord) -> Vec<Value> {
-    let text = |value: Option<&str>| value.map_or(Value::Null, Value::from);
     vec![
         record.id.0.into(),
         record.username.as_str().into(),
         record.fingerprint.as_str().into(),
         record.family.as_str().into(),
-        text(record.comment.as_deref()),
-        text(record.scopes.as_ref().map(Scopes::as_str)),
-        moment(record.not_before),
-        moment(record.expires_at),
+        output::text(record.terms.comment.as_deref()),
+        output::text(record.terms.scopes.as_ref().map(Scopes::as_str)),
+        moment(record.terms.not_before),
+        moment(record.terms.expires_at),
         moment(record.revoked_at),
+        moment(record.last_used_on),
         moment(Some(record.created_at)),
     ]
 }

@@ -2,12 +2,14 @@
 
 mod config;
 mod demo;
+mod explain;
 mod key;
 mod migrate;
 mod output;
 mod principal;
 mod serve;
 mod sign;
+mod trust;
 
 use std::{
     error::Error,
@@ -18,7 +20,11 @@ use std::{
 
 use clap::{Parser, Subcommand};
 
-use crate::config::SettingsError;
+use crate::{
+    app::{self, AppError},
+    config::{Settings, SettingsError},
+    engine::registry::Registry,
+};
 
 /// External authorization for machine-to-machine traffic: signed, single-use tokens behind nginx and Envoy.
 #[derive(Debug, Parser)]
@@ -46,6 +52,11 @@ enum Command {
     /// Generate key pairs; add, list or revoke public keys.
     #[command(subcommand)]
     Key(key::KeyCommand),
+    /// Add, list, refresh or remove trusts: key sets elsewhere whose keys count as a principal's.
+    #[command(subcommand)]
+    Trust(trust::TrustCommand),
+    /// Run a token through every step of a decision, and report each. No nonce is claimed.
+    Explain(explain::ExplainArguments),
     /// Sign a token, on the client's side. It passes once, within the next seconds.
     Sign(sign::SignArguments),
     /// Look at the settings.
@@ -93,6 +104,8 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Migrate(command) => migrate::run(&command, &settings()?),
         Command::Principal(command) => principal::run(command, &settings()?),
         Command::Key(command) => key::run(command, settings),
+        Command::Trust(command) => trust::run(command, &settings()?),
+        Command::Explain(arguments) => explain::run(arguments, &settings()?),
         Command::Sign(arguments) => sign::run(&arguments),
         Command::Config(command) => config::run(&command, &settings()?),
     }
@@ -111,6 +124,12 @@ fn one_line(error: &dyn Error) -> String {
         cause = error.source();
     }
     line.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The registry, changed by whoever runs this.
+async fn registry(settings: &Settings) -> Result<Registry, AppError> {
+    let user = ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()));
+    app::registry(settings, &format!("cli:{}", user.as_deref().unwrap_or("unknown"))).await
 }
 
 /// A runtime for commands that do one thing.

@@ -45,7 +45,8 @@ pub(super) fn one(columns: &[&'static str], row: Vec<Value>, format: Format) -> 
     }
 }
 
-fn object(columns: &[&'static str], row: Vec<Value>) -> Value {
+/// One row as an object.
+pub(super) fn object(columns: &[&'static str], row: Vec<Value>) -> Value {
     Value::Object(columns.iter().map(|name| (*name).to_owned()).zip(row).collect::<Map<_, _>>())
 }
 
@@ -57,8 +58,12 @@ fn cell(value: &Value) -> String {
     }
 }
 
+/// A text, or null.
+pub(super) fn text(value: Option<&str>) -> Value {
+    value.map_or(Value::Null, Value::from)
+}
+
 /// A moment as RFC 3339, or null.
 pub(super) fn moment(at: Option<crate::domain::time::UnixMillis>) -> Value {
-    let text = at.and_then(|at| at.to_utc().format(&time::format_description::well_known::Rfc3339).ok());
-    text.map_or(Value::Null, Value::String)
+    at.map_or(Value::Null, |at| Value::String(at.to_rfc3339()))
 }

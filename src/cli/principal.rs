@@ -1,14 +1,13 @@
 //! `countersign principal`
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::output::{self, Format, moment};
 use crate::{
-    app,
     config::Settings,
     domain::{principal::Username, scope::Scopes},
-    engine::ports::PrincipalRecord,
+    engine::ports::{NewPrincipal, PrincipalRecord, Profile},
 };
 
 #[derive(Debug, Subcommand)]
@@ -20,6 +19,11 @@ pub(super) enum PrincipalCommand {
         /// What it may do: scopes separated by spaces. May be given more than once.
         #[arg(long = "scope", value_name = "SCOPES")]
         scopes: Vec<String>,
+        #[command(flatten)]
+        profile: ProfileArguments,
+        /// Add it disabled: it may not pass before it is enabled.
+        #[arg(long)]
+        disabled: bool,
         /// How to write the result.
         #[arg(long, value_enum, default_value_t)]
         output: Format,
@@ -55,15 +59,33 @@ pub(super) enum PrincipalCommand {
     },
 }
 
-const COLUMNS: [&str; 6] = ["id", "username", "is_active", "scopes", "created_at", "updated_at"];
+/// Who it is for people. No decision looks at it.
+#[derive(Debug, Args)]
+pub(super) struct ProfileArguments {
+    #[arg(long, value_name = "NAME")]
+    given_name: Option<String>,
+    #[arg(long, value_name = "NAME")]
+    family_name: Option<String>,
+    #[arg(long, value_name = "ADDRESS")]
+    email: Option<String>,
+}
+
+const COLUMNS: [&str; 9] =
+    ["id", "username", "is_active", "scopes", "given_name", "family_name", "email", "created_at", "updated_at"];
 
 pub(super) fn run(command: PrincipalCommand, settings: &Settings) -> super::Outcome {
     super::block_on(async {
-        let registry = app::registry(settings).await?;
+        let registry = super::registry(settings).await?;
         match command {
-            PrincipalCommand::Add { username, scopes, output } => {
-                let scopes = Scopes::parse(&scopes.join(" "))?;
-                output::one(&COLUMNS, row(&registry.add_principal(username, scopes).await?), output)?;
+            PrincipalCommand::Add { username, scopes, profile, disabled, output } => {
+                let ProfileArguments { given_name, family_name, email } = profile;
+                let new = NewPrincipal {
+                    is_active: !disabled,
+                    scopes: Scopes::parse(&scopes.join(" "))?,
+                    profile: Profile { given_name, family_name, email },
+                    ..NewPrincipal::named(username)
+                };
+                output::one(&COLUMNS, row(&registry.add_principal(new).await?), output)?;
             }
             PrincipalCommand::List { output } => {
                 output::list(&COLUMNS, registry.principals().await?.iter().map(row).collect(), output)?;
@@ -72,15 +94,15 @@ pub(super) fn run(command: PrincipalCommand, settings: &Settings) -> super::Outc
                 output::one(&COLUMNS, row(&registry.principal(&username).await?), output)?;
             }
             PrincipalCommand::Enable { username } => {
-                registry.enable(&username).await?;
+                registry.set_active(&username, true).await?;
                 super::print(&format!("{username} may pass\n"))?;
             }
             PrincipalCommand::Disable { username } => {
-                registry.disable(&username).await?;
+                registry.set_active(&username, false).await?;
                 super::print(&format!("{username} may no longer pass\n"))?;
             }
             PrincipalCommand::Remove { username } => {
-                registry.remove_principal(&username).await?;
+                registry.remove_principal(&username, None).await?;
                 super::print(&format!("{username} is removed\n"))?;
             }
         }
@@ -94,6 +116,9 @@ fn row(record: &PrincipalRecord) -> Vec<Value> {
         record.username.as_str().into(),
         record.is_active.into(),
         record.scopes.as_str().into(),
+        output::text(record.profile.given_name.as_deref()),
+        output::text(record.profile.family_name.as_deref()),
+        output::text(record.profile.email.as_deref()),
         moment(Some(record.created_at)),
         moment(Some(record.updated_at)),
     ]

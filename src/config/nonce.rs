@@ -40,6 +40,13 @@ pub enum NonceUrl {
     },
 }
 
+impl NonceUrl {
+    /// Whether all replicas share it.
+    pub const fn is_redis(&self) -> bool {
+        !matches!(self, Self::Memory)
+    }
+}
+
 const ACCEPTED: &str = "not a nonce store; accepted are memory:, redis://HOST:PORT, rediss://HOST:PORT, redis+cluster://A,B,C and \
                         redis+sentinel://A,B,C/SERVICE";
 

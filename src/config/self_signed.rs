@@ -32,6 +32,14 @@ pub struct SelfSignedSettings {
     pub attempt_header: Option<String>,
 }
 
+impl SelfSignedSettings {
+    /// A header value with `token`: behind the scheme, unless it has one already.
+    pub fn credentials(&self, token: &str) -> String {
+        let token = token.trim();
+        if token.contains(' ') { token.to_owned() } else { format!("{} {token}", self.scheme) }
+    }
+}
+
 impl Default for SelfSignedSettings {
     fn default() -> Self {
         Self {

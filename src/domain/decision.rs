@@ -3,7 +3,8 @@
 use std::{fmt, sync::Arc};
 
 use super::{
-    principal::{KnownKey, KnownPrincipal, Username},
+    header_value,
+    principal::{KeyId, KnownPrincipal, TrustId, Username},
     scope::Scopes,
     token::{ClaimsFault, TokenFault},
 };
@@ -31,14 +32,44 @@ pub enum Decision {
 #[derive(Debug)]
 pub struct Identity {
     principal: Arc<KnownPrincipal>,
-    key: usize,
+    proof: Proof,
     method: AuthMethod,
+}
+
+/// What an identity was proven with.
+#[derive(Debug)]
+enum Proof {
+    /// The registered key at this place in `principal.keys`.
+    Key(usize),
+    /// A key from the set of the trust at this place in `principal.trusts`.
+    Trust {
+        index: usize,
+        /// The key's `kid` in that set, as a header value.
+        encoded_key_id: Box<str>,
+    },
+}
+
+/// The row in the registry that an identity was proven with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Used {
+    /// A registered key.
+    Key(KeyId),
+    /// A trust.
+    Trust(TrustId),
 }
 
 impl Identity {
     /// The holder of the key at `key` in `principal.keys`; `None` where there is no such key.
-    pub fn self_signed(principal: Arc<KnownPrincipal>, key: usize) -> Option<Self> {
-        (key < principal.keys.len()).then_some(Self { principal, key, method: AuthMethod::SelfSigned })
+    pub fn by_key(principal: Arc<KnownPrincipal>, key: usize) -> Option<Self> {
+        let proof = (key < principal.keys.len()).then_some(Proof::Key(key))?;
+        Some(Self { principal, proof, method: AuthMethod::SelfSigned })
+    }
+
+    /// The holder of the key `key_id` in the set of the trust at `index` in `principal.trusts`; `None` where there is no such trust.
+    pub fn by_trust(principal: Arc<KnownPrincipal>, index: usize, key_id: &str) -> Option<Self> {
+        let encoded_key_id = header_value::encode(key_id).into();
+        let proof = (index < principal.trusts.len()).then_some(Proof::Trust { index, encoded_key_id })?;
+        Some(Self { principal, proof, method: AuthMethod::SelfSigned })
     }
 
     /// The principal.
@@ -46,9 +77,20 @@ impl Identity {
         &self.principal
     }
 
-    /// The key that it was proven with.
-    pub fn key(&self) -> &KnownKey {
-        &self.principal.keys[self.key]
+    /// What it was proven with.
+    pub fn used(&self) -> Used {
+        match &self.proof {
+            Proof::Key(index) => Used::Key(self.principal.keys[*index].id),
+            Proof::Trust { index, .. } => Used::Trust(self.principal.trusts[*index].id),
+        }
+    }
+
+    /// The name of the key that it was proven with, as a header value: a fingerprint, or the `kid` in a key set.
+    pub fn encoded_key_id(&self) -> &str {
+        match &self.proof {
+            Proof::Key(index) => &self.principal.keys[*index].encoded.key_id,
+            Proof::Trust { encoded_key_id, .. } => encoded_key_id,
+        }
     }
 
     /// How it was proven.
@@ -56,9 +98,20 @@ impl Identity {
         self.method
     }
 
-    /// What it may do, with that key.
+    /// What it may do: with a registered key, what the key narrows it to.
     pub fn scopes(&self) -> &Scopes {
-        &self.key().scopes
+        match &self.proof {
+            Proof::Key(index) => &self.principal.keys[*index].scopes,
+            Proof::Trust { .. } => &self.principal.scopes,
+        }
+    }
+
+    /// The same as a header value.
+    pub fn encoded_scopes(&self) -> &str {
+        match &self.proof {
+            Proof::Key(index) => &self.principal.keys[*index].encoded.scopes,
+            Proof::Trust { .. } => &self.principal.encoded.scopes,
+        }
     }
 }
 
@@ -237,6 +290,8 @@ denial_reasons! {
     DisabledPrincipal = "disabled_principal" => InvalidToken,
     /// The principal has no key that could have signed this.
     NoMatchingKey = "no_matching_key" => InvalidToken,
+    /// The principal trusts a key set that was never fetched, or not for too long, and no other key could have signed this.
+    NoKeySet = "no_key_set" => InvalidToken,
     /// The signature is not of the key.
     BadSignature = "bad_signature" => InvalidToken,
     /// Signed too long ago.
@@ -296,6 +351,7 @@ mod tests {
             DenialReason::UnknownPrincipal,
             DenialReason::DisabledPrincipal,
             DenialReason::NoMatchingKey,
+            DenialReason::NoKeySet,
             DenialReason::BadSignature,
         ] {
             assert_eq!(reason.code(), DenialCode::InvalidToken);

@@ -1,6 +1,8 @@
 //! Principals: who may pass, and with which keys.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
+
+use serde::Serialize;
 
 use super::{
     header_value,
@@ -11,7 +13,7 @@ use super::{
 };
 
 /// The number of a principal in the registry. It is never given to another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct PrincipalId(pub i64);
 
 impl fmt::Display for PrincipalId {
@@ -21,7 +23,7 @@ impl fmt::Display for PrincipalId {
 }
 
 /// The number of a key in the registry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct KeyId(pub i64);
 
 impl fmt::Display for KeyId {
@@ -30,8 +32,18 @@ impl fmt::Display for KeyId {
     }
 }
 
+/// The number of a trust in the registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct TrustId(pub i64);
+
+impl fmt::Display for TrustId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
 /// What a principal is called: 1 to 255 characters without control characters, compared byte for byte.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Username(Box<str>);
 
 /// Longest username, in characters.
@@ -121,6 +133,15 @@ impl KnownKey {
     }
 }
 
+/// A key set elsewhere whose keys count as the principal's.
+#[derive(Clone, Debug)]
+pub struct KnownTrust {
+    /// Its number in the registry.
+    pub id: TrustId,
+    /// Where the set is.
+    pub url: Arc<str>,
+}
+
 /// A principal with its usable keys, as the key directory keeps it. Revoked keys are not in it.
 #[derive(Debug)]
 pub struct KnownPrincipal {
@@ -130,9 +151,13 @@ pub struct KnownPrincipal {
     pub username: Username,
     /// Whether it may pass at all.
     pub is_active: bool,
+    /// What it may do.
+    pub scopes: Scopes,
     /// Its keys, the newest first.
     pub keys: Vec<KnownKey>,
-    /// `username` and `id` as header values.
+    /// Its trusts, the oldest first.
+    pub trusts: Vec<KnownTrust>,
+    /// `username`, `id` and `scopes` as header values.
     pub encoded: EncodedPrincipal,
 }
 
@@ -143,21 +168,42 @@ pub struct EncodedPrincipal {
     pub username: Box<str>,
     /// The number.
     pub id: Box<str>,
+    /// The scopes.
+    pub scopes: Box<str>,
 }
 
-/// How many signatures one token may cost at most: a forged token must not buy more.
+/// How many verifications one token may cost at most, over keys and trusts: a forged token must not buy more.
 pub const CANDIDATE_KEYS_MAX: usize = 8;
 
 impl KnownPrincipal {
-    /// Puts a principal together, with its header values ready.
-    pub fn new(id: PrincipalId, username: Username, is_active: bool, mut keys: Vec<KnownKey>) -> Self {
-        keys.sort_by_key(|known| std::cmp::Reverse(known.id));
-        let encoded = EncodedPrincipal { username: header_value::encode(username.as_str()).into(), id: id.to_string().into() };
-        Self { id, username, is_active, keys, encoded }
+    /// Puts a principal without keys and trusts together, with its header values ready.
+    pub fn new(id: PrincipalId, username: Username, is_active: bool, scopes: Scopes) -> Self {
+        let encoded = EncodedPrincipal {
+            username: header_value::encode(username.as_str()).into(),
+            id: id.to_string().into(),
+            scopes: header_value::encode_scopes(&scopes).into(),
+        };
+        Self { id, username, is_active, scopes, keys: Vec::new(), trusts: Vec::new(), encoded }
     }
 
-    /// The keys to try for `token`, at most [`CANDIDATE_KEYS_MAX`]. A `kid` in the form of a fingerprint picks its key; without
-    /// one, or with a name that some other scheme gave, every key that could have signed the token is tried.
+    /// The same with `keys`.
+    #[must_use]
+    pub fn with_keys(mut self, keys: Vec<KnownKey>) -> Self {
+        self.keys = keys;
+        self.keys.sort_by_key(|known| std::cmp::Reverse(known.id));
+        self
+    }
+
+    /// The same with `trusts`.
+    #[must_use]
+    pub fn with_trusts(mut self, trusts: Vec<KnownTrust>) -> Self {
+        self.trusts = trusts;
+        self.trusts.sort_by_key(|known| known.id);
+        self
+    }
+
+    /// The registered keys to try for `token`, with their places in [`KnownPrincipal::keys`]. A `kid` in the form of a fingerprint
+    /// picks its key; without one, or with a name that some other scheme gave, every key that could have signed the token is tried.
     pub fn candidates<'a>(&'a self, token: &'a UntrustedToken<'_>, now: UnixMillis) -> impl Iterator<Item = (usize, &'a KnownKey)> {
         let named = match token.key_id() {
             Some(TokenKeyId::Fingerprint(fingerprint)) => Some(*fingerprint),
@@ -169,7 +215,12 @@ impl KnownPrincipal {
             .filter(move |(_, known)| self.is_active && known.is_current(now))
             .filter(move |(_, known)| named.is_none_or(|fingerprint| known.key.fingerprint() == fingerprint))
             .filter(|(_, known)| token.fits(&known.key))
-            .take(CANDIDATE_KEYS_MAX)
+    }
+
+    /// The trusts to look in for `token`'s `kid`.
+    pub fn trusts_for(&self, token: &UntrustedToken<'_>) -> impl Iterator<Item = (usize, &KnownTrust)> {
+        let looks = self.is_active && token.key_id().is_some();
+        self.trusts.iter().enumerate().filter(move |_| looks)
     }
 }
 

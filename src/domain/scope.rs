@@ -2,8 +2,10 @@
 
 use std::fmt;
 
+use serde::Serialize;
+
 /// A set of scope tokens, kept sorted and without repetition, written with single spaces between them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Scopes(Box<str>);
 
 /// A scope token outside the grammar of RFC 6749: visible ASCII without `"` and `\`.

@@ -43,8 +43,8 @@ pub struct Language {
 
 /// The identity headers of an allow: every one of them, whatever its value, so that a proxy always overwrites what a client sent.
 pub(super) fn identity_headers<'a>(identity: &'a Identity, decision_id: &'a str) -> [(&'static str, &'a str); 6] {
-    let (principal, key) = (&identity.principal().encoded, &identity.key().encoded);
-    let values = [&*principal.username, &principal.id, identity.method().name(), &key.key_id, &key.scopes, decision_id];
+    let (principal, method) = (&identity.principal().encoded, identity.method().name());
+    let values = [&*principal.username, &principal.id, method, identity.encoded_key_id(), identity.encoded_scopes(), decision_id];
     std::array::from_fn(|index| (name::IDENTITY[index], values[index]))
 }
 

@@ -4,5 +4,6 @@ mod binding;
 mod decoy;
 pub mod ports;
 pub mod readiness;
+mod records;
 pub mod registry;
 pub mod verify;

@@ -13,10 +13,12 @@ use std::{
 
 use async_trait::async_trait;
 
+pub use super::records::*;
 use crate::domain::{
+    decision::Used,
+    key::VerifyingKey,
     nonce::{Claimed, NonceClaim},
-    principal::{KeyId, KnownPrincipal, PrincipalId, Username},
-    scope::Scopes,
+    principal::{KeyId, KnownPrincipal, KnownTrust, PrincipalId, TrustId, Username},
     time::UnixMillis,
 };
 
@@ -43,6 +45,9 @@ pub trait KeyDirectory: Send + Sync {
     /// looks keep a distance, and nobody waits for long: where the registry cannot be asked, there were none.
     fn catch_up(&self, version: u64) -> Answer<'_, bool>;
 
+    /// Looks for changes soon: somebody says that there are some.
+    fn look(&self);
+
     /// Whether what is known may still be used.
     fn check(&self, now: UnixMillis) -> Result<(), Unavailable>;
 }
@@ -56,8 +61,74 @@ pub trait NonceStore: Send + Sync {
     /// A live claim is never forgotten to make room; a full store is [`Unavailable`].
     fn claim<'a>(&'a self, claim: NonceClaim<'a>) -> Answer<'a, Result<Claimed, Unavailable>>;
 
+    /// Whether a nonce is claimed now. Only for looking: between this answer and a claim, another may claim it.
+    fn is_claimed<'a>(&'a self, principal: PrincipalId, nonce: &'a str, now: UnixMillis) -> Answer<'a, Result<bool, Unavailable>>;
+
     /// Whether the store can be reached.
     fn check(&self) -> Answer<'_, Result<(), Unavailable>>;
+}
+
+/// Finds keys in the key sets that principals trust, from memory in the common case.
+pub trait KeySetSource: Send + Sync {
+    /// The key named `kid` in the set of `trust`. Only the first answer ever about a URL may wait for a fetch, and not for long.
+    fn key<'a>(&'a self, trust: &'a KnownTrust, kid: &'a str, now: UnixMillis) -> Answer<'a, FoundKey>;
+
+    /// Tells that decisions are going to ask about `trusts`: what was never fetched is fetched, beside the decisions. Where they
+    /// are `changed`, sets that are known are fetched again, too.
+    fn expect(&self, trusts: &[KnownTrust], changed: bool);
+
+    /// Whether a set at `url` would be fetched at all, as far as the URL itself tells.
+    fn check_url(&self, url: &str) -> Result<(), FetchFailure>;
+
+    /// Fetches the set at `url` now, and says how many usable keys it has.
+    fn refresh<'a>(&'a self, url: &'a str) -> Answer<'a, Result<usize, FetchFailure>>;
+}
+
+/// What a key set says about a `kid`.
+#[derive(Clone, Debug)]
+pub enum FoundKey {
+    /// It has that key.
+    Key(Arc<VerifyingKey>),
+    /// It has no usable key of that name.
+    NoSuchKey,
+    /// There is no set: it was never fetched, or the last one is too old to be trusted.
+    NoKeySet,
+}
+
+/// A key set could not be fetched.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the key set cannot be fetched: {reason}")]
+pub struct FetchFailure {
+    /// Why, with its causes, on one line.
+    pub reason: String,
+}
+
+/// Notes when keys and trusts were used, without the decision waiting for it.
+pub trait UsageLog: Send + Sync {
+    /// `used` proved an identity at `now`. What is noted may be written later, and where too much waits to be written, lost.
+    fn note(&self, used: Used, now: UnixMillis);
+}
+
+/// Where notes of use are written.
+#[async_trait]
+pub trait UsageStore: Send + Sync {
+    /// Sets when each was last used, unless a later time is known. Those that no longer exist are passed over.
+    async fn write_usage(&self, used: &[(Used, UnixMillis)]) -> Result<(), RegistryError>;
+}
+
+/// Where the outcomes of fetches are noted, for operators to see.
+#[async_trait]
+pub trait FetchReports: Send + Sync {
+    /// The set at `url` was fetched at `at`, or could not be, for the reason given.
+    async fn fetched(&self, url: &str, at: UnixMillis, failure: Option<&FetchFailure>) -> Result<(), RegistryError>;
+}
+
+/// Tells the other replicas that the change feed has something new, so that they look at once. Only a hint: where it is lost,
+/// they look at their next poll.
+#[async_trait]
+pub trait ChangeHints: Send + Sync {
+    /// Something changed. Never fails and never takes long.
+    async fn announce(&self);
 }
 
 /// An answer that is often there at once: then it costs no allocation and no task switch.
@@ -138,31 +209,66 @@ impl Unavailable {
     }
 }
 
-/// The registry of principals and keys. Every change is one transaction together with its entry in the change feed.
+/// The registry of principals, keys and trusts. Every change is one transaction together with its entry in the change feed and
+/// its audit event.
 #[async_trait]
 pub trait RegistryStore: Send + Sync {
-    /// Adds a principal.
-    async fn add_principal(&self, new: NewPrincipal, now: UnixMillis) -> Result<PrincipalRecord, RegistryError>;
+    /// Adds a principal with the keys and trusts that come with it, all or nothing.
+    async fn add_principal(&self, new: NewPrincipal, author: Author<'_>) -> Result<PrincipalRecord, RegistryError>;
     /// The principal of that name.
     async fn principal(&self, username: &Username) -> Result<PrincipalRecord, RegistryError>;
     /// Up to `limit` principals in the order of their numbers, from the one after `after` on.
     async fn principals(&self, after: Option<PrincipalId>, limit: u64) -> Result<Vec<PrincipalRecord>, RegistryError>;
-    /// Enables or disables a principal. Doing so twice is no error.
-    async fn set_active(&self, username: &Username, is_active: bool, now: UnixMillis) -> Result<PrincipalRecord, RegistryError>;
-    /// Removes a principal with all that belongs to it.
-    async fn remove_principal(&self, username: &Username, now: UnixMillis) -> Result<(), RegistryError>;
+    /// Changes a principal, if it still is at `expected`. A change to what it already is leaves no trace.
+    async fn change_principal(
+        &self,
+        username: &Username,
+        change: PrincipalChange,
+        expected: Option<Version>,
+        author: Author<'_>,
+    ) -> Result<PrincipalRecord, RegistryError>;
+    /// Removes a principal with all that belongs to it, if it still is at `expected`.
+    async fn remove_principal(
+        &self,
+        username: &Username,
+        expected: Option<Version>,
+        author: Author<'_>,
+    ) -> Result<(), RegistryError>;
+
     /// Adds a key to a principal.
-    async fn add_key(&self, username: &Username, new: NewKey, now: UnixMillis) -> Result<KeyRecord, RegistryError>;
+    async fn add_key(&self, username: &Username, new: NewKey, author: Author<'_>) -> Result<KeyRecord, RegistryError>;
+    /// The key of that number.
+    async fn key(&self, id: KeyId) -> Result<KeyRecord, RegistryError>;
     /// Up to `limit` keys, of one principal or of all, in the order of their numbers, from the one after `after` on.
     async fn keys(&self, of: Option<&Username>, after: Option<KeyId>, limit: u64) -> Result<Vec<KeyRecord>, RegistryError>;
-    /// Revokes a key. One that is revoked already keeps its first date.
-    async fn revoke_key(&self, id: KeyId, now: UnixMillis) -> Result<KeyRecord, RegistryError>;
+    /// Changes a key, if it still is at `expected`. A change to what it already is leaves no trace.
+    async fn change_key(
+        &self,
+        id: KeyId,
+        change: KeyChange,
+        expected: Option<Version>,
+        author: Author<'_>,
+    ) -> Result<KeyRecord, RegistryError>;
+
+    /// Adds a trust to a principal.
+    async fn add_trust(&self, username: &Username, url: &str, author: Author<'_>) -> Result<TrustRecord, RegistryError>;
+    /// The trust of that number.
+    async fn trust(&self, id: TrustId) -> Result<TrustRecord, RegistryError>;
+    /// Up to `limit` trusts, of one principal or of all, in the order of their numbers, from the one after `after` on.
+    async fn trusts(&self, of: Option<&Username>, after: Option<TrustId>, limit: u64) -> Result<Vec<TrustRecord>, RegistryError>;
+    /// Puts an entry about a trust into the change feed, so that every replica fetches its key set again.
+    async fn touch_trust(&self, id: TrustId, author: Author<'_>) -> Result<(), RegistryError>;
+    /// Removes a trust, if it still is at `expected`.
+    async fn remove_trust(&self, id: TrustId, expected: Option<Version>, author: Author<'_>) -> Result<(), RegistryError>;
+
+    /// Up to `limit` audit events, of one principal or of all, the newest first, from the one before `before` on.
+    async fn audit(&self, of: Option<&str>, before: Option<i64>, limit: u64) -> Result<Vec<AuditEvent>, RegistryError>;
 }
 
 /// Where the key directory reads principals from, and learns what changed.
 #[async_trait]
 pub trait PrincipalSource: Send + Sync {
-    /// The principal of that name with its unrevoked keys, or `None` where there is none.
+    /// The principal of that name with its unrevoked keys and its trusts, by one query; or `None` where there is none.
     async fn load(&self, username: &Username) -> Result<Option<KnownPrincipal>, RegistryError>;
     /// Up to `limit` principals in the order of their numbers, from the one after `after` on, each as [`PrincipalSource::load`]
     /// gives it.
@@ -188,102 +294,4 @@ pub struct RegistryChange {
     pub id: i64,
     /// Whom it concerns.
     pub principal: PrincipalId,
-}
-
-/// A principal to be added.
-#[derive(Clone, Debug)]
-pub struct NewPrincipal {
-    /// Its name, not in use yet.
-    pub username: Username,
-    /// What it may do.
-    pub scopes: Scopes,
-}
-
-/// A principal as it stands in the registry.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PrincipalRecord {
-    /// Its number.
-    pub id: PrincipalId,
-    /// Its name.
-    pub username: Username,
-    /// Whether it may pass.
-    pub is_active: bool,
-    /// What it may do.
-    pub scopes: Scopes,
-    /// When it was added.
-    pub created_at: UnixMillis,
-    /// When it was changed last.
-    pub updated_at: UnixMillis,
-}
-
-/// A public key to be added.
-#[derive(Clone, Debug)]
-pub struct NewKey {
-    /// The key as it was given, for display.
-    pub as_given: String,
-    /// The key as it was read.
-    pub key: crate::domain::key::PublicKey,
-    /// What the owner calls it.
-    pub comment: Option<String>,
-    /// What it may be used for, where that is less than what its principal may do.
-    pub scopes: Option<Scopes>,
-    /// From when on it may be used.
-    pub not_before: Option<UnixMillis>,
-    /// Until when it may be used.
-    pub expires_at: Option<UnixMillis>,
-}
-
-/// A public key as it stands in the registry.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeyRecord {
-    /// Its number.
-    pub id: KeyId,
-    /// Whose it is.
-    pub username: Username,
-    /// The fingerprint, in hexadecimal digits.
-    pub fingerprint: String,
-    /// The kind of key, by its name.
-    pub family: String,
-    /// What the owner calls it.
-    pub comment: Option<String>,
-    /// What it may be used for, where that is less than what its principal may do.
-    pub scopes: Option<Scopes>,
-    /// From when on it may be used.
-    pub not_before: Option<UnixMillis>,
-    /// Until when it may be used.
-    pub expires_at: Option<UnixMillis>,
-    /// When it was revoked.
-    pub revoked_at: Option<UnixMillis>,
-    /// When it was used last.
-    pub last_used_on: Option<UnixMillis>,
-    /// When it was added.
-    pub created_at: UnixMillis,
-}
-
-/// Why a change to the registry, or a look at it, failed.
-#[derive(Debug, thiserror::Error)]
-pub enum RegistryError {
-    /// The username is taken.
-    #[error("there is already a principal named {0:?}")]
-    PrincipalExists(String),
-    /// The principal has that key.
-    #[error("{username:?} already has the key {fingerprint}; a revoked key cannot be added again")]
-    KeyExists {
-        /// Whose key it is.
-        username: String,
-        /// Which one.
-        fingerprint: String,
-    },
-    /// Nobody has that name.
-    #[error("there is no principal named {0:?}; list them with `countersign principal list`")]
-    NoSuchPrincipal(String),
-    /// No key has that number.
-    #[error("there is no key with the id {0}; list them with `countersign key list`")]
-    NoSuchKey(KeyId),
-    /// The tables are not there, or not those of this version.
-    #[error("the database is not migrated; run `countersign migrate up`")]
-    NotMigrated(#[source] Box<dyn Error + Send + Sync>),
-    /// The database failed or cannot be reached.
-    #[error("the database failed")]
-    Store(#[source] Box<dyn Error + Send + Sync>),
 }

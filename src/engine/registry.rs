@@ -1,129 +1,288 @@
-//! Principals and keys: looking at them and changing them.
+//! Principals, keys and trusts: looking at them and changing them.
 
-use std::sync::Arc;
+use std::{fmt, future::Future, sync::Arc, time::Duration};
 
-use super::ports::{Clock, KeyRecord, NewKey, NewPrincipal, PrincipalRecord, RegistryError, RegistryStore};
+use super::ports::{
+    AuditEvent, Author, ChangeHints, Clock, FetchFailure, KeyChange, KeyRecord, KeySetSource, KeyTerms, NewKey, NewPrincipal,
+    PrincipalChange, PrincipalRecord, Profile, RegistryError, RegistryStore, TrustRecord, Version,
+};
 use crate::domain::{
     key::{KeyError, PublicKey},
-    principal::{KeyId, Username},
-    scope::Scopes,
-    time::UnixMillis,
+    principal::{KeyId, PrincipalId, TrustId, Username},
 };
 
-/// How many rows one look at the store takes.
+/// How many rows one look at the store takes, where all are asked for.
 const PAGE: u64 = 1000;
+/// How long the database may take over one request of an operator.
+const STORE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest texts, in characters. The shorter fit the columns; the others keep rows and answers small.
+const NAME_CHARACTERS_MAX: usize = 255;
+const COMMENT_CHARACTERS_MAX: usize = 1000;
+const URL_CHARACTERS_MAX: usize = 2000;
+const KEY_CHARACTERS_MAX: usize = 16_000;
 
 /// The registry, as operators use it.
 #[derive(Clone)]
 pub struct Registry {
     store: Arc<dyn RegistryStore>,
+    key_sets: Arc<dyn KeySetSource>,
+    hints: Arc<dyn ChangeHints>,
     clock: Arc<dyn Clock>,
+    actor: Arc<str>,
 }
 
-/// A key could not be added.
+/// A key cannot be taken into the registry.
 #[derive(Debug, thiserror::Error)]
 pub enum AddKeyError {
     /// What was given is not a public key that we take.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// It would never be usable.
-    #[error("the key would expire before it may be used; give an expiry that lies after its start and after now")]
-    NeverUsable,
     /// The registry refused it.
     #[error(transparent)]
     Registry(#[from] RegistryError),
 }
 
-/// What goes with a new key.
-#[derive(Clone, Debug, Default)]
-pub struct KeyTerms {
-    /// What the owner calls it; the comment of an OpenSSH key where none is given.
-    pub comment: Option<String>,
-    /// What it may be used for, where that is less than what its principal may do.
-    pub scopes: Option<Scopes>,
-    /// From when on it may be used.
-    pub not_before: Option<UnixMillis>,
-    /// Until when it may be used.
-    pub expires_at: Option<UnixMillis>,
+/// A trust cannot be taken into the registry, or its key set not be fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    /// The URL is not one that is fetched, or the fetch failed.
+    #[error(transparent)]
+    Fetch(#[from] FetchFailure),
+    /// The registry refused it.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
 }
 
+/// The database took too long.
+#[derive(Debug, thiserror::Error)]
+#[error("the database did not answer within {STORE_TIMEOUT:?}")]
+struct StoreTimeout;
+
 impl Registry {
-    /// The registry in `store`.
-    pub fn new(store: Arc<dyn RegistryStore>, clock: Arc<dyn Clock>) -> Self {
-        Self { store, clock }
+    /// The registry in `store`, changed by `actor`.
+    pub fn new(
+        store: Arc<dyn RegistryStore>,
+        key_sets: Arc<dyn KeySetSource>,
+        hints: Arc<dyn ChangeHints>,
+        clock: Arc<dyn Clock>,
+        actor: &str,
+    ) -> Self {
+        Self { store, key_sets, hints, clock, actor: actor.into() }
     }
 
-    /// Adds a principal, enabled.
-    pub async fn add_principal(&self, username: Username, scopes: Scopes) -> Result<PrincipalRecord, RegistryError> {
-        self.store.add_principal(NewPrincipal { username, scopes }, self.clock.now()).await
+    /// The same registry, changed by another.
+    #[must_use]
+    pub fn as_actor(&self, actor: &str) -> Self {
+        Self { actor: actor.into(), ..self.clone() }
+    }
+
+    /// Adds a principal, with the keys and trusts that come with it.
+    pub async fn add_principal(&self, new: NewPrincipal) -> Result<PrincipalRecord, TrustError> {
+        let Profile { given_name, family_name, email } = &new.profile;
+        check_profile(given_name.as_deref(), family_name.as_deref(), email.as_deref())?;
+        for url in &new.jwks_urls {
+            self.check_url(url)?;
+        }
+        for key in &new.keys {
+            self.check_terms(&key.terms)?;
+        }
+        Ok(self.change(self.store.add_principal(new, self.author())).await?)
     }
 
     /// The principal of that name.
     pub async fn principal(&self, username: &Username) -> Result<PrincipalRecord, RegistryError> {
-        self.store.principal(username).await
+        in_time(self.store.principal(username)).await
+    }
+
+    /// Up to `limit` principals in the order of their numbers, from the one after `after` on.
+    pub async fn principals_page(&self, after: Option<PrincipalId>, limit: u64) -> Result<Vec<PrincipalRecord>, RegistryError> {
+        in_time(self.store.principals(after, limit)).await
     }
 
     /// Every principal.
     pub async fn principals(&self) -> Result<Vec<PrincipalRecord>, RegistryError> {
-        let mut all: Vec<PrincipalRecord> = Vec::new();
-        loop {
-            let page = self.store.principals(all.last().map(|last| last.id), PAGE).await?;
-            let is_last = (page.len() as u64) < PAGE;
-            all.extend(page);
-            if is_last {
-                return Ok(all);
-            }
-        }
+        every(|after| self.principals_page(after, PAGE), |principal: &PrincipalRecord| principal.id).await
     }
 
-    /// Lets a principal pass again.
-    pub async fn enable(&self, username: &Username) -> Result<PrincipalRecord, RegistryError> {
-        self.store.set_active(username, true, self.clock.now()).await
+    /// Changes a principal, if it still is at `expected`.
+    pub async fn change_principal(
+        &self,
+        username: &Username,
+        change: PrincipalChange,
+        expected: Option<Version>,
+    ) -> Result<PrincipalRecord, RegistryError> {
+        let text = |value: &Option<Option<String>>| value.clone().flatten();
+        check_profile(text(&change.given_name).as_deref(), text(&change.family_name).as_deref(), text(&change.email).as_deref())?;
+        self.change(self.store.change_principal(username, change, expected, self.author())).await
     }
 
-    /// Lets a principal pass no more, keeping its keys.
-    pub async fn disable(&self, username: &Username) -> Result<PrincipalRecord, RegistryError> {
-        self.store.set_active(username, false, self.clock.now()).await
+    /// Lets a principal pass, or no longer pass; its keys stay.
+    pub async fn set_active(&self, username: &Username, is_active: bool) -> Result<PrincipalRecord, RegistryError> {
+        self.change_principal(username, PrincipalChange { is_active: Some(is_active), ..PrincipalChange::default() }, None).await
     }
 
-    /// Removes a principal with all that belongs to it.
-    pub async fn remove_principal(&self, username: &Username) -> Result<(), RegistryError> {
-        self.store.remove_principal(username, self.clock.now()).await
+    /// Removes a principal with all that belongs to it, if it still is at `expected`.
+    pub async fn remove_principal(&self, username: &Username, expected: Option<Version>) -> Result<(), RegistryError> {
+        self.change(self.store.remove_principal(username, expected, self.author())).await
     }
 
     /// Adds a public key, in any format that [`PublicKey::parse`] reads.
     pub async fn add_key(&self, username: &Username, text: &str, terms: KeyTerms) -> Result<KeyRecord, AddKeyError> {
-        let parsed = PublicKey::parse(text)?;
-        let now = self.clock.now();
-        if terms.expires_at.is_some_and(|until| until <= now || terms.not_before.is_some_and(|from| until <= from)) {
-            return Err(AddKeyError::NeverUsable);
-        }
-        let new = NewKey {
-            as_given: text.trim().to_owned(),
-            key: parsed.key,
-            comment: terms.comment.or(parsed.comment),
-            scopes: terms.scopes,
-            not_before: terms.not_before,
-            expires_at: terms.expires_at,
-        };
-        Ok(self.store.add_key(username, new, now).await?)
+        let new = new_key(text, terms)?;
+        self.check_terms(&new.terms)?;
+        Ok(self.change(self.store.add_key(username, new, self.author())).await?)
+    }
+
+    /// The key of that number.
+    pub async fn key(&self, id: KeyId) -> Result<KeyRecord, RegistryError> {
+        in_time(self.store.key(id)).await
+    }
+
+    /// Up to `limit` keys, of one principal or of all, revoked ones too, from the one after `after` on.
+    pub async fn keys_page(
+        &self,
+        of: Option<&Username>,
+        after: Option<KeyId>,
+        limit: u64,
+    ) -> Result<Vec<KeyRecord>, RegistryError> {
+        in_time(self.store.keys(of, after, limit)).await
     }
 
     /// Every key, of one principal or of all, revoked ones too.
     pub async fn keys(&self, of: Option<&Username>) -> Result<Vec<KeyRecord>, RegistryError> {
-        let mut all: Vec<KeyRecord> = Vec::new();
-        loop {
-            let page = self.store.keys(of, all.last().map(|last| last.id), PAGE).await?;
-            let is_last = (page.len() as u64) < PAGE;
-            all.extend(page);
-            if is_last {
-                return Ok(all);
-            }
+        every(|after| self.keys_page(of, after, PAGE), |key: &KeyRecord| key.id).await
+    }
+
+    /// Changes a key, if it still is at `expected`.
+    pub async fn change_key(&self, id: KeyId, change: KeyChange, expected: Option<Version>) -> Result<KeyRecord, RegistryError> {
+        check_text("comment", change.comment.iter().flatten().next().map(String::as_str), COMMENT_CHARACTERS_MAX)?;
+        if change.not_before.is_some() || change.expires_at.is_some() {
+            self.check_terms(&change.clone().applied_to(&self.key(id).await?.terms))?;
         }
+        self.change(self.store.change_key(id, change, expected, self.author())).await
     }
 
     /// Revokes a key, for good.
-    pub async fn revoke_key(&self, id: KeyId) -> Result<KeyRecord, RegistryError> {
-        self.store.revoke_key(id, self.clock.now()).await
+    pub async fn revoke_key(&self, id: KeyId, expected: Option<Version>) -> Result<KeyRecord, RegistryError> {
+        self.change_key(id, KeyChange::REVOCATION, expected).await
+    }
+
+    /// Trusts the key set at `url` to hold keys of a principal.
+    pub async fn add_trust(&self, username: &Username, url: &str) -> Result<TrustRecord, TrustError> {
+        self.check_url(url)?;
+        Ok(self.change(self.store.add_trust(username, url, self.author())).await?)
+    }
+
+    /// The trust of that number.
+    pub async fn trust(&self, id: TrustId) -> Result<TrustRecord, RegistryError> {
+        in_time(self.store.trust(id)).await
+    }
+
+    /// Up to `limit` trusts, of one principal or of all, from the one after `after` on.
+    pub async fn trusts_page(
+        &self,
+        of: Option<&Username>,
+        after: Option<TrustId>,
+        limit: u64,
+    ) -> Result<Vec<TrustRecord>, RegistryError> {
+        in_time(self.store.trusts(of, after, limit)).await
+    }
+
+    /// Every trust, of one principal or of all.
+    pub async fn trusts(&self, of: Option<&Username>) -> Result<Vec<TrustRecord>, RegistryError> {
+        every(|after| self.trusts_page(of, after, PAGE), |trust: &TrustRecord| trust.id).await
+    }
+
+    /// Fetches the key set of a trust now, tells every replica to do so, and says how many usable keys it has. The others are
+    /// told, too, where the fetch failed: what one replica cannot reach another may.
+    pub async fn refresh_trust(&self, id: TrustId) -> Result<(TrustRecord, Result<usize, FetchFailure>), RegistryError> {
+        let trust = self.trust(id).await?;
+        let fetched = self.key_sets.refresh(&trust.jwks_url).await;
+        self.change(self.store.touch_trust(id, self.author())).await?;
+        Ok((self.trust(id).await?, fetched))
+    }
+
+    /// Trusts a key set no longer, if the trust still is at `expected`.
+    pub async fn remove_trust(&self, id: TrustId, expected: Option<Version>) -> Result<(), RegistryError> {
+        self.change(self.store.remove_trust(id, expected, self.author())).await
+    }
+
+    /// Up to `limit` audit events, of one principal or of all, the newest first, from the one before `before` on.
+    pub async fn audit(&self, of: Option<&str>, before: Option<i64>, limit: u64) -> Result<Vec<AuditEvent>, RegistryError> {
+        in_time(self.store.audit(of, before, limit)).await
+    }
+
+    fn author(&self) -> Author<'_> {
+        Author { actor: &self.actor, now: self.clock.now() }
+    }
+
+    /// Makes a change, and tells the replicas to look for it.
+    async fn change<T>(&self, change: impl Future<Output = Result<T, RegistryError>>) -> Result<T, RegistryError> {
+        let done = in_time(change).await?;
+        self.hints.announce().await;
+        Ok(done)
+    }
+
+    fn check_url(&self, url: &str) -> Result<(), TrustError> {
+        check_text("jwks_url", Some(url), URL_CHARACTERS_MAX)?;
+        Ok(self.key_sets.check_url(url)?)
+    }
+
+    fn check_terms(&self, terms: &KeyTerms) -> Result<(), RegistryError> {
+        check_text("comment", terms.comment.as_deref(), COMMENT_CHARACTERS_MAX)?;
+        if terms.expires_at.is_some_and(|until| until <= self.clock.now() || terms.not_before.is_some_and(|from| until <= from)) {
+            return Err(RegistryError::NeverUsable);
+        }
+        Ok(())
+    }
+}
+
+/// Reads a public key, in any format that [`PublicKey::parse`] takes.
+pub fn new_key(text: &str, terms: KeyTerms) -> Result<NewKey, AddKeyError> {
+    let is_odd = |character: char| character.is_control() && !character.is_ascii_whitespace();
+    if text.len() > KEY_CHARACTERS_MAX || text.contains(is_odd) {
+        return Err(RegistryError::BadText { what: "key", characters_max: KEY_CHARACTERS_MAX }.into());
+    }
+    let parsed = PublicKey::parse(text)?;
+    let terms = KeyTerms { comment: terms.comment.or(parsed.comment), ..terms };
+    Ok(NewKey { as_given: text.trim().to_owned(), key: parsed.key, terms })
+}
+
+fn check_profile(given_name: Option<&str>, family_name: Option<&str>, email: Option<&str>) -> Result<(), RegistryError> {
+    check_text("given_name", given_name, NAME_CHARACTERS_MAX)?;
+    check_text("family_name", family_name, NAME_CHARACTERS_MAX)?;
+    check_text("email", email, NAME_CHARACTERS_MAX)
+}
+
+fn check_text(what: &'static str, text: Option<&str>, characters_max: usize) -> Result<(), RegistryError> {
+    let is_good = |text: &str| (1..=characters_max).contains(&text.chars().count()) && !text.contains(char::is_control);
+    if text.is_none_or(is_good) { Ok(()) } else { Err(RegistryError::BadText { what, characters_max }) }
+}
+
+async fn in_time<T>(work: impl Future<Output = Result<T, RegistryError>>) -> Result<T, RegistryError> {
+    let result = tokio::time::timeout(STORE_TIMEOUT, work).await;
+    result.unwrap_or_else(|_| Err(RegistryError::Store(StoreTimeout.into())))
+}
+
+/// Page after page, until one is not full.
+async fn every<T, I, F>(page: impl Fn(Option<I>) -> F, id: impl Fn(&T) -> I) -> Result<Vec<T>, RegistryError>
+where
+    F: Future<Output = Result<Vec<T>, RegistryError>>,
+{
+    let mut all: Vec<T> = Vec::new();
+    loop {
+        let found = page(all.last().map(&id)).await?;
+        let is_last = (found.len() as u64) < PAGE;
+        all.extend(found);
+        if is_last {
+            return Ok(all);
+        }
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry").field("actor", &self.actor).finish_non_exhaustive()
     }
 }

@@ -7,12 +7,12 @@ use aws_lc_rs::digest;
 use super::{
     binding,
     decoy::Decoys,
-    ports::{Clock, KeyDirectory, NonceStore, Unavailable},
+    ports::{Clock, FoundKey, KeyDirectory, KeySetSource, NonceStore, Unavailable, UsageLog},
 };
 use crate::{
     domain::{
         decision::{Decision, DecisionId, Denial, DenialCode, DenialReason, Identity},
-        key::KeyError,
+        key::{KeyError, VerifyingKey},
         nonce::{Attempt, Claimed, NonceClaim},
         presented::{Credentials, Presented},
         principal::{CANDIDATE_KEYS_MAX, KnownPrincipal},
@@ -68,38 +68,45 @@ pub struct Verdict {
     pub result: Result<Decision, Unavailable>,
 }
 
+/// What a verifier reaches the world through.
+#[derive(Clone)]
+pub struct VerifierPorts {
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Principals with their keys and trusts.
+    pub directory: Arc<dyn KeyDirectory>,
+    /// The key sets of the trusts.
+    pub key_sets: Arc<dyn KeySetSource>,
+    /// Used nonces.
+    pub nonces: Arc<dyn NonceStore>,
+    /// Notes of use.
+    pub usage: Arc<dyn UsageLog>,
+}
+
 /// Decides who may pass.
 pub struct Verifier {
     policy: Policy,
-    clock: Arc<dyn Clock>,
-    directory: Arc<dyn KeyDirectory>,
-    nonces: Arc<dyn NonceStore>,
+    ports: VerifierPorts,
     decoys: Decoys,
     observer: Arc<DecisionObserver>,
 }
 
 impl Verifier {
     /// Puts a verifier together, and makes the decoy keys. Fails only where the system has no randomness.
-    pub fn new(
-        policy: Policy,
-        clock: Arc<dyn Clock>,
-        directory: Arc<dyn KeyDirectory>,
-        nonces: Arc<dyn NonceStore>,
-        observer: Arc<DecisionObserver>,
-    ) -> Result<Self, KeyError> {
-        Ok(Self { policy, clock, directory, nonces, decoys: Decoys::generate()?, observer })
+    pub fn new(policy: Policy, ports: VerifierPorts, observer: Arc<DecisionObserver>) -> Result<Self, KeyError> {
+        Ok(Self { policy, ports, decoys: Decoys::generate()?, observer })
     }
 
     /// Decides about one request, and counts and logs the decision.
     pub async fn decide(&self, presented: &Presented<'_>) -> Verdict {
-        let now = self.clock.now();
+        let now = self.ports.clock.now();
         let id = new_decision_id(now);
-        let version = self.directory.version();
+        let version = self.ports.directory.version();
         let mut judged = self.judge(presented, id, now).await;
         // What was registered a moment ago may not be known here yet. The question is put again only where something changed;
         // waiting for the answer to that is the same for every user, known or not.
-        if is_about_the_registry(&judged) && self.directory.catch_up(version).await {
-            judged = self.judge(presented, id, self.clock.now()).await;
+        if is_about_the_registry(&judged) && self.ports.directory.catch_up(version).await {
+            judged = self.judge(presented, id, self.ports.clock.now()).await;
         }
         let result = match judged {
             Ok(identity) => Ok(Decision::Allow(identity)),
@@ -113,10 +120,7 @@ impl Verifier {
     /// The straight line: each step can only refuse, and the claim of the nonce comes last.
     async fn judge(&self, presented: &Presented<'_>, id: DecisionId, now: UnixMillis) -> Result<Identity, Refusal> {
         let text = self.credentials(presented.credentials)?;
-        // A gateway joins repeated headers with commas, and no token has commas or spaces inside.
-        let token = UntrustedToken::parse(text).map_err(|fault| {
-            if text.contains([',', ' ', '\t']) { DenialReason::SeveralCredentials } else { DenialReason::from(&fault) }
-        })?;
+        let token = Self::parse(text)?;
         let unverified_claims = token.unverified_claims();
         let deny = |reason| Denial { unverified_username: Some(unverified_claims.username.clone()), ..Denial::from(reason) };
 
@@ -124,10 +128,10 @@ impl Verifier {
         if !self.policy.required_claims.are_met_by(unverified_claims) {
             return Err(deny(DenialReason::BindingMissing).into());
         }
-        let principal = self.directory.lookup(&unverified_claims.username, now).await?;
-        let (verified, key) = self.verify(&token, principal.as_deref(), now).map_err(deny)?;
+        let principal = self.ports.directory.lookup(&unverified_claims.username, now).await?;
+        let (verified, proof) = self.verify(&token, principal.as_deref(), now).await.map_err(deny)?;
         let identity = principal
-            .and_then(|principal| Identity::self_signed(principal, key))
+            .and_then(|principal| proof.identity(principal, &token))
             .ok_or_else(|| deny(DenialReason::UnknownPrincipal))?;
         binding::check(verified.claims(), &presented.request, self.policy.audience.as_deref()).map_err(deny)?;
         check_scopes(&presented.required_scopes, identity.scopes())
@@ -139,8 +143,11 @@ impl Verifier {
             now: verified.verified_at(),
             attempt: attempt(presented, id),
         };
-        match self.nonces.claim(claim).await? {
-            Claimed::Fresh => Ok(identity),
+        match self.ports.nonces.claim(claim).await? {
+            Claimed::Fresh => {
+                self.ports.usage.note(identity.used(), now);
+                Ok(identity)
+            }
             Claimed::Replayed => Err(deny(DenialReason::NonceClaimed).into()),
         }
     }
@@ -159,6 +166,13 @@ impl Verifier {
         Ok(token.trim_start_matches(' '))
     }
 
+    /// A gateway joins repeated headers with commas, and no token has commas or spaces inside.
+    fn parse(text: &str) -> Result<UntrustedToken<'_>, DenialReason> {
+        UntrustedToken::parse(text).map_err(|fault| {
+            if text.contains([',', ' ', '\t']) { DenialReason::SeveralCredentials } else { DenialReason::from(&fault) }
+        })
+    }
+
     /// Sorts out by time, before anything costly is done. May only deny.
     fn check_time(&self, claims: &Claims, now: UnixMillis) -> Result<(), DenialReason> {
         if !self.policy.tolerance.admits(claims.time, now) {
@@ -173,30 +187,114 @@ impl Verifier {
         Ok(())
     }
 
-    /// Verifies the signature with the principal's keys, and makes up with decoys for those that it has not.
-    fn verify<'t>(
+    /// Verifies the signature with the keys and trusts of the principal, and makes up with decoys for those that it has not.
+    async fn verify<'t>(
         &self,
         token: &'t UntrustedToken<'_>,
         principal: Option<&KnownPrincipal>,
         now: UnixMillis,
-    ) -> Result<(VerifiedToken<'t>, usize), DenialReason> {
-        let mut trials = 0;
-        for (index, known) in principal.into_iter().flat_map(|principal| principal.candidates(token, now)) {
-            trials += 1;
-            if let Some(verified) = token.verify(&known.key, now) {
-                return Ok((verified, index));
-            }
+    ) -> Result<(VerifiedToken<'t>, ProvenBy), DenialReason> {
+        let mut trials = Trials::default();
+        if let Some(principal) = principal
+            && let Some(found) = self.try_keys(token, principal, now, &mut trials).await
+        {
+            return Ok(found);
         }
-        let reason = match principal {
-            None => DenialReason::UnknownPrincipal,
-            Some(principal) if !principal.is_active => DenialReason::DisabledPrincipal,
-            Some(_) if trials == 0 => DenialReason::NoMatchingKey,
-            Some(_) => DenialReason::BadSignature,
-        };
-        for _ in trials..trials_at_least(token) {
+        for _ in trials.count..trials_at_least(token) {
             self.decoys.spend(token, now);
         }
-        Err(reason)
+        Err(trials.reason(principal))
+    }
+
+    /// A `kid` picks its key: a fingerprint one of the registered keys, a name one of a key set. What it does not pick comes after.
+    async fn try_keys<'t>(
+        &self,
+        token: &'t UntrustedToken<'_>,
+        principal: &KnownPrincipal,
+        now: UnixMillis,
+        trials: &mut Trials,
+    ) -> Option<(VerifiedToken<'t>, ProvenBy)> {
+        let trusts_first = matches!(token.key_id(), Some(TokenKeyId::Name(_)));
+        if trusts_first && let Some(found) = self.try_trusts(token, principal, now, trials).await {
+            return Some(found);
+        }
+        for (index, known) in principal.candidates(token, now) {
+            if let Some(verified) = trials.run(token, &known.key, now) {
+                return Some((verified, ProvenBy::Key(index)));
+            }
+        }
+        if trusts_first { None } else { self.try_trusts(token, principal, now, trials).await }
+    }
+
+    async fn try_trusts<'t>(
+        &self,
+        token: &'t UntrustedToken<'_>,
+        principal: &KnownPrincipal,
+        now: UnixMillis,
+        trials: &mut Trials,
+    ) -> Option<(VerifiedToken<'t>, ProvenBy)> {
+        if principal.trusts.is_empty() {
+            return None;
+        }
+        let kid = token.key_id()?.text();
+        for (index, trust) in principal.trusts_for(token) {
+            match self.ports.key_sets.key(trust, &kid, now).await {
+                FoundKey::Key(key) if token.fits(&key) => {
+                    if let Some(verified) = trials.run(token, &key, now) {
+                        return Some((verified, ProvenBy::Trust(index)));
+                    }
+                }
+                FoundKey::Key(_) | FoundKey::NoSuchKey => {}
+                FoundKey::NoKeySet => trials.keyless_trusts += 1,
+            }
+        }
+        None
+    }
+}
+
+/// Where in a principal the key stands that verified a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ProvenBy {
+    Key(usize),
+    Trust(usize),
+}
+
+impl ProvenBy {
+    fn identity(self, principal: Arc<KnownPrincipal>, token: &UntrustedToken<'_>) -> Option<Identity> {
+        match self {
+            Self::Key(index) => Identity::by_key(principal, index),
+            Self::Trust(index) => Identity::by_trust(principal, index, &token.key_id()?.text()),
+        }
+    }
+}
+
+/// Verifications that one token has cost so far.
+#[derive(Default)]
+struct Trials {
+    count: usize,
+    /// Trusts whose key set is not there.
+    keyless_trusts: usize,
+}
+
+impl Trials {
+    /// One more, unless the token has cost enough.
+    fn run<'t>(&mut self, token: &'t UntrustedToken<'_>, key: &VerifyingKey, now: UnixMillis) -> Option<VerifiedToken<'t>> {
+        if self.count >= CANDIDATE_KEYS_MAX {
+            return None;
+        }
+        self.count += 1;
+        token.verify(key, now)
+    }
+
+    /// Why none succeeded.
+    fn reason(&self, principal: Option<&KnownPrincipal>) -> DenialReason {
+        match principal {
+            None => DenialReason::UnknownPrincipal,
+            Some(principal) if !principal.is_active => DenialReason::DisabledPrincipal,
+            Some(_) if self.count > 0 => DenialReason::BadSignature,
+            Some(_) if self.keyless_trusts > 0 => DenialReason::NoKeySet,
+            Some(_) => DenialReason::NoMatchingKey,
+        }
     }
 }
 
@@ -282,6 +380,9 @@ fn new_decision_id(now: UnixMillis) -> DecisionId {
     let random = random.first_chunk().copied().unwrap_or_default();
     DecisionId(uuid::Builder::from_unix_timestamp_millis(now.0.unsigned_abs(), &random).into_uuid())
 }
+
+mod explain;
+pub use explain::{Explanation, Step, StepOutcome, Vantage};
 
 #[cfg(test)]
 mod tests;

@@ -35,7 +35,7 @@ use crate::{
         principal::{KnownPrincipal, PrincipalId, Username},
         time::UnixMillis,
     },
-    engine::ports::{Answer, Clock, Dependency, KeyDirectory, PrincipalSource, RegistryError, Unavailable},
+    engine::ports::{Answer, Clock, Dependency, KeyDirectory, KeySetSource, PrincipalSource, RegistryError, Unavailable},
 };
 
 /// How many names that nobody has are remembered, and for how long; made-up names must not push out real ones.
@@ -52,6 +52,7 @@ const CATCH_UP_TIMEOUT: Duration = Duration::from_millis(60);
 /// Principals in memory.
 pub struct CachedDirectory {
     source: Arc<dyn PrincipalSource>,
+    key_sets: Arc<dyn KeySetSource>,
     clock: Arc<dyn Clock>,
     known: Cache<Username, Arc<KnownPrincipal>>,
     /// Names that nobody had when they were asked for; until all names are known.
@@ -103,6 +104,7 @@ impl CachedDirectory {
     /// A directory of what `source` holds; it knows nobody yet. Fails where the source cannot be read.
     pub async fn start(
         source: Arc<dyn PrincipalSource>,
+        key_sets: Arc<dyn KeySetSource>,
         clock: Arc<dyn Clock>,
         settings: &RegistrySettings,
     ) -> Result<(Arc<Self>, Follower), RegistryError> {
@@ -110,6 +112,7 @@ impl CachedDirectory {
         let position = Position::newest(&*source, started_at).await?;
         let directory = Arc::new(Self {
             source,
+            key_sets,
             clock,
             known: Cache::builder().max_capacity(settings.cache_entries).support_invalidation_closures().build(),
             absent: Cache::builder().max_capacity(ABSENT_ENTRIES).time_to_live(ABSENT_LIFETIME).build(),
@@ -136,29 +139,33 @@ impl CachedDirectory {
         now.since(UnixMillis(self.synced_at.load(Ordering::Acquire)))
     }
 
-    /// The load of `username` that is under way, if no change was seen since it began; otherwise a new one.
-    fn load(self: &Arc<Self>, username: &Username) -> Load {
+    /// The load of `username` that is under way, if no change was seen since it began; otherwise a new one, because it `changed` or
+    /// because it is asked for.
+    fn load(self: &Arc<Self>, username: &Username, changed: bool) -> Load {
         let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
         let epoch = self.epoch.load(Ordering::Acquire);
         if let Some(load) = loads.get(username).filter(|load| load.epoch == epoch) {
             return load.clone();
         }
         let (directory, name) = (Arc::clone(self), username.clone());
-        let task = self.runtime.spawn(async move { directory.load_and_keep(name, epoch).await });
+        let task = self.runtime.spawn(async move { directory.load_and_keep(name, epoch, changed).await });
         let answer = task.map(|done| done.unwrap_or(Err(Arc::new(LoadError::Abandoned)))).boxed().shared();
         let load = Load { epoch, answer };
         loads.insert(username.clone(), load.clone());
         load
     }
 
-    async fn load_and_keep(&self, username: Username, epoch: u64) -> Loaded {
+    async fn load_and_keep(&self, username: Username, epoch: u64, changed: bool) -> Loaded {
         let loaded = match tokio::time::timeout(LOAD_TIMEOUT, self.source.load(&username)).await {
             Ok(Ok(principal)) => Ok(principal.map(Arc::new)),
             Ok(Err(error)) => Err(Arc::new(LoadError::Source(error))),
             Err(_) => Err(Arc::new(LoadError::Timeout)),
         };
         match &loaded {
-            Ok(Some(principal)) => self.known.insert(username.clone(), Arc::clone(principal)),
+            Ok(Some(principal)) => {
+                self.key_sets.expect(&principal.trusts, changed);
+                self.known.insert(username.clone(), Arc::clone(principal));
+            }
             Ok(None) => self.absent.insert(username.clone(), ()),
             Err(_) => {}
         }
@@ -189,7 +196,7 @@ impl CachedDirectory {
         }
         // So that the next decision does not wait. Each goes on by itself.
         for (_, username) in named.iter().take(READ_ANEW_MAX) {
-            drop(self.load(username));
+            drop(self.load(username, true));
         }
         Ok(())
     }
@@ -222,7 +229,7 @@ impl KeyDirectory for Arc<CachedDirectory> {
                 return Answer::ready(Ok(None));
             }
         }
-        let load = self.load(username);
+        let load = self.load(username, false);
         Answer::pending(async move {
             load.answer.await.map_err(|error| Unavailable::new(Dependency::KeyDirectory, SharedLoadError(error)))
         })
@@ -236,11 +243,15 @@ impl KeyDirectory for Arc<CachedDirectory> {
         // One that began before now may have looked already; the next one has not.
         let next = self.polls_begun.load(Ordering::Acquire) + 1;
         let mut ended = self.polls_ended.subscribe();
-        self.poll_wanted.notify_one();
+        self.look();
         Answer::pending(async move {
             drop(tokio::time::timeout(CATCH_UP_TIMEOUT, ended.wait_for(|ended| *ended >= next)).await);
             self.version() != version
         })
+    }
+
+    fn look(&self) {
+        self.poll_wanted.notify_one();
     }
 
     fn check(&self, now: UnixMillis) -> Result<(), Unavailable> {

@@ -99,7 +99,7 @@ fn log(presented: &Presented<'_>, id: DecisionId, outcome: Outcome<'_>) {
     match outcome {
         Outcome::Allowed(identity) => tracing::info!(
             target: "countersign::decision", decision_id = %id, door, outcome = "allowed", method, host, path, peer,
-            username = %identity.principal().username, auth_method = identity.method().name(), key_id = %identity.key().key.fingerprint(),
+            username = %identity.principal().username, auth_method = identity.method().name(), key_id = identity.encoded_key_id(),
             "allowed"
         ),
         Outcome::Denied(denial) => tracing::info!(

@@ -15,6 +15,8 @@ pub struct VerifyingKey {
     /// The first eight bytes of an RSA modulus; see [`VerifyingKey::fits`].
     modulus_head: u64,
     spki: Box<[u8]>,
+    /// The one algorithm it may be used with, where its owner says so.
+    only: Option<Algorithm>,
     /// One slot for each of the family's algorithms, at its [`Algorithm::rank`].
     prepared: Box<[OnceLock<Option<Box<ParsedPublicKey>>>]>,
 }
@@ -34,8 +36,15 @@ impl VerifyingKey {
             signature_length: u16::try_from(signature_length).unwrap_or(u16::MAX),
             modulus_head: key.modulus().map_or(u64::MAX, head),
             spki: key.spki().into(),
+            only: None,
             prepared: family.algorithms().iter().map(|_| OnceLock::new()).collect(),
         }
+    }
+
+    /// The same key, for `algorithm` alone: what a JWK's `alg` says (RFC 7517 section 4.4).
+    #[must_use]
+    pub fn only_for(self, algorithm: Algorithm) -> Self {
+        Self { only: Some(algorithm), ..self }
     }
 
     /// An RSA key that nobody has: verifying with it costs what it costs with a real key of the same length and never succeeds.
@@ -53,7 +62,7 @@ impl VerifyingKey {
     /// right, and for RSA the signature is not so large a number that it is rejected at sight. A signature that fits no key
     /// is verified against a decoy instead, so that it costs the same.
     pub fn fits(&self, algorithm: Algorithm, signature: &[u8]) -> bool {
-        self.family == algorithm.family()
+        self.allows(algorithm)
             && signature.len() == usize::from(self.signature_length)
             && (self.family != KeyFamily::Rsa || head(signature) <= self.modulus_head)
     }
@@ -62,11 +71,16 @@ impl VerifyingKey {
     ///
     /// Ed25519 signatures are checked as RFC 8032 section 5.1.7 says, by the cofactorless equation and with `s` in range.
     pub fn verify(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
-        algorithm.family() == self.family
+        self.allows(algorithm)
             && self.prepared[algorithm.rank()]
                 .get_or_init(|| ParsedPublicKey::new(algorithm.verification(), &*self.spki).ok().map(Box::new))
                 .as_ref()
                 .is_some_and(|key| key.verify_sig(message, signature).is_ok())
+    }
+
+    /// The key decides, never the token.
+    fn allows(&self, algorithm: Algorithm) -> bool {
+        algorithm.family() == self.family && self.only.is_none_or(|only| only == algorithm)
     }
 
     /// What identifies the key.

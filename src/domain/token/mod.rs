@@ -158,6 +158,16 @@ impl<'a> UntrustedToken<'a> {
     }
 }
 
+impl TokenKeyId {
+    /// The `kid` as the token gives it.
+    pub fn text(&self) -> Cow<'_, str> {
+        match self {
+            Self::Fingerprint(fingerprint) => Cow::Owned(fingerprint.to_string()),
+            Self::Name(name) => Cow::Borrowed(name),
+        }
+    }
+}
+
 impl From<Cow<'_, str>> for TokenKeyId {
     fn from(kid: Cow<'_, str>) -> Self {
         kid.parse().map_or_else(|_| Self::Name(kid.into()), Self::Fingerprint)

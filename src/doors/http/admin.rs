@@ -1,29 +1,47 @@
-//! Readiness and metrics. Neither needs a token.
+//! The door for operators: the admin API, readiness and metrics.
 
-use actix_web::{HttpResponse, http::header, web};
-use serde_json::{Map, Value, json};
+use std::{net::TcpListener, sync::Arc, time::Duration};
 
-use super::HttpDoor;
+use actix_web::{App, HttpServer, web};
 
-pub(super) fn routes(config: &mut web::ServiceConfig, prefix: &str) {
-    config
-        .route(&format!("{prefix}/readyz"), web::get().to(ready))
-        .route(&format!("{prefix}/livez"), web::get().to(super::alive))
-        .route(&format!("{prefix}/metrics"), web::get().to(metrics));
+use super::{KEEP_ALIVE, REQUEST_HEAD_TIMEOUT, RunningServer, health, not_found};
+use crate::{
+    config::Secret,
+    doors::tls::ServerTls,
+    engine::{readiness::Readiness, registry::Registry, verify::Verifier},
+    telemetry::decisions::DecisionObserver,
+};
+
+/// What operators reach.
+#[derive(Clone, Debug)]
+pub struct AdminDoor {
+    /// What they change.
+    pub registry: Registry,
+    /// What explains decisions.
+    pub verifier: Arc<Verifier>,
+    /// What has counted them.
+    pub observer: Arc<DecisionObserver>,
+    /// Whether decisions can be made.
+    pub readiness: Readiness,
+    /// The scheme in front of self-signed tokens.
+    pub scheme: Box<str>,
+    /// It answers under this prefix, and without it.
+    pub url_prefix: Arc<str>,
+    /// What opens the admin API; nothing does where there is none.
+    pub token: Option<Secret>,
 }
 
-/// 200 where decisions can be made, else 503; either way with what each dependency is like.
-async fn ready(door: web::Data<HttpDoor>) -> HttpResponse {
-    let states = door.readiness.check().await;
-    let is_ready = states.iter().all(|(_, state)| state.is_ok());
-    let dependencies: Map<String, Value> = states
-        .into_iter()
-        .map(|(dependency, state)| (dependency.name().to_owned(), json!(if state.is_ok() { "ok" } else { "unavailable" })))
-        .collect();
-    let mut response = if is_ready { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
-    response.insert_header((header::CACHE_CONTROL, "no-store")).json(json!({ "result": is_ready, "dependencies": dependencies }))
-}
-
-async fn metrics(door: web::Data<HttpDoor>) -> HttpResponse {
-    HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(door.observer.render())
+impl AdminDoor {
+    /// Serves on `listener`.
+    pub fn serve(self, listener: TcpListener, drain: Duration) -> std::io::Result<RunningServer> {
+        let prefix = Arc::clone(&self.url_prefix);
+        let routes = move |config: &mut web::ServiceConfig| {
+            health::routes(config, "");
+            if !prefix.is_empty() {
+                health::routes(config, &prefix);
+            }
+        };
+        let server = HttpServer::new(app!(self, routes)).shutdown_timeout(drain.as_secs()).workers(1);
+        run!(server, listener, None::<&ServerTls>)
+    }
 }

@@ -1,33 +1,6 @@
 //! HTTP: decisions for nginx, Envoy's HTTP mode and every forward-auth gateway; liveness; and, on a listener of its own, what
 //! operators look at.
 
-mod admin;
-mod decision;
-mod original;
-pub mod probe;
-
-use std::{future::Future, net::TcpListener, sync::Arc, time::Duration};
-
-use actix_web::{
-    App, HttpResponse, HttpServer,
-    dev::ServerHandle,
-    http::header::{self, HeaderName, HeaderValue},
-    web,
-};
-
-pub use super::answer::Language;
-use super::{answer::PROBLEM_JSON, tls::ServerTls};
-use crate::{
-    engine::{readiness::Readiness, verify::Verifier},
-    telemetry::decisions::DecisionObserver,
-};
-
-/// How long an idle connection of a gateway is kept. Longer than the gateways' own limits in `examples/`, so that it is they
-/// who close it, and never in the moment in which they send a request.
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
-/// How long a client may take to send the head of a request.
-const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// A factory of applications with `$door` as their state. A macro, because actix-web has no name for what it returns.
 macro_rules! app {
     ($door:expr, $routes:expr) => {{
@@ -50,12 +23,36 @@ macro_rules! run {
     }};
 }
 
-/// What the HTTP doors need.
+mod admin;
+mod decision;
+mod health;
+mod original;
+pub mod probe;
+
+use std::{future::Future, net::TcpListener, sync::Arc, time::Duration};
+
+use actix_web::{
+    App, HttpResponse, HttpServer,
+    dev::ServerHandle,
+    http::header::{HeaderName, HeaderValue},
+    web,
+};
+
+pub use self::admin::AdminDoor;
+pub use super::answer::Language;
+use super::{answer::PROBLEM_JSON, tls::ServerTls};
+use crate::engine::verify::Verifier;
+
+/// How long an idle connection of a gateway is kept. Longer than the gateways' own limits in `examples/`, so that it is they
+/// who close it, and never in the moment in which they send a request.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// How long a client may take to send the head of a request.
+const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The door for decisions.
 #[derive(Clone, Debug)]
 pub struct HttpDoor {
     verifier: Arc<Verifier>,
-    observer: Arc<DecisionObserver>,
-    readiness: Readiness,
     language: Arc<Language>,
     url_prefix: Arc<str>,
     /// What `language` says, as actix takes it.
@@ -81,18 +78,12 @@ pub struct RunningServer {
 
 impl HttpDoor {
     /// A door to `verifier`, with `url_prefix` before every path.
-    pub fn new(
-        verifier: Arc<Verifier>,
-        observer: Arc<DecisionObserver>,
-        readiness: Readiness,
-        language: Arc<Language>,
-        url_prefix: Arc<str>,
-    ) -> Result<Self, BadHeaderName> {
+    pub fn new(verifier: Arc<Verifier>, language: Arc<Language>, url_prefix: Arc<str>) -> Result<Self, BadHeaderName> {
         let name = |name: &str| HeaderName::try_from(name).map_err(|_| BadHeaderName { name: name.into() });
         let credentials_header = name(&language.credentials_header)?;
         let attempt_header = language.attempt_header.as_deref().map(name).transpose()?;
         let headers_to_remove = HeaderValue::from(credentials_header.clone());
-        Ok(Self { verifier, observer, readiness, language, url_prefix, credentials_header, attempt_header, headers_to_remove })
+        Ok(Self { verifier, language, url_prefix, credentials_header, attempt_header, headers_to_remove })
     }
 
     /// Serves decisions on `listener`.
@@ -108,28 +99,11 @@ impl HttpDoor {
             config
                 .service(web::resource(at("/validate_request")).to(decision::exact))
                 .service(web::resource(at("/validate_request{tail:/.*}")).to(decision::with_tail))
-                .service(web::resource(alive_at).get(alive));
+                .service(web::resource(alive_at).get(health::alive));
         };
         let server = HttpServer::new(app!(self, routes)).shutdown_timeout(drain.as_secs());
         run!(server, listener, tls)
     }
-
-    /// Serves what operators look at on `listener`. It answers under the prefix and without it.
-    pub fn serve_admin(self, listener: TcpListener, drain: Duration) -> std::io::Result<RunningServer> {
-        let prefix = Arc::clone(&self.url_prefix);
-        let routes = move |config: &mut web::ServiceConfig| {
-            admin::routes(config, "");
-            if !prefix.is_empty() {
-                admin::routes(config, &prefix);
-            }
-        };
-        let server = HttpServer::new(app!(self, routes)).shutdown_timeout(drain.as_secs()).workers(1);
-        run!(server, listener, None::<&ServerTls>)
-    }
-}
-
-async fn alive() -> HttpResponse {
-    HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).json(serde_json::json!({ "result": true }))
 }
 
 async fn not_found() -> HttpResponse {

@@ -39,7 +39,7 @@ impl Position {
     /// At the end of the feed.
     pub(super) async fn newest(source: &dyn PrincipalSource, now: UnixMillis) -> Result<Self, RegistryError> {
         let seen = source.newest_change().await?;
-        let recent = source.changes(seen, OVERLAP, back(now, OVERLAP_AGE)).await?.iter().map(|change| change.id).collect();
+        let recent = source.changes(seen, OVERLAP, now.saturating_sub(OVERLAP_AGE)).await?.iter().map(|change| change.id).collect();
         Ok(Self { seen, recent })
     }
 
@@ -105,7 +105,7 @@ impl Follower {
             self.warm_until(next_poll).await;
             polls += 1;
             if polls.is_multiple_of(POLLS_PER_CLEARING) {
-                let before = back(self.directory.clock.now(), FEED_LIFETIME);
+                let before = self.directory.clock.now().saturating_sub(FEED_LIFETIME);
                 if let Err(error) = self.directory.source.forget_changes(before).await {
                     tracing::warn!(error = %error, "old entries of the change feed could not be deleted");
                 }
@@ -141,6 +141,7 @@ impl Follower {
                 let (length, last) = (page.len() as u64, page.last().map(|known| known.id));
                 for known in page {
                     directory.names.add(&known.username);
+                    directory.key_sets.expect(&known.trusts, false);
                     directory.known.insert(known.username.clone(), Arc::new(known));
                 }
                 if length < limit { Warming::Done } else { Warming::Principals { after: last, count: count + length } }
@@ -171,7 +172,7 @@ impl Follower {
 
     async fn look_for_changes(&mut self) -> Result<(), RegistryError> {
         let (source, began_at) = (&self.directory.source, self.directory.clock.now());
-        let changes = source.changes(self.position.seen, OVERLAP, back(began_at, OVERLAP_AGE)).await?;
+        let changes = source.changes(self.position.seen, OVERLAP, began_at.saturating_sub(OVERLAP_AGE)).await?;
         // The newest entry is never cleared from the feed: numbers go back only when the database is another one than before.
         if changes.is_empty() && source.newest_change().await? < self.position.seen {
             self.directory.forget_all();
@@ -213,8 +214,4 @@ impl fmt::Debug for Follower {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Follower").field("seen", &self.position.seen).finish_non_exhaustive()
     }
-}
-
-fn back(now: UnixMillis, age: Duration) -> UnixMillis {
-    UnixMillis(now.0.saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX)))
 }

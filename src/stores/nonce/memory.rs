@@ -4,13 +4,17 @@ use std::{
     collections::{BTreeMap, HashMap, hash_map::Entry},
     fmt,
     hash::{BuildHasherDefault, Hasher},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 use crate::{
-    domain::nonce::{Attempt, Claimed, NonceClaim},
+    domain::{
+        nonce::{Attempt, Claimed, NonceClaim},
+        principal::PrincipalId,
+        time::UnixMillis,
+    },
     engine::ports::{Answer, Dependency, NonceStore, Unavailable},
 };
 
@@ -56,24 +60,34 @@ impl MemoryNonceStore {
         self.len() == 0
     }
 
-    fn digest(&self, claim: &NonceClaim<'_>) -> u128 {
+    fn digest(&self, principal: PrincipalId, nonce: &str) -> u128 {
         let mut hasher = SipHasher13::new_with_key(&self.hash_key);
-        hasher.write_i64(claim.principal.0);
-        hasher.write(claim.nonce.as_bytes());
+        hasher.write_i64(principal.0);
+        hasher.write(nonce.as_bytes());
         hasher.finish128().as_u128()
     }
 
-    fn claim_now(&self, claim: &NonceClaim<'_>) -> Result<Claimed, NonceStoreFull> {
-        let digest = self.digest(claim);
+    fn shard(&self, digest: u128) -> MutexGuard<'_, Shard> {
         let shard = usize::try_from(digest >> 64 & u128::from(u32::MAX)).unwrap_or(0) % self.shards.len();
         // A poisoned lock means that another claim panicked halfway; every state in between is a valid one.
-        self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner).claim(digest, claim)
+        self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn claim_now(&self, claim: &NonceClaim<'_>) -> Result<Claimed, NonceStoreFull> {
+        let digest = self.digest(claim.principal, claim.nonce);
+        self.shard(digest).claim(digest, claim)
     }
 }
 
 impl NonceStore for MemoryNonceStore {
     fn claim<'a>(&'a self, claim: NonceClaim<'a>) -> Answer<'a, Result<Claimed, Unavailable>> {
         Answer::ready(self.claim_now(&claim).map_err(|full| Unavailable::new(Dependency::NonceStore, full)))
+    }
+
+    fn is_claimed<'a>(&'a self, principal: PrincipalId, nonce: &'a str, now: UnixMillis) -> Answer<'a, Result<bool, Unavailable>> {
+        let digest = self.digest(principal, nonce);
+        let live = self.shard(digest).claims.get(&digest).map(|live| live.forgotten_at);
+        Answer::ready(Ok(live.is_some_and(|forgotten_at| now.seconds() < forgotten_at)))
     }
 
     fn check(&self) -> Answer<'_, Result<(), Unavailable>> {

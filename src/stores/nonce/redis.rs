@@ -27,7 +27,11 @@ use thread_local::ThreadLocal;
 
 use crate::{
     config::nonce::{NonceSettings, NonceUrl},
-    domain::nonce::{Attempt, Claimed, NonceClaim},
+    domain::{
+        nonce::{Attempt, Claimed, NonceClaim},
+        principal::PrincipalId,
+        time::UnixMillis,
+    },
     engine::ports::{Answer, Dependency, NonceStore, Unavailable},
 };
 
@@ -113,7 +117,7 @@ impl RedisNonceStore {
     }
 
     async fn claim_once(&self, thread: &Thread, claim: NonceClaim<'_>) -> Result<Claimed, ClaimError> {
-        let key = key(&claim);
+        let key = key(claim.principal, claim.nonce);
         let value = claim.attempt.number().to_be_bytes();
         let mut set = Cmd::with_capacity(6, key.len() + 48);
         set.arg("SET").arg(&key).arg(&value).arg("NX").arg("EX").arg(claim.remember_for().as_secs());
@@ -162,6 +166,15 @@ impl NonceStore for RedisNonceStore {
     fn claim<'a>(&'a self, claim: NonceClaim<'a>) -> Answer<'a, Result<Claimed, Unavailable>> {
         let thread = self.threads.get_or_default();
         Answer::pending(self.within_timeout(thread, self.claim_once(thread, claim)))
+    }
+
+    fn is_claimed<'a>(&'a self, principal: PrincipalId, nonce: &'a str, _now: UnixMillis) -> Answer<'a, Result<bool, Unavailable>> {
+        let thread = self.threads.get_or_default();
+        Answer::pending(self.within_timeout(thread, async move {
+            let (mut connection, serial) = self.connection(thread).await?;
+            let answer = connection.run(redis::cmd("EXISTS").arg(key(principal, nonce))).await;
+            answer.inspect_err(|_| thread.drop_connection(Some(serial))).map_err(Into::into)
+        }))
     }
 
     fn check(&self) -> Answer<'_, Result<(), Unavailable>> {
@@ -306,8 +319,7 @@ fn is_connection_lost(error: &RedisError) -> bool {
 }
 
 /// `countersign:nonce:PRINCIPAL:` and then `n` and the nonce, or `h` and its SHA-256 in hexadecimal digits.
-fn key(claim: &NonceClaim<'_>) -> String {
-    let (principal, nonce) = (claim.principal, claim.nonce);
+fn key(principal: PrincipalId, nonce: &str) -> String {
     let mut key = String::with_capacity(48 + PLAIN_NONCE_BYTES_MAX);
     // Writing to a String does not fail.
     let _ = write!(key, "countersign:nonce:{principal}:");
@@ -326,11 +338,9 @@ fn key(claim: &NonceClaim<'_>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{principal::PrincipalId, time::UnixMillis};
 
     fn key_of(nonce: &str) -> String {
-        let now = UnixMillis(0);
-        key(&NonceClaim { principal: PrincipalId(7), nonce, valid_until: now, now, attempt: Attempt::Unique(0) })
+        key(PrincipalId(7), nonce)
     }
 
     #[test]

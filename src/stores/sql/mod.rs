@@ -6,6 +6,7 @@ mod error;
 mod record;
 mod registry;
 mod source;
+mod usage;
 
 pub use connection::{ConnectError, connect};
 pub use registry::SqlRegistry;

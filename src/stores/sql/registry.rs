@@ -5,18 +5,22 @@ use sea_orm::{
     ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseConnection, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder,
     QuerySelect, Set, SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
+use serde::Serialize;
 
 use super::{
-    entity::{principals, public_keys, registry_changes},
+    entity::{audit_events, jwks_trusts, principals, public_keys, registry_changes},
     error::{or_conflict, registry_error},
-    record::{key_record, moment},
+    record::{audit_event, key_record, moment, trust_record},
 };
 use crate::{
     domain::{
-        principal::{KeyId, PrincipalId, Username},
+        principal::{KeyId, PrincipalId, TrustId, Username},
         time::UnixMillis,
     },
-    engine::ports::{KeyRecord, NewKey, NewPrincipal, PrincipalRecord, RegistryError, RegistryStore},
+    engine::ports::{
+        AuditEvent, Author, KeyChange, KeyRecord, NewKey, NewPrincipal, PrincipalChange, PrincipalRecord, RegistryError,
+        RegistryStore, TrustRecord, Version,
+    },
 };
 
 /// The registry in a SQL database.
@@ -33,7 +37,7 @@ impl SqlRegistry {
 
     /// On SQLite the transaction takes the write lock at once: one that reads first and writes later would fail when another
     /// writer came between.
-    async fn begin(&self) -> Result<DatabaseTransaction, RegistryError> {
+    pub(super) async fn begin(&self) -> Result<DatabaseTransaction, RegistryError> {
         let options =
             TransactionOptions { sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate), ..TransactionOptions::default() };
         self.database.begin_with_options(options).await.map_err(registry_error)
@@ -42,20 +46,34 @@ impl SqlRegistry {
 
 #[async_trait]
 impl RegistryStore for SqlRegistry {
-    async fn add_principal(&self, new: NewPrincipal, now: UnixMillis) -> Result<PrincipalRecord, RegistryError> {
+    async fn add_principal(&self, new: NewPrincipal, author: Author<'_>) -> Result<PrincipalRecord, RegistryError> {
         let transaction = self.begin().await?;
         let taken = || RegistryError::PrincipalExists(new.username.to_string());
         let row = principals::ActiveModel {
             username: Set(new.username.to_string()),
-            is_active: Set(true),
+            is_active: Set(new.is_active),
+            given_name: Set(new.profile.given_name),
+            family_name: Set(new.profile.family_name),
+            email: Set(new.profile.email),
             scopes: Set(new.scopes.to_string()),
-            created_at: Set(moment(now)),
-            updated_at: Set(moment(now)),
+            created_at: Set(moment(author.now)),
+            updated_at: Set(moment(author.now)),
             ..Default::default()
         };
-        let row = row.insert(&transaction).await.map_err(|error| or_conflict(error, taken()))?;
-        commit_change(transaction, row.id, now).await?;
-        row.try_into()
+        let owner = row.insert(&transaction).await.map_err(|error| or_conflict(error, taken()))?;
+        let record = PrincipalRecord::try_from(owner.clone())?;
+        let mut trail = Trail::of(&owner, author);
+        trail.added("principal.add", record.id.0, &record);
+        for key in new.keys {
+            let key = insert_key(&transaction, &owner, key, author.now).await?;
+            trail.added("key.add", key.id.0, &key);
+        }
+        for url in &new.jwks_urls {
+            let trust = insert_trust(&transaction, &owner, url, author.now).await?;
+            trail.added("trust.add", trust.id.0, &trust);
+        }
+        trail.commit(transaction).await?;
+        Ok(record)
     }
 
     async fn principal(&self, username: &Username) -> Result<PrincipalRecord, RegistryError> {
@@ -66,47 +84,63 @@ impl RegistryStore for SqlRegistry {
         page(&self.database, after, limit).await?.into_iter().map(TryInto::try_into).collect()
     }
 
-    async fn set_active(&self, username: &Username, is_active: bool, now: UnixMillis) -> Result<PrincipalRecord, RegistryError> {
+    async fn change_principal(
+        &self,
+        username: &Username,
+        change: PrincipalChange,
+        expected: Option<Version>,
+        author: Author<'_>,
+    ) -> Result<PrincipalRecord, RegistryError> {
         let transaction = self.begin().await?;
-        let row = find(&transaction, username).await?;
-        if row.is_active == is_active {
-            return row.try_into();
+        let row = find_to_change(&transaction, username).await?;
+        let before = PrincipalRecord::try_from(row.clone())?;
+        check_version(expected, before.version())?;
+        let mut changed: principals::ActiveModel = row.clone().into();
+        changed.is_active.set_if_not_equals(change.is_active.unwrap_or(row.is_active));
+        changed.scopes.set_if_not_equals(change.scopes.map_or_else(|| row.scopes.clone(), |scopes| scopes.to_string()));
+        changed.given_name.set_if_not_equals(change.given_name.unwrap_or_else(|| row.given_name.clone()));
+        changed.family_name.set_if_not_equals(change.family_name.unwrap_or_else(|| row.family_name.clone()));
+        changed.email.set_if_not_equals(change.email.unwrap_or_else(|| row.email.clone()));
+        if !changed.is_changed() {
+            return Ok(before);
         }
-        let id = row.id;
-        let mut changed: principals::ActiveModel = row.into();
-        changed.is_active = Set(is_active);
-        changed.updated_at = Set(moment(now));
-        let row = changed.update(&transaction).await.map_err(registry_error)?;
-        commit_change(transaction, id, now).await?;
-        row.try_into()
+        changed.updated_at = Set(moment(author.now));
+        let after = PrincipalRecord::try_from(changed.update(&transaction).await.map_err(registry_error)?)?;
+        let mut trail = Trail::of(&row, author);
+        trail.changed("principal.change", row.id, &before, &after);
+        trail.commit(transaction).await?;
+        Ok(after)
     }
 
-    async fn remove_principal(&self, username: &Username, now: UnixMillis) -> Result<(), RegistryError> {
+    async fn remove_principal(
+        &self,
+        username: &Username,
+        expected: Option<Version>,
+        author: Author<'_>,
+    ) -> Result<(), RegistryError> {
         let transaction = self.begin().await?;
-        let row = find(&transaction, username).await?;
+        let row = find_to_change(&transaction, username).await?;
+        let before = PrincipalRecord::try_from(row.clone())?;
+        check_version(expected, before.version())?;
         principals::Entity::delete_by_id(row.id).exec(&transaction).await.map_err(registry_error)?;
-        commit_change(transaction, row.id, now).await
+        let mut trail = Trail::of(&row, author);
+        trail.removed("principal.remove", row.id, &before);
+        trail.commit(transaction).await
     }
 
-    async fn add_key(&self, username: &Username, new: NewKey, now: UnixMillis) -> Result<KeyRecord, RegistryError> {
+    async fn add_key(&self, username: &Username, new: NewKey, author: Author<'_>) -> Result<KeyRecord, RegistryError> {
         let transaction = self.begin().await?;
         let owner = find(&transaction, username).await?;
-        let fingerprint = new.key.fingerprint().to_string();
-        let duplicate = RegistryError::KeyExists { username: username.to_string(), fingerprint: fingerprint.clone() };
-        let row = public_keys::ActiveModel {
-            principal_id: Set(owner.id),
-            key: Set(new.as_given),
-            fingerprint: Set(fingerprint),
-            family: Set(new.key.family().name().to_owned()),
-            comment: Set(new.comment),
-            scopes: Set(new.scopes.map(|scopes| scopes.to_string())),
-            not_before: Set(new.not_before.map(moment)),
-            expires_at: Set(new.expires_at.map(moment)),
-            created_at: Set(moment(now)),
-            ..Default::default()
-        };
-        let row = row.insert(&transaction).await.map_err(|error| or_conflict(error, duplicate))?;
-        commit_change(transaction, owner.id, now).await?;
+        let added = insert_key(&transaction, &owner, new, author.now).await?;
+        let mut trail = Trail::of(&owner, author);
+        trail.added("key.add", added.id.0, &added);
+        trail.commit(transaction).await?;
+        Ok(added)
+    }
+
+    async fn key(&self, id: KeyId) -> Result<KeyRecord, RegistryError> {
+        let found = public_keys::Entity::find_by_id(id.0).find_also_related(principals::Entity).one(&self.database).await;
+        let Some((row, Some(owner))) = found.map_err(registry_error)? else { return Err(RegistryError::NoSuchKey(id)) };
         key_record(row, &owner.username)
     }
 
@@ -123,28 +157,173 @@ impl RegistryStore for SqlRegistry {
         rows.into_iter().filter_map(|(key, owner)| Some(key_record(key, &owner?.username))).collect()
     }
 
-    async fn revoke_key(&self, id: KeyId, now: UnixMillis) -> Result<KeyRecord, RegistryError> {
+    async fn change_key(
+        &self,
+        id: KeyId,
+        change: KeyChange,
+        expected: Option<Version>,
+        author: Author<'_>,
+    ) -> Result<KeyRecord, RegistryError> {
         let transaction = self.begin().await?;
-        let found = public_keys::Entity::find_by_id(id.0).find_also_related(principals::Entity).one(&transaction).await;
-        let Some((row, Some(owner))) = found.map_err(registry_error)? else { return Err(RegistryError::NoSuchKey(id)) };
-        if row.revoked_at.is_some() {
-            return key_record(row, &owner.username);
-        }
+        let found = public_keys::Entity::find_by_id(id.0).lock_exclusive().one(&transaction).await.map_err(registry_error)?;
+        let row = found.ok_or(RegistryError::NoSuchKey(id))?;
+        let owner = owner(&transaction, row.principal_id).await?.ok_or(RegistryError::NoSuchKey(id))?;
+        let before = key_record(row.clone(), &owner.username)?;
+        check_version(expected, before.version())?;
         let mut changed: public_keys::ActiveModel = row.into();
-        changed.revoked_at = Set(Some(moment(now)));
-        let row = changed.update(&transaction).await.map_err(registry_error)?;
-        commit_change(transaction, owner.id, now).await?;
-        key_record(row, &owner.username)
+        let action = if change.revoke && before.revoked_at.is_none() {
+            changed.revoked_at = Set(Some(moment(author.now)));
+            "key.revoke"
+        } else {
+            "key.change"
+        };
+        let terms = change.applied_to(&before.terms);
+        changed.comment.set_if_not_equals(terms.comment);
+        changed.scopes.set_if_not_equals(terms.scopes.map(|scopes| scopes.to_string()));
+        changed.not_before.set_if_not_equals(terms.not_before.map(moment));
+        changed.expires_at.set_if_not_equals(terms.expires_at.map(moment));
+        if !changed.is_changed() {
+            return Ok(before);
+        }
+        let after = key_record(changed.update(&transaction).await.map_err(registry_error)?, &owner.username)?;
+        let mut trail = Trail::of(&owner, author);
+        trail.changed(action, id.0, &before, &after);
+        trail.commit(transaction).await?;
+        Ok(after)
+    }
+
+    async fn add_trust(&self, username: &Username, url: &str, author: Author<'_>) -> Result<TrustRecord, RegistryError> {
+        let transaction = self.begin().await?;
+        let owner = find_to_change(&transaction, username).await?;
+        let added = insert_trust(&transaction, &owner, url, author.now).await?;
+        let mut trail = Trail::of(&owner, author);
+        trail.added("trust.add", added.id.0, &added);
+        trail.commit(transaction).await?;
+        Ok(added)
+    }
+
+    async fn trust(&self, id: TrustId) -> Result<TrustRecord, RegistryError> {
+        let found = jwks_trusts::Entity::find_by_id(id.0).find_also_related(principals::Entity).one(&self.database).await;
+        let Some((row, Some(owner))) = found.map_err(registry_error)? else { return Err(RegistryError::NoSuchTrust(id)) };
+        trust_record(row, &owner.username)
+    }
+
+    async fn trusts(&self, of: Option<&Username>, after: Option<TrustId>, limit: u64) -> Result<Vec<TrustRecord>, RegistryError> {
+        let mut query = jwks_trusts::Entity::find()
+            .find_also_related(principals::Entity)
+            .filter(jwks_trusts::Column::Id.gt(after.map_or(0, |id| id.0)))
+            .order_by_asc(jwks_trusts::Column::Id)
+            .limit(limit);
+        if let Some(username) = of {
+            query = query.filter(jwks_trusts::Column::PrincipalId.eq(find(&self.database, username).await?.id));
+        }
+        let rows = query.all(&self.database).await.map_err(registry_error)?;
+        rows.into_iter().filter_map(|(trust, owner)| Some(trust_record(trust, &owner?.username))).collect()
+    }
+
+    async fn touch_trust(&self, id: TrustId, author: Author<'_>) -> Result<(), RegistryError> {
+        let transaction = self.begin().await?;
+        let (trust, owner) = trust_to_change(&transaction, id).await?;
+        let mut trail = Trail::of(&owner, author);
+        trail.changed("trust.refresh", id.0, &trust, &trust);
+        trail.commit(transaction).await
+    }
+
+    async fn remove_trust(&self, id: TrustId, expected: Option<Version>, author: Author<'_>) -> Result<(), RegistryError> {
+        let transaction = self.begin().await?;
+        let (trust, owner) = trust_to_change(&transaction, id).await?;
+        check_version(expected, trust.version())?;
+        jwks_trusts::Entity::delete_by_id(id.0).exec(&transaction).await.map_err(registry_error)?;
+        let mut trail = Trail::of(&owner, author);
+        trail.removed("trust.remove", id.0, &trust);
+        trail.commit(transaction).await
+    }
+
+    async fn audit(&self, of: Option<&str>, before: Option<i64>, limit: u64) -> Result<Vec<AuditEvent>, RegistryError> {
+        let mut query = audit_events::Entity::find().order_by_desc(audit_events::Column::Id).limit(limit);
+        if let Some(username) = of {
+            query = query.filter(audit_events::Column::Username.eq(username));
+        }
+        if let Some(before) = before {
+            query = query.filter(audit_events::Column::Id.lt(before));
+        }
+        let rows = query.all(&self.database).await.map_err(registry_error)?;
+        Ok(rows.into_iter().map(audit_event).collect())
     }
 }
 
+async fn insert_key(
+    transaction: &DatabaseTransaction,
+    owner: &principals::Model,
+    new: NewKey,
+    now: UnixMillis,
+) -> Result<KeyRecord, RegistryError> {
+    let fingerprint = new.key.fingerprint().to_string();
+    let duplicate = RegistryError::KeyExists { username: owner.username.clone(), fingerprint: fingerprint.clone() };
+    let row = public_keys::ActiveModel {
+        principal_id: Set(owner.id),
+        key: Set(new.as_given),
+        fingerprint: Set(fingerprint),
+        family: Set(new.key.family().name().to_owned()),
+        comment: Set(new.terms.comment),
+        scopes: Set(new.terms.scopes.map(|scopes| scopes.to_string())),
+        not_before: Set(new.terms.not_before.map(moment)),
+        expires_at: Set(new.terms.expires_at.map(moment)),
+        created_at: Set(moment(now)),
+        ..Default::default()
+    };
+    let row = row.insert(transaction).await.map_err(|error| or_conflict(error, duplicate))?;
+    key_record(row, &owner.username)
+}
+
+/// No index keeps two equal URLs apart, which may be longer than indexes take: whoever adds one holds the principal's row.
+async fn insert_trust(
+    transaction: &DatabaseTransaction,
+    owner: &principals::Model,
+    url: &str,
+    now: UnixMillis,
+) -> Result<TrustRecord, RegistryError> {
+    let held = jwks_trusts::Entity::find().filter(jwks_trusts::Column::PrincipalId.eq(owner.id)).all(transaction).await;
+    if held.map_err(registry_error)?.iter().any(|trust| trust.jwks_url == url) {
+        return Err(RegistryError::TrustExists { username: owner.username.clone(), jwks_url: url.to_owned() });
+    }
+    let row = jwks_trusts::ActiveModel {
+        principal_id: Set(owner.id),
+        jwks_url: Set(url.to_owned()),
+        created_at: Set(moment(now)),
+        ..Default::default()
+    };
+    trust_record(row.insert(transaction).await.map_err(registry_error)?, &owner.username)
+}
+
+async fn trust_to_change(
+    transaction: &DatabaseTransaction,
+    id: TrustId,
+) -> Result<(TrustRecord, principals::Model), RegistryError> {
+    let found = jwks_trusts::Entity::find_by_id(id.0).lock_exclusive().one(transaction).await.map_err(registry_error)?;
+    let row = found.ok_or(RegistryError::NoSuchTrust(id))?;
+    let owner = owner(transaction, row.principal_id).await?.ok_or(RegistryError::NoSuchTrust(id))?;
+    Ok((trust_record(row, &owner.username)?, owner))
+}
+
+async fn owner(connection: &impl ConnectionTrait, id: i64) -> Result<Option<principals::Model>, RegistryError> {
+    principals::Entity::find_by_id(id).one(connection).await.map_err(registry_error)
+}
+
 async fn find(connection: &impl ConnectionTrait, username: &Username) -> Result<principals::Model, RegistryError> {
-    principals::Entity::find()
-        .filter(principals::Column::Username.eq(username.as_str()))
-        .one(connection)
-        .await
-        .map_err(registry_error)?
-        .ok_or_else(|| RegistryError::NoSuchPrincipal(username.to_string()))
+    let found = principals::Entity::find().filter(principals::Column::Username.eq(username.as_str())).one(connection).await;
+    found.map_err(registry_error)?.ok_or_else(|| RegistryError::NoSuchPrincipal(username.to_string()))
+}
+
+/// The same, held against other changes until the transaction ends.
+async fn find_to_change(transaction: &DatabaseTransaction, username: &Username) -> Result<principals::Model, RegistryError> {
+    let query = principals::Entity::find().filter(principals::Column::Username.eq(username.as_str())).lock_exclusive();
+    let found = query.one(transaction).await.map_err(registry_error)?;
+    found.ok_or_else(|| RegistryError::NoSuchPrincipal(username.to_string()))
+}
+
+fn check_version(expected: Option<Version>, found: Version) -> Result<(), RegistryError> {
+    if expected.is_none_or(|expected| expected == found) { Ok(()) } else { Err(RegistryError::Changed) }
 }
 
 /// Up to `limit` principals in the order of their numbers, from the one after `after` on.
@@ -162,10 +341,57 @@ pub(super) async fn page(
         .map_err(registry_error)
 }
 
-/// Ends every changing transaction. The entry in the change feed comes last, so that the time between its number being given
-/// and its becoming visible is short: followers look back a little, not far.
-async fn commit_change(transaction: DatabaseTransaction, principal_id: i64, now: UnixMillis) -> Result<(), RegistryError> {
-    let change = registry_changes::ActiveModel { principal_id: Set(principal_id), at: Set(moment(now)), ..Default::default() };
-    change.insert(&transaction).await.map_err(registry_error)?;
-    transaction.commit().await.map_err(registry_error)
+/// What a transaction leaves behind: audit events, and an entry in the change feed.
+struct Trail<'a> {
+    owner: &'a principals::Model,
+    author: Author<'a>,
+    events: Vec<audit_events::ActiveModel>,
+}
+
+impl<'a> Trail<'a> {
+    const fn of(owner: &'a principals::Model, author: Author<'a>) -> Self {
+        Self { owner, author, events: Vec::new() }
+    }
+
+    fn added(&mut self, action: &str, subject: i64, after: &impl Serialize) {
+        self.push(action, subject, None, json(after));
+    }
+
+    fn changed(&mut self, action: &str, subject: i64, before: &impl Serialize, after: &impl Serialize) {
+        self.push(action, subject, json(before), json(after));
+    }
+
+    fn removed(&mut self, action: &str, subject: i64, before: &impl Serialize) {
+        self.push(action, subject, json(before), None);
+    }
+
+    fn push(&mut self, action: &str, subject: i64, before: Option<String>, after: Option<String>) {
+        self.events.push(audit_events::ActiveModel {
+            at: Set(moment(self.author.now)),
+            actor: Set(self.author.actor.to_owned()),
+            action: Set(action.to_owned()),
+            username: Set(self.owner.username.clone()),
+            subject_id: Set(subject),
+            before: Set(before),
+            after: Set(after),
+            ..Default::default()
+        });
+    }
+
+    /// Ends every changing transaction. The entry in the change feed comes last, so that the time between its number being given
+    /// and its becoming visible is short: followers look back a little, not far.
+    async fn commit(self, transaction: DatabaseTransaction) -> Result<(), RegistryError> {
+        audit_events::Entity::insert_many(self.events).exec_without_returning(&transaction).await.map_err(registry_error)?;
+        let change = registry_changes::ActiveModel {
+            principal_id: Set(self.owner.id),
+            at: Set(moment(self.author.now)),
+            ..Default::default()
+        };
+        registry_changes::Entity::insert(change).exec_without_returning(&transaction).await.map_err(registry_error)?;
+        transaction.commit().await.map_err(registry_error)
+    }
+}
+
+fn json(state: &impl Serialize) -> Option<String> {
+    serde_json::to_string(state).ok()
 }

@@ -1,11 +1,13 @@
 //! What the key directory reads.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use sea_orm::{ColumnTrait, Condition, EntityTrait, LoaderTrait, QueryFilter, QueryOrder, QuerySelect};
 
 use super::{
     SqlRegistry,
-    entity::{principals, public_keys, registry_changes},
+    entity::{jwks_trusts, principals, public_keys, registry_changes},
     error::registry_error,
     record::{known_principal, moment, username as stored_username},
     registry::page,
@@ -23,17 +25,26 @@ impl PrincipalSource for SqlRegistry {
     async fn load(&self, username: &Username) -> Result<Option<KnownPrincipal>, RegistryError> {
         let rows = principals::Entity::find()
             .filter(principals::Column::Username.eq(username.as_str()))
-            .find_with_related(public_keys::Entity)
+            .find_also_related(public_keys::Entity)
+            .find_also_related(jwks_trusts::Entity)
             .all(&self.database)
             .await
             .map_err(registry_error)?;
-        rows.into_iter().next().map(|(row, keys)| known_principal(&row, keys)).transpose()
+        // Every key comes with every trust.
+        let (mut keys, mut trusts, mut found) = (BTreeMap::new(), BTreeMap::new(), None);
+        for (principal, key, trust) in rows {
+            found = Some(principal);
+            keys.extend(key.map(|key| (key.id, key)));
+            trusts.extend(trust.map(|trust| (trust.id, trust)));
+        }
+        found.map(|row| known_principal(&row, keys.into_values().collect(), trusts.into_values().collect())).transpose()
     }
 
     async fn load_page(&self, after: Option<PrincipalId>, limit: u64) -> Result<Vec<KnownPrincipal>, RegistryError> {
         let rows = page(&self.database, after, limit).await?;
         let keys = rows.load_many(public_keys::Entity, &self.database).await.map_err(registry_error)?;
-        rows.iter().zip(keys).map(|(row, keys)| known_principal(row, keys)).collect()
+        let trusts = rows.load_many(jwks_trusts::Entity, &self.database).await.map_err(registry_error)?;
+        rows.iter().zip(keys.into_iter().zip(trusts)).map(|(row, (keys, trusts))| known_principal(row, keys, trusts)).collect()
     }
 
     async fn names_page(&self, after: Option<PrincipalId>, limit: u64) -> Result<Vec<(PrincipalId, Username)>, RegistryError> {

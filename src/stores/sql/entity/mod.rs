@@ -1,5 +1,6 @@
 //! The tables, as the migrations make them.
 
+pub(super) mod audit_events;
 pub(super) mod jwks_trusts;
 pub(super) mod principals;
 pub(super) mod public_keys;

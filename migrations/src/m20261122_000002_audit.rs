@@ -1,0 +1,71 @@
+//! What was changed by whom, and finding trusts by their URL.
+
+use sea_orm_migration::{prelude::*, sea_orm::DatabaseBackend};
+
+use crate::dialect::{Dialect, row_id};
+
+pub(crate) struct Migration;
+
+impl MigrationName for Migration {
+    fn name(&self) -> &'static str {
+        "m20261122_000002_audit"
+    }
+}
+
+#[derive(DeriveIden)]
+enum AuditEvents {
+    Table,
+    Id,
+    At,
+    Actor,
+    Action,
+    Username,
+    SubjectId,
+    Before,
+    After,
+}
+
+#[derive(DeriveIden)]
+enum JwksTrusts {
+    Table,
+    JwksUrl,
+}
+
+const TRUSTS_BY_URL: &str = "jwks_trusts_url";
+
+#[async_trait::async_trait]
+impl MigrationTrait for Migration {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        manager.create_table(audit_events(&Dialect::of(manager).await?)).await?;
+        let by_username =
+            Index::create().name("audit_events_username").table(AuditEvents::Table).col(AuditEvents::Username).to_owned();
+        manager.create_index(by_username).await?;
+        let mut by_url = Index::create().name(TRUSTS_BY_URL).table(JwksTrusts::Table).to_owned();
+        match manager.get_database_backend() {
+            // Its indexes take the beginning of a text.
+            DatabaseBackend::MySql => by_url.col((JwksTrusts::JwksUrl, 255)),
+            _ => by_url.col(JwksTrusts::JwksUrl),
+        };
+        manager.create_index(by_url).await
+    }
+
+    async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        manager.drop_index(Index::drop().name(TRUSTS_BY_URL).table(JwksTrusts::Table).to_owned()).await?;
+        manager.drop_table(Table::drop().table(AuditEvents::Table).to_owned()).await
+    }
+}
+
+/// No foreign key: what is remembered outlives whom it concerns.
+fn audit_events(dialect: &Dialect) -> TableCreateStatement {
+    Table::create()
+        .table(AuditEvents::Table)
+        .col(row_id(AuditEvents::Id))
+        .col(dialect.moment(AuditEvents::At).not_null())
+        .col(ColumnDef::new(AuditEvents::Actor).string().not_null())
+        .col(ColumnDef::new(AuditEvents::Action).string_len(64).not_null())
+        .col(dialect.exact_text(AuditEvents::Username, 255).not_null())
+        .col(ColumnDef::new(AuditEvents::SubjectId).big_integer().not_null())
+        .col(ColumnDef::new(AuditEvents::Before).text().null())
+        .col(ColumnDef::new(AuditEvents::After).text().null())
+        .to_owned()
+}

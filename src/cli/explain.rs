@@ -1,0 +1,103 @@
+//! `countersign explain`
+
+use clap::Args;
+use serde_json::{Value, json};
+use url::Url;
+
+use super::output::{self, Format};
+use crate::{
+    app,
+    config::Settings,
+    domain::{
+        decision::{DenialCode, DenialReason},
+        presented::{Credentials, Door, OriginalRequest, Presented},
+    },
+    engine::verify::{Explanation, Step, StepOutcome},
+};
+
+#[derive(Debug, Args)]
+pub(super) struct ExplainArguments {
+    /// The token, with or without its scheme in front; `-` reads it from standard input.
+    token: String,
+    /// The method of the request that it comes with.
+    #[arg(long, value_name = "METHOD")]
+    method: Option<String>,
+    /// The URL of the request that it comes with.
+    #[arg(long, value_name = "URL")]
+    url: Option<Url>,
+    /// Scopes that the route asks for, separated by spaces. May be given more than once.
+    #[arg(long = "scope", value_name = "SCOPES")]
+    scopes: Vec<String>,
+    /// How to write the steps.
+    #[arg(long, value_enum, default_value_t)]
+    output: Format,
+}
+
+const COLUMNS: [&str; 5] = ["step", "outcome", "reason", "seen", "expected"];
+
+pub(super) fn run(arguments: ExplainArguments, settings: &Settings) -> super::Outcome {
+    let token = if arguments.token == "-" { super::key::read("-".as_ref())? } else { arguments.token };
+    let credentials = settings.self_signed.credentials(&token);
+    let url = arguments.url.as_ref();
+    let host = url.and_then(|url| {
+        let host = url.host_str()?;
+        Some(url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
+    });
+    let path = url.map(|url| url[url::Position::BeforePath..url::Position::AfterQuery].to_owned());
+    let presented = Presented {
+        door: Door::Http,
+        credentials: Credentials::One(&credentials),
+        request: OriginalRequest {
+            method: arguments.method.as_deref().into(),
+            scheme: url.map(Url::scheme).into(),
+            host: host.as_deref().into(),
+            path: path.as_deref().into(),
+        },
+        required_scopes: arguments.scopes.iter().map(String::as_str).collect(),
+        attempt: None,
+        peer: None,
+    };
+    let explanation = super::block_on(app::explain(settings, &presented))??;
+    let rows: Vec<Vec<Value>> = explanation.steps.iter().map(row).collect();
+    match arguments.output {
+        Format::Json => {
+            let steps: Vec<Value> = rows.into_iter().map(|row| output::object(&COLUMNS, row)).collect();
+            let failure = explanation.failure().map(|step| step.outcome);
+            let report = json!({
+                "now": explanation.now,
+                "verdict": explanation.verdict(),
+                "code": failure.and_then(StepOutcome::code).map(DenialCode::name),
+                "reason": failure.and_then(StepOutcome::reason).map(DenialReason::name),
+                "steps": steps,
+            });
+            super::print(&format!("{report:#}\n"))?;
+        }
+        Format::Table => {
+            output::list(&COLUMNS, rows, Format::Table)?;
+            super::print(&format!("\n{}\n", summary(&explanation)))?;
+        }
+    }
+    Ok(())
+}
+
+fn row(step: &Step) -> Vec<Value> {
+    vec![
+        step.name.into(),
+        step.outcome.name().into(),
+        output::text(step.outcome.reason().map(DenialReason::name)),
+        step.seen.as_str().into(),
+        step.expected.as_str().into(),
+    ]
+}
+
+fn summary(explanation: &Explanation) -> String {
+    let at = explanation.now.to_rfc3339();
+    match (&explanation.identity, explanation.failure()) {
+        (Some(identity), _) => format!("At {at} it would pass, as {}.", identity.principal().username),
+        (None, Some(step)) => {
+            let told = step.outcome.code().map_or("unavailable", DenialCode::name);
+            format!("At {at} it would not pass: {}. The client would be told {told}.", step.name)
+        }
+        (None, None) => format!("At {at} nothing could be said."),
+    }
+}

@@ -1,0 +1,354 @@
+//! Every step of a decision, each with what was seen and what was expected. No nonce is claimed, nothing is counted, and a step that
+//! fails does not keep the next ones from being looked at, as far as they can be.
+
+use std::sync::Arc;
+
+use super::{
+    super::ports::{FoundKey, Unavailable},
+    ProvenBy, Trials, Verifier, binding, check_scopes,
+};
+use crate::domain::{
+    decision::{DenialCode, DenialReason, Identity},
+    presented::{Credentials, Presented, Stated},
+    principal::{CANDIDATE_KEYS_MAX, KnownPrincipal},
+    time::UnixMillis,
+    token::{TokenKeyId, UntrustedToken},
+};
+
+/// What [`Verifier::decide`] would say now, and why.
+#[derive(Debug)]
+pub struct Explanation {
+    /// When it was asked.
+    pub now: UnixMillis,
+    /// The steps, in order.
+    pub steps: Vec<Step>,
+    /// Who would pass, where every step passed.
+    pub identity: Option<Identity>,
+}
+
+impl Explanation {
+    /// `allow`, `deny` or `unavailable`.
+    pub fn verdict(&self) -> &'static str {
+        match self.failure().map(|step| step.outcome) {
+            Some(StepOutcome::Unavailable) => "unavailable",
+            Some(StepOutcome::Denied(_) | StepOutcome::Passed | StepOutcome::Skipped) => "deny",
+            None => "allow",
+        }
+    }
+
+    /// The first step that did not pass.
+    pub fn failure(&self) -> Option<&Step> {
+        self.steps.iter().find(|step| matches!(step.outcome, StepOutcome::Denied(_) | StepOutcome::Unavailable))
+    }
+}
+
+/// One step of a decision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// What is checked.
+    pub name: &'static str,
+    /// What came of it.
+    pub outcome: StepOutcome,
+    /// What was found.
+    pub seen: String,
+    /// What is asked for.
+    pub expected: String,
+}
+
+/// Where an explanation is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vantage {
+    /// In the service that decides: what it sees is what decisions see.
+    Inside,
+    /// In another process, which fetches key sets anew, and sees used nonces only where they are shared.
+    Outside {
+        /// Whether used nonces are where all processes can look.
+        nonces_are_shared: bool,
+    },
+}
+
+impl Vantage {
+    const fn sees_nonces(self) -> bool {
+        match self {
+            Self::Inside => true,
+            Self::Outside { nonces_are_shared } => nonces_are_shared,
+        }
+    }
+}
+
+/// What came of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StepOutcome {
+    /// It passed.
+    Passed,
+    /// It denies.
+    Denied(DenialReason),
+    /// Something that it depends on is out of reach.
+    Unavailable,
+    /// An earlier step left nothing to look at, or what it depends on is in another process.
+    Skipped,
+}
+
+impl StepOutcome {
+    /// The name in output.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Denied(_) => "denied",
+            Self::Unavailable => "unavailable",
+            Self::Skipped => "skipped",
+        }
+    }
+
+    /// The exact reason of a denial.
+    pub const fn reason(self) -> Option<DenialReason> {
+        match self {
+            Self::Denied(reason) => Some(reason),
+            Self::Passed | Self::Unavailable | Self::Skipped => None,
+        }
+    }
+
+    /// What a client would be told.
+    pub const fn code(self) -> Option<DenialCode> {
+        match self {
+            Self::Denied(reason) => Some(reason.code()),
+            Self::Passed | Self::Unavailable | Self::Skipped => None,
+        }
+    }
+}
+
+/// Gathers steps in the order in which a decision takes them.
+struct Walk {
+    steps: Vec<Step>,
+}
+
+impl Walk {
+    fn step(&mut self, name: &'static str, outcome: StepOutcome, seen: impl Into<String>, expected: impl Into<String>) {
+        self.steps.push(Step { name, outcome, seen: seen.into(), expected: expected.into() });
+    }
+
+    fn checked(&mut self, name: &'static str, result: Result<(), DenialReason>, seen: String, expected: impl Into<String>) {
+        self.step(name, result.map_or_else(StepOutcome::Denied, |()| StepOutcome::Passed), seen, expected);
+    }
+}
+
+impl Verifier {
+    /// Runs what is presented through every step of a decision.
+    pub async fn explain(&self, presented: &Presented<'_>, vantage: Vantage) -> Explanation {
+        let now = self.ports.clock.now();
+        let mut walk = Walk { steps: Vec::new() };
+        let identity = self.walk(presented, vantage, now, &mut walk).await;
+        let explanation = Explanation { now, steps: walk.steps, identity: None };
+        let identity = identity.filter(|_| explanation.failure().is_none());
+        Explanation { identity, ..explanation }
+    }
+
+    async fn walk(&self, presented: &Presented<'_>, vantage: Vantage, now: UnixMillis, walk: &mut Walk) -> Option<Identity> {
+        let scheme = format!("one value of the credentials header, with the scheme {}", self.policy.scheme);
+        let text = match self.credentials(presented.credentials) {
+            Ok(text) => text,
+            Err(reason) => {
+                let seen = match presented.credentials {
+                    Credentials::None => "no such header",
+                    Credentials::One(_) => "another scheme, or none",
+                    Credentials::Unusable => "the header more than once, or bytes that are no text",
+                };
+                walk.step("credentials", StepOutcome::Denied(reason), seen, scheme);
+                return None;
+            }
+        };
+        walk.step("credentials", StepOutcome::Passed, format!("one, of {} bytes", text.len()), scheme);
+
+        let expected = "a compact JWS of at most 8192 bytes with an accepted alg, and claims for user, time and nonce";
+        let token = match Self::parse(text) {
+            Ok(token) => token,
+            Err(reason) => {
+                let fault = UntrustedToken::parse(text).err().map_or_else(String::new, |fault| fault.to_string());
+                walk.step("token", StepOutcome::Denied(reason), fault, expected);
+                return None;
+            }
+        };
+        let kid = token.key_id().map(|kid| kid.text().into_owned());
+        let seen = format!("alg {}, kid {}", token.algorithm(), kid.as_deref().unwrap_or("none"));
+        walk.step("token", StepOutcome::Passed, seen, expected);
+
+        self.explain_claims(&token, now, walk);
+        let principal = self.explain_principal(&token, now, walk).await;
+        if let (Vantage::Outside { .. }, Some(principal)) = (vantage, &principal) {
+            for (_, trust) in principal.trusts_for(&token) {
+                // What went wrong shows when the set is asked for a key.
+                drop(self.ports.key_sets.refresh(&trust.url).await);
+            }
+        }
+        let proof = self.explain_key(&token, principal.as_deref(), now, walk).await;
+        let claims = token.unverified_claims();
+
+        let bound = binding::check(claims, &presented.request, self.policy.audience.as_deref());
+        let seen = format!(
+            "htm {}, htu {}, aud {}",
+            or_none(claims.method.as_deref()),
+            or_none(claims.uri.as_deref()),
+            if claims.audience.is_some() { "present" } else { "none" }
+        );
+        let request = &presented.request;
+        let asked = |stated: Stated<'_>| match stated {
+            Stated::As(value) => value.to_owned(),
+            Stated::Nowhere => "not told".to_owned(),
+            Stated::Contradictory => "contradictory".to_owned(),
+        };
+        let expected = format!(
+            "nothing, or method {}, scheme {}, host {}, path {}, audience {}",
+            asked(request.method),
+            asked(request.scheme),
+            asked(request.host),
+            asked(request.path),
+            or_none(self.policy.audience.as_deref())
+        );
+        walk.checked("binding", bound, seen, expected);
+
+        let identity = principal.and_then(|principal| proof?.identity(principal, &token));
+        let Some(identity) = identity else {
+            walk.step("scopes", StepOutcome::Skipped, "", "a verified key");
+            walk.step("nonce", StepOutcome::Skipped, "", "a verified key");
+            return None;
+        };
+        let required = presented.required_scopes.join(" ");
+        let held = check_scopes(&presented.required_scopes, identity.scopes()).map_err(|_| DenialReason::InsufficientScope);
+        let expected = if required.is_empty() { "nothing is asked for".to_owned() } else { format!("all of: {required}") };
+        walk.checked("scopes", held, or_none(Some(identity.scopes().as_str())).to_owned(), expected);
+
+        let (outcome, seen) = if vantage.sees_nonces() {
+            match self.ports.nonces.is_claimed(identity.principal().id, &claims.nonce, now).await {
+                Ok(false) => (StepOutcome::Passed, "not used yet".to_owned()),
+                Ok(true) => (StepOutcome::Denied(DenialReason::NonceClaimed), "used before".to_owned()),
+                Err(unavailable) => (StepOutcome::Unavailable, described(&unavailable)),
+            }
+        } else {
+            (StepOutcome::Skipped, "used nonces are in the memory of the serving process; ask its admin API".to_owned())
+        };
+        walk.step("nonce", outcome, seen, "a nonce that was not used before; looked at, not claimed");
+        Some(identity)
+    }
+
+    fn explain_claims(&self, token: &UntrustedToken<'_>, now: UnixMillis, walk: &mut Walk) {
+        let claims = token.unverified_claims();
+        let offset_ms = now.0.saturating_sub(claims.time.millis().0);
+        let (sign, distance_ms) = (if offset_ms < 0 { "ahead" } else { "ago" }, offset_ms.unsigned_abs());
+        let mut seen = format!("signed {}.{:03} s {sign}", distance_ms / 1000, distance_ms % 1000);
+        for (name, at) in [("exp", claims.expires_at), ("nbf", claims.not_before)] {
+            if let Some(at) = at {
+                seen.push_str(&format!(", {name} {}", at.millis().to_rfc3339()));
+            }
+        }
+        let expected =
+            format!("at most {:?} from {}, before its exp, not before its nbf", self.policy.tolerance.duration(), now.to_rfc3339());
+        walk.checked("time", self.check_time(claims, now), seen, expected);
+
+        let required = self.policy.required_claims;
+        let result = if required.are_met_by(claims) { Ok(()) } else { Err(DenialReason::BindingMissing) };
+        let is_there = |there: bool| if there { "present" } else { "absent" };
+        let (htm, htu, aud) = (claims.method.is_some(), claims.uri.is_some(), claims.audience.is_some());
+        let seen = format!("htm {}, htu {}, aud {}", is_there(htm), is_there(htu), is_there(aud));
+        let names = [(required.method, "htm"), (required.uri, "htu"), (required.audience, "aud")];
+        let asked: Vec<&str> = names.iter().filter(|(is_required, _)| *is_required).map(|(_, name)| *name).collect();
+        let expected = if asked.is_empty() { "none is required".to_owned() } else { asked.join(", ") };
+        walk.checked("required_claims", result, seen, expected);
+    }
+
+    async fn explain_principal(&self, token: &UntrustedToken<'_>, now: UnixMillis, walk: &mut Walk) -> Option<Arc<KnownPrincipal>> {
+        let username = &token.unverified_claims().username;
+        let expected = "a principal that is there and enabled";
+        match self.ports.directory.lookup(username, now).await {
+            Err(unavailable) => {
+                walk.step("principal", StepOutcome::Unavailable, described(&unavailable), expected);
+                None
+            }
+            Ok(None) => {
+                let outcome = StepOutcome::Denied(DenialReason::UnknownPrincipal);
+                walk.step(
+                    "principal",
+                    outcome,
+                    format!("{username:?}, which nobody is called", username = username.as_str()),
+                    expected,
+                );
+                None
+            }
+            Ok(Some(principal)) => {
+                let (id, is_active) = (principal.id, principal.is_active);
+                let result = if is_active { Ok(()) } else { Err(DenialReason::DisabledPrincipal) };
+                let state = if is_active { "enabled" } else { "disabled" };
+                let (keys, trusts) = (principal.keys.len(), principal.trusts.len());
+                let seen = format!("{:?}, id {id}, {state}, with {keys} unrevoked keys and {trusts} trusts", username.as_str());
+                walk.checked("principal", result, seen, expected);
+                Some(principal)
+            }
+        }
+    }
+
+    /// Tries what a decision would try, in the same order, and tells of each.
+    async fn explain_key(
+        &self,
+        token: &UntrustedToken<'_>,
+        principal: Option<&KnownPrincipal>,
+        now: UnixMillis,
+        walk: &mut Walk,
+    ) -> Option<ProvenBy> {
+        let Some(principal) = principal else {
+            walk.step("key", StepOutcome::Skipped, "", "a principal");
+            return None;
+        };
+        let expected =
+            format!("a signature by one of the principal's keys or trusts, at most {CANDIDATE_KEYS_MAX} of which are tried");
+        let mut seen = Vec::new();
+        for known in &principal.keys {
+            let names_another = matches!(token.key_id(), Some(TokenKeyId::Fingerprint(named)) if *named != known.key.fingerprint());
+            let finding = if names_another {
+                "not the one that kid names"
+            } else if !known.is_current(now) {
+                "not in its time of use"
+            } else if !token.fits(&known.key) {
+                "of another kind or size, or not for this alg"
+            } else if token.verify(&known.key, now).is_some() {
+                "verifies"
+            } else {
+                "does not verify"
+            };
+            seen.push(format!("key {} ({} {}): {finding}", known.id, known.key.family(), known.key.fingerprint()));
+        }
+        for (_, trust) in principal.trusts_for(token) {
+            let kid = token.key_id().map(TokenKeyId::text).unwrap_or_default();
+            let finding = match self.ports.key_sets.key(trust, &kid, now).await {
+                FoundKey::Key(key) if !token.fits(&key) => "kid found, of another kind or size, or not for this alg",
+                FoundKey::Key(key) if token.verify(&key, now).is_some() => "kid found, verifies",
+                FoundKey::Key(_) => "kid found, does not verify",
+                FoundKey::NoSuchKey => "no usable key of that kid",
+                FoundKey::NoKeySet => "no key set: never fetched, or too old",
+            };
+            seen.push(format!("trust {} ({}): {finding}", trust.id, trust.url));
+        }
+        if token.key_id().is_none() && !principal.trusts.is_empty() {
+            seen.push("trusts are not looked in for a token without kid".to_owned());
+        }
+        let seen = if seen.is_empty() { "no keys and no trusts".to_owned() } else { seen.join("; ") };
+        let mut trials = Trials::default();
+        let proof = if principal.is_active { self.try_keys(token, principal, now, &mut trials).await } else { None };
+        match proof {
+            Some((_, proof)) => {
+                walk.step("key", StepOutcome::Passed, seen, expected);
+                Some(proof)
+            }
+            None => {
+                walk.step("key", StepOutcome::Denied(trials.reason(Some(principal))), seen, expected);
+                None
+            }
+        }
+    }
+}
+
+fn or_none(value: Option<&str>) -> &str {
+    value.filter(|value| !value.is_empty()).unwrap_or("none")
+}
+
+fn described(unavailable: &Unavailable) -> String {
+    format!("{unavailable}: {}", unavailable.source)
+}

@@ -1,0 +1,344 @@
+//! Key sets in memory.
+//!
+//! A decision waits for a fetch only where a URL was never fetched before, and then not for long. Everything else happens beside
+//! the decisions: sets are fetched again before they are old, an unknown `kid` asks for one fetch, a failed fetch leaves the last
+//! good set in its place and is tried again later and later.
+
+use std::{
+    collections::HashMap,
+    error::Error,
+    fmt,
+    future::Future,
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwapOption;
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, watch},
+};
+
+use super::fetch::{FetchError, Fetcher, FetcherError, KeySet};
+use crate::{
+    config::jwks::JwksSettings,
+    domain::{principal::KnownTrust, time::UnixMillis},
+    engine::ports::{Answer, Clock, FetchFailure, FetchReports, FoundKey, KeySetSource},
+};
+
+/// How long the first decision for a URL waits for its first fetch.
+const FIRST_FETCH_WAIT: Duration = Duration::from_millis(150);
+/// The first pause after a failed fetch; each further failure doubles it, up to the refresh interval.
+const BACKOFF_FIRST: Duration = Duration::from_secs(1);
+/// A set is fetched again after between this share and the whole of the refresh interval, so that replicas do not all ask at once
+/// and a key that was removed is gone within the interval.
+const REFRESH_SHARE_MIN: f64 = 0.75;
+/// How often due fetches are looked for, at the most.
+const TICK_MAX: Duration = Duration::from_secs(1);
+/// A URL that no decision asked about for this many times `max_age` is no longer fetched.
+const UNWATCH_AFTER_MAX_AGES: u32 = 24;
+/// How many sets are fetched at once that no decision waits for.
+const BACKGROUND_FETCHES_MAX: usize = 8;
+/// A change in the registry asks for a fetch, unless one began this shortly before.
+const CHANGE_DISTANCE: Duration = Duration::from_secs(1);
+
+/// The key sets of all URLs that decisions ask about.
+pub struct JwksCache {
+    fetcher: Fetcher,
+    settings: JwksSettings,
+    clock: Arc<dyn Clock>,
+    reports: Arc<dyn FetchReports>,
+    sets: RwLock<HashMap<Arc<str>, Arc<Watched>>>,
+    background: Semaphore,
+    /// Where fetches run: not on the thread of a decision, which may be gone before the fetch is done.
+    runtime: Handle,
+}
+
+/// One URL.
+struct Watched {
+    url: Arc<str>,
+    current: ArcSwapOption<Held>,
+    last_asked: AtomicI64,
+    /// Whether a fetch waits for its turn.
+    is_queued: AtomicBool,
+    state: Mutex<State>,
+    /// How many fetches have ended.
+    fetches: watch::Sender<u64>,
+}
+
+struct Held {
+    keys: KeySet,
+    fetched_at: UnixMillis,
+}
+
+struct State {
+    is_fetching: bool,
+    last_began: Option<UnixMillis>,
+    failures: u32,
+    last_failure: Option<FetchFailure>,
+    /// When the next fetch is due by itself.
+    due_at: UnixMillis,
+}
+
+impl JwksCache {
+    /// An empty cache, and what keeps it fresh.
+    pub fn new(
+        settings: &JwksSettings,
+        clock: Arc<dyn Clock>,
+        reports: Arc<dyn FetchReports>,
+    ) -> Result<(Arc<Self>, Refresher), FetcherError> {
+        let cache = Arc::new(Self {
+            fetcher: Fetcher::new(settings)?,
+            settings: settings.clone(),
+            clock,
+            reports,
+            sets: RwLock::default(),
+            background: Semaphore::new(BACKGROUND_FETCHES_MAX),
+            runtime: Handle::current(),
+        });
+        Ok((Arc::clone(&cache), Refresher(cache)))
+    }
+
+    /// What is known about `url`, from now on if not before.
+    fn watched(&self, url: &str, now: UnixMillis) -> Arc<Watched> {
+        let known = self.sets.read().unwrap_or_else(PoisonError::into_inner).get(url).map(Arc::clone);
+        let watched = known.unwrap_or_else(|| {
+            let url: Arc<str> = url.into();
+            let mut sets = self.sets.write().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(sets.entry(Arc::clone(&url)).or_insert_with(|| Arc::new(Watched::new(url, now))))
+        });
+        watched.last_asked.store(now.0, Ordering::Relaxed);
+        watched
+    }
+
+    /// Begins a fetch, unless one is under way.
+    fn begin_fetch(self: &Arc<Self>, watched: &Arc<Watched>) {
+        if watched.begin(self.clock.now()) {
+            let (cache, watched) = (Arc::clone(self), Arc::clone(watched));
+            self.runtime.spawn(async move { cache.fetch(&watched).await });
+        }
+    }
+
+    /// Begins a fetch when its turn comes, unless one began meanwhile.
+    fn queue_fetch(self: &Arc<Self>, watched: Arc<Watched>, now: UnixMillis) {
+        if watched.is_queued.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let cache = Arc::clone(self);
+        self.runtime.spawn(async move {
+            let turn = cache.background.acquire().await;
+            watched.is_queued.store(false, Ordering::Release);
+            if turn.is_ok() && watched.began_before(now) && watched.begin(cache.clock.now()) {
+                cache.fetch(&watched).await;
+            }
+        });
+    }
+
+    async fn fetch(&self, watched: &Watched) {
+        let result = self.fetcher.fetch(&watched.url).await;
+        let now = self.clock.now();
+        let failure = match result {
+            Ok(keys) => {
+                watched.current.store(Some(Arc::new(Held { keys, fetched_at: now })));
+                None
+            }
+            Err(error) => {
+                let failure = described(&error);
+                let (url, error) = (&*watched.url, &failure.reason);
+                tracing::warn!(url, error, "a key set could not be fetched; the last good one stays until it is too old");
+                Some(failure)
+            }
+        };
+        watched.end(failure.clone(), now, self.settings.refresh_interval);
+        if let Err(error) = self.reports.fetched(&watched.url, now, failure.as_ref()).await {
+            tracing::debug!(url = &*watched.url, error = %error, "the outcome of a fetch could not be noted");
+        }
+    }
+
+    fn from_memory(&self, watched: &Watched, kid: &str, now: UnixMillis) -> FoundKey {
+        match &*watched.current.load() {
+            Some(held) if now.since(held.fetched_at) <= self.settings.max_age => {
+                held.keys.get(kid).map_or(FoundKey::NoSuchKey, |key| FoundKey::Key(Arc::clone(key)))
+            }
+            Some(_) | None => FoundKey::NoKeySet,
+        }
+    }
+
+    /// A decision found nothing: fetches beside it, at most once a cooldown.
+    fn ask_for_fetch(self: &Arc<Self>, watched: &Arc<Watched>, now: UnixMillis) {
+        if watched.began_before(now.saturating_sub(self.settings.cooldown)) {
+            self.begin_fetch(watched);
+        }
+    }
+}
+
+/// Fetches outlive the decisions that ask for them, so the port is implemented on the shared cache.
+impl KeySetSource for Arc<JwksCache> {
+    fn key<'a>(&'a self, trust: &'a KnownTrust, kid: &'a str, now: UnixMillis) -> Answer<'a, FoundKey> {
+        let watched = self.watched(&trust.url, now);
+        match self.from_memory(&watched, kid, now) {
+            found @ FoundKey::Key(_) => Answer::ready(found),
+            missing if watched.was_fetched() => {
+                self.ask_for_fetch(&watched, now);
+                Answer::ready(missing)
+            }
+            _never_fetched => {
+                let mut fetches = watched.fetches.subscribe();
+                self.begin_fetch(&watched);
+                Answer::pending(async move {
+                    drop(tokio::time::timeout(FIRST_FETCH_WAIT, fetches.wait_for(|count| *count > 0)).await);
+                    self.from_memory(&watched, kid, self.clock.now())
+                })
+            }
+        }
+    }
+
+    fn expect(&self, trusts: &[KnownTrust], changed: bool) {
+        let now = self.clock.now();
+        for trust in trusts {
+            let watched = self.watched(&trust.url, now);
+            if !watched.was_fetched() || changed && watched.began_before(now.saturating_sub(CHANGE_DISTANCE)) {
+                self.queue_fetch(watched, now);
+            }
+        }
+    }
+
+    fn check_url(&self, url: &str) -> Result<(), FetchFailure> {
+        self.fetcher.check_url(url).map_err(|error| described(&error))
+    }
+
+    fn refresh<'a>(&'a self, url: &'a str) -> Answer<'a, Result<usize, FetchFailure>> {
+        let watched = self.watched(url, self.clock.now());
+        let mut fetches = watched.fetches.subscribe();
+        fetches.mark_unchanged();
+        self.begin_fetch(&watched);
+        Answer::pending(async move {
+            // The sender is in `watched`, and a fetch always ends.
+            drop(fetches.changed().await);
+            match watched.state().last_failure.clone() {
+                Some(failure) => Err(failure),
+                None => Ok(watched.current.load().as_ref().map_or(0, |held| held.keys.len())),
+            }
+        })
+    }
+}
+
+impl Watched {
+    fn new(url: Arc<str>, now: UnixMillis) -> Self {
+        let due_at = now.saturating_add(BACKOFF_FIRST);
+        let state = State { is_fetching: false, last_began: None, failures: 0, last_failure: None, due_at };
+        Self {
+            url,
+            current: ArcSwapOption::empty(),
+            last_asked: AtomicI64::new(now.0),
+            is_queued: AtomicBool::new(false),
+            state: Mutex::new(state),
+            fetches: watch::Sender::new(0),
+        }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a fetch has ended, well or not.
+    fn was_fetched(&self) -> bool {
+        *self.fetches.borrow() > 0
+    }
+
+    /// Whether the last fetch began at `moment` or before it, or none ever did.
+    fn began_before(&self, moment: UnixMillis) -> bool {
+        self.state().last_began.is_none_or(|began| began <= moment)
+    }
+
+    /// `false` where a fetch is under way already.
+    fn begin(&self, now: UnixMillis) -> bool {
+        let mut state = self.state();
+        if state.is_fetching {
+            return false;
+        }
+        state.is_fetching = true;
+        state.last_began = Some(now);
+        true
+    }
+
+    fn end(&self, failure: Option<FetchFailure>, now: UnixMillis, refresh_interval: Duration) {
+        {
+            let mut state = self.state();
+            state.is_fetching = false;
+            let pause = if failure.is_none() {
+                state.failures = 0;
+                refresh_interval.mul_f64(REFRESH_SHARE_MIN + (1.0 - REFRESH_SHARE_MIN) * fastrand::f64())
+            } else {
+                let pause = BACKOFF_FIRST.saturating_mul(1 << state.failures.min(16)).min(refresh_interval);
+                state.failures = state.failures.saturating_add(1);
+                pause
+            };
+            state.due_at = now.saturating_add(pause);
+            state.last_failure = failure;
+        }
+        self.fetches.send_modify(|count| *count += 1);
+    }
+
+    fn is_due(&self, now: UnixMillis) -> bool {
+        let state = self.state();
+        !state.is_fetching && state.due_at <= now
+    }
+}
+
+impl fmt::Debug for JwksCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JwksCache").finish_non_exhaustive()
+    }
+}
+
+/// Fetches what is due, beside all decisions.
+#[derive(Debug)]
+pub struct Refresher(Arc<JwksCache>);
+
+impl Refresher {
+    /// Goes on until `shutdown` is done.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        let Self(cache) = self;
+        let tick = (cache.settings.refresh_interval / 20).clamp(Duration::from_millis(10), TICK_MAX);
+        let mut ticks = tokio::time::interval(tick);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut shutdown = std::pin::pin!(shutdown);
+        loop {
+            tokio::select! {
+                () = &mut shutdown => return,
+                _ = ticks.tick() => cache.fetch_due(),
+            }
+        }
+    }
+}
+
+impl JwksCache {
+    fn fetch_due(self: &Arc<Self>) {
+        let now = self.clock.now();
+        let asked_since = now.saturating_sub(self.settings.max_age.saturating_mul(UNWATCH_AFTER_MAX_AGES));
+        let due: Vec<Arc<Watched>> = {
+            let mut sets = self.sets.write().unwrap_or_else(PoisonError::into_inner);
+            sets.retain(|_, watched| watched.last_asked.load(Ordering::Relaxed) >= asked_since.0);
+            sets.values().filter(|watched| watched.is_due(now)).map(Arc::clone).collect()
+        };
+        for watched in due {
+            self.queue_fetch(watched, now);
+        }
+    }
+}
+
+/// The error and its causes on one line.
+fn described(error: &FetchError) -> FetchFailure {
+    let mut reason = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        reason.push_str(": ");
+        reason.push_str(&error.to_string());
+        cause = error.source();
+    }
+    FetchFailure { reason }
+}

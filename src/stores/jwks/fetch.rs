@@ -1,0 +1,285 @@
+//! One download of one key set.
+
+use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
+
+use reqwest::{Certificate, Client, redirect};
+use serde::Deserialize;
+use url::Url;
+
+use super::guard::{Forbidden, Guard};
+use crate::{
+    config::jwks::JwksSettings,
+    domain::key::{Jwk, PublicKey, VerifyingKey},
+};
+
+/// Most keys that a set may have. More are no key set but an attack on memory.
+const KEYS_MAX: usize = 100;
+/// How deep the JSON of a key set may nest. A JWK Set (RFC 7517 section 5) needs 4: set, array, key, `x5c`.
+const DEPTH_MAX: usize = 8;
+
+/// The usable keys of a set, by `kid`.
+pub(super) type KeySet = HashMap<Box<str>, Arc<VerifyingKey>>;
+
+/// Fetches key sets, within all bounds.
+#[derive(Clone, Debug)]
+pub(super) struct Fetcher {
+    client: Client,
+    guard: Guard,
+    timeout: Duration,
+    max_bytes: usize,
+}
+
+/// The settings do not make a client.
+#[derive(Debug, thiserror::Error)]
+pub enum FetcherError {
+    /// `jwks.ca_file` cannot be used.
+    #[error("`jwks.ca_file` cannot be used: {0}")]
+    CaFile(String),
+    /// The client could not be made.
+    #[error("the HTTP client for key sets could not be made")]
+    Client(#[source] reqwest::Error),
+}
+
+/// Why there is no new key set.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FetchError {
+    /// Not a URL.
+    #[error("not a URL")]
+    NotAUrl(#[source] url::ParseError),
+    /// A URL that is not fetched.
+    #[error(transparent)]
+    Forbidden(#[from] Forbidden),
+    /// The request failed.
+    #[error("the request failed")]
+    Request(#[source] reqwest::Error),
+    /// The whole download took too long.
+    #[error("the download took longer than {0:?}")]
+    Timeout(Duration),
+    /// An answer other than 200. Redirects are not followed: where they lead is not what is trusted.
+    #[error("the answer was {0} instead of 200")]
+    Status(u16),
+    /// Too large.
+    #[error("the answer is larger than {0} bytes")]
+    TooLarge(usize),
+    /// Nested too deeply.
+    #[error("the JSON nests deeper than {DEPTH_MAX}")]
+    TooDeep,
+    /// Too many keys.
+    #[error("the set has more than {KEYS_MAX} keys")]
+    TooManyKeys,
+    /// Not a JWK Set.
+    #[error("not a JWK Set")]
+    NotAKeySet(#[source] serde_json::Error),
+    /// Reading it was given up.
+    #[error("reading the set was abandoned: the service is stopping")]
+    Abandoned,
+}
+
+#[derive(Deserialize)]
+struct Document {
+    keys: Vec<serde_json::Value>,
+}
+
+impl Fetcher {
+    /// A fetcher as `settings` say.
+    pub(super) fn new(settings: &JwksSettings) -> Result<Self, FetcherError> {
+        let guard = Guard::new(settings);
+        let mut builder = Client::builder()
+            .dns_resolver(Arc::new(guard.clone()))
+            .redirect(redirect::Policy::none())
+            .no_proxy()
+            .pool_max_idle_per_host(0)
+            .user_agent(concat!("countersign/", env!("CARGO_PKG_VERSION")));
+        if let Some(path) = &settings.ca_file {
+            builder = builder.tls_certs_merge(authorities(path)?);
+        }
+        let client = builder.build().map_err(FetcherError::Client)?;
+        Ok(Self { client, guard, timeout: settings.timeout, max_bytes: settings.max_bytes })
+    }
+
+    /// Whether `url` would be fetched, as far as the URL itself shows.
+    pub(super) fn check_url(&self, url: &str) -> Result<(), FetchError> {
+        let url = Url::parse(url).map_err(FetchError::NotAUrl)?;
+        Ok(self.guard.check_url(&url)?)
+    }
+
+    /// Downloads the set at `url` and keeps its usable keys: RSA, EC and OKP keys with a `kid`, for signatures or unmarked.
+    pub(super) async fn fetch(&self, url: &str) -> Result<KeySet, FetchError> {
+        let url = Url::parse(url).map_err(FetchError::NotAUrl)?;
+        self.guard.check_url(&url)?;
+        let body =
+            tokio::time::timeout(self.timeout, self.download(url)).await.map_err(|_| FetchError::Timeout(self.timeout))??;
+        // Up to a hundred keys are checked, which takes milliseconds: not on a thread that decides.
+        tokio::task::spawn_blocking(move || usable_keys(&body)).await.unwrap_or(Err(FetchError::Abandoned))
+    }
+
+    async fn download(&self, url: Url) -> Result<Vec<u8>, FetchError> {
+        let request = self.client.get(url).header("accept", "application/jwk-set+json, application/json");
+        let mut response = request.send().await.map_err(FetchError::Request)?;
+        if response.status().as_u16() != 200 {
+            return Err(FetchError::Status(response.status().as_u16()));
+        }
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(FetchError::Request)? {
+            if body.len() + chunk.len() > self.max_bytes {
+                return Err(FetchError::TooLarge(self.max_bytes));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+}
+
+fn authorities(path: &Path) -> Result<Vec<Certificate>, FetcherError> {
+    let unusable = |reason: String| FetcherError::CaFile(format!("{}: {reason}", path.display()));
+    let pem = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
+    let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| unusable(error.to_string()))?;
+    if certificates.is_empty() { Err(unusable("it holds no certificate in PEM".to_owned())) } else { Ok(certificates) }
+}
+
+/// A set with some unusable keys still serves its good ones. A `kid` that two keys share picks neither: which one is meant is
+/// anyone's guess. A key with private members is published by mistake, and whoever has it may sign: it is not used.
+fn usable_keys(body: &[u8]) -> Result<KeySet, FetchError> {
+    if nests_deeper_than(body, DEPTH_MAX) {
+        return Err(FetchError::TooDeep);
+    }
+    let document: Document = serde_json::from_slice(body).map_err(FetchError::NotAKeySet)?;
+    if document.keys.len() > KEYS_MAX {
+        return Err(FetchError::TooManyKeys);
+    }
+    let mut keys: HashMap<Box<str>, Option<Arc<VerifyingKey>>> = HashMap::new();
+    for jwk in document.keys.into_iter().filter_map(|key| serde_json::from_value::<Jwk>(key).ok()) {
+        let Some(kid) = jwk.kid.as_deref().filter(|kid| !kid.is_empty()) else { continue };
+        let key = usable(&jwk).map(Arc::new);
+        keys.entry(kid.into()).and_modify(|shared| *shared = None).or_insert(key);
+    }
+    Ok(keys.into_iter().filter_map(|(kid, key)| Some((kid, key?))).collect())
+}
+
+fn usable(jwk: &Jwk) -> Option<VerifyingKey> {
+    if !matches!(jwk.r#use.as_deref(), None | Some("sig")) {
+        return None;
+    }
+    let key = PublicKey::from_jwk(jwk).ok()?;
+    // A key that names its algorithm is for that one alone; one of another family, or none of ours, makes it unusable.
+    let only = match jwk.alg.as_deref() {
+        None => None,
+        Some(name) => Some(name.parse().ok().filter(|algorithm| key.family().algorithms().contains(algorithm))?),
+    };
+    let usable = VerifyingKey::new(&key);
+    Some(match only {
+        Some(algorithm) => usable.only_for(algorithm),
+        None => usable,
+    })
+}
+
+/// Counts brackets outside of strings; whether the text is JSON is for the parser to say.
+fn nests_deeper_than(json: &[u8], depth_max: usize) -> bool {
+    let (mut depth, mut in_string, mut is_escaped) = (0_usize, false, false);
+    for byte in json {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if in_string => is_escaped = true,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => depth += 1,
+            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > depth_max {
+            return true;
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::domain::{
+        algorithm::{Algorithm, KeyFamily},
+        key::PrivateKey,
+    };
+
+    fn jwk(family: KeyFamily, kid: &str) -> (PrivateKey, Value) {
+        let key = PrivateKey::generate(family, 2048).unwrap();
+        let mut jwk = serde_json::to_value(key.public_key().to_jwk()).unwrap();
+        jwk["kid"] = kid.into();
+        (key, jwk)
+    }
+
+    fn kids(keys: &[Value]) -> Vec<String> {
+        let set = usable_keys(json!({ "keys": keys }).to_string().as_bytes()).unwrap();
+        let mut kids: Vec<String> = set.keys().map(ToString::to_string).collect();
+        kids.sort();
+        kids
+    }
+
+    #[test]
+    fn good_keys_are_kept_and_bad_ones_left_out() {
+        let good: Vec<Value> = KeyFamily::ALL.into_iter().map(|family| jwk(family, family.name()).1).collect();
+        let with = |kid: &str, member: &str, value: Value| {
+            let mut jwk = jwk(KeyFamily::Ed25519, kid).1;
+            jwk[member] = value;
+            jwk
+        };
+        let bad = [
+            with("encrypts", "use", json!("enc")),
+            with("private", "d", json!("AAAA")),
+            with("", "x", json!("AAAA")),
+            with("short", "x", json!("AAAA")),
+            with("other algorithm", "alg", json!("RS256")),
+            with("unknown algorithm", "alg", json!("none")),
+            with("mistyped", "kty", json!(7)),
+            json!({"kty": "oct", "kid": "symmetric", "k": "AAAA"}),
+            json!("not an object"),
+        ];
+        assert_eq!(kids(&[good.clone(), bad.to_vec()].concat()), ["ed25519", "p256", "p384", "rsa"]);
+        let mut unmarked = good[0].clone();
+        unmarked.as_object_mut().unwrap().remove("use");
+        unmarked.as_object_mut().unwrap().remove("alg");
+        assert_eq!(kids(&[unmarked]), ["rsa"]);
+    }
+
+    #[test]
+    fn a_kid_that_two_keys_share_picks_neither() {
+        let (first, second) = (jwk(KeyFamily::Ed25519, "same").1, jwk(KeyFamily::Ed25519, "same").1);
+        assert_eq!(kids(&[first, jwk(KeyFamily::Ed25519, "other").1, second]), ["other"]);
+    }
+
+    #[test]
+    fn a_key_that_names_its_algorithm_verifies_no_other() {
+        let (key, mut jwk) = jwk(KeyFamily::Rsa, "rsa");
+        jwk["alg"] = json!("PS256");
+        let set = usable_keys(json!({ "keys": [jwk] }).to_string().as_bytes()).unwrap();
+        let sign = |algorithm| key.sign(algorithm, b"message").unwrap();
+        assert!(set["rsa"].verify(Algorithm::Ps256, b"message", &sign(Algorithm::Ps256)));
+        assert!(!set["rsa"].verify(Algorithm::Rs256, b"message", &sign(Algorithm::Rs256)));
+        assert!(!set["rsa"].fits(Algorithm::Rs256, &sign(Algorithm::Rs256)));
+    }
+
+    #[test]
+    fn what_is_no_key_set_is_refused() {
+        let many: Vec<Value> = (0..=KEYS_MAX).map(|number| json!({"kid": number.to_string()})).collect();
+        assert!(matches!(usable_keys(json!({ "keys": many }).to_string().as_bytes()), Err(FetchError::TooManyKeys)));
+        for body in ["", "[]", "{}", "{\"keys\": {}}", "<html>", "{\"keys\": [}"] {
+            assert!(matches!(usable_keys(body.as_bytes()), Err(FetchError::NotAKeySet(_))), "{body}");
+        }
+        let deep = format!("{{\"keys\": {}{}}}", "[".repeat(20), "]".repeat(20));
+        assert!(matches!(usable_keys(deep.as_bytes()), Err(FetchError::TooDeep)));
+        assert!(
+            usable_keys(br#"{"keys": [], "note": "[[[[[[[[[[[[[[\"[[[["}"#).unwrap().is_empty(),
+            "brackets in strings do not nest"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_reader_panic(body: Vec<u8>, text in "\\PC*") {
+            let _ = usable_keys(&body);
+            let _ = usable_keys(format!("{{\"keys\": [{text}]}}").as_bytes());
+        }
+    }
+}

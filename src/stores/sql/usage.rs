@@ -1,0 +1,75 @@
+//! When keys and trusts were used, and how fetching key sets went. Neither is a change to the registry: no decision depends on
+//! it, so it is not in the change feed.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, TransactionTrait, sea_query::Expr};
+
+use super::{
+    SqlRegistry,
+    entity::{jwks_trusts, public_keys},
+    error::registry_error,
+    record::moment,
+};
+use crate::{
+    domain::{decision::Used, time::UnixMillis},
+    engine::ports::{FetchFailure, FetchReports, RegistryError, UsageStore},
+};
+
+/// How many rows one statement changes.
+const ROWS_MAX: usize = 500;
+
+#[async_trait]
+impl UsageStore for SqlRegistry {
+    /// Times are rounded down to whole seconds, so that one statement serves all that was used within a second.
+    async fn write_usage(&self, used: &[(Used, UnixMillis)]) -> Result<(), RegistryError> {
+        let (mut keys, mut trusts) = (BTreeMap::<i64, Vec<i64>>::new(), BTreeMap::<i64, Vec<i64>>::new());
+        for (used, at) in used {
+            match used {
+                Used::Key(id) => keys.entry(at.seconds()).or_default().push(id.0),
+                Used::Trust(id) => trusts.entry(at.seconds()).or_default().push(id.0),
+            }
+        }
+        let transaction = self.database.begin().await.map_err(registry_error)?;
+        for (at, ids) in keys.iter().flat_map(chunks) {
+            let update = public_keys::Entity::update_many()
+                .col_expr(public_keys::Column::LastUsedOn, Expr::value(moment(at)))
+                .filter(public_keys::Column::Id.is_in(ids.iter().copied()))
+                .filter(is_earlier(public_keys::Column::LastUsedOn, at));
+            update.exec(&transaction).await.map_err(registry_error)?;
+        }
+        for (at, ids) in trusts.iter().flat_map(chunks) {
+            let update = jwks_trusts::Entity::update_many()
+                .col_expr(jwks_trusts::Column::LastUsedOn, Expr::value(moment(at)))
+                .filter(jwks_trusts::Column::Id.is_in(ids.iter().copied()))
+                .filter(is_earlier(jwks_trusts::Column::LastUsedOn, at));
+            update.exec(&transaction).await.map_err(registry_error)?;
+        }
+        transaction.commit().await.map_err(registry_error)
+    }
+}
+
+fn chunks<'a>((second, ids): (&'a i64, &'a Vec<i64>)) -> impl Iterator<Item = (UnixMillis, &'a [i64])> {
+    let at = UnixMillis(second.saturating_mul(1000));
+    ids.chunks(ROWS_MAX).map(move |ids| (at, ids))
+}
+
+/// Another replica may have seen a later use.
+fn is_earlier(column: impl ColumnTrait, at: UnixMillis) -> Condition {
+    Condition::any().add(column.is_null()).add(column.lt(moment(at)))
+}
+
+#[async_trait]
+impl FetchReports for SqlRegistry {
+    async fn fetched(&self, url: &str, at: UnixMillis, failure: Option<&FetchFailure>) -> Result<(), RegistryError> {
+        let update = jwks_trusts::Entity::update_many().filter(jwks_trusts::Column::JwksUrl.eq(url));
+        let update = match failure {
+            None => update
+                .col_expr(jwks_trusts::Column::LastFetchedAt, Expr::value(moment(at)))
+                .col_expr(jwks_trusts::Column::LastError, Expr::value(None::<String>)),
+            Some(failure) => update.col_expr(jwks_trusts::Column::LastError, Expr::value(failure.reason.as_str())),
+        };
+        update.exec(&self.database).await.map(drop).map_err(registry_error)
+    }
+}

@@ -1,0 +1,246 @@
+//! When keys and trusts were used, gathered in memory and written behind the decisions.
+//!
+//! Each is noted at most once in [`NOTED_FOR`] and written at most once in [`WRITE_INTERVAL`]. What could not be written is kept
+//! and written later; how much is kept is bounded.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    fmt,
+    future::Future,
+    mem,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use crate::{
+    domain::{decision::Used, time::UnixMillis},
+    engine::ports::{RegistryError, UsageLog, UsageStore},
+};
+
+/// How long after one note another of the same key or trust says nothing new.
+const NOTED_FOR: Duration = Duration::from_secs(10);
+/// How often notes are written.
+const WRITE_INTERVAL: Duration = Duration::from_secs(10);
+/// How long one write may take.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many notes wait to be written at most: as many as principals are in memory by default.
+const PENDING_MAX: usize = 100_000;
+/// How many recent notes are remembered without a lock, a power of two.
+const RECENT_SLOTS: usize = 1 << 15;
+
+/// Notes of use that wait to be written.
+pub struct BatchedUsage {
+    /// For each slot the key or trust noted last and when, in seconds: what most decisions look at, and nothing else.
+    recent: Box<[AtomicU64]>,
+    pending: Mutex<HashMap<Used, UnixMillis>>,
+}
+
+impl BatchedUsage {
+    /// Nothing noted yet, and what writes to `store`.
+    pub fn new(store: Arc<dyn UsageStore>) -> (Arc<Self>, UsageWriter) {
+        let log = Arc::new(Self {
+            recent: std::iter::repeat_with(AtomicU64::default).take(RECENT_SLOTS).collect(),
+            pending: Mutex::default(),
+        });
+        (Arc::clone(&log), UsageWriter { log, store, is_down: false })
+    }
+
+    fn take(&self) -> HashMap<Used, UnixMillis> {
+        mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Keeps the later of two times. `false` where there is no room.
+    fn keep(&self, notes: impl IntoIterator<Item = (Used, UnixMillis)>) -> bool {
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = true;
+        for (used, at) in notes {
+            let has_room = pending.len() < PENDING_MAX;
+            match pending.entry(used) {
+                Entry::Occupied(mut known) => drop(known.insert(at.max(*known.get()))),
+                Entry::Vacant(place) if has_room => drop(place.insert(at)),
+                Entry::Vacant(_) => all = false,
+            }
+        }
+        all
+    }
+}
+
+impl UsageLog for BatchedUsage {
+    fn note(&self, used: Used, now: UnixMillis) {
+        let (tag, second) = (tag(used), seconds(now));
+        let slot = &self.recent[tag as usize % RECENT_SLOTS];
+        let noted = slot.load(Ordering::Relaxed);
+        if noted >> 32 == u64::from(tag) && u64::from(second).wrapping_sub(noted & u64::from(u32::MAX)) < NOTED_FOR.as_secs() {
+            return;
+        }
+        slot.store(u64::from(tag) << 32 | u64::from(second), Ordering::Relaxed);
+        // Where there is no room, the next use after it was made is noted.
+        if !self.keep([(used, now)]) {
+            slot.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Tells keys and trusts apart well enough: two with the same tag cost each other a note every now and then.
+fn tag(used: Used) -> u32 {
+    let number = match used {
+        Used::Key(id) => id.0 << 1,
+        Used::Trust(id) => id.0 << 1 | 1,
+    };
+    u32::try_from(number & i64::from(u32::MAX)).unwrap_or(u32::MAX)
+}
+
+fn seconds(now: UnixMillis) -> u32 {
+    u32::try_from(now.seconds()).unwrap_or(u32::MAX)
+}
+
+/// Writes notes of use.
+pub struct UsageWriter {
+    log: Arc<BatchedUsage>,
+    store: Arc<dyn UsageStore>,
+    is_down: bool,
+}
+
+impl UsageWriter {
+    /// Writes until `shutdown` is done, and then once more.
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
+        let start = tokio::time::Instant::now() + WRITE_INTERVAL;
+        let mut ticks = tokio::time::interval_at(start, WRITE_INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut shutdown = std::pin::pin!(shutdown);
+        loop {
+            tokio::select! {
+                () = &mut shutdown => break,
+                _ = ticks.tick() => self.write().await,
+            }
+        }
+        self.write().await;
+    }
+
+    /// Writes what waits. What cannot be written waits on.
+    pub async fn write(&mut self) {
+        let notes: Vec<(Used, UnixMillis)> = self.log.take().into_iter().collect();
+        if notes.is_empty() {
+            return;
+        }
+        let written = tokio::time::timeout(WRITE_TIMEOUT, self.store.write_usage(&notes)).await;
+        let result = written.unwrap_or_else(|_| Err(RegistryError::Store(format!("no answer within {WRITE_TIMEOUT:?}").into())));
+        match result {
+            Ok(()) => self.is_down = false,
+            Err(error) => {
+                let has_room = self.log.keep(notes);
+                if !mem::replace(&mut self.is_down, true) {
+                    let cause = std::error::Error::source(&error).map(ToString::to_string);
+                    tracing::warn!(error = %error, cause, has_room, "when keys were used cannot be written; it is kept until it can");
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for BatchedUsage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BatchedUsage").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for UsageWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UsageWriter").field("is_down", &self.is_down).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+    use crate::domain::principal::{KeyId, TrustId};
+
+    #[derive(Default)]
+    struct Written {
+        is_down: AtomicBool,
+        writes: Mutex<Vec<Vec<(Used, UnixMillis)>>>,
+    }
+
+    #[async_trait::async_trait]
+    impl UsageStore for Written {
+        async fn write_usage(&self, used: &[(Used, UnixMillis)]) -> Result<(), RegistryError> {
+            if self.is_down.load(Ordering::Relaxed) {
+                return Err(RegistryError::Store("down".into()));
+            }
+            let mut used = used.to_vec();
+            used.sort_by_key(|(_, at)| *at);
+            self.writes.lock().unwrap().push(used);
+            Ok(())
+        }
+    }
+
+    fn log() -> (Arc<BatchedUsage>, UsageWriter, Arc<Written>) {
+        let written = Arc::new(Written::default());
+        let (log, writer) = BatchedUsage::new(Arc::clone(&written) as Arc<dyn UsageStore>);
+        (log, writer, written)
+    }
+
+    const KEY: Used = Used::Key(KeyId(7));
+    const TRUST: Used = Used::Trust(TrustId(7));
+
+    fn at(seconds: i64) -> UnixMillis {
+        UnixMillis((1_800_000_000 + seconds) * 1000)
+    }
+
+    #[tokio::test]
+    async fn each_is_noted_once_in_ten_seconds() {
+        let (log, mut writer, written) = log();
+        for second in 0..25 {
+            log.note(KEY, at(second));
+            log.note(TRUST, at(second));
+            writer.write().await;
+        }
+        let writes = written.writes.lock().unwrap();
+        let times: Vec<UnixMillis> = writes.iter().flatten().filter(|(used, _)| *used == KEY).map(|(_, at)| *at).collect();
+        assert_eq!(times, [at(0), at(10), at(20)]);
+        assert_eq!(writes.iter().flatten().filter(|(used, _)| *used == TRUST).count(), 3, "a trust is not the key of its number");
+    }
+
+    #[tokio::test]
+    async fn an_outage_loses_nothing() {
+        let (log, mut writer, written) = log();
+        written.is_down.store(true, Ordering::Relaxed);
+        log.note(KEY, at(0));
+        writer.write().await;
+        log.note(KEY, at(15));
+        log.note(TRUST, at(16));
+        writer.write().await;
+        assert!(written.writes.lock().unwrap().is_empty());
+        written.is_down.store(false, Ordering::Relaxed);
+        writer.write().await;
+        assert_eq!(*written.writes.lock().unwrap(), [[(KEY, at(15)), (TRUST, at(16))]]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_is_written_at_the_end() {
+        let (log, writer, written) = log();
+        log.note(KEY, at(0));
+        writer.run(std::future::ready(())).await;
+        assert_eq!(*written.writes.lock().unwrap(), [[(KEY, at(0))]]);
+    }
+
+    #[tokio::test]
+    async fn memory_is_bounded_and_what_found_no_room_is_noted_later() {
+        let (log, mut writer, written) = log();
+        written.is_down.store(true, Ordering::Relaxed);
+        for number in 0..i64::try_from(PENDING_MAX).unwrap() + 5 {
+            log.note(Used::Key(KeyId(1000 + number)), at(0));
+        }
+        writer.write().await;
+        assert_eq!(log.pending.lock().unwrap().len(), PENDING_MAX);
+        written.is_down.store(false, Ordering::Relaxed);
+        writer.write().await;
+        log.note(Used::Key(KeyId(1000 + i64::try_from(PENDING_MAX).unwrap())), at(1));
+        assert_eq!(log.pending.lock().unwrap().len(), 1);
+    }
+}
