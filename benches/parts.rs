@@ -24,6 +24,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use async_trait::async_trait;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA512,
 };
@@ -32,21 +33,26 @@ use countersign::{
     config::{nonce::NonceSettings, telemetry::DecisionLog},
     domain::{
         algorithm::Algorithm,
-        decision::Decision,
+        decision::{Decision, Used},
         header_value,
         key::VerifyingKey,
         nonce::{Attempt, Claimed, NonceClaim},
         presented::{Credentials, Door, OriginalRequest, Presented, Stated},
-        principal::{KeyId, KnownKey, KnownPrincipal, PrincipalId, Username},
+        principal::{KeyId, KnownKey, KnownPrincipal, KnownTrust, PrincipalId, Username},
         scope::Scopes,
         time::{Tolerance, UnixMillis},
         token::UntrustedToken,
     },
     engine::{
-        ports::{Answer, Clock, KeyDirectory, NonceStore, Unavailable},
-        verify::{Policy, RequiredClaims, Verifier},
+        ports::{
+            Answer, Clock, FetchFailure, FoundKey, KeyDirectory, KeySetSource, NonceStore, RegistryError, Unavailable, UsageStore,
+        },
+        verify::{Policy, RequiredClaims, Verifier, VerifierPorts},
     },
-    stores::nonce::{memory::MemoryNonceStore, redis::RedisNonceStore},
+    stores::{
+        nonce::{memory::MemoryNonceStore, redis::RedisNonceStore},
+        usage::BatchedUsage,
+    },
     telemetry::decisions::DecisionObserver,
 };
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
@@ -192,7 +198,8 @@ fn decide(criterion: &mut Criterion) {
         let key = VerifyingKey::new(known.public_key());
         let key = KnownKey::new(KeyId(1), key, Scopes::parse(SCOPES).unwrap(), None, None);
         let username = Username::new(known.username()).unwrap();
-        let principal = Arc::new(KnownPrincipal::new(PrincipalId(1), username.clone(), true, vec![key]));
+        let principal =
+            Arc::new(KnownPrincipal::new(PrincipalId(1), username.clone(), true, Scopes::default()).with_keys(vec![key]));
         let with = |principals: &[&Arc<KnownPrincipal>], claimed| {
             let directory = Known(principals.iter().map(|principal| (principal.username.clone(), Arc::clone(principal))).collect());
             let policy = Policy {
@@ -202,7 +209,14 @@ fn decide(criterion: &mut Criterion) {
                 required_claims: RequiredClaims::default(),
             };
             let observer = Arc::new(DecisionObserver::new(DecisionLog::Denied));
-            Verifier::new(policy, clock.clone(), Arc::new(directory), Arc::new(Always(claimed)), observer).unwrap()
+            let ports = VerifierPorts {
+                clock: clock.clone(),
+                directory: Arc::new(directory),
+                key_sets: Arc::new(NoKeySets),
+                nonces: Arc::new(Always(claimed)),
+                usage: BatchedUsage::new(Arc::new(Forgotten)).0,
+            };
+            Verifier::new(policy, ports, observer).unwrap()
         };
         let (token, forged) = (authorization(&known), authorization(&impostor));
         let garbage = token.replace('.', "_");
@@ -265,7 +279,36 @@ impl KeyDirectory for Known {
         Answer::ready(false)
     }
 
+    fn look(&self) {}
+
     fn check(&self, _: UnixMillis) -> Result<(), Unavailable> {
+        Ok(())
+    }
+}
+
+struct NoKeySets;
+
+impl KeySetSource for NoKeySets {
+    fn key<'a>(&'a self, _: &'a KnownTrust, _: &'a str, _: UnixMillis) -> Answer<'a, FoundKey> {
+        Answer::ready(FoundKey::NoKeySet)
+    }
+
+    fn expect(&self, _: &[KnownTrust], _: bool) {}
+
+    fn check_url(&self, _: &str) -> Result<(), FetchFailure> {
+        Ok(())
+    }
+
+    fn refresh<'a>(&'a self, _: &'a str) -> Answer<'a, Result<usize, FetchFailure>> {
+        Answer::ready(Ok(0))
+    }
+}
+
+struct Forgotten;
+
+#[async_trait]
+impl UsageStore for Forgotten {
+    async fn write_usage(&self, _: &[(Used, UnixMillis)]) -> Result<(), RegistryError> {
         Ok(())
     }
 }
@@ -275,6 +318,10 @@ struct Always(Claimed);
 impl NonceStore for Always {
     fn claim<'a>(&'a self, _: NonceClaim<'a>) -> Answer<'a, Result<Claimed, Unavailable>> {
         Answer::ready(Ok(self.0))
+    }
+
+    fn is_claimed<'a>(&'a self, _: PrincipalId, _: &'a str, _: UnixMillis) -> Answer<'a, Result<bool, Unavailable>> {
+        Answer::ready(Ok(self.0 == Claimed::Replayed))
     }
 
     fn check(&self) -> Answer<'_, Result<(), Unavailable>> {

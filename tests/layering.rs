@@ -35,22 +35,23 @@ const LAYERS: [(&str, &[&str]); 10] = [
     ("main", &["cli"]),
 ];
 
-/// Foreign crates that may be named in one module alone, by the beginning of their names; `None` is nowhere.
-const CRATES: [(&str, Option<&str>); 14] = [
-    ("sea_orm", Some("stores::sql")),
-    ("sqlx", Some("stores::sql")),
-    ("deadpool_redis", Some("stores::nonce")),
-    ("redis", Some("stores::nonce")),
-    ("actix", Some("doors::http")),
-    ("tonic", Some("doors::grpc")),
-    ("prost", Some("doors::grpc")),
-    ("protox", Some("doors::grpc")),
-    ("envoy_types", Some("doors::grpc")),
-    ("migrations", Some("app")),
-    ("countersign_migrations", Some("app")),
-    ("clap", Some("cli")),
-    ("comfy_table", Some("cli")),
-    ("reqwest", None),
+/// Foreign crates that may be named in these modules alone, by the beginning of their names.
+const CRATES: [(&str, &[&str]); 15] = [
+    ("sea_orm", &["stores::sql"]),
+    ("sqlx", &["stores::sql"]),
+    ("deadpool_redis", &["stores::nonce", "stores::hints"]),
+    ("redis", &["stores::nonce", "stores::hints"]),
+    ("actix", &["doors::http"]),
+    ("utoipa", &["doors::http"]),
+    ("tonic", &["doors::grpc"]),
+    ("prost", &["doors::grpc"]),
+    ("protox", &["doors::grpc"]),
+    ("envoy_types", &["doors::grpc"]),
+    ("migrations", &["app"]),
+    ("countersign_migrations", &["app"]),
+    ("clap", &["cli"]),
+    ("comfy_table", &["cli"]),
+    ("reqwest", &["stores::jwks"]),
 ];
 
 /// Folders of `stores` that hold several adapters, one for each file. Every other module of `stores` is one adapter.
@@ -148,12 +149,11 @@ fn check_adapters(module: &[String], target: &[String]) -> Option<String> {
 fn check_foreign(module: &[String], target: &[String], is_import: bool) -> Option<String> {
     let name = target.first().filter(|_| is_import || target.len() > 1)?;
     let belongs = |of: &str| name == of || name.strip_prefix(of).is_some_and(|rest| rest.starts_with('_'));
-    let (_, place) = CRATES.iter().find(|(of, _)| belongs(of))?;
-    if place.is_some_and(|place| starts_with(module, place)) {
+    let (_, places) = CRATES.iter().find(|(of, _)| belongs(of))?;
+    if places.iter().any(|place| starts_with(module, place)) {
         return None;
     }
-    let place = place.map_or_else(|| "no module names it".to_owned(), |place| format!("it never leaves {place}"));
-    Some(format!("{} names the crate `{name}`; {place}", module.join("::")))
+    Some(format!("{} names the crate `{name}`; it never leaves {}", module.join("::"), places.join(" and ")))
 }
 
 fn check_clock(module: &[String], named: &Named) -> Option<String> {

@@ -150,7 +150,7 @@ async fn add(settings: &Settings, arguments: AddArguments) -> super::Outcome {
     let added = super::registry(settings).await?.add_key(&arguments.username, &text, terms).await;
     let added = added.map_err(|error| match error {
         AddKeyError::Key(error) => super::Failure::from(not_usable(&arguments.file, &error)),
-        other => other.into(),
+        refused @ AddKeyError::Registry(_) => refused.into(),
     })?;
     output::one(&COLUMNS, row(&added), arguments.output)?;
     Ok(())

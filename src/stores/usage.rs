@@ -200,10 +200,10 @@ mod tests {
             log.note(TRUST, at(second));
             writer.write().await;
         }
-        let writes = written.writes.lock().unwrap();
-        let times: Vec<UnixMillis> = writes.iter().flatten().filter(|(used, _)| *used == KEY).map(|(_, at)| *at).collect();
+        let batches = written.writes.lock().unwrap();
+        let times: Vec<UnixMillis> = batches.iter().flatten().filter(|(used, _)| *used == KEY).map(|(_, at)| *at).collect();
         assert_eq!(times, [at(0), at(10), at(20)]);
-        assert_eq!(writes.iter().flatten().filter(|(used, _)| *used == TRUST).count(), 3, "a trust is not the key of its number");
+        assert_eq!(batches.iter().flatten().filter(|(used, _)| *used == TRUST).count(), 3, "a trust is not the key of its number");
     }
 
     #[tokio::test]
@@ -221,7 +221,7 @@ mod tests {
         assert_eq!(*written.writes.lock().unwrap(), [[(KEY, at(15)), (TRUST, at(16))]]);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn what_waits_is_written_at_the_end() {
         let (log, writer, written) = log();
         log.note(KEY, at(0));

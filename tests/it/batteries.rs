@@ -18,13 +18,17 @@ use countersign::{
     },
     domain::{
         algorithm::KeyFamily,
+        decision::Used,
         key::{PrivateKey, PublicKey},
         nonce::{Attempt, Claimed, NonceClaim},
-        principal::{KeyId, PrincipalId, Username},
+        principal::{KeyId, PrincipalId, TrustId, Username},
         scope::Scopes,
         time::UnixMillis,
     },
-    engine::ports::{NewKey, NewPrincipal, NonceStore, PrincipalSource, RegistryError, RegistryStore},
+    engine::ports::{
+        Author, FetchFailure, FetchReports, KeyChange, KeyRecord, KeyTerms, NewKey, NewPrincipal, NonceStore, PrincipalChange,
+        PrincipalRecord, PrincipalSource, Profile, RegistryError, RegistryStore, TrustRecord, UsageStore,
+    },
     stores::{
         nonce::{memory::MemoryNonceStore, redis::RedisNonceStore},
         sql::{SqlRegistry, connect},
@@ -56,10 +60,15 @@ async fn nonce_battery(store: Arc<dyn NonceStore>) {
     assert_eq!(outcome(claim(2, "n", VALID)).await, Claimed::Fresh, "another principal's");
     assert_eq!(outcome(claim(1, "N", VALID)).await, Claimed::Fresh, "nonces are compared byte for byte");
 
+    let is_claimed = async |principal, nonce| store.is_claimed(PrincipalId(principal), nonce, now()).await.unwrap();
+    assert!(is_claimed(1, "n").await && !is_claimed(2, "N").await && !is_claimed(1, "looked at").await);
+    assert_eq!(outcome(claim(1, "looked at", VALID)).await, Claimed::Fresh, "looking claims nothing");
+
     let odd = ["", " ", "a b", "a\r\nSET x y", "{tag}", "ü", "\u{0}", &"x".repeat(64), &"x".repeat(65), &"x".repeat(7000)];
     for nonce in odd {
         assert_eq!(outcome(claim(3, nonce, VALID)).await, Claimed::Fresh, "{nonce:?}");
         assert_eq!(outcome(claim(3, nonce, VALID)).await, Claimed::Replayed, "{nonce:?}");
+        assert!(is_claimed(3, nonce).await, "{nonce:?}");
     }
 
     let named = |number| NonceClaim { attempt: Attempt::Named(number), ..claim(4, "retried", VALID) };
@@ -169,6 +178,11 @@ async fn registry_battery(url: &str) {
     revoked_and_removed_is_gone(&registry).await;
     every_change_is_in_the_feed(&registry).await;
     changes_at_once_do_not_disturb_each_other(&registry).await;
+    a_principal_comes_with_keys_and_trusts_or_not_at_all(&registry).await;
+    principals_and_keys_are_changed_if_they_are_what_was_looked_at(&registry).await;
+    trusts_are_kept_and_listed(&registry).await;
+    use_is_written_and_never_goes_back(&registry).await;
+    every_change_is_audited(&registry).await;
 }
 
 async fn migrations_go_up_and_down(settings: &DatabaseSettings) {
@@ -186,13 +200,18 @@ async fn migrations_go_up_and_down(settings: &DatabaseSettings) {
     assert_eq!(app::migrate_up(settings).await.unwrap(), applied[applied.len() - 1..]);
 }
 
+/// A change by the test, now.
+fn by_us() -> Author<'static> {
+    Author { actor: "battery", now: now() }
+}
+
 fn username(name: &str) -> Username {
     Username::new(name).unwrap()
 }
 
 async fn add(registry: &SqlRegistry, name: &str, scopes: &str) {
-    let new = NewPrincipal { username: username(name), scopes: Scopes::parse(scopes).unwrap() };
-    registry.add_principal(new, now()).await.unwrap();
+    let new = NewPrincipal { scopes: Scopes::parse(scopes).unwrap(), ..NewPrincipal::named(username(name)) };
+    registry.add_principal(new, by_us()).await.unwrap();
 }
 
 async fn names_are_compared_byte_for_byte(registry: &SqlRegistry) {
@@ -206,8 +225,10 @@ async fn names_are_compared_byte_for_byte(registry: &SqlRegistry) {
         assert_eq!(record.username.as_str(), name);
         assert!(record.is_active);
         assert_eq!(registry.load(&username(name)).await.unwrap().unwrap().id, record.id);
-        let again = NewPrincipal { username: username(name), scopes: Scopes::default() };
-        assert!(matches!(registry.add_principal(again, now()).await, Err(RegistryError::PrincipalExists(taken)) if taken == name));
+        let again = NewPrincipal::named(username(name));
+        assert!(
+            matches!(registry.add_principal(again, by_us()).await, Err(RegistryError::PrincipalExists(taken)) if taken == name)
+        );
     }
     for name in ["alicE", "alice  ", "alic", "'; DROP TABLE principals; --"] {
         assert!(registry.load(&username(name)).await.unwrap().is_none(), "{name:?}");
@@ -235,7 +256,7 @@ fn public_key() -> PublicKey {
 
 fn new_key(key: &PublicKey) -> NewKey {
     let as_given = key.to_pem();
-    NewKey { as_given, key: key.clone(), comment: None, scopes: None, not_before: None, expires_at: None }
+    NewKey { as_given, key: key.clone(), terms: KeyTerms::default() }
 }
 
 async fn keys_are_kept_as_given(registry: &SqlRegistry) {
@@ -245,17 +266,17 @@ async fn keys_are_kept_as_given(registry: &SqlRegistry) {
     let key = public_key();
     // 2100, and a fraction of a second: neither may be lost.
     let (from, until) = (UnixMillis(1_700_000_000_123), UnixMillis(4_102_444_800_456));
-    let terms = NewKey {
+    let terms = KeyTerms {
         comment: Some("laptop ü".to_owned()),
         scopes: Some(Scopes::parse("write other").unwrap()),
         not_before: Some(from),
         expires_at: Some(until),
-        ..new_key(&key)
     };
-    let record = registry.add_key(&keeper, terms, now()).await.unwrap();
+    let record = registry.add_key(&keeper, NewKey { terms: terms.clone(), ..new_key(&key) }, by_us()).await.unwrap();
     assert_eq!(record.fingerprint, key.fingerprint().to_string());
-    assert_eq!((record.not_before, record.expires_at), (Some(from), Some(until)));
-    assert_eq!(record.comment.as_deref(), Some("laptop ü"));
+    assert_eq!(record.terms, terms);
+    assert_eq!(record.key, key.to_pem());
+    assert_eq!(registry.key(record.id).await.unwrap(), record);
     assert_eq!(registry.keys(Some(&keeper), None, 10).await.unwrap(), std::slice::from_ref(&record));
 
     let known = registry.load(&keeper).await.unwrap().unwrap();
@@ -264,36 +285,45 @@ async fn keys_are_kept_as_given(registry: &SqlRegistry) {
     assert_eq!(known.keys[0].scopes.as_str(), "write", "the principal's, narrowed by the key's");
     assert_eq!((known.keys[0].not_before, known.keys[0].expires_at), (Some(from), Some(until)));
 
-    let duplicate = registry.add_key(&keeper, new_key(&key), now()).await;
+    let duplicate = registry.add_key(&keeper, new_key(&key), by_us()).await;
     assert!(matches!(duplicate, Err(RegistryError::KeyExists { .. })), "{duplicate:?}");
     assert_eq!(registry.keys(Some(&keeper), None, 10).await.unwrap().len(), 1, "nothing half-written");
-    registry.add_key(&username("other"), new_key(&key), now()).await.expect("two principals may share a key");
-    assert!(matches!(registry.add_key(&username("nobody"), new_key(&key), now()).await, Err(RegistryError::NoSuchPrincipal(_))));
+    registry.add_key(&username("other"), new_key(&key), by_us()).await.expect("two principals may share a key");
+    assert!(matches!(registry.add_key(&username("nobody"), new_key(&key), by_us()).await, Err(RegistryError::NoSuchPrincipal(_))));
     assert!(matches!(registry.keys(Some(&username("nobody")), None, 10).await, Err(RegistryError::NoSuchPrincipal(_))));
     let all = registry.keys(None, None, 100).await.unwrap();
     assert_eq!(registry.keys(None, Some(all[0].id), 100).await.unwrap(), all[1..]);
 }
 
+async fn revoke(registry: &SqlRegistry, id: KeyId, author: Author<'_>) -> Result<KeyRecord, RegistryError> {
+    registry.change_key(id, KeyChange::REVOCATION, None, author).await
+}
+
+async fn set_active(registry: &SqlRegistry, name: &Username, is_active: bool) -> Result<PrincipalRecord, RegistryError> {
+    let change = PrincipalChange { is_active: Some(is_active), ..PrincipalChange::default() };
+    registry.change_principal(name, change, None, by_us()).await
+}
+
 async fn revoked_and_removed_is_gone(registry: &SqlRegistry) {
     let keeper = username("keeper");
-    let newer = registry.add_key(&keeper, new_key(&public_key()), now()).await.unwrap();
+    let newer = registry.add_key(&keeper, new_key(&public_key()), by_us()).await.unwrap();
     assert_eq!(registry.load(&keeper).await.unwrap().unwrap().keys.len(), 2);
-    let revoked = registry.revoke_key(newer.id, UnixMillis(1_750_000_000_000)).await.unwrap();
+    let revoked = revoke(registry, newer.id, Author { now: UnixMillis(1_750_000_000_000), ..by_us() }).await.unwrap();
     assert_eq!(revoked.revoked_at, Some(UnixMillis(1_750_000_000_000)));
-    let again = registry.revoke_key(newer.id, now()).await.unwrap();
+    let again = revoke(registry, newer.id, by_us()).await.unwrap();
     assert_eq!(again.revoked_at, revoked.revoked_at, "the first date stays");
     assert_eq!(registry.load(&keeper).await.unwrap().unwrap().keys.len(), 1);
-    assert!(matches!(registry.revoke_key(KeyId(i64::MAX), now()).await, Err(RegistryError::NoSuchKey(_))));
+    assert!(matches!(revoke(registry, KeyId(i64::MAX), by_us()).await, Err(RegistryError::NoSuchKey(_))));
 
-    assert!(!registry.set_active(&keeper, false, now()).await.unwrap().is_active);
+    assert!(!set_active(registry, &keeper, false).await.unwrap().is_active);
     assert!(!registry.load(&keeper).await.unwrap().unwrap().is_active);
-    assert!(registry.set_active(&keeper, true, now()).await.unwrap().is_active);
+    assert!(set_active(registry, &keeper, true).await.unwrap().is_active);
 
     let id = registry.principal(&keeper).await.unwrap().id;
-    registry.remove_principal(&keeper, now()).await.unwrap();
+    registry.remove_principal(&keeper, None, by_us()).await.unwrap();
     assert!(registry.load(&keeper).await.unwrap().is_none());
     assert!(registry.keys(None, None, 100).await.unwrap().iter().all(|key| key.username != keeper), "its keys went with it");
-    assert!(matches!(registry.remove_principal(&keeper, now()).await, Err(RegistryError::NoSuchPrincipal(_))));
+    assert!(matches!(registry.remove_principal(&keeper, None, by_us()).await, Err(RegistryError::NoSuchPrincipal(_))));
     add(registry, "keeper", "").await;
     assert_ne!(registry.principal(&keeper).await.unwrap().id, id, "a number is never given again");
 }
@@ -310,16 +340,16 @@ async fn every_change_is_in_the_feed(registry: &SqlRegistry) {
         seen = changes[0].id;
         assert_eq!(registry.newest_change().await.unwrap(), seen);
     };
-    let key = registry.add_key(&name, new_key(&public_key()), now()).await.unwrap();
+    let key = registry.add_key(&name, new_key(&public_key()), by_us()).await.unwrap();
     expect_one("a key added").await;
-    registry.revoke_key(key.id, now()).await.unwrap();
+    revoke(registry, key.id, by_us()).await.unwrap();
     expect_one("a key revoked").await;
-    registry.set_active(&name, false, now()).await.unwrap();
+    set_active(registry, &name, false).await.unwrap();
     expect_one("disabled").await;
-    registry.set_active(&name, true, now()).await.unwrap();
+    set_active(registry, &name, true).await.unwrap();
     expect_one("enabled").await;
     assert_eq!(registry.usernames(&[id, PrincipalId(i64::MAX)]).await.unwrap(), [(id, name.clone())]);
-    registry.remove_principal(&name, now()).await.unwrap();
+    registry.remove_principal(&name, None, by_us()).await.unwrap();
     expect_one("removed").await;
     assert!(registry.usernames(&[id]).await.unwrap().is_empty());
 
@@ -346,4 +376,210 @@ async fn changes_at_once_do_not_disturb_each_other(registry: &SqlRegistry) {
     }
     let changed: BTreeSet<_> = registry.changes(seen, 0, now()).await.unwrap().iter().map(|change| change.principal).collect();
     assert_eq!(changed.len(), 20);
+}
+
+async fn a_principal_comes_with_keys_and_trusts_or_not_at_all(registry: &SqlRegistry) {
+    let (first, second) = (public_key(), public_key());
+    let profile = Profile {
+        given_name: Some("Ada".to_owned()),
+        family_name: Some("Löve".to_owned()),
+        email: Some("ada@example.com".to_owned()),
+    };
+    let whole = |name: &str, keys: &[&PublicKey], urls: &[&str]| NewPrincipal {
+        profile: profile.clone(),
+        keys: keys.iter().map(|key| new_key(key)).collect(),
+        jwks_urls: urls.iter().map(|url| (*url).to_owned()).collect(),
+        ..NewPrincipal::named(username(name))
+    };
+    let urls = ["https://a.example/jwks", "https://b.example/jwks", "https://c.example/jwks"];
+    let record = registry.add_principal(whole("whole", &[&first, &second], &urls), by_us()).await.unwrap();
+    assert_eq!(record.profile, profile);
+    assert_eq!(registry.principal(&username("whole")).await.unwrap(), record);
+    let known = registry.load(&username("whole")).await.unwrap().unwrap();
+    let fingerprints: BTreeSet<_> = known.keys.iter().map(|key| key.key.fingerprint()).collect();
+    assert_eq!(fingerprints, BTreeSet::from([first.fingerprint(), second.fingerprint()]));
+    assert_eq!(known.trusts.iter().map(|trust| &*trust.url).collect::<Vec<_>>(), urls);
+
+    let again = registry.add_principal(whole("half", &[&first, &first], &urls), by_us()).await;
+    assert!(matches!(again, Err(RegistryError::KeyExists { .. })), "{again:?}");
+    let again = registry.add_principal(whole("half", &[&first], &[urls[0], urls[0]]), by_us()).await;
+    assert!(matches!(again, Err(RegistryError::TrustExists { .. })), "{again:?}");
+    assert!(registry.load(&username("half")).await.unwrap().is_none());
+    let disabled = NewPrincipal { is_active: false, ..NewPrincipal::named(username("half")) };
+    assert!(!registry.add_principal(disabled, by_us()).await.unwrap().is_active);
+}
+
+async fn principals_and_keys_are_changed_if_they_are_what_was_looked_at(registry: &SqlRegistry) {
+    let whole = username("whole");
+    let before = registry.principal(&whole).await.unwrap();
+    let change = PrincipalChange {
+        scopes: Some(Scopes::parse("read").unwrap()),
+        given_name: Some(None),
+        email: Some(Some("new@example.com".to_owned())),
+        ..PrincipalChange::default()
+    };
+    let later = Author { now: before.updated_at.saturating_add(Duration::from_secs(1)), ..by_us() };
+    let after = registry.change_principal(&whole, change.clone(), Some(before.version()), later).await.unwrap();
+    let profile = Profile { given_name: None, email: Some("new@example.com".to_owned()), ..before.profile.clone() };
+    let expected = PrincipalRecord { scopes: Scopes::parse("read").unwrap(), profile, updated_at: later.now, ..before.clone() };
+    assert_eq!(after, expected);
+    assert_eq!(registry.principal(&whole).await.unwrap(), after);
+    let outdated = registry.change_principal(&whole, PrincipalChange::default(), Some(before.version()), later).await;
+    assert!(matches!(outdated, Err(RegistryError::Changed)), "{outdated:?}");
+    let outdated = registry.remove_principal(&whole, Some(before.version()), later).await;
+    assert!(matches!(outdated, Err(RegistryError::Changed)), "{outdated:?}");
+    let same = registry.change_principal(&whole, change, Some(after.version()), by_us()).await.unwrap();
+    assert_eq!(same, after, "what is already so changes nothing");
+
+    let key = registry.keys(Some(&whole), None, 1).await.unwrap().remove(0);
+    let (from, until) = (UnixMillis(1_700_000_000_000), UnixMillis(4_102_444_800_000));
+    let change = KeyChange {
+        comment: Some(Some("old laptop".to_owned())),
+        scopes: Some(Some(Scopes::parse("read").unwrap())),
+        not_before: Some(Some(from)),
+        expires_at: Some(Some(until)),
+        revoke: false,
+    };
+    let changed = registry.change_key(key.id, change.clone(), Some(key.version()), by_us()).await.unwrap();
+    assert_eq!(changed, KeyRecord { terms: change.applied_to(&key.terms), ..key.clone() });
+    assert_eq!(registry.key(key.id).await.unwrap(), changed);
+    let outdated = registry.change_key(key.id, KeyChange::REVOCATION, Some(key.version()), by_us()).await;
+    assert!(matches!(outdated, Err(RegistryError::Changed)), "{outdated:?}");
+    let bare = KeyChange { comment: Some(None), scopes: Some(None), not_before: Some(None), expires_at: Some(None), revoke: false };
+    assert_eq!(registry.change_key(key.id, bare, None, by_us()).await.unwrap().terms, KeyTerms::default());
+
+    // Of two who look at the same and change it at the same time, one is told that it changed.
+    let seen = registry.principal(&whole).await.unwrap().version();
+    let mut at_once = tokio::task::JoinSet::new();
+    for number in 0..8 {
+        let (registry, name) = (registry.clone(), whole.clone());
+        at_once.spawn(async move {
+            let change = PrincipalChange { email: Some(Some(format!("{number}@example.com"))), ..PrincipalChange::default() };
+            registry.change_principal(&name, change, Some(seen), by_us()).await
+        });
+    }
+    let outcomes = at_once.join_all().await;
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1, "{outcomes:?}");
+    assert!(outcomes.iter().all(|outcome| matches!(outcome, Ok(_) | Err(RegistryError::Changed))), "{outcomes:?}");
+}
+
+async fn trusts_are_kept_and_listed(registry: &SqlRegistry) {
+    let whole = username("whole");
+    let url = format!("https://long.example/{}", "x".repeat(1900));
+    let added = registry.add_trust(&whole, &url, by_us()).await.unwrap();
+    assert_eq!((added.username.as_str(), added.jwks_url.as_str()), ("whole", url.as_str()));
+    assert_eq!(registry.trust(added.id).await.unwrap(), added);
+    let again = registry.add_trust(&whole, &url, by_us()).await;
+    assert!(matches!(&again, Err(RegistryError::TrustExists { jwks_url, .. }) if *jwks_url == url), "{again:?}");
+    registry.add_trust(&whole, &url.to_uppercase(), by_us()).await.expect("URLs are compared byte for byte");
+    assert!(matches!(registry.add_trust(&username("nobody"), &url, by_us()).await, Err(RegistryError::NoSuchPrincipal(_))));
+
+    let mut at_once = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let (registry, name) = (registry.clone(), whole.clone());
+        at_once.spawn(async move { registry.add_trust(&name, "https://raced.example/", by_us()).await.is_ok() });
+    }
+    assert_eq!(at_once.join_all().await.into_iter().filter(|added| *added).count(), 1, "of eight at once");
+
+    let all = registry.trusts(Some(&whole), None, 100).await.unwrap();
+    assert_eq!(all.len(), 6);
+    assert_eq!(registry.trusts(None, Some(all[0].id), 2).await.unwrap(), all[1..3]);
+    let fetched_at = UnixMillis(4_102_444_800_000);
+    let failure = FetchFailure { reason: "the answer was 500 instead of 200".to_owned() };
+    registry.fetched(&url, fetched_at, None).await.unwrap();
+    registry.fetched(&url, now(), Some(&failure)).await.unwrap();
+    let noted = TrustRecord { last_fetched_at: Some(fetched_at), last_error: Some(failure.reason), ..added.clone() };
+    assert_eq!(registry.trust(added.id).await.unwrap(), noted, "the last good fetch stays known");
+    assert_eq!(noted.version(), added.version());
+    registry.fetched(&url, fetched_at, None).await.unwrap();
+    assert_eq!(registry.trust(added.id).await.unwrap().last_error, None);
+
+    let seen = registry.newest_change().await.unwrap();
+    registry.touch_trust(added.id, by_us()).await.unwrap();
+    registry.remove_trust(added.id, Some(added.version()), by_us()).await.unwrap();
+    assert_eq!(registry.changes(seen, 0, now()).await.unwrap().len(), 2);
+    let (gone, never) = (added.id, TrustId(i64::MAX));
+    for id in [gone, never] {
+        assert!(matches!(registry.trust(id).await, Err(RegistryError::NoSuchTrust(_))));
+        assert!(matches!(registry.touch_trust(id, by_us()).await, Err(RegistryError::NoSuchTrust(_))));
+        assert!(matches!(registry.remove_trust(id, None, by_us()).await, Err(RegistryError::NoSuchTrust(_))));
+    }
+    let known = registry.load(&whole).await.unwrap().unwrap();
+    assert_eq!((known.keys.len(), known.trusts.len()), (2, 5), "none twice, however they are read");
+    for key in registry.keys(Some(&whole), None, 10).await.unwrap() {
+        revoke(registry, key.id, by_us()).await.unwrap();
+    }
+    let known = registry.load(&whole).await.unwrap().unwrap();
+    assert_eq!((known.keys.len(), known.trusts.len()), (0, 5), "revoked keys take no trusts with them");
+}
+
+async fn use_is_written_and_never_goes_back(registry: &SqlRegistry) {
+    let whole = username("whole");
+    let (keys, trusts) =
+        (registry.keys(Some(&whole), None, 2).await.unwrap(), registry.trusts(Some(&whole), None, 2).await.unwrap());
+    let at = |second: i64| UnixMillis(1_900_000_000_000 + second * 1000);
+    let seen = registry.newest_change().await.unwrap();
+    let used = [
+        (Used::Key(keys[0].id), at(5)),
+        (Used::Key(keys[1].id), UnixMillis(at(7).0 + 999)),
+        (Used::Trust(trusts[0].id), at(6)),
+        (Used::Key(KeyId(i64::MAX)), at(6)),
+    ];
+    registry.write_usage(&used).await.unwrap();
+    registry.write_usage(&[(Used::Key(keys[0].id), at(4)), (Used::Trust(trusts[0].id), at(9))]).await.unwrap();
+    registry.write_usage(&[]).await.unwrap();
+    let key = async |index: usize| registry.key(keys[index].id).await.unwrap();
+    let trust = async |index: usize| registry.trust(trusts[index].id).await.unwrap();
+    assert_eq!(key(0).await.last_used_on, Some(at(5)), "an earlier time changes nothing");
+    assert_eq!(key(1).await.last_used_on, Some(at(7)), "to the second");
+    assert_eq!((trust(0).await.last_used_on, trust(1).await.last_used_on), (Some(at(9)), None));
+    assert_eq!(key(0).await.version(), keys[0].version(), "use is no change");
+    assert_eq!(registry.newest_change().await.unwrap(), seen, "nor anything for the feed");
+
+    let many: Vec<_> = (0..2000).map(|number| (Used::Key(KeyId(1_000_000 + number)), at(number % 11))).collect();
+    registry.write_usage(&many).await.unwrap();
+}
+
+async fn every_change_is_audited(registry: &SqlRegistry) {
+    let name = username("audited");
+    let by = |second: i64| Author { actor: "cli:ada", now: UnixMillis(1_900_000_000_000 + second * 1000) };
+    registry.add_principal(NewPrincipal::named(name.clone()), by(0)).await.unwrap();
+    let key = registry.add_key(&name, new_key(&public_key()), by(1)).await.unwrap();
+    let comment = KeyChange { comment: Some(Some("c".to_owned())), ..KeyChange::default() };
+    registry.change_key(key.id, comment.clone(), None, by(2)).await.unwrap();
+    registry.change_key(key.id, comment, None, by(3)).await.unwrap();
+    registry.change_key(key.id, KeyChange::REVOCATION, None, by(4)).await.unwrap();
+    let trust = registry.add_trust(&name, "https://a.example/", by(5)).await.unwrap();
+    registry.touch_trust(trust.id, by(6)).await.unwrap();
+    registry.remove_trust(trust.id, None, by(7)).await.unwrap();
+    registry.remove_principal(&name, None, by(8)).await.unwrap();
+
+    let events = registry.audit(Some("audited"), None, 100).await.unwrap();
+    let said: Vec<_> =
+        events.iter().rev().map(|event| (event.action.as_str(), event.before.is_some(), event.after.is_some())).collect();
+    let expected = [
+        ("principal.add", false, true),
+        ("key.add", false, true),
+        ("key.change", true, true),
+        ("key.revoke", true, true),
+        ("trust.add", false, true),
+        ("trust.refresh", true, true),
+        ("trust.remove", true, false),
+        ("principal.remove", true, false),
+    ];
+    assert_eq!(said, expected, "what changes nothing leaves no trace");
+    assert!(events.iter().all(|event| event.actor == "cli:ada" && event.username == "audited"));
+    assert_eq!(
+        events.iter().rev().map(|event| event.at).collect::<Vec<_>>(),
+        [0, 1, 2, 4, 5, 6, 7, 8].map(|second| by(second).now)
+    );
+    let revoked = &events[4];
+    assert_eq!(revoked.subject_id, key.id.0);
+    assert!(revoked.before.as_deref().unwrap().contains("\"revoked_at\":null"), "{revoked:?}");
+    assert!(revoked.after.as_deref().unwrap().contains("\"revoked_at\":\"2030-03-17T17:46:44Z\""), "{revoked:?}");
+
+    let page = registry.audit(Some("audited"), Some(events[2].id), 2).await.unwrap();
+    assert_eq!(page, events[3..5]);
+    assert!(registry.audit(None, None, 1000).await.unwrap().len() > events.len());
+    assert!(registry.audit(Some("AUDITED"), None, 10).await.unwrap().is_empty());
 }

@@ -237,7 +237,7 @@ impl Verifier {
         let mut seen = format!("signed {}.{:03} s {sign}", distance_ms / 1000, distance_ms % 1000);
         for (name, at) in [("exp", claims.expires_at), ("nbf", claims.not_before)] {
             if let Some(at) = at {
-                seen.push_str(&format!(", {name} {}", at.millis().to_rfc3339()));
+                seen.extend([", ", name, " ", &at.millis().to_rfc3339()]);
             }
         }
         let expected =
@@ -332,16 +332,12 @@ impl Verifier {
         let seen = if seen.is_empty() { "no keys and no trusts".to_owned() } else { seen.join("; ") };
         let mut trials = Trials::default();
         let proof = if principal.is_active { self.try_keys(token, principal, now, &mut trials).await } else { None };
-        match proof {
-            Some((_, proof)) => {
-                walk.step("key", StepOutcome::Passed, seen, expected);
-                Some(proof)
-            }
-            None => {
-                walk.step("key", StepOutcome::Denied(trials.reason(Some(principal))), seen, expected);
-                None
-            }
-        }
+        let outcome = match &proof {
+            Some(_) => StepOutcome::Passed,
+            None => StepOutcome::Denied(trials.reason(Some(principal))),
+        };
+        walk.step("key", outcome, seen, expected);
+        proof.map(|(_, proof)| proof)
     }
 }
 

@@ -14,13 +14,13 @@ use super::*;
 use crate::{
     domain::{
         algorithm::{Algorithm, KeyFamily},
-        decision::DenialCode,
+        decision::{DenialCode, Used},
         key::{PrivateKey, VerifyingKey},
         nonce::NonceClaim,
         presented::{Door, OriginalRequest},
-        principal::{KeyId, KnownKey, PrincipalId, Username},
+        principal::{KeyId, KnownKey, KnownTrust, PrincipalId, TrustId, Username},
     },
-    engine::ports::{Answer, Dependency},
+    engine::ports::{Answer, Dependency, FetchFailure},
     telemetry::decisions::DecisionLog,
 };
 
@@ -43,6 +43,13 @@ struct TestDirectory {
     is_down: bool,
 }
 
+impl TestDirectory {
+    fn of(principals: impl IntoIterator<Item = Arc<KnownPrincipal>>) -> Self {
+        let principals = principals.into_iter().map(|known| (known.username.to_string(), known)).collect();
+        Self { principals, is_down: false }
+    }
+}
+
 impl KeyDirectory for TestDirectory {
     fn lookup<'a>(&'a self, username: &'a Username, _: UnixMillis) -> Answer<'a, Result<Option<Arc<KnownPrincipal>>, Unavailable>> {
         Answer::ready(if self.is_down {
@@ -60,8 +67,43 @@ impl KeyDirectory for TestDirectory {
         Answer::ready(false)
     }
 
+    fn look(&self) {}
+
     fn check(&self, _: UnixMillis) -> Result<(), Unavailable> {
         Ok(())
+    }
+}
+
+/// Key sets by their URLs; those that are not there were never fetched.
+#[derive(Default)]
+struct TestKeySets(HashMap<String, HashMap<String, Arc<VerifyingKey>>>);
+
+impl KeySetSource for TestKeySets {
+    fn key<'a>(&'a self, trust: &'a KnownTrust, kid: &'a str, _: UnixMillis) -> Answer<'a, FoundKey> {
+        Answer::ready(match self.0.get(&*trust.url) {
+            Some(set) => set.get(kid).map_or(FoundKey::NoSuchKey, |key| FoundKey::Key(Arc::clone(key))),
+            None => FoundKey::NoKeySet,
+        })
+    }
+
+    fn expect(&self, _: &[KnownTrust], _: bool) {}
+
+    fn check_url(&self, _: &str) -> Result<(), FetchFailure> {
+        Ok(())
+    }
+
+    fn refresh<'a>(&'a self, url: &'a str) -> Answer<'a, Result<usize, FetchFailure>> {
+        Answer::ready(self.0.get(url).map(HashMap::len).ok_or_else(|| FetchFailure { reason: "not there".to_owned() }))
+    }
+}
+
+/// What was noted as used.
+#[derive(Default)]
+struct TestUsage(Mutex<Vec<(Used, UnixMillis)>>);
+
+impl UsageLog for TestUsage {
+    fn note(&self, used: Used, now: UnixMillis) {
+        self.0.lock().unwrap().push((used, now));
     }
 }
 
@@ -87,6 +129,15 @@ impl NonceStore for TestNonces {
         Answer::ready(Ok(Claimed::Fresh))
     }
 
+    fn is_claimed<'a>(&'a self, principal: PrincipalId, nonce: &'a str, now: UnixMillis) -> Answer<'a, Result<bool, Unavailable>> {
+        if self.is_down {
+            return Answer::ready(Err(Unavailable::new(Dependency::NonceStore, "down")));
+        }
+        let claims = self.claims.lock().unwrap();
+        let live = claims.get(&(principal.0, nonce.to_owned())).is_some_and(|(forgotten_at, _)| now < *forgotten_at);
+        Answer::ready(Ok(live))
+    }
+
     fn check(&self) -> Answer<'_, Result<(), Unavailable>> {
         Answer::ready(Ok(()))
     }
@@ -94,16 +145,32 @@ impl NonceStore for TestNonces {
 
 struct Bench {
     key: PrivateKey,
+    /// What the key set that `tina` trusts holds under `remote`.
+    remote: PrivateKey,
     clock: Arc<TestClock>,
     nonces: Arc<TestNonces>,
+    usage: Arc<TestUsage>,
     verifier: Verifier,
 }
+
+const KEY_SET: &str = "https://keys.example/jwks";
+const NEVER_FETCHED: &str = "https://down.example/jwks";
 
 fn principal(id: i64, username: &str, is_active: bool, keys: &[&PrivateKey], scopes: &str) -> Arc<KnownPrincipal> {
     let keys = keys.iter().zip(1..).map(|(key, number)| {
         KnownKey::new(KeyId(number), VerifyingKey::new(key.public_key()), Scopes::parse(scopes).unwrap(), None, None)
     });
-    Arc::new(KnownPrincipal::new(PrincipalId(id), Username::new(username).unwrap(), is_active, keys.collect()))
+    Arc::new(keyless(id, username, is_active, scopes).with_keys(keys.collect()))
+}
+
+/// A principal that trusts the key sets at `urls` and has no key of its own.
+fn trusting(id: i64, username: &str, urls: &[&str]) -> Arc<KnownPrincipal> {
+    let trusts = urls.iter().zip(1..).map(|(url, number)| KnownTrust { id: TrustId(number), url: (*url).into() });
+    Arc::new(keyless(id, username, true, "read").with_trusts(trusts.collect()))
+}
+
+fn keyless(id: i64, username: &str, is_active: bool, scopes: &str) -> KnownPrincipal {
+    KnownPrincipal::new(PrincipalId(id), Username::new(username).unwrap(), is_active, Scopes::parse(scopes).unwrap())
 }
 
 fn policy() -> Policy {
@@ -116,20 +183,40 @@ fn policy() -> Policy {
 }
 
 fn bench_with(policy: Policy, directory_is_down: bool, nonces_are_down: bool) -> Bench {
-    let key = PrivateKey::generate(KeyFamily::Ed25519, 2048).unwrap();
-    let principals = [principal(1, "alice", true, &[&key], "read write"), principal(2, "dora", false, &[&key], "")];
-    let principals = principals.into_iter().map(|known| (known.username.to_string(), known)).collect();
-    let clock = Arc::new(TestClock(NOW_MS.into()));
+    let (key, remote) = (new_key(), new_key());
+    let principals = [
+        principal(1, "alice", true, &[&key], "read write"),
+        principal(2, "dora", false, &[&key], ""),
+        trusting(3, "tina", &[KEY_SET]),
+        trusting(4, "tom", &[NEVER_FETCHED]),
+    ];
+    let set = HashMap::from([("remote".to_owned(), Arc::new(VerifyingKey::new(remote.public_key())))]);
+    let (clock, usage) = (Arc::new(TestClock(NOW_MS.into())), Arc::new(TestUsage::default()));
     let nonces = Arc::new(TestNonces { is_down: nonces_are_down, ..TestNonces::default() });
-    let verifier = Verifier::new(
-        policy,
-        Arc::clone(&clock) as Arc<dyn Clock>,
-        Arc::new(TestDirectory { principals, is_down: directory_is_down }),
-        Arc::clone(&nonces) as Arc<dyn NonceStore>,
-        Arc::new(DecisionObserver::new(DecisionLog::Off)),
-    )
-    .unwrap();
-    Bench { key, clock, nonces, verifier }
+    let ports = VerifierPorts {
+        clock: Arc::clone(&clock) as Arc<dyn Clock>,
+        directory: Arc::new(TestDirectory { is_down: directory_is_down, ..TestDirectory::of(principals) }),
+        key_sets: Arc::new(TestKeySets(HashMap::from([(KEY_SET.to_owned(), set)]))),
+        nonces: Arc::clone(&nonces) as Arc<dyn NonceStore>,
+        usage: Arc::clone(&usage) as Arc<dyn UsageLog>,
+    };
+    let verifier = Verifier::new(policy, ports, Arc::new(DecisionObserver::new(DecisionLog::Off))).unwrap();
+    Bench { key, remote, clock, nonces, usage, verifier }
+}
+
+fn verifier_of(principals: impl IntoIterator<Item = Arc<KnownPrincipal>>) -> Verifier {
+    let ports = VerifierPorts {
+        clock: Arc::new(TestClock(NOW_MS.into())),
+        directory: Arc::new(TestDirectory::of(principals)),
+        key_sets: Arc::new(TestKeySets::default()),
+        nonces: Arc::new(TestNonces::default()),
+        usage: Arc::new(TestUsage::default()),
+    };
+    Verifier::new(policy(), ports, Arc::new(DecisionObserver::new(DecisionLog::Off))).unwrap()
+}
+
+fn new_key() -> PrivateKey {
+    PrivateKey::generate(KeyFamily::Ed25519, 2048).unwrap()
 }
 
 fn bench() -> Bench {
@@ -178,14 +265,25 @@ impl Bench {
         sign(&self.key, Algorithm::EdDsa, &json!({}), claims)
     }
 
+    /// Decides, and holds the explanation given just before to the decision.
     fn decide(&self, presented: &Presented<'_>) -> Result<(), DenialReason> {
-        match now_or_never(self.verifier.decide(presented)).result.unwrap() {
+        let claimed = self.claimed();
+        let explanation = now_or_never(self.verifier.explain(presented, Vantage::Inside));
+        assert_eq!(self.claimed(), claimed, "explaining claims nothing");
+        let decided = match now_or_never(self.verifier.decide(presented)).result.unwrap() {
             Decision::Allow(identity) => {
-                assert_eq!(identity.principal().username.as_str(), "alice");
+                assert!(matches!(identity.principal().username.as_str(), "alice" | "tina"));
                 Ok(())
             }
             Decision::Deny(denial) => Err(denial.reason),
+        };
+        let explained = explanation.failure().map_or(Ok(()), |step| Err(step.outcome.reason().unwrap()));
+        // A retry of the same attempt passes; an explanation is no attempt.
+        if presented.attempt.is_none() || decided.is_err() {
+            assert_eq!(explained, decided, "{explanation:#?}");
+            assert_eq!(explanation.identity.is_some(), decided.is_ok());
         }
+        decided
     }
 
     fn present(&self, credentials: &str) -> Result<(), DenialReason> {
@@ -211,7 +309,7 @@ fn a_good_token_passes_exactly_once() {
 #[test]
 fn each_refusal_has_its_reason_and_none_burns_the_nonce() {
     let bench = bench();
-    let other = PrivateKey::generate(KeyFamily::Ed25519, 2048).unwrap();
+    let other = new_key();
     let with = |name: &str, value: Value| {
         let mut claims = claims("n");
         claims[name] = value;
@@ -346,17 +444,7 @@ fn the_scheme_is_compared_without_case() {
 #[test]
 fn principals_keep_their_nonces_apart() {
     let (alice, bob) = (PrivateKey::generate(KeyFamily::P256, 2048).unwrap(), PrivateKey::generate(KeyFamily::P256, 2048).unwrap());
-    let principals = [("alice", &alice, 1), ("bob", &bob, 2)]
-        .map(|(name, key, id)| (name.to_owned(), principal(id, name, true, &[key], "")))
-        .into();
-    let verifier = Verifier::new(
-        policy(),
-        Arc::new(TestClock(NOW_MS.into())),
-        Arc::new(TestDirectory { principals, is_down: false }),
-        Arc::new(TestNonces::default()),
-        Arc::new(DecisionObserver::new(DecisionLog::Off)),
-    )
-    .unwrap();
+    let verifier = verifier_of([principal(1, "alice", true, &[&alice], ""), principal(2, "bob", true, &[&bob], "")]);
     for (name, key) in [("alice", &alice), ("bob", &bob)] {
         let token = sign(key, Algorithm::Es256, &json!({}), &json!({"username": name, "time": NOW, "nonce": "same"}));
         assert!(matches!(now_or_never(verifier.decide(&presented(&token))).result, Ok(Decision::Allow(_))), "{name}");
@@ -384,27 +472,88 @@ fn a_key_decides_its_algorithms() {
 
 #[test]
 fn at_most_eight_keys_are_tried_and_a_kid_picks_its_own() {
-    let keys: Vec<PrivateKey> = (0..10).map(|_| PrivateKey::generate(KeyFamily::Ed25519, 2048).unwrap()).collect();
-    let known = principal(1, "alice", true, &keys.iter().collect::<Vec<_>>(), "");
-    let token = sign(&keys[0], Algorithm::EdDsa, &json!({}), &claims("n"));
-    let token = UntrustedToken::parse(token.trim_start_matches("JWT ")).unwrap();
-    let tried: Vec<i64> = known.candidates(&token, UnixMillis(NOW_MS)).map(|(_, key)| key.id.0).collect();
-    assert_eq!(tried, [10, 9, 8, 7, 6, 5, 4, 3], "the newest eight");
+    let keys: Vec<PrivateKey> = (0..10).map(|_| new_key()).collect();
+    let verifier = verifier_of([principal(1, "alice", true, &keys.iter().collect::<Vec<_>>(), "")]);
+    let lets_in = |key: usize, header: &Value| {
+        let token = sign(&keys[key], Algorithm::EdDsa, header, &claims(&format!("{key} {header}")));
+        matches!(now_or_never(verifier.decide(&presented(&token))).result.unwrap(), Decision::Allow(_))
+    };
+    let passed: Vec<usize> = (0..10).filter(|key| lets_in(*key, &json!({}))).collect();
+    assert_eq!(passed, [2, 3, 4, 5, 6, 7, 8, 9], "the newest eight");
+    let passed: Vec<usize> = (0..10).filter(|key| lets_in(*key, &json!({"kid": "key-1"}))).collect();
+    assert_eq!(passed, [2, 3, 4, 5, 6, 7, 8, 9], "names that others gave say nothing here");
+    assert!((0..10).all(|key| lets_in(key, &json!({"kid": keys[key].public_key().fingerprint().to_string()}))));
+}
 
-    let kid = keys[0].public_key().fingerprint().to_string();
-    let named = sign(&keys[0], Algorithm::EdDsa, &json!({"kid": kid}), &claims("n"));
-    let named = UntrustedToken::parse(named.trim_start_matches("JWT ")).unwrap();
-    let tried: Vec<i64> = known.candidates(&named, UnixMillis(NOW_MS)).map(|(_, key)| key.id.0).collect();
-    assert_eq!(tried, [1]);
+#[test]
+fn a_key_of_a_trusted_set_counts_under_its_name_there() {
+    let bench = bench();
+    let token = |key: &PrivateKey, username: &str, header: &Value, nonce: &str| {
+        sign(key, Algorithm::EdDsa, header, &json!({"username": username, "time": NOW, "nonce": nonce}))
+    };
+    let remote = json!({"kid": "remote"});
+    assert_eq!(bench.present(&token(&bench.remote, "tina", &remote, "a")), Ok(()));
+    assert_eq!(bench.present(&token(&bench.remote, "tina", &remote, "a")), Err(DenialReason::NonceClaimed));
+    assert_eq!(*bench.usage.0.lock().unwrap(), [(Used::Trust(TrustId(1)), UnixMillis(NOW_MS))]);
+    for (key, username, header, reason) in [
+        (&bench.key, "tina", &remote, DenialReason::BadSignature),
+        (&bench.remote, "tina", &json!({"kid": "other"}), DenialReason::NoMatchingKey),
+        (&bench.remote, "tina", &json!({}), DenialReason::NoMatchingKey),
+        (&bench.remote, "alice", &remote, DenialReason::BadSignature),
+        (&bench.remote, "tom", &remote, DenialReason::NoKeySet),
+    ] {
+        assert_eq!(bench.present(&token(key, username, header, "b")), Err(reason), "{username} {header}");
+    }
 
-    let foreign = sign(&keys[9], Algorithm::EdDsa, &json!({"kid": "key-1"}), &claims("n"));
-    let foreign = UntrustedToken::parse(foreign.trim_start_matches("JWT ")).unwrap();
-    assert_eq!(known.candidates(&foreign, UnixMillis(NOW_MS)).count(), 8, "names that others gave say nothing here");
+    let verdict = now_or_never(bench.verifier.decide(&presented(&token(&bench.remote, "tina", &remote, "c"))));
+    let Ok(Decision::Allow(identity)) = verdict.result else { panic!("{verdict:?}") };
+    assert_eq!((identity.encoded_key_id(), identity.scopes().as_str()), ("remote", "read"));
+}
+
+#[test]
+fn only_what_passed_is_noted_as_used() {
+    let bench = bench();
+    let token = bench.sign(&claims("n"));
+    assert_eq!(bench.present(&token), Ok(()));
+    assert_eq!(bench.present(&token), Err(DenialReason::NonceClaimed));
+    assert_eq!(*bench.usage.0.lock().unwrap(), [(Used::Key(KeyId(1)), UnixMillis(NOW_MS))]);
+}
+
+#[test]
+fn an_explanation_goes_on_after_a_step_that_fails() {
+    let bench = bench();
+    let mut late = claims("n");
+    late["time"] = json!(NOW - 60);
+    late["htm"] = json!("POST");
+    let token = bench.sign(&late);
+    let explanation = now_or_never(bench.verifier.explain(&presented(&token), Vantage::Inside));
+    let outcomes: Vec<_> = explanation.steps.iter().map(|step| (step.name, step.outcome)).collect();
+    let passed = StepOutcome::Passed;
+    let expected = [
+        ("credentials", passed),
+        ("token", passed),
+        ("time", StepOutcome::Denied(DenialReason::TooOld)),
+        ("required_claims", passed),
+        ("principal", passed),
+        ("key", passed),
+        ("binding", StepOutcome::Denied(DenialReason::MethodMismatch)),
+        ("scopes", passed),
+        ("nonce", passed),
+    ];
+    assert_eq!(outcomes, expected);
+    assert!(explanation.steps[2].seen.starts_with("signed 60.500 s ago"), "{:?}", explanation.steps[2]);
+    assert_eq!(explanation.verdict(), "deny");
+
+    let aside = now_or_never(bench.verifier.explain(&presented(&token), Vantage::Outside { nonces_are_shared: false }));
+    assert_eq!(aside.steps.last().unwrap().outcome, StepOutcome::Skipped);
+    let down = bench_with(policy(), false, true);
+    let token = down.sign(&claims("n"));
+    assert_eq!(now_or_never(down.verifier.explain(&presented(&token), Vantage::Inside)).verdict(), "unavailable");
 }
 
 #[test]
 fn keys_count_only_in_their_time() {
-    let key = PrivateKey::generate(KeyFamily::Ed25519, 2048).unwrap();
+    let key = new_key();
     let at = |from: Option<i64>, until: Option<i64>| {
         let known = KnownKey::new(
             KeyId(1),
@@ -422,7 +571,7 @@ fn keys_count_only_in_their_time() {
 #[test]
 fn refusals_that_would_tell_users_apart_share_a_code() {
     let bench = bench();
-    let other = PrivateKey::generate(KeyFamily::Ed25519, 2048).unwrap();
+    let other = new_key();
     for username in ["alice", "dora", "nobody"] {
         let token = sign(&other, Algorithm::EdDsa, &json!({}), &json!({"username": username, "time": NOW, "nonce": "n"}));
         assert_eq!(bench.present(&token).unwrap_err().code(), DenialCode::InvalidToken, "{username}");

@@ -4,7 +4,13 @@ use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
 use super::*;
-use crate::engine::ports::RegistryChange;
+use crate::{
+    domain::{
+        principal::{KnownTrust, TrustId},
+        scope::Scopes,
+    },
+    engine::ports::{FetchFailure, FoundKey, RegistryChange},
+};
 
 /// A registry whose changes become visible when the test says so, and whose answers can be held up.
 struct TestSource {
@@ -50,6 +56,12 @@ impl TestSource {
     }
 }
 
+/// Everybody trusts one key set.
+fn known(id: PrincipalId, username: Username, is_active: bool) -> KnownPrincipal {
+    let trust = KnownTrust { id: TrustId(id.0), url: format!("https://{}.example/", username.as_str()).into() };
+    KnownPrincipal::new(id, username, is_active, Scopes::default()).with_trusts(vec![trust])
+}
+
 #[async_trait]
 impl PrincipalSource for TestSource {
     async fn load(&self, username: &Username) -> Result<Option<KnownPrincipal>, RegistryError> {
@@ -58,13 +70,13 @@ impl PrincipalSource for TestSource {
         let found = self.principals.lock().unwrap().get(username.as_str()).copied();
         // What was read before the gate is answered after it: a slow answer is an old one.
         drop(self.gate.acquire().await.unwrap());
-        Ok(found.map(|(id, is_active)| KnownPrincipal::new(PrincipalId(id), username.clone(), is_active, Vec::new())))
+        Ok(found.map(|(id, is_active)| known(PrincipalId(id), username.clone(), is_active)))
     }
 
     async fn load_page(&self, after: Option<PrincipalId>, limit: u64) -> Result<Vec<KnownPrincipal>, RegistryError> {
         self.up()?;
         let page = self.page(after, limit).into_iter();
-        Ok(page.map(|(id, name, is_active)| KnownPrincipal::new(id, name, is_active, Vec::new())).collect())
+        Ok(page.map(|(id, name, is_active)| known(id, name, is_active)).collect())
     }
 
     async fn names_page(&self, after: Option<PrincipalId>, limit: u64) -> Result<Vec<(PrincipalId, Username)>, RegistryError> {
@@ -96,6 +108,28 @@ impl PrincipalSource for TestSource {
     }
 }
 
+/// What was told to be expected.
+#[derive(Default)]
+struct TestKeySets(Mutex<Vec<(String, bool)>>);
+
+impl KeySetSource for TestKeySets {
+    fn key<'a>(&'a self, _: &'a KnownTrust, _: &'a str, _: UnixMillis) -> Answer<'a, FoundKey> {
+        Answer::ready(FoundKey::NoKeySet)
+    }
+
+    fn expect(&self, trusts: &[KnownTrust], changed: bool) {
+        self.0.lock().unwrap().extend(trusts.iter().map(|trust| (trust.url.to_string(), changed)));
+    }
+
+    fn check_url(&self, _: &str) -> Result<(), FetchFailure> {
+        Ok(())
+    }
+
+    fn refresh<'a>(&'a self, _: &'a str) -> Answer<'a, Result<usize, FetchFailure>> {
+        Answer::ready(Ok(0))
+    }
+}
+
 struct TestClock(AtomicI64);
 
 impl Clock for TestClock {
@@ -106,6 +140,7 @@ impl Clock for TestClock {
 
 struct Setup {
     source: Arc<TestSource>,
+    key_sets: Arc<TestKeySets>,
     clock: Arc<TestClock>,
     directory: Arc<CachedDirectory>,
     follower: Follower,
@@ -119,9 +154,12 @@ impl Setup {
     async fn with(settings: &RegistrySettings) -> Self {
         let (source, clock) = (TestSource::new(), Arc::new(TestClock(AtomicI64::new(1_000_000))));
         source.set("alice", 1, true);
+        let key_sets = Arc::new(TestKeySets::default());
         let (directory, follower) =
-            CachedDirectory::start(Arc::clone(&source) as _, Arc::clone(&clock) as _, settings).await.unwrap();
-        Self { source, clock, directory, follower }
+            CachedDirectory::start(Arc::clone(&source) as _, Arc::clone(&key_sets) as _, Arc::clone(&clock) as _, settings)
+                .await
+                .unwrap();
+        Self { source, key_sets, clock, directory, follower }
     }
 
     /// Whether the principal is active; `None` where there is none.
@@ -353,4 +391,17 @@ async fn a_flood_of_refusals_causes_few_polls() {
     assert!(u128::from(polls) <= most, "{polls} polls instead of {most}");
     drop(stop);
     running.await.unwrap();
+}
+
+#[tokio::test]
+async fn key_sets_are_expected_before_they_are_needed() {
+    let mut setup = Setup::new().await;
+    let expected = |setup: &Setup| std::mem::take(&mut *setup.key_sets.0.lock().unwrap());
+    setup.follower.warm().await.unwrap();
+    assert_eq!(expected(&setup), [("https://alice.example/".to_owned(), false)], "after the start");
+
+    setup.source.change(1, 1);
+    setup.follower.poll().await.unwrap();
+    assert_eq!(setup.lookup("alice").await.unwrap(), Some(true));
+    assert_eq!(expected(&setup), [("https://alice.example/".to_owned(), true)], "after a change");
 }

@@ -41,8 +41,8 @@ const TICK_MAX: Duration = Duration::from_secs(1);
 /// A URL that no decision asked about for this many times `max_age` is no longer fetched.
 const UNWATCH_AFTER_MAX_AGES: u32 = 24;
 /// How many sets are fetched at once that no decision waits for.
-const BACKGROUND_FETCHES_MAX: usize = 8;
-/// A change in the registry asks for a fetch, unless one began this shortly before.
+const BACKGROUND_FETCHES_MAX: usize = 32;
+/// A change in the registry asks for a fetch; those of one URL keep this distance.
 const CHANGE_DISTANCE: Duration = Duration::from_secs(1);
 
 /// The key sets of all URLs that decisions ask about.
@@ -158,7 +158,7 @@ impl JwksCache {
         }
     }
 
-    fn from_memory(&self, watched: &Watched, kid: &str, now: UnixMillis) -> FoundKey {
+    fn remembered(&self, watched: &Watched, kid: &str, now: UnixMillis) -> FoundKey {
         match &*watched.current.load() {
             Some(held) if now.since(held.fetched_at) <= self.settings.max_age => {
                 held.keys.get(kid).map_or(FoundKey::NoSuchKey, |key| FoundKey::Key(Arc::clone(key)))
@@ -179,7 +179,7 @@ impl JwksCache {
 impl KeySetSource for Arc<JwksCache> {
     fn key<'a>(&'a self, trust: &'a KnownTrust, kid: &'a str, now: UnixMillis) -> Answer<'a, FoundKey> {
         let watched = self.watched(&trust.url, now);
-        match self.from_memory(&watched, kid, now) {
+        match self.remembered(&watched, kid, now) {
             found @ FoundKey::Key(_) => Answer::ready(found),
             missing if watched.was_fetched() => {
                 self.ask_for_fetch(&watched, now);
@@ -190,7 +190,7 @@ impl KeySetSource for Arc<JwksCache> {
                 self.begin_fetch(&watched);
                 Answer::pending(async move {
                     drop(tokio::time::timeout(FIRST_FETCH_WAIT, fetches.wait_for(|count| *count > 0)).await);
-                    self.from_memory(&watched, kid, self.clock.now())
+                    self.remembered(&watched, kid, self.clock.now())
                 })
             }
         }
@@ -202,6 +202,8 @@ impl KeySetSource for Arc<JwksCache> {
             let watched = self.watched(&trust.url, now);
             if !watched.was_fetched() || changed && watched.began_before(now.saturating_sub(CHANGE_DISTANCE)) {
                 self.queue_fetch(watched, now);
+            } else if changed {
+                watched.bring_forward(now.saturating_add(CHANGE_DISTANCE));
             }
         }
     }
@@ -281,6 +283,12 @@ impl Watched {
             state.last_failure = failure;
         }
         self.fetches.send_modify(|count| *count += 1);
+    }
+
+    /// Lets the next fetch be due at `moment`, unless it is before that.
+    fn bring_forward(&self, moment: UnixMillis) {
+        let mut state = self.state();
+        state.due_at = state.due_at.min(moment);
     }
 
     fn is_due(&self, now: UnixMillis) -> bool {
