@@ -1,11 +1,8 @@
 //! TLS on both doors: server certificates, client certificates, and files that change while the service runs.
 
-use std::{io, net::SocketAddr, path::Path, process::Command, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
-};
+use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -14,7 +11,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::Endpoint;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
-use crate::harness::{Countersign, Deployment, eventually_async};
+use crate::harness::{Authority, Countersign, Deployment, eventually_async};
 
 #[tokio::test]
 async fn both_doors_speak_tls_and_nothing_else() {
@@ -90,45 +87,6 @@ fn with_tls() -> (Deployment, Authority) {
     (deployment, authority)
 }
 
-/// A certificate authority made by OpenSSL, in files.
-struct Authority {
-    dir: std::path::PathBuf,
-}
-
-impl Authority {
-    fn new(dir: &Path) -> Self {
-        std::fs::create_dir_all(dir).unwrap();
-        let authority = Self { dir: dir.to_owned() };
-        authority.openssl(
-            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=ca -keyout ca.key -out ca.pem",
-        );
-        authority
-    }
-
-    /// Makes NAME.pem and NAME.key, new ones each time.
-    fn certify(&self, name: &str) {
-        std::fs::write(self.dir.join("names"), "subjectAltName=DNS:localhost,IP:127.0.0.1\n").unwrap();
-        self.openssl(&format!(
-            "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN={name} -keyout {name}.next.key -out {name}.csr"
-        ));
-        self.openssl(&format!(
-            "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out {name}.next.pem"
-        ));
-        for kind in ["key", "pem"] {
-            std::fs::rename(self.dir.join(format!("{name}.next.{kind}")), self.dir.join(format!("{name}.{kind}"))).unwrap();
-        }
-    }
-
-    fn openssl(&self, arguments: &str) {
-        let output = Command::new("openssl").args(arguments.split(' ')).current_dir(&self.dir).output().unwrap();
-        assert!(output.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&output.stderr));
-    }
-
-    fn certificate(&self, name: &str) -> CertificateDer<'static> {
-        CertificateDer::from_pem_file(self.dir.join(format!("{name}.pem"))).unwrap()
-    }
-}
-
 async fn connect(
     server: SocketAddr,
     protocol: &str,
@@ -141,10 +99,7 @@ async fn connect(
     let builder = builder.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
     let mut config = match client {
         None => builder.with_no_client_auth(),
-        Some(client) => {
-            let key = PrivateKeyDer::from_pem_file(client.dir.join("client.key")).unwrap();
-            builder.with_client_auth_cert(vec![client.certificate("client")], key).unwrap()
-        }
+        Some(client) => builder.with_client_auth_cert(vec![client.certificate("client")], client.private_key("client")).unwrap(),
     };
     config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
     let stream = TcpStream::connect(server).await?;
