@@ -27,6 +27,7 @@ mod gateways_envoy;
 mod gateways_nginx;
 mod grpc_door;
 mod http_door;
+mod jwks_server;
 mod outage;
 mod peers;
 mod replicas;

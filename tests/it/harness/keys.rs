@@ -1,6 +1,6 @@
 //! Key pairs made and used without any of Countersign's code.
 
-use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
+use aws_lc_rs::encoding::{AsBigEndian as _, AsDer, Curve25519SeedBin, Pkcs8V1Der, PublicKeyX509Der};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::{KeyPair as RsaKeyPair, KeySize};
 use aws_lc_rs::signature::{
@@ -8,7 +8,9 @@ use aws_lc_rs::signature::{
     RSA_PKCS1_SHA384, RSA_PKCS1_SHA512, RSA_PSS_SHA256, RSA_PSS_SHA384, RSA_PSS_SHA512,
 };
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use pkcs1::der::Decode as _;
+use serde_json::{Value, json};
 
 pub enum Key {
     Rsa(RsaKeyPair),
@@ -87,11 +89,41 @@ impl Key {
         pem("PUBLIC KEY", der.as_ref())
     }
 
+    /// The public half as a JWK (RFC 7517), marked with nothing but the `kid`.
+    pub fn jwk(&self, kid: &str) -> Value {
+        let curve = |name: &str, key: &EcdsaKeyPair| {
+            // 0x04, and the two coordinates.
+            let (x, y) = key.public_key().as_ref()[1..].split_at(key.public_key().as_ref().len() / 2);
+            json!({"kty": "EC", "crv": name, "kid": kid, "x": base64url(x), "y": base64url(y)})
+        };
+        match self {
+            Self::Rsa(key) => {
+                let public = pkcs1::RsaPublicKey::from_der(key.public_key().as_ref()).unwrap();
+                let (n, e) = (public.modulus.as_bytes(), public.public_exponent.as_bytes());
+                json!({"kty": "RSA", "kid": kid, "n": base64url(n), "e": base64url(e)})
+            }
+            Self::Ed25519(key) => json!({"kty": "OKP", "crv": "Ed25519", "kid": kid, "x": base64url(key.public_key().as_ref())}),
+            Self::P256(key) => curve("P-256", key),
+            Self::P384(key) => curve("P-384", key),
+        }
+    }
+
+    /// The private half of an Ed25519 key, as a JWK has it.
+    pub fn jwk_d(&self) -> String {
+        let Self::Ed25519(key) = self else { panic!("not an Ed25519 key") };
+        let seed: Curve25519SeedBin<'_> = key.seed().unwrap().as_be_bytes().unwrap();
+        base64url(seed.as_ref())
+    }
+
     /// The fingerprint, which tokens call the `kid`.
     pub fn fingerprint(&self) -> String {
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, self.public_pem().as_bytes());
         digest.as_ref().iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"))
     }
+}
+
+fn base64url(bytes: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
 }
 
 fn pem(label: &str, der: &[u8]) -> String {

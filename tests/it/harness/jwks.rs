@@ -1,0 +1,322 @@
+//! A server of key sets, which can turn slow, broken or hostile while it runs, and which counts who asks.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustls::ServerConfig;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{oneshot, watch};
+use tokio_rustls::TlsAcceptor;
+
+use super::{Authority, Claims, Key, free_port};
+
+/// Often enough that no idle timeout of a client ends it.
+const DRIP: Duration = Duration::from_millis(50);
+
+/// What a path does with requests.
+#[derive(Debug, Clone)]
+pub enum Behaviour {
+    /// Answers at once.
+    Answers { status: u16, headers: String, body: String },
+    /// Takes the request, sends nothing, and answers as whatever takes this behaviour's place, when it does.
+    Holds,
+    /// Sends the head at once, and then white space for ever, a byte at a time: never idle, and never done.
+    Drips,
+    /// Sends this and then white space for ever, as fast as it is read, without a length.
+    Floods(String),
+}
+
+impl Behaviour {
+    /// The key set of these keys.
+    pub fn set(keys: impl IntoIterator<Item = Value>) -> Self {
+        Self::text(json!({"keys": keys.into_iter().collect::<Vec<_>>()}).to_string())
+    }
+
+    /// Status 200 and this text.
+    pub fn text(body: impl Into<String>) -> Self {
+        Self::Answers { status: 200, headers: String::new(), body: body.into() }
+    }
+
+    /// The same body under another status.
+    #[must_use]
+    pub fn with_status(self, status: u16) -> Self {
+        match self {
+            Self::Answers { headers, body, .. } => Self::Answers { status, headers, body },
+            other => other,
+        }
+    }
+
+    /// A redirect that carries this body.
+    #[must_use]
+    pub fn redirecting(self, status: u16, location: &str) -> Self {
+        match self {
+            Self::Answers { body, .. } => Self::Answers { status, headers: format!("Location: {location}\r\n"), body },
+            other => other,
+        }
+    }
+}
+
+/// Serves until the test ends, on a thread of its own, so that a test may wait for a command that asks it.
+pub struct JwksServer {
+    address: SocketAddr,
+    tls: Option<TlsAcceptor>,
+    state: Arc<State>,
+    running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+    dir: TempDir,
+}
+
+impl JwksServer {
+    /// With a certificate of its own authority, for `localhost` and `127.0.0.1`.
+    pub fn https() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::new(dir.path());
+        authority.certify("server");
+        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![authority.certificate("server")], authority.private_key("server"))
+            .unwrap();
+        Self::start(Some(TlsAcceptor::from(Arc::new(config))), dir)
+    }
+
+    /// In plain text.
+    pub fn http() -> Self {
+        Self::start(None, tempfile::tempdir().unwrap())
+    }
+
+    fn start(tls: Option<TlsAcceptor>, dir: TempDir) -> Self {
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let mut server = Self { address, tls, state: Arc::default(), running: None, dir };
+        server.resume();
+        server
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        self.url_of("localhost", path)
+    }
+
+    /// The same place under another name.
+    pub fn url_of(&self, host: &str, path: &str) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{host}:{}{path}", self.address.port())
+    }
+
+    /// Its authority, in PEM.
+    pub fn ca_file(&self) -> PathBuf {
+        self.dir.path().join("ca.pem")
+    }
+
+    /// From now on `path` does this; until it is told, it answers 404.
+    pub fn put(&self, path: &str, behaviour: Behaviour) {
+        self.state.behaviours.send_modify(|behaviours| {
+            behaviours.insert(path.to_owned(), behaviour);
+        });
+    }
+
+    /// When requests for `path` came.
+    pub fn requests(&self, path: &str) -> Vec<Instant> {
+        self.state.traffic.lock().unwrap().get(path).map(|traffic| traffic.requests.clone()).unwrap_or_default()
+    }
+
+    /// How many requests for `path` were being answered at once, at most.
+    pub fn most_in_flight(&self, path: &str) -> usize {
+        self.state.traffic.lock().unwrap().get(path).map_or(0, |traffic| traffic.most_in_flight)
+    }
+
+    /// How often somebody connected, whether or not a request followed.
+    pub fn connections(&self) -> usize {
+        *self.state.connections.lock().unwrap()
+    }
+
+    /// Breaks every connection and refuses new ones.
+    pub fn stop(&mut self) {
+        if let Some((stop, thread)) = self.running.take() {
+            let _ = stop.send(());
+            thread.join().unwrap();
+        }
+    }
+
+    /// Listens on the same port again.
+    pub fn resume(&mut self) {
+        let listener = std::net::TcpListener::bind(self.address).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let (state, tls) = (Arc::clone(&self.state), self.tls.clone());
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let listener = TcpListener::from_std(listener).unwrap();
+                tokio::select! {
+                    _ = stopped => (),
+                    () = accept(&listener, &state, tls.as_ref()) => (),
+                }
+            });
+        });
+        self.running = Some((stop, thread));
+    }
+}
+
+impl Drop for JwksServer {
+    fn drop(&mut self) {
+        if let Some((stop, thread)) = self.running.take() {
+            let _ = stop.send(());
+            // It may have panicked, as may this test have.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[derive(Default)]
+struct State {
+    behaviours: watch::Sender<HashMap<String, Behaviour>>,
+    traffic: Mutex<HashMap<String, Traffic>>,
+    connections: Mutex<usize>,
+}
+
+#[derive(Default)]
+struct Traffic {
+    requests: Vec<Instant>,
+    in_flight: usize,
+    most_in_flight: usize,
+}
+
+/// A request being answered, until it is dropped.
+struct InFlight<'a> {
+    state: &'a State,
+    path: String,
+}
+
+impl State {
+    fn arrived(&self, path: String) -> InFlight<'_> {
+        let mut all = self.traffic.lock().unwrap();
+        let traffic = all.entry(path.clone()).or_default();
+        traffic.requests.push(Instant::now());
+        traffic.in_flight += 1;
+        traffic.most_in_flight = traffic.most_in_flight.max(traffic.in_flight);
+        InFlight { state: self, path }
+    }
+
+    /// What `path` does, which is anything but holding.
+    async fn behaviour(&self, path: &str) -> Behaviour {
+        let mut behaviours = self.behaviours.subscribe();
+        let decided = behaviours.wait_for(|all| !matches!(all.get(path), Some(Behaviour::Holds))).await.unwrap();
+        decided.get(path).cloned().unwrap_or_else(|| Behaviour::text("").with_status(404))
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        if let Ok(mut all) = self.state.traffic.lock()
+            && let Some(traffic) = all.get_mut(&self.path)
+        {
+            traffic.in_flight -= 1;
+        }
+    }
+}
+
+async fn accept(listener: &TcpListener, state: &Arc<State>, tls: Option<&TlsAcceptor>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        *state.connections.lock().unwrap() += 1;
+        let (state, tls) = (Arc::clone(state), tls.cloned());
+        tokio::spawn(async move {
+            // Clients that end early are part of the game.
+            let _ = serve(stream, &state, tls).await;
+        });
+    }
+}
+
+async fn serve(stream: TcpStream, state: &State, tls: Option<TlsAcceptor>) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    match tls {
+        None => answer(stream, state).await,
+        Some(tls) => answer(tls.accept(stream).await?, state).await,
+    }
+}
+
+/// Answers one request, for as long as the client waits for it.
+async fn answer(stream: impl AsyncRead + AsyncWrite, state: &State) -> std::io::Result<()> {
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(reader.read_u8().await?);
+    }
+    let path = String::from_utf8_lossy(&head).split(' ').nth(1).unwrap_or_default().to_owned();
+    let in_flight = state.arrived(path);
+    tokio::select! {
+        sent = send(&mut writer, state, &in_flight.path) => sent,
+        // Nothing more is to come from a client but its end.
+        _ = reader.read_u8() => Ok(()),
+    }
+}
+
+async fn send(writer: &mut (impl AsyncWrite + Unpin), state: &State, path: &str) -> std::io::Result<()> {
+    let endless = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n";
+    match state.behaviour(path).await {
+        Behaviour::Holds => Ok(()),
+        Behaviour::Answers { status, headers, body } => {
+            let head = format!("HTTP/1.1 {status} Whatever\r\nContent-Type: application/json\r\nConnection: close\r\n{headers}");
+            let head = format!("{head}Content-Length: {}\r\n\r\n", body.len());
+            writer.write_all(&[head.as_bytes(), body.as_bytes()].concat()).await?;
+            writer.shutdown().await
+        }
+        Behaviour::Drips => {
+            writer.write_all(endless.as_bytes()).await?;
+            loop {
+                writer.write_all(b" ").await?;
+                writer.flush().await?;
+                tokio::time::sleep(DRIP).await;
+            }
+        }
+        Behaviour::Floods(beginning) => {
+            writer.write_all(&[endless.as_bytes(), beginning.as_bytes()].concat()).await?;
+            let padding = vec![b' '; 64 * 1024];
+            loop {
+                writer.write_all(&padding).await?;
+            }
+        }
+    }
+}
+
+/// A key under the name that it has in a key set.
+pub struct Signer {
+    pub kid: String,
+    pub key: Key,
+}
+
+impl Signer {
+    pub fn new(kid: impl Into<String>, key: Key) -> Self {
+        Self { kid: kid.into(), key }
+    }
+
+    /// An Ed25519 key.
+    pub fn named(kid: impl Into<String>) -> Self {
+        Self::new(kid, Key::ed25519())
+    }
+
+    pub fn jwk(&self) -> Value {
+        self.key.jwk(&self.kid)
+    }
+
+    pub fn claims(&self, username: &str) -> Claims {
+        Claims::of(username).with_header("kid", self.kid.as_str())
+    }
+
+    /// A value for `Authorization`, of a fresh token that names the key.
+    pub fn authorization(&self, username: &str) -> String {
+        self.claims(username).authorization(&self.key)
+    }
+}
+
+/// The JWK with one more member, or another value for it.
+pub fn member(mut jwk: Value, name: &str, value: impl Into<Value>) -> Value {
+    jwk[name] = value.into();
+    jwk
+}
