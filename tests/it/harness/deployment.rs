@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Countersign, Database, Key, Redis};
+use super::{Countersign, Database, JwksServer, Key, Redis};
 
 pub struct Deployment {
     /// The working directory of every command, so that default paths fall into it.
@@ -64,6 +64,12 @@ impl Deployment {
         self.set("nonce.url", &format!("redis://{redis}")).set("nonce.timeout", "5s")
     }
 
+    /// Key sets may come from `server` although it is a local one, whose authority nobody else knows.
+    #[must_use]
+    pub fn trusting(self, server: &JwksServer) -> Self {
+        self.set("jwks.ca_file", server.ca_file().to_str().unwrap()).set("jwks.allowed_hosts", "localhost,127.0.0.1")
+    }
+
     /// Adds a principal with one key, and yields the key's id.
     pub fn enrol(&self, username: &str, key: &Key) -> String {
         self.done(&["principal", "add", username]);
@@ -81,6 +87,19 @@ impl Deployment {
         let keys = self.list(&["key", "list", username]);
         let added = keys.iter().find(|listed| listed["fingerprint"] == key.fingerprint());
         id(added.unwrap_or_else(|| panic!("{} is not in {keys:?}", key.fingerprint())))
+    }
+
+    /// Has a principal trust the key set at `url`, and yields the trust's id.
+    pub fn add_trust(&self, username: &str, url: &str) -> String {
+        let json = self.done(&["trust", "add", username, url, "--output", "json"]);
+        id(&serde_json::from_str(&json).unwrap_or_else(|error| panic!("{error} in {json}")))
+    }
+
+    /// A trust as it is listed.
+    pub fn listed_trust(&self, trust: &str) -> Value {
+        let trusts = self.list(&["trust", "list"]);
+        let found = trusts.iter().find(|listed| id(listed) == trust);
+        found.unwrap_or_else(|| panic!("{trust} is not in {trusts:?}")).clone()
     }
 
     pub fn principal_id(&self, username: &str) -> String {
