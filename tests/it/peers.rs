@@ -1,7 +1,11 @@
-//! `asymmetric_jwt_auth` 1.3.0 on either side of Countersign.
+//! `asymmetric_jwt_auth` 1.3.0 on either side of Countersign, and `PyJWT` with a key set of its own.
+
+use std::time::Duration;
 
 use crate::harness::http::Request;
-use crate::harness::{AsymmetricJwtAuth, Deployment, DjangoSite, Echo, Gateway, Key, Seen};
+use crate::harness::{
+    AsymmetricJwtAuth, Behaviour, Deployment, DjangoSite, Echo, Gateway, JwksServer, Key, PyJwt, Seen, eventually_async,
+};
 
 /// Its clients need no change: the header of its own `Token.create_auth_header` passes every gateway.
 #[tokio::test]
@@ -80,5 +84,37 @@ async fn a_kid_picks_the_key() {
     for key in &keys {
         let allow = countersign.decide(&peer.authorization("alice", key)).await;
         assert_eq!(allow.header("x-auth-key-id"), Some(key.fingerprint().as_str()), "{allow:?}");
+    }
+}
+
+/// `PyJWT` signs, and makes the key set that a principal trusts: nothing of Countersign's is on its side.
+#[tokio::test]
+async fn tokens_of_pyjwt_verify_through_a_trust() {
+    let server = JwksServer::https();
+    let deployment = Deployment::new().trusting(&server);
+    let peer = PyJwt::new();
+    let keys = [("RS256", Key::rsa()), ("ES256", Key::p256()), ("EdDSA", Key::ed25519())];
+    let kids = keys.each_ref().map(|(algorithm, _)| format!("pyjwt-{algorithm}"));
+    let set: Vec<_> = keys.iter().zip(&kids).map(|((algorithm, key), kid)| (kid.as_str(), *algorithm, key)).collect();
+    server.put("/keys", Behaviour::text(peer.jwks(&set)));
+    deployment.done(&["principal", "add", "alice"]);
+    deployment.add_trust("alice", &server.url("/keys"));
+    let countersign = deployment.serve();
+
+    for (kid, algorithm, key) in set {
+        let token = eventually_async(&format!("{algorithm} is allowed"), Duration::from_secs(20), async || {
+            let token = peer.token("alice", kid, algorithm, key);
+            let answer = countersign.decide(&format!("JWT {token}")).await;
+            (answer.status == 200).then(|| {
+                assert_eq!(answer.header("x-auth-key-id"), Some(kid), "{answer:?}");
+                token
+            })
+        })
+        .await;
+        let again = countersign.decide(&format!("JWT {token}")).await;
+        assert_eq!(again.header("x-auth-error"), Some("replayed"), "{algorithm}: {again:?}");
+        let stranger = peer.token("bob", kid, algorithm, key);
+        let refused = countersign.decide(&format!("JWT {stranger}")).await;
+        assert_eq!(refused.header("x-auth-error"), Some("invalid_token"), "{algorithm}: {refused:?}");
     }
 }

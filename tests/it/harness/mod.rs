@@ -37,7 +37,7 @@ pub use gateway::{Gateway, RunningGateway};
 pub use jwks::{Behaviour, JwksServer, Signer, member};
 pub use keys::Key;
 pub use nonces::{Redis, RedisCluster, RedisSentinel};
-pub use peers::{AsymmetricJwtAuth, DjangoSite};
+pub use peers::{AsymmetricJwtAuth, DjangoSite, PyJwt};
 pub use ports::free_port;
 pub use process::Signal;
 pub use sluice::Sluice;

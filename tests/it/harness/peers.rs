@@ -86,8 +86,46 @@ impl DjangoSite {
     }
 }
 
+/// `PyJWT`, which `asymmetric_jwt_auth` brings along, in its own words: `tests/it/peers/pyjwt.py`.
+pub struct PyJwt {
+    dir: TempDir,
+}
+
+impl PyJwt {
+    pub fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    /// The key set that it makes of the public halves: each with its `kid` and the algorithm that it is for.
+    pub fn jwks(&self, keys: &[(&str, &str, &Key)]) -> String {
+        let arguments = keys.iter().flat_map(|(kid, algorithm, key)| [(*kid).to_owned(), (*algorithm).to_owned(), self.file(key)]);
+        self.run("jwks", arguments.collect())
+    }
+
+    /// A token that it signs.
+    pub fn token(&self, username: &str, kid: &str, algorithm: &str, key: &Key) -> String {
+        self.run("sign", vec![username.to_owned(), kid.to_owned(), algorithm.to_owned(), self.file(key)]).trim().to_owned()
+    }
+
+    fn file(&self, key: &Key) -> String {
+        let path = self.dir.path().join(format!("{}.pem", key.fingerprint()));
+        std::fs::write(&path, key.private_pem()).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    fn run(&self, command: &str, arguments: Vec<String>) -> String {
+        let output = script("pyjwt.py").arg(command).args(arguments).current_dir(self.dir.path()).output().unwrap();
+        assert!(output.status.success(), "pyjwt.py {command}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
 fn python() -> Command {
+    script("asymmetric.py")
+}
+
+fn script(name: &str) -> Command {
     let mut command = Command::new(peer("asymmetric_jwt_auth/bin/python"));
-    command.arg(repository().join("tests/it/peers/asymmetric.py"));
+    command.arg(repository().join("tests/it/peers").join(name));
     command
 }
