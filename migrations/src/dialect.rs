@@ -36,6 +36,12 @@ impl Dialect {
         definition
     }
 
+    /// How MySQL and MariaDB are told to take any text into every column of `table`, whatever the database's own character set.
+    pub(crate) fn any_text_in(&self, table: &str) -> Option<String> {
+        let collation = self.collation?;
+        Some(format!("ALTER TABLE {table} CONVERT TO CHARACTER SET utf8mb4 COLLATE {collation}"))
+    }
+
     /// A moment in UTC, to the microsecond at least, beyond the year 2038.
     pub(crate) fn moment(&self, column: impl IntoIden) -> ColumnDef {
         let mut definition = ColumnDef::new(column);

@@ -1,4 +1,4 @@
-//! What was changed by whom, and finding trusts by their URL.
+//! What was changed by whom; finding trusts by their URL; comments, names and addresses in any script on MySQL and MariaDB.
 
 use sea_orm_migration::{prelude::*, sea_orm::DatabaseBackend};
 
@@ -36,7 +36,13 @@ const TRUSTS_BY_URL: &str = "jwks_trusts_url";
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        manager.create_table(audit_events(&Dialect::of(manager).await?)).await?;
+        let dialect = Dialect::of(manager).await?;
+        manager.create_table(audit_events(&dialect)).await?;
+        for table in ["principals", "public_keys", "jwks_trusts", "audit_events"] {
+            if let Some(statement) = dialect.any_text_in(table) {
+                manager.get_connection().execute_unprepared(&statement).await?;
+            }
+        }
         let by_username =
             Index::create().name("audit_events_username").table(AuditEvents::Table).col(AuditEvents::Username).to_owned();
         manager.create_index(by_username).await?;

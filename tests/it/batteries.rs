@@ -267,7 +267,7 @@ async fn keys_are_kept_as_given(registry: &SqlRegistry) {
     // 2100, and a fraction of a second: neither may be lost.
     let (from, until) = (UnixMillis(1_700_000_000_123), UnixMillis(4_102_444_800_456));
     let terms = KeyTerms {
-        comment: Some("laptop ü".to_owned()),
+        comment: Some("laptop ü 💻".to_owned()),
         scopes: Some(Scopes::parse("write other").unwrap()),
         not_before: Some(from),
         expires_at: Some(until),
@@ -382,7 +382,7 @@ async fn a_principal_comes_with_keys_and_trusts_or_not_at_all(registry: &SqlRegi
     let (first, second) = (public_key(), public_key());
     let profile = Profile {
         given_name: Some("Ada".to_owned()),
-        family_name: Some("Löve".to_owned()),
+        family_name: Some("Łöve 愛".to_owned()),
         email: Some("ada@example.com".to_owned()),
     };
     let whole = |name: &str, keys: &[&PublicKey], urls: &[&str]| NewPrincipal {

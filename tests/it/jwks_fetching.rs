@@ -85,7 +85,7 @@ async fn one_fetch_is_in_flight_and_nobody_waits_for_it() {
     let good = Signer::named("good");
     world.deployment.enrol("bob", &Key::ed25519());
     world.server.put("/keys", Behaviour::Holds);
-    let trust = world.trust("alice", "/keys");
+    world.trust("alice", "/keys");
     world.trust("bob", "/keys");
     eventually_async("the first fetch", PATIENCE, async || requested(&world, "/keys", 1)).await;
 
@@ -98,8 +98,9 @@ async fn one_fetch_is_in_flight_and_nobody_waits_for_it() {
         assert!(asked.elapsed() < AT_ONCE, "a decision took {:?}", asked.elapsed());
         world.local_key_goes_on().await;
     }
-    let refresh = world.deployment.command(&["trust", "refresh", &trust]).output().unwrap();
-    assert!(refresh.status.success(), "{refresh:?}");
+    // Every change asks for a fetch, too.
+    world.deployment.enrol("carol", &Key::ed25519());
+    world.trust("carol", "/keys");
     flood(&world, 64).await;
 
     assert_eq!(world.server.requests("/keys").len(), 1);

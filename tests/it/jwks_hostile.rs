@@ -1,6 +1,5 @@
 //! Endpoints that are slow, huge, broken or lying, and what decisions see meanwhile.
 
-use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -140,8 +139,7 @@ impl Case {
             let inside = format!("{}1{}", open.repeat(5_000), close.repeat(5_000));
             Behaviour::text(format!("{{\"keys\":[{}],\"deep\":{inside}}}", evil.jwk()))
         };
-        let mut huge = set.clone();
-        write!(huge, "{:1$}", "", MAX_BYTES).unwrap();
+        let huge = format!("{set}{}", " ".repeat(MAX_BYTES));
         let mut behaviours = vec![
             ("never answers", Behaviour::Holds),
             ("drips", Behaviour::Drips),
