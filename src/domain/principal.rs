@@ -203,7 +203,8 @@ impl KnownPrincipal {
     }
 
     /// The registered keys to try for `token`, with their places in [`KnownPrincipal::keys`]. A `kid` in the form of a fingerprint
-    /// picks its key; without one, or with a name that some other scheme gave, every key that could have signed the token is tried.
+    /// picks its key; without one, or with a name that some other scheme gave, every key that could have signed the token is tried, up
+    /// to [`CANDIDATE_KEYS_MAX`].
     pub fn candidates<'a>(&'a self, token: &'a UntrustedToken<'_>, now: UnixMillis) -> impl Iterator<Item = (usize, &'a KnownKey)> {
         let named = match token.key_id() {
             Some(TokenKeyId::Fingerprint(fingerprint)) => Some(*fingerprint),
@@ -215,6 +216,7 @@ impl KnownPrincipal {
             .filter(move |(_, known)| self.is_active && known.is_current(now))
             .filter(move |(_, known)| named.is_none_or(|fingerprint| known.key.fingerprint() == fingerprint))
             .filter(|(_, known)| token.fits(&known.key))
+            .take(CANDIDATE_KEYS_MAX)
     }
 
     /// The trusts to look in for `token`'s `kid`.
