@@ -40,7 +40,7 @@ use crate::{
     },
     stores::{
         cache::{CachedDirectory, Follower},
-        hints::{HintListener, NoHints, RedisHints},
+        hints::{HintListener, LocalHints, NoHints, RedisHints},
         jwks::{self, FetcherError, JwksCache, Refresher},
         nonce::{
             memory::MemoryNonceStore,
@@ -198,14 +198,14 @@ impl App {
         };
         let observer = Arc::new(DecisionObserver::new(settings.telemetry.decision_log));
         let verifier = Arc::new(Verifier::new(policy(settings), ports, Arc::clone(&observer)).map_err(AppError::Decoys)?);
-        let readiness = Readiness::new(Arc::clone(clock), directory, nonces);
+        let readiness = Readiness::new(Arc::clone(clock), Arc::clone(&directory), nonces);
         let language = Arc::new(language(settings));
         let url_prefix: Arc<str> = settings.server.url_prefix.as_str().into();
         Ok(Self {
             http: HttpDoor::new(Arc::clone(&verifier), Arc::clone(&language), Arc::clone(&url_prefix))?,
             grpc: GrpcDoor { verifier: Arc::clone(&verifier), readiness: readiness.clone(), language: Arc::clone(&language) },
             admin: AdminDoor {
-                registry: foundation.registry(settings, "admin-api"),
+                registry: foundation.registry(Arc::new(LocalHints::new(directory, hints(settings))), "admin-api"),
                 verifier,
                 observer,
                 readiness,
@@ -297,11 +297,7 @@ impl Foundation {
         Ok(Self { clock, store, key_sets: Arc::new(key_sets), refresher })
     }
 
-    fn registry(&self, settings: &Settings, actor: &str) -> Registry {
-        let hints: Arc<dyn ChangeHints> = match &settings.nonce.url {
-            NonceUrl::Memory => Arc::new(NoHints),
-            url @ (NonceUrl::Single(_) | NonceUrl::Cluster(_) | NonceUrl::Sentinel { .. }) => Arc::new(RedisHints::new(url)),
-        };
+    fn registry(&self, hints: Arc<dyn ChangeHints>, actor: &str) -> Registry {
         let store = Arc::clone(&self.store) as Arc<dyn RegistryStore>;
         Registry::new(store, Arc::clone(&self.key_sets), hints, Arc::clone(&self.clock), actor)
     }
@@ -309,7 +305,15 @@ impl Foundation {
 
 /// The registry on the database of `settings`, as `actor` of the command line changes it.
 pub async fn registry(settings: &Settings, actor: &str) -> Result<Registry, AppError> {
-    Ok(Foundation::lay(settings).await?.registry(settings, actor))
+    Ok(Foundation::lay(settings).await?.registry(hints(settings), actor))
+}
+
+/// How other processes are told of changes.
+fn hints(settings: &Settings) -> Arc<dyn ChangeHints> {
+    match &settings.nonce.url {
+        NonceUrl::Memory => Arc::new(NoHints),
+        url @ (NonceUrl::Single(_) | NonceUrl::Cluster(_) | NonceUrl::Sentinel { .. }) => Arc::new(RedisHints::new(url)),
+    }
 }
 
 /// Runs what is presented through every step of a decision, as a service with these settings would decide now.

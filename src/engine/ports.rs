@@ -70,7 +70,8 @@ pub trait NonceStore: Send + Sync {
 
 /// Finds keys in the key sets that principals trust, from memory in the common case.
 pub trait KeySetSource: Send + Sync {
-    /// The key named `kid` in the set of `trust`. Only the first answer ever about a URL may wait for a fetch, and not for long.
+    /// The key named `kid` in the set of `trust`. Only the first answer ever about a URL may wait for a
+    /// fetch, which begins with the call, and not for long after it.
     fn key<'a>(&'a self, trust: &'a KnownTrust, kid: &'a str, now: UnixMillis) -> Answer<'a, FoundKey>;
 
     /// Tells that decisions are going to ask about `trusts`: what was never fetched is fetched, beside the decisions. Where they

@@ -7,7 +7,7 @@ use aws_lc_rs::digest;
 use super::{
     binding,
     decoy::Decoys,
-    ports::{Clock, FoundKey, KeyDirectory, KeySetSource, NonceStore, Unavailable, UsageLog},
+    ports::{Answer, Clock, FoundKey, KeyDirectory, KeySetSource, NonceStore, Unavailable, UsageLog},
 };
 use crate::{
     domain::{
@@ -237,15 +237,21 @@ impl Verifier {
             return None;
         }
         let kid = token.key_id()?.text();
+        // Sets that are being fetched are waited for together, and after those that are there.
+        let mut awaited = Vec::new();
         for (index, trust) in principal.trusts_for(token) {
-            match self.ports.key_sets.key(trust, &kid, now).await {
-                FoundKey::Key(key) if token.fits(&key) => {
-                    if let Some(verified) = trials.run(token, &key, now) {
+            match self.ports.key_sets.key(trust, &kid, now) {
+                Answer::Ready(found) => {
+                    if let Some(verified) = trials.run_found(token, found?, now) {
                         return Some((verified, ProvenBy::Trust(index)));
                     }
                 }
-                FoundKey::Key(_) | FoundKey::NoSuchKey => {}
-                FoundKey::NoKeySet => trials.keyless_trusts += 1,
+                pending @ Answer::Pending(_) => awaited.push((index, pending)),
+            }
+        }
+        for (index, pending) in awaited {
+            if let Some(verified) = trials.run_found(token, pending.await, now) {
+                return Some((verified, ProvenBy::Trust(index)));
             }
         }
         None
@@ -284,6 +290,18 @@ impl Trials {
         }
         self.count += 1;
         token.verify(key, now)
+    }
+
+    /// The same with what a key set has.
+    fn run_found<'t>(&mut self, token: &'t UntrustedToken<'_>, found: FoundKey, now: UnixMillis) -> Option<VerifiedToken<'t>> {
+        match found {
+            FoundKey::Key(key) if token.fits(&key) => self.run(token, &key, now),
+            FoundKey::Key(_) | FoundKey::NoSuchKey => None,
+            FoundKey::NoKeySet => {
+                self.keyless_trusts += 1;
+                None
+            }
+        }
     }
 
     /// Why none succeeded.

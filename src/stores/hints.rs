@@ -37,6 +37,27 @@ impl ChangeHints for NoHints {
     async fn announce(&self) {}
 }
 
+/// Lets the directory of this process look at once, and tells the others.
+pub struct LocalHints {
+    directory: Arc<dyn KeyDirectory>,
+    others: Arc<dyn ChangeHints>,
+}
+
+impl LocalHints {
+    /// Hints to `directory`, and then by way of `others`.
+    pub fn new(directory: Arc<dyn KeyDirectory>, others: Arc<dyn ChangeHints>) -> Self {
+        Self { directory, others }
+    }
+}
+
+#[async_trait]
+impl ChangeHints for LocalHints {
+    async fn announce(&self) {
+        self.directory.look();
+        self.others.announce().await;
+    }
+}
+
 /// Publishes hints.
 pub struct RedisHints {
     url: NonceUrl,
@@ -160,6 +181,12 @@ async fn client(url: &NonceUrl) -> Result<Client, RedisError> {
 
 fn lost(what: &'static str) -> RedisError {
     (ErrorKind::Io, what).into()
+}
+
+impl fmt::Debug for LocalHints {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalHints").finish_non_exhaustive()
+    }
 }
 
 impl fmt::Debug for RedisHints {

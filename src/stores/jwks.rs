@@ -5,9 +5,12 @@ mod fetch;
 mod guard;
 
 pub use cache::{JwksCache, Refresher};
+use fetch::Fetcher;
 pub use fetch::FetcherError;
 
-/// Whether key sets can be fetched with these settings.
-pub fn check(settings: &crate::config::jwks::JwksSettings) -> Result<(), FetcherError> {
-    fetch::Fetcher::new(settings).map(drop)
+use crate::config::jwks::JwksSettings;
+
+/// Whether key sets can be fetched with these settings, on this system.
+pub fn check(settings: &JwksSettings) -> Result<(), FetcherError> {
+    Fetcher::new(settings)?.client().map(drop).map_err(|error| FetcherError::Client(cache::described(&error).reason))
 }

@@ -188,8 +188,9 @@ impl KeySetSource for Arc<JwksCache> {
             _never_fetched => {
                 let mut fetches = watched.fetches.subscribe();
                 self.begin_fetch(&watched);
+                let until = tokio::time::Instant::now() + FIRST_FETCH_WAIT;
                 Answer::pending(async move {
-                    drop(tokio::time::timeout(FIRST_FETCH_WAIT, fetches.wait_for(|count| *count > 0)).await);
+                    drop(tokio::time::timeout_at(until, fetches.wait_for(|count| *count > 0)).await);
                     self.remembered(&watched, kid, self.clock.now())
                 })
             }
@@ -328,19 +329,23 @@ impl JwksCache {
     fn fetch_due(self: &Arc<Self>) {
         let now = self.clock.now();
         let asked_since = now.saturating_sub(self.settings.max_age.saturating_mul(UNWATCH_AFTER_MAX_AGES));
+        let is_wanted = |watched: &Watched| watched.last_asked.load(Ordering::Relaxed) >= asked_since.0;
         let due: Vec<Arc<Watched>> = {
-            let mut sets = self.sets.write().unwrap_or_else(PoisonError::into_inner);
-            sets.retain(|_, watched| watched.last_asked.load(Ordering::Relaxed) >= asked_since.0);
-            sets.values().filter(|watched| watched.is_due(now)).map(Arc::clone).collect()
+            let sets = self.sets.read().unwrap_or_else(PoisonError::into_inner);
+            sets.values().filter(|watched| watched.is_due(now) || !is_wanted(watched)).map(Arc::clone).collect()
         };
         for watched in due {
-            self.queue_fetch(watched, now);
+            if is_wanted(&watched) {
+                self.queue_fetch(watched, now);
+            } else {
+                self.sets.write().unwrap_or_else(PoisonError::into_inner).remove(&watched.url);
+            }
         }
     }
 }
 
 /// The error and its causes on one line.
-fn described(error: &FetchError) -> FetchFailure {
+pub(super) fn described(error: &FetchError) -> FetchFailure {
     let mut reason = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -1,6 +1,11 @@
 //! One download of one key set.
 
-use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use reqwest::{Certificate, Client, redirect};
 use serde::Deserialize;
@@ -21,10 +26,11 @@ const DEPTH_MAX: usize = 8;
 pub(super) type KeySet = HashMap<Box<str>, Arc<VerifyingKey>>;
 
 /// Fetches key sets, within all bounds.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Fetcher {
-    client: Client,
     guard: Guard,
+    authorities: Vec<Certificate>,
+    client: OnceLock<Result<Client, Arc<reqwest::Error>>>,
     timeout: Duration,
     max_bytes: usize,
 }
@@ -35,9 +41,9 @@ pub enum FetcherError {
     /// `jwks.ca_file` cannot be used.
     #[error("`jwks.ca_file` cannot be used: {0}")]
     CaFile(String),
-    /// The client could not be made.
-    #[error("the HTTP client for key sets could not be made")]
-    Client(#[source] reqwest::Error),
+    /// Nothing can be fetched with these settings on this system.
+    #[error("key sets cannot be fetched: {0}")]
+    Client(String),
 }
 
 /// Why there is no new key set.
@@ -49,6 +55,9 @@ pub(super) enum FetchError {
     /// A URL that is not fetched.
     #[error(transparent)]
     Forbidden(#[from] Forbidden),
+    /// There is no client, for want of certificate authorities for instance.
+    #[error("the HTTP client could not be made; are the system's certificate authorities installed?")]
+    Client(#[source] Arc<reqwest::Error>),
     /// The request failed.
     #[error("the request failed")]
     Request(#[source] reqwest::Error),
@@ -83,18 +92,28 @@ struct Document {
 impl Fetcher {
     /// A fetcher as `settings` say.
     pub(super) fn new(settings: &JwksSettings) -> Result<Self, FetcherError> {
-        let guard = Guard::new(settings);
-        let mut builder = Client::builder()
-            .dns_resolver(Arc::new(guard.clone()))
-            .redirect(redirect::Policy::none())
-            .no_proxy()
-            .pool_max_idle_per_host(0)
-            .user_agent(concat!("countersign/", env!("CARGO_PKG_VERSION")));
-        if let Some(path) = &settings.ca_file {
-            builder = builder.tls_certs_merge(authorities(path)?);
-        }
-        let client = builder.build().map_err(FetcherError::Client)?;
-        Ok(Self { client, guard, timeout: settings.timeout, max_bytes: settings.max_bytes })
+        Ok(Self {
+            guard: Guard::new(settings),
+            authorities: settings.ca_file.as_deref().map(authorities).transpose()?.unwrap_or_default(),
+            client: OnceLock::new(),
+            timeout: settings.timeout,
+            max_bytes: settings.max_bytes,
+        })
+    }
+
+    /// Made when first needed: where nobody trusts a key set, the system needs no certificate authorities.
+    pub(super) fn client(&self) -> Result<&Client, FetchError> {
+        let made = self.client.get_or_init(|| {
+            let builder = Client::builder()
+                .dns_resolver(Arc::new(self.guard.clone()))
+                .redirect(redirect::Policy::none())
+                .no_proxy()
+                .pool_max_idle_per_host(0)
+                .tls_certs_merge(self.authorities.iter().cloned())
+                .user_agent(concat!("countersign/", env!("CARGO_PKG_VERSION")));
+            builder.build().map_err(Arc::new)
+        });
+        made.as_ref().map_err(|error| FetchError::Client(Arc::clone(error)))
     }
 
     /// Whether `url` would be fetched, as far as the URL itself shows.
@@ -114,7 +133,7 @@ impl Fetcher {
     }
 
     async fn download(&self, url: Url) -> Result<Vec<u8>, FetchError> {
-        let request = self.client.get(url).header("accept", "application/jwk-set+json, application/json");
+        let request = self.client()?.get(url).header("accept", "application/jwk-set+json, application/json");
         let mut response = request.send().await.map_err(FetchError::Request)?;
         if response.status().as_u16() != 200 {
             return Err(FetchError::Status(response.status().as_u16()));
