@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cargo bench --bench load -- [--quick] [--passes N] [--only CASE] [--pin] [--write-results]
+//! cargo bench --bench load -- --registry N [--write-results]
 //! ```
 //!
 //! It starts a Redis, the service and a null server (see [`floors`]), asks each for decisions over the same kind of connections,
@@ -13,6 +14,7 @@
 //! - [`tokens`]: signs tokens in bulk; no two are alike
 //! - [`floors`]: what the parts cost at the least
 //! - [`server`]: the processes that are measured
+//! - [`registry`]: another run: many principals, and those that are not in memory
 //! - [`machine`]: CPU clocks, and what the figures are of
 //! - [`report`]: the table
 
@@ -34,6 +36,7 @@
 mod client;
 mod floors;
 mod machine;
+mod registry;
 mod report;
 mod scenario;
 mod server;
@@ -52,11 +55,13 @@ use tokio::signal::unix::{SignalKind, signal};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const USAGE: &str = "usage: cargo bench --bench load -- [--quick] [--passes N] [--only CASE] [--pin] [--write-results]
+       cargo bench --bench load -- --registry N [--write-results]
 
   --quick          about a minute of measuring, for a first look
   --passes N       how many times everything is measured, several rounds each
   --only CASE      one case alone, such as ed25519-redis: to watch or to profile the server meanwhile
   --pin            each server on one core with one worker, everything else on the other cores (needs taskset)
+  --registry N     the registry with N principals, instead of decisions
   --write-results  also append the table to benches/RESULTS.md";
 
 fn main() -> ExitCode {
@@ -91,6 +96,15 @@ fn main() -> ExitCode {
 
 async fn run(options: Options) {
     let before = machine::Usage::now();
+    if let Some(principals) = options.registry {
+        let results = registry::run(principals).await;
+        let report = registry::render(&results, &machine::Description::now(&before));
+        println!("\n{report}");
+        if options.writes_results {
+            report::append(&report);
+        }
+        return;
+    }
     let results = scenario::run(&options.plan).await;
     let report = report::render(&results, &machine::Description::now(&before));
     println!("\n{report}");
@@ -104,19 +118,21 @@ async fn run(options: Options) {
 
 struct Options {
     plan: Plan,
+    registry: Option<usize>,
     writes_results: bool,
 }
 
 impl Options {
     fn parse(arguments: &[String]) -> Option<Self> {
         let is_quick = arguments.iter().any(|argument| argument == "--quick");
-        let mut options = Self { plan: if is_quick { Plan::QUICK } else { Plan::FULL }, writes_results: false };
+        let mut options = Self { plan: if is_quick { Plan::QUICK } else { Plan::FULL }, registry: None, writes_results: false };
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
             match argument.as_str() {
                 "--quick" => {}
                 "--pin" => options.plan.is_pinned = true,
                 "--write-results" => options.writes_results = true,
+                "--registry" => options.registry = Some(rest.next()?.parse().ok().filter(|count| *count > 0)?),
                 "--passes" => options.plan.passes = rest.next()?.parse().ok()?,
                 "--only" => options.plan.only = Some(Case::named(rest.next()?)?),
                 _ => return None,

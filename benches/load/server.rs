@@ -26,6 +26,8 @@ const SCOPES: &str = "orders:read orders:write";
 /// A server that is running.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
+    /// Where operators reach the service; of other servers, the same address.
+    pub(crate) admin: SocketAddr,
     pub(crate) cpu: CpuClock,
     process: Process,
 }
@@ -94,6 +96,11 @@ impl Server {
 
     /// The service, with the nonces at `nonce_url` and the principals that are registered in `dir`. All else is as it comes.
     pub(crate) fn countersign(placement: Placement, dir: &Path, nonce_url: &str) -> Self {
+        Self::countersign_with(placement, dir, nonce_url, &[])
+    }
+
+    /// The same with more `settings`, as environment variables.
+    pub(crate) fn countersign_with(placement: Placement, dir: &Path, nonce_url: &str, settings: &[(&str, &str)]) -> Self {
         let [http, grpc, admin] = [(); 3].map(|()| free_address());
         let mut command = in_dir(placement.server(env!("CARGO_BIN_EXE_countersign")), dir);
         command
@@ -101,8 +108,9 @@ impl Server {
             .env("COUNTERSIGN_SERVER__HTTP_LISTEN", http.to_string())
             .env("COUNTERSIGN_SERVER__GRPC_LISTEN", grpc.to_string())
             .env("COUNTERSIGN_SERVER__ADMIN_LISTEN", admin.to_string())
-            .env("COUNTERSIGN_NONCE__URL", nonce_url);
-        Self::start(http, command, |_| answers_200(admin, "/readyz"))
+            .env("COUNTERSIGN_NONCE__URL", nonce_url)
+            .envs(settings.iter().copied());
+        Self { admin, ..Self::start(http, command, |_| answers_200(admin, "/readyz")) }
     }
 
     /// A server that answers every request with `headers`.
@@ -132,7 +140,7 @@ impl Server {
             assert!(start.elapsed() < START_TIMEOUT, "a server is not ready:\n{}", process.log());
             thread::sleep(Duration::from_millis(20));
         }
-        Self { address, cpu: CpuClock::of_process(process.child.id()), process }
+        Self { address, admin: address, cpu: CpuClock::of_process(process.child.id()), process }
     }
 }
 
@@ -162,9 +170,12 @@ fn in_dir(mut command: Command, dir: &Path) -> Command {
     for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("COUNTERSIGN_")) {
         command.env_remove(name);
     }
-    let database = dir.join("countersign.db");
-    command.current_dir(dir).env("COUNTERSIGN_DATABASE__URL", format!("sqlite://{}?mode=rwc", database.display()));
+    command.current_dir(dir).env("COUNTERSIGN_DATABASE__URL", database_url(dir));
     command
+}
+
+pub(crate) fn database_url(dir: &Path) -> String {
+    format!("sqlite://{}?mode=rwc", dir.join("countersign.db").display())
 }
 
 struct Process {
