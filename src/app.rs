@@ -1,5 +1,7 @@
 //! The only place that builds adapters and wires them together.
 
+mod migrating;
+
 use std::{
     future::Future,
     net::{SocketAddr, TcpListener},
@@ -8,17 +10,14 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use migrations::{
-    Migrator,
-    sea_orm_migration::{MigrationStatus, MigratorTrait},
-};
+pub use migrating::{MigrationState, migrate_down, migrate_up, migration_status};
 use tokio::{
     sync::{oneshot, watch},
     task::JoinSet,
 };
 
 use crate::{
-    config::{Secret, Settings, admin::AdminSettings, database::DatabaseSettings, nonce::NonceUrl, telemetry::DecisionLog},
+    config::{Secret, Settings, admin::AdminSettings, nonce::NonceUrl, telemetry::DecisionLog},
     domain::{
         key::KeyError,
         presented::Presented,
@@ -337,55 +336,6 @@ fn admin_token(settings: &AdminSettings) -> Result<Option<Secret>, AppError> {
         return Err(AppError::AdminToken { file: file.clone(), source });
     }
     Ok(Some(Secret::new(token)))
-}
-
-/// A migration and whether the database has it.
-#[derive(Clone, Debug)]
-pub struct MigrationState {
-    /// Its name.
-    pub name: String,
-    /// Whether it was applied.
-    pub is_applied: bool,
-}
-
-/// Applies every migration that is missing, and says which.
-pub async fn migrate_up(settings: &DatabaseSettings) -> Result<Vec<String>, AppError> {
-    use_one_crypto_library();
-    let database = connect(settings).await?;
-    let failed = |error: migrations::sea_orm_migration::DbErr| AppError::Migration(error.into());
-    let pending: Vec<String> = Migrator::get_pending_migrations(&database)
-        .await
-        .map_err(failed)?
-        .iter()
-        .map(|migration| migration.name().to_owned())
-        .collect();
-    if !pending.is_empty() {
-        Migrator::up(&database, None).await.map_err(failed)?;
-    }
-    Ok(pending)
-}
-
-/// Takes the newest migration back, with the data of its tables, and says which.
-pub async fn migrate_down(settings: &DatabaseSettings) -> Result<Option<String>, AppError> {
-    use_one_crypto_library();
-    let database = connect(settings).await?;
-    let failed = |error: migrations::sea_orm_migration::DbErr| AppError::Migration(error.into());
-    let applied = Migrator::get_applied_migrations(&database).await.map_err(failed)?;
-    let Some(newest) = applied.last().map(|migration| migration.name().to_owned()) else { return Ok(None) };
-    Migrator::down(&database, Some(1)).await.map_err(failed)?;
-    Ok(Some(newest))
-}
-
-/// Every migration, in order.
-pub async fn migration_status(settings: &DatabaseSettings) -> Result<Vec<MigrationState>, AppError> {
-    use_one_crypto_library();
-    let database = connect(settings).await?;
-    let all = Migrator::get_migration_with_status(&database).await.map_err(|error| AppError::Migration(error.into()))?;
-    let state = |migration: &migrations::sea_orm_migration::Migration| MigrationState {
-        name: migration.name().to_owned(),
-        is_applied: migration.status() == MigrationStatus::Applied,
-    };
-    Ok(all.iter().map(state).collect())
 }
 
 /// Reaches every dependency that `settings` name, without changing anything, and says of each what came of it.

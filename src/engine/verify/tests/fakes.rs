@@ -1,0 +1,296 @@
+//! A verifier whose world is made up, and what it is asked.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    sync::{Mutex, atomic::AtomicI64, atomic::Ordering},
+    task::{Context, Poll, Waker},
+};
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use serde_json::{Value, json};
+
+use super::super::*;
+use crate::{
+    domain::{
+        algorithm::{Algorithm, KeyFamily},
+        decision::Used,
+        key::{PrivateKey, VerifyingKey},
+        nonce::NonceClaim,
+        presented::{Door, OriginalRequest},
+        principal::{KeyId, KnownKey, KnownTrust, PrincipalId, TrustId, Username},
+    },
+    engine::ports::{Answer, Dependency, FetchFailure},
+    telemetry::decisions::DecisionLog,
+};
+
+pub(super) const NOW_MS: i64 = 1_800_000_000_500;
+pub(super) const NOW: i64 = 1_800_000_000;
+
+#[derive(Default)]
+pub(super) struct TestClock(pub(super) AtomicI64);
+
+impl Clock for TestClock {
+    fn now(&self) -> UnixMillis {
+        UnixMillis(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// A directory that holds what the test put in.
+#[derive(Default)]
+pub(super) struct TestDirectory {
+    principals: HashMap<String, Arc<KnownPrincipal>>,
+    is_down: bool,
+}
+
+impl TestDirectory {
+    fn of(principals: impl IntoIterator<Item = Arc<KnownPrincipal>>) -> Self {
+        let principals = principals.into_iter().map(|known| (known.username.to_string(), known)).collect();
+        Self { principals, is_down: false }
+    }
+}
+
+impl KeyDirectory for TestDirectory {
+    fn lookup<'a>(&'a self, username: &'a Username, _: UnixMillis) -> Answer<'a, Result<Option<Arc<KnownPrincipal>>, Unavailable>> {
+        Answer::ready(if self.is_down {
+            Err(Unavailable::new(Dependency::KeyDirectory, "down"))
+        } else {
+            Ok(self.principals.get(username.as_str()).cloned())
+        })
+    }
+
+    fn version(&self) -> u64 {
+        0
+    }
+
+    fn catch_up(&self, _: u64) -> Answer<'_, bool> {
+        Answer::ready(false)
+    }
+
+    fn look(&self) {}
+
+    fn check(&self, _: UnixMillis) -> Result<(), Unavailable> {
+        Ok(())
+    }
+}
+
+/// Key sets by their URLs; those that are not there were never fetched.
+#[derive(Default)]
+pub(super) struct TestKeySets(HashMap<String, HashMap<String, Arc<VerifyingKey>>>);
+
+impl KeySetSource for TestKeySets {
+    fn key<'a>(&'a self, trust: &'a KnownTrust, kid: &'a str, _: UnixMillis) -> Answer<'a, FoundKey> {
+        Answer::ready(match self.0.get(&*trust.url) {
+            Some(set) => set.get(kid).map_or(FoundKey::NoSuchKey, |key| FoundKey::Key(Arc::clone(key))),
+            None => FoundKey::NoKeySet,
+        })
+    }
+
+    fn expect(&self, _: &[KnownTrust], _: bool) {}
+
+    fn check_url(&self, _: &str) -> Result<(), FetchFailure> {
+        Ok(())
+    }
+
+    fn refresh<'a>(&'a self, url: &'a str) -> Answer<'a, Result<usize, FetchFailure>> {
+        Answer::ready(self.0.get(url).map(HashMap::len).ok_or_else(|| FetchFailure { reason: "not there".to_owned() }))
+    }
+}
+
+/// What was noted as used.
+#[derive(Default)]
+pub(super) struct TestUsage(pub(super) Mutex<Vec<(Used, UnixMillis)>>);
+
+impl UsageLog for TestUsage {
+    fn note(&self, used: Used, now: UnixMillis) {
+        self.0.lock().unwrap().push((used, now));
+    }
+}
+
+/// A store that keeps each claim until the moment it was asked to, and not a moment longer: the least that the port promises.
+#[derive(Default)]
+pub(super) struct TestNonces {
+    claims: Mutex<HashMap<(i64, String), (UnixMillis, u128)>>,
+    is_down: bool,
+}
+
+impl NonceStore for TestNonces {
+    fn claim<'a>(&'a self, claim: NonceClaim<'a>) -> Answer<'a, Result<Claimed, Unavailable>> {
+        if self.is_down {
+            return Answer::ready(Err(Unavailable::new(Dependency::NonceStore, "down")));
+        }
+        let mut claims = self.claims.lock().unwrap();
+        let key = (claim.principal.0, claim.nonce.to_owned());
+        if let Some((_, holder)) = claims.get(&key).filter(|(forgotten_at, _)| claim.now < *forgotten_at) {
+            let is_same = matches!(claim.attempt, Attempt::Named(number) if number == *holder);
+            return Answer::ready(Ok(if is_same { Claimed::Fresh } else { Claimed::Replayed }));
+        }
+        claims.insert(key, (claim.now.saturating_add(claim.remember_for()), claim.attempt.number()));
+        Answer::ready(Ok(Claimed::Fresh))
+    }
+
+    fn is_claimed<'a>(&'a self, principal: PrincipalId, nonce: &'a str, now: UnixMillis) -> Answer<'a, Result<bool, Unavailable>> {
+        if self.is_down {
+            return Answer::ready(Err(Unavailable::new(Dependency::NonceStore, "down")));
+        }
+        let claims = self.claims.lock().unwrap();
+        let live = claims.get(&(principal.0, nonce.to_owned())).is_some_and(|(forgotten_at, _)| now < *forgotten_at);
+        Answer::ready(Ok(live))
+    }
+
+    fn check(&self) -> Answer<'_, Result<(), Unavailable>> {
+        Answer::ready(Ok(()))
+    }
+}
+
+pub(super) struct Bench {
+    pub(super) key: PrivateKey,
+    /// What the key set that `tina` trusts holds under `remote`.
+    pub(super) remote: PrivateKey,
+    pub(super) clock: Arc<TestClock>,
+    pub(super) nonces: Arc<TestNonces>,
+    pub(super) usage: Arc<TestUsage>,
+    pub(super) verifier: Verifier,
+}
+
+pub(super) const KEY_SET: &str = "https://keys.example/jwks";
+pub(super) const NEVER_FETCHED: &str = "https://down.example/jwks";
+
+pub(super) fn principal(id: i64, username: &str, is_active: bool, keys: &[&PrivateKey], scopes: &str) -> Arc<KnownPrincipal> {
+    let keys = keys.iter().zip(1..).map(|(key, number)| {
+        KnownKey::new(KeyId(number), VerifyingKey::new(key.public_key()), Scopes::parse(scopes).unwrap(), None, None)
+    });
+    Arc::new(keyless(id, username, is_active, scopes).with_keys(keys.collect()))
+}
+
+/// A principal that trusts the key sets at `urls` and has no key of its own.
+pub(super) fn trusting(id: i64, username: &str, urls: &[&str]) -> Arc<KnownPrincipal> {
+    let trusts = urls.iter().zip(1..).map(|(url, number)| KnownTrust { id: TrustId(number), url: (*url).into() });
+    Arc::new(keyless(id, username, true, "read").with_trusts(trusts.collect()))
+}
+
+pub(super) fn keyless(id: i64, username: &str, is_active: bool, scopes: &str) -> KnownPrincipal {
+    KnownPrincipal::new(PrincipalId(id), Username::new(username).unwrap(), is_active, Scopes::parse(scopes).unwrap())
+}
+
+pub(super) fn policy() -> Policy {
+    Policy {
+        scheme: "JWT".into(),
+        tolerance: Tolerance::DEFAULT,
+        audience: Some("us".into()),
+        required_claims: RequiredClaims::default(),
+    }
+}
+
+pub(super) fn bench_with(policy: Policy, directory_is_down: bool, nonces_are_down: bool) -> Bench {
+    let (key, remote) = (new_key(), new_key());
+    let principals = [
+        principal(1, "alice", true, &[&key], "read write"),
+        principal(2, "dora", false, &[&key], ""),
+        trusting(3, "tina", &[KEY_SET]),
+        trusting(4, "tom", &[NEVER_FETCHED]),
+    ];
+    let set = HashMap::from([("remote".to_owned(), Arc::new(VerifyingKey::new(remote.public_key())))]);
+    let (clock, usage) = (Arc::new(TestClock(NOW_MS.into())), Arc::new(TestUsage::default()));
+    let nonces = Arc::new(TestNonces { is_down: nonces_are_down, ..TestNonces::default() });
+    let ports = VerifierPorts {
+        clock: Arc::clone(&clock) as Arc<dyn Clock>,
+        directory: Arc::new(TestDirectory { is_down: directory_is_down, ..TestDirectory::of(principals) }),
+        key_sets: Arc::new(TestKeySets(HashMap::from([(KEY_SET.to_owned(), set)]))),
+        nonces: Arc::clone(&nonces) as Arc<dyn NonceStore>,
+        usage: Arc::clone(&usage) as Arc<dyn UsageLog>,
+    };
+    let verifier = Verifier::new(policy, ports, Arc::new(DecisionObserver::new(DecisionLog::Off))).unwrap();
+    Bench { key, remote, clock, nonces, usage, verifier }
+}
+
+pub(super) fn verifier_of(principals: impl IntoIterator<Item = Arc<KnownPrincipal>>) -> Verifier {
+    let ports = VerifierPorts {
+        clock: Arc::new(TestClock(NOW_MS.into())),
+        directory: Arc::new(TestDirectory::of(principals)),
+        key_sets: Arc::new(TestKeySets::default()),
+        nonces: Arc::new(TestNonces::default()),
+        usage: Arc::new(TestUsage::default()),
+    };
+    Verifier::new(policy(), ports, Arc::new(DecisionObserver::new(DecisionLog::Off))).unwrap()
+}
+
+pub(super) fn new_key() -> PrivateKey {
+    PrivateKey::generate(KeyFamily::Ed25519, 2048).unwrap()
+}
+
+pub(super) fn bench() -> Bench {
+    bench_with(policy(), false, false)
+}
+
+pub(super) fn sign(key: &PrivateKey, algorithm: Algorithm, header: &Value, claims: &Value) -> String {
+    let mut header = header.clone();
+    header["alg"] = algorithm.name().into();
+    let part = |json: &Value| BASE64_URL_SAFE_NO_PAD.encode(json.to_string());
+    let input = format!("{}.{}", part(&header), part(claims));
+    let signature = key.sign(algorithm, input.as_bytes()).unwrap();
+    format!("JWT {input}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))
+}
+
+pub(super) fn claims(nonce: &str) -> Value {
+    json!({"username": "alice", "time": NOW, "nonce": nonce})
+}
+
+pub(super) fn presented(credentials: &str) -> Presented<'_> {
+    Presented {
+        door: Door::Http,
+        credentials: Credentials::One(credentials),
+        request: OriginalRequest {
+            method: Some("GET").into(),
+            scheme: Some("https").into(),
+            host: Some("api.example").into(),
+            path: Some("/orders?page=1").into(),
+        },
+        required_scopes: Vec::new(),
+        attempt: None,
+        peer: None,
+    }
+}
+
+/// Everything here answers at once, so that no runtime is needed.
+pub(super) fn now_or_never<T>(future: impl Future<Output = T>) -> T {
+    match std::pin::pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => output,
+        Poll::Pending => panic!("a decision that has everything in memory waits for nothing"),
+    }
+}
+
+impl Bench {
+    pub(super) fn sign(&self, claims: &Value) -> String {
+        sign(&self.key, Algorithm::EdDsa, &json!({}), claims)
+    }
+
+    /// Decides, and holds the explanation given just before to the decision.
+    pub(super) fn decide(&self, presented: &Presented<'_>) -> Result<(), DenialReason> {
+        let claimed = self.claimed();
+        let explanation = now_or_never(self.verifier.explain(presented, Vantage::Inside));
+        assert_eq!(self.claimed(), claimed, "explaining claims nothing");
+        let decided = match now_or_never(self.verifier.decide(presented)).result.unwrap() {
+            Decision::Allow(identity) => {
+                assert!(matches!(identity.principal().username.as_str(), "alice" | "tina"));
+                Ok(())
+            }
+            Decision::Deny(denial) => Err(denial.reason),
+        };
+        let explained = explanation.failure().map_or(Ok(()), |step| Err(step.outcome.reason().unwrap()));
+        // A retry of the same attempt passes; an explanation is no attempt.
+        if presented.attempt.is_none() || decided.is_err() {
+            assert_eq!(explained, decided, "{explanation:#?}");
+            assert_eq!(explanation.identity.is_some(), decided.is_ok());
+        }
+        decided
+    }
+
+    pub(super) fn present(&self, credentials: &str) -> Result<(), DenialReason> {
+        self.decide(&presented(credentials))
+    }
+
+    pub(super) fn claimed(&self) -> usize {
+        self.nonces.claims.lock().unwrap().len()
+    }
+}

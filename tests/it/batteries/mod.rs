@@ -1,0 +1,14 @@
+//! One battery for every adapter of a port: the nonce stores, and the registry on each database. These alone call into the
+//! library, because what they hold to its promise is a port.
+
+mod changes;
+mod nonces;
+mod registry;
+
+use std::time::SystemTime;
+
+use countersign::domain::time::UnixMillis;
+
+fn now() -> UnixMillis {
+    SystemTime::now().into()
+}

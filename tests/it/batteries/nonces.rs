@@ -1,0 +1,131 @@
+//! Where used nonces are remembered.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use countersign::{
+    config::nonce::{NonceSettings, NonceUrl},
+    domain::{
+        nonce::{Attempt, Claimed, NonceClaim},
+        principal::PrincipalId,
+    },
+    engine::ports::NonceStore,
+    stores::nonce::{memory::MemoryNonceStore, redis::RedisNonceStore},
+};
+
+use super::now;
+use crate::harness::{Redis, RedisCluster, RedisSentinel};
+
+/// A claim that is like no other, on a token that is good for `valid` from now on.
+fn claim(principal: i64, nonce: &str, valid: Duration) -> NonceClaim<'_> {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let attempt = Attempt::Unique(NUMBER.fetch_add(1, Ordering::Relaxed).into());
+    NonceClaim { principal: PrincipalId(principal), nonce, valid_until: now().saturating_add(valid), now: now(), attempt }
+}
+
+const VALID: Duration = Duration::from_secs(20);
+
+async fn nonce_battery(store: Arc<dyn NonceStore>) {
+    store.check().await.unwrap();
+    let outcome = async |claim| store.claim(claim).await.unwrap();
+
+    assert_eq!(outcome(claim(1, "n", VALID)).await, Claimed::Fresh);
+    assert_eq!(outcome(claim(1, "n", VALID)).await, Claimed::Replayed);
+    assert_eq!(outcome(claim(1, "n", Duration::from_secs(1))).await, Claimed::Replayed, "whatever the second token's time");
+    assert_eq!(outcome(claim(2, "n", VALID)).await, Claimed::Fresh, "another principal's");
+    assert_eq!(outcome(claim(1, "N", VALID)).await, Claimed::Fresh, "nonces are compared byte for byte");
+
+    let is_claimed = async |principal, nonce| store.is_claimed(PrincipalId(principal), nonce, now()).await.unwrap();
+    assert!(is_claimed(1, "n").await && !is_claimed(2, "N").await && !is_claimed(1, "looked at").await);
+    assert_eq!(outcome(claim(1, "looked at", VALID)).await, Claimed::Fresh, "looking claims nothing");
+
+    let odd = ["", " ", "a b", "a\r\nSET x y", "{tag}", "ü", "\u{0}", &"x".repeat(64), &"x".repeat(65), &"x".repeat(7000)];
+    for nonce in odd {
+        assert_eq!(outcome(claim(3, nonce, VALID)).await, Claimed::Fresh, "{nonce:?}");
+        assert_eq!(outcome(claim(3, nonce, VALID)).await, Claimed::Replayed, "{nonce:?}");
+        assert!(is_claimed(3, nonce).await, "{nonce:?}");
+    }
+
+    let named = |number| NonceClaim { attempt: Attempt::Named(number), ..claim(4, "retried", VALID) };
+    assert_eq!(outcome(named(7)).await, Claimed::Fresh);
+    assert_eq!(outcome(named(7)).await, Claimed::Fresh, "the same attempt asks again");
+    assert_eq!(outcome(named(8)).await, Claimed::Replayed);
+    assert_eq!(outcome(claim(4, "retried", VALID)).await, Claimed::Replayed);
+
+    for round in 0..20 {
+        let claims: Vec<_> = (0..64)
+            .map(|_| {
+                let store = Arc::clone(&store);
+                tokio::spawn(async move { store.claim(claim(5, &format!("raced-{round}"), VALID)).await.unwrap() })
+            })
+            .collect();
+        let mut fresh = 0;
+        for claimed in claims {
+            fresh += usize::from(claimed.await.unwrap() == Claimed::Fresh);
+        }
+        assert_eq!(fresh, 1, "of 64 claims at once");
+    }
+
+    // Remembered until it cannot pass any more and a second longer; then forgotten, or the store would only grow.
+    let first = now();
+    assert_eq!(outcome(claim(6, "short", Duration::from_millis(10))).await, Claimed::Fresh);
+    let forgotten_after = loop {
+        match outcome(claim(6, "short", Duration::from_millis(10))).await {
+            Claimed::Fresh => break now().since(first),
+            Claimed::Replayed => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+        assert!(now().since(first) < Duration::from_secs(10), "never forgotten");
+    };
+    assert!(forgotten_after >= Duration::from_secs(1), "forgotten after {forgotten_after:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_memory_store_keeps_the_nonce_promise() {
+    nonce_battery(Arc::new(MemoryNonceStore::new(100_000).unwrap())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_redis_store_keeps_the_nonce_promise() {
+    let redis = Redis::start();
+    nonce_battery(Arc::new(redis_store(&format!("redis://{}", redis.address)))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_redis_store_keeps_the_nonce_promise_on_a_cluster() {
+    let redis = RedisCluster::start();
+    nonce_battery(Arc::new(redis_store(&format!("redis+cluster://{}", redis.address)))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_redis_store_keeps_the_nonce_promise_behind_a_sentinel() {
+    let redis = RedisSentinel::start();
+    nonce_battery(Arc::new(redis_store(&format!("redis+sentinel://{}/main", redis.address)))).await;
+}
+
+/// Whatever a claim leaves in Redis goes away by itself, and within the time that the contract gives.
+#[tokio::test]
+async fn claims_in_redis_expire_by_themselves() {
+    let redis = Redis::start();
+    let store = redis_store(&format!("redis://{}", redis.address));
+    for (nonce, valid) in [("past", Duration::ZERO), ("now", VALID), ("future", VALID * 2)] {
+        store.claim(claim(1, nonce, valid)).await.unwrap();
+    }
+    let client = deadpool_redis::redis::Client::open(format!("redis://{}", redis.address)).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    for (nonce, longest) in [("past", 1), ("now", 21), ("future", 41)] {
+        let key = format!("countersign:nonce:1:n{nonce}");
+        let left: i64 = deadpool_redis::redis::cmd("TTL").arg(&key).query_async(&mut connection).await.unwrap();
+        assert!((longest - 1..=longest).contains(&left), "{nonce}: {left} s");
+    }
+}
+
+fn redis_store(url: &str) -> RedisNonceStore {
+    let url: NonceUrl = url.parse().unwrap();
+    let settings = NonceSettings { url, timeout: Duration::from_secs(5), ..NonceSettings::default() };
+    RedisNonceStore::new(&settings).unwrap().unwrap()
+}
