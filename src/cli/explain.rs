@@ -10,9 +10,9 @@ use crate::{
     config::Settings,
     domain::{
         decision::{DenialCode, DenialReason},
-        presented::{Credentials, Door, OriginalRequest, Presented},
+        presented::{Credentials, Door, Presented},
     },
-    engine::verify::{Explanation, Step, StepOutcome},
+    engine::verify::{AskedUrl, Explanation, Step, StepOutcome},
 };
 
 #[derive(Debug, Args)]
@@ -38,21 +38,11 @@ const COLUMNS: [&str; 5] = ["step", "outcome", "reason", "seen", "expected"];
 pub(super) fn run(arguments: ExplainArguments, settings: &Settings) -> super::Outcome {
     let token = if arguments.token == "-" { super::key::read("-".as_ref())? } else { arguments.token };
     let credentials = settings.self_signed.credentials(&token);
-    let url = arguments.url.as_ref();
-    let host = url.and_then(|url| {
-        let host = url.host_str()?;
-        Some(url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
-    });
-    let path = url.map(|url| url[url::Position::BeforePath..url::Position::AfterQuery].to_owned());
+    let url = arguments.url.as_ref().map(AskedUrl::of);
     let presented = Presented {
         door: Door::Http,
         credentials: Credentials::One(&credentials),
-        request: OriginalRequest {
-            method: arguments.method.as_deref().into(),
-            scheme: url.map(Url::scheme).into(),
-            host: host.as_deref().into(),
-            path: path.as_deref().into(),
-        },
+        request: AskedUrl::request(url.as_ref(), arguments.method.as_deref()),
         required_scopes: arguments.scopes.iter().map(String::as_str).collect(),
         attempt: None,
         peer: None,

@@ -35,9 +35,14 @@ pub struct SelfSignedSettings {
 impl SelfSignedSettings {
     /// A header value with `token`: behind the scheme, unless it has one already.
     pub fn credentials(&self, token: &str) -> String {
-        let token = token.trim();
-        if token.contains(' ') { token.to_owned() } else { format!("{} {token}", self.scheme) }
+        credentials(&self.scheme, token)
     }
+}
+
+/// A header value with `token`: behind `scheme`, unless it has one already.
+pub fn credentials(scheme: &str, token: &str) -> String {
+    let token = token.trim();
+    if token.contains(' ') { token.to_owned() } else { format!("{scheme} {token}") }
 }
 
 impl Default for SelfSignedSettings {

@@ -400,7 +400,7 @@ fn new_decision_id(now: UnixMillis) -> DecisionId {
 }
 
 mod explain;
-pub use explain::{Explanation, Step, StepOutcome, Vantage};
+pub use explain::{AskedUrl, Explanation, Step, StepOutcome, Vantage};
 
 #[cfg(test)]
 mod tests;

@@ -3,13 +3,15 @@
 
 use std::sync::Arc;
 
+use url::{Position, Url};
+
 use super::{
     super::ports::{FoundKey, Unavailable},
     ProvenBy, Trials, Verifier, binding, check_scopes,
 };
 use crate::domain::{
     decision::{DenialCode, DenialReason, Identity},
-    presented::{Credentials, Presented, Stated},
+    presented::{Credentials, OriginalRequest, Presented, Stated},
     principal::{CANDIDATE_KEYS_MAX, KnownPrincipal},
     time::UnixMillis,
     token::{TokenKeyId, UntrustedToken},
@@ -53,6 +55,33 @@ pub struct Step {
     pub seen: String,
     /// What is asked for.
     pub expected: String,
+}
+
+/// The URL of a request that is asked about, as a gateway would tell it.
+#[derive(Clone, Debug)]
+pub struct AskedUrl {
+    scheme: String,
+    host: Option<String>,
+    path: String,
+}
+
+impl AskedUrl {
+    /// The parts of `url` that a gateway tells.
+    pub fn of(url: &Url) -> Self {
+        let host = url.host_str().map(|host| url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")));
+        let path = url[Position::BeforePath..Position::AfterQuery].to_owned();
+        Self { scheme: url.scheme().to_owned(), host, path }
+    }
+
+    /// The request to `url` with `method`; what is not given is not told.
+    pub fn request<'a>(url: Option<&'a Self>, method: Option<&'a str>) -> OriginalRequest<'a> {
+        OriginalRequest {
+            method: method.into(),
+            scheme: url.map(|url| url.scheme.as_str()).into(),
+            host: url.and_then(|url| url.host.as_deref()).into(),
+            path: url.map(|url| url.path.as_str()).into(),
+        }
+    }
 }
 
 /// Where an explanation is given.
