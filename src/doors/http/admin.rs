@@ -1,9 +1,29 @@
 //! The door for operators: the admin API, readiness and metrics.
 
+mod audit;
+mod auth;
+mod body;
+mod etag;
+mod explain;
+mod fields;
+mod keys;
+mod openapi;
+mod paging;
+mod path;
+mod principals;
+mod problem;
+mod trusts;
+
 use std::{net::TcpListener, sync::Arc, time::Duration};
 
-use actix_web::{App, HttpServer, web};
+use actix_web::{
+    App, HttpRequest, HttpResponse, HttpServer, Resource, Route,
+    guard::{Any, Get, Head},
+    middleware::from_fn,
+    web,
+};
 
+use self::{auth::Gate, path::Mount, problem::Problem};
 use super::{KEEP_ALIVE, REQUEST_HEAD_TIMEOUT, RunningServer, health, not_found};
 use crate::{
     config::Secret,
@@ -35,13 +55,76 @@ impl AdminDoor {
     /// Serves on `listener`.
     pub fn serve(self, listener: TcpListener, drain: Duration) -> std::io::Result<RunningServer> {
         let prefix = Arc::clone(&self.url_prefix);
+        let gate = web::Data::new(Gate::new(self.token.as_ref()));
         let routes = move |config: &mut web::ServiceConfig| {
+            config.app_data(gate.clone());
             health::routes(config, "");
+            api(config, "");
             if !prefix.is_empty() {
                 health::routes(config, &prefix);
+                api(config, &prefix);
             }
         };
         let server = HttpServer::new(app!(self, routes)).shutdown_timeout(drain.as_secs()).workers(1);
         run!(server, listener, None::<&ServerTls>)
     }
+
+    /// The registry, changed by whoever sends `request`.
+    fn registry_for(&self, request: &HttpRequest) -> Registry {
+        let peer = request.peer_addr().map_or_else(|| "unknown".to_owned(), |peer| peer.ip().to_string());
+        self.registry.as_actor(&format!("admin-api@{peer}"))
+    }
+}
+
+/// The admin API under `prefix`. Whoever has no token learns nothing from it, not even which paths there are.
+fn api(config: &mut web::ServiceConfig, prefix: &str) {
+    let mount = Mount::under(prefix);
+    let scope = web::scope(mount.as_str())
+        .app_data(web::Data::new(mount.clone()))
+        .service(resource("/principals", [get().to(principals::list), web::post().to(principals::create)], "GET, HEAD, POST"))
+        .service(resource(
+            "/principals/{username}",
+            [get().to(principals::show), web::patch().to(principals::change), web::delete().to(principals::remove)],
+            "GET, HEAD, PATCH, DELETE",
+        ))
+        .service(resource(
+            "/principals/{username}/keys",
+            [get().to(keys::list_of_principal), web::post().to(keys::create)],
+            "GET, HEAD, POST",
+        ))
+        .service(resource(
+            "/principals/{username}/jwks-trusts",
+            [get().to(trusts::list_of_principal), web::post().to(trusts::create)],
+            "GET, HEAD, POST",
+        ))
+        .service(resource("/keys", [get().to(keys::list)], "GET, HEAD"))
+        .service(resource(
+            "/keys/{id}",
+            [get().to(keys::show), web::patch().to(keys::change), web::delete().to(keys::revoke)],
+            "GET, HEAD, PATCH, DELETE",
+        ))
+        .service(resource("/jwks-trusts", [get().to(trusts::list)], "GET, HEAD"))
+        .service(resource("/jwks-trusts/{id}", [get().to(trusts::show), web::delete().to(trusts::remove)], "GET, HEAD, DELETE"))
+        .service(resource("/jwks-trusts/{id}/refresh", [web::post().to(trusts::refresh)], "POST"))
+        .service(resource("/audit", [get().to(audit::list)], "GET, HEAD"))
+        .service(resource("/explain", [web::post().to(explain::explain)], "POST"))
+        .service(resource("/openapi.json", [get().to(openapi::show)], "GET, HEAD"))
+        .default_service(web::to(no_such_path))
+        .wrap(from_fn(auth::check));
+    config.service(scope);
+}
+
+/// What is at `path`, for the methods that `allow` names.
+fn resource<const N: usize>(path: &str, routes: [Route; N], allow: &'static str) -> Resource {
+    let resource = routes.into_iter().fold(web::resource(path), Resource::route);
+    resource.default_service(web::to(move || async move { HttpResponse::from_error(Problem::method_not_allowed(allow)) }))
+}
+
+/// What can be read can be asked about without its body.
+fn get() -> Route {
+    web::route().guard(Any(Get()).or(Head()))
+}
+
+async fn no_such_path() -> HttpResponse {
+    HttpResponse::from_error(Problem::not_found("there is nothing at this path; `openapi.json` lists what there is"))
 }

@@ -1,0 +1,228 @@
+//! What a decision would be, and why.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
+use url::Url;
+use utoipa::ToSchema;
+
+use super::{
+    body,
+    fields::{self, Name, ScopeList, ScopeToken},
+    problem::Problem,
+};
+use crate::{
+    config::self_signed::credentials,
+    domain::{
+        decision::{DenialCode, DenialReason, Identity, Used},
+        presented::{Credentials, Door, Presented},
+    },
+    doors::http::AdminDoor,
+    engine::verify::{AskedUrl, Explanation, Step, StepOutcome, Vantage},
+};
+
+/// A token, and the request that it comes with.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = ExplainRequest, example = json!({
+    "token": "JWT eyJhbGciOiJFZERTQSJ9.eyJ1c2VybmFtZSI6ImFsaWNlIiwidGltZSI6MCwibm9uY2UiOiJuIn0.c2lnbmF0dXJl",
+    "method": "GET",
+    "url": "https://api.example.com/orders",
+    "required_scopes": ["orders:read"]
+}))]
+struct Asked {
+    /// The token, with or without its scheme in front.
+    token: String,
+    /// The method of the request; not told where nothing is said.
+    #[serde(default, deserialize_with = "method")]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 100, pattern = "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
+    method: Option<String>,
+    /// The URL of the request; not told where nothing is said.
+    #[serde(default, deserialize_with = "url")]
+    #[schema(value_type = Option<String>, format = "uri", pattern = "^https?://")]
+    url: Option<Url>,
+    /// What the route asks for.
+    #[schema(value_type = Option<Vec<ScopeToken>>, max_items = 100)]
+    required_scopes: Option<ScopeList>,
+}
+
+/// What a decision would be now.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Explanation)]
+struct Explained {
+    /// When it was asked.
+    #[schema(format = DateTime)]
+    now: String,
+    /// What would come of it.
+    verdict: Verdict,
+    /// What the client would be told; null where it would pass.
+    #[schema(required = true, example = "invalid_token")]
+    code: Option<&'static str>,
+    /// The exact reason of a denial; null where there is none.
+    #[schema(required = true, example = "unknown_principal")]
+    reason: Option<&'static str>,
+    /// Who would pass; null where nobody would.
+    #[schema(required = true)]
+    identity: Option<Passing>,
+    /// Every step of the decision, in order.
+    steps: Vec<ShownStep>,
+}
+
+/// What would come of a decision.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum Verdict {
+    Allow,
+    Deny,
+    Unavailable,
+}
+
+/// Who would pass.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Identity)]
+struct Passing {
+    /// The principal's name.
+    #[schema(value_type = Name)]
+    username: String,
+    /// Its number.
+    #[schema(minimum = 1)]
+    principal_id: i64,
+    /// How it was proven.
+    #[schema(example = "self_signed")]
+    method: &'static str,
+    /// The number of the registered key that verifies the token; null where it is one of a trusted set.
+    #[schema(required = true, minimum = 1)]
+    key_id: Option<i64>,
+    /// The number of the trust whose set has the key; null where it is a registered one.
+    #[schema(required = true, minimum = 1)]
+    jwks_trust_id: Option<i64>,
+    /// What it may do.
+    scopes: Vec<String>,
+}
+
+/// A step of a decision.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Step)]
+struct ShownStep {
+    /// What is checked.
+    #[schema(example = "principal")]
+    step: &'static str,
+    /// What came of it.
+    outcome: Outcome,
+    /// The exact reason of a denial; null where there is none.
+    #[schema(required = true, example = "unknown_principal")]
+    reason: Option<&'static str>,
+    /// What was found.
+    seen: String,
+    /// What is asked for.
+    expected: String,
+}
+
+/// What came of a step.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum Outcome {
+    Passed,
+    Denied,
+    Unavailable,
+    Skipped,
+}
+
+/// Run a token through every step of a decision, and report each. No nonce is claimed: the token can be used afterwards.
+#[utoipa::path(post, path = "/admin/v1/explain", operation_id = "explain", tag = "explain", request_body = Asked,
+    responses((status = 200, description = "What would be decided now, and why.", body = Explained)))]
+pub(super) async fn explain(
+    door: web::Data<AdminDoor>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    let asked: Asked = body::json(&request, payload).await?;
+    let credentials = credentials(&door.scheme, &asked.token);
+    let url = asked.url.as_ref().map(AskedUrl::of);
+    let scopes = asked.required_scopes.unwrap_or_default();
+    let presented = Presented {
+        door: Door::Http,
+        credentials: Credentials::One(&credentials),
+        request: AskedUrl::request(url.as_ref(), asked.method.as_deref()),
+        required_scopes: scopes.0.iter().collect(),
+        attempt: None,
+        peer: None,
+    };
+    let explanation = door.verifier.explain(&presented, Vantage::Inside).await;
+    Ok(HttpResponse::Ok().json(Explained::from(&explanation)))
+}
+
+impl From<&Explanation> for Explained {
+    fn from(explanation: &Explanation) -> Self {
+        let failure = explanation.failure().map(|step| step.outcome);
+        let (verdict, code) = match failure {
+            None => (Verdict::Allow, None),
+            Some(StepOutcome::Unavailable) => (Verdict::Unavailable, Some("unavailable")),
+            Some(outcome @ (StepOutcome::Denied(_) | StepOutcome::Passed | StepOutcome::Skipped)) => {
+                (Verdict::Deny, outcome.code().map(DenialCode::name))
+            }
+        };
+        Self {
+            now: explanation.now.to_rfc3339(),
+            verdict,
+            code,
+            reason: failure.and_then(StepOutcome::reason).map(DenialReason::name),
+            identity: explanation.identity.as_ref().map(Passing::from),
+            steps: explanation.steps.iter().map(ShownStep::from).collect(),
+        }
+    }
+}
+
+impl From<&Identity> for Passing {
+    fn from(identity: &Identity) -> Self {
+        let (key_id, jwks_trust_id) = match identity.used() {
+            Used::Key(id) => (Some(id.0), None),
+            Used::Trust(id) => (None, Some(id.0)),
+        };
+        let principal = identity.principal();
+        Self {
+            username: principal.username.to_string(),
+            principal_id: principal.id.0,
+            method: identity.method().name(),
+            key_id,
+            jwks_trust_id,
+            scopes: fields::scope_list(identity.scopes()),
+        }
+    }
+}
+
+impl From<&Step> for ShownStep {
+    fn from(step: &Step) -> Self {
+        let outcome = match step.outcome {
+            StepOutcome::Passed => Outcome::Passed,
+            StepOutcome::Denied(_) => Outcome::Denied,
+            StepOutcome::Unavailable => Outcome::Unavailable,
+            StepOutcome::Skipped => Outcome::Skipped,
+        };
+        let reason = step.outcome.reason().map(DenialReason::name);
+        Self { step: step.name, outcome, reason, seen: step.seen.clone(), expected: step.expected.clone() }
+    }
+}
+
+/// A method is a token (RFC 9110 section 5.6.2).
+fn method<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let method = Option::<String>::deserialize(deserializer)?;
+    let is_token_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    let is_good = |method: &String| (1..=100).contains(&method.len()) && method.bytes().all(is_token_byte);
+    if method.as_ref().is_none_or(is_good) {
+        Ok(method)
+    } else {
+        Err(D::Error::custom("not a method; accepted is one such as GET"))
+    }
+}
+
+fn url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Url>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
+    let is_uri = (text.starts_with("https://") || text.starts_with("http://")) && text.bytes().all(is_uri_byte);
+    let url = if is_uri { Url::parse(&text).ok() } else { None };
+    url.map(Some).ok_or_else(|| D::Error::custom("not a URL; accepted is one such as https://api.example.com/orders?page=2"))
+}
+
+/// RFC 3986, where every character is ASCII.
+fn is_uri_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~:/?#[]@!$&'()*+,;=%".contains(&byte)
+}

@@ -1,0 +1,248 @@
+//! What went wrong, as RFC 9457 writes it.
+
+use std::{error::Error, fmt};
+
+use actix_web::{
+    HttpResponse, ResponseError,
+    http::{
+        StatusCode,
+        header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE},
+    },
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::{
+    domain::key::KeyError,
+    doors::answer::{PROBLEM_JSON, RETRY_AFTER_SECONDS},
+    engine::{
+        ports::{FetchFailure, RegistryError},
+        registry::{AddKeyError, TrustError},
+    },
+};
+
+/// What is asked of those who have no token.
+pub(super) const CHALLENGE: &str = "Bearer realm=\"countersign admin\"";
+
+/// Why a request was not carried out (RFC 9457).
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(super) struct Problem {
+    /// Always `about:blank`: the status says what kind of problem it is.
+    #[schema(example = "about:blank")]
+    r#type: &'static str,
+    /// The status in words.
+    #[schema(example = "Not Found")]
+    title: &'static str,
+    /// The status of the answer.
+    #[schema(minimum = 400, maximum = 599)]
+    status: u16,
+    /// What was wrong with this request, and what is accepted.
+    detail: String,
+    /// The member of the body, the parameter or the header that is wrong, such as `keys[0].expires_at`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    member: Option<String>,
+    /// What is there already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    conflict: Option<Box<Conflict>>,
+    #[serde(skip)]
+    allow: Option<&'static str>,
+}
+
+/// What stands in the way of adding something, by its natural key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub(super) enum Conflict {
+    /// A principal of that name.
+    Principal {
+        /// Its name.
+        username: String,
+    },
+    /// That key, revoked or not, with the same principal.
+    Key {
+        /// Whose it is.
+        username: String,
+        /// Which one.
+        fingerprint: String,
+    },
+    /// A trust in the same key set.
+    JwksTrust {
+        /// Whose it is.
+        username: String,
+        /// Where the key set is.
+        jwks_url: String,
+    },
+}
+
+impl Problem {
+    fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        let title = status.canonical_reason().unwrap_or_default();
+        Self {
+            r#type: "about:blank",
+            title,
+            status: status.as_u16(),
+            detail: detail.into(),
+            member: None,
+            conflict: None,
+            allow: None,
+        }
+    }
+
+    pub(super) fn unauthorized() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "send the admin token as `Authorization: Bearer TOKEN`; it is set by `admin.token`")
+    }
+
+    /// The body or the request as a whole is malformed.
+    pub(super) fn malformed(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, detail)
+    }
+
+    /// `member` is wrong.
+    pub(super) fn bad_member(member: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { member: Some(member.into()), ..Self::malformed(detail) }
+    }
+
+    pub(super) fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, detail)
+    }
+
+    pub(super) fn method_not_allowed(allow: &'static str) -> Self {
+        Self { allow: Some(allow), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, format!("accepted are {allow}")) }
+    }
+
+    pub(super) fn changed() -> Self {
+        Self::new(
+            StatusCode::PRECONDITION_FAILED,
+            "it is not, or no longer, what `If-Match` names; look at it again before changing it",
+        )
+    }
+
+    pub(super) fn too_large(bytes_max: usize) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a body may have at most {bytes_max} bytes"))
+    }
+
+    pub(super) fn unsupported_media_type(accepted: &[&str]) -> Self {
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, format!("send a body with Content-Type {}", accepted.join(" or ")))
+    }
+
+    /// A key set could not be fetched when asked to.
+    pub(super) fn not_fetched(failure: &FetchFailure) -> Self {
+        Self::new(StatusCode::BAD_GATEWAY, failure.to_string())
+    }
+
+    /// The same problem with a part of the body that stands at `place`.
+    #[must_use]
+    pub(super) fn within(self, place: &str) -> Self {
+        Self { member: self.member.map(|member| format!("{place}.{member}")), ..self }
+    }
+
+    /// The same problem where the body calls the member `name` something else.
+    #[must_use]
+    pub(super) fn with_member_renamed(self, name: &str, here: &str) -> Self {
+        Self { member: self.member.map(|member| if member == name { here.to_owned() } else { member }), ..self }
+    }
+
+    fn conflict(detail: String, conflict: Conflict) -> Self {
+        Self { conflict: Some(Box::new(conflict)), ..Self::new(StatusCode::CONFLICT, detail) }
+    }
+
+    /// Logged here, since the answer says nothing about the database.
+    fn unavailable(detail: &str, cause: &(dyn Error + 'static)) -> Self {
+        tracing::error!(error = cause, "the admin API cannot reach the registry: {detail}");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+    }
+}
+
+impl From<RegistryError> for Problem {
+    fn from(error: RegistryError) -> Self {
+        match error {
+            RegistryError::PrincipalExists(username) => {
+                Self::conflict(format!("there is already a principal named {username:?}"), Conflict::Principal { username })
+            }
+            RegistryError::KeyExists { username, fingerprint } => Self::conflict(
+                format!("{username:?} already has the key {fingerprint}; a revoked key cannot be added again"),
+                Conflict::Key { username, fingerprint },
+            ),
+            RegistryError::TrustExists { username, jwks_url } => {
+                Self::conflict(format!("{username:?} already trusts {jwks_url}"), Conflict::JwksTrust { username, jwks_url })
+            }
+            RegistryError::NoSuchPrincipal(username) => Self::not_found(format!("there is no principal named {username:?}")),
+            RegistryError::NoSuchKey(id) => Self::not_found(format!("there is no key with the id {id}")),
+            RegistryError::NoSuchTrust(id) => Self::not_found(format!("there is no trust with the id {id}")),
+            RegistryError::Changed => Self::changed(),
+            error @ RegistryError::NeverUsable => Self::bad_member("expires_at", error.to_string()),
+            RegistryError::BadText { what, .. } => Self::bad_member(what, error.to_string()),
+            RegistryError::NotMigrated(source) => {
+                Self::unavailable("the database is not migrated; run `countersign migrate up`", &*source)
+            }
+            RegistryError::Store(source) => Self::unavailable("the database failed or cannot be reached; try again", &*source),
+        }
+    }
+}
+
+impl From<AddKeyError> for Problem {
+    fn from(error: AddKeyError) -> Self {
+        match error {
+            AddKeyError::Key(error) => error.into(),
+            AddKeyError::Registry(error) => error.into(),
+        }
+    }
+}
+
+impl From<TrustError> for Problem {
+    fn from(error: TrustError) -> Self {
+        match error {
+            TrustError::Fetch(failure) => Self::bad_member("jwks_url", failure.to_string()),
+            TrustError::Registry(error) => error.into(),
+        }
+    }
+}
+
+impl From<KeyError> for Problem {
+    fn from(error: KeyError) -> Self {
+        match &error {
+            KeyError::Malformed { source, .. } => Self::bad_member("key", format!("{error}: {source}")),
+            KeyError::PrivateKeyGiven
+            | KeyError::PublicKeyGiven
+            | KeyError::UnknownFormat { .. }
+            | KeyError::UnsupportedKind { .. }
+            | KeyError::RsaTooSmall { .. }
+            | KeyError::RsaTooLarge { .. }
+            | KeyError::PassphraseMissing
+            | KeyError::WrongPassphrase
+            | KeyError::LegacyEncryption
+            | KeyError::Invalid { .. }
+            | KeyError::NotGenerated { .. } => Self::bad_member("key", error.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+impl ResponseError for Problem {
+    fn status_code(&self) -> StatusCode {
+        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let status = self.status_code();
+        let mut response = HttpResponse::build(status);
+        response.content_type(PROBLEM_JSON);
+        if status == StatusCode::UNAUTHORIZED {
+            response.insert_header((WWW_AUTHENTICATE, CHALLENGE));
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.insert_header((RETRY_AFTER, RETRY_AFTER_SECONDS));
+        }
+        if let Some(allow) = self.allow {
+            response.insert_header((ALLOW, allow));
+        }
+        // Texts and numbers always have a JSON form.
+        response.body(serde_json::to_string(self).unwrap_or_default())
+    }
+}

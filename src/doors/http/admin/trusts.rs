@@ -1,0 +1,170 @@
+//! Trusts in key sets.
+
+use actix_web::{HttpRequest, HttpResponse, http::StatusCode, web};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{
+    body, etag,
+    fields::{JwksUrl, Name},
+    paging::{List, Page, PageQuery},
+    path::{self, Mount},
+    principals::UsernameInPath,
+    problem::Problem,
+};
+use crate::{
+    domain::{
+        principal::{TrustId, Username},
+        time::UnixMillis,
+    },
+    doors::http::AdminDoor,
+    engine::ports::TrustRecord,
+};
+
+/// A trust: the keys of the set at `jwks_url` count as the principal's.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = JwksTrust)]
+pub(super) struct Shown {
+    /// Its number.
+    #[schema(minimum = 1)]
+    id: i64,
+    /// Whose it is.
+    #[schema(value_type = Name)]
+    username: String,
+    /// Where the key set is.
+    #[schema(example = "https://id.example.com/jwks.json")]
+    jwks_url: String,
+    /// When a key of the set was used last, to within some seconds; null is never.
+    #[schema(required = true, format = DateTime)]
+    last_used_on: Option<String>,
+    /// When the set was fetched last, by any replica; null is never.
+    #[schema(required = true, format = DateTime)]
+    last_fetched_at: Option<String>,
+    /// Why the last fetch failed; null where it did not.
+    #[schema(required = true)]
+    last_error: Option<String>,
+    /// When it was added.
+    #[schema(format = DateTime)]
+    created_at: String,
+}
+
+impl From<TrustRecord> for Shown {
+    fn from(record: TrustRecord) -> Self {
+        Self {
+            id: record.id.0,
+            username: record.username.to_string(),
+            jwks_url: record.jwks_url,
+            last_used_on: record.last_used_on.map(UnixMillis::to_rfc3339),
+            last_fetched_at: record.last_fetched_at.map(UnixMillis::to_rfc3339),
+            last_error: record.last_error,
+            created_at: record.created_at.to_rfc3339(),
+        }
+    }
+}
+
+/// A trust to be added.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = NewJwksTrust, example = json!({ "jwks_url": "https://id.example.com/jwks.json" }))]
+struct New {
+    /// Where the key set is.
+    jwks_url: JwksUrl,
+}
+
+/// A trust whose key set was fetched just now.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RefreshedJwksTrust)]
+struct Refreshed {
+    /// The trust.
+    jwks_trust: Shown,
+    /// How many keys of the set can be used.
+    usable_keys: usize,
+}
+
+/// Which trust.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+struct TrustIdInPath {
+    /// The number of the trust.
+    #[param(minimum = 1)]
+    #[expect(dead_code, reason = "it is here for its schema")]
+    id: i64,
+}
+
+/// List the trusts of all principals, in the order in which they were added.
+#[utoipa::path(get, path = "/admin/v1/jwks-trusts", operation_id = "list_jwks_trusts", tag = "jwks-trusts", params(PageQuery),
+    responses((status = 200, description = "A page of trusts.", body = Page<Shown>)))]
+pub(super) async fn list(door: web::Data<AdminDoor>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    page(&door, &request, None).await
+}
+
+/// List the trusts of a principal, in the order in which they were added.
+#[utoipa::path(get, path = "/admin/v1/principals/{username}/jwks-trusts", operation_id = "list_jwks_trusts_of_principal",
+    tag = "jwks-trusts", params(UsernameInPath, PageQuery),
+    responses((status = 200, description = "A page of trusts.", body = Page<Shown>)))]
+pub(super) async fn list_of_principal(door: web::Data<AdminDoor>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    page(&door, &request, Some(&path::username(&request)?)).await
+}
+
+async fn page(door: &AdminDoor, request: &HttpRequest, of: Option<&Username>) -> Result<HttpResponse, Problem> {
+    let query = PageQuery::of(request, List::Trusts)?;
+    let rows = door.registry.trusts_page(of, query.cursor.map(TrustId), query.rows()).await?;
+    Ok(HttpResponse::Ok().json(query.page::<_, Shown>(List::Trusts, rows, |record| record.id.0)))
+}
+
+/// Let a principal trust a key set. It is fetched soon.
+#[utoipa::path(post, path = "/admin/v1/principals/{username}/jwks-trusts", operation_id = "add_jwks_trust", tag = "jwks-trusts",
+    params(UsernameInPath), request_body = New,
+    responses(
+        (status = 201, description = "It was added.", body = Shown, headers(
+            ("Location" = String, description = "Where it is."), ("ETag" = String, description = "The tag of its state."))),
+        (status = 409, description = "The principal trusts that key set already.", body = Problem,
+            content_type = "application/problem+json")))]
+pub(super) async fn create(
+    door: web::Data<AdminDoor>,
+    mount: web::Data<Mount>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    let username = path::username(&request)?;
+    let new: New = body::json(&request, payload).await?;
+    let record = door.registry_for(&request).add_trust(&username, &new.jwks_url.0).await?;
+    let (location, version) = (mount.trust(record.id.0), record.version());
+    Ok(etag::created(&location, &Shown::from(record), version))
+}
+
+/// Show a trust.
+#[utoipa::path(get, path = "/admin/v1/jwks-trusts/{id}", operation_id = "show_jwks_trust", tag = "jwks-trusts",
+    params(TrustIdInPath),
+    responses((status = 200, description = "The trust.", body = Shown,
+        headers(("ETag" = String, description = "The tag of its state, which fetches and use do not change.")))))]
+pub(super) async fn show(door: web::Data<AdminDoor>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let record = door.registry.trust(TrustId(path::id(&request)?)).await?;
+    let version = record.version();
+    Ok(etag::tagged(StatusCode::OK, &Shown::from(record), version))
+}
+
+/// Let a principal trust a key set no longer.
+#[utoipa::path(delete, path = "/admin/v1/jwks-trusts/{id}", operation_id = "remove_jwks_trust", tag = "jwks-trusts",
+    params(TrustIdInPath, etag::IfMatch), responses((status = 204, description = "It was removed.")))]
+pub(super) async fn remove(door: web::Data<AdminDoor>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let id = TrustId(path::id(&request)?);
+    let current = async { Ok(door.registry.trust(id).await?.version()) };
+    let expected = etag::expected(&request, current).await?;
+    door.registry_for(&request).remove_trust(id, expected).await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// Fetch the key set of a trust now, on every replica.
+#[utoipa::path(post, path = "/admin/v1/jwks-trusts/{id}/refresh", operation_id = "refresh_jwks_trust", tag = "jwks-trusts",
+    params(TrustIdInPath),
+    responses(
+        (status = 200, description = "The key set was fetched.", body = Refreshed),
+        (status = 502, description = "The key set could not be fetched; the one before, if any, is still in use.", body = Problem,
+            content_type = "application/problem+json")))]
+pub(super) async fn refresh(door: web::Data<AdminDoor>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let id = TrustId(path::id(&request)?);
+    let (record, fetched) = door.registry_for(&request).refresh_trust(id).await?;
+    let usable_keys = fetched.map_err(|failure| Problem::not_fetched(&failure))?;
+    Ok(HttpResponse::Ok().json(Refreshed { jwks_trust: record.into(), usable_keys }))
+}
