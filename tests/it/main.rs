@@ -17,6 +17,9 @@
 
 mod harness;
 
+mod admin_api;
+mod admin_changes;
+mod admin_keys;
 mod bad_input;
 mod batteries;
 mod binding;

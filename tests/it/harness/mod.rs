@@ -3,6 +3,7 @@
 //! A test reads top-down: a [`Deployment`] (settings, a database, principals with keys), one or more [`Countersign`]
 //! processes serving it, perhaps a [`Gateway`] and an [`Echo`] behind it, and then requests.
 
+mod admin;
 mod authority;
 mod breaker;
 mod countersign;
@@ -25,6 +26,7 @@ mod tools;
 pub mod verification;
 mod wait;
 
+pub use admin::{ADMIN_TOKEN, Admin, hold_to_promises};
 pub use authority::Authority;
 pub use breaker::Breaker;
 pub use countersign::{Countersign, decision_request};
