@@ -20,6 +20,7 @@ mod harness;
 mod admin_api;
 mod admin_changes;
 mod admin_keys;
+mod admin_schema;
 mod bad_input;
 mod batteries;
 mod binding;

@@ -44,5 +44,6 @@ pub use ports::free_port;
 pub use process::Signal;
 pub use sluice::Sluice;
 pub use tokens::{Claims, now};
+pub use tools::peer;
 pub use verification::Verification;
 pub use wait::eventually_async;
