@@ -1,5 +1,7 @@
 //! `countersign explain`
 
+use std::io;
+
 use clap::Args;
 use serde_json::{Value, json};
 use url::Url;
@@ -36,7 +38,7 @@ pub(super) struct ExplainArguments {
 const COLUMNS: [&str; 5] = ["step", "outcome", "reason", "seen", "expected"];
 
 pub(super) fn run(arguments: ExplainArguments, settings: &Settings) -> super::Outcome {
-    let token = if arguments.token == "-" { super::key::read("-".as_ref())? } else { arguments.token };
+    let token = if arguments.token == "-" { standard_input()? } else { arguments.token };
     let credentials = settings.self_signed.credentials(&token);
     let url = arguments.url.as_ref().map(AskedUrl::of);
     let presented = Presented {
@@ -68,6 +70,13 @@ pub(super) fn run(arguments: ExplainArguments, settings: &Settings) -> super::Ou
         }
     }
     Ok(())
+}
+
+fn standard_input() -> Result<String, super::Failure> {
+    Ok(io::read_to_string(io::stdin().lock()).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidData => "standard input is not text, as every token is".to_owned(),
+        _ => format!("standard input cannot be read: {error}"),
+    })?)
 }
 
 fn row(step: &Step) -> Vec<Value> {
