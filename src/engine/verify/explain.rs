@@ -1,18 +1,18 @@
 //! Every step of a decision, each with what was seen and what was expected. No nonce is claimed, nothing is counted, and a step that
 //! fails does not keep the next ones from being looked at, as far as they can be.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use url::{Position, Url};
 
 use super::{
-    super::ports::{FoundKey, Unavailable},
+    super::ports::{FetchFailure, FoundKey, Unavailable},
     ProvenBy, Trials, Verifier, binding, check_scopes,
 };
 use crate::domain::{
     decision::{DenialCode, DenialReason, Identity},
     presented::{Credentials, OriginalRequest, Presented, Stated},
-    principal::{CANDIDATE_KEYS_MAX, KnownPrincipal},
+    principal::{CANDIDATE_KEYS_MAX, KnownPrincipal, TrustId},
     time::UnixMillis,
     token::{TokenKeyId, UntrustedToken},
 };
@@ -203,13 +203,15 @@ impl Verifier {
 
         self.explain_claims(&token, now, walk);
         let principal = self.explain_principal(&token, now, walk).await;
+        let mut failures = HashMap::new();
         if let (Vantage::Outside { .. }, Some(principal)) = (vantage, &principal) {
             for (_, trust) in principal.trusts_for(&token) {
-                // What went wrong shows when the set is asked for a key.
-                drop(self.ports.key_sets.refresh(&trust.url).await);
+                if let Err(failure) = self.ports.key_sets.refresh(&trust.url).await {
+                    failures.insert(trust.id, failure);
+                }
             }
         }
-        let proof = self.explain_key(&token, principal.as_deref(), now, walk).await;
+        let proof = self.explain_key(&token, principal.as_deref(), &failures, now, walk).await;
         let claims = token.unverified_claims();
 
         let bound = binding::check(claims, &presented.request, self.policy.audience.as_deref());
@@ -314,11 +316,12 @@ impl Verifier {
         }
     }
 
-    /// Tries what a decision would try, in the same order, and tells of each.
+    /// Tries what a decision would try, in the same order, and tells of each; also why key sets could not be fetched just now.
     async fn explain_key(
         &self,
         token: &UntrustedToken<'_>,
         principal: Option<&KnownPrincipal>,
+        failures: &HashMap<TrustId, FetchFailure>,
         now: UnixMillis,
         walk: &mut Walk,
     ) -> Option<ProvenBy> {
@@ -353,7 +356,8 @@ impl Verifier {
                 FoundKey::NoSuchKey => "no usable key of that kid",
                 FoundKey::NoKeySet => "no key set: never fetched, or too old",
             };
-            seen.push(format!("trust {} ({}): {finding}", trust.id, trust.url));
+            let failure = failures.get(&trust.id).map_or_else(String::new, |failure| format!("; fetching it failed: {failure}"));
+            seen.push(format!("trust {} ({}): {finding}{failure}", trust.id, trust.url));
         }
         if token.key_id().is_none() && !principal.trusts.is_empty() {
             seen.push("trusts are not looked in for a token without kid".to_owned());
