@@ -27,6 +27,9 @@ const WANTED_POLLS_DISTANCE: Duration = Duration::from_millis(20);
 /// How much is read at once after the start, between two polls.
 const PRINCIPALS_PAGE: u64 = 200;
 const NAMES_PAGE: u64 = 5000;
+/// How long a page, or clearing the feed, may take. A database that never answers must not keep the feed from being followed once
+/// it does.
+const PAGE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How far the change feed was followed.
 pub(super) struct Position {
@@ -102,11 +105,19 @@ impl Follower {
             let next_poll = tokio::time::Instant::now() + self.settings.poll_interval;
             let result = tokio::time::timeout(LOAD_TIMEOUT, self.poll()).await;
             self.tell(result.ok());
-            self.warm_until(next_poll).await;
+            tokio::select! {
+                () = &mut shutdown => return,
+                () = self.warm_until(next_poll) => {}
+            }
             polls += 1;
             if polls.is_multiple_of(POLLS_PER_CLEARING) {
                 let before = self.directory.clock.now().saturating_sub(FEED_LIFETIME);
-                if let Err(error) = self.directory.source.forget_changes(before).await {
+                let clearing = in_time(self.directory.source.forget_changes(before));
+                let cleared = tokio::select! {
+                    () = &mut shutdown => return,
+                    cleared = clearing => cleared,
+                };
+                if let Err(error) = cleared {
                     tracing::warn!(error = %error, "old entries of the change feed could not be deleted");
                 }
             }
@@ -123,7 +134,7 @@ impl Follower {
                 directory.poll_wanted.notify_one();
                 return;
             }
-            if let Err(error) = self.warm().await {
+            if let Err(error) = in_time(self.warm()).await {
                 // The next poll tells of an outage; reading goes on after it.
                 tracing::debug!(error = %error, "a page of the registry could not be read");
                 return;
@@ -208,6 +219,11 @@ impl Follower {
             Some(_) | None => {}
         }
     }
+}
+
+async fn in_time<T>(work: impl Future<Output = Result<T, RegistryError>>) -> Result<T, RegistryError> {
+    let result = tokio::time::timeout(PAGE_TIMEOUT, work).await;
+    result.unwrap_or_else(|_| Err(RegistryError::Store(format!("no answer within {PAGE_TIMEOUT:?}").into())))
 }
 
 impl fmt::Debug for Follower {

@@ -75,6 +75,7 @@ impl PrincipalSource for TestSource {
 
     async fn load_page(&self, after: Option<PrincipalId>, limit: u64) -> Result<Vec<KnownPrincipal>, RegistryError> {
         self.up()?;
+        drop(self.gate.acquire().await.unwrap());
         let page = self.page(after, limit).into_iter();
         Ok(page.map(|(id, name, is_active)| known(id, name, is_active)).collect())
     }
@@ -367,6 +368,22 @@ async fn who_was_added_a_moment_ago_is_found_by_catching_up() {
     assert!(!directory.catch_up(directory.version()).await, "an outage is no change, and nobody waits for its end");
     drop(stop);
     running.await.unwrap();
+}
+
+/// One that has gone without a word leaves the feed alone, which may soon be read over another connection, and the service free to
+/// stop.
+#[tokio::test]
+async fn a_page_that_never_comes_holds_nothing_up() {
+    let setup = Setup::new().await;
+    setup.source.gate.forget_permits(Semaphore::MAX_PERMITS);
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let running = tokio::spawn(setup.follower.run(async move { drop(stopped.await) }));
+    let mut polls = setup.directory.polls_ended.subscribe();
+    let second = tokio::time::timeout(Duration::from_secs(20), polls.wait_for(|polls| *polls >= 2)).await;
+    assert!(second.is_ok_and(|polls| polls.is_ok()), "the feed is not followed");
+    drop(stop);
+    let ended = tokio::time::timeout(Duration::from_secs(1), running).await;
+    assert!(ended.is_ok_and(|ended| ended.is_ok()), "it does not stop");
 }
 
 #[tokio::test]
