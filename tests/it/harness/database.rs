@@ -13,18 +13,31 @@ use super::tools::{postgres_program, program};
 /// An empty database. Its server, if it has one, ends with it.
 pub struct Database {
     pub url: String,
-    server: Option<(Process, TempDir)>,
+    server: Option<Process>,
+    /// What the server keeps outlives it.
+    files: Option<Files>,
+}
+
+struct Files {
+    dir: TempDir,
+    port: u16,
 }
 
 impl Database {
     /// A file in the directory of the deployment.
     pub fn sqlite() -> Self {
-        Self { url: "sqlite://countersign.db?mode=rwc".to_owned(), server: None }
+        Self { url: "sqlite://countersign.db?mode=rwc".to_owned(), server: None, files: None }
     }
 
     /// Ends the server as a crash would.
     pub fn stop(&mut self) {
         self.server = None;
+    }
+
+    /// Starts a stopped `PostgreSQL` where it was, with what it held.
+    pub fn restart(&mut self) {
+        let files = self.files.as_ref().expect("a database with a server");
+        self.server = Some(start_postgres(files));
     }
 
     pub fn postgres() -> Self {
@@ -34,20 +47,10 @@ impl Database {
         run(as_user(user.as_ref(), &postgres_program("initdb"))
             .args(["--username=countersign", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"])
             .arg(&data));
-        let port = free_port();
-        let process = Process::spawn(
-            "postgres",
-            as_user(user.as_ref(), &postgres_program("postgres"))
-                .arg("-D")
-                .arg(&data)
-                .args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off"])
-                .args(["-c", &format!("port={port}")]),
-            dir.path(),
-            Signal::Quit,
-        );
-        let mut process = process.listening(SocketAddr::from(([127, 0, 0, 1], port)));
-        process.wait_until(|| process_says(&data.join("postmaster.pid"), "ready"));
-        Self { url: format!("postgres://countersign@127.0.0.1:{port}/postgres"), server: Some((process, dir)) }
+        let files = Files { dir, port: free_port() };
+        let server = start_postgres(&files);
+        let url = format!("postgres://countersign@127.0.0.1:{}/postgres", files.port);
+        Self { url, server: Some(server), files: Some(files) }
     }
 
     pub fn mariadb() -> Self {
@@ -74,8 +77,31 @@ impl Database {
             Signal::Term,
         );
         let process = process.listening(SocketAddr::from(([127, 0, 0, 1], port)));
-        Self { url: format!("mysql://root@127.0.0.1:{port}/countersign"), server: Some((process, dir)) }
+        let url = format!("mysql://root@127.0.0.1:{port}/countersign");
+        Self { url, server: Some(process), files: Some(Files { dir, port }) }
     }
+
+    /// Where its server listens.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.files.as_ref().expect("a database with a server").port))
+    }
+}
+
+fn start_postgres(files: &Files) -> Process {
+    let (user, data, port) = (unprivileged_user(files.dir.path()), files.dir.path().join("data"), files.port);
+    let process = Process::spawn(
+        "postgres",
+        as_user(user.as_ref(), &postgres_program("postgres"))
+            .arg("-D")
+            .arg(&data)
+            .args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off"])
+            .args(["-c", &format!("port={port}")]),
+        files.dir.path(),
+        Signal::Quit,
+    );
+    let mut process = process.listening(SocketAddr::from(([127, 0, 0, 1], port)));
+    process.wait_until(|| process_says(&data.join("postmaster.pid"), "ready"));
+    process
 }
 
 /// The last line of a `postmaster.pid` is the server's state.

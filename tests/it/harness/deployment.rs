@@ -1,11 +1,14 @@
 //! Settings, a database and principals: what one or more replicas share.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::{Countersign, Database, JwksServer, Key, Redis};
 
@@ -153,6 +156,25 @@ impl Deployment {
         self.database.stop();
     }
 
+    /// Starts it again, with what it held.
+    pub fn restore_the_database(&mut self) {
+        self.database.restart();
+    }
+
+    /// A key as it is listed.
+    pub fn listed_key(&self, key: &str) -> Value {
+        let keys = self.list(&["key", "list"]);
+        let found = keys.iter().find(|listed| id(listed) == key);
+        found.unwrap_or_else(|| panic!("{key} is not in {keys:?}")).clone()
+    }
+
+    /// When a key was used, in seconds since 1970, as it is listed.
+    pub fn last_used_on(&self, key: &str) -> Option<i64> {
+        let listed = self.listed_key(key);
+        let text = listed["last_used_on"].as_str()?;
+        Some(OffsetDateTime::parse(text, &Rfc3339).unwrap_or_else(|error| panic!("{error} in {listed}")).unix_timestamp())
+    }
+
     /// Starts a replica and waits until it is ready.
     pub fn serve(&self) -> Countersign {
         Countersign::start(self)
@@ -172,7 +194,24 @@ pub struct Ran {
 
 impl Ran {
     pub fn of(command: &mut Command) -> Self {
-        let output = command.stdin(Stdio::null()).output().unwrap();
+        Self::from(command.stdin(Stdio::null()).output().unwrap())
+    }
+
+    /// The same, with this to read on standard input.
+    pub fn reading(command: &mut Command, input: &[u8]) -> Self {
+        let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = piped.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        Self::from(child.wait_with_output().unwrap())
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error} in {self:?}"))
+    }
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Self {
         Self {
             code: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8(output.stdout).unwrap(),
