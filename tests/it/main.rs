@@ -40,6 +40,7 @@ mod jwks_sets;
 mod outage;
 mod peers;
 mod replicas;
+mod revocation;
 mod settings;
 mod shutdown;
 mod tls;

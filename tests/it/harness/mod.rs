@@ -16,6 +16,7 @@ mod gateway;
 pub mod http;
 mod jwks;
 mod keys;
+mod load;
 mod nonces;
 mod peers;
 mod ports;
@@ -38,6 +39,7 @@ pub use ext_authz::{CheckAnswer, ExtAuthz, bare_request, check_request, http_att
 pub use gateway::{Gateway, RunningGateway};
 pub use jwks::{Behaviour, JwksServer, Signer, member};
 pub use keys::Key;
+pub use load::{Client, Load, Sample};
 pub use nonces::{Redis, RedisCluster, RedisSentinel};
 pub use peers::{AsymmetricJwtAuth, DjangoSite, PyJwt};
 pub use ports::free_port;
