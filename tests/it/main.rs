@@ -30,6 +30,7 @@ mod gateways;
 mod gateways_envoy;
 mod gateways_nginx;
 mod grpc_door;
+mod hints;
 mod http_door;
 mod jwks;
 mod jwks_fetching;
