@@ -38,6 +38,7 @@ mod jwks_guards;
 mod jwks_hostile;
 mod jwks_server;
 mod jwks_sets;
+mod last_used;
 mod outage;
 mod peers;
 mod replicas;
