@@ -42,6 +42,7 @@ mod jwks_sets;
 mod last_used;
 mod outage;
 mod peers;
+mod registry_commands;
 mod replicas;
 mod revocation;
 mod settings;
