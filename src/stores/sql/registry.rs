@@ -1,11 +1,14 @@
 //! Changes to the registry.
 
+use std::{ops::Deref, sync::Arc};
+
 use async_trait::async_trait;
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseConnection, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder,
-    QuerySelect, Set, SqliteTransactionMode, TransactionOptions, TransactionTrait,
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseBackend, DatabaseConnection, DatabaseTransaction, EntityTrait,
+    QueryFilter, QueryOrder, QuerySelect, Set, SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
 use serde::Serialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     entity::{audit_events, jwks_trusts, principals, public_keys, registry_changes},
@@ -27,27 +30,53 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct SqlRegistry {
     pub(super) database: DatabaseConnection,
+    /// Whose turn it is to write. SQLite lets one write at a time, and whoever it makes wait looks again after a sleep that grows
+    /// to 100 ms; here each waits for the one before.
+    turns: Arc<Semaphore>,
 }
 
 impl SqlRegistry {
     /// The registry in `database`.
-    pub const fn new(database: DatabaseConnection) -> Self {
-        Self { database }
+    pub fn new(database: DatabaseConnection) -> Self {
+        let turns = if database.get_database_backend() == DatabaseBackend::Sqlite { 1 } else { Semaphore::MAX_PERMITS };
+        Self { database, turns: Arc::new(Semaphore::new(turns)) }
     }
 
     /// On SQLite the transaction takes the write lock at once: one that reads first and writes later would fail when another
     /// writer came between.
-    pub(super) async fn begin(&self) -> Result<DatabaseTransaction, RegistryError> {
+    pub(super) async fn begin(&self) -> Result<Writing, RegistryError> {
+        let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(|closed| RegistryError::Store(closed.into()))?;
         let options =
             TransactionOptions { sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate), ..TransactionOptions::default() };
-        self.database.begin_with_options(options).await.map_err(registry_error)
+        let transaction = self.database.begin_with_options(options).await.map_err(registry_error)?;
+        Ok(Writing { transaction, _turn: turn })
+    }
+}
+
+/// A transaction in its turn.
+pub(super) struct Writing {
+    transaction: DatabaseTransaction,
+    _turn: OwnedSemaphorePermit,
+}
+
+impl Writing {
+    pub(super) async fn commit(self) -> Result<(), RegistryError> {
+        self.transaction.commit().await.map_err(registry_error)
+    }
+}
+
+impl Deref for Writing {
+    type Target = DatabaseTransaction;
+
+    fn deref(&self) -> &Self::Target {
+        &self.transaction
     }
 }
 
 #[async_trait]
 impl RegistryStore for SqlRegistry {
     async fn add_principal(&self, new: NewPrincipal, author: Author<'_>) -> Result<PrincipalRecord, RegistryError> {
-        let transaction = self.begin().await?;
+        let writing = self.begin().await?;
         let taken = || RegistryError::PrincipalExists(new.username.to_string());
         let row = principals::ActiveModel {
             username: Set(new.username.to_string()),
@@ -60,19 +89,19 @@ impl RegistryStore for SqlRegistry {
             updated_at: Set(moment(author.now)),
             ..Default::default()
         };
-        let owner = row.insert(&transaction).await.map_err(|error| or_conflict(error, taken()))?;
+        let owner = row.insert(&*writing).await.map_err(|error| or_conflict(error, taken()))?;
         let record = PrincipalRecord::try_from(owner.clone())?;
         let mut trail = Trail::of(&owner, author);
         trail.added("principal.add", record.id.0, &record);
         for key in new.keys {
-            let key = insert_key(&transaction, &owner, key, author.now).await?;
+            let key = insert_key(&writing, &owner, key, author.now).await?;
             trail.added("key.add", key.id.0, &key);
         }
         for url in &new.jwks_urls {
-            let trust = insert_trust(&transaction, &owner, url, author.now).await?;
+            let trust = insert_trust(&writing, &owner, url, author.now).await?;
             trail.added("trust.add", trust.id.0, &trust);
         }
-        trail.commit(transaction).await?;
+        trail.commit(writing).await?;
         Ok(record)
     }
 
@@ -91,8 +120,8 @@ impl RegistryStore for SqlRegistry {
         expected: Option<Version>,
         author: Author<'_>,
     ) -> Result<PrincipalRecord, RegistryError> {
-        let transaction = self.begin().await?;
-        let row = find_to_change(&transaction, username).await?;
+        let writing = self.begin().await?;
+        let row = find_to_change(&writing, username).await?;
         let before = PrincipalRecord::try_from(row.clone())?;
         check_version(expected, before.version())?;
         let mut changed: principals::ActiveModel = row.clone().into();
@@ -105,10 +134,10 @@ impl RegistryStore for SqlRegistry {
             return Ok(before);
         }
         changed.updated_at = Set(moment(author.now));
-        let after = PrincipalRecord::try_from(changed.update(&transaction).await.map_err(registry_error)?)?;
+        let after = PrincipalRecord::try_from(changed.update(&*writing).await.map_err(registry_error)?)?;
         let mut trail = Trail::of(&row, author);
         trail.changed("principal.change", row.id, &before, &after);
-        trail.commit(transaction).await?;
+        trail.commit(writing).await?;
         Ok(after)
     }
 
@@ -118,23 +147,23 @@ impl RegistryStore for SqlRegistry {
         expected: Option<Version>,
         author: Author<'_>,
     ) -> Result<(), RegistryError> {
-        let transaction = self.begin().await?;
-        let row = find_to_change(&transaction, username).await?;
+        let writing = self.begin().await?;
+        let row = find_to_change(&writing, username).await?;
         let before = PrincipalRecord::try_from(row.clone())?;
         check_version(expected, before.version())?;
-        principals::Entity::delete_by_id(row.id).exec(&transaction).await.map_err(registry_error)?;
+        principals::Entity::delete_by_id(row.id).exec(&*writing).await.map_err(registry_error)?;
         let mut trail = Trail::of(&row, author);
         trail.removed("principal.remove", row.id, &before);
-        trail.commit(transaction).await
+        trail.commit(writing).await
     }
 
     async fn add_key(&self, username: &Username, new: NewKey, author: Author<'_>) -> Result<KeyRecord, RegistryError> {
-        let transaction = self.begin().await?;
-        let owner = find(&transaction, username).await?;
-        let added = insert_key(&transaction, &owner, new, author.now).await?;
+        let writing = self.begin().await?;
+        let owner = find(&*writing, username).await?;
+        let added = insert_key(&writing, &owner, new, author.now).await?;
         let mut trail = Trail::of(&owner, author);
         trail.added("key.add", added.id.0, &added);
-        trail.commit(transaction).await?;
+        trail.commit(writing).await?;
         Ok(added)
     }
 
@@ -164,10 +193,10 @@ impl RegistryStore for SqlRegistry {
         expected: Option<Version>,
         author: Author<'_>,
     ) -> Result<KeyRecord, RegistryError> {
-        let transaction = self.begin().await?;
-        let found = public_keys::Entity::find_by_id(id.0).lock_exclusive().one(&transaction).await.map_err(registry_error)?;
+        let writing = self.begin().await?;
+        let found = public_keys::Entity::find_by_id(id.0).lock_exclusive().one(&*writing).await.map_err(registry_error)?;
         let row = found.ok_or(RegistryError::NoSuchKey(id))?;
-        let owner = owner(&transaction, row.principal_id).await?.ok_or(RegistryError::NoSuchKey(id))?;
+        let owner = owner(&*writing, row.principal_id).await?.ok_or(RegistryError::NoSuchKey(id))?;
         let before = key_record(row.clone(), &owner.username)?;
         check_version(expected, before.version())?;
         let mut changed: public_keys::ActiveModel = row.into();
@@ -185,20 +214,20 @@ impl RegistryStore for SqlRegistry {
         if !changed.is_changed() {
             return Ok(before);
         }
-        let after = key_record(changed.update(&transaction).await.map_err(registry_error)?, &owner.username)?;
+        let after = key_record(changed.update(&*writing).await.map_err(registry_error)?, &owner.username)?;
         let mut trail = Trail::of(&owner, author);
         trail.changed(action, id.0, &before, &after);
-        trail.commit(transaction).await?;
+        trail.commit(writing).await?;
         Ok(after)
     }
 
     async fn add_trust(&self, username: &Username, url: &str, author: Author<'_>) -> Result<TrustRecord, RegistryError> {
-        let transaction = self.begin().await?;
-        let owner = find_to_change(&transaction, username).await?;
-        let added = insert_trust(&transaction, &owner, url, author.now).await?;
+        let writing = self.begin().await?;
+        let owner = find_to_change(&writing, username).await?;
+        let added = insert_trust(&writing, &owner, url, author.now).await?;
         let mut trail = Trail::of(&owner, author);
         trail.added("trust.add", added.id.0, &added);
-        trail.commit(transaction).await?;
+        trail.commit(writing).await?;
         Ok(added)
     }
 
@@ -222,21 +251,21 @@ impl RegistryStore for SqlRegistry {
     }
 
     async fn touch_trust(&self, id: TrustId, author: Author<'_>) -> Result<(), RegistryError> {
-        let transaction = self.begin().await?;
-        let (trust, owner) = trust_to_change(&transaction, id).await?;
+        let writing = self.begin().await?;
+        let (trust, owner) = trust_to_change(&writing, id).await?;
         let mut trail = Trail::of(&owner, author);
         trail.changed("trust.refresh", id.0, &trust, &trust);
-        trail.commit(transaction).await
+        trail.commit(writing).await
     }
 
     async fn remove_trust(&self, id: TrustId, expected: Option<Version>, author: Author<'_>) -> Result<(), RegistryError> {
-        let transaction = self.begin().await?;
-        let (trust, owner) = trust_to_change(&transaction, id).await?;
+        let writing = self.begin().await?;
+        let (trust, owner) = trust_to_change(&writing, id).await?;
         check_version(expected, trust.version())?;
-        jwks_trusts::Entity::delete_by_id(id.0).exec(&transaction).await.map_err(registry_error)?;
+        jwks_trusts::Entity::delete_by_id(id.0).exec(&*writing).await.map_err(registry_error)?;
         let mut trail = Trail::of(&owner, author);
         trail.removed("trust.remove", id.0, &trust);
-        trail.commit(transaction).await
+        trail.commit(writing).await
     }
 
     async fn audit(&self, of: Option<&str>, before: Option<i64>, limit: u64) -> Result<Vec<AuditEvent>, RegistryError> {
@@ -380,15 +409,15 @@ impl<'a> Trail<'a> {
 
     /// Ends every changing transaction. The entry in the change feed comes last, so that the time between its number being given
     /// and its becoming visible is short: followers look back a little, not far.
-    async fn commit(self, transaction: DatabaseTransaction) -> Result<(), RegistryError> {
-        audit_events::Entity::insert_many(self.events).exec_without_returning(&transaction).await.map_err(registry_error)?;
+    async fn commit(self, writing: Writing) -> Result<(), RegistryError> {
+        audit_events::Entity::insert_many(self.events).exec_without_returning(&*writing).await.map_err(registry_error)?;
         let change = registry_changes::ActiveModel {
             principal_id: Set(self.owner.id),
             at: Set(moment(self.author.now)),
             ..Default::default()
         };
-        registry_changes::Entity::insert(change).exec_without_returning(&transaction).await.map_err(registry_error)?;
-        transaction.commit().await.map_err(registry_error)
+        registry_changes::Entity::insert(change).exec_without_returning(&*writing).await.map_err(registry_error)?;
+        writing.commit().await
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, TransactionTrait, sea_query::Expr};
+use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, sea_query::Expr};
 
 use super::{
     SqlRegistry,
@@ -31,22 +31,22 @@ impl UsageStore for SqlRegistry {
                 Used::Trust(id) => trusts.entry(at.seconds()).or_default().push(id.0),
             }
         }
-        let transaction = self.database.begin().await.map_err(registry_error)?;
+        let writing = self.begin().await?;
         for (at, ids) in keys.iter().flat_map(chunks) {
             let update = public_keys::Entity::update_many()
                 .col_expr(public_keys::Column::LastUsedOn, Expr::value(moment(at)))
                 .filter(public_keys::Column::Id.is_in(ids.iter().copied()))
                 .filter(is_earlier(public_keys::Column::LastUsedOn, at));
-            update.exec(&transaction).await.map_err(registry_error)?;
+            update.exec(&*writing).await.map_err(registry_error)?;
         }
         for (at, ids) in trusts.iter().flat_map(chunks) {
             let update = jwks_trusts::Entity::update_many()
                 .col_expr(jwks_trusts::Column::LastUsedOn, Expr::value(moment(at)))
                 .filter(jwks_trusts::Column::Id.is_in(ids.iter().copied()))
                 .filter(is_earlier(jwks_trusts::Column::LastUsedOn, at));
-            update.exec(&transaction).await.map_err(registry_error)?;
+            update.exec(&*writing).await.map_err(registry_error)?;
         }
-        transaction.commit().await.map_err(registry_error)
+        writing.commit().await
     }
 }
 
