@@ -196,7 +196,7 @@ impl Verifier {
     ) -> Result<(VerifiedToken<'t>, ProvenBy), DenialReason> {
         let mut trials = Trials::default();
         if let Some(principal) = principal
-            && let Some(found) = self.try_keys(token, principal, now, &mut trials).await
+            && let Some(found) = self.try_everything(token, principal, now, &mut trials).await
         {
             return Ok(found);
         }
@@ -207,23 +207,25 @@ impl Verifier {
     }
 
     /// A `kid` picks its key: a fingerprint one of the registered keys, a name one of a key set. What it does not pick comes after.
-    async fn try_keys<'t>(
+    /// Looking in key sets is boxed, so that the decisions that need none stay small.
+    async fn try_everything<'t>(
         &self,
         token: &'t UntrustedToken<'_>,
         principal: &KnownPrincipal,
         now: UnixMillis,
         trials: &mut Trials,
     ) -> Option<(VerifiedToken<'t>, ProvenBy)> {
-        let trusts_first = matches!(token.key_id(), Some(TokenKeyId::Name(_)));
-        if trusts_first && let Some(found) = self.try_trusts(token, principal, now, trials).await {
-            return Some(found);
+        if principal.trusts.is_empty() {
+            return try_keys(token, principal, now, trials);
         }
-        for (index, known) in principal.candidates(token, now) {
-            if let Some(verified) = trials.run(token, &known.key, now) {
-                return Some((verified, ProvenBy::Key(index)));
-            }
+        if matches!(token.key_id(), Some(TokenKeyId::Name(_))) {
+            let found = Box::pin(self.try_trusts(token, principal, now, trials)).await;
+            return found.or_else(|| try_keys(token, principal, now, trials));
         }
-        if trusts_first { None } else { self.try_trusts(token, principal, now, trials).await }
+        match try_keys(token, principal, now, trials) {
+            None => Box::pin(self.try_trusts(token, principal, now, trials)).await,
+            found => found,
+        }
     }
 
     async fn try_trusts<'t>(
@@ -233,9 +235,6 @@ impl Verifier {
         now: UnixMillis,
         trials: &mut Trials,
     ) -> Option<(VerifiedToken<'t>, ProvenBy)> {
-        if principal.trusts.is_empty() {
-            return None;
-        }
         let kid = token.key_id()?.text();
         // Sets that are being fetched are waited for together, and after those that are there.
         let mut awaited = Vec::new();
@@ -256,6 +255,19 @@ impl Verifier {
         }
         None
     }
+}
+
+/// The registered keys.
+fn try_keys<'t>(
+    token: &'t UntrustedToken<'_>,
+    principal: &KnownPrincipal,
+    now: UnixMillis,
+    trials: &mut Trials,
+) -> Option<(VerifiedToken<'t>, ProvenBy)> {
+    principal.candidates(token, now).find_map(|(index, known)| {
+        let verified = trials.run(token, &known.key, now)?;
+        Some((verified, ProvenBy::Key(index)))
+    })
 }
 
 /// Where in a principal the key stands that verified a token.

@@ -164,6 +164,17 @@ impl Walk {
 impl Verifier {
     /// Runs what is presented through every step of a decision.
     pub async fn explain(&self, presented: &Presented<'_>, vantage: Vantage) -> Explanation {
+        let version = self.ports.directory.version();
+        let explanation = self.walk_once(presented, vantage).await;
+        // As a decision does: what was registered a moment ago may not be known here yet.
+        let is_about_the_registry = explanation.failure().and_then(|step| step.outcome.code()) == Some(DenialCode::InvalidToken);
+        if is_about_the_registry && self.ports.directory.catch_up(version).await {
+            return self.walk_once(presented, vantage).await;
+        }
+        explanation
+    }
+
+    async fn walk_once(&self, presented: &Presented<'_>, vantage: Vantage) -> Explanation {
         let now = self.ports.clock.now();
         let mut walk = Walk { steps: Vec::new() };
         let identity = self.walk(presented, vantage, now, &mut walk).await;
@@ -364,7 +375,7 @@ impl Verifier {
         }
         let seen = if seen.is_empty() { "no keys and no trusts".to_owned() } else { seen.join("; ") };
         let mut trials = Trials::default();
-        let proof = if principal.is_active { self.try_keys(token, principal, now, &mut trials).await } else { None };
+        let proof = if principal.is_active { self.try_everything(token, principal, now, &mut trials).await } else { None };
         let outcome = match &proof {
             Some(_) => StepOutcome::Passed,
             None => StepOutcome::Denied(trials.reason(Some(principal))),
