@@ -7,25 +7,20 @@ use aws_lc_rs::digest;
 use super::{
     binding,
     decoy::Decoys,
-    ports::{Answer, Clock, FoundKey, KeyDirectory, KeySetSource, NonceStore, Unavailable, UsageLog},
+    ports::{Clock, KeyDirectory, KeySetSource, NonceStore, Unavailable, UsageLog},
 };
 use crate::{
     domain::{
         decision::{Decision, DecisionId, Denial, DenialCode, DenialReason, Identity},
-        key::{KeyError, VerifyingKey},
+        key::KeyError,
         nonce::{Attempt, Claimed, NonceClaim},
         presented::{Credentials, Presented},
-        principal::{CANDIDATE_KEYS_MAX, KnownPrincipal},
         scope::Scopes,
         time::{Tolerance, UnixMillis},
-        token::{Claims, TokenKeyId, UntrustedToken, VerifiedToken},
+        token::{Claims, UntrustedToken},
     },
     telemetry::decisions::{DecisionObserver, Outcome},
 };
-
-/// A token whose `kid` picks no key costs at least this many verifications, so that a principal in the middle of a key
-/// rotation, with two keys to try, takes no longer than one that does not exist.
-const TRIALS_WITHOUT_KEY_ID: usize = 2;
 
 /// What a decision depends on besides the token.
 #[derive(Clone, Debug)]
@@ -186,146 +181,6 @@ impl Verifier {
         }
         Ok(())
     }
-
-    /// Verifies the signature with the keys and trusts of the principal, and makes up with decoys for those that it has not.
-    async fn verify<'t>(
-        &self,
-        token: &'t UntrustedToken<'_>,
-        principal: Option<&KnownPrincipal>,
-        now: UnixMillis,
-    ) -> Result<(VerifiedToken<'t>, ProvenBy), DenialReason> {
-        let mut trials = Trials::default();
-        if let Some(principal) = principal
-            && let Some(found) = self.try_everything(token, principal, now, &mut trials).await
-        {
-            return Ok(found);
-        }
-        for _ in trials.count..trials_at_least(token) {
-            self.decoys.spend(token, now);
-        }
-        Err(trials.reason(principal))
-    }
-
-    /// A `kid` picks its key: a fingerprint one of the registered keys, a name one of a key set. What it does not pick comes after.
-    /// Looking in key sets is boxed, so that the decisions that need none stay small.
-    async fn try_everything<'t>(
-        &self,
-        token: &'t UntrustedToken<'_>,
-        principal: &KnownPrincipal,
-        now: UnixMillis,
-        trials: &mut Trials,
-    ) -> Option<(VerifiedToken<'t>, ProvenBy)> {
-        if principal.trusts.is_empty() {
-            return try_keys(token, principal, now, trials);
-        }
-        if matches!(token.key_id(), Some(TokenKeyId::Name(_))) {
-            let found = Box::pin(self.try_trusts(token, principal, now, trials)).await;
-            return found.or_else(|| try_keys(token, principal, now, trials));
-        }
-        match try_keys(token, principal, now, trials) {
-            None => Box::pin(self.try_trusts(token, principal, now, trials)).await,
-            found => found,
-        }
-    }
-
-    async fn try_trusts<'t>(
-        &self,
-        token: &'t UntrustedToken<'_>,
-        principal: &KnownPrincipal,
-        now: UnixMillis,
-        trials: &mut Trials,
-    ) -> Option<(VerifiedToken<'t>, ProvenBy)> {
-        let kid = token.key_id()?.text();
-        // Sets that are being fetched are waited for together, and after those that are there.
-        let mut awaited = Vec::new();
-        for (index, trust) in principal.trusts_for(token) {
-            match self.ports.key_sets.key(trust, &kid, now) {
-                Answer::Ready(found) => {
-                    if let Some(verified) = trials.run_found(token, found?, now) {
-                        return Some((verified, ProvenBy::Trust(index)));
-                    }
-                }
-                pending @ Answer::Pending(_) => awaited.push((index, pending)),
-            }
-        }
-        for (index, pending) in awaited {
-            if let Some(verified) = trials.run_found(token, pending.await, now) {
-                return Some((verified, ProvenBy::Trust(index)));
-            }
-        }
-        None
-    }
-}
-
-/// The registered keys.
-fn try_keys<'t>(
-    token: &'t UntrustedToken<'_>,
-    principal: &KnownPrincipal,
-    now: UnixMillis,
-    trials: &mut Trials,
-) -> Option<(VerifiedToken<'t>, ProvenBy)> {
-    principal.candidates(token, now).find_map(|(index, known)| {
-        let verified = trials.run(token, &known.key, now)?;
-        Some((verified, ProvenBy::Key(index)))
-    })
-}
-
-/// Where in a principal the key stands that verified a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ProvenBy {
-    Key(usize),
-    Trust(usize),
-}
-
-impl ProvenBy {
-    fn identity(self, principal: Arc<KnownPrincipal>, token: &UntrustedToken<'_>) -> Option<Identity> {
-        match self {
-            Self::Key(index) => Identity::by_key(principal, index),
-            Self::Trust(index) => Identity::by_trust(principal, index, &token.key_id()?.text()),
-        }
-    }
-}
-
-/// Verifications that one token has cost so far.
-#[derive(Default)]
-struct Trials {
-    count: usize,
-    /// Trusts whose key set is not there.
-    keyless_trusts: usize,
-}
-
-impl Trials {
-    /// One more, unless the token has cost enough.
-    fn run<'t>(&mut self, token: &'t UntrustedToken<'_>, key: &VerifyingKey, now: UnixMillis) -> Option<VerifiedToken<'t>> {
-        if self.count >= CANDIDATE_KEYS_MAX {
-            return None;
-        }
-        self.count += 1;
-        token.verify(key, now)
-    }
-
-    /// The same with what a key set has.
-    fn run_found<'t>(&mut self, token: &'t UntrustedToken<'_>, found: FoundKey, now: UnixMillis) -> Option<VerifiedToken<'t>> {
-        match found {
-            FoundKey::Key(key) if token.fits(&key) => self.run(token, &key, now),
-            FoundKey::Key(_) | FoundKey::NoSuchKey => None,
-            FoundKey::NoKeySet => {
-                self.keyless_trusts += 1;
-                None
-            }
-        }
-    }
-
-    /// Why none succeeded.
-    fn reason(&self, principal: Option<&KnownPrincipal>) -> DenialReason {
-        match principal {
-            None => DenialReason::UnknownPrincipal,
-            Some(principal) if !principal.is_active => DenialReason::DisabledPrincipal,
-            Some(_) if self.count > 0 => DenialReason::BadSignature,
-            Some(_) if self.keyless_trusts > 0 => DenialReason::NoKeySet,
-            Some(_) => DenialReason::NoMatchingKey,
-        }
-    }
 }
 
 impl fmt::Debug for Verifier {
@@ -371,14 +226,6 @@ fn outcome(result: &Result<Decision, Unavailable>) -> Outcome<'_> {
     }
 }
 
-const fn trials_at_least(token: &UntrustedToken<'_>) -> usize {
-    const { assert!(TRIALS_WITHOUT_KEY_ID <= CANDIDATE_KEYS_MAX) };
-    match token.key_id() {
-        Some(TokenKeyId::Fingerprint(_)) => 1,
-        Some(TokenKeyId::Name(_)) | None => TRIALS_WITHOUT_KEY_ID,
-    }
-}
-
 /// Every scope of every list must be held. Those that are not come back.
 fn check_scopes(required: &[&str], held: &Scopes) -> Result<(), Scopes> {
     let missing: Vec<&str> =
@@ -412,6 +259,8 @@ fn new_decision_id(now: UnixMillis) -> DecisionId {
 }
 
 mod explain;
+mod trials;
+
 pub use explain::{AskedUrl, Explanation, Step, StepOutcome, Vantage};
 
 #[cfg(test)]

@@ -24,8 +24,9 @@ use crate::{
 const NOTED_FOR: Duration = Duration::from_secs(10);
 /// How often notes are written.
 const WRITE_INTERVAL: Duration = Duration::from_secs(10);
-/// How long one write may take.
+/// How long one write may take, and how long the last one: whoever ends the service waits for that.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+const LAST_WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How many notes wait to be written at most: as many as principals are in memory by default.
 const PENDING_MAX: usize = 100_000;
 /// How many recent notes are remembered without a lock, a power of two.
@@ -114,20 +115,20 @@ impl UsageWriter {
         loop {
             tokio::select! {
                 () = &mut shutdown => break,
-                _ = ticks.tick() => self.write().await,
+                _ = ticks.tick() => self.write(WRITE_TIMEOUT).await,
             }
         }
-        self.write().await;
+        self.write(LAST_WRITE_TIMEOUT).await;
     }
 
-    /// Writes what waits. What cannot be written waits on.
-    pub async fn write(&mut self) {
+    /// Writes what waits. What cannot be written in time waits on.
+    async fn write(&mut self, timeout: Duration) {
         let notes: Vec<(Used, UnixMillis)> = self.log.take().into_iter().collect();
         if notes.is_empty() {
             return;
         }
-        let written = tokio::time::timeout(WRITE_TIMEOUT, self.store.write_usage(&notes)).await;
-        let result = written.unwrap_or_else(|_| Err(RegistryError::Store(format!("no answer within {WRITE_TIMEOUT:?}").into())));
+        let written = tokio::time::timeout(timeout, self.store.write_usage(&notes)).await;
+        let result = written.unwrap_or_else(|_| Err(RegistryError::Store(format!("no answer within {timeout:?}").into())));
         match result {
             Ok(()) => self.is_down = false,
             Err(error) => {
@@ -198,7 +199,7 @@ mod tests {
         for second in 0..25 {
             log.note(KEY, at(second));
             log.note(TRUST, at(second));
-            writer.write().await;
+            writer.write(WRITE_TIMEOUT).await;
         }
         let batches = written.writes.lock().unwrap();
         let times: Vec<UnixMillis> = batches.iter().flatten().filter(|(used, _)| *used == KEY).map(|(_, at)| *at).collect();
@@ -211,13 +212,13 @@ mod tests {
         let (log, mut writer, written) = log();
         written.is_down.store(true, Ordering::Relaxed);
         log.note(KEY, at(0));
-        writer.write().await;
+        writer.write(WRITE_TIMEOUT).await;
         log.note(KEY, at(15));
         log.note(TRUST, at(16));
-        writer.write().await;
+        writer.write(WRITE_TIMEOUT).await;
         assert!(written.writes.lock().unwrap().is_empty());
         written.is_down.store(false, Ordering::Relaxed);
-        writer.write().await;
+        writer.write(WRITE_TIMEOUT).await;
         assert_eq!(*written.writes.lock().unwrap(), [[(KEY, at(15)), (TRUST, at(16))]]);
     }
 
@@ -236,10 +237,10 @@ mod tests {
         for number in 0..i64::try_from(PENDING_MAX).unwrap() + 5 {
             log.note(Used::Key(KeyId(1000 + number)), at(0));
         }
-        writer.write().await;
+        writer.write(WRITE_TIMEOUT).await;
         assert_eq!(log.pending.lock().unwrap().len(), PENDING_MAX);
         written.is_down.store(false, Ordering::Relaxed);
-        writer.write().await;
+        writer.write(WRITE_TIMEOUT).await;
         log.note(Used::Key(KeyId(1000 + i64::try_from(PENDING_MAX).unwrap())), at(1));
         assert_eq!(log.pending.lock().unwrap().len(), 1);
     }

@@ -7,7 +7,8 @@ use url::{Position, Url};
 
 use super::{
     super::ports::{FetchFailure, FoundKey, Unavailable},
-    ProvenBy, Trials, Verifier, binding, check_scopes,
+    Verifier, binding, check_scopes,
+    trials::{ProvenBy, Trials},
 };
 use crate::domain::{
     decision::{DenialCode, DenialReason, Identity},

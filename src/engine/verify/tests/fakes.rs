@@ -18,9 +18,9 @@ use crate::{
         key::{PrivateKey, VerifyingKey},
         nonce::NonceClaim,
         presented::{Door, OriginalRequest},
-        principal::{KeyId, KnownKey, KnownTrust, PrincipalId, TrustId, Username},
+        principal::{KeyId, KnownKey, KnownPrincipal, KnownTrust, PrincipalId, TrustId, Username},
     },
-    engine::ports::{Answer, Dependency, FetchFailure},
+    engine::ports::{Answer, Dependency, FetchFailure, FoundKey},
     telemetry::decisions::DecisionLog,
 };
 
