@@ -51,6 +51,10 @@ bench: test-setup ## Measure what a decision costs against its floors; takes a w
 bench-quick: test-setup ## The same with fewer rounds, for a first look.
 	cargo bench --bench load -- --quick
 
+.PHONY: bench-registry
+bench-registry: ## Measure the registry with 100,000 principals: adding, starting, memory, and looking up what is not in it.
+	cargo bench --bench load -- --registry 100000
+
 .PHONY: nextest cargo-deny
 nextest:
 	@cargo nextest --version >/dev/null 2>&1 || { \
