@@ -293,7 +293,7 @@ impl KeySetSource for NoKeySets {
         Answer::ready(FoundKey::NoKeySet)
     }
 
-    fn expect(&self, _: &[KnownTrust], _: bool) {}
+    fn anticipate(&self, _: &[KnownTrust], _: bool) {}
 
     fn check_url(&self, _: &str) -> Result<(), FetchFailure> {
         Ok(())

@@ -9,12 +9,12 @@ use url::Url;
 use super::output::{self, Format};
 use crate::{
     app,
-    config::Settings,
+    config::{Settings, self_signed::credentials},
     domain::{
-        decision::{DenialCode, DenialReason},
+        decision::DenialReason,
         presented::{Credentials, Door, Presented},
     },
-    engine::verify::{AskedUrl, Explanation, Step, StepOutcome},
+    engine::verify::{AskedUrl, Explanation, Step},
 };
 
 #[derive(Debug, Args)]
@@ -39,7 +39,7 @@ const COLUMNS: [&str; 5] = ["step", "outcome", "reason", "seen", "expected"];
 
 pub(super) fn run(arguments: ExplainArguments, settings: &Settings) -> super::Outcome {
     let token = if arguments.token == "-" { standard_input()? } else { arguments.token };
-    let credentials = settings.self_signed.credentials(&token);
+    let credentials = credentials(&settings.self_signed.scheme, &token);
     let url = arguments.url.as_ref().map(AskedUrl::of);
     let presented = Presented {
         door: Door::Http,
@@ -54,12 +54,11 @@ pub(super) fn run(arguments: ExplainArguments, settings: &Settings) -> super::Ou
     match arguments.output {
         Format::Json => {
             let steps: Vec<Value> = rows.into_iter().map(|row| output::object(&COLUMNS, row)).collect();
-            let failure = explanation.failure().map(|step| step.outcome);
             let report = json!({
                 "now": explanation.now,
                 "verdict": explanation.verdict(),
-                "code": failure.and_then(StepOutcome::code).map(DenialCode::name),
-                "reason": failure.and_then(StepOutcome::reason).map(DenialReason::name),
+                "code": explanation.told(),
+                "reason": explanation.reason(),
                 "steps": steps,
             });
             super::print(&format!("{report:#}\n"))?;
@@ -91,12 +90,9 @@ fn row(step: &Step) -> Vec<Value> {
 
 fn summary(explanation: &Explanation) -> String {
     let at = explanation.now.to_rfc3339();
-    match (&explanation.identity, explanation.failure()) {
+    match (&explanation.identity, explanation.failure().zip(explanation.told())) {
         (Some(identity), _) => format!("At {at} it would pass, as {}.", identity.principal().username),
-        (None, Some(step)) => {
-            let told = step.outcome.code().map_or("unavailable", DenialCode::name);
-            format!("At {at} it would not pass: {}. The client would be told {told}.", step.name)
-        }
+        (None, Some((step, told))) => format!("At {at} it would not pass: {}. The client would be told {told}.", step.name),
         (None, None) => format!("At {at} nothing could be said."),
     }
 }

@@ -32,13 +32,6 @@ pub struct SelfSignedSettings {
     pub attempt_header: Option<String>,
 }
 
-impl SelfSignedSettings {
-    /// A header value with `token`: behind the scheme, unless it has one already.
-    pub fn credentials(&self, token: &str) -> String {
-        credentials(&self.scheme, token)
-    }
-}
-
 /// A header value with `token`: behind `scheme`, unless it has one already.
 pub fn credentials(scheme: &str, token: &str) -> String {
     let token = token.trim();

@@ -76,7 +76,7 @@ pub trait KeySetSource: Send + Sync {
 
     /// Tells that decisions are going to ask about `trusts`: what was never fetched is fetched, beside the decisions. Where they
     /// are `changed`, sets that are known are fetched again, too.
-    fn expect(&self, trusts: &[KnownTrust], changed: bool);
+    fn anticipate(&self, trusts: &[KnownTrust], changed: bool);
 
     /// Whether a set at `url` would be fetched at all, as far as the URL itself tells.
     fn check_url(&self, url: &str) -> Result<(), FetchFailure>;

@@ -163,7 +163,7 @@ impl CachedDirectory {
         };
         match &loaded {
             Ok(Some(principal)) => {
-                self.key_sets.expect(&principal.trusts, changed);
+                self.key_sets.anticipate(&principal.trusts, changed);
                 self.known.insert(username.clone(), Arc::clone(principal));
             }
             Ok(None) => self.absent.insert(username.clone(), ()),

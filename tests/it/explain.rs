@@ -195,7 +195,7 @@ async fn what_is_out_of_reach_is_told() {
 
     let arguments = ["explain", &token, "--output", "json"];
     let report = world.command(&arguments, &[("nonce.url", &format!("redis://{gone}"))]);
-    check("no Redis", &report, ("unavailable", None, None, Some("nonce")));
+    check("no Redis", &report, ("unavailable", Some("unavailable"), None, Some("nonce")));
 
     let mut command = world.deployment.command(&arguments);
     let ran = Ran::of(command.env(variable("database.url"), format!("postgres://nobody@{gone}/none")));

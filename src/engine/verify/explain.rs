@@ -39,6 +39,16 @@ impl Explanation {
         }
     }
 
+    /// What the client would be told where it would not pass: the code of a denial, or `unavailable`.
+    pub fn told(&self) -> Option<&'static str> {
+        self.failure().map(|step| step.outcome.code().map_or("unavailable", DenialCode::name))
+    }
+
+    /// The exact reason of a denial.
+    pub fn reason(&self) -> Option<&'static str> {
+        self.failure().and_then(|step| step.outcome.reason()).map(DenialReason::name)
+    }
+
     /// The first step that did not pass.
     pub fn failure(&self) -> Option<&Step> {
         self.steps.iter().find(|step| matches!(step.outcome, StepOutcome::Denied(_) | StepOutcome::Unavailable))

@@ -152,7 +152,7 @@ impl Follower {
                 let (length, last) = (page.len() as u64, page.last().map(|known| known.id));
                 for known in page {
                     directory.names.add(&known.username);
-                    directory.key_sets.expect(&known.trusts, false);
+                    directory.key_sets.anticipate(&known.trusts, false);
                     directory.known.insert(known.username.clone(), Arc::new(known));
                 }
                 if length < limit { Warming::Done } else { Warming::Principals { after: last, count: count + length } }

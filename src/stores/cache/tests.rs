@@ -118,7 +118,7 @@ impl KeySetSource for TestKeySets {
         Answer::ready(FoundKey::NoKeySet)
     }
 
-    fn expect(&self, trusts: &[KnownTrust], changed: bool) {
+    fn anticipate(&self, trusts: &[KnownTrust], changed: bool) {
         self.0.lock().unwrap().extend(trusts.iter().map(|trust| (trust.url.to_string(), changed)));
     }
 

@@ -197,7 +197,7 @@ impl KeySetSource for Arc<JwksCache> {
         }
     }
 
-    fn expect(&self, trusts: &[KnownTrust], changed: bool) {
+    fn anticipate(&self, trusts: &[KnownTrust], changed: bool) {
         let now = self.clock.now();
         for trust in trusts {
             let watched = self.watched(&trust.url, now);

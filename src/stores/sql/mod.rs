@@ -7,6 +7,7 @@ mod record;
 mod registry;
 mod source;
 mod usage;
+mod writing;
 
 pub use connection::{ConnectError, connect};
 pub use registry::SqlRegistry;

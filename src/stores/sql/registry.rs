@@ -1,19 +1,19 @@
 //! Changes to the registry.
 
-use std::{ops::Deref, sync::Arc};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseBackend, DatabaseConnection, DatabaseTransaction, EntityTrait,
-    QueryFilter, QueryOrder, QuerySelect, Set, SqliteTransactionMode, TransactionOptions, TransactionTrait,
+    QueryFilter, QueryOrder, QuerySelect, Set,
 };
-use serde::Serialize;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 use super::{
-    entity::{audit_events, jwks_trusts, principals, public_keys, registry_changes},
+    entity::{audit_events, jwks_trusts, principals, public_keys},
     error::{or_conflict, registry_error},
     record::{audit_event, key_record, moment, trust_record},
+    writing::Trail,
 };
 use crate::{
     domain::{
@@ -32,7 +32,7 @@ pub struct SqlRegistry {
     pub(super) database: DatabaseConnection,
     /// Whose turn it is to write. SQLite lets one write at a time, and whoever it makes wait looks again after a sleep that grows
     /// to 100 ms; here each waits for the one before.
-    turns: Arc<Semaphore>,
+    pub(super) turns: Arc<Semaphore>,
 }
 
 impl SqlRegistry {
@@ -40,36 +40,6 @@ impl SqlRegistry {
     pub fn new(database: DatabaseConnection) -> Self {
         let turns = if database.get_database_backend() == DatabaseBackend::Sqlite { 1 } else { Semaphore::MAX_PERMITS };
         Self { database, turns: Arc::new(Semaphore::new(turns)) }
-    }
-
-    /// On SQLite the transaction takes the write lock at once: one that reads first and writes later would fail when another
-    /// writer came between.
-    pub(super) async fn begin(&self) -> Result<Writing, RegistryError> {
-        let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(|closed| RegistryError::Store(closed.into()))?;
-        let options =
-            TransactionOptions { sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate), ..TransactionOptions::default() };
-        let transaction = self.database.begin_with_options(options).await.map_err(registry_error)?;
-        Ok(Writing { transaction, _turn: turn })
-    }
-}
-
-/// A transaction in its turn.
-pub(super) struct Writing {
-    transaction: DatabaseTransaction,
-    _turn: OwnedSemaphorePermit,
-}
-
-impl Writing {
-    pub(super) async fn commit(self) -> Result<(), RegistryError> {
-        self.transaction.commit().await.map_err(registry_error)
-    }
-}
-
-impl Deref for Writing {
-    type Target = DatabaseTransaction;
-
-    fn deref(&self) -> &Self::Target {
-        &self.transaction
     }
 }
 
@@ -368,59 +338,4 @@ pub(super) async fn page(
         .all(connection)
         .await
         .map_err(registry_error)
-}
-
-/// What a transaction leaves behind: audit events, and an entry in the change feed.
-struct Trail<'a> {
-    owner: &'a principals::Model,
-    author: Author<'a>,
-    events: Vec<audit_events::ActiveModel>,
-}
-
-impl<'a> Trail<'a> {
-    const fn of(owner: &'a principals::Model, author: Author<'a>) -> Self {
-        Self { owner, author, events: Vec::new() }
-    }
-
-    fn added(&mut self, action: &str, subject: i64, after: &impl Serialize) {
-        self.push(action, subject, None, json(after));
-    }
-
-    fn changed(&mut self, action: &str, subject: i64, before: &impl Serialize, after: &impl Serialize) {
-        self.push(action, subject, json(before), json(after));
-    }
-
-    fn removed(&mut self, action: &str, subject: i64, before: &impl Serialize) {
-        self.push(action, subject, json(before), None);
-    }
-
-    fn push(&mut self, action: &str, subject: i64, before: Option<String>, after: Option<String>) {
-        self.events.push(audit_events::ActiveModel {
-            at: Set(moment(self.author.now)),
-            actor: Set(self.author.actor.to_owned()),
-            action: Set(action.to_owned()),
-            username: Set(self.owner.username.clone()),
-            subject_id: Set(subject),
-            before: Set(before),
-            after: Set(after),
-            ..Default::default()
-        });
-    }
-
-    /// Ends every changing transaction. The entry in the change feed comes last, so that the time between its number being given
-    /// and its becoming visible is short: followers look back a little, not far.
-    async fn commit(self, writing: Writing) -> Result<(), RegistryError> {
-        audit_events::Entity::insert_many(self.events).exec_without_returning(&*writing).await.map_err(registry_error)?;
-        let change = registry_changes::ActiveModel {
-            principal_id: Set(self.owner.id),
-            at: Set(moment(self.author.now)),
-            ..Default::default()
-        };
-        registry_changes::Entity::insert(change).exec_without_returning(&*writing).await.map_err(registry_error)?;
-        writing.commit().await
-    }
-}
-
-fn json(state: &impl Serialize) -> Option<String> {
-    serde_json::to_string(state).ok()
 }

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     config::self_signed::credentials,
     domain::{
-        decision::{DenialCode, DenialReason, Identity, Used},
+        decision::{DenialReason, Identity, Used},
         presented::{Credentials, Door, Presented},
     },
     doors::http::AdminDoor,
@@ -153,19 +153,16 @@ pub(super) async fn explain(
 
 impl From<&Explanation> for Explained {
     fn from(explanation: &Explanation) -> Self {
-        let failure = explanation.failure().map(|step| step.outcome);
-        let (verdict, code) = match failure {
-            None => (Verdict::Allow, None),
-            Some(StepOutcome::Unavailable) => (Verdict::Unavailable, Some("unavailable")),
-            Some(outcome @ (StepOutcome::Denied(_) | StepOutcome::Passed | StepOutcome::Skipped)) => {
-                (Verdict::Deny, outcome.code().map(DenialCode::name))
-            }
+        let verdict = match explanation.failure().map(|step| step.outcome) {
+            None => Verdict::Allow,
+            Some(StepOutcome::Unavailable) => Verdict::Unavailable,
+            Some(StepOutcome::Denied(_) | StepOutcome::Passed | StepOutcome::Skipped) => Verdict::Deny,
         };
         Self {
             now: explanation.now.to_rfc3339(),
             verdict,
-            code,
-            reason: failure.and_then(StepOutcome::reason).map(DenialReason::name),
+            code: explanation.told(),
+            reason: explanation.reason(),
             identity: explanation.identity.as_ref().map(Passing::from),
             steps: explanation.steps.iter().map(ShownStep::from).collect(),
         }

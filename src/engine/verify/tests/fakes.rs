@@ -86,7 +86,7 @@ impl KeySetSource for TestKeySets {
         })
     }
 
-    fn expect(&self, _: &[KnownTrust], _: bool) {}
+    fn anticipate(&self, _: &[KnownTrust], _: bool) {}
 
     fn check_url(&self, _: &str) -> Result<(), FetchFailure> {
         Ok(())

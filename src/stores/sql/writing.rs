@@ -1,0 +1,102 @@
+//! Transactions that change the registry: one after the other where the database wants that, and none without a trail.
+
+use std::{ops::Deref, sync::Arc};
+
+use sea_orm::{DatabaseTransaction, EntityTrait, Set, SqliteTransactionMode, TransactionOptions, TransactionTrait};
+use serde::Serialize;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{
+    SqlRegistry,
+    entity::{audit_events, principals, registry_changes},
+    error::registry_error,
+    record::moment,
+};
+use crate::engine::ports::{Author, RegistryError};
+
+impl SqlRegistry {
+    /// On SQLite the transaction takes the write lock at once: one that reads first and writes later would fail when another
+    /// writer came between.
+    pub(super) async fn begin(&self) -> Result<Writing, RegistryError> {
+        let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(|closed| RegistryError::Store(closed.into()))?;
+        let options =
+            TransactionOptions { sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate), ..TransactionOptions::default() };
+        let transaction = self.database.begin_with_options(options).await.map_err(registry_error)?;
+        Ok(Writing { transaction, _turn: turn })
+    }
+}
+
+/// A transaction in its turn.
+pub(super) struct Writing {
+    transaction: DatabaseTransaction,
+    _turn: OwnedSemaphorePermit,
+}
+
+impl Writing {
+    pub(super) async fn commit(self) -> Result<(), RegistryError> {
+        self.transaction.commit().await.map_err(registry_error)
+    }
+}
+
+impl Deref for Writing {
+    type Target = DatabaseTransaction;
+
+    fn deref(&self) -> &Self::Target {
+        &self.transaction
+    }
+}
+
+/// What a transaction leaves behind: audit events, and an entry in the change feed.
+pub(super) struct Trail<'a> {
+    owner: &'a principals::Model,
+    author: Author<'a>,
+    events: Vec<audit_events::ActiveModel>,
+}
+
+impl<'a> Trail<'a> {
+    pub(super) const fn of(owner: &'a principals::Model, author: Author<'a>) -> Self {
+        Self { owner, author, events: Vec::new() }
+    }
+
+    pub(super) fn added(&mut self, action: &str, subject: i64, after: &impl Serialize) {
+        self.push(action, subject, None, json(after));
+    }
+
+    pub(super) fn changed(&mut self, action: &str, subject: i64, before: &impl Serialize, after: &impl Serialize) {
+        self.push(action, subject, json(before), json(after));
+    }
+
+    pub(super) fn removed(&mut self, action: &str, subject: i64, before: &impl Serialize) {
+        self.push(action, subject, json(before), None);
+    }
+
+    fn push(&mut self, action: &str, subject: i64, before: Option<String>, after: Option<String>) {
+        self.events.push(audit_events::ActiveModel {
+            at: Set(moment(self.author.now)),
+            actor: Set(self.author.actor.to_owned()),
+            action: Set(action.to_owned()),
+            username: Set(self.owner.username.clone()),
+            subject_id: Set(subject),
+            before: Set(before),
+            after: Set(after),
+            ..Default::default()
+        });
+    }
+
+    /// Ends every changing transaction. The entry in the change feed comes last, so that the time between its number being given
+    /// and its becoming visible is short: followers look back a little, not far.
+    pub(super) async fn commit(self, writing: Writing) -> Result<(), RegistryError> {
+        audit_events::Entity::insert_many(self.events).exec_without_returning(&*writing).await.map_err(registry_error)?;
+        let change = registry_changes::ActiveModel {
+            principal_id: Set(self.owner.id),
+            at: Set(moment(self.author.now)),
+            ..Default::default()
+        };
+        registry_changes::Entity::insert(change).exec_without_returning(&*writing).await.map_err(registry_error)?;
+        writing.commit().await
+    }
+}
+
+fn json(state: &impl Serialize) -> Option<String> {
+    serde_json::to_string(state).ok()
+}
