@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use super::{
     header_value,
-    principal::{KeyId, KnownPrincipal, TrustId, Username},
+    principal::{ApiKeyId, KeyId, KnownPrincipal, TrustId, Username},
     scope::Scopes,
     token::{ClaimsFault, TokenFault},
 };
@@ -56,6 +56,8 @@ pub enum Used {
     Key(KeyId),
     /// A trust.
     Trust(TrustId),
+    /// An API key.
+    ApiKey(ApiKeyId),
 }
 
 impl Identity {

@@ -8,6 +8,7 @@ pub mod decision;
 pub mod header_value;
 pub mod key;
 pub mod nonce;
+pub mod opaque;
 pub mod presented;
 pub mod principal;
 pub mod scope;

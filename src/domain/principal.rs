@@ -3,6 +3,7 @@
 use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::Serialize;
+use uuid::Uuid;
 
 use super::{
     header_value,
@@ -37,6 +38,26 @@ impl fmt::Display for KeyId {
 pub struct TrustId(pub i64);
 
 impl fmt::Display for TrustId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// The number of an API key in the registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct ApiKeyId(pub i64);
+
+impl fmt::Display for ApiKeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// The number of a grant in the registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct GrantId(pub i64);
+
+impl fmt::Display for GrantId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)
     }
@@ -157,6 +178,8 @@ pub struct KnownPrincipal {
     pub keys: Vec<KnownKey>,
     /// Its trusts, the oldest first.
     pub trusts: Vec<KnownTrust>,
+    /// The `jti` of its access tokens that were revoked before they expired, in ascending order.
+    pub revoked: Box<[Uuid]>,
     /// `username`, `id` and `scopes` as header values.
     pub encoded: EncodedPrincipal,
 }
@@ -183,7 +206,7 @@ impl KnownPrincipal {
             id: id.to_string().into(),
             scopes: header_value::encode_scopes(&scopes).into(),
         };
-        Self { id, username, is_active, scopes, keys: Vec::new(), trusts: Vec::new(), encoded }
+        Self { id, username, is_active, scopes, keys: Vec::new(), trusts: Vec::new(), revoked: Box::default(), encoded }
     }
 
     /// The same with `keys`.
@@ -200,6 +223,19 @@ impl KnownPrincipal {
         self.trusts = trusts;
         self.trusts.sort_by_key(|known| known.id);
         self
+    }
+
+    /// The same with the `jti` of `revoked` access tokens.
+    #[must_use]
+    pub fn with_revoked(mut self, mut revoked: Vec<Uuid>) -> Self {
+        revoked.sort_unstable();
+        self.revoked = revoked.into();
+        self
+    }
+
+    /// Whether the access token `jti` was revoked.
+    pub fn has_revoked(&self, jti: Uuid) -> bool {
+        self.revoked.binary_search(&jti).is_ok()
     }
 
     /// The registered keys to try for `token`, with their places in [`KnownPrincipal::keys`]. A `kid` in the form of a fingerprint

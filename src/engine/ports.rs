@@ -9,16 +9,19 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use async_trait::async_trait;
+use uuid::Uuid;
 
 pub use super::records::*;
 use crate::domain::{
     decision::Used,
     key::VerifyingKey,
     nonce::{Claimed, NonceClaim},
-    principal::{KeyId, KnownPrincipal, KnownTrust, PrincipalId, TrustId, Username},
+    opaque::SecretHash,
+    principal::{ApiKeyId, GrantId, KeyId, KnownPrincipal, KnownTrust, PrincipalId, TrustId, Username},
     time::UnixMillis,
 };
 
@@ -262,14 +265,79 @@ pub trait RegistryStore: Send + Sync {
     /// Removes a trust, if it still is at `expected`.
     async fn remove_trust(&self, id: TrustId, expected: Option<Version>, author: Author<'_>) -> Result<(), RegistryError>;
 
+    /// Adds an API key to a principal.
+    async fn add_api_key(&self, username: &Username, new: NewApiKey, author: Author<'_>) -> Result<ApiKeyRecord, RegistryError>;
+    /// Adds an API key to the principal that is named by the key's identifier, and that principal where there is none. A key that
+    /// is there already, for the same identifier and not revoked, gets the new expiry.
+    async fn register_api_key(&self, new: NewApiKey, author: Author<'_>) -> Result<ApiKeyRecord, RegistryError>;
+    /// The API key of that number.
+    async fn api_key(&self, id: ApiKeyId) -> Result<ApiKeyRecord, RegistryError>;
+    /// Up to `limit` API keys, of one principal or of all, in the order of their numbers, from the one after `after` on.
+    async fn api_keys(
+        &self,
+        of: Option<&Username>,
+        after: Option<ApiKeyId>,
+        limit: u64,
+    ) -> Result<Vec<ApiKeyRecord>, RegistryError>;
+    /// Revokes an API key, if it still is at `expected`, and every grant that it was exchanged for. One that is revoked already
+    /// keeps its first date.
+    async fn revoke_api_key(
+        &self,
+        id: ApiKeyId,
+        expected: Option<Version>,
+        author: Author<'_>,
+    ) -> Result<ApiKeyRecord, RegistryError>;
+
     /// Up to `limit` audit events, of one principal or of all, the newest first, from the one before `before` on.
     async fn audit(&self, of: Option<&str>, before: Option<i64>, limit: u64) -> Result<Vec<AuditEvent>, RegistryError>;
+}
+
+/// What was given out: grants of access and refresh tokens, of which names and hashes are kept. A revocation is one transaction
+/// together with its entry in the change feed and its audit event; giving out alone leaves no trail but the grant itself.
+#[async_trait]
+pub trait GrantStore: Send + Sync {
+    /// The API key of that hash, whatever its state, with whose it is.
+    async fn api_key_by_hash(&self, hash: &SecretHash) -> Result<Option<HeldApiKey>, RegistryError>;
+
+    /// Adds a grant to a principal. Where `ends_others`, every other family of grants of the principal is revoked with it.
+    async fn add_grant(
+        &self,
+        holder: PrincipalId,
+        new: NewGrant,
+        ends_others: bool,
+        author: Author<'_>,
+    ) -> Result<GrantRecord, RegistryError>;
+    /// The grant of that name, whatever its state, with whose it is.
+    async fn find_grant(&self, name: GrantName<'_>) -> Result<Option<HeldGrant>, RegistryError>;
+    /// Exchanges the refresh token of grant `id` for that of `new`, atomically: of any number of exchanges at once, exactly one
+    /// adds its `new`. The others are told of that one where they come within `grace` of it, and revoke the family where they
+    /// come later. Where `ends_others`, every other grant of the principal is revoked with it, the one before `new` included.
+    async fn rotate(
+        &self,
+        id: GrantId,
+        new: NewGrant,
+        grace: Duration,
+        ends_others: bool,
+        author: Author<'_>,
+    ) -> Result<Rotation, RegistryError>;
+    /// Revokes every grant of a family, and says how many that were. Those that are revoked already keep their first date.
+    async fn revoke_family(&self, family: Uuid, author: Author<'_>) -> Result<u64, RegistryError>;
+    /// Notes in the audit that an operator had a grant made.
+    async fn audit_minted(&self, grant: &GrantRecord, author: Author<'_>) -> Result<(), RegistryError>;
+
+    /// The grant of that number.
+    async fn grant(&self, id: GrantId) -> Result<GrantRecord, RegistryError>;
+    /// Up to `limit` grants, of one principal or of all, in the order of their numbers, from the one after `after` on.
+    async fn grants(&self, of: Option<&Username>, after: Option<GrantId>, limit: u64) -> Result<Vec<GrantRecord>, RegistryError>;
+    /// Forgets grants whose tokens all expired before `before`.
+    async fn forget_grants(&self, before: UnixMillis) -> Result<(), RegistryError>;
 }
 
 /// Where the key directory reads principals from, and learns what changed.
 #[async_trait]
 pub trait PrincipalSource: Send + Sync {
-    /// The principal of that name with its unrevoked keys and its trusts, by one query; or `None` where there is none.
+    /// The principal of that name with its unrevoked keys, its trusts, and the `jti` of those of its access tokens that were
+    /// revoked and have not expired; or `None` where there is none.
     async fn load(&self, username: &Username) -> Result<Option<KnownPrincipal>, RegistryError>;
     /// Up to `limit` principals in the order of their numbers, from the one after `after` on, each as [`PrincipalSource::load`]
     /// gives it.

@@ -1,13 +1,18 @@
 //! What stands in the registry, how it is changed, and why that may fail.
 
+mod tokens;
+
 use std::error::Error;
 
 use aws_lc_rs::digest;
 use serde::Serialize;
 
+pub use self::tokens::{
+    ApiKeyRecord, GrantName, GrantRecord, HeldApiKey, HeldGrant, NewApiKey, NewGrant, NewRefresh, RefreshRecord, Rotation,
+};
 use crate::domain::{
     key::PublicKey,
-    principal::{KeyId, PrincipalId, TrustId, Username},
+    principal::{ApiKeyId, GrantId, KeyId, PrincipalId, TrustId, Username},
     scope::Scopes,
     time::UnixMillis,
 };
@@ -279,6 +284,15 @@ pub enum RegistryError {
     /// No trust has that number.
     #[error("there is no trust with the id {0}; list them with `countersign trust list`")]
     NoSuchTrust(TrustId),
+    /// That API key is registered already, for another identifier or revoked.
+    #[error("that API key is registered for another identifier, or was revoked; choose another key")]
+    ApiKeyExists,
+    /// No API key has that number.
+    #[error("there is no API key with the id {0}; list them with `countersign api-key list`")]
+    NoSuchApiKey(ApiKeyId),
+    /// No grant has that number.
+    #[error("there is no token with the id {0}")]
+    NoSuchGrant(GrantId),
     /// It was changed since it was looked at.
     #[error("it was changed since; look at it again before changing it")]
     Changed,
