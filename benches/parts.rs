@@ -244,6 +244,7 @@ fn presented(authorization: &str) -> Presented<'_> {
     Presented {
         door: Door::Http,
         credentials: Credentials::One(authorization),
+        authorization: Credentials::None,
         request: OriginalRequest {
             method: Stated::As("GET"),
             scheme: Stated::As("https"),

@@ -370,7 +370,8 @@ fn policy(settings: &Settings) -> Policy {
     Policy {
         scheme: settings.self_signed.scheme.as_str().into(),
         tolerance: Tolerance::new(settings.self_signed.tolerance).unwrap_or(Tolerance::DEFAULT),
-        audience: (!audience.is_empty()).then(|| audience.into()),
+        audiences: (!audience.is_empty()).then(|| audience.into()).into_iter().collect(),
+        issuer: settings.issuer.url.as_str().into(),
         required_claims: RequiredClaims { method: required("htm"), uri: required("htu"), audience: required("aud") },
     }
 }

@@ -44,6 +44,7 @@ pub(super) fn run(arguments: ExplainArguments, settings: &Settings) -> super::Ou
     let presented = Presented {
         door: Door::Http,
         credentials: Credentials::One(&credentials),
+        authorization: Credentials::None,
         request: AskedUrl::request(url.as_ref(), arguments.method.as_deref()),
         required_scopes: arguments.scopes.iter().map(String::as_str).collect(),
         attempt: None,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Contradiction, values};
-use crate::domain::time::Tolerance;
+use crate::domain::{time::Tolerance, token::UntrustedAccessToken};
 
 /// `self_signed.*`
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -32,10 +32,17 @@ pub struct SelfSignedSettings {
     pub attempt_header: Option<String>,
 }
 
-/// A header value with `token`: behind `scheme`, unless it has one already.
+/// A header value with `token`: as it is where it has a scheme already, behind `Bearer` where it is an access token of ours, and
+/// otherwise behind `scheme`.
 pub fn credentials(scheme: &str, token: &str) -> String {
     let token = token.trim();
-    if token.contains(' ') { token.to_owned() } else { format!("{scheme} {token}") }
+    if token.contains(' ') {
+        token.to_owned()
+    } else if UntrustedAccessToken::parse(token).is_ok() {
+        format!("Bearer {token}")
+    } else {
+        format!("{scheme} {token}")
+    }
 }
 
 impl Default for SelfSignedSettings {

@@ -4,6 +4,7 @@ use std::{fmt, sync::Arc};
 
 use super::{
     header_value,
+    issuer_keys::KeyFault,
     principal::{ApiKeyId, KeyId, KnownPrincipal, TrustId, Username},
     scope::Scopes,
     token::{ClaimsFault, TokenFault},
@@ -47,6 +48,20 @@ enum Proof {
         /// The key's `kid` in that set, as a header value.
         encoded_key_id: Box<str>,
     },
+    /// An access token of ours.
+    AccessToken {
+        /// The `kid` of our key, as a header value.
+        encoded_key_id: Box<str>,
+        /// What the token may be used for, where that is not all that the principal may do.
+        narrowed: Option<Box<Narrowed>>,
+    },
+}
+
+/// Scopes, also as a header value.
+#[derive(Debug)]
+struct Narrowed {
+    scopes: Scopes,
+    encoded: Box<str>,
 }
 
 /// The row in the registry that an identity was proven with.
@@ -74,24 +89,36 @@ impl Identity {
         Some(Self { principal, proof, method: AuthMethod::SelfSigned })
     }
 
+    /// The holder of an access token of ours, which was signed with our key `key_id` and is for `scopes` at most.
+    pub fn by_access_token(principal: Arc<KnownPrincipal>, key_id: &str, scopes: &Scopes) -> Self {
+        let narrowed = (*scopes != principal.scopes).then(|| {
+            let scopes = principal.scopes.narrowed_by(scopes);
+            Box::new(Narrowed { encoded: header_value::encode_scopes(&scopes).into(), scopes })
+        });
+        let proof = Proof::AccessToken { encoded_key_id: header_value::encode(key_id).into(), narrowed };
+        Self { principal, proof, method: AuthMethod::AccessToken }
+    }
+
     /// The principal.
     pub fn principal(&self) -> &KnownPrincipal {
         &self.principal
     }
 
-    /// What it was proven with.
-    pub fn used(&self) -> Used {
+    /// What it was proven with, where that is something that the principal has registered.
+    pub fn used(&self) -> Option<Used> {
         match &self.proof {
-            Proof::Key(index) => Used::Key(self.principal.keys[*index].id),
-            Proof::Trust { index, .. } => Used::Trust(self.principal.trusts[*index].id),
+            Proof::Key(index) => Some(Used::Key(self.principal.keys[*index].id)),
+            Proof::Trust { index, .. } => Some(Used::Trust(self.principal.trusts[*index].id)),
+            Proof::AccessToken { .. } => None,
         }
     }
 
-    /// The name of the key that it was proven with, as a header value: a fingerprint, or the `kid` in a key set.
+    /// The name of the key that it was proven with, as a header value: a fingerprint, the `kid` in a key set, or the `kid` of our
+    /// own key that signed the access token.
     pub fn encoded_key_id(&self) -> &str {
         match &self.proof {
             Proof::Key(index) => &self.principal.keys[*index].encoded.key_id,
-            Proof::Trust { encoded_key_id, .. } => encoded_key_id,
+            Proof::Trust { encoded_key_id, .. } | Proof::AccessToken { encoded_key_id, .. } => encoded_key_id,
         }
     }
 
@@ -100,11 +127,12 @@ impl Identity {
         self.method
     }
 
-    /// What it may do: with a registered key, what the key narrows it to.
+    /// What it may do: with a registered key or an access token, what that narrows it to.
     pub fn scopes(&self) -> &Scopes {
         match &self.proof {
             Proof::Key(index) => &self.principal.keys[*index].scopes,
-            Proof::Trust { .. } => &self.principal.scopes,
+            Proof::AccessToken { narrowed: Some(narrowed), .. } => &narrowed.scopes,
+            Proof::Trust { .. } | Proof::AccessToken { narrowed: None, .. } => &self.principal.scopes,
         }
     }
 
@@ -112,7 +140,8 @@ impl Identity {
     pub fn encoded_scopes(&self) -> &str {
         match &self.proof {
             Proof::Key(index) => &self.principal.keys[*index].encoded.scopes,
-            Proof::Trust { .. } => &self.principal.encoded.scopes,
+            Proof::AccessToken { narrowed: Some(narrowed), .. } => &narrowed.encoded,
+            Proof::Trust { .. } | Proof::AccessToken { narrowed: None, .. } => &self.principal.encoded.scopes,
         }
     }
 }
@@ -122,13 +151,19 @@ impl Identity {
 pub enum AuthMethod {
     /// A self-signed, single-use token.
     SelfSigned,
+    /// An access token of ours.
+    AccessToken,
 }
 
 impl AuthMethod {
+    /// Every method, each at the index `method as usize`.
+    pub const ALL: [Self; 2] = [Self::SelfSigned, Self::AccessToken];
+
     /// The value of `X-Auth-Method`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::SelfSigned => "self_signed",
+            Self::AccessToken => "access_token",
         }
     }
 }
@@ -296,6 +331,14 @@ denial_reasons! {
     NoKeySet = "no_key_set" => InvalidToken,
     /// The signature is not of the key.
     BadSignature = "bad_signature" => InvalidToken,
+    /// The access token was issued by another service, or for another issuer URL.
+    ForeignIssuer = "foreign_issuer" => InvalidToken,
+    /// The token is one of ours, but no access token.
+    NotAnAccessToken = "not_an_access_token" => InvalidToken,
+    /// The access token was signed with a key that is none of ours, or no longer.
+    UnknownSigningKey = "unknown_signing_key" => InvalidToken,
+    /// The access token was revoked.
+    Revoked = "revoked" => InvalidToken,
     /// Signed too long ago.
     TooOld = "too_old" => TimestampOutsideTolerance,
     /// Signed too far in the future.
@@ -323,6 +366,16 @@ impl DenialReason {
     }
 }
 
+impl From<KeyFault> for DenialReason {
+    fn from(fault: KeyFault) -> Self {
+        match fault {
+            KeyFault::UnsupportedAlgorithm => Self::AlgorithmNotAllowed,
+            KeyFault::UnknownKey => Self::UnknownSigningKey,
+            KeyFault::BadSignature => Self::BadSignature,
+        }
+    }
+}
+
 impl From<&TokenFault> for DenialReason {
     fn from(fault: &TokenFault) -> Self {
         match fault {
@@ -330,7 +383,9 @@ impl From<&TokenFault> for DenialReason {
             TokenFault::NotAJws(_) => Self::NotAJws,
             TokenFault::UnsupportedAlgorithm => Self::AlgorithmNotAllowed,
             TokenFault::Claims(ClaimsFault::Mistyped | ClaimsFault::BadUsername) => Self::ClaimsMistyped,
-            TokenFault::Claims(ClaimsFault::NoUsername | ClaimsFault::NoTime | ClaimsFault::NoNonce) => Self::ClaimMissing,
+            TokenFault::Claims(ClaimsFault::NoUsername | ClaimsFault::NoTime | ClaimsFault::NoNonce | ClaimsFault::Missing) => {
+                Self::ClaimMissing
+            }
             TokenFault::Claims(ClaimsFault::Contradictory) => Self::ClaimsContradictory,
         }
     }
@@ -355,6 +410,7 @@ mod tests {
             DenialReason::NoMatchingKey,
             DenialReason::NoKeySet,
             DenialReason::BadSignature,
+            DenialReason::Revoked,
         ] {
             assert_eq!(reason.code(), DenialCode::InvalidToken);
         }

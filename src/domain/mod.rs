@@ -6,11 +6,14 @@
 pub mod algorithm;
 pub mod decision;
 pub mod header_value;
+pub mod issuer_keys;
 pub mod key;
 pub mod nonce;
 pub mod opaque;
 pub mod presented;
 pub mod principal;
+pub mod profile;
+pub mod rotation;
 pub mod scope;
 pub mod time;
 pub mod token;

@@ -9,6 +9,8 @@ pub struct Presented<'a> {
     pub door: Door,
     /// The values of the header that carries credentials, one for each time it is there.
     pub credentials: Credentials<'a>,
+    /// The values of `Authorization`, where credentials come in another header: access tokens are taken from it, too.
+    pub authorization: Credentials<'a>,
     /// The request that the credentials came with.
     pub request: OriginalRequest<'a>,
     /// Lists of scopes that the route asks for; all of them must be held.
@@ -27,17 +29,20 @@ pub enum Door {
     Http,
     /// gRPC: `ext_authz`, or our own `Verification`.
     Grpc,
+    /// The token API, about its own callers and about tokens that it is asked to validate.
+    TokenApi,
 }
 
 impl Door {
     /// Every door, each at the index `door as usize`.
-    pub const ALL: [Self; 2] = [Self::Http, Self::Grpc];
+    pub const ALL: [Self; 3] = [Self::Http, Self::Grpc, Self::TokenApi];
 
     /// The name in logs and metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Http => "http",
             Self::Grpc => "grpc",
+            Self::TokenApi => "token_api",
         }
     }
 }

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::{
     domain::{
-        decision::{Decision, DecisionId, DenialCode, Identity},
+        decision::{AuthMethod, Decision, DecisionId, DenialCode, Identity},
         scope::Scopes,
     },
     engine::verify::Verdict,
@@ -21,6 +21,7 @@ pub(super) mod name {
     pub(in crate::doors) const REQUIRED_SCOPE: &str = "x-required-scope";
 }
 
+pub(super) const AUTHORIZATION: &str = "authorization";
 pub(super) const PROBLEM_JSON: &str = "application/problem+json";
 pub(super) const NO_STORE: &str = "no-store";
 /// Seconds after which a client may try again when nothing could be decided.
@@ -39,6 +40,22 @@ pub struct Language {
     pub scheme: Box<str>,
     /// The realm in challenges.
     pub realm: Box<str>,
+}
+
+impl Language {
+    /// The header that the back end should not see: that of a self-signed token, which is spent. An access token may be meant for
+    /// the back end, too.
+    pub(super) fn header_to_remove(&self, identity: &Identity) -> Option<&str> {
+        match identity.method() {
+            AuthMethod::SelfSigned => Some(&self.credentials_header),
+            AuthMethod::AccessToken => None,
+        }
+    }
+
+    /// Whether credentials come in `Authorization`.
+    pub(super) fn uses_authorization(&self) -> bool {
+        *self.credentials_header == *AUTHORIZATION
+    }
 }
 
 /// The identity headers of an allow: every one of them, whatever its value, so that a proxy always overwrites what a client sent.

@@ -8,15 +8,15 @@ use crate::domain::{
     token::Claims,
 };
 
-/// Checks each binding claim that is there against the request and this service's `audience`.
-pub(super) fn check(claims: &Claims, request: &OriginalRequest<'_>, audience: Option<&str>) -> Result<(), DenialReason> {
+/// Checks each binding claim that is there against the request and this service's `audiences`.
+pub(super) fn check(claims: &Claims, request: &OriginalRequest<'_>, audiences: &[Box<str>]) -> Result<(), DenialReason> {
     if claims.method.as_deref().is_some_and(|method| request.method.value() != Some(method)) {
         return Err(DenialReason::MethodMismatch);
     }
     if claims.uri.as_deref().is_some_and(|uri| !names_target(uri, request)) {
         return Err(DenialReason::UriMismatch);
     }
-    if claims.audience.as_ref().is_some_and(|named| !audience.is_some_and(|us| named.names(us))) {
+    if claims.audience.as_ref().is_some_and(|named| !audiences.iter().any(|us| named.names(us))) {
         return Err(DenialReason::AudienceMismatch);
     }
     Ok(())

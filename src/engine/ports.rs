@@ -18,6 +18,7 @@ use uuid::Uuid;
 pub use super::records::*;
 use crate::domain::{
     decision::Used,
+    issuer_keys::IssuerKeys,
     key::VerifyingKey,
     nonce::{Claimed, NonceClaim},
     opaque::SecretHash,
@@ -86,6 +87,12 @@ pub trait KeySetSource: Send + Sync {
 
     /// Fetches the set at `url` now, and says how many usable keys it has.
     fn refresh<'a>(&'a self, url: &'a str) -> Answer<'a, Result<usize, FetchFailure>>;
+}
+
+/// The keys of this service's own, as they are now.
+pub trait IssuerKeySource: Send + Sync {
+    /// What signs and verifies access tokens at this moment. Cheap: every decision about one asks.
+    fn current(&self) -> Arc<IssuerKeys>;
 }
 
 /// What a key set says about a `kid`.

@@ -10,6 +10,7 @@ use serde::Serialize;
 pub use self::tokens::{
     ApiKeyRecord, GrantName, GrantRecord, HeldApiKey, HeldGrant, NewApiKey, NewGrant, NewRefresh, RefreshRecord, Rotation,
 };
+pub use crate::domain::profile::Profile;
 use crate::domain::{
     key::PublicKey,
     principal::{ApiKeyId, GrantId, KeyId, PrincipalId, TrustId, Username},
@@ -55,17 +56,6 @@ impl NewPrincipal {
             jwks_urls: Vec::new(),
         }
     }
-}
-
-/// What people call a principal. No decision looks at it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Profile {
-    /// Given name.
-    pub given_name: Option<String>,
-    /// Family name.
-    pub family_name: Option<String>,
-    /// E-mail address.
-    pub email: Option<String>,
 }
 
 /// A principal as it stands in the registry.

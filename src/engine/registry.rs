@@ -1,7 +1,10 @@
 //! Principals, keys and trusts: looking at them and changing them.
 
+mod api_keys;
+
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
+pub use self::api_keys::{ApiKeyError, ApiKeyTerms, Expiry};
 use super::ports::{
     AuditEvent, Author, ChangeHints, Clock, FetchFailure, KeyChange, KeyRecord, KeySetSource, KeyTerms, NewKey, NewPrincipal,
     PrincipalChange, PrincipalRecord, Profile, RegistryError, RegistryStore, TrustRecord, Version,
@@ -260,7 +263,8 @@ fn check_text(what: &'static str, text: Option<&str>, characters_max: usize) -> 
     if text.is_none_or(is_good) { Ok(()) } else { Err(RegistryError::BadText { what, characters_max }) }
 }
 
-async fn in_time<T>(work: impl Future<Output = Result<T, RegistryError>>) -> Result<T, RegistryError> {
+/// What the database answers, or that it took too long.
+pub(super) async fn in_time<T>(work: impl Future<Output = Result<T, RegistryError>>) -> Result<T, RegistryError> {
     let result = tokio::time::timeout(STORE_TIMEOUT, work).await;
     result.unwrap_or_else(|_| Err(RegistryError::Store(StoreTimeout.into())))
 }

@@ -7,11 +7,11 @@ use aws_lc_rs::digest;
 use super::{
     binding,
     decoy::Decoys,
-    ports::{Clock, KeyDirectory, KeySetSource, NonceStore, Unavailable, UsageLog},
+    ports::{Clock, IssuerKeySource, KeyDirectory, KeySetSource, NonceStore, Unavailable, UsageLog},
 };
 use crate::{
     domain::{
-        decision::{Decision, DecisionId, Denial, DenialCode, DenialReason, Identity},
+        decision::{AuthMethod, Decision, DecisionId, Denial, DenialReason, Identity},
         key::KeyError,
         nonce::{Attempt, Claimed, NonceClaim},
         presented::{Credentials, Presented},
@@ -29,8 +29,10 @@ pub struct Policy {
     pub scheme: Box<str>,
     /// How far a token's time may lie from now.
     pub tolerance: Tolerance,
-    /// What a token's `aud` has to name.
-    pub audience: Option<Box<str>>,
+    /// What a token's `aud` has to name one of.
+    pub audiences: Box<[Box<str>]>,
+    /// The `iss` of access tokens.
+    pub issuer: Box<str>,
     /// Binding claims without which a token is not taken.
     pub required_claims: RequiredClaims,
 }
@@ -72,6 +74,8 @@ pub struct VerifierPorts {
     pub directory: Arc<dyn KeyDirectory>,
     /// The key sets of the trusts.
     pub key_sets: Arc<dyn KeySetSource>,
+    /// The keys of this service's own access tokens.
+    pub issuer_keys: Arc<dyn IssuerKeySource>,
     /// Used nonces.
     pub nonces: Arc<dyn NonceStore>,
     /// Notes of use.
@@ -92,29 +96,54 @@ impl Verifier {
         Ok(Self { policy, ports, decoys: Decoys::generate()?, observer })
     }
 
+    /// The scheme in front of a self-signed token.
+    pub fn scheme(&self) -> &str {
+        &self.policy.scheme
+    }
+
     /// Decides about one request, and counts and logs the decision.
     pub async fn decide(&self, presented: &Presented<'_>) -> Verdict {
         let now = self.ports.clock.now();
         let id = new_decision_id(now);
         let version = self.ports.directory.version();
-        let mut judged = self.judge(presented, id, now).await;
+        let credential = self.credential(presented);
+        let method = credential.as_ref().ok().map(Credential::method);
+        let mut judged = self.judge(presented, credential, id, now).await;
         // What was registered a moment ago may not be known here yet. The question is put again only where something changed;
         // waiting for the answer to that is the same for every user, known or not.
         if is_about_the_registry(&judged) && self.ports.directory.catch_up(version).await {
-            judged = self.judge(presented, id, self.ports.clock.now()).await;
+            judged = self.judge(presented, credential, id, self.ports.clock.now()).await;
         }
         let result = match judged {
             Ok(identity) => Ok(Decision::Allow(identity)),
             Err(Refusal::Denied(denial)) => Ok(Decision::Deny(denial)),
             Err(Refusal::Unavailable(unavailable)) => Err(unavailable),
         };
-        self.observer.record(presented, id, outcome(&result));
+        self.observer.record(presented, method, id, outcome(&result));
         Verdict { id, result }
     }
 
+    async fn judge(
+        &self,
+        presented: &Presented<'_>,
+        credential: Result<Credential<'_>, DenialReason>,
+        id: DecisionId,
+        now: UnixMillis,
+    ) -> Result<Identity, Refusal> {
+        match credential? {
+            Credential::SelfSigned(text) => self.judge_self_signed(presented, text, id, now).await,
+            Credential::AccessToken(text) => self.judge_access_token(presented, text, now).await,
+        }
+    }
+
     /// The straight line: each step can only refuse, and the claim of the nonce comes last.
-    async fn judge(&self, presented: &Presented<'_>, id: DecisionId, now: UnixMillis) -> Result<Identity, Refusal> {
-        let text = self.credentials(presented.credentials)?;
+    async fn judge_self_signed(
+        &self,
+        presented: &Presented<'_>,
+        text: &str,
+        id: DecisionId,
+        now: UnixMillis,
+    ) -> Result<Identity, Refusal> {
         let token = Self::parse(text)?;
         let unverified_claims = token.unverified_claims();
         let deny = |reason| Denial { unverified_username: Some(unverified_claims.username.clone()), ..Denial::from(reason) };
@@ -128,7 +157,7 @@ impl Verifier {
         let identity = principal
             .and_then(|principal| proof.identity(principal, &token))
             .ok_or_else(|| deny(DenialReason::UnknownPrincipal))?;
-        binding::check(verified.claims(), &presented.request, self.policy.audience.as_deref()).map_err(deny)?;
+        binding::check(verified.claims(), &presented.request, &self.policy.audiences).map_err(deny)?;
         check_scopes(&presented.required_scopes, identity.scopes())
             .map_err(|missing| Denial { missing_scopes: Some(missing), ..deny(DenialReason::InsufficientScope) })?;
         let claim = NonceClaim {
@@ -140,25 +169,33 @@ impl Verifier {
         };
         match self.ports.nonces.claim(claim).await? {
             Claimed::Fresh => {
-                self.ports.usage.note(identity.used(), now);
+                if let Some(used) = identity.used() {
+                    self.ports.usage.note(used, now);
+                }
                 Ok(identity)
             }
             Claimed::Replayed => Err(deny(DenialReason::NonceClaimed).into()),
         }
     }
 
-    /// What the header holds behind the scheme.
-    fn credentials<'a>(&self, credentials: Credentials<'a>) -> Result<&'a str, DenialReason> {
-        let value = match credentials {
-            Credentials::None => return Err(DenialReason::NoCredentials),
+    /// What is presented, told by its scheme. Where credentials come in a header of their own, `Authorization` belongs to the
+    /// application, but for access tokens.
+    fn credential<'a>(&self, presented: &Presented<'a>) -> Result<Credential<'a>, DenialReason> {
+        let value = match presented.credentials {
+            Credentials::One(value) => value,
             Credentials::Unusable => return Err(DenialReason::SeveralCredentials),
-            Credentials::One(value) => value.trim_matches([' ', '\t']),
+            Credentials::None => {
+                return match presented.authorization {
+                    Credentials::One(value) => {
+                        behind(BEARER, value).map(Credential::AccessToken).ok_or(DenialReason::NoCredentials)
+                    }
+                    Credentials::None => Err(DenialReason::NoCredentials),
+                    Credentials::Unusable => Err(DenialReason::SeveralCredentials),
+                };
+            }
         };
-        let (scheme, token) = value.split_once(' ').ok_or(DenialReason::WrongScheme)?;
-        if !scheme.eq_ignore_ascii_case(&self.policy.scheme) {
-            return Err(DenialReason::WrongScheme);
-        }
-        Ok(token.trim_start_matches(' '))
+        let self_signed = behind(&self.policy.scheme, value).map(Credential::SelfSigned);
+        self_signed.or_else(|| behind(BEARER, value).map(Credential::AccessToken)).ok_or(DenialReason::WrongScheme)
     }
 
     /// A gateway joins repeated headers with commas, and no token has commas or spaces inside.
@@ -189,6 +226,33 @@ impl fmt::Debug for Verifier {
     }
 }
 
+/// What was presented, behind its scheme.
+#[derive(Clone, Copy, Debug)]
+enum Credential<'a> {
+    /// A self-signed token.
+    SelfSigned(&'a str),
+    /// An access token of ours.
+    AccessToken(&'a str),
+}
+
+impl Credential<'_> {
+    const fn method(&self) -> AuthMethod {
+        match self {
+            Self::SelfSigned(_) => AuthMethod::SelfSigned,
+            Self::AccessToken(_) => AuthMethod::AccessToken,
+        }
+    }
+}
+
+/// The scheme of access tokens (RFC 6750 section 2.1).
+const BEARER: &str = "Bearer";
+
+/// What stands behind `scheme`, which is compared without case.
+fn behind<'a>(scheme: &str, value: &'a str) -> Option<&'a str> {
+    let (found, token) = value.trim_matches([' ', '\t']).split_once(' ')?;
+    found.eq_ignore_ascii_case(scheme).then(|| token.trim_start_matches(' '))
+}
+
 /// Why the straight line ended.
 enum Refusal {
     Denied(Denial),
@@ -215,7 +279,19 @@ impl From<Unavailable> for Refusal {
 
 /// Whether a change in the registry could have made this another outcome. Such a refusal has claimed no nonce.
 fn is_about_the_registry(judged: &Result<Identity, Refusal>) -> bool {
-    matches!(judged, Err(Refusal::Denied(denial)) if denial.reason.code() == DenialCode::InvalidToken)
+    matches!(judged, Err(Refusal::Denied(denial)) if concerns_the_registry(denial.reason))
+}
+
+/// Of access tokens only those come this far whose signature is ours.
+const fn concerns_the_registry(reason: DenialReason) -> bool {
+    matches!(
+        reason,
+        DenialReason::UnknownPrincipal
+            | DenialReason::DisabledPrincipal
+            | DenialReason::NoMatchingKey
+            | DenialReason::NoKeySet
+            | DenialReason::BadSignature
+    )
 }
 
 fn outcome(result: &Result<Decision, Unavailable>) -> Outcome<'_> {
@@ -258,6 +334,7 @@ fn new_decision_id(now: UnixMillis) -> DecisionId {
     DecisionId(uuid::Builder::from_unix_timestamp_millis(now.0.unsigned_abs(), &random).into_uuid())
 }
 
+mod access;
 mod explain;
 mod trials;
 

@@ -64,6 +64,9 @@ pub enum ClaimsFault {
     /// A username longer than 255 characters, or with control characters.
     #[error("the username is empty, longer than 255 characters, or has control characters")]
     BadUsername,
+    /// A claim that an access token of ours has.
+    #[error("a claim is missing that access tokens of this service have")]
+    Missing,
     /// Two claims that mean the same say different things.
     #[error("the claims contradict one another")]
     Contradictory,

@@ -1,5 +1,6 @@
 //! Tokens: compact JWS (RFC 7515) with JWT claims (RFC 7519), before and after their signature is known to be good.
 
+mod access;
 mod claims;
 
 use std::borrow::Cow;
@@ -7,6 +8,7 @@ use std::borrow::Cow;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::Deserialize;
 
+pub use access::{ACCESS_TOKEN_LEEWAY, ACCESS_TOKEN_TYPE, AccessClaims, UntrustedAccessToken, VerifiedAccessToken};
 pub use claims::{Audience, Claims, ClaimsFault};
 
 use super::{
@@ -79,6 +81,37 @@ pub enum TokenFault {
     Claims(#[from] ClaimsFault),
 }
 
+/// The parts of a compact JWS, not decoded yet.
+struct Parts<'a> {
+    signing_input: &'a str,
+    header: &'a str,
+    payload: &'a str,
+    signature: &'a str,
+}
+
+impl<'a> Parts<'a> {
+    fn of(text: &'a str) -> Result<Self, TokenFault> {
+        if text.len() > MAX_TOKEN_BYTES {
+            return Err(TokenFault::TooLarge);
+        }
+        let (signing_input, signature) = text.rsplit_once('.').ok_or(TokenFault::NotAJws("it has no dot"))?;
+        let (header, payload) = signing_input.split_once('.').ok_or(TokenFault::NotAJws("it has one dot instead of two"))?;
+        if payload.contains('.') {
+            return Err(TokenFault::NotAJws("it has more than two dots"));
+        }
+        Ok(Self { signing_input, header, payload, signature })
+    }
+
+    fn signature(&self) -> Result<Vec<u8>, TokenFault> {
+        let signature = decode(self.signature, "its signature is not base64url")?;
+        if signature.is_empty() { Err(TokenFault::NotAJws("it has no signature")) } else { Ok(signature) }
+    }
+}
+
+fn decode(part: &str, fault: &'static str) -> Result<Vec<u8>, TokenFault> {
+    BASE64_URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenFault::NotAJws(fault))
+}
+
 #[derive(Deserialize)]
 struct Header<'a> {
     #[serde(borrow)]
@@ -90,32 +123,27 @@ struct Header<'a> {
     crit: Option<serde::de::IgnoredAny>,
 }
 
-impl<'a> UntrustedToken<'a> {
-    /// Reads a token and decides nothing but whether it is one: size, form, algorithm, shape of its claims.
-    pub fn parse(text: &'a str) -> Result<Self, TokenFault> {
-        if text.len() > MAX_TOKEN_BYTES {
-            return Err(TokenFault::TooLarge);
-        }
-        let (signing_input, signature) = text.rsplit_once('.').ok_or(TokenFault::NotAJws("it has no dot"))?;
-        let (header, payload) = signing_input.split_once('.').ok_or(TokenFault::NotAJws("it has one dot instead of two"))?;
-        if payload.contains('.') {
-            return Err(TokenFault::NotAJws("it has more than two dots"));
-        }
-        let decode = |part: &str, fault| BASE64_URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenFault::NotAJws(fault));
-        let header = decode(header, "its header is not base64url")?;
-        let header: Header<'_> =
-            serde_json::from_slice(&header).map_err(|_| TokenFault::NotAJws("its header is not a JWS header"))?;
+impl<'a> Header<'a> {
+    fn read(json: &'a [u8]) -> Result<Self, TokenFault> {
+        let header: Self = serde_json::from_slice(json).map_err(|_| TokenFault::NotAJws("its header is not a JWS header"))?;
         if header.crit.is_some() {
             return Err(TokenFault::NotAJws("it names critical extensions, and none is known here"));
         }
+        Ok(header)
+    }
+}
+
+impl<'a> UntrustedToken<'a> {
+    /// Reads a token and decides nothing but whether it is one: size, form, algorithm, shape of its claims.
+    pub fn parse(text: &'a str) -> Result<Self, TokenFault> {
+        let parts = Parts::of(text)?;
+        let header = decode(parts.header, "its header is not base64url")?;
+        let header = Header::read(&header)?;
         let algorithm = header.alg.parse().map_err(|_| TokenFault::UnsupportedAlgorithm)?;
-        let signature = decode(signature, "its signature is not base64url")?;
-        if signature.is_empty() {
-            return Err(TokenFault::NotAJws("it has no signature"));
-        }
-        let payload = decode(payload, "its payload is not base64url")?;
+        let signature = parts.signature()?;
+        let payload = decode(parts.payload, "its payload is not base64url")?;
         Ok(Self {
-            signing_input,
+            signing_input: parts.signing_input,
             signature,
             algorithm,
             key_id: header.kid.map(TokenKeyId::from),

@@ -37,8 +37,8 @@ fn allow(identity: &Identity, id: &str, language: &Language) -> CheckResponse {
     let values = identity_headers(identity, id);
     let response = OkHttpResponse {
         headers: values.iter().map(|(name, value)| overwrite(name, value)).collect(),
-        // The token is spent. None of the headers set above may be in this list: removing comes after setting.
-        headers_to_remove: vec![language.credentials_header.to_string()],
+        // None of the headers set above may be in this list: removing comes after setting.
+        headers_to_remove: language.header_to_remove(identity).map(str::to_owned).into_iter().collect(),
         ..OkHttpResponse::default()
     };
     CheckResponse {

@@ -7,7 +7,7 @@ use envoy_types::{
 
 use crate::{
     domain::presented::{Credentials, Door, OriginalRequest, Presented, Stated},
-    doors::answer::{Language, name},
+    doors::answer::{AUTHORIZATION, Language, name},
 };
 
 /// The key of a route's `context_extensions` that asks for scopes.
@@ -25,8 +25,15 @@ pub(super) fn presented<'a>(request: &'a CheckRequest, language: &Language) -> P
         _ => None,
     };
     let Some(http) = http else {
-        let (credentials, original) = (Credentials::None, OriginalRequest::default());
-        return Presented { door: Door::Grpc, credentials, request: original, required_scopes, attempt: None, peer };
+        return Presented {
+            door: Door::Grpc,
+            credentials: Credentials::None,
+            authorization: Credentials::None,
+            request: OriginalRequest::default(),
+            required_scopes,
+            attempt: None,
+            peer,
+        };
     };
     let headers = Headers(http);
     // Envoy joins repeated headers with commas; a token has none, so joined credentials are refused as two.
@@ -34,6 +41,7 @@ pub(super) fn presented<'a>(request: &'a CheckRequest, language: &Language) -> P
     Presented {
         door: Door::Grpc,
         credentials: headers.credentials(&language.credentials_header),
+        authorization: if language.uses_authorization() { Credentials::None } else { headers.credentials(AUTHORIZATION) },
         request: OriginalRequest {
             method: stated(&http.method),
             scheme: stated(&http.scheme),

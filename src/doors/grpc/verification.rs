@@ -38,6 +38,7 @@ impl<'a> From<&'a VerifyRequest> for Presented<'a> {
         Self {
             door: Door::Grpc,
             credentials: asked.credentials.iter().fold(Credentials::None, |known, value| known.and_another(value)),
+            authorization: Credentials::None,
             request: asked.request.as_ref().map(OriginalRequest::from).unwrap_or_default(),
             required_scopes: asked.required_scopes.iter().map(String::as_str).collect(),
             attempt: Some(asked.attempt.as_str()).filter(|name| !name.is_empty()),
@@ -76,7 +77,7 @@ fn allow(identity: &Identity, id: &str, language: &Language) -> wire::Allowed {
             scopes: listed(identity.scopes()),
         }),
         identity_headers: headers.map(wire::Header::from).into(),
-        headers_to_remove: vec![language.credentials_header.to_string()],
+        headers_to_remove: language.header_to_remove(identity).map(str::to_owned).into_iter().collect(),
     }
 }
 

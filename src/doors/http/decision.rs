@@ -6,7 +6,7 @@ use actix_web::{
     HttpRequest, HttpResponse,
     http::{
         StatusCode,
-        header::{self, HeaderName, HeaderValue},
+        header::{self, HeaderMap, HeaderName, HeaderValue},
     },
     web,
 };
@@ -51,17 +51,27 @@ pub(super) async fn with_tail(request: HttpRequest, door: web::Data<HttpDoor>) -
 
 async fn decide(request: &HttpRequest, door: &HttpDoor, original: OriginalRequest<'_>, asked: &[Cow<'_, str>]) -> HttpResponse {
     let headers = request.headers();
-    let credentials = headers.get_all(&door.credentials_header).fold(Credentials::None, |known, value| match text(value) {
-        Some(value) => known.and_another(value),
-        None => Credentials::Unusable,
-    });
+    let credentials = credentials(headers, &door.credentials_header);
+    let authorization = if door.credentials_header == header::AUTHORIZATION {
+        Credentials::None
+    } else {
+        self::credentials(headers, &header::AUTHORIZATION)
+    };
     let mut required_scopes: Vec<&str> = asked.iter().map(AsRef::as_ref).collect();
     required_scopes.extend(headers.get_all(&REQUIRED_SCOPE).map(|value| text(value).unwrap_or(UNREADABLE_SCOPE)));
     let attempt = door.attempt_header.as_ref().and_then(|name| headers.get(name)).and_then(text);
     let peer = headers.get(&REAL_IP).and_then(text).and_then(|text| text.parse::<IpAddr>().ok());
-    let presented = Presented { door: Door::Http, credentials, request: original, required_scopes, attempt, peer };
+    let presented = Presented { door: Door::Http, credentials, authorization, request: original, required_scopes, attempt, peer };
     let verdict = door.verifier.decide(&presented).await;
     render(&verdict, door)
+}
+
+/// Every occurrence of the header `name`.
+pub(super) fn credentials<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Credentials<'a> {
+    headers.get_all(name).fold(Credentials::None, |known, value| match text(value) {
+        Some(value) => known.and_another(value),
+        None => Credentials::Unusable,
+    })
 }
 
 /// A scope that nobody can hold, for one that cannot be read: what is asked for must not be skipped.
@@ -78,7 +88,9 @@ fn render(verdict: &Verdict, door: &HttpDoor) -> HttpResponse {
                 headers.insert(name.clone(), header_value(value));
             }
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(NO_STORE));
-            headers.insert(HEADERS_TO_REMOVE, door.headers_to_remove.clone());
+            if door.language.header_to_remove(identity).is_some() {
+                headers.insert(HEADERS_TO_REMOVE, door.headers_to_remove.clone());
+            }
             response
         }
         Err(refusal) => {

@@ -1,19 +1,21 @@
 //! Every step of a decision, each with what was seen and what was expected. No nonce is claimed, nothing is counted, and a step that
 //! fails does not keep the next ones from being looked at, as far as they can be.
 
+mod access;
+
 use std::{collections::HashMap, sync::Arc};
 
 use url::{Position, Url};
 
 use super::{
     super::ports::{FetchFailure, FoundKey, Unavailable},
-    Verifier, binding, check_scopes,
+    BEARER, Credential, Verifier, binding, check_scopes, concerns_the_registry,
     trials::{ProvenBy, Trials},
 };
 use crate::domain::{
     decision::{DenialCode, DenialReason, Identity},
     presented::{Credentials, OriginalRequest, Presented, Stated},
-    principal::{CANDIDATE_KEYS_MAX, KnownPrincipal, TrustId},
+    principal::{CANDIDATE_KEYS_MAX, KnownPrincipal, TrustId, Username},
     time::UnixMillis,
     token::{TokenKeyId, UntrustedToken},
 };
@@ -178,7 +180,8 @@ impl Verifier {
         let version = self.ports.directory.version();
         let explanation = self.walk_once(presented, vantage).await;
         // As a decision does: what was registered a moment ago may not be known here yet.
-        let is_about_the_registry = explanation.failure().and_then(|step| step.outcome.code()) == Some(DenialCode::InvalidToken);
+        let reason = explanation.failure().and_then(|step| step.outcome.reason());
+        let is_about_the_registry = reason.is_some_and(concerns_the_registry);
         if is_about_the_registry && self.ports.directory.catch_up(version).await {
             return self.walk_once(presented, vantage).await;
         }
@@ -195,9 +198,9 @@ impl Verifier {
     }
 
     async fn walk(&self, presented: &Presented<'_>, vantage: Vantage, now: UnixMillis, walk: &mut Walk) -> Option<Identity> {
-        let scheme = format!("one value of the credentials header, with the scheme {}", self.policy.scheme);
-        let text = match self.credentials(presented.credentials) {
-            Ok(text) => text,
+        let scheme = format!("one value of the credentials header, with the scheme {} or {BEARER}", self.policy.scheme);
+        let credential = match self.credential(presented) {
+            Ok(credential) => credential,
             Err(reason) => {
                 let seen = match presented.credentials {
                     Credentials::None => "no such header",
@@ -208,8 +211,23 @@ impl Verifier {
                 return None;
             }
         };
-        walk.step("credentials", StepOutcome::Passed, format!("one, of {} bytes", text.len()), scheme);
+        let (Credential::SelfSigned(text) | Credential::AccessToken(text)) = credential;
+        let seen = format!("one, {}, of {} bytes", credential.method().name(), text.len());
+        walk.step("credentials", StepOutcome::Passed, seen, scheme);
+        match credential {
+            Credential::SelfSigned(text) => self.walk_self_signed(presented, text, vantage, now, walk).await,
+            Credential::AccessToken(text) => self.walk_access_token(presented, text, now, walk).await,
+        }
+    }
 
+    async fn walk_self_signed(
+        &self,
+        presented: &Presented<'_>,
+        text: &str,
+        vantage: Vantage,
+        now: UnixMillis,
+        walk: &mut Walk,
+    ) -> Option<Identity> {
         let expected = "a compact JWS of at most 8192 bytes with an accepted alg, and claims for user, time and nonce";
         let token = match Self::parse(text) {
             Ok(token) => token,
@@ -224,7 +242,7 @@ impl Verifier {
         walk.step("token", StepOutcome::Passed, seen, expected);
 
         self.explain_claims(&token, now, walk);
-        let principal = self.explain_principal(&token, now, walk).await;
+        let principal = self.explain_principal(&token.unverified_claims().username, now, walk).await;
         let mut failures = HashMap::new();
         if let (Vantage::Outside { .. }, Some(principal)) = (vantage, &principal) {
             for (_, trust) in principal.trusts_for(&token) {
@@ -236,7 +254,7 @@ impl Verifier {
         let proof = self.explain_key(&token, principal.as_deref(), &failures, now, walk).await;
         let claims = token.unverified_claims();
 
-        let bound = binding::check(claims, &presented.request, self.policy.audience.as_deref());
+        let bound = binding::check(claims, &presented.request, &self.policy.audiences);
         let seen = format!(
             "htm {}, htu {}, aud {}",
             or_none(claims.method.as_deref()),
@@ -255,7 +273,7 @@ impl Verifier {
             asked(request.scheme),
             asked(request.host),
             asked(request.path),
-            or_none(self.policy.audience.as_deref())
+            or_none(Some(&self.policy.audiences.join(" or ")))
         );
         walk.checked("binding", bound, seen, expected);
 
@@ -265,10 +283,7 @@ impl Verifier {
             walk.step("nonce", StepOutcome::Skipped, "", "a verified key");
             return None;
         };
-        let required = presented.required_scopes.join(" ");
-        let held = check_scopes(&presented.required_scopes, identity.scopes()).map_err(|_| DenialReason::InsufficientScope);
-        let expected = if required.is_empty() { "nothing is asked for".to_owned() } else { format!("all of: {required}") };
-        walk.checked("scopes", held, or_none(Some(identity.scopes().as_str())).to_owned(), expected);
+        explain_scopes(presented, &identity, walk);
 
         let (outcome, seen) = if vantage.sees_nonces() {
             match self.ports.nonces.is_claimed(identity.principal().id, &claims.nonce, now).await {
@@ -308,8 +323,12 @@ impl Verifier {
         walk.checked("required_claims", result, seen, expected);
     }
 
-    async fn explain_principal(&self, token: &UntrustedToken<'_>, now: UnixMillis, walk: &mut Walk) -> Option<Arc<KnownPrincipal>> {
-        let username = &token.unverified_claims().username;
+    pub(super) async fn explain_principal(
+        &self,
+        username: &Username,
+        now: UnixMillis,
+        walk: &mut Walk,
+    ) -> Option<Arc<KnownPrincipal>> {
         let expected = "a principal that is there and enabled";
         match self.ports.directory.lookup(username, now).await {
             Err(unavailable) => {
@@ -394,6 +413,13 @@ impl Verifier {
         walk.step("key", outcome, seen, expected);
         proof.map(|(_, proof)| proof)
     }
+}
+
+fn explain_scopes(presented: &Presented<'_>, identity: &Identity, walk: &mut Walk) {
+    let required = presented.required_scopes.join(" ");
+    let held = check_scopes(&presented.required_scopes, identity.scopes()).map_err(|_| DenialReason::InsufficientScope);
+    let expected = if required.is_empty() { "nothing is asked for".to_owned() } else { format!("all of: {required}") };
+    walk.checked("scopes", held, or_none(Some(identity.scopes().as_str())).to_owned(), expected);
 }
 
 fn or_none(value: Option<&str>) -> &str {

@@ -142,6 +142,7 @@ pub(super) async fn explain(
     let presented = Presented {
         door: Door::Http,
         credentials: Credentials::One(&credentials),
+        authorization: Credentials::None,
         request: AskedUrl::request(url.as_ref(), asked.method.as_deref()),
         required_scopes: scopes.0.iter().collect(),
         attempt: None,
@@ -172,8 +173,9 @@ impl From<&Explanation> for Explained {
 impl From<&Identity> for Passing {
     fn from(identity: &Identity) -> Self {
         let (key_id, jwks_trust_id) = match identity.used() {
-            Used::Key(id) => (Some(id.0), None),
-            Used::Trust(id) => (None, Some(id.0)),
+            Some(Used::Key(id)) => (Some(id.0), None),
+            Some(Used::Trust(id)) => (None, Some(id.0)),
+            Some(Used::ApiKey(_)) | None => (None, None),
         };
         let principal = identity.principal();
         Self {

@@ -177,7 +177,8 @@ pub(super) fn policy() -> Policy {
     Policy {
         scheme: "JWT".into(),
         tolerance: Tolerance::DEFAULT,
-        audience: Some("us".into()),
+        audiences: ["us".into()].into(),
+        issuer: ISSUER.into(),
         required_claims: RequiredClaims::default(),
     }
 }
@@ -240,6 +241,7 @@ pub(super) fn presented(credentials: &str) -> Presented<'_> {
     Presented {
         door: Door::Http,
         credentials: Credentials::One(credentials),
+        authorization: Credentials::None,
         request: OriginalRequest {
             method: Some("GET").into(),
             scheme: Some("https").into(),

@@ -1,0 +1,157 @@
+//! Access tokens of our own: which service issued them, to whom, for how long. They may be used any number of times.
+
+use std::{borrow::Cow, time::Duration};
+
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::{Audience, ClaimsFault, Header, Parts, TokenFault, decode};
+use crate::domain::{
+    issuer_keys::{IssuerKeys, KeyFault},
+    principal::{PrincipalId, Username},
+    scope::Scopes,
+    time::{UnixMillis, UnixSeconds},
+};
+
+/// By how much the clocks of those who issue and those who decide may differ.
+pub const ACCESS_TOKEN_LEEWAY: Duration = Duration::from_secs(5);
+
+/// The `ttype` of access tokens.
+pub const ACCESS_TOKEN_TYPE: &str = "T";
+
+/// What an access token states.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessClaims {
+    /// Who issued it (`iss`).
+    pub issuer: Box<str>,
+    /// Whom it is meant for (`aud`).
+    pub audience: Option<Audience>,
+    /// Before this moment it may not be used (`nbf`).
+    pub not_before: Option<UnixSeconds>,
+    /// From this moment on it may not be used (`exp`).
+    pub expires_at: UnixSeconds,
+    /// Its name (`jti`).
+    pub jti: Uuid,
+    /// Whether it says that it is an access token (`ttype`), and not a refresh token.
+    pub is_access_token: bool,
+    /// Whose it is, by name (`username`).
+    pub username: Username,
+    /// Whose it is, by number (`principal_id`): another principal may have the name by now.
+    pub principal: PrincipalId,
+    /// What it may be used for (`scope`).
+    pub scopes: Scopes,
+}
+
+/// Claims as they stand in the token. Unknown ones are passed over; one that comes twice is an error.
+#[derive(Deserialize)]
+struct RawClaims<'a> {
+    #[serde(borrow)]
+    iss: Option<Cow<'a, str>>,
+    aud: Option<Audience>,
+    nbf: Option<i64>,
+    exp: Option<i64>,
+    jti: Option<Uuid>,
+    #[serde(borrow)]
+    ttype: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    username: Option<Cow<'a, str>>,
+    principal_id: Option<i64>,
+    #[serde(borrow)]
+    scope: Option<Cow<'a, str>>,
+}
+
+impl AccessClaims {
+    fn parse(payload: &[u8]) -> Result<Self, ClaimsFault> {
+        let raw: RawClaims<'_> = serde_json::from_slice(payload).map_err(|_| ClaimsFault::Mistyped)?;
+        let username = raw.username.ok_or(ClaimsFault::NoUsername)?;
+        Ok(Self {
+            issuer: raw.iss.ok_or(ClaimsFault::Missing)?.into(),
+            audience: raw.aud,
+            not_before: raw.nbf.map(UnixSeconds),
+            expires_at: UnixSeconds(raw.exp.ok_or(ClaimsFault::NoTime)?),
+            jti: raw.jti.ok_or(ClaimsFault::Missing)?,
+            is_access_token: raw.ttype.as_deref() == Some(ACCESS_TOKEN_TYPE),
+            username: Username::new(&username).map_err(|_| ClaimsFault::BadUsername)?,
+            principal: PrincipalId(raw.principal_id.ok_or(ClaimsFault::Missing)?),
+            scopes: Scopes::parse(raw.scope.as_deref().unwrap_or_default()).map_err(|_| ClaimsFault::Mistyped)?,
+        })
+    }
+
+    /// Whether it may no longer be used at `now`.
+    pub fn has_expired(&self, now: UnixMillis) -> bool {
+        self.expires_at.millis().saturating_add(ACCESS_TOKEN_LEEWAY) <= now
+    }
+
+    /// Whether it may be used from later than `now` on.
+    pub fn is_early(&self, now: UnixMillis) -> bool {
+        self.not_before.is_some_and(|not_before| now.saturating_add(ACCESS_TOKEN_LEEWAY) < not_before.millis())
+    }
+}
+
+/// An access token as it was presented: well-formed, and otherwise not to be believed.
+#[derive(Debug)]
+pub struct UntrustedAccessToken<'a> {
+    signing_input: &'a str,
+    signature: Vec<u8>,
+    algorithm: Box<str>,
+    key_id: Option<Box<str>>,
+    unverified_claims: AccessClaims,
+}
+
+/// An access token whose signature was verified with a key of this service. Only [`UntrustedAccessToken::verify`] makes one.
+#[derive(Debug)]
+pub struct VerifiedAccessToken<'t> {
+    claims: &'t AccessClaims,
+    key_id: &'t str,
+}
+
+impl<'t> VerifiedAccessToken<'t> {
+    /// What this service stated when it issued it.
+    pub const fn claims(&self) -> &'t AccessClaims {
+        self.claims
+    }
+
+    /// The `kid` of the key; empty where the secret has none.
+    pub const fn key_id(&self) -> &'t str {
+        self.key_id
+    }
+}
+
+impl<'a> UntrustedAccessToken<'a> {
+    /// Reads a token and decides nothing but whether it is one: size, form, shape of its claims.
+    pub fn parse(text: &'a str) -> Result<Self, TokenFault> {
+        let parts = Parts::of(text)?;
+        let header = decode(parts.header, "its header is not base64url")?;
+        let header = Header::read(&header)?;
+        let signature = parts.signature()?;
+        let payload = decode(parts.payload, "its payload is not base64url")?;
+        Ok(Self {
+            signing_input: parts.signing_input,
+            signature,
+            algorithm: header.alg.into(),
+            key_id: header.kid.map(Into::into),
+            unverified_claims: AccessClaims::parse(&payload)?,
+        })
+    }
+
+    /// Verifies the signature with the keys of this service. The only way to a [`VerifiedAccessToken`].
+    pub fn verify<'t>(&'t self, keys: &'t IssuerKeys) -> Result<VerifiedAccessToken<'t>, KeyFault> {
+        let key_id = keys.verify(&self.algorithm, self.key_id.as_deref(), self.signing_input.as_bytes(), &self.signature)?;
+        Ok(VerifiedAccessToken { claims: &self.unverified_claims, key_id })
+    }
+
+    /// The algorithm it names.
+    pub fn algorithm(&self) -> &str {
+        &self.algorithm
+    }
+
+    /// The key it says it was signed with.
+    pub fn key_id(&self) -> Option<&str> {
+        self.key_id.as_deref()
+    }
+
+    /// What it states, proven by nothing yet.
+    pub const fn unverified_claims(&self) -> &AccessClaims {
+        &self.unverified_claims
+    }
+}

@@ -1,0 +1,85 @@
+//! Access tokens of our own: signed by this service, valid for a while, used any number of times.
+
+use std::sync::Arc;
+
+use super::{Refusal, Verifier, check_scopes};
+use crate::domain::{
+    decision::{Denial, DenialReason, Identity},
+    presented::Presented,
+    principal::KnownPrincipal,
+    time::UnixMillis,
+    token::{AccessClaims, UntrustedAccessToken},
+};
+
+impl Verifier {
+    /// The straight line for access tokens: each step can only refuse. Whose the token is is looked up only once the signature is
+    /// known to be ours, so that nobody learns from it who exists.
+    pub(super) async fn judge_access_token(
+        &self,
+        presented: &Presented<'_>,
+        text: &str,
+        now: UnixMillis,
+    ) -> Result<Identity, Refusal> {
+        let token = Self::parse_access_token(text)?;
+        let unverified_claims = token.unverified_claims();
+        let deny = |reason| Denial { unverified_username: Some(unverified_claims.username.clone()), ..Denial::from(reason) };
+
+        check_lifetime(unverified_claims, now).map_err(deny)?;
+        self.check_origin(unverified_claims).map_err(deny)?;
+        let keys = self.ports.issuer_keys.current();
+        let verified = token.verify(&keys).map_err(|fault| deny(fault.into()))?;
+        let claims = verified.claims();
+        let principal = self.ports.directory.lookup(&claims.username, now).await?;
+        let principal = check_principal(claims, principal).map_err(deny)?;
+        let identity = Identity::by_access_token(principal, verified.key_id(), &claims.scopes);
+        check_scopes(&presented.required_scopes, identity.scopes())
+            .map_err(|missing| Denial { missing_scopes: Some(missing), ..deny(DenialReason::InsufficientScope) })?;
+        Ok(identity)
+    }
+
+    pub(super) fn parse_access_token(text: &str) -> Result<UntrustedAccessToken<'_>, DenialReason> {
+        UntrustedAccessToken::parse(text).map_err(|fault| {
+            if text.contains([',', ' ', '\t']) { DenialReason::SeveralCredentials } else { DenialReason::from(&fault) }
+        })
+    }
+
+    /// Issued by this service, for this service, as an access token.
+    pub(super) fn check_origin(&self, claims: &AccessClaims) -> Result<(), DenialReason> {
+        if claims.issuer != self.policy.issuer {
+            return Err(DenialReason::ForeignIssuer);
+        }
+        if !claims.is_access_token {
+            return Err(DenialReason::NotAnAccessToken);
+        }
+        let is_meant_for_us = match &claims.audience {
+            Some(audience) => self.policy.audiences.iter().any(|ours| audience.names(ours)),
+            None => self.policy.audiences.is_empty(),
+        };
+        if is_meant_for_us { Ok(()) } else { Err(DenialReason::AudienceMismatch) }
+    }
+}
+
+pub(super) fn check_lifetime(claims: &AccessClaims, now: UnixMillis) -> Result<(), DenialReason> {
+    if claims.has_expired(now) {
+        Err(DenialReason::Expired)
+    } else if claims.is_early(now) {
+        Err(DenialReason::NotYetValid)
+    } else {
+        Ok(())
+    }
+}
+
+/// There, the same that the token was issued to, enabled, and the token not revoked.
+pub(super) fn check_principal(
+    claims: &AccessClaims,
+    principal: Option<Arc<KnownPrincipal>>,
+) -> Result<Arc<KnownPrincipal>, DenialReason> {
+    let principal = principal.filter(|found| found.id == claims.principal).ok_or(DenialReason::UnknownPrincipal)?;
+    if !principal.is_active {
+        return Err(DenialReason::DisabledPrincipal);
+    }
+    if principal.has_revoked(claims.jti) {
+        return Err(DenialReason::Revoked);
+    }
+    Ok(principal)
+}
