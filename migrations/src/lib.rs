@@ -8,6 +8,7 @@ use sea_orm_migration::{MigrationTrait, MigratorTrait};
 mod dialect;
 mod m20261121_000001_registry;
 mod m20261122_000002_audit;
+mod m20261122_000003_tokens;
 
 pub use sea_orm_migration;
 
@@ -17,6 +18,10 @@ pub struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m20261121_000001_registry::Migration), Box::new(m20261122_000002_audit::Migration)]
+        vec![
+            Box::new(m20261121_000001_registry::Migration),
+            Box::new(m20261122_000002_audit::Migration),
+            Box::new(m20261122_000003_tokens::Migration),
+        ]
     }
 }

@@ -1,4 +1,4 @@
-//! When keys and trusts were used, gathered in memory and written behind the decisions.
+//! When keys, trusts and API keys were used, gathered in memory and written behind the decisions.
 //!
 //! Each is noted at most once in [`NOTED_FOR`] and written at most once in [`WRITE_INTERVAL`]. What could not be written is kept
 //! and written later; how much is kept is bounded.
@@ -85,11 +85,12 @@ impl UsageLog for BatchedUsage {
     }
 }
 
-/// Tells keys and trusts apart well enough: two with the same tag cost each other a note every now and then.
+/// Tells keys, trusts and API keys apart well enough: two with the same tag cost each other a note every now and then.
 fn tag(used: Used) -> u32 {
     let number = match used {
-        Used::Key(id) => id.0 << 1,
-        Used::Trust(id) => id.0 << 1 | 1,
+        Used::Key(id) => id.0 << 2,
+        Used::Trust(id) => id.0 << 2 | 1,
+        Used::ApiKey(id) => id.0 << 2 | 2,
     };
     u32::try_from(number & i64::from(u32::MAX)).unwrap_or(u32::MAX)
 }
@@ -159,7 +160,7 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use super::*;
-    use crate::domain::principal::{KeyId, TrustId};
+    use crate::domain::principal::{ApiKeyId, KeyId, TrustId};
 
     #[derive(Default)]
     struct Written {
@@ -188,6 +189,7 @@ mod tests {
 
     const KEY: Used = Used::Key(KeyId(7));
     const TRUST: Used = Used::Trust(TrustId(7));
+    const API_KEY: Used = Used::ApiKey(ApiKeyId(7));
 
     fn at(seconds: i64) -> UnixMillis {
         UnixMillis((1_800_000_000 + seconds) * 1000)
@@ -199,12 +201,15 @@ mod tests {
         for second in 0..25 {
             log.note(KEY, at(second));
             log.note(TRUST, at(second));
+            log.note(API_KEY, at(second));
             writer.write(WRITE_TIMEOUT).await;
         }
         let batches = written.writes.lock().unwrap();
         let times: Vec<UnixMillis> = batches.iter().flatten().filter(|(used, _)| *used == KEY).map(|(_, at)| *at).collect();
         assert_eq!(times, [at(0), at(10), at(20)]);
-        assert_eq!(batches.iter().flatten().filter(|(used, _)| *used == TRUST).count(), 3, "a trust is not the key of its number");
+        for other in [TRUST, API_KEY] {
+            assert_eq!(batches.iter().flatten().filter(|(used, _)| *used == other).count(), 3, "{other:?} is not the key of its number");
+        }
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! When keys and trusts were used, and how fetching key sets went. Neither is a change to the registry: no decision depends on
+//! When keys, trusts and API keys were used, and how fetching key sets went. None of it is a change to the registry: no decision depends on
 //! it, so it is not in the change feed.
 
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, sea_query::Expr}
 
 use super::{
     SqlRegistry,
-    entity::{jwks_trusts, public_keys},
+    entity::{api_keys, jwks_trusts, public_keys},
     error::registry_error,
     record::moment,
 };

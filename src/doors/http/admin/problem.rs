@@ -73,6 +73,8 @@ pub(super) enum Conflict {
         /// Where the key set is.
         jwks_url: String,
     },
+    /// That API key, for another identifier or revoked.
+    ApiKey,
 }
 
 impl Problem {
@@ -167,9 +169,12 @@ impl From<RegistryError> for Problem {
             RegistryError::TrustExists { username, jwks_url } => {
                 Self::conflict(format!("{username:?} already trusts {jwks_url}"), Conflict::JwksTrust { username, jwks_url })
             }
+            error @ RegistryError::ApiKeyExists => Self::conflict(error.to_string(), Conflict::ApiKey),
             RegistryError::NoSuchPrincipal(username) => Self::not_found(format!("there is no principal named {username:?}")),
             RegistryError::NoSuchKey(id) => Self::not_found(format!("there is no key with the id {id}")),
             RegistryError::NoSuchTrust(id) => Self::not_found(format!("there is no trust with the id {id}")),
+            RegistryError::NoSuchApiKey(id) => Self::not_found(format!("there is no API key with the id {id}")),
+            RegistryError::NoSuchGrant(id) => Self::not_found(format!("there is no token with the id {id}")),
             RegistryError::Changed => Self::changed(),
             error @ RegistryError::NeverUsable => Self::bad_member("expires_at", error.to_string()),
             RegistryError::BadText { what, .. } => Self::bad_member(what, error.to_string()),

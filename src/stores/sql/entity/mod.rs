@@ -1,7 +1,9 @@
 //! The tables, as the migrations make them.
 
+pub(super) mod api_keys;
 pub(super) mod audit_events;
 pub(super) mod jwks_trusts;
 pub(super) mod principals;
 pub(super) mod public_keys;
 pub(super) mod registry_changes;
+pub(super) mod token_grants;

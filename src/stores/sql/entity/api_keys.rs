@@ -1,0 +1,36 @@
+use sea_orm::entity::prelude::*;
+
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "api_keys")]
+pub(crate) struct Model {
+    #[sea_orm(primary_key)]
+    pub id: i64,
+    pub principal_id: i64,
+    pub identifier: String,
+    #[sea_orm(unique)]
+    pub key_hash: String,
+    pub comment: Option<String>,
+    pub expires_at: TimeDateTime,
+    pub revoked_at: Option<TimeDateTime>,
+    pub last_used_on: Option<TimeDateTime>,
+    pub created_at: TimeDateTime,
+}
+
+#[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+pub(crate) enum Relation {
+    #[sea_orm(
+        belongs_to = "super::principals::Entity",
+        from = "Column::PrincipalId",
+        to = "super::principals::Column::Id",
+        on_delete = "Cascade"
+    )]
+    Principal,
+}
+
+impl Related<super::principals::Entity> for Entity {
+    fn to() -> RelationDef {
+        Relation::Principal.def()
+    }
+}
+
+impl ActiveModelBehavior for ActiveModel {}
