@@ -74,7 +74,9 @@ impl MigrationTrait for Migration {
         manager.create_index(keys).await?;
         let grants = || Index::create().table(TokenGrants::Table).to_owned();
         manager.create_index(grants().name("token_grants_family").col(TokenGrants::Family).to_owned()).await?;
-        manager.create_index(grants().name("token_grants_predecessor").col(TokenGrants::PredecessorId).to_owned()).await?;
+        // One refresh token is exchanged for one other, whatever happens.
+        let successor = grants().name("token_grants_predecessor").col(TokenGrants::PredecessorId).unique().to_owned();
+        manager.create_index(successor).await?;
         let by_principal =
             grants().name("token_grants_principal").col(TokenGrants::PrincipalId).col(TokenGrants::RevokedAt).to_owned();
         manager.create_index(by_principal).await

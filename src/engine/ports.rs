@@ -306,7 +306,8 @@ pub trait GrantStore: Send + Sync {
     /// The API key of that hash, whatever its state, with whose it is.
     async fn api_key_by_hash(&self, hash: &SecretHash) -> Result<Option<HeldApiKey>, RegistryError>;
 
-    /// Adds a grant to a principal. Where `ends_others`, every other family of grants of the principal is revoked with it.
+    /// Adds a grant to a principal. Where `ends_others`, every other family of grants of the principal is revoked with it. An API
+    /// key that was revoked since it was looked at is no such key: nothing that it is exchanged for outlives it.
     async fn add_grant(
         &self,
         holder: PrincipalId,

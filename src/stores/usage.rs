@@ -208,7 +208,11 @@ mod tests {
         let times: Vec<UnixMillis> = batches.iter().flatten().filter(|(used, _)| *used == KEY).map(|(_, at)| *at).collect();
         assert_eq!(times, [at(0), at(10), at(20)]);
         for other in [TRUST, API_KEY] {
-            assert_eq!(batches.iter().flatten().filter(|(used, _)| *used == other).count(), 3, "{other:?} is not the key of its number");
+            assert_eq!(
+                batches.iter().flatten().filter(|(used, _)| *used == other).count(),
+                3,
+                "{other:?} is not the key of its number"
+            );
         }
     }
 

@@ -1,8 +1,10 @@
 //! The registry in a database, through `SeaORM`: SQLite, PostgreSQL, MySQL or MariaDB. Its models never leave this module.
 
+mod api_keys;
 mod connection;
 mod entity;
 mod error;
+mod grants;
 mod record;
 mod registry;
 mod source;

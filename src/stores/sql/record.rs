@@ -2,16 +2,24 @@
 
 use sea_orm::prelude::TimeDateTime;
 
-use super::entity::{audit_events, jwks_trusts, principals, public_keys};
+use uuid::Uuid;
+
+use super::entity::{api_keys, audit_events, jwks_trusts, principals, public_keys, token_grants};
 use crate::{
     domain::{
         key::{PublicKey, VerifyingKey},
-        principal::{KeyId, KnownKey, KnownPrincipal, KnownTrust, PrincipalId, TrustId, Username},
+        principal::{ApiKeyId, GrantId, KeyId, KnownKey, KnownPrincipal, KnownTrust, PrincipalId, TrustId, Username},
         scope::Scopes,
         time::UnixMillis,
     },
-    engine::ports::{AuditEvent, KeyRecord, KeyTerms, PrincipalRecord, Profile, RegistryError, TrustRecord},
+    engine::ports::{
+        ApiKeyRecord, AuditEvent, GrantRecord, KeyRecord, KeyTerms, PrincipalRecord, Profile, RefreshRecord, RegistryError,
+        TrustRecord,
+    },
 };
+
+/// Stands between any two audiences of a grant; none contains it.
+pub(super) const AUDIENCE_SEPARATOR: &str = " ";
 
 /// Columns hold UTC without saying so: as values with a zone, MariaDB takes none after 2038.
 pub(super) fn moment(at: UnixMillis) -> TimeDateTime {
@@ -71,6 +79,45 @@ pub(super) fn trust_record(row: jwks_trusts::Model, owner: &str) -> Result<Trust
     })
 }
 
+pub(super) fn api_key_record(row: api_keys::Model, owner: &str) -> Result<ApiKeyRecord, RegistryError> {
+    Ok(ApiKeyRecord {
+        id: ApiKeyId(row.id),
+        username: username(owner)?,
+        identifier: uuid(&row.identifier)?,
+        comment: row.comment,
+        expires_at: millis(row.expires_at),
+        revoked_at: row.revoked_at.map(millis),
+        last_used_on: row.last_used_on.map(millis),
+        created_at: millis(row.created_at),
+    })
+}
+
+pub(super) fn grant_record(row: token_grants::Model, owner: &str) -> Result<GrantRecord, RegistryError> {
+    let refresh = match (row.refresh_jti, row.refresh_seed, row.refresh_expires_at) {
+        (Some(jti), Some(seed), Some(expires_at)) => Some(RefreshRecord {
+            jti: uuid(&jti)?,
+            seed: uuid(&seed)?,
+            expires_at: millis(expires_at),
+            rotated_at: row.rotated_at.map(millis),
+        }),
+        _ => None,
+    };
+    Ok(GrantRecord {
+        id: GrantId(row.id),
+        username: username(owner)?,
+        family: uuid(&row.family)?,
+        access_jti: uuid(&row.access_jti)?,
+        refresh,
+        audience: row.audience.split(AUDIENCE_SEPARATOR).filter(|one| !one.is_empty()).map(str::to_owned).collect(),
+        sid: row.sid,
+        scopes: scopes(&row.scopes)?,
+        api_key: row.api_key_id.map(ApiKeyId),
+        issued_at: millis(row.issued_at),
+        access_expires_at: millis(row.access_expires_at),
+        revoked_at: row.revoked_at.map(millis),
+    })
+}
+
 pub(super) fn audit_event(row: audit_events::Model) -> AuditEvent {
     AuditEvent {
         id: row.id,
@@ -84,12 +131,13 @@ pub(super) fn audit_event(row: audit_events::Model) -> AuditEvent {
     }
 }
 
-/// A principal with its unrevoked keys and its trusts as decisions need it. A key that can no longer be read is left out and logged: it must
-/// not take the principal's other keys with it.
+/// A principal with its unrevoked keys, its trusts and the `jti` of its revoked access tokens as decisions need it. A key that can
+/// no longer be read is left out and logged: it must not take the principal's other keys with it.
 pub(super) fn known_principal(
     row: &principals::Model,
     keys: Vec<public_keys::Model>,
     trusts: Vec<jwks_trusts::Model>,
+    revoked: Vec<Uuid>,
 ) -> Result<KnownPrincipal, RegistryError> {
     let held = scopes(&row.scopes)?;
     let known_key = |key: public_keys::Model| -> Option<KnownKey> {
@@ -117,11 +165,25 @@ pub(super) fn known_principal(
     let keys = keys.into_iter().filter(|key| key.revoked_at.is_none()).filter_map(known_key).collect();
     let trusts = trusts.into_iter().map(|trust| KnownTrust { id: TrustId(trust.id), url: trust.jwks_url.into() }).collect();
     let principal = KnownPrincipal::new(PrincipalId(row.id), username(&row.username)?, row.is_active, held);
-    Ok(principal.with_keys(keys).with_trusts(trusts))
+    Ok(principal.with_keys(keys).with_trusts(trusts).with_revoked(revoked))
 }
 
 pub(super) fn username(stored: &str) -> Result<Username, RegistryError> {
     Username::new(stored).map_err(|error| RegistryError::Store(format!("the table principals holds {stored:?}: {error}").into()))
+}
+
+/// The `jti` of a revoked access token. One that can no longer be read is left out and logged, as keys are: no token has that name.
+pub(super) fn revoked_jti(grant_id: i64, stored: &str) -> Option<Uuid> {
+    uuid(stored)
+        .inspect_err(
+            |error| tracing::error!(grant_id, error = %error, "the name of a revoked token cannot be read and is left out"),
+        )
+        .ok()
+}
+
+fn uuid(stored: &str) -> Result<Uuid, RegistryError> {
+    let unreadable = |error| RegistryError::Store(format!("the database holds {stored:?} for a UUID: {error}").into());
+    Uuid::try_parse(stored).map_err(unreadable)
 }
 
 fn scopes(stored: &str) -> Result<Scopes, RegistryError> {

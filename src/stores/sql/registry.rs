@@ -10,6 +10,7 @@ use sea_orm::{
 use tokio::sync::Semaphore;
 
 use super::{
+    api_keys,
     entity::{audit_events, jwks_trusts, principals, public_keys},
     error::{or_conflict, registry_error},
     record::{audit_event, key_record, moment, trust_record},
@@ -17,12 +18,12 @@ use super::{
 };
 use crate::{
     domain::{
-        principal::{KeyId, PrincipalId, TrustId, Username},
+        principal::{ApiKeyId, KeyId, PrincipalId, TrustId, Username},
         time::UnixMillis,
     },
     engine::ports::{
-        AuditEvent, Author, KeyChange, KeyRecord, NewKey, NewPrincipal, PrincipalChange, PrincipalRecord, RegistryError,
-        RegistryStore, TrustRecord, Version,
+        ApiKeyRecord, AuditEvent, Author, KeyChange, KeyRecord, NewApiKey, NewKey, NewPrincipal, PrincipalChange, PrincipalRecord,
+        RegistryError, RegistryStore, TrustRecord, Version,
     },
 };
 
@@ -47,19 +48,7 @@ impl SqlRegistry {
 impl RegistryStore for SqlRegistry {
     async fn add_principal(&self, new: NewPrincipal, author: Author<'_>) -> Result<PrincipalRecord, RegistryError> {
         let writing = self.begin().await?;
-        let taken = || RegistryError::PrincipalExists(new.username.to_string());
-        let row = principals::ActiveModel {
-            username: Set(new.username.to_string()),
-            is_active: Set(new.is_active),
-            given_name: Set(new.profile.given_name),
-            family_name: Set(new.profile.family_name),
-            email: Set(new.profile.email),
-            scopes: Set(new.scopes.to_string()),
-            created_at: Set(moment(author.now)),
-            updated_at: Set(moment(author.now)),
-            ..Default::default()
-        };
-        let owner = row.insert(&*writing).await.map_err(|error| or_conflict(error, taken()))?;
+        let owner = insert_principal(&writing, &new, author.now).await?;
         let record = PrincipalRecord::try_from(owner.clone())?;
         let mut trail = Trail::of(&owner, author);
         trail.added("principal.add", record.id.0, &record);
@@ -238,6 +227,36 @@ impl RegistryStore for SqlRegistry {
         trail.commit(writing).await
     }
 
+    async fn add_api_key(&self, username: &Username, new: NewApiKey, author: Author<'_>) -> Result<ApiKeyRecord, RegistryError> {
+        api_keys::add(self, username, new, author).await
+    }
+
+    async fn register_api_key(&self, new: NewApiKey, author: Author<'_>) -> Result<ApiKeyRecord, RegistryError> {
+        api_keys::register(self, &new, author).await
+    }
+
+    async fn api_key(&self, id: ApiKeyId) -> Result<ApiKeyRecord, RegistryError> {
+        api_keys::one(self, id).await
+    }
+
+    async fn api_keys(
+        &self,
+        of: Option<&Username>,
+        after: Option<ApiKeyId>,
+        limit: u64,
+    ) -> Result<Vec<ApiKeyRecord>, RegistryError> {
+        api_keys::page(self, of, after, limit).await
+    }
+
+    async fn revoke_api_key(
+        &self,
+        id: ApiKeyId,
+        expected: Option<Version>,
+        author: Author<'_>,
+    ) -> Result<ApiKeyRecord, RegistryError> {
+        api_keys::revoke(self, id, expected, author).await
+    }
+
     async fn audit(&self, of: Option<&str>, before: Option<i64>, limit: u64) -> Result<Vec<AuditEvent>, RegistryError> {
         let mut query = audit_events::Entity::find().order_by_desc(audit_events::Column::Id).limit(limit);
         if let Some(username) = of {
@@ -249,6 +268,26 @@ impl RegistryStore for SqlRegistry {
         let rows = query.all(&self.database).await.map_err(registry_error)?;
         Ok(rows.into_iter().map(audit_event).collect())
     }
+}
+
+pub(super) async fn insert_principal(
+    transaction: &DatabaseTransaction,
+    new: &NewPrincipal,
+    now: UnixMillis,
+) -> Result<principals::Model, RegistryError> {
+    let row = principals::ActiveModel {
+        username: Set(new.username.to_string()),
+        is_active: Set(new.is_active),
+        given_name: Set(new.profile.given_name.clone()),
+        family_name: Set(new.profile.family_name.clone()),
+        email: Set(new.profile.email.clone()),
+        scopes: Set(new.scopes.to_string()),
+        created_at: Set(moment(now)),
+        updated_at: Set(moment(now)),
+        ..Default::default()
+    };
+    let taken = || RegistryError::PrincipalExists(new.username.to_string());
+    row.insert(transaction).await.map_err(|error| or_conflict(error, taken()))
 }
 
 async fn insert_key(
@@ -309,7 +348,7 @@ async fn owner(connection: &impl ConnectionTrait, id: i64) -> Result<Option<prin
     principals::Entity::find_by_id(id).one(connection).await.map_err(registry_error)
 }
 
-async fn find(connection: &impl ConnectionTrait, username: &Username) -> Result<principals::Model, RegistryError> {
+pub(super) async fn find(connection: &impl ConnectionTrait, username: &Username) -> Result<principals::Model, RegistryError> {
     let found = principals::Entity::find().filter(principals::Column::Username.eq(username.as_str())).one(connection).await;
     found.map_err(registry_error)?.ok_or_else(|| RegistryError::NoSuchPrincipal(username.to_string()))
 }
@@ -321,7 +360,7 @@ async fn find_to_change(transaction: &DatabaseTransaction, username: &Username) 
     found.ok_or_else(|| RegistryError::NoSuchPrincipal(username.to_string()))
 }
 
-fn check_version(expected: Option<Version>, found: Version) -> Result<(), RegistryError> {
+pub(super) fn check_version(expected: Option<Version>, found: Version) -> Result<(), RegistryError> {
     if expected.is_none_or(|expected| expected == found) { Ok(()) } else { Err(RegistryError::Changed) }
 }
 

@@ -1,5 +1,5 @@
-//! When keys, trusts and API keys were used, and how fetching key sets went. None of it is a change to the registry: no decision depends on
-//! it, so it is not in the change feed.
+//! When keys, trusts and API keys were used, and how fetching key sets went. None of it is a change to the registry: no decision
+//! depends on it, so it is not in the change feed.
 
 use std::collections::BTreeMap;
 
@@ -24,11 +24,12 @@ const ROWS_MAX: usize = 500;
 impl UsageStore for SqlRegistry {
     /// Times are rounded down to whole seconds, so that one statement serves all that was used within a second.
     async fn write_usage(&self, used: &[(Used, UnixMillis)]) -> Result<(), RegistryError> {
-        let (mut keys, mut trusts) = (BTreeMap::<i64, Vec<i64>>::new(), BTreeMap::<i64, Vec<i64>>::new());
+        let [mut keys, mut trusts, mut api_keys] = [const { BTreeMap::<i64, Vec<i64>>::new() }; 3];
         for (used, at) in used {
             match used {
                 Used::Key(id) => keys.entry(at.seconds()).or_default().push(id.0),
                 Used::Trust(id) => trusts.entry(at.seconds()).or_default().push(id.0),
+                Used::ApiKey(id) => api_keys.entry(at.seconds()).or_default().push(id.0),
             }
         }
         let writing = self.begin().await?;
@@ -44,6 +45,13 @@ impl UsageStore for SqlRegistry {
                 .col_expr(jwks_trusts::Column::LastUsedOn, Expr::value(moment(at)))
                 .filter(jwks_trusts::Column::Id.is_in(ids.iter().copied()))
                 .filter(is_earlier(jwks_trusts::Column::LastUsedOn, at));
+            update.exec(&*writing).await.map_err(registry_error)?;
+        }
+        for (at, ids) in api_keys.iter().flat_map(chunks) {
+            let update = api_keys::Entity::update_many()
+                .col_expr(api_keys::Column::LastUsedOn, Expr::value(moment(at)))
+                .filter(api_keys::Column::Id.is_in(ids.iter().copied()))
+                .filter(is_earlier(api_keys::Column::LastUsedOn, at));
             update.exec(&*writing).await.map_err(registry_error)?;
         }
         writing.commit().await

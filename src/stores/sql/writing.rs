@@ -2,7 +2,7 @@
 
 use std::{ops::Deref, sync::Arc};
 
-use sea_orm::{DatabaseTransaction, EntityTrait, Set, SqliteTransactionMode, TransactionOptions, TransactionTrait};
+use sea_orm::{DatabaseTransaction, EntityTrait, QuerySelect, Set, SqliteTransactionMode, TransactionOptions, TransactionTrait};
 use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -14,6 +14,9 @@ use super::{
 };
 use crate::engine::ports::{Author, RegistryError};
 
+/// How many rows one statement adds: databases bound the number of its parameters.
+const ROWS_MAX: usize = 500;
+
 impl SqlRegistry {
     /// On SQLite the transaction takes the write lock at once: one that reads first and writes later would fail when another
     /// writer came between.
@@ -23,6 +26,23 @@ impl SqlRegistry {
             TransactionOptions { sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate), ..TransactionOptions::default() };
         let transaction = self.database.begin_with_options(options).await.map_err(registry_error)?;
         Ok(Writing { transaction, _turn: turn })
+    }
+
+    /// The same, with the row of a principal held against other changes; `None` where there is no such principal.
+    ///
+    /// Whoever changes what tokens a principal has begins here. A foreign key asks for the principal's row, too, and so does its
+    /// removal: all of them take it first, so none waits for another in a circle, and nothing is added while it is held.
+    pub(super) async fn begin_holding(&self, principal: i64) -> Result<Option<(Writing, principals::Model)>, RegistryError> {
+        let writing = self.begin().await?;
+        let held = principals::Entity::find_by_id(principal).lock_exclusive().one(&*writing).await.map_err(registry_error)?;
+        Ok(held.map(|owner| (writing, owner)))
+    }
+
+    /// The same, with the row held against changes only: others may add to the principal at the same time.
+    pub(super) async fn begin_sharing(&self, principal: i64) -> Result<Option<(Writing, principals::Model)>, RegistryError> {
+        let writing = self.begin().await?;
+        let held = principals::Entity::find_by_id(principal).lock_shared().one(&*writing).await.map_err(registry_error)?;
+        Ok(held.map(|owner| (writing, owner)))
     }
 }
 
@@ -83,10 +103,16 @@ impl<'a> Trail<'a> {
         });
     }
 
+    /// Ends a transaction that decisions do not depend on.
+    pub(super) async fn commit_unannounced(self, writing: Writing) -> Result<(), RegistryError> {
+        insert_events(&writing, self.events).await?;
+        writing.commit().await
+    }
+
     /// Ends every changing transaction. The entry in the change feed comes last, so that the time between its number being given
     /// and its becoming visible is short: followers look back a little, not far.
     pub(super) async fn commit(self, writing: Writing) -> Result<(), RegistryError> {
-        audit_events::Entity::insert_many(self.events).exec_without_returning(&*writing).await.map_err(registry_error)?;
+        insert_events(&writing, self.events).await?;
         let change = registry_changes::ActiveModel {
             principal_id: Set(self.owner.id),
             at: Set(moment(self.author.now)),
@@ -95,6 +121,15 @@ impl<'a> Trail<'a> {
         registry_changes::Entity::insert(change).exec_without_returning(&*writing).await.map_err(registry_error)?;
         writing.commit().await
     }
+}
+
+async fn insert_events(writing: &Writing, events: Vec<audit_events::ActiveModel>) -> Result<(), RegistryError> {
+    let mut events = events.into_iter().peekable();
+    while events.peek().is_some() {
+        let some = audit_events::Entity::insert_many(events.by_ref().take(ROWS_MAX));
+        some.exec_without_returning(&**writing).await.map_err(registry_error)?;
+    }
+    Ok(())
 }
 
 fn json(state: &impl Serialize) -> Option<String> {
