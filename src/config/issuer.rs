@@ -1,10 +1,11 @@
 //! Access and refresh tokens of our own.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, str::FromStr, time::Duration};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::values;
+use super::{Contradiction, values};
+use crate::domain::{algorithm::Algorithm, issuer_keys::ISSUER_ALGORITHMS};
 
 /// `issuer.*`
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -17,6 +18,16 @@ pub struct IssuerSettings {
     pub audience: String,
     /// Folder of PEM files: the newest signs, all verify. Default `signing-keys`.
     pub signing_keys_dir: PathBuf,
+    /// What access tokens are signed with, and so the kind of keys that are made: `RS256`, `PS256`, `ES256`, `ES384` or `EdDSA`. Keys
+    /// of another kind that are in the folder go on with their own algorithm. Default `RS256`.
+    pub algorithm: SigningAlgorithm,
+    /// How long a new key is published before it signs: at least as long as anybody keeps a copy of the key set. Default `5m`.
+    #[serde(with = "values::duration")]
+    pub signing_key_delay: Duration,
+    /// A file that holds a secret of at least 32 bytes, with which tokens are signed (HS256) instead of keys. Discouraged: whoever
+    /// can verify them can also sign. Default none.
+    #[serde(deserialize_with = "values::optional")]
+    pub hs256_secret_file: Option<PathBuf>,
     /// Default `30m`.
     #[serde(with = "values::duration")]
     pub access_token_lifetime: Duration,
@@ -33,9 +44,70 @@ impl Default for IssuerSettings {
             url: "http://localhost:8080".to_owned(),
             audience: String::new(),
             signing_keys_dir: "signing-keys".into(),
+            algorithm: SigningAlgorithm::default(),
+            signing_key_delay: Duration::from_mins(5),
+            hs256_secret_file: None,
             access_token_lifetime: Duration::from_mins(30),
             refresh_token_lifetime: Duration::from_hours(1440),
             multiple_tokens: true,
         }
+    }
+}
+
+impl IssuerSettings {
+    pub(super) fn contradictions(&self) -> Vec<Contradiction> {
+        let mut found = Vec::new();
+        let mut add = |key, reason: &str| found.push(Contradiction { key, reason: reason.to_owned() });
+        if self.signing_key_delay > SIGNING_KEY_DELAY_LONGEST {
+            add("issuer.signing_key_delay", "accepted is a duration up to 7d");
+        }
+        if self.hs256_secret_file.is_some() && self.algorithm != SigningAlgorithm::default() {
+            add("issuer.algorithm", "`issuer.hs256_secret_file` is set too, which means HS256; keep one of them");
+        }
+        found
+    }
+}
+
+/// Longer than any copy of a key set is kept; with more, a rotation would seem to have been forgotten.
+const SIGNING_KEY_DELAY_LONGEST: Duration = Duration::from_hours(7 * 24);
+
+/// One of [`ISSUER_ALGORITHMS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SigningAlgorithm(Algorithm);
+
+impl SigningAlgorithm {
+    /// The algorithm itself.
+    pub const fn algorithm(self) -> Algorithm {
+        self.0
+    }
+}
+
+impl Default for SigningAlgorithm {
+    fn default() -> Self {
+        Self(Algorithm::Rs256)
+    }
+}
+
+impl FromStr for SigningAlgorithm {
+    type Err = &'static str;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let found = ISSUER_ALGORITHMS.into_iter().find(|algorithm| algorithm.name() == name);
+        found.map(Self).ok_or(
+            "not an algorithm for access tokens; accepted are RS256, PS256, ES256, ES384 and EdDSA (for HS256 set \
+             `issuer.hs256_secret_file`)",
+        )
+    }
+}
+
+impl Serialize for SigningAlgorithm {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for SigningAlgorithm {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        values::parsed(deserializer)
     }
 }

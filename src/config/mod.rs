@@ -51,6 +51,7 @@ impl Settings {
         [
             self.server.contradictions(),
             self.self_signed.contradictions(),
+            self.issuer.contradictions(),
             self.admin.contradictions(),
             self.registry.contradictions(),
         ]

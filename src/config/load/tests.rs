@@ -1,7 +1,10 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::{database::DatabaseKind, nonce::NonceUrl, telemetry::DecisionLog};
+use crate::{
+    config::{database::DatabaseKind, nonce::NonceUrl, telemetry::DecisionLog},
+    domain::algorithm::Algorithm,
+};
 
 fn load_text(text: &str, environment: &[(&str, &str)]) -> Result<Settings, SettingsError> {
     let folder = tempfile::tempdir().unwrap();
@@ -28,6 +31,9 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(settings.self_signed.tolerance, Duration::from_secs(20));
     assert_eq!(settings.registry.poll_interval, Duration::from_millis(500));
     assert_eq!(settings.issuer.refresh_token_lifetime, Duration::from_hours(60 * 24));
+    assert_eq!(settings.issuer.algorithm.algorithm(), Algorithm::Rs256);
+    assert_eq!(settings.issuer.signing_key_delay, Duration::from_mins(5));
+    assert_eq!(settings.issuer.hs256_secret_file, None);
     assert_eq!(settings.telemetry.decision_log, DecisionLog::Denied);
 }
 
@@ -97,6 +103,13 @@ fn bad_values_are_named_with_their_source_and_what_is_accepted() {
             &["`database.auto_migrate`", "COUNTERSIGN_DATABASE__AUTO_MIGRATE"],
         ),
         ("[registry]\ncache_entries = \"many\"", &[], &["`registry.cache_entries`", "countersign.toml"]),
+        (
+            "[issuer]\nalgorithm = \"RS512\"",
+            &[],
+            &["`issuer.algorithm`", "countersign.toml", "RS256, PS256, ES256, ES384 and EdDSA"],
+        ),
+        ("", &[("COUNTERSIGN_ISSUER__ALGORITHM", "HS256")], &["`issuer.algorithm`", "`issuer.hs256_secret_file`"]),
+        ("[issuer]\nsigning_key_delay = \"8d\"", &[], &["`issuer.signing_key_delay`", "7d"]),
         ("[server]\nurl_prefix = \"auth\"", &[], &["`server.url_prefix`", "`/auth`"]),
         ("[server.tls]\ncert = \"a.pem\"", &[], &["`server.tls.cert`", "`server.tls.key`"]),
         ("server = 5", &[], &["`server`"]),
@@ -114,6 +127,8 @@ fn contradictions_are_refused() {
     assert!(error.contains("`server.grpc_listen`"), "{error}");
     let error = message("[self_signed]\nscheme = \"bearer\"", &[]);
     assert!(error.contains("`self_signed.scheme`"), "{error}");
+    let error = message("[issuer]\nalgorithm = \"ES256\"\nhs256_secret_file = \"secret\"", &[]);
+    assert!(error.contains("`issuer.algorithm`") && error.contains("`issuer.hs256_secret_file`"), "{error}");
 }
 
 #[test]
