@@ -114,6 +114,12 @@ pub struct FetchFailure {
     pub reason: String,
 }
 
+/// The keys of this service's own.
+pub trait IssuerKeySource: Send + Sync {
+    /// What access tokens are signed and verified with now. Costs as little as a copy of an `Arc`.
+    fn current(&self) -> Arc<IssuerKeys>;
+}
+
 /// Notes when keys and trusts were used, without the decision waiting for it.
 pub trait UsageLog: Send + Sync {
     /// `used` proved an identity at `now`. What is noted may be written later, and where too much waits to be written, lost.

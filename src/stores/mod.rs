@@ -4,5 +4,6 @@ pub mod cache;
 pub mod hints;
 pub mod jwks;
 pub mod nonce;
+pub mod signing_keys;
 pub mod sql;
 pub mod usage;

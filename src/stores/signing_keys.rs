@@ -1,0 +1,319 @@
+//! The keys of this service's own: PEM files in a folder, looked at again and again, or a secret for HS256.
+
+mod folder;
+
+use std::{
+    error::Error,
+    fmt,
+    future::Future,
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use folder::{Folder, KeyFile, Stamp};
+use zeroize::Zeroizing;
+
+use crate::{
+    config::issuer::IssuerSettings,
+    domain::{
+        algorithm::Algorithm,
+        issuer_keys::{IssuerKeys, ShortSecret, SigningKey},
+        key::KeyError,
+        rotation::{KeyState, Rotation, Tenure},
+        time::UnixMillis,
+    },
+    engine::ports::{Clock, IssuerKeySource},
+};
+
+/// How often the folder is looked at, and the time.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Why there are no keys to sign with, or none could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SigningKeyError {
+    /// The folder cannot be made or read.
+    #[error("the folder {} (`issuer.signing_keys_dir`) cannot be used", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// There were keys in the folder, and now there are none.
+    #[error("the folder {} (`issuer.signing_keys_dir`) holds no signing key any more", path.display())]
+    Emptied {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A file in the folder cannot be read.
+    #[error("the signing key {} cannot be read", file.display())]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file in the folder is no private key that we can use.
+    #[error("the signing key {} cannot be used", file.display())]
+    Unusable {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: KeyError,
+    },
+    /// A key in the folder needs a passphrase.
+    #[error(
+        "the signing key {} is encrypted, and the service has no passphrase for it; decrypt it with `openssl pkey -in FILE -out NEW`",
+        file.display()
+    )]
+    Encrypted {
+        /// The file.
+        file: PathBuf,
+    },
+    /// No key could be made.
+    #[error("a signing key cannot be made")]
+    NotMade(#[source] KeyError),
+    /// The first key could not be put into the folder.
+    #[error(
+        "the first signing key {} cannot be written; where the file system has no hard links, make it with `countersign \
+         signing-key rotate` before the service starts",
+        file.display()
+    )]
+    FirstNotWritten {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A new key could not be put into the folder.
+    #[error("the signing key {} cannot be written", file.display())]
+    NotWritten {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The secret cannot be read.
+    #[error("the secret in {} (`issuer.hs256_secret_file`) cannot be read", file.display())]
+    SecretUnreadable {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The secret is too short.
+    #[error("the secret in {} (`issuer.hs256_secret_file`) cannot be used", file.display())]
+    SecretTooShort {
+        /// The file.
+        file: PathBuf,
+        /// What it has to be.
+        source: ShortSecret,
+    },
+    /// Keys were asked for where a secret signs.
+    #[error("there are no signing keys: access tokens are signed with the secret in {} (`issuer.hs256_secret_file`)", file.display())]
+    Symmetric {
+        /// The file.
+        file: PathBuf,
+    },
+}
+
+/// What access tokens are signed with: the keys in the folder of the settings, as they are now.
+pub struct SigningKeyFolder {
+    current: ArcSwap<IssuerKeys>,
+    /// `None` where a secret signs, which stays the same.
+    watched: Option<Watched>,
+}
+
+struct Watched {
+    folder: Folder,
+    rotation: Rotation,
+    seen: Mutex<Seen>,
+}
+
+/// What the folder held when it was last good.
+struct Seen {
+    stamps: Vec<Stamp>,
+    files: Vec<KeyFile>,
+    /// What was last said about the folder, so that it is not said again every second.
+    complaint: Option<String>,
+}
+
+impl SigningKeyFolder {
+    /// Reads the keys that `settings` name. Where the folder is missing or empty it is made, with one key, `initial.pem`: of any
+    /// number of processes that start at once, all get the same.
+    pub fn open(settings: &IssuerSettings, now: UnixMillis) -> Result<Arc<Self>, SigningKeyError> {
+        if let Some(file) = &settings.hs256_secret_file {
+            let keys = symmetric(file)?;
+            tracing::warn!(
+                "access tokens are signed with a secret (`issuer.hs256_secret_file`): whoever can verify them can also sign"
+            );
+            return Ok(Arc::new(Self { current: ArcSwap::from_pointee(keys), watched: None }));
+        }
+        let (folder, rotation) = (Folder::new(settings), rotation(settings));
+        let mut stamps = folder.stamps()?;
+        if stamps.is_empty() {
+            folder.make_first()?;
+            stamps = folder.stamps()?;
+        }
+        let files = folder.read(&stamps)?;
+        let (signing, published) = in_use(&files, rotation, now).ok_or_else(|| folder.emptied())?;
+        let current = ArcSwap::from_pointee(IssuerKeys::asymmetric(signing, published));
+        let seen = Mutex::new(Seen { stamps, files, complaint: None });
+        Ok(Arc::new(Self { current, watched: Some(Watched { folder, rotation, seen }) }))
+    }
+
+    /// Looks at the folder, and at the time, every second until `shutdown` is done.
+    pub async fn watch(self: Arc<Self>, clock: Arc<dyn Clock>, shutdown: impl Future<Output = ()>) {
+        if self.watched.is_none() {
+            return shutdown.await;
+        }
+        let mut ticks = tokio::time::interval(LOOK_INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut shutdown = std::pin::pin!(shutdown);
+        loop {
+            tokio::select! {
+                () = &mut shutdown => return,
+                _ = ticks.tick() => {}
+            }
+            let (keys, now) = (Arc::clone(&self), clock.now());
+            // A folder on another machine may be slow; decisions do not wait for it.
+            let look = tokio::task::spawn_blocking(move || keys.look(now));
+            tokio::select! {
+                () = &mut shutdown => return,
+                _ = look => {}
+            }
+        }
+    }
+
+    /// Looks at the folder once, and uses from now on what the keys in it say for `now`. Where they cannot be read the last good
+    /// ones stay.
+    pub fn look(&self, now: UnixMillis) {
+        let Some(Watched { folder, rotation, seen }) = &self.watched else { return };
+        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.look(folder);
+        let Some((signing, published)) = in_use(&seen.files, *rotation, now) else { return };
+        let current = self.current.load();
+        let kids = published.iter().map(|key| key.kid());
+        let is_other = current.signing_key().is_none_or(|key| key.kid() != signing.kid());
+        if !is_other && kids.eq(current.published().iter().map(|key| key.kid())) {
+            return;
+        }
+        if is_other {
+            tracing::info!(kid = signing.kid(), "another key signs access tokens from now on");
+        }
+        self.current.store(Arc::new(IssuerKeys::asymmetric(signing, published)));
+    }
+}
+
+impl IssuerKeySource for SigningKeyFolder {
+    fn current(&self) -> Arc<IssuerKeys> {
+        self.current.load_full()
+    }
+}
+
+impl fmt::Debug for SigningKeyFolder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SigningKeyFolder").field("current", &self.current.load()).finish_non_exhaustive()
+    }
+}
+
+impl Seen {
+    fn look(&mut self, folder: &Folder) {
+        let found = folder.stamps().and_then(|stamps| match stamps {
+            stamps if stamps == self.stamps => Ok(None),
+            stamps if stamps.is_empty() => Err(folder.emptied()),
+            stamps => folder.read(&stamps).map(|files| Some((stamps, files))),
+        });
+        match found {
+            Ok(changed) => {
+                if let Some((stamps, files)) = changed {
+                    (self.stamps, self.files) = (stamps, files);
+                }
+                if self.complaint.take().is_some() {
+                    tracing::info!("the signing keys can be read again");
+                }
+            }
+            Err(error) => {
+                let cause = error.source().map(ToString::to_string);
+                let complaint = format!("{error}: {cause:?}");
+                if self.complaint.as_ref() != Some(&complaint) {
+                    tracing::error!(error = %error, cause, "the signing keys cannot be read; the last good ones stay");
+                    self.complaint = Some(complaint);
+                }
+            }
+        }
+    }
+}
+
+/// A signing key as it is listed.
+#[derive(Clone, Debug)]
+pub struct ListedKey {
+    /// The `kid` of its tokens.
+    pub kid: String,
+    /// What it signs with.
+    pub algorithm: Algorithm,
+    /// Where it is.
+    pub file: PathBuf,
+    /// When it was made: what its name says, or else its file.
+    pub created_at: UnixMillis,
+    /// What it does when.
+    pub tenure: Tenure,
+}
+
+/// Every key in the folder, oldest first. A folder that is not there has none, and none is made.
+pub fn list(settings: &IssuerSettings, now: UnixMillis) -> Result<Vec<ListedKey>, SigningKeyError> {
+    refuse_symmetric(settings)?;
+    let folder = Folder::new(settings);
+    let files = folder.read(&folder.stamps()?)?;
+    let tenures = tenures(&files, rotation(settings), now);
+    Ok(files.iter().zip(tenures).map(|(file, tenure)| file.listed(&folder, tenure)).collect())
+}
+
+/// Makes a new key, newer than every other in the folder. Running services publish it within seconds, and sign with it after
+/// `issuer.signing_key_delay`.
+pub fn rotate(settings: &IssuerSettings, now: UnixMillis) -> Result<ListedKey, SigningKeyError> {
+    refuse_symmetric(settings)?;
+    let folder = Folder::new(settings);
+    let newest = folder.read(&folder.stamps()?)?.last().map(|file| file.time.saturating_add(Duration::from_secs(1)));
+    let kid = folder.make_newer(newest.map_or(now, |newest| newest.max(now)))?;
+    list(settings, now)?.into_iter().find(|listed| listed.kid == kid).ok_or_else(|| folder.emptied())
+}
+
+fn rotation(settings: &IssuerSettings) -> Rotation {
+    Rotation { delay: settings.signing_key_delay, token_lifetime: settings.access_token_lifetime }
+}
+
+fn tenures(files: &[KeyFile], rotation: Rotation, now: UnixMillis) -> Vec<Tenure> {
+    let times: Vec<UnixMillis> = files.iter().map(|file| file.time).collect();
+    rotation.tenures(&times, now)
+}
+
+/// The key that signs and all that verify, newest first; `None` where there are none.
+fn in_use(files: &[KeyFile], rotation: Rotation, now: UnixMillis) -> Option<(Arc<SigningKey>, Vec<Arc<SigningKey>>)> {
+    let tenures = tenures(files, rotation, now);
+    let signing = tenures.iter().position(|tenure| tenure.state == KeyState::Signing)?;
+    let published = files.iter().zip(tenures).rev().filter(|(_, tenure)| tenure.state != KeyState::Retired);
+    Some((Arc::clone(&files[signing].key), published.map(|(file, _)| Arc::clone(&file.key)).collect()))
+}
+
+fn refuse_symmetric(settings: &IssuerSettings) -> Result<(), SigningKeyError> {
+    match &settings.hs256_secret_file {
+        Some(file) => Err(SigningKeyError::Symmetric { file: file.clone() }),
+        None => Ok(()),
+    }
+}
+
+/// The secret in `file`, without the line end that editors add.
+fn symmetric(file: &Path) -> Result<IssuerKeys, SigningKeyError> {
+    let bytes = std::fs::read(file).map_err(|source| SigningKeyError::SecretUnreadable { file: file.to_owned(), source })?;
+    let bytes = Zeroizing::new(bytes);
+    let secret = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+    let secret = secret.strip_suffix(b"\r").unwrap_or(secret);
+    IssuerKeys::symmetric(secret).map_err(|source| SigningKeyError::SecretTooShort { file: file.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests;
