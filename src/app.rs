@@ -1,6 +1,7 @@
 //! The only place that builds adapters and wires them together.
 
 mod migrating;
+mod signing_keys;
 
 use std::{
     future::Future,
@@ -11,6 +12,7 @@ use std::{
 };
 
 pub use migrating::{MigrationState, migrate_down, migrate_up, migration_status};
+pub use signing_keys::{ListedKey, SigningKeyError, rotate_signing_key, signing_keys};
 use tokio::{
     sync::{oneshot, watch},
     task::JoinSet,

@@ -9,6 +9,7 @@ mod output;
 mod principal;
 mod serve;
 mod sign;
+mod signing_key;
 mod trust;
 
 use std::{
@@ -55,6 +56,9 @@ enum Command {
     /// Add, list, refresh or remove trusts: key sets elsewhere whose keys count as a principal's.
     #[command(subcommand)]
     Trust(trust::TrustCommand),
+    /// List this service's own signing keys, or make a new one.
+    #[command(subcommand)]
+    SigningKey(signing_key::SigningKeyCommand),
     /// Run a token through every step of a decision, and report each. No nonce is claimed.
     Explain(explain::ExplainArguments),
     /// Sign a token, on the client's side. It passes once, within the next seconds.
@@ -105,6 +109,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Principal(command) => principal::run(command, &settings()?),
         Command::Key(command) => key::run(command, settings),
         Command::Trust(command) => trust::run(command, &settings()?),
+        Command::SigningKey(command) => signing_key::run(&command, &settings()?),
         Command::Explain(arguments) => explain::run(arguments, &settings()?),
         Command::Sign(arguments) => sign::run(&arguments),
         Command::Config(command) => config::run(&command, &settings()?),

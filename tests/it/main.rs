@@ -47,5 +47,6 @@ mod replicas;
 mod revocation;
 mod settings;
 mod shutdown;
+mod signing_keys;
 mod tls;
 mod verification_door;
