@@ -1,5 +1,6 @@
 //! The only place that builds adapters and wires them together.
 
+mod issuing;
 mod migrating;
 mod signing_keys;
 
@@ -11,6 +12,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+pub use issuing::issuer;
 pub use migrating::{MigrationState, migrate_down, migrate_up, migration_status};
 pub use signing_keys::{ListedKey, SigningKeyError, rotate_signing_key, signing_keys};
 use tokio::{
@@ -31,9 +33,10 @@ use crate::{
         tls::{ServerTls, TlsError},
     },
     engine::{
+        issue::Issuer,
         ports::{
-            ChangeHints, Clock, FetchReports, KeyDirectory, KeySetSource, NonceStore, PrincipalSource, RegistryError,
-            RegistryStore, Unavailable, UsageStore,
+            ChangeHints, Clock, FetchReports, IssuerKeySource, KeyDirectory, KeySetSource, NonceStore, PrincipalSource,
+            RegistryError, RegistryStore, Unavailable, UsageStore,
         },
         readiness::Readiness,
         registry::Registry,
@@ -47,10 +50,11 @@ use crate::{
             memory::MemoryNonceStore,
             redis::{BadRedisUrl, RedisNonceStore},
         },
+        signing_keys::SigningKeyFolder,
         sql::{ConnectError, SqlRegistry, connect},
         usage::{BatchedUsage, UsageWriter},
     },
-    telemetry::{decisions::DecisionObserver, log::LogError},
+    telemetry::{decisions::DecisionObserver, log::LogError, tokens::TokenObserver},
 };
 
 /// How long in-flight requests may take to finish once the service is told to stop. Together with closing the stores it stays
@@ -111,6 +115,9 @@ pub enum AppError {
         /// Why.
         source: std::io::Error,
     },
+    /// There is nothing to sign access tokens with.
+    #[error(transparent)]
+    SigningKeys(#[from] SigningKeyError),
     /// A dependency is out of reach.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
@@ -171,6 +178,8 @@ struct Background {
     refresher: Refresher,
     listener: Option<HintListener>,
     usage_writer: UsageWriter,
+    signing_keys: Arc<SigningKeyFolder>,
+    issuer: Issuer,
 }
 
 impl App {
@@ -190,15 +199,28 @@ impl App {
         let nonces = nonce_store(settings)?;
         let (usage, usage_writer) = BatchedUsage::new(Arc::clone(store) as Arc<dyn UsageStore>);
         let listener = settings.nonce.url.is_redis().then(|| HintListener::new(&settings.nonce.url, Arc::clone(&directory)));
+        let signing_keys = SigningKeyFolder::open(&settings.issuer, clock.now())?;
         let ports = VerifierPorts {
             clock: Arc::clone(clock),
             directory: Arc::clone(&directory),
             key_sets: Arc::clone(key_sets),
+            issuer_keys: Arc::clone(&signing_keys) as Arc<dyn IssuerKeySource>,
             nonces: Arc::clone(&nonces),
             usage,
         };
         let observer = Arc::new(DecisionObserver::new(settings.telemetry.decision_log));
-        let verifier = Arc::new(Verifier::new(policy(settings), ports, Arc::clone(&observer)).map_err(AppError::Decoys)?);
+        let verifier = Arc::new(Verifier::new(policy(settings), ports.clone(), Arc::clone(&observer)).map_err(AppError::Decoys)?);
+        let local_hints: Arc<dyn ChangeHints> = Arc::new(LocalHints::new(Arc::clone(&directory), hints(settings)));
+        let token_observer = Arc::new(TokenObserver::default());
+        let issuer = issuing::build(
+            settings,
+            &ports,
+            store,
+            Arc::clone(&local_hints),
+            Arc::clone(&verifier),
+            Arc::clone(&observer),
+            Arc::clone(&token_observer),
+        )?;
         let readiness = Readiness::new(Arc::clone(clock), Arc::clone(&directory), nonces);
         let language = Arc::new(language(settings));
         let url_prefix: Arc<str> = settings.server.url_prefix.as_str().into();
@@ -206,15 +228,19 @@ impl App {
             http: HttpDoor::new(Arc::clone(&verifier), Arc::clone(&language), Arc::clone(&url_prefix))?,
             grpc: GrpcDoor { verifier: Arc::clone(&verifier), readiness: readiness.clone(), language: Arc::clone(&language) },
             admin: AdminDoor {
-                registry: foundation.registry(Arc::new(LocalHints::new(directory, hints(settings))), "admin-api"),
+                registry: foundation.registry(local_hints, "admin-api"),
+                issuer: issuer.clone(),
                 verifier,
                 observer,
+                token_observer,
                 readiness,
                 scheme: language.scheme.clone(),
                 url_prefix,
                 token: admin_token(&settings.admin)?,
+                open_key_registration: settings.admin.open_key_registration,
+                api_key_lifetime: settings.issuer.api_key_lifetime,
             },
-            background: Background { follower, refresher: foundation.refresher, listener, usage_writer },
+            background: Background { follower, refresher: foundation.refresher, listener, usage_writer, signing_keys, issuer },
             tls,
         })
     }
@@ -232,6 +258,8 @@ impl App {
         let mut background = JoinSet::new();
         background.spawn(self.background.follower.run(stopped()));
         background.spawn(self.background.refresher.run(stopped()));
+        background.spawn(self.background.signing_keys.watch(Arc::new(SystemClock), stopped()));
+        background.spawn(self.background.issuer.clear_expired(stopped()));
         if let Some(listener) = self.background.listener {
             background.spawn(listener.run(stopped()));
         }
@@ -323,7 +351,14 @@ pub async fn explain(settings: &Settings, presented: &Presented<'_>) -> Result<E
     let source = Arc::clone(&store) as Arc<dyn PrincipalSource>;
     let (directory, _) = CachedDirectory::start(source, Arc::clone(&key_sets), Arc::clone(&clock), &settings.registry).await?;
     let (usage, _) = BatchedUsage::new(store);
-    let ports = VerifierPorts { clock, directory: Arc::new(directory), key_sets, nonces: nonce_store(settings)?, usage };
+    let ports = VerifierPorts {
+        issuer_keys: SigningKeyFolder::look_at(&settings.issuer, clock.now())?,
+        clock,
+        directory: Arc::new(directory),
+        key_sets,
+        nonces: nonce_store(settings)?,
+        usage,
+    };
     let observer = Arc::new(DecisionObserver::new(DecisionLog::Off));
     let verifier = Verifier::new(policy(settings), ports, observer).map_err(AppError::Decoys)?;
     Ok(verifier.explain(presented, Vantage::Outside { nonces_are_shared: settings.nonce.url.is_redis() }).await)
@@ -351,6 +386,7 @@ pub async fn check(settings: &Settings) -> Vec<(&'static str, Result<(), AppErro
     vec![
         ("database.url", database.await),
         ("nonce.url", nonces.await),
+        ("issuer", SigningKeyFolder::look_at(&settings.issuer, SystemClock.now()).map(drop).map_err(Into::into)),
         ("jwks", jwks::check(&settings.jwks).map_err(Into::into)),
         ("admin", admin_token(&settings.admin).map(drop)),
         ("server.tls", ServerTls::load(&settings.server.tls).map(drop).map_err(Into::into)),

@@ -38,6 +38,9 @@ pub(super) fn run(mut settings: Settings) -> super::Outcome {
     if settings.database.url.expose() == defaults.database.url.expose() {
         settings.database.url = format!("sqlite://{}?mode=rwc", folder.join("countersign.db").display()).parse()?;
     }
+    if settings.issuer.signing_keys_dir == defaults.issuer.signing_keys_dir {
+        settings.issuer.signing_keys_dir = folder.join("signing-keys");
+    }
     settings.telemetry.log = "warn,countersign::decision=off".parse()?;
     settings.telemetry.log_format = LogFormat::Text;
     app::init_log(&settings)?;

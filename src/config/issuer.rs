@@ -5,7 +5,7 @@ use std::{path::PathBuf, str::FromStr, time::Duration};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{Contradiction, values};
-use crate::domain::{algorithm::Algorithm, issuer_keys::ISSUER_ALGORITHMS};
+use crate::domain::{algorithm::Algorithm, issuer_keys::ISSUER_ALGORITHMS, profile::ProfileClaim};
 
 /// `issuer.*`
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -36,6 +36,13 @@ pub struct IssuerSettings {
     pub refresh_token_lifetime: Duration,
     /// Whether a principal may have several grants at a time; otherwise a new one ends the older. Default true.
     pub multiple_tokens: bool,
+    /// What of a principal's profile its access tokens state: out of `given_name`, `family_name` and `email`, each under its own
+    /// name or another, as in `given_name=first_name`. Default all three.
+    #[serde(deserialize_with = "values::list")]
+    pub profile_claims: Vec<String>,
+    /// How long an API key may be used where nothing else is said. Default `120d`.
+    #[serde(with = "values::duration")]
+    pub api_key_lifetime: Duration,
 }
 
 impl Default for IssuerSettings {
@@ -50,6 +57,8 @@ impl Default for IssuerSettings {
             access_token_lifetime: Duration::from_mins(30),
             refresh_token_lifetime: Duration::from_hours(1440),
             multiple_tokens: true,
+            profile_claims: ["given_name", "family_name", "email"].map(str::to_owned).into(),
+            api_key_lifetime: Duration::from_hours(120 * 24),
         }
     }
 }
@@ -64,9 +73,28 @@ impl IssuerSettings {
         if self.hs256_secret_file.is_some() && self.algorithm != SigningAlgorithm::default() {
             add("issuer.algorithm", "`issuer.hs256_secret_file` is set too, which means HS256; keep one of them");
         }
+        if let Some(fault) = self.profile_claims.iter().find_map(|claim| claim.parse::<ProfileClaim>().err()) {
+            add("issuer.profile_claims", &fault.to_string());
+        }
+        let lifetimes = [
+            ("issuer.access_token_lifetime", self.access_token_lifetime),
+            ("issuer.refresh_token_lifetime", self.refresh_token_lifetime),
+            ("issuer.api_key_lifetime", self.api_key_lifetime),
+        ];
+        for (key, lifetime) in lifetimes {
+            if !(LIFETIME_SHORTEST..=LIFETIME_LONGEST).contains(&lifetime) {
+                add(key, "accepted is a duration from 1s to 100 years");
+            }
+        }
+        if self.url.is_empty() || self.url.contains(char::is_whitespace) {
+            add("issuer.url", "accepted is the URL at which clients reach this service, such as https://auth.example.com");
+        }
         found
     }
 }
+
+const LIFETIME_SHORTEST: Duration = Duration::from_secs(1);
+const LIFETIME_LONGEST: Duration = Duration::from_hours(100 * 366 * 24);
 
 /// Longer than any copy of a key set is kept; with more, a rotation would seem to have been forgotten.
 const SIGNING_KEY_DELAY_LONGEST: Duration = Duration::from_hours(7 * 24);

@@ -89,12 +89,6 @@ pub trait KeySetSource: Send + Sync {
     fn refresh<'a>(&'a self, url: &'a str) -> Answer<'a, Result<usize, FetchFailure>>;
 }
 
-/// The keys of this service's own, as they are now.
-pub trait IssuerKeySource: Send + Sync {
-    /// What signs and verifies access tokens at this moment. Cheap: every decision about one asks.
-    fn current(&self) -> Arc<IssuerKeys>;
-}
-
 /// What a key set says about a `kid`.
 #[derive(Clone, Debug)]
 pub enum FoundKey {

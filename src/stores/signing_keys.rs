@@ -19,9 +19,9 @@ use zeroize::Zeroizing;
 use crate::{
     config::issuer::IssuerSettings,
     domain::{
-        algorithm::Algorithm,
+        algorithm::{Algorithm, KeyFamily},
         issuer_keys::{IssuerKeys, ShortSecret, SigningKey},
-        key::KeyError,
+        key::{KeyError, PrivateKey},
         rotation::{KeyState, Rotation, Tenure},
         time::UnixMillis,
     },
@@ -163,6 +163,18 @@ impl SigningKeyFolder {
         let current = ArcSwap::from_pointee(IssuerKeys::asymmetric(signing, published));
         let seen = Mutex::new(Seen { stamps, files, complaint: None });
         Ok(Arc::new(Self { current, watched: Some(Watched { folder, rotation, seen }) }))
+    }
+
+    /// The keys that `settings` name, for a look at tokens: none is made. Where there are none yet, no token is one of ours, and
+    /// the only key is one that nobody has.
+    pub fn look_at(settings: &IssuerSettings, now: UnixMillis) -> Result<Arc<Self>, SigningKeyError> {
+        if settings.hs256_secret_file.is_some() || !Folder::new(settings).stamps()?.is_empty() {
+            return Self::open(settings, now);
+        }
+        let key = PrivateKey::generate(KeyFamily::Ed25519, 0).map_err(SigningKeyError::NotMade)?;
+        let nobodys = Arc::new(SigningKey::new(key, None));
+        let current = ArcSwap::from_pointee(IssuerKeys::asymmetric(Arc::clone(&nobodys), vec![nobodys]));
+        Ok(Arc::new(Self { current, watched: None }))
     }
 
     /// Looks at the folder, and at the time, every second until `shutdown` is done.

@@ -28,8 +28,8 @@ use super::{KEEP_ALIVE, REQUEST_HEAD_TIMEOUT, RunningServer, health, not_found};
 use crate::{
     config::Secret,
     doors::tls::ServerTls,
-    engine::{readiness::Readiness, registry::Registry, verify::Verifier},
-    telemetry::decisions::DecisionObserver,
+    engine::{issue::Issuer, readiness::Readiness, registry::Registry, verify::Verifier},
+    telemetry::{decisions::DecisionObserver, tokens::TokenObserver},
 };
 
 /// What operators reach.
@@ -37,10 +37,14 @@ use crate::{
 pub struct AdminDoor {
     /// What they change.
     pub registry: Registry,
+    /// What gives out tokens and takes them back.
+    pub issuer: Issuer,
     /// What explains decisions.
     pub verifier: Arc<Verifier>,
     /// What has counted them.
     pub observer: Arc<DecisionObserver>,
+    /// What has counted tokens.
+    pub token_observer: Arc<TokenObserver>,
     /// Whether decisions can be made.
     pub readiness: Readiness,
     /// The scheme in front of self-signed tokens.
@@ -49,6 +53,10 @@ pub struct AdminDoor {
     pub url_prefix: Arc<str>,
     /// What opens the admin API; nothing does where there is none.
     pub token: Option<Secret>,
+    /// Whether API keys may be registered without that token.
+    pub open_key_registration: bool,
+    /// How long an API key may be used where nothing else is said.
+    pub api_key_lifetime: Duration,
 }
 
 impl AdminDoor {

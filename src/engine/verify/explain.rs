@@ -323,12 +323,7 @@ impl Verifier {
         walk.checked("required_claims", result, seen, expected);
     }
 
-    pub(super) async fn explain_principal(
-        &self,
-        username: &Username,
-        now: UnixMillis,
-        walk: &mut Walk,
-    ) -> Option<Arc<KnownPrincipal>> {
+    async fn explain_principal(&self, username: &Username, now: UnixMillis, walk: &mut Walk) -> Option<Arc<KnownPrincipal>> {
         let expected = "a principal that is there and enabled";
         match self.ports.directory.lookup(username, now).await {
             Err(unavailable) => {

@@ -15,6 +15,7 @@ use crate::{
     domain::{
         algorithm::{Algorithm, KeyFamily},
         decision::Used,
+        issuer_keys::{IssuerKeys, SigningKey},
         key::{PrivateKey, VerifyingKey},
         nonce::NonceClaim,
         presented::{Door, OriginalRequest},
@@ -95,6 +96,23 @@ impl KeySetSource for TestKeySets {
     fn refresh<'a>(&'a self, url: &'a str) -> Answer<'a, Result<usize, FetchFailure>> {
         Answer::ready(self.0.get(url).map(HashMap::len).ok_or_else(|| FetchFailure { reason: "not there".to_owned() }))
     }
+}
+
+/// The `iss` of our own access tokens.
+pub(super) const ISSUER: &str = "https://auth.example";
+
+/// Keys of our own that stay the same.
+pub(super) struct TestIssuerKeys(pub(super) Arc<IssuerKeys>);
+
+impl IssuerKeySource for TestIssuerKeys {
+    fn current(&self) -> Arc<IssuerKeys> {
+        Arc::clone(&self.0)
+    }
+}
+
+fn issuer_keys() -> Arc<IssuerKeys> {
+    let key = Arc::new(SigningKey::new(new_key(), None));
+    Arc::new(IssuerKeys::asymmetric(Arc::clone(&key), vec![key]))
 }
 
 /// What was noted as used.
@@ -198,6 +216,7 @@ pub(super) fn bench_with(policy: Policy, directory_is_down: bool, nonces_are_dow
         clock: Arc::clone(&clock) as Arc<dyn Clock>,
         directory: Arc::new(TestDirectory { is_down: directory_is_down, ..TestDirectory::of(principals) }),
         key_sets: Arc::new(TestKeySets(HashMap::from([(KEY_SET.to_owned(), set)]))),
+        issuer_keys: Arc::new(TestIssuerKeys(issuer_keys())),
         nonces: Arc::clone(&nonces) as Arc<dyn NonceStore>,
         usage: Arc::clone(&usage) as Arc<dyn UsageLog>,
     };
@@ -210,6 +229,7 @@ pub(super) fn verifier_of(principals: impl IntoIterator<Item = Arc<KnownPrincipa
         clock: Arc::new(TestClock(NOW_MS.into())),
         directory: Arc::new(TestDirectory::of(principals)),
         key_sets: Arc::new(TestKeySets::default()),
+        issuer_keys: Arc::new(TestIssuerKeys(issuer_keys())),
         nonces: Arc::new(TestNonces::default()),
         usage: Arc::new(TestUsage::default()),
     };
