@@ -294,6 +294,15 @@ pub fn rotate(settings: &IssuerSettings, now: UnixMillis) -> Result<ListedKey, S
     list(settings, now)?.into_iter().find(|listed| listed.kid == kid).ok_or_else(|| folder.emptied())
 }
 
+/// Whether what `settings` name can be used, as far as it is there. Nothing is made.
+pub fn check(settings: &IssuerSettings) -> Result<(), SigningKeyError> {
+    if let Some(file) = &settings.hs256_secret_file {
+        return symmetric(file).map(drop);
+    }
+    let folder = Folder::new(settings);
+    folder.read(&folder.stamps()?).map(drop)
+}
+
 fn rotation(settings: &IssuerSettings) -> Rotation {
     Rotation { delay: settings.signing_key_delay, token_lifetime: settings.access_token_lifetime }
 }

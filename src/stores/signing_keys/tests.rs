@@ -133,7 +133,8 @@ fn a_rotation_is_newer_than_every_other() {
     let folder = tempfile::tempdir().unwrap();
     let settings = settings(&folder);
     assert_eq!(list(&settings, NOW).unwrap().len(), 0);
-    assert!(!settings.signing_keys_dir.exists(), "listing makes nothing");
+    check(&settings).unwrap();
+    assert!(!settings.signing_keys_dir.exists(), "looking makes nothing");
     let first = rotate(&settings, NOW).unwrap();
     assert_eq!(first.tenure.state, KeyState::Signing);
     let made: Vec<ListedKey> = (0..5).map(|_| rotate(&settings, NOW).unwrap()).collect();
@@ -201,6 +202,7 @@ fn what_cannot_be_read_changes_nothing_and_stops_a_start() {
         for error in [
             SigningKeyFolder::open(&settings, later).unwrap_err(),
             list(&settings, later).unwrap_err(),
+            check(&settings).unwrap_err(),
             rotate(&settings, later).unwrap_err(),
         ] {
             let error = error.to_string();
@@ -233,12 +235,14 @@ fn a_secret_is_used_instead_of_keys() {
     let token = IssuerKeys::symmetric(secret.as_bytes()).unwrap().sign(b"{}").unwrap();
     for end in ["", "\n", "\r\n"] {
         fs::write(&file, format!("{secret}{end}")).unwrap();
+        check(&settings).unwrap();
         let keys = SigningKeyFolder::open(&settings, NOW).unwrap();
         keys.look(NOW);
         assert_eq!(keys.current().sign(b"{}").unwrap(), token, "{end:?}");
         assert_eq!(keys.current().jwks(), r#"{"keys":[]}"#);
     }
     fs::write(&file, format!("{}\n", &secret[1..])).unwrap();
+    assert!(matches!(check(&settings), Err(SigningKeyError::SecretTooShort { .. })));
     let error = SigningKeyFolder::open(&settings, NOW).unwrap_err();
     let text = format!("{error}: {}", error.source().unwrap());
     assert!(text.contains("issuer.hs256_secret_file") && text.contains("32 bytes") && !text.contains(&secret[1..]), "{text}");
