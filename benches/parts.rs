@@ -35,7 +35,8 @@ use countersign::{
         algorithm::Algorithm,
         decision::{Decision, Used},
         header_value,
-        key::VerifyingKey,
+        issuer_keys::{IssuerKeys, SigningKey},
+        key::{PrivateKey, VerifyingKey},
         nonce::{Attempt, Claimed, NonceClaim},
         presented::{Credentials, Door, OriginalRequest, Presented, Stated},
         principal::{KeyId, KnownKey, KnownPrincipal, KnownTrust, PrincipalId, Username},
@@ -45,7 +46,8 @@ use countersign::{
     },
     engine::{
         ports::{
-            Answer, Clock, FetchFailure, FoundKey, KeyDirectory, KeySetSource, NonceStore, RegistryError, Unavailable, UsageStore,
+            Answer, Clock, FetchFailure, FoundKey, IssuerKeySource, KeyDirectory, KeySetSource, NonceStore, RegistryError,
+            Unavailable, UsageStore,
         },
         verify::{Policy, RequiredClaims, Verifier, VerifierPorts},
     },
@@ -200,12 +202,16 @@ fn decide(criterion: &mut Criterion) {
         let username = Username::new(known.username()).unwrap();
         let principal =
             Arc::new(KnownPrincipal::new(PrincipalId(1), username.clone(), true, Scopes::default()).with_keys(vec![key]));
+        let own = Arc::new(SigningKey::new(PrivateKey::generate(algorithm.family(), 2048).unwrap(), Some(algorithm)));
+        let own = Arc::new(IssuerKeys::asymmetric(Arc::clone(&own), vec![own]));
+        let access_token = access_token(&own, &principal);
         let with = |principals: &[&Arc<KnownPrincipal>], claimed| {
             let directory = Known(principals.iter().map(|principal| (principal.username.clone(), Arc::clone(principal))).collect());
             let policy = Policy {
                 scheme: "JWT".into(),
                 tolerance: Tolerance::DEFAULT,
-                audience: None,
+                audiences: Box::default(),
+                issuer: ISSUER.into(),
                 required_claims: RequiredClaims::default(),
             };
             let observer = Arc::new(DecisionObserver::new(DecisionLog::Denied));
@@ -213,6 +219,7 @@ fn decide(criterion: &mut Criterion) {
                 clock: clock.clone(),
                 directory: Arc::new(directory),
                 key_sets: Arc::new(NoKeySets),
+                issuer_keys: Arc::new(OwnKeys(Arc::clone(&own))),
                 nonces: Arc::new(Always(claimed)),
                 usage: BatchedUsage::new(Arc::new(Forgotten)).0,
             };
@@ -222,6 +229,7 @@ fn decide(criterion: &mut Criterion) {
         let garbage = token.replace('.', "_");
         for (name, verifier, authorization) in [
             ("allow", with(&[&principal], Claimed::Fresh), &token),
+            ("allow access token", with(&[&principal], Claimed::Fresh), &access_token),
             ("deny garbage", with(&[&principal], Claimed::Fresh), &garbage),
             ("deny unknown user", with(&[], Claimed::Fresh), &token),
             ("deny bad signature", with(&[&principal], Claimed::Fresh), &forged),
@@ -285,6 +293,27 @@ impl KeyDirectory for Known {
     fn check(&self, _: UnixMillis) -> Result<(), Unavailable> {
         Ok(())
     }
+}
+
+/// The `iss` of our own access tokens.
+const ISSUER: &str = "https://auth.example";
+
+struct OwnKeys(Arc<IssuerKeys>);
+
+impl IssuerKeySource for OwnKeys {
+    fn current(&self) -> Arc<IssuerKeys> {
+        Arc::clone(&self.0)
+    }
+}
+
+/// The value of an `Authorization` header with an access token such as the service gives out.
+fn access_token(keys: &IssuerKeys, principal: &KnownPrincipal) -> String {
+    let now = UnixMillis::from(SystemTime::now()).seconds();
+    let claims = serde_json::json!({
+        "iss": ISSUER, "sub": "0".repeat(64), "iat": now, "nbf": now, "exp": now + 3600, "ttype": "T", "scope": SCOPES,
+        "jti": uuid::Uuid::from_u128(7), "username": principal.username.as_str(), "principal_id": principal.id.0,
+    });
+    format!("Bearer {}", keys.sign(claims.to_string().as_bytes()).unwrap())
 }
 
 struct NoKeySets;

@@ -386,7 +386,7 @@ pub async fn check(settings: &Settings) -> Vec<(&'static str, Result<(), AppErro
     vec![
         ("database.url", database.await),
         ("nonce.url", nonces.await),
-        ("issuer", SigningKeyFolder::look_at(&settings.issuer, SystemClock.now()).map(drop).map_err(Into::into)),
+        ("issuer", signing_keys::check(settings).map_err(Into::into)),
         ("jwks", jwks::check(&settings.jwks).map_err(Into::into)),
         ("admin", admin_token(&settings.admin).map(drop)),
         ("server.tls", ServerTls::load(&settings.server.tls).map(drop).map_err(Into::into)),

@@ -13,3 +13,8 @@ pub fn signing_keys(settings: &Settings) -> Result<Vec<ListedKey>, SigningKeyErr
 pub fn rotate_signing_key(settings: &Settings) -> Result<ListedKey, SigningKeyError> {
     signing_keys::rotate(&settings.issuer, SystemClock.now())
 }
+
+/// Whether there is something to sign with, or could be. None is made.
+pub(super) fn check(settings: &Settings) -> Result<(), SigningKeyError> {
+    signing_keys::check(&settings.issuer)
+}
