@@ -25,6 +25,7 @@ mod bad_input;
 mod batteries;
 mod binding;
 mod denials;
+mod example_clients;
 mod explain;
 mod freshness;
 mod gateways;

@@ -33,21 +33,12 @@ impl Echo {
 }
 
 async fn echo(request: HttpRequest, body: web::Bytes) -> web::Json<Value> {
-    let headers: Vec<(String, String)> = request
-        .headers()
-        .iter()
-        .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
-        .collect();
-    web::Json(json!({
-        "method": request.method().as_str(),
-        "target": request.uri().to_string(),
-        "headers": headers,
-        "body": String::from_utf8_lossy(&body),
-    }))
+    let Seen { method, target, headers, body } = Seen::of(&request, &body);
+    web::Json(json!({"method": method, "target": target, "headers": headers, "body": body}))
 }
 
 /// A request as it reached the back end.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Seen {
     pub method: String,
     pub target: String,
@@ -65,6 +56,18 @@ impl Seen {
             target: json["target"].as_str().unwrap().to_owned(),
             headers: serde_json::from_value(json["headers"].clone()).unwrap(),
             body: json["body"].as_str().unwrap().to_owned(),
+        }
+    }
+
+    pub fn of(request: &HttpRequest, body: &[u8]) -> Self {
+        let headers = request.headers().iter();
+        Self {
+            method: request.method().to_string(),
+            target: request.uri().to_string(),
+            headers: headers
+                .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+                .collect(),
+            body: String::from_utf8_lossy(body).into_owned(),
         }
     }
 

@@ -10,12 +10,16 @@ const SERVER_DIRS: [&str; 4] = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/l
 
 /// A program of the machine, such as `nginx`.
 pub fn program(name: &str) -> PathBuf {
+    optional_program(name).unwrap_or_else(|| panic!("{name} is not installed: {REMEDY}"))
+}
+
+/// A program that `tests/setup` does not install. Who asks for it says what goes untested without it.
+pub fn optional_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(SERVER_DIRS.map(PathBuf::from))
         .map(|dir| dir.join(name))
         .find(|candidate| candidate.is_file())
-        .unwrap_or_else(|| panic!("{name} is not installed: {REMEDY}"))
 }
 
 /// A program of PostgreSQL, which Debian keeps out of `PATH`.
