@@ -40,6 +40,7 @@ mod jwks_guards;
 mod jwks_hostile;
 mod jwks_server;
 mod jwks_sets;
+mod jwthenticator;
 mod last_used;
 mod outage;
 mod peers;
