@@ -2,8 +2,10 @@
 //! library, because what they hold to its promise is a port.
 
 mod changes;
+mod grants;
 mod nonces;
 mod registry;
+mod tokens;
 
 use std::time::SystemTime;
 
