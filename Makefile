@@ -37,6 +37,7 @@ fmt-check: ## Check the formatting; `cargo fmt --all` corrects it.
 clippy: ## Lint everything, and the library as clients use it, without the server.
 	cargo clippy $(WHOLE) --all-targets -- -D warnings
 	cargo clippy --no-default-features --lib -- -D warnings
+	cargo clippy --no-default-features --features client-http --lib -- -D warnings
 
 .PHONY: deny
 deny: cargo-deny ## Check licences, banned crates and sources, as deny.toml says.

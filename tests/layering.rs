@@ -51,7 +51,7 @@ const CRATES: [(&str, &[&str]); 15] = [
     ("countersign_migrations", &["app"]),
     ("clap", &["cli"]),
     ("comfy_table", &["cli"]),
-    ("reqwest", &["stores::jwks"]),
+    ("reqwest", &["stores::jwks", "client::session"]),
 ];
 
 /// Folders of `stores` that hold several adapters, one for each file. Every other module of `stores` is one adapter.

@@ -1,4 +1,5 @@
-//! The client's side: sign a token for each request, and build the header. Needs nothing of the server.
+//! The client's side: sign a token for each request, and build the header. Needs nothing of the server. With the feature
+//! `client-http`, [`Session`] exchanges an API key for access tokens instead.
 //!
 //! ```
 //! use countersign::{client::Signer, domain::{algorithm::KeyFamily, key::PrivateKey}};
@@ -10,10 +11,15 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#[cfg(feature = "client-http")]
+mod session;
+
 use std::time::SystemTime;
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::Serialize;
+#[cfg(feature = "client-http")]
+pub use session::{Session, SessionError};
 
 use crate::domain::{
     algorithm::Algorithm,

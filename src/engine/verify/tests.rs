@@ -1,3 +1,4 @@
+mod access;
 mod fakes;
 
 use std::{sync::atomic::Ordering, time::Duration};
@@ -42,7 +43,7 @@ fn each_refusal_has_its_reason_and_none_burns_the_nonce() {
     let oversized = format!("JWT {}", "a".repeat(9000));
     for (credentials, reason) in [
         ("JWT".to_owned(), DenialReason::WrongScheme),
-        ("Bearer abc".to_owned(), DenialReason::WrongScheme),
+        ("Basic abc".to_owned(), DenialReason::WrongScheme),
         ("JWT abc".to_owned(), DenialReason::NotAJws),
         (oversized, DenialReason::TokenTooLarge),
         (format!("{0},{0}", bench.sign(&claims("n"))), DenialReason::SeveralCredentials),

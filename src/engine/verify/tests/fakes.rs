@@ -168,6 +168,7 @@ pub(super) struct Bench {
     pub(super) clock: Arc<TestClock>,
     pub(super) nonces: Arc<TestNonces>,
     pub(super) usage: Arc<TestUsage>,
+    pub(super) issuer_keys: Arc<IssuerKeys>,
     pub(super) verifier: Verifier,
 }
 
@@ -209,19 +210,30 @@ pub(super) fn bench_with(policy: Policy, directory_is_down: bool, nonces_are_dow
         trusting(3, "tina", &[KEY_SET]),
         trusting(4, "tom", &[NEVER_FETCHED]),
     ];
+    let directory = TestDirectory { is_down: directory_is_down, ..TestDirectory::of(principals) };
+    assembled(policy, directory, nonces_are_down, key, remote)
+}
+
+/// A bench on `principals` alone.
+pub(super) fn bench_of(principals: impl IntoIterator<Item = Arc<KnownPrincipal>>) -> Bench {
+    assembled(policy(), TestDirectory::of(principals), false, new_key(), new_key())
+}
+
+fn assembled(policy: Policy, directory: TestDirectory, nonces_are_down: bool, key: PrivateKey, remote: PrivateKey) -> Bench {
     let set = HashMap::from([("remote".to_owned(), Arc::new(VerifyingKey::new(remote.public_key())))]);
     let (clock, usage) = (Arc::new(TestClock(NOW_MS.into())), Arc::new(TestUsage::default()));
     let nonces = Arc::new(TestNonces { is_down: nonces_are_down, ..TestNonces::default() });
+    let issuer_keys = issuer_keys();
     let ports = VerifierPorts {
         clock: Arc::clone(&clock) as Arc<dyn Clock>,
-        directory: Arc::new(TestDirectory { is_down: directory_is_down, ..TestDirectory::of(principals) }),
+        directory: Arc::new(directory),
         key_sets: Arc::new(TestKeySets(HashMap::from([(KEY_SET.to_owned(), set)]))),
-        issuer_keys: Arc::new(TestIssuerKeys(issuer_keys())),
+        issuer_keys: Arc::new(TestIssuerKeys(Arc::clone(&issuer_keys))),
         nonces: Arc::clone(&nonces) as Arc<dyn NonceStore>,
         usage: Arc::clone(&usage) as Arc<dyn UsageLog>,
     };
     let verifier = Verifier::new(policy, ports, Arc::new(DecisionObserver::new(DecisionLog::Off))).unwrap();
-    Bench { key, remote, clock, nonces, usage, verifier }
+    Bench { key, remote, clock, nonces, usage, issuer_keys, verifier }
 }
 
 pub(super) fn verifier_of(principals: impl IntoIterator<Item = Arc<KnownPrincipal>>) -> Verifier {
