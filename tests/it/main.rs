@@ -42,6 +42,7 @@ mod jwks_server;
 mod jwks_sets;
 mod jwthenticator;
 mod last_used;
+mod offload;
 mod outage;
 mod peers;
 mod registry_commands;

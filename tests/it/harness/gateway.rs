@@ -16,6 +16,8 @@ pub enum Gateway {
     Nginx,
     EnvoyGrpc,
     EnvoyHttp,
+    /// Asks nobody: verifies access tokens with the keys that we publish.
+    EnvoyJwtAuthn,
 }
 
 #[derive(Debug)]
@@ -26,6 +28,7 @@ pub struct RunningGateway {
 }
 
 impl Gateway {
+    /// Those that ask us about every request.
     pub const ALL: [Self; 3] = [Self::Nginx, Self::EnvoyGrpc, Self::EnvoyHttp];
 
     /// Starts it in front of `echo`, asking `countersign`.
@@ -53,7 +56,7 @@ impl Gateway {
     fn name(self) -> &'static str {
         match self {
             Self::Nginx => "nginx",
-            Self::EnvoyGrpc | Self::EnvoyHttp => "envoy",
+            Self::EnvoyGrpc | Self::EnvoyHttp | Self::EnvoyJwtAuthn => "envoy",
         }
     }
 
@@ -62,6 +65,7 @@ impl Gateway {
             Self::Nginx => "examples/nginx/nginx.conf",
             Self::EnvoyGrpc => "examples/envoy/envoy-grpc.yaml",
             Self::EnvoyHttp => "examples/envoy/envoy-http.yaml",
+            Self::EnvoyJwtAuthn => "examples/envoy/envoy-jwt-authn.yaml",
         }
     }
 
@@ -73,7 +77,7 @@ impl Gateway {
                 command.arg("-g").arg(format!("daemon off; pid {};", dir.join("nginx.pid").display()));
                 command
             }
-            Self::EnvoyGrpc | Self::EnvoyHttp => {
+            Self::EnvoyGrpc | Self::EnvoyHttp | Self::EnvoyJwtAuthn => {
                 let mut command = Command::new(peer("envoy/envoy"));
                 command.args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]);
                 command.arg("-c").arg(config);
@@ -100,7 +104,7 @@ impl Gateway {
                 ("address: 127.0.0.1, port_value: 9191", endpoint(places.countersign.grpc)),
                 ("address: 127.0.0.1, port_value: 3000", endpoint(places.echo.address)),
             ],
-            Self::EnvoyHttp => vec![
+            Self::EnvoyHttp | Self::EnvoyJwtAuthn => vec![
                 ("address: 127.0.0.1, port_value: 8000", endpoint(places.gateway)),
                 ("address: 127.0.0.1, port_value: 8080", endpoint(places.countersign.http)),
                 ("address: 127.0.0.1, port_value: 3000", endpoint(places.echo.address)),

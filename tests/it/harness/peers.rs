@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use super::http::Request;
@@ -105,6 +106,12 @@ impl PyJwt {
     /// A token that it signs.
     pub fn token(&self, username: &str, kid: &str, algorithm: &str, key: &Key) -> String {
         self.run("sign", vec![username.to_owned(), kid.to_owned(), algorithm.to_owned(), self.file(key)]).trim().to_owned()
+    }
+
+    /// The claims of `token`, verified with the key set at `jwks_url`.
+    pub fn verified(&self, jwks_url: &str, issuer: &str, audience: &str, token: &str) -> Value {
+        let claims = self.run("verify", [jwks_url, issuer, audience, token].map(str::to_owned).into());
+        serde_json::from_str(&claims).unwrap()
     }
 
     fn file(&self, key: &Key) -> String {

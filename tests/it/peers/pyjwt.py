@@ -2,6 +2,7 @@
 
     pyjwt.py jwks [KID ALGORITHM PRIVATE_KEY_FILE]...        the key set of the public halves
     pyjwt.py sign USERNAME KID ALGORITHM PRIVATE_KEY_FILE    a token
+    pyjwt.py verify JWKS_URL ISSUER AUDIENCE TOKEN           the claims, by PyJWKClient
 """
 
 import json
@@ -15,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 
 def main(command, *arguments):
-    print({"jwks": jwks, "sign": sign}[command](*arguments))
+    print({"jwks": jwks, "sign": sign, "verify": verify}[command](*arguments))
 
 
 def jwks(*arguments):
@@ -29,6 +30,12 @@ def jwks(*arguments):
 def sign(username, kid, algorithm, file):
     claims = {"username": username, "time": int(time.time()), "nonce": secrets.token_hex(16)}
     return jwt.encode(claims, private_key(file), algorithm=algorithm, headers={"kid": kid})
+
+
+def verify(jwks_url, issuer, audience, token):
+    key = jwt.PyJWKClient(jwks_url).get_signing_key_from_jwt(token)
+    options = {"require": ["iss", "sub", "aud", "iat", "nbf", "exp", "jti"]}
+    return json.dumps(jwt.decode(token, key, algorithms=[key.algorithm_name], issuer=issuer, audience=audience, options=options))
 
 
 def private_key(file):
