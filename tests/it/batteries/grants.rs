@@ -118,7 +118,7 @@ async fn grants_are_found_by_each_of_their_names(registry: &SqlRegistry) {
     let bare = registry.add_grant(holder, bare, true, later(0)).await.unwrap();
     assert!(bare.refresh.is_none() && bare.audience.is_empty() && bare.sid.is_none() && bare.scopes.is_empty());
     assert!(matches!(rotate(registry, &bare, 1).await, Rotation::Ended), "it has no refresh token");
-    assert_eq!(registry.grants(Some(&username("found")), None, 10).await.unwrap()[1..], [bare.clone()]);
+    assert_eq!(registry.grants(Some(&username("found")), None, 10).await.unwrap()[1..], *std::slice::from_ref(&bare));
     assert_eq!(registry.grants(None, Some(added.id), 1).await.unwrap(), [bare]);
     assert!(matches!(registry.grant(GrantId(i64::MAX)).await, Err(RegistryError::NoSuchGrant(_))));
     assert!(matches!(registry.grants(Some(&username("nobody")), None, 1).await, Err(RegistryError::NoSuchPrincipal(_))));
