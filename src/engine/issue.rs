@@ -149,6 +149,8 @@ pub enum TokenRefusal {
     ExpiredApiKey,
     /// The API key was revoked.
     RevokedApiKey,
+    /// The principal was removed.
+    UnknownPrincipal,
     /// The principal is disabled.
     DisabledPrincipal,
     /// Nobody was given that refresh token.
@@ -171,6 +173,7 @@ impl TokenRefusal {
             Self::WrongIdentifier => "wrong_identifier",
             Self::ExpiredApiKey => "expired_api_key",
             Self::RevokedApiKey => "revoked_api_key",
+            Self::UnknownPrincipal => "unknown_principal",
             Self::DisabledPrincipal => "disabled_principal",
             Self::UnknownRefreshToken => "unknown_refresh_token",
             Self::ExpiredRefreshToken => "expired_refresh_token",
@@ -228,7 +231,7 @@ impl Issuer {
             api_key: Some(held.key.id),
             ..self.new_grant(random_uuid()?, held.holder.scopes.clone(), now)?
         };
-        let grant = self.add(&held.holder, new, ACTOR, now).await?;
+        let grant = self.add(&held.holder, new, ACTOR, now).await.map_err(gone(TokenRefusal::RevokedApiKey))?;
         self.ports.usage.note(Used::ApiKey(held.key.id), now);
         self.issued(&held.holder, grant, Some(identifier), Some(refresh_token), now)
     }
@@ -251,7 +254,7 @@ impl Issuer {
             sid: held.grant.sid.clone(),
             ..self.new_grant(held.grant.family, held.grant.scopes.narrowed_by(&held.holder.scopes), now)?
         };
-        let grant = self.add(&held.holder, new, ACTOR, now).await?;
+        let grant = self.add(&held.holder, new, ACTOR, now).await.map_err(gone(TokenRefusal::RevokedRefreshToken))?;
         self.issued(&held.holder, grant, held.identifier, None, now)
     }
 
@@ -324,9 +327,10 @@ impl Issuer {
                 }
             };
             let now = self.ports.clock.now();
-            let holder = in_time(self.ports.registry.principal(&identity.principal().username)).await?;
+            let name = &identity.principal().username;
+            let holder = in_time(self.ports.registry.principal(name)).await.map_err(gone(TokenRefusal::UnknownPrincipal))?;
             let new = self.new_grant(random_uuid()?, scopes, now)?;
-            let grant = self.add(&holder, new, ACTOR, now).await?;
+            let grant = self.add(&holder, new, ACTOR, now).await.map_err(gone(TokenRefusal::UnknownPrincipal))?;
             self.issued(&holder, grant, None, None, now)
         })
         .await
@@ -496,6 +500,14 @@ fn reason(error: &IssueError) -> &'static str {
         | IssueError::NotSigned(_)
         | IssueError::Claims(_)
         | IssueError::NoRandomness(_) => "unavailable",
+    }
+}
+
+/// What was removed or revoked just now, while a token was about to be given for it, is a refusal and no outage.
+fn gone(refusal: TokenRefusal) -> impl Fn(RegistryError) -> IssueError {
+    move |error| match error {
+        RegistryError::NoSuchApiKey(_) | RegistryError::NoSuchPrincipal(_) => IssueError::Refused(refusal),
+        error => error.into(),
     }
 }
 
