@@ -15,6 +15,7 @@ use crate::{
     config::{Settings, telemetry::LogFormat},
     domain::{algorithm::KeyFamily, key::PrivateKey, principal::Username, scope::Scopes},
     engine::{
+        issue::MintTerms,
         ports::{KeyTerms, NewPrincipal, RegistryError},
         registry::{AddKeyError, TrustError},
     },
@@ -61,6 +62,9 @@ async fn demo(settings: Settings, key_file: &Path) -> super::Outcome {
         key_file.display()
     ))?;
     show(&Signer::new(USERNAME, key), http, grpc).await?;
+    let issued = app::issuer(&settings).await?.mint(&Username::new(USERNAME)?, MintTerms::default(), "cli:demo").await?;
+    let bearer = format!("Bearer {}", issued.access_token);
+    print("An access token, which passes until it expires or is revoked:", app::show((http, &bearer), (grpc, &bearer)).await?)?;
     super::print(&usage(key_file, http, settings.server.admin_listen.0))?;
     served.await??;
     Ok(())
@@ -98,13 +102,16 @@ async fn show(signer: &Signer, http: SocketAddr, grpc: SocketAddr) -> super::Out
     let token = |age: u64| -> Result<String, crate::client::SignError> {
         Ok(format!("JWT {}", signer.sign(Binding::default(), SystemTime::now() - Duration::from_secs(age))?))
     };
-    let print = |what: &str, Shown { http, grpc }: Shown| super::print(&format!("{what}\n  HTTP  {http}\n  gRPC  {grpc}\n"));
     let (first, second) = (token(0)?, token(0)?);
     print("A fresh token at each door:", app::show((http, &first), (grpc, &second)).await?)?;
     print("The same tokens again, each at the other door:", app::show((http, &second), (grpc, &first)).await?)?;
     let (old, older) = (token(60)?, token(61)?);
     print("Tokens signed a minute ago:", app::show((http, &old), (grpc, &older)).await?)?;
     Ok(())
+}
+
+fn print(what: &str, Shown { http, grpc }: Shown) -> std::io::Result<()> {
+    super::print(&format!("{what}\n  HTTP  {http}\n  gRPC  {grpc}\n"))
 }
 
 fn usage(key_file: &Path, http: SocketAddr, admin: SocketAddr) -> String {
