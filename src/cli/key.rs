@@ -145,7 +145,9 @@ async fn add(settings: &Settings, arguments: AddArguments) -> super::Outcome {
         comment: arguments.comment,
         scopes: (!arguments.scopes.is_empty()).then(|| Scopes::parse(&arguments.scopes.join(" "))).transpose()?,
         not_before: arguments.not_before.map(UnixMillis::from),
-        expires_at: arguments.expires_in.map(|lifetime| UnixMillis::from(SystemTime::now()).saturating_add(lifetime)),
+        expires_at: arguments
+            .expires_in
+            .map(|lifetime| UnixMillis::from(SystemTime::now()).saturating_add(lifetime).min(UnixMillis::LAST_WRITABLE)),
     };
     let added = super::registry(settings).await?.add_key(&arguments.username, &text, terms).await;
     let added = added.map_err(|error| match error {

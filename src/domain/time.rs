@@ -16,6 +16,9 @@ use serde::{Serialize, Serializer};
 pub struct UnixMillis(pub i64);
 
 impl UnixMillis {
+    /// 9999-12-31T23:59:59.999Z: the last that RFC 3339 and every database can write.
+    pub const LAST_WRITABLE: Self = Self(253_402_300_799_999);
+
     /// The same moment as a time stamp, for tables and output.
     pub fn to_utc(self) -> time::OffsetDateTime {
         time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000).unwrap_or(time::OffsetDateTime::UNIX_EPOCH)

@@ -102,7 +102,7 @@ impl Registry {
         let now = self.clock.now();
         let at = match expiry {
             Expiry::At(at) => at,
-            Expiry::In(duration) => now.saturating_add(duration),
+            Expiry::In(duration) => now.saturating_add(duration).min(UnixMillis::LAST_WRITABLE),
         };
         if at > now { Ok(at) } else { Err(RegistryError::NeverUsable) }
     }
