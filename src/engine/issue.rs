@@ -2,12 +2,16 @@
 
 mod claims;
 mod found;
+mod mint;
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use uuid::Uuid;
 
-pub use self::found::{Introspection, Revoked, TokenKind, TokenName};
+pub use self::{
+    found::{Introspection, Revoked, TokenKind, TokenName},
+    mint::{MalformedTerms, MintTerms},
+};
 use super::{
     ports::{
         Author, ChangeHints, Clock, GrantName, GrantRecord, GrantStore, HeldGrant, IssuerKeySource, NewGrant, NewRefresh,
@@ -96,17 +100,6 @@ pub struct Issued {
     pub grant: GrantRecord,
     /// How long the access token may be used from now on.
     pub expires_in: Duration,
-}
-
-/// What an operator asks for.
-#[derive(Clone, Debug, Default)]
-pub struct MintTerms {
-    /// `aud` instead of the usual one.
-    pub audience: Option<Vec<String>>,
-    /// `scope` instead of all that the principal may do; only what it may do is given.
-    pub scopes: Option<Scopes>,
-    /// `sid`: the session at the back end.
-    pub sid: Option<String>,
 }
 
 /// Why no token was given.

@@ -15,7 +15,7 @@ use crate::domain::{
 };
 
 /// How many rows one look at the store takes, where all are asked for.
-const PAGE: u64 = 1000;
+pub(super) const PAGE: u64 = 1000;
 /// How long the database may take over one request of an operator.
 const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -270,7 +270,7 @@ pub(super) async fn in_time<T>(work: impl Future<Output = Result<T, RegistryErro
 }
 
 /// Page after page, until one is not full.
-async fn every<T, I, F>(page: impl Fn(Option<I>) -> F, id: impl Fn(&T) -> I) -> Result<Vec<T>, RegistryError>
+pub(super) async fn every<T, I, F>(page: impl Fn(Option<I>) -> F, id: impl Fn(&T) -> I) -> Result<Vec<T>, RegistryError>
 where
     F: Future<Output = Result<Vec<T>, RegistryError>>,
 {

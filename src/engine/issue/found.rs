@@ -3,7 +3,10 @@
 use uuid::Uuid;
 
 use super::{
-    super::ports::{Author, GrantName, HeldGrant, RegistryError},
+    super::{
+        ports::{Author, GrantName, GrantRecord, HeldGrant, RegistryError},
+        registry::{PAGE, every},
+    },
     IssueError, Issuer,
     claims::subject,
     in_time,
@@ -114,6 +117,11 @@ impl Issuer {
         in_time(self.ports.grants.revoke_family(family, Author { actor, now })).await?;
         self.ports.hints.announce().await;
         Ok(())
+    }
+
+    /// Every grant, of one principal or of all, revoked ones too.
+    pub async fn grants(&self, of: Option<&Username>) -> Result<Vec<GrantRecord>, RegistryError> {
+        every(|after| self.grants_page(of, after, PAGE), |grant: &GrantRecord| grant.id).await
     }
 
     /// Whether an API key is registered and not revoked.
