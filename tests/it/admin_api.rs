@@ -5,16 +5,22 @@ use serde_json::{Value, json};
 use crate::harness::http::Request;
 use crate::harness::{ADMIN_TOKEN, Admin, Claims, Countersign, Database, Deployment, Door, Key, Question, hold_to_promises};
 
-const PATHS: [&str; 14] = [
+const PATHS: [&str; 20] = [
     "/principals",
     "/principals/alice",
     "/principals/alice/keys",
     "/principals/alice/jwks-trusts",
+    "/principals/alice/api-keys",
+    "/principals/alice/tokens",
     "/keys",
     "/keys/1",
     "/jwks-trusts",
     "/jwks-trusts/1",
     "/jwks-trusts/1/refresh",
+    "/api-keys",
+    "/api-keys/1",
+    "/tokens",
+    "/tokens/1",
     "/audit",
     "/explain",
     "/openapi.json",
@@ -245,11 +251,17 @@ async fn other_methods_are_told_which_there_are() {
         ("/principals/alice", "GET, HEAD, PATCH, DELETE"),
         ("/principals/alice/keys", "GET, HEAD, POST"),
         ("/principals/alice/jwks-trusts", "GET, HEAD, POST"),
+        ("/principals/alice/api-keys", "GET, HEAD, POST"),
+        ("/principals/alice/tokens", "GET, HEAD, POST"),
         ("/keys", "GET, HEAD"),
         ("/keys/1", "GET, HEAD, PATCH, DELETE"),
         ("/jwks-trusts", "GET, HEAD"),
         ("/jwks-trusts/1", "GET, HEAD, DELETE"),
         ("/jwks-trusts/1/refresh", "POST"),
+        ("/api-keys", "GET, HEAD"),
+        ("/api-keys/1", "GET, HEAD, DELETE"),
+        ("/tokens", "GET, HEAD"),
+        ("/tokens/1", "GET, HEAD, DELETE"),
         ("/audit", "GET, HEAD"),
         ("/explain", "POST"),
         ("/openapi.json", "GET, HEAD"),
@@ -266,7 +278,9 @@ async fn other_methods_are_told_which_there_are() {
     }
     for id in ["0", "-1", "01", "+1", "1.0", "x", "99999999999999999999", "7"] {
         assert_eq!(admin.get(&format!("/keys/{id}")).await.status, 404, "{id}");
-        assert_eq!(admin.delete(&format!("/jwks-trusts/{id}")).await.status, 404, "{id}");
+        for list in ["jwks-trusts", "api-keys", "tokens"] {
+            assert_eq!(admin.delete(&format!("/{list}/{id}")).await.status, 404, "{list} {id}");
+        }
     }
 }
 
@@ -290,6 +304,11 @@ async fn without_its_database_it_is_unavailable() {
         admin.patch("/principals/alice", &json!({ "is_active": false })).await,
         admin.patch_if("/principals/alice", "\"0123456789abcdef\"", &json!({ "is_active": false })).await,
         admin.delete("/keys/1").await,
+        admin.post("/principals/alice/api-keys", &json!({})).await,
+        admin.post("/principals/alice/tokens", &json!({})).await,
+        admin.get("/api-keys").await,
+        admin.get("/tokens").await,
+        admin.delete("/tokens/1").await,
         admin.send(&Admin::request("POST", "/jwks-trusts/1/refresh")).await,
     ] {
         assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{answer:?}");

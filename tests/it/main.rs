@@ -18,9 +18,11 @@
 mod harness;
 
 mod admin_api;
+mod admin_api_keys;
 mod admin_changes;
 mod admin_keys;
 mod admin_schema;
+mod admin_tokens;
 mod bad_input;
 mod batteries;
 mod binding;
@@ -42,6 +44,7 @@ mod jwks_hostile;
 mod jwks_server;
 mod jwks_sets;
 mod jwthenticator;
+mod key_registration;
 mod last_used;
 mod offload;
 mod outage;

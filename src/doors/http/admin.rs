@@ -1,5 +1,6 @@
 //! The door for operators: the admin API, readiness and metrics.
 
+mod api_keys;
 mod audit;
 mod auth;
 mod body;
@@ -12,6 +13,8 @@ mod paging;
 mod path;
 mod principals;
 mod problem;
+mod registration;
+mod tokens;
 mod trusts;
 
 use std::{net::TcpListener, sync::Arc, time::Duration};
@@ -62,15 +65,17 @@ pub struct AdminDoor {
 impl AdminDoor {
     /// Serves on `listener`.
     pub fn serve(self, listener: TcpListener, drain: Duration) -> std::io::Result<RunningServer> {
-        let prefix = Arc::clone(&self.url_prefix);
+        let (prefix, is_open) = (Arc::clone(&self.url_prefix), self.open_key_registration);
         let gate = web::Data::new(Gate::new(self.token.as_ref()));
         let routes = move |config: &mut web::ServiceConfig| {
             config.app_data(gate.clone());
             health::routes(config, "");
             api(config, "");
+            registration::routes(config, "", is_open);
             if !prefix.is_empty() {
                 health::routes(config, &prefix);
                 api(config, &prefix);
+                registration::routes(config, &prefix, is_open);
             }
         };
         let server = HttpServer::new(app!(self, routes)).shutdown_timeout(drain.as_secs()).workers(1);
@@ -79,8 +84,13 @@ impl AdminDoor {
 
     /// The registry, changed by whoever sends `request`.
     fn registry_for(&self, request: &HttpRequest) -> Registry {
+        self.registry.as_actor(&Self::actor(request))
+    }
+
+    /// Who sends `request`, as audit events name it.
+    fn actor(request: &HttpRequest) -> String {
         let peer = request.peer_addr().map_or_else(|| "unknown".to_owned(), |peer| peer.ip().to_string());
-        self.registry.as_actor(&format!("admin-api@{peer}"))
+        format!("admin-api@{peer}")
     }
 }
 
@@ -105,6 +115,16 @@ fn api(config: &mut web::ServiceConfig, prefix: &str) {
             [get().to(trusts::list_of_principal), web::post().to(trusts::create)],
             "GET, HEAD, POST",
         ))
+        .service(resource(
+            "/principals/{username}/api-keys",
+            [get().to(api_keys::list_of_principal), web::post().to(api_keys::create)],
+            "GET, HEAD, POST",
+        ))
+        .service(resource(
+            "/principals/{username}/tokens",
+            [get().to(tokens::list_of_principal), web::post().to(tokens::create)],
+            "GET, HEAD, POST",
+        ))
         .service(resource("/keys", [get().to(keys::list)], "GET, HEAD"))
         .service(resource(
             "/keys/{id}",
@@ -114,6 +134,10 @@ fn api(config: &mut web::ServiceConfig, prefix: &str) {
         .service(resource("/jwks-trusts", [get().to(trusts::list)], "GET, HEAD"))
         .service(resource("/jwks-trusts/{id}", [get().to(trusts::show), web::delete().to(trusts::remove)], "GET, HEAD, DELETE"))
         .service(resource("/jwks-trusts/{id}/refresh", [web::post().to(trusts::refresh)], "POST"))
+        .service(resource("/api-keys", [get().to(api_keys::list)], "GET, HEAD"))
+        .service(resource("/api-keys/{id}", [get().to(api_keys::show), web::delete().to(api_keys::revoke)], "GET, HEAD, DELETE"))
+        .service(resource("/tokens", [get().to(tokens::list)], "GET, HEAD"))
+        .service(resource("/tokens/{id}", [get().to(tokens::show), web::delete().to(tokens::revoke)], "GET, HEAD, DELETE"))
         .service(resource("/audit", [get().to(audit::list)], "GET, HEAD"))
         .service(resource("/explain", [web::post().to(explain::explain)], "POST"))
         .service(resource("/openapi.json", [get().to(openapi::show)], "GET, HEAD"))

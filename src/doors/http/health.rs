@@ -31,5 +31,6 @@ async fn ready(door: web::Data<AdminDoor>) -> HttpResponse {
 }
 
 async fn metrics(door: web::Data<AdminDoor>) -> HttpResponse {
-    HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(door.observer.render())
+    let text = door.observer.render() + &door.token_observer.render();
+    HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(text)
 }

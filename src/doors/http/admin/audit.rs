@@ -22,7 +22,7 @@ struct Shown {
     /// When.
     #[schema(format = DateTime)]
     at: String,
-    /// Who did it: `admin-api@` and an address, or `cli:` and a user of the machine.
+    /// Who did it: `admin-api@` and an address, `cli:` and a user of the machine, or `token-api`.
     #[schema(example = "admin-api@127.0.0.1")]
     actor: String,
     /// What was done.
@@ -31,7 +31,7 @@ struct Shown {
     /// Whom it concerns.
     #[schema(value_type = Name)]
     username: String,
-    /// The number of the principal, key or trust that was changed, as `action` says.
+    /// The number of the principal, key, trust, API key or token that was changed, as `action` says.
     #[schema(minimum = 1)]
     subject_id: i64,
     /// What it was before; null where it is new.

@@ -62,3 +62,12 @@ fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     json.end().map_err(|error| Problem::malformed(error.to_string()))?;
     Ok(value)
 }
+
+/// The body that adds something of which nothing has to be said: no body at all is one that says nothing.
+pub(super) async fn json_if_any<T: DeserializeOwned + Default>(request: &HttpRequest, payload: web::Payload) -> Result<T, Problem> {
+    use actix_web::http::header;
+
+    let has_body = request.headers().contains_key(header::TRANSFER_ENCODING)
+        || request.headers().get(header::CONTENT_LENGTH).is_some_and(|length| length != "0");
+    if !has_body && !request.headers().contains_key(header::CONTENT_TYPE) { Ok(T::default()) } else { json(request, payload).await }
+}

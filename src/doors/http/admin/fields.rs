@@ -18,8 +18,9 @@ use crate::domain::{
 /// Most scopes that one request may list, and the longest: identity headers have to hold them.
 const SCOPES_MAX: usize = 100;
 const SCOPE_CHARACTERS_MAX: usize = 100;
-/// As the registry has it.
+/// As the registry and the issuer have them.
 const URL_CHARACTERS_MAX: usize = 2000;
+const AUDIENCE_CHARACTERS_MAX: usize = 255;
 
 /// What has no control characters in it.
 const PRINTABLE: &str = r"^[^\u0000-\u001f\u007f-\u009f]*$";
@@ -55,6 +56,22 @@ impl ToSchema for Name {
     }
 }
 
+/// Whom a token is meant for, as a schema.
+pub(super) struct AudienceToken;
+
+impl PartialSchema for AudienceToken {
+    fn schema() -> RefOr<Schema> {
+        let audience = text(AUDIENCE_CHARACTERS_MAX, r"^[^\s\u0000-\u001f\u007f-\u009f]+$", "orders");
+        audience.description(Some("Whom a token is meant for (RFC 7519 section 4.1.3).")).into()
+    }
+}
+
+impl ToSchema for AudienceToken {
+    fn name() -> Cow<'static, str> {
+        "Audience".into()
+    }
+}
+
 fn text(characters_max: usize, pattern: &str, example: &str) -> ObjectBuilder {
     let text = ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(characters_max));
     text.pattern(Some(pattern)).examples([example])
@@ -86,17 +103,13 @@ impl<'de> Deserialize<'de> for ScopeList {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Moment(pub(super) UnixMillis);
 
-impl Moment {
-    /// 9999-12-31T23:59:59.999Z: what every database can keep.
-    const LAST: i128 = 253_402_300_799_999;
-}
-
 impl<'de> Deserialize<'de> for Moment {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let moment = OffsetDateTime::parse(&text, &Rfc3339).ok();
         let millis = moment.map(|moment| moment.unix_timestamp_nanos().div_euclid(1_000_000));
-        let millis = millis.filter(|millis| (0..=Self::LAST).contains(millis)).and_then(|millis| i64::try_from(millis).ok());
+        let millis = millis.filter(|millis| (0..=i128::from(UnixMillis::LAST_WRITABLE.0)).contains(millis));
+        let millis = millis.and_then(|millis| i64::try_from(millis).ok());
         millis.map(|millis| Self(UnixMillis(millis))).ok_or_else(|| {
             D::Error::custom(format!(
                 "not a moment: {text:?}; accepted is RFC 3339 from 1970 to 9999, such as 2027-01-31T08:00:00Z"

@@ -4,22 +4,24 @@ use actix_web::{HttpResponse, web};
 use utoipa::{
     Modify, OpenApi,
     openapi::{
-        Content, Header, ObjectBuilder, Ref, RefOr, Response, ResponseBuilder, Server, Type,
+        Content, Header, ObjectBuilder, Ref, RefOr, Required, Response, ResponseBuilder, Server, Type,
         path::{Operation, ParameterIn, PathItem},
         security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
     },
 };
 
 use super::{
-    audit, explain, keys,
+    api_keys, audit, explain, keys,
     path::Mount,
     principals,
     problem::{CHALLENGE, Problem},
-    trusts,
+    tokens, trusts,
 };
 use crate::doors::answer::{PROBLEM_JSON, RETRY_AFTER_SECONDS};
 
 const SECURITY_SCHEME: &str = "admin_token";
+/// Operations whose body may be left out, since nothing in it has to be said.
+const WITH_OPTIONAL_BODY: [&str; 2] = ["issue_api_key", "issue_token"];
 /// Operations that do not ask the registry, and therefore never find it out of reach.
 const WITHOUT_REGISTRY: [&str; 2] = ["explain", "show_openapi"];
 
@@ -27,7 +29,8 @@ const WITHOUT_REGISTRY: [&str; 2] = ["explain", "show_openapi"];
 #[openapi(
     info(
         title = "Countersign admin API",
-        description = "Principals, their keys and the key sets that they trust; who changed what; and why a token passes or not. \
+        description = "Principals, their keys and the key sets that they trust; API keys, and tokens of our own; who changed what; \
+            and why a token passes or not. \
             Every change is in force on every replica within a second. \
             `PATCH` takes a merge patch (RFC 7396); `If-Match` makes a change depend on the state that was looked at. \
             Problems are told as RFC 9457 has it."
@@ -50,6 +53,16 @@ const WITHOUT_REGISTRY: [&str; 2] = ["explain", "show_openapi"];
         trusts::show,
         trusts::remove,
         trusts::refresh,
+        api_keys::list_of_principal,
+        api_keys::create,
+        api_keys::list,
+        api_keys::show,
+        api_keys::revoke,
+        tokens::list_of_principal,
+        tokens::create,
+        tokens::list,
+        tokens::show,
+        tokens::revoke,
         audit::list,
         explain::explain,
         show,
@@ -99,7 +112,12 @@ fn add_common_answers(operation: &mut Operation) {
     let has_arguments = is_there(ParameterIn::Query, "") || is_there(ParameterIn::Header, "");
     let has_if_match = is_there(ParameterIn::Header, "If-Match");
     let has_body = operation.request_body.is_some();
-    let asks_registry = !operation.operation_id.as_deref().is_some_and(|id| WITHOUT_REGISTRY.contains(&id));
+    let is_one_of = |ids: &[&str]| operation.operation_id.as_deref().is_some_and(|id| ids.contains(&id));
+    let asks_registry = !is_one_of(&WITHOUT_REGISTRY);
+    let has_optional_body = is_one_of(&WITH_OPTIONAL_BODY);
+    if let Some(body) = operation.request_body.as_mut().filter(|_| has_optional_body) {
+        body.required = Some(Required::False);
+    }
 
     let mut add = |applies: bool, status: &str, response: Response| {
         if applies {
@@ -108,7 +126,7 @@ fn add_common_answers(operation: &mut Operation) {
     };
     add(has_body || has_arguments, "400", problem("Something about the request is malformed; `member` names it.").build());
     add(true, "401", problem("The admin token is missing or wrong.").header("WWW-Authenticate", constant(CHALLENGE)).build());
-    add(has_path, "404", problem("There is no such principal, key or trust.").build());
+    add(has_path, "404", problem("There is no such principal, key, trust or token.").build());
     add(has_if_match, "412", problem("It is not in a state that `If-Match` names.").build());
     add(has_body, "413", problem("The body is larger than 1 MiB.").build());
     add(has_body, "415", problem("The body is of another type.").build());

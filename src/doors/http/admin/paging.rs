@@ -19,6 +19,8 @@ pub(super) enum List {
     Keys = b'k',
     Trusts = b't',
     Audit = b'a',
+    ApiKeys = b'c',
+    Tokens = b'g',
 }
 
 /// A page of a list.

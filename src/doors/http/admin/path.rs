@@ -40,6 +40,14 @@ impl Mount {
     pub(super) fn trust(&self, id: i64) -> String {
         format!("{}/jwks-trusts/{id}", self.0)
     }
+
+    pub(super) fn api_key(&self, id: i64) -> String {
+        format!("{}/api-keys/{id}", self.0)
+    }
+
+    pub(super) fn token(&self, id: i64) -> String {
+        format!("{}/tokens/{id}", self.0)
+    }
 }
 
 /// The username in the path, percent-encoded. By now a part of it is decoded already; what is left would be ambiguous were the

@@ -16,8 +16,9 @@ use crate::{
     domain::key::KeyError,
     doors::answer::{PROBLEM_JSON, RETRY_AFTER_SECONDS},
     engine::{
+        issue::{IssueError, MalformedTerms, TokenRefusal},
         ports::{FetchFailure, RegistryError},
-        registry::{AddKeyError, TrustError},
+        registry::{AddKeyError, ApiKeyError, TrustError},
     },
 };
 
@@ -149,9 +150,26 @@ impl Problem {
         Self { conflict: Some(Box::new(conflict)), ..Self::new(StatusCode::CONFLICT, detail) }
     }
 
+    fn refused(refusal: TokenRefusal) -> Self {
+        let detail = match refusal {
+            TokenRefusal::DisabledPrincipal => "the principal is disabled; enable it before giving it tokens",
+            TokenRefusal::UnknownApiKey
+            | TokenRefusal::WrongIdentifier
+            | TokenRefusal::ExpiredApiKey
+            | TokenRefusal::RevokedApiKey
+            | TokenRefusal::UnknownPrincipal
+            | TokenRefusal::UnknownRefreshToken
+            | TokenRefusal::ExpiredRefreshToken
+            | TokenRefusal::RevokedRefreshToken
+            | TokenRefusal::ReusedRefreshToken
+            | TokenRefusal::AnotherPrincipal => refusal.name(),
+        };
+        Self::new(StatusCode::CONFLICT, detail)
+    }
+
     /// Logged here, since the answer says nothing about the database.
     fn unavailable(detail: &str, cause: &(dyn Error + 'static)) -> Self {
-        tracing::error!(error = cause, "the admin API cannot reach the registry: {detail}");
+        tracing::error!(error = cause, "the admin API cannot answer: {detail}");
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
     }
 }
@@ -191,6 +209,43 @@ impl From<AddKeyError> for Problem {
         match error {
             AddKeyError::Key(error) => error.into(),
             AddKeyError::Registry(error) => error.into(),
+        }
+    }
+}
+
+impl From<ApiKeyError> for Problem {
+    fn from(error: ApiKeyError) -> Self {
+        match error {
+            ApiKeyError::NoRandomness(error) => Self::unavailable("no key can be made; try again", &error),
+            ApiKeyError::Registry(error) => error.into(),
+        }
+    }
+}
+
+impl From<MalformedTerms> for Problem {
+    fn from(error: MalformedTerms) -> Self {
+        let member = match error {
+            MalformedTerms::TooManyAudiences => "audience".to_owned(),
+            MalformedTerms::Audience(place) => format!("audience[{place}]"),
+            MalformedTerms::Sid => "sid".to_owned(),
+        };
+        Self::bad_member(member, error.to_string())
+    }
+}
+
+/// No client authenticates to this API, so that what it is refused for may be told.
+impl From<IssueError> for Problem {
+    fn from(error: IssueError) -> Self {
+        let detail = "no token can be given out; try again";
+        match error {
+            IssueError::Refused(refusal) => Self::refused(refusal),
+            IssueError::Assertion(_) => Self::new(StatusCode::CONFLICT, error.to_string()),
+            IssueError::ScopeNotHeld(_) => Self::bad_member("scopes", error.to_string()),
+            IssueError::Registry(error) => error.into(),
+            IssueError::Unavailable(error) => Self::unavailable(detail, &error),
+            IssueError::NotSigned(error) => Self::unavailable(detail, &error),
+            IssueError::Claims(error) => Self::unavailable(detail, &error),
+            IssueError::NoRandomness(error) => Self::unavailable(detail, &error),
         }
     }
 }

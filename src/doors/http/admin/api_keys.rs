@@ -1,0 +1,175 @@
+//! API keys.
+
+use actix_web::{HttpRequest, HttpResponse, http::StatusCode, web};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::{
+    body, etag,
+    fields::{Moment, Name},
+    paging::{List, Page, PageQuery},
+    path::{self, Mount},
+    principals::UsernameInPath,
+    problem::Problem,
+};
+use crate::{
+    domain::{
+        principal::{ApiKeyId, Username},
+        time::UnixMillis,
+    },
+    doors::http::AdminDoor,
+    engine::{
+        ports::ApiKeyRecord,
+        registry::{ApiKeyTerms, Expiry},
+    },
+};
+
+/// An API key of a principal. The key itself is not kept.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ApiKey)]
+pub(super) struct Shown {
+    /// Its number.
+    #[schema(minimum = 1)]
+    id: i64,
+    /// Whose it is.
+    #[schema(value_type = Name)]
+    username: String,
+    /// What its holder has to name together with it.
+    #[schema(format = "uuid")]
+    identifier: String,
+    /// What the owner calls it.
+    #[schema(required = true)]
+    comment: Option<String>,
+    /// Until when it may be used.
+    #[schema(format = DateTime)]
+    expires_at: String,
+    /// When it was revoked; null where it was not.
+    #[schema(required = true, format = DateTime)]
+    revoked_at: Option<String>,
+    /// When it was used last, to within some seconds; null is never.
+    #[schema(required = true, format = DateTime)]
+    last_used_on: Option<String>,
+    /// When it was added.
+    #[schema(format = DateTime)]
+    created_at: String,
+}
+
+impl From<ApiKeyRecord> for Shown {
+    fn from(record: ApiKeyRecord) -> Self {
+        Self {
+            id: record.id.0,
+            username: record.username.to_string(),
+            identifier: record.identifier.to_string(),
+            comment: record.comment,
+            expires_at: record.expires_at.to_rfc3339(),
+            revoked_at: record.revoked_at.map(UnixMillis::to_rfc3339),
+            last_used_on: record.last_used_on.map(UnixMillis::to_rfc3339),
+            created_at: record.created_at.to_rfc3339(),
+        }
+    }
+}
+
+/// An API key to be made. Everything may be left out.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = NewApiKey, example = json!({ "comment": "nightly import", "expires_at": "2096-01-01T00:00:00Z" }))]
+struct New {
+    /// What its holder has to name together with it; a new one where nothing is said.
+    #[schema(value_type = Option<String>, format = "uuid")]
+    identifier: Option<Uuid>,
+    /// What the owner calls it.
+    #[schema(min_length = 1, max_length = 1000, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
+    comment: Option<String>,
+    /// Until when it may be used: after now. `issuer.api_key_lifetime` from now where nothing is said.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    expires_at: Option<Moment>,
+}
+
+/// An API key that was made just now.
+#[derive(Serialize, ToSchema)]
+#[schema(as = IssuedApiKey)]
+struct Issued {
+    /// What is kept of it.
+    #[serde(flatten)]
+    record: Shown,
+    /// The key. It is shown this once, and cannot be found out again.
+    #[schema(pattern = "^csk_[0-9A-Za-z]{49}$")]
+    key: String,
+}
+
+/// Which API key.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+struct ApiKeyIdInPath {
+    /// The number of the API key.
+    #[param(minimum = 1)]
+    #[expect(dead_code, reason = "it is here for its schema")]
+    id: i64,
+}
+
+/// List the API keys of all principals, revoked ones too, in the order in which they were added.
+#[utoipa::path(get, path = "/admin/v1/api-keys", operation_id = "list_api_keys", tag = "api-keys", params(PageQuery),
+    responses((status = 200, description = "A page of API keys.", body = Page<Shown>)))]
+pub(super) async fn list(door: web::Data<AdminDoor>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    page(&door, &request, None).await
+}
+
+/// List the API keys of a principal, revoked ones too, in the order in which they were added.
+#[utoipa::path(get, path = "/admin/v1/principals/{username}/api-keys", operation_id = "list_api_keys_of_principal",
+    tag = "api-keys", params(UsernameInPath, PageQuery),
+    responses((status = 200, description = "A page of API keys.", body = Page<Shown>)))]
+pub(super) async fn list_of_principal(door: web::Data<AdminDoor>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    page(&door, &request, Some(&path::username(&request)?)).await
+}
+
+async fn page(door: &AdminDoor, request: &HttpRequest, of: Option<&Username>) -> Result<HttpResponse, Problem> {
+    let query = PageQuery::of(request, List::ApiKeys)?;
+    let rows = door.registry.api_keys_page(of, query.cursor.map(ApiKeyId), query.rows()).await?;
+    Ok(HttpResponse::Ok().json(query.page::<_, Shown>(List::ApiKeys, rows, |record| record.id.0)))
+}
+
+/// Make an API key for a principal. The answer is the only one that ever shows it.
+#[utoipa::path(post, path = "/admin/v1/principals/{username}/api-keys", operation_id = "issue_api_key", tag = "api-keys",
+    params(UsernameInPath), request_body = New,
+    responses((status = 201, description = "It was made.", body = Issued, headers(
+        ("Location" = String, description = "Where its record is."), ("ETag" = String, description = "The tag of its state.")))))]
+pub(super) async fn create(
+    door: web::Data<AdminDoor>,
+    mount: web::Data<Mount>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    let username = path::username(&request)?;
+    let new: New = body::json_if_any(&request, payload).await?;
+    let expiry = new.expires_at.map_or(Expiry::In(door.api_key_lifetime), |moment| Expiry::At(moment.0));
+    let terms = ApiKeyTerms { identifier: new.identifier, comment: new.comment, expiry };
+    let (record, key) = door.registry_for(&request).issue_api_key(&username, terms).await?;
+    let (location, version) = (mount.api_key(record.id.0), record.version());
+    Ok(etag::created(&location, &Issued { record: record.into(), key: key.expose().to_owned() }, version))
+}
+
+/// Show an API key, but not the key itself.
+#[utoipa::path(get, path = "/admin/v1/api-keys/{id}", operation_id = "show_api_key", tag = "api-keys", params(ApiKeyIdInPath),
+    responses((status = 200, description = "The API key.", body = Shown,
+        headers(("ETag" = String, description = "The tag of its state, which its use does not change.")))))]
+pub(super) async fn show(door: web::Data<AdminDoor>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    Ok(shown(door.registry.api_key(ApiKeyId(path::id(&request)?)).await?))
+}
+
+/// Revoke an API key and every token that it was exchanged for, for good. It stays where it is, and shows when it was revoked.
+#[utoipa::path(delete, path = "/admin/v1/api-keys/{id}", operation_id = "revoke_api_key", tag = "api-keys",
+    params(ApiKeyIdInPath, etag::IfMatch),
+    responses((status = 200, description = "The API key as it is now.", body = Shown,
+        headers(("ETag" = String, description = "The tag of its state.")))))]
+pub(super) async fn revoke(door: web::Data<AdminDoor>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let id = ApiKeyId(path::id(&request)?);
+    let current = async { Ok(door.registry.api_key(id).await?.version()) };
+    let expected = etag::expected(&request, current).await?;
+    Ok(shown(door.registry_for(&request).revoke_api_key(id, expected).await?))
+}
+
+fn shown(record: ApiKeyRecord) -> HttpResponse {
+    let version = record.version();
+    etag::tagged(StatusCode::OK, &Shown::from(record), version)
+}

@@ -1,0 +1,67 @@
+//! jwthenticator's internal API: whoever uses a service registers the API key of its choice. Answers have exactly the members
+//! that its client knows, which refuses any other.
+
+use actix_web::{
+    Error, HttpRequest, HttpResponse,
+    body::BoxBody,
+    dev::{ServiceRequest, ServiceResponse},
+    http::header::{CACHE_CONTROL, HeaderValue},
+    middleware::{Next, from_fn},
+    web,
+};
+use serde::Deserialize;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{auth, body, problem::Problem, resource};
+use crate::doors::{answer::NO_STORE, http::AdminDoor};
+
+/// The routes under `prefix`, which ask for the admin token unless registration `is_open`.
+pub(super) fn routes(config: &mut web::ServiceConfig, prefix: &str, is_open: bool) {
+    let at = |name: &str| format!("{prefix}/{name}");
+    let resources = [
+        resource(&at("register_key"), [web::post().to(register)], "POST"),
+        resource(&at("is_key_registered"), [web::post().to(is_registered)], "POST"),
+    ];
+    for resource in resources {
+        if is_open {
+            config.service(resource.wrap(from_fn(let_in)));
+        } else {
+            config.service(resource.wrap(from_fn(auth::check)));
+        }
+    }
+}
+
+/// Lets everybody through, and sees to it that no answer is stored on its way.
+async fn let_in(request: ServiceRequest, next: Next<BoxBody>) -> Result<ServiceResponse<BoxBody>, Error> {
+    let mut response = next.call(request).await?;
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static(NO_STORE));
+    Ok(response)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Registration {
+    key: String,
+    identifier: Uuid,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Question {
+    key: String,
+}
+
+/// Registers a key for an identifier, or extends it. Nothing but JSON is taken: where registration is open, a web page that its
+/// visitor's browser sends here could otherwise register a key.
+async fn register(door: web::Data<AdminDoor>, request: HttpRequest, payload: web::Payload) -> Result<HttpResponse, Problem> {
+    let Registration { key, identifier } = body::json(&request, payload).await?;
+    door.registry_for(&request).register_api_key(&key, identifier, door.api_key_lifetime).await?;
+    Ok(HttpResponse::Created().json(json!({ "result": true })))
+}
+
+async fn is_registered(door: web::Data<AdminDoor>, request: HttpRequest, payload: web::Payload) -> Result<HttpResponse, Problem> {
+    let Question { key } = body::json(&request, payload).await?;
+    let is_registered = door.issuer.is_api_key_registered(&key).await?;
+    Ok(HttpResponse::Ok().json(json!({ "result": is_registered })))
+}
