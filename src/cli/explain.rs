@@ -1,7 +1,5 @@
 //! `countersign explain`
 
-use std::io;
-
 use clap::Args;
 use serde_json::{Value, json};
 use url::Url;
@@ -38,7 +36,7 @@ pub(super) struct ExplainArguments {
 const COLUMNS: [&str; 5] = ["step", "outcome", "reason", "seen", "expected"];
 
 pub(super) fn run(arguments: ExplainArguments, settings: &Settings) -> super::Outcome {
-    let token = if arguments.token == "-" { standard_input()? } else { arguments.token };
+    let token = super::argument_or_input(arguments.token)?;
     let credentials = credentials(&settings.self_signed.scheme, &token);
     let url = arguments.url.as_ref().map(AskedUrl::of);
     let presented = Presented {
@@ -70,13 +68,6 @@ pub(super) fn run(arguments: ExplainArguments, settings: &Settings) -> super::Ou
         }
     }
     Ok(())
-}
-
-fn standard_input() -> Result<String, super::Failure> {
-    Ok(io::read_to_string(io::stdin().lock()).map_err(|error| match error.kind() {
-        io::ErrorKind::InvalidData => "standard input is not text, as every token is".to_owned(),
-        _ => format!("standard input cannot be read: {error}"),
-    })?)
 }
 
 fn row(step: &Step) -> Vec<Value> {

@@ -1,5 +1,6 @@
 //! The command line: one file per command. Exit codes: 0 done, 1 refused or failed, 2 bad usage.
 
+mod api_key;
 mod config;
 mod demo;
 mod explain;
@@ -10,6 +11,7 @@ mod principal;
 mod serve;
 mod sign;
 mod signing_key;
+mod token;
 mod trust;
 
 use std::{
@@ -56,6 +58,12 @@ enum Command {
     /// Add, list, refresh or remove trusts: key sets elsewhere whose keys count as a principal's.
     #[command(subcommand)]
     Trust(trust::TrustCommand),
+    /// Issue, list or revoke API keys, which their holders exchange for access tokens.
+    #[command(subcommand)]
+    ApiKey(api_key::ApiKeyCommand),
+    /// Issue, look at, list or revoke access and refresh tokens of this service's own.
+    #[command(subcommand)]
+    Token(token::TokenCommand),
     /// List this service's own signing keys, or make a new one.
     #[command(subcommand)]
     SigningKey(signing_key::SigningKeyCommand),
@@ -109,6 +117,8 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Principal(command) => principal::run(command, &settings()?),
         Command::Key(command) => key::run(command, settings),
         Command::Trust(command) => trust::run(command, &settings()?),
+        Command::ApiKey(command) => api_key::run(command, &settings()?),
+        Command::Token(command) => token::run(command, &settings()?),
         Command::SigningKey(command) => signing_key::run(&command, &settings()?),
         Command::Explain(arguments) => explain::run(arguments, &settings()?),
         Command::Sign(arguments) => sign::run(&arguments),
@@ -133,13 +143,29 @@ fn one_line(error: &dyn Error) -> String {
 
 /// The registry, changed by whoever runs this.
 async fn registry(settings: &Settings) -> Result<Registry, AppError> {
+    app::registry(settings, &actor()).await
+}
+
+/// Whoever runs this, as audit events name it.
+fn actor() -> String {
     let user = ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()));
-    app::registry(settings, &format!("cli:{}", user.as_deref().unwrap_or("unknown"))).await
+    format!("cli:{}", user.as_deref().unwrap_or("unknown"))
 }
 
 /// A runtime for commands that do one thing.
 fn block_on<T>(work: impl Future<Output = T>) -> io::Result<T> {
     Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work))
+}
+
+/// What an argument says; `-` stands for what is on standard input.
+fn argument_or_input(argument: String) -> Result<String, Failure> {
+    if argument != "-" {
+        return Ok(argument);
+    }
+    Ok(io::read_to_string(io::stdin().lock()).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidData => "standard input is not text, as every token is".to_owned(),
+        _ => format!("standard input cannot be read: {error}"),
+    })?)
 }
 
 fn print(text: &str) -> io::Result<()> {

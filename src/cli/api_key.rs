@@ -1,0 +1,92 @@
+//! `countersign api-key`
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::output::{self, Format, moment};
+use crate::{
+    config::Settings,
+    domain::principal::{ApiKeyId, Username},
+    engine::{
+        ports::ApiKeyRecord,
+        registry::{ApiKeyTerms, Expiry},
+    },
+};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ApiKeyCommand {
+    /// Make an API key for a principal, and show it this once. Its holder exchanges it at `/authenticate`, with its identifier.
+    Issue(IssueArguments),
+    /// List API keys, revoked ones too.
+    List {
+        /// Only those of this principal.
+        username: Option<Username>,
+        /// How to write the list.
+        #[arg(long, value_enum, default_value_t)]
+        output: Format,
+    },
+    /// Revoke an API key and every token that it was exchanged for, for good.
+    Revoke {
+        /// The id that `api-key issue` printed and `api-key list` shows.
+        id: i64,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct IssueArguments {
+    /// Whose key it is.
+    username: Username,
+    /// How long it may be used, such as `90d` [default: `issuer.api_key_lifetime`].
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    expires_in: Option<Duration>,
+    /// What its holder has to name together with it [default: a new one].
+    #[arg(long, value_name = "UUID")]
+    identifier: Option<Uuid>,
+    /// What to call it.
+    #[arg(long, value_name = "TEXT")]
+    comment: Option<String>,
+    /// How to write the result.
+    #[arg(long, value_enum, default_value_t)]
+    output: Format,
+}
+
+const COLUMNS: [&str; 8] = ["id", "username", "identifier", "comment", "expires_at", "revoked_at", "last_used_on", "created_at"];
+
+pub(super) fn run(command: ApiKeyCommand, settings: &Settings) -> super::Outcome {
+    super::block_on(async {
+        let registry = super::registry(settings).await?;
+        match command {
+            ApiKeyCommand::Issue(IssueArguments { username, expires_in, identifier, comment, output }) => {
+                let expiry = Expiry::In(expires_in.unwrap_or(settings.issuer.api_key_lifetime));
+                let (record, key) = registry.issue_api_key(&username, ApiKeyTerms { identifier, comment, expiry }).await?;
+                let (columns, mut values) = ([&COLUMNS[..], &["key"]].concat(), row(&record));
+                values.push(key.expose().into());
+                output::one(&columns, values, output)?;
+            }
+            ApiKeyCommand::List { username, output } => {
+                output::list(&COLUMNS, registry.api_keys(username.as_ref()).await?.iter().map(row).collect(), output)?;
+            }
+            ApiKeyCommand::Revoke { id } => {
+                let key = registry.revoke_api_key(ApiKeyId(id), None).await?;
+                super::print(&format!("API key {id} of {} is revoked\n", key.username))?;
+            }
+        }
+        Ok(())
+    })?
+}
+
+fn row(record: &ApiKeyRecord) -> Vec<Value> {
+    vec![
+        record.id.0.into(),
+        record.username.as_str().into(),
+        record.identifier.to_string().into(),
+        output::text(record.comment.as_deref()),
+        moment(Some(record.expires_at)),
+        moment(record.revoked_at),
+        moment(record.last_used_on),
+        moment(Some(record.created_at)),
+    ]
+}

@@ -1,0 +1,164 @@
+//! `countersign token`
+
+use clap::{Args, Subcommand};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::output::{self, Format, moment};
+use crate::{
+    app,
+    config::Settings,
+    domain::{opaque::OpaqueToken, principal::Username, scope::Scopes},
+    engine::{
+        issue::{Introspection, Issuer, MintTerms, Revoked, TokenKind, TokenName},
+        ports::GrantRecord,
+    },
+};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TokenCommand {
+    /// Give an access token and a refresh token to a principal, and show them this once.
+    Issue(IssueArguments),
+    /// Tell what an access or refresh token of this service says, and whether it may be used now.
+    Introspect {
+        /// The token; `-` reads it from standard input.
+        token: String,
+        /// How to write it.
+        #[arg(long, value_enum, default_value_t)]
+        output: Format,
+    },
+    /// List tokens that were given out, revoked and expired ones too.
+    List {
+        /// Only those of this principal.
+        username: Option<Username>,
+        /// How to write the list.
+        #[arg(long, value_enum, default_value_t)]
+        output: Format,
+    },
+    /// Revoke a token and all that goes back to the same login, for good.
+    Revoke {
+        /// The `jti` of the access or refresh token, which `token list` shows.
+        jti: Uuid,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct IssueArguments {
+    /// Whose tokens they are.
+    username: Username,
+    /// Whom they are meant for [default: `issuer.audience`]. May be given more than once.
+    #[arg(long, value_name = "AUDIENCE")]
+    audience: Vec<String>,
+    /// What they may be used for, as far as the principal may do it: scopes separated by spaces [default: all of that]. May be
+    /// given more than once.
+    #[arg(long = "scope", value_name = "SCOPES")]
+    scopes: Vec<String>,
+    /// The session at the back end that they are for.
+    #[arg(long, value_name = "SID")]
+    sid: Option<String>,
+    /// How to write the result.
+    #[arg(long, value_enum, default_value_t)]
+    output: Format,
+}
+
+const COLUMNS: [&str; 14] = [
+    "id",
+    "username",
+    "family",
+    "access_jti",
+    "refresh_jti",
+    "audience",
+    "sid",
+    "scopes",
+    "api_key_id",
+    "issued_at",
+    "access_expires_at",
+    "refresh_expires_at",
+    "rotated_at",
+    "revoked_at",
+];
+
+/// Those of a token that was given out just now.
+const SECRETS: [&str; 4] = ["access_token", "refresh_token", "token_type", "expires_in"];
+
+const INTROSPECTION: [&str; 11] =
+    ["active", "kind", "jti", "iss", "username", "sub", "audience", "scopes", "sid", "issued_at", "expires_at"];
+
+pub(super) fn run(command: TokenCommand, settings: &Settings) -> super::Outcome {
+    super::block_on(async {
+        let actor = super::actor();
+        let issuer = app::issuer(settings).await?;
+        match command {
+            TokenCommand::Issue(arguments) => issue(&issuer, arguments, &actor).await?,
+            TokenCommand::Introspect { token, output } => {
+                let token = super::argument_or_input(token)?;
+                let found = issuer.introspect(TokenName::Token(token.trim())).await?;
+                let found = found.ok_or("the token is not active: it expired or was revoked, or is none of this service")?;
+                output::one(&INTROSPECTION, introspected(&found), output)?;
+            }
+            TokenCommand::List { username, output } => {
+                output::list(&COLUMNS, issuer.grants(username.as_ref()).await?.iter().map(row).collect(), output)?;
+            }
+            TokenCommand::Revoke { jti } => match issuer.revoke(TokenName::Jti(&jti.to_string()), None, &actor).await? {
+                Revoked::Done => super::print(&format!("token {jti} is revoked, and all that goes back to the same login\n"))?,
+                Revoked::NoSuchToken | Revoked::AnotherPrincipal => return Err(format!("there is no token {jti}").into()),
+            },
+        }
+        Ok(())
+    })?
+}
+
+async fn issue(issuer: &Issuer, arguments: IssueArguments, actor: &str) -> super::Outcome {
+    let IssueArguments { username, audience, scopes, sid, output } = arguments;
+    let audience = (!audience.is_empty()).then_some(audience);
+    let scopes = (!scopes.is_empty()).then(|| Scopes::parse(&scopes.join(" "))).transpose()?;
+    let given = issuer.mint(&username, MintTerms::new(audience, scopes, sid)?, actor).await?;
+    let (columns, mut values) = ([&COLUMNS[..], &SECRETS].concat(), row(&given.grant));
+    values.extend([
+        given.access_token.into(),
+        output::text(given.refresh_token.as_ref().map(OpaqueToken::expose)),
+        "Bearer".into(),
+        given.expires_in.as_secs().into(),
+    ]);
+    Ok(output::one(&columns, values, output)?)
+}
+
+fn row(record: &GrantRecord) -> Vec<Value> {
+    let refresh = record.refresh.as_ref();
+    vec![
+        record.id.0.into(),
+        record.username.as_str().into(),
+        record.family.to_string().into(),
+        record.access_jti.to_string().into(),
+        refresh.map(|refresh| refresh.jti.to_string()).into(),
+        record.audience.clone().into(),
+        output::text(record.sid.as_deref()),
+        record.scopes.as_str().into(),
+        record.api_key.map(|id| id.0).into(),
+        moment(Some(record.issued_at)),
+        moment(Some(record.access_expires_at)),
+        moment(refresh.map(|refresh| refresh.expires_at)),
+        moment(refresh.and_then(|refresh| refresh.rotated_at)),
+        moment(record.revoked_at),
+    ]
+}
+
+fn introspected(found: &Introspection) -> Vec<Value> {
+    let kind = match found.kind {
+        TokenKind::Access => "access",
+        TokenKind::Refresh => "refresh",
+    };
+    vec![
+        true.into(),
+        kind.into(),
+        found.jti.to_string().into(),
+        (*found.issuer).into(),
+        found.username.as_str().into(),
+        found.subject.as_str().into(),
+        found.audience.clone().into(),
+        found.scopes.as_str().into(),
+        output::text(found.sid.as_deref()),
+        moment(Some(found.issued_at)),
+        moment(Some(found.expires_at)),
+    ]
+}
