@@ -200,8 +200,8 @@ mod tests {
     #[test]
     fn a_token_says_itself_when_it_ends() {
         let part = |json: &str| BASE64_URL_SAFE_NO_PAD.encode(json);
-        let token = format!("{}.{}.x", part("{}"), part(r#"{"exp":1800000000}"#));
-        assert_eq!(expiry(&token), Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)));
+        let token = format!("{}.{}.x", part("{}"), part(r#"{"exp":1800000001}"#));
+        assert_eq!(expiry(&token), Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_001)));
         for other in ["", "a.b", "a.!.c", &format!("a.{}.c", part("{}")), &format!("a.{}.c", part(r#"{"exp":"soon"}"#))] {
             assert_eq!(expiry(other), None, "{other}");
         }
