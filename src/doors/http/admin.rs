@@ -19,15 +19,10 @@ mod trusts;
 
 use std::{net::TcpListener, sync::Arc, time::Duration};
 
-use actix_web::{
-    App, HttpRequest, HttpResponse, HttpServer, Resource, Route,
-    guard::{Any, Get, Head},
-    middleware::from_fn,
-    web,
-};
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, Resource, Route, middleware::from_fn, web};
 
-use self::{auth::Gate, path::Mount, problem::Problem};
-use super::{KEEP_ALIVE, REQUEST_HEAD_TIMEOUT, RunningServer, health, not_found};
+use self::{path::Mount, problem::Problem};
+use super::{KEEP_ALIVE, REQUEST_HEAD_TIMEOUT, RunningServer, gate::Gate, get, health, not_found};
 use crate::{
     config::Secret,
     doors::tls::ServerTls,
@@ -150,11 +145,6 @@ fn api(config: &mut web::ServiceConfig, prefix: &str) {
 fn resource<const N: usize>(path: &str, routes: [Route; N], allow: &'static str) -> Resource {
     let resource = routes.into_iter().fold(web::resource(path), Resource::route);
     resource.default_service(web::to(move || async move { HttpResponse::from_error(Problem::method_not_allowed(allow)) }))
-}
-
-/// What can be read can be asked about without its body.
-fn get() -> Route {
-    web::route().guard(Any(Get()).or(Head()))
 }
 
 async fn no_such_path() -> HttpResponse {

@@ -25,15 +25,18 @@ macro_rules! run {
 
 mod admin;
 mod decision;
+mod gate;
 mod health;
 mod original;
 pub mod probe;
+mod reading;
 
 use std::{future::Future, net::TcpListener, sync::Arc, time::Duration};
 
 use actix_web::{
-    App, HttpResponse, HttpServer,
+    App, HttpResponse, HttpServer, Route,
     dev::ServerHandle,
+    guard::{Any, Get, Head},
     http::header::{HeaderName, HeaderValue},
     web,
 };
@@ -104,6 +107,11 @@ impl HttpDoor {
         let server = HttpServer::new(app!(self, routes)).shutdown_timeout(drain.as_secs());
         run!(server, listener, tls)
     }
+}
+
+/// What can be read can be asked about without its body.
+fn get() -> Route {
+    web::route().guard(Any(Get()).or(Head()))
 }
 
 async fn not_found() -> HttpResponse {

@@ -4,36 +4,13 @@ use actix_web::{
     Error, HttpResponse,
     body::BoxBody,
     dev::{ServiceRequest, ServiceResponse},
-    http::header::{AUTHORIZATION, CACHE_CONTROL, HeaderMap, HeaderValue},
+    http::header::{CACHE_CONTROL, HeaderValue},
     middleware::Next,
     web,
 };
-use aws_lc_rs::{constant_time, digest};
 
-use super::problem::Problem;
-use crate::{config::Secret, doors::answer::NO_STORE};
-
-/// Knows the admin token when it sees it. Where there is none, nothing opens it.
-#[derive(Debug)]
-pub(super) struct Gate {
-    /// SHA-256 of the token: digests of one length are compared, so that not even the token's length shows.
-    token: Option<digest::Digest>,
-}
-
-impl Gate {
-    pub(super) fn new(token: Option<&Secret>) -> Self {
-        Self { token: token.map(|token| sha256(token.expose().as_bytes())) }
-    }
-
-    fn opens_for(&self, headers: &HeaderMap) -> bool {
-        let mut values = headers.get_all(AUTHORIZATION);
-        let (Some(value), None) = (values.next(), values.next()) else { return false };
-        let presented = sha256(bearer(value).unwrap_or_default());
-        self.token.as_ref().is_some_and(|token| {
-            constant_time::verify_slices_are_equal(token.as_ref(), presented.as_ref()).is_ok() && bearer(value).is_some()
-        })
-    }
-}
+use super::{super::gate::Gate, problem::Problem};
+use crate::doors::answer::NO_STORE;
 
 /// Lets a request through to the admin API, and sees to it that no answer is stored on its way.
 pub(super) async fn check(
@@ -48,59 +25,4 @@ pub(super) async fn check(
     };
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static(NO_STORE));
     Ok(response)
-}
-
-/// The token in `Bearer TOKEN` (RFC 6750 section 2.1); the scheme is compared without case.
-fn bearer(value: &HeaderValue) -> Option<&[u8]> {
-    let (scheme, token) = value.as_bytes().split_at_checked("Bearer ".len())?;
-    scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
-}
-
-fn sha256(bytes: &[u8]) -> digest::Digest {
-    digest::digest(&digest::SHA256, bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use actix_web::http::header::{HeaderName, HeaderValue};
-
-    use super::*;
-
-    fn opens(gate: &Gate, values: &[&str]) -> bool {
-        let mut headers = HeaderMap::new();
-        for value in values {
-            headers.append(HeaderName::from_static("authorization"), HeaderValue::from_str(value).unwrap());
-        }
-        gate.opens_for(&headers)
-    }
-
-    #[test]
-    fn one_token_opens() {
-        let gate = Gate::new(Some(&Secret::new("s3cret token")));
-        for good in ["Bearer s3cret token", "bearer  s3cret token", "BEARER s3cret token "] {
-            assert!(opens(&gate, &[good]), "{good}");
-        }
-        for bad in [
-            "",
-            "Bearer",
-            "Bearer ",
-            "Bearer s3cret",
-            "Bearer s3cret tokens",
-            "s3cret token",
-            "Basic s3cret token",
-            "Bearers3cret token",
-        ] {
-            assert!(!opens(&gate, &[bad]), "{bad}");
-        }
-        assert!(!opens(&gate, &[]));
-        assert!(!opens(&gate, &["Bearer s3cret token", "Bearer s3cret token"]), "twice");
-    }
-
-    #[test]
-    fn nothing_opens_without_a_token() {
-        let gate = Gate::new(None);
-        for value in ["Bearer ", "Bearer x", ""] {
-            assert!(!opens(&gate, &[value]), "{value:?}");
-        }
-    }
 }

@@ -1,14 +1,12 @@
 //! Bodies of requests.
 
-use actix_web::{
-    HttpRequest,
-    http::header::{CONTENT_LENGTH, CONTENT_TYPE},
-    web,
-};
-use futures_util::StreamExt;
+use actix_web::{HttpRequest, web};
 use serde::de::DeserializeOwned;
 
-use super::problem::Problem;
+use super::{
+    super::reading::{self, Unread},
+    problem::Problem,
+};
 
 pub(super) const JSON: &str = "application/json";
 /// RFC 7396.
@@ -16,8 +14,6 @@ pub(super) const MERGE_PATCH: &str = "application/merge-patch+json";
 
 /// Largest body, in bytes.
 const BYTES_MAX: usize = 1024 * 1024;
-/// How much of a larger one is read to no purpose: a client that is still sending may not look at the answer.
-const BYTES_DISCARDED_MAX: usize = 16 * BYTES_MAX;
 
 /// The body that adds something, or asks.
 pub(super) async fn json<T: DeserializeOwned>(request: &HttpRequest, payload: web::Payload) -> Result<T, Problem> {
@@ -29,25 +25,15 @@ pub(super) async fn merge_patch<T: DeserializeOwned>(request: &HttpRequest, payl
     parsed(&read(request, payload, &[JSON, MERGE_PATCH]).await?)
 }
 
-async fn read(request: &HttpRequest, mut payload: web::Payload, accepted: &[&str]) -> Result<Vec<u8>, Problem> {
-    let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let media_type = content_type.split(';').next().unwrap_or_default().trim();
+async fn read(request: &HttpRequest, payload: web::Payload, accepted: &[&str]) -> Result<Vec<u8>, Problem> {
+    let media_type = reading::media_type(request);
     if !accepted.iter().any(|accepted| media_type.eq_ignore_ascii_case(accepted)) {
         return Err(Problem::unsupported_media_type(accepted));
     }
-    let announced = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(0);
-    let mut body = Vec::with_capacity(if announced > BYTES_MAX { 0 } else { announced });
-    let mut length: usize = 0;
-    while let Some(chunk) = payload.next().await {
-        let chunk = chunk.map_err(|error| Problem::malformed(format!("the body did not arrive as a whole: {error}")))?;
-        length = length.saturating_add(chunk.len());
-        if length <= BYTES_MAX {
-            body.extend_from_slice(&chunk);
-        } else if length > BYTES_DISCARDED_MAX {
-            break;
-        }
-    }
-    if length > BYTES_MAX { Err(Problem::too_large(BYTES_MAX)) } else { Ok(body) }
+    reading::body(request, payload, BYTES_MAX).await.map_err(|unread| match unread {
+        Unread::Broken(error) => Problem::malformed(format!("the body did not arrive as a whole: {error}")),
+        Unread::TooLarge => Problem::too_large(BYTES_MAX),
+    })
 }
 
 fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
