@@ -29,7 +29,7 @@ use crate::{
     },
     doors::{
         grpc::{GrpcDoor, GrpcError},
-        http::{AdminDoor, BadHeaderName, HttpDoor, Language},
+        http::{AdminDoor, BadHeaderName, HttpDoor, Language, TokenDoor},
         tls::{ServerTls, TlsError},
     },
     engine::{
@@ -224,8 +224,17 @@ impl App {
         let readiness = Readiness::new(Arc::clone(clock), Arc::clone(&directory), nonces);
         let language = Arc::new(language(settings));
         let url_prefix: Arc<str> = settings.server.url_prefix.as_str().into();
+        let admin_token = admin_token(&settings.admin)?;
+        let tokens = TokenDoor {
+            issuer: issuer.clone(),
+            is_open: settings.server.token_api,
+            admin_token: admin_token.clone(),
+            signing_key_delay: settings.issuer.signing_key_delay,
+            failures_per_peer: settings.issuer.failures_per_peer,
+            failures_per_identifier: settings.issuer.failures_per_identifier,
+        };
         Ok(Self {
-            http: HttpDoor::new(Arc::clone(&verifier), Arc::clone(&language), Arc::clone(&url_prefix))?,
+            http: HttpDoor::new(Arc::clone(&verifier), tokens, Arc::clone(&language), Arc::clone(&url_prefix))?,
             grpc: GrpcDoor { verifier: Arc::clone(&verifier), readiness: readiness.clone(), language: Arc::clone(&language) },
             admin: AdminDoor {
                 registry: foundation.registry(local_hints, "admin-api"),
@@ -236,7 +245,7 @@ impl App {
                 readiness,
                 scheme: language.scheme.clone(),
                 url_prefix,
-                token: admin_token(&settings.admin)?,
+                token: admin_token,
                 open_key_registration: settings.admin.open_key_registration,
                 api_key_lifetime: settings.issuer.api_key_lifetime,
             },

@@ -36,13 +36,14 @@ const LAYERS: [(&str, &[&str]); 10] = [
 ];
 
 /// Foreign crates that may be named in these modules alone, by the beginning of their names.
-const CRATES: [(&str, &[&str]); 15] = [
+const CRATES: [(&str, &[&str]); 16] = [
     ("sea_orm", &["stores::sql"]),
     ("sqlx", &["stores::sql"]),
     ("deadpool_redis", &["stores::nonce", "stores::hints"]),
     ("redis", &["stores::nonce", "stores::hints"]),
     ("actix", &["doors::http"]),
     ("utoipa", &["doors::http"]),
+    ("governor", &["doors::http"]),
     ("tonic", &["doors::grpc"]),
     ("prost", &["doors::grpc"]),
     ("protox", &["doors::grpc"]),

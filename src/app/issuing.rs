@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{AppError, Foundation, SystemClock, hints, nonce_store, policy};
 use crate::{
     config::{Settings, telemetry::DecisionLog},
+    doors::http::token_endpoint,
     engine::{
         issue::{Issuer, IssuerPorts, IssuerTerms},
         ports::{ChangeHints, Clock, GrantStore, IssuerKeySource, PrincipalSource, RegistryStore, UsageLog},
@@ -74,7 +75,7 @@ fn terms(settings: &Settings) -> IssuerTerms {
 fn assertion_policy(settings: &Settings) -> Policy {
     let url = settings.issuer.url.as_str();
     let base = url.trim_end_matches('/');
-    let endpoint = format!("{base}/oauth2/token");
+    let endpoint = token_endpoint(url, &settings.server.url_prefix);
     let audiences = [url, base, &endpoint].map(Into::into).into();
     Policy { audiences, required_claims: RequiredClaims { audience: true, ..RequiredClaims::default() }, ..policy(settings) }
 }

@@ -36,6 +36,13 @@ pub struct IssuerSettings {
     pub refresh_token_lifetime: Duration,
     /// Whether a principal may have several grants at a time; otherwise a new one ends the older. Default true.
     pub multiple_tokens: bool,
+    /// How often a minute the clients at one address may present wrong credentials to the token API before they have to wait; 0 is
+    /// no limit. The address is that of the connection: behind a proxy it is the proxy's, so let that limit and set this to 0.
+    /// Default 60.
+    pub failures_per_peer: u32,
+    /// How often a minute wrong credentials may be presented to the token API in the name of one client (the `identifier` of an API
+    /// key, the signer of an assertion) before it has to wait; 0 is no limit. Default 30.
+    pub failures_per_identifier: u32,
     /// What of a principal's profile its access tokens state: out of `given_name`, `family_name` and `email`, each under its own
     /// name or another, as in `given_name=first_name`. Default all three.
     #[serde(deserialize_with = "values::list")]
@@ -57,6 +64,8 @@ impl Default for IssuerSettings {
             access_token_lifetime: Duration::from_mins(30),
             refresh_token_lifetime: Duration::from_hours(1440),
             multiple_tokens: true,
+            failures_per_peer: 60,
+            failures_per_identifier: 30,
             profile_claims: ["given_name", "family_name", "email"].map(str::to_owned).into(),
             api_key_lifetime: Duration::from_hours(120 * 24),
         }

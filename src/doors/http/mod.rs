@@ -1,5 +1,5 @@
-//! HTTP: decisions for nginx, Envoy's HTTP mode and every forward-auth gateway; liveness; and, on a listener of its own, what
-//! operators look at.
+//! HTTP: decisions for nginx, Envoy's HTTP mode and every forward-auth gateway; tokens; liveness; and, on a listener of its own,
+//! what operators look at.
 
 /// A factory of applications with `$door` as their state. A macro, because actix-web has no name for what it returns.
 macro_rules! app {
@@ -30,6 +30,7 @@ mod health;
 mod original;
 pub mod probe;
 mod reading;
+mod tokens;
 
 use std::{future::Future, net::TcpListener, sync::Arc, time::Duration};
 
@@ -41,7 +42,11 @@ use actix_web::{
     web,
 };
 
-pub use self::admin::AdminDoor;
+use self::tokens::TokenApi;
+pub use self::{
+    admin::AdminDoor,
+    tokens::{TokenDoor, token_endpoint},
+};
 pub use super::answer::Language;
 use super::{answer::PROBLEM_JSON, tls::ServerTls};
 use crate::engine::verify::Verifier;
@@ -52,10 +57,11 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// How long a client may take to send the head of a request.
 const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The door for decisions.
+/// The door for decisions, and for tokens.
 #[derive(Clone, Debug)]
 pub struct HttpDoor {
     verifier: Arc<Verifier>,
+    tokens: Arc<TokenApi>,
     language: Arc<Language>,
     url_prefix: Arc<str>,
     /// What `language` says, as actix takes it.
@@ -80,18 +86,24 @@ pub struct RunningServer {
 }
 
 impl HttpDoor {
-    /// A door to `verifier`, with `url_prefix` before every path.
-    pub fn new(verifier: Arc<Verifier>, language: Arc<Language>, url_prefix: Arc<str>) -> Result<Self, BadHeaderName> {
+    /// A door to `verifier` and `tokens`, with `url_prefix` before every path.
+    pub fn new(
+        verifier: Arc<Verifier>,
+        tokens: TokenDoor,
+        language: Arc<Language>,
+        url_prefix: Arc<str>,
+    ) -> Result<Self, BadHeaderName> {
         let name = |name: &str| HeaderName::try_from(name).map_err(|_| BadHeaderName { name: name.into() });
         let credentials_header = name(&language.credentials_header)?;
         let attempt_header = language.attempt_header.as_deref().map(name).transpose()?;
         let headers_to_remove = HeaderValue::from(credentials_header.clone());
-        Ok(Self { verifier, language, url_prefix, credentials_header, attempt_header, headers_to_remove })
+        let tokens = Arc::new(TokenApi::new(tokens, &url_prefix));
+        Ok(Self { verifier, tokens, language, url_prefix, credentials_header, attempt_header, headers_to_remove })
     }
 
-    /// Serves decisions on `listener`.
+    /// Serves decisions and tokens on `listener`.
     pub fn serve(self, listener: TcpListener, tls: Option<&ServerTls>, drain: Duration) -> std::io::Result<RunningServer> {
-        let prefix = Arc::clone(&self.url_prefix);
+        let (prefix, tokens) = (Arc::clone(&self.url_prefix), Arc::clone(&self.tokens));
         // Full paths instead of a scope, which would be one more service to go through for each decision.
         let routes = move |config: &mut web::ServiceConfig| {
             let at = |path: &str| format!("{prefix}{path}");
@@ -103,6 +115,8 @@ impl HttpDoor {
                 .service(web::resource(at("/validate_request")).to(decision::exact))
                 .service(web::resource(at("/validate_request{tail:/.*}")).to(decision::with_tail))
                 .service(web::resource(alive_at).get(health::alive));
+            // Last, so that a decision does not go past all of these.
+            tokens::routes(config, &prefix, &tokens);
         };
         let server = HttpServer::new(app!(self, routes)).shutdown_timeout(drain.as_secs());
         run!(server, listener, tls)

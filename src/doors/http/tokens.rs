@@ -1,0 +1,102 @@
+//! The token API: access tokens for API keys, refresh tokens and client assertions; what a token is, and taking it back; and the
+//! keys that our tokens are signed with.
+
+mod api_keys;
+mod body;
+mod known;
+mod oauth;
+mod problem;
+mod published;
+mod throttle;
+
+use std::{sync::Arc, time::Duration};
+
+use actix_web::{HttpResponse, HttpResponseBuilder, http::header::CACHE_CONTROL, web};
+
+pub use self::published::token_endpoint;
+use self::{problem::Problem, published::Places, throttle::Throttle};
+use super::{gate::Gate, get};
+use crate::{config::Secret, doors::answer::NO_STORE, engine::issue::Issuer};
+
+/// What the token API stands on.
+#[derive(Clone, Debug)]
+pub struct TokenDoor {
+    /// Gives tokens out, and takes them back.
+    pub issuer: Issuer,
+    /// Whether there is a token API at all, or the public keys alone.
+    pub is_open: bool,
+    /// Who holds it may revoke any token.
+    pub admin_token: Option<Secret>,
+    /// How long a new key is published before it signs.
+    pub signing_key_delay: Duration,
+    /// Wrong secrets that a peer may present in a minute; 0 is no limit.
+    pub failures_per_peer: u32,
+    /// Wrong secrets that may be presented in a minute in the name of one client; 0 is no limit.
+    pub failures_per_identifier: u32,
+}
+
+/// The token API, put together.
+#[derive(Debug)]
+pub(super) struct TokenApi {
+    issuer: Issuer,
+    is_open: bool,
+    gate: Gate,
+    throttle: Throttle,
+    places: Places,
+    key_set_max_age: Duration,
+}
+
+impl TokenApi {
+    pub(super) fn new(door: TokenDoor, url_prefix: &str) -> Self {
+        Self {
+            is_open: door.is_open,
+            gate: Gate::new(door.admin_token.as_ref()),
+            throttle: Throttle::new(door.failures_per_peer, door.failures_per_identifier),
+            places: Places::new(&door.issuer.terms().issuer, url_prefix),
+            key_set_max_age: published::key_set_max_age(door.signing_key_delay),
+            issuer: door.issuer,
+        }
+    }
+}
+
+/// Where the token API is, under `prefix`.
+pub(super) fn routes(config: &mut web::ServiceConfig, prefix: &str, api: &Arc<TokenApi>) {
+    let at = |path: &str| format!("{prefix}{path}");
+    config.app_data(web::Data::from(Arc::clone(api)));
+    for path in [published::JWKS, published::WELL_KNOWN_JWKS] {
+        config.service(readable(web::resource(at(path)).route(get().to(published::key_set))));
+    }
+    if !api.is_open {
+        return;
+    }
+    let mut described_at = vec![at(published::METADATA)];
+    described_at.extend(api.places.metadata_of_issuer());
+    described_at.dedup();
+    config
+        .service(postable(web::resource(at("/authenticate")).post(api_keys::authenticate)))
+        .service(postable(web::resource(at("/refresh")).post(api_keys::refresh)))
+        .service(postable(web::resource(at("/validate")).post(api_keys::validate)))
+        .service(postable(web::resource(at("/token/refresh")).post(known::refresh)))
+        .service(postable(web::resource(at(published::INTROSPECTION)).post(known::introspect)))
+        .service(postable(web::resource(at(published::REVOCATION)).post(known::revoke)))
+        .service(postable(web::resource(at(published::TOKEN)).post(oauth::token)))
+        .service(readable(web::resource(described_at).route(get().to(published::metadata))));
+}
+
+fn postable(resource: actix_web::Resource) -> actix_web::Resource {
+    otherwise(resource, "POST")
+}
+
+fn readable(resource: actix_web::Resource) -> actix_web::Resource {
+    otherwise(resource, "GET, HEAD")
+}
+
+fn otherwise(resource: actix_web::Resource, allow: &'static str) -> actix_web::Resource {
+    resource.default_service(web::to(move || async move { HttpResponse::from_error(Problem::method_not_allowed(allow)) }))
+}
+
+/// An answer that nobody stores on its way.
+fn fresh(mut response: HttpResponseBuilder) -> HttpResponseBuilder {
+    response.insert_header((CACHE_CONTROL, NO_STORE));
+    response
+}

@@ -1,0 +1,147 @@
+//! What requests to the token API say. What cannot be read is described, never repeated: it may hold secrets.
+
+use std::borrow::Cow;
+
+use actix_web::{HttpRequest, web};
+use serde::de::DeserializeOwned;
+
+use super::{super::reading, problem::Problem};
+
+const JSON: &str = "application/json";
+const FORM: &str = "application/x-www-form-urlencoded";
+
+/// Largest body, in bytes.
+const BYTES_MAX: usize = 64 * 1024;
+
+/// How a body is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    Json,
+    Form,
+}
+
+/// The parameters of a form (RFC 6749 appendix B).
+pub(super) struct Form(Vec<(String, String)>);
+
+/// A JSON body, of which `expected` tells what it has to be.
+pub(super) async fn json<T: DeserializeOwned>(
+    request: &HttpRequest,
+    payload: web::Payload,
+    expected: &'static str,
+) -> Result<T, Problem> {
+    match format(request) {
+        Some(Format::Json) => parsed(&read(request, payload).await?, expected),
+        Some(Format::Form) | None => Err(Problem::unsupported_media_type(JSON)),
+    }
+}
+
+/// A form.
+pub(super) async fn form(request: &HttpRequest, payload: web::Payload) -> Result<Form, Problem> {
+    match format(request) {
+        Some(Format::Form) if !reading::media_type(request).is_empty() => Form::parse(&read(request, payload).await?),
+        Some(_) | None => Err(Problem::unsupported_media_type(FORM)),
+    }
+}
+
+/// Either of them, and which it is.
+pub(super) async fn either<T: DeserializeOwned>(
+    request: &HttpRequest,
+    payload: web::Payload,
+    expected: &'static str,
+    from_form: impl FnOnce(&Form) -> T,
+) -> Result<(T, Format), Problem> {
+    let Some(format) = format(request) else {
+        return Err(Problem::unsupported_media_type("application/json or application/x-www-form-urlencoded"));
+    };
+    let body = read(request, payload).await?;
+    let value = match format {
+        Format::Json => parsed(&body, expected)?,
+        Format::Form => from_form(&Form::parse(&body)?),
+    };
+    Ok((value, format))
+}
+
+impl Form {
+    /// A parameter may be there once (RFC 6749 section 3.2).
+    fn parse(body: &[u8]) -> Result<Self, Problem> {
+        let mut parameters: Vec<(String, String)> = Vec::new();
+        for (name, value) in url::form_urlencoded::parse(body).map(|(name, value)| (Cow::into_owned(name), value.into_owned())) {
+            if parameters.iter().any(|(known, _)| *known == name) {
+                return Err(Problem::invalid_request("a parameter is there twice"));
+            }
+            if parameters.len() == PARAMETERS_MAX {
+                return Err(Problem::invalid_request("there are too many parameters"));
+            }
+            parameters.push((name, value));
+        }
+        Ok(Self(parameters))
+    }
+
+    /// A parameter; one without a value is as good as none (RFC 6749 section 3.2).
+    pub(super) fn parameter(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
+    }
+}
+
+/// More than any request has that means something.
+const PARAMETERS_MAX: usize = 64;
+
+/// How the body is said to be written. One that does not say is taken for JSON.
+fn format(request: &HttpRequest) -> Option<Format> {
+    let media_type = reading::media_type(request);
+    if media_type.is_empty() || media_type.eq_ignore_ascii_case(JSON) {
+        Some(Format::Json)
+    } else if media_type.eq_ignore_ascii_case(FORM) {
+        Some(Format::Form)
+    } else {
+        None
+    }
+}
+
+async fn read(request: &HttpRequest, payload: web::Payload) -> Result<Vec<u8>, Problem> {
+    reading::body(request, payload, BYTES_MAX).await.map_err(|unread| Problem::unread(&unread, BYTES_MAX))
+}
+
+/// serde's own words would repeat values, and it would take an array for an object.
+fn parsed<T: DeserializeOwned>(body: &[u8], expected: &'static str) -> Result<T, Problem> {
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        return Err(Problem::invalid_request(expected));
+    }
+    serde_json::from_slice(body).map_err(|fault| {
+        if fault.is_data() {
+            Problem::invalid_request(expected)
+        } else {
+            Problem::invalid_request(format!("no JSON, from line {} column {} on; {expected}", fault.line(), fault.column()))
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forms_are_read_as_browsers_write_them() {
+        let form = Form::parse(b"grant_type=client_credentials&scope=a+b%20c&empty=&token_type_hint").unwrap();
+        assert_eq!(form.parameter("grant_type"), Some("client_credentials"));
+        assert_eq!(form.parameter("scope"), Some("a b c"));
+        assert_eq!(form.parameter("empty"), None);
+        assert_eq!(form.parameter("token_type_hint"), None);
+        assert_eq!(form.parameter("absent"), None);
+    }
+
+    #[test]
+    fn nothing_is_there_twice() {
+        for twice in ["a=1&a=1", "a=1&b=2&a=", "a=1&%61=2"] {
+            assert!(Form::parse(twice.as_bytes()).is_err(), "{twice}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_not_repeated() {
+        for wrong in [r#""s3cret""#, r#"{"a": "s3cret"}"#, r#"["s3cret"]"#, r#"{"s3cret": 1"#] {
+            let problem = parsed::<uuid::Uuid>(wrong.as_bytes(), "send a UUID").unwrap_err();
+            assert!(!problem.to_string().contains("s3cret"), "{problem}");
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! `/oauth2/token`: the token endpoint of RFC 6749, for clients that prove who they are with a signed assertion (RFC 7523), and for
+//! whoever holds a refresh token.
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::header::{AUTHORIZATION, PRAGMA},
+    web,
+};
+use serde::Serialize;
+
+use super::{
+    TokenApi,
+    body::{self, Form},
+    fresh,
+    problem::{Failure, Problem},
+    throttle::{Attempt, Claimant},
+};
+use crate::{
+    domain::{principal::Username, scope::Scopes, token::UntrustedToken},
+    engine::issue::{IssueError, Issued},
+};
+
+/// RFC 7523 section 2.2.
+const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+
+/// RFC 6749 section 5.1.
+#[derive(Serialize)]
+struct AccessTokenResponse<'a> {
+    access_token: &'a str,
+    token_type: &'static str,
+    expires_in: u64,
+    scope: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refresh_token: Option<&'a str>,
+}
+
+/// `POST /oauth2/token`
+pub(super) async fn token(request: HttpRequest, payload: web::Payload, api: web::Data<TokenApi>) -> Result<HttpResponse, Problem> {
+    let form = body::form(&request, payload).await?;
+    let grant = match form.parameter("grant_type") {
+        Some("client_credentials") => Grant::ClientCredentials,
+        Some("refresh_token") => Grant::Refresh,
+        Some(_) => {
+            let accepted = "accepted as `grant_type` are client_credentials and refresh_token";
+            return Err(Problem::token_endpoint("unsupported_grant_type", accepted));
+        }
+        None => return Err(Problem::invalid_request("there is no `grant_type`")),
+    };
+    let client = Client::read(&request, &form)?;
+    let asked = form.parameter("scope").map(Scopes::parse).transpose().map_err(|_| {
+        Problem::token_endpoint("invalid_scope", "a scope is made of visible ASCII characters other than '\"' and '\\'")
+    })?;
+    let claimant = client.as_ref().and_then(|client| client.unverified_username.clone()).map(Claimant::Username);
+    let attempt = api.throttle.admit(&request, claimant)?;
+    let issued = match grant {
+        Grant::ClientCredentials => {
+            let client = client.ok_or_else(|| invalid_client("prove who you are with a `client_assertion`"))?;
+            match api.issuer.client_credentials(client.assertion, asked.as_ref()).await {
+                Ok(issued) => issued,
+                Err(error) => return Err(refused(&error, invalid_client(NOT_VERIFIED), &attempt)),
+            }
+        }
+        Grant::Refresh => refresh(&api, &form, client.as_ref(), &attempt).await?,
+    };
+    Ok(given(&issued))
+}
+
+#[derive(Clone, Copy)]
+enum Grant {
+    ClientCredentials,
+    Refresh,
+}
+
+const NOT_VERIFIED: &str =
+    "the client assertion does not verify: it needs a fresh `jti`, a fresh time, and this service as its `aud`";
+
+/// A refresh token needs no client beside it, but where there is one, it has to be its own. A `scope` that is narrower than what
+/// was given once is not heeded, which the answer tells (RFC 6749 section 3.3).
+async fn refresh(api: &TokenApi, form: &Form, client: Option<&Client<'_>>, attempt: &Attempt<'_>) -> Result<Issued, Problem> {
+    let token = form.parameter("refresh_token").ok_or_else(|| Problem::invalid_request("there is no `refresh_token`"))?;
+    let only = match client {
+        None => None,
+        Some(client) => {
+            let identity = api.issuer.client(client.assertion).await;
+            Some(identity.map_err(|error| refused(&error, invalid_client(NOT_VERIFIED), attempt))?)
+        }
+    };
+    let only = only.as_ref().map(|identity| &identity.principal().username);
+    let ended = Problem::token_endpoint("invalid_grant", "the refresh token is unknown, or it ended, or it is not yours");
+    api.issuer.rotate(token, only).await.map_err(|error| refused(&error, ended, attempt))
+}
+
+/// What to say where no token is given: `denied` where what was presented is at fault, which then counts.
+fn refused(error: &IssueError, denied: Problem, attempt: &Attempt<'_>) -> Problem {
+    match Failure::from(error) {
+        Failure::Refused => attempt.failed().err().unwrap_or(denied),
+        Failure::ScopeNotHeld => Problem::token_endpoint("invalid_scope", "a scope was asked for that the client does not hold"),
+        Failure::Unavailable => Problem::unavailable(),
+    }
+}
+
+/// A client as it says it is.
+struct Client<'a> {
+    assertion: &'a str,
+    unverified_username: Option<Username>,
+}
+
+impl<'a> Client<'a> {
+    /// `None` where it says nothing.
+    fn read(request: &HttpRequest, form: &'a Form) -> Result<Option<Self>, Problem> {
+        let only_assertions = "clients prove who they are with a `client_assertion` of the type jwt-bearer, and in no other way";
+        if form.parameter("client_secret").is_some() || request.headers().contains_key(AUTHORIZATION) {
+            return Err(invalid_client(only_assertions));
+        }
+        let assertion = match (form.parameter("client_assertion_type"), form.parameter("client_assertion")) {
+            (None, None) => return Ok(None),
+            (Some(JWT_BEARER), Some(assertion)) => assertion,
+            (Some(_), Some(_)) => return Err(invalid_client(only_assertions)),
+            (None, Some(_)) | (Some(_), None) => {
+                return Err(Problem::invalid_request("`client_assertion` and `client_assertion_type` go together"));
+            }
+        };
+        let token = UntrustedToken::parse(assertion);
+        let unverified_username = token.ok().map(|token| token.unverified_claims().username.clone());
+        // RFC 7521 section 4.2: where there is one, too, it names the same client.
+        let named = form.parameter("client_id");
+        if named.is_some_and(|named| unverified_username.as_ref().is_none_or(|username| username.as_str() != named)) {
+            return Err(invalid_client("the `client_id` is not who signed the assertion"));
+        }
+        Ok(Some(Self { assertion, unverified_username }))
+    }
+}
+
+fn invalid_client(detail: &'static str) -> Problem {
+    Problem::unauthorized("invalid_client", detail)
+}
+
+fn given(issued: &Issued) -> HttpResponse {
+    fresh(HttpResponse::Ok()).insert_header((PRAGMA, "no-cache")).json(AccessTokenResponse {
+        access_token: &issued.access_token,
+        token_type: "Bearer",
+        expires_in: issued.expires_in.as_secs(),
+        scope: issued.grant.scopes.as_str(),
+        refresh_token: issued.refresh_token.as_ref().map(|token| token.expose()),
+    })
+}

@@ -1,0 +1,211 @@
+//! What went wrong, as RFC 9457 writes it, with what RFC 6749 section 5.2 has clients look at.
+
+use std::{borrow::Cow, error::Error, fmt, time::Duration};
+
+use actix_web::{
+    HttpResponse, ResponseError,
+    http::{
+        StatusCode,
+        header::{ALLOW, CACHE_CONTROL, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE},
+    },
+};
+use serde::Serialize;
+
+use super::super::reading::Unread;
+use crate::{
+    doors::answer::{NO_STORE, PROBLEM_JSON, RETRY_AFTER_SECONDS},
+    engine::{issue::IssueError, ports::RegistryError},
+};
+
+/// Why a request to the token API was not carried out. It never repeats anything of the request.
+#[derive(Debug)]
+pub(super) struct Problem {
+    status: StatusCode,
+    /// RFC 6749 section 5.2, RFC 6750 section 3.1.
+    error: &'static str,
+    detail: Cow<'static, str>,
+    header: Option<(HeaderName, String)>,
+}
+
+#[derive(Serialize)]
+struct Written<'a> {
+    r#type: &'static str,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    error: &'static str,
+    error_description: &'a str,
+}
+
+impl Problem {
+    fn new(status: StatusCode, error: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, error, detail: detail.into(), header: None }
+    }
+
+    fn with(self, name: HeaderName, value: impl Into<String>) -> Self {
+        Self { header: Some((name, value.into())), ..self }
+    }
+
+    /// The request is not what is accepted here.
+    pub(super) fn invalid_request(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request", detail)
+    }
+
+    /// One of the other errors of a token endpoint.
+    pub(super) fn token_endpoint(error: &'static str, detail: &'static str) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, error, detail)
+    }
+
+    /// What was presented earns nothing.
+    pub(super) fn unauthorized(error: &'static str, detail: &'static str) -> Self {
+        let challenge = format!("{CHALLENGE}, error=\"{error}\"");
+        Self::new(StatusCode::UNAUTHORIZED, error, detail).with(WWW_AUTHENTICATE, challenge)
+    }
+
+    /// Nothing was presented.
+    pub(super) fn no_credentials(detail: &'static str) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "invalid_token", detail).with(WWW_AUTHENTICATE, CHALLENGE)
+    }
+
+    /// Whoever asks may not.
+    pub(super) fn forbidden(error: &'static str, detail: &'static str) -> Self {
+        Self::new(StatusCode::FORBIDDEN, error, detail)
+    }
+
+    pub(super) fn method_not_allowed(allow: &'static str) -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request", format!("accepted are {allow}")).with(ALLOW, allow)
+    }
+
+    pub(super) fn unsupported_media_type(accepted: &'static str) -> Self {
+        let detail = format!("send a body with Content-Type {accepted}");
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request", detail)
+    }
+
+    pub(super) fn unread(unread: &Unread, bytes_max: usize) -> Self {
+        match unread {
+            Unread::Broken(_) => Self::invalid_request("the body did not arrive as a whole"),
+            Unread::TooLarge => {
+                let detail = format!("a body may have at most {bytes_max} bytes");
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request", detail)
+            }
+        }
+    }
+
+    /// Wrong secrets were presented too often.
+    pub(super) fn too_many_failures(wait: Duration) -> Self {
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too_many_failures",
+            "wrong credentials were presented too often; wait as long as Retry-After says",
+        )
+        .with(RETRY_AFTER, seconds.max(1).to_string())
+    }
+
+    /// It cannot be told now. Whoever found out has logged why.
+    pub(super) fn unavailable() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "temporarily_unavailable",
+            "the service cannot reach what it needs to answer; try again",
+        )
+        .with(RETRY_AFTER, RETRY_AFTER_SECONDS.to_string())
+    }
+
+    /// The same, where it is not logged yet.
+    pub(super) fn failed(error: &(dyn Error + 'static)) -> Self {
+        tracing::error!(error, "the token API cannot answer");
+        Self::unavailable()
+    }
+}
+
+/// What is asked of those who present no access token (RFC 6750 section 3).
+const CHALLENGE: &str = "Bearer realm=\"countersign\"";
+
+/// What a client may know of why it is given no token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// What it presented earns none.
+    Refused,
+    /// It asked for a scope that it does not hold.
+    ScopeNotHeld,
+    /// It cannot be told now.
+    Unavailable,
+}
+
+impl From<&IssueError> for Failure {
+    fn from(error: &IssueError) -> Self {
+        match error {
+            IssueError::Refused(_) | IssueError::Assertion(_) => Self::Refused,
+            IssueError::ScopeNotHeld(_) => Self::ScopeNotHeld,
+            IssueError::Registry(error) => error.into(),
+            IssueError::Unavailable(_) | IssueError::NotSigned(_) | IssueError::Claims(_) | IssueError::NoRandomness(_) => {
+                Self::Unavailable
+            }
+        }
+    }
+}
+
+impl From<&RegistryError> for Failure {
+    fn from(error: &RegistryError) -> Self {
+        match error {
+            // Gone since they were looked at.
+            RegistryError::NoSuchPrincipal(_) | RegistryError::NoSuchApiKey(_) | RegistryError::NoSuchGrant(_) => Self::Refused,
+            RegistryError::PrincipalExists(_)
+            | RegistryError::KeyExists { .. }
+            | RegistryError::TrustExists { .. }
+            | RegistryError::ApiKeyExists
+            | RegistryError::NoSuchKey(_)
+            | RegistryError::NoSuchTrust(_)
+            | RegistryError::Changed
+            | RegistryError::NeverUsable
+            | RegistryError::BadText { .. }
+            | RegistryError::NotMigrated(_)
+            | RegistryError::Store(_) => Self::Unavailable,
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+impl ResponseError for Problem {
+    fn status_code(&self) -> StatusCode {
+        self.status
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status);
+        response.content_type(PROBLEM_JSON).insert_header((CACHE_CONTROL, NO_STORE));
+        if let Some((name, value)) = &self.header {
+            response.insert_header((name.clone(), value.as_str()));
+        }
+        let written = Written {
+            r#type: "about:blank",
+            title: self.status.canonical_reason().unwrap_or_default(),
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            error: self.error,
+            error_description: &self.detail,
+        };
+        // Texts and numbers always have a JSON form.
+        response.body(serde_json::to_string(&written).unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waiting_is_told_in_whole_seconds_that_are_enough() {
+        let told = |wait| Problem::too_many_failures(wait).header.unwrap().1;
+        assert_eq!(told(Duration::ZERO), "1");
+        assert_eq!(told(Duration::from_millis(1)), "1");
+        assert_eq!(told(Duration::from_secs(2)), "2");
+        assert_eq!(told(Duration::from_millis(2001)), "3");
+    }
+}

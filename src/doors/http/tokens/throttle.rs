@@ -1,0 +1,286 @@
+//! Guessing costs time: whoever presents wrong secrets too often has to wait. Only failures count, so that an honest client may
+//! ask as often as it likes.
+
+use std::{
+    hash::Hash,
+    net::{IpAddr, Ipv6Addr},
+    num::NonZeroU32,
+    sync::Arc,
+    time::Duration,
+};
+
+use actix_web::HttpRequest;
+use governor::{
+    Quota, RateLimiter,
+    clock::{Clock, MonotonicClock},
+    middleware::NoOpMiddleware,
+    nanos::Nanos,
+    state::{InMemoryState, NotKeyed, StateStore},
+};
+use moka::{policy::EvictionPolicy, sync::Cache};
+use uuid::Uuid;
+
+use super::problem::Problem;
+use crate::domain::principal::Username;
+
+/// Whose failures are remembered at a time, of each kind. Those who failed the longest ago are forgotten first.
+const REMEMBERED_MAX: u64 = 100_000;
+/// A failure is forgiven after a minute at the latest.
+const FORGIVEN_AFTER: Duration = Duration::from_mins(2);
+/// Of an IPv6 address, what a single customer is usually given.
+const V6_PREFIX_BITS: u32 = 64;
+
+/// In whose name a secret is presented. Not proven: whoever fails in the name of another slows that one down, which is why this
+/// limit is not everybody's choice.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Claimant {
+    /// The holder of an API key.
+    Identifier(Uuid),
+    /// Who is said to have signed an assertion.
+    Username(Username),
+}
+
+/// Counts failures, of each peer and in each name.
+#[derive(Debug)]
+pub(super) struct Throttle<C: Clock = MonotonicClock> {
+    peers: Option<Limit<IpAddr, C>>,
+    claimants: Option<Limit<Claimant, C>>,
+}
+
+/// Somebody is about to present a secret.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Attempt<'a, C: Clock = MonotonicClock> {
+    throttle: &'a Throttle<C>,
+    peer: Option<IpAddr>,
+    claimant: Option<Claimant>,
+}
+
+impl Throttle {
+    /// With so many failures a minute; 0 is no limit.
+    pub(super) fn new(per_peer: u32, per_claimant: u32) -> Self {
+        Self::with_clock(per_peer, per_claimant, &MonotonicClock)
+    }
+
+    /// The attempt that `request` is, where it may be made at all.
+    pub(super) fn admit(&self, request: &HttpRequest, claimant: Option<Claimant>) -> Result<Attempt<'_>, Problem> {
+        self.attempt(request.peer_addr().map(|peer| peer.ip()), claimant).map_err(Problem::too_many_failures)
+    }
+}
+
+impl Attempt<'_> {
+    /// It failed. An error where it was one too many: of attempts that are made at the same time, too, no more than the limit
+    /// are answered.
+    pub(super) fn failed(&self) -> Result<(), Problem> {
+        self.count().map_err(Problem::too_many_failures)
+    }
+}
+
+impl<C: Clock + Clone> Throttle<C> {
+    fn with_clock(per_peer: u32, per_claimant: u32, clock: &C) -> Self {
+        let quota = |failures| NonZeroU32::new(failures).map(Quota::per_minute);
+        Self {
+            peers: quota(per_peer).map(|quota| Limit::new(quota, clock.clone())),
+            claimants: quota(per_claimant).map(|quota| Limit::new(quota, clock.clone())),
+        }
+    }
+
+    /// Fails with how long to wait.
+    fn attempt(&self, peer: Option<IpAddr>, claimant: Option<Claimant>) -> Result<Attempt<'_, C>, Duration> {
+        let attempt = Attempt { throttle: self, peer: peer.map(network), claimant };
+        attempt.look(false)?;
+        Ok(attempt)
+    }
+}
+
+impl<C: Clock + Clone> Attempt<'_, C> {
+    fn count(&self) -> Result<(), Duration> {
+        self.look(true)
+    }
+
+    /// Both are looked at, and the longer time is what has to be waited.
+    fn look(&self, counts: bool) -> Result<(), Duration> {
+        let Throttle { peers, claimants } = self.throttle;
+        let by_peer = peers.as_ref().zip(self.peer.as_ref()).map(|(limit, peer)| limit.look(peer, counts));
+        let by_claimant = claimants.as_ref().zip(self.claimant.as_ref()).map(|(limit, claimant)| limit.look(claimant, counts));
+        let wait = by_peer.into_iter().chain(by_claimant).filter_map(Result::err).max();
+        wait.map_or(Ok(()), Err)
+    }
+}
+
+/// One customer's addresses are one peer.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => {
+            let prefix = u128::MAX << (u128::BITS - V6_PREFIX_BITS);
+            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & prefix))
+        }
+    }
+}
+
+/// Whose failures are counted.
+trait Key: Hash + Eq + Clone + Send + Sync + 'static {}
+
+impl Key for IpAddr {}
+impl Key for Claimant {}
+
+/// So many failures of each key.
+struct Limit<K: Key, C: Clock> {
+    limiter: RateLimiter<Look<K>, Cells<K>, C, NoOpMiddleware<C::Instant>>,
+}
+
+impl<K: Key, C: Clock> Limit<K, C> {
+    fn new(quota: Quota, clock: C) -> Self {
+        let cells = Cache::builder()
+            .max_capacity(REMEMBERED_MAX)
+            .eviction_policy(EvictionPolicy::lru())
+            .time_to_idle(FORGIVEN_AFTER)
+            .build();
+        Self { limiter: RateLimiter::new(quota, Cells(cells), clock) }
+    }
+
+    /// Whether one more failure of `key` would be within the limit; where it `counts`, it is one.
+    fn look(&self, key: &K, counts: bool) -> Result<(), Duration> {
+        let look = Look { key: key.clone(), counts };
+        self.limiter.check_key(&look).map_err(|until| until.wait_time_from(self.limiter.clock().now()))
+    }
+}
+
+impl<K: Key, C: Clock> std::fmt::Debug for Limit<K, C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Limit").finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Look<K> {
+    key: K,
+    counts: bool,
+}
+
+/// What governor remembers of each key: bounded, and only changed where a failure counts.
+struct Cells<K>(Cache<K, Arc<InMemoryState>>);
+
+impl<K: Key> StateStore for Cells<K> {
+    type Key = Look<K>;
+
+    fn measure_and_replace<T, F, E>(&self, Look { key, counts }: &Look<K>, measure: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        if *counts {
+            return self.0.get_with_by_ref(key, Arc::default).measure_and_replace(&NotKeyed::NonKey, measure);
+        }
+        let Some(cell) = self.0.get(key) else { return measure(None).map(|(told, _)| told) };
+        // A cell that is told of an error stays as it is.
+        let looked: Result<(), Result<T, E>> =
+            cell.measure_and_replace(&NotKeyed::NonKey, |state| Err(measure(state).map(|(told, _)| told)));
+        match looked {
+            Err(told) => told,
+            Ok(()) => measure(None).map(|(told, _)| told),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use governor::clock::FakeRelativeClock;
+
+    use super::*;
+
+    const PEER: &str = "192.0.2.1";
+
+    struct Setup {
+        clock: FakeRelativeClock,
+        throttle: Throttle<FakeRelativeClock>,
+    }
+
+    fn setup(per_peer: u32, per_claimant: u32) -> Setup {
+        let clock = FakeRelativeClock::default();
+        clock.advance(Duration::from_hours(1));
+        Setup { throttle: Throttle::with_clock(per_peer, per_claimant, &clock), clock }
+    }
+
+    impl Setup {
+        fn fail(&self, peer: &str, claimant: Option<u128>) -> Result<(), Duration> {
+            self.admit(peer, claimant)?.count()
+        }
+
+        fn admit(&self, peer: &str, claimant: Option<u128>) -> Result<Attempt<'_, FakeRelativeClock>, Duration> {
+            let claimant = claimant.map(|identifier| Claimant::Identifier(Uuid::from_u128(identifier)));
+            self.throttle.attempt(Some(peer.parse().unwrap()), claimant)
+        }
+    }
+
+    #[test]
+    fn whoever_fails_too_often_waits() {
+        let setup = setup(3, 0);
+        for _ in 0..3 {
+            assert_eq!(setup.fail(PEER, None), Ok(()));
+        }
+        assert_eq!(setup.fail(PEER, None), Err(Duration::from_secs(20)));
+        setup.clock.advance(Duration::from_secs(15));
+        assert_eq!(setup.fail(PEER, None), Err(Duration::from_secs(5)), "waiting in vain makes it no longer");
+        setup.clock.advance(Duration::from_secs(5));
+        assert_eq!(setup.fail(PEER, None), Ok(()));
+        assert_eq!(setup.fail(PEER, None), Err(Duration::from_secs(20)));
+        setup.clock.advance(Duration::from_mins(1));
+        for _ in 0..3 {
+            assert_eq!(setup.fail(PEER, None), Ok(()), "all is forgiven after a minute");
+        }
+    }
+
+    #[test]
+    fn others_do_not_notice() {
+        let setup = setup(1, 1);
+        assert_eq!(setup.fail(PEER, Some(1)), Ok(()));
+        assert!(setup.admit(PEER, Some(2)).is_err(), "the same peer");
+        assert!(setup.admit("192.0.2.2", Some(1)).is_err(), "the same name");
+        assert!(setup.admit("192.0.2.2", Some(2)).is_ok());
+        assert!(setup.admit("192.0.2.2", None).is_ok());
+    }
+
+    #[test]
+    fn only_failures_count() {
+        let setup = setup(1, 1);
+        for _ in 0..10 {
+            let _ = setup.admit(PEER, Some(1)).unwrap();
+        }
+        assert_eq!(setup.fail(PEER, Some(1)), Ok(()));
+    }
+
+    #[test]
+    fn attempts_at_once_are_no_way_around_it() {
+        let setup = setup(2, 0);
+        let attempts: Vec<_> = (0..5).map(|_| setup.admit(PEER, None).unwrap()).collect();
+        assert_eq!(attempts.iter().filter(|attempt| attempt.count().is_ok()).count(), 2);
+    }
+
+    #[test]
+    fn nothing_is_counted_where_there_is_no_limit() {
+        let setup = setup(0, 0);
+        for _ in 0..1000 {
+            assert_eq!(setup.fail(PEER, Some(1)), Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_network_is_one_peer() {
+        let of = |text: &str| network(text.parse().unwrap());
+        assert_eq!(of("2001:db8:1:2:3:4:5:6"), of("2001:db8:1:2::1"));
+        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
+        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let setup = setup(1, 0);
+        let limit = setup.throttle.peers.as_ref().unwrap();
+        for address in 0..150_000_u32 {
+            let _ = limit.look(&IpAddr::from(address.to_be_bytes()), true);
+        }
+        assert!(limit.look(&IpAddr::from(149_999_u32.to_be_bytes()), false).is_err(), "the latest is remembered");
+    }
+}
