@@ -36,6 +36,13 @@ impl Request {
         self.header("Authorization", value)
     }
 
+    /// The same under a path.
+    #[must_use]
+    pub fn below(mut self, prefix: &str) -> Self {
+        self.target.insert_str(0, prefix);
+        self
+    }
+
     /// Adds a body and its Content-Length.
     #[must_use]
     pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {

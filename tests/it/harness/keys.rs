@@ -24,6 +24,11 @@ impl Key {
         Self::Rsa(RsaKeyPair::generate(KeySize::Rsa2048).unwrap())
     }
 
+    /// Out of PKCS#8 PEM.
+    pub fn rsa_in(pem: &str) -> Self {
+        Self::Rsa(RsaKeyPair::from_pkcs8(pem::parse(pem).unwrap().contents()).unwrap())
+    }
+
     pub fn ed25519() -> Self {
         Self::Ed25519(Ed25519KeyPair::generate().unwrap())
     }

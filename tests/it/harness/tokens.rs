@@ -24,6 +24,23 @@ impl Claims {
         Self::new(json!({"iss": username, "iat": now(), "jti": nonce()}))
     }
 
+    /// Those of a token, to be changed and signed again.
+    pub fn in_token(token: &str) -> Self {
+        let [header, payload] = [0, 1].map(|index| {
+            let part = token.split('.').nth(index).unwrap_or_default();
+            object(serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap())
+        });
+        Self { header, payload }
+    }
+
+    /// The compact JWS with whatever stands for a signature of it.
+    pub fn sealed(&self, seal: impl FnOnce(&[u8]) -> Vec<u8>) -> String {
+        let [header, payload] = [&self.header, &self.payload].map(|part| encode(&Value::Object(part.clone())));
+        let signed = format!("{header}.{payload}");
+        let seal = URL_SAFE_NO_PAD.encode(seal(signed.as_bytes()));
+        format!("{signed}.{seal}")
+    }
+
     fn new(payload: Value) -> Self {
         Self { header: object(json!({"typ": "JWT"})), payload: object(payload) }
     }
