@@ -1,12 +1,14 @@
 //! `/authenticate`, `/refresh` and `/validate`, as jwthenticator's clients know them; the key set; and what holds everywhere.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::harness::http::{Answer, Request};
-use crate::harness::{ADMIN_TOKEN, ApiKey, Countersign, Deployment, Key, TokenApi, claims_in, members};
+use crate::harness::{ADMIN_TOKEN, ApiKey, Countersign, Database, Deployment, Key, TokenApi, claims_in, eventually_async, members};
 
+const PATIENCE: Duration = Duration::from_secs(20);
 const STRANGER: &str = "00000000-0000-4000-8000-000000000000";
 const ENDPOINTS: [&str; 7] =
     ["/authenticate", "/refresh", "/validate", "/token/refresh", "/token/introspection", "/token/revoke", "/oauth2/token"];
@@ -274,6 +276,31 @@ async fn secrets_stay_out_of_the_metrics_and_grants_are_counted() {
         assert!(text.contains(line), "{line} is not in {text}");
     }
     assert!(!text.contains(&key.key), "{text}");
+}
+
+/// What cannot be told now is neither refused nor granted, and nobody throws its credentials away.
+#[tokio::test]
+async fn an_outage_is_503() {
+    let mut deployment = Deployment::on(Database::postgres());
+    deployment.done(&["principal", "add", "alice"]);
+    let (key, countersign) = (deployment.api_key("alice"), deployment.serve());
+    let api = TokenApi::of(&countersign);
+    let pair = api.login(&key).await;
+    deployment.lose_the_database();
+    for answer in [
+        api.authenticate(&key).await,
+        api.post("/refresh", &refresh_request(&pair.refresh, &key.identifier)).await,
+        api.rotate(&pair.refresh).await,
+        api.form("/oauth2/token", &[("grant_type", "refresh_token"), ("refresh_token", &pair.refresh)]).await,
+        api.post_as(&pair.access, "/token/introspection", &json!({"token": pair.refresh})).await,
+        api.post_as(&pair.access, "/token/revoke", &json!({"token": pair.refresh})).await,
+    ] {
+        assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{answer:?}");
+        assert_eq!(answer.json()["error"], "temporarily_unavailable");
+    }
+    assert_eq!(api.validate(&pair.access).await, 200, "decisions go on");
+    deployment.restore_the_database();
+    eventually_async("it does not recover", PATIENCE, async || (api.rotate(&pair.refresh).await.status == 201).then_some(())).await;
 }
 
 /// Alice with an API key, and one who serves her.

@@ -148,7 +148,7 @@ async fn the_admin_token_revokes_any() {
     for body in [json!({"token": alice.refresh}), json!({"jti": listed[0]["refresh_jti"]})] {
         assert_eq!(api.post_as(ADMIN_TOKEN, REVOCATION, &body).await.status, 200);
     }
-    for pair in [alice, &bob] {
+    for pair in [alice, bob] {
         ends(api, &pair.access).await;
     }
     for authorization in [None, Some("Bearer wrong"), Some("Basic eDp5"), Some("")] {

@@ -11,7 +11,7 @@ use super::{
     throttle::Claimant,
 };
 use crate::{
-    domain::decision::Decision,
+    domain::{decision::Decision, opaque::OpaqueToken},
     engine::issue::{IssueError, Issued},
 };
 
@@ -112,6 +112,6 @@ pub(super) fn refused(error: &IssueError, failed: impl FnOnce() -> Result<(), Pr
 }
 
 fn given(issued: &Issued) -> HttpResponse {
-    let refresh_token = issued.refresh_token.as_ref().map(|token| token.expose());
+    let refresh_token = issued.refresh_token.as_ref().map(OpaqueToken::expose);
     fresh(HttpResponse::Ok()).json(TokenResponse { jwt: &issued.access_token, refresh_token })
 }

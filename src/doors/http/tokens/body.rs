@@ -38,8 +38,8 @@ pub(super) async fn json<T: DeserializeOwned>(
 /// A form.
 pub(super) async fn form(request: &HttpRequest, payload: web::Payload) -> Result<Form, Problem> {
     match format(request) {
-        Some(Format::Form) if !reading::media_type(request).is_empty() => Form::parse(&read(request, payload).await?),
-        Some(_) | None => Err(Problem::unsupported_media_type(FORM)),
+        Some(Format::Form) => Form::parse(&read(request, payload).await?),
+        Some(Format::Json) | None => Err(Problem::unsupported_media_type(FORM)),
     }
 }
 

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     domain::{
         decision::{Decision, Identity},
+        opaque::OpaqueToken,
         presented::Credentials,
     },
     doors::http::decision::credentials,
@@ -80,7 +81,7 @@ pub(super) async fn refresh(
         Ok(issued) => issued,
         Err(error) => return Err(api_keys::refused(&error, || attempt.failed())),
     };
-    let refresh_token = issued.refresh_token.as_ref().map_or("", |token| token.expose());
+    let refresh_token = issued.refresh_token.as_ref().map_or("", OpaqueToken::expose);
     Ok(fresh(HttpResponse::Created()).json(Pair { access_token: &issued.access_token, refresh_token }))
 }
 

@@ -16,7 +16,7 @@ use super::{
     throttle::{Attempt, Claimant},
 };
 use crate::{
-    domain::{principal::Username, scope::Scopes, token::UntrustedToken},
+    domain::{opaque::OpaqueToken, principal::Username, scope::Scopes, token::UntrustedToken},
     engine::issue::{IssueError, Issued},
 };
 
@@ -141,6 +141,6 @@ fn given(issued: &Issued) -> HttpResponse {
         token_type: "Bearer",
         expires_in: issued.expires_in.as_secs(),
         scope: issued.grant.scopes.as_str(),
-        refresh_token: issued.refresh_token.as_ref().map(|token| token.expose()),
+        refresh_token: issued.refresh_token.as_ref().map(OpaqueToken::expose),
     })
 }

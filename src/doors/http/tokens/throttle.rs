@@ -30,8 +30,8 @@ const FORGIVEN_AFTER: Duration = Duration::from_mins(2);
 /// Of an IPv6 address, what a single customer is usually given.
 const V6_PREFIX_BITS: u32 = 64;
 
-/// In whose name a secret is presented. Not proven: whoever fails in the name of another slows that one down, which is why this
-/// limit is not everybody's choice.
+/// In whose name a secret is presented. It is not proven: whoever fails in the name of another slows that one down, too, for as
+/// long as it goes on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Claimant {
     /// The holder of an API key.
