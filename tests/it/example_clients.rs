@@ -186,7 +186,6 @@ async fn who_sends_too_much_waits() {
 }
 
 #[tokio::test]
-#[ignore = "the token API is not there yet"]
 async fn an_api_key_opens_the_gateway() {
     let world = World::start(Deployment::new()).await;
     let issued = world.deployment.done(&["api-key", "issue", "alice", "--output", "json"]);

@@ -57,7 +57,6 @@ async fn it_is_particular() {
 }
 
 #[tokio::test]
-#[ignore = "the token API is not there yet"]
 async fn its_internal_client_registers_keys() {
     let deployment = Deployment::new().set("admin.open_key_registration", "true");
     let countersign = deployment.serve();
@@ -77,7 +76,6 @@ async fn its_internal_client_registers_keys() {
 }
 
 #[tokio::test]
-#[ignore = "the token API is not there yet"]
 async fn registration_is_closed_unless_opened() {
     let deployment = Deployment::new().set("admin.token", ADMIN_TOKEN);
     let countersign = deployment.serve();
@@ -89,7 +87,6 @@ async fn registration_is_closed_unless_opened() {
 }
 
 #[tokio::test]
-#[ignore = "the token API is not there yet"]
 async fn its_client_authenticates_and_refreshes() {
     let world = World::start();
     let client = world.peer.client(&url(world.countersign.http), &world.identifier, &world.api_key).await;
@@ -106,7 +103,6 @@ async fn its_client_authenticates_and_refreshes() {
 }
 
 #[tokio::test]
-#[ignore = "the token API is not there yet"]
 async fn its_client_passes_the_gateway() {
     let world = World::start();
     let gateway = Gateway::Nginx.start(&world.countersign, &Echo::start()).await;
@@ -121,7 +117,6 @@ async fn its_client_passes_the_gateway() {
 }
 
 #[tokio::test]
-#[ignore = "the token API is not there yet"]
 async fn its_decorator_asks_us() {
     let world = World::start();
     let site = world.peer.site(&url(world.countersign.http)).await;
