@@ -26,7 +26,7 @@ use crate::{
         issuer_keys::NotSigned,
         opaque::{NoRandomness, OpaqueKind, OpaqueToken, SecretHash},
         presented::{Credentials, Door, OriginalRequest, Presented},
-        principal::{ApiKeyId, GrantId, Username},
+        principal::{GrantId, Username},
         profile::ProfileClaim,
         scope::Scopes,
         time::UnixMillis,
@@ -352,10 +352,10 @@ impl Issuer {
                 refresh: Some(self.new_refresh(&refresh_token, random_uuid()?, now)?),
                 audience: terms.audience.unwrap_or_else(|| usual.audience.clone()),
                 sid: terms.sid,
+                is_minted: true,
                 ..usual
             };
             let grant = self.add(&holder, new, actor, now).await?;
-            in_time(self.ports.grants.audit_minted(&grant, Author { actor, now })).await?;
             self.issued(&holder, grant, None, Some(refresh_token), now)
         })
         .await
@@ -443,7 +443,8 @@ impl Issuer {
             audience: self.terms.audience.clone(),
             sid: None,
             scopes,
-            api_key: None::<ApiKeyId>,
+            api_key: None,
+            is_minted: false,
             issued_at: now,
             access_expires_at: now.saturating_add(self.terms.access_token_lifetime),
         })
@@ -501,7 +502,9 @@ fn reason(error: &IssueError) -> &'static str {
 /// What was removed or revoked just now, while a token was about to be given for it, is a refusal and no outage.
 fn gone(refusal: TokenRefusal) -> impl Fn(RegistryError) -> IssueError {
     move |error| match error {
-        RegistryError::NoSuchApiKey(_) | RegistryError::NoSuchPrincipal(_) => IssueError::Refused(refusal),
+        RegistryError::NoSuchApiKey(_) | RegistryError::NoSuchGrant(_) | RegistryError::NoSuchPrincipal(_) => {
+            IssueError::Refused(refusal)
+        }
         error => error.into(),
     }
 }

@@ -307,7 +307,8 @@ pub trait GrantStore: Send + Sync {
     async fn api_key_by_hash(&self, hash: &SecretHash) -> Result<Option<HeldApiKey>, RegistryError>;
 
     /// Adds a grant to a principal. Where `ends_others`, every other family of grants of the principal is revoked with it. An API
-    /// key that was revoked since it was looked at is no such key: nothing that it is exchanged for outlives it.
+    /// key that was revoked since it was looked at is no such key, and a family of which nothing lives is no such
+    /// grant: nothing outlives what it goes back to. One that an operator asked for leaves an audit event.
     async fn add_grant(
         &self,
         holder: PrincipalId,
@@ -330,9 +331,6 @@ pub trait GrantStore: Send + Sync {
     ) -> Result<Rotation, RegistryError>;
     /// Revokes every grant of a family, and says how many that were. Those that are revoked already keep their first date.
     async fn revoke_family(&self, family: Uuid, author: Author<'_>) -> Result<u64, RegistryError>;
-    /// Notes in the audit that an operator had a grant made.
-    async fn audit_minted(&self, grant: &GrantRecord, author: Author<'_>) -> Result<(), RegistryError>;
-
     /// The grant of that number.
     async fn grant(&self, id: GrantId) -> Result<GrantRecord, RegistryError>;
     /// Up to `limit` grants, of one principal or of all, in the order of their numbers, from the one after `after` on.

@@ -5,12 +5,12 @@ use std::time::Duration;
 use countersign::client::{Session, SessionError};
 use serde_json::Value;
 
-use crate::harness::{Countersign, Deployment, Echo, Gateway, RunningGateway, eventually_async};
+use crate::harness::{ApiKey, Countersign, Deployment, Echo, Gateway, RunningGateway, eventually_async};
 
 #[tokio::test]
 async fn a_session_authenticates_when_it_has_to() {
     let world = World::start().await;
-    let session = world.session(&world.api_key);
+    let session = world.session(&world.api_key.key);
 
     // Eight at once share one exchange.
     let statuses = futures_util::future::join_all((0..8).map(|_| world.ask(&session))).await;
@@ -31,7 +31,7 @@ async fn a_session_says_when_its_key_is_refused() {
         let error = world.session(key).access_token().await.unwrap_err();
         assert!(matches!(error, SessionError::Refused | SessionError::Unexpected { .. }), "{key:?}: {error}");
     }
-    let nowhere = Session::new("http://127.0.0.1:1", world.identifier.parse().unwrap(), "x".into()).unwrap();
+    let nowhere = Session::new("http://127.0.0.1:1", world.api_key.identifier.parse().unwrap(), "x".into()).unwrap();
     assert!(matches!(nowhere.access_token().await, Err(SessionError::Http(_))));
 }
 
@@ -40,8 +40,7 @@ struct World {
     deployment: Deployment,
     countersign: Countersign,
     gateway: RunningGateway,
-    api_key: String,
-    identifier: String,
+    api_key: ApiKey,
     _echo: Echo,
 }
 
@@ -49,16 +48,14 @@ impl World {
     async fn start() -> Self {
         let deployment = Deployment::new();
         deployment.done(&["principal", "add", "alice"]);
-        let issued = deployment.done(&["api-key", "issue", "alice", "--output", "json"]);
-        let issued: Value = serde_json::from_str(&issued).unwrap_or_else(|error| panic!("{error} in {issued}"));
-        let [api_key, identifier] = ["key", "identifier"].map(|member| issued[member].as_str().unwrap().to_owned());
+        let api_key = deployment.api_key("alice");
         let (countersign, echo) = (deployment.serve(), Echo::start());
         let gateway = Gateway::Nginx.start(&countersign, &echo).await;
-        Self { deployment, countersign, gateway, api_key, identifier, _echo: echo }
+        Self { deployment, countersign, gateway, api_key, _echo: echo }
     }
 
     fn session(&self, key: &str) -> Session {
-        Session::new(&format!("http://{}", self.countersign.http), self.identifier.parse().unwrap(), key.into()).unwrap()
+        Session::new(&format!("http://{}", self.countersign.http), self.api_key.identifier.parse().unwrap(), key.into()).unwrap()
     }
 
     async fn ask(&self, session: &Session) -> u16 {

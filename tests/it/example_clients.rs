@@ -188,17 +188,15 @@ async fn who_sends_too_much_waits() {
 #[tokio::test]
 async fn an_api_key_opens_the_gateway() {
     let world = World::start(Deployment::new()).await;
-    let issued = world.deployment.done(&["api-key", "issue", "alice", "--output", "json"]);
-    let issued: serde_json::Value = serde_json::from_str(&issued).unwrap_or_else(|error| panic!("{error} in {issued}"));
-    let [api_key, identifier] = ["key", "identifier"].map(|member| issued[member].as_str().unwrap());
+    let api_key = world.deployment.api_key("alice");
     let server = format!("http://{}", world.countersign.http);
     for client in ExampleClient::all() {
-        let told = client.exchanged(&world.url("/orders"), &server, identifier, api_key, &["--times", "3"]);
+        let told = client.exchanged(&world.url("/orders"), &server, &api_key.identifier, &api_key.key, &["--times", "3"]);
         let seen = told.seen();
         assert_eq!(seen.values("x-auth-username"), ["alice"], "{}", client.language);
         assert_eq!(seen.values("x-auth-method"), ["access_token"], "{}", client.language);
 
-        let refused = client.try_exchanged(&world.url("/orders"), &server, IDENTIFIER, api_key, &[]);
+        let refused = client.try_exchanged(&world.url("/orders"), &server, IDENTIFIER, &api_key.key, &[]);
         assert_eq!(refused.code, 1, "{}: not the key's identifier: {refused:?}", client.language);
     }
 }

@@ -1,9 +1,14 @@
 //! `jwthenticator` 1.6.3: its own clients, unchanged, at our token API, and its decorator in front of a site.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::harness::http::{Answer, Request};
-use crate::harness::{ADMIN_TOKEN, Claims, Countersign, Deployment, Echo, Gateway, Jwthenticator, Key, Reply, Scripted, Seen, now};
+use crate::harness::{
+    ADMIN_TOKEN, ApiKey, Claims, Countersign, Deployment, Echo, Gateway, Jwthenticator, Key, Reply, Scripted, Seen, claims_in,
+    eventually_async, now,
+};
 
 const IDENTIFIER: &str = "6f2f4f5e-0c39-4a0e-9f6c-3a4b6f0b7a11";
 const STRANGER: &str = "00000000-0000-4000-8000-000000000000";
@@ -89,7 +94,7 @@ async fn registration_is_closed_unless_opened() {
 #[tokio::test]
 async fn its_client_authenticates_and_refreshes() {
     let world = World::start();
-    let client = world.peer.client(&url(world.countersign.http), &world.identifier, &world.api_key).await;
+    let client = world.peer.client(&url(world.countersign.http), &world.api_key.identifier, &world.api_key.key).await;
 
     client.authenticate().await.unwrap();
     let first = client.tokens().await;
@@ -106,7 +111,7 @@ async fn its_client_authenticates_and_refreshes() {
 async fn its_client_passes_the_gateway() {
     let world = World::start();
     let gateway = Gateway::Nginx.start(&world.countersign, &Echo::start()).await;
-    let client = world.peer.client(&url(world.countersign.http), &world.identifier, &world.api_key).await;
+    let client = world.peer.client(&url(world.countersign.http), &world.api_key.identifier, &world.api_key.key).await;
     // Not authenticated before: the first request sees to that.
     for _ in 0..2 {
         let told = client.get_with_auth(&format!("http://{}/orders", gateway.address)).await.unwrap();
@@ -116,11 +121,34 @@ async fn its_client_passes_the_gateway() {
     }
 }
 
+/// What was revoked is refused at the gateway, which its client takes for a reason to authenticate again; and when its key is
+/// revoked, it has nothing left.
+#[tokio::test]
+async fn its_client_authenticates_again_after_we_revoke() {
+    let world = World::start();
+    let gateway = Gateway::Nginx.start(&world.countersign, &Echo::start()).await;
+    let client = world.peer.client(&url(world.countersign.http), &world.api_key.identifier, &world.api_key.key).await;
+    let page = format!("http://{}/orders", gateway.address);
+    assert_eq!(client.get_with_auth(&page).await.unwrap().status, 200);
+    let first = client.tokens().await;
+
+    let jti = claims_in(first.jwt.as_deref().unwrap())["token_id"].as_str().unwrap().to_owned();
+    world.deployment.done(&["token", "revoke", &jti]);
+    world.until_refused(first.jwt.as_deref().unwrap()).await;
+    assert_eq!(client.get_with_auth(&page).await.unwrap().status, 200);
+    let second = client.tokens().await;
+    assert_ne!(first.refresh_token, second.refresh_token, "the family was revoked, so it used its key");
+
+    world.deployment.done(&["api-key", "revoke", &world.api_key.id]);
+    world.until_refused(second.jwt.as_deref().unwrap()).await;
+    assert_eq!(client.get_with_auth(&page).await.unwrap_err().class, "AuthenticationError");
+}
+
 #[tokio::test]
 async fn its_decorator_asks_us() {
     let world = World::start();
     let site = world.peer.site(&url(world.countersign.http)).await;
-    let client = world.peer.client(&url(world.countersign.http), &world.identifier, &world.api_key).await;
+    let client = world.peer.client(&url(world.countersign.http), &world.api_key.identifier, &world.api_key.key).await;
 
     let told = client.get_with_auth(&format!("http://{site}/page")).await.unwrap();
 
@@ -136,19 +164,28 @@ async fn its_decorator_asks_us() {
 struct World {
     peer: Jwthenticator,
     countersign: Countersign,
-    api_key: String,
-    identifier: String,
-    _deployment: Deployment,
+    api_key: ApiKey,
+    deployment: Deployment,
 }
 
 impl World {
     fn start() -> Self {
-        let deployment = Deployment::new();
+        let deployment = Deployment::new().set("issuer.algorithm", "RS256");
         deployment.done(&["principal", "add", "alice"]);
-        let issued = deployment.done(&["api-key", "issue", "alice", "--output", "json"]);
-        let issued: Value = serde_json::from_str(&issued).unwrap_or_else(|error| panic!("{error} in {issued}"));
-        let [api_key, identifier] = ["key", "identifier"].map(|member| issued[member].as_str().unwrap().to_owned());
-        Self { peer: Jwthenticator::start(), countersign: deployment.serve(), api_key, identifier, _deployment: deployment }
+        let api_key = deployment.api_key("alice");
+        Self { peer: Jwthenticator::start(), countersign: deployment.serve(), api_key, deployment }
+    }
+}
+
+impl World {
+    /// A revocation takes a moment.
+    async fn until_refused(&self, jwt: &str) {
+        let authorization = format!("Bearer {jwt}");
+        eventually_async("the revocation", Duration::from_secs(5), async || {
+            let answer = Request::get("/validate_request").authorization(&authorization).send(self.countersign.http).await;
+            (answer.status == 401).then_some(())
+        })
+        .await;
     }
 }
 

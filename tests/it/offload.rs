@@ -14,7 +14,7 @@ async fn pyjwt_verifies_our_tokens_from_our_key_set() {
     for algorithm in ALGORITHMS {
         let deployment = deployment(algorithm);
         let countersign = deployment.serve();
-        let token = token(&deployment, &[]);
+        let token = deployment.tokens("alice").access;
 
         for path in ["/jwks", "/.well-known/jwks.json"] {
             let claims = PyJwt::new().verified(&format!("http://{}{path}", countersign.http), ISSUER, AUDIENCE, &token);
@@ -34,7 +34,7 @@ async fn envoy_verifies_our_tokens_from_our_key_set() {
         let deployment = deployment(algorithm);
         let (countersign, echo) = (deployment.serve(), Echo::start());
         let gateway = Gateway::EnvoyJwtAuthn.start(&countersign, &echo).await;
-        let token = token(&deployment, &[]);
+        let token = deployment.tokens("alice").access;
         let with = |token: &str| {
             Request::get("/orders")
                 .authorization(&format!("Bearer {token}"))
@@ -48,7 +48,7 @@ async fn envoy_verifies_our_tokens_from_our_key_set() {
             assert_eq!(seen.values("x-auth-scopes"), ["read write"]);
             assert!(seen.values("x-auth-key-id").is_empty(), "nobody sets it here");
         }
-        let for_others = self::token(&deployment, &["--audience", "invoices"]);
+        let for_others = deployment.tokens_with("alice", &["--audience", "invoices"]).access;
         let tampered =
             format!("{}{}", &token[..token.len() - 8], if token.ends_with("AAAAAAAA") { "BBBBBBBB" } else { "AAAAAAAA" });
         assert_eq!(gateway.send(&with(&tampered)).await.status, 401, "{algorithm}");
@@ -63,12 +63,6 @@ fn deployment(algorithm: &str) -> Deployment {
     let deployment = Deployment::new().set("issuer.algorithm", algorithm).set("issuer.audience", AUDIENCE);
     deployment.done(&["principal", "add", "alice", "--scope", "read write", "--given-name", "Alice"]);
     deployment
-}
-
-fn token(deployment: &Deployment, options: &[&str]) -> String {
-    let issued = deployment.done(&[["token", "issue", "alice", "--output", "json"].as_slice(), options].concat());
-    let issued: Value = serde_json::from_str(&issued).unwrap_or_else(|error| panic!("{error} in {issued}"));
-    issued["access_token"].as_str().unwrap().to_owned()
 }
 
 async fn decisions(countersign: &Countersign) -> u64 {

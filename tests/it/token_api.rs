@@ -250,7 +250,7 @@ async fn metadata_names_what_there_is() {
 async fn with_a_shared_secret_there_is_no_key_to_show() {
     let deployment = Deployment::new();
     let secret = deployment.file("hs256", "0123456789abcdef0123456789abcdef");
-    let deployment = deployment.set("issuer.hs256_secret_file", secret.to_str().unwrap());
+    let deployment = deployment.set("issuer.hs256_secret_file", secret.to_str().unwrap()).set("issuer.algorithm", "RS256");
     deployment.done(&["principal", "add", "alice"]);
     let (key, countersign) = (deployment.api_key("alice"), deployment.serve());
     let api = TokenApi::of(&countersign);

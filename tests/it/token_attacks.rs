@@ -211,7 +211,7 @@ fn limited(setting: &str, failures: u32) -> (Deployment, Countersign, String) {
 }
 
 fn started(deployment: Deployment) -> (Deployment, Countersign, String) {
-    let deployment = deployment.set("issuer.audience", "orders");
+    let deployment = deployment.set("issuer.audience", "orders").set("issuer.algorithm", "RS256");
     deployment.done(&["principal", "add", "alice"]);
     let (access, countersign) = (deployment.tokens("alice").access, deployment.serve());
     (deployment, countersign, access)

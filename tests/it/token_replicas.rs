@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
-
 use crate::harness::http::Request;
-use crate::harness::{Countersign, Database, Deployment, eventually_async};
+use crate::harness::{Countersign, Database, Deployment, claims_in, eventually_async};
 
 /// They start at once on one empty folder of signing keys, and agree on one.
 #[tokio::test]
@@ -53,10 +51,9 @@ const ENDS: [(&str, End); 2] = [
 ];
 
 fn issue(deployment: &Deployment) -> (String, String) {
-    let issued = deployment.done(&["token", "issue", "alice", "--output", "json"]);
-    let issued: Value = serde_json::from_str(&issued).unwrap_or_else(|error| panic!("{error} in {issued}"));
-    let member = |name: &str| issued[name].as_str().unwrap_or_else(|| panic!("no {name} in {issued}")).to_owned();
-    (member("access_token"), member("access_jti"))
+    let token = deployment.tokens("alice").access;
+    let jti = claims_in(&token)["jti"].as_str().unwrap().to_owned();
+    (token, jti)
 }
 
 async fn ask(replica: &Countersign, token: &str) -> (u16, String) {

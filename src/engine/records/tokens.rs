@@ -78,6 +78,8 @@ pub struct NewGrant {
     pub scopes: Scopes,
     /// The API key that was exchanged for it.
     pub api_key: Option<ApiKeyId>,
+    /// Whether an operator asked for it, which the audit tells.
+    pub is_minted: bool,
     /// When.
     pub issued_at: UnixMillis,
     /// Until when the access token may be used.

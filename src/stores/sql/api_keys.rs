@@ -1,6 +1,6 @@
 //! API keys: added, registered by their holders, revoked together with what they were exchanged for.
 
-use sea_orm::{ActiveModelTrait, ColumnTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Set};
+use sea_orm::{ActiveModelTrait, ColumnTrait, DatabaseTransaction, EntityTrait, QueryFilter, QuerySelect, Set};
 
 use super::{
     SqlRegistry,
@@ -9,7 +9,7 @@ use super::{
         principals,
     },
     error::{or_conflict, registry_error},
-    grants,
+    grants, owned,
     record::{api_key_record, moment},
     registry::{check_version, find, insert_principal},
     writing::Trail,
@@ -53,9 +53,8 @@ pub(super) async fn register(registry: &SqlRegistry, new: &NewApiKey, author: Au
 }
 
 pub(super) async fn one(registry: &SqlRegistry, id: ApiKeyId) -> Result<ApiKeyRecord, RegistryError> {
-    let found = Entity::find_by_id(id.0).find_also_related(principals::Entity).one(&registry.database).await;
-    let Some((row, Some(owner))) = found.map_err(registry_error)? else { return Err(RegistryError::NoSuchApiKey(id)) };
-    api_key_record(row, &owner.username)
+    let (row, owner) = owned::one::<Entity>(registry, id.0).await?.ok_or(RegistryError::NoSuchApiKey(id))?;
+    api_key_record(row, &owner)
 }
 
 pub(super) async fn page(
@@ -64,16 +63,8 @@ pub(super) async fn page(
     after: Option<ApiKeyId>,
     limit: u64,
 ) -> Result<Vec<ApiKeyRecord>, RegistryError> {
-    let mut query = Entity::find()
-        .find_also_related(principals::Entity)
-        .filter(Column::Id.gt(after.map_or(0, |id| id.0)))
-        .order_by_asc(Column::Id)
-        .limit(limit);
-    if let Some(username) = of {
-        query = query.filter(Column::PrincipalId.eq(find(&registry.database, username).await?.id));
-    }
-    let rows = query.all(&registry.database).await.map_err(registry_error)?;
-    rows.into_iter().filter_map(|(key, owner)| Some(api_key_record(key, &owner?.username))).collect()
+    let rows = owned::page::<Entity>(registry, of, after.map(|id| id.0), limit).await?;
+    rows.map(|(key, owner)| api_key_record(key, &owner)).collect()
 }
 
 pub(super) async fn revoke(

@@ -21,8 +21,8 @@ use super::{
         token_grants::{ActiveModel, Column, Entity, Model},
     },
     error::registry_error,
+    owned,
     record::{AUDIENCE_SEPARATOR, api_key_record, grant_record, millis, moment},
-    registry::find,
     writing::{Trail, Writing},
 };
 use crate::{
@@ -59,13 +59,15 @@ impl GrantStore for SqlRegistry {
             self.begin_sharing(holder.0).await?.ok_or_else(missing)?
         };
         check_not_revoked(&writing, new.api_key).await?;
+        check_not_ended(&writing, new.family).await?;
         let others = unended(owner.id, author.now).filter(Column::Family.ne(new.family.to_string()));
+        let is_minted = new.is_minted;
         let added = insert(&writing, &owner, new, None).await?;
-        if ends_others {
-            supersede(writing, &owner, others, author).await?;
-        } else {
-            writing.commit().await?;
+        let mut trail = Trail::of(&owner, author);
+        if is_minted {
+            trail.added("token.issue", added.id.0, &added);
         }
+        supersede(writing, trail, ends_others.then_some(others), &owner, author).await?;
         Ok(added)
     }
 
@@ -120,31 +122,14 @@ impl GrantStore for SqlRegistry {
         Ok(grants.len() as u64)
     }
 
-    async fn audit_minted(&self, grant: &GrantRecord, author: Author<'_>) -> Result<(), RegistryError> {
-        let writing = self.begin().await?;
-        let owner = find(&*writing, &grant.username).await?;
-        let mut trail = Trail::of(&owner, author);
-        trail.added("token.issue", grant.id.0, grant);
-        trail.commit_unannounced(writing).await
-    }
-
     async fn grant(&self, id: GrantId) -> Result<GrantRecord, RegistryError> {
-        let found = Entity::find_by_id(id.0).find_also_related(principals::Entity).one(&self.database).await;
-        let Some((row, Some(owner))) = found.map_err(registry_error)? else { return Err(RegistryError::NoSuchGrant(id)) };
-        grant_record(row, &owner.username)
+        let (row, owner) = owned::one::<Entity>(self, id.0).await?.ok_or(RegistryError::NoSuchGrant(id))?;
+        grant_record(row, &owner)
     }
 
     async fn grants(&self, of: Option<&Username>, after: Option<GrantId>, limit: u64) -> Result<Vec<GrantRecord>, RegistryError> {
-        let mut query = Entity::find()
-            .find_also_related(principals::Entity)
-            .filter(Column::Id.gt(after.map_or(0, |id| id.0)))
-            .order_by_asc(Column::Id)
-            .limit(limit);
-        if let Some(username) = of {
-            query = query.filter(Column::PrincipalId.eq(find(&self.database, username).await?.id));
-        }
-        let rows = query.all(&self.database).await.map_err(registry_error)?;
-        rows.into_iter().filter_map(|(grant, owner)| Some(grant_record(grant, &owner?.username))).collect()
+        let rows = owned::page::<Entity>(self, of, after.map(|id| id.0), limit).await?;
+        rows.map(|(grant, owner)| grant_record(grant, &owner)).collect()
     }
 
     async fn forget_grants(&self, before: UnixMillis) -> Result<(), RegistryError> {
@@ -206,6 +191,19 @@ async fn check_not_revoked(transaction: &DatabaseTransaction, key: Option<ApiKey
     row.filter(|key| key.revoked_at.is_none()).map(drop).ok_or(RegistryError::NoSuchApiKey(id))
 }
 
+/// So may what it would belong to: a family of which nothing lives gets nothing new.
+async fn check_not_ended(transaction: &DatabaseTransaction, family: Uuid) -> Result<(), RegistryError> {
+    let grants = Entity::find().filter(Column::Family.eq(family.to_string()));
+    let living = grants.clone().filter(Column::RevokedAt.is_null()).one(transaction).await.map_err(registry_error)?;
+    if living.is_some() {
+        return Ok(());
+    }
+    match grants.one(transaction).await.map_err(registry_error)? {
+        None => Ok(()),
+        Some(ended) => Err(RegistryError::NoSuchGrant(GrantId(ended.id))),
+    }
+}
+
 async fn exchange(
     writing: Writing,
     owner: &principals::Model,
@@ -218,12 +216,8 @@ async fn exchange(
     let spent = ActiveModel { rotated_at: Set(Some(moment(author.now))), ..row.into() };
     spent.update(&*writing).await.map_err(registry_error)?;
     let added = insert(&writing, owner, new, Some(predecessor)).await?;
-    if ends_others {
-        let others = unended(owner.id, author.now).filter(Column::Id.ne(added.id.0));
-        supersede(writing, owner, others, author).await?;
-    } else {
-        writing.commit().await?;
-    }
+    let others = ends_others.then(|| unended(owner.id, author.now).filter(Column::Id.ne(added.id.0)));
+    supersede(writing, Trail::of(owner, author), others, owner, author).await?;
     Ok(Rotation::Rotated(added))
 }
 
@@ -253,18 +247,21 @@ async fn end_reused(
     Ok(Rotation::Reused)
 }
 
-/// Revokes `others`, and ends the transaction.
+/// Revokes `others`, where there are any, and ends the transaction. Only a revocation concerns decisions.
 async fn supersede(
     writing: Writing,
+    mut trail: Trail<'_>,
+    others: Option<Select<Entity>>,
     owner: &principals::Model,
-    others: Select<Entity>,
     author: Author<'_>,
 ) -> Result<(), RegistryError> {
-    let grants = others.all(&*writing).await.map_err(registry_error)?;
+    let grants = match others {
+        Some(others) => others.all(&*writing).await.map_err(registry_error)?,
+        None => Vec::new(),
+    };
     if grants.is_empty() {
-        return writing.commit().await;
+        return trail.commit_unannounced(writing).await;
     }
-    let mut trail = Trail::of(owner, author);
     revoke(&writing, &mut trail, "token.supersede", owner, &grants, author.now).await?;
     trail.commit(writing).await
 }

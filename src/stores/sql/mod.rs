@@ -5,6 +5,7 @@ mod connection;
 mod entity;
 mod error;
 mod grants;
+mod owned;
 mod record;
 mod registry;
 mod source;

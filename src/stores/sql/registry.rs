@@ -13,6 +13,7 @@ use super::{
     api_keys,
     entity::{audit_events, jwks_trusts, principals, public_keys},
     error::{or_conflict, registry_error},
+    owned,
     record::{audit_event, key_record, moment, trust_record},
     writing::Trail,
 };
@@ -127,22 +128,13 @@ impl RegistryStore for SqlRegistry {
     }
 
     async fn key(&self, id: KeyId) -> Result<KeyRecord, RegistryError> {
-        let found = public_keys::Entity::find_by_id(id.0).find_also_related(principals::Entity).one(&self.database).await;
-        let Some((row, Some(owner))) = found.map_err(registry_error)? else { return Err(RegistryError::NoSuchKey(id)) };
-        key_record(row, &owner.username)
+        let (row, owner) = owned::one::<public_keys::Entity>(self, id.0).await?.ok_or(RegistryError::NoSuchKey(id))?;
+        key_record(row, &owner)
     }
 
     async fn keys(&self, of: Option<&Username>, after: Option<KeyId>, limit: u64) -> Result<Vec<KeyRecord>, RegistryError> {
-        let mut query = public_keys::Entity::find()
-            .find_also_related(principals::Entity)
-            .filter(public_keys::Column::Id.gt(after.map_or(0, |id| id.0)))
-            .order_by_asc(public_keys::Column::Id)
-            .limit(limit);
-        if let Some(username) = of {
-            query = query.filter(public_keys::Column::PrincipalId.eq(find(&self.database, username).await?.id));
-        }
-        let rows = query.all(&self.database).await.map_err(registry_error)?;
-        rows.into_iter().filter_map(|(key, owner)| Some(key_record(key, &owner?.username))).collect()
+        let rows = owned::page::<public_keys::Entity>(self, of, after.map(|id| id.0), limit).await?;
+        rows.map(|(key, owner)| key_record(key, &owner)).collect()
     }
 
     async fn change_key(
@@ -191,22 +183,13 @@ impl RegistryStore for SqlRegistry {
     }
 
     async fn trust(&self, id: TrustId) -> Result<TrustRecord, RegistryError> {
-        let found = jwks_trusts::Entity::find_by_id(id.0).find_also_related(principals::Entity).one(&self.database).await;
-        let Some((row, Some(owner))) = found.map_err(registry_error)? else { return Err(RegistryError::NoSuchTrust(id)) };
-        trust_record(row, &owner.username)
+        let (row, owner) = owned::one::<jwks_trusts::Entity>(self, id.0).await?.ok_or(RegistryError::NoSuchTrust(id))?;
+        trust_record(row, &owner)
     }
 
     async fn trusts(&self, of: Option<&Username>, after: Option<TrustId>, limit: u64) -> Result<Vec<TrustRecord>, RegistryError> {
-        let mut query = jwks_trusts::Entity::find()
-            .find_also_related(principals::Entity)
-            .filter(jwks_trusts::Column::Id.gt(after.map_or(0, |id| id.0)))
-            .order_by_asc(jwks_trusts::Column::Id)
-            .limit(limit);
-        if let Some(username) = of {
-            query = query.filter(jwks_trusts::Column::PrincipalId.eq(find(&self.database, username).await?.id));
-        }
-        let rows = query.all(&self.database).await.map_err(registry_error)?;
-        rows.into_iter().filter_map(|(trust, owner)| Some(trust_record(trust, &owner?.username))).collect()
+        let rows = owned::page::<jwks_trusts::Entity>(self, of, after.map(|id| id.0), limit).await?;
+        rows.map(|(trust, owner)| trust_record(trust, &owner)).collect()
     }
 
     async fn touch_trust(&self, id: TrustId, author: Author<'_>) -> Result<(), RegistryError> {

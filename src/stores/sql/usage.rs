@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, sea_query::Expr};
+use sea_orm::{ColumnTrait, Condition, DatabaseTransaction, EntityTrait, QueryFilter, sea_query::Expr};
 
 use super::{
     SqlRegistry,
@@ -24,7 +24,7 @@ const ROWS_MAX: usize = 500;
 impl UsageStore for SqlRegistry {
     /// Times are rounded down to whole seconds, so that one statement serves all that was used within a second.
     async fn write_usage(&self, used: &[(Used, UnixMillis)]) -> Result<(), RegistryError> {
-        let [mut keys, mut trusts, mut api_keys] = [const { BTreeMap::<i64, Vec<i64>>::new() }; 3];
+        let [mut keys, mut trusts, mut api_keys] = [const { Notes::new() }; 3];
         for (used, at) in used {
             match used {
                 Used::Key(id) => keys.entry(at.seconds()).or_default().push(id.0),
@@ -33,29 +33,30 @@ impl UsageStore for SqlRegistry {
             }
         }
         let writing = self.begin().await?;
-        for (at, ids) in keys.iter().flat_map(chunks) {
-            let update = public_keys::Entity::update_many()
-                .col_expr(public_keys::Column::LastUsedOn, Expr::value(moment(at)))
-                .filter(public_keys::Column::Id.is_in(ids.iter().copied()))
-                .filter(is_earlier(public_keys::Column::LastUsedOn, at));
-            update.exec(&*writing).await.map_err(registry_error)?;
-        }
-        for (at, ids) in trusts.iter().flat_map(chunks) {
-            let update = jwks_trusts::Entity::update_many()
-                .col_expr(jwks_trusts::Column::LastUsedOn, Expr::value(moment(at)))
-                .filter(jwks_trusts::Column::Id.is_in(ids.iter().copied()))
-                .filter(is_earlier(jwks_trusts::Column::LastUsedOn, at));
-            update.exec(&*writing).await.map_err(registry_error)?;
-        }
-        for (at, ids) in api_keys.iter().flat_map(chunks) {
-            let update = api_keys::Entity::update_many()
-                .col_expr(api_keys::Column::LastUsedOn, Expr::value(moment(at)))
-                .filter(api_keys::Column::Id.is_in(ids.iter().copied()))
-                .filter(is_earlier(api_keys::Column::LastUsedOn, at));
-            update.exec(&*writing).await.map_err(registry_error)?;
-        }
+        write::<public_keys::Entity>(&writing, &keys, public_keys::Column::Id, public_keys::Column::LastUsedOn).await?;
+        write::<jwks_trusts::Entity>(&writing, &trusts, jwks_trusts::Column::Id, jwks_trusts::Column::LastUsedOn).await?;
+        write::<api_keys::Entity>(&writing, &api_keys, api_keys::Column::Id, api_keys::Column::LastUsedOn).await?;
         writing.commit().await
     }
+}
+
+/// What was used within each second.
+type Notes = BTreeMap<i64, Vec<i64>>;
+
+async fn write<E: EntityTrait>(
+    transaction: &DatabaseTransaction,
+    notes: &Notes,
+    id: E::Column,
+    last_used_on: E::Column,
+) -> Result<(), RegistryError> {
+    for (at, ids) in notes.iter().flat_map(chunks) {
+        let update = E::update_many()
+            .col_expr(last_used_on, Expr::value(moment(at)))
+            .filter(id.is_in(ids.iter().copied()))
+            .filter(is_earlier(last_used_on, at));
+        update.exec(transaction).await.map_err(registry_error)?;
+    }
+    Ok(())
 }
 
 fn chunks<'a>((second, ids): (&'a i64, &'a Vec<i64>)) -> impl Iterator<Item = (UnixMillis, &'a [i64])> {

@@ -51,6 +51,7 @@ pub(super) fn new_grant(api_key: Option<ApiKeyId>, issued_at: UnixMillis) -> New
         sid: Some("sitzung-ü".to_owned()),
         scopes: Scopes::parse("read write").unwrap(),
         api_key,
+        is_minted: false,
         issued_at,
         access_expires_at: issued_at.saturating_add(Duration::from_mins(30)),
     }
@@ -110,16 +111,23 @@ async fn grants_are_found_by_each_of_their_names(registry: &SqlRegistry) {
         assert!(registry.find_grant(name).await.unwrap().is_none(), "{name:?}");
     }
     assert_eq!(announced(registry, holder).await, seen, "giving out is no change");
-    registry.audit_minted(&added, later(0)).await.unwrap();
+    assert_eq!(actions(registry, "found").await, ["principal.add"], "and leaves no trail");
+    let minted = NewGrant { is_minted: true, ..new_grant(None, new.issued_at) };
+    let minted = registry.add_grant(holder, minted, false, later(0)).await.unwrap();
+    assert_eq!(announced(registry, holder).await, seen);
     assert_eq!(actions(registry, "found").await, ["principal.add", "token.issue"]);
+    registry.revoke_family(minted.family, later(0)).await.unwrap();
+    let late = NewGrant { family: minted.family, ..new_grant(None, new.issued_at) };
+    let late = registry.add_grant(holder, late, false, later(0)).await;
+    assert!(matches!(late, Err(RegistryError::NoSuchGrant(_))), "nothing new in a family that ended: {late:?}");
 
     let bare =
         NewGrant { refresh: None, audience: Vec::new(), sid: None, scopes: Scopes::default(), ..new_grant(None, new.issued_at) };
     let bare = registry.add_grant(holder, bare, true, later(0)).await.unwrap();
     assert!(bare.refresh.is_none() && bare.audience.is_empty() && bare.sid.is_none() && bare.scopes.is_empty());
     assert!(matches!(rotate(registry, &bare, 1).await, Rotation::Ended), "it has no refresh token");
-    assert_eq!(registry.grants(Some(&username("found")), None, 10).await.unwrap()[1..], *std::slice::from_ref(&bare));
-    assert_eq!(registry.grants(None, Some(added.id), 1).await.unwrap(), [bare]);
+    assert_eq!(registry.grants(Some(&username("found")), None, 10).await.unwrap()[2..], *std::slice::from_ref(&bare));
+    assert_eq!(registry.grants(None, Some(minted.id), 1).await.unwrap(), [bare]);
     assert!(matches!(registry.grant(GrantId(i64::MAX)).await, Err(RegistryError::NoSuchGrant(_))));
     assert!(matches!(registry.grants(Some(&username("nobody")), None, 1).await, Err(RegistryError::NoSuchPrincipal(_))));
     for ends_others in [false, true] {

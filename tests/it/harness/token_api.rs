@@ -41,7 +41,11 @@ impl Deployment {
 
     /// Tokens for a principal that is there.
     pub fn tokens(&self, username: &str) -> Pair {
-        let issued = object(&self.done(&["token", "issue", username, "--output", "json"]));
+        self.tokens_with(username, &[])
+    }
+
+    pub fn tokens_with(&self, username: &str, options: &[&str]) -> Pair {
+        let issued = object(&self.done(&[["token", "issue", username, "--output", "json"].as_slice(), options].concat()));
         Pair { access: text(&issued["access_token"]), refresh: text(&issued["refresh_token"]) }
     }
 }

@@ -36,7 +36,11 @@ struct AccessTokenResponse<'a> {
 
 /// `POST /oauth2/token`
 pub(super) async fn token(request: HttpRequest, payload: web::Payload, api: web::Data<TokenApi>) -> Result<HttpResponse, Problem> {
-    let form = body::form(&request, payload).await?;
+    answer(&request, payload, &api).await.map_err(Problem::in_plain_json)
+}
+
+async fn answer(request: &HttpRequest, payload: web::Payload, api: &TokenApi) -> Result<HttpResponse, Problem> {
+    let form = body::form(request, payload).await?;
     let grant = match form.parameter("grant_type") {
         Some("client_credentials") => Grant::ClientCredentials,
         Some("refresh_token") => Grant::Refresh,
@@ -46,12 +50,12 @@ pub(super) async fn token(request: HttpRequest, payload: web::Payload, api: web:
         }
         None => return Err(Problem::invalid_request("there is no `grant_type`")),
     };
-    let client = Client::read(&request, &form)?;
+    let client = Client::read(request, &form)?;
     let asked = form.parameter("scope").map(Scopes::parse).transpose().map_err(|_| {
         Problem::token_endpoint("invalid_scope", "a scope is made of visible ASCII characters other than '\"' and '\\'")
     })?;
     let claimant = client.as_ref().and_then(|client| client.unverified_username.clone()).map(Claimant::Username);
-    let attempt = api.throttle.admit(&request, claimant)?;
+    let attempt = api.throttle.admit(request, claimant)?;
     let issued = match grant {
         Grant::ClientCredentials => {
             let client = client.ok_or_else(|| invalid_client("prove who you are with a `client_assertion`"))?;
@@ -60,7 +64,7 @@ pub(super) async fn token(request: HttpRequest, payload: web::Payload, api: web:
                 Err(error) => return Err(refused(&error, invalid_client(NOT_VERIFIED), &attempt)),
             }
         }
-        Grant::Refresh => refresh(&api, &form, client.as_ref(), &attempt).await?,
+        Grant::Refresh => refresh(api, &form, client.as_ref(), &attempt).await?,
     };
     Ok(given(&issued))
 }

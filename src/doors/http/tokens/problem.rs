@@ -25,6 +25,7 @@ pub(super) struct Problem {
     error: &'static str,
     detail: Cow<'static, str>,
     header: Option<(HeaderName, String)>,
+    media_type: &'static str,
 }
 
 #[derive(Serialize)]
@@ -39,11 +40,17 @@ struct Written<'a> {
 
 impl Problem {
     fn new(status: StatusCode, error: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, error, detail: detail.into(), header: None }
+        Self { status, error, detail: detail.into(), header: None, media_type: PROBLEM_JSON }
     }
 
     fn with(self, name: HeaderName, value: impl Into<String>) -> Self {
         Self { header: Some((name, value.into())), ..self }
+    }
+
+    /// The same as RFC 6749 section 5.2 has it: there are clients that read nothing but `application/json`.
+    #[must_use]
+    pub(super) fn in_plain_json(self) -> Self {
+        Self { media_type: "application/json", ..self }
     }
 
     /// The request is not what is accepted here.
@@ -179,7 +186,7 @@ impl ResponseError for Problem {
 
     fn error_response(&self) -> HttpResponse {
         let mut response = HttpResponse::build(self.status);
-        response.content_type(PROBLEM_JSON).insert_header((CACHE_CONTROL, NO_STORE));
+        response.content_type(self.media_type).insert_header((CACHE_CONTROL, NO_STORE));
         if let Some((name, value)) = &self.header {
             response.insert_header((name.clone(), value.as_str()));
         }

@@ -1,5 +1,7 @@
 use sea_orm::entity::prelude::*;
 
+use super::super::owned::Owned;
+
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "jwks_trusts")]
 pub struct Model {
@@ -31,3 +33,8 @@ impl Related<super::principals::Entity> for Entity {
 }
 
 impl ActiveModelBehavior for ActiveModel {}
+
+impl Owned for Entity {
+    const ID: Column = Column::Id;
+    const PRINCIPAL_ID: Column = Column::PrincipalId;
+}

@@ -1,5 +1,7 @@
 use sea_orm::entity::prelude::*;
 
+use super::super::owned::Owned;
+
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "token_grants")]
 pub(crate) struct Model {
@@ -46,3 +48,8 @@ impl Related<super::principals::Entity> for Entity {
 }
 
 impl ActiveModelBehavior for ActiveModel {}
+
+impl Owned for Entity {
+    const ID: Column = Column::Id;
+    const PRINCIPAL_ID: Column = Column::PrincipalId;
+}
