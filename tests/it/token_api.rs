@@ -286,6 +286,7 @@ async fn an_outage_is_503() {
     let (key, countersign) = (deployment.api_key("alice"), deployment.serve());
     let api = TokenApi::of(&countersign);
     let pair = api.login(&key).await;
+    assert_eq!(api.validate(&pair.access).await, 200, "from now on alice is in memory");
     deployment.lose_the_database();
     for answer in [
         api.authenticate(&key).await,

@@ -84,9 +84,14 @@ impl Admin {
 
 /// Nothing is stored on the way, and whatever goes wrong is told as a problem.
 pub fn hold_to_promises(answer: &Answer) {
+    hold_to_promises_in("application/problem+json", answer);
+}
+
+/// The same, where problems are told as `media_type`.
+pub fn hold_to_promises_in(media_type: &str, answer: &Answer) {
     assert_eq!(answer.header("cache-control"), Some("no-store"), "{answer:?}");
     if answer.status >= 400 && !answer.body.is_empty() {
-        assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{answer:?}");
+        assert_eq!(answer.header("content-type"), Some(media_type), "{answer:?}");
         let problem = answer.json();
         assert_eq!(problem["status"], answer.status, "{answer:?}");
         assert!(problem["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "{answer:?}");

@@ -16,6 +16,10 @@ pub struct Request {
 }
 
 impl Request {
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
     pub fn get(target: &str) -> Self {
         Self::new("GET", target)
     }

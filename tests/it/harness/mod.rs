@@ -31,7 +31,7 @@ mod tools;
 pub mod verification;
 mod wait;
 
-pub use admin::{ADMIN_TOKEN, Admin, hold_to_promises};
+pub use admin::{ADMIN_TOKEN, Admin, hold_to_promises, hold_to_promises_in};
 pub use authority::Authority;
 pub use breaker::Breaker;
 pub use countersign::{Countersign, decision_request};

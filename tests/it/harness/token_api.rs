@@ -7,7 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use super::http::{Answer, Request};
-use super::{Countersign, Deployment, hold_to_promises};
+use super::{Countersign, Deployment, hold_to_promises_in};
 
 /// Holds every answer to what all of them promise.
 #[derive(Debug, Clone)]
@@ -112,7 +112,9 @@ impl TokenApi {
 
     pub async fn send(&self, request: &Request) -> Answer {
         let answer = request.clone().below(&self.prefix).send(self.address).await;
-        hold_to_promises(&answer);
+        // RFC 6749 section 5.2; that there is no such method says the HTTP of it.
+        let is_oauth = request.target().starts_with("/oauth2/") && answer.status != 405;
+        hold_to_promises_in(if is_oauth { "application/json" } else { "application/problem+json" }, &answer);
         if answer.status >= 400 {
             let problem = answer.json();
             assert!(problem["error"].as_str().is_some_and(|error| !error.is_empty()), "{answer:?}");
