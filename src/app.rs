@@ -1,5 +1,6 @@
 //! The only place that builds adapters and wires them together.
 
+mod apart;
 mod issuing;
 mod migrating;
 mod signing_keys;
@@ -12,7 +13,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-pub use issuing::issuer;
+pub use apart::{FirstKey, Shown, check, explain, issuer, registry, show};
 pub use migrating::{MigrationState, migrate_down, migrate_up, migration_status};
 pub use signing_keys::{ListedKey, SigningKeyError, rotate_signing_key, signing_keys};
 use tokio::{
@@ -21,10 +22,9 @@ use tokio::{
 };
 
 use crate::{
-    config::{Secret, Settings, admin::AdminSettings, nonce::NonceUrl, telemetry::DecisionLog},
+    config::{Secret, Settings, admin::AdminSettings, nonce::NonceUrl},
     domain::{
         key::KeyError,
-        presented::Presented,
         time::{Tolerance, UnixMillis},
     },
     doors::{
@@ -40,12 +40,12 @@ use crate::{
         },
         readiness::Readiness,
         registry::Registry,
-        verify::{Explanation, Policy, RequiredClaims, Vantage, Verifier, VerifierPorts},
+        verify::{Policy, RequiredClaims, Verifier, VerifierPorts},
     },
     stores::{
         cache::{CachedDirectory, Follower},
         hints::{HintListener, LocalHints, NoHints, RedisHints},
-        jwks::{self, FetcherError, JwksCache, Refresher},
+        jwks::{FetcherError, JwksCache, Refresher},
         nonce::{
             memory::MemoryNonceStore,
             redis::{BadRedisUrl, RedisNonceStore},
@@ -341,36 +341,12 @@ impl Foundation {
     }
 }
 
-/// The registry on the database of `settings`, as `actor` of the command line changes it.
-pub async fn registry(settings: &Settings, actor: &str) -> Result<Registry, AppError> {
-    Ok(Foundation::lay(settings).await?.registry(hints(settings), actor))
-}
-
 /// How other processes are told of changes.
 fn hints(settings: &Settings) -> Arc<dyn ChangeHints> {
     match &settings.nonce.url {
         NonceUrl::Memory => Arc::new(NoHints),
         url @ (NonceUrl::Single(_) | NonceUrl::Cluster(_) | NonceUrl::Sentinel { .. }) => Arc::new(RedisHints::new(url)),
     }
-}
-
-/// Runs what is presented through every step of a decision, as a service with these settings would decide now.
-pub async fn explain(settings: &Settings, presented: &Presented<'_>) -> Result<Explanation, AppError> {
-    let Foundation { clock, store, key_sets, .. } = Foundation::lay(settings).await?;
-    let source = Arc::clone(&store) as Arc<dyn PrincipalSource>;
-    let (directory, _) = CachedDirectory::start(source, Arc::clone(&key_sets), Arc::clone(&clock), &settings.registry).await?;
-    let (usage, _) = BatchedUsage::new(store);
-    let ports = VerifierPorts {
-        issuer_keys: SigningKeyFolder::look_at(&settings.issuer, clock.now())?,
-        clock,
-        directory: Arc::new(directory),
-        key_sets,
-        nonces: nonce_store(settings)?,
-        usage,
-    };
-    let observer = Arc::new(DecisionObserver::new(DecisionLog::Off));
-    let verifier = Verifier::new(policy(settings), ports, observer).map_err(AppError::Decoys)?;
-    Ok(verifier.explain(presented, Vantage::Outside { nonces_are_shared: settings.nonce.url.is_redis() }).await)
 }
 
 fn admin_token(settings: &AdminSettings) -> Result<Option<Secret>, AppError> {
@@ -382,24 +358,6 @@ fn admin_token(settings: &AdminSettings) -> Result<Option<Secret>, AppError> {
         return Err(AppError::AdminToken { file: file.clone(), source });
     }
     Ok(Some(Secret::new(token)))
-}
-
-/// Reaches every dependency that `settings` name, without changing anything, and says of each what came of it.
-pub async fn check(settings: &Settings) -> Vec<(&'static str, Result<(), AppError>)> {
-    use_one_crypto_library();
-    let database = async {
-        SqlRegistry::new(connect(&settings.database).await?).newest_change().await?;
-        Ok(())
-    };
-    let nonces = async { Ok(nonce_store(settings)?.check().await?) };
-    vec![
-        ("database.url", database.await),
-        ("nonce.url", nonces.await),
-        ("issuer", signing_keys::check(settings).map_err(Into::into)),
-        ("jwks", jwks::check(&settings.jwks).map_err(Into::into)),
-        ("admin", admin_token(&settings.admin).map(drop)),
-        ("server.tls", ServerTls::load(&settings.server.tls).map(drop).map_err(Into::into)),
-    ]
 }
 
 fn nonce_store(settings: &Settings) -> Result<Arc<dyn NonceStore>, AppError> {
@@ -436,22 +394,4 @@ fn language(settings: &Settings) -> Language {
 /// TLS everywhere goes through the library that also verifies tokens. Setting it twice changes nothing.
 fn use_one_crypto_library() {
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
-}
-
-/// One question put to both doors of a running service, for `countersign demo`.
-#[derive(Clone, Debug)]
-pub struct Shown {
-    /// What the HTTP door answered.
-    pub http: String,
-    /// What the gRPC door answered.
-    pub grpc: String,
-}
-
-/// Presents each of two tokens at its door, as gateways would.
-pub async fn show(http: (SocketAddr, &str), grpc: (SocketAddr, &str)) -> Result<Shown, Box<dyn std::error::Error + Send + Sync>> {
-    let line = |answer: crate::doors::http::probe::Answer| format!("{:<24} {}", answer.status, answer.says);
-    Ok(Shown {
-        http: line(crate::doors::http::probe::ask(http.0, http.1).await?),
-        grpc: line(crate::doors::grpc::probe::ask(grpc.0, grpc.1).await?),
-    })
 }

@@ -1,39 +1,19 @@
-//! Giving out tokens: what the settings say about them, and the issuer of the command line.
+//! Giving out tokens: what the settings say about them.
 
 use std::sync::Arc;
 
-use super::{AppError, Foundation, SystemClock, hints, nonce_store, policy};
+use super::{AppError, policy};
 use crate::{
-    config::{Settings, telemetry::DecisionLog},
+    config::Settings,
     doors::http::token_endpoint,
     engine::{
         issue::{Issuer, IssuerPorts, IssuerTerms},
-        ports::{ChangeHints, Clock, GrantStore, IssuerKeySource, PrincipalSource, RegistryStore, UsageLog},
+        ports::{ChangeHints, GrantStore, RegistryStore, UsageLog},
         verify::{Policy, RequiredClaims, Verifier, VerifierPorts},
     },
-    stores::{cache::CachedDirectory, signing_keys::SigningKeyFolder, sql::SqlRegistry, usage::BatchedUsage},
+    stores::sql::SqlRegistry,
     telemetry::{decisions::DecisionObserver, tokens::TokenObserver},
 };
-
-/// The issuer of `settings`, for a command that gives out, looks at or revokes a token.
-pub async fn issuer(settings: &Settings) -> Result<Issuer, AppError> {
-    let Foundation { clock, store, key_sets, .. } = Foundation::lay(settings).await?;
-    let keys = SigningKeyFolder::open(&settings.issuer, SystemClock.now())?;
-    let source = Arc::clone(&store) as Arc<dyn PrincipalSource>;
-    let (directory, _) = CachedDirectory::start(source, Arc::clone(&key_sets), Arc::clone(&clock), &settings.registry).await?;
-    let (usage, _) = BatchedUsage::new(Arc::clone(&store) as _);
-    let verifiers = VerifierPorts {
-        clock,
-        directory: Arc::new(directory),
-        key_sets,
-        issuer_keys: Arc::clone(&keys) as Arc<dyn IssuerKeySource>,
-        nonces: nonce_store(settings)?,
-        usage,
-    };
-    let observer = Arc::new(DecisionObserver::new(DecisionLog::Off));
-    let verifier = Arc::new(Verifier::new(policy(settings), verifiers.clone(), Arc::clone(&observer)).map_err(AppError::Decoys)?);
-    build(settings, &verifiers, &store, hints(settings), verifier, observer, Arc::default())
-}
 
 /// Puts the issuer together on what the doors decide with.
 pub(super) fn build(

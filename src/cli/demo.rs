@@ -10,7 +10,7 @@ use std::{
 use secrecy::ExposeSecret;
 
 use crate::{
-    app::{self, App, Listeners, Shown},
+    app::{self, App, FirstKey, Listeners, Shown},
     client::{Binding, Signer},
     config::{Settings, telemetry::LogFormat},
     domain::{algorithm::KeyFamily, key::PrivateKey, principal::Username, scope::Scopes},
@@ -62,7 +62,8 @@ async fn demo(settings: Settings, key_file: &Path) -> super::Outcome {
         key_file.display()
     ))?;
     show(&Signer::new(USERNAME, key), http, grpc).await?;
-    let issued = app::issuer(&settings).await?.mint(&Username::new(USERNAME)?, MintTerms::default(), "cli:demo").await?;
+    let issued =
+        app::issuer(&settings, FirstKey::Make).await?.mint(&Username::new(USERNAME)?, MintTerms::default(), "cli:demo").await?;
     let bearer = format!("Bearer {}", issued.access_token);
     print("An access token, which passes until it expires or is revoked:", app::show((http, &bearer), (grpc, &bearer)).await?)?;
     super::print(&usage(key_file, http, settings.server.admin_listen.0))?;

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::output::{self, Format, moment};
 use crate::{
-    app,
+    app::{self, FirstKey},
     config::Settings,
     domain::{opaque::OpaqueToken, principal::Username, scope::Scopes},
     engine::{
@@ -87,7 +87,8 @@ const INTROSPECTION: [&str; 11] =
 pub(super) fn run(command: TokenCommand, settings: &Settings) -> super::Outcome {
     super::block_on(async {
         let actor = super::actor();
-        let issuer = app::issuer(settings).await?;
+        let first_key = if matches!(command, TokenCommand::Issue(_)) { FirstKey::Make } else { FirstKey::Leave };
+        let issuer = app::issuer(settings, first_key).await?;
         match command {
             TokenCommand::Issue(arguments) => issue(&issuer, arguments, &actor).await?,
             TokenCommand::Introspect { token, output } => {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Claims, Database, Deployment, Key, Ran, eventually_async};
+use crate::harness::{Claims, Database, Deployment, Key, Ran, eventually, eventually_async};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const NOBODY: &str = "00000000-0000-4000-8000-000000000000";
@@ -98,9 +98,13 @@ async fn an_issued_token_passes_until_it_is_revoked() {
 fn what_is_not_active_is_not_told_about() {
     let deployment = Deployment::new().set("issuer.access_token_lifetime", "1s");
     deployment.done(&["principal", "add", "alice"]);
+    is_not_active(&deployment, "nonsense");
+    assert!(!deployment.dir.path().join("signing-keys").exists(), "whoever only looks makes no key");
     let issued = one(&deployment, &["token", "issue", "alice"]);
     let [access, refresh] = ["access_token", "refresh_token"].map(|name| issued[name].as_str().unwrap().to_owned());
-    std::thread::sleep(Duration::from_millis(1100));
+    eventually("the token does not expire", Duration::from_secs(10), || {
+        (deployment.run(&["token", "introspect", &access]).code != 0).then_some(())
+    });
     is_not_active(&deployment, &access);
     one(&deployment, &["token", "introspect", &refresh]);
     deployment.done(&["principal", "disable", "alice"]);

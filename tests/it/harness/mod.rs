@@ -56,4 +56,4 @@ pub use token_api::{ApiKey, Pair, TokenApi, claims_in, members};
 pub use tokens::{Claims, now};
 pub use tools::peer;
 pub use verification::Verification;
-pub use wait::eventually_async;
+pub use wait::{eventually, eventually_async};
