@@ -155,8 +155,7 @@ impl Issuer {
 
     /// Decides about who calls the token API, by its `Authorization` header.
     pub async fn caller(&self, authorization: Credentials<'_>) -> Verdict {
-        let credentials = Presented { credentials: Credentials::None, authorization, ..presented(Credentials::None) };
-        self.verifier.decide(&credentials).await
+        self.verifier.decide(&Presented { authorization, ..presented(Credentials::None) }).await
     }
 
     /// Up to `limit` grants, of one principal or of all, from the one after `after` on.

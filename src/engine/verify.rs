@@ -111,7 +111,7 @@ impl Verifier {
         let mut judged = self.judge(presented, credential, id, now).await;
         // What was registered a moment ago may not be known here yet. The question is put again only where something changed;
         // waiting for the answer to that is the same for every user, known or not.
-        if is_about_the_registry(&judged) && self.ports.directory.catch_up(version).await {
+        if is_about_the_registry(&judged, method) && self.ports.directory.catch_up(version).await {
             judged = self.judge(presented, credential, id, self.ports.clock.now()).await;
         }
         let result = match judged {
@@ -278,20 +278,18 @@ impl From<Unavailable> for Refusal {
 }
 
 /// Whether a change in the registry could have made this another outcome. Such a refusal has claimed no nonce.
-fn is_about_the_registry(judged: &Result<Identity, Refusal>) -> bool {
-    matches!(judged, Err(Refusal::Denied(denial)) if concerns_the_registry(denial.reason))
+fn is_about_the_registry(judged: &Result<Identity, Refusal>, method: Option<AuthMethod>) -> bool {
+    matches!(judged, Err(Refusal::Denied(denial)) if concerns_the_registry(denial.reason, method))
 }
 
-/// Of access tokens only those come this far whose signature is ours.
-const fn concerns_the_registry(reason: DenialReason) -> bool {
-    matches!(
-        reason,
-        DenialReason::UnknownPrincipal
-            | DenialReason::DisabledPrincipal
-            | DenialReason::NoMatchingKey
-            | DenialReason::NoKeySet
-            | DenialReason::BadSignature
-    )
+/// Whether a change in the registry could cure `reason`. Keys of principals sign self-signed tokens alone: a forged access token
+/// is forged whatever is registered, and has nobody look.
+const fn concerns_the_registry(reason: DenialReason, method: Option<AuthMethod>) -> bool {
+    if matches!(reason, DenialReason::UnknownPrincipal | DenialReason::DisabledPrincipal) {
+        return true;
+    }
+    matches!(method, Some(AuthMethod::SelfSigned))
+        && matches!(reason, DenialReason::NoMatchingKey | DenialReason::NoKeySet | DenialReason::BadSignature)
 }
 
 fn outcome(result: &Result<Decision, Unavailable>) -> Outcome<'_> {

@@ -85,8 +85,6 @@ pub(super) fn reason(error: &IssueError) -> &'static str {
         IssueError::Assertion(reason) => reason.name(),
         IssueError::ScopeNotHeld(_) => "scope_not_held",
         IssueError::Registry(RegistryError::NoSuchPrincipal(_)) => "unknown_principal",
-        // Revoked, or gone, since it was looked at.
-        IssueError::Registry(RegistryError::NoSuchApiKey(_)) => TokenRefusal::RevokedApiKey.name(),
         IssueError::Registry(_)
         | IssueError::Unavailable(_)
         | IssueError::NotSigned(_)

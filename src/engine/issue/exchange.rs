@@ -16,7 +16,7 @@ use super::{
 use crate::{
     domain::{
         decision::{Decision, Identity, Used},
-        opaque::{OpaqueKind, OpaqueToken, SecretHash},
+        opaque::{NoRandomness, OpaqueKind, OpaqueToken, SecretHash},
         presented::Credentials,
         principal::Username,
         scope::Scopes,
@@ -68,12 +68,7 @@ impl Issuer {
         if let Some(rotated_at) = held.grant.refresh.as_ref().and_then(|refresh| refresh.rotated_at) {
             return Err(self.presented_again(&held, rotated_at, now).await);
         }
-        let new = NewGrant {
-            api_key: held.grant.api_key,
-            audience: held.grant.audience.clone(),
-            sid: held.grant.sid.clone(),
-            ..self.new_grant(held.grant.family, held.grant.scopes.narrowed_by(&held.holder.scopes), now)?
-        };
+        let new = self.next_grant(&held, now)?;
         let grant = self.add(&held.holder, new, ACTOR, now).await.map_err(gone(TokenRefusal::RevokedRefreshToken))?;
         self.issued(&held.holder, grant, held.identifier, None, now)
     }
@@ -101,13 +96,7 @@ impl Issuer {
         refuse_if(only.is_some_and(|only| *only != held.holder.username), TokenRefusal::AnotherPrincipal)?;
         let seed = random_uuid()?;
         let successor = OpaqueToken::successor(refresh_token, seed.as_bytes());
-        let new = NewGrant {
-            refresh: Some(self.new_refresh(&successor, seed, now)?),
-            api_key: held.grant.api_key,
-            audience: held.grant.audience.clone(),
-            sid: held.grant.sid.clone(),
-            ..self.new_grant(held.grant.family, held.grant.scopes.narrowed_by(&held.holder.scopes), now)?
-        };
+        let new = NewGrant { refresh: Some(self.new_refresh(&successor, seed, now)?), ..self.next_grant(&held, now)? };
         let author = Author { actor: ACTOR, now };
         let ends_others = !self.terms.multiple_tokens;
         let rotation = in_time(self.ports.grants.rotate(held.grant.id, new, ROTATION_GRACE, ends_others, author)).await?;
@@ -164,6 +153,17 @@ impl Issuer {
             Decision::Allow(identity) => Ok(identity),
             Decision::Deny(denial) => Err(IssueError::Assertion(denial.reason)),
         }
+    }
+
+    /// What follows a grant in its family: for the same, as far as the principal may still do it.
+    fn next_grant(&self, held: &HeldGrant, now: UnixMillis) -> Result<NewGrant, NoRandomness> {
+        let HeldGrant { grant, holder, .. } = held;
+        Ok(NewGrant {
+            api_key: grant.api_key,
+            audience: grant.audience.clone(),
+            sid: grant.sid.clone(),
+            ..self.new_grant(grant.family, grant.scopes.narrowed_by(&holder.scopes), now)?
+        })
     }
 
     /// The grant of a refresh token that may still be used, as far as anything but its rotation tells.

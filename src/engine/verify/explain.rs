@@ -181,7 +181,8 @@ impl Verifier {
         let explanation = self.walk_once(presented, vantage).await;
         // As a decision does: what was registered a moment ago may not be known here yet.
         let reason = explanation.failure().and_then(|step| step.outcome.reason());
-        let is_about_the_registry = reason.is_some_and(concerns_the_registry);
+        let method = self.credential(presented).ok().map(|credential| credential.method());
+        let is_about_the_registry = reason.is_some_and(|reason| concerns_the_registry(reason, method));
         if is_about_the_registry && self.ports.directory.catch_up(version).await {
             return self.walk_once(presented, vantage).await;
         }

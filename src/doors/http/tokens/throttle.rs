@@ -282,5 +282,6 @@ mod tests {
             let _ = limit.look(&IpAddr::from(address.to_be_bytes()), true);
         }
         assert!(limit.look(&IpAddr::from(149_999_u32.to_be_bytes()), false).is_err(), "the latest is remembered");
+        assert!(limit.look(&IpAddr::from(0_u32.to_be_bytes()), false).is_ok(), "and the first is not");
     }
 }

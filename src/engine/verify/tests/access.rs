@@ -123,6 +123,21 @@ fn what_a_token_is_for_is_narrowed_to_what_its_principal_may_still_do() {
     }
 }
 
+/// A forged access token must not buy a look at the registry, as a self-signed one may.
+#[test]
+fn a_forgery_of_an_access_token_asks_nobody() {
+    let (own, access) = (Some(AuthMethod::SelfSigned), Some(AuthMethod::AccessToken));
+    for reason in [DenialReason::BadSignature, DenialReason::NoMatchingKey, DenialReason::NoKeySet] {
+        assert!(concerns_the_registry(reason, own) && !concerns_the_registry(reason, access), "{reason:?}");
+    }
+    for reason in [DenialReason::UnknownPrincipal, DenialReason::DisabledPrincipal] {
+        assert!(concerns_the_registry(reason, own) && concerns_the_registry(reason, access), "{reason:?}");
+    }
+    for reason in [DenialReason::UnknownSigningKey, DenialReason::Revoked, DenialReason::ForeignIssuer] {
+        assert!(!concerns_the_registry(reason, access), "{reason:?}");
+    }
+}
+
 #[test]
 fn a_revoked_token_is_refused_and_others_are_not() {
     let known = keyless(1, "alice", true, "read").with_revoked(vec![JTI.parse().unwrap(), uuid::Uuid::nil()]);
