@@ -36,10 +36,14 @@
 mod client;
 mod floors;
 mod machine;
+mod pictures;
 mod registry;
 mod report;
+mod resident;
+mod scale;
 mod scenario;
 mod server;
+mod table;
 mod tokens;
 
 use std::{
@@ -69,6 +73,7 @@ fn main() -> ExitCode {
     // This executable also plays the parts that have to be processes of their own, so that their CPU time can be told apart.
     match arguments.first().map(String::as_str) {
         Some(floors::NULL_SERVER) => return floors::null_server(&arguments[1..]),
+        Some(scale::NONCES) => return scale::nonces(&arguments[1..]),
         Some(floors::PARTS) => return floors::parts(&arguments[1..]),
         _ => {}
     }

@@ -132,15 +132,11 @@ pub(crate) fn latency_against_load(servers: &[(&str, &[AtLoad])], caption: &str)
             .axis_desc_style(text(14))
             .draw()
             .unwrap();
-        let quantiles: [(&str, fn(&AtLoad) -> f64, u32, f64); 3] = [
-            ("p50", |(_, p50, ..)| *p50, 3, 1.0),
-            ("p99", |(_, _, p99, _)| *p99, 2, 0.75),
-            ("p99.9", |(.., p999)| *p999, 1, 0.6),
-        ];
+        let quantiles = [("p50", 3, 1.0), ("p99", 2, 0.75), ("p99.9", 1, 0.6)];
         let mut ends = Vec::new();
         for ((label, points), colour) in servers.iter().zip(colours.into_iter().cycle()) {
-            for (name, quantile, width, strength) in quantiles {
-                let line = || points.iter().map(|point| (point.0, quantile(point) / 1000.0));
+            for (place, (name, width, strength)) in quantiles.into_iter().enumerate() {
+                let line = || points.iter().map(|(load, p50, p99, p999)| (*load, [p50, p99, p999][place] / 1000.0));
                 let style = colour.mix(strength).stroke_width(width);
                 chart.draw_series(LineSeries::new(line(), style)).unwrap();
                 chart.draw_series(line().map(|point| Circle::new(point, 2 + width / 2, colour.mix(strength).filled()))).unwrap();

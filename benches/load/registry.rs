@@ -20,6 +20,7 @@ use serde_json::json;
 use crate::{
     client::{Gateway, Questions},
     machine::Description,
+    resident::{QUIET_FOR, Resident, quiet},
     server::{Placement, Server, database_url},
     tokens::{Signer, sign},
 };
@@ -33,9 +34,6 @@ const FEW_ENTRIES: usize = 1000;
 /// How often each latency is taken.
 const SAMPLES: usize = 1000;
 const ADMIN_TOKEN: &str = "bench";
-/// Less CPU than this in [`QUIET_FOR`], and a service has nothing to do any more.
-const QUIET_MICROS: f64 = 20_000.0;
-const QUIET_FOR: Duration = Duration::from_secs(1);
 
 /// What came of it.
 #[derive(Debug)]
@@ -71,7 +69,7 @@ pub(crate) async fn run(principals: usize) -> Results {
     let start = begun.elapsed();
     quiet(&server).await;
     let reading = begun.elapsed().saturating_sub(QUIET_FOR);
-    let memory_bytes = resident_bytes(&server);
+    let memory_bytes = Resident::of_process(server.process_id()).bytes;
     drop(server);
 
     let entries = FEW_ENTRIES.to_string();
@@ -140,23 +138,6 @@ async fn compare(server: &Server, dir: &Path, signers: &[Signer]) -> (f64, f64, 
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
-}
-
-/// Until the service has read what it wanted to.
-async fn quiet(server: &Server) {
-    loop {
-        let before = server.cpu.now();
-        tokio::time::sleep(QUIET_FOR).await;
-        if server.cpu.micros_since(&before) < QUIET_MICROS {
-            return;
-        }
-    }
-}
-
-fn resident_bytes(server: &Server) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", server.process_id())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
 }
 
 /// Everything, in Markdown.

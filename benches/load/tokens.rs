@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        LazyLock,
+        Arc, LazyLock,
         atomic::{AtomicU64, Ordering},
     },
     thread,
@@ -23,7 +23,7 @@ const RSA_BITS: usize = 2048;
 pub(crate) struct Signer {
     username: String,
     algorithm: Algorithm,
-    key: PrivateKey,
+    key: Arc<PrivateKey>,
     /// The header of its tokens, encoded.
     header: String,
 }
@@ -31,17 +31,22 @@ pub(crate) struct Signer {
 impl Signer {
     /// Makes a key for `algorithm`.
     pub(crate) fn new(username: String, algorithm: Algorithm) -> Self {
-        let key = PrivateKey::generate(algorithm.family(), RSA_BITS).unwrap();
+        let key = Arc::new(PrivateKey::generate(algorithm.family(), RSA_BITS).unwrap());
         let kid = key.public_key().fingerprint();
         let header = format!(r#"{{"typ":"JWT","alg":"{algorithm}","kid":"{kid}"}}"#);
         Self { username, algorithm, key, header: BASE64_URL_SAFE_NO_PAD.encode(header) }
+    }
+
+    /// Another who signs with the same key: making one for each of many takes too long.
+    pub(crate) fn renamed(&self, username: String) -> Self {
+        Self { username, algorithm: self.algorithm, key: Arc::clone(&self.key), header: self.header.clone() }
     }
 
     pub(crate) fn username(&self) -> &str {
         &self.username
     }
 
-    pub(crate) const fn public_key(&self) -> &PublicKey {
+    pub(crate) fn public_key(&self) -> &PublicKey {
         self.key.public_key()
     }
 
