@@ -6,7 +6,7 @@
 
 use std::{
     env, fs,
-    net::SocketAddr,
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
@@ -35,7 +35,8 @@ const P99_BOUND: Bound = Bound::AtMost(1.5);
 const LOAD: f64 = 0.5;
 /// More than any server here answers in a second.
 const RATE_MAX: f64 = 30_000.0;
-/// A service that is asked to end may take so long.
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
+/// A server that is asked to end may take so long.
 const END_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What a client sends to a gateway, with a token behind it.
@@ -74,11 +75,11 @@ impl Plan {
         point: Duration::from_millis(1200),
     };
     const QUICK: Self = Self {
-        probe: Duration::from_millis(400),
+        probe: Duration::from_millis(300),
         turns: 2,
-        turn: Duration::from_millis(800),
+        turn: Duration::from_millis(600),
         loads: &[0.1, 0.5, 0.9],
-        point: Duration::from_millis(400),
+        point: Duration::from_millis(300),
     };
 }
 
@@ -297,8 +298,14 @@ impl Kind {
             }
             Self::Envoy => command.args(["--disable-hot-restart", "--log-level", "warning", "-c"]).arg(file),
         };
+        let gateway = Parent::start(address, command);
+        let begun = Instant::now();
         // Listening is not yet serving: Envoy listens before it knows its clusters.
-        Parent { server: Server::start(address, command, |address| answers_200(address, "/healthz")) }
+        while !answers_200(address, "/healthz") {
+            assert!(begun.elapsed() < READY_TIMEOUT, "{} is not ready:\n{}", self.name(), gateway.server.log());
+            thread::sleep(Duration::from_millis(20));
+        }
+        gateway
     }
 
     /// Addresses, places, and who answers what is allowed.
@@ -310,6 +317,11 @@ impl Kind {
                 ("/var/log/nginx", dir.display().to_string()),
                 ("127.0.0.1:8000", gateway.to_string()),
                 ("127.0.0.1:8080", asked.to_string()),
+                (
+                    "auth_request off;\n            proxy_pass http://backend;",
+                    "auth_request off;\n            return 200;".to_owned(),
+                ),
+                // What answers here has to come after the question; `return` comes before.
                 ("proxy_pass http://backend;", "empty_gif;".to_owned()),
             ],
             Self::Envoy => vec![
@@ -327,6 +339,11 @@ pub(crate) struct Parent {
 }
 
 impl Parent {
+    /// `command`, when it listens on `address`.
+    pub(crate) fn start(address: SocketAddr, command: Command) -> Self {
+        Self { server: Server::start(address, command, |address| TcpStream::connect(address).is_ok()) }
+    }
+
     /// The processes that it started.
     pub(crate) fn children(&self) -> Vec<u32> {
         let id = self.server.process_id();

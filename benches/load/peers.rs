@@ -1,7 +1,7 @@
 //! The Python systems that the service replaces, beside it on the same machine, in turns with it: CPU time for each request, of
 //! the processes that answer. Both are unchanged from `PyPI`, as `tests/setup` installs them; without them, a note says so.
 
-use std::{fs, net::TcpStream, path::Path, process::Command, time::Duration};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use countersign::domain::algorithm::Algorithm;
 use serde_json::{Value, json};
@@ -182,7 +182,7 @@ impl Bench {
         let mut serve = command(gunicorn);
         serve.args(["--workers", "1", "--no-control-socket", "--bind", &address.to_string(), "--pythonpath"]);
         serve.arg(scripts).arg("asymmetric_site:application");
-        Parent { server: Server::start(address, serve, |address| TcpStream::connect(address).is_ok()) }
+        Parent::start(address, serve)
     }
 }
 
