@@ -50,6 +50,19 @@ impl<'a> Questions<'a> {
     pub(crate) const fn over_and_over(authorizations: &'a [String], count: usize) -> Self {
         Self { authorizations, count }
     }
+
+    pub(crate) const fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Those that are not the same again.
+    pub(crate) fn distinct(&self) -> &'a [String] {
+        &self.authorizations[..self.count.min(self.authorizations.len())]
+    }
+
+    fn nth(&self, number: usize) -> &'a str {
+        &self.authorizations[number % self.authorizations.len()]
+    }
 }
 
 /// What came of it.
@@ -65,6 +78,27 @@ pub(crate) struct Answers {
 }
 
 impl Answers {
+    /// None yet, of `count`.
+    pub(crate) fn new(count: usize) -> Self {
+        let latencies_us = Vec::with_capacity(count);
+        Self { count, elapsed: Duration::ZERO, unexpected: 0, first_unexpected: None, latencies_us }
+    }
+
+    pub(crate) fn add(&mut self, latency: Duration, is_expected: bool, describe: impl FnOnce() -> String) {
+        self.latencies_us.push(u32::try_from(latency.as_micros()).unwrap_or(u32::MAX));
+        if !is_expected {
+            self.unexpected += 1;
+            self.first_unexpected.get_or_insert_with(describe);
+        }
+    }
+
+    /// All of them, which took `elapsed` together.
+    pub(crate) fn finish(mut self, elapsed: Duration) -> Self {
+        assert_eq!(self.latencies_us.len(), self.count, "every question has an answer");
+        self.latencies_us.sort_unstable();
+        Self { elapsed, ..self }
+    }
+
     /// The latency that a share of `quantile` of the answers did not exceed.
     pub(crate) fn latency_us(&self, quantile: f64) -> f64 {
         let last = self.latencies_us.len() - 1;
@@ -81,35 +115,19 @@ impl Gateway {
 
     /// Asks all of `questions` over all connections, and expects the status `expected`.
     pub(crate) async fn ask(&mut self, questions: Questions<'_>, expected: u16) -> Answers {
-        let next = Cell::new(0);
-        let seen = RefCell::new(Answers {
-            count: questions.count,
-            elapsed: Duration::ZERO,
-            unexpected: 0,
-            first_unexpected: None,
-            latencies_us: Vec::with_capacity(questions.count),
-        });
+        let (next, seen) = (Cell::new(0), RefCell::new(Answers::new(questions.count)));
         let start = Instant::now();
         join_all(self.connections.iter_mut().map(async |connection| {
             while next.get() < questions.count {
-                let authorization = &questions.authorizations[next.replace(next.get() + 1) % questions.authorizations.len()];
+                let authorization = questions.nth(next.replace(next.get() + 1));
                 let asked_at = Instant::now();
                 let status =
                     connection.ask(authorization).await.unwrap_or_else(|error| panic!("no answer from the server: {error}"));
-                let latency = asked_at.elapsed();
-                let mut seen = seen.borrow_mut();
-                seen.latencies_us.push(u32::try_from(latency.as_micros()).unwrap_or(u32::MAX));
-                if status != expected {
-                    seen.unexpected += 1;
-                    seen.first_unexpected.get_or_insert_with(|| connection.answer_head());
-                }
+                seen.borrow_mut().add(asked_at.elapsed(), status == expected, || connection.answer_head());
             }
         }))
         .await;
-        let mut answers = seen.into_inner();
-        answers.elapsed = start.elapsed();
-        answers.latencies_us.sort_unstable();
-        answers
+        seen.into_inner().finish(start.elapsed())
     }
 
     /// The headers of an answer to `authorization`, but for those that belong to the message.

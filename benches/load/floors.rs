@@ -1,6 +1,8 @@
 //! What the parts of a decision cost at the least, each with nothing around it:
 //!
-//! - HTTP: an actix-web handler that answers every request with the headers of an allow, asked over the same connections;
+//! - HTTP: an actix-web handler that answers every request with 200, asked over the same connections: with no headers of its own,
+//!   and with those of an allow;
+//! - gRPC: a tonic service that answers every `Check` with the same allow;
 //! - the signature: one verification by aws-lc-rs, with a key that was parsed before;
 //! - the nonce: one `SET key value NX EX ttl` over one multiplexed redis-rs connection that 64 share.
 
@@ -23,11 +25,17 @@ use actix_web::{
     web,
 };
 use aws_lc_rs::signature::{ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256};
-use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use base64::{
+    Engine,
+    prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
+};
 use countersign::domain::algorithm::Algorithm;
 use deadpool_redis::redis::{self, AsyncConnectionConfig, aio::MultiplexedConnection};
+use envoy_types::ext_authz::v3::pb::{Authorization, AuthorizationServer, CheckRequest, CheckResponse};
 use futures_util::future::join_all;
+use prost::Message;
 use tokio::runtime::Runtime;
+use tonic::{Request, Response, Status, async_trait, transport::Server};
 
 use crate::{
     machine::CpuClock,
@@ -37,6 +45,8 @@ use crate::{
 
 /// First argument of the null server. Then the address, and `name=value` of each header.
 pub(crate) const NULL_SERVER: &str = "--null-server";
+/// First argument of the null server for gRPC. Then the address, and the `CheckResponse` in base64.
+pub(crate) const NULL_CHECK: &str = "--null-check";
 /// First argument of the process that measures the other two floors. Then the address of Redis.
 pub(crate) const PARTS: &str = "--parts";
 
@@ -53,10 +63,7 @@ pub(crate) fn null_server(arguments: &[String]) -> ExitCode {
         .map(|header| header.split_once('=').unwrap())
         .map(|(name, value)| (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap()))
         .collect();
-    thread::spawn(|| {
-        let _ = io::stdin().read_to_end(&mut Vec::new());
-        std::process::exit(0);
-    });
+    end_with_input();
     let server = HttpServer::new(move || {
         let headers = headers.clone();
         let answer = move || {
@@ -73,8 +80,35 @@ pub(crate) fn null_server(arguments: &[String]) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// The same over gRPC, set up as tonic's own examples are.
+pub(crate) fn null_check(arguments: &[String]) -> ExitCode {
+    let [address, response] = arguments else { panic!("an address and a response") };
+    let response = CheckResponse::decode(&*BASE64_STANDARD.decode(response).unwrap()).unwrap();
+    end_with_input();
+    let server = Server::builder().tcp_nodelay(true).add_service(AuthorizationServer::new(NullCheck(response)));
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(server.serve(address.parse().unwrap())).unwrap();
+    ExitCode::SUCCESS
+}
+
+struct NullCheck(CheckResponse);
+
+#[async_trait]
+impl Authorization for NullCheck {
+    async fn check(&self, _: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
+        Ok(Response::new(self.0.clone()))
+    }
+}
+
+fn end_with_input() {
+    thread::spawn(|| {
+        let _ = io::stdin().read_to_end(&mut Vec::new());
+        std::process::exit(0);
+    });
+}
+
 /// What [`Parts`] does over and over.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
     Ed25519,
     Rs256,

@@ -1,22 +1,32 @@
 //! The load harness: what a decision costs, side by side with what its parts cost at the least.
 //!
 //! ```text
-//! cargo bench --bench load -- [--quick] [--passes N] [--only CASE] [--pin] [--write-results]
+//! cargo bench --bench load -- [--quick] [--passes N] [--only CASE] [--unpinned] [--write-results]
 //! cargo bench --bench load -- --registry N [--write-results]
 //! ```
 //!
-//! It starts a Redis, the service and a null server (see [`floors`]), asks each for decisions over the same kind of connections,
+//! It starts a Redis, the service and null servers (see [`floors`]), asks each for decisions over the same kind of connections,
 //! and prints one table: CPU time of the server per decision, the sum of the floors, and their ratio. Everything is measured in
 //! turns, many rounds of each, and the medians are told: absolute figures depend on the machine, ratios within one round do not.
 //!
-//! - [`scenario`]: what is measured, in which order
-//! - [`client`]: keep-alive connections that ask, one question at a time each
+//! - [`scenario`]: what is measured in a closed loop, in which order
+//! - [`case`]: the kinds of decisions, and their bounds
+//! - [`decisions`]: what came of them, as lines of the table
+//! - [`client`]: keep-alive connections that ask as nginx does, one question at a time each
+//! - [`check`]: connections that ask as Envoy does, over gRPC
 //! - [`tokens`]: signs tokens in bulk; no two are alike
 //! - [`floors`]: what the parts cost at the least
 //! - [`server`]: the processes that are measured
+//! - [`gateways`]: another part: latency behind real gateways
+//! - [`open_loop`]: requests that arrive when a schedule says so
+//! - [`peers`]: another part: the Python systems that the service replaces
+//! - [`scale`]: another part: how cost and memory grow with principals, nonces and workers
 //! - [`registry`]: another run: many principals, and those that are not in memory
 //! - [`machine`]: CPU clocks, and what the figures are of
-//! - [`report`]: the table
+//! - [`table`]: the table
+//! - [`pictures`]: the same, drawn
+//! - [`report`]: what stands around it
+//! - [`resident`]: the memory of a process
 
 #![allow(
     clippy::unwrap_used,
@@ -33,9 +43,15 @@
     reason = "figures to three digits, far below the bounds of any of these types"
 )]
 
+mod case;
+mod check;
 mod client;
+mod decisions;
 mod floors;
+mod gateways;
 mod machine;
+mod open_loop;
+mod peers;
 mod pictures;
 mod registry;
 mod report;
@@ -51,20 +67,25 @@ use std::{
     process::{self, ExitCode},
 };
 
-use scenario::{Case, Plan};
+use case::Case;
+use scenario::Plan;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The service's own, so that the floors have no other.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const USAGE: &str = "usage: cargo bench --bench load -- [--quick] [--passes N] [--only CASE] [--pin] [--write-results]
+const USAGE: &str = "usage: cargo bench --bench load -- [--quick] [--passes N] [--only CASE] [--unpinned] [--write-results]
+       cargo bench --bench load -- --part gateways|peers|scale [--quick] [--write-results]
        cargo bench --bench load -- --registry N [--write-results]
 
-  --quick          about a minute of measuring, for a first look
+  --quick          half a minute of measuring, for a first look
   --passes N       how many times everything is measured, several rounds each
   --only CASE      one case alone, such as ed25519-redis: to watch or to profile the server meanwhile
-  --pin            each server on one core with one worker, everything else on the other cores (needs taskset)
+  --unpinned       servers on any core with a worker for each, instead of each on one core of its own, with everything else on
+                   the others
+  --part PART      one other part of a run alone: `gateways`, latency behind nginx and Envoy; `peers`, the Python systems
+                   that the service replaces; or `scale`, many principals, nonces and workers
   --registry N     the registry with N principals, instead of decisions
   --write-results  also append the table to benches/RESULTS.md";
 
@@ -73,6 +94,7 @@ fn main() -> ExitCode {
     // This executable also plays the parts that have to be processes of their own, so that their CPU time can be told apart.
     match arguments.first().map(String::as_str) {
         Some(floors::NULL_SERVER) => return floors::null_server(&arguments[1..]),
+        Some(floors::NULL_CHECK) => return floors::null_check(&arguments[1..]),
         Some(scale::NONCES) => return scale::nonces(&arguments[1..]),
         Some(floors::PARTS) => return floors::parts(&arguments[1..]),
         _ => {}
@@ -110,8 +132,32 @@ async fn run(options: Options) {
         }
         return;
     }
+    if let Some(part) = options.part {
+        let section = match part {
+            Part::Gateways => gateways::run(options.is_quick).await.0,
+            Part::Peers => peers::run(options.is_quick).await,
+            Part::Scale => {
+                let (mut section, points) = scale::run(options.is_quick).await;
+                if options.writes_results {
+                    let caption = pictures::caption(&machine::Description::now(&before));
+                    section.notes.push(pictures::cost_against_principals(&points, &caption));
+                }
+                section
+            }
+        };
+        let report = report::render(&machine::Description::now(&before), &[section]);
+        println!("\n{report}");
+        if options.writes_results {
+            report::append(&report);
+        }
+        return;
+    }
     let results = scenario::run(&options.plan).await;
-    let report = report::render(&results, &machine::Description::now(&before));
+    let (mut section, description) = (decisions::section(&results), machine::Description::now(&before));
+    if options.writes_results && options.plan.only.is_none() {
+        section.notes.push(pictures::cost_by_part(&decisions::drawn(&results), &pictures::caption(&description)));
+    }
+    let report = report::render(&description, &[section]);
     println!("\n{report}");
     if options.writes_results {
         report::append(&report);
@@ -121,8 +167,18 @@ async fn run(options: Options) {
     }
 }
 
+/// What can be measured without the rest.
+#[derive(Clone, Copy)]
+enum Part {
+    Gateways,
+    Peers,
+    Scale,
+}
+
 struct Options {
     plan: Plan,
+    is_quick: bool,
+    part: Option<Part>,
     registry: Option<usize>,
     writes_results: bool,
 }
@@ -130,12 +186,26 @@ struct Options {
 impl Options {
     fn parse(arguments: &[String]) -> Option<Self> {
         let is_quick = arguments.iter().any(|argument| argument == "--quick");
-        let mut options = Self { plan: if is_quick { Plan::QUICK } else { Plan::FULL }, registry: None, writes_results: false };
+        let mut options = Self {
+            plan: if is_quick { Plan::QUICK } else { Plan::FULL },
+            is_quick,
+            part: None,
+            registry: None,
+            writes_results: false,
+        };
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
             match argument.as_str() {
                 "--quick" => {}
-                "--pin" => options.plan.is_pinned = true,
+                "--part" => {
+                    options.part = match rest.next()?.as_str() {
+                        "gateways" => Some(Part::Gateways),
+                        "peers" => Some(Part::Peers),
+                        "scale" => Some(Part::Scale),
+                        _ => return None,
+                    }
+                }
+                "--unpinned" => options.plan.is_pinned = false,
                 "--write-results" => options.writes_results = true,
                 "--registry" => options.registry = Some(rest.next()?.parse().ok().filter(|count| *count > 0)?),
                 "--passes" => options.plan.passes = rest.next()?.parse().ok()?,

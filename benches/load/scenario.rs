@@ -1,7 +1,10 @@
-//! What is measured, in which order.
+//! What is measured in a closed loop, in which order.
 //!
 //! The speed of a machine changes from one second to the next, most of all that of a virtual one. So everything is measured in
 //! turns, a tenth of a second each, and what is compared was measured within the same round of turns.
+//!
+//! CPU time for each answer is least where a server never waits: one that does goes to sleep and is woken for every request. So
+//! that this is the same for all, each is kept busy on a core of its own (see [`Sample::busy`]).
 
 use std::time::{Duration, Instant};
 
@@ -9,16 +12,22 @@ use countersign::domain::algorithm::Algorithm;
 use tempfile::TempDir;
 
 use crate::{
-    client::{Gateway, Questions},
+    case::Case,
+    check::Envoy,
+    client::{Answers, Gateway, Questions},
+    decisions,
     floors::{Part, Parts},
     machine::CpuClock,
-    report,
-    server::{Placement, Server, register},
+    server::{self, Placement, Server, access_tokens, register},
     tokens::{Signer, sign},
 };
 
 /// Connections of the gateway to each server.
 const CONNECTIONS: usize = 64;
+/// Connections that ask about unknown users. The service looks into the registry before it denies one, for which many wait
+/// together, up to 20 ms: so many that meanwhile it is as busy with the next ones as it is with [`CONNECTIONS`] that need not
+/// wait. More connections cost it more, and the allow that it is compared with has the few.
+const WAITING_CONNECTIONS: usize = 1024;
 /// Principals of each kind of key.
 const PRINCIPALS: usize = 16;
 /// How far in the future tokens are signed, in seconds: less than the service's tolerance of 20, so that they are valid from
@@ -38,8 +47,8 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    pub(crate) const FULL: Self = Self { passes: 14, rounds_per_pass: 8, only: None, is_pinned: false };
-    pub(crate) const QUICK: Self = Self { passes: 3, rounds_per_pass: 6, ..Self::FULL };
+    pub(crate) const FULL: Self = Self { passes: 10, rounds_per_pass: 4, only: None, is_pinned: true };
+    pub(crate) const QUICK: Self = Self { passes: 2, ..Self::FULL };
 
     pub(crate) const fn rounds(&self) -> usize {
         self.passes * self.rounds_per_pass
@@ -49,66 +58,17 @@ impl Plan {
 /// What one turn does, each about a tenth of a second of work.
 mod turn {
     pub(super) const NULL_ANSWERS: usize = 12_000;
+    pub(super) const NULL_CHECKS: usize = 8_000;
     pub(super) const REDIS_CLAIMS: usize = 50_000;
     pub(super) const ED25519_VERIFICATIONS: usize = 3_000;
-    pub(super) const RS256_VERIFICATIONS: usize = 7_000;
-    pub(super) const ED25519_DECISIONS: usize = 3_000;
-    /// Fewer, since the tokens take long to sign.
+    pub(super) const RS256_VERIFICATIONS: usize = 6_000;
+    pub(super) const ED25519_DECISIONS: usize = 2_500;
+    /// Fewer than would fill the time, since the tokens take long to sign.
     pub(super) const RS256_DECISIONS: usize = 2_000;
-    pub(super) const DENIALS: usize = 3_000;
+    pub(super) const BEARERS: usize = 4_000;
+    /// Many times as many as wait together.
+    pub(super) const UNKNOWN_USERS: usize = 8_192;
     pub(super) const GARBAGE: usize = 8_000;
-}
-
-/// A kind of decision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Case {
-    Ed25519Redis,
-    Ed25519Memory,
-    Rs256Redis,
-    Rs256Memory,
-    Garbage,
-    UnknownUser,
-    Replay,
-}
-
-impl Case {
-    pub(crate) const ALL: [Self; 7] = [
-        Self::Ed25519Redis,
-        Self::Ed25519Memory,
-        Self::Rs256Redis,
-        Self::Rs256Memory,
-        Self::Garbage,
-        Self::UnknownUser,
-        Self::Replay,
-    ];
-
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Ed25519Redis => "ed25519-redis",
-            Self::Ed25519Memory => "ed25519-memory",
-            Self::Rs256Redis => "rs256-redis",
-            Self::Rs256Memory => "rs256-memory",
-            Self::Garbage => "garbage",
-            Self::UnknownUser => "unknown-user",
-            Self::Replay => "replay",
-        }
-    }
-
-    pub(crate) fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|case| case.name() == name)
-    }
-
-    pub(crate) const fn is_allowed(self) -> bool {
-        matches!(self, Self::Ed25519Redis | Self::Ed25519Memory | Self::Rs256Redis | Self::Rs256Memory)
-    }
-
-    const fn is_rs256(self) -> bool {
-        matches!(self, Self::Rs256Redis | Self::Rs256Memory)
-    }
-
-    pub(crate) const fn uses_redis(self) -> bool {
-        !matches!(self, Self::Ed25519Memory | Self::Rs256Memory)
-    }
 }
 
 /// Everything that was measured.
@@ -117,25 +77,47 @@ pub(crate) struct Results {
     pub(crate) rounds: Vec<Round>,
 }
 
-/// What was measured in one round. The floors are in microseconds of CPU time.
+/// What was measured in one round.
 #[derive(Debug, Default)]
 pub(crate) struct Round {
-    pub(crate) http: Option<Sample>,
+    pub(crate) floors: Option<Floors>,
+    pub(crate) decisions: Vec<(Case, Sample)>,
+}
+
+/// What the parts of a decision cost at the least. Those that are no servers are in microseconds of CPU time.
+#[derive(Debug)]
+pub(crate) struct Floors {
+    /// A 200 with no headers of its own.
+    pub(crate) http: Sample,
+    /// A 200 with the headers of an allow.
+    pub(crate) http_with_headers: Sample,
+    /// An allow over gRPC.
+    pub(crate) check: Sample,
     pub(crate) ed25519: f64,
     pub(crate) rs256: f64,
     pub(crate) redis: f64,
-    pub(crate) decisions: Vec<(Case, Sample)>,
+}
+
+impl Floors {
+    /// What verifying and claiming cost at the least in a decision of that kind.
+    pub(crate) fn of_parts(&self, case: Case) -> [f64; 2] {
+        let signature = if case.signature() == Part::Rs256 { self.rs256 } else { self.ed25519 };
+        [signature, if case.uses_redis() { self.redis } else { 0.0 }]
+    }
+
+    /// What being asked and answering cost at the least, over the transport of that kind of decision.
+    pub(crate) const fn transport(&self, case: Case) -> &Sample {
+        if case.is_grpc() { &self.check } else { &self.http }
+    }
+
+    pub(crate) fn sum(&self, case: Case) -> f64 {
+        self.transport(case).cpu_us + self.of_parts(case).iter().sum::<f64>()
+    }
 }
 
 impl Round {
     pub(crate) fn sample(&self, case: Case) -> Option<&Sample> {
         self.decisions.iter().find(|(measured, _)| *measured == case).map(|(_, sample)| sample)
-    }
-
-    /// What the parts of that decision cost at the least.
-    pub(crate) fn floor(&self, case: Case) -> Option<f64> {
-        let signature = if case.is_rs256() { self.rs256 } else { self.ed25519 };
-        Some(self.http.as_ref()?.cpu_us + signature + if case.uses_redis() { self.redis } else { 0.0 })
     }
 }
 
@@ -148,6 +130,8 @@ pub(crate) struct Sample {
     pub(crate) redis_us: f64,
     /// CPU time of the client for each answer, in microseconds.
     pub(crate) client_us: f64,
+    /// How much of one core the server used: less than all of it means that it waited for the client.
+    pub(crate) busy: f64,
     /// Answers in a second.
     pub(crate) rate: f64,
     pub(crate) p50_us: f64,
@@ -158,13 +142,19 @@ pub(crate) struct Sample {
 impl Results {
     /// Answers that were not what they should have been.
     pub(crate) fn failures(&self) -> usize {
-        self.rounds.iter().flat_map(|round| &round.decisions).map(|(_, sample)| sample.unexpected).sum()
+        let floors = self.rounds.iter().filter_map(|round| round.floors.as_ref());
+        let of_floors = floors.flat_map(|floors| [&floors.http, &floors.http_with_headers, &floors.check]);
+        let of_decisions = self.rounds.iter().flat_map(|round| &round.decisions).map(|(_, sample)| sample);
+        of_floors.chain(of_decisions).map(|sample| sample.unexpected).sum()
     }
 }
 
 /// Measures what `plan` says.
 pub(crate) async fn run(plan: &Plan) -> Results {
     let mut bench = Bench::start(plan).await;
+    if let Some(case) = plan.only {
+        println!("{}: the server is process {}", case.name(), bench.server_of(case).process_id());
+    }
     let mut results = Results::default();
     for _ in 0..plan.passes {
         let supply = Supply::sign(&bench.signers, plan);
@@ -175,7 +165,7 @@ pub(crate) async fn run(plan: &Plan) -> Results {
                 break;
             }
             let round = bench.round(&supply, number, plan.only).await;
-            println!("round {} of {}: {}", results.rounds.len() + 1, plan.rounds(), report::line(&round));
+            println!("round {} of {}: {}", results.rounds.len() + 1, plan.rounds(), decisions::line(&round));
             results.rounds.push(round);
         }
         bench.placement.withdraw(false);
@@ -186,7 +176,8 @@ pub(crate) async fn run(plan: &Plan) -> Results {
 struct Signers {
     ed25519: Vec<Signer>,
     rs256: Vec<Signer>,
-    strangers: Vec<Signer>,
+    unknown_ed25519: Vec<Signer>,
+    unknown_rs256: Vec<Signer>,
 }
 
 /// Tokens for some rounds.
@@ -194,78 +185,105 @@ struct Supply {
     signed_at: Instant,
     ed25519: Vec<String>,
     rs256: Vec<String>,
-    strangers: Vec<String>,
+    unknown_ed25519: Vec<String>,
+    unknown_rs256: Vec<String>,
     garbage: Vec<String>,
 }
 
 impl Supply {
     fn sign(signers: &Signers, plan: &Plan) -> Self {
         let signed_at = Instant::now();
-        let rs256 = match plan.only {
-            Some(case) if !case.is_rs256() => Vec::new(),
-            Some(_) | None => sign(&signers.rs256, plan.rounds_per_pass * turn::RS256_DECISIONS, AHEAD),
+        let is_wanted = |part| plan.only.is_none_or(|case| case.signature() == part);
+        let share = |part, signers: &[Signer], size: usize| {
+            if is_wanted(part) { sign(signers, plan.rounds_per_pass * size, AHEAD) } else { Vec::new() }
         };
-        let ed25519 = sign(&signers.ed25519, plan.rounds_per_pass * turn::ED25519_DECISIONS, AHEAD);
-        let strangers = sign(&signers.strangers, turn::DENIALS, AHEAD);
+        let unknown_rs256 = sign(&signers.unknown_rs256, WAITING_CONNECTIONS, AHEAD);
         // As long as tokens are, and nothing that could be one.
-        let garbage = strangers.iter().map(|authorization| authorization.replace('.', "_")).collect();
-        Self { signed_at, ed25519, rs256, strangers, garbage }
-    }
-
-    /// What is asked in round `number` of these tokens. The same tokens go to the service with Redis and to the one without,
-    /// which know nothing of each other's nonces; neither is given one twice, but to see it deny a replay.
-    fn questions(&self, case: Case, number: usize) -> Questions<'_> {
-        let share = |tokens, size| Questions::once(<[String]>::chunks(tokens, size).nth(number).unwrap_or_default());
-        match case {
-            Case::Ed25519Redis | Case::Ed25519Memory | Case::Replay => share(&self.ed25519, turn::ED25519_DECISIONS),
-            Case::Rs256Redis | Case::Rs256Memory => share(&self.rs256, turn::RS256_DECISIONS),
-            Case::UnknownUser => Questions::once(&self.strangers),
-            Case::Garbage => Questions::over_and_over(&self.garbage, turn::GARBAGE),
+        let garbage = unknown_rs256.iter().map(|authorization| authorization.replace('.', "_")).collect();
+        Self {
+            signed_at,
+            rs256: share(Part::Rs256, &signers.rs256, turn::RS256_DECISIONS),
+            ed25519: share(Part::Ed25519, &signers.ed25519, turn::ED25519_DECISIONS),
+            unknown_ed25519: sign(&signers.unknown_ed25519, WAITING_CONNECTIONS, AHEAD),
+            unknown_rs256,
+            garbage,
         }
     }
+
+    /// Tokens for floors, which are not looked at.
+    fn unread(&self, count: usize) -> Questions<'_> {
+        Questions::over_and_over(&self.unknown_rs256, count)
+    }
 }
 
-/// A server with the gateway's connections to it.
-struct Target {
+/// A server with a gateway's connections to it.
+struct Target<G> {
     server: Server,
-    gateway: Gateway,
+    gateway: G,
 }
 
-impl Target {
-    async fn of(server: Server) -> Self {
+impl Target<Gateway> {
+    async fn http(server: Server) -> Self {
         let gateway = Gateway::connect(server.address, CONNECTIONS).await.unwrap();
         Self { server, gateway }
     }
 
     async fn ask(&mut self, questions: Questions<'_>, expected: u16, redis: &Server) -> Sample {
-        let client = CpuClock::of_this_process();
-        let before = [&self.server.cpu, &redis.cpu, &client].map(CpuClock::now);
-        let answers = self.gateway.ask(questions, expected).await;
-        let count = answers.count as f64;
-        let [cpu_us, redis_us, client_us] = [(&self.server.cpu, &before[0]), (&redis.cpu, &before[1]), (&client, &before[2])]
-            .map(|(clock, before)| clock.micros_since(before) / count);
-        if let Some(first) = &answers.first_unexpected {
-            let log = self.server.log();
-            println!("!! {} of {} answers were not {expected}; the first:\n{first}\n{log}", answers.unexpected, answers.count);
-        }
-        Sample {
-            cpu_us,
-            redis_us,
-            client_us,
-            rate: count / answers.elapsed.as_secs_f64(),
-            p50_us: answers.latency_us(0.5),
-            p99_us: answers.latency_us(0.99),
-            unexpected: answers.unexpected,
-        }
+        sample(&self.server, redis, expected, self.gateway.ask(questions, expected)).await
     }
 }
 
+impl Target<Envoy> {
+    async fn grpc(server: Server) -> Self {
+        let gateway = Envoy::connect(server.grpc).await.unwrap();
+        Self { server, gateway }
+    }
+
+    async fn ask(&mut self, questions: Questions<'_>, redis: &Server) -> Sample {
+        sample(&self.server, redis, 200, self.gateway.ask(questions, 200)).await
+    }
+}
+
+/// What it takes `server`, and those around it, to answer what `asking` asks.
+async fn sample(server: &Server, redis: &Server, expected: u16, asking: impl Future<Output = Answers>) -> Sample {
+    let client = CpuClock::of_this_process();
+    let before = [&server.cpu, &redis.cpu, &client].map(CpuClock::now);
+    let answers = asking.await;
+    let count = answers.count as f64;
+    let [cpu_us, redis_us, client_us] = [(&server.cpu, &before[0]), (&redis.cpu, &before[1]), (&client, &before[2])]
+        .map(|(clock, before)| clock.micros_since(before) / count);
+    if let Some(first) = &answers.first_unexpected {
+        let log = server.log();
+        println!("!! {} of {} answers were not {expected}; the first:\n{first}\n{log}", answers.unexpected, answers.count);
+    }
+    let rate = count / answers.elapsed.as_secs_f64();
+    Sample {
+        cpu_us,
+        redis_us,
+        client_us,
+        busy: cpu_us * rate / 1e6,
+        rate,
+        p50_us: answers.latency_us(0.5),
+        p99_us: answers.latency_us(0.99),
+        unexpected: answers.unexpected,
+    }
+}
+
+/// The servers. Each service is asked over one transport, so that the same tokens can be presented to all of them: none knows of
+/// the others' nonces.
 struct Bench {
     signers: Signers,
+    access_tokens: Vec<String>,
     parts: Parts,
-    with_redis: Target,
-    with_memory: Target,
-    null: Target,
+    http_redis: Target<Gateway>,
+    http_memory: Target<Gateway>,
+    grpc_redis: Target<Envoy>,
+    grpc_memory: Target<Envoy>,
+    /// To the first of these services.
+    waiting: Gateway,
+    null: Target<Gateway>,
+    null_with_headers: Target<Gateway>,
+    null_check: Target<Envoy>,
     redis: Server,
     placement: Placement,
     /// Deleted last.
@@ -274,6 +292,7 @@ struct Bench {
 
 impl Bench {
     async fn start(plan: &Plan) -> Self {
+        server::allow_files(4 * WAITING_CONNECTIONS);
         let placement = Placement { is_pinned: plan.is_pinned };
         let make = |kind: &str, algorithm| -> Vec<Signer> {
             (0..PRINCIPALS).map(|number| Signer::new(format!("{kind}-{number:02}@example.com"), algorithm)).collect()
@@ -281,57 +300,123 @@ impl Bench {
         let signers = Signers {
             ed25519: make("ed25519", Algorithm::EdDsa),
             rs256: make("rs256", Algorithm::Rs256),
-            strangers: make("unknown", Algorithm::EdDsa),
+            unknown_ed25519: make("unknown-e", Algorithm::EdDsa),
+            unknown_rs256: make("unknown-r", Algorithm::Rs256),
         };
         let dir = tempfile::tempdir().unwrap();
         register(dir.path(), &signers.ed25519);
         register(dir.path(), &signers.rs256);
+        let access_tokens = access_tokens(dir.path(), &signers.rs256);
         let redis = Server::redis(placement, dir.path());
-        let mut with_redis = Target::of(Server::countersign(placement, dir.path(), &format!("redis://{}", redis.address))).await;
-        let mut with_memory = Target::of(Server::countersign(placement, dir.path(), "memory:")).await;
-        if let Some(case) = plan.only {
-            let target = if case.uses_redis() { &with_redis } else { &with_memory };
-            println!("{}: the server is process {}", case.name(), target.server.process_id());
-        }
+        // Several questions on each connection, so that every worker has its connections and knows every key; and as soon as it is
+        // open, since servers close those on which nothing comes.
+        let tokens = [&signers.ed25519, &signers.rs256].map(|signers| sign(signers, 4 * CONNECTIONS, AHEAD)).concat();
+        let (once, again) = (Questions::once(&tokens), Questions::over_and_over(&tokens, 8 * CONNECTIONS));
+        let service = |nonce_url: &str| Server::countersign(placement, dir.path(), nonce_url);
+        let redis_url = format!("redis://{}", redis.address);
+        let mut http_redis = Target::http(service(&redis_url)).await;
+        http_redis.ask(once, 200, &redis).await;
+        let mut waiting = Gateway::connect(http_redis.server.address, WAITING_CONNECTIONS).await.unwrap();
+        waiting.ask(Questions::over_and_over(&tokens, WAITING_CONNECTIONS), 401).await;
+        let mut http_memory = Target::http(service("memory:")).await;
+        http_memory.ask(once, 200, &redis).await;
+        let mut grpc_redis = Target::grpc(service(&(redis_url + "/1"))).await;
+        grpc_redis.ask(once, &redis).await;
+        let mut grpc_memory = Target::grpc(service("memory:")).await;
+        grpc_memory.ask(once, &redis).await;
 
-        // Several questions on each connection, so that every worker has its connections and knows every key.
-        for tokens in [&signers.ed25519, &signers.rs256].map(|signers| sign(signers, 4 * CONNECTIONS, 0)) {
-            for target in [&mut with_redis, &mut with_memory] {
-                target.ask(Questions::once(&tokens), 200, &redis).await;
-            }
-        }
         let token = sign(&signers.ed25519, 1, 0);
-        let headers = with_redis.gateway.headers(&token[0]).await;
-        let mut null = Target::of(Server::null(placement, &headers)).await;
-        null.ask(Questions::over_and_over(&token, 4 * CONNECTIONS), 200, &redis).await;
-        Self { parts: Parts::start(placement, redis.address), null, signers, with_redis, with_memory, redis, placement, _dir: dir }
+        let headers = http_redis.gateway.headers(&token[0]).await;
+        let allow = grpc_redis.gateway.allow(&token[0]).await;
+        let mut null = Target::http(Server::null(placement, &[])).await;
+        null.ask(again, 200, &redis).await;
+        let mut null_with_headers = Target::http(Server::null(placement, &headers)).await;
+        null_with_headers.ask(again, 200, &redis).await;
+        let mut null_check = Target::grpc(Server::null_check(placement, &allow)).await;
+        null_check.ask(again, &redis).await;
+        Self {
+            parts: Parts::start(placement, redis.address),
+            signers,
+            access_tokens,
+            http_redis,
+            http_memory,
+            grpc_redis,
+            grpc_memory,
+            waiting,
+            null,
+            null_with_headers,
+            null_check,
+            redis,
+            placement,
+            _dir: dir,
+        }
     }
 
     async fn round(&mut self, supply: &Supply, number: usize, only: Option<Case>) -> Round {
         let mut round = Round::default();
         if let Some(case) = only {
-            if case == Case::Replay {
-                self.decide(supply, Case::Ed25519Redis, number).await;
+            if let Some(allow) = case.denial_of().filter(|_| matches!(case, Case::ReplayEd25519 | Case::ReplayRs256)) {
+                self.decide(supply, allow, number).await;
             }
             round.decisions.push((case, self.decide(supply, case, number).await));
             return round;
         }
-        let questions = Questions::over_and_over(&supply.strangers, turn::NULL_ANSWERS);
-        for case in [Case::Ed25519Redis, Case::Ed25519Memory] {
-            round.decisions.push((case, self.decide(supply, case, number).await));
-        }
-        round.ed25519 = self.parts.measure(Part::Ed25519, turn::ED25519_VERIFICATIONS);
-        round.http = Some(self.null.ask(questions, 200, &self.redis).await);
-        round.redis = self.parts.measure(Part::Redis, turn::REDIS_CLAIMS);
-        round.rs256 = self.parts.measure(Part::Rs256, turn::RS256_VERIFICATIONS);
-        for case in [Case::Rs256Redis, Case::Rs256Memory, Case::Garbage, Case::UnknownUser, Case::Replay] {
-            round.decisions.push((case, self.decide(supply, case, number).await));
-        }
+        let rs256 = self.parts.measure(Part::Rs256, turn::RS256_VERIFICATIONS);
+        let http = self.null.ask(supply.unread(turn::NULL_ANSWERS), 200, &self.redis).await;
+        self.decide_all(&mut round, supply, number, &[Case::Rs256Redis, Case::Rs256Memory, Case::Bearer]).await;
+        let redis = self.parts.measure(Part::Redis, turn::REDIS_CLAIMS);
+        let ed25519 = self.parts.measure(Part::Ed25519, turn::ED25519_VERIFICATIONS);
+        self.decide_all(&mut round, supply, number, &[Case::Ed25519Redis, Case::Ed25519Memory]).await;
+        let http_with_headers = self.null_with_headers.ask(supply.unread(turn::NULL_ANSWERS), 200, &self.redis).await;
+        let check = self.null_check.ask(supply.unread(turn::NULL_CHECKS), &self.redis).await;
+        self.decide_all(&mut round, supply, number, &[Case::GrpcRs256Redis, Case::GrpcEd25519Redis, Case::GrpcEd25519Memory]).await;
+        let denials = [Case::Garbage, Case::UnknownRs256, Case::UnknownEd25519, Case::ReplayRs256, Case::ReplayEd25519];
+        self.decide_all(&mut round, supply, number, &denials).await;
+        round.floors = Some(Floors { http, http_with_headers, check, ed25519, rs256, redis });
         round
     }
 
+    async fn decide_all(&mut self, round: &mut Round, supply: &Supply, number: usize, cases: &[Case]) {
+        for case in cases {
+            round.decisions.push((*case, self.decide(supply, *case, number).await));
+        }
+    }
+
+    /// No service is given a token twice in any round, but to see it deny a replay.
     async fn decide(&mut self, supply: &Supply, case: Case, number: usize) -> Sample {
-        let target = if case.uses_redis() { &mut self.with_redis } else { &mut self.with_memory };
-        target.ask(supply.questions(case, number), if case.is_allowed() { 200 } else { 401 }, &self.redis).await
+        let Self { redis, access_tokens, .. } = self;
+        let share = |tokens, size| Questions::once(<[String]>::chunks(tokens, size).nth(number).unwrap_or_default());
+        let rs256 = share(&supply.rs256, turn::RS256_DECISIONS);
+        let ed25519 = share(&supply.ed25519, turn::ED25519_DECISIONS);
+        // Denied for their user, they are as new as before.
+        let unknown = |tokens| Questions::over_and_over(tokens, turn::UNKNOWN_USERS);
+        match case {
+            Case::Rs256Redis => self.http_redis.ask(rs256, 200, redis).await,
+            Case::Ed25519Redis => self.http_redis.ask(ed25519, 200, redis).await,
+            Case::Rs256Memory => self.http_memory.ask(rs256, 200, redis).await,
+            Case::Ed25519Memory => self.http_memory.ask(ed25519, 200, redis).await,
+            Case::Bearer => self.http_memory.ask(Questions::over_and_over(access_tokens, turn::BEARERS), 200, redis).await,
+            Case::GrpcRs256Redis => self.grpc_redis.ask(rs256, redis).await,
+            Case::GrpcEd25519Redis => self.grpc_redis.ask(ed25519, redis).await,
+            Case::GrpcEd25519Memory => self.grpc_memory.ask(ed25519, redis).await,
+            Case::Garbage => self.http_redis.ask(Questions::over_and_over(&supply.garbage, turn::GARBAGE), 401, redis).await,
+            Case::UnknownRs256 => self.ask_waiting(unknown(&supply.unknown_rs256)).await,
+            Case::UnknownEd25519 => self.ask_waiting(unknown(&supply.unknown_ed25519)).await,
+            Case::ReplayRs256 => self.http_redis.ask(rs256, 401, redis).await,
+            Case::ReplayEd25519 => self.http_redis.ask(ed25519, 401, redis).await,
+        }
+    }
+
+    async fn ask_waiting(&mut self, questions: Questions<'_>) -> Sample {
+        sample(&self.http_redis.server, &self.redis, 401, self.waiting.ask(questions, 401)).await
+    }
+
+    fn server_of(&self, case: Case) -> &Server {
+        match (case.is_grpc(), case.uses_redis()) {
+            (false, true) => &self.http_redis.server,
+            (false, false) => &self.http_memory.server,
+            (true, true) => &self.grpc_redis.server,
+            (true, false) => &self.grpc_memory.server,
+        }
     }
 }

@@ -13,7 +13,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{floors::NULL_SERVER, machine::CpuClock, tokens::Signer};
+use base64::{Engine, prelude::BASE64_STANDARD};
+
+use crate::{
+    floors::{NULL_CHECK, NULL_SERVER},
+    machine::CpuClock,
+    tokens::Signer,
+};
 
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How much of what a server wrote last is shown when it fails.
@@ -28,6 +34,8 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     /// Where operators reach the service; of other servers, the same address.
     pub(crate) admin: SocketAddr,
+    /// Where the service is asked over gRPC; of other servers, the same address.
+    pub(crate) grpc: SocketAddr,
     pub(crate) cpu: CpuClock,
     process: Process,
 }
@@ -45,7 +53,7 @@ impl Placement {
     }
 
     /// A command that runs `program` where everything else does.
-    fn client(self, program: impl AsRef<OsStr>) -> Command {
+    pub(crate) fn client(self, program: impl AsRef<OsStr>) -> Command {
         if self.is_pinned { self.on(&other_cores(), program) } else { Command::new(program) }
     }
 
@@ -67,6 +75,16 @@ impl Placement {
         let mut command = Command::new("taskset");
         command.args(["-c", cores]).arg(program);
         command
+    }
+}
+
+/// Lets this process and those that it starts open `count` files and connections each, where the system's administrator lets it.
+pub(crate) fn allow_files(count: usize) {
+    let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let limit = limits.lines().find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next()?.parse().ok());
+    if limit.is_some_and(|limit: usize| limit < count) {
+        let (id, limit) = (std::process::id().to_string(), format!("--nofile={count}:"));
+        let _ = Command::new("prlimit").args(["--pid", &id, &limit]).status();
     }
 }
 
@@ -110,7 +128,7 @@ impl Server {
             .env("COUNTERSIGN_SERVER__ADMIN_LISTEN", admin.to_string())
             .env("COUNTERSIGN_NONCE__URL", nonce_url)
             .envs(settings.iter().copied());
-        Self { admin, ..Self::start(http, command, |_| answers_200(admin, "/readyz")) }
+        Self { admin, grpc, ..Self::start(http, command, |_| answers_200(admin, "/readyz")) }
     }
 
     /// A server that answers every request with `headers`.
@@ -118,6 +136,14 @@ impl Server {
         let address = free_address();
         let mut command = placement.server(env::current_exe().unwrap());
         command.arg(NULL_SERVER).arg(address.to_string()).args(headers.iter().map(|(name, value)| format!("{name}={value}")));
+        Self::start(address, command, |address| TcpStream::connect(address).is_ok())
+    }
+
+    /// A server that answers every `Check` with `response`, a `CheckResponse`.
+    pub(crate) fn null_check(placement: Placement, response: &[u8]) -> Self {
+        let address = free_address();
+        let mut command = placement.server(env::current_exe().unwrap());
+        command.arg(NULL_CHECK).arg(address.to_string()).arg(BASE64_STANDARD.encode(response));
         Self::start(address, command, |address| TcpStream::connect(address).is_ok())
     }
 
@@ -130,7 +156,8 @@ impl Server {
         self.process.log()
     }
 
-    fn start(address: SocketAddr, command: Command, is_ready: impl Fn(SocketAddr) -> bool) -> Self {
+    /// `command`, which listens on `address` and serves as soon as `is_ready`.
+    pub(crate) fn start(address: SocketAddr, command: Command, is_ready: impl Fn(SocketAddr) -> bool) -> Self {
         let mut process = Process::start(command);
         let start = Instant::now();
         while !is_ready(address) {
@@ -140,29 +167,43 @@ impl Server {
             assert!(start.elapsed() < START_TIMEOUT, "a server is not ready:\n{}", process.log());
             thread::sleep(Duration::from_millis(20));
         }
-        Self { address, admin: address, cpu: CpuClock::of_process(process.child.id()), process }
+        Self { address, admin: address, grpc: address, cpu: CpuClock::of_process(process.child.id()), process }
     }
 }
 
 /// Registers `signers` with their keys through the command line, in the database of `dir`.
 pub(crate) fn register(dir: &Path, signers: &[Signer]) {
-    let run = |arguments: &[&str], input: &str| {
-        let mut command = in_dir(Command::new(env!("CARGO_BIN_EXE_countersign")), dir);
-        let mut child = command
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the command starts");
-        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
-        assert!(output.status.success(), "{arguments:?} failed: {}", String::from_utf8_lossy(&output.stderr));
-    };
     for signer in signers {
-        run(&["principal", "add", signer.username(), "--scope", SCOPES], "");
-        run(&["key", "add", signer.username(), "-"], &signer.public_key().to_pem());
+        run(dir, &["principal", "add", signer.username(), "--scope", SCOPES], "");
+        run(dir, &["key", "add", signer.username(), "-"], &signer.public_key().to_pem());
     }
+}
+
+/// An `Authorization` with an access token for each of `signers`, who are registered in `dir`.
+pub(crate) fn access_tokens(dir: &Path, signers: &[Signer]) -> Vec<String> {
+    let issue = |signer: &Signer| {
+        let output = run(dir, &["token", "issue", signer.username(), "--output", "json"], "");
+        let output: serde_json::Value = serde_json::from_str(&output).unwrap();
+        let issued = output.get(0).unwrap_or(&output);
+        format!("Bearer {}", issued["access_token"].as_str().expect("there is an access token"))
+    };
+    signers.iter().map(issue).collect()
+}
+
+/// What the command line writes to its output.
+fn run(dir: &Path, arguments: &[&str], input: &str) -> String {
+    let mut command = in_dir(Command::new(env!("CARGO_BIN_EXE_countersign")), dir);
+    let mut child = command
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the command starts");
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{arguments:?} failed: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// `command` with the settings in `dir` and no others.
@@ -219,14 +260,14 @@ impl Drop for Process {
     }
 }
 
-fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     (0..1000)
         .map(|_| SocketAddr::from((Ipv4Addr::LOCALHOST, fastrand::u16(PORTS))))
         .find(|address| TcpListener::bind(address).is_ok())
         .expect("there is a free port")
 }
 
-fn answers_200(server: SocketAddr, path: &str) -> bool {
+pub(crate) fn answers_200(server: SocketAddr, path: &str) -> bool {
     let Ok(mut stream) = TcpStream::connect(server) else { return false };
     let mut answer = String::new();
     stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
