@@ -9,6 +9,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use futures_util::{Stream, StreamExt};
 use rustls::{
     DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
     client::danger::HandshakeSignatureValid,
@@ -20,7 +21,7 @@ use rustls::{
     },
     sign::CertifiedKey,
 };
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -122,21 +123,27 @@ impl ServerTls {
         self.config(&[b"http/1.1"])
     }
 
-    /// Every connection that `listener` accepts, once its handshake is done. Slow handshakes hold up no other.
-    pub(super) fn accept_all(&self, listener: TcpListener) -> ReceiverStream<io::Result<TlsStream<TcpStream>>> {
+    /// Every connection of `accepted`, once its handshake is done. Slow handshakes hold up no other.
+    pub(super) fn handshake_all(
+        &self,
+        accepted: impl Stream<Item = io::Result<TcpStream>> + Send + 'static,
+    ) -> ReceiverStream<io::Result<TlsStream<TcpStream>>> {
         let acceptor = TlsAcceptor::from(Arc::new(self.config(&[b"h2"])));
-        let (sender, accepted) = tokio::sync::mpsc::channel(HANDSHAKES_WAITING);
+        let (sender, done) = tokio::sync::mpsc::channel(HANDSHAKES_WAITING);
         tokio::spawn(async move {
-            while !sender.is_closed() {
+            let mut accepted = std::pin::pin!(accepted);
+            loop {
                 let stream = tokio::select! {
-                    accepted = listener.accept() => match accepted {
-                        Ok((stream, _)) => stream,
-                        Err(error) => {
-                            tracing::warn!(error = %error, "a connection could not be accepted");
-                            continue;
-                        }
-                    },
+                    stream = accepted.next() => stream,
                     () = sender.closed() => return,
+                };
+                let stream = match stream {
+                    Some(Ok(stream)) => stream,
+                    Some(Err(error)) => {
+                        tracing::warn!(error = %error, "a connection could not be used");
+                        continue;
+                    }
+                    None => return,
                 };
                 let (acceptor, sender) = (acceptor.clone(), sender.clone());
                 tokio::spawn(async move {
@@ -148,7 +155,7 @@ impl ServerTls {
                 });
             }
         });
-        ReceiverStream::new(accepted)
+        ReceiverStream::new(done)
     }
 
     fn config(&self, protocols: &[&[u8]]) -> ServerConfig {

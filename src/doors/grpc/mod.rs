@@ -8,18 +8,19 @@ mod generated;
 pub mod probe;
 mod request;
 mod verification;
+mod workers;
 
 use std::{future::Future, net::TcpListener, sync::Arc, time::Duration};
 
 use envoy_types::ext_authz::v3::pb::AuthorizationServer;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::transport::Server;
+use tonic::service::Routes;
 use tonic_health::ServingStatus;
 
 use self::{
     ext_authz::ExtAuthz,
     generated::verification_server::{SERVICE_NAME as VERIFICATION, VerificationServer},
     verification::PluginVerification,
+    workers::Workers,
 };
 use super::{answer::Language, tls::ServerTls};
 use crate::engine::{readiness::Readiness, verify::Verifier};
@@ -56,13 +57,20 @@ pub enum GrpcError {
     /// The descriptors for reflection are damaged.
     #[error("reflection could not be set up")]
     Reflection(#[source] tonic_reflection::server::Error),
+    /// A thread to serve connections with could not be started.
+    #[error("a thread for gRPC connections could not be started")]
+    Thread(#[source] std::io::Error),
+    /// A thread that served connections panicked.
+    #[error("a thread that served gRPC connections panicked")]
+    WorkerPanicked,
     /// The server ended with an error.
     #[error("the gRPC server failed")]
     Server(#[source] tonic::transport::Error),
 }
 
 impl GrpcDoor {
-    /// Serves on `listener` until `shutdown` is done; then takes nothing new and finishes what is in flight.
+    /// Serves on `listener` until `shutdown` is done; then takes nothing new and finishes what is in flight. Where this is dropped,
+    /// connections are cut.
     pub async fn serve(
         self,
         listener: TcpListener,
@@ -80,20 +88,26 @@ impl GrpcDoor {
             .map_err(GrpcError::Reflection)?;
         let verification = PluginVerification { verifier: Arc::clone(&self.verifier), language: Arc::clone(&self.language) };
         let ext_authz = ExtAuthz { verifier: self.verifier, language: self.language };
-        let server = Server::builder()
-            .tcp_nodelay(true)
-            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-            .add_service(AuthorizationServer::new(ext_authz))
+        let routes = Routes::new(AuthorizationServer::new(ext_authz))
             .add_service(VerificationServer::new(verification))
             .add_service(health)
             .add_service(reflection);
+        let (workers, mut ends) = Workers::start(&routes, tls)?;
         let watcher = tokio::spawn(report_health(self.readiness, reporter));
-        let ended = match tls {
-            None => server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown).await,
-            Some(tls) => server.serve_with_incoming_shutdown(tls.accept_all(listener), shutdown).await,
+        let ended_early = tokio::select! {
+            () = workers.accept_all(&listener) => None,
+            () = shutdown => None,
+            ended = ends.all() => Some(ended),
+        };
+        drop(listener);
+        let ended = if let Some(ended) = ended_early {
+            ended
+        } else {
+            workers.drain();
+            ends.all().await
         };
         watcher.abort();
-        ended.map_err(GrpcError::Server)
+        ended
     }
 }
 
