@@ -1,7 +1,7 @@
 //! When keys, trusts and API keys were used, gathered in memory and written behind the decisions.
 //!
-//! Each is noted at most once in [`NOTED_FOR`] and written at most once in [`WRITE_INTERVAL`]. What could not be written is kept
-//! and written later; how much is kept is bounded.
+//! Each is noted at most once in [`NOTED_FOR`], or less often where so many are in use that writing them would take more than
+//! [`ROWS_PER_SECOND`]. What could not be written is kept and written later; how much is kept is bounded.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -9,7 +9,7 @@ use std::{
     future::Future,
     mem,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -20,8 +20,10 @@ use crate::{
     engine::ports::{RegistryError, UsageLog, UsageStore},
 };
 
-/// How long after one note another of the same key or trust says nothing new.
+/// How long after one note another of the same key or trust says nothing new, at the least.
 const NOTED_FOR: Duration = Duration::from_secs(10);
+/// What writing notes may cost the database: a row takes about as long as a decision, and decisions come first.
+const ROWS_PER_SECOND: u64 = 500;
 /// How often notes are written.
 const WRITE_INTERVAL: Duration = Duration::from_secs(10);
 /// How long one write may take, and how long the last one: whoever ends the service waits for that.
@@ -29,23 +31,24 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 const LAST_WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How many notes wait to be written at most: as many as principals are in memory by default.
 const PENDING_MAX: usize = 100_000;
-/// How many recent notes are remembered without a lock, a power of two.
-const RECENT_SLOTS: usize = 1 << 15;
+/// How many recent notes are remembered without a lock.
+const RECENT_SLOTS: usize = 1 << 18;
+/// So many slots are made at once, when the first of them is needed.
+const SEGMENT_SLOTS: usize = 1 << 12;
 
 /// Notes of use that wait to be written.
 pub struct BatchedUsage {
-    /// For each slot the key or trust noted last and when, in seconds: what most decisions look at, and nothing else.
-    recent: Box<[AtomicU64]>,
+    recent: Recent,
+    /// How long a note is good for, in seconds.
+    noted_for: AtomicU64,
     pending: Mutex<HashMap<Used, UnixMillis>>,
 }
 
 impl BatchedUsage {
     /// Nothing noted yet, and what writes to `store`.
     pub fn new(store: Arc<dyn UsageStore>) -> (Arc<Self>, UsageWriter) {
-        let log = Arc::new(Self {
-            recent: std::iter::repeat_with(AtomicU64::default).take(RECENT_SLOTS).collect(),
-            pending: Mutex::default(),
-        });
+        let log =
+            Arc::new(Self { recent: Recent::default(), noted_for: AtomicU64::new(NOTED_FOR.as_secs()), pending: Mutex::default() });
         (Arc::clone(&log), UsageWriter { log, store, is_down: false })
     }
 
@@ -72,9 +75,10 @@ impl BatchedUsage {
 impl UsageLog for BatchedUsage {
     fn note(&self, used: Used, now: UnixMillis) {
         let (tag, second) = (tag(used), seconds(now));
-        let slot = &self.recent[tag as usize % RECENT_SLOTS];
+        let slot = self.recent.slot(used);
         let noted = slot.load(Ordering::Relaxed);
-        if noted >> 32 == u64::from(tag) && u64::from(second).wrapping_sub(noted & u64::from(u32::MAX)) < NOTED_FOR.as_secs() {
+        let age = u64::from(second).wrapping_sub(noted & u64::from(u32::MAX));
+        if noted >> 32 == u64::from(tag) && age < self.noted_for.load(Ordering::Relaxed) {
             return;
         }
         slot.store(u64::from(tag) << 32 | u64::from(second), Ordering::Relaxed);
@@ -85,14 +89,47 @@ impl UsageLog for BatchedUsage {
     }
 }
 
+/// For each slot what was noted last and when, in seconds: what most decisions look at, and nothing else.
+struct Recent(Box<[OnceLock<Box<[AtomicU64]>>]>);
+
+impl Default for Recent {
+    fn default() -> Self {
+        Self(std::iter::repeat_with(OnceLock::new).take(RECENT_SLOTS / SEGMENT_SLOTS).collect())
+    }
+}
+
+impl Recent {
+    /// Two of one kind share a slot only where their numbers are far apart; they then cost each other notes.
+    fn slot(&self, used: Used) -> &AtomicU64 {
+        let (number, kind) = number(used);
+        let place = (number as usize).wrapping_add(kind as usize * (RECENT_SLOTS / 3)) % RECENT_SLOTS;
+        let segment =
+            self.0[place / SEGMENT_SLOTS].get_or_init(|| std::iter::repeat_with(AtomicU64::default).take(SEGMENT_SLOTS).collect());
+        &segment[place % SEGMENT_SLOTS]
+    }
+
+    /// How many were noted at `second` or later.
+    fn count_since(&self, second: u64) -> u64 {
+        let slots = self.0.iter().filter_map(OnceLock::get).flat_map(|segment| segment.iter());
+        slots.map(|slot| slot.load(Ordering::Relaxed)).filter(|noted| *noted != 0 && noted & u64::from(u32::MAX) >= second).count()
+            as u64
+    }
+}
+
+/// The low bits of the number, and the kind.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the low bits are what is wanted")]
+const fn number(used: Used) -> (u32, u32) {
+    match used {
+        Used::Key(id) => (id.0 as u32, 0),
+        Used::Trust(id) => (id.0 as u32, 1),
+        Used::ApiKey(id) => (id.0 as u32, 2),
+    }
+}
+
 /// Tells keys, trusts and API keys apart well enough: two with the same tag cost each other a note every now and then.
-fn tag(used: Used) -> u32 {
-    let number = match used {
-        Used::Key(id) => id.0 << 2,
-        Used::Trust(id) => id.0 << 2 | 1,
-        Used::ApiKey(id) => id.0 << 2 | 2,
-    };
-    u32::try_from(number & i64::from(u32::MAX)).unwrap_or(u32::MAX)
+const fn tag(used: Used) -> u32 {
+    let (number, kind) = number(used);
+    number << 2 | kind
 }
 
 fn seconds(now: UnixMillis) -> u32 {
@@ -122,9 +159,18 @@ impl UsageWriter {
         self.write(LAST_WRITE_TIMEOUT).await;
     }
 
+    /// Lets a note count for longer the more are in use, and for less long as they become fewer.
+    fn pace(&self, notes: &[(Used, UnixMillis)]) {
+        let Some(latest) = notes.iter().map(|(_, at)| seconds(*at)).max() else { return };
+        let noted_for = self.log.noted_for.load(Ordering::Relaxed);
+        let in_use = self.log.recent.count_since(u64::from(latest).saturating_sub(noted_for));
+        self.log.noted_for.store((in_use / ROWS_PER_SECOND).max(NOTED_FOR.as_secs()), Ordering::Relaxed);
+    }
+
     /// Writes what waits. What cannot be written in time waits on.
     async fn write(&mut self, timeout: Duration) {
         let notes: Vec<(Used, UnixMillis)> = self.log.take().into_iter().collect();
+        self.pace(&notes);
         if notes.is_empty() {
             return;
         }
@@ -214,6 +260,21 @@ mod tests {
                 "{other:?} is not the key of its number"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn many_in_use_are_written_less_often() {
+        const IN_USE: i64 = 30_000;
+        let (log, mut writer, written) = log();
+        for second in (0..300).step_by(10) {
+            for number in 0..IN_USE {
+                log.note(Used::Key(KeyId(number)), at(second));
+            }
+            writer.write(WRITE_TIMEOUT).await;
+        }
+        let rows: usize = written.writes.lock().unwrap().iter().map(Vec::len).sum();
+        let (least, most) = (IN_USE as usize * 300 / 70, IN_USE as usize * 300 / 50);
+        assert!((least..=most).contains(&rows), "{rows} rows in 300 s, where each of {IN_USE} has one in a minute");
     }
 
     #[tokio::test]

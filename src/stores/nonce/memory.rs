@@ -1,12 +1,13 @@
 //! Nonces in this process: for a single node.
 
 use std::{
-    collections::{BTreeMap, HashMap, hash_map::Entry},
+    collections::BTreeMap,
     fmt,
-    hash::{BuildHasherDefault, Hasher},
+    hash::Hasher,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use hashbrown::{HashTable, hash_table::Entry};
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 use crate::{
@@ -18,18 +19,20 @@ use crate::{
     engine::ports::{Answer, Dependency, NonceStore, Unavailable},
 };
 
-/// Each shard has its own lock, so that workers rarely meet.
-const SHARDS_MAX: usize = 64;
-/// A shard is worth having from this many entries on.
-const SHARD_ENTRIES_MIN: usize = 1024;
+/// How many live nonces a shard is meant for. Each has its own lock, so that workers rarely meet; and none is so large that giving
+/// it more room would hold up a decision.
+const SHARD_ENTRIES: usize = 13_000;
+/// How many one of several shards may hold, since nonces fall on them unevenly: so many more that a store holds what it should
+/// before any of its shards is full. Seven eighths of a power of two, which is what its table has room for.
+const SHARD_ENTRIES_MAX: usize = 14_336;
 /// How many expired nonces one claim clears away at most. More than the one that it adds, so that the store keeps up without
 /// ever stopping to clean.
 const CLEARED_PER_CLAIM: usize = 4;
 
 /// A bounded set of live nonces.
 ///
-/// An entry takes 32 bytes and its place in the queue of expiries 16; it holds a keyed 128-bit digest of principal and nonce, so
-/// its size does not depend on what clients choose, and nobody can make two nonces meet.
+/// An entry takes 32 bytes and its place in the queue of expiries 8; it holds a keyed 128-bit digest of principal and nonce, so its
+/// size does not depend on what clients choose, and nobody can make two nonces meet.
 pub struct MemoryNonceStore {
     hash_key: [u8; 16],
     shards: Box<[Mutex<Shard>]>,
@@ -41,12 +44,13 @@ pub struct MemoryNonceStore {
 pub struct NonceStoreFull;
 
 impl MemoryNonceStore {
-    /// A store of at most `entries` live nonces, but at least one. Fails only where the system has no randomness.
+    /// A store of `entries` live nonces, but at least one; a large one takes up to a tenth more. Fails only where the system has no
+    /// randomness.
     pub fn new(entries: usize) -> Result<Self, aws_lc_rs::error::Unspecified> {
         let mut hash_key = [0; 16];
         aws_lc_rs::rand::fill(&mut hash_key)?;
-        let shards = (entries / SHARD_ENTRIES_MIN).clamp(1, SHARDS_MAX);
-        let entries_max = entries.div_ceil(shards).max(1);
+        let shards = entries.div_ceil(SHARD_ENTRIES).max(1);
+        let entries_max = if shards == 1 { entries.max(1) } else { SHARD_ENTRIES_MAX };
         Ok(Self { hash_key, shards: (0..shards).map(|_| Mutex::new(Shard::new(entries_max))).collect() })
     }
 
@@ -60,15 +64,16 @@ impl MemoryNonceStore {
         self.len() == 0
     }
 
-    fn digest(&self, principal: PrincipalId, nonce: &str) -> u128 {
+    fn digest(&self, principal: PrincipalId, nonce: &str) -> Digest {
         let mut hasher = SipHasher13::new_with_key(&self.hash_key);
         hasher.write_i64(principal.0);
         hasher.write(nonce.as_bytes());
-        hasher.finish128().as_u128()
+        let hash = hasher.finish128();
+        Digest { place: hash.h1, rest: hash.h2 }
     }
 
-    fn shard(&self, digest: u128) -> MutexGuard<'_, Shard> {
-        let shard = usize::try_from(digest >> 64 & u128::from(u32::MAX)).unwrap_or(0) % self.shards.len();
+    fn shard(&self, digest: Digest) -> MutexGuard<'_, Shard> {
+        let shard = usize::try_from(digest.rest % self.shards.len() as u64).unwrap_or(0);
         // A poisoned lock means that another claim panicked halfway; every state in between is a valid one.
         self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -86,7 +91,7 @@ impl NonceStore for MemoryNonceStore {
 
     fn is_claimed<'a>(&'a self, principal: PrincipalId, nonce: &'a str, now: UnixMillis) -> Answer<'a, Result<bool, Unavailable>> {
         let digest = self.digest(principal, nonce);
-        let live = self.shard(digest).claims.get(&digest).map(|live| live.forgotten_at);
+        let live = self.shard(digest).claims.find(digest.place, |live| live.digest == digest).map(|live| live.forgotten_at);
         Answer::ready(Ok(live.is_some_and(|forgotten_at| now.seconds() < forgotten_at)))
     }
 
@@ -101,43 +106,53 @@ impl fmt::Debug for MemoryNonceStore {
     }
 }
 
+/// Of a principal and a nonce. Both halves are uniform.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Digest {
+    /// Where in its shard it is looked for.
+    place: u64,
+    /// Which shard, and what tells it from others at its place.
+    rest: u64,
+}
+
 struct Shard {
     entries_max: usize,
-    claims: HashMap<u128, Live, BuildHasherDefault<DigestHasher>>,
-    /// Digests by the second at which they are forgotten.
-    expiries: BTreeMap<i64, Vec<u128>>,
+    claims: HashTable<Live>,
+    /// [`Digest::place`]s by the second at which they are forgotten.
+    expiries: BTreeMap<i64, Vec<u64>>,
 }
 
 struct Live {
+    digest: Digest,
     /// The second from which on the nonce is forgotten.
     forgotten_at: i64,
-    /// The low half of the attempt's number; a whole one would make the entry half as large again.
+    /// The low half of the attempt's number; a whole one would make the entry larger by half of that.
     attempt: u64,
 }
 
 impl Shard {
     fn new(entries_max: usize) -> Self {
-        Self { entries_max, claims: HashMap::default(), expiries: BTreeMap::new() }
+        Self { entries_max, claims: HashTable::new(), expiries: BTreeMap::new() }
     }
 
-    fn claim(&mut self, digest: u128, claim: &NonceClaim<'_>) -> Result<Claimed, NonceStoreFull> {
+    fn claim(&mut self, digest: Digest, claim: &NonceClaim<'_>) -> Result<Claimed, NonceStoreFull> {
         let now = claim.now.seconds();
         self.clear_expired(now);
         // `remember_for` is whole seconds counted from `now`, which may lie within a second: round up.
         let remember = i64::try_from(claim.remember_for().as_secs()).unwrap_or(i64::MAX);
         let forgotten_at = now.saturating_add(remember).saturating_add(1);
-        let live = Live { forgotten_at, attempt: low_half(claim.attempt) };
+        let live = Live { digest, forgotten_at, attempt: low_half(claim.attempt) };
         let is_full = self.claims.len() >= self.entries_max;
-        match self.claims.entry(digest) {
+        match self.claims.entry(digest.place, |held| held.digest == digest, |held| held.digest.place) {
             Entry::Occupied(held) if now < held.get().forgotten_at => {
                 let is_same = matches!(claim.attempt, Attempt::Named(_)) && held.get().attempt == live.attempt;
                 return Ok(if is_same { Claimed::Fresh } else { Claimed::Replayed });
             }
-            Entry::Occupied(mut expired) => drop(expired.insert(live)),
+            Entry::Occupied(mut expired) => *expired.get_mut() = live,
             Entry::Vacant(_) if is_full => return Err(NonceStoreFull),
             Entry::Vacant(free) => drop(free.insert(live)),
         }
-        self.expiries.entry(forgotten_at).or_default().push(digest);
+        self.expiries.entry(forgotten_at).or_default().push(digest.place);
         Ok(Claimed::Fresh)
     }
 
@@ -151,10 +166,12 @@ impl Shard {
             }
             let forgotten_at = *earliest.key();
             match earliest.get_mut().pop() {
-                Some(digest) => {
-                    // The same nonce may have been claimed anew after it was forgotten; then the newer expiry counts.
-                    if self.claims.get(&digest).is_some_and(|live| live.forgotten_at == forgotten_at) {
-                        self.claims.remove(&digest);
+                Some(place) => {
+                    // The same nonce may have been claimed anew after it was forgotten; then the newer expiry counts. Of two at one
+                    // place that are forgotten at one time, each is found in turn.
+                    let is_it = |live: &Live| live.digest.place == place && live.forgotten_at == forgotten_at;
+                    if let Ok(forgotten) = self.claims.find_entry(place, is_it) {
+                        forgotten.remove();
                     }
                     budget -= 1;
                 }
@@ -167,22 +184,6 @@ impl Shard {
 #[allow(clippy::cast_possible_truncation, reason = "the low half is what is wanted")]
 const fn low_half(attempt: Attempt) -> u64 {
     attempt.number() as u64
-}
-
-/// Digests are uniform already.
-#[derive(Default)]
-struct DigestHasher(u64);
-
-impl Hasher for DigestHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        if let Some(head) = bytes.first_chunk() {
-            self.0 = u64::from_ne_bytes(*head);
-        }
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
 }
 
 #[cfg(test)]
@@ -217,12 +218,22 @@ mod tests {
     }
 
     #[test]
-    fn the_bound_does_not_depend_on_the_shards() {
-        for entries in [1, 2, 1024, 10_000, 1_000_000] {
+    fn a_store_holds_as_many_as_it_should_and_not_many_more() {
+        for entries in [1, 2, 1024, 13_000, 13_001, 200_000] {
             let store = MemoryNonceStore::new(entries).unwrap();
+            let claimed = (0..).take_while(|n| store.claim_now(&claim(&format!("{n}"), 0, 20_000)).is_ok()).count();
+            assert!(claimed >= entries, "{entries}: full at {claimed}");
             let bound: usize = store.shards.iter().map(|shard| shard.lock().unwrap().entries_max).sum();
-            assert!(bound >= entries && bound < entries + SHARDS_MAX, "{entries}: {bound}");
+            assert!(
+                store.shards.len() == 1 && bound == entries || bound <= entries + entries / 8 + SHARD_ENTRIES_MAX,
+                "{entries}: {bound}"
+            );
         }
+    }
+
+    #[test]
+    fn an_entry_is_as_small_as_the_documentation_says() {
+        assert_eq!(size_of::<Live>(), 32);
     }
 
     #[test]
