@@ -54,7 +54,11 @@ use crate::{
         sql::{ConnectError, SqlRegistry, connect},
         usage::{BatchedUsage, UsageWriter},
     },
-    telemetry::{decisions::DecisionObserver, log::LogError, tokens::TokenObserver},
+    telemetry::{
+        decisions::DecisionObserver,
+        log::{LogError, LogGuard},
+        tokens::TokenObserver,
+    },
 };
 
 /// How long in-flight requests may take to finish once the service is told to stop. Together with closing the stores it stays
@@ -123,8 +127,8 @@ pub enum AppError {
     Unavailable(#[from] Unavailable),
 }
 
-/// Sends the log of this process to standard error, as `settings` say.
-pub fn init_log(settings: &Settings) -> Result<(), LogError> {
+/// Sends the log of this process to standard error, as `settings` say, for as long as what it returns is held.
+pub fn init_log(settings: &Settings) -> Result<LogGuard, LogError> {
     crate::telemetry::log::init(&settings.telemetry)
 }
 
@@ -243,7 +247,7 @@ impl App {
                 observer,
                 token_observer,
                 readiness,
-                scheme: language.scheme.clone(),
+                scheme: language.scheme().into(),
                 url_prefix,
                 token: admin_token,
                 open_key_registration: settings.admin.open_key_registration,
@@ -383,12 +387,7 @@ fn policy(settings: &Settings) -> Policy {
 
 fn language(settings: &Settings) -> Language {
     let self_signed = &settings.self_signed;
-    Language {
-        credentials_header: self_signed.header.to_ascii_lowercase().into(),
-        attempt_header: self_signed.attempt_header.as_ref().map(|name| name.to_ascii_lowercase().into()),
-        scheme: self_signed.scheme.as_str().into(),
-        realm: self_signed.realm.as_str().into(),
-    }
+    Language::new(&self_signed.header, self_signed.attempt_header.as_deref(), &self_signed.scheme, &self_signed.realm)
 }
 
 /// TLS everywhere goes through the library that also verifies tokens. Setting it twice changes nothing.

@@ -15,10 +15,10 @@ const BUSY: f64 = 0.95;
 /// One round in one line, to follow a run by.
 pub(crate) fn line(round: &Round) -> String {
     let mut line = String::new();
-    if let Some(Floors { http, http_with_headers, check, ed25519, rs256, redis }) = &round.floors {
+    if let Some(Floors { http, http_with_headers, check, parse, ed25519, rs256, redis }) = &round.floors {
         let _ = write!(
             line,
-            "floors: http {:.1}, with headers {:.1}, check {:.1}, ed25519 {ed25519:.1}, rs256 {rs256:.1}, redis {redis:.2};",
+            "floors: http {:.1}, with headers {:.1}, check {:.1}, parse {parse:.2}, ed25519 {ed25519:.1}, rs256 {rs256:.1}, redis {redis:.2};",
             http.cpu_us, http_with_headers.cpu_us, check.cpu_us
         );
     }
@@ -54,7 +54,7 @@ fn parts(results: &Results, case: Case) -> Option<Parts> {
     (!ours.is_empty() && !transport.is_empty()).then(|| Parts {
         label: case.title().trim_start_matches("allow, ").to_owned(),
         transport_us: transport.median(),
-        verify_us: of(|floors, case| floors.of_parts(case)[0]).median(),
+        verify_us: of(|floors, case| floors.parse + floors.of_parts(case)[0]).median(),
         claim_us: of(|floors, case| floors.of_parts(case)[1]).median(),
         ours_us: ours.median(),
     })
@@ -67,7 +67,7 @@ fn with_floors(results: &Results, case: Case) -> Option<Row> {
     let sum = of_floors(results, |floors| floors.sum(case)).median();
     let (name, Parts { transport_us, verify_us, claim_us, .. }) = (if case.is_grpc() { "null `Check`" } else { "HTTP" }, parts);
     let claim = if case.uses_redis() { format!(" + claim {claim_us:.1}") } else { String::new() };
-    let with = format!("{name} {transport_us:.1} + verify {verify_us:.1}{claim} = {sum:.1} µs");
+    let with = format!("{name} {transport_us:.1} + parse and verify {verify_us:.1}{claim} = {sum:.1} µs");
     Some(Row::new(case.title(), ours(results, case)?, with, times, Some(Bound::AtMost(case.bound()))))
 }
 
@@ -76,7 +76,7 @@ fn with_headers(results: &Results, case: Case) -> Option<Row> {
     if case.is_grpc() {
         return None;
     }
-    let sum = |floors: &Floors| floors.http_with_headers.cpu_us + floors.of_parts(case).iter().sum::<f64>();
+    let sum = |floors: &Floors| floors.sum(case) - floors.http.cpu_us + floors.http_with_headers.cpu_us;
     let times = spread(results, |round| Some(round.sample(case)?.cpu_us / sum(round.floors.as_ref()?)));
     let sums = spread(results, |round| Some(sum(round.floors.as_ref()?)));
     (!times.is_empty()).then(|| {
@@ -105,7 +105,7 @@ fn how(results: &Results) -> String {
         "Decisions in a closed loop, {} rounds: CPU time of the server (user and system) over its answers, 64 requests in flight, \
         default logging and metrics. HTTP over 64 keep-alive connections, gRPC over 2 HTTP/2 connections. Ratios are of figures \
         of the same round. Floors: `HTTP`, an actix-web handler that answers 200 with no headers of its own; `null Check`, a \
-        tonic service that answers with an allow of ours; `verify`, aws-lc-rs with a prepared key; `claim`, `SET NX EX` on a \
+        tonic service that answers with an allow of ours; `parse and verify`, base64 and borrowing serde, and aws-lc-rs with a prepared key; `claim`, `SET NX EX` on a \
         shared multiplexed redis-rs connection. What the CPU allows is told per core: a second over the CPU time of a decision. \
         Unknown users are denied after a look into the registry: asked over 1024 connections, so that the server is as busy \
         meanwhile, and compared with an allow over 64.",

@@ -1,7 +1,7 @@
 //! The load harness: what a decision costs, side by side with what its parts cost at the least.
 //!
 //! ```text
-//! cargo bench --bench load -- [--quick] [--passes N] [--only CASE] [--unpinned] [--write-results]
+//! cargo bench --bench load -- [--quick] [--part PART] [--write-results]
 //! cargo bench --bench load -- --registry N [--write-results]
 //! ```
 //!
@@ -69,25 +69,26 @@ use std::{
 
 use case::Case;
 use scenario::Plan;
+use table::Section;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The service's own, so that the floors have no other.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const USAGE: &str = "usage: cargo bench --bench load -- [--quick] [--passes N] [--only CASE] [--unpinned] [--write-results]
-       cargo bench --bench load -- --part gateways|peers|scale [--quick] [--write-results]
+const USAGE: &str = "usage: cargo bench --bench load -- [--quick] [--part PART] [--write-results]
+       cargo bench --bench load -- [--quick] [--passes N] [--only CASE] [--unpinned]
        cargo bench --bench load -- --registry N [--write-results]
 
-  --quick          half a minute of measuring, for a first look
-  --passes N       how many times everything is measured, several rounds each
-  --only CASE      one case alone, such as ed25519-redis: to watch or to profile the server meanwhile
+  --quick          a minute of measuring, for a first look
+  --part PART      one part of a run alone: `decisions`, what they cost beside their floors; `gateways`, latency behind nginx and
+                   Envoy; `peers`, the Python systems that the service replaces; or `scale`, many principals, nonces and workers
+  --passes N       how many times decisions are measured, several rounds each
+  --only CASE      one kind of decision alone, such as ed25519-redis: to watch or to profile the server meanwhile
   --unpinned       servers on any core with a worker for each, instead of each on one core of its own, with everything else on
                    the others
-  --part PART      one other part of a run alone: `gateways`, latency behind nginx and Envoy; `peers`, the Python systems
-                   that the service replaces; or `scale`, many principals, nonces and workers
   --registry N     the registry with N principals, instead of decisions
-  --write-results  also append the table to benches/RESULTS.md";
+  --write-results  also append the table to benches/RESULTS.md, and draw the pictures";
 
 fn main() -> ExitCode {
     let mut arguments: Vec<String> = env::args().skip(1).collect();
@@ -132,47 +133,94 @@ async fn run(options: Options) {
         }
         return;
     }
-    if let Some(part) = options.part {
-        let section = match part {
-            Part::Gateways => gateways::run(options.is_quick).await.0,
-            Part::Peers => peers::run(options.is_quick).await,
-            Part::Scale => {
-                let (mut section, points) = scale::run(options.is_quick).await;
-                if options.writes_results {
-                    let caption = pictures::caption(&machine::Description::now(&before));
-                    section.notes.push(pictures::cost_against_principals(&points, &caption));
-                }
+    let (mut sections, mut drawn, mut failures) = (Vec::new(), Drawn::default(), 0);
+    for part in Part::ALL.into_iter().filter(|part| options.measures(*part)) {
+        println!("{}:", part.name());
+        sections.push(match part {
+            Part::Decisions => {
+                let results = scenario::run(&options.plan).await;
+                failures = results.failures();
+                drawn.decisions = decisions::drawn(&results);
+                decisions::section(&results)
+            }
+            Part::Gateways => {
+                let (section, curves) = gateways::run(options.is_quick).await;
+                drawn.curves = curves;
                 section
             }
-        };
-        let report = report::render(&machine::Description::now(&before), &[section]);
-        println!("\n{report}");
-        if options.writes_results {
-            report::append(&report);
-        }
-        return;
+            Part::Peers => peers::run(options.is_quick).await,
+            Part::Scale => {
+                let (section, points) = scale::run(options.is_quick).await;
+                drawn.points = points;
+                section
+            }
+        });
     }
-    let results = scenario::run(&options.plan).await;
-    let (mut section, description) = (decisions::section(&results), machine::Description::now(&before));
-    if options.writes_results && options.plan.only.is_none() {
-        section.notes.push(pictures::cost_by_part(&decisions::drawn(&results), &pictures::caption(&description)));
+    let description = machine::Description::now(&before);
+    if options.writes_results {
+        sections.push(Section { notes: drawn.draw(&pictures::caption(&description)), ..Section::default() });
     }
-    let report = report::render(&description, &[section]);
+    let report = report::render(&description, &sections);
     println!("\n{report}");
     if options.writes_results {
         report::append(&report);
     }
-    if results.failures() > 0 {
+    if failures > 0 {
         process::exit(1);
     }
 }
 
-/// What can be measured without the rest.
-#[derive(Clone, Copy)]
+/// What pictures are made of; empty where it was not measured.
+#[derive(Default)]
+struct Drawn {
+    decisions: Vec<pictures::Decision>,
+    curves: Vec<open_loop::Curve>,
+    points: scale::CostAgainstPrincipals,
+}
+
+impl Drawn {
+    /// Draws what there is. References to the pictures, in Markdown.
+    fn draw(&self, caption: &str) -> Vec<String> {
+        let mut references = Vec::new();
+        if !self.decisions.is_empty() {
+            references.push(pictures::cost_by_part(&self.decisions, caption));
+        }
+        if !self.curves.is_empty() {
+            let curves: Vec<_> = self.curves.iter().map(|curve| (curve.label.as_str(), curve.points.as_slice())).collect();
+            references.push(pictures::latency_against_load(&curves, caption));
+        }
+        if !self.points.is_empty() {
+            references.push(pictures::cost_against_principals(&self.points, caption));
+        }
+        references
+    }
+}
+
+/// A part of a run. Each can be measured alone.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Part {
+    Decisions,
     Gateways,
     Peers,
     Scale,
+}
+
+impl Part {
+    const ALL: [Self; 4] = [Self::Decisions, Self::Gateways, Self::Peers, Self::Scale];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Decisions => "decisions",
+            Self::Gateways => "gateways",
+            Self::Peers => "peers",
+            Self::Scale => "scale",
+        }
+    }
+
+    /// Whether a first look has the time for it.
+    const fn is_quick(self) -> bool {
+        matches!(self, Self::Decisions | Self::Gateways)
+    }
 }
 
 struct Options {
@@ -184,6 +232,14 @@ struct Options {
 }
 
 impl Options {
+    fn measures(&self, part: Part) -> bool {
+        match self.part {
+            Some(only) => part == only,
+            None if self.plan.only.is_some() => part == Part::Decisions,
+            None => part.is_quick() || !self.is_quick,
+        }
+    }
+
     fn parse(arguments: &[String]) -> Option<Self> {
         let is_quick = arguments.iter().any(|argument| argument == "--quick");
         let mut options = Self {
@@ -198,12 +254,8 @@ impl Options {
             match argument.as_str() {
                 "--quick" => {}
                 "--part" => {
-                    options.part = match rest.next()?.as_str() {
-                        "gateways" => Some(Part::Gateways),
-                        "peers" => Some(Part::Peers),
-                        "scale" => Some(Part::Scale),
-                        _ => return None,
-                    }
+                    let name = rest.next()?;
+                    options.part = Some(Part::ALL.into_iter().find(|part| part.name() == name)?);
                 }
                 "--unpinned" => options.plan.is_pinned = false,
                 "--write-results" => options.writes_results = true,

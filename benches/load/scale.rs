@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 pub(crate) use memory::{NONCES, nonces};
 
 use crate::{
-    client::{Gateway, Questions},
+    client::{Gateway, Questions, awake},
     server::Server,
     table::{Section, Spread},
     tokens::{Signer, sign},
@@ -70,7 +70,7 @@ impl Target {
     /// Asks about each of `authorizations` once, of which every one is to be allowed.
     async fn ask(&mut self, authorizations: &[String]) -> Taken {
         let before = self.server.cpu.now();
-        let answers = self.gateway.ask(Questions::once(authorizations), 200).await;
+        let answers = awake(self.gateway.ask(Questions::once(authorizations), 200)).await;
         let micros = self.server.cpu.micros_since(&before);
         if let Some(first) = &answers.first_unexpected {
             panic!("{} of {} were not allowed; the first:\n{first}\n{}", answers.unexpected, answers.count, self.server.log());

@@ -4,7 +4,8 @@
 //! turns, a tenth of a second each, and what is compared was measured within the same round of turns.
 //!
 //! CPU time for each answer is least where a server never waits: one that does goes to sleep and is woken for every request. So
-//! that this is the same for all, each is kept busy on a core of its own (see [`Sample::busy`]).
+//! that this is the same for all, each is kept busy on a core of its own (see [`Sample::busy`]), by a client that is always
+//! [`awake`].
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use tempfile::TempDir;
 use crate::{
     case::Case,
     check::Envoy,
-    client::{Answers, Gateway, Questions},
+    client::{Answers, Gateway, Questions, awake},
     decisions,
     floors::{Part, Parts},
     machine::CpuClock,
@@ -59,6 +60,7 @@ impl Plan {
 mod turn {
     pub(super) const NULL_ANSWERS: usize = 12_000;
     pub(super) const NULL_CHECKS: usize = 8_000;
+    pub(super) const TOKENS_PARSED: usize = 50_000;
     pub(super) const REDIS_CLAIMS: usize = 50_000;
     pub(super) const ED25519_VERIFICATIONS: usize = 3_000;
     pub(super) const RS256_VERIFICATIONS: usize = 6_000;
@@ -94,6 +96,8 @@ pub(crate) struct Floors {
     /// An allow over gRPC.
     pub(crate) check: Sample,
     pub(crate) ed25519: f64,
+    /// Taking a token apart.
+    pub(crate) parse: f64,
     pub(crate) rs256: f64,
     pub(crate) redis: f64,
 }
@@ -111,7 +115,7 @@ impl Floors {
     }
 
     pub(crate) fn sum(&self, case: Case) -> f64 {
-        self.transport(case).cpu_us + self.of_parts(case).iter().sum::<f64>()
+        self.transport(case).cpu_us + self.parse + self.of_parts(case).iter().sum::<f64>()
     }
 }
 
@@ -248,7 +252,7 @@ impl Target<Envoy> {
 async fn sample(server: &Server, redis: &Server, expected: u16, asking: impl Future<Output = Answers>) -> Sample {
     let client = CpuClock::of_this_process();
     let before = [&server.cpu, &redis.cpu, &client].map(CpuClock::now);
-    let answers = asking.await;
+    let answers = awake(asking).await;
     let count = answers.count as f64;
     let [cpu_us, redis_us, client_us] = [(&server.cpu, &before[0]), (&redis.cpu, &before[1]), (&client, &before[2])]
         .map(|(clock, before)| clock.micros_since(before) / count);
@@ -365,6 +369,7 @@ impl Bench {
         let http = self.null.ask(supply.unread(turn::NULL_ANSWERS), 200, &self.redis).await;
         self.decide_all(&mut round, supply, number, &[Case::Rs256Redis, Case::Rs256Memory, Case::Bearer]).await;
         let redis = self.parts.measure(Part::Redis, turn::REDIS_CLAIMS);
+        let parse = self.parts.measure(Part::Parse, turn::TOKENS_PARSED);
         let ed25519 = self.parts.measure(Part::Ed25519, turn::ED25519_VERIFICATIONS);
         self.decide_all(&mut round, supply, number, &[Case::Ed25519Redis, Case::Ed25519Memory]).await;
         let http_with_headers = self.null_with_headers.ask(supply.unread(turn::NULL_ANSWERS), 200, &self.redis).await;
@@ -372,7 +377,7 @@ impl Bench {
         self.decide_all(&mut round, supply, number, &[Case::GrpcRs256Redis, Case::GrpcEd25519Redis, Case::GrpcEd25519Memory]).await;
         let denials = [Case::Garbage, Case::UnknownRs256, Case::UnknownEd25519, Case::ReplayRs256, Case::ReplayEd25519];
         self.decide_all(&mut round, supply, number, &denials).await;
-        round.floors = Some(Floors { http, http_with_headers, check, ed25519, rs256, redis });
+        round.floors = Some(Floors { http, http_with_headers, check, parse, ed25519, rs256, redis });
         round
     }
 

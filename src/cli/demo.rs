@@ -44,7 +44,7 @@ pub(super) fn run(mut settings: Settings) -> super::Outcome {
     }
     settings.telemetry.log = "warn,countersign::decision=off".parse()?;
     settings.telemetry.log_format = LogFormat::Text;
-    app::init_log(&settings)?;
+    let _log = app::init_log(&settings)?;
     super::block_on(demo(settings, &folder.join("demo-key.pem")))?
 }
 

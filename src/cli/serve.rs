@@ -6,7 +6,7 @@ use crate::{
 };
 
 pub(super) fn run(settings: &Settings) -> super::Outcome {
-    app::init_log(settings)?;
+    let _log = app::init_log(settings)?;
     super::block_on(async {
         // Bound first: of two services on one address, the second should not touch the database.
         let listeners = Listeners::bind(settings)?;

@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc};
 
+use bytestring::ByteString;
+
 use super::{
     header_value,
     issuer_keys::KeyFault,
@@ -46,12 +48,12 @@ enum Proof {
     Trust {
         index: usize,
         /// The key's `kid` in that set, as a header value.
-        encoded_key_id: Box<str>,
+        encoded_key_id: ByteString,
     },
     /// An access token of ours.
     AccessToken {
         /// The `kid` of our key, as a header value.
-        encoded_key_id: Box<str>,
+        encoded_key_id: ByteString,
         /// What the token may be used for, where that is not all that the principal may do.
         narrowed: Option<Box<Narrowed>>,
     },
@@ -61,7 +63,7 @@ enum Proof {
 #[derive(Debug)]
 struct Narrowed {
     scopes: Scopes,
-    encoded: Box<str>,
+    encoded: ByteString,
 }
 
 /// The row in the registry that an identity was proven with.
@@ -89,13 +91,14 @@ impl Identity {
         Some(Self { principal, proof, method: AuthMethod::SelfSigned })
     }
 
-    /// The holder of an access token of ours, which was signed with our key `key_id` and is for `scopes` at most.
-    pub fn by_access_token(principal: Arc<KnownPrincipal>, key_id: &str, scopes: &Scopes) -> Self {
+    /// The holder of an access token of ours, which was signed with our key `encoded_key_id`, as a header value, and is for `scopes`
+    /// at most.
+    pub fn by_access_token(principal: Arc<KnownPrincipal>, encoded_key_id: ByteString, scopes: &Scopes) -> Self {
         let narrowed = (*scopes != principal.scopes).then(|| {
             let scopes = principal.scopes.narrowed_by(scopes);
             Box::new(Narrowed { encoded: header_value::encode_scopes(&scopes).into(), scopes })
         });
-        let proof = Proof::AccessToken { encoded_key_id: header_value::encode(key_id).into(), narrowed };
+        let proof = Proof::AccessToken { encoded_key_id, narrowed };
         Self { principal, proof, method: AuthMethod::AccessToken }
     }
 
@@ -115,10 +118,10 @@ impl Identity {
 
     /// The name of the key that it was proven with, as a header value: a fingerprint, the `kid` in a key set, or the `kid` of our
     /// own key that signed the access token.
-    pub fn encoded_key_id(&self) -> &str {
+    pub fn encoded_key_id(&self) -> ByteString {
         match &self.proof {
-            Proof::Key(index) => &self.principal.keys[*index].encoded.key_id,
-            Proof::Trust { encoded_key_id, .. } | Proof::AccessToken { encoded_key_id, .. } => encoded_key_id,
+            Proof::Key(index) => self.principal.keys[*index].encoded_id(),
+            Proof::Trust { encoded_key_id, .. } | Proof::AccessToken { encoded_key_id, .. } => encoded_key_id.clone(),
         }
     }
 
@@ -137,11 +140,11 @@ impl Identity {
     }
 
     /// The same as a header value.
-    pub fn encoded_scopes(&self) -> &str {
+    pub fn encoded_scopes(&self) -> ByteString {
         match &self.proof {
-            Proof::Key(index) => &self.principal.keys[*index].encoded.scopes,
-            Proof::AccessToken { narrowed: Some(narrowed), .. } => &narrowed.encoded,
-            Proof::Trust { .. } | Proof::AccessToken { narrowed: None, .. } => &self.principal.encoded.scopes,
+            Proof::Key(index) => self.principal.keys[*index].encoded_scopes(),
+            Proof::AccessToken { narrowed: Some(narrowed), .. } => narrowed.encoded.clone(),
+            Proof::Trust { .. } | Proof::AccessToken { narrowed: None, .. } => self.principal.encoded_scopes(),
         }
     }
 }

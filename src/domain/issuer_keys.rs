@@ -4,6 +4,7 @@ use std::{fmt, sync::Arc};
 
 use aws_lc_rs::hmac;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use bytestring::ByteString;
 
 use super::{
     algorithm::{Algorithm, KeyFamily},
@@ -102,12 +103,12 @@ impl IssuerKeys {
     /// verified it, which is empty for HS256.
     ///
     /// Without a `kid`, which our own tokens always have, every key that fits is tried, up to [`CANDIDATE_KEYS_MAX`].
-    pub fn verify(&self, alg: &str, kid: Option<&str>, message: &[u8], signature: &[u8]) -> Result<&str, KeyFault> {
+    pub fn verify(&self, alg: &str, kid: Option<&str>, message: &[u8], signature: &[u8]) -> Result<ByteString, KeyFault> {
         let published = match &self.kind {
             Kind::Asymmetric { published, .. } => published,
             Kind::Symmetric { .. } if alg != HS256 => return Err(KeyFault::UnsupportedAlgorithm),
             Kind::Symmetric { secret, .. } => {
-                return hmac::verify(secret, message, signature).map(|()| "").map_err(|_| KeyFault::BadSignature);
+                return hmac::verify(secret, message, signature).map(|()| ByteString::new()).map_err(|_| KeyFault::BadSignature);
             }
         };
         let algorithm: Algorithm = alg.parse().map_err(|_| KeyFault::UnsupportedAlgorithm)?;
@@ -115,16 +116,20 @@ impl IssuerKeys {
             return Err(KeyFault::UnsupportedAlgorithm);
         }
         if let Some(kid) = kid {
-            let key = published.iter().find(|key| *key.kid == *kid).ok_or(KeyFault::UnknownKey)?;
+            let key = published.iter().find(|key| key.kid == kid).ok_or(KeyFault::UnknownKey)?;
             if key.algorithm.family() != algorithm.family() {
                 return Err(KeyFault::UnsupportedAlgorithm);
             }
-            return if key.verifying.verify(algorithm, message, signature) { Ok(&key.kid) } else { Err(KeyFault::BadSignature) };
+            return if key.verifying.verify(algorithm, message, signature) {
+                Ok(key.kid.clone())
+            } else {
+                Err(KeyFault::BadSignature)
+            };
         }
         let mut fault = KeyFault::UnknownKey;
         for key in published.iter().filter(|key| key.verifying.fits(algorithm, signature)).take(CANDIDATE_KEYS_MAX) {
             if key.verifying.verify(algorithm, message, signature) {
-                return Ok(&key.kid);
+                return Ok(key.kid.clone());
             }
             fault = KeyFault::BadSignature;
         }
@@ -176,7 +181,7 @@ impl fmt::Debug for IssuerKeys {
 pub struct SigningKey {
     private: PrivateKey,
     algorithm: Algorithm,
-    kid: Box<str>,
+    kid: ByteString,
     /// The header of every token that it signs, encoded.
     header: String,
     /// For all that [`ISSUER_ALGORITHMS`] has of its kind, not only what it signs with itself: while the setting changes from RS256

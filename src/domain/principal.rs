@@ -2,11 +2,12 @@
 
 use std::{fmt, str::FromStr, sync::Arc};
 
-use serde::Serialize;
+use bytestring::ByteString;
+use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
 use super::{
-    header_value,
+    header_value::{self, Prepared},
     key::VerifyingKey,
     scope::Scopes,
     time::UnixMillis,
@@ -41,9 +42,9 @@ row_ids! {
     GrantId,
 }
 
-/// What a principal is called: 1 to 255 characters without control characters, compared byte for byte.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-pub struct Username(Box<str>);
+/// What a principal is called: 1 to 255 characters without control characters, compared byte for byte. Copies share the text.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Username(Arc<str>);
 
 /// Longest username, in characters.
 pub const USERNAME_CHARACTERS_MAX: usize = 255;
@@ -67,6 +68,12 @@ impl Username {
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl Serialize for Username {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
     }
 }
 
@@ -97,17 +104,8 @@ pub struct KnownKey {
     pub expires_at: Option<UnixMillis>,
     /// What may be done with it: the principal's scopes, narrowed by the key's.
     pub scopes: Scopes,
-    /// `fingerprint` and `scopes` as header values.
-    pub encoded: EncodedKey,
-}
-
-/// What a [`KnownKey`] adds to an identity, as header values.
-#[derive(Debug)]
-pub struct EncodedKey {
-    /// The fingerprint.
-    pub key_id: Box<str>,
-    /// The scopes.
-    pub scopes: Box<str>,
+    /// Fingerprint and scopes as header values.
+    encoded: Prepared<2>,
 }
 
 impl KnownKey {
@@ -119,13 +117,20 @@ impl KnownKey {
         not_before: Option<UnixMillis>,
         expires_at: Option<UnixMillis>,
     ) -> Self {
-        let encoded =
-            EncodedKey { key_id: key.fingerprint().to_string().into(), scopes: header_value::encode_scopes(&scopes).into() };
+        let encoded = Prepared::new([&key.fingerprint().to_string(), &header_value::encode_scopes(&scopes)]);
         Self { id, key, not_before, expires_at, scopes, encoded }
     }
-}
 
-impl KnownKey {
+    /// The fingerprint as a header value.
+    pub fn encoded_id(&self) -> ByteString {
+        self.encoded.value(0)
+    }
+
+    /// The scopes as a header value.
+    pub fn encoded_scopes(&self) -> ByteString {
+        self.encoded.value(1)
+    }
+
     /// Whether it may be used at `now`.
     pub fn is_current(&self, now: UnixMillis) -> bool {
         self.not_before.is_none_or(|from| from <= now) && self.expires_at.is_none_or(|until| now < until)
@@ -153,24 +158,13 @@ pub struct KnownPrincipal {
     /// What it may do.
     pub scopes: Scopes,
     /// Its keys, the newest first.
-    pub keys: Vec<KnownKey>,
+    pub keys: Box<[KnownKey]>,
     /// Its trusts, the oldest first.
-    pub trusts: Vec<KnownTrust>,
+    pub trusts: Box<[KnownTrust]>,
     /// The `jti` of its access tokens that were revoked before they expired, in ascending order.
     pub revoked: Box<[Uuid]>,
-    /// `username`, `id` and `scopes` as header values.
-    pub encoded: EncodedPrincipal,
-}
-
-/// What a [`KnownPrincipal`] adds to an identity, as header values.
-#[derive(Debug)]
-pub struct EncodedPrincipal {
-    /// The name.
-    pub username: Box<str>,
-    /// The number.
-    pub id: Box<str>,
-    /// The scopes.
-    pub scopes: Box<str>,
+    /// Name, number and scopes as header values.
+    encoded: Prepared<3>,
 }
 
 /// How many verifications one token may cost at most, over keys and trusts: a forged token must not buy more.
@@ -179,18 +173,15 @@ pub const CANDIDATE_KEYS_MAX: usize = 8;
 impl KnownPrincipal {
     /// Puts a principal without keys and trusts together, with its header values ready.
     pub fn new(id: PrincipalId, username: Username, is_active: bool, scopes: Scopes) -> Self {
-        let encoded = EncodedPrincipal {
-            username: header_value::encode(username.as_str()).into(),
-            id: id.to_string().into(),
-            scopes: header_value::encode_scopes(&scopes).into(),
-        };
-        Self { id, username, is_active, scopes, keys: Vec::new(), trusts: Vec::new(), revoked: Box::default(), encoded }
+        let name = header_value::encode(username.as_str());
+        let encoded = Prepared::new([&name, &id.to_string(), &header_value::encode_scopes(&scopes)]);
+        Self { id, username, is_active, scopes, keys: Box::default(), trusts: Box::default(), revoked: Box::default(), encoded }
     }
 
     /// The same with `keys`.
     #[must_use]
     pub fn with_keys(mut self, keys: Vec<KnownKey>) -> Self {
-        self.keys = keys;
+        self.keys = keys.into();
         self.keys.sort_by_key(|known| std::cmp::Reverse(known.id));
         self
     }
@@ -198,7 +189,7 @@ impl KnownPrincipal {
     /// The same with `trusts`.
     #[must_use]
     pub fn with_trusts(mut self, trusts: Vec<KnownTrust>) -> Self {
-        self.trusts = trusts;
+        self.trusts = trusts.into();
         self.trusts.sort_by_key(|known| known.id);
         self
     }
@@ -209,6 +200,21 @@ impl KnownPrincipal {
         revoked.sort_unstable();
         self.revoked = revoked.into();
         self
+    }
+
+    /// The name as a header value.
+    pub fn encoded_username(&self) -> ByteString {
+        self.encoded.value(0)
+    }
+
+    /// The number as a header value.
+    pub fn encoded_id(&self) -> ByteString {
+        self.encoded.value(1)
+    }
+
+    /// The scopes as a header value.
+    pub fn encoded_scopes(&self) -> ByteString {
+        self.encoded.value(2)
     }
 
     /// Whether the access token `jti` was revoked.

@@ -1,10 +1,13 @@
 //! What both doors say alike: header names, and the words of a denial.
 
+use std::borrow::Cow;
+
+use bytestring::ByteString;
 use serde::Serialize;
 
 use crate::{
     domain::{
-        decision::{AuthMethod, Decision, DecisionId, DenialCode, Identity},
+        decision::{AuthMethod, Decision, DenialCode, Identity},
         scope::Scopes,
     },
     engine::verify::Verdict,
@@ -13,11 +16,14 @@ use crate::{
 /// Header names, in lowercase as HTTP/2 and actix want them.
 pub(super) mod name {
     pub(in crate::doors) const USERNAME: &str = IDENTITY[0];
-    /// The identity headers, in the order of [`identity_headers`](super::identity_headers).
+    /// The identity headers, in the order of [`identity_values`](super::identity_values).
     pub(in crate::doors) const IDENTITY: [&str; 6] =
         ["x-auth-username", "x-auth-principal-id", "x-auth-method", "x-auth-key-id", "x-auth-scopes", DECISION_ID];
     pub(in crate::doors) const DECISION_ID: &str = "x-auth-decision-id";
     pub(in crate::doors) const ERROR: &str = "x-auth-error";
+    /// The headers of every refusal, in the order of [`Refusal::values`](super::Refusal::values).
+    pub(in crate::doors) const REFUSAL: [&str; 5] = [ERROR, "www-authenticate", "cache-control", "content-type", DECISION_ID];
+    pub(in crate::doors) const RETRY_AFTER: &str = "retry-after";
     pub(in crate::doors) const REQUIRED_SCOPE: &str = "x-required-scope";
 }
 
@@ -33,16 +39,36 @@ const RETRY_AFTER: &str = "1";
 #[derive(Clone, Debug)]
 pub struct Language {
     /// The header that carries self-signed tokens, in lowercase.
-    pub credentials_header: Box<str>,
+    pub(super) credentials_header: Box<str>,
     /// The header in which an HTTP gateway names the original request, in lowercase.
-    pub attempt_header: Option<Box<str>>,
-    /// The scheme in challenges.
-    pub scheme: Box<str>,
-    /// The realm in challenges.
-    pub realm: Box<str>,
+    pub(super) attempt_header: Option<Box<str>>,
+    scheme: Box<str>,
+    realm: Box<str>,
+    /// What is said with each of [`DenialCode::ALL`], in that order.
+    denials: Box<[Words]>,
+    unavailable: Words,
 }
 
 impl Language {
+    /// Self-signed tokens come in `credentials_header`; HTTP gateways name the original request in `attempt_header`; challenges ask
+    /// for credentials of `scheme` in `realm`. What is said about each denial is put together here, once.
+    pub fn new(credentials_header: &str, attempt_header: Option<&str>, scheme: &str, realm: &str) -> Self {
+        let words = |code: DenialCode| Words::about(code, scheme, realm, None);
+        Self {
+            credentials_header: credentials_header.to_ascii_lowercase().into(),
+            attempt_header: attempt_header.map(|name| name.to_ascii_lowercase().into()),
+            scheme: scheme.into(),
+            realm: realm.into(),
+            denials: DenialCode::ALL.map(words).into(),
+            unavailable: Words::new(RefusalKind::Unavailable, UNAVAILABLE, UNDECIDED, scheme, realm, None),
+        }
+    }
+
+    /// The scheme in challenges.
+    pub fn scheme(&self) -> &str {
+        &self.scheme
+    }
+
     /// The header that the back end should not see: that of a self-signed token, which is spent. An access token may be meant for
     /// the back end, too.
     pub(super) fn header_to_remove(&self, identity: &Identity) -> Option<&str> {
@@ -58,41 +84,72 @@ impl Language {
     }
 }
 
-/// The identity headers of an allow: every one of them, whatever its value, so that a proxy always overwrites what a client sent.
-pub(super) fn identity_headers<'a>(identity: &'a Identity, decision_id: &'a str) -> [(&'static str, &'a str); 6] {
-    let (principal, method) = (&identity.principal().encoded, identity.method().name());
-    let values = [&*principal.username, &principal.id, method, identity.encoded_key_id(), identity.encoded_scopes(), decision_id];
-    std::array::from_fn(|index| (name::IDENTITY[index], values[index]))
+/// The values of the identity headers of an allow: of every one of them, so that a proxy always overwrites what a client sent. In the
+/// order of [`name::IDENTITY`]. Nothing is copied but the name of the decision.
+pub(super) fn identity_values(identity: &Identity, decision_id: &str) -> [ByteString; 6] {
+    let principal = identity.principal();
+    [
+        principal.encoded_username(),
+        principal.encoded_id(),
+        ByteString::from_static(identity.method().name()),
+        identity.encoded_key_id(),
+        identity.encoded_scopes(),
+        ByteString::from(decision_id),
+    ]
 }
 
-/// The three kinds of refusal, with everything that is said on the wire.
+/// A refusal, with everything that is said on the wire.
 pub(super) struct Refusal<'a> {
-    pub(super) kind: RefusalKind,
-    /// `X-Auth-Error`.
-    pub(super) code: &'static str,
+    words: Cow<'a, Words>,
     /// Scopes that were asked for and are not held, where they are known.
     pub(super) missing_scopes: Option<&'a Scopes>,
-    /// `WWW-Authenticate`.
-    pub(super) challenge: String,
-    /// The problem+json body.
-    pub(super) body: String,
 }
 
 impl Refusal<'_> {
-    /// The headers of the answer to the client, but for `Date`, which some servers add by themselves.
-    pub(super) fn headers<'h>(&'h self, decision_id: &'h str) -> impl Iterator<Item = (&'static str, &'h str)> {
-        let retry_after = match self.kind {
+    pub(super) fn kind(&self) -> RefusalKind {
+        self.words.kind
+    }
+
+    /// `X-Auth-Error`.
+    pub(super) fn code(&self) -> &'static str {
+        self.words.code
+    }
+
+    /// `WWW-Authenticate`.
+    pub(super) fn challenge(&self) -> &ByteString {
+        &self.words.challenge
+    }
+
+    /// The problem+json body.
+    pub(super) fn body(&self, decision_id: &str) -> String {
+        let [before, after] = &self.words.body;
+        [before, decision_id, after].concat()
+    }
+
+    /// The values of the headers of the answer to the client, in the order of [`name::REFUSAL`]; but for [`Refusal::retry_after`],
+    /// and `Date`, which some servers add by themselves.
+    pub(super) fn values(&self, decision_id: &str) -> [ByteString; 5] {
+        [
+            ByteString::from_static(self.words.code),
+            self.words.challenge.clone(),
+            ByteString::from_static(NO_STORE),
+            ByteString::from_static(PROBLEM_JSON),
+            ByteString::from(decision_id),
+        ]
+    }
+
+    /// The value of `Retry-After`, which only some refusals have.
+    pub(super) fn retry_after(&self) -> Option<&'static str> {
+        match self.words.kind {
             RefusalKind::Unauthenticated | RefusalKind::Forbidden => None,
-            RefusalKind::Unavailable => Some(("retry-after", RETRY_AFTER)),
-        };
-        let always = [
-            (name::ERROR, self.code),
-            ("www-authenticate", &self.challenge),
-            ("cache-control", NO_STORE),
-            ("content-type", PROBLEM_JSON),
-            (name::DECISION_ID, decision_id),
-        ];
-        always.into_iter().chain(retry_after)
+            RefusalKind::Unavailable => Some(RETRY_AFTER),
+        }
+    }
+
+    /// All of these with their names.
+    pub(super) fn headers(&self, decision_id: &str) -> impl Iterator<Item = (&'static str, ByteString)> {
+        let retry_after = self.retry_after().map(|value| (name::RETRY_AFTER, ByteString::from_static(value)));
+        name::REFUSAL.into_iter().zip(self.values(decision_id)).chain(retry_after)
     }
 }
 
@@ -125,21 +182,32 @@ impl RefusalKind {
 }
 
 const UNAVAILABLE: &str = "unavailable";
+const UNDECIDED: &str = "It cannot be decided now whether the request may pass; try again.";
 
 /// What to say to a verdict: the identity to pass on, or the refusal.
-pub(super) fn spoken<'a>(verdict: &'a Verdict, language: &Language) -> Result<&'a Identity, Refusal<'a>> {
+pub(super) fn spoken<'a>(verdict: &'a Verdict, language: &'a Language) -> Result<&'a Identity, Refusal<'a>> {
     let denial = match &verdict.result {
         Ok(Decision::Allow(identity)) => return Ok(identity),
         Ok(Decision::Deny(denial)) => denial,
-        Err(_) => {
-            let explanation = "It cannot be decided now whether the request may pass; try again.";
-            return Err(refusal(RefusalKind::Unavailable, UNAVAILABLE, explanation, None, verdict.id, language));
-        }
+        Err(_) => return Err(Refusal { words: Cow::Borrowed(&language.unavailable), missing_scopes: None }),
     };
     let code: DenialCode = denial.reason.code();
-    let kind = if code.is_forbidden() { RefusalKind::Forbidden } else { RefusalKind::Unauthenticated };
-    let missing = denial.missing_scopes.as_ref().filter(|scopes| !scopes.is_empty());
-    Err(refusal(kind, code.name(), code.explanation(), missing, verdict.id, language))
+    let missing_scopes = denial.missing_scopes.as_ref().filter(|scopes| !scopes.is_empty());
+    let words = match language.denials.get(code as usize) {
+        Some(words) if missing_scopes.is_none() => Cow::Borrowed(words),
+        Some(_) | None => Cow::Owned(Words::about(code, &language.scheme, &language.realm, missing_scopes)),
+    };
+    Err(Refusal { words, missing_scopes })
+}
+
+/// What is said in a refusal, but for the name of the decision.
+#[derive(Clone, Debug)]
+struct Words {
+    kind: RefusalKind,
+    code: &'static str,
+    challenge: ByteString,
+    /// The problem+json body, before and after the name.
+    body: [ByteString; 2],
 }
 
 /// RFC 9457, with the code, the decision and the scopes that are missing as extension members.
@@ -149,32 +217,62 @@ struct Problem<'a> {
     title: &'static str,
     status: u16,
     detail: &'static str,
-    instance: String,
+    instance: &'static str,
     code: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     missing_scopes: Option<&'a str>,
 }
 
-fn refusal<'a>(
-    kind: RefusalKind,
-    code: &'static str,
-    detail: &'static str,
-    missing: Option<&'a Scopes>,
-    id: DecisionId,
-    language: &Language,
-) -> Refusal<'a> {
-    let Language { scheme, realm, .. } = language;
-    let missing_scopes = missing.map(Scopes::as_str);
-    let scope = missing_scopes.map(|scopes| format!(", scope=\"{scopes}\"")).unwrap_or_default();
-    let instance = format!("urn:uuid:{id}");
-    let problem =
-        Problem { r#type: "about:blank", title: kind.title(), status: kind.status(), detail, instance, code, missing_scopes };
-    Refusal {
-        kind,
-        code,
-        missing_scopes: missing,
-        challenge: format!("{scheme} realm=\"{realm}\", error=\"{code}\"{scope}"),
+/// Where a problem names the decision.
+const INSTANCE: &str = "urn:uuid:";
+
+impl Words {
+    fn about(code: DenialCode, scheme: &str, realm: &str, missing: Option<&Scopes>) -> Self {
+        let kind = if code.is_forbidden() { RefusalKind::Forbidden } else { RefusalKind::Unauthenticated };
+        Self::new(kind, code.name(), code.explanation(), scheme, realm, missing)
+    }
+
+    fn new(
+        kind: RefusalKind,
+        code: &'static str,
+        detail: &'static str,
+        scheme: &str,
+        realm: &str,
+        missing: Option<&Scopes>,
+    ) -> Self {
+        let missing_scopes = missing.map(Scopes::as_str);
+        let scope = missing_scopes.map(|scopes| format!(", scope=\"{scopes}\"")).unwrap_or_default();
+        let (title, status) = (kind.title(), kind.status());
+        let problem = Problem { r#type: "about:blank", title, status, detail, instance: INSTANCE, code, missing_scopes };
         // A struct of texts and numbers always has a JSON form; an empty body would still be a refusal.
-        body: serde_json::to_string(&problem).unwrap_or_default(),
+        let body = serde_json::to_string(&problem).unwrap_or_default();
+        let name_at = body.find(INSTANCE).map_or(body.len(), |start| start + INSTANCE.len());
+        Self {
+            kind,
+            code,
+            challenge: format!("{scheme} realm=\"{realm}\", error=\"{code}\"{scope}").into(),
+            body: [&body[..name_at], &body[name_at..]].map(ByteString::from),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_stand_at_their_code() {
+        let language = Language::new("Authorization", None, "JWT", "countersign");
+        for code in DenialCode::ALL {
+            assert_eq!(language.denials[code as usize].code, code.name());
+        }
+    }
+
+    #[test]
+    fn a_problem_names_its_decision() {
+        let words = Words::about(DenialCode::Replayed, "JWT", "here", None);
+        let body = Refusal { words: Cow::Borrowed(&words), missing_scopes: None }.body("0190");
+        let problem: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!((&problem["instance"], &problem["code"]), (&"urn:uuid:0190".into(), &"replayed".into()));
     }
 }

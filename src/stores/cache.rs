@@ -22,8 +22,8 @@ use std::{
 pub use follow::Follower;
 use follow::Position;
 use futures_util::{FutureExt, future::BoxFuture, future::Shared};
-use moka::sync::Cache;
 use names::Names;
+use quick_cache::{DefaultHashBuilder, OptionsBuilder, UnitWeighter, sync::DefaultLifecycle};
 use tokio::{
     runtime::Handle,
     sync::{Notify, watch},
@@ -49,14 +49,34 @@ const READ_ANEW_MAX: usize = 256;
 /// How long a refusal waits for a look at the change feed.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_millis(60);
 
+type Known = quick_cache::sync::Cache<Username, Arc<KnownPrincipal>>;
+
+/// How many locks share the principals in memory.
+const SHARDS: usize = 16;
+/// A sixteenth more than asked for finds room: names fall unevenly on the shards, and as many as may be held have to be held.
+const SLACK: u64 = 16;
+
+/// A lookup reads under the lock of its shard and marks the entry as used, and no more: nothing is queued, and nobody has to
+/// clear up after it.
+fn known(entries: u64) -> Known {
+    let items = usize::try_from(entries).unwrap_or(usize::MAX);
+    let capacity = entries.saturating_add(entries.div_ceil(SLACK));
+    let mut options = OptionsBuilder::new();
+    match options.shards(SHARDS).estimated_items_capacity(items).weight_capacity(capacity).build() {
+        Ok(options) => Known::with_options(options, UnitWeighter, DefaultHashBuilder::default(), DefaultLifecycle::default()),
+        // Only options that were left out are missing.
+        Err(_) => Known::new(items),
+    }
+}
+
 /// Principals in memory.
 pub struct CachedDirectory {
     source: Arc<dyn PrincipalSource>,
     key_sets: Arc<dyn KeySetSource>,
     clock: Arc<dyn Clock>,
-    known: Cache<Username, Arc<KnownPrincipal>>,
+    known: Known,
     /// Names that nobody had when they were asked for; until all names are known.
-    absent: Cache<Username, ()>,
+    absent: moka::sync::Cache<Username, ()>,
     names: Names,
     /// Loads under way. Many decisions that wait for one principal wait for one query.
     loads: Mutex<HashMap<Username, Load>>,
@@ -114,8 +134,8 @@ impl CachedDirectory {
             source,
             key_sets,
             clock,
-            known: Cache::builder().max_capacity(settings.cache_entries).support_invalidation_closures().build(),
-            absent: Cache::builder().max_capacity(ABSENT_ENTRIES).time_to_live(ABSENT_LIFETIME).build(),
+            known: known(settings.cache_entries),
+            absent: moka::sync::Cache::builder().max_capacity(ABSENT_ENTRIES).time_to_live(ABSENT_LIFETIME).build(),
             names: Names::default(),
             loads: Mutex::default(),
             epoch: AtomicU64::new(0),
@@ -191,8 +211,8 @@ impl CachedDirectory {
         // Removed principals have no name any more; they are found by number, which takes a walk but happens rarely.
         let removed: BTreeSet<PrincipalId> =
             concerned.into_iter().filter(|id| !named.iter().any(|(named, _)| named == id)).collect();
-        if !removed.is_empty() && self.known.invalidate_entries_if(move |_, known| removed.contains(&known.id)).is_err() {
-            self.forget_all();
+        if !removed.is_empty() {
+            self.known.retain(|_, known| !removed.contains(&known.id));
         }
         // So that the next decision does not wait. Each goes on by itself.
         for (_, username) in named.iter().take(READ_ANEW_MAX) {
@@ -202,14 +222,14 @@ impl CachedDirectory {
     }
 
     fn forget(&self, username: &Username) {
-        self.known.invalidate(username);
+        self.known.remove(username);
         self.absent.invalidate(username);
     }
 
     fn forget_all(&self) {
         self.epoch.fetch_add(1, Ordering::AcqRel);
         self.names.forget();
-        self.known.invalidate_all();
+        self.known.clear();
         self.absent.invalidate_all();
     }
 }
@@ -264,7 +284,7 @@ impl KeyDirectory for Arc<CachedDirectory> {
 
 impl fmt::Debug for CachedDirectory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CachedDirectory").field("known", &self.known.entry_count()).finish_non_exhaustive()
+        f.debug_struct("CachedDirectory").field("known", &self.known.len()).finish_non_exhaustive()
     }
 }
 

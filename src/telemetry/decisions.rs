@@ -6,6 +6,8 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+use thread_local::ThreadLocal;
+
 pub use crate::config::telemetry::DecisionLog;
 use crate::domain::{
     decision::{AuthMethod, DecisionId, Denial, DenialReason, Identity},
@@ -41,15 +43,25 @@ const NO_METHOD: usize = AuthMethod::ALL.len();
 #[derive(Debug)]
 pub struct DecisionObserver {
     log: DecisionLog,
-    /// By door, by method, by outcome.
-    counts: [[[AtomicU64; OUTCOMES]; METHODS]; Door::ALL.len()],
+    /// Each thread has its own, so that none waits for another's.
+    counts: ThreadLocal<Counts>,
+}
+
+/// By door, by method, by outcome.
+#[derive(Debug)]
+struct Counts([[[AtomicU64; OUTCOMES]; METHODS]; Door::ALL.len()]);
+
+impl Default for Counts {
+    fn default() -> Self {
+        let zeros = |_| std::array::from_fn(|_| std::array::from_fn(|_| AtomicU64::new(0)));
+        Self(std::array::from_fn(zeros))
+    }
 }
 
 impl DecisionObserver {
     /// An observer that logs what `log` says.
     pub fn new(log: DecisionLog) -> Self {
-        let counts = |_| std::array::from_fn(|_| std::array::from_fn(|_| AtomicU64::new(0)));
-        Self { log, counts: std::array::from_fn(counts) }
+        Self { log, counts: ThreadLocal::new() }
     }
 
     /// Counts one decision about credentials of the kind `method`, and logs it where the settings say so. No token, key or nonce is written, and the name that a
@@ -61,7 +73,7 @@ impl DecisionObserver {
             Outcome::Unavailable { .. } => UNAVAILABLE,
         };
         let method_index = method.map_or(NO_METHOD, |method| method as usize);
-        self.counts[presented.door as usize][method_index][index].fetch_add(1, Ordering::Relaxed);
+        self.counts.get_or_default().0[presented.door as usize][method_index][index].fetch_add(1, Ordering::Relaxed);
         let wanted = match self.log {
             DecisionLog::All => true,
             DecisionLog::Denied => index != ALLOWED,
@@ -94,10 +106,12 @@ impl DecisionObserver {
     }
 
     fn each(&self) -> impl Iterator<Item = (Door, Option<AuthMethod>, usize, u64)> {
-        Door::ALL.into_iter().zip(&self.counts).flat_map(|(door, methods)| {
-            methods.iter().enumerate().flat_map(move |(method, outcomes)| {
-                let method = AuthMethod::ALL.get(method).copied();
-                outcomes.iter().enumerate().map(move |(index, count)| (door, method, index, count.load(Ordering::Relaxed)))
+        Door::ALL.into_iter().enumerate().flat_map(move |(door_index, door)| {
+            (0..METHODS).flat_map(move |method| {
+                let sum = move |index: usize| {
+                    self.counts.iter().map(|counts| counts.0[door_index][method][index].load(Ordering::Relaxed)).sum()
+                };
+                (0..OUTCOMES).map(move |index| (door, AuthMethod::ALL.get(method).copied(), index, sum(index)))
             })
         })
     }
@@ -113,7 +127,7 @@ fn log(presented: &Presented<'_>, auth_method: Option<AuthMethod>, id: DecisionI
     match outcome {
         Outcome::Allowed(identity) => tracing::info!(
             target: "countersign::decision", decision_id = %id, door, outcome = "allowed", method, host, path, peer,
-            username = %identity.principal().username, auth_method, key_id = identity.encoded_key_id(),
+            username = %identity.principal().username, auth_method, key_id = &*identity.encoded_key_id(),
             "allowed"
         ),
         Outcome::Denied(denial) => tracing::info!(

@@ -7,18 +7,50 @@ use aws_lc_rs::signature::ParsedPublicKey;
 use super::{Fingerprint, KeyError, PublicKey};
 use crate::domain::algorithm::{Algorithm, KeyFamily};
 
-/// A public key that verifies signatures. For each algorithm it is parsed once, at the first signature that names it.
+/// A public key that verifies signatures.
 pub struct VerifyingKey {
     family: KeyFamily,
     fingerprint: Fingerprint,
     signature_length: u16,
     /// The first eight bytes of an RSA modulus; see [`VerifyingKey::fits`].
     modulus_head: u64,
-    spki: Box<[u8]>,
     /// The one algorithm it may be used with, where its owner says so.
     only: Option<Algorithm>,
-    /// One slot for each of the family's algorithms, at its [`Algorithm::rank`].
-    prepared: Box<[OnceLock<Option<Box<ParsedPublicKey>>>]>,
+    prepared: Prepared,
+}
+
+/// A key as the cryptographic library wants it, parsed once. `None` where the library does not take it: then it verifies nothing.
+enum Prepared {
+    /// For the one algorithm of its family, and before it is needed.
+    Once(Option<ParsedPublicKey>),
+    /// For each algorithm of its family at the first signature that names it: most keys are used with one of them.
+    ByAlgorithm {
+        spki: Box<[u8]>,
+        /// Each at its [`Algorithm::rank`].
+        slots: Box<[OnceLock<Option<Box<ParsedPublicKey>>>]>,
+    },
+}
+
+impl Prepared {
+    fn new(family: KeyFamily, spki: &[u8]) -> Self {
+        match family.algorithms() {
+            [only] => Self::Once(parse(*only, spki)),
+            several => Self::ByAlgorithm { spki: spki.into(), slots: several.iter().map(|_| OnceLock::new()).collect() },
+        }
+    }
+
+    fn for_algorithm(&self, algorithm: Algorithm) -> Option<&ParsedPublicKey> {
+        match self {
+            Self::Once(parsed) => parsed.as_ref(),
+            Self::ByAlgorithm { spki, slots } => {
+                slots.get(algorithm.rank())?.get_or_init(|| parse(algorithm, spki).map(Box::new)).as_deref()
+            }
+        }
+    }
+}
+
+fn parse(algorithm: Algorithm, spki: &[u8]) -> Option<ParsedPublicKey> {
+    ParsedPublicKey::new(algorithm.verification(), spki).ok()
 }
 
 impl VerifyingKey {
@@ -35,9 +67,8 @@ impl VerifyingKey {
             fingerprint: key.fingerprint(),
             signature_length: u16::try_from(signature_length).unwrap_or(u16::MAX),
             modulus_head: key.modulus().map_or(u64::MAX, head),
-            spki: key.spki().into(),
             only: None,
-            prepared: family.algorithms().iter().map(|_| OnceLock::new()).collect(),
+            prepared: Prepared::new(family, key.spki()),
         }
     }
 
@@ -72,10 +103,7 @@ impl VerifyingKey {
     /// Ed25519 signatures are checked as RFC 8032 section 5.1.7 says, by the cofactorless equation and with `s` in range.
     pub fn verify(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
         self.allows(algorithm)
-            && self.prepared[algorithm.rank()]
-                .get_or_init(|| ParsedPublicKey::new(algorithm.verification(), &*self.spki).ok().map(Box::new))
-                .as_ref()
-                .is_some_and(|key| key.verify_sig(message, signature).is_ok())
+            && self.prepared.for_algorithm(algorithm).is_some_and(|key| key.verify_sig(message, signature).is_ok())
     }
 
     /// The key decides, never the token.

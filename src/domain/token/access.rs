@@ -1,11 +1,12 @@
 //! Access tokens of our own: which service issued them, to whom, for how long. They may be used any number of times.
 
-use std::{borrow::Cow, time::Duration};
+use std::time::Duration;
 
+use bytestring::ByteString;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{Audience, ClaimsFault, Header, Parts, TokenFault, decode};
+use super::{Audience, ClaimsFault, Decoded, Header, Parts, TokenFault, claims::Text};
 use crate::domain::{
     issuer_keys::{IssuerKeys, KeyFault},
     principal::{PrincipalId, Username},
@@ -46,34 +47,34 @@ pub struct AccessClaims {
 #[derive(Deserialize)]
 struct RawClaims<'a> {
     #[serde(borrow)]
-    iss: Option<Cow<'a, str>>,
+    iss: Option<Text<'a>>,
     aud: Option<Audience>,
     nbf: Option<i64>,
     exp: Option<i64>,
     jti: Option<Uuid>,
     #[serde(borrow)]
-    ttype: Option<Cow<'a, str>>,
+    ttype: Option<Text<'a>>,
     #[serde(borrow)]
-    username: Option<Cow<'a, str>>,
+    username: Option<Text<'a>>,
     principal_id: Option<i64>,
     #[serde(borrow)]
-    scope: Option<Cow<'a, str>>,
+    scope: Option<Text<'a>>,
 }
 
 impl AccessClaims {
     fn parse(payload: &[u8]) -> Result<Self, ClaimsFault> {
         let raw: RawClaims<'_> = serde_json::from_slice(payload).map_err(|_| ClaimsFault::Mistyped)?;
-        let username = raw.username.ok_or(ClaimsFault::NoUsername)?;
+        let Text(username) = raw.username.ok_or(ClaimsFault::NoUsername)?;
         Ok(Self {
-            issuer: raw.iss.ok_or(ClaimsFault::Missing)?.into(),
+            issuer: raw.iss.ok_or(ClaimsFault::Missing)?.0.into(),
             audience: raw.aud,
             not_before: raw.nbf.map(UnixSeconds),
             expires_at: UnixSeconds(raw.exp.ok_or(ClaimsFault::NoTime)?),
             jti: raw.jti.ok_or(ClaimsFault::Missing)?,
-            is_access_token: raw.ttype.as_deref() == Some(ACCESS_TOKEN_TYPE),
+            is_access_token: raw.ttype.is_some_and(|Text(kind)| kind == ACCESS_TOKEN_TYPE),
             username: Username::new(&username).map_err(|_| ClaimsFault::BadUsername)?,
             principal: PrincipalId(raw.principal_id.ok_or(ClaimsFault::Missing)?),
-            scopes: Scopes::parse(raw.scope.as_deref().unwrap_or_default()).map_err(|_| ClaimsFault::Mistyped)?,
+            scopes: Scopes::parse(raw.scope.as_ref().map_or("", |Text(scopes)| scopes)).map_err(|_| ClaimsFault::Mistyped)?,
         })
     }
 
@@ -92,7 +93,7 @@ impl AccessClaims {
 #[derive(Debug)]
 pub struct UntrustedAccessToken<'a> {
     signing_input: &'a str,
-    signature: Vec<u8>,
+    decoded: Decoded,
     algorithm: Box<str>,
     key_id: Option<Box<str>>,
     unverified_claims: AccessClaims,
@@ -102,7 +103,7 @@ pub struct UntrustedAccessToken<'a> {
 #[derive(Debug)]
 pub struct VerifiedAccessToken<'t> {
     claims: &'t AccessClaims,
-    key_id: &'t str,
+    key_id: ByteString,
 }
 
 impl<'t> VerifiedAccessToken<'t> {
@@ -111,9 +112,9 @@ impl<'t> VerifiedAccessToken<'t> {
         self.claims
     }
 
-    /// The `kid` of the key; empty where the secret has none.
-    pub const fn key_id(&self) -> &'t str {
-        self.key_id
+    /// The `kid` of the key, made of hexadecimal digits; empty where the secret has none.
+    pub fn key_id(&self) -> ByteString {
+        self.key_id.clone()
     }
 }
 
@@ -121,22 +122,18 @@ impl<'a> UntrustedAccessToken<'a> {
     /// Reads a token and decides nothing but whether it is one: size, form, shape of its claims.
     pub fn parse(text: &'a str) -> Result<Self, TokenFault> {
         let parts = Parts::of(text)?;
-        let header = decode(parts.header, "its header is not base64url")?;
-        let header = Header::read(&header)?;
-        let signature = parts.signature()?;
-        let payload = decode(parts.payload, "its payload is not base64url")?;
-        Ok(Self {
-            signing_input: parts.signing_input,
-            signature,
-            algorithm: header.alg.into(),
-            key_id: header.kid.map(Into::into),
-            unverified_claims: AccessClaims::parse(&payload)?,
-        })
+        let mut decoded = parts.decode_header()?;
+        let header = Header::read(decoded.header())?;
+        let (algorithm, key_id) = (header.alg.0.into(), header.kid.map(|Text(kid)| kid.into()));
+        parts.decode_rest(&mut decoded)?;
+        let unverified_claims = AccessClaims::parse(decoded.payload())?;
+        Ok(Self { signing_input: parts.signing_input, decoded, algorithm, key_id, unverified_claims })
     }
 
     /// Verifies the signature with the keys of this service. The only way to a [`VerifiedAccessToken`].
-    pub fn verify<'t>(&'t self, keys: &'t IssuerKeys) -> Result<VerifiedAccessToken<'t>, KeyFault> {
-        let key_id = keys.verify(&self.algorithm, self.key_id.as_deref(), self.signing_input.as_bytes(), &self.signature)?;
+    pub fn verify(&self, keys: &IssuerKeys) -> Result<VerifiedAccessToken<'_>, KeyFault> {
+        let key_id =
+            keys.verify(&self.algorithm, self.key_id.as_deref(), self.signing_input.as_bytes(), self.decoded.signature())?;
         Ok(VerifiedAccessToken { claims: &self.unverified_claims, key_id })
     }
 

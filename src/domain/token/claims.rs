@@ -167,7 +167,7 @@ fn claim<'de, A: MapAccess<'de>, T: Deserialize<'de>, U>(
 }
 
 /// A string, borrowed unless it holds escapes.
-struct Text<'a>(Cow<'a, str>);
+pub(super) struct Text<'a>(pub(super) Cow<'a, str>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -11,6 +11,8 @@ use serde::Deserialize;
 pub use access::{ACCESS_TOKEN_LEEWAY, ACCESS_TOKEN_TYPE, AccessClaims, UntrustedAccessToken, VerifiedAccessToken};
 pub use claims::{Audience, Claims, ClaimsFault};
 
+use claims::Text;
+
 use super::{
     algorithm::Algorithm,
     key::{Fingerprint, VerifyingKey},
@@ -24,7 +26,7 @@ pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
 #[derive(Debug)]
 pub struct UntrustedToken<'a> {
     signing_input: &'a str,
-    signature: Vec<u8>,
+    decoded: Decoded,
     algorithm: Algorithm,
     key_id: Option<TokenKeyId>,
     unverified_claims: Claims,
@@ -94,30 +96,66 @@ impl<'a> Parts<'a> {
         if text.len() > MAX_TOKEN_BYTES {
             return Err(TokenFault::TooLarge);
         }
-        let (signing_input, signature) = text.rsplit_once('.').ok_or(TokenFault::NotAJws("it has no dot"))?;
-        let (header, payload) = signing_input.split_once('.').ok_or(TokenFault::NotAJws("it has one dot instead of two"))?;
-        if payload.contains('.') {
+        let mut dots = memchr::memchr_iter(b'.', text.as_bytes());
+        let first = dots.next().ok_or(TokenFault::NotAJws("it has no dot"))?;
+        let second = dots.next().ok_or(TokenFault::NotAJws("it has one dot instead of two"))?;
+        if dots.next().is_some() {
             return Err(TokenFault::NotAJws("it has more than two dots"));
         }
+        let (signing_input, signature) = (&text[..second], &text[second + 1..]);
+        let (header, payload) = (&text[..first], &text[first + 1..second]);
         Ok(Self { signing_input, header, payload, signature })
     }
 
-    fn signature(&self) -> Result<Vec<u8>, TokenFault> {
-        let signature = decode(self.signature, "its signature is not base64url")?;
-        if signature.is_empty() { Err(TokenFault::NotAJws("it has no signature")) } else { Ok(signature) }
+    /// Decodes the header. What it says decides whether the rest is looked at.
+    fn decode_header(&self) -> Result<Decoded, TokenFault> {
+        let mut bytes = Vec::with_capacity(base64::decoded_len_estimate(self.signing_input.len() + self.signature.len()));
+        let header_end = decode(self.header, &mut bytes, "its header is not base64url")?;
+        Ok(Decoded { bytes, header_end, payload_end: header_end })
+    }
+
+    /// Decodes the others, behind it.
+    fn decode_rest(&self, decoded: &mut Decoded) -> Result<(), TokenFault> {
+        decoded.payload_end = decode(self.payload, &mut decoded.bytes, "its payload is not base64url")?;
+        let end = decode(self.signature, &mut decoded.bytes, "its signature is not base64url")?;
+        if end == decoded.payload_end { Err(TokenFault::NotAJws("it has no signature")) } else { Ok(()) }
     }
 }
 
-fn decode(part: &str, fault: &'static str) -> Result<Vec<u8>, TokenFault> {
-    BASE64_URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenFault::NotAJws(fault))
+/// Appends `part` to `bytes`, and says where it ends.
+fn decode(part: &str, bytes: &mut Vec<u8>, fault: &'static str) -> Result<usize, TokenFault> {
+    BASE64_URL_SAFE_NO_PAD.decode_vec(part, bytes).map_err(|_| TokenFault::NotAJws(fault))?;
+    Ok(bytes.len())
+}
+
+/// The parts of a compact JWS, decoded into one piece of memory.
+#[derive(Debug)]
+struct Decoded {
+    bytes: Vec<u8>,
+    header_end: usize,
+    payload_end: usize,
+}
+
+impl Decoded {
+    fn header(&self) -> &[u8] {
+        &self.bytes[..self.header_end]
+    }
+
+    fn payload(&self) -> &[u8] {
+        &self.bytes[self.header_end..self.payload_end]
+    }
+
+    fn signature(&self) -> &[u8] {
+        &self.bytes[self.payload_end..]
+    }
 }
 
 #[derive(Deserialize)]
 struct Header<'a> {
     #[serde(borrow)]
-    alg: Cow<'a, str>,
+    alg: Text<'a>,
     #[serde(borrow, default)]
-    kid: Option<Cow<'a, str>>,
+    kid: Option<Text<'a>>,
     /// Extensions that must be understood (RFC 7515 section 4.1.11). We understand none.
     #[serde(default)]
     crit: Option<serde::de::IgnoredAny>,
@@ -137,23 +175,18 @@ impl<'a> UntrustedToken<'a> {
     /// Reads a token and decides nothing but whether it is one: size, form, algorithm, shape of its claims.
     pub fn parse(text: &'a str) -> Result<Self, TokenFault> {
         let parts = Parts::of(text)?;
-        let header = decode(parts.header, "its header is not base64url")?;
-        let header = Header::read(&header)?;
-        let algorithm = header.alg.parse().map_err(|_| TokenFault::UnsupportedAlgorithm)?;
-        let signature = parts.signature()?;
-        let payload = decode(parts.payload, "its payload is not base64url")?;
-        Ok(Self {
-            signing_input: parts.signing_input,
-            signature,
-            algorithm,
-            key_id: header.kid.map(TokenKeyId::from),
-            unverified_claims: Claims::parse(&payload)?,
-        })
+        let mut decoded = parts.decode_header()?;
+        let header = Header::read(decoded.header())?;
+        let algorithm = header.alg.0.parse().map_err(|_| TokenFault::UnsupportedAlgorithm)?;
+        let key_id = header.kid.map(|Text(kid)| kid.into());
+        parts.decode_rest(&mut decoded)?;
+        let unverified_claims = Claims::parse(decoded.payload())?;
+        Ok(Self { signing_input: parts.signing_input, decoded, algorithm, key_id, unverified_claims })
     }
 
     /// Verifies the signature with `key`. The only way to a [`VerifiedToken`].
     pub fn verify(&self, key: &VerifyingKey, now: UnixMillis) -> Option<VerifiedToken<'_>> {
-        key.verify(self.algorithm, self.signing_input.as_bytes(), &self.signature).then(|| VerifiedToken {
+        key.verify(self.algorithm, self.signing_input.as_bytes(), self.decoded.signature()).then(|| VerifiedToken {
             claims: &self.unverified_claims,
             fingerprint: key.fingerprint(),
             verified_at: now,
@@ -162,7 +195,7 @@ impl<'a> UntrustedToken<'a> {
 
     /// Whether `key` could have signed this, by its kind and the length of the signature. Costs nothing.
     pub fn fits(&self, key: &VerifyingKey) -> bool {
-        key.fits(self.algorithm, &self.signature)
+        key.fits(self.algorithm, self.decoded.signature())
     }
 
     /// The algorithm it names, one of those accepted.
@@ -172,7 +205,7 @@ impl<'a> UntrustedToken<'a> {
 
     /// Length of its signature, in bytes.
     pub fn signature_length(&self) -> usize {
-        self.signature.len()
+        self.decoded.signature().len()
     }
 
     /// The key it says it was signed with.

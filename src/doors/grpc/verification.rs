@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytestring::ByteString;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{
@@ -14,7 +15,7 @@ use crate::{
         presented::{Credentials, Door, OriginalRequest, Presented, Stated},
         scope::Scopes,
     },
-    doors::answer::{Language, RETRY_AFTER_SECONDS, Refusal, RefusalKind, identity_headers, spoken},
+    doors::answer::{Language, RETRY_AFTER_SECONDS, Refusal, RefusalKind, identity_values, name, spoken},
     engine::verify::{Verdict, Verifier},
 };
 
@@ -60,43 +61,43 @@ fn respond(verdict: &Verdict, language: &Language) -> VerifyResponse {
     let decision_id = verdict.id.to_string();
     let result = match spoken(verdict, language) {
         Ok(identity) => verify_response::Result::Allowed(allow(identity, &decision_id, language)),
-        Err(refusal) => refuse(refusal, &decision_id),
+        Err(refusal) => refuse(&refusal, &decision_id),
     };
     VerifyResponse { decision_id, result: Some(result) }
 }
 
 fn allow(identity: &Identity, id: &str, language: &Language) -> wire::Allowed {
-    let headers = identity_headers(identity, id);
-    let [_, (_, principal_id), (_, method), (_, key_id), _, _] = headers;
+    let values = identity_values(identity, id);
+    let [_, principal_id, method, key_id, _, _] = &values;
     wire::Allowed {
         identity: Some(wire::Identity {
             username: identity.principal().username.to_string(),
-            principal_id: principal_id.to_owned(),
-            method: method.to_owned(),
-            key_id: key_id.to_owned(),
+            principal_id: principal_id.to_string(),
+            method: method.to_string(),
+            key_id: key_id.to_string(),
             scopes: listed(identity.scopes()),
         }),
-        identity_headers: headers.map(wire::Header::from).into(),
+        identity_headers: name::IDENTITY.into_iter().zip(values.iter().cloned()).map(wire::Header::from).collect(),
         headers_to_remove: language.header_to_remove(identity).map(str::to_owned).into_iter().collect(),
     }
 }
 
-fn refuse(refusal: Refusal<'_>, id: &str) -> verify_response::Result {
-    let http_status = u32::from(refusal.kind.status());
-    let headers = refusal.headers(id).chain([("date", &*date())]).map(wire::Header::from).collect();
-    match refusal.kind {
+fn refuse(refusal: &Refusal<'_>, id: &str) -> verify_response::Result {
+    let http_status = u32::from(refusal.kind().status());
+    let headers = refusal.headers(id).chain([("date", date())]).map(wire::Header::from).collect();
+    match refusal.kind() {
         RefusalKind::Unauthenticated | RefusalKind::Forbidden => verify_response::Result::Denied(wire::Denied {
-            code: refusal.code.to_owned(),
+            code: refusal.code().to_owned(),
             http_status,
-            www_authenticate: refusal.challenge,
-            body: refusal.body,
+            www_authenticate: refusal.challenge().to_string(),
+            body: refusal.body(id),
             missing_scopes: refusal.missing_scopes.map(listed).unwrap_or_default(),
             headers,
         }),
         RefusalKind::Unavailable => verify_response::Result::Unavailable(wire::Unavailable {
             http_status,
             retry_after_seconds: RETRY_AFTER_SECONDS,
-            body: refusal.body,
+            body: refusal.body(id),
             headers,
         }),
     }
@@ -106,8 +107,8 @@ fn listed(scopes: &Scopes) -> Vec<String> {
     scopes.iter().map(str::to_owned).collect()
 }
 
-impl From<(&'static str, &str)> for wire::Header {
-    fn from((name, value): (&'static str, &str)) -> Self {
-        Self { name: name.to_owned(), value: value.to_owned() }
+impl From<(&'static str, ByteString)> for wire::Header {
+    fn from((name, value): (&'static str, ByteString)) -> Self {
+        Self { name: name.to_owned(), value: value.to_string() }
     }
 }

@@ -10,6 +10,7 @@ use actix_web::{
     },
     web,
 };
+use bytestring::ByteString;
 
 use super::{
     HttpDoor,
@@ -17,14 +18,14 @@ use super::{
 };
 use crate::{
     domain::presented::{Credentials, Door, OriginalRequest, Presented},
-    doors::answer::{NO_STORE, identity_headers, name, spoken},
+    doors::answer::{NO_STORE, identity_values, name, spoken},
     engine::verify::Verdict,
 };
 
 const HEADERS_TO_REMOVE: HeaderName = HeaderName::from_static("x-envoy-auth-headers-to-remove");
 const REQUIRED_SCOPE: HeaderName = HeaderName::from_static(name::REQUIRED_SCOPE);
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
-/// The names of [`identity_headers`], in the same order.
+/// The names of [`identity_values`], in the same order.
 const IDENTITY: [HeaderName; 6] = [
     HeaderName::from_static(name::IDENTITY[0]),
     HeaderName::from_static(name::IDENTITY[1]),
@@ -32,6 +33,15 @@ const IDENTITY: [HeaderName; 6] = [
     HeaderName::from_static(name::IDENTITY[3]),
     HeaderName::from_static(name::IDENTITY[4]),
     HeaderName::from_static(name::IDENTITY[5]),
+];
+
+/// The names of [`Refusal::values`](crate::doors::answer::Refusal::values), in the same order.
+const REFUSAL: [HeaderName; 5] = [
+    HeaderName::from_static(name::REFUSAL[0]),
+    HeaderName::from_static(name::REFUSAL[1]),
+    HeaderName::from_static(name::REFUSAL[2]),
+    HeaderName::from_static(name::REFUSAL[3]),
+    HeaderName::from_static(name::REFUSAL[4]),
 ];
 
 /// On the exact path, headers tell the original request, and the query may ask for scopes.
@@ -84,8 +94,8 @@ fn render(verdict: &Verdict, door: &HttpDoor) -> HttpResponse {
         Ok(identity) => {
             let mut response = HttpResponse::new(StatusCode::OK);
             let headers = response.headers_mut();
-            for (name, (_, value)) in IDENTITY.iter().zip(identity_headers(identity, id)) {
-                headers.insert(name.clone(), header_value(value));
+            for (name, value) in IDENTITY.into_iter().zip(identity_values(identity, id)) {
+                headers.insert(name, header_value(value));
             }
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(NO_STORE));
             if door.language.header_to_remove(identity).is_some() {
@@ -94,19 +104,23 @@ fn render(verdict: &Verdict, door: &HttpDoor) -> HttpResponse {
             response
         }
         Err(refusal) => {
-            let status = StatusCode::from_u16(refusal.kind.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-            let mut response = HttpResponse::build(status);
-            for header in refusal.headers(id) {
-                response.insert_header(header);
+            let status = StatusCode::from_u16(refusal.kind().status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+            let mut response = HttpResponse::with_body(status, refusal.body(id));
+            let headers = response.headers_mut();
+            for (name, value) in REFUSAL.into_iter().zip(refusal.values(id)) {
+                headers.insert(name, header_value(value));
             }
-            response.body(refusal.body)
+            if let Some(retry_after) = refusal.retry_after() {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static(retry_after));
+            }
+            response.map_into_boxed_body()
         }
     }
 }
 
-/// Identity values are visible ASCII by the time they come here; if one were not, it would be empty, never the client's.
-fn header_value(value: &str) -> HeaderValue {
-    HeaderValue::from_str(value).unwrap_or_else(|_| HeaderValue::from_static(""))
+/// Values are visible ASCII by the time they come here; if one were not, it would be empty, never the client's.
+fn header_value(value: ByteString) -> HeaderValue {
+    HeaderValue::from_maybe_shared(value.into_bytes()).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 /// The values of every `scope` in a query.

@@ -52,7 +52,7 @@ impl Verifier {
                 return None;
             }
         };
-        let seen = format!("signed by {}", or_none(Some(verified.key_id())));
+        let seen = format!("signed by {}", or_none(Some(&verified.key_id())));
         walk.step("key", StepOutcome::Passed, seen, "a signature by one of this service's own keys");
 
         let principal = self.explain_principal(&claims.username, now, walk).await?;
