@@ -45,12 +45,16 @@ deny: cargo-deny ## Check licences, banned crates and sources, as deny.toml says
 	cargo deny --offline check bans licenses sources
 
 .PHONY: bench
-bench: test-setup ## Measure what a decision costs against its floors; takes a while.
+bench: test-setup ## Measure decisions against their floors, behind gateways, beside peers, with many principals; minutes.
 	cargo bench --bench load
 
 .PHONY: bench-quick
-bench-quick: test-setup ## The same with fewer rounds, for a first look.
+bench-quick: test-setup ## The first two of these with fewer rounds: a minute, for a first look.
 	cargo bench --bench load -- --quick
+
+.PHONY: bench-allocations
+bench-allocations: ## Count what an allowed decision allocates, against its budget.
+	cargo bench --bench allocations
 
 .PHONY: bench-registry
 bench-registry: ## Measure the registry with 100,000 principals: adding, starting, memory, and looking up what is not in it.

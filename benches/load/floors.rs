@@ -13,6 +13,7 @@ use std::{
     io::{self, BufRead, BufReader, Lines, Read, Write},
     net::SocketAddr,
     process::{Child, ChildStdin, ChildStdout, ExitCode, Stdio},
+    sync::Arc,
     thread,
     time::Duration,
 };
@@ -58,9 +59,15 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 const CLAIMS_IN_FLIGHT: usize = 64;
 const TOKENS_VERIFIED: usize = 256;
 
+/// Before the headers of [`NULL_SERVER`]: it also verifies an RS256 signature for each request.
+pub(crate) const VERIFYING: &str = "--verifying";
+
 /// Answers every request alike. Ends when its standard input does, that is with the process that started it.
 pub(crate) fn null_server(arguments: &[String]) -> ExitCode {
     let (address, headers) = arguments.split_first().unwrap();
+    let is_verifying = headers.first().is_some_and(|first| first == VERIFYING);
+    let verification = is_verifying.then(|| Arc::new(Verification::new(Algorithm::Rs256)));
+    let headers = &headers[usize::from(is_verifying)..];
     let headers: Vec<(HeaderName, HeaderValue)> = headers
         .iter()
         .map(|header| header.split_once('=').unwrap())
@@ -68,8 +75,11 @@ pub(crate) fn null_server(arguments: &[String]) -> ExitCode {
         .collect();
     end_with_input();
     let server = HttpServer::new(move || {
-        let headers = headers.clone();
+        let (headers, verification) = (headers.clone(), verification.clone());
         let answer = move || {
+            if let Some(verification) = &verification {
+                verification.once();
+            }
             let mut response = HttpResponse::new(StatusCode::OK);
             for (name, value) in &headers {
                 response.headers_mut().insert(name.clone(), value.clone());
@@ -268,6 +278,12 @@ impl Verification {
             black_box((header.alg, header.kid, claims.username, claims.time, claims.nonce));
         }
         clock.micros_since(&before)
+    }
+
+    /// One of the signatures.
+    fn once(&self) {
+        let (message, signature) = fastrand::choice(&self.signed).unwrap();
+        self.key.verify_sig(message.as_bytes(), signature).unwrap();
     }
 
     fn measure(&self, count: usize) -> f64 {

@@ -96,7 +96,7 @@ pub(crate) fn cost_by_part(decisions: &[Decision], caption: &str) -> String {
                 (format!("floors {floors:.1} µs"), floors, middle - BAR / 2.0),
             ];
             for (words, x, y) in ends {
-                write(area, chart.backend_coord(&(x, y)), (6, 0), &words, &left(text(13)));
+                write(area, chart.backend_coord(&(x, y)), (6, 0), &words, &left(&text(13)));
             }
             let right = text(14).pos(Pos::new(HPos::Right, VPos::Center));
             write(area, chart.backend_coord(&(0.0, middle)), (-10, 0), &decision.label, &right);
@@ -141,7 +141,7 @@ pub(crate) fn latency_against_load(servers: &[(&str, &[AtLoad])], caption: &str)
                 let style = colour.mix(strength).stroke_width(width);
                 chart.draw_series(LineSeries::new(line(), style)).unwrap();
                 chart.draw_series(line().map(|point| Circle::new(point, 2 + width / 2, colour.mix(strength).filled()))).unwrap();
-                if let Some(last) = line().last() {
+                if let Some(last) = line().next_back() {
                     let (_, y) = chart.plotting_area().map_coordinate(&last);
                     ends.push((y, last, format!("{label} {name}"), colour));
                 }
@@ -153,7 +153,7 @@ pub(crate) fn latency_against_load(servers: &[(&str, &[AtLoad])], caption: &str)
         for (y, last, words, colour) in ends {
             let down = (free_from - y).max(0);
             free_from = y + down + 15;
-            write(area, chart.backend_coord(&last), (8, down), &words, &left(text(13)).color(&colour));
+            write(area, chart.backend_coord(&last), (8, down), &words, &left(&text(13)).color(&colour));
         }
     })
 }
@@ -272,7 +272,7 @@ impl Picture<'_> {
         let mut x = 16;
         for (words, colour) in legend {
             title.draw(&Rectangle::new([(x, 42), (x + 14, 54)], colour.filled())).unwrap();
-            title.draw_text(words, &left(text(13)), (x + 20, 48)).unwrap();
+            title.draw_text(words, &left(&text(13)), (x + 20, 48)).unwrap();
             // Nobody knows how wide the reader's font is.
             x += 20 + 8 * i32::try_from(words.len()).unwrap() + 24;
         }
@@ -288,7 +288,7 @@ fn text(size: u32) -> TextStyle<'static> {
     TextStyle::from((FONT, size).into_font()).color(&TEXT)
 }
 
-fn left(style: TextStyle<'_>) -> TextStyle<'_> {
+fn left<'a>(style: &TextStyle<'a>) -> TextStyle<'a> {
     style.pos(Pos::new(HPos::Left, VPos::Center))
 }
 

@@ -59,6 +59,7 @@ impl Plan {
 /// What one turn does, each about a tenth of a second of work.
 mod turn {
     pub(super) const NULL_ANSWERS: usize = 12_000;
+    pub(super) const NULL_VERIFICATIONS: usize = 4_000;
     pub(super) const NULL_CHECKS: usize = 8_000;
     pub(super) const TOKENS_PARSED: usize = 50_000;
     pub(super) const REDIS_CLAIMS: usize = 50_000;
@@ -93,6 +94,8 @@ pub(crate) struct Floors {
     pub(crate) http: Sample,
     /// A 200 with the headers of an allow.
     pub(crate) http_with_headers: Sample,
+    /// The same that verifies an RS256 signature: two floors in one process.
+    pub(crate) http_verifying: Sample,
     /// An allow over gRPC.
     pub(crate) check: Sample,
     pub(crate) ed25519: f64,
@@ -132,8 +135,6 @@ pub(crate) struct Sample {
     pub(crate) cpu_us: f64,
     /// CPU time of Redis for each answer, in microseconds.
     pub(crate) redis_us: f64,
-    /// CPU time of the client for each answer, in microseconds.
-    pub(crate) client_us: f64,
     /// How much of one core the server used: less than all of it means that it waited for the client.
     pub(crate) busy: f64,
     /// Answers in a second.
@@ -250,12 +251,11 @@ impl Target<Envoy> {
 
 /// What it takes `server`, and those around it, to answer what `asking` asks.
 async fn sample(server: &Server, redis: &Server, expected: u16, asking: impl Future<Output = Answers>) -> Sample {
-    let client = CpuClock::of_this_process();
-    let before = [&server.cpu, &redis.cpu, &client].map(CpuClock::now);
+    let before = [&server.cpu, &redis.cpu].map(CpuClock::now);
     let answers = awake(asking).await;
     let count = answers.count as f64;
-    let [cpu_us, redis_us, client_us] = [(&server.cpu, &before[0]), (&redis.cpu, &before[1]), (&client, &before[2])]
-        .map(|(clock, before)| clock.micros_since(before) / count);
+    let [cpu_us, redis_us] =
+        [(&server.cpu, &before[0]), (&redis.cpu, &before[1])].map(|(clock, before)| clock.micros_since(before) / count);
     if let Some(first) = &answers.first_unexpected {
         let log = server.log();
         println!("!! {} of {} answers were not {expected}; the first:\n{first}\n{log}", answers.unexpected, answers.count);
@@ -264,7 +264,6 @@ async fn sample(server: &Server, redis: &Server, expected: u16, asking: impl Fut
     Sample {
         cpu_us,
         redis_us,
-        client_us,
         busy: cpu_us * rate / 1e6,
         rate,
         p50_us: answers.latency_us(0.5),
@@ -287,6 +286,7 @@ struct Bench {
     waiting: Gateway,
     null: Target<Gateway>,
     null_with_headers: Target<Gateway>,
+    null_verifying: Target<Gateway>,
     null_check: Target<Envoy>,
     redis: Server,
     placement: Placement,
@@ -336,6 +336,8 @@ impl Bench {
         null.ask(again, 200, &redis).await;
         let mut null_with_headers = Target::http(Server::null(placement, &headers)).await;
         null_with_headers.ask(again, 200, &redis).await;
+        let mut null_verifying = Target::http(Server::null_verifying(placement, &headers)).await;
+        null_verifying.ask(again, 200, &redis).await;
         let mut null_check = Target::grpc(Server::null_check(placement, &allow)).await;
         null_check.ask(again, &redis).await;
         Self {
@@ -349,6 +351,7 @@ impl Bench {
             waiting,
             null,
             null_with_headers,
+            null_verifying,
             null_check,
             redis,
             placement,
@@ -373,11 +376,12 @@ impl Bench {
         let ed25519 = self.parts.measure(Part::Ed25519, turn::ED25519_VERIFICATIONS);
         self.decide_all(&mut round, supply, number, &[Case::Ed25519Redis, Case::Ed25519Memory]).await;
         let http_with_headers = self.null_with_headers.ask(supply.unread(turn::NULL_ANSWERS), 200, &self.redis).await;
+        let http_verifying = self.null_verifying.ask(supply.unread(turn::NULL_VERIFICATIONS), 200, &self.redis).await;
         let check = self.null_check.ask(supply.unread(turn::NULL_CHECKS), &self.redis).await;
         self.decide_all(&mut round, supply, number, &[Case::GrpcRs256Redis, Case::GrpcEd25519Redis, Case::GrpcEd25519Memory]).await;
         let denials = [Case::Garbage, Case::UnknownRs256, Case::UnknownEd25519, Case::ReplayRs256, Case::ReplayEd25519];
         self.decide_all(&mut round, supply, number, &denials).await;
-        round.floors = Some(Floors { http, http_with_headers, check, parse, ed25519, rs256, redis });
+        round.floors = Some(Floors { http, http_with_headers, http_verifying, check, ed25519, parse, rs256, redis });
         round
     }
 

@@ -16,7 +16,7 @@ use std::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 
 use crate::{
-    floors::{NULL_CHECK, NULL_SERVER},
+    floors::{NULL_CHECK, NULL_SERVER, VERIFYING},
     machine::CpuClock,
     tokens::Signer,
 };
@@ -136,6 +136,15 @@ impl Server {
         let address = free_address();
         let mut command = placement.server(env::current_exe().unwrap());
         command.arg(NULL_SERVER).arg(address.to_string()).args(headers.iter().map(|(name, value)| format!("{name}={value}")));
+        Self::start(address, command, |address| TcpStream::connect(address).is_ok())
+    }
+
+    /// The same that also verifies an RS256 signature for each request.
+    pub(crate) fn null_verifying(placement: Placement, headers: &[(String, String)]) -> Self {
+        let address = free_address();
+        let mut command = placement.server(env::current_exe().unwrap());
+        let headers = headers.iter().map(|(name, value)| format!("{name}={value}"));
+        command.arg(NULL_SERVER).arg(address.to_string()).arg(VERIFYING).args(headers);
         Self::start(address, command, |address| TcpStream::connect(address).is_ok())
     }
 

@@ -38,6 +38,7 @@ impl Signer {
     }
 
     /// Another who signs with the same key: making one for each of many takes too long.
+    #[allow(dead_code, reason = "not every bench that shares this file needs it")]
     pub(crate) fn renamed(&self, username: String) -> Self {
         Self { username, algorithm: self.algorithm, key: Arc::clone(&self.key), header: self.header.clone() }
     }

@@ -1,6 +1,6 @@
 //! What both doors say alike: header names, and the words of a denial.
 
-use std::borrow::Cow;
+use std::ops::Deref;
 
 use bytestring::ByteString;
 use serde::Serialize;
@@ -100,7 +100,7 @@ pub(super) fn identity_values(identity: &Identity, decision_id: &str) -> [ByteSt
 
 /// A refusal, with everything that is said on the wire.
 pub(super) struct Refusal<'a> {
-    words: Cow<'a, Words>,
+    words: Said<'a>,
     /// Scopes that were asked for and are not held, where they are known.
     pub(super) missing_scopes: Option<&'a Scopes>,
 }
@@ -189,15 +189,33 @@ pub(super) fn spoken<'a>(verdict: &'a Verdict, language: &'a Language) -> Result
     let denial = match &verdict.result {
         Ok(Decision::Allow(identity)) => return Ok(identity),
         Ok(Decision::Deny(denial)) => denial,
-        Err(_) => return Err(Refusal { words: Cow::Borrowed(&language.unavailable), missing_scopes: None }),
+        Err(_) => return Err(Refusal { words: Said::Beforehand(&language.unavailable), missing_scopes: None }),
     };
     let code: DenialCode = denial.reason.code();
     let missing_scopes = denial.missing_scopes.as_ref().filter(|scopes| !scopes.is_empty());
     let words = match language.denials.get(code as usize) {
-        Some(words) if missing_scopes.is_none() => Cow::Borrowed(words),
-        Some(_) | None => Cow::Owned(Words::about(code, &language.scheme, &language.realm, missing_scopes)),
+        Some(words) if missing_scopes.is_none() => Said::Beforehand(words),
+        Some(_) | None => Said::Now(Box::new(Words::about(code, &language.scheme, &language.realm, missing_scopes))),
     };
     Err(Refusal { words, missing_scopes })
+}
+
+/// When the words were put together.
+enum Said<'a> {
+    Beforehand(&'a Words),
+    /// Where they name scopes.
+    Now(Box<Words>),
+}
+
+impl Deref for Said<'_> {
+    type Target = Words;
+
+    fn deref(&self) -> &Words {
+        match self {
+            Self::Beforehand(words) => words,
+            Self::Now(words) => words,
+        }
+    }
 }
 
 /// What is said in a refusal, but for the name of the decision.
@@ -271,7 +289,7 @@ mod tests {
     #[test]
     fn a_problem_names_its_decision() {
         let words = Words::about(DenialCode::Replayed, "JWT", "here", None);
-        let body = Refusal { words: Cow::Borrowed(&words), missing_scopes: None }.body("0190");
+        let body = Refusal { words: Said::Beforehand(&words), missing_scopes: None }.body("0190");
         let problem: serde_json::Value = serde_json::from_str(&body).unwrap();
         assert_eq!((&problem["instance"], &problem["code"]), (&"urn:uuid:0190".into(), &"replayed".into()));
     }

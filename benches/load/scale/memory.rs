@@ -195,7 +195,7 @@ pub(crate) fn nonces(arguments: &[String]) -> ExitCode {
         nonce.clear();
         let _ = write!(nonce, "{:022x}", u128::from(fastrand::u64(..)) << 20 | number as u128);
         let claim = NonceClaim {
-            principal: PrincipalId(1 + (number % PRINCIPALS) as i64),
+            principal: PrincipalId(i64::try_from(1 + number % PRINCIPALS).unwrap()),
             nonce: &nonce,
             valid_until: UnixMillis(now.0 + 2 * TOLERANCE_MILLIS),
             now,

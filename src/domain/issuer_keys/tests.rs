@@ -32,7 +32,7 @@ fn what_is_signed_verifies_here_and_elsewhere() {
         assert_eq!(key.kid(), key.public_key().fingerprint().to_string());
         assert_eq!(keys.algorithm(), key.algorithm().name());
         for kid in [Some(key.kid()), None] {
-            assert_eq!(keys.verify(keys.algorithm(), kid, message, &signature), Ok(key.kid()));
+            assert_eq!(keys.verify(keys.algorithm(), kid, message, &signature), Ok(key.kid().into()));
         }
 
         let jwk: jsonwebtoken::jwk::JwkSet = serde_json::from_str(keys.jwks()).unwrap();
@@ -86,7 +86,7 @@ fn only_the_published_verify_and_only_one_signs() {
         let token = IssuerKeys::asymmetric(Arc::clone(key), Vec::new()).sign(CLAIMS).unwrap();
         let (_, message, signature) = parts(&token);
         let is_known = key.kid() != foreign.kid();
-        let expected = |fault| if is_known { Ok(key.kid()) } else { Err(fault) };
+        let expected = |fault| if is_known { Ok(key.kid().into()) } else { Err(fault) };
         assert_eq!(keys.verify("EdDSA", Some(key.kid()), message, &signature), expected(KeyFault::UnknownKey));
         assert_eq!(keys.verify("EdDSA", None, message, &signature), expected(KeyFault::BadSignature));
         assert_eq!(keys.jwks().contains(key.kid()), is_known);
@@ -145,7 +145,7 @@ fn a_secret_signs_and_verifies_and_is_not_published() {
     let (header, message, signature) = parts(&token);
     assert_eq!(header, json!({"alg": "HS256", "typ": "JWT"}));
     for kid in [None, Some("anything")] {
-        assert_eq!(keys.verify("HS256", kid, message, &signature), Ok(""));
+        assert_eq!(keys.verify("HS256", kid, message, &signature), Ok("".into()));
     }
     assert_eq!(keys.jwks(), r#"{"keys":[]}"#);
     assert!(keys.published().is_empty() && keys.signing_key().is_none());

@@ -232,7 +232,7 @@ fn a_key_of_a_trusted_set_counts_under_its_name_there() {
 
     let verdict = now_or_never(bench.verifier.decide(&presented(&token(&bench.remote, "tina", &remote, "c"))));
     let Ok(Decision::Allow(identity)) = verdict.result else { panic!("{verdict:?}") };
-    assert_eq!((identity.encoded_key_id(), identity.scopes().as_str()), ("remote", "read"));
+    assert_eq!((&*identity.encoded_key_id(), identity.scopes().as_str()), ("remote", "read"));
 }
 
 #[test]

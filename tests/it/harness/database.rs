@@ -60,7 +60,9 @@ impl Database {
         let user = format!("--user={}", String::from_utf8(run(Command::new("id").arg("-un"))).unwrap().trim());
         run(Command::new(program("mariadb-install-db"))
             .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db", &user])
-            .arg(format!("--datadir={}", data.display())));
+            .arg(format!("--datadir={}", data.display()))
+            // Two of them at once take the same names for their temporary files.
+            .env("TMPDIR", dir.path()));
         let init = dir.path().join("init.sql");
         std::fs::write(&init, "CREATE DATABASE countersign;\n").unwrap();
         let port = free_port();

@@ -116,7 +116,7 @@ fn what_a_token_is_for_is_narrowed_to_what_its_principal_may_still_do() {
         let token = bench.issue(&claims);
         let verdict = now_or_never(bench.verifier.decide(&presented(&token)));
         let Ok(Decision::Allow(identity)) = verdict.result else { panic!("{verdict:?}") };
-        assert_eq!((identity.scopes().as_str(), identity.encoded_scopes()), (held, held));
+        assert_eq!((identity.scopes().as_str(), &*identity.encoded_scopes()), (held, held));
         let mut asking = presented(&token);
         asking.required_scopes = vec!["admin"];
         assert_eq!(bench.decide(&asking), Err(DenialReason::InsufficientScope));
