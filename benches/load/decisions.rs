@@ -53,7 +53,7 @@ fn parts(results: &Results, case: Case) -> Option<Parts> {
     let of = |figure: fn(&Floors, Case) -> f64| of_floors(results, |floors| figure(floors, case));
     let transport = of(|floors, case| floors.transport(case).cpu_us);
     (!ours.is_empty() && !transport.is_empty()).then(|| Parts {
-        label: case.title().trim_start_matches("allow, ").to_owned(),
+        label: case.title().trim_start_matches("allow, ").replace("in-memory nonces", "in memory").replace(" nonces", ""),
         transport_us: transport.median(),
         verify_us: of(|floors, case| floors.parse + floors.of_parts(case)[0]).median(),
         claim_us: of(|floors, case| floors.of_parts(case)[1]).median(),

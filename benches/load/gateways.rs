@@ -195,8 +195,7 @@ impl Bench {
         let servers = [self.countersign.address, self.null.address];
         let mut clients = servers.map(|server| Clients::new(server, QUESTION_HEAD, CONNECTIONS));
         let [capacity, _] = self.capacities(&mut clients, plan, section).await;
-        let mut curves = ["Countersign, Ed25519, Redis nonces", "null server"]
-            .map(|label| Curve { label: label.to_owned(), points: Vec::new() });
+        let mut curves = ["Countersign", "null server"].map(|label| Curve { label: label.to_owned(), points: Vec::new() });
         for (number, load) in (0..).zip(plan.loads) {
             let rate = capacity * load;
             let schedule = Schedule::poisson(rate, plan.point, SEED + number);

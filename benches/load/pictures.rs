@@ -106,7 +106,8 @@ pub(crate) fn cost_by_part(decisions: &[Decision], caption: &str) -> String {
 
 /// p50, p99 and p99.9 of each server against the load it was offered. The reference to the picture, in Markdown.
 pub(crate) fn latency_against_load(servers: &[(&str, &[AtLoad])], caption: &str) -> String {
-    let picture = Picture { file: "latency-against-load.svg", title: "Latency against load, open loop", caption };
+    let picture =
+        Picture { file: "latency-against-load.svg", title: "Latency against load, open loop: Ed25519, Redis nonces", caption };
     let colours = [BLUE, VERMILION, GREEN, ORANGE, SKY];
     let legend: Vec<_> = servers.iter().map(|(label, _)| *label).zip(colours.into_iter().cycle()).collect();
     picture.draw(520, &legend, |area| {

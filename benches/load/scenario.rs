@@ -48,7 +48,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    pub(crate) const FULL: Self = Self { passes: 10, rounds_per_pass: 4, only: None, is_pinned: true };
+    pub(crate) const FULL: Self = Self { passes: 4, rounds_per_pass: 4, only: None, is_pinned: true };
     pub(crate) const QUICK: Self = Self { passes: 2, ..Self::FULL };
 
     pub(crate) const fn rounds(&self) -> usize {
