@@ -49,7 +49,7 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) const FULL: Self = Self { passes: 4, rounds_per_pass: 4, only: None, is_pinned: true };
-    pub(crate) const QUICK: Self = Self { passes: 2, ..Self::FULL };
+    pub(crate) const QUICK: Self = Self { passes: 1, ..Self::FULL };
 
     pub(crate) const fn rounds(&self) -> usize {
         self.passes * self.rounds_per_pass

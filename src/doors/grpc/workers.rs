@@ -120,3 +120,16 @@ impl Worker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Otherwise every answer but the first waits for the gateway to acknowledge the one before, which it puts off by 40 ms.
+    #[tokio::test]
+    async fn answers_wait_for_no_acknowledgement() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _gateway = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        assert!(accept(&listener).await.unwrap().nodelay().unwrap());
+    }
+}
