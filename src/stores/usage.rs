@@ -22,7 +22,7 @@ use crate::{
 
 /// How long after one note another of the same key or trust says nothing new, at the least.
 const NOTED_FOR: Duration = Duration::from_secs(10);
-/// What writing notes may cost the database: a row takes about as long as a decision, and decisions come first.
+/// What writing notes may cost the database: a row takes a good part of the time of a decision, and decisions come first.
 const ROWS_PER_SECOND: u64 = 500;
 /// How often notes are written.
 const WRITE_INTERVAL: Duration = Duration::from_secs(10);
