@@ -27,6 +27,7 @@ mod api_key_commands;
 mod bad_input;
 mod batteries;
 mod binding;
+mod chart;
 mod client_session;
 mod denials;
 mod example_clients;

@@ -6,6 +6,7 @@
 mod admin;
 mod authority;
 mod breaker;
+pub mod chart;
 mod countersign;
 mod database;
 mod deployment;

@@ -1,14 +1,16 @@
 """Helm 4, as a library: lints and renders a chart, offline.
 
-    helm.py lint CHART           reads values as YAML; the findings
-    helm.py render CHART         reads {"name": VALUES}; {"name": {"documents": [...], "notes": ...} or {"error": ...}}
-    helm.py package CHART DIR    the archive's path
+    helm.py describe CHART       what is in Chart.yaml, values.yaml and values.schema.json
+    helm.py lint CHART           reads values; the findings
+    helm.py render CHART         reads values; {"documents": [...], "notes": "..."} for each, or {"error": "..."}
+    helm.py package CHART DIR    the files in the archive that it makes
 
-Values come on standard input, and answers are JSON.
+Values come on standard input, as a JSON array of texts in YAML, and answers are JSON.
 """
 
 import json
 import sys
+import tarfile
 
 import helm_python as helm
 import yaml
@@ -17,20 +19,24 @@ RELEASE, NAMESPACE = "demo", "gateways"
 
 
 def main(command, *arguments):
-    print(json.dumps({"lint": lint, "render": render, "package": package}[command](*arguments)))
+    print(json.dumps({"describe": describe, "lint": lint, "render": render, "package": package}[command](*arguments)))
 
 
-def lint(chart):
-    return helm.lint(chart, yaml.safe_load(sys.stdin) or {}, strict=True, namespace=NAMESPACE)
+def describe(path):
+    with helm.Chart.load(path) as chart:
+        return {"metadata": chart.metadata, "values": chart.values, "schema": chart.schema}
+
+
+def lint(path):
+    return [helm.lint(path, values, strict=True, namespace=NAMESPACE) for values in read_values()]
 
 
 def render(path):
     with helm.Chart.load(path) as chart:
-        return {name: render_one(chart, values) for name, values in json.load(sys.stdin).items()}
+        return [render_one(chart, values) for values in read_values()]
 
 
 def render_one(chart, values):
-    values = yaml.safe_load(values) or {} if isinstance(values, str) else values
     try:
         chart.validate_schema(values)
         rendered = chart.render(values, name=RELEASE, namespace=NAMESPACE, is_install=True)
@@ -46,7 +52,12 @@ def render_one(chart, values):
 
 
 def package(path, directory):
-    return helm.package(path, destination=directory)
+    with tarfile.open(helm.package(path, destination=directory)) as archive:
+        return archive.getnames()
+
+
+def read_values():
+    return [yaml.load(text, StrictLoader) or {} for text in json.load(sys.stdin)]
 
 
 class StrictLoader(yaml.SafeLoader):
