@@ -40,7 +40,7 @@ const REFUSED: &[(&str, &str, &[&str])] = &[
         "extraEnv: [{name: COUNTERSIGN_DATABASE__URL, valueFrom: {secretKeyRef: {name: a, key: b}}}]",
         &["database.existingSecret.name, COUNTERSIGN_DATABASE__URL"],
     ),
-    ("minimal", "signingKeys: {existingClaim: keys}", &["signingKeys.existingSecret", "signingKeys.existingClaim"]),
+    ("minimal", "signingKeys: {existingSecret: a, existingClaim: b}", &["signingKeys.existingSecret", "signingKeys.existingClaim"]),
     ("tls", "config: {nonce: {url: 'gopher://hunter2'}}", &["config.nonce.url", "redis://"]),
     ("autoscaling-off", "config: {database: {url: 'oracle://hunter2'}}", &["config.database.url", "postgres:"]),
     // Replicas that share nothing.
