@@ -117,6 +117,7 @@ async fn what_can_work_is_taken() {
         ("minimal", "serviceMonitor: {enabled: true}\nnetworkPolicy: {enabled: false}"),
         ("minimal", "extraEnv: [{name: COUNTERSIGN_ADMIN__TOKEN, valueFrom: {secretKeyRef: {name: a, key: b}}}]"),
         ("minimal", "global: {anything: of a chart above}"),
+        ("minimal", "prometheusRule: {enabled: true, disabledAlerts: [CountersignSlow, CountersignClaimsSlow]}"),
     ];
     let values: Vec<String> = taken.iter().map(|(base, values)| over(base, values)).collect();
     let values: Vec<&str> = values.iter().map(String::as_str).collect();
