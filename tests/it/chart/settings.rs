@@ -118,6 +118,7 @@ async fn a_pod_serves_and_its_probes_pass() {
         // The settings are where the command line looks for them by itself, too.
         assert_eq!(container["workingDir"], "/etc/countersign");
         let deployment = deployed(&rendered).set("server.url_prefix", prefix(&rendered)).set("self_signed.require", "");
+        deployment.done(&["migrate", "up"]);
         let key = Key::ed25519();
         deployment.enrol("alice", &key);
 
@@ -193,6 +194,7 @@ async fn signing_keys_are_read_as_a_secret_mounts_them() {
     let [old, new] = [Key::p256(), Key::p256()];
     let old_file = (format!("{}-1.pem", time_in_name(Duration::from_hours(24))), old.private_pem());
     let new_file = (format!("{}-2.pem", time_in_name(Duration::from_mins(1))), new.private_pem());
+    deployment.done(&["migrate", "up"]);
     mount(&folder, "..1", std::slice::from_ref(&old_file));
     deployment.enrol("alice", &Key::ed25519());
     let countersign = deployment.serve();

@@ -5,12 +5,17 @@
 Kubernetes' own kinds are checked against each VERSION of it, all others against SCHEMAS/KIND.json.
 """
 
+import functools
 import json
 import pathlib
 import sys
 
 import jsonschema
 import kubernetes_validate
+import kubernetes_validate.utils
+
+# It reads some megabytes of definitions for each manifest.
+kubernetes_validate.utils.schema_contents = functools.cache(kubernetes_validate.utils.schema_contents)
 
 
 def main(schemas, *versions):
