@@ -26,7 +26,7 @@ use std::{
 };
 
 use countersign::{
-    app::{self, App, FirstKey, Listeners},
+    app::{self, App, FirstKey, Listeners, LogControl},
     config::Settings,
     domain::{algorithm::Algorithm, principal::Username, scope::Scopes},
     engine::{
