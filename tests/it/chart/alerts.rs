@@ -96,7 +96,7 @@ async fn prometheus_reads_every_query_of_the_dashboard() {
     }
 }
 
-/// The one copy is in the chart, and the ConfigMap is that copy.
+/// The one copy is in the chart, and the `ConfigMap` is that copy.
 #[tokio::test]
 async fn the_dashboard_is_packaged_as_it_is() {
     let rendered = of("production");
@@ -155,15 +155,7 @@ async fn every_metric_that_is_named_exists() {
 
     let named = selectors(&all_queries());
     assert!(named.len() > 15, "{named:?}");
-    // Counters and gauges may lag a moment behind the answers.
-    eventually_async("every metric is exposed", Duration::from_secs(20), async || {
-        let missing = missing(&named, &exposed(&countersign).await);
-        if !missing.is_empty() {
-            println!("missing: {missing:#?}");
-        }
-        missing.is_empty().then_some(())
-    })
-    .await;
+    assert_eq!(missing(&named, &exposed(&countersign).await), Vec::<String>::new());
 }
 
 /// Reasons that are named are reasons that there are.

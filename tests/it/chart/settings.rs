@@ -185,7 +185,7 @@ async fn the_migration_job_migrates() {
     assert_eq!(deployment.done(&arguments).trim(), "nothing to apply");
 }
 
-/// A Secret is mounted as links to a folder that is exchanged as a whole, and all of its files have one time.
+/// A secret is mounted as links to a folder that is exchanged as a whole, and all of its files have one time.
 #[tokio::test]
 async fn signing_keys_are_read_as_a_secret_mounts_them() {
     let rendered = of("minimal");
