@@ -36,7 +36,7 @@ const LAYERS: [(&str, &[&str]); 10] = [
 ];
 
 /// Foreign crates that may be named in these modules alone, by the beginning of their names.
-const CRATES: [(&str, &[&str]); 16] = [
+const CRATES: [(&str, &[&str]); 19] = [
     ("sea_orm", &["stores::sql"]),
     ("sqlx", &["stores::sql"]),
     ("deadpool_redis", &["stores::nonce", "stores::hints"]),
@@ -52,7 +52,10 @@ const CRATES: [(&str, &[&str]); 16] = [
     ("countersign_migrations", &["app"]),
     ("clap", &["cli"]),
     ("comfy_table", &["cli"]),
-    ("reqwest", &["stores::jwks", "client::session"]),
+    ("indicatif", &["cli"]),
+    ("ratatui", &["cli"]),
+    ("crossterm", &["cli"]),
+    ("reqwest", &["stores::jwks", "client::session", "cli::top"]),
 ];
 
 /// Folders of `stores` that hold several adapters, one for each file. Every other module of `stores` is one adapter.

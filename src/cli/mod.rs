@@ -8,6 +8,7 @@ mod key;
 mod migrate;
 mod output;
 mod principal;
+mod progress;
 mod serve;
 mod sign;
 mod signing_key;
