@@ -13,6 +13,7 @@ mod serve;
 mod sign;
 mod signing_key;
 mod token;
+mod top;
 mod trust;
 
 use std::{
@@ -72,6 +73,8 @@ enum Command {
     Explain(explain::ExplainArguments),
     /// Sign a token, on the client's side. It passes once, within the next seconds.
     Sign(sign::SignArguments),
+    /// Watch running replicas: decisions, denials, times, what they depend on and what they take.
+    Top(top::TopArguments),
     /// Look at the settings.
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -123,6 +126,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::SigningKey(command) => signing_key::run(&command, &settings()?),
         Command::Explain(arguments) => explain::run(arguments, &settings()?),
         Command::Sign(arguments) => sign::run(&arguments),
+        Command::Top(arguments) => top::run(arguments, settings),
         Command::Config(command) => config::run(&command, &settings()?),
     }
 }
