@@ -64,4 +64,5 @@ mod token_introspection;
 mod token_oauth;
 mod token_refresh;
 mod token_replicas;
+mod top;
 mod verification_door;

@@ -25,6 +25,7 @@ mod ports;
 mod process;
 mod scripted;
 mod sluice;
+mod terminal;
 mod token_api;
 mod tokens;
 mod tools;
