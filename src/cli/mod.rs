@@ -1,10 +1,12 @@
 //! The command line: one file per command. Exit codes: 0 done, 1 refused or failed, 2 bad usage.
 
 mod api_key;
+mod completions;
 mod config;
 mod demo;
 mod explain;
 mod key;
+mod man;
 mod migrate;
 mod output;
 mod principal;
@@ -23,7 +25,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
     app::{self, AppError},
@@ -78,6 +80,13 @@ enum Command {
     /// Look at the settings.
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell that is to complete.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write those of all commands.
+    Man(man::ManArguments),
 }
 
 /// What stops a command.
@@ -128,7 +137,14 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Sign(arguments) => sign::run(&arguments),
         Command::Top(arguments) => top::run(arguments, settings),
         Command::Config(command) => config::run(&command, &settings()?),
+        Command::Completions { shell } => completions::run(shell),
+        Command::Man(arguments) => man::run(&arguments),
     }
+}
+
+/// What the command line takes, for those who describe it.
+fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// The error and its causes, on one line. A cause that its effect repeats is said once.
