@@ -49,6 +49,7 @@ mod key_registration;
 mod last_used;
 mod offload;
 mod outage;
+mod packaging;
 mod peers;
 mod registry_commands;
 mod replicas;
