@@ -1,6 +1,6 @@
 //! The Prometheus text format, version 0.0.4, as far as looking at samples asks for it. Comments, and with them the types, are
-//! passed over. Of the libraries for it, the kept-up ones have a licence that does not fit, and the others take a comma in a
-//! label's value for the next label.
+//! passed over. Of the libraries for it, one has a licence that does not fit, and the others are no longer kept up; they take a
+//! comma in a label's value for the next label, or leave its escapes as they are.
 //!
 //! <https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format>
 
