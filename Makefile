@@ -60,7 +60,11 @@ bench-allocations: ## Count what an allowed decision allocates, against its budg
 bench-registry: ## Measure the registry with 100,000 principals: adding, starting, memory, and looking up what is not in it.
 	cargo bench --bench load -- --registry 100000
 
-.PHONY: nextest cargo-deny
+.PHONY: deb
+deb: cargo-deb ## Build a Debian package, under target/debian.
+	deploy/deb/build
+
+.PHONY: nextest cargo-deny cargo-deb
 nextest:
 	@cargo nextest --version >/dev/null 2>&1 || { \
 	    echo "cargo-nextest, which runs the tests, is missing: installing it"; $(INSTALL) cargo-nextest; }
@@ -68,3 +72,6 @@ cargo-deny:
 	@cargo deny --version >/dev/null 2>&1 || { \
 	    echo "cargo-deny, which checks the dependencies, is missing: installing it"; $(INSTALL) cargo-deny; } || { \
 	    echo "cargo-deny cannot be installed: licences, bans and sources are NOT checked" >&2; exit 1; }
+cargo-deb:
+	@cargo deb --version >/dev/null 2>&1 || { \
+	    echo "cargo-deb, which makes the package, is missing: installing it"; $(INSTALL) cargo-deb; }

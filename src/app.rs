@@ -15,7 +15,7 @@ use std::{
 
 pub use crate::telemetry::log::LogControl;
 pub use apart::{FirstKey, Shown, check, explain, issuer, registry, show};
-pub use migrating::{MigrationState, migrate_down, migrate_up, migration_status};
+pub use migrating::{MigrationState, MigrationStep, migrate_down, migrate_up, migrate_up_telling, migration_status};
 pub use signing_keys::{ListedKey, SigningKeyError, rotate_signing_key, signing_keys};
 use tokio::{
     sync::{oneshot, watch},

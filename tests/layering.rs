@@ -55,7 +55,10 @@ const CRATES: [(&str, &[&str]); 19] = [
     ("procfs", &["telemetry"]),
     ("clap", &["cli"]),
     ("comfy_table", &["cli"]),
-    ("reqwest", &["stores::jwks", "client::session"]),
+    ("indicatif", &["cli"]),
+    ("ratatui", &["cli"]),
+    ("crossterm", &["cli"]),
+    ("reqwest", &["stores::jwks", "client::session", "cli::top"]),
 ];
 
 /// Folders of `stores` that hold several adapters, one for each file. Every other module of `stores` is one adapter.

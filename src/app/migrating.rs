@@ -17,8 +17,25 @@ pub struct MigrationState {
     pub is_applied: bool,
 }
 
+/// What migrating says as it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MigrationStep<'a> {
+    /// So many migrations are missing.
+    Missing(usize),
+    /// This one was applied.
+    Applied(&'a str),
+}
+
 /// Applies every migration that is missing, and says which.
 pub async fn migrate_up(settings: &DatabaseSettings) -> Result<Vec<String>, AppError> {
+    migrate_up_telling(settings, |_| ()).await
+}
+
+/// [`migrate_up`], which tells `observer` of each step when it is done: those before one that fails stay.
+pub async fn migrate_up_telling(
+    settings: &DatabaseSettings,
+    mut observer: impl FnMut(MigrationStep<'_>),
+) -> Result<Vec<String>, AppError> {
     use_one_crypto_library();
     let database = connect(settings).await?;
     let failed = |error: migrations::sea_orm_migration::DbErr| AppError::Migration(error.into());
@@ -28,8 +45,10 @@ pub async fn migrate_up(settings: &DatabaseSettings) -> Result<Vec<String>, AppE
         .iter()
         .map(|migration| migration.name().to_owned())
         .collect();
-    if !pending.is_empty() {
-        Migrator::up(&database, None).await.map_err(failed)?;
+    observer(MigrationStep::Missing(pending.len()));
+    for name in &pending {
+        Migrator::up(&database, Some(1)).await.map_err(failed)?;
+        observer(MigrationStep::Applied(name));
     }
     Ok(pending)
 }

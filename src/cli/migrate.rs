@@ -2,8 +2,14 @@
 
 use clap::Subcommand;
 
-use super::output::{self, Format};
-use crate::{app, config::Settings};
+use super::{
+    output::{self, Format},
+    progress::Progress,
+};
+use crate::{
+    app::{self, MigrationStep},
+    config::{Settings, database::DatabaseSettings},
+};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum MigrateCommand {
@@ -22,17 +28,12 @@ pub(super) enum MigrateCommand {
 pub(super) fn run(command: &MigrateCommand, settings: &Settings) -> super::Outcome {
     let database = &settings.database;
     match command {
-        MigrateCommand::Up => {
-            let applied = super::block_on(app::migrate_up(database))??;
-            for name in &applied {
-                super::print(&format!("applied {name}\n"))?;
-            }
-            if applied.is_empty() {
-                super::print("nothing to apply\n")?;
-            }
-        }
+        MigrateCommand::Up => up(database)?,
         MigrateCommand::Down => {
-            let line = super::block_on(app::migrate_down(database))??.map(|name| format!("took back {name}\n"));
+            let progress = Progress::new("taking back", None);
+            let taken_back = super::block_on(app::migrate_down(database))??;
+            progress.finish();
+            let line = taken_back.map(|name| format!("took back {name}\n"));
             super::print(line.as_deref().unwrap_or("nothing to take back\n"))?;
         }
         MigrateCommand::Status { output } => {
@@ -40,6 +41,31 @@ pub(super) fn run(command: &MigrateCommand, settings: &Settings) -> super::Outco
             let rows = states.into_iter().map(|state| vec![state.name.into(), state.is_applied.into()]).collect();
             output::list(&["id", "applied"], rows, *output)?;
         }
+    }
+    Ok(())
+}
+
+/// Each migration is told of when it is done: one on a large table may take long, or fail.
+fn up(database: &DatabaseSettings) -> super::Outcome {
+    let mut progress = None;
+    let mut printed = Ok(());
+    super::block_on(app::migrate_up_telling(database, |step| match (step, &progress) {
+        (MigrationStep::Missing(0), _) | (MigrationStep::Applied(_), None) => {}
+        (MigrationStep::Missing(count), _) => {
+            let shown = Progress::new("migrations", u64::try_from(count).ok());
+            shown.note(&format!("to apply: {count}"));
+            progress = Some(shown);
+        }
+        (MigrationStep::Applied(name), Some(shown)) => {
+            let line = shown.print(&format!("applied {name}\n"));
+            printed = std::mem::replace(&mut printed, Ok(())).and(line);
+            shown.advance(1);
+        }
+    }))??;
+    printed?;
+    match progress {
+        Some(progress) => progress.finish(),
+        None => super::print("nothing to apply\n")?,
     }
     Ok(())
 }

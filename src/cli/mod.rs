@@ -1,17 +1,21 @@
 //! The command line: one file per command. Exit codes: 0 done, 1 refused or failed, 2 bad usage.
 
 mod api_key;
+mod completions;
 mod config;
 mod demo;
 mod explain;
 mod key;
+mod man;
 mod migrate;
 mod output;
 mod principal;
+mod progress;
 mod serve;
 mod sign;
 mod signing_key;
 mod token;
+mod top;
 mod trust;
 
 use std::{
@@ -21,7 +25,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::{
     app::{self, AppError},
@@ -71,9 +75,18 @@ enum Command {
     Explain(explain::ExplainArguments),
     /// Sign a token, on the client's side. It passes once, within the next seconds.
     Sign(sign::SignArguments),
+    /// Watch running replicas: decisions, denials, times, what they depend on and what they take.
+    Top(top::TopArguments),
     /// Look at the settings.
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell that is to complete.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write those of all commands.
+    Man(man::ManArguments),
 }
 
 /// What stops a command.
@@ -122,8 +135,16 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::SigningKey(command) => signing_key::run(&command, &settings()?),
         Command::Explain(arguments) => explain::run(arguments, &settings()?),
         Command::Sign(arguments) => sign::run(&arguments),
+        Command::Top(arguments) => top::run(arguments, settings),
         Command::Config(command) => config::run(&command, &settings()?),
+        Command::Completions { shell } => completions::run(shell),
+        Command::Man(arguments) => man::run(&arguments),
     }
+}
+
+/// What the command line takes, for those who describe it.
+fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// The error and its causes, on one line. A cause that its effect repeats is said once.

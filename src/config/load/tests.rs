@@ -155,3 +155,32 @@ fn files_that_cannot_be_read_are_named() {
     assert!(missing.to_string().contains("no/such/file.toml"));
     assert!(message("[server\n", &[]).contains("not valid TOML"));
 }
+
+/// The file that packages install. What a setting is new or has another default for, it has to say, too.
+#[test]
+fn the_commented_file_has_every_setting_with_its_default() {
+    let text = include_str!("../../../deploy/countersign.toml");
+    let is_setting = |line: &str| line.starts_with(|c: char| c.is_ascii_lowercase());
+    let uncommented: Vec<&str> =
+        text.lines().map(|line| line.strip_prefix('#').filter(|rest| is_setting(rest)).unwrap_or(line)).collect();
+
+    let defaults = schema().unwrap();
+    for text in [text, &uncommented.join("\n")] {
+        let settings = load_text(text, &[]).unwrap();
+        assert_eq!(serde_json::to_value(&settings).unwrap(), defaults);
+        assert_eq!(settings.database.url.expose(), Settings::default().database.url.expose());
+        assert!(settings.admin.token.is_none());
+    }
+
+    let mut section = "";
+    let written = uncommented.iter().filter_map(|line| {
+        if let Some(name) = line.strip_prefix('[') {
+            section = name.trim_end_matches(']');
+        }
+        is_setting(line).then(|| line.split(' ').next().map(|key| join(section, key))).flatten()
+    });
+    let (mut written, mut known) = (written.collect::<Vec<_>>(), leaves(&defaults, ""));
+    written.sort();
+    known.sort();
+    assert_eq!(written, known);
+}

@@ -1,0 +1,108 @@
+//! `countersign top`
+
+mod exposition;
+mod figures;
+#[cfg(test)]
+mod fixtures;
+mod histogram;
+mod live;
+mod replica;
+mod report;
+mod scrape;
+mod screen;
+mod table;
+mod units;
+mod view;
+
+use std::{
+    io::{self, IsTerminal},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use clap::{Args, ValueEnum};
+use url::Url;
+
+use self::{
+    replica::State,
+    scrape::Scraper,
+    screen::{Screen, Snapshot},
+};
+use crate::config::Settings;
+
+/// Looking more often would measure the looking.
+const SHORTEST: Duration = Duration::from_millis(100);
+
+#[derive(Debug, Args)]
+pub(super) struct TopArguments {
+    /// The admin listener of a replica; once for each replica [default: `server.admin_listen`].
+    #[arg(long = "url", value_name = "URL", value_parser = scrape::target)]
+    urls: Vec<Url>,
+    /// How often to look, and what rates are taken over.
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = interval)]
+    interval: Duration,
+    /// Print one snapshot, taken over one interval, and end; so it is also where there is no terminal.
+    #[arg(long)]
+    once: bool,
+    /// How to write the snapshot. JSON is always a single one.
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// A line for each thing.
+    #[default]
+    Text,
+    /// One object.
+    Json,
+}
+
+pub(super) fn run(
+    arguments: TopArguments,
+    settings: impl FnOnce() -> Result<Settings, crate::config::SettingsError>,
+) -> super::Outcome {
+    let TopArguments { mut urls, interval, once, output } = arguments;
+    if urls.is_empty() {
+        urls.push(scrape::local(settings()?.server.admin_listen.0)?);
+    }
+    let snapshot = Snapshot::of(
+        urls.iter().map(|url| printable(url.as_str().trim_end_matches('/'))).collect::<Vec<_>>().iter().map(String::as_str),
+    );
+    let scraper = Scraper::new(urls)?;
+    let is_live = !once && output == Output::Text && io::stdout().is_terminal() && io::stdin().is_terminal();
+    if is_live {
+        return Ok(super::block_on(live::run(scraper, Screen::new(snapshot, interval)))??);
+    }
+    let snapshot = super::block_on(look_twice(&scraper, snapshot, interval))?;
+    super::print(&match output {
+        Output::Text => report::lines(&snapshot, interval),
+        Output::Json => report::json(&snapshot, interval)?,
+    })?;
+    let is_there = |state: &State| matches!(state, State::Up | State::NotReady(_));
+    if snapshot.replicas.iter().any(|replica| is_there(&replica.state)) { Ok(()) } else { Err("no replica answers".into()) }
+}
+
+async fn look_twice(scraper: &Scraper, mut snapshot: Snapshot, interval: Duration) -> Snapshot {
+    let end = tokio::time::Instant::now() + interval;
+    snapshot.take(scraper.look().await, now());
+    tokio::time::sleep_until(end).await;
+    snapshot.take(scraper.look().await, now());
+    snapshot
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(interval) if interval >= SHORTEST => Ok(interval),
+        _ => Err("accepted are durations from 100ms on, such as 500ms, 1s and 1m".to_owned()),
+    }
+}
+
+/// In seconds since 1970, as metrics tell it.
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// What comes from elsewhere does not steer the terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
