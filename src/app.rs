@@ -1,6 +1,7 @@
 //! The only place that builds adapters and wires them together.
 
 mod apart;
+mod importing;
 mod issuing;
 mod migrating;
 mod signing_keys;
@@ -14,6 +15,7 @@ use std::{
 };
 
 pub use apart::{FirstKey, Shown, check, explain, issuer, registry, show};
+pub use importing::{LegacySystem, LegacyUsers, import, legacy_source};
 pub use migrating::{MigrationState, migrate_down, migrate_up, migration_status};
 pub use signing_keys::{ListedKey, SigningKeyError, rotate_signing_key, signing_keys};
 use tokio::{

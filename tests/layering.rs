@@ -36,7 +36,7 @@ const LAYERS: [(&str, &[&str]); 10] = [
 ];
 
 /// Foreign crates that may be named in these modules alone, by the beginning of their names.
-const CRATES: [(&str, &[&str]); 16] = [
+const CRATES: [(&str, &[&str]); 17] = [
     ("sea_orm", &["stores::sql"]),
     ("sqlx", &["stores::sql"]),
     ("deadpool_redis", &["stores::nonce", "stores::hints"]),
@@ -52,6 +52,7 @@ const CRATES: [(&str, &[&str]); 16] = [
     ("countersign_migrations", &["app"]),
     ("clap", &["cli"]),
     ("comfy_table", &["cli"]),
+    ("indicatif", &["cli"]),
     ("reqwest", &["stores::jwks", "client::session"]),
 ];
 
