@@ -130,7 +130,10 @@ async fn what_cannot_be_taken_over_is_reported_and_holds_nothing_up() {
         assert_eq!(countersign.decide(&peer.authorization(username, key)).await.status, status, "{username}");
     }
     let told = deployment.run(&["import", SYSTEM, "--database", &legacy.url]);
-    assert!(told.stdout.contains("not taken over: asymmetric_jwt_auth_publickey 1 (key of \"alice\"): RSA key of 1024 bit"), "{told:?}");
+    assert!(
+        told.stdout.contains("not taken over: asymmetric_jwt_auth_publickey 1 (key of \"alice\"): RSA key of 1024 bit"),
+        "{told:?}"
+    );
 }
 
 /// Trusted key sets, and who changed what.
@@ -150,15 +153,19 @@ async fn trusts_are_taken_over_with_audit_events() {
     let countersign = deployment.serve();
     let token = PyJwt::new().token("alice", "the-kid", "RS256", &key);
     assert_eq!(countersign.decide(&format!("JWT {token}")).await.status, 200);
-    let audit = Request::get("/admin/v1/audit")
-        .authorization(&format!("Bearer {}", ADMIN_TOKEN))
-        .send(countersign.admin)
-        .await
-        .json();
-    let events: Vec<(&str, &str)> =
-        audit["items"].as_array().unwrap().iter().map(|event| (event["action"].as_str().unwrap(), event["actor"].as_str().unwrap())).collect();
+    let audit =
+        Request::get("/admin/v1/audit").authorization(&format!("Bearer {}", ADMIN_TOKEN)).send(countersign.admin).await.json();
+    let events: Vec<(&str, &str)> = audit["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|event| (event["action"].as_str().unwrap(), event["actor"].as_str().unwrap()))
+        .collect();
     assert_eq!(events.iter().map(|(action, _)| *action).collect::<Vec<_>>(), ["trust.add", "principal.add"]);
-    assert!(events.iter().all(|(_, actor)| actor.starts_with("cli:") && actor.ends_with("(import asymmetric-jwt-auth)")), "{events:?}");
+    assert!(
+        events.iter().all(|(_, actor)| actor.starts_with("cli:") && actor.ends_with("(import asymmetric-jwt-auth)")),
+        "{events:?}"
+    );
 }
 
 /// A user model of one's own: its table, a primary key that is a UUID, and none of the columns that it need not have.
@@ -174,8 +181,7 @@ async fn a_project_may_have_its_own_user_model() {
         assert_eq!(another.code, 1, "{another:?}");
         assert!(another.stderr.contains(r#"no column "id" in a table "auth_user""#), "{another:?}");
 
-        let imported =
-            deployment.import(SYSTEM, &legacy, &["--user-table", "people_person", "--user-id-column", "person_uuid"]);
+        let imported = deployment.import(SYSTEM, &legacy, &["--user-table", "people_person", "--user-id-column", "person_uuid"]);
 
         assert_eq!((imported.code, imported.counts("principal"), imported.counts("key")), (0, [1, 0, 0], [1, 0, 0]));
         let peer = AsymmetricJwtAuth::new();

@@ -110,6 +110,7 @@ async fn keys_that_are_not_the_same_here_are_reported() {
 
     assert_eq!(imported.counts("api_key"), [0, 0, 2], "{imported:?}");
     assert_eq!((imported.code, imported.counts("refresh_token")), (1, [0, 0, 1]), "{imported:?}");
-    let reasons: Vec<_> = imported.remarks().iter().map(|[table, id, _, reason]| (*table, *id, reason.contains("revoked"))).collect();
+    let reasons: Vec<_> =
+        imported.remarks().iter().map(|[table, id, _, reason]| (*table, *id, reason.contains("revoked"))).collect();
     assert_eq!(reasons, [("keys", "1", true), ("refresh_tokens", "1", false), ("keys", "2", true)], "{imported:?}");
 }
