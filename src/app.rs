@@ -1,6 +1,7 @@
 //! The only place that builds adapters and wires them together.
 
 mod apart;
+mod importing;
 mod issuing;
 mod migrating;
 mod signing_keys;
@@ -15,6 +16,7 @@ use std::{
 
 pub use crate::telemetry::log::LogControl;
 pub use apart::{FirstKey, Shown, check, explain, issuer, registry, show};
+pub use importing::{LegacySystem, LegacyUsers, import, legacy_source};
 pub use migrating::{MigrationState, MigrationStep, migrate_down, migrate_up, migrate_up_telling, migration_status};
 pub use signing_keys::{ListedKey, SigningKeyError, rotate_signing_key, signing_keys};
 use tokio::{

@@ -36,7 +36,7 @@ const LAYERS: [(&str, &[&str]); 10] = [
 ];
 
 /// Foreign crates that may be named in these modules alone, by the beginning of their names.
-const CRATES: [(&str, &[&str]); 19] = [
+const CRATES: [(&str, &[&str]); 22] = [
     ("sea_orm", &["stores::sql"]),
     ("sqlx", &["stores::sql"]),
     ("deadpool_redis", &["stores::nonce", "stores::hints"]),

@@ -5,6 +5,7 @@ mod completions;
 mod config;
 mod demo;
 mod explain;
+mod import;
 mod key;
 mod man;
 mod migrate;
@@ -68,6 +69,9 @@ enum Command {
     /// Issue, look at, list or revoke access and refresh tokens of this service's own.
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Take over the principals, keys and tokens of a system that this one replaces.
+    #[command(subcommand)]
+    Import(import::ImportCommand),
     /// List this service's own signing keys, or make a new one.
     #[command(subcommand)]
     SigningKey(signing_key::SigningKeyCommand),
@@ -132,6 +136,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Trust(command) => trust::run(command, &settings()?),
         Command::ApiKey(command) => api_key::run(command, &settings()?),
         Command::Token(command) => token::run(command, &settings()?),
+        Command::Import(command) => import::run(command, &settings()?),
         Command::SigningKey(command) => signing_key::run(&command, &settings()?),
         Command::Explain(arguments) => explain::run(arguments, &settings()?),
         Command::Sign(arguments) => sign::run(&arguments),

@@ -16,6 +16,9 @@ const DIGITS: usize = 43;
 /// Digits of base 62 that hold the checksum, a CRC-32 of everything before.
 const CHECK_DIGITS: usize = 6;
 
+/// Hexadecimal digits of a hash.
+const HASH_DIGITS: usize = 128;
+
 /// What such a text is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OpaqueKind {
@@ -101,6 +104,12 @@ impl SecretHash {
         Self(hex(digest.as_ref()).into())
     }
 
+    /// A hash that is written down somewhere; `None` unless it is 128 lowercase hexadecimal digits.
+    pub fn written(digits: &str) -> Option<Self> {
+        let is_digit = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        (digits.len() == HASH_DIGITS && digits.bytes().all(is_digit)).then(|| Self(digits.into()))
+    }
+
     /// The digits.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -172,6 +181,10 @@ mod tests {
     fn hashes_are_sha512_in_hex() {
         let expected = "ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f";
         assert_eq!(SecretHash::of("abc").as_str(), expected);
+        assert_eq!(SecretHash::written(expected), Some(SecretHash::of("abc")));
+        for other in [&expected[1..], &expected.to_uppercase(), &expected.replace('d', "g")] {
+            assert_eq!(SecretHash::written(other), None);
+        }
         assert!(!format!("{:?}", OpaqueToken::generate(OpaqueKind::ApiKey).unwrap()).contains("csk_"));
     }
 }

@@ -2,6 +2,7 @@
 
 mod binding;
 mod decoy;
+pub mod import;
 pub mod issue;
 pub mod ports;
 pub mod readiness;

@@ -370,3 +370,23 @@ pub struct RegistryChange {
     /// Whom it concerns.
     pub principal: PrincipalId,
 }
+
+/// The database of a system that this one takes over from. What it answers is as of one moment, throughout.
+#[async_trait]
+pub trait LegacySource: Send + Sync {
+    /// How much there is.
+    async fn totals(&self, now: UnixMillis) -> Result<LegacyTotals, LegacyError>;
+    /// Up to `limit` accounts in the order of their cursors, from the one after `after` on, each with all that belongs to it and
+    /// counts at `now`.
+    async fn accounts(&self, after: Option<&str>, limit: u64, now: UnixMillis) -> Result<Vec<LegacyAccount>, LegacyError>;
+}
+
+/// Takes many accounts of another system into the registry.
+#[async_trait]
+pub trait ImportStore: Send + Sync {
+    /// What of this there is.
+    async fn standing(&self, sought: &Sought) -> Result<Standing, RegistryError>;
+    /// Adds accounts, all or nothing, with their entries in the change feed and audit events. What others added or took away since
+    /// it was looked for is an error that says so.
+    async fn add_accounts(&self, accounts: Vec<AddedAccount>, author: Author<'_>) -> Result<(), RegistryError>;
+}

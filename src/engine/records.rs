@@ -1,5 +1,6 @@
 //! What stands in the registry, how it is changed, and why that may fail.
 
+mod import;
 mod tokens;
 
 use std::error::Error;
@@ -7,6 +8,10 @@ use std::error::Error;
 use aws_lc_rs::digest;
 use serde::Serialize;
 
+pub use self::import::{
+    AddedAccount, AddedApiKey, AddedHolder, LegacyAccount, LegacyApiKey, LegacyError, LegacyKey, LegacyPerson, LegacyRefreshToken,
+    LegacyTotals, LegacyTrust, Origin, Sought, Standing, StandingPrincipal,
+};
 pub use self::tokens::{
     ApiKeyRecord, GrantName, GrantRecord, HeldApiKey, HeldGrant, NewApiKey, NewGrant, NewRefresh, RefreshRecord, Rotation,
 };

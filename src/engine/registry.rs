@@ -59,8 +59,8 @@ pub enum TrustError {
 
 /// The database took too long.
 #[derive(Debug, thiserror::Error)]
-#[error("the database did not answer within {STORE_TIMEOUT:?}")]
-struct StoreTimeout;
+#[error("the database did not answer within {0:?}")]
+struct StoreTimeout(Duration);
 
 impl Registry {
     /// The registry in `store`, changed by `actor`.
@@ -216,23 +216,28 @@ impl Registry {
         in_time(self.store.audit(of, before, limit)).await
     }
 
-    fn author(&self) -> Author<'_> {
+    pub(super) fn author(&self) -> Author<'_> {
         Author { actor: &self.actor, now: self.clock.now() }
     }
 
     /// Makes a change, and tells the replicas to look for it.
     async fn change<T>(&self, change: impl Future<Output = Result<T, RegistryError>>) -> Result<T, RegistryError> {
         let done = in_time(change).await?;
-        self.hints.announce().await;
+        self.announce().await;
         Ok(done)
     }
 
-    fn check_url(&self, url: &str) -> Result<(), TrustError> {
+    /// Tells the replicas to look for changes.
+    pub(super) async fn announce(&self) {
+        self.hints.announce().await;
+    }
+
+    pub(super) fn check_url(&self, url: &str) -> Result<(), TrustError> {
         check_text("jwks_url", Some(url), URL_CHARACTERS_MAX)?;
         Ok(self.key_sets.check_url(url)?)
     }
 
-    fn check_terms(&self, terms: &KeyTerms) -> Result<(), RegistryError> {
+    pub(super) fn check_terms(&self, terms: &KeyTerms) -> Result<(), RegistryError> {
         check_text("comment", terms.comment.as_deref(), COMMENT_CHARACTERS_MAX)?;
         if terms.expires_at.is_some_and(|until| until <= self.clock.now() || terms.not_before.is_some_and(|from| until <= from)) {
             return Err(RegistryError::NeverUsable);
@@ -252,7 +257,7 @@ pub fn new_key(text: &str, terms: KeyTerms) -> Result<NewKey, AddKeyError> {
     Ok(NewKey { as_given: text.trim().to_owned(), key: parsed.key, terms })
 }
 
-fn check_profile(given_name: Option<&str>, family_name: Option<&str>, email: Option<&str>) -> Result<(), RegistryError> {
+pub(super) fn check_profile(given_name: Option<&str>, family_name: Option<&str>, email: Option<&str>) -> Result<(), RegistryError> {
     check_text("given_name", given_name, NAME_CHARACTERS_MAX)?;
     check_text("family_name", family_name, NAME_CHARACTERS_MAX)?;
     check_text("email", email, NAME_CHARACTERS_MAX)
@@ -265,8 +270,13 @@ fn check_text(what: &'static str, text: Option<&str>, characters_max: usize) -> 
 
 /// What the database answers, or that it took too long.
 pub(super) async fn in_time<T>(work: impl Future<Output = Result<T, RegistryError>>) -> Result<T, RegistryError> {
-    let result = tokio::time::timeout(STORE_TIMEOUT, work).await;
-    result.unwrap_or_else(|_| Err(RegistryError::Store(StoreTimeout.into())))
+    within(STORE_TIMEOUT, work).await
+}
+
+/// The same, for work that may take another time.
+pub(super) async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, RegistryError>>) -> Result<T, RegistryError> {
+    let result = tokio::time::timeout(limit, work).await;
+    result.unwrap_or_else(|_| Err(RegistryError::Store(StoreTimeout(limit).into())))
 }
 
 /// Page after page, until one is not full.

@@ -130,17 +130,16 @@ impl Issuer {
         Ok(held.is_some_and(|held| held.key.revoked_at.is_none()))
     }
 
-    /// The grant that a token belongs to, and which of its tokens it is. A text with dots is an access token, which has to be signed
-    /// by us; any other is a refresh token.
+    /// The grant that a token belongs to, and which of its tokens it is. A text that we signed is an access token; any other is a
+    /// refresh token, also one with dots: systems that were taken over from gave out such.
     async fn find(&self, name: TokenName<'_>) -> Result<Option<(TokenKind, HeldGrant)>, RegistryError> {
         let grants = &self.ports.grants;
         match name {
-            TokenName::Token(text) if text.contains('.') => {
-                let Some(jti) = self.jti_of_ours(text) else { return Ok(None) };
-                let found = in_time(grants.find_grant(GrantName::Jti(jti))).await?;
-                Ok(found.filter(|held| held.grant.access_jti == jti).map(|held| (TokenKind::Access, held)))
-            }
             TokenName::Token(text) => {
+                if let Some(jti) = self.jti_of_ours(text) {
+                    let found = in_time(grants.find_grant(GrantName::Jti(jti))).await?;
+                    return Ok(found.filter(|held| held.grant.access_jti == jti).map(|held| (TokenKind::Access, held)));
+                }
                 let hash = SecretHash::of(text);
                 let found = in_time(grants.find_grant(GrantName::Refresh(&hash))).await?;
                 Ok(found.map(|held| (TokenKind::Refresh, held)))

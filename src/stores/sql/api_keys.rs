@@ -112,7 +112,7 @@ async fn try_register(registry: &SqlRegistry, new: &NewApiKey, author: Author<'_
         (writing, owner, false)
     } else {
         let writing = registry.begin().await?;
-        let inserted = insert_principal(&writing, &NewPrincipal::named(name), author.now).await;
+        let inserted = insert_principal(&writing, &NewPrincipal::named(name), author.now, author.now).await;
         let Some(owner) = unless_taken(inserted)? else { return Ok(None) };
         (writing, owner, true)
     };
@@ -151,11 +151,11 @@ async fn extend(
     Ok(Some(after))
 }
 
-async fn insert(
+pub(super) async fn insert(
     transaction: &DatabaseTransaction,
     owner: &principals::Model,
     new: &NewApiKey,
-    now: UnixMillis,
+    created_at: UnixMillis,
 ) -> Result<ApiKeyRecord, RegistryError> {
     let row = ActiveModel {
         principal_id: Set(owner.id),
@@ -163,7 +163,7 @@ async fn insert(
         key_hash: Set(new.hash.as_str().to_owned()),
         comment: Set(new.comment.clone()),
         expires_at: Set(moment(new.expires_at)),
-        created_at: Set(moment(now)),
+        created_at: Set(moment(created_at)),
         ..Default::default()
     };
     let row = row.insert(transaction).await.map_err(|error| or_conflict(error, RegistryError::ApiKeyExists))?;

@@ -17,7 +17,7 @@ pub(super) fn or_conflict(error: DbErr, conflict: RegistryError) -> RegistryErro
     }
 }
 
-fn is_missing_schema(error: &DbErr) -> bool {
+pub(super) fn is_missing_schema(error: &DbErr) -> bool {
     let (DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error))) = error else { return false };
     let Some(error) = error.as_database_error() else { return false };
     // PostgreSQL and MySQL by SQLSTATE: undefined table, undefined column. SQLite has one code for every mistake.

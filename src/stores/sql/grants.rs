@@ -185,7 +185,7 @@ pub(super) async fn revoke_exchanged(
 }
 
 /// A key may have been revoked since it was looked at; its grants would outlive it.
-async fn check_not_revoked(transaction: &DatabaseTransaction, key: Option<ApiKeyId>) -> Result<(), RegistryError> {
+pub(super) async fn check_not_revoked(transaction: &DatabaseTransaction, key: Option<ApiKeyId>) -> Result<(), RegistryError> {
     let Some(id) = key else { return Ok(()) };
     let row = api_key_rows::Entity::find_by_id(id.0).one(transaction).await.map_err(registry_error)?;
     row.filter(|key| key.revoked_at.is_none()).map(drop).ok_or(RegistryError::NoSuchApiKey(id))
@@ -302,8 +302,13 @@ async fn insert(
     new: NewGrant,
     predecessor: Option<i64>,
 ) -> Result<GrantRecord, RegistryError> {
+    let row = row(owner, new, predecessor);
+    grant_record(row.insert(transaction).await.map_err(registry_error)?, &owner.username)
+}
+
+pub(super) fn row(owner: &principals::Model, new: NewGrant, predecessor: Option<i64>) -> ActiveModel {
     let refresh = new.refresh.as_ref();
-    let row = ActiveModel {
+    ActiveModel {
         principal_id: Set(owner.id),
         family: Set(new.family.to_string()),
         access_jti: Set(new.access_jti.to_string()),
@@ -319,8 +324,7 @@ async fn insert(
         access_expires_at: Set(moment(new.access_expires_at)),
         refresh_expires_at: Set(refresh.map(|refresh| moment(refresh.expires_at))),
         ..Default::default()
-    };
-    grant_record(row.insert(transaction).await.map_err(registry_error)?, &owner.username)
+    }
 }
 
 /// The unrevoked grants of a principal of which a token may still be used.

@@ -5,6 +5,8 @@ mod connection;
 mod entity;
 mod error;
 mod grants;
+mod import;
+pub mod legacy;
 mod owned;
 mod record;
 mod registry;

@@ -49,16 +49,16 @@ impl SqlRegistry {
 impl RegistryStore for SqlRegistry {
     async fn add_principal(&self, new: NewPrincipal, author: Author<'_>) -> Result<PrincipalRecord, RegistryError> {
         let writing = self.begin().await?;
-        let owner = insert_principal(&writing, &new, author.now).await?;
+        let owner = insert_principal(&writing, &new, author.now, author.now).await?;
         let record = PrincipalRecord::try_from(owner.clone())?;
         let mut trail = Trail::of(&owner, author);
         trail.added("principal.add", record.id.0, &record);
         for key in new.keys {
-            let key = insert_key(&writing, &owner, key, author.now).await?;
+            let key = insert_key(&writing, &owner, key, author.now, None).await?;
             trail.added("key.add", key.id.0, &key);
         }
         for url in &new.jwks_urls {
-            let trust = insert_trust(&writing, &owner, url, author.now).await?;
+            let trust = insert_trust(&writing, &owner, url, author.now, None).await?;
             trail.added("trust.add", trust.id.0, &trust);
         }
         trail.commit(writing).await?;
@@ -120,7 +120,7 @@ impl RegistryStore for SqlRegistry {
     async fn add_key(&self, username: &Username, new: NewKey, author: Author<'_>) -> Result<KeyRecord, RegistryError> {
         let writing = self.begin().await?;
         let owner = find(&*writing, username).await?;
-        let added = insert_key(&writing, &owner, new, author.now).await?;
+        let added = insert_key(&writing, &owner, new, author.now, None).await?;
         let mut trail = Trail::of(&owner, author);
         trail.added("key.add", added.id.0, &added);
         trail.commit(writing).await?;
@@ -175,7 +175,7 @@ impl RegistryStore for SqlRegistry {
     async fn add_trust(&self, username: &Username, url: &str, author: Author<'_>) -> Result<TrustRecord, RegistryError> {
         let writing = self.begin().await?;
         let owner = find_to_change(&writing, username).await?;
-        let added = insert_trust(&writing, &owner, url, author.now).await?;
+        let added = insert_trust(&writing, &owner, url, author.now, None).await?;
         let mut trail = Trail::of(&owner, author);
         trail.added("trust.add", added.id.0, &added);
         trail.commit(writing).await?;
@@ -256,6 +256,7 @@ impl RegistryStore for SqlRegistry {
 pub(super) async fn insert_principal(
     transaction: &DatabaseTransaction,
     new: &NewPrincipal,
+    created_at: UnixMillis,
     now: UnixMillis,
 ) -> Result<principals::Model, RegistryError> {
     let row = principals::ActiveModel {
@@ -265,7 +266,7 @@ pub(super) async fn insert_principal(
         family_name: Set(new.profile.family_name.clone()),
         email: Set(new.profile.email.clone()),
         scopes: Set(new.scopes.to_string()),
-        created_at: Set(moment(now)),
+        created_at: Set(moment(created_at)),
         updated_at: Set(moment(now)),
         ..Default::default()
     };
@@ -273,11 +274,12 @@ pub(super) async fn insert_principal(
     row.insert(transaction).await.map_err(|error| or_conflict(error, taken()))
 }
 
-async fn insert_key(
+pub(super) async fn insert_key(
     transaction: &DatabaseTransaction,
     owner: &principals::Model,
     new: NewKey,
     now: UnixMillis,
+    last_used_on: Option<UnixMillis>,
 ) -> Result<KeyRecord, RegistryError> {
     let fingerprint = new.key.fingerprint().to_string();
     let duplicate = RegistryError::KeyExists { username: owner.username.clone(), fingerprint: fingerprint.clone() };
@@ -290,6 +292,7 @@ async fn insert_key(
         scopes: Set(new.terms.scopes.map(|scopes| scopes.to_string())),
         not_before: Set(new.terms.not_before.map(moment)),
         expires_at: Set(new.terms.expires_at.map(moment)),
+        last_used_on: Set(last_used_on.map(moment)),
         created_at: Set(moment(now)),
         ..Default::default()
     };
@@ -298,11 +301,12 @@ async fn insert_key(
 }
 
 /// No index keeps two equal URLs apart, which may be longer than indexes take: whoever adds one holds the principal's row.
-async fn insert_trust(
+pub(super) async fn insert_trust(
     transaction: &DatabaseTransaction,
     owner: &principals::Model,
     url: &str,
     now: UnixMillis,
+    last_used_on: Option<UnixMillis>,
 ) -> Result<TrustRecord, RegistryError> {
     let held = jwks_trusts::Entity::find().filter(jwks_trusts::Column::PrincipalId.eq(owner.id)).all(transaction).await;
     if held.map_err(registry_error)?.iter().any(|trust| trust.jwks_url == url) {
@@ -311,6 +315,7 @@ async fn insert_trust(
     let row = jwks_trusts::ActiveModel {
         principal_id: Set(owner.id),
         jwks_url: Set(url.to_owned()),
+        last_used_on: Set(last_used_on.map(moment)),
         created_at: Set(moment(now)),
         ..Default::default()
     };

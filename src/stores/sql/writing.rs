@@ -112,13 +112,22 @@ impl<'a> Trail<'a> {
     /// Ends every changing transaction. The entry in the change feed comes last, so that the time between its number being given
     /// and its becoming visible is short: followers look back a little, not far.
     pub(super) async fn commit(self, writing: Writing) -> Result<(), RegistryError> {
-        insert_events(&writing, self.events).await?;
-        let change = registry_changes::ActiveModel {
-            principal_id: Set(self.owner.id),
-            at: Set(moment(self.author.now)),
-            ..Default::default()
-        };
-        registry_changes::Entity::insert(change).exec_without_returning(&*writing).await.map_err(registry_error)?;
+        Self::commit_all(vec![self], writing).await
+    }
+
+    /// The same for a transaction that changed several principals.
+    pub(super) async fn commit_all(trails: Vec<Self>, writing: Writing) -> Result<(), RegistryError> {
+        let (mut events, mut changes) = (Vec::new(), Vec::with_capacity(trails.len()));
+        for trail in trails {
+            changes.push(registry_changes::ActiveModel {
+                principal_id: Set(trail.owner.id),
+                at: Set(moment(trail.author.now)),
+                ..Default::default()
+            });
+            events.extend(trail.events);
+        }
+        insert_events(&writing, events).await?;
+        registry_changes::Entity::insert_many(changes).exec_without_returning(&*writing).await.map_err(registry_error)?;
         writing.commit().await
     }
 }

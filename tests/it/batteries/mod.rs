@@ -3,6 +3,7 @@
 
 mod changes;
 mod grants;
+mod imports;
 mod nonces;
 mod registry;
 mod tokens;

@@ -19,7 +19,7 @@ use countersign::{
     stores::sql::{SqlRegistry, connect},
 };
 
-use super::{changes, now};
+use super::{changes, imports, now};
 use crate::harness::Database;
 
 #[tokio::test]
@@ -51,6 +51,7 @@ async fn registry_battery(url: &str) {
     every_change_is_in_the_feed(&registry).await;
     changes_at_once_do_not_disturb_each_other(&registry).await;
     changes::battery(&registry).await;
+    imports::battery(&registry).await;
 }
 
 async fn migrations_go_up_and_down(settings: &DatabaseSettings) {

@@ -20,7 +20,12 @@ pub struct Countersign {
 
 impl Countersign {
     pub fn start(deployment: &Deployment) -> Self {
-        let [http, grpc, admin] = [(); 3].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
+        Self::start_at(deployment, SocketAddr::from(([127, 0, 0, 1], free_port())))
+    }
+
+    /// With its HTTP listener at `http`.
+    pub fn start_at(deployment: &Deployment, http: SocketAddr) -> Self {
+        let [grpc, admin] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
         let mut command = deployment.command(&["serve"]);
         for (listener, address) in LISTENERS.into_iter().zip([http, grpc, admin]) {
             command.env(variable(listener), address.to_string());

@@ -65,6 +65,13 @@ impl Jwthenticator {
         JwthenticatorClient { peer: self.clone(), number }
     }
 
+    /// Its `Client` that has a refresh token, and no key.
+    pub async fn client_with_refresh_token(&self, server: &str, identifier: &str, token: &str) -> JwthenticatorClient {
+        let question = json!({"server": server, "identifier": identifier, "refresh_token": token});
+        let number = self.ask("client", question).await.unwrap();
+        JwthenticatorClient { peer: self.clone(), number }
+    }
+
     /// Its `InternalClient` of the service at `server`.
     pub async fn internal_client(&self, server: &str, identifier: &str) -> JwthenticatorInternalClient {
         let number = self.ask("internal_client", json!({"server": server, "identifier": identifier})).await.unwrap();

@@ -26,8 +26,8 @@ async def main():
         print(json.dumps(answer), flush=True)
 
 
-async def client(server, identifier, key):
-    return kept(Client(server, uuid.UUID(identifier), key=key))
+async def client(server, identifier, key=None, refresh_token=None):
+    return kept(Client(server, uuid.UUID(identifier), key=key, refresh_token=refresh_token))
 
 
 async def internal_client(server, identifier):

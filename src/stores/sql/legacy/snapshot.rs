@@ -1,0 +1,140 @@
+//! One read-only transaction on another system's database.
+
+use std::time::Duration;
+
+use sea_orm::{
+    AccessMode, ConnectOptions, ConnectionTrait, Database, DatabaseBackend, DatabaseConnection, DatabaseTransaction, DbErr,
+    IsolationLevel, QueryResult, TransactionTrait,
+    prelude::{TimeDateTime, TimeDateTimeWithTimeZone},
+    sea_query::{Alias, Asterisk, Expr, ExprTrait, Func, IntoTableRef, Query, SelectStatement, TableRef},
+};
+
+use super::super::{error::is_missing_schema, record::millis};
+use crate::{
+    config::database::{DatabaseKind, DatabaseUrl},
+    domain::time::UnixMillis,
+    engine::ports::LegacyError,
+};
+
+/// How long to wait for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// All that is read comes from one transaction, so that it is as of one moment although it is read page by page. The first query
+/// after the looks at the schema begins it.
+#[derive(Debug)]
+pub(super) struct Snapshot {
+    connection: DatabaseConnection,
+    transaction: DatabaseTransaction,
+    system: &'static str,
+}
+
+impl Snapshot {
+    /// Reaches the database of `system`.
+    pub(super) async fn open(url: &DatabaseUrl, system: &'static str) -> Result<Self, LegacyError> {
+        let connect = |error: DbErr| LegacyError::Connect(error.into());
+        let mut options = ConnectOptions::new(url.expose());
+        options.max_connections(2).acquire_timeout(CONNECT_TIMEOUT).connect_timeout(CONNECT_TIMEOUT).sqlx_logging(false);
+        let is_sqlite = url.kind() == DatabaseKind::Sqlite;
+        if is_sqlite {
+            options.map_sqlx_sqlite_opts(|sqlite| sqlite.read_only(true).create_if_missing(false));
+        }
+        let connection = Database::connect(options).await.map_err(connect)?;
+        // SQLite knows one kind of isolation, and is opened for reading anyway.
+        let (isolation, access) =
+            if is_sqlite { (None, None) } else { (Some(IsolationLevel::RepeatableRead), Some(AccessMode::ReadOnly)) };
+        let transaction = connection.begin_with_config(isolation, access).await.map_err(connect)?;
+        Ok(Self { connection, transaction, system })
+    }
+
+    /// Whether there is such a column. Outside of the transaction, which a failing query would end on PostgreSQL.
+    pub(super) async fn has(&self, table: &Table, column: &str) -> Result<bool, LegacyError> {
+        let mut query = Query::select();
+        query.expr(table.column(column)).from(table.reference()).and_where(Expr::cust("1 = 0"));
+        match self.connection.query_all(&query).await {
+            Ok(_) => Ok(true),
+            Err(error) if is_missing_schema(&error) => Ok(false),
+            Err(error) => Err(LegacyError::Failed(error.into())),
+        }
+    }
+
+    /// Fails unless there are such columns.
+    pub(super) async fn require(&self, table: &Table, columns: &[&str]) -> Result<(), LegacyError> {
+        for column in columns {
+            if !self.has(table, column).await? {
+                let missing = format!("column {column:?} in a table {:?}", table.name);
+                return Err(LegacyError::AnotherSystem { missing, system: self.system });
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn rows(&self, query: &SelectStatement) -> Result<Vec<QueryResult>, LegacyError> {
+        self.transaction.query_all(query).await.map_err(|error| LegacyError::Failed(error.into()))
+    }
+
+    /// How many rows `query` yields.
+    pub(super) async fn count(&self, query: SelectStatement) -> Result<u64, LegacyError> {
+        let mut counting = Query::select();
+        counting.expr_as(Func::count(Expr::col(Asterisk)), "counted").from_subquery(query, "rows_to_count");
+        let rows = self.rows(&counting).await?;
+        let counted: i64 = match rows.first() {
+            Some(row) => row.try_get("", "counted").map_err(|error| LegacyError::Failed(error.into()))?,
+            None => 0,
+        };
+        Ok(u64::try_from(counted).unwrap_or(0))
+    }
+
+    /// A value of any type as text.
+    pub(super) fn as_text(&self, value: Expr) -> Expr {
+        value.cast_as(match self.connection.get_database_backend() {
+            DatabaseBackend::MySql => "CHAR",
+            _ => "TEXT",
+        })
+    }
+}
+
+/// A table, perhaps with its schema (`accounts.users`), under a short name of its own in queries.
+#[derive(Clone, Debug)]
+pub(super) struct Table {
+    pub(super) name: String,
+    short: &'static str,
+}
+
+impl Table {
+    pub(super) fn new(name: &str, short: &'static str) -> Self {
+        Self { name: name.to_owned(), short }
+    }
+
+    pub(super) fn reference(&self) -> TableRef {
+        let table = match self.name.split_once('.') {
+            Some((schema, table)) => (Alias::new(schema), Alias::new(table)).into_table_ref(),
+            None => Alias::new(&self.name).into_table_ref(),
+        };
+        table.alias(self.short)
+    }
+
+    /// Always with the table's name: SQLite takes an unknown name in quotes for a text.
+    pub(super) fn column(&self, column: &str) -> Expr {
+        Expr::col((self.short, Alias::new(column)))
+    }
+}
+
+/// A text; none where it is null, or not in the query.
+pub(super) fn text(row: &QueryResult, column: &str) -> Option<String> {
+    row.try_get::<Option<String>>("", column).ok().flatten()
+}
+
+/// A text that has to be there.
+pub(super) fn some_text(row: &QueryResult, column: &str) -> Result<String, LegacyError> {
+    row.try_get("", column).map_err(|error| LegacyError::Failed(error.into()))
+}
+
+/// A moment; none where it is null, not in the query, or nothing that can be read. Without a zone it is UTC.
+pub(super) fn moment(row: &QueryResult, column: &str) -> Option<UnixMillis> {
+    if let Ok(moment) = row.try_get::<Option<TimeDateTime>>("", column) {
+        return moment.map(millis);
+    }
+    let moment = row.try_get::<Option<TimeDateTimeWithTimeZone>>("", column).ok().flatten()?;
+    let utc = moment.to_offset(time::UtcOffset::UTC);
+    Some(millis(TimeDateTime::new(utc.date(), utc.time())))
+}

@@ -1,0 +1,140 @@
+//! Databases of the systems that `countersign import` takes over from, made and filled by those systems.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::process::{Process, Signal};
+use super::tools::{peer, repository};
+use super::{Database, Deployment, Ran, free_port};
+
+/// Another system's database.
+pub struct LegacyDatabase {
+    /// As `--database` takes it.
+    pub url: String,
+    dir: TempDir,
+    _server: Option<Database>,
+}
+
+impl LegacyDatabase {
+    pub fn sqlite() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self { url: format!("sqlite://{}", dir.path().join("legacy.db").display()), dir: dir, _server: None }
+    }
+
+    /// With a server of its own.
+    pub fn on(server: Database) -> Self {
+        Self { url: server.url.clone(), dir: tempfile::tempdir().unwrap(), _server: Some(server) }
+    }
+
+    /// Makes a Django project with `asymmetric_jwt_auth` here, or adds to it; see `tests/it/peers/import_sources.py`.
+    pub fn asymmetric(self, users: &Value) -> Self {
+        self.django(&["asymmetric"], users);
+        self
+    }
+
+    /// The same, with a user model of the project's own.
+    pub fn asymmetric_with_people(self, users: &Value) -> Self {
+        self.django(&["asymmetric", "people"], users);
+        self
+    }
+
+    /// Makes a Django project that keeps what `django-jwtconnect-auth` does, and yields the tokens of each user.
+    pub fn jwtconnect(&self, users: &Value) -> Value {
+        self.django(&["jwtconnect"], users)
+    }
+
+    fn django(&self, arguments: &[&str], users: &Value) -> Value {
+        let mut command = python("import_sources", "import_sources.py");
+        command.arg(arguments[0]).arg(&self.url).args(&arguments[1..]);
+        filled(&mut command, users)
+    }
+
+    /// Registers keys through jwthenticator's own managers, and yields the refresh tokens of each.
+    pub fn jwthenticator(&self, keys: &Value) -> Vec<Vec<String>> {
+        let mut command = self.jwthenticator_command();
+        serde_json::from_value(filled(command.arg("fill"), keys)).unwrap()
+    }
+
+    /// jwthenticator's own server, on this database.
+    pub fn jwthenticator_server(&self) -> JwthenticatorServer {
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let mut command = self.jwthenticator_command();
+        command.args(["serve", &address.port().to_string()]);
+        let process = Process::spawn("jwthenticator", &mut command, self.dir.path(), Signal::Term).listening(address);
+        JwthenticatorServer { address, _process: process }
+    }
+
+    fn jwthenticator_command(&self) -> Command {
+        let with = |sqlite: &str, postgres: &str| {
+            let url = self.url.replace("sqlite://", &format!("{sqlite}:///"));
+            url.replace("postgres://", &format!("{postgres}://"))
+        };
+        let mut command = python("jwthenticator", "jwthenticator_server.py");
+        command.env("DB_URI", with("sqlite", "postgresql+pg8000"));
+        command.env("ASYNC_URI", with("sqlite+aiosqlite", "postgresql+asyncpg"));
+        command
+    }
+}
+
+pub struct JwthenticatorServer {
+    pub address: SocketAddr,
+    _process: Process,
+}
+
+impl Deployment {
+    /// Runs `countersign import` from `legacy`, with the result as JSON.
+    pub fn import(&self, system: &str, legacy: &LegacyDatabase, options: &[&str]) -> Imported {
+        let fixed = ["import", system, "--database", &legacy.url, "--output", "json"];
+        let ran = self.run(&[&fixed, options].concat());
+        assert!(ran.code == 0 || ran.stderr.contains("not taken over"), "{ran:?}");
+        Imported { code: ran.code, result: ran.json(), ran }
+    }
+
+    /// What of the registry can be listed, without when it was used.
+    pub fn everything(&self) -> Value {
+        let listed = [["principal", "list"], ["key", "list"], ["trust", "list"], ["api-key", "list"], ["token", "list"]];
+        listed.iter().map(|command| Value::from(self.list(command))).collect()
+    }
+}
+
+/// What an import said.
+#[derive(Debug)]
+pub struct Imported {
+    pub code: i32,
+    pub result: Value,
+    pub ran: Ran,
+}
+
+impl Imported {
+    /// How many rows of a kind were taken over, were there already, and were refused.
+    pub fn counts(&self, kind: &str) -> [u64; 3] {
+        let counts = self.result["counts"].as_array().unwrap();
+        let found = counts.iter().find(|counts| counts["id"] == kind).unwrap_or_else(|| panic!("{kind} is not in {self:?}"));
+        ["taken_over", "already_there", "refused"].map(|name| found[name].as_u64().unwrap())
+    }
+
+    /// Table, number, owner, and the reason, of each row that was remarked upon.
+    pub fn remarks(&self) -> Vec<[&str; 4]> {
+        let remarks = self.result["remarks"].as_array().unwrap();
+        remarks.iter().map(|remark| ["table", "id", "username", "reason"].map(|name| remark[name].as_str().unwrap())).collect()
+    }
+}
+
+fn python(venv: &str, script: &str) -> Command {
+    let mut command = Command::new(peer(&format!("{venv}/bin/python")));
+    command.arg(repository().join("tests/it/peers").join(script)).env("PYTHONDONTWRITEBYTECODE", "1");
+    command
+}
+
+fn filled(command: &mut Command, input: &Value) -> Value {
+    let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = piped.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.to_string().as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
