@@ -26,7 +26,7 @@ use std::{
 };
 
 use countersign::{
-    app::{self, App, FirstKey, Listeners},
+    app::{self, App, FirstKey, Listeners, LogControl},
     config::Settings,
     domain::{algorithm::Algorithm, principal::Username, scope::Scopes},
     engine::{
@@ -137,7 +137,7 @@ impl Service {
             }
             let listeners = Listeners::bind(settings).unwrap();
             let address = listeners.http.local_addr().unwrap();
-            let app = App::build(settings).await.unwrap();
+            let app = App::build(settings, LogControl::of_decisions(&settings.telemetry)).await.unwrap();
             let holder = registry.principals().await.unwrap()[0].username.clone();
             let issuer = app::issuer(settings, FirstKey::Make).await.unwrap();
             let minted = issuer.mint(&holder, MintTerms::default(), "bench").await.unwrap();

@@ -13,6 +13,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+pub use crate::telemetry::log::LogControl;
 pub use apart::{FirstKey, Shown, check, explain, issuer, registry, show};
 pub use migrating::{MigrationState, migrate_down, migrate_up, migration_status};
 pub use signing_keys::{ListedKey, SigningKeyError, rotate_signing_key, signing_keys};
@@ -55,15 +56,21 @@ use crate::{
         usage::{BatchedUsage, UsageWriter},
     },
     telemetry::{
+        TelemetryError,
         decisions::DecisionObserver,
         log::{LogError, LogGuard},
+        metrics::Metrics,
         tokens::TokenObserver,
+        traces::Traces,
     },
 };
 
 /// How long in-flight requests may take to finish once the service is told to stop. Together with closing the stores it stays
 /// under the 10 s after which orchestrators lose patience.
 const DRAIN: Duration = Duration::from_secs(7);
+
+/// How long the last spans may take to be sent, and as long the last metrics.
+const SEND_LAST: Duration = Duration::from_secs(1);
 
 /// Why the service cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -108,6 +115,9 @@ pub enum AppError {
     /// The gRPC server failed.
     #[error(transparent)]
     Grpc(#[from] GrpcError),
+    /// Metrics or traces cannot be set up.
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
     /// Key sets cannot be fetched.
     #[error(transparent)]
     KeySets(#[from] FetcherError),
@@ -173,6 +183,8 @@ pub struct App {
     admin: AdminDoor,
     background: Background,
     tls: Option<ServerTls>,
+    metrics: Metrics,
+    traces: Traces,
 }
 
 /// What goes on beside the decisions.
@@ -188,7 +200,9 @@ struct Background {
 
 impl App {
     /// Connects the stores and puts the service together; migrates the database first where the settings say so.
-    pub async fn build(settings: &Settings) -> Result<Self, AppError> {
+    pub async fn build(settings: &Settings, log: LogControl) -> Result<Self, AppError> {
+        let metrics = Metrics::new(&settings.telemetry)?;
+        let traces = Traces::new(&settings.telemetry)?;
         let foundation = Foundation::lay(settings).await?;
         let tls = ServerTls::load(&settings.server.tls)?;
         let Foundation { clock, store, key_sets, .. } = &foundation;
@@ -199,6 +213,11 @@ impl App {
             &settings.registry,
         )
         .await?;
+        foundation.observe(&metrics);
+        metrics.observe_key_cache({
+            let directory = Arc::clone(&directory);
+            move || directory.usage()
+        });
         let directory: Arc<dyn KeyDirectory> = Arc::new(directory);
         let nonces = nonce_store(settings)?;
         let (usage, usage_writer) = BatchedUsage::new(Arc::clone(store) as Arc<dyn UsageStore>);
@@ -212,20 +231,17 @@ impl App {
             nonces: Arc::clone(&nonces),
             usage,
         };
-        let observer = Arc::new(DecisionObserver::new(settings.telemetry.decision_log));
+        let observer = Arc::new(DecisionObserver::new(Arc::clone(log.decisions()), &metrics, traces.clone()));
         let verifier = Arc::new(Verifier::new(policy(settings), ports.clone(), Arc::clone(&observer)).map_err(AppError::Decoys)?);
         let local_hints: Arc<dyn ChangeHints> = Arc::new(LocalHints::new(Arc::clone(&directory), hints(settings)));
-        let token_observer = Arc::new(TokenObserver::default());
-        let issuer = issuing::build(
-            settings,
-            &ports,
-            store,
-            Arc::clone(&local_hints),
-            Arc::clone(&verifier),
-            Arc::clone(&observer),
-            Arc::clone(&token_observer),
-        )?;
+        let token_observer = Arc::new(TokenObserver::new(&metrics));
+        let issuer =
+            issuing::build(settings, &ports, store, Arc::clone(&local_hints), Arc::clone(&verifier), observer, token_observer)?;
         let readiness = Readiness::new(Arc::clone(clock), Arc::clone(&directory), nonces);
+        metrics.observe_stores({
+            let readiness = readiness.clone();
+            move || readiness.last().map(|(dependency, is_up)| (dependency.name(), is_up))
+        });
         let language = Arc::new(language(settings));
         let url_prefix: Arc<str> = settings.server.url_prefix.as_str().into();
         let admin_token = admin_token(&settings.admin)?;
@@ -244,8 +260,8 @@ impl App {
                 registry: foundation.registry(local_hints, "admin-api"),
                 issuer: issuer.clone(),
                 verifier,
-                observer,
-                token_observer,
+                metrics: metrics.clone(),
+                log,
                 readiness,
                 scheme: language.scheme().into(),
                 url_prefix,
@@ -255,6 +271,8 @@ impl App {
             },
             background: Background { follower, refresher: foundation.refresher, listener, usage_writer, signing_keys, issuer },
             tls,
+            metrics,
+            traces,
         })
     }
 
@@ -305,6 +323,13 @@ impl App {
         if let Some(watcher) = watcher {
             watcher.abort();
         }
+        // What is left of both is sent from threads of their own, and waited for here.
+        let (metrics, traces) = (self.metrics, self.traces);
+        let sent = tokio::task::spawn_blocking(move || {
+            traces.shut_down(SEND_LAST);
+            metrics.shut_down(SEND_LAST);
+        });
+        drop(sent.await);
         tracing::info!("stopped");
         ended
     }
@@ -322,6 +347,7 @@ struct Foundation {
     clock: Arc<dyn Clock>,
     store: Arc<SqlRegistry>,
     key_sets: Arc<dyn KeySetSource>,
+    cached_sets: Arc<JwksCache>,
     refresher: Refresher,
 }
 
@@ -335,8 +361,13 @@ impl Foundation {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let store = Arc::new(SqlRegistry::new(connect(&settings.database).await?));
         let reports = Arc::clone(&store) as Arc<dyn FetchReports>;
-        let (key_sets, refresher) = JwksCache::new(&settings.jwks, Arc::clone(&clock), reports)?;
-        Ok(Self { clock, store, key_sets: Arc::new(key_sets), refresher })
+        let (cached_sets, refresher) = JwksCache::new(&settings.jwks, Arc::clone(&clock), reports)?;
+        Ok(Self { clock, store, key_sets: Arc::new(Arc::clone(&cached_sets)), cached_sets, refresher })
+    }
+
+    fn observe(&self, metrics: &Metrics) {
+        let sets = Arc::clone(&self.cached_sets);
+        metrics.observe_key_sets(move || sets.usage());
     }
 
     fn registry(&self, hints: Arc<dyn ChangeHints>, actor: &str) -> Registry {

@@ -36,7 +36,7 @@ const LAYERS: [(&str, &[&str]); 10] = [
 ];
 
 /// Foreign crates that may be named in these modules alone, by the beginning of their names.
-const CRATES: [(&str, &[&str]); 16] = [
+const CRATES: [(&str, &[&str]); 19] = [
     ("sea_orm", &["stores::sql"]),
     ("sqlx", &["stores::sql"]),
     ("deadpool_redis", &["stores::nonce", "stores::hints"]),
@@ -50,6 +50,9 @@ const CRATES: [(&str, &[&str]); 16] = [
     ("envoy_types", &["doors::grpc"]),
     ("migrations", &["app"]),
     ("countersign_migrations", &["app"]),
+    ("opentelemetry", &["telemetry"]),
+    ("prometheus", &["telemetry"]),
+    ("procfs", &["telemetry"]),
     ("clap", &["cli"]),
     ("comfy_table", &["cli"]),
     ("reqwest", &["stores::jwks", "client::session"]),

@@ -113,7 +113,8 @@ impl Authorization for NullCheck {
     }
 }
 
-fn end_with_input() {
+/// Ends this process when whoever started it is gone.
+pub(crate) fn end_with_input() {
     thread::spawn(|| {
         let _ = io::stdin().read_to_end(&mut Vec::new());
         std::process::exit(0);

@@ -64,6 +64,7 @@ mod tokens;
 
 use std::{
     env,
+    path::PathBuf,
     process::{self, ExitCode},
 };
 
@@ -76,13 +77,15 @@ use tokio::signal::unix::{SignalKind, signal};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const USAGE: &str = "usage: cargo bench --bench load -- [--quick] [--part PART] [--write-results]
+const USAGE: &str = "usage: cargo bench --bench load -- [--quick] [--part PART] [--baseline BINARY] [--write-results]
        cargo bench --bench load -- [--quick] [--passes N] [--only CASE] [--unpinned]
        cargo bench --bench load -- --registry N [--write-results]
 
   --quick          a minute of measuring, for a first look
   --part PART      one part of a run alone: `decisions`, what they cost beside their floors; `gateways`, latency behind nginx and
-                   Envoy; `peers`, the Python systems that the service replaces; or `scale`, many principals, nonces and workers
+                   Envoy; `peers`, the Python systems that the service replaces; `telemetry`, what watching decisions costs; or
+                   `scale`, many principals, nonces and workers
+  --baseline BINARY  another build of `countersign`, which `telemetry` compares with
   --passes N       how many times decisions are measured, several rounds each
   --only CASE      one kind of decision alone, such as ed25519-redis: to watch or to profile the server meanwhile
   --unpinned       servers on any core with a worker for each, instead of each on one core of its own, with everything else on
@@ -97,6 +100,7 @@ fn main() -> ExitCode {
         Some(floors::NULL_SERVER) => return floors::null_server(&arguments[1..]),
         Some(floors::NULL_CHECK) => return floors::null_check(&arguments[1..]),
         Some(scale::NONCES) => return scale::nonces(&arguments[1..]),
+        Some(scale::COLLECTOR) => return scale::collector(&arguments[1..]),
         Some(floors::PARTS) => return floors::parts(&arguments[1..]),
         _ => {}
     }
@@ -149,6 +153,7 @@ async fn run(options: Options) {
                 section
             }
             Part::Peers => peers::run(options.is_quick).await,
+            Part::Telemetry => scale::telemetry::run(options.is_quick, options.baseline.as_deref()).await,
             Part::Scale => {
                 let (section, points) = scale::run(options.is_quick).await;
                 drawn.points = points;
@@ -202,17 +207,19 @@ enum Part {
     Decisions,
     Gateways,
     Peers,
+    Telemetry,
     Scale,
 }
 
 impl Part {
-    const ALL: [Self; 4] = [Self::Decisions, Self::Gateways, Self::Peers, Self::Scale];
+    const ALL: [Self; 5] = [Self::Decisions, Self::Gateways, Self::Peers, Self::Telemetry, Self::Scale];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Decisions => "decisions",
             Self::Gateways => "gateways",
             Self::Peers => "peers",
+            Self::Telemetry => "telemetry",
             Self::Scale => "scale",
         }
     }
@@ -228,6 +235,7 @@ struct Options {
     is_quick: bool,
     part: Option<Part>,
     registry: Option<usize>,
+    baseline: Option<PathBuf>,
     writes_results: bool,
 }
 
@@ -247,6 +255,7 @@ impl Options {
             is_quick,
             part: None,
             registry: None,
+            baseline: None,
             writes_results: false,
         };
         let mut rest = arguments.iter();
@@ -257,6 +266,7 @@ impl Options {
                     let name = rest.next()?;
                     options.part = Some(Part::ALL.into_iter().find(|part| part.name() == name)?);
                 }
+                "--baseline" => options.baseline = Some(PathBuf::from(rest.next()?)),
                 "--unpinned" => options.plan.is_pinned = false,
                 "--write-results" => options.writes_results = true,
                 "--registry" => options.registry = Some(rest.next()?.parse().ok().filter(|count| *count > 0)?),

@@ -2,17 +2,22 @@
 //!
 //! - [`principals`]: what a decision costs with few principals and with a million, and how much memory they take
 //! - [`memory`]: what the service takes with next to nothing to hold, what a key takes, what nonces take
+//! - [`redis`]: what nonces take in Redis
+//! - [`telemetry`]: a part of its own, what watching decisions costs
 //! - [`workers`]: two workers against one
 //! - [`seed`]: databases of many principals
 
 mod memory;
 mod principals;
+mod redis;
 mod seed;
+pub(crate) mod telemetry;
 mod workers;
 
 use std::time::{Duration, Instant};
 
 pub(crate) use memory::{NONCES, nonces};
+pub(crate) use telemetry::{COLLECTOR, collector};
 
 use crate::{
     client::{Gateway, Questions, awake},
@@ -35,8 +40,12 @@ pub(crate) type CostAgainstPrincipals = Vec<(usize, Spread)>;
 pub(crate) async fn run(is_quick: bool) -> (Section, CostAgainstPrincipals) {
     let mut all = Section::default();
     let (section, points) = principals::measure(if is_quick { &principals::QUICK } else { &principals::FULL }).await;
-    let parts =
-        [section, memory::measure(if is_quick { &memory::QUICK } else { &memory::FULL }).await, workers::measure(is_quick).await];
+    let parts = [
+        section,
+        memory::measure(if is_quick { &memory::QUICK } else { &memory::FULL }).await,
+        redis::measure(if is_quick { 20_000 } else { 200_000 }).await,
+        workers::measure(is_quick).await,
+    ];
     for mut part in parts {
         all.rows.append(&mut part.rows);
         all.notes.append(&mut part.notes);

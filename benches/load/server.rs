@@ -18,6 +18,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use crate::{
     floors::{NULL_CHECK, NULL_SERVER, VERIFYING},
     machine::CpuClock,
+    scale::COLLECTOR,
     tokens::Signer,
 };
 
@@ -119,8 +120,19 @@ impl Server {
 
     /// The same with more `settings`, as environment variables.
     pub(crate) fn countersign_with(placement: Placement, dir: &Path, nonce_url: &str, settings: &[(&str, &str)]) -> Self {
+        Self::countersign_from(Path::new(env!("CARGO_BIN_EXE_countersign")), placement, dir, nonce_url, settings)
+    }
+
+    /// The same of another build, `program`.
+    pub(crate) fn countersign_from(
+        program: &Path,
+        placement: Placement,
+        dir: &Path,
+        nonce_url: &str,
+        settings: &[(&str, &str)],
+    ) -> Self {
         let [http, grpc, admin] = [(); 3].map(|()| free_address());
-        let mut command = in_dir(placement.server(env!("CARGO_BIN_EXE_countersign")), dir);
+        let mut command = in_dir(placement.server(program), dir);
         command
             .arg("serve")
             .env("COUNTERSIGN_SERVER__HTTP_LISTEN", http.to_string())
@@ -129,6 +141,14 @@ impl Server {
             .env("COUNTERSIGN_NONCE__URL", nonce_url)
             .envs(settings.iter().copied());
         Self { admin, grpc, ..Self::start(http, command, |_| answers_200(admin, "/readyz")) }
+    }
+
+    /// A collector of spans and metrics that forgets them.
+    pub(crate) fn collector(placement: Placement) -> Self {
+        let address = free_address();
+        let mut command = placement.client(env::current_exe().unwrap());
+        command.arg(COLLECTOR).arg(address.to_string());
+        Self::start(address, command, |address| TcpStream::connect(address).is_ok())
     }
 
     /// A server that answers every request with `headers`.

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use super::{AppError, Foundation, admin_token, hints, issuing, nonce_store, policy, signing_keys, use_one_crypto_library};
 use crate::{
-    config::{Settings, telemetry::DecisionLog},
+    config::Settings,
     domain::presented::Presented,
     doors::tls::ServerTls,
     engine::{
@@ -20,7 +20,7 @@ use crate::{
         sql::{SqlRegistry, connect},
         usage::BatchedUsage,
     },
-    telemetry::decisions::DecisionObserver,
+    telemetry::{decisions::DecisionObserver, tokens::TokenObserver},
 };
 
 /// The registry on the database of `settings`, as `actor` of the command line changes it.
@@ -41,16 +41,24 @@ pub enum FirstKey {
 pub async fn issuer(settings: &Settings, first_key: FirstKey) -> Result<Issuer, AppError> {
     let foundation = Foundation::lay(settings).await?;
     let ports = ports(settings, &foundation, first_key).await?;
-    let observer = Arc::new(DecisionObserver::new(DecisionLog::Off));
+    let observer = Arc::new(DecisionObserver::unseen());
     let verifier = Verifier::new(policy(settings), ports.clone(), Arc::clone(&observer)).map_err(AppError::Decoys)?;
-    issuing::build(settings, &ports, &foundation.store, hints(settings), Arc::new(verifier), observer, Arc::default())
+    issuing::build(
+        settings,
+        &ports,
+        &foundation.store,
+        hints(settings),
+        Arc::new(verifier),
+        observer,
+        Arc::new(TokenObserver::unseen()),
+    )
 }
 
 /// Runs what is presented through every step of a decision, as a service with these settings would decide now.
 pub async fn explain(settings: &Settings, presented: &Presented<'_>) -> Result<Explanation, AppError> {
     let foundation = Foundation::lay(settings).await?;
     let ports = ports(settings, &foundation, FirstKey::Leave).await?;
-    let observer = Arc::new(DecisionObserver::new(DecisionLog::Off));
+    let observer = Arc::new(DecisionObserver::unseen());
     let verifier = Verifier::new(policy(settings), ports, observer).map_err(AppError::Decoys)?;
     Ok(verifier.explain(presented, Vantage::Outside { nonces_are_shared: settings.nonce.url.is_redis() }).await)
 }

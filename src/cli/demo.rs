@@ -44,16 +44,16 @@ pub(super) fn run(mut settings: Settings) -> super::Outcome {
     }
     settings.telemetry.log = "warn,countersign::decision=off".parse()?;
     settings.telemetry.log_format = LogFormat::Text;
-    let _log = app::init_log(&settings)?;
-    super::block_on(demo(settings, &folder.join("demo-key.pem")))?
+    let log = app::init_log(&settings)?;
+    super::block_on(demo(settings, log.control(), &folder.join("demo-key.pem")))?
 }
 
-async fn demo(settings: Settings, key_file: &Path) -> super::Outcome {
+async fn demo(settings: Settings, log: app::LogControl, key_file: &Path) -> super::Outcome {
     let listeners = Listeners::bind(&settings)?;
     let (http, grpc) = (listeners.http.local_addr()?, listeners.grpc.local_addr()?);
     let key = demo_key(key_file)?;
     register(&settings, &key).await?;
-    let app = App::build(&settings).await?;
+    let app = App::build(&settings, log).await?;
     let stop = super::serve::told_to_stop()?;
     let served = tokio::spawn(app.serve(listeners, stop));
 

@@ -10,7 +10,7 @@ use crate::{
     config::{Settings, self_signed::credentials},
     domain::{
         decision::DenialReason,
-        presented::{Credentials, Door, Presented},
+        presented::{Credentials, Door, Presented, TraceHeaders},
     },
     engine::verify::{AskedUrl, Explanation, Step},
 };
@@ -47,6 +47,7 @@ pub(super) fn run(arguments: ExplainArguments, settings: &Settings) -> super::Ou
         required_scopes: arguments.scopes.iter().map(String::as_str).collect(),
         attempt: None,
         peer: None,
+        trace: TraceHeaders::default(),
     };
     let explanation = super::block_on(app::explain(settings, &presented))??;
     let rows: Vec<Vec<Value>> = explanation.steps.iter().map(row).collect();

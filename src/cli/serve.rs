@@ -6,11 +6,11 @@ use crate::{
 };
 
 pub(super) fn run(settings: &Settings) -> super::Outcome {
-    let _log = app::init_log(settings)?;
+    let log = app::init_log(settings)?;
     super::block_on(async {
         // Bound first: of two services on one address, the second should not touch the database.
         let listeners = Listeners::bind(settings)?;
-        let app = App::build(settings).await?;
+        let app = App::build(settings, log.control()).await?;
         tracing::info!(
             http = %settings.server.http_listen.0, grpc = %settings.server.grpc_listen.0, admin = %settings.server.admin_listen.0,
             version = env!("CARGO_PKG_VERSION"), "serving"

@@ -1,4 +1,4 @@
-//! Logs and traces.
+//! Logs, traces and metrics.
 
 use std::str::FromStr;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::values;
 
 /// `telemetry.*`
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TelemetrySettings {
     /// What is logged: a level, or directives such as `info,countersign=debug`. Default `info`.
@@ -16,12 +16,115 @@ pub struct TelemetrySettings {
     /// `json` or `text`. Default `json`.
     #[serde(deserialize_with = "values::parsed")]
     pub log_format: LogFormat,
-    /// Where traces are sent. Default none.
+    /// The collector to which traces and metrics are sent over OTLP, such as `http://127.0.0.1:4317`. Default none: nothing is sent.
     #[serde(deserialize_with = "values::optional")]
-    pub otlp_endpoint: Option<String>,
+    pub otlp_endpoint: Option<OtlpEndpoint>,
+    /// How the collector is spoken to: `grpc`, or `http` with protobuf bodies. Default `grpc`.
+    #[serde(deserialize_with = "values::parsed")]
+    pub otlp_protocol: OtlpProtocol,
+    /// The share of decisions that are traced, from `0` to `1`, among those whose gateway says nothing about it; where it does, it has the
+    /// last word. Default `0.01`.
+    #[serde(deserialize_with = "values::parsed_or_number")]
+    pub trace_sample: Share,
     /// Which decisions are logged: `all`, `denied` (with those that were *unavailable*) or `off`. Default `denied`.
     #[serde(deserialize_with = "values::parsed")]
     pub decision_log: DecisionLog,
+    /// The share of allowed decisions that `denied` logs as well, from `0` to `1`. Default `0`.
+    #[serde(deserialize_with = "values::parsed_or_number")]
+    pub decision_log_sample: Share,
+}
+
+impl Default for TelemetrySettings {
+    fn default() -> Self {
+        Self {
+            log: LogFilter::default(),
+            log_format: LogFormat::default(),
+            otlp_endpoint: None,
+            otlp_protocol: OtlpProtocol::default(),
+            trace_sample: Share(0.01),
+            decision_log: DecisionLog::default(),
+            decision_log_sample: Share(0.0),
+        }
+    }
+}
+
+/// Where a collector listens: an `http:` or `https:` URL.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct OtlpEndpoint(String);
+
+impl OtlpEndpoint {
+    /// The URL.
+    pub fn url(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether it is reached over TLS.
+    pub fn is_https(&self) -> bool {
+        self.0.starts_with("https:")
+    }
+
+    /// The URL of `path` under it.
+    pub fn join(&self, path: &str) -> String {
+        format!("{}/{path}", self.0.trim_end_matches('/'))
+    }
+}
+
+impl FromStr for OtlpEndpoint {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_url = url::Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+        if is_url { Ok(Self(text.to_owned())) } else { Err("accepted are http: and https: URLs, such as http://127.0.0.1:4317") }
+    }
+}
+
+/// How a collector is spoken to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OtlpProtocol {
+    /// OTLP over gRPC, by custom on port 4317.
+    #[default]
+    Grpc,
+    /// OTLP over HTTP, with protobuf bodies, by custom on port 4318.
+    Http,
+}
+
+impl FromStr for OtlpProtocol {
+    type Err = &'static str;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "grpc" => Ok(Self::Grpc),
+            "http" => Ok(Self::Http),
+            _ => Err("accepted are `grpc` and `http`"),
+        }
+    }
+}
+
+/// A part of all, from 0 to 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct Share(f64);
+
+impl Share {
+    /// As a number from 0 to 1.
+    pub const fn get(self) -> f64 {
+        self.0
+    }
+
+    /// `share`, where it is one.
+    pub fn new(share: f64) -> Option<Self> {
+        (0.0..=1.0).contains(&share).then_some(Self(share))
+    }
+}
+
+impl FromStr for Share {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().ok().and_then(Self::new).ok_or("accepted are numbers from 0 to 1, such as 0.01")
+    }
 }
 
 /// What is logged.
@@ -93,6 +196,11 @@ pub enum DecisionLog {
     Denied,
     /// None.
     Off,
+}
+
+impl DecisionLog {
+    /// Each of them.
+    pub const EVERY: [Self; 3] = [Self::All, Self::Denied, Self::Off];
 }
 
 impl FromStr for DecisionLog {

@@ -59,6 +59,21 @@ pub(super) fn parsed<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(d
     String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
 }
 
+/// Like [`parsed`], where a file may also have a number.
+pub(super) fn parsed_or_number<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(deserializer: D) -> Result<T, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Number(f64),
+        Text(String),
+    }
+    let text = match Written::deserialize(deserializer).map_err(|_| D::Error::custom("not a number"))? {
+        Written::Number(number) => number.to_string(),
+        Written::Text(text) => text,
+    };
+    text.parse().map_err(D::Error::custom)
+}
+
 /// Like [`parsed`], where nothing or an empty text means none.
 pub(super) fn optional<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(deserializer: D) -> Result<Option<T>, D::Error> {
     match Option::<String>::deserialize(deserializer)? {

@@ -20,6 +20,17 @@ pub struct Presented<'a> {
     pub attempt: Option<&'a str>,
     /// Where the request came from, as the gateway tells.
     pub peer: Option<IpAddr>,
+    /// The trace that the question is part of.
+    pub trace: TraceHeaders<'a>,
+}
+
+/// A trace context as headers carry it (W3C Trace Context), not yet looked into: most decisions have no need to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TraceHeaders<'a> {
+    /// Which span asks, and whether its trace is sampled.
+    pub traceparent: Option<&'a str>,
+    /// What tracing systems add to it.
+    pub tracestate: Option<&'a str>,
 }
 
 /// The transport that a gateway asks over.

@@ -25,6 +25,8 @@ pub(super) mod name {
     pub(in crate::doors) const REFUSAL: [&str; 5] = [ERROR, "www-authenticate", "cache-control", "content-type", DECISION_ID];
     pub(in crate::doors) const RETRY_AFTER: &str = "retry-after";
     pub(in crate::doors) const REQUIRED_SCOPE: &str = "x-required-scope";
+    pub(in crate::doors) const TRACEPARENT: &str = "traceparent";
+    pub(in crate::doors) const TRACESTATE: &str = "tracestate";
 }
 
 pub(super) const AUTHORIZATION: &str = "authorization";

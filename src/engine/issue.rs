@@ -27,7 +27,7 @@ use super::{
 use crate::{
     domain::{
         opaque::{NoRandomness, OpaqueKind, OpaqueToken},
-        presented::{Credentials, Door, OriginalRequest, Presented},
+        presented::{Credentials, Door, OriginalRequest, Presented, TraceHeaders},
         principal::{GrantId, Username},
         profile::ProfileClaim,
         scope::Scopes,
@@ -265,6 +265,7 @@ fn presented(credentials: Credentials<'_>) -> Presented<'_> {
         required_scopes: Vec::new(),
         attempt: None,
         peer: None,
+        trace: TraceHeaders::default(),
     }
 }
 

@@ -1,6 +1,12 @@
 //! Whether decisions can be made.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use super::ports::{Clock, Dependency, KeyDirectory, NonceStore, Unavailable};
 
@@ -10,17 +16,30 @@ pub struct Readiness {
     clock: Arc<dyn Clock>,
     directory: Arc<dyn KeyDirectory>,
     nonces: Arc<dyn NonceStore>,
+    last: Arc<[AtomicBool; DEPENDENCIES.len()]>,
 }
+
+const DEPENDENCIES: [Dependency; 2] = [Dependency::KeyDirectory, Dependency::NonceStore];
 
 impl Readiness {
     /// Watches these.
     pub fn new(clock: Arc<dyn Clock>, directory: Arc<dyn KeyDirectory>, nonces: Arc<dyn NonceStore>) -> Self {
-        Self { clock, directory, nonces }
+        Self { clock, directory, nonces, last: Arc::default() }
     }
 
     /// Each dependency, and whether it can be reached now.
-    pub async fn check(&self) -> [(Dependency, Result<(), Unavailable>); 2] {
-        [(Dependency::KeyDirectory, self.directory.check(self.clock.now())), (Dependency::NonceStore, self.nonces.check().await)]
+    pub async fn check(&self) -> [(Dependency, Result<(), Unavailable>); DEPENDENCIES.len()] {
+        let states = [self.directory.check(self.clock.now()), self.nonces.check().await];
+        for (last, state) in self.last.iter().zip(&states) {
+            last.store(state.is_ok(), Ordering::Relaxed);
+        }
+        let [directory, nonces] = states;
+        [(Dependency::KeyDirectory, directory), (Dependency::NonceStore, nonces)]
+    }
+
+    /// Each dependency, and whether it could be reached when it was last looked at.
+    pub fn last(&self) -> [(Dependency, bool); DEPENDENCIES.len()] {
+        std::array::from_fn(|index| (DEPENDENCIES[index], self.last[index].load(Ordering::Relaxed)))
     }
 
     /// Whether every dependency can be reached.

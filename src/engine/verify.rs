@@ -19,7 +19,7 @@ use crate::{
         time::{Tolerance, UnixMillis},
         token::{Claims, UntrustedToken},
     },
-    telemetry::decisions::{DecisionObserver, Outcome},
+    telemetry::decisions::{DecisionObserver, Observation, Outcome},
 };
 
 /// What a decision depends on besides the token.
@@ -103,23 +103,24 @@ impl Verifier {
 
     /// Decides about one request, and counts and logs the decision.
     pub async fn decide(&self, presented: &Presented<'_>) -> Verdict {
+        let observation = self.observer.begin(presented);
         let now = self.ports.clock.now();
         let id = new_decision_id(now);
         let version = self.ports.directory.version();
         let credential = self.credential(presented);
         let method = credential.as_ref().ok().map(Credential::method);
-        let mut judged = self.judge(presented, credential, id, now).await;
+        let mut judged = self.judge(presented, credential, id, now, &observation).await;
         // What was registered a moment ago may not be known here yet. The question is put again only where something changed;
         // waiting for the answer to that is the same for every user, known or not.
         if is_about_the_registry(&judged, method) && self.ports.directory.catch_up(version).await {
-            judged = self.judge(presented, credential, id, self.ports.clock.now()).await;
+            judged = self.judge(presented, credential, id, self.ports.clock.now(), &observation).await;
         }
         let result = match judged {
             Ok(identity) => Ok(Decision::Allow(identity)),
             Err(Refusal::Denied(denial)) => Ok(Decision::Deny(denial)),
             Err(Refusal::Unavailable(unavailable)) => Err(unavailable),
         };
-        self.observer.record(presented, method, id, outcome(&result));
+        observation.end(presented, method, id, outcome(&result));
         Verdict { id, result }
     }
 
@@ -129,10 +130,11 @@ impl Verifier {
         credential: Result<Credential<'_>, DenialReason>,
         id: DecisionId,
         now: UnixMillis,
+        observation: &Observation<'_>,
     ) -> Result<Identity, Refusal> {
         match credential? {
-            Credential::SelfSigned(text) => self.judge_self_signed(presented, text, id, now).await,
-            Credential::AccessToken(text) => self.judge_access_token(presented, text, now).await,
+            Credential::SelfSigned(text) => self.judge_self_signed(presented, text, id, now, observation).await,
+            Credential::AccessToken(text) => self.judge_access_token(presented, text, now, observation).await,
         }
     }
 
@@ -143,17 +145,28 @@ impl Verifier {
         text: &str,
         id: DecisionId,
         now: UnixMillis,
+        observation: &Observation<'_>,
     ) -> Result<Identity, Refusal> {
         let token = Self::parse(text)?;
         let unverified_claims = token.unverified_claims();
         let deny = |reason| Denial { unverified_username: Some(unverified_claims.username.clone()), ..Denial::from(reason) };
 
-        self.check_time(unverified_claims, now).map_err(deny)?;
+        self.check_time(unverified_claims, now).map_err(|reason| {
+            if matches!(reason, DenialReason::TooOld | DenialReason::TooNew) {
+                observation.token_time(unverified_claims.time.millis(), now, false);
+            }
+            deny(reason)
+        })?;
         if !self.policy.required_claims.are_met_by(unverified_claims) {
             return Err(deny(DenialReason::BindingMissing).into());
         }
+        let step = observation.key_lookup();
         let principal = self.ports.directory.lookup(&unverified_claims.username, now).await?;
+        drop(step);
+        let step = observation.verification();
         let (verified, proof) = self.verify(&token, principal.as_deref(), now).await.map_err(deny)?;
+        drop(step);
+        observation.token_time(verified.claims().time.millis(), now, true);
         let identity = principal
             .and_then(|principal| proof.identity(principal, &token))
             .ok_or_else(|| deny(DenialReason::UnknownPrincipal))?;
@@ -167,7 +180,10 @@ impl Verifier {
             now: verified.verified_at(),
             attempt: attempt(presented, id),
         };
-        match self.ports.nonces.claim(claim).await? {
+        let step = observation.claim();
+        let claimed = self.ports.nonces.claim(claim).await;
+        step.end(claimed.as_ref().ok());
+        match claimed? {
             Claimed::Fresh => {
                 if let Some(used) = identity.used() {
                     self.ports.usage.note(used, now);

@@ -24,6 +24,7 @@ use follow::Position;
 use futures_util::{FutureExt, future::BoxFuture, future::Shared};
 use names::Names;
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, UnitWeighter, sync::DefaultLifecycle};
+use thread_local::ThreadLocal;
 use tokio::{
     runtime::Handle,
     sync::{Notify, watch},
@@ -36,6 +37,7 @@ use crate::{
         time::UnixMillis,
     },
     engine::ports::{Answer, Clock, Dependency, KeyDirectory, KeySetSource, PrincipalSource, RegistryError, Unavailable},
+    telemetry::metrics::CacheUse,
 };
 
 /// How many names that nobody has are remembered, and for how long; made-up names must not push out real ones.
@@ -86,11 +88,19 @@ pub struct CachedDirectory {
     polls_begun: AtomicU64,
     polls_ended: watch::Sender<u64>,
     poll_wanted: Notify,
+    /// Lookups that memory answered, and those that it could not; each thread counts its own.
+    lookups: ThreadLocal<Lookups>,
     /// When the feed was last known to be followed to its end.
     synced_at: AtomicI64,
     max_stale: Duration,
     /// Where loads run: not on the thread of a decision, which may be gone before the load is done.
     runtime: Handle,
+}
+
+#[derive(Debug, Default)]
+struct Lookups {
+    hits: AtomicU64,
+    misses: AtomicU64,
 }
 
 type Loaded = Result<Option<Arc<KnownPrincipal>>, Arc<LoadError>>;
@@ -139,6 +149,7 @@ impl CachedDirectory {
             names: Names::default(),
             loads: Mutex::default(),
             epoch: AtomicU64::new(0),
+            lookups: ThreadLocal::new(),
             polls_begun: AtomicU64::new(0),
             polls_ended: watch::Sender::new(0),
             poll_wanted: Notify::new(),
@@ -148,6 +159,13 @@ impl CachedDirectory {
         });
         let follower = Follower::new(Arc::clone(&directory), position, settings);
         Ok((directory, follower))
+    }
+
+    /// How often it was asked, how often it could answer from memory, and how many principals it holds.
+    pub fn usage(&self) -> CacheUse {
+        let sum = |count: fn(&Lookups) -> &AtomicU64| self.lookups.iter().map(|own| count(own).load(Ordering::Relaxed)).sum();
+        let entries = u64::try_from(self.known.len()).unwrap_or(u64::MAX);
+        CacheUse { hits: sum(|own| &own.hits), misses: sum(|own| &own.misses), entries }
     }
 
     fn is_trusted(&self, now: UnixMillis) -> bool {
@@ -242,13 +260,13 @@ impl KeyDirectory for Arc<CachedDirectory> {
         now: UnixMillis,
     ) -> Answer<'a, Result<Option<Arc<KnownPrincipal>>, Unavailable>> {
         if self.is_trusted(now) {
-            if let Some(principal) = self.known.get(username) {
-                return Answer::ready(Ok(Some(principal)));
-            }
-            if self.names.lack(username) || self.absent.contains_key(username) {
-                return Answer::ready(Ok(None));
+            let known = self.known.get(username);
+            if known.is_some() || self.names.lack(username) || self.absent.contains_key(username) {
+                self.lookups.get_or_default().hits.fetch_add(1, Ordering::Relaxed);
+                return Answer::ready(Ok(known));
             }
         }
+        self.lookups.get_or_default().misses.fetch_add(1, Ordering::Relaxed);
         let load = self.load(username, false);
         Answer::pending(async move {
             load.answer.await.map_err(|error| Unavailable::new(Dependency::KeyDirectory, SharedLoadError(error)))

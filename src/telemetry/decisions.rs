@@ -1,18 +1,34 @@
-//! Every decision is counted and logged here, once.
+//! Every decision is counted, timed, traced and logged here, once.
+
+mod log;
 
 use std::{
     error::Error,
-    fmt::Write as _,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
 };
 
+use opentelemetry::{
+    KeyValue,
+    metrics::BoundHistogram,
+    trace::{Span as _, SpanKind},
+};
+use opentelemetry_sdk::trace::Span;
 use thread_local::ThreadLocal;
 
-pub use crate::config::telemetry::DecisionLog;
+pub use self::log::DecisionLogging;
+use super::{
+    metrics::Metrics,
+    traces::{Trace, TraceIds, Traces},
+};
 use crate::domain::{
     decision::{AuthMethod, DecisionId, Denial, DenialReason, Identity},
-    presented::{Door, Presented},
-    principal::Username,
+    nonce::Claimed,
+    presented::{Door, OriginalRequest, Presented},
+    time::UnixMillis,
 };
 
 /// What came of a decision.
@@ -31,143 +47,270 @@ pub enum Outcome<'a> {
     },
 }
 
-/// Reasons for denying, then allowed, then unavailable.
-const OUTCOMES: usize = DenialReason::ALL.len() + 2;
-const ALLOWED: usize = DenialReason::ALL.len();
-const UNAVAILABLE: usize = DenialReason::ALL.len() + 1;
+impl Outcome<'_> {
+    const fn name(self) -> &'static str {
+        OUTCOMES[self.kind()]
+    }
+
+    const fn kind(self) -> usize {
+        match self {
+            Self::Allowed(_) => ALLOWED,
+            Self::Denied(_) => DENIED,
+            Self::Unavailable { .. } => UNAVAILABLE,
+        }
+    }
+
+    /// Where it is counted: allowed, then unavailable, then the reasons for denying.
+    const fn cell(self) -> usize {
+        match self {
+            Self::Allowed(_) => 0,
+            Self::Unavailable { .. } => 1,
+            Self::Denied(denial) => 2 + denial.reason.index(),
+        }
+    }
+}
+
+const OUTCOMES: [&str; 3] = ["allowed", "denied", "unavailable"];
+const ALLOWED: usize = 0;
+const DENIED: usize = 1;
+const UNAVAILABLE: usize = 2;
+
+/// Of [`Outcome::cell`].
+const CELLS: usize = DenialReason::ALL.len() + 2;
 /// The ways to authenticate, then none that could be told.
 const METHODS: usize = AuthMethod::ALL.len() + 1;
 const NO_METHOD: usize = AuthMethod::ALL.len();
 
-/// Counts decisions and writes the decision log.
+/// Bounds of the histogram of clock skew, in seconds. Within a second the clocks agree: a token's time has no parts of one.
+const SKEWS: [f64; 20] =
+    [-3600.0, -300.0, -60.0, -20.0, -15.0, -10.0, -5.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 5.0, 10.0, 15.0, 20.0, 60.0, 300.0];
+
+/// Watches decisions.
 #[derive(Debug)]
 pub struct DecisionObserver {
-    log: DecisionLog,
-    /// Each thread has its own, so that none waits for another's.
-    counts: ThreadLocal<Counts>,
+    logging: Arc<DecisionLogging>,
+    traces: Traces,
+    counts: Arc<Counts>,
+    /// By door, by kind of outcome.
+    durations: [[BoundHistogram<f64>; OUTCOMES.len()]; Door::ALL.len()],
+    /// Of tokens that were refused for their time alone, and of tokens whose signature holds.
+    skews: [BoundHistogram<f64>; 2],
+    /// Fresh, replayed, unavailable.
+    claims: [BoundHistogram<f64>; 3],
 }
 
-/// By door, by method, by outcome.
-#[derive(Debug)]
-struct Counts([[[AtomicU64; OUTCOMES]; METHODS]; Door::ALL.len()]);
+impl DecisionObserver {
+    /// An observer that logs, counts and traces to these.
+    pub fn new(logging: Arc<DecisionLogging>, metrics: &Metrics, traces: Traces) -> Self {
+        let counts = Arc::new(Counts::default());
+        let (read, series) = (Arc::clone(&counts), Counts::series());
+        metrics.counter("countersign.decisions", "Decisions by door, method, outcome and exact reason.", move |observer| {
+            for (place, labels) in &series {
+                observer.observe(read.sum(*place), labels);
+            }
+        });
+        let durations = Door::ALL.map(|door| {
+            let labels = OUTCOMES.map(|outcome| [KeyValue::new("door", door.name()), KeyValue::new("outcome", outcome)]);
+            metrics.durations(
+                "countersign.decision.duration",
+                "How long decisions took.",
+                labels.each_ref().map(<[_; 2]>::as_slice),
+            )
+        });
+        let verified = ["false", "true"].map(|verified| [KeyValue::new("verified", verified)]);
+        let skews = metrics.histogram(
+            "countersign.clock.skew",
+            "The time of self-signed tokens minus now: of those whose signature holds, and of those refused for their time before anybody looked at it.",
+            &SKEWS,
+            verified.each_ref().map(<[_; 1]>::as_slice),
+        );
+        let claimed = ["fresh", "replayed", "unavailable"].map(|outcome| [KeyValue::new("outcome", outcome)]);
+        let claims = metrics.durations(
+            "countersign.nonce_claim.duration",
+            "How long claiming a nonce took.",
+            claimed.each_ref().map(<[_; 1]>::as_slice),
+        );
+        Self { logging, traces, counts, durations, skews, claims }
+    }
 
-impl Default for Counts {
+    /// For commands: nobody looks at what it sees.
+    pub fn unseen() -> Self {
+        Self::new(Arc::new(DecisionLogging::off()), &Metrics::unseen(), Traces::default())
+    }
+
+    /// A decision begins.
+    pub fn begin(&self, presented: &Presented<'_>) -> Observation<'_> {
+        Observation { observer: self, began: Instant::now(), trace: self.traces.begin("decision", presented.trace) }
+    }
+}
+
+/// One decision, while it is made.
+pub struct Observation<'o> {
+    observer: &'o DecisionObserver,
+    began: Instant,
+    trace: Option<Box<Trace>>,
+}
+
+impl Observation<'_> {
+    /// The principal is looked up until this is dropped.
+    pub fn key_lookup(&self) -> Step {
+        self.step("key_lookup")
+    }
+
+    /// Signatures are verified until this is dropped.
+    pub fn verification(&self) -> Step {
+        self.step("verification")
+    }
+
+    fn step(&self, name: &'static str) -> Step {
+        Step(self.trace.as_deref().map(|trace| trace.step(name, SpanKind::Internal)))
+    }
+
+    /// A nonce is claimed until this is told what came of it.
+    pub fn claim(&self) -> ClaimObservation<'_> {
+        let span = self.trace.as_deref().map(|trace| trace.step("nonce_claim", SpanKind::Client));
+        ClaimObservation { durations: &self.observer.claims, began: Instant::now(), span }
+    }
+
+    /// The time of a token, of which it is known that it is `verified` or only that its time is bad.
+    pub fn token_time(&self, time: UnixMillis, now: UnixMillis, verified: bool) {
+        #[allow(clippy::cast_precision_loss, reason = "what is lost of a skew of thousands of years is not missed")]
+        self.observer.skews[usize::from(verified)].record(time.0.saturating_sub(now.0) as f64 / 1000.0);
+    }
+
+    /// It is made: counts it, about credentials of the kind `method`, and logs it where the settings say so. No token, key or nonce is
+    /// written, and the name that a refused token claims is marked as unverified.
+    pub fn end(self, presented: &Presented<'_>, method: Option<AuthMethod>, id: DecisionId, outcome: Outcome<'_>) {
+        let observer = self.observer;
+        observer.counts.add(presented.door, method, outcome);
+        observer.durations[presented.door as usize][outcome.kind()].record(self.began.elapsed().as_secs_f64());
+        if observer.logging.wants(outcome) {
+            let ids = self.trace.as_deref().map(Trace::ids).or_else(|| TraceIds::of_parent(presented.trace));
+            log::write(presented, method, id, outcome, ids);
+        }
+        if let Some(trace) = self.trace {
+            let failure = match outcome {
+                Outcome::Unavailable { dependency, .. } => Some(format!("the {dependency} is out of reach")),
+                Outcome::Allowed(_) | Outcome::Denied(_) => None,
+            };
+            trace.end(attributes(presented, method, id, outcome), failure);
+        }
+    }
+}
+
+/// A step of a decision. It ends when this is dropped.
+#[must_use = "it ends when it is dropped"]
+#[derive(Debug)]
+pub struct Step(#[allow(dead_code, reason = "a span ends when it is dropped")] Option<Box<Span>>);
+
+/// The claim of a nonce, while it is made.
+#[must_use = "it ends with what came of it"]
+#[derive(Debug)]
+pub struct ClaimObservation<'o> {
+    durations: &'o [BoundHistogram<f64>; 3],
+    began: Instant,
+    span: Option<Box<Span>>,
+}
+
+impl ClaimObservation<'_> {
+    /// It is made; nothing came of it where the store is out of reach.
+    pub fn end(self, claimed: Option<&Claimed>) {
+        let (index, name) = match claimed {
+            Some(Claimed::Fresh) => (0, "fresh"),
+            Some(Claimed::Replayed) => (1, "replayed"),
+            None => (2, "unavailable"),
+        };
+        self.durations[index].record(self.began.elapsed().as_secs_f64());
+        if let Some(mut span) = self.span {
+            span.set_attribute(KeyValue::new("countersign.claim", name));
+            span.end();
+        }
+    }
+}
+
+/// What a span says of its decision; the names of OpenTelemetry where it has some. Never a name that nothing proves.
+fn attributes(
+    presented: &Presented<'_>,
+    method: Option<AuthMethod>,
+    id: DecisionId,
+    outcome: Outcome<'_>,
+) -> impl IntoIterator<Item = KeyValue> {
+    let OriginalRequest { method: http_method, scheme, host, path } = &presented.request;
+    let told = [
+        ("http.request.method", http_method.value()),
+        ("url.scheme", scheme.value()),
+        ("server.address", host.value()),
+        ("url.path", path.value().map(log::without_query)),
+    ];
+    let (reason, username) = match outcome {
+        Outcome::Allowed(identity) => (None, Some(identity.principal().username.to_string())),
+        Outcome::Denied(denial) => (Some(denial.reason.name()), None),
+        Outcome::Unavailable { dependency, .. } => (Some(dependency), None),
+    };
+    let mut attributes = vec![
+        KeyValue::new("countersign.decision_id", id.to_string()),
+        KeyValue::new("countersign.door", presented.door.name()),
+        KeyValue::new("countersign.outcome", outcome.name()),
+        KeyValue::new("countersign.method", method.map_or("none", AuthMethod::name)),
+    ];
+    attributes.extend(told.into_iter().filter_map(|(name, value)| Some(KeyValue::new(name, value?.to_owned()))));
+    attributes.extend(reason.map(|reason| KeyValue::new("countersign.reason", reason)));
+    attributes.extend(username.map(|username| KeyValue::new("user.name", username)));
+    attributes
+}
+
+/// Decisions made so far.
+#[derive(Debug, Default)]
+struct Counts {
+    /// Each thread has its own, so that none waits for another's.
+    by_thread: ThreadLocal<Cells>,
+}
+
+/// By door, by method, by [`Outcome::cell`].
+#[derive(Debug)]
+struct Cells([[[AtomicU64; CELLS]; METHODS]; Door::ALL.len()]);
+
+/// A door, a method and a cell, by their numbers.
+type Place = (usize, usize, usize);
+
+impl Default for Cells {
     fn default() -> Self {
         let zeros = |_| std::array::from_fn(|_| std::array::from_fn(|_| AtomicU64::new(0)));
         Self(std::array::from_fn(zeros))
     }
 }
 
-impl DecisionObserver {
-    /// An observer that logs what `log` says.
-    pub fn new(log: DecisionLog) -> Self {
-        Self { log, counts: ThreadLocal::new() }
+impl Counts {
+    fn add(&self, door: Door, method: Option<AuthMethod>, outcome: Outcome<'_>) {
+        let method = method.map_or(NO_METHOD, |method| method as usize);
+        self.by_thread.get_or_default().0[door as usize][method][outcome.cell()].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts one decision about credentials of the kind `method`, and logs it where the settings say so. No token, key or nonce is written, and the name that a
-    /// refused token claims is marked as unverified.
-    pub fn record(&self, presented: &Presented<'_>, method: Option<AuthMethod>, id: DecisionId, outcome: Outcome<'_>) {
-        let index = match outcome {
-            Outcome::Allowed(_) => ALLOWED,
-            Outcome::Denied(denial) => denial.reason.index(),
-            Outcome::Unavailable { .. } => UNAVAILABLE,
-        };
-        let method_index = method.map_or(NO_METHOD, |method| method as usize);
-        self.counts.get_or_default().0[presented.door as usize][method_index][index].fetch_add(1, Ordering::Relaxed);
-        let wanted = match self.log {
-            DecisionLog::All => true,
-            DecisionLog::Denied => index != ALLOWED,
-            DecisionLog::Off => false,
-        };
-        if wanted {
-            log(presented, method, id, outcome);
+    fn sum(&self, (door, method, cell): Place) -> u64 {
+        self.by_thread.iter().map(|cells| cells.0[door][method][cell].load(Ordering::Relaxed)).sum()
+    }
+
+    /// Every place and its labels, so that each has a value before its first decision.
+    fn series() -> Vec<(Place, [KeyValue; 4])> {
+        let reasons = DenialReason::ALL.iter().map(|reason| (OUTCOMES[DENIED], reason.name()));
+        let cells: Vec<_> = [(OUTCOMES[ALLOWED], ""), (OUTCOMES[UNAVAILABLE], "")].into_iter().chain(reasons).collect();
+        let mut series = Vec::with_capacity(Door::ALL.len() * METHODS * CELLS);
+        for door in Door::ALL {
+            for method in 0..METHODS {
+                for (cell, (outcome, reason)) in cells.iter().enumerate() {
+                    let labels = [
+                        KeyValue::new("door", door.name()),
+                        KeyValue::new("method", AuthMethod::ALL.get(method).map_or("none", |method| method.name())),
+                        KeyValue::new("outcome", *outcome),
+                        KeyValue::new("reason", *reason),
+                    ];
+                    series.push(((door as usize, method, cell), labels));
+                }
+            }
         }
-    }
-
-    /// The counts in the Prometheus text format.
-    pub fn render(&self) -> String {
-        let mut text = String::from(
-            "# HELP countersign_decisions_total Decisions by door, method, outcome and exact reason.\n# TYPE countersign_decisions_total counter\n",
-        );
-        for (door, method, index, count) in self.each() {
-            let (outcome, reason) = match DenialReason::ALL.get(index) {
-                Some(reason) => ("denied", reason.name()),
-                None if index == ALLOWED => ("allowed", ""),
-                None => ("unavailable", ""),
-            };
-            let (door, method) = (door.name(), method.map_or("none", AuthMethod::name));
-            // Writing to a String does not fail.
-            let _ = writeln!(
-                text,
-                "countersign_decisions_total{{door=\"{door}\",method=\"{method}\",outcome=\"{outcome}\",reason=\"{reason}\"}} {count}"
-            );
-        }
-        text
-    }
-
-    fn each(&self) -> impl Iterator<Item = (Door, Option<AuthMethod>, usize, u64)> {
-        Door::ALL.into_iter().enumerate().flat_map(move |(door_index, door)| {
-            (0..METHODS).flat_map(move |method| {
-                let sum = move |index: usize| {
-                    self.counts.iter().map(|counts| counts.0[door_index][method][index].load(Ordering::Relaxed)).sum()
-                };
-                (0..OUTCOMES).map(move |index| (door, AuthMethod::ALL.get(method).copied(), index, sum(index)))
-            })
-        })
-    }
-}
-
-fn log(presented: &Presented<'_>, auth_method: Option<AuthMethod>, id: DecisionId, outcome: Outcome<'_>) {
-    let auth_method = auth_method.map(AuthMethod::name);
-    let (door, request) = (presented.door.name(), &presented.request);
-    let (method, host) = (request.method.value(), request.host.value());
-    // Queries carry secrets more often than paths do.
-    let path = request.path.value().map(|path| path.split('?').next().unwrap_or_default());
-    let peer = presented.peer.map(tracing::field::display);
-    match outcome {
-        Outcome::Allowed(identity) => tracing::info!(
-            target: "countersign::decision", decision_id = %id, door, outcome = "allowed", method, host, path, peer,
-            username = %identity.principal().username, auth_method, key_id = &*identity.encoded_key_id(),
-            "allowed"
-        ),
-        Outcome::Denied(denial) => tracing::info!(
-            target: "countersign::decision", decision_id = %id, door, outcome = "denied", method, host, path, peer, auth_method,
-            reason = denial.reason.name(), code = denial.reason.code().name(),
-            unverified_username = denial.unverified_username.as_ref().map(Username::as_str),
-            "denied"
-        ),
-        Outcome::Unavailable { dependency, source } => tracing::info!(
-            target: "countersign::decision", decision_id = %id, door, outcome = "unavailable", method, host, path, peer, auth_method,
-            dependency, error = source.source().map(tracing::field::display), "unavailable"
-        ),
+        series
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::domain::presented::{Credentials, OriginalRequest};
-
-    #[test]
-    fn each_decision_counts_once_under_its_reason() {
-        let observer = DecisionObserver::new(DecisionLog::Off);
-        let presented = Presented {
-            door: Door::Grpc,
-            credentials: Credentials::None,
-            authorization: Credentials::None,
-            request: OriginalRequest::default(),
-            required_scopes: Vec::new(),
-            attempt: None,
-            peer: None,
-        };
-        let denial = Denial::from(DenialReason::NonceClaimed);
-        for _ in 0..3 {
-            observer.record(&presented, Some(AuthMethod::SelfSigned), DecisionId(uuid::Uuid::nil()), Outcome::Denied(&denial));
-        }
-        let text = observer.render();
-        let line = |door| format!("{{door=\"{door}\",method=\"self_signed\",outcome=\"denied\",reason=\"nonce_claimed\"}}");
-        assert!(text.contains(&format!("{} 3\n", line("grpc"))), "{text}");
-        assert!(text.contains(&format!("{} 0\n", line("http"))), "{text}");
-        assert_eq!(text.lines().filter(|line| !line.starts_with('#')).count(), Door::ALL.len() * METHODS * OUTCOMES);
-    }
-}
+mod tests;

@@ -2,11 +2,15 @@
 
 mod writer;
 
-use std::io::IsTerminal;
+use std::{
+    io::IsTerminal,
+    sync::{Arc, Mutex, PoisonError},
+};
 
-use tracing_subscriber::{EnvFilter, fmt::time::SystemTime, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{EnvFilter, Registry, fmt::time::SystemTime, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
-use crate::config::telemetry::{LogFormat, TelemetrySettings};
+use super::decisions::DecisionLogging;
+use crate::config::telemetry::{LogFilter, LogFormat, TelemetrySettings};
 
 /// The log could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +28,14 @@ pub enum LogError {
 #[derive(Debug)]
 pub struct LogGuard {
     _thread: writer::WritingThread,
+    control: LogControl,
+}
+
+impl LogGuard {
+    /// What changes what is logged.
+    pub fn control(&self) -> LogControl {
+        self.control.clone()
+    }
 }
 
 /// Sends the log of this process to standard error, once for all. A thread of its own writes: a flood of denials is written many
@@ -31,7 +43,8 @@ pub struct LogGuard {
 pub fn init(settings: &TelemetrySettings) -> Result<LogGuard, LogError> {
     let is_terminal = std::io::stderr().is_terminal();
     let (lines, thread) = writer::start(std::io::stderr()).map_err(LogError::Thread)?;
-    let registry = tracing_subscriber::registry().with(EnvFilter::new(settings.log.directives()));
+    let (filter, handle) = reload::Layer::new(EnvFilter::new(settings.log.directives()));
+    let registry = tracing_subscriber::registry().with(filter);
     let layer = tracing_subscriber::fmt::layer().with_writer(lines).with_ansi(is_terminal).with_timer(SystemTime);
     match settings.log_format {
         LogFormat::Json => {
@@ -39,5 +52,40 @@ pub fn init(settings: &TelemetrySettings) -> Result<LogGuard, LogError> {
         }
         LogFormat::Text => registry.with(layer).try_init(),
     }?;
-    Ok(LogGuard { _thread: thread })
+    Ok(LogGuard { _thread: thread, control: LogControl { handle: Some(handle), ..LogControl::of_decisions(settings) } })
+}
+
+/// Changes what is logged, while the service runs.
+#[derive(Clone, Debug)]
+pub struct LogControl {
+    handle: Option<reload::Handle<EnvFilter, Registry>>,
+    filter: Arc<Mutex<LogFilter>>,
+    decisions: Arc<DecisionLogging>,
+}
+
+impl LogControl {
+    /// For a process whose log is not ours: only which decisions are logged can be changed.
+    pub fn of_decisions(settings: &TelemetrySettings) -> Self {
+        let decisions = DecisionLogging::new(settings.decision_log, settings.decision_log_sample);
+        Self { handle: None, filter: Arc::new(Mutex::new(settings.log.clone())), decisions: Arc::new(decisions) }
+    }
+
+    /// Which decisions are logged.
+    pub const fn decisions(&self) -> &Arc<DecisionLogging> {
+        &self.decisions
+    }
+
+    /// What is logged now.
+    pub fn filter(&self) -> LogFilter {
+        self.filter.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From now on, what `filter` says.
+    pub fn set_filter(&self, filter: LogFilter) {
+        let mut current = self.filter.lock().unwrap_or_else(PoisonError::into_inner);
+        // Fails only where the log is gone, and with it whoever would read of it.
+        if self.handle.as_ref().is_none_or(|handle| handle.reload(EnvFilter::new(filter.directives())).is_ok()) {
+            *current = filter;
+        }
+    }
 }

@@ -1,5 +1,11 @@
-//! What the service tells of itself: logs, and counts of decisions.
+//! What the service tells of itself: its log, metrics, and traces of decisions.
 
 pub mod decisions;
 pub mod log;
+pub mod metrics;
+mod otlp;
+mod process;
 pub mod tokens;
+pub mod traces;
+
+pub use otlp::TelemetryError;

@@ -2,12 +2,16 @@
 
 use std::{
     error::Error,
-    fmt::Write as _,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
+use opentelemetry::KeyValue;
 use uuid::Uuid;
 
+use super::metrics::Metrics;
 use crate::domain::principal::Username;
 
 /// What was exchanged for a token.
@@ -43,12 +47,35 @@ impl GrantKind {
 const OUTCOMES: [&str; 3] = ["granted", "refused", "unavailable"];
 
 /// Counts tokens and logs them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct TokenObserver {
-    counts: [[AtomicU64; OUTCOMES.len()]; GrantKind::ALL.len()],
+    counts: Arc<Counts>,
 }
 
+/// By kind of grant, by outcome.
+type Counts = [[AtomicU64; OUTCOMES.len()]; GrantKind::ALL.len()];
+
 impl TokenObserver {
+    /// An observer that counts for `metrics`.
+    pub fn new(metrics: &Metrics) -> Self {
+        let counts: Arc<Counts> = Arc::default();
+        let read = Arc::clone(&counts);
+        metrics.counter("countersign.token_grants", "Tokens given out or refused, by what was exchanged.", move |observer| {
+            for kind in GrantKind::ALL {
+                for (outcome, count) in OUTCOMES.iter().zip(&read[kind as usize]) {
+                    let labels = [KeyValue::new("grant", kind.name()), KeyValue::new("outcome", *outcome)];
+                    observer.observe(count.load(Ordering::Relaxed), &labels);
+                }
+            }
+        });
+        Self { counts }
+    }
+
+    /// For commands: nobody looks at what it sees.
+    pub fn unseen() -> Self {
+        Self::new(&Metrics::unseen())
+    }
+
     /// A token was given to `username`.
     pub fn granted(&self, kind: GrantKind, username: &Username, jti: Uuid) {
         self.count(kind, 0);
@@ -68,20 +95,5 @@ impl TokenObserver {
 
     fn count(&self, kind: GrantKind, outcome: usize) {
         self.counts[kind as usize][outcome].fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// The counts in the Prometheus text format.
-    pub fn render(&self) -> String {
-        let mut text = String::from(
-            "# HELP countersign_token_grants_total Tokens given out or refused, by what was exchanged.\n# TYPE countersign_token_grants_total counter\n",
-        );
-        for kind in GrantKind::ALL {
-            for (outcome, count) in OUTCOMES.iter().zip(&self.counts[kind as usize]) {
-                let (grant, count) = (kind.name(), count.load(Ordering::Relaxed));
-                // Writing to a String does not fail.
-                let _ = writeln!(text, "countersign_token_grants_total{{grant=\"{grant}\",outcome=\"{outcome}\"}} {count}");
-            }
-        }
-        text
     }
 }

@@ -27,7 +27,12 @@ impl Scene {
 
     /// With the gateway's example changed.
     pub async fn edited(gateway: Gateway, key: Key, edits: &[(&str, &str)]) -> Self {
-        let deployment = Deployment::new().set("self_signed.attempt_header", "X-Request-Id");
+        Self::on(Deployment::new(), gateway, key, edits).await
+    }
+
+    /// On a deployment of its own.
+    pub async fn on(deployment: Deployment, gateway: Gateway, key: Key, edits: &[(&str, &str)]) -> Self {
+        let deployment = deployment.set("self_signed.attempt_header", "X-Request-Id");
         deployment.enrol("alice", &key);
         let root_key = Key::ed25519();
         deployment.done(&["principal", "add", "root", "--scope", "admin"]);

@@ -57,6 +57,7 @@ mod revocation;
 mod settings;
 mod shutdown;
 mod signing_keys;
+mod telemetry;
 mod tls;
 mod token_api;
 mod token_attacks;

@@ -17,8 +17,8 @@ pub(super) struct ExtAuthz {
 impl Authorization for ExtAuthz {
     /// Every answer is an OK RPC: to Envoy a gRPC error is no denial, but a case for `failure_mode_allow`.
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
-        let request = request.into_inner();
-        let presented = presented(&request, &self.language);
+        let (metadata, _, request) = request.into_parts();
+        let presented = presented(&request, &metadata, &self.language);
         let verdict = self.verifier.decide(&presented).await;
         Ok(Response::new(respond(&verdict, &self.language)))
     }

@@ -5,8 +5,10 @@ use envoy_types::{
     pb::envoy::service::auth::v3::attribute_context::HttpRequest,
 };
 
+use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
+
 use crate::{
-    domain::presented::{Credentials, Door, OriginalRequest, Presented, Stated},
+    domain::presented::{Credentials, Door, OriginalRequest, Presented, Stated, TraceHeaders},
     doors::answer::{AUTHORIZATION, Language, name},
 };
 
@@ -14,7 +16,7 @@ use crate::{
 const SCOPE_EXTENSION: &str = "scope";
 
 /// Anything that a `CheckRequest` leaves out is simply not presented; nothing can be left out that would allow.
-pub(super) fn presented<'a>(request: &'a CheckRequest, language: &Language) -> Presented<'a> {
+pub(super) fn presented<'a>(request: &'a CheckRequest, metadata: &'a MetadataMap, language: &Language) -> Presented<'a> {
     let attributes = request.attributes.as_ref();
     let http = attributes.and_then(|attributes| attributes.request.as_ref()?.http.as_ref());
     let source = attributes.and_then(|attributes| attributes.source.as_ref()?.address.as_ref()?.address.as_ref());
@@ -33,6 +35,7 @@ pub(super) fn presented<'a>(request: &'a CheckRequest, language: &Language) -> P
             required_scopes,
             attempt: None,
             peer,
+            trace: trace(metadata),
         };
     };
     let headers = Headers(http);
@@ -52,7 +55,18 @@ pub(super) fn presented<'a>(request: &'a CheckRequest, language: &Language) -> P
         // Envoy's own number of the stream: the client has no say in it, and it stays when Envoy asks again.
         attempt: Some(http.id.as_str()).filter(|id| !id.is_empty()),
         peer,
+        // The question has a span of its own where Envoy traces; where it does not, the request may be part of a trace all the same.
+        trace: match trace(metadata) {
+            TraceHeaders { traceparent: None, .. } => headers.trace(),
+            told => told,
+        },
     }
+}
+
+/// The trace that a call is part of.
+pub(super) fn trace(metadata: &MetadataMap) -> TraceHeaders<'_> {
+    let value = |name| metadata.get(name).and_then(|value: &MetadataValue<Ascii>| value.to_str().ok());
+    TraceHeaders { traceparent: value(name::TRACEPARENT), tracestate: value(name::TRACESTATE) }
 }
 
 fn stated(value: &str) -> Stated<'_> {
@@ -63,6 +77,12 @@ fn stated(value: &str) -> Stated<'_> {
 struct Headers<'a>(&'a HttpRequest);
 
 impl<'a> Headers<'a> {
+    fn trace(&self) -> TraceHeaders<'a> {
+        let value = |name| self.all(name).next().flatten();
+        let traceparent = value(name::TRACEPARENT);
+        TraceHeaders { traceparent, tracestate: traceparent.and_then(|_| value(name::TRACESTATE)) }
+    }
+
     fn credentials(&self, name: &str) -> Credentials<'a> {
         let plain = self.0.headers.get(name).map_or(Credentials::None, |value| Credentials::One(value));
         let raw = self.raw(name).fold(Credentials::None, |known, value| match value {

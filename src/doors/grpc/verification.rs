@@ -8,11 +8,12 @@ use tonic::{Request, Response, Status, async_trait};
 use super::{
     answer::date,
     generated::{self as wire, VerifyRequest, VerifyResponse, verification_server::Verification, verify_response},
+    request::trace,
 };
 use crate::{
     domain::{
         decision::Identity,
-        presented::{Credentials, Door, OriginalRequest, Presented, Stated},
+        presented::{Credentials, Door, OriginalRequest, Presented, Stated, TraceHeaders},
         scope::Scopes,
     },
     doors::answer::{Language, RETRY_AFTER_SECONDS, Refusal, RefusalKind, identity_values, name, spoken},
@@ -28,8 +29,9 @@ pub(super) struct PluginVerification {
 impl Verification for PluginVerification {
     /// Every answer is an OK RPC, as for Envoy: a plugin then needs no second way to read a denial.
     async fn verify(&self, request: Request<VerifyRequest>) -> Result<Response<VerifyResponse>, Status> {
-        let request = request.into_inner();
-        let verdict = self.verifier.decide(&Presented::from(&request)).await;
+        let (metadata, _, request) = request.into_parts();
+        let presented = Presented { trace: trace(&metadata), ..Presented::from(&request) };
+        let verdict = self.verifier.decide(&presented).await;
         Ok(Response::new(respond(&verdict, &self.language)))
     }
 }
@@ -44,6 +46,7 @@ impl<'a> From<&'a VerifyRequest> for Presented<'a> {
             required_scopes: asked.required_scopes.iter().map(String::as_str).collect(),
             attempt: Some(asked.attempt.as_str()).filter(|name| !name.is_empty()),
             peer: asked.peer.parse().ok(),
+            trace: TraceHeaders::default(),
         }
     }
 }

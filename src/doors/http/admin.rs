@@ -8,6 +8,7 @@ mod etag;
 mod explain;
 mod fields;
 mod keys;
+mod log;
 mod openapi;
 mod paging;
 mod path;
@@ -27,7 +28,7 @@ use crate::{
     config::Secret,
     doors::tls::ServerTls,
     engine::{issue::Issuer, readiness::Readiness, registry::Registry, verify::Verifier},
-    telemetry::{decisions::DecisionObserver, tokens::TokenObserver},
+    telemetry::{log::LogControl, metrics::Metrics},
 };
 
 /// What operators reach.
@@ -39,10 +40,10 @@ pub struct AdminDoor {
     pub issuer: Issuer,
     /// What explains decisions.
     pub verifier: Arc<Verifier>,
-    /// What has counted them.
-    pub observer: Arc<DecisionObserver>,
-    /// What has counted tokens.
-    pub token_observer: Arc<TokenObserver>,
+    /// What has been counted and measured.
+    pub metrics: Metrics,
+    /// What changes what is logged.
+    pub log: LogControl,
     /// Whether decisions can be made.
     pub readiness: Readiness,
     /// The scheme in front of self-signed tokens.
@@ -135,6 +136,7 @@ fn api(config: &mut web::ServiceConfig, prefix: &str) {
         .service(resource("/tokens/{id}", [get().to(tokens::show), web::delete().to(tokens::revoke)], "GET, HEAD, DELETE"))
         .service(resource("/audit", [get().to(audit::list)], "GET, HEAD"))
         .service(resource("/explain", [web::post().to(explain::explain)], "POST"))
+        .service(resource("/log", [get().to(log::show), web::patch().to(log::change)], "GET, HEAD, PATCH"))
         .service(resource("/openapi.json", [get().to(openapi::show)], "GET, HEAD"))
         .default_service(web::to(no_such_path))
         .wrap(from_fn(auth::check));

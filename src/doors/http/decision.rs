@@ -17,13 +17,15 @@ use super::{
     original::{self, text},
 };
 use crate::{
-    domain::presented::{Credentials, Door, OriginalRequest, Presented},
+    domain::presented::{Credentials, Door, OriginalRequest, Presented, TraceHeaders},
     doors::answer::{NO_STORE, identity_values, name, spoken},
     engine::verify::Verdict,
 };
 
 const HEADERS_TO_REMOVE: HeaderName = HeaderName::from_static("x-envoy-auth-headers-to-remove");
 const REQUIRED_SCOPE: HeaderName = HeaderName::from_static(name::REQUIRED_SCOPE);
+const TRACEPARENT: HeaderName = HeaderName::from_static(name::TRACEPARENT);
+const TRACESTATE: HeaderName = HeaderName::from_static(name::TRACESTATE);
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 /// The names of [`identity_values`], in the same order.
 const IDENTITY: [HeaderName; 6] = [
@@ -71,9 +73,17 @@ async fn decide(request: &HttpRequest, door: &HttpDoor, original: OriginalReques
     required_scopes.extend(headers.get_all(&REQUIRED_SCOPE).map(|value| text(value).unwrap_or(UNREADABLE_SCOPE)));
     let attempt = door.attempt_header.as_ref().and_then(|name| headers.get(name)).and_then(text);
     let peer = headers.get(&REAL_IP).and_then(text).and_then(|text| text.parse::<IpAddr>().ok());
-    let presented = Presented { door: Door::Http, credentials, authorization, request: original, required_scopes, attempt, peer };
+    let trace = trace(headers);
+    let presented =
+        Presented { door: Door::Http, credentials, authorization, request: original, required_scopes, attempt, peer, trace };
     let verdict = door.verifier.decide(&presented).await;
     render(&verdict, door)
+}
+
+/// The trace that the question is part of. Whatever else is told of it is of no use without its first header.
+fn trace(headers: &HeaderMap) -> TraceHeaders<'_> {
+    let Some(traceparent) = headers.get(&TRACEPARENT).and_then(text) else { return TraceHeaders::default() };
+    TraceHeaders { traceparent: Some(traceparent), tracestate: headers.get(&TRACESTATE).and_then(text) }
 }
 
 /// Every occurrence of the header `name`.

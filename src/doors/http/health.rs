@@ -1,9 +1,14 @@
 //! Liveness, readiness and metrics. None needs a token.
 
+use std::{error::Error, iter::successors};
+
 use actix_web::{HttpResponse, http::header, web};
 use serde_json::{Map, Value, json};
 
 use super::AdminDoor;
+
+/// The text format of Prometheus.
+const METRICS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// What operators look at.
 pub(super) fn routes(config: &mut web::ServiceConfig, prefix: &str) {
@@ -18,19 +23,37 @@ pub(super) async fn alive() -> HttpResponse {
     HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).json(json!({ "result": true }))
 }
 
-/// 200 where decisions can be made, else 503; either way with what each dependency is like.
+/// 200 where decisions can be made, else 503; either way with what each dependency is like, and with why those are missing that are.
 async fn ready(door: web::Data<AdminDoor>) -> HttpResponse {
     let states = door.readiness.check().await;
     let is_ready = states.iter().all(|(_, state)| state.is_ok());
     let dependencies: Map<String, Value> = states
-        .into_iter()
+        .iter()
         .map(|(dependency, state)| (dependency.name().to_owned(), json!(if state.is_ok() { "ok" } else { "unavailable" })))
         .collect();
+    let reasons: Map<String, Value> = states
+        .iter()
+        .filter_map(|(dependency, state)| Some((dependency.name().to_owned(), json!(causes(state.as_ref().err()?)))))
+        .collect();
+    let mut body = json!({ "result": is_ready, "dependencies": dependencies });
+    if !is_ready {
+        body["reasons"] = Value::Object(reasons);
+    }
     let mut response = if is_ready { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
-    response.insert_header((header::CACHE_CONTROL, "no-store")).json(json!({ "result": is_ready, "dependencies": dependencies }))
+    response.insert_header((header::CACHE_CONTROL, "no-store")).json(body)
+}
+
+/// An error and what it goes back to, on one line.
+fn causes(error: &dyn Error) -> String {
+    successors(Some(error), |&error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 async fn metrics(door: web::Data<AdminDoor>) -> HttpResponse {
-    let text = door.observer.render() + &door.token_observer.render();
-    HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(text)
+    match door.metrics.render() {
+        Ok(text) => HttpResponse::Ok().content_type(METRICS_TEXT).body(text),
+        Err(error) => {
+            tracing::error!(error = %error, "the metrics cannot be written");
+            HttpResponse::InternalServerError().finish()
+        }
+    }
 }

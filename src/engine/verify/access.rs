@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use super::{Refusal, Verifier, check_scopes};
-use crate::domain::{
-    decision::{Denial, DenialReason, Identity},
-    presented::Presented,
-    principal::KnownPrincipal,
-    time::UnixMillis,
-    token::{AccessClaims, UntrustedAccessToken},
+use crate::{
+    domain::{
+        decision::{Denial, DenialReason, Identity},
+        presented::Presented,
+        principal::KnownPrincipal,
+        time::UnixMillis,
+        token::{AccessClaims, UntrustedAccessToken},
+    },
+    telemetry::decisions::Observation,
 };
 
 impl Verifier {
@@ -19,6 +22,7 @@ impl Verifier {
         presented: &Presented<'_>,
         text: &str,
         now: UnixMillis,
+        observation: &Observation<'_>,
     ) -> Result<Identity, Refusal> {
         let token = Self::parse_access_token(text)?;
         let unverified_claims = token.unverified_claims();
@@ -27,9 +31,13 @@ impl Verifier {
         check_lifetime(unverified_claims, now).map_err(deny)?;
         self.check_origin(unverified_claims).map_err(deny)?;
         let keys = self.ports.issuer_keys.current();
+        let step = observation.verification();
         let verified = token.verify(&keys).map_err(|fault| deny(fault.into()))?;
+        drop(step);
         let claims = verified.claims();
+        let step = observation.key_lookup();
         let principal = self.ports.directory.lookup(&claims.username, now).await?;
+        drop(step);
         let principal = check_principal(claims, principal).map_err(deny)?;
         let identity = Identity::by_access_token(principal, verified.key_id(), &claims.scopes);
         check_scopes(&presented.required_scopes, identity.scopes())

@@ -11,7 +11,7 @@ use std::{
     future::Future,
     sync::{
         Arc, Mutex, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -27,6 +27,7 @@ use crate::{
     config::jwks::JwksSettings,
     domain::{principal::KnownTrust, time::UnixMillis},
     engine::ports::{Answer, Clock, FetchFailure, FetchReports, FoundKey, KeySetSource},
+    telemetry::metrics::KeySetUse,
 };
 
 /// How long the first decision for a URL waits for its first fetch.
@@ -53,6 +54,9 @@ pub struct JwksCache {
     reports: Arc<dyn FetchReports>,
     sets: RwLock<HashMap<Arc<str>, Arc<Watched>>>,
     background: Semaphore,
+    /// Fetches that brought a set, and those that did not.
+    fetched: AtomicU64,
+    failed: AtomicU64,
     /// Where fetches run: not on the thread of a decision, which may be gone before the fetch is done.
     runtime: Handle,
 }
@@ -97,9 +101,19 @@ impl JwksCache {
             reports,
             sets: RwLock::default(),
             background: Semaphore::new(BACKGROUND_FETCHES_MAX),
+            fetched: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
             runtime: Handle::current(),
         });
         Ok((Arc::clone(&cache), Refresher(cache)))
+    }
+
+    /// How fetches went, and how old what they brought is.
+    pub fn usage(&self) -> KeySetUse {
+        let now = self.clock.now();
+        let sets = self.sets.read().unwrap_or_else(PoisonError::into_inner);
+        let oldest_age = sets.values().filter_map(|watched| Some(now.since(watched.current.load().as_ref()?.fetched_at))).max();
+        KeySetUse { fetched: self.fetched.load(Ordering::Relaxed), failed: self.failed.load(Ordering::Relaxed), oldest_age }
     }
 
     /// What is known about `url`, from now on if not before.
@@ -143,9 +157,11 @@ impl JwksCache {
         let failure = match result {
             Ok(keys) => {
                 watched.current.store(Some(Arc::new(Held { keys, fetched_at: now })));
+                self.fetched.fetch_add(1, Ordering::Relaxed);
                 None
             }
             Err(error) => {
+                self.failed.fetch_add(1, Ordering::Relaxed);
                 let failure = described(&error);
                 let (url, error) = (&*watched.url, &failure.reason);
                 tracing::warn!(url, error, "a key set could not be fetched; the last good one stays until it is too old");

@@ -50,6 +50,11 @@ impl Countersign {
         Verification::connect(self.grpc)
     }
 
+    /// Everything that it has logged so far.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
     pub fn signal(&self, signal: Signal) {
         self.process.signal(signal);
     }

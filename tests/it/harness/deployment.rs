@@ -16,6 +16,7 @@ pub struct Deployment {
     /// The working directory of every command, so that default paths fall into it.
     pub dir: TempDir,
     settings: Vec<(String, String)>,
+    variables: Vec<(String, String)>,
     database: Database,
 }
 
@@ -34,20 +35,27 @@ impl Deployment {
 
     pub fn unmigrated(database: Database) -> Self {
         let url = database.url.clone();
-        let deployment = Self { dir: tempfile::tempdir().unwrap(), settings: Vec::new(), database };
+        let deployment = Self { dir: tempfile::tempdir().unwrap(), settings: Vec::new(), variables: Vec::new(), database };
         // A key of the default kind takes some tenths of a second to make, at the first start of each of hundreds of deployments.
         deployment.set("database.url", &url).set("issuer.algorithm", "ES256")
     }
 
     /// An empty directory, and no settings.
     pub fn bare() -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), settings: Vec::new(), database: Database::sqlite() }
+        Self { dir: tempfile::tempdir().unwrap(), settings: Vec::new(), variables: Vec::new(), database: Database::sqlite() }
     }
 
     /// Sets the setting `key`, through the environment.
     #[must_use]
     pub fn set(mut self, key: &str, value: &str) -> Self {
         self.settings.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Sets a variable of the environment that is no setting of ours.
+    #[must_use]
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -149,6 +157,7 @@ impl Deployment {
         for (key, value) in &self.settings {
             command.env(variable(key), value);
         }
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command
     }
 

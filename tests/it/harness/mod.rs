@@ -6,6 +6,7 @@
 mod admin;
 mod authority;
 mod breaker;
+mod collector;
 mod countersign;
 mod database;
 mod deployment;
@@ -34,6 +35,7 @@ mod wait;
 pub use admin::{ADMIN_TOKEN, Admin, hold_to_promises, hold_to_promises_in};
 pub use authority::Authority;
 pub use breaker::Breaker;
+pub use collector::{CollectedSpan, Collector};
 pub use countersign::{Countersign, decision_request};
 pub use database::Database;
 pub use deployment::{Deployment, LISTENERS, Ran, variable};

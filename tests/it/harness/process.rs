@@ -77,7 +77,7 @@ impl Process {
     }
 
     /// Everything that the process has printed so far.
-    fn log(&self) -> String {
+    pub fn log(&self) -> String {
         let mut text = Vec::new();
         // Read while a test fails, too: its folder may be gone by then, and a second panic would hide the first.
         if let Err(error) = File::open(&self.log).and_then(|mut log| log.read_to_end(&mut text)) {

@@ -14,7 +14,7 @@ use crate::{
     config::self_signed::credentials,
     domain::{
         decision::{DenialReason, Identity, Used},
-        presented::{Credentials, Door, Presented},
+        presented::{Credentials, Door, Presented, TraceHeaders},
     },
     doors::http::AdminDoor,
     engine::verify::{AskedUrl, Explanation, Step, StepOutcome, Vantage},
@@ -147,6 +147,7 @@ pub(super) async fn explain(
         required_scopes: scopes.0.iter().collect(),
         attempt: None,
         peer: None,
+        trace: TraceHeaders::default(),
     };
     let explanation = door.verifier.explain(&presented, Vantage::Inside).await;
     Ok(HttpResponse::Ok().json(Explained::from(&explanation)))

@@ -11,7 +11,7 @@ use utoipa::{
 };
 
 use super::{
-    api_keys, audit, explain, keys,
+    api_keys, audit, explain, keys, log,
     path::Mount,
     principals,
     problem::{CHALLENGE, Problem},
@@ -23,7 +23,7 @@ const SECURITY_SCHEME: &str = "admin_token";
 /// Operations whose body may be left out, since nothing in it has to be said.
 const WITH_OPTIONAL_BODY: [&str; 2] = ["issue_api_key", "issue_token"];
 /// Operations that do not ask the registry, and therefore never find it out of reach.
-const WITHOUT_REGISTRY: [&str; 2] = ["explain", "show_openapi"];
+const WITHOUT_REGISTRY: [&str; 4] = ["explain", "show_log", "change_log", "show_openapi"];
 
 #[derive(OpenApi)]
 #[openapi(
@@ -65,6 +65,8 @@ const WITHOUT_REGISTRY: [&str; 2] = ["explain", "show_openapi"];
         tokens::revoke,
         audit::list,
         explain::explain,
+        log::show,
+        log::change,
         show,
     ),
     components(schemas(Problem)),

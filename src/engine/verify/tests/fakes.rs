@@ -18,11 +18,10 @@ use crate::{
         issuer_keys::{IssuerKeys, SigningKey},
         key::{PrivateKey, VerifyingKey},
         nonce::NonceClaim,
-        presented::{Door, OriginalRequest},
+        presented::{Door, OriginalRequest, TraceHeaders},
         principal::{KeyId, KnownKey, KnownPrincipal, KnownTrust, PrincipalId, TrustId, Username},
     },
     engine::ports::{Answer, Dependency, FetchFailure, FoundKey},
-    telemetry::decisions::DecisionLog,
 };
 
 pub(super) const NOW_MS: i64 = 1_800_000_000_500;
@@ -232,7 +231,7 @@ fn assembled(policy: Policy, directory: TestDirectory, nonces_are_down: bool, ke
         nonces: Arc::clone(&nonces) as Arc<dyn NonceStore>,
         usage: Arc::clone(&usage) as Arc<dyn UsageLog>,
     };
-    let verifier = Verifier::new(policy, ports, Arc::new(DecisionObserver::new(DecisionLog::Off))).unwrap();
+    let verifier = Verifier::new(policy, ports, Arc::new(DecisionObserver::unseen())).unwrap();
     Bench { key, remote, clock, nonces, usage, issuer_keys, verifier }
 }
 
@@ -245,7 +244,7 @@ pub(super) fn verifier_of(principals: impl IntoIterator<Item = Arc<KnownPrincipa
         nonces: Arc::new(TestNonces::default()),
         usage: Arc::new(TestUsage::default()),
     };
-    Verifier::new(policy(), ports, Arc::new(DecisionObserver::new(DecisionLog::Off))).unwrap()
+    Verifier::new(policy(), ports, Arc::new(DecisionObserver::unseen())).unwrap()
 }
 
 pub(super) fn new_key() -> PrivateKey {
@@ -283,6 +282,7 @@ pub(super) fn presented(credentials: &str) -> Presented<'_> {
         required_scopes: Vec::new(),
         attempt: None,
         peer: None,
+        trace: TraceHeaders::default(),
     }
 }
 

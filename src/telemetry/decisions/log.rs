@@ -1,0 +1,96 @@
+//! The decision log: which decisions are written, and how.
+
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use tracing::field::display;
+
+use super::{Outcome, TraceIds};
+use crate::{
+    config::telemetry::{DecisionLog, Share},
+    domain::{
+        decision::{AuthMethod, DecisionId},
+        presented::Presented,
+        principal::Username,
+    },
+};
+
+/// Which decisions are logged. May change at any time.
+#[derive(Debug)]
+pub struct DecisionLogging {
+    log: AtomicU8,
+    /// The bits of the share of allowed decisions that are logged with the denied ones.
+    sample: AtomicU64,
+}
+
+impl DecisionLogging {
+    /// Those that `log` names, and a `sample` of those that it does not.
+    pub fn new(log: DecisionLog, sample: Share) -> Self {
+        let logging = Self { log: AtomicU8::default(), sample: AtomicU64::default() };
+        logging.set(log, sample);
+        logging
+    }
+
+    /// None.
+    pub fn off() -> Self {
+        Self::new(DecisionLog::Off, Share::default())
+    }
+
+    /// From now on, these.
+    pub fn set(&self, log: DecisionLog, sample: Share) {
+        self.log.store(log as u8, Ordering::Relaxed);
+        self.sample.store(sample.get().to_bits(), Ordering::Relaxed);
+    }
+
+    /// What is logged now.
+    pub fn now(&self) -> (DecisionLog, Share) {
+        let log = self.log.load(Ordering::Relaxed);
+        let log = DecisionLog::EVERY.into_iter().find(|known| *known as u8 == log).unwrap_or_default();
+        (log, Share::new(f64::from_bits(self.sample.load(Ordering::Relaxed))).unwrap_or_default())
+    }
+
+    pub(super) fn wants(&self, outcome: Outcome<'_>) -> bool {
+        match (self.now(), outcome) {
+            ((DecisionLog::All, _), _) | ((DecisionLog::Denied, _), Outcome::Denied(_) | Outcome::Unavailable { .. }) => true,
+            ((DecisionLog::Denied, sample), Outcome::Allowed(_)) => sample.get() > 0.0 && fastrand::f64() < sample.get(),
+            ((DecisionLog::Off, _), _) => false,
+        }
+    }
+}
+
+/// Queries carry secrets more often than paths do.
+pub(super) fn without_query(path: &str) -> &str {
+    path.split('?').next().unwrap_or_default()
+}
+
+/// One line, at level info under the target `countersign::decision`.
+pub(super) fn write(
+    presented: &Presented<'_>,
+    auth_method: Option<AuthMethod>,
+    id: DecisionId,
+    outcome: Outcome<'_>,
+    ids: Option<TraceIds>,
+) {
+    let auth_method = auth_method.map(AuthMethod::name);
+    let (door, request) = (presented.door.name(), &presented.request);
+    let (method, host) = (request.method.value(), request.host.value());
+    let path = request.path.value().map(without_query);
+    let (trace_id, span_id) = (ids.map(|ids| display(ids.trace)), ids.map(|ids| display(ids.span)));
+    let peer = presented.peer.map(display);
+    match outcome {
+        Outcome::Allowed(identity) => tracing::info!(
+            target: "countersign::decision", decision_id = %id, door, outcome = "allowed", method, host, path, peer, trace_id, span_id,
+            username = %identity.principal().username, auth_method, key_id = &*identity.encoded_key_id(),
+            "allowed"
+        ),
+        Outcome::Denied(denial) => tracing::info!(
+            target: "countersign::decision", decision_id = %id, door, outcome = "denied", method, host, path, peer, trace_id, span_id, auth_method,
+            reason = denial.reason.name(), code = denial.reason.code().name(),
+            unverified_username = denial.unverified_username.as_ref().map(Username::as_str),
+            "denied"
+        ),
+        Outcome::Unavailable { dependency, source } => tracing::info!(
+            target: "countersign::decision", decision_id = %id, door, outcome = "unavailable", method, host, path, peer, trace_id, span_id, auth_method,
+            dependency, error = source.source().map(display), "unavailable"
+        ),
+    }
+}

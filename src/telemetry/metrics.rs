@@ -1,0 +1,185 @@
+//! Metrics: one meter, read at `/metrics` and, where there is a collector, sent to it.
+//!
+//! Names are those of Prometheus; over OTLP they have dots, and no suffixes for units and totals. Labels have few values, all known
+//! beforehand: nothing that a client could choose, and no names.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use opentelemetry::{
+    KeyValue,
+    metrics::{AsyncInstrument, BoundHistogram, Meter, MeterProvider as _},
+};
+use opentelemetry_sdk::metrics::SdkMeterProvider;
+use prometheus::{Registry, TextEncoder};
+
+use super::{TelemetryError, otlp, process};
+use crate::config::telemetry::TelemetrySettings;
+
+/// Bounds of histograms of durations, in seconds: from 50 µs, which is about what a decision takes, to 1 s.
+const DURATIONS: [f64; 14] = [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0];
+
+/// Every metric of this process.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Registry,
+    provider: SdkMeterProvider,
+    meter: Meter,
+}
+
+/// How a cache was used, and what it holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheUse {
+    /// Lookups that were answered from memory.
+    pub hits: u64,
+    /// Lookups that were not.
+    pub misses: u64,
+    /// What it holds.
+    pub entries: u64,
+}
+
+/// How fetching key sets went, and how old they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeySetUse {
+    /// Fetches that brought a set.
+    pub fetched: u64,
+    /// Fetches that did not.
+    pub failed: u64,
+    /// The age of the oldest set in memory; none where there is no set.
+    pub oldest_age: Option<Duration>,
+}
+
+impl Metrics {
+    /// For `/metrics`, and for the collector where `settings` name one. To be called on a runtime, which goes on being used.
+    pub fn new(settings: &TelemetrySettings) -> Result<Self, TelemetryError> {
+        let registry = Registry::new();
+        let scraped = opentelemetry_prometheus::exporter().with_registry(registry.clone()).scope_info_enabled(false).build()?;
+        let mut builder = SdkMeterProvider::builder().with_resource(otlp::resource()).with_reader(scraped);
+        if let Some(exporter) = otlp::metric_exporter(settings)? {
+            builder = builder.with_periodic_exporter(exporter);
+        }
+        let metrics = Self::of(registry, builder.build());
+        process::observe(&metrics);
+        let version = [KeyValue::new("version", env!("CARGO_PKG_VERSION"))];
+        metrics.gauge("countersign.build_info", "", "Always 1; its labels tell what runs.", move |observer| {
+            observer.observe(1.0, &version);
+        });
+        Ok(metrics)
+    }
+
+    /// For commands, whose metrics nobody looks at.
+    pub fn unseen() -> Self {
+        Self::of(Registry::new(), SdkMeterProvider::builder().build())
+    }
+
+    fn of(registry: Registry, provider: SdkMeterProvider) -> Self {
+        let meter = provider.meter(env!("CARGO_PKG_NAME"));
+        Self { registry, provider, meter }
+    }
+
+    /// All of them, as Prometheus reads them.
+    pub fn render(&self) -> Result<String, prometheus::Error> {
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+
+    /// Sends what is left to send.
+    pub fn shut_down(&self, timeout: Duration) {
+        if let Err(error) = self.provider.shutdown_with_timeout(timeout) {
+            tracing::warn!(error = %error, "the last metrics could not be sent");
+        }
+    }
+
+    /// Has the cache of principals looked at.
+    pub fn observe_key_cache(&self, read: impl Fn() -> CacheUse + Send + Sync + 'static) {
+        let read = Arc::new(read);
+        let (hits, misses, entries) = (Arc::clone(&read), Arc::clone(&read), read);
+        self.counter("countersign.key_cache.hits", "Principals looked up and answered from memory.", move |observer| {
+            observer.observe(hits().hits, &[]);
+        });
+        self.counter("countersign.key_cache.misses", "Principals looked up that memory could not answer.", move |observer| {
+            observer.observe(misses().misses, &[]);
+        });
+        #[allow(clippy::cast_precision_loss, reason = "a number of principals in memory is far from 2^52")]
+        self.gauge("countersign.key_cache.entries", "", "Principals in memory.", move |observer| {
+            observer.observe(entries().entries as f64, &[]);
+        });
+    }
+
+    /// Has the trusted key sets looked at.
+    pub fn observe_key_sets(&self, read: impl Fn() -> KeySetUse + Send + Sync + 'static) {
+        let read = Arc::new(read);
+        let age = Arc::clone(&read);
+        let (fetched, failed) = ([KeyValue::new("outcome", "fetched")], [KeyValue::new("outcome", "failed")]);
+        self.counter("countersign.jwks.fetches", "Fetches of trusted key sets, by outcome.", move |observer| {
+            let now = read();
+            observer.observe(now.fetched, &fetched);
+            observer.observe(now.failed, &failed);
+        });
+        self.gauge("countersign.jwks.age", "s", "Age of the oldest trusted key set in memory.", move |observer| {
+            if let Some(age) = age().oldest_age {
+                observer.observe(age.as_secs_f64(), &[]);
+            }
+        });
+    }
+
+    /// Has the stores looked at: each by its name, and whether it was last in reach.
+    pub fn observe_stores<const N: usize>(&self, read: impl Fn() -> [(&'static str, bool); N] + Send + Sync + 'static) {
+        self.gauge("countersign.store.up", "", "Whether a store was in reach when it was last looked at.", move |observer| {
+            for (store, is_up) in read() {
+                observer.observe(f64::from(u8::from(is_up)), &[KeyValue::new("store", store)]);
+            }
+        });
+    }
+
+    /// A counter that is read when somebody looks, so that counting costs what its reader's own count does.
+    pub(super) fn counter(
+        &self,
+        name: &'static str,
+        description: &'static str,
+        read: impl Fn(&dyn AsyncInstrument<u64>) + Send + Sync + 'static,
+    ) {
+        self.meter.u64_observable_counter(name).with_description(description).with_callback(read).build();
+    }
+
+    fn gauge(
+        &self,
+        name: &'static str,
+        unit: &'static str,
+        description: &'static str,
+        read: impl Fn(&dyn AsyncInstrument<f64>) + Send + Sync + 'static,
+    ) {
+        self.meter.f64_observable_gauge(name).with_unit(unit).with_description(description).with_callback(read).build();
+    }
+
+    /// Durations, one histogram for each set of labels.
+    pub(super) fn durations<const N: usize>(
+        &self,
+        name: &'static str,
+        description: &'static str,
+        labels: [&[KeyValue]; N],
+    ) -> [BoundHistogram<f64>; N] {
+        self.histogram(name, description, &DURATIONS, labels)
+    }
+
+    /// Seconds, one histogram for each set of labels.
+    pub(super) fn histogram<const N: usize>(
+        &self,
+        name: &'static str,
+        description: &'static str,
+        bounds: &[f64],
+        labels: [&[KeyValue]; N],
+    ) -> [BoundHistogram<f64>; N] {
+        let builder = self.meter.f64_histogram(name).with_unit("s").with_description(description);
+        let histogram = builder.with_boundaries(bounds.to_vec()).build();
+        labels.map(|labels| histogram.bind(labels))
+    }
+
+    pub(super) const fn meter(&self) -> &Meter {
+        &self.meter
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,63 @@
+//! What is sent to a collector, over OTLP.
+//!
+//! Beside the settings, the variables of the OpenTelemetry specification count: `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME`
+//! for what the service is called, `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_EXPORTER_OTLP_TIMEOUT`, `OTEL_EXPORTER_OTLP_CERTIFICATE`,
+//! `OTEL_BSP_*` for batches of spans, `OTEL_METRIC_EXPORT_INTERVAL` for how often metrics are sent.
+
+use opentelemetry::{Key, KeyValue};
+use opentelemetry_otlp::{
+    ExporterBuildError, MetricExporter, SpanExporter, WithExportConfig, WithTonicConfig, tonic_types::transport::ClientTlsConfig,
+};
+use opentelemetry_sdk::{Resource, error::OTelSdkError};
+
+use crate::config::telemetry::{OtlpProtocol, TelemetrySettings};
+
+/// Metrics or traces could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// What speaks to the collector could not be made.
+    #[error("`telemetry.otlp_endpoint` cannot be used")]
+    Collector(#[from] ExporterBuildError),
+    /// What is behind `/metrics` could not be made.
+    #[error("the metrics could not be set up")]
+    Metrics(#[from] OTelSdkError),
+}
+
+/// What sends spans, where the settings name a collector. To be called on a runtime, which it goes on using.
+pub(super) fn span_exporter(settings: &TelemetrySettings) -> Result<Option<SpanExporter>, TelemetryError> {
+    let Some(endpoint) = &settings.otlp_endpoint else { return Ok(None) };
+    let exporter = match settings.otlp_protocol {
+        OtlpProtocol::Grpc => {
+            let builder = SpanExporter::builder().with_tonic().with_endpoint(endpoint.url());
+            if endpoint.is_https() { builder.with_tls_config(tls()).build() } else { builder.build() }
+        }
+        OtlpProtocol::Http => SpanExporter::builder().with_http().with_endpoint(endpoint.join("v1/traces")).build(),
+    };
+    Ok(Some(exporter?))
+}
+
+/// What sends metrics, likewise.
+pub(super) fn metric_exporter(settings: &TelemetrySettings) -> Result<Option<MetricExporter>, TelemetryError> {
+    let Some(endpoint) = &settings.otlp_endpoint else { return Ok(None) };
+    let exporter = match settings.otlp_protocol {
+        OtlpProtocol::Grpc => {
+            let builder = MetricExporter::builder().with_tonic().with_endpoint(endpoint.url());
+            if endpoint.is_https() { builder.with_tls_config(tls()).build() } else { builder.build() }
+        }
+        OtlpProtocol::Http => MetricExporter::builder().with_http().with_endpoint(endpoint.join("v1/metrics")).build(),
+    };
+    Ok(Some(exporter?))
+}
+
+fn tls() -> ClientTlsConfig {
+    ClientTlsConfig::new().with_native_roots()
+}
+
+/// What traces and metrics are about: this service, unless the environment calls it otherwise.
+pub(super) fn resource() -> Resource {
+    const SERVICE_NAME: Key = Key::from_static_str("service.name");
+    let from_environment = Resource::builder().build();
+    let is_named = from_environment.get(&SERVICE_NAME).is_some_and(|name| !name.as_str().starts_with("unknown_service"));
+    let builder = Resource::builder().with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
+    if is_named { builder.build() } else { builder.with_service_name(env!("CARGO_PKG_NAME")).build() }
+}
