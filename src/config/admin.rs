@@ -1,4 +1,4 @@
-//! The admin API.
+//! The admin API, on the listener `server.admin_listen`.
 
 use std::path::PathBuf;
 
@@ -13,13 +13,15 @@ use super::{
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AdminSettings {
-    /// The token that opens the admin API. Default none: it answers 401.
+    /// The token that opens the admin API, sent as `Authorization: Bearer`. Long and random, such as from `openssl rand -hex 32`.
+    /// Default none: it answers 401 to everybody.
     #[serde(deserialize_with = "values::optional_secret")]
     pub token: Option<Secret>,
-    /// A file that holds the token, instead. Default none.
+    /// A file that holds the token, instead of `admin.token`; white space around it does not count. Default none.
     #[serde(deserialize_with = "values::optional")]
     pub token_file: Option<PathBuf>,
-    /// Whether `/register_key` and `/is_key_registered` need no token. Default false.
+    /// Whether `/register_key` and `/is_key_registered`, which jwthenticator has on its internal network, need no token. Whoever
+    /// reaches the listener can then register API keys. Default false.
     pub open_key_registration: bool,
 }
 

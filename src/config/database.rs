@@ -1,4 +1,4 @@
-//! The database of principals and keys.
+//! The database of principals, their keys and trusts, API keys, tokens that were given out, and the audit.
 
 use std::str::FromStr;
 
@@ -10,10 +10,12 @@ use super::values::{self, Secret};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DatabaseSettings {
-    /// `sqlite:`, `postgres:` or `mysql:` URL. Default `sqlite://countersign.db?mode=rwc`.
+    /// Where it is: `sqlite://FILE?mode=rwc`, `postgres://USER:PASSWORD@HOST/NAME` or `mysql://USER:PASSWORD@HOST/NAME`, the
+    /// latter for MariaDB, too. Replicas share one, and SQLite is for a single one. Default `sqlite://countersign.db?mode=rwc`.
     #[serde(deserialize_with = "values::parsed")]
     pub url: DatabaseUrl,
-    /// Whether `serve` migrates the database before it starts. Default true for SQLite, else false.
+    /// Whether `serve` migrates the database before it starts. Where it does not, `countersign migrate up` does. Default true for
+    /// SQLite, else false.
     #[serde(deserialize_with = "values::optional")]
     pub auto_migrate: Option<bool>,
 }

@@ -1,4 +1,4 @@
-//! Access and refresh tokens of our own.
+//! Access and refresh tokens that this service gives out, and the keys that sign them.
 
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
@@ -11,37 +11,40 @@ use crate::domain::{algorithm::Algorithm, issuer_keys::ISSUER_ALGORITHMS, profil
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct IssuerSettings {
-    /// The `iss` of tokens. Default `http://localhost:8080`.
+    /// The URL at which clients reach the token API: the `iss` of access tokens, the audience of client assertions, and the base
+    /// of all URLs in the discovery document. Default `http://localhost:8080`.
     pub url: String,
     /// The name of this service: the `aud` of tokens it issues, and what the `aud` of a self-signed token has to name. Default
     /// empty: a self-signed token that names an audience is refused.
     pub audience: String,
-    /// Folder of PEM files: the newest signs, all verify. Default `signing-keys`.
+    /// A folder of PEM files with private keys: the newest signs, all verify. The first is made at the first start. Replicas
+    /// share the folder, or have the same files in it. Default `signing-keys`.
     pub signing_keys_dir: PathBuf,
-    /// What access tokens are signed with, and so the kind of keys that are made: `RS256`, `PS256`, `ES256`, `ES384` or `EdDSA`. Keys
-    /// of another kind that are in the folder go on with their own algorithm. Default `RS256`.
+    /// What access tokens are signed with, and so the kind of keys that are made: `RS256`, `PS256`, `ES256`, `ES384` or `EdDSA`.
+    /// Keys of another kind that are in the folder go on with their own algorithm. Default `RS256`.
     pub algorithm: SigningAlgorithm,
-    /// How long a new key is published before it signs: at least as long as anybody keeps a copy of the key set. Default `5m`.
+    /// How long a new key is published before it signs: at least as long as anybody keeps a copy of the key set. Up to
+    /// `7d`. Default `5m`.
     #[serde(with = "values::duration")]
     pub signing_key_delay: Duration,
-    /// A file that holds a secret of at least 32 bytes, with which tokens are signed (HS256) instead of keys. Discouraged: whoever
-    /// can verify them can also sign. Default none.
+    /// A file that holds a secret of at least 32 bytes, with which tokens are signed (HS256) instead of keys. Discouraged:
+    /// whoever can verify them can also sign. Default none.
     #[serde(deserialize_with = "values::optional")]
     pub hs256_secret_file: Option<PathBuf>,
-    /// Default `30m`.
+    /// How long an access token may be used. Default `30m`.
     #[serde(with = "values::duration")]
     pub access_token_lifetime: Duration,
-    /// Default `60d`.
+    /// How long a refresh token may be used. Default `60d`.
     #[serde(with = "values::duration")]
     pub refresh_token_lifetime: Duration,
-    /// Whether a principal may have several grants at a time; otherwise a new one ends the older. Default true.
+    /// Whether a principal may be logged in more than once; otherwise a new login ends the older ones. Default true.
     pub multiple_tokens: bool,
-    /// How often a minute the clients at one address may present wrong credentials to the token API before they have to wait; 0 is
-    /// no limit. The address is that of the connection: behind a proxy it is the proxy's, so let that limit and set this to 0.
+    /// How often a minute the clients at one address may present wrong credentials to the token API before they have to wait; 0
+    /// is no limit. The address is that of the connection: behind a proxy it is the proxy's, so let that limit and set this to 0.
     /// Default 60.
     pub failures_per_peer: u32,
-    /// How often a minute wrong credentials may be presented to the token API in the name of one client (the `identifier` of an API
-    /// key, the signer of an assertion) before it has to wait; 0 is no limit. Default 30.
+    /// How often a minute wrong credentials may be presented to the token API in the name of one client (the `identifier` of an
+    /// API key, the signer of an assertion) before it has to wait; 0 is no limit. Default 30.
     pub failures_per_identifier: u32,
     /// What of a principal's profile its access tokens state: out of `given_name`, `family_name` and `email`, each under its own
     /// name or another, as in `given_name=first_name`. Default all three.

@@ -1,4 +1,4 @@
-//! Remote key sets that principals trust.
+//! Key sets elsewhere that principals trust: how they are fetched, and for how long they count.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -10,26 +10,28 @@ use super::values;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct JwksSettings {
-    /// How often a key set is fetched again. Default `5m`.
+    /// How often each key set is fetched again. Default `5m`.
     #[serde(with = "values::duration")]
     pub refresh_interval: Duration,
-    /// How old a key set may be and still be trusted. Default `1h`.
+    /// How old the last good copy of a key set may be and still count, while its endpoint is out of reach. Default `1h`.
     #[serde(with = "values::duration")]
     pub max_age: Duration,
-    /// How long after one fetch an unknown `kid` may cause another. Default `30s`.
+    /// How long after one fetch a token with an unknown `kid` may cause another. Default `30s`.
     #[serde(with = "values::duration")]
     pub cooldown: Duration,
     /// How long a whole download may take. Default `5s`.
     #[serde(with = "values::duration")]
     pub timeout: Duration,
-    /// How large a key set may be, in bytes. Default 1 MiB.
+    /// How large a key set may be, in bytes. Default 1,048,576 (1 MiB).
     pub max_bytes: usize,
-    /// Whether plain `http:` URLs may be trusted. Default false.
+    /// Whether plain `http:` URLs may be trusted. Whoever can read and change that traffic can then act as the principals who
+    /// trust them. Default false.
     pub allow_http: bool,
-    /// The only hosts that may be asked. Default empty: any public host; private, loopback and link-local addresses only if listed.
+    /// The only hosts that may be asked. Private, loopback and link-local addresses are asked only where their host is listed.
+    /// Default empty: any public host.
     #[serde(deserialize_with = "values::list")]
     pub allowed_hosts: Vec<String>,
-    /// PEM file of certificate authorities to trust besides the usual ones. Default none.
+    /// A PEM file with certificates of authorities that count for these endpoints besides the system's. Default none.
     #[serde(deserialize_with = "values::optional")]
     pub ca_file: Option<PathBuf>,
 }

@@ -10,15 +10,17 @@ use super::values::{self, Secret};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct NonceSettings {
-    /// `memory:` for a single node, or Redis for any number: `redis://`, `rediss://`, `redis+cluster://a,b,c`,
-    /// `redis+sentinel://a,b,c/service`. Default `memory:`.
+    /// `memory:` for a single replica, which forgets at a restart; or Redis for any number: `redis://HOST:PORT`,
+    /// `rediss://HOST:PORT` with TLS, `redis+cluster://A,B,C`, `redis+sentinel://A,B,C/SERVICE`, the letters being `HOST:PORT`.
+    /// Default `memory:`.
     #[serde(deserialize_with = "values::parsed")]
     pub url: NonceUrl,
     /// How long a claim may take, reconnecting included, before the answer is *unavailable*. Default `100ms`, half of what
     /// Envoy waits for a check.
     #[serde(with = "values::duration")]
     pub timeout: Duration,
-    /// How many live nonces the in-memory store holds at most; one more is *unavailable*. Default 1,000,000.
+    /// How many live nonces the store in memory holds; one more is *unavailable*. Each takes some 80 bytes, and lives for twice
+    /// the tolerance at most. Not used with Redis. Default 1,000,000.
     pub memory_entries: usize,
 }
 

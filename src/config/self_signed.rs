@@ -1,4 +1,4 @@
-//! Self-signed, single-use tokens.
+//! Self-signed, single-use tokens: where they are, and what is asked of them.
 
 use std::time::Duration;
 
@@ -16,18 +16,19 @@ pub struct SelfSignedSettings {
     pub header: String,
     /// What stands before the token in that header, compared without case. Default `JWT`.
     pub scheme: String,
-    /// How far the token's time may lie from now, either side. Default `20s`; from `1s` to `1h`.
+    /// How far the token's time may lie from now, either side. From `1s` to `1h`. Default `20s`.
     #[serde(with = "values::duration")]
     pub tolerance: Duration,
-    /// Binding claims that every token must have, out of `htm`, `htu` and `aud`. Default none: they are checked where present.
+    /// Binding claims that every token must have, out of `htm` (method), `htu` (URI) and `aud` (`issuer.audience`). Default none:
+    /// they are checked where they are present.
     #[serde(deserialize_with = "values::list")]
     pub require: Vec<String>,
     /// The realm in `WWW-Authenticate`. Default `countersign`.
     pub realm: String,
     /// A header in which an HTTP gateway names the original request, the same whenever it asks again about it; such as
-    /// `X-Request-Id`. A token presented again under the same name is a retry, not a replay. The gateway must overwrite what a
-    /// client sends in it. Default none: every check is a presentation of its own. (Envoy over gRPC needs no header: its
-    /// checks carry a number of its own.)
+    /// `X-Request-Id`. A token presented again under the same name, for the same method, host and path, is a retry and not a
+    /// replay. The gateway must overwrite what a client sends in it. Envoy over gRPC needs no header: its checks carry a number
+    /// of their own. Default none: each question is a presentation of its own.
     #[serde(deserialize_with = "values::optional")]
     pub attempt_header: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! Listeners.
+//! The addresses on which the service listens.
 
 use std::path::PathBuf;
 
@@ -13,31 +13,35 @@ use super::{
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ServerSettings {
-    /// Where decisions are asked over HTTP. Default `0.0.0.0:8080`.
+    /// Decisions over HTTP (`/validate_request`), the token API, `/jwks`, and liveness (`/livez`). Default `0.0.0.0:8080`.
     pub http_listen: ListenAddress,
-    /// Where decisions are asked over gRPC. Default `0.0.0.0:9191`.
+    /// Decisions over gRPC (Envoy's ext_authz v3 and `countersign.v1.Verification`), health and reflection. Default
+    /// `0.0.0.0:9191`.
     pub grpc_listen: ListenAddress,
-    /// Where operators look: readiness, metrics, the admin API. Default `127.0.0.1:8081`.
+    /// Readiness (`/readyz`), metrics (`/metrics`) and the admin API (`/admin/v1`). It has no TLS. Default `127.0.0.1:8081`.
     pub admin_listen: ListenAddress,
-    /// What stands before every HTTP path, such as `/auth`. Default empty.
+    /// What stands before every HTTP path, such as `/auth`: begins with `/`, and does not end with it. The admin listener answers
+    /// without it, too. Default empty.
     pub url_prefix: String,
-    /// Whether the HTTP listener carries the token API too; otherwise decisions and `/jwks` alone. Default true.
+    /// Whether the HTTP listener has the token API; otherwise it has decisions, `/jwks` and liveness alone. Default true.
     pub token_api: bool,
-    /// TLS for the HTTP and gRPC listeners. Default none.
+    /// TLS on the HTTP and gRPC listeners. `cert` and `key` belong together, and `client_ca` needs both. The files are read again
+    /// when they change.
     pub tls: TlsSettings,
 }
 
-/// `server.tls.*`: PEM files, read again when they change.
+/// `server.tls.*`
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TlsSettings {
-    /// The certificate chain.
+    /// A PEM file with the certificate chain. Default none: no TLS.
     #[serde(deserialize_with = "values::optional")]
     pub cert: Option<PathBuf>,
-    /// The certificate's private key.
+    /// A PEM file with the certificate's private key. Default none.
     #[serde(deserialize_with = "values::optional")]
     pub key: Option<PathBuf>,
-    /// Certificates of the authorities whose clients alone may connect (mTLS).
+    /// A PEM file with certificates of authorities: only clients with a certificate of theirs may connect (mTLS). Default none:
+    /// everybody may.
     #[serde(deserialize_with = "values::optional")]
     pub client_ca: Option<PathBuf>,
 }

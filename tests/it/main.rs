@@ -1,8 +1,8 @@
 //! The binary `countersign` from outside: real requests through real gateways, real stores, real peers.
 //!
 //! Every test starts the servers that it needs on free loopback ports and stops them when it ends, so tests run at
-//! once and in any order. But for `batteries`, nothing here calls into the library: what these tests know of Countersign
-//! is what its users know, and the tokens that they send are signed by code of their own.
+//! once and in any order. But for `batteries` and `book`, nothing here calls into the library: what these tests know of
+//! Countersign is what its users know, and the tokens that they send are signed by code of their own.
 
 #![allow(
     clippy::unwrap_used,
@@ -27,6 +27,7 @@ mod api_key_commands;
 mod bad_input;
 mod batteries;
 mod binding;
+mod book;
 mod chart;
 mod client_session;
 mod denials;
