@@ -61,6 +61,5 @@ pub use sluice::Sluice;
 pub use token_api::{ApiKey, Pair, TokenApi, claims_in, members};
 pub use tokens::{Claims, now};
 pub use tools::{peer, program, repository};
-pub use tools::{peer, repository};
 pub use verification::Verification;
 pub use wait::{eventually, eventually_async};
