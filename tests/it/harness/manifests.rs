@@ -14,8 +14,7 @@ pub struct Manifests(Vec<Manifest>);
 
 #[derive(Debug, Clone)]
 pub struct Manifest {
-    /// The file's name, without its folder.
-    pub file: String,
+    pub path: PathBuf,
     pub document: Value,
     pub problems: Vec<String>,
 }
@@ -23,7 +22,7 @@ pub struct Manifest {
 impl Manifests {
     /// Those of `examples/GATEWAY`.
     pub fn of(gateway: &str) -> Self {
-        Self::in_files(&files(gateway))
+        Self::in_files(&example_files(gateway))
     }
 
     /// Those of any files, in the order of the files.
@@ -37,7 +36,7 @@ impl Manifests {
 
     /// The one document of a file.
     pub fn file(&self, name: &str) -> &Value {
-        let mut found = self.0.iter().filter(|manifest| manifest.file == name);
+        let mut found = self.0.iter().filter(|manifest| manifest.path.ends_with(name));
         let manifest = found.next().unwrap_or_else(|| panic!("there is no {name}"));
         assert!(found.next().is_none(), "{name} has several documents");
         &manifest.document
@@ -45,7 +44,7 @@ impl Manifests {
 
     /// The documents of a kind, in one file or, without one, in all of them.
     pub fn kind(&self, kind: &str, file: Option<&str>) -> Vec<&Value> {
-        let in_file = |manifest: &&Manifest| file.is_none_or(|file| manifest.file == file);
+        let in_file = |manifest: &&Manifest| file.is_none_or(|file| manifest.path.ends_with(file));
         let found: Vec<_> =
             self.0.iter().filter(in_file).map(|manifest| &manifest.document).filter(|it| it["kind"] == kind).collect();
         assert!(!found.is_empty(), "there is no {kind}");
@@ -70,23 +69,22 @@ impl Manifests {
 
 impl From<&Value> for Manifest {
     fn from(found: &Value) -> Self {
-        let path = PathBuf::from(found["file"].as_str().unwrap());
         Self {
-            file: path.file_name().unwrap().to_str().unwrap().to_owned(),
+            path: PathBuf::from(found["file"].as_str().unwrap()),
             document: found["document"].clone(),
             problems: texts(&found["problems"]),
         }
     }
 }
 
-/// Where a field that does not exist would go unnoticed in a gateway's example: `file kind path`.
-pub fn unnoticed(gateway: &str) -> Vec<String> {
+/// Where a field that does not exist would go unnoticed: `file kind path`.
+pub fn unnoticed(files: &[PathBuf]) -> Vec<String> {
     let place = |found: &Value| {
         let file = PathBuf::from(found["file"].as_str().unwrap());
         let kind = found["kind"].as_str().unwrap_or("-");
         format!("{} {kind} {}", file.file_name().unwrap().to_str().unwrap(), found["path"].as_str().unwrap())
     };
-    run("unnoticed", &files(gateway)).iter().map(place).collect()
+    run("unnoticed", files).iter().map(place).collect()
 }
 
 /// A list of texts.
@@ -95,7 +93,8 @@ pub fn texts(list: &Value) -> Vec<String> {
     list.iter().map(|text| text.as_str().unwrap_or_else(|| panic!("no text: {text}")).to_owned()).collect()
 }
 
-fn files(gateway: &str) -> Vec<PathBuf> {
+/// The manifests of one gateway's example.
+pub fn example_files(gateway: &str) -> Vec<PathBuf> {
     let is_yaml = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
     let entries = std::fs::read_dir(repository().join("examples").join(gateway)).unwrap();
     let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).filter(is_yaml).collect();

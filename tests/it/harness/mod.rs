@@ -48,7 +48,7 @@ pub use jwks::{Behaviour, JwksServer, Signer, member};
 pub use jwthenticator::Jwthenticator;
 pub use keys::Key;
 pub use load::{Client, Load, Sample};
-pub use manifests::{Manifests, texts, unnoticed};
+pub use manifests::{Manifests, example_files, texts, unnoticed};
 pub use nonces::{Redis, RedisCluster, RedisSentinel};
 pub use peers::{AsymmetricJwtAuth, DjangoSite, PyJwt};
 pub use ports::free_port;

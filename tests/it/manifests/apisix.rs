@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
 use super::passage::{Asked, HOST, Passage};
@@ -81,12 +82,13 @@ fn question(asked: &Asked, config: &Value) -> Request {
         ("X-Forwarded-Method".to_owned(), asked.method.clone()),
         // nginx's $host: without the port.
         ("X-Forwarded-Host".to_owned(), HOST.split(':').next().unwrap().to_owned()),
-        ("X-Forwarded-Uri".to_owned(), asked.target.clone()),
+        // Decoded.
+        ("X-Forwarded-Uri".to_owned(), percent_decode_str(&asked.target).decode_utf8().unwrap().into_owned()),
         ("X-Forwarded-For".to_owned(), "192.0.2.7".to_owned()),
     ];
     for (name, value) in config["extra_headers"].as_object().unwrap() {
         headers.retain(|(found, _)| found != name);
-        headers.push((name.clone(), resolved(value.as_str().unwrap())));
+        headers.push((name.clone(), resolved(value.as_str().unwrap(), asked)));
     }
     for name in texts(&config["request_headers"]) {
         if !headers.iter().any(|(found, _)| *found == name) {
@@ -108,10 +110,11 @@ fn upstream_headers(asked: &Asked, config: &Value, answer: &Answer) -> Vec<(Stri
     headers
 }
 
-/// nginx's variables, those that the example uses.
-fn resolved(value: &str) -> String {
+/// Variables, those that the example uses.
+fn resolved(value: &str, asked: &Asked) -> String {
     match value {
         "$http_host" => HOST.to_owned(),
+        "$real_request_uri" => asked.target.clone(),
         "$remote_addr" => "192.0.2.7".to_owned(),
         other => panic!("{other} is not modelled"),
     }

@@ -10,6 +10,7 @@ use crate::harness::{Manifests, texts};
 
 pub struct Traefik {
     drops_underscores: bool,
+    refuses_encoded_slashes: bool,
     routers: Vec<Router>,
     countersign: SocketAddr,
 }
@@ -48,10 +49,18 @@ impl Traefik {
         let entry_point = &manifests.file("traefik.yaml")["entryPoints"]["websecure"]["http"];
         // The longest rule is tried first.
         routers.sort_by_key(|router| std::cmp::Reverse(router.rule.len()));
-        Self { drops_underscores: entry_point["underscoreHeadersStrategy"] == "delete", routers, countersign }
+        Self {
+            drops_underscores: entry_point["underscoreHeadersStrategy"] == "delete",
+            refuses_encoded_slashes: entry_point["encodedCharacters"]["allowEncodedSlash"] == false,
+            routers,
+            countersign,
+        }
     }
 
     pub async fn send(&self, asked: &Asked) -> Passage {
+        if self.refuses_encoded_slashes && asked.path().to_ascii_lowercase().contains("%2f") {
+            return Passage::back(400, None, |_| false);
+        }
         let mut asked = asked.clone();
         asked.headers.retain(|(name, _)| !(self.drops_underscores && name.contains('_')));
         let router = self.routers.iter().find(|router| router.matches(asked.path())).unwrap();
