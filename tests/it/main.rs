@@ -52,6 +52,7 @@ mod jwks_sets;
 mod jwthenticator;
 mod key_registration;
 mod last_used;
+mod manifests;
 mod offload;
 mod outage;
 mod packaging;

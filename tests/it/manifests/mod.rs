@@ -1,0 +1,390 @@
+//! The manifests of `examples/` for gateways that cannot be installed here.
+//!
+//! What each gateway makes of its manifests is built from the manifests themselves. Istio and Envoy Gateway configure Envoy, and
+//! ingress-nginx nginx: those run for real, with the configuration that these projects would write. Kong runs a plugin of ours,
+//! which runs here, too. Of Traefik and APISIX there are models: what they send, and what they do with the answer.
+
+mod apisix;
+mod envoy;
+mod ingress_nginx;
+mod kong;
+mod passage;
+mod schemas;
+mod traefik;
+
+use std::time::Duration;
+
+use passage::{Asked, Passage};
+
+use crate::gateways::IDENTITY;
+use crate::harness::{Claims, Countersign, Deployment, Echo, Key, Manifests, Seen, Signal};
+
+/// A gateway, in one of the ways in which its example configures it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    IstioGrpc,
+    IstioHttp,
+    EnvoyGatewayGrpc,
+    EnvoyGatewayHttp,
+    IngressNginx,
+    TraefikFile,
+    TraefikCrd,
+    ApisixFile,
+    ApisixCrd,
+    Kong,
+}
+
+impl Way {
+    fn example(self) -> &'static str {
+        match self {
+            Self::IstioGrpc | Self::IstioHttp => "istio",
+            Self::EnvoyGatewayGrpc | Self::EnvoyGatewayHttp => "envoy-gateway",
+            Self::IngressNginx => "ingress-nginx",
+            Self::TraefikFile | Self::TraefikCrd => "traefik",
+            Self::ApisixFile | Self::ApisixCrd => "apisix",
+            Self::Kong => "kong",
+        }
+    }
+
+    /// Neither Istio nor Envoy Gateway can tell Countersign more over HTTP than what the client sent.
+    fn asks_for_scopes(self) -> bool {
+        !matches!(self, Self::IstioHttp | Self::EnvoyGatewayHttp)
+    }
+
+    /// What the client gets when nobody answers.
+    fn on_outage(self) -> u16 {
+        match self {
+            Self::TraefikFile | Self::TraefikCrd | Self::IngressNginx => 500,
+            Self::IstioGrpc
+            | Self::IstioHttp
+            | Self::EnvoyGatewayGrpc
+            | Self::EnvoyGatewayHttp
+            | Self::ApisixFile
+            | Self::ApisixCrd
+            | Self::Kong => 503,
+        }
+    }
+}
+
+/// What decides and forwards.
+enum Gateway {
+    Envoy(envoy::Running),
+    IngressNginx(ingress_nginx::Running),
+    Traefik(traefik::Traefik),
+    Apisix(apisix::Apisix),
+    Kong(kong::Kong),
+}
+
+/// A gateway in front of an echo; alice, who has a key, and root, who has the scope `admin` too.
+struct Scene {
+    gateway: Gateway,
+    countersign: Countersign,
+    deployment: Deployment,
+    key: Key,
+    root_key: Key,
+    _echo: Echo,
+}
+
+impl Scene {
+    async fn of(way: Way) -> Self {
+        Self::with(way, &Manifests::of(way.example())).await
+    }
+
+    async fn with(way: Way, manifests: &Manifests) -> Self {
+        // As examples/ingress-nginx has it. The others do not send such a header.
+        let deployment = Deployment::new().set("self_signed.attempt_header", "X-Countersign-Attempt");
+        let [key, root_key] = [Key::ed25519(), Key::ed25519()];
+        deployment.enrol("alice", &key);
+        deployment.done(&["principal", "add", "root", "--scope", "admin"]);
+        deployment.add_key_with("root", &root_key, &["--scope", "admin"]);
+        let countersign = deployment.serve();
+        let echo = Echo::start();
+        let gateway = match way {
+            Way::IstioGrpc => Gateway::Envoy(envoy::istio(manifests, "countersign", &countersign, &echo).await),
+            Way::IstioHttp => Gateway::Envoy(envoy::istio(manifests, "countersign-http", &countersign, &echo).await),
+            Way::EnvoyGatewayGrpc => {
+                Gateway::Envoy(envoy::gateway(manifests, "security-policy-grpc.yaml", &countersign, &echo).await)
+            }
+            Way::EnvoyGatewayHttp => {
+                Gateway::Envoy(envoy::gateway(manifests, "security-policy-http.yaml", &countersign, &echo).await)
+            }
+            Way::IngressNginx => Gateway::IngressNginx(ingress_nginx::start(manifests, &countersign, &echo).await),
+            Way::TraefikFile => Gateway::Traefik(traefik::Traefik::by_file(manifests, countersign.http)),
+            Way::TraefikCrd => Gateway::Traefik(traefik::Traefik::by_crd(manifests, countersign.http)),
+            Way::ApisixFile => Gateway::Apisix(apisix::Apisix::by_file(manifests, countersign.http)),
+            Way::ApisixCrd => Gateway::Apisix(apisix::Apisix::by_crd(manifests, countersign.http)),
+            Way::Kong => Gateway::Kong(kong::Kong::new(manifests, countersign.http)),
+        };
+        Self { gateway, countersign, deployment, key, root_key, _echo: echo }
+    }
+
+    async fn send(&self, asked: &Asked) -> Passage {
+        match &self.gateway {
+            Gateway::Envoy(running) => asked.through(running.address()).await,
+            Gateway::IngressNginx(running) => asked.through(running.address()).await,
+            Gateway::Traefik(traefik) => traefik.send(asked).await,
+            Gateway::Apisix(apisix) => apisix.send(asked).await,
+            Gateway::Kong(kong) => kong.send(asked),
+        }
+    }
+
+    /// A request with a fresh token of alice's.
+    fn signed(&self, method: &str, target: &str) -> Asked {
+        Asked::new(method, target).authorization(&Claims::of("alice").authorization(&self.key))
+    }
+
+    /// The host that clients use.
+    fn host(&self) -> String {
+        match &self.gateway {
+            Gateway::Envoy(running) => running.address().to_string(),
+            Gateway::IngressNginx(running) => running.address().to_string(),
+            Gateway::Traefik(_) | Gateway::Apisix(_) | Gateway::Kong(_) => passage::HOST.to_owned(),
+        }
+    }
+}
+
+/// Runs each test in each way, as a test of its own.
+macro_rules! in_the_ways_of {
+    ($($module:ident $way:ident),+ $(,)?) => {
+        $(mod $module {
+            in_the_ways_of!(@ $way
+                an_allowed_request_names_the_principal
+                a_token_passes_once
+                made_up_identity_headers_are_overwritten
+                an_open_route_drops_made_up_identity_headers
+                a_route_asks_for_a_scope
+                the_spent_token_stays_outside
+                a_body_arrives_intact
+                a_client_cannot_tell_the_original_request
+                nobody_passes_while_countersign_is_down
+            );
+        })+
+    };
+    (who name headers in lists: $($module:ident $way:ident),+ $(,)?) => {
+        $(mod $module {
+            in_the_ways_of!(@ $way a_forgotten_header_is_noticed);
+        })+
+    };
+    (@ $way:ident $($test:ident)+) => {
+        $(#[tokio::test] async fn $test() { super::$test(super::Way::$way).await; })+
+    };
+}
+
+in_the_ways_of!(
+    istio_grpc IstioGrpc,
+    istio_http IstioHttp,
+    envoy_gateway_grpc EnvoyGatewayGrpc,
+    envoy_gateway_http EnvoyGatewayHttp,
+    ingress_nginx_controller IngressNginx,
+    traefik_file TraefikFile,
+    traefik_crd TraefikCrd,
+    apisix_file ApisixFile,
+    apisix_crd ApisixCrd,
+    kong_plugin Kong,
+);
+
+in_the_ways_of!(who name headers in lists:
+    istio_lists IstioHttp,
+    istio_open_route IstioGrpc,
+    envoy_gateway_lists EnvoyGatewayHttp,
+    envoy_gateway_open_route EnvoyGatewayGrpc,
+    ingress_nginx_lists IngressNginx,
+    traefik_file_lists TraefikFile,
+    traefik_crd_lists TraefikCrd,
+    apisix_file_lists ApisixFile,
+    apisix_crd_lists ApisixCrd,
+);
+
+async fn an_allowed_request_names_the_principal(way: Way) {
+    let scene = Scene::of(way).await;
+
+    let passage = scene.send(&scene.signed("GET", "/orders/7?expand=lines")).await;
+
+    let seen = passage.seen();
+    assert_eq!((seen.method.as_str(), seen.target.as_str()), ("GET", "/orders/7?expand=lines"));
+    assert_eq!(whole_identity(&scene, seen), Ok(()));
+    assert_eq!(scene.deployment.principal_id("alice"), seen.values("x-auth-principal-id")[0]);
+}
+
+async fn a_token_passes_once(way: Way) {
+    let scene = Scene::of(way).await;
+    let asked = scene.signed("GET", "/");
+
+    scene.send(&asked).await.seen();
+    let replayed = scene.send(&asked).await;
+
+    assert_eq!(replayed.status, 401, "{replayed:?}");
+    replayed.assert_challenge("replayed");
+}
+
+/// Every header of ours, in every spelling that a back end could read as ours.
+async fn made_up_identity_headers_are_overwritten(way: Way) {
+    let scene = Scene::of(way).await;
+
+    let passage = scene.send(&with_made_up_identity(scene.signed("GET", "/"))).await;
+
+    assert_eq!(whole_identity(&scene, passage.seen()), Ok(()));
+}
+
+async fn an_open_route_drops_made_up_identity_headers(way: Way) {
+    let scene = Scene::of(way).await;
+
+    let passage = scene.send(&with_made_up_identity(Asked::new("GET", "/healthz"))).await;
+
+    for name in IDENTITY {
+        assert!(passage.seen().values(name).is_empty(), "{name} in {passage:?}");
+    }
+}
+
+async fn a_route_asks_for_a_scope(way: Way) {
+    let scene = Scene::of(way).await;
+    let by_root = Asked::new("GET", "/admin/users").authorization(&Claims::of("root").authorization(&scene.root_key));
+
+    let allowed = scene.send(&with_made_up_identity(by_root)).await;
+    let refused = scene.send(&scene.signed("GET", "/admin/users").header("X-Required-Scope", "")).await;
+    let elsewhere = scene.send(&scene.signed("GET", "/administration")).await;
+
+    if way.asks_for_scopes() {
+        assert_eq!(refused.status, 403, "{refused:?}");
+    } else {
+        // Which is why its README sends whoever needs scopes elsewhere.
+        refused.seen();
+    }
+    assert_eq!(allowed.seen().values("x-auth-scopes"), ["admin"]);
+    assert_eq!(allowed.seen().values("x-auth-username"), ["root"]);
+    elsewhere.seen();
+}
+
+async fn the_spent_token_stays_outside(way: Way) {
+    let scene = Scene::of(way).await;
+
+    let passage = scene.send(&scene.signed("GET", "/").header("X-Application", "kept")).await;
+
+    assert!(passage.seen().values("authorization").is_empty(), "{passage:?}");
+    assert_eq!(passage.seen().values("x-application"), ["kept"]);
+}
+
+async fn a_body_arrives_intact(way: Way) {
+    let scene = Scene::of(way).await;
+    let body = "0123456789abcdef".repeat(1_024);
+
+    let passage = scene.send(&scene.signed("POST", "/upload").body(&body)).await;
+
+    assert_eq!((passage.seen().method.as_str(), passage.seen().body.as_str()), ("POST", body.as_str()));
+}
+
+/// What the gateways say about a request is theirs, whatever the client says in the same words.
+async fn a_client_cannot_tell_the_original_request(way: Way) {
+    let scene = Scene::of(way).await;
+    let bound = |method: &str, path: &str| {
+        let url = format!("http://{}{path}", scene.host());
+        Claims::of("alice").with("htm", method).with("htu", url).authorization(&scene.key)
+    };
+    let asked = |authorization: &str| {
+        let asked = Asked::new("DELETE", "/precious%20things").authorization(authorization);
+        [
+            ("X-Original-Method", "GET"),
+            ("X-Original-URI", "/harmless"),
+            ("X-Original-URL", "/harmless"),
+            ("X-Forwarded-Method", "GET"),
+            ("X-Forwarded-Uri", "/harmless"),
+            ("X-Forwarded-Host", "elsewhere.test"),
+            ("X-Forwarded-Proto", "https"),
+            ("X-Countersign-Attempt", "mine"),
+        ]
+        .into_iter()
+        .fold(asked, |asked, (name, value)| asked.header(name, value))
+    };
+
+    let lie = scene.send(&asked(&bound("GET", "/harmless"))).await;
+    let truth = asked(&bound("DELETE", "/precious%20things"));
+    let told = scene.send(&truth).await;
+    let again = scene.send(&truth).await;
+
+    lie.assert_challenge("request_mismatch");
+    assert_eq!(told.seen().method, "DELETE");
+    again.assert_challenge("replayed");
+}
+
+async fn nobody_passes_while_countersign_is_down(way: Way) {
+    let mut scene = Scene::of(way).await;
+    scene.send(&scene.signed("GET", "/")).await.seen();
+    scene.countersign.signal(Signal::Kill);
+    scene.countersign.exited_within(Duration::from_secs(10));
+
+    for method in ["GET", "POST"] {
+        let passage = scene.send(&scene.signed(method, "/")).await;
+        assert_eq!(passage.status, way.on_outage(), "{passage:?}");
+        assert!(passage.seen.is_none());
+    }
+}
+
+/// Whoever leaves one of the six out of the manifests is told by these tests: the back end then misses it, or believes the client.
+async fn a_forgotten_header_is_noticed(way: Way) {
+    for name in IDENTITY {
+        // Empty for alice, so there is nothing to miss where the controller drops the client's own anyway.
+        if (way, name) == (Way::IngressNginx, "x-auth-scopes") {
+            continue;
+        }
+        let scene = Scene::with(way, &Manifests::of(way.example()).without(name)).await;
+        assert!(is_noticed(&scene, name).await, "{name}");
+    }
+}
+
+/// Whether a test of this file would fail.
+async fn is_noticed(scene: &Scene, name: &str) -> bool {
+    let passage = scene.send(&with_made_up_identity(scene.signed("GET", "/"))).await;
+    let open = scene.send(&with_made_up_identity(Asked::new("GET", "/healthz"))).await;
+    whole_identity(scene, passage.seen()).is_err() || !open.seen().values(name).is_empty()
+}
+
+/// Kong's list is in the plugin.
+#[tokio::test]
+async fn a_header_that_the_plugin_forgets_is_noticed() {
+    let mut scene = Scene::of(Way::Kong).await;
+    for name in IDENTITY {
+        let Gateway::Kong(kong) = &mut scene.gateway else { panic!("no Kong") };
+        kong.edit(&format!("  [\"{name}\"] = true,\n"), "");
+        assert!(is_noticed(&scene, name).await, "{name}");
+    }
+}
+
+/// 8 KiB is Countersign's cap: nginx must not be the one to set a lower one.
+#[tokio::test]
+async fn the_largest_token_passes_ingress_nginx() {
+    const CAP: usize = 8 * 1024;
+    let scene = Scene::of(Way::IngressNginx).await;
+    let padded = |length: usize| Claims::of("alice").with("padding", "x".repeat(length)).sign(&scene.key);
+    // Three characters more in the claims are four more in the token.
+    let token = padded(1 + (CAP - padded(1).len()) / 4 * 3);
+    assert!((CAP - 8..=CAP).contains(&token.len()), "{}", token.len());
+
+    let passage = scene.send(&Asked::new("GET", "/").authorization(&format!("JWT {token}"))).await;
+
+    assert_eq!(passage.seen().values("x-auth-username"), ["alice"]);
+}
+
+/// Whether alice is who the back end takes the client for, by all six headers.
+fn whole_identity(scene: &Scene, seen: &Seen) -> Result<(), String> {
+    let fingerprint = scene.key.fingerprint();
+    let expected = [("x-auth-username", "alice"), ("x-auth-method", "self_signed"), ("x-auth-key-id", fingerprint.as_str())];
+    for (name, value) in expected {
+        if seen.values(name) != [value] {
+            return Err(format!("{name} is not {value} in {seen:?}"));
+        }
+    }
+    for name in ["x-auth-principal-id", "x-auth-decision-id"] {
+        if !matches!(seen.values(name)[..], [value] if !value.is_empty() && value != passage::MADE_UP) {
+            return Err(format!("{name} in {seen:?}"));
+        }
+    }
+    // alice has none: a gateway may pass the header on empty, or drop it.
+    if seen.values("x-auth-scopes").concat().is_empty() { Ok(()) } else { Err(format!("x-auth-scopes in {seen:?}")) }
+}
+
+fn with_made_up_identity(asked: Asked) -> Asked {
+    IDENTITY.iter().fold(asked, |asked, name| {
+        let asked = asked.header(name, passage::MADE_UP).header(&name.replace('-', "_"), passage::MADE_UP);
+        asked.header(&name.replacen('-', "_", 1), passage::MADE_UP).header(&name.to_ascii_uppercase(), passage::MADE_UP)
+    })
+}

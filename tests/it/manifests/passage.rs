@@ -1,0 +1,104 @@
+//! A request of a client, and what became of it.
+
+use std::net::SocketAddr;
+
+use crate::harness::Seen;
+use crate::harness::http::{Answer, Request};
+
+/// The host that clients of modelled gateways use.
+pub const HOST: &str = "api.example.com:8443";
+
+/// What clients say of themselves.
+pub const MADE_UP: &str = "made-up";
+
+/// What a client sends.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    pub method: String,
+    pub target: String,
+    pub headers: Vec<(String, String)>,
+    pub body: String,
+}
+
+impl Asked {
+    pub fn new(method: &str, target: &str) -> Self {
+        Self { method: method.to_owned(), target: target.to_owned(), headers: Vec::new(), body: String::new() }
+    }
+
+    /// Adds a header, also when one of that name is there already.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    #[must_use]
+    pub fn authorization(self, value: &str) -> Self {
+        self.header("Authorization", value)
+    }
+
+    #[must_use]
+    pub fn body(mut self, body: &str) -> Self {
+        body.clone_into(&mut self.body);
+        self
+    }
+
+    /// The path, without the query.
+    pub fn path(&self) -> &str {
+        self.target.split('?').next().unwrap_or_default()
+    }
+
+    /// The values of a header.
+    pub fn values(&self, name: &str) -> Vec<&str> {
+        self.headers.iter().filter(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str()).collect()
+    }
+
+    /// Sends it to a real gateway in front of an echo.
+    pub async fn through(&self, gateway: SocketAddr) -> Passage {
+        let mut request = Request::new(&self.method, &self.target);
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
+        if !self.body.is_empty() {
+            request = request.body(self.body.as_str());
+        }
+        let answer = request.send(gateway).await;
+        Passage { seen: (answer.status == 200).then(|| Seen::by(&answer)), status: answer.status, headers: answer.headers }
+    }
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub struct Passage {
+    /// The client's.
+    pub status: u16,
+    /// What the client gets. Names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// What the back end gets.
+    pub seen: Option<Seen>,
+}
+
+impl Passage {
+    /// On to the back end, with these headers.
+    pub fn on(asked: &Asked, headers: Vec<(String, String)>) -> Self {
+        let seen = Seen { method: asked.method.clone(), target: asked.target.clone(), headers, body: asked.body.clone() };
+        Self { status: 200, headers: Vec::new(), seen: Some(seen) }
+    }
+
+    /// Back to the client, with those headers of an answer that are wanted.
+    pub fn back(status: u16, answer: Option<&Answer>, wanted: impl Fn(&str) -> bool) -> Self {
+        let headers = answer.map_or(&[][..], |answer| &answer.headers);
+        Self { status, headers: headers.iter().filter(|(name, _)| wanted(name)).cloned().collect(), seen: None }
+    }
+
+    pub fn seen(&self) -> &Seen {
+        self.seen.as_ref().unwrap_or_else(|| panic!("not allowed: {self:?}"))
+    }
+
+    /// The code is in the one header that every gateway hands on.
+    pub fn assert_challenge(&self, code: &str) {
+        let challenge = self.headers.iter().find(|(name, _)| name == "www-authenticate");
+        let (_, challenge) = challenge.unwrap_or_else(|| panic!("no challenge in {self:?}"));
+        assert!(challenge.contains(&format!("error=\"{code}\"")), "{challenge} does not say {code}");
+    }
+}
