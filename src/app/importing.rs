@@ -6,7 +6,7 @@ use super::{AppError, Foundation, hints, use_one_crypto_library};
 use crate::{
     config::{Settings, database::DatabaseUrl},
     engine::{
-        import::Import,
+        import::{Import, ImportTerms},
         ports::{ImportStore, LegacyError, LegacySource},
     },
     stores::sql::legacy::{AsymmetricJwtAuth, Jwtconnect, Jwthenticator, UserTable},
@@ -66,5 +66,7 @@ pub async fn import(
     }
     let foundation = Foundation::lay(&settings).await?;
     let registry = foundation.registry(hints(&settings), actor);
-    Ok(Import::new(source, foundation.store as Arc<dyn ImportStore>, registry, is_rehearsal))
+    let audience = Some(settings.issuer.audience.clone()).filter(|audience| !audience.is_empty());
+    let terms = ImportTerms { is_rehearsal, audience: audience.into_iter().collect() };
+    Ok(Import::new(source, foundation.store as Arc<dyn ImportStore>, registry, terms))
 }

@@ -15,7 +15,7 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ImportCommand {
-    /// From a Django project with asymmetric_jwt_auth: users, public keys, trusted key sets.
+    /// From a Django project with `asymmetric_jwt_auth`: users, public keys, trusted key sets.
     AsymmetricJwtAuth {
         #[command(flatten)]
         users: UserArguments,

@@ -19,7 +19,7 @@ use crate::domain::{opaque::NoRandomness, time::UnixMillis};
 /// How many accounts are taken over in one transaction. Each may have many keys and tokens.
 const PAGE: u64 = 250;
 /// How long the database may take over the accounts of one page.
-const PAGE_TIMEOUT: Duration = Duration::from_secs(60);
+const PAGE_TIMEOUT: Duration = Duration::from_mins(1);
 /// How often a page is begun anew where somebody else changed what it is about.
 const ATTEMPTS: usize = 3;
 
@@ -28,7 +28,16 @@ pub struct Import {
     source: Arc<dyn LegacySource>,
     store: Arc<dyn ImportStore>,
     registry: Registry,
-    is_rehearsal: bool,
+    terms: ImportTerms,
+}
+
+/// How an import is made.
+#[derive(Clone, Debug)]
+pub struct ImportTerms {
+    /// Whether to say what would be done, and do nothing.
+    pub is_rehearsal: bool,
+    /// The `aud` of this service's access tokens, without which they are not accepted here; empty where they need none.
+    pub audience: Vec<String>,
 }
 
 /// How far an import is.
@@ -55,10 +64,9 @@ pub enum ImportError {
 }
 
 impl Import {
-    /// An import from `source` into `store`, checked by the rules of `registry` and in its actor's name. A rehearsal says what it
-    /// would do, and does nothing.
-    pub fn new(source: Arc<dyn LegacySource>, store: Arc<dyn ImportStore>, registry: Registry, is_rehearsal: bool) -> Self {
-        Self { source, store, registry, is_rehearsal }
+    /// An import from `source` into `store`, checked by the rules of `registry` and in its actor's name.
+    pub fn new(source: Arc<dyn LegacySource>, store: Arc<dyn ImportStore>, registry: Registry, terms: ImportTerms) -> Self {
+        Self { source, store, registry, terms }
     }
 
     /// Takes everything over, page after page, and tells `progress` after each.
@@ -85,12 +93,12 @@ impl Import {
         let mut beaten = RegistryError::Changed;
         for _ in 0..ATTEMPTS {
             let standing = within(PAGE_TIMEOUT, self.store.standing(&sought)).await?;
-            let mut plan = Plan::new(&standing, &self.registry, now);
+            let mut plan = Plan::new(&standing, &self.registry, &self.terms.audience, now);
             for account in page {
                 plan.account(account)?;
             }
             let (added, report) = plan.into_parts();
-            if self.is_rehearsal || added.is_empty() {
+            if self.terms.is_rehearsal || added.is_empty() {
                 return Ok(report);
             }
             match within(PAGE_TIMEOUT, self.store.add_accounts(added, self.registry.author())).await {
@@ -128,6 +136,6 @@ const fn is_conflict(error: &RegistryError) -> bool {
 
 impl fmt::Debug for Import {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Import").field("is_rehearsal", &self.is_rehearsal).finish_non_exhaustive()
+        f.debug_struct("Import").field("terms", &self.terms).finish_non_exhaustive()
     }
 }

@@ -12,7 +12,21 @@ const WEAK: &str = include_str!("fixtures/rsa1024.pub");
 
 /// On each database, from the same kind into the same kind: its clients go on as they were.
 #[tokio::test]
-async fn its_clients_are_accepted_after_the_import() {
+async fn its_clients_are_accepted_on_sqlite() {
+    its_clients_are_accepted(LegacyDatabase::sqlite(), Database::sqlite()).await;
+}
+
+#[tokio::test]
+async fn its_clients_are_accepted_on_postgresql() {
+    its_clients_are_accepted(LegacyDatabase::on(Database::postgres()), Database::postgres()).await;
+}
+
+#[tokio::test]
+async fn its_clients_are_accepted_on_mariadb() {
+    its_clients_are_accepted(LegacyDatabase::on(Database::mariadb()), Database::mariadb()).await;
+}
+
+async fn its_clients_are_accepted(legacy: LegacyDatabase, database: Database) {
     let [ed25519, rsa, second, disabled] = [Key::ed25519(), Key::rsa(), Key::ed25519(), Key::ed25519()];
     let users = json!([
         {
@@ -28,58 +42,51 @@ async fn its_clients_are_accepted_after_the_import() {
         {"username": "a person without keys"},
     ]);
     let peer = AsymmetricJwtAuth::new();
-    let kinds: [(LegacyDatabase, Database); 3] = [
-        (LegacyDatabase::sqlite(), Database::sqlite()),
-        (LegacyDatabase::on(Database::postgres()), Database::postgres()),
-        (LegacyDatabase::on(Database::mariadb()), Database::mariadb()),
-    ];
-    for (legacy, database) in kinds {
-        let legacy = legacy.asymmetric(&users);
-        let deployment = Deployment::on(database);
+    let legacy = legacy.asymmetric(&users);
+    let deployment = Deployment::on(database);
 
-        let rehearsed = deployment.import(SYSTEM, &legacy, &["--dry-run"]);
-        assert_eq!((rehearsed.counts("principal"), rehearsed.counts("key")), ([3, 0, 0], [4, 0, 0]), "{rehearsed:?}");
-        assert_eq!(rehearsed.result["dry_run"], true);
-        assert_eq!(deployment.everything(), json!([[], [], [], [], []]), "a dry run changes nothing");
+    let rehearsed = deployment.import(SYSTEM, &legacy, &["--dry-run"]);
+    assert_eq!((rehearsed.counts("principal"), rehearsed.counts("key")), ([3, 0, 0], [4, 0, 0]), "{rehearsed:?}");
+    assert_eq!(rehearsed.result["dry_run"], true);
+    assert_eq!(deployment.everything(), json!([[], [], [], [], []]), "a dry run changes nothing");
 
-        let imported = deployment.import(SYSTEM, &legacy, &[]);
-        assert_eq!((imported.code, imported.result["dry_run"].clone()), (0, json!(false)));
-        assert_eq!((imported.counts("principal"), imported.counts("key")), ([3, 0, 0], [4, 0, 0]), "{imported:?}");
-        assert_eq!(imported.result["passed_over"], 1, "{imported:?}");
-        let alice = principal(&deployment, "alice");
-        let profile = ["given_name", "family_name", "email", "created_at", "is_active"].map(|name| alice[name].clone());
-        let expected = json!(["Alice", "Liddell", "alice@gateway.test", "2021-02-03T04:05:06Z", true]);
-        assert_eq!(json!(profile), expected, "{alice}");
-        assert_eq!(principal(&deployment, "carol")["is_active"], false);
-        let keys = deployment.list(&["key", "list", "alice"]);
-        let laptop = keys.iter().find(|key| key["fingerprint"] == ed25519.fingerprint()).unwrap();
-        assert_eq!((&laptop["comment"], &laptop["last_used_on"]), (&json!("laptop"), &json!("2026-01-02T03:04:05.678Z")));
+    let imported = deployment.import(SYSTEM, &legacy, &[]);
+    assert_eq!((imported.code, imported.result["dry_run"].clone()), (0, json!(false)));
+    assert_eq!((imported.counts("principal"), imported.counts("key")), ([3, 0, 0], [4, 0, 0]), "{imported:?}");
+    assert_eq!(imported.result["passed_over"], 1, "{imported:?}");
+    let alice = principal(&deployment, "alice");
+    let profile = ["given_name", "family_name", "email", "created_at", "is_active"].map(|name| alice[name].clone());
+    let expected = json!(["Alice", "Liddell", "alice@gateway.test", "2021-02-03T04:05:06Z", true]);
+    assert_eq!(json!(profile), expected, "{alice}");
+    assert_eq!(principal(&deployment, "carol")["is_active"], false);
+    let keys = deployment.list(&["key", "list", "alice"]);
+    let laptop = keys.iter().find(|key| key["fingerprint"] == ed25519.fingerprint()).unwrap();
+    assert_eq!((&laptop["comment"], &laptop["last_used_on"]), (&json!("laptop"), &json!("2026-01-02T03:04:05.678Z")));
 
-        let countersign = deployment.serve();
-        for (username, key) in [("alice", &ed25519), ("alice", &rsa), ("Bób b", &second)] {
-            let answer = countersign.decide(&peer.authorization(username, key)).await;
-            assert_eq!(answer.status, 200, "{username}: {answer:?}");
-        }
-        for (username, key) in [("carol", &disabled), ("alice", &second)] {
-            let answer = countersign.decide(&peer.authorization(username, key)).await;
-            assert_eq!(answer.header("x-auth-error"), Some("invalid_token"), "{username}");
-        }
-        drop(countersign);
-
-        let before = deployment.everything();
-        let again = deployment.import(SYSTEM, &legacy, &[]);
-        assert_eq!((again.code, again.counts("principal"), again.counts("key")), (0, [0, 3, 0], [0, 4, 0]), "{again:?}");
-        assert_eq!(deployment.everything(), before, "a second run changes nothing");
-        let told = deployment.done(&["import", SYSTEM, "--database", &legacy.url]);
-        assert!(told.contains("nothing was changed"), "{told}");
-
-        // What is new there since is taken over, and nothing else.
-        let newer = Key::ed25519();
-        let legacy = legacy.asymmetric(&json!([{"username": "alice", "keys": [{"key": newer.public_pem()}]}]));
-        let more = deployment.import(SYSTEM, &legacy, &["--all-users"]);
-        assert_eq!((more.counts("principal"), more.counts("key")), ([1, 3, 0], [1, 4, 0]), "{more:?}");
-        assert_eq!(deployment.serve().decide(&peer.authorization("alice", &newer)).await.status, 200);
+    let countersign = deployment.serve();
+    for (username, key) in [("alice", &ed25519), ("alice", &rsa), ("Bób b", &second)] {
+        let answer = countersign.decide(&peer.authorization(username, key)).await;
+        assert_eq!(answer.status, 200, "{username}: {answer:?}");
     }
+    for (username, key) in [("carol", &disabled), ("alice", &second)] {
+        let answer = countersign.decide(&peer.authorization(username, key)).await;
+        assert_eq!(answer.header("x-auth-error"), Some("invalid_token"), "{username}");
+    }
+    drop(countersign);
+
+    let before = deployment.everything();
+    let again = deployment.import(SYSTEM, &legacy, &[]);
+    assert_eq!((again.code, again.counts("principal"), again.counts("key")), (0, [0, 3, 0], [0, 4, 0]), "{again:?}");
+    assert_eq!(deployment.everything(), before, "a second run changes nothing");
+    let told = deployment.done(&["import", SYSTEM, "--database", &legacy.url]);
+    assert!(told.contains("nothing was changed"), "{told}");
+
+    // What is new there since is taken over, and nothing else.
+    let newer = Key::ed25519();
+    let legacy = legacy.asymmetric(&json!([{"username": "alice", "keys": [{"key": newer.public_pem()}]}]));
+    let more = deployment.import(SYSTEM, &legacy, &["--all-users"]);
+    assert_eq!((more.counts("principal"), more.counts("key")), ([1, 3, 0], [1, 4, 0]), "{more:?}");
+    assert_eq!(deployment.serve().decide(&peer.authorization("alice", &newer)).await.status, 200);
 }
 
 #[tokio::test]

@@ -11,53 +11,60 @@ const HOUR: i64 = 3600;
 
 /// Its clients hold their key, a refresh token and the address of a server. After the import another server is there.
 #[tokio::test]
-async fn its_clients_go_on_where_they_were() {
-    let kinds: [(LegacyDatabase, Database); 3] = [
-        (LegacyDatabase::sqlite(), Database::sqlite()),
-        (LegacyDatabase::on(Database::postgres()), Database::postgres()),
-        (LegacyDatabase::sqlite(), Database::mariadb()),
-    ];
-    for (legacy, database) in kinds {
-        let peer = Jwthenticator::start();
-        let server = legacy.jwthenticator_server();
-        let url = format!("http://{}/", server.address);
-        peer.internal_client(&url, ALICE).await.register_key("a key of its own").await.unwrap();
-        let client = peer.client(&url, ALICE, "a key of its own").await;
-        client.authenticate().await.unwrap();
-        let held = client.tokens().await;
-        let address = server.address;
-        drop(server);
-        let deployment = Deployment::on(database);
+async fn its_clients_go_on_on_sqlite() {
+    its_clients_go_on(LegacyDatabase::sqlite(), Database::sqlite()).await;
+}
 
-        let rehearsed = deployment.import(SYSTEM, &legacy, &["--dry-run"]);
-        assert_eq!((rehearsed.code, rehearsed.counts("api_key"), rehearsed.counts("refresh_token")), (0, [1, 0, 0], [1, 0, 0]));
-        assert_eq!(deployment.everything(), json!([[], [], [], [], []]), "a dry run changes nothing");
-        let imported = deployment.import(SYSTEM, &legacy, &[]);
-        assert_eq!((imported.code, imported.counts("principal")), (0, [1, 0, 0]), "{imported:?}");
-        assert_eq!((imported.counts("api_key"), imported.counts("refresh_token")), ([1, 0, 0], [1, 0, 0]), "{imported:?}");
-        assert_eq!(deployment.list(&["principal", "list"])[0]["username"], ALICE);
+#[tokio::test]
+async fn its_clients_go_on_on_postgresql() {
+    its_clients_go_on(LegacyDatabase::on(Database::postgres()), Database::postgres()).await;
+}
 
-        let countersign = Countersign::start_at(&deployment, address);
-        client.refresh_alone().await.unwrap();
-        let refreshed = client.tokens().await;
-        assert_eq!(refreshed.refresh_token, held.refresh_token, "it keeps the one that it has");
-        assert_ne!(refreshed.jwt, held.jwt);
-        client.refresh_alone().await.unwrap();
-        client.authenticate().await.unwrap();
-        let fresh = client.tokens().await;
-        let answer = countersign.decide(&format!("Bearer {}", fresh.jwt.unwrap())).await;
-        assert_eq!((answer.status, answer.header("x-auth-username")), (200, Some(ALICE)));
-        let other = peer.client_with_refresh_token(&url, BOB, &held.refresh_token.unwrap()).await;
-        assert_eq!(other.refresh_alone().await.unwrap_err().class, "RefreshError", "another identifier");
-        // The access token that it came with is another system's.
-        assert_eq!(TokenApi::of(&countersign).validate(&held.jwt.unwrap()).await, 401);
-        drop(countersign);
+#[tokio::test]
+async fn its_clients_go_on_on_sqlite_into_mariadb() {
+    its_clients_go_on(LegacyDatabase::sqlite(), Database::mariadb()).await;
+}
 
-        let before = deployment.everything();
-        let again = deployment.import(SYSTEM, &legacy, &[]);
-        assert_eq!((again.code, again.counts("api_key"), again.counts("refresh_token")), (0, [0, 1, 0], [0, 1, 0]), "{again:?}");
-        assert_eq!(deployment.everything(), before, "a second run changes nothing");
-    }
+async fn its_clients_go_on(legacy: LegacyDatabase, database: Database) {
+    let peer = Jwthenticator::start();
+    let server = legacy.jwthenticator_server();
+    let url = format!("http://{}/", server.address);
+    peer.internal_client(&url, ALICE).await.register_key("a key of its own").await.unwrap();
+    let client = peer.client(&url, ALICE, "a key of its own").await;
+    client.authenticate().await.unwrap();
+    let held = client.tokens().await;
+    let address = server.address;
+    drop(server);
+    let deployment = Deployment::on(database);
+
+    let rehearsed = deployment.import(SYSTEM, &legacy, &["--dry-run"]);
+    assert_eq!((rehearsed.code, rehearsed.counts("api_key"), rehearsed.counts("refresh_token")), (0, [1, 0, 0], [1, 0, 0]));
+    assert_eq!(deployment.everything(), json!([[], [], [], [], []]), "a dry run changes nothing");
+    let imported = deployment.import(SYSTEM, &legacy, &[]);
+    assert_eq!((imported.code, imported.counts("principal")), (0, [1, 0, 0]), "{imported:?}");
+    assert_eq!((imported.counts("api_key"), imported.counts("refresh_token")), ([1, 0, 0], [1, 0, 0]), "{imported:?}");
+    assert_eq!(deployment.list(&["principal", "list"])[0]["username"], ALICE);
+
+    let countersign = Countersign::start_at(&deployment, address);
+    client.refresh_alone().await.unwrap();
+    let refreshed = client.tokens().await;
+    assert_eq!(refreshed.refresh_token, held.refresh_token, "it keeps the one that it has");
+    assert_ne!(refreshed.jwt, held.jwt);
+    client.refresh_alone().await.unwrap();
+    client.authenticate().await.unwrap();
+    let fresh = client.tokens().await;
+    let answer = countersign.decide(&format!("Bearer {}", fresh.jwt.unwrap())).await;
+    assert_eq!((answer.status, answer.header("x-auth-username")), (200, Some(ALICE)));
+    let other = peer.client_with_refresh_token(&url, BOB, &held.refresh_token.unwrap()).await;
+    assert_eq!(other.refresh_alone().await.unwrap_err().class, "RefreshError", "another identifier");
+    // The access token that it came with is another system's.
+    assert_eq!(TokenApi::of(&countersign).validate(&held.jwt.unwrap()).await, 401);
+    drop(countersign);
+
+    let before = deployment.everything();
+    let again = deployment.import(SYSTEM, &legacy, &[]);
+    assert_eq!((again.code, again.counts("api_key"), again.counts("refresh_token")), (0, [0, 1, 0], [0, 1, 0]), "{again:?}");
+    assert_eq!(deployment.everything(), before, "a second run changes nothing");
 }
 
 #[tokio::test]

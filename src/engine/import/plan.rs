@@ -42,6 +42,8 @@ pub(super) fn sought(page: &[LegacyAccount]) -> Sought {
 pub(super) struct Plan<'a> {
     standing: &'a Standing,
     registry: &'a Registry,
+    /// Of this service's own access tokens.
+    audience: &'a [String],
     now: UnixMillis,
     added: Vec<AddedAccount>,
     report: ImportReport,
@@ -73,8 +75,8 @@ impl Current<'_> {
 }
 
 impl<'a> Plan<'a> {
-    pub(super) fn new(standing: &'a Standing, registry: &'a Registry, now: UnixMillis) -> Self {
-        Self { standing, registry, now, added: Vec::new(), report: ImportReport::default(), seen: HashSet::new() }
+    pub(super) fn new(standing: &'a Standing, registry: &'a Registry, audience: &'a [String], now: UnixMillis) -> Self {
+        Self { standing, registry, audience, now, added: Vec::new(), report: ImportReport::default(), seen: HashSet::new() }
     }
 
     pub(super) fn into_parts(self) -> (Vec<AddedAccount>, ImportReport) {
@@ -241,6 +243,9 @@ impl<'a> Plan<'a> {
                 Outcome::Refused("it is empty".to_owned())
             } else if current.holder.is_none() {
                 orphaned("principal")
+            } else if self.audience.is_empty() && !token.audience.is_empty() {
+                let theirs = token.audience.join(" ");
+                Outcome::Refused(format!("access tokens for {theirs:?} are refused here unless issuer.audience is set"))
             } else if !self.seen.insert(hash.clone()) {
                 Outcome::Duplicate("another row has the same token".to_owned())
             } else if let Some(expires_at) = token.expires_at {
@@ -265,11 +270,12 @@ impl<'a> Plan<'a> {
         scopes: Scopes,
     ) -> Result<NewGrant, NoRandomness> {
         let issued_at = token.issued_at.unwrap_or(self.now).min(self.now);
+        let ours = self.audience.iter().filter(|ours| !token.audience.contains(ours));
         Ok(NewGrant {
             family: random_uuid()?,
             access_jti: random_uuid()?,
             refresh: Some(NewRefresh { jti: random_uuid()?, hash, seed: random_uuid()?, expires_at }),
-            audience: token.audience.clone(),
+            audience: token.audience.iter().chain(ours).cloned().collect(),
             sid: token.sid.as_deref().and_then(clean),
             scopes,
             api_key,

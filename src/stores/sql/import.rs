@@ -15,7 +15,10 @@ use super::{
     writing::{Trail, Writing},
 };
 use crate::{
-    domain::{opaque::SecretHash, principal::ApiKeyId},
+    domain::{
+        opaque::SecretHash,
+        principal::{ApiKeyId, Username},
+    },
     engine::ports::{
         AddedAccount, AddedApiKey, AddedHolder, Author, HeldApiKey, ImportStore, NewGrant, PrincipalRecord, RegistryError, Sought,
         Standing, StandingPrincipal,
@@ -30,7 +33,7 @@ impl ImportStore for SqlRegistry {
     async fn standing(&self, sought: &Sought) -> Result<Standing, RegistryError> {
         let mut standing = Standing::default();
         for names in sought.usernames.chunks(ROWS_MAX) {
-            let named = principals::Column::Username.is_in(names.iter().map(|name| name.as_str()));
+            let named = principals::Column::Username.is_in(names.iter().map(Username::as_str));
             let rows = principals::Entity::find().filter(named).all(&self.database).await.map_err(registry_error)?;
             for principal in self.with_keys_and_trusts(rows).await? {
                 standing.principals.insert(principal.record.username.clone(), principal);

@@ -22,7 +22,7 @@ pub struct LegacyDatabase {
 impl LegacyDatabase {
     pub fn sqlite() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        Self { url: format!("sqlite://{}", dir.path().join("legacy.db").display()), dir: dir, _server: None }
+        Self { url: format!("sqlite://{}", dir.path().join("legacy.db").display()), dir, _server: None }
     }
 
     /// With a server of its own.
