@@ -65,13 +65,12 @@ pub(super) fn run(
     if urls.is_empty() {
         urls.push(scrape::local(settings()?.server.admin_listen.0)?);
     }
-    let snapshot = Snapshot::of(
-        urls.iter().map(|url| printable(url.as_str().trim_end_matches('/'))).collect::<Vec<_>>().iter().map(String::as_str),
-    );
+    let names: Vec<String> = urls.iter().map(scrape::name).collect();
+    let snapshot = Snapshot::of(names.iter().map(String::as_str));
     let scraper = Scraper::new(urls)?;
     let is_live = !once && output == Output::Text && io::stdout().is_terminal() && io::stdin().is_terminal();
     if is_live {
-        return Ok(super::block_on(live::run(scraper, Screen::new(snapshot, interval)))??);
+        return Ok(super::block_on(async { live::run(scraper, Screen::new(snapshot, interval)) })??);
     }
     let snapshot = super::block_on(look_twice(&scraper, snapshot, interval))?;
     super::print(&match output {

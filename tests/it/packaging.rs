@@ -74,7 +74,7 @@ fn every_command_has_a_manual_page_that_renders() {
     assert!(ran.stderr.contains("cannot be made"), "{ran:?}");
 }
 
-/// In hundredths of its own scale from 0 to 10; 9.6 is a service that nobody looked at.
+/// In tenths of its own scale, which goes from 0 to 10; 9.6 is a service that nobody looked at.
 const EXPOSURE_MOST: &str = "15";
 
 #[test]

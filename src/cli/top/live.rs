@@ -26,8 +26,8 @@ enum Message {
     Stop,
 }
 
-/// Draws until a key or a signal ends it.
-pub(super) async fn run(scraper: Scraper, screen: Screen) -> io::Result<()> {
+/// Draws until a key or a signal ends it. Looking goes on in the runtime that this is called in.
+pub(super) fn run(scraper: Scraper, screen: Screen) -> io::Result<()> {
     let (sender, messages) = mpsc::channel();
     let stop = told_to_stop()?;
     let stopping = sender.clone();

@@ -108,6 +108,14 @@ pub(super) fn target(text: &str) -> Result<Url, String> {
     }
 }
 
+/// A target as it is shown, without the password that it may have.
+pub(super) fn name(target: &Url) -> String {
+    let mut shown = target.clone();
+    // Both fail only where there is no host, and a target has one.
+    let _ = (shown.set_username(""), shown.set_password(None));
+    super::printable(shown.as_str().trim_end_matches('/'))
+}
+
 /// Where a service of these settings is asked from the same machine.
 pub(super) fn local(listener: SocketAddr) -> Result<Url, String> {
     let ip = match listener.ip() {
@@ -148,6 +156,11 @@ mod tests {
         for text in ["", "ftp://admin.test", "http://", "host:port"] {
             assert!(target(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_password_is_not_shown() {
+        assert_eq!(name(&target("https://top:secret@admin.test/auth/").unwrap()), "https://admin.test/auth");
     }
 
     #[test]

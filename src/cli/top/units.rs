@@ -8,7 +8,7 @@ pub(super) const NONE: &str = "-";
 /// Events in a second, or a count.
 pub(super) fn number(value: f64) -> String {
     match value {
-        v if v == 0.0 => "0".to_owned(),
+        0.0 => "0".to_owned(),
         v if v < 9.95 && v.fract() != 0.0 => format!("{v:.1}"),
         v if v < 99_999.5 => format!("{v:.0}"),
         v if v < 9_999_500.0 => format!("{:.0}k", v / 1e3),
@@ -19,7 +19,7 @@ pub(super) fn number(value: f64) -> String {
 /// A span of time as short as a decision, or as a clock is wrong.
 pub(super) fn seconds(value: f64) -> String {
     match value.abs() {
-        v if v == 0.0 => "0 s".to_owned(),
+        0.0 => "0 s".to_owned(),
         v if v < 0.000_999_5 => format!("{:.0} µs", value * 1e6),
         v if v < 0.009_995 => format!("{:.2} ms", value * 1e3),
         v if v < 0.999_5 => format!("{:.0} ms", value * 1e3),

@@ -1,3 +1,5 @@
+#![allow(clippy::float_cmp, reason = "what is added and divided here has exact results")]
+
 use std::time::Instant;
 
 use super::*;
