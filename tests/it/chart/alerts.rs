@@ -155,7 +155,11 @@ async fn every_metric_that_is_named_exists() {
 
     let named = selectors(&all_queries());
     assert!(named.len() > 15, "{named:?}");
-    assert_eq!(missing(&named, &exposed(&countersign).await), Vec::<String>::new());
+    let exposed = exposed(&countersign).await;
+    assert_eq!(missing(&named, &exposed), Vec::<String>::new());
+    // What is misspelt would be noticed.
+    let misspelt = selectors(&["rate(countersign_decision_total[5m]) + countersign_store_up{stor=\"nonce_store\"}".to_owned()]);
+    assert_eq!(missing(&misspelt, &exposed), ["countersign_decision_total", "countersign_store_up{stor}"]);
 }
 
 /// Reasons that are named are reasons that there are.
