@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::harness::http::{Answer, Request};
 use crate::harness::{Claims, Countersign, Deployment, Echo, Gateway, Key, RunningGateway, Seen, Signal, eventually_async};
 
@@ -54,7 +56,7 @@ impl Scene {
     }
 }
 
-/// Runs each test through each gateway, as a test of its own.
+/// Runs each test through each gateway, as a test of its own. The tests are functions of the module that calls this.
 macro_rules! through_every_gateway {
     ($($test:ident),+ $(,)?) => {
         mod nginx {
@@ -66,25 +68,35 @@ macro_rules! through_every_gateway {
         mod envoy_http {
             $(#[tokio::test] async fn $test() { super::$test(crate::harness::Gateway::EnvoyHttp).await; })+
         }
+        mod caddy {
+            $(#[tokio::test] async fn $test() { super::$test(crate::harness::Gateway::Caddy).await; })+
+        }
+        mod caddy_debian {
+            $(#[tokio::test] async fn $test() { super::$test(crate::harness::Gateway::CaddyDebian).await; })+
+        }
+        mod haproxy {
+            $(#[tokio::test] async fn $test() { super::$test(crate::harness::Gateway::Haproxy).await; })+
+        }
+        mod apache {
+            $(#[tokio::test] async fn $test() { super::$test(crate::harness::Gateway::Apache).await; })+
+        }
     };
 }
+
+pub(crate) use through_every_gateway;
 
 through_every_gateway!(
     an_allowed_request_names_the_principal,
     rsa_keys_pass,
     a_token_passes_once,
     a_denial_tells_the_client_why,
-    made_up_identity_headers_are_overwritten,
-    an_open_route_drops_made_up_identity_headers,
+    a_denial_is_handed_on_whole,
     a_route_asks_for_a_scope,
     the_spent_token_stays_outside,
     a_body_arrives_intact,
-    two_tokens_are_refused,
+    errors_of_the_back_end_stay_its_own,
     the_largest_token_passes,
     a_token_bound_to_the_request_passes,
-    paths_in_disguise_match_no_bound_token,
-    a_client_cannot_tell_the_original_request,
-    a_client_cannot_choose_the_attempt,
     the_command_line_client_signs_for_it,
     nobody_passes_while_countersign_is_down,
     nobody_passes_while_countersign_hangs,
@@ -140,15 +152,22 @@ async fn a_denial_tells_the_client_why(gateway: Gateway) {
     }
 }
 
-async fn made_up_identity_headers_are_overwritten(gateway: Gateway) {
+/// Code, problem and all.
+async fn a_denial_is_handed_on_whole(gateway: Gateway) {
     let scene = Scene::of(gateway, Key::ed25519()).await;
 
-    let seen = Seen::by(&scene.send(with_made_up_identity(Request::get("/"))).await);
+    let denial = scene.gateway.send(&Request::get("/")).await;
 
-    assert_nothing_made_up(&seen);
-    assert_eq!(seen.values("x-auth-username"), ["alice"]);
-    // alice has no scopes: a gateway may pass the header on empty, or drop it.
-    assert!(seen.values("x-auth-scopes").concat().is_empty());
+    // nginx hands on the challenge, and what its configuration names.
+    if gateway != Gateway::Nginx {
+        assert_eq!(denial.header("content-type"), Some("application/problem+json"));
+        assert_eq!(denial.header("cache-control"), Some("no-store"));
+        assert_eq!((&denial.json()["status"], &denial.json()["code"]), (&json!(401), &json!("missing_credentials")));
+        assert!(denial.header("x-auth-decision-id").is_some_and(|id| !id.is_empty()));
+    }
+    for name in IDENTITY.into_iter().filter(|name| *name != "x-auth-decision-id") {
+        assert_eq!(denial.header(name), None);
+    }
 }
 
 async fn a_route_asks_for_a_scope(gateway: Gateway) {
@@ -167,17 +186,6 @@ async fn a_route_asks_for_a_scope(gateway: Gateway) {
     assert_eq!(refused.status, 403, "{refused:?}");
     assert_eq!(refused.header("x-auth-error"), Some("insufficient_scope"));
     assert_eq!(elsewhere.status, 200);
-}
-
-async fn an_open_route_drops_made_up_identity_headers(gateway: Gateway) {
-    let scene = Scene::of(gateway, Key::ed25519()).await;
-
-    let request = IDENTITY.iter().fold(Request::get("/healthz"), |request, name| request.header(name, "made-up"));
-    let seen = Seen::by(&scene.gateway.send(&request).await);
-
-    for name in IDENTITY {
-        assert!(seen.values(name).is_empty(), "{name} in {seen:?}");
-    }
 }
 
 async fn the_spent_token_stays_outside(gateway: Gateway) {
@@ -199,19 +207,15 @@ async fn a_body_arrives_intact(gateway: Gateway) {
     assert_eq!(seen.body, body);
 }
 
-async fn two_tokens_are_refused(gateway: Gateway) {
+/// A gateway that tells the client of an outage of ours must not do so for others.
+async fn errors_of_the_back_end_stay_its_own(gateway: Gateway) {
     let scene = Scene::of(gateway, Key::ed25519()).await;
 
-    let [first, second] = [scene.authorization(), scene.authorization()];
-    let request = Request::get("/").authorization(&first).authorization(&second);
-    let answer = scene.gateway.send(&request).await;
-
-    // nginx refuses by itself; Envoy joins them with a comma.
-    let expected = if gateway == Gateway::Nginx { 400 } else { 401 };
-    assert_eq!(answer.status, expected);
-    // Refused without a look inside, so both are still good.
-    for authorization in [first, second] {
-        Seen::by(&scene.gateway.send(&Request::get("/").authorization(&authorization)).await);
+    for status in [401, 403, 404, 500, 502, 503] {
+        let answer = scene.send(Request::get(&format!("/?answer={status}"))).await;
+        assert_eq!(answer.status, status);
+        assert!(answer.json()["headers"].is_array(), "{answer:?}");
+        assert!(answer.header("x-auth-error").is_none_or(str::is_empty), "{answer:?}");
     }
 }
 
@@ -247,52 +251,6 @@ async fn a_token_bound_to_the_request_passes(gateway: Gateway) {
     assert_challenge(&wrong_method, "request_mismatch");
     assert_challenge(&wrong_path, "request_mismatch");
     assert_eq!(Seen::by(&right).method, "DELETE");
-}
-
-/// The gateway may route a path elsewhere than its spelling says.
-async fn paths_in_disguise_match_no_bound_token(gateway: Gateway) {
-    let scene = Scene::of(gateway, Key::ed25519()).await;
-
-    for path in ["/t/ok/..%2f/admin//x", "/t/ok/%2e%2e/admin/x", "/t/ok/../admin/x", "/t//ok", "/t/ok/..%5cadmin"] {
-        let url = format!("http://{}{path}", scene.gateway.address);
-        let token = Claims::of("alice").with("htm", "GET").with("htu", url);
-        let answer = scene.gateway.send(&Request::get(path).authorization(&token.authorization(&scene.key))).await;
-        assert!([400, 401].contains(&answer.status), "{path}: {answer:?}");
-    }
-}
-
-/// What the gateways say about a request is theirs, whatever the client says in the same words.
-async fn a_client_cannot_tell_the_original_request(gateway: Gateway) {
-    let scene = Scene::of(gateway, Key::ed25519()).await;
-    let bound = |method: &str, path: &str| {
-        let url = format!("http://{}{path}", scene.gateway.address);
-        Claims::of("alice").with("htm", method).with("htu", url).authorization(&scene.key)
-    };
-    let request = |authorization: &str| {
-        Request::new("DELETE", "/precious")
-            .header("X-Original-Method", "GET")
-            .header("X-Original-URI", "/harmless")
-            .header("X-Forwarded-Method", "GET")
-            .header("X-Forwarded-Uri", "/harmless")
-            .header("X-Forwarded-Host", "elsewhere.test")
-            .header("X-Forwarded-Proto", "https")
-            .authorization(authorization)
-    };
-
-    let lie = scene.gateway.send(&request(&bound("GET", "/harmless"))).await;
-    let truth = scene.gateway.send(&request(&bound("DELETE", "/precious"))).await;
-
-    assert_challenge(&lie, "request_mismatch");
-    assert_eq!(Seen::by(&truth).method, "DELETE");
-}
-
-/// What makes two questions one attempt is the gateway's own id: a client cannot pass a replay off as the first.
-async fn a_client_cannot_choose_the_attempt(gateway: Gateway) {
-    let scene = Scene::of(gateway, Key::ed25519()).await;
-    let request = Request::get("/").header("X-Request-Id", "mine").authorization(&scene.authorization());
-
-    Seen::by(&scene.gateway.send(&request).await);
-    assert_challenge(&scene.gateway.send(&request).await, "replayed");
 }
 
 /// `countersign sign`, as it is used with curl.
@@ -350,14 +308,14 @@ async fn nobody_passes_while_countersign_hangs(gateway: Gateway) {
     .await;
 }
 
-fn with_made_up_identity(request: Request) -> Request {
+pub fn with_made_up_identity(request: Request) -> Request {
     IDENTITY.iter().fold(request, |request, name| {
         let request = request.header(name, "made-up").header(&name.replace('-', "_"), "made-up");
         request.header(&name.to_ascii_uppercase(), "made-up")
     })
 }
 
-fn assert_nothing_made_up(seen: &Seen) {
+pub fn assert_nothing_made_up(seen: &Seen) {
     for name in IDENTITY {
         let values = seen.values(name);
         assert!(values.len() <= 1 && !values.contains(&"made-up"), "{name}: {values:?}");

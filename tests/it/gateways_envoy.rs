@@ -60,17 +60,3 @@ async fn a_preflight_needs_no_token() {
         assert_challenge(&stranger, "missing_credentials");
     }
 }
-
-/// The whole problem reaches the client, which nginx cannot do.
-#[tokio::test]
-async fn a_denial_is_handed_on_whole() {
-    for gateway in ENVOYS {
-        let scene = Scene::of(gateway, Key::ed25519()).await;
-
-        let denial = scene.gateway.send(&Request::get("/")).await;
-
-        assert_eq!(denial.header("content-type"), Some("application/problem+json"), "{gateway:?}");
-        assert_eq!(denial.header("cache-control"), Some("no-store"));
-        assert_eq!(denial.json()["status"], 401);
-    }
-}

@@ -2,7 +2,7 @@
 
 use crate::gateways::{IDENTITY, Scene, assert_challenge};
 use crate::harness::http::Request;
-use crate::harness::{Breaker, Claims, Deployment, Echo, Gateway, Key, Seen};
+use crate::harness::{Breaker, Claims, Deployment, Echo, Gateway, Key, Seen, established_to};
 
 /// `index` redirects inside nginx, which then asks a second time about the same request.
 #[tokio::test]
@@ -83,17 +83,4 @@ async fn decisions_share_a_connection() {
 
     assert_eq!(first.len(), 1, "{first:?}");
     assert_eq!(connections(), first);
-}
-
-/// The local ports of the established connections to `port` on this machine, by the kernel's own list.
-fn established_to(port: u16) -> Vec<u16> {
-    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
-    let port_of = |address: &str| u16::from_str_radix(address.rsplit(':').next().unwrap(), 16).unwrap();
-    table
-        .lines()
-        .skip(1)
-        .map(|line| line.split_whitespace().collect::<Vec<_>>())
-        .filter(|fields| fields[3] == "01" && port_of(fields[2]) == port)
-        .map(|fields| port_of(fields[1]))
-        .collect()
 }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -14,7 +14,8 @@ pub struct Breaker {
 
 #[derive(Default)]
 struct State {
-    loses_answers: AtomicBool,
+    /// How many answers are yet to be lost.
+    losses: AtomicUsize,
     answers: AtomicUsize,
 }
 
@@ -32,8 +33,14 @@ impl Breaker {
         Self { address, state }
     }
 
+    /// Loses every answer from now on.
     pub fn lose_answers(&self) {
-        self.state.loses_answers.store(true, Ordering::SeqCst);
+        self.state.losses.store(usize::MAX, Ordering::SeqCst);
+    }
+
+    /// Loses the next answer alone.
+    pub fn lose_an_answer(&self) {
+        self.state.losses.store(1, Ordering::SeqCst);
     }
 
     /// How often the server has answered, whether or not the answer got through.
@@ -42,18 +49,30 @@ impl Breaker {
     }
 }
 
-/// Takes whatever one read yields for one message, which holds for the small ones here.
-async fn relay(mut client: TcpStream, server: SocketAddr, state: Arc<State>) {
-    let Ok(mut server) = TcpStream::connect(server).await else { return };
-    let mut buffer = vec![0; 64 * 1024];
-    while let Ok(length @ 1..) = client.read(&mut buffer).await {
-        if server.write_all(&buffer[..length]).await.is_err() {
-            return;
+impl State {
+    /// Whether the answer at hand is to be lost.
+    fn is_loss(&self) -> bool {
+        self.losses.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |losses| losses.checked_sub(1)).is_ok()
+    }
+}
+
+/// Takes whatever one read of the server's side yields for one answer, which holds for the small ones here.
+async fn relay(client: TcpStream, server: SocketAddr, state: Arc<State>) {
+    let Ok(server) = TcpStream::connect(server).await else { return };
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
+    let answers = async {
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(length @ 1..) = from_server.read(&mut buffer).await {
+            state.answers.fetch_add(1, Ordering::SeqCst);
+            if state.is_loss() || to_client.write_all(&buffer[..length]).await.is_err() {
+                return;
+            }
         }
-        let Ok(length @ 1..) = server.read(&mut buffer).await else { return };
-        state.answers.fetch_add(1, Ordering::SeqCst);
-        if state.loses_answers.load(Ordering::SeqCst) || client.write_all(&buffer[..length]).await.is_err() {
-            return;
-        }
+    };
+    // A question may come in pieces. Whichever side ends first ends both.
+    tokio::select! {
+        _ = tokio::io::copy(&mut from_client, &mut to_server) => {}
+        () = answers => {}
     }
 }

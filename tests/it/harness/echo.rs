@@ -2,8 +2,9 @@
 
 use std::net::SocketAddr;
 
-use actix_web::{App, HttpRequest, HttpServer, web};
-use serde_json::{Value, json};
+use actix_web::http::StatusCode;
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+use serde_json::json;
 
 use super::http::Answer;
 
@@ -32,9 +33,12 @@ impl Echo {
     }
 }
 
-async fn echo(request: HttpRequest, body: web::Bytes) -> web::Json<Value> {
+/// With 200, or with N where the query is `answer=N`.
+async fn echo(request: HttpRequest, body: web::Bytes) -> HttpResponse {
+    let asked = request.query_string().strip_prefix("answer=").map(|status| status.parse().unwrap());
+    let status = StatusCode::from_u16(asked.unwrap_or(200)).unwrap();
     let Seen { method, target, headers, body } = Seen::of(&request, &body);
-    web::Json(json!({"method": method, "target": target, "headers": headers, "body": body}))
+    HttpResponse::build(status).json(json!({"method": method, "target": target, "headers": headers, "body": body}))
 }
 
 /// A request as it reached the back end.

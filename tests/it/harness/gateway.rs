@@ -1,7 +1,9 @@
 //! Real gateways, configured by the very files of `examples/`.
 
+use std::fs::Permissions;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -16,6 +18,11 @@ pub enum Gateway {
     Nginx,
     EnvoyGrpc,
     EnvoyHttp,
+    Caddy,
+    /// The same example with the Caddy of Debian 12, which is years older.
+    CaddyDebian,
+    Haproxy,
+    Apache,
     /// Asks nobody: verifies access tokens with the keys that we publish.
     EnvoyJwtAuthn,
 }
@@ -29,7 +36,8 @@ pub struct RunningGateway {
 
 impl Gateway {
     /// Those that ask us about every request.
-    pub const ALL: [Self; 3] = [Self::Nginx, Self::EnvoyGrpc, Self::EnvoyHttp];
+    pub const ALL: [Self; 7] =
+        [Self::Nginx, Self::EnvoyGrpc, Self::EnvoyHttp, Self::Caddy, Self::CaddyDebian, Self::Haproxy, Self::Apache];
 
     /// Starts it in front of `echo`, asking `countersign`.
     pub async fn start(self, countersign: &Countersign, echo: &Echo) -> RunningGateway {
@@ -41,10 +49,7 @@ impl Gateway {
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let dir = tempfile::tempdir().unwrap();
         let places = Places { gateway: address, countersign, echo, dir: dir.path() };
-        let example = std::fs::read_to_string(repository().join(self.example())).unwrap();
-        let config = replaced(&replaced(&example, edits), &self.substitutions(&places));
-        let file = dir.path().join(Path::new(self.example()).file_name().unwrap());
-        std::fs::write(&file, config).unwrap();
+        let file = self.put_files(&places, edits);
 
         let mut command = self.command(dir.path(), &file);
         let process = Process::spawn(self.name(), &mut command, dir.path(), Signal::Term).listening(address);
@@ -53,19 +58,40 @@ impl Gateway {
         gateway
     }
 
+    /// Writes the example's files into the test's folder, and returns the first, which is the one to start with.
+    fn put_files(self, places: &Places<'_>, edits: &[(&str, &str)]) -> PathBuf {
+        // The workers of Apache are somebody else than who runs the tests.
+        std::fs::set_permissions(places.dir, Permissions::from_mode(0o755)).unwrap();
+        let paths = self.example();
+        let texts = paths.iter().map(|path| std::fs::read_to_string(repository().join(path)).unwrap()).collect();
+        let texts = replaced(replaced(texts, edits), &self.substitutions(places));
+        let place = |path: &str| places.dir.join(Path::new(path).file_name().unwrap());
+        for (path, text) in paths.iter().zip(texts) {
+            std::fs::write(place(path), text).unwrap();
+        }
+        place(paths[0])
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Nginx => "nginx",
             Self::EnvoyGrpc | Self::EnvoyHttp | Self::EnvoyJwtAuthn => "envoy",
+            Self::Caddy | Self::CaddyDebian => "caddy",
+            Self::Haproxy => "haproxy",
+            Self::Apache => "apache2",
         }
     }
 
-    fn example(self) -> &'static str {
+    /// The file to start it with, and those that this one names.
+    fn example(self) -> &'static [&'static str] {
         match self {
-            Self::Nginx => "examples/nginx/nginx.conf",
-            Self::EnvoyGrpc => "examples/envoy/envoy-grpc.yaml",
-            Self::EnvoyHttp => "examples/envoy/envoy-http.yaml",
-            Self::EnvoyJwtAuthn => "examples/envoy/envoy-jwt-authn.yaml",
+            Self::Nginx => &["examples/nginx/nginx.conf"],
+            Self::EnvoyGrpc => &["examples/envoy/envoy-grpc.yaml"],
+            Self::EnvoyHttp => &["examples/envoy/envoy-http.yaml"],
+            Self::Caddy | Self::CaddyDebian => &["examples/caddy/Caddyfile"],
+            Self::Haproxy => &["examples/haproxy/haproxy.cfg", "examples/haproxy/countersign.lua"],
+            Self::Apache => &["examples/apache/httpd.conf", "examples/apache/countersign.lua"],
+            Self::EnvoyJwtAuthn => &["examples/envoy/envoy-jwt-authn.yaml"],
         }
     }
 
@@ -81,6 +107,24 @@ impl Gateway {
                 let mut command = Command::new(peer("envoy/envoy"));
                 command.args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]);
                 command.arg("-c").arg(config);
+                command
+            }
+            Self::Caddy | Self::CaddyDebian => {
+                let caddy = if self == Self::Caddy { peer("caddy/bin/caddy") } else { program("caddy") };
+                let mut command = Command::new(caddy);
+                command.arg("run").arg("--config").arg(config);
+                // It keeps its state in the home of whoever starts it.
+                command.envs(["HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"].map(|name| (name, dir)));
+                command
+            }
+            Self::Haproxy => {
+                let mut command = Command::new(program("haproxy"));
+                command.current_dir(dir).arg("-db").arg("-f").arg(config);
+                command
+            }
+            Self::Apache => {
+                let mut command = Command::new(program("apache2"));
+                command.arg("-DFOREGROUND").arg("-f").arg(config);
                 command
             }
         }
@@ -103,6 +147,26 @@ impl Gateway {
                 ("address: 127.0.0.1, port_value: 8000", endpoint(places.gateway)),
                 ("address: 127.0.0.1, port_value: 9191", endpoint(places.countersign.grpc)),
                 ("address: 127.0.0.1, port_value: 3000", endpoint(places.echo.address)),
+            ],
+            Self::Caddy | Self::CaddyDebian => vec![
+                ("http://:8000", format!("http://:{}", places.gateway.port())),
+                ("127.0.0.1:8080", places.countersign.http.to_string()),
+                ("127.0.0.1:3000", places.echo.address.to_string()),
+            ],
+            Self::Haproxy => vec![
+                ("127.0.0.1:8000", places.gateway.to_string()),
+                ("127.0.0.1:8080", places.countersign.http.to_string()),
+                ("127.0.0.1:3000", places.echo.address.to_string()),
+                // One name for the whole machine, and tests run at once.
+                ("abns@countersign", format!("abns@countersign-{}", places.gateway.port())),
+            ],
+            Self::Apache => vec![
+                ("/etc/apache2/countersign.lua", places.dir.join("countersign.lua").display().to_string()),
+                ("/var/log/apache2", places.dir.display().to_string()),
+                ("/run/apache2", places.dir.display().to_string()),
+                ("127.0.0.1:8000", places.gateway.to_string()),
+                ("127.0.0.1:8080", places.countersign.http.to_string()),
+                ("127.0.0.1:3000", places.echo.address.to_string()),
             ],
             Self::EnvoyHttp | Self::EnvoyJwtAuthn => vec![
                 ("address: 127.0.0.1, port_value: 8000", endpoint(places.gateway)),
@@ -145,15 +209,18 @@ struct Places<'a> {
 }
 
 /// Replaces every pattern, in two steps: a value may look like another pattern (port 30001 and `:3000`).
-fn replaced(text: &str, replacements: &[(&str, impl AsRef<str>)]) -> String {
+fn replaced(mut texts: Vec<String>, replacements: &[(&str, impl AsRef<str>)]) -> Vec<String> {
     let marker = |index: usize| format!("\u{1}{index}\u{1}");
-    let mut text = text.to_owned();
     for (index, (pattern, _)) in replacements.iter().enumerate() {
-        assert!(text.contains(pattern), "the example has no `{pattern}` any more");
-        text = text.replace(pattern, &marker(index));
+        assert!(texts.iter().any(|text| text.contains(pattern)), "the example has no `{pattern}` any more");
+        for text in &mut texts {
+            *text = text.replace(pattern, &marker(index));
+        }
     }
     for (index, (_, value)) in replacements.iter().enumerate() {
-        text = text.replace(&marker(index), value.as_ref());
+        for text in &mut texts {
+            *text = text.replace(&marker(index), value.as_ref());
+        }
     }
-    text
+    texts
 }

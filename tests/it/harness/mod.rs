@@ -57,7 +57,7 @@ pub use load::{Client, Load, Sample};
 pub use manifests::{Manifests, example_files, texts, unnoticed};
 pub use nonces::{Redis, RedisCluster, RedisSentinel};
 pub use peers::{AsymmetricJwtAuth, DjangoSite, PyJwt};
-pub use ports::free_port;
+pub use ports::{established_to, free_port};
 pub use process::Signal;
 pub use scripted::{Reply, Scripted};
 pub use sluice::Sluice;

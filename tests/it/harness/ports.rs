@@ -23,3 +23,16 @@ pub fn free_port() -> u16 {
     }
     panic!("no free port between {FIRST} and {}", FIRST + COUNT);
 }
+
+/// The local ports of the established connections to `port` on this machine, by the kernel's own list.
+pub fn established_to(port: u16) -> Vec<u16> {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let port_of = |address: &str| u16::from_str_radix(address.rsplit(':').next().unwrap(), 16).unwrap();
+    table
+        .lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .filter(|fields| fields[3] == "01" && port_of(fields[2]) == port)
+        .map(|fields| port_of(fields[1]))
+        .collect()
+}

@@ -67,8 +67,12 @@ impl Process {
         })
     }
 
+    /// Sends it, and waits until a frozen process is one: on a busy machine its threads answer for a while yet.
     pub fn signal(&self, signal: Signal) {
         send(&self.child, signal);
+        if matches!(signal, Signal::Stop) {
+            eventually(&format!("{} is not frozen", self.name), STOP, || is_frozen(self.child.id()).then_some(()));
+        }
     }
 
     /// Waits for the process to end by itself, and panics when it does not within `deadline`.
@@ -108,6 +112,16 @@ impl Drop for Process {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+/// Whether every thread of it is stopped, by the kernel's own list.
+fn is_frozen(id: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{id}/task")).unwrap();
+    threads.flatten().all(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        // The name before it, in brackets, may hold anything.
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+    })
 }
 
 /// Signals only the process that was started here, which is not yet reaped, so that its id is still its own.

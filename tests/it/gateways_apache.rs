@@ -1,0 +1,63 @@
+//! What is Apache httpd's own.
+
+use crate::gateways::Scene;
+use crate::harness::http::Request;
+use crate::harness::{Breaker, Claims, Deployment, Echo, Gateway, Key, Seen};
+
+#[tokio::test]
+async fn a_script_that_fails_lets_nobody_pass() {
+    let broken = ("local status, headers, body = ask(r)", "error('broken')\n    local status, headers, body = ask(r)");
+    let scene = Scene::edited(Gateway::Apache, Key::ed25519(), &[broken]).await;
+
+    assert_eq!(scene.send(Request::get("/")).await.status, 500);
+}
+
+/// A section may do without the script: `Require` still asks for what the script would have noted.
+#[tokio::test]
+async fn a_section_without_the_script_lets_nobody_pass() {
+    let without = ("SetEnvIfExpr true REQUIRED_SCOPE=admin", "LuaInherit none");
+    let scene = Scene::edited(Gateway::Apache, Key::ed25519(), &[without]).await;
+
+    assert_eq!(scene.send(Request::get("/admin/users")).await.status, 403);
+    assert_eq!(scene.send(Request::get("/")).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_not_asked_for_again() {
+    let (deployment, key) = (Deployment::new(), Key::ed25519());
+    deployment.enrol("alice", &key);
+    let countersign = deployment.serve();
+    let breaker = Breaker::before(countersign.http).await;
+    let edit = ("QUESTION = \"http://127.0.0.1:8080", format!("QUESTION = \"http://{}", breaker.address));
+    let gateway = Gateway::Apache.start_edited(&countersign, &Echo::start(), &[(edit.0, &edit.1)]).await;
+    let request = || Request::get("/").authorization(&Claims::of("alice").authorization(&key));
+    Seen::by(&gateway.send(&request()).await);
+    let before = breaker.answers();
+
+    breaker.lose_answers();
+    let answer = gateway.send(&request()).await;
+
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert_eq!(answer.header("x-auth-error"), Some("unavailable"));
+    assert_eq!(breaker.answers() - before, 1, "asked more than once");
+}
+
+/// It is a second request to httpd, which asks a second time, and a token passes once. An answer of the script's own would
+/// turn into an empty 200 there.
+#[tokio::test]
+async fn an_internal_redirect_is_refused() {
+    let redirecting = (
+        "ProxyPass        / ",
+        "LoadModule dir_module /usr/lib/apache2/modules/mod_dir.so\n\
+         DocumentRoot /usr/share\n\
+         ProxyPass /docs/ !\n\
+         <Location /docs/>\n\
+         FallbackResource /orders\n\
+         </Location>\n\
+         ProxyPass        / ",
+    );
+    let scene = Scene::edited(Gateway::Apache, Key::ed25519(), &[redirecting]).await;
+
+    assert_eq!(scene.send(Request::get("/docs/x")).await.status, 401);
+    assert_eq!(scene.send(Request::get("/orders")).await.status, 200);
+}
