@@ -94,10 +94,14 @@ impl Deployment {
         Imported { code: ran.code, result: ran.json(), ran }
     }
 
-    /// What of the registry can be listed, without when it was used.
-    pub fn everything(&self) -> Value {
-        let listed = [["principal", "list"], ["key", "list"], ["trust", "list"], ["api-key", "list"], ["token", "list"]];
-        listed.iter().map(|command| Value::from(self.list(command))).collect()
+    /// All that the registry has of these kinds.
+    pub fn all(&self, kinds: [&str; 2]) -> [Vec<Value>; 2] {
+        kinds.map(|kind| self.list(&[kind, "list"]))
+    }
+
+    /// Nothing is in a registry without principals.
+    pub fn is_empty(&self) -> bool {
+        self.list(&["principal", "list"]).is_empty()
     }
 }
 

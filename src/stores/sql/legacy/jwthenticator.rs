@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{
     super::record::moment as utc,
     django::origin,
-    snapshot::{Snapshot, Table, moment, some_text},
+    snapshot::{Snapshot, Table, moment, some_text, text},
 };
 use crate::{
     config::database::DatabaseUrl,
@@ -83,7 +83,7 @@ impl Jwthenticator {
         for row in self.snapshot.rows(&query).await? {
             tokens.entry(some_text(&row, "key_id")?).or_default().push(LegacyRefreshToken {
                 origin: origin(&self.tokens, &row)?,
-                text: some_text(&row, "token")?.into(),
+                text: text(&row, "token").unwrap_or_default().into(),
                 audience: Vec::new(),
                 sid: None,
                 issued_at: moment(&row, "created"),
@@ -138,7 +138,7 @@ impl LegacySource for Jwthenticator {
             let key = LegacyApiKey {
                 refresh_tokens: tokens.remove(&origin.id).unwrap_or_default(),
                 origin,
-                key_hash: some_text(&row, "key_hash")?,
+                key_hash: text(&row, "key_hash").unwrap_or_default(),
                 identifier: identifier.clone(),
                 expires_at: moment(&row, "expires_at"),
                 created_at: moment(&row, "created"),
