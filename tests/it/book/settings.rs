@@ -87,9 +87,10 @@ impl Source {
             "bool" => "`true` or `false`".to_owned(),
             "Duration" => "duration".to_owned(),
             "usize" | "u64" | "u32" | "u16" => "whole number".to_owned(),
-            "f32" | "f64" => "number".to_owned(),
+            "Share" => "number from 0 to 1".to_owned(),
             "PathBuf" => "path".to_owned(),
             "Vec" => "list".to_owned(),
+            "OtlpEndpoint" => "URL".to_owned(),
             "ListenAddress" => "address and port".to_owned(),
             "Secret" => "text; secret, never shown".to_owned(),
             "DatabaseUrl" => "URL; never shown, because it may hold a password".to_owned(),
@@ -152,10 +153,12 @@ fn meaning_and_default(key: &str, comment: &str, real: &Value) -> (String, Strin
     (meaning, default)
 }
 
-/// Whether the value that a comment names is the one that there is: digits may have commas between them, durations more than one form.
+/// Whether the value that a comment names is the one that there is. Digits may have commas between them, and durations and fractions
+/// more than one form.
 fn is_same(said: &str, real: &str) -> bool {
+    let is_same_number = || said.parse::<f64>().is_ok_and(|it| real.parse() == Ok(it));
     let is_same_duration = || humantime::parse_duration(said).ok().is_some_and(|it| humantime::parse_duration(real) == Ok(it));
-    said.replace(',', "") == real || is_same_duration()
+    said.replace(',', "") == real || is_same_number() || is_same_duration()
 }
 
 fn named_fields(item: &ItemStruct) -> impl Iterator<Item = &syn::Field> {
