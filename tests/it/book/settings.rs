@@ -1,6 +1,7 @@
 //! The reference of settings, out of the structs in `src/config`: their comments, their types, and the defaults that they really have.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use countersign::config::Settings;
 use serde_json::Value;
@@ -54,18 +55,18 @@ impl Source {
     /// Writes the settings of a section, and then those of the sections in it.
     fn section(&self, path: &str, intro: &str, settings: &ItemStruct, defaults: &Value, text: &mut String) {
         let (inner, own): (Vec<_>, Vec<_>) = named_fields(settings).partition(|field| self.is_section(&field.ty));
-        *text += &format!("## `{path}`\n\n{intro}\n\n");
+        write!(text, "## `{path}`\n\n{intro}\n\n").unwrap();
         let said = doc(&settings.attrs);
         let about = said.strip_prefix(&format!("`{path}.*`")).unwrap_or(&said).trim_start_matches([':', ' ']);
         if !about.is_empty() {
-            *text += &format!("{about}\n\n");
+            write!(text, "{about}\n\n").unwrap();
         }
         for field in own {
             let key = format!("{path}.{}", field.ident.as_ref().unwrap());
             let default = defaults.get(field.ident.as_ref().unwrap().to_string()).unwrap_or_else(|| panic!("{key} has no default"));
             let (meaning, default) = meaning_and_default(&key, &doc(&field.attrs), default);
             let (kind, variable) = (self.kind(&field.ty), variable(&key));
-            *text += &format!("### `{key}`\n\n{meaning}\n\n- {kind}\n- default: {default}\n- `{variable}`\n\n");
+            write!(text, "### `{key}`\n\n{meaning}\n\n- {kind}\n- default: {default}\n- `{variable}`\n\n").unwrap();
         }
         for field in inner {
             let name = field.ident.as_ref().unwrap().to_string();

@@ -56,6 +56,6 @@ pub use scripted::{Reply, Scripted};
 pub use sluice::Sluice;
 pub use token_api::{ApiKey, Pair, TokenApi, claims_in, members};
 pub use tokens::{Claims, now};
-pub use tools::{peer, repository};
+pub use tools::{peer, program, repository};
 pub use verification::Verification;
 pub use wait::{eventually, eventually_async};
