@@ -64,10 +64,21 @@ bench-registry: ## Measure the registry with 100,000 principals: adding, startin
 deb: cargo-deb ## Build a Debian package, under target/debian.
 	deploy/deb/build
 
-.PHONY: nextest cargo-deny cargo-deb
+.PHONY: docs
+docs: mdbook ## Build the book in docs/ into target/book.
+	mdbook build docs
+
+.PHONY: docs-update
+docs-update: nextest ## Write the references of the book anew, out of the program.
+	UPDATE_DOCS=1 cargo nextest run $(WHOLE) --test it -E 'test(/^book::.*_reference_/)'
+
+.PHONY: nextest cargo-deny cargo-deb mdbook
 nextest:
 	@cargo nextest --version >/dev/null 2>&1 || { \
 	    echo "cargo-nextest, which runs the tests, is missing: installing it"; $(INSTALL) cargo-nextest; }
+mdbook:
+	@mdbook --version >/dev/null 2>&1 || { \
+	    echo "mdBook, which builds the book, is missing: installing it"; $(INSTALL) mdbook --version '^0.5'; }
 cargo-deny:
 	@cargo deny --version >/dev/null 2>&1 || { \
 	    echo "cargo-deny, which checks the dependencies, is missing: installing it"; $(INSTALL) cargo-deny; } || { \

@@ -15,7 +15,7 @@ use super::{
 pub struct ServerSettings {
     /// Decisions over HTTP (`/validate_request`), the token API, `/jwks`, and liveness (`/livez`). Default `0.0.0.0:8080`.
     pub http_listen: ListenAddress,
-    /// Decisions over gRPC (Envoy's ext_authz v3 and `countersign.v1.Verification`), health and reflection. Default
+    /// Decisions over gRPC (Envoy's `ext_authz` v3 and `countersign.v1.Verification`), health and reflection. Default
     /// `0.0.0.0:9191`.
     pub grpc_listen: ListenAddress,
     /// Readiness (`/readyz`), metrics (`/metrics`) and the admin API (`/admin/v1`). It has no TLS. Default `127.0.0.1:8081`.

@@ -1,5 +1,7 @@
 //! The reference of the command line, out of what the program prints with `--help`.
 
+use std::fmt::Write as _;
+
 use super::hold;
 use crate::harness::Deployment;
 
@@ -15,7 +17,7 @@ fn describe(deployment: &Deployment, command: &[&str], text: &mut String) {
     let marks = "#".repeat(command.len().min(2) + 2);
     let name = [&["countersign"], command].concat().join(" ");
     let lines: Vec<&str> = help.trim_end().lines().map(str::trim_end).collect();
-    *text += &format!("{marks} `{name}`\n\n```text\n{}\n```\n\n", lines.join("\n"));
+    write!(text, "{marks} `{name}`\n\n```text\n{}\n```\n\n", lines.join("\n")).unwrap();
     for inner in subcommands(&help) {
         describe(deployment, &[command, &[inner]].concat(), text);
     }

@@ -1,6 +1,7 @@
 //! The reference of denials, out of `src/domain/decision.rs`.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use countersign::domain::decision::{DenialCode, DenialReason};
 use syn::parse::{ParseStream, Parser as _};
@@ -22,7 +23,7 @@ fn codes() -> String {
         let status = if code.is_forbidden() { 403 } else { 401 };
         let reasons = DenialReason::ALL.iter().filter(|reason| reason.code() == code);
         let reasons: Vec<String> = reasons.map(|reason| format!("`{}`", reason.name())).collect();
-        table += &format!("| `{}` | {status} | {} | {} |\n", code.name(), code.explanation(), reasons.join(", "));
+        writeln!(table, "| `{}` | {status} | {} | {} |", code.name(), code.explanation(), reasons.join(", ")).unwrap();
     }
     table
 }
@@ -31,7 +32,7 @@ fn reasons() -> String {
     let meanings = meanings();
     let mut table = "| reason | code | meaning |\n| --- | --- | --- |\n".to_owned();
     for reason in DenialReason::ALL {
-        table += &format!("| `{}` | `{}` | {} |\n", reason.name(), reason.code().name(), meanings[reason.name()]);
+        writeln!(table, "| `{}` | `{}` | {} |", reason.name(), reason.code().name(), meanings[reason.name()]).unwrap();
     }
     table
 }

@@ -30,7 +30,7 @@ impl Document {
         for event in Parser::new_ext(text, Options::ENABLE_TABLES) {
             match event {
                 Event::Start(Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. }) => {
-                    document.links.push(dest_url.into_string())
+                    document.links.push(dest_url.into_string());
                 }
                 Event::Start(Tag::Heading { .. }) => heading = Some(String::new()),
                 Event::End(TagEnd::Heading(_)) => {
@@ -47,10 +47,9 @@ impl Document {
                 }
                 Event::End(TagEnd::CodeBlock) => document.code.extend(block.take()),
                 Event::Text(text) | Event::Code(text) => {
-                    if let Some(block) = &mut block {
-                        block.text.push_str(&text);
-                    } else if let Some(heading) = &mut heading {
-                        heading.push_str(&text);
+                    let into = block.as_mut().map(|block| &mut block.text).or(heading.as_mut());
+                    if let Some(into) = into {
+                        into.push_str(&text);
                     }
                 }
                 _ => {}

@@ -6,6 +6,7 @@ mod denials;
 mod links;
 mod markdown;
 mod observed;
+mod other_languages;
 mod quick_start;
 mod settings;
 

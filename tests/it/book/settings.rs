@@ -1,6 +1,7 @@
 //! The reference of settings, out of the structs in `src/config`: their comments, their types, and the defaults that they really have.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use countersign::config::Settings;
 use serde_json::Value;
@@ -54,18 +55,18 @@ impl Source {
     /// Writes the settings of a section, and then those of the sections in it.
     fn section(&self, path: &str, intro: &str, settings: &ItemStruct, defaults: &Value, text: &mut String) {
         let (inner, own): (Vec<_>, Vec<_>) = named_fields(settings).partition(|field| self.is_section(&field.ty));
-        *text += &format!("## `{path}`\n\n{intro}\n\n");
+        write!(text, "## `{path}`\n\n{intro}\n\n").unwrap();
         let said = doc(&settings.attrs);
         let about = said.strip_prefix(&format!("`{path}.*`")).unwrap_or(&said).trim_start_matches([':', ' ']);
         if !about.is_empty() {
-            *text += &format!("{about}\n\n");
+            write!(text, "{about}\n\n").unwrap();
         }
         for field in own {
             let key = format!("{path}.{}", field.ident.as_ref().unwrap());
             let default = defaults.get(field.ident.as_ref().unwrap().to_string()).unwrap_or_else(|| panic!("{key} has no default"));
             let (meaning, default) = meaning_and_default(&key, &doc(&field.attrs), default);
             let (kind, variable) = (self.kind(&field.ty), variable(&key));
-            *text += &format!("### `{key}`\n\n{meaning}\n\n- {kind}\n- default: {default}\n- `{variable}`\n\n");
+            write!(text, "### `{key}`\n\n{meaning}\n\n- {kind}\n- default: {default}\n- `{variable}`\n\n").unwrap();
         }
         for field in inner {
             let name = field.ident.as_ref().unwrap().to_string();
@@ -87,9 +88,10 @@ impl Source {
             "bool" => "`true` or `false`".to_owned(),
             "Duration" => "duration".to_owned(),
             "usize" | "u64" | "u32" | "u16" => "whole number".to_owned(),
-            "f32" | "f64" => "number".to_owned(),
+            "Share" => "number from 0 to 1".to_owned(),
             "PathBuf" => "path".to_owned(),
             "Vec" => "list".to_owned(),
+            "OtlpEndpoint" => "URL".to_owned(),
             "ListenAddress" => "address and port".to_owned(),
             "Secret" => "text; secret, never shown".to_owned(),
             "DatabaseUrl" => "URL; never shown, because it may hold a password".to_owned(),
@@ -152,10 +154,12 @@ fn meaning_and_default(key: &str, comment: &str, real: &Value) -> (String, Strin
     (meaning, default)
 }
 
-/// Whether the value that a comment names is the one that there is: digits may have commas between them, durations more than one form.
+/// Whether the value that a comment names is the one that there is. Digits may have commas between them, and durations and fractions
+/// more than one form.
 fn is_same(said: &str, real: &str) -> bool {
+    let is_same_number = || said.parse::<f64>().is_ok_and(|it| real.parse() == Ok(it));
     let is_same_duration = || humantime::parse_duration(said).ok().is_some_and(|it| humantime::parse_duration(real) == Ok(it));
-    said.replace(',', "") == real || is_same_duration()
+    said.replace(',', "") == real || is_same_number() || is_same_duration()
 }
 
 fn named_fields(item: &ItemStruct) -> impl Iterator<Item = &syn::Field> {
