@@ -38,7 +38,7 @@ use countersign::{
         issuer_keys::{IssuerKeys, SigningKey},
         key::{PrivateKey, VerifyingKey},
         nonce::{Attempt, Claimed, NonceClaim},
-        presented::{Credentials, Door, OriginalRequest, Presented, Stated, TraceHeaders},
+        presented::{Credentials, Door, OriginalRequest, Presented, Stated},
         principal::{KeyId, KnownKey, KnownPrincipal, KnownTrust, PrincipalId, Username},
         scope::Scopes,
         time::{Tolerance, UnixMillis},
@@ -250,19 +250,13 @@ fn decide(criterion: &mut Criterion) {
 
 fn presented(authorization: &str) -> Presented<'_> {
     Presented {
-        door: Door::Http,
-        credentials: Credentials::One(authorization),
-        authorization: Credentials::None,
         request: OriginalRequest {
             method: Stated::As("GET"),
             scheme: Stated::As("https"),
             host: Stated::As("api.example.com"),
             path: Stated::As("/orders/1017?page=2"),
         },
-        required_scopes: Vec::new(),
-        attempt: None,
-        peer: None,
-        trace: TraceHeaders::default(),
+        ..Presented::alone(Door::Http, Credentials::One(authorization))
     }
 }
 

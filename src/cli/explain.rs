@@ -10,7 +10,7 @@ use crate::{
     config::{Settings, self_signed::credentials},
     domain::{
         decision::DenialReason,
-        presented::{Credentials, Door, Presented, TraceHeaders},
+        presented::{Credentials, Door, Presented},
     },
     engine::verify::{AskedUrl, Explanation, Step},
 };
@@ -40,14 +40,9 @@ pub(super) fn run(arguments: ExplainArguments, settings: &Settings) -> super::Ou
     let credentials = credentials(&settings.self_signed.scheme, &token);
     let url = arguments.url.as_ref().map(AskedUrl::of);
     let presented = Presented {
-        door: Door::Http,
-        credentials: Credentials::One(&credentials),
-        authorization: Credentials::None,
         request: AskedUrl::request(url.as_ref(), arguments.method.as_deref()),
         required_scopes: arguments.scopes.iter().map(String::as_str).collect(),
-        attempt: None,
-        peer: None,
-        trace: TraceHeaders::default(),
+        ..Presented::alone(Door::Http, Credentials::One(&credentials))
     };
     let explanation = super::block_on(app::explain(settings, &presented))??;
     let rows: Vec<Vec<Value>> = explanation.steps.iter().map(row).collect();

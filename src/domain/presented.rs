@@ -24,6 +24,22 @@ pub struct Presented<'a> {
     pub trace: TraceHeaders<'a>,
 }
 
+impl<'a> Presented<'a> {
+    /// These credentials, of which nothing else is known.
+    pub fn alone(door: Door, credentials: Credentials<'a>) -> Self {
+        Self {
+            door,
+            credentials,
+            authorization: Credentials::None,
+            request: OriginalRequest::default(),
+            required_scopes: Vec::new(),
+            attempt: None,
+            peer: None,
+            trace: TraceHeaders::default(),
+        }
+    }
+}
+
 /// A trace context as headers carry it (W3C Trace Context), not yet looked into: most decisions have no need to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TraceHeaders<'a> {

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     domain::{
         opaque::{NoRandomness, OpaqueKind, OpaqueToken},
-        presented::{Credentials, Door, OriginalRequest, Presented, TraceHeaders},
+        presented::{Credentials, Door, Presented},
         principal::{GrantId, Username},
         profile::ProfileClaim,
         scope::Scopes,
@@ -155,7 +155,7 @@ impl Issuer {
 
     /// Decides about who calls the token API, by its `Authorization` header.
     pub async fn caller(&self, authorization: Credentials<'_>) -> Verdict {
-        self.verifier.decide(&Presented { authorization, ..presented(Credentials::None) }).await
+        self.verifier.decide(&Presented { authorization, ..Presented::alone(Door::TokenApi, Credentials::None) }).await
     }
 
     /// Up to `limit` grants, of one principal or of all, from the one after `after` on.
@@ -252,20 +252,6 @@ impl Issuer {
             Err(error) => self.observer.not_granted(kind, reason(error), error),
         }
         result
-    }
-}
-
-/// What the token API presents on its own: nothing but the credentials.
-fn presented(credentials: Credentials<'_>) -> Presented<'_> {
-    Presented {
-        door: Door::TokenApi,
-        credentials,
-        authorization: Credentials::None,
-        request: OriginalRequest::default(),
-        required_scopes: Vec::new(),
-        attempt: None,
-        peer: None,
-        trace: TraceHeaders::default(),
     }
 }
 

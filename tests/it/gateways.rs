@@ -1,12 +1,15 @@
 //! What has to hold behind every gateway, through the real ones with the configurations of `examples/`.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::json;
 
 use crate::harness::http::{Answer, Request};
-use crate::harness::{Claims, Countersign, Deployment, Echo, Gateway, Key, RunningGateway, Seen, Signal, eventually_async};
+use crate::harness::{
+    Breaker, Claims, Countersign, Deployment, Echo, Gateway, Key, RunningGateway, Seen, Signal, eventually_async,
+};
 
 /// All that an allow carries.
 pub const IDENTITY: [&str; 6] =
@@ -54,6 +57,35 @@ impl Scene {
     pub async fn send(&self, request: Request) -> Answer {
         self.gateway.send(&request.authorization(&self.authorization())).await
     }
+}
+
+/// A gateway that hears no answer does not ask again: the token may be spent, and would be refused. `asks` has it ask at an address
+/// of the test's own.
+pub async fn a_lost_answer_is_one_answer(
+    gateway: Gateway,
+    (example, asks): (&str, impl Fn(SocketAddr) -> String),
+    edits: &[(&str, &str)],
+) {
+    let (deployment, key) = (Deployment::new(), Key::ed25519());
+    deployment.enrol("alice", &key);
+    let countersign = deployment.serve();
+    let breaker = Breaker::before(countersign.http).await;
+    let there = asks(breaker.address);
+    let edits = [&[(example, there.as_str())], edits].concat();
+    let gateway = gateway.start_edited(&countersign, &Echo::start(), &edits).await;
+    let request = || Request::get("/").authorization(&Claims::of("alice").authorization(&key));
+    // On a kept-alive connection, where a gateway takes the loss for the server's right to close it.
+    for _ in 0..2 {
+        Seen::by(&gateway.send(&request()).await);
+    }
+    let before = breaker.answers();
+
+    breaker.lose_answers();
+    let answer = gateway.send(&request()).await;
+
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert_eq!(answer.header("x-auth-error"), Some("unavailable"));
+    assert_eq!(breaker.answers() - before, 1, "asked more than once");
 }
 
 /// Runs each test through each gateway, as a test of its own. The tests are functions of the module that calls this.

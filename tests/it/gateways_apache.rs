@@ -1,8 +1,8 @@
 //! What is Apache httpd's own.
 
-use crate::gateways::Scene;
+use crate::gateways::{Scene, a_lost_answer_is_one_answer};
 use crate::harness::http::Request;
-use crate::harness::{Breaker, Claims, Deployment, Echo, Gateway, Key, Seen};
+use crate::harness::{Gateway, Key};
 
 #[tokio::test]
 async fn a_script_that_fails_lets_nobody_pass() {
@@ -24,22 +24,8 @@ async fn a_section_without_the_script_lets_nobody_pass() {
 
 #[tokio::test]
 async fn a_lost_answer_is_not_asked_for_again() {
-    let (deployment, key) = (Deployment::new(), Key::ed25519());
-    deployment.enrol("alice", &key);
-    let countersign = deployment.serve();
-    let breaker = Breaker::before(countersign.http).await;
-    let edit = ("QUESTION = \"http://127.0.0.1:8080", format!("QUESTION = \"http://{}", breaker.address));
-    let gateway = Gateway::Apache.start_edited(&countersign, &Echo::start(), &[(edit.0, &edit.1)]).await;
-    let request = || Request::get("/").authorization(&Claims::of("alice").authorization(&key));
-    Seen::by(&gateway.send(&request()).await);
-    let before = breaker.answers();
-
-    breaker.lose_answers();
-    let answer = gateway.send(&request()).await;
-
-    assert_eq!(answer.status, 503, "{answer:?}");
-    assert_eq!(answer.header("x-auth-error"), Some("unavailable"));
-    assert_eq!(breaker.answers() - before, 1, "asked more than once");
+    let asks = |address| format!("QUESTION = \"http://{address}");
+    a_lost_answer_is_one_answer(Gateway::Apache, ("QUESTION = \"http://127.0.0.1:8080", asks), &[]).await;
 }
 
 /// It is a second request to httpd, which asks a second time, and a token passes once. An answer of the script's own would

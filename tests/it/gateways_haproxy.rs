@@ -1,8 +1,8 @@
 //! What is HAProxy's own.
 
-use crate::gateways::{Scene, assert_challenge};
+use crate::gateways::{Scene, a_lost_answer_is_one_answer, assert_challenge};
 use crate::harness::http::Request;
-use crate::harness::{Breaker, Claims, Deployment, Echo, Gateway, Key, Seen, established_to};
+use crate::harness::{Claims, Gateway, Key, Seen, established_to};
 
 /// HAProxy goes on to the next rule then, which has to refuse.
 #[tokio::test]
@@ -20,24 +20,8 @@ async fn a_script_that_fails_lets_nobody_pass() {
 /// The client in Lua asks three times more, and so it asks by way of a proxy that does not.
 #[tokio::test]
 async fn a_lost_answer_is_not_asked_for_again() {
-    let (deployment, key) = (Deployment::new(), Key::ed25519());
-    deployment.enrol("alice", &key);
-    let countersign = deployment.serve();
-    let breaker = Breaker::before(countersign.http).await;
-    let edit = ("server countersign 127.0.0.1:8080", format!("server countersign {}", breaker.address));
-    let gateway = Gateway::Haproxy.start_edited(&countersign, &Echo::start(), &[(edit.0, &edit.1)]).await;
-    let request = || Request::get("/").authorization(&Claims::of("alice").authorization(&key));
-    // On a kept-alive connection, where HAProxy takes the loss for the server's right to close it.
-    Seen::by(&gateway.send(&request()).await);
-    Seen::by(&gateway.send(&request()).await);
-    let before = breaker.answers();
-
-    breaker.lose_answers();
-    let answer = gateway.send(&request()).await;
-
-    assert_eq!(answer.status, 503, "{answer:?}");
-    assert_eq!(answer.header("x-auth-error"), Some("unavailable"));
-    assert_eq!(breaker.answers() - before, 1, "asked more than once");
+    let asks = |address| format!("server countersign {address}");
+    a_lost_answer_is_one_answer(Gateway::Haproxy, ("server countersign 127.0.0.1:8080", asks), &[]).await;
 }
 
 /// Kept-alive connections serve many decisions.

@@ -1,8 +1,8 @@
 //! What is nginx's own.
 
-use crate::gateways::{IDENTITY, Scene, assert_challenge};
+use crate::gateways::{IDENTITY, Scene, a_lost_answer_is_one_answer, assert_challenge};
 use crate::harness::http::Request;
-use crate::harness::{Breaker, Claims, Deployment, Echo, Gateway, Key, Seen, established_to};
+use crate::harness::{Claims, Deployment, Echo, Gateway, Key, Seen, established_to};
 
 /// `index` redirects inside nginx, which then asks a second time about the same request.
 #[tokio::test]
@@ -50,23 +50,9 @@ async fn the_question_cannot_be_asked_from_outside() {
 /// Nginx would ask again, and the token that was spent the first time would be refused.
 #[tokio::test]
 async fn a_lost_answer_is_not_asked_for_again() {
-    let (deployment, key) = (Deployment::new(), Key::ed25519());
-    deployment.enrol("alice", &key);
-    let countersign = deployment.serve();
-    let breaker = Breaker::before(countersign.http).await;
-    let through_breaker = format!("server {};", breaker.address);
-    let edits = [("server 127.0.0.1:8080;", through_breaker.as_str()), ("worker_processes auto;", "worker_processes 1;")];
-    let gateway = Gateway::Nginx.start_edited(&countersign, &Echo::start(), &edits).await;
-    let request = || Request::get("/").authorization(&Claims::of("alice").authorization(&key));
-    // On a kept-alive connection, where nginx takes the loss for the server's right to close it.
-    Seen::by(&gateway.send(&request()).await);
-    let before = breaker.answers();
-
-    breaker.lose_answers();
-    let answer = gateway.send(&request()).await;
-
-    assert_eq!(answer.status, 503, "{answer:?}");
-    assert_eq!(breaker.answers() - before, 1, "asked more than once");
+    let asks = |address| format!("server {address};");
+    let one_worker = ("worker_processes auto;", "worker_processes 1;");
+    a_lost_answer_is_one_answer(Gateway::Nginx, ("server 127.0.0.1:8080;", asks), &[one_worker]).await;
 }
 
 /// One kept-alive connection serves many decisions.

@@ -27,16 +27,7 @@ pub(super) fn presented<'a>(request: &'a CheckRequest, metadata: &'a MetadataMap
         _ => None,
     };
     let Some(http) = http else {
-        return Presented {
-            door: Door::Grpc,
-            credentials: Credentials::None,
-            authorization: Credentials::None,
-            request: OriginalRequest::default(),
-            required_scopes,
-            attempt: None,
-            peer,
-            trace: trace(metadata),
-        };
+        return Presented { required_scopes, peer, trace: trace(metadata), ..Presented::alone(Door::Grpc, Credentials::None) };
     };
     let headers = Headers(http);
     // Envoy joins repeated headers with commas; a token has none, so joined credentials are refused as two.

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     domain::{
         decision::Identity,
-        presented::{Credentials, Door, OriginalRequest, Presented, Stated, TraceHeaders},
+        presented::{Credentials, Door, OriginalRequest, Presented, Stated},
         scope::Scopes,
     },
     doors::answer::{Language, RETRY_AFTER_SECONDS, Refusal, RefusalKind, identity_values, name, spoken},
@@ -38,15 +38,13 @@ impl Verification for PluginVerification {
 
 impl<'a> From<&'a VerifyRequest> for Presented<'a> {
     fn from(asked: &'a VerifyRequest) -> Self {
+        let credentials = asked.credentials.iter().fold(Credentials::None, |known, value| known.and_another(value));
         Self {
-            door: Door::Grpc,
-            credentials: asked.credentials.iter().fold(Credentials::None, |known, value| known.and_another(value)),
-            authorization: Credentials::None,
             request: asked.request.as_ref().map(OriginalRequest::from).unwrap_or_default(),
             required_scopes: asked.required_scopes.iter().map(String::as_str).collect(),
             attempt: Some(asked.attempt.as_str()).filter(|name| !name.is_empty()),
             peer: asked.peer.parse().ok(),
-            trace: TraceHeaders::default(),
+            ..Self::alone(Door::Grpc, credentials)
         }
     }
 }

@@ -11,13 +11,13 @@ use super::{
     },
     IssueError, Issued, Issuer, TokenRefusal,
     error::{gone, refuse_if},
-    presented, random_uuid,
+    random_uuid,
 };
 use crate::{
     domain::{
         decision::{Decision, Identity, Used},
         opaque::{NoRandomness, OpaqueKind, OpaqueToken, SecretHash},
-        presented::Credentials,
+        presented::{Credentials, Door, Presented},
         principal::Username,
         scope::Scopes,
         time::UnixMillis,
@@ -148,7 +148,7 @@ impl Issuer {
     /// Who signed this client assertion.
     pub async fn client(&self, assertion: &str) -> Result<Identity, IssueError> {
         let credentials = format!("{} {assertion}", self.assertions.scheme());
-        let verdict = self.assertions.decide(&presented(Credentials::One(&credentials))).await;
+        let verdict = self.assertions.decide(&Presented::alone(Door::TokenApi, Credentials::One(&credentials))).await;
         match verdict.result? {
             Decision::Allow(identity) => Ok(identity),
             Decision::Deny(denial) => Err(IssueError::Assertion(denial.reason)),

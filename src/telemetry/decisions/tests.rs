@@ -1,20 +1,11 @@
 use super::*;
 use crate::{
     config::telemetry::{DecisionLog, Share, TelemetrySettings},
-    domain::presented::{Credentials, TraceHeaders},
+    domain::presented::Credentials,
 };
 
 fn presented() -> Presented<'static> {
-    Presented {
-        door: Door::Grpc,
-        credentials: Credentials::None,
-        authorization: Credentials::None,
-        request: OriginalRequest::default(),
-        required_scopes: Vec::new(),
-        attempt: None,
-        peer: None,
-        trace: TraceHeaders::default(),
-    }
+    Presented::alone(Door::Grpc, Credentials::None)
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::{
     config::self_signed::credentials,
     domain::{
         decision::{DenialReason, Identity, Used},
-        presented::{Credentials, Door, Presented, TraceHeaders},
+        presented::{Credentials, Door, Presented},
     },
     doors::http::AdminDoor,
     engine::verify::{AskedUrl, Explanation, Step, StepOutcome, Vantage},
@@ -140,14 +140,9 @@ pub(super) async fn explain(
     let url = asked.url.as_ref().map(AskedUrl::of);
     let scopes = asked.required_scopes.unwrap_or_default();
     let presented = Presented {
-        door: Door::Http,
-        credentials: Credentials::One(&credentials),
-        authorization: Credentials::None,
         request: AskedUrl::request(url.as_ref(), asked.method.as_deref()),
         required_scopes: scopes.0.iter().collect(),
-        attempt: None,
-        peer: None,
-        trace: TraceHeaders::default(),
+        ..Presented::alone(Door::Http, Credentials::One(&credentials))
     };
     let explanation = door.verifier.explain(&presented, Vantage::Inside).await;
     Ok(HttpResponse::Ok().json(Explained::from(&explanation)))

@@ -18,7 +18,7 @@ use crate::{
         issuer_keys::{IssuerKeys, SigningKey},
         key::{PrivateKey, VerifyingKey},
         nonce::NonceClaim,
-        presented::{Door, OriginalRequest, TraceHeaders},
+        presented::{Door, OriginalRequest},
         principal::{KeyId, KnownKey, KnownPrincipal, KnownTrust, PrincipalId, TrustId, Username},
     },
     engine::ports::{Answer, Dependency, FetchFailure, FoundKey},
@@ -270,19 +270,13 @@ pub(super) fn claims(nonce: &str) -> Value {
 
 pub(super) fn presented(credentials: &str) -> Presented<'_> {
     Presented {
-        door: Door::Http,
-        credentials: Credentials::One(credentials),
-        authorization: Credentials::None,
         request: OriginalRequest {
             method: Some("GET").into(),
             scheme: Some("https").into(),
             host: Some("api.example").into(),
             path: Some("/orders?page=1").into(),
         },
-        required_scopes: Vec::new(),
-        attempt: None,
-        peer: None,
-        trace: TraceHeaders::default(),
+        ..Presented::alone(Door::Http, Credentials::One(credentials))
     }
 }
 
