@@ -358,7 +358,7 @@ impl Foundation {
     async fn lay(settings: &Settings) -> Result<Self, AppError> {
         use_one_crypto_library();
         if settings.database.migrates_at_start() {
-            migrate_up(&settings.database).await?;
+            Box::pin(migrate_up(&settings.database)).await?;
         }
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let store = Arc::new(SqlRegistry::new(connect(&settings.database).await?));
