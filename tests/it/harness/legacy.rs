@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::process::{Process, Signal};
 use super::tools::{peer, repository};
-use super::{Database, Deployment, Ran, free_port};
+use super::{Database, Deployment, Key, Ran, free_port};
 
 /// Another system's database.
 pub struct LegacyDatabase {
@@ -76,6 +76,9 @@ impl LegacyDatabase {
         let mut command = python("jwthenticator", "jwthenticator_server.py");
         command.env("DB_URI", with("sqlite", "postgresql+pg8000"));
         command.env("ASYNC_URI", with("sqlite+aiosqlite", "postgresql+asyncpg"));
+        // Else it makes several, in Python, before it listens.
+        let key = Key::rsa();
+        command.env("RSA_PRIVATE_KEY", key.private_pem()).env("RSA_PUBLIC_KEY", key.public_pem());
         command
     }
 }

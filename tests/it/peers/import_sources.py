@@ -37,6 +37,8 @@ def main(application, database_url, *user_model):
     django.setup()
     from django.core.management import call_command
 
+    # Applications without migrations get their tables first, and MySQL takes no reference to users who are not there yet.
+    call_command("migrate", "auth", verbosity=0)
     call_command("migrate", verbosity=0, run_syncdb=True)
     print(json.dumps({"asymmetric": asymmetric, "jwtconnect": jwtconnect}[application](json.load(sys.stdin))))
 
