@@ -111,6 +111,8 @@ struct Each {
     use_of_key: f64,
     /// The service with all principals and one key each, which was used.
     used: Resident,
+    /// In the database's file, with one key.
+    in_file: f64,
 }
 
 impl Each {
@@ -123,6 +125,7 @@ impl Each {
             Server::countersign_with(Placement { is_pinned: false }, registry.dir(), &nonce_url, &settings)
         };
         let with_one = Registry::new(principals, 1, algorithm, pool).await;
+        let in_file = with_one.bytes() as f64 / principals as f64;
         let server = service(&with_one);
         let one = Resident::of_quiet(&server).await;
         let mut target = Target::of(server).await;
@@ -139,19 +142,30 @@ impl Each {
         println!("{algorithm}, {principals} principals: one key {one}, used {used}, {MANY_KEYS} keys {many}");
         let count = principals as f64;
         let key = many.since(one) / (MANY_KEYS - 1) as f64 / count;
-        Self { algorithm, principals, principal: one.since(idle) / count - key, key, use_of_key: used.since(unused) / count, used }
+        Self {
+            algorithm,
+            principals,
+            principal: one.since(idle) / count - key,
+            key,
+            use_of_key: used.since(unused) / count,
+            used,
+            in_file,
+        }
     }
 }
 
 impl fmt::Display for Each {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { algorithm, principals, principal, key, use_of_key, used } = self;
+        let Self { algorithm, principals, principal, key, use_of_key, used, in_file } = self;
         let principals = thousands(*principals);
         write!(
             f,
             "{principal:.0} bytes without its keys, {key:.0} more for each {algorithm} key, {use_of_key:.0} more once that "
         )?;
-        write!(f, "was used ({principals} principals with 1 and with {MANY_KEYS} keys; with 1, every one used, {used})")
+        write!(
+            f,
+            "was used ({principals} principals with 1 and with {MANY_KEYS} keys; with 1, every one used, {used}); {in_file:.0} with one key in SQLite's file"
+        )
     }
 }
 

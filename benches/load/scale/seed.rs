@@ -38,6 +38,11 @@ impl Registry {
         Self { principals, pool, dir }
     }
 
+    /// How large the file is.
+    pub(super) fn bytes(&self) -> u64 {
+        std::fs::metadata(self.dir.path().join("countersign.db")).unwrap().len()
+    }
+
     pub(super) fn dir(&self) -> &Path {
         self.dir.path()
     }
