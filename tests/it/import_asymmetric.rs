@@ -161,7 +161,7 @@ async fn trusts_are_taken_over_with_audit_events() {
     let token = PyJwt::new().token("alice", "the-kid", "RS256", &key);
     assert_eq!(countersign.decide(&format!("JWT {token}")).await.status, 200);
     let audit =
-        Request::get("/admin/v1/audit").authorization(&format!("Bearer {}", ADMIN_TOKEN)).send(countersign.admin).await.json();
+        Request::get("/admin/v1/audit").authorization(&format!("Bearer {ADMIN_TOKEN}")).send(countersign.admin).await.json();
     let events: Vec<(&str, &str)> = audit["items"]
         .as_array()
         .unwrap()
