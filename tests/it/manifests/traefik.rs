@@ -35,8 +35,8 @@ impl Traefik {
 
     /// By the custom resources.
     pub fn by_crd(manifests: &Manifests, countersign: SocketAddr) -> Self {
-        let routes = manifests.named("IngressRoute", "api")["spec"]["routes"].as_array().unwrap();
-        let routers = routes.iter().map(|route| {
+        let rules = manifests.named("IngressRoute", "api")["spec"]["routes"].as_array().unwrap();
+        let routers = rules.iter().map(|route| {
             let middlewares = route["middlewares"].as_array().unwrap();
             assert_eq!(middlewares.len(), 1, "which runs first? {route}");
             let name = middlewares[0]["name"].as_str().unwrap();
