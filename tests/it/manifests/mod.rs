@@ -75,6 +75,23 @@ enum Gateway {
     Kong(kong::Kong),
 }
 
+impl Gateway {
+    async fn start(way: Way, manifests: &Manifests, countersign: &Countersign, echo: &Echo) -> Self {
+        match way {
+            Way::IstioGrpc => Self::Envoy(envoy::istio(manifests, "countersign", countersign, echo).await),
+            Way::IstioHttp => Self::Envoy(envoy::istio(manifests, "countersign-http", countersign, echo).await),
+            Way::EnvoyGatewayGrpc => Self::Envoy(envoy::gateway(manifests, "security-policy-grpc.yaml", countersign, echo).await),
+            Way::EnvoyGatewayHttp => Self::Envoy(envoy::gateway(manifests, "security-policy-http.yaml", countersign, echo).await),
+            Way::IngressNginx => Self::IngressNginx(ingress_nginx::start(manifests, countersign, echo).await),
+            Way::TraefikFile => Self::Traefik(traefik::Traefik::by_file(manifests, countersign.http)),
+            Way::TraefikCrd => Self::Traefik(traefik::Traefik::by_crd(manifests, countersign.http)),
+            Way::ApisixFile => Self::Apisix(apisix::Apisix::by_file(manifests, countersign.http)),
+            Way::ApisixCrd => Self::Apisix(apisix::Apisix::by_crd(manifests, countersign.http)),
+            Way::Kong => Self::Kong(kong::Kong::new(manifests, countersign.http)),
+        }
+    }
+}
+
 /// A gateway in front of an echo; alice, who has a key, and root, who has the scope `admin` too.
 struct Scene {
     gateway: Gateway,
@@ -82,15 +99,11 @@ struct Scene {
     deployment: Deployment,
     key: Key,
     root_key: Key,
-    _echo: Echo,
+    echo: Echo,
 }
 
 impl Scene {
     async fn of(way: Way) -> Self {
-        Self::with(way, &Manifests::of(way.example())).await
-    }
-
-    async fn with(way: Way, manifests: &Manifests) -> Self {
         // As examples/ingress-nginx has it. The others do not send such a header.
         let deployment = Deployment::new().set("self_signed.attempt_header", "X-Countersign-Attempt");
         let [key, root_key] = [Key::ed25519(), Key::ed25519()];
@@ -99,23 +112,8 @@ impl Scene {
         deployment.add_key_with("root", &root_key, &["--scope", "admin"]);
         let countersign = deployment.serve();
         let echo = Echo::start();
-        let gateway = match way {
-            Way::IstioGrpc => Gateway::Envoy(envoy::istio(manifests, "countersign", &countersign, &echo).await),
-            Way::IstioHttp => Gateway::Envoy(envoy::istio(manifests, "countersign-http", &countersign, &echo).await),
-            Way::EnvoyGatewayGrpc => {
-                Gateway::Envoy(envoy::gateway(manifests, "security-policy-grpc.yaml", &countersign, &echo).await)
-            }
-            Way::EnvoyGatewayHttp => {
-                Gateway::Envoy(envoy::gateway(manifests, "security-policy-http.yaml", &countersign, &echo).await)
-            }
-            Way::IngressNginx => Gateway::IngressNginx(ingress_nginx::start(manifests, &countersign, &echo).await),
-            Way::TraefikFile => Gateway::Traefik(traefik::Traefik::by_file(manifests, countersign.http)),
-            Way::TraefikCrd => Gateway::Traefik(traefik::Traefik::by_crd(manifests, countersign.http)),
-            Way::ApisixFile => Gateway::Apisix(apisix::Apisix::by_file(manifests, countersign.http)),
-            Way::ApisixCrd => Gateway::Apisix(apisix::Apisix::by_crd(manifests, countersign.http)),
-            Way::Kong => Gateway::Kong(kong::Kong::new(manifests, countersign.http)),
-        };
-        Self { gateway, countersign, deployment, key, root_key, _echo: echo }
+        let gateway = Gateway::start(way, &Manifests::of(way.example()), &countersign, &echo).await;
+        Self { gateway, countersign, deployment, key, root_key, echo }
     }
 
     async fn send(&self, asked: &Asked) -> Passage {
@@ -321,12 +319,14 @@ async fn nobody_passes_while_countersign_is_down(way: Way) {
 
 /// Whoever leaves one of the six out of the manifests is told by these tests: the back end then misses it, or believes the client.
 async fn a_forgotten_header_is_noticed(way: Way) {
+    let mut scene = Scene::of(way).await;
+    let manifests = Manifests::of(way.example());
     for name in IDENTITY {
         // Empty for alice, so there is nothing to miss where the controller drops the client's own anyway.
         if (way, name) == (Way::IngressNginx, "x-auth-scopes") {
             continue;
         }
-        let scene = Scene::with(way, &Manifests::of(way.example()).without(name)).await;
+        scene.gateway = Gateway::start(way, &manifests.clone().without(name), &scene.countersign, &scene.echo).await;
         assert!(is_noticed(&scene, name).await, "{name}");
     }
 }
