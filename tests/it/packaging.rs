@@ -127,14 +127,13 @@ fn the_package_is_made_of_what_is_there() {
         let is_built = source.starts_with("target/");
         assert!(is_built || repository().join(source).is_file(), "{source} is not there");
     }
-    let folder = |key: &Value| repository().join(key.as_str().unwrap());
-    assert!(folder(&deb["maintainer-scripts"]).join("postinst").is_file());
     let units = &deb["systemd-units"];
-    assert!(folder(&units["unit-scripts"]).join(format!("{}.service", units["unit-name"].as_str().unwrap())).is_file());
-    for script in ["build", "postinst"] {
-        let ran = Ran::of(Command::new(program("bash")).arg("-n").arg(repository().join("deploy/deb").join(script)));
-        assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{script}");
+    let folder = repository().join(units["unit-scripts"].as_str().unwrap());
+    for ending in ["service", "sysusers"] {
+        assert!(folder.join(format!("{}.{ending}", units["unit-name"].as_str().unwrap())).is_file());
     }
+    let ran = Ran::of(Command::new(program("bash")).arg("-n").arg(repository().join("deploy/deb/build")));
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
 }
 
 #[test]
