@@ -5,6 +5,7 @@ mod importing;
 mod issuing;
 mod migrating;
 mod signing_keys;
+mod watching;
 
 use std::{
     future::Future,
@@ -24,6 +25,7 @@ use tokio::{
     task::JoinSet,
 };
 
+use self::watching::Watching;
 use crate::{
     config::{Secret, Settings, admin::AdminSettings, nonce::NonceUrl},
     domain::{
@@ -61,18 +63,13 @@ use crate::{
         TelemetryError,
         decisions::DecisionObserver,
         log::{LogError, LogGuard},
-        metrics::Metrics,
         tokens::TokenObserver,
-        traces::Traces,
     },
 };
 
 /// How long in-flight requests may take to finish once the service is told to stop. Together with closing the stores it stays
 /// under the 10 s after which orchestrators lose patience.
 const DRAIN: Duration = Duration::from_secs(7);
-
-/// How long the last spans may take to be sent, and as long the last metrics.
-const SEND_LAST: Duration = Duration::from_secs(1);
 
 /// Why the service cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -185,8 +182,7 @@ pub struct App {
     admin: AdminDoor,
     background: Background,
     tls: Option<ServerTls>,
-    metrics: Metrics,
-    traces: Traces,
+    watching: Watching,
 }
 
 /// What goes on beside the decisions.
@@ -203,8 +199,7 @@ struct Background {
 impl App {
     /// Connects the stores and puts the service together; migrates the database first where the settings say so.
     pub async fn build(settings: &Settings, log: LogControl) -> Result<Self, AppError> {
-        let metrics = Metrics::new(&settings.telemetry)?;
-        let traces = Traces::new(&settings.telemetry)?;
+        let watching = Watching::begin(&settings.telemetry)?;
         let foundation = Foundation::lay(settings).await?;
         let tls = ServerTls::load(&settings.server.tls)?;
         let Foundation { clock, store, key_sets, .. } = &foundation;
@@ -215,11 +210,7 @@ impl App {
             &settings.registry,
         )
         .await?;
-        foundation.observe(&metrics);
-        metrics.observe_key_cache({
-            let directory = Arc::clone(&directory);
-            move || directory.usage()
-        });
+        let known = Arc::clone(&directory);
         let directory: Arc<dyn KeyDirectory> = Arc::new(directory);
         let nonces = nonce_store(settings)?;
         let (usage, usage_writer) = BatchedUsage::new(Arc::clone(store) as Arc<dyn UsageStore>);
@@ -233,17 +224,14 @@ impl App {
             nonces: Arc::clone(&nonces),
             usage,
         };
-        let observer = Arc::new(DecisionObserver::new(Arc::clone(log.decisions()), &metrics, traces.clone()));
+        let observer = Arc::new(DecisionObserver::new(Arc::clone(log.decisions()), &watching.metrics, watching.traces.clone()));
         let verifier = Arc::new(Verifier::new(policy(settings), ports.clone(), Arc::clone(&observer)).map_err(AppError::Decoys)?);
         let local_hints: Arc<dyn ChangeHints> = Arc::new(LocalHints::new(Arc::clone(&directory), hints(settings)));
-        let token_observer = Arc::new(TokenObserver::new(&metrics));
+        let token_observer = Arc::new(TokenObserver::new(&watching.metrics));
         let issuer =
             issuing::build(settings, &ports, store, Arc::clone(&local_hints), Arc::clone(&verifier), observer, token_observer)?;
         let readiness = Readiness::new(Arc::clone(clock), Arc::clone(&directory), nonces);
-        metrics.observe_stores({
-            let readiness = readiness.clone();
-            move || readiness.last().map(|(dependency, is_up)| (dependency.name(), is_up))
-        });
+        watching.observe(&known, &foundation.cached_sets, &readiness);
         let language = Arc::new(language(settings));
         let url_prefix: Arc<str> = settings.server.url_prefix.as_str().into();
         let admin_token = admin_token(&settings.admin)?;
@@ -262,7 +250,7 @@ impl App {
                 registry: foundation.registry(local_hints, "admin-api"),
                 issuer: issuer.clone(),
                 verifier,
-                metrics: metrics.clone(),
+                metrics: watching.metrics.clone(),
                 log,
                 readiness,
                 scheme: language.scheme().into(),
@@ -273,8 +261,7 @@ impl App {
             },
             background: Background { follower, refresher: foundation.refresher, listener, usage_writer, signing_keys, issuer },
             tls,
-            metrics,
-            traces,
+            watching,
         })
     }
 
@@ -325,13 +312,7 @@ impl App {
         if let Some(watcher) = watcher {
             watcher.abort();
         }
-        // What is left of both is sent from threads of their own, and waited for here.
-        let (metrics, traces) = (self.metrics, self.traces);
-        let sent = tokio::task::spawn_blocking(move || {
-            traces.shut_down(SEND_LAST);
-            metrics.shut_down(SEND_LAST);
-        });
-        drop(sent.await);
+        self.watching.end().await;
         tracing::info!("stopped");
         ended
     }
@@ -365,11 +346,6 @@ impl Foundation {
         let reports = Arc::clone(&store) as Arc<dyn FetchReports>;
         let (cached_sets, refresher) = JwksCache::new(&settings.jwks, Arc::clone(&clock), reports)?;
         Ok(Self { clock, store, key_sets: Arc::new(Arc::clone(&cached_sets)), cached_sets, refresher })
-    }
-
-    fn observe(&self, metrics: &Metrics) {
-        let sets = Arc::clone(&self.cached_sets);
-        metrics.observe_key_sets(move || sets.usage());
     }
 
     fn registry(&self, hints: Arc<dyn ChangeHints>, actor: &str) -> Registry {

@@ -1,0 +1,43 @@
+//! What the service tells of itself: metrics and traces, and what they look at.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    config::telemetry::TelemetrySettings,
+    engine::readiness::Readiness,
+    stores::{cache::CachedDirectory, jwks::JwksCache},
+    telemetry::{TelemetryError, metrics::Metrics, traces::Traces},
+};
+
+/// How long the last spans may take to be sent, and as long the last metrics.
+const SEND_LAST: Duration = Duration::from_secs(1);
+
+/// Metrics and traces, where the settings say.
+#[derive(Clone, Debug)]
+pub(super) struct Watching {
+    pub(super) metrics: Metrics,
+    pub(super) traces: Traces,
+}
+
+impl Watching {
+    pub(super) fn begin(settings: &TelemetrySettings) -> Result<Self, TelemetryError> {
+        Ok(Self { metrics: Metrics::new(settings)?, traces: Traces::new(settings)? })
+    }
+
+    /// Has the stores looked at. They know nothing of it.
+    pub(super) fn observe(&self, directory: &Arc<CachedDirectory>, key_sets: &Arc<JwksCache>, readiness: &Readiness) {
+        let (directory, key_sets, readiness) = (Arc::clone(directory), Arc::clone(key_sets), readiness.clone());
+        self.metrics.observe_key_cache(move || directory.usage());
+        self.metrics.observe_key_sets(move || key_sets.usage());
+        self.metrics.observe_stores(move || readiness.last().map(|(dependency, is_up)| (dependency.name(), is_up)));
+    }
+
+    /// Sends what is left of both, from threads of their own, and waits for it.
+    pub(super) async fn end(self) {
+        let sent = tokio::task::spawn_blocking(move || {
+            self.traces.shut_down(SEND_LAST);
+            self.metrics.shut_down(SEND_LAST);
+        });
+        drop(sent.await);
+    }
+}
