@@ -43,7 +43,7 @@ impl LogGuard {
 pub fn init(settings: &TelemetrySettings) -> Result<LogGuard, LogError> {
     let is_terminal = std::io::stderr().is_terminal();
     let (lines, thread) = writer::start(std::io::stderr()).map_err(LogError::Thread)?;
-    let (filter, handle) = reload::Layer::new(EnvFilter::new(settings.log.directives()));
+    let (filter, handle) = reload::Layer::new(env_filter(&settings.log));
     let registry = tracing_subscriber::registry().with(filter);
     let layer = tracing_subscriber::fmt::layer().with_writer(lines).with_ansi(is_terminal).with_timer(SystemTime);
     match settings.log_format {
@@ -53,6 +53,20 @@ pub fn init(settings: &TelemetrySettings) -> Result<LogGuard, LogError> {
         LogFormat::Text => registry.with(layer).try_init(),
     }?;
     Ok(LogGuard { _thread: thread, control: LogControl { handle: Some(handle), ..LogControl::of_decisions(settings) } })
+}
+
+/// The library that sends traces and metrics tells of its own coming and going at level info, which is of no use. Only its warnings and
+/// errors are, unless somebody asks for it by its name.
+fn env_filter(filter: &LogFilter) -> EnvFilter {
+    const LIBRARY: &str = "opentelemetry";
+    let directives = filter.directives();
+    let is_wordy =
+        directives.split(',').any(|word| ["info", "debug", "trace"].iter().any(|level| word.trim().eq_ignore_ascii_case(level)));
+    if is_wordy && !directives.contains(LIBRARY) {
+        EnvFilter::new(format!("{directives},{LIBRARY}=warn"))
+    } else {
+        EnvFilter::new(directives)
+    }
 }
 
 /// Changes what is logged, while the service runs.
@@ -84,8 +98,23 @@ impl LogControl {
     pub fn set_filter(&self, filter: LogFilter) {
         let mut current = self.filter.lock().unwrap_or_else(PoisonError::into_inner);
         // Fails only where the log is gone, and with it whoever would read of it.
-        if self.handle.as_ref().is_none_or(|handle| handle.reload(EnvFilter::new(filter.directives())).is_ok()) {
+        if self.handle.as_ref().is_none_or(|handle| handle.reload(env_filter(&filter)).is_ok()) {
             *current = filter;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_library_of_telemetry_is_quiet_unless_asked_for() {
+        let filter = |directives: &str| env_filter(&directives.parse().unwrap()).to_string();
+        assert!(filter("info").contains("opentelemetry=warn"));
+        assert!(filter("DEBUG,sqlx=warn").contains("opentelemetry=warn"));
+        for as_it_is in ["warn", "off", "countersign=debug", "info,opentelemetry_sdk=debug"] {
+            assert!(!filter(as_it_is).contains("opentelemetry=warn"), "{as_it_is}");
         }
     }
 }
