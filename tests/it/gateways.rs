@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::harness::http::{Answer, Request};
 use crate::harness::{
-    Breaker, Claims, Countersign, Deployment, Echo, Gateway, Key, RunningGateway, Seen, Signal, eventually_async,
+    Breaker, Claims, Countersign, Deployment, Echo, Gateway, Key, RunningGateway, Seen, Signal, established_to, eventually_async,
 };
 
 /// All that an allow carries.
@@ -51,6 +51,18 @@ impl Scene {
     /// A fresh value for `Authorization`.
     pub fn authorization(&self) -> String {
         Claims::of("alice").authorization(&self.key)
+    }
+
+    /// One kept-alive connection serves many decisions.
+    pub async fn asks_over_one_connection(&self) {
+        let connections = || established_to(self.countersign.http.port());
+        Seen::by(&self.send(Request::get("/")).await);
+        let first = connections();
+        for _ in 0..20 {
+            Seen::by(&self.send(Request::get("/")).await);
+        }
+        assert_eq!(first.len(), 1, "{first:?}");
+        assert_eq!(connections(), first);
     }
 
     /// Sends `request` with a fresh token.

@@ -2,7 +2,7 @@
 
 use crate::gateways::{Scene, a_lost_answer_is_one_answer, assert_challenge};
 use crate::harness::http::Request;
-use crate::harness::{Claims, Gateway, Key, Seen, established_to};
+use crate::harness::{Claims, Gateway, Key, Seen};
 
 /// HAProxy goes on to the next rule then, which has to refuse.
 #[tokio::test]
@@ -29,16 +29,8 @@ async fn a_lost_answer_is_not_asked_for_again() {
 async fn decisions_share_a_connection() {
     let one_thread = ("maxconn 1000", "maxconn 1000\n    nbthread 1");
     let scene = Scene::edited(Gateway::Haproxy, Key::ed25519(), &[one_thread]).await;
-    let connections = || established_to(scene.countersign.http.port());
 
-    Seen::by(&scene.send(Request::get("/")).await);
-    let first = connections();
-    for _ in 0..20 {
-        Seen::by(&scene.send(Request::get("/")).await);
-    }
-
-    assert_eq!(first.len(), 1, "{first:?}");
-    assert_eq!(connections(), first);
+    scene.asks_over_one_connection().await;
 }
 
 /// `GET http://host/path` is another way to say `GET /path` with a `Host`.

@@ -2,7 +2,7 @@
 
 use crate::gateways::{IDENTITY, Scene, a_lost_answer_is_one_answer, assert_challenge};
 use crate::harness::http::Request;
-use crate::harness::{Claims, Deployment, Echo, Gateway, Key, Seen, established_to};
+use crate::harness::{Claims, Deployment, Echo, Gateway, Key, Seen};
 
 /// `index` redirects inside nginx, which then asks a second time about the same request.
 #[tokio::test]
@@ -59,14 +59,6 @@ async fn a_lost_answer_is_not_asked_for_again() {
 #[tokio::test]
 async fn decisions_share_a_connection() {
     let scene = Scene::edited(Gateway::Nginx, Key::ed25519(), &[("worker_processes auto;", "worker_processes 1;")]).await;
-    let connections = || established_to(scene.countersign.http.port());
 
-    Seen::by(&scene.send(Request::get("/")).await);
-    let first = connections();
-    for _ in 0..20 {
-        Seen::by(&scene.send(Request::get("/")).await);
-    }
-
-    assert_eq!(first.len(), 1, "{first:?}");
-    assert_eq!(connections(), first);
+    scene.asks_over_one_connection().await;
 }
