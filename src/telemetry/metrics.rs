@@ -6,7 +6,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use opentelemetry::{
-    KeyValue,
+    KeyValue, global,
     metrics::{AsyncInstrument, BoundHistogram, Meter, MeterProvider as _},
 };
 use opentelemetry_sdk::metrics::SdkMeterProvider;
@@ -15,6 +15,9 @@ use prometheus::{Registry, TextEncoder};
 use super::{TelemetryError, otlp, process};
 use crate::config::telemetry::TelemetrySettings;
 
+/// Of the meter.
+const NAME: &str = env!("CARGO_PKG_NAME");
+
 /// Bounds of histograms of durations, in seconds: from 50 µs, which is about what a decision takes, to 1 s.
 const DURATIONS: [f64; 14] = [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0];
 
@@ -22,7 +25,7 @@ const DURATIONS: [f64; 14] = [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002
 #[derive(Clone)]
 pub struct Metrics {
     registry: Registry,
-    provider: SdkMeterProvider,
+    provider: Option<SdkMeterProvider>,
     meter: Meter,
 }
 
@@ -57,7 +60,8 @@ impl Metrics {
         if let Some(exporter) = otlp::metric_exporter(settings)? {
             builder = builder.with_periodic_exporter(exporter);
         }
-        let metrics = Self::of(registry, builder.build());
+        let provider = builder.build();
+        let metrics = Self { registry, meter: provider.meter(NAME), provider: Some(provider) };
         process::observe(&metrics);
         let version = [KeyValue::new("version", env!("CARGO_PKG_VERSION"))];
         metrics.gauge("countersign.build_info", "", "Always 1; its labels tell what runs.", move |observer| {
@@ -68,12 +72,8 @@ impl Metrics {
 
     /// For commands, whose metrics nobody looks at.
     pub fn unseen() -> Self {
-        Self::of(Registry::new(), SdkMeterProvider::builder().build())
-    }
-
-    fn of(registry: Registry, provider: SdkMeterProvider) -> Self {
-        let meter = provider.meter(env!("CARGO_PKG_NAME"));
-        Self { registry, provider, meter }
+        // Nobody ever sets the global provider, so its meters do nothing.
+        Self { registry: Registry::new(), provider: None, meter: global::meter(NAME) }
     }
 
     /// All of them, as Prometheus reads them.
@@ -83,7 +83,9 @@ impl Metrics {
 
     /// Sends what is left to send.
     pub fn shut_down(&self, timeout: Duration) {
-        if let Err(error) = self.provider.shutdown_with_timeout(timeout) {
+        if let Some(provider) = &self.provider
+            && let Err(error) = provider.shutdown_with_timeout(timeout)
+        {
             tracing::warn!(error = %error, "the last metrics could not be sent");
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::gateways::{IDENTITY, Scene, a_lost_answer_is_one_answer, assert_challenge};
 use crate::harness::http::Request;
-use crate::harness::{Claims, Deployment, Echo, Gateway, Key, Seen};
+use crate::harness::{Claims, Deployment, Echo, Gateway, Key};
 
 /// `index` redirects inside nginx, which then asks a second time about the same request.
 #[tokio::test]

@@ -30,6 +30,7 @@ mod binding;
 mod book;
 mod chart;
 mod client_session;
+mod demo;
 mod denials;
 mod example_clients;
 mod explain;

@@ -58,7 +58,7 @@ pub use manifests::{Manifests, example_files, texts, unnoticed};
 pub use nonces::{Redis, RedisCluster, RedisSentinel};
 pub use peers::{AsymmetricJwtAuth, DjangoSite, PyJwt};
 pub use ports::{established_to, free_port};
-pub use process::Signal;
+pub use process::{Process, Signal};
 pub use scripted::{Reply, Scripted};
 pub use sluice::Sluice;
 pub use stand_in::StandIn;
