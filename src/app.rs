@@ -212,7 +212,7 @@ impl App {
         .await?;
         let known = Arc::clone(&directory);
         let directory: Arc<dyn KeyDirectory> = Arc::new(directory);
-        let nonces = nonce_store(settings)?;
+        let Nonces { port: nonces, redis } = Nonces::new(settings)?;
         let (usage, usage_writer) = BatchedUsage::new(Arc::clone(store) as Arc<dyn UsageStore>);
         let listener = settings.nonce.url.is_redis().then(|| HintListener::new(&settings.nonce.url, Arc::clone(&directory)));
         let signing_keys = SigningKeyFolder::open(&settings.issuer, clock.now())?;
@@ -231,7 +231,7 @@ impl App {
         let issuer =
             issuing::build(settings, &ports, store, Arc::clone(&local_hints), Arc::clone(&verifier), observer, token_observer)?;
         let readiness = Readiness::new(Arc::clone(clock), Arc::clone(&directory), nonces);
-        watching.observe(&known, &foundation.cached_sets, &readiness);
+        watching.observe(&known, &foundation.cached_sets, &readiness, redis);
         let language = Arc::new(language(settings));
         let url_prefix: Arc<str> = settings.server.url_prefix.as_str().into();
         let admin_token = admin_token(&settings.admin)?;
@@ -373,12 +373,20 @@ fn admin_token(settings: &AdminSettings) -> Result<Option<Secret>, AppError> {
     Ok(Some(Secret::new(token)))
 }
 
-fn nonce_store(settings: &Settings) -> Result<Arc<dyn NonceStore>, AppError> {
-    if let Some(store) = RedisNonceStore::new(&settings.nonce) {
-        Ok(Arc::new(store?))
-    } else {
+/// The nonce store, and the same once more if it is on Redis, which has more to tell.
+struct Nonces {
+    port: Arc<dyn NonceStore>,
+    redis: Option<Arc<RedisNonceStore>>,
+}
+
+impl Nonces {
+    fn new(settings: &Settings) -> Result<Self, AppError> {
+        if let Some(store) = RedisNonceStore::new(&settings.nonce) {
+            let store = Arc::new(store?);
+            return Ok(Self { port: Arc::clone(&store) as Arc<dyn NonceStore>, redis: Some(store) });
+        }
         let store = MemoryNonceStore::new(settings.nonce.memory_entries).map_err(|_| AppError::NoRandomness)?;
-        Ok(Arc::new(store))
+        Ok(Self { port: Arc::new(store), redis: None })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use super::{AppError, Foundation, admin_token, hints, issuing, nonce_store, policy, signing_keys, use_one_crypto_library};
+use super::{AppError, Foundation, Nonces, admin_token, hints, issuing, policy, signing_keys, use_one_crypto_library};
 use crate::{
     config::Settings,
     domain::presented::Presented,
@@ -78,7 +78,7 @@ async fn ports(settings: &Settings, foundation: &Foundation, first_key: FirstKey
         directory: Arc::new(directory),
         key_sets: Arc::clone(key_sets),
         issuer_keys: keys as Arc<dyn IssuerKeySource>,
-        nonces: nonce_store(settings)?,
+        nonces: Nonces::new(settings)?.port,
         usage,
     })
 }
@@ -90,7 +90,7 @@ pub async fn check(settings: &Settings) -> Vec<(&'static str, Result<(), AppErro
         SqlRegistry::new(connect(&settings.database).await?).newest_change().await?;
         Ok(())
     };
-    let nonces = async { Ok(nonce_store(settings)?.check().await?) };
+    let nonces = async { Ok(Nonces::new(settings)?.port.check().await?) };
     vec![
         ("database.url", database.await),
         ("nonce.url", nonces.await),

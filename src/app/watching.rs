@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     config::telemetry::TelemetrySettings,
     engine::readiness::Readiness,
-    stores::{cache::CachedDirectory, jwks::JwksCache},
+    stores::{cache::CachedDirectory, jwks::JwksCache, nonce::redis::RedisNonceStore},
     telemetry::{TelemetryError, metrics::Metrics, traces::Traces},
 };
 
@@ -25,11 +25,20 @@ impl Watching {
     }
 
     /// Has the stores looked at. They know nothing of it.
-    pub(super) fn observe(&self, directory: &Arc<CachedDirectory>, key_sets: &Arc<JwksCache>, readiness: &Readiness) {
+    pub(super) fn observe(
+        &self,
+        directory: &Arc<CachedDirectory>,
+        key_sets: &Arc<JwksCache>,
+        readiness: &Readiness,
+        redis: Option<Arc<RedisNonceStore>>,
+    ) {
         let (directory, key_sets, readiness) = (Arc::clone(directory), Arc::clone(key_sets), readiness.clone());
         self.metrics.observe_key_cache(move || directory.usage());
         self.metrics.observe_key_sets(move || key_sets.usage());
         self.metrics.observe_stores(move || readiness.last().map(|(dependency, is_up)| (dependency.name(), is_up)));
+        if let Some(redis) = redis {
+            self.metrics.observe_nonce_failures(move || redis.failures().map(|(kind, count)| (kind.name(), count)).collect());
+        }
     }
 
     /// Sends what is left of both, from threads of their own, and waits for it.

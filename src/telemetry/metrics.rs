@@ -132,6 +132,19 @@ impl Metrics {
         });
     }
 
+    /// Has the failures of the nonce store looked at: each kind by its name, and how many there were.
+    pub fn observe_nonce_failures(&self, read: impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + 'static) {
+        self.counter(
+            "countersign.nonce.failures",
+            "Claims and checks that the nonce store did not answer, by kind.",
+            move |observer| {
+                for (kind, count) in read() {
+                    observer.observe(count, &[KeyValue::new("kind", kind)]);
+                }
+            },
+        );
+    }
+
     /// A counter that is read when somebody looks, so that counting costs what its reader's own count does.
     pub(super) fn counter(
         &self,

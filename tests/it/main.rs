@@ -43,6 +43,7 @@ mod gateways_haproxy;
 mod gateways_hostile;
 mod gateways_nginx;
 mod grpc_door;
+mod guarded_redis;
 mod hints;
 mod http_door;
 mod import_asymmetric;

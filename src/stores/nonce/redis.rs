@@ -3,13 +3,19 @@
 //! A claim is one `SET key value NX EX ttl`. The pool owns the life of the connections: it makes them and checks them, and none
 //! of that happens on the way of a decision. Each thread keeps one connection out of the pool and all its claims share it, so
 //! that those made at the same time ride in one write, and no claim wakes another thread.
+//!
+//! Only the reply `+OK` is fresh, and only nil is held; every other reply is *unavailable* ([`reply`]).
+
+mod reply;
+
+pub use reply::FailureKind;
 
 use std::{
     fmt::{self, Write as _},
     future::Future,
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -18,13 +24,14 @@ use deadpool_redis::{
     PoolError,
     cluster::{self, ClusterConnection},
     redis::{
-        self, AsyncConnectionConfig, Cmd, FromRedisValue, RedisError,
+        self, AsyncConnectionConfig, Cmd, RedisError, Value,
         aio::{ConnectionLike, MultiplexedConnection},
     },
     sentinel::{self, SentinelServerType},
 };
 use thread_local::ThreadLocal;
 
+use self::reply::{ReplyError, SetReply};
 use crate::{
     config::nonce::{NonceSettings, NonceUrl},
     domain::{
@@ -37,6 +44,8 @@ use crate::{
 
 /// One connection a thread; this many threads may have one.
 const CONNECTIONS_MAX: usize = 256;
+/// How long a claim on trial is remembered, in milliseconds.
+const TRIAL_LIFETIME_MS: u64 = 1000;
 /// Longest nonce that is a key as it stands; longer ones, and those with other bytes than visible ASCII, are hashed.
 const PLAIN_NONCE_BYTES_MAX: usize = 64;
 
@@ -46,6 +55,8 @@ pub struct RedisNonceStore {
     timeout: Duration,
     threads: ThreadLocal<Thread>,
     is_down: AtomicBool,
+    /// By [`FailureKind`].
+    failures: [AtomicU64; FailureKind::ALL.len()],
 }
 
 /// What belongs to one thread. Its connection is driven by the runtime of that thread. A claim keeps to the connection of the
@@ -64,8 +75,20 @@ enum ClaimError {
     Timeout(Duration),
     #[error("no connection to Redis")]
     Connect(#[source] PoolError),
-    #[error("Redis answered with an error")]
+    #[error("the connection to Redis failed")]
     Redis(#[from] RedisError),
+    #[error(transparent)]
+    Reply(#[from] ReplyError),
+}
+
+impl ClaimError {
+    fn kind(&self) -> FailureKind {
+        match self {
+            Self::Timeout(_) => FailureKind::Timeout,
+            Self::Connect(_) | Self::Redis(_) => FailureKind::Connection,
+            Self::Reply(error) => error.kind(),
+        }
+    }
 }
 
 /// The settings do not make a Redis client.
@@ -84,7 +107,13 @@ impl RedisNonceStore {
             timeout: settings.timeout,
             threads: ThreadLocal::new(),
             is_down: AtomicBool::new(false),
+            failures: std::array::from_fn(|_| AtomicU64::new(0)),
         }))
+    }
+
+    /// How often something could not be asked or was not answered, by kind.
+    pub fn failures(&self) -> impl Iterator<Item = (FailureKind, u64)> {
+        FailureKind::ALL.iter().zip(&self.failures).map(|(kind, count)| (*kind, count.load(Ordering::Relaxed)))
     }
 
     /// Runs `work` within the time that a claim may take, and tells the log when Redis goes or comes back.
@@ -102,14 +131,16 @@ impl RedisNonceStore {
         match result {
             Ok(done) => {
                 if self.is_down.load(Ordering::Relaxed) && self.is_down.swap(false, Ordering::Relaxed) {
-                    tracing::info!("Redis is back");
+                    tracing::info!("Redis claims nonces again");
                 }
                 Ok(done)
             }
             Err(error) => {
+                self.failures[error.kind() as usize].fetch_add(1, Ordering::Relaxed);
                 if !self.is_down.swap(true, Ordering::Relaxed) {
                     let cause = std::error::Error::source(&error).map(ToString::to_string);
-                    tracing::error!(error = %error, cause, "Redis is out of reach: decisions are unavailable until it is back");
+                    let kind = error.kind().name();
+                    tracing::error!(error = %error, cause, kind, "Redis cannot claim nonces: decisions are unavailable until it can");
                 }
                 Err(Unavailable::new(Dependency::NonceStore, error))
             }
@@ -123,23 +154,58 @@ impl RedisNonceStore {
         set.arg("SET").arg(&key).arg(&value).arg("NX").arg("EX").arg(claim.remember_for().as_secs());
 
         let (mut connection, serial) = self.connection(thread).await?;
-        match connection.run::<Option<redis::Value>>(&set).await {
-            Ok(Some(_)) => Ok(Claimed::Fresh),
-            Ok(None) if matches!(claim.attempt, Attempt::Unique(_)) => Ok(Claimed::Replayed),
-            Ok(None) => Box::pin(held_by(&mut connection, &key, value)).await,
+        match connection.run(&set).await {
+            Ok(reply) => self.read_claim(thread, (connection, serial), &key, claim.attempt, reply).await,
             Err(error) => {
                 thread.drop_connection(Some(serial));
-                if is_connection_lost(&error) { Box::pin(self.resend(thread, &set, &key, value)).await } else { Err(error.into()) }
+                if !is_connection_lost(&error) {
+                    return Err(error.into());
+                }
+                Box::pin(self.resend(thread, &set, &key, claim.attempt)).await
             }
         }
     }
 
     /// Sends a claim again whose connection broke. It may have been carried out, and only its answer lost: then it finds its own
     /// value. Boxed where it is called, so that the claims to which this does not happen stay small.
-    async fn resend(&self, thread: &Thread, set: &Cmd, key: &str, value: [u8; 16]) -> Result<Claimed, ClaimError> {
+    async fn resend(&self, thread: &Thread, set: &Cmd, key: &str, attempt: Attempt) -> Result<Claimed, ClaimError> {
         let (mut connection, serial) = self.connection(thread).await?;
-        let answer: Option<redis::Value> = connection.run(set).await.inspect_err(|_| thread.drop_connection(Some(serial)))?;
-        if answer.is_some() { Ok(Claimed::Fresh) } else { held_by(&mut connection, key, value).await }
+        let reply = connection.run(set).await.inspect_err(|_| thread.drop_connection(Some(serial)))?;
+        let attempt = Attempt::Named(attempt.number());
+        self.read_claim(thread, (connection, serial), key, attempt, reply).await
+    }
+
+    /// What the reply to a claim says. One that came second and may be the same attempt looks at who came first.
+    async fn read_claim(
+        &self,
+        thread: &Thread,
+        (mut connection, serial): (Shared, u64),
+        key: &str,
+        attempt: Attempt,
+        reply: Value,
+    ) -> Result<Claimed, ClaimError> {
+        match self.read(thread, serial, reply::set(reply))? {
+            SetReply::Stored => Ok(Claimed::Fresh),
+            SetReply::Held => match attempt {
+                Attempt::Unique(_) => Ok(Claimed::Replayed),
+                Attempt::Named(number) => {
+                    let get = redis::cmd("GET").arg(key).to_owned();
+                    let reply = Box::pin(connection.run(&get)).await.inspect_err(|_| thread.drop_connection(Some(serial)))?;
+                    let holder = self.read(thread, serial, reply::get(reply))?;
+                    let is_same = holder.is_some_and(|holder| holder == number.to_be_bytes());
+                    Ok(if is_same { Claimed::Fresh } else { Claimed::Replayed })
+                }
+            },
+        }
+    }
+
+    /// Gives the connection up if its reply shows that it leads nowhere.
+    fn read<T>(&self, thread: &Thread, serial: u64, reply: Result<T, ReplyError>) -> Result<T, ClaimError> {
+        Ok(reply.inspect_err(|error| {
+            if error.ends_connection() {
+                thread.drop_connection(Some(serial));
+            }
+        })?)
     }
 
     /// The connection of `thread`, made if there is none. Making one is boxed, so that the claims that need none stay small.
@@ -172,17 +238,24 @@ impl NonceStore for RedisNonceStore {
         let thread = self.threads.get_or_default();
         Answer::pending(self.within_timeout(thread, async move {
             let (mut connection, serial) = self.connection(thread).await?;
-            let answer = connection.run(redis::cmd("EXISTS").arg(key(principal, nonce))).await;
-            answer.inspect_err(|_| thread.drop_connection(Some(serial))).map_err(Into::into)
+            let reply = connection.run(redis::cmd("EXISTS").arg(key(principal, nonce))).await;
+            let reply = reply.inspect_err(|_| thread.drop_connection(Some(serial)))?;
+            self.read(thread, serial, reply::exists(reply))
         }))
     }
 
+    /// A claim on trial, since a Redis that answers a PING may still refuse to write.
     fn check(&self) -> Answer<'_, Result<(), Unavailable>> {
         let thread = self.threads.get_or_default();
         Answer::pending(self.within_timeout(thread, async {
             let (mut connection, serial) = self.connection(thread).await?;
-            let answer: Result<String, RedisError> = connection.run(&redis::cmd("PING")).await;
-            answer.map(drop).inspect_err(|_| thread.drop_connection(Some(serial))).map_err(Into::into)
+            let mut set = redis::cmd("SET");
+            set.arg(format!("countersign:trial:{:032x}", fastrand::u128(..))).arg("").arg("NX").arg("PX").arg(TRIAL_LIFETIME_MS);
+            let reply = connection.run(&set).await.inspect_err(|_| thread.drop_connection(Some(serial)))?;
+            match self.read(thread, serial, reply::set(reply))? {
+                SetReply::Stored => Ok(()),
+                SetReply::Held => Err(ReplyError::Unexpected("nil").into()),
+            }
         }))
     }
 }
@@ -227,12 +300,12 @@ enum Shared {
 }
 
 impl Shared {
-    async fn run<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, RedisError> {
-        let value = match self {
-            Self::Single(connection) => connection.req_packed_command(command).await?,
-            Self::Cluster(connection) => connection.req_packed_command(command).await?,
-        };
-        Ok(redis::from_redis_value(value)?)
+    /// The reply as it came: an error reply is a [`Value::ServerError`], and no error.
+    async fn run(&mut self, command: &Cmd) -> Result<Value, RedisError> {
+        match self {
+            Self::Single(connection) => connection.req_packed_command(command).await,
+            Self::Cluster(connection) => connection.req_packed_command(command).await,
+        }
     }
 }
 
@@ -306,12 +379,6 @@ impl Pools {
             }
         })
     }
-}
-
-/// What a claim that came second is: fresh where the first was the same attempt, and otherwise a replay.
-async fn held_by(connection: &mut Shared, key: &str, value: [u8; 16]) -> Result<Claimed, ClaimError> {
-    let holder: Option<Vec<u8>> = connection.run(redis::cmd("GET").arg(key)).await?;
-    Ok(if holder.is_some_and(|holder| holder == value) { Claimed::Fresh } else { Claimed::Replayed })
 }
 
 fn is_connection_lost(error: &RedisError) -> bool {

@@ -19,7 +19,7 @@ use countersign::{
 };
 
 use super::now;
-use crate::harness::{Redis, RedisCluster, RedisSentinel};
+use crate::harness::{Redis, RedisCluster, RedisSentinel, ScriptedRedis};
 
 /// A claim that is like no other, on a token that is good for `valid` from now on.
 fn claim(principal: i64, nonce: &str, valid: Duration) -> NonceClaim<'_> {
@@ -122,6 +122,58 @@ async fn claims_in_redis_expire_by_themselves() {
         let left: i64 = deadpool_redis::redis::cmd("TTL").arg(&key).query_async(&mut connection).await.unwrap();
         assert!((longest - 1..=longest).contains(&left), "{nonce}: {left} s");
     }
+}
+
+/// Whatever Redis replies to a claim, only `+OK` is fresh and only nil is a replay: everything else is unavailable, and the next
+/// claim that it takes is decided as ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_reply_but_ok_is_fresh() {
+    const ERRORS: [&str; 14] = [
+        "OOM command not allowed when used memory > 'maxmemory'.",
+        "READONLY You can't write against a read only replica.",
+        "NOREPLICAS Not enough good replicas to write.",
+        "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
+        "NOPERM User default has no permissions to run the 'set' command",
+        "NOAUTH Authentication required.",
+        "LOADING Redis is loading the dataset in memory",
+        "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.",
+        "TRYAGAIN Multiple keys request during rehashing of slot",
+        "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+        "CLUSTERDOWN Hash slot not served",
+        "MOVED 3999 127.0.0.1:1",
+        "ERR max number of clients reached",
+        "WHATEVER comes next",
+    ];
+    const NONSENSE: [&str; 8] = ["+QUEUED\r\n", "+ok\r\n", "$2\r\nOK\r\n", ":1\r\n", ":0\r\n", "*1\r\n+OK\r\n", "*0\r\n", "%0\r\n"];
+
+    let redis = Redis::start();
+    let scripted = ScriptedRedis::before(redis.address).await;
+    let store = redis_store(&format!("redis://{}", scripted.address));
+    let mut numbers = 0..;
+    let replies = ERRORS.iter().map(|text| format!("-{text}\r\n")).chain(NONSENSE.iter().map(ToString::to_string));
+    for reply in replies {
+        let nonce = format!("n{}", numbers.next().unwrap());
+        let named = NonceClaim { attempt: Attempt::Named(7), ..claim(1, &nonce, VALID) };
+        scripted.reply(&reply);
+        for attempt in [claim(1, &nonce, VALID), named, claim(1, &nonce, VALID)] {
+            assert!(store.claim(attempt).await.is_err(), "{reply:?}");
+        }
+        assert!(store.check().await.is_err(), "{reply:?} to a claim on trial");
+        scripted.pass();
+        store.check().await.unwrap();
+        assert_eq!(store.claim(claim(1, &nonce, VALID)).await.unwrap(), Claimed::Fresh, "after {reply:?}");
+        assert_eq!(store.claim(claim(1, &nonce, VALID)).await.unwrap(), Claimed::Replayed, "after {reply:?}");
+    }
+    for half in ["", "+", "+OK", "+OK\r", "$-1", "-OOM command"] {
+        let nonce = format!("n{}", numbers.next().unwrap());
+        scripted.reply_and_close(half);
+        assert!(store.claim(claim(1, &nonce, VALID)).await.is_err(), "{half:?}");
+        scripted.pass();
+        assert_eq!(store.claim(claim(1, &nonce, VALID)).await.unwrap(), Claimed::Fresh, "after {half:?}");
+    }
+    let failures: u64 = store.failures().map(|(_, count)| count).sum();
+    let oom = store.failures().find(|(kind, _)| kind.name() == "oom").map(|(_, count)| count);
+    assert_eq!((failures, oom), (22 * 4 + 6, Some(4)));
 }
 
 fn redis_store(url: &str) -> RedisNonceStore {

@@ -31,6 +31,26 @@ impl Redis {
         }
     }
 
+    /// Has it run a command, and yields the reply.
+    pub fn command(&self, arguments: &[&str]) -> String {
+        let reply = cli(self.address, arguments);
+        assert!(!reply.starts_with("ERR "), "{arguments:?}: {reply}");
+        reply
+    }
+
+    /// From now on none of its snapshots can be written: there is a folder where the file should be.
+    pub fn block_snapshots(&self) {
+        std::fs::create_dir_all(self.snapshot().join("in the way")).unwrap();
+    }
+
+    pub fn unblock_snapshots(&self) {
+        std::fs::remove_dir_all(self.snapshot()).unwrap();
+    }
+
+    fn snapshot(&self) -> std::path::PathBuf {
+        self.dir.path().join("dump.rdb")
+    }
+
     /// Starts it, empty, where it was.
     pub fn restart(&mut self) {
         self.stop();

@@ -1,0 +1,239 @@
+//! What Redis replies, read so that no reply can be taken for another.
+//!
+//! The `redis` crate returns an error reply to a raw command as `Ok(Value::ServerError)`, and conversions such as
+//! `Option<Value>` accept it as a value. So every reply that a decision rests on is matched here, by its exact form; anything
+//! else is a [`ReplyError`].
+
+use deadpool_redis::redis::Value;
+
+/// The reply to `SET key value NX`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SetReply {
+    /// `+OK`: the key was not there, and holds the value now.
+    Stored,
+    /// Nil: the key is there, and was left as it is.
+    Held,
+}
+
+/// A reply that says nothing about the nonce.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReplyError {
+    /// Redis refused the command.
+    #[error("Redis refused it: {code}{}{detail}", if detail.is_empty() { "" } else { " " })]
+    Refused {
+        /// The first word of the error reply, such as `OOM`.
+        code: Box<str>,
+        /// The rest of it.
+        detail: Box<str>,
+    },
+    /// A reply of a kind that the command never has.
+    #[error("Redis replied with {0}, which is no answer to the command")]
+    Unexpected(&'static str),
+}
+
+impl ReplyError {
+    /// Whether another connection could be answered differently: this one leads to a server that is not, or no longer, the
+    /// right one, or that wants to know the client again.
+    pub(super) fn ends_connection(&self) -> bool {
+        match self {
+            Self::Refused { code, .. } => matches!(&**code, "READONLY" | "MASTERDOWN" | "NOAUTH" | "LOADING" | "NOREPLICAS"),
+            Self::Unexpected(_) => true,
+        }
+    }
+
+    /// The name in metrics: the code of a known error reply, else `other_error`, or `unexpected_reply`.
+    pub(super) fn kind(&self) -> FailureKind {
+        match self {
+            Self::Refused { code, .. } => FailureKind::of_code(code),
+            Self::Unexpected(_) => FailureKind::UnexpectedReply,
+        }
+    }
+}
+
+/// Names the kinds of failures once: variant, code of the error reply if it is one, and name in metrics.
+macro_rules! failure_kinds {
+    ($($(#[$doc:meta])* $kind:ident = $name:literal $(($code:literal))?,)+) => {
+        /// Why a claim could not be decided, as metrics count it.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum FailureKind {
+            $($(#[$doc])* $kind,)+
+        }
+
+        impl FailureKind {
+            /// Every kind, each at the index `kind as usize`.
+            pub const ALL: &'static [Self] = &[$(Self::$kind,)+];
+
+            /// The value of the label `kind`.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$kind => $name,)+
+                }
+            }
+
+            fn of_code(code: &str) -> Self {
+                match code {
+                    $($($code => Self::$kind,)?)+
+                    _ => Self::OtherError,
+                }
+            }
+        }
+    };
+}
+
+failure_kinds! {
+    /// No answer in time.
+    Timeout = "timeout",
+    /// No connection, or one that broke.
+    Connection = "connection",
+    /// A reply that the command never has.
+    UnexpectedReply = "unexpected_reply",
+    /// An error reply with a code that is not listed here.
+    OtherError = "other_error",
+    /// Full, and told not to evict.
+    OutOfMemory = "oom" ("OOM"),
+    /// A replica.
+    ReadOnly = "readonly" ("READONLY"),
+    /// Fewer replicas than `min-replicas-to-write`.
+    NoReplicas = "noreplicas" ("NOREPLICAS"),
+    /// Persistence fails, and writing is stopped for that.
+    Misconfigured = "misconf" ("MISCONF"),
+    /// The user may not use the command or the key.
+    NoPermission = "noperm" ("NOPERM"),
+    /// A password is wanted.
+    NoAuthentication = "noauth" ("NOAUTH"),
+    /// Still reading its data.
+    Loading = "loading" ("LOADING"),
+    /// A script runs for too long.
+    Busy = "busy" ("BUSY"),
+    /// Keys of the slot are on the move.
+    TryAgain = "tryagain" ("TRYAGAIN"),
+    /// A replica that has lost its master.
+    MasterDown = "masterdown" ("MASTERDOWN"),
+    /// The cluster does not serve the slot.
+    ClusterDown = "clusterdown" ("CLUSTERDOWN"),
+    /// Another node has the slot.
+    Moved = "moved" ("MOVED"),
+    /// Another node is being given the slot.
+    Ask = "ask" ("ASK"),
+    /// Keys of several slots in one command.
+    CrossSlot = "crossslot" ("CROSSSLOT"),
+    /// A general error.
+    GeneralError = "err" ("ERR"),
+}
+
+/// Reads the reply to `SET key value NX`. Only the simple string `OK` means that it was stored.
+pub(super) fn set(reply: Value) -> Result<SetReply, ReplyError> {
+    match reply {
+        Value::Okay => Ok(SetReply::Stored),
+        Value::Nil => Ok(SetReply::Held),
+        other => Err(not_an_answer(other)),
+    }
+}
+
+/// Reads the reply to `GET key`.
+pub(super) fn get(reply: Value) -> Result<Option<Vec<u8>>, ReplyError> {
+    match reply {
+        Value::BulkString(bytes) => Ok(Some(bytes)),
+        Value::Nil => Ok(None),
+        other => Err(not_an_answer(other)),
+    }
+}
+
+/// Reads the reply to `EXISTS key` of one key.
+pub(super) fn exists(reply: Value) -> Result<bool, ReplyError> {
+    match reply {
+        Value::Int(0) => Ok(false),
+        Value::Int(1) => Ok(true),
+        other => Err(not_an_answer(other)),
+    }
+}
+
+fn not_an_answer(reply: Value) -> ReplyError {
+    ReplyError::Unexpected(match reply {
+        Value::ServerError(error) => {
+            let detail = error.details().unwrap_or_default().into();
+            return ReplyError::Refused { code: error.code().into(), detail };
+        }
+        Value::Nil => "nil",
+        Value::Int(_) => "an integer",
+        Value::BulkString(_) => "a bulk string",
+        Value::SimpleString(_) | Value::Okay => "a simple string",
+        Value::Array(_) => "an array",
+        Value::Map(_) => "a map",
+        Value::Attribute { .. } => "an attribute",
+        Value::Set(_) => "a set",
+        Value::Double(_) => "a double",
+        Value::Boolean(_) => "a boolean",
+        Value::VerbatimString { .. } => "a verbatim string",
+        Value::BigNumber(_) => "a big number",
+        Value::Push { .. } => "a push message",
+        // The enum may grow: a kind that is not known here is no answer either.
+        _ => "something of an unknown kind",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use deadpool_redis::redis::parse_redis_value;
+
+    use super::*;
+
+    fn read(wire: &str) -> Value {
+        parse_redis_value(wire.as_bytes()).unwrap()
+    }
+
+    const ERRORS: [(&str, FailureKind); 15] = [
+        ("OOM command not allowed when used memory > 'maxmemory'.", FailureKind::OutOfMemory),
+        ("READONLY You can't write against a read only replica.", FailureKind::ReadOnly),
+        ("NOREPLICAS Not enough good replicas to write.", FailureKind::NoReplicas),
+        ("MISCONF Redis is configured to save RDB snapshots", FailureKind::Misconfigured),
+        ("NOPERM this user has no permissions to run the 'set' command", FailureKind::NoPermission),
+        ("NOAUTH Authentication required.", FailureKind::NoAuthentication),
+        ("LOADING Redis is loading the dataset in memory", FailureKind::Loading),
+        ("BUSY Redis is busy running a script.", FailureKind::Busy),
+        ("TRYAGAIN Multiple keys request during rehashing of slot", FailureKind::TryAgain),
+        ("MASTERDOWN Link with MASTER is down", FailureKind::MasterDown),
+        ("CLUSTERDOWN The cluster is down", FailureKind::ClusterDown),
+        ("MOVED 1 127.0.0.1:1", FailureKind::Moved),
+        ("ASK 1 127.0.0.1:1", FailureKind::Ask),
+        ("ERR unknown", FailureKind::GeneralError),
+        ("SOMETHING else", FailureKind::OtherError),
+    ];
+
+    #[test]
+    fn only_ok_is_stored_and_only_nil_is_held() {
+        assert_eq!(set(read("+OK\r\n")).unwrap(), SetReply::Stored);
+        assert_eq!(set(read("$-1\r\n")).unwrap(), SetReply::Held);
+        for nonsense in
+            ["+QUEUED\r\n", "+ok\r\n", "$2\r\nOK\r\n", ":1\r\n", "*0\r\n", "*1\r\n+OK\r\n", "#t\r\n", "%0\r\n", ",1\r\n"]
+        {
+            assert!(matches!(set(read(nonsense)), Err(ReplyError::Unexpected(_))), "{nonsense:?}");
+        }
+    }
+
+    #[test]
+    fn an_error_reply_is_an_error_of_its_kind_whatever_was_asked() {
+        for (text, kind) in ERRORS {
+            let reply = || read(&format!("-{text}\r\n"));
+            assert!(matches!(reply(), Value::ServerError(_)), "the crate hands it on as a value");
+            assert_eq!(set(reply()).unwrap_err().kind(), kind, "{text}");
+            assert_eq!(get(reply()).unwrap_err().kind(), kind, "{text}");
+            assert_eq!(exists(reply()).unwrap_err().kind(), kind, "{text}");
+            let told = set(reply()).unwrap_err().to_string();
+            assert!(told.contains(text.split(' ').next().unwrap()), "{told}");
+        }
+    }
+
+    #[test]
+    fn holders_and_existence_have_one_form_each() {
+        assert_eq!(get(read("$1\r\nx\r\n")).unwrap(), Some(b"x".to_vec()));
+        assert_eq!(get(read("$-1\r\n")).unwrap(), None);
+        assert!(exists(read(":1\r\n")).unwrap() && !exists(read(":0\r\n")).unwrap());
+        for nonsense in [":2\r\n", ":-1\r\n", "$-1\r\n", "+OK\r\n"] {
+            assert!(exists(read(nonsense)).is_err(), "{nonsense:?}");
+        }
+        for nonsense in [":0\r\n", "+OK\r\n", "*0\r\n"] {
+            assert!(get(read(nonsense)).is_err(), "{nonsense:?}");
+        }
+    }
+}
