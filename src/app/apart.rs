@@ -2,14 +2,14 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use super::{AppError, Foundation, Nonces, admin_token, hints, issuing, policy, signing_keys, use_one_crypto_library};
+use super::{AppError, Foundation, Nonces, SystemClock, admin_token, hints, issuing, policy, signing_keys, use_one_crypto_library};
 use crate::{
     config::Settings,
     domain::presented::Presented,
     doors::tls::ServerTls,
     engine::{
         issue::Issuer,
-        ports::{IssuerKeySource, PrincipalSource, UsageStore},
+        ports::{Clock, IssuerKeySource, PrincipalSource, UsageStore},
         registry::Registry,
         verify::{Explanation, Vantage, Verifier, VerifierPorts},
     },
@@ -72,13 +72,14 @@ async fn ports(settings: &Settings, foundation: &Foundation, first_key: FirstKey
     };
     let source = Arc::clone(store) as Arc<dyn PrincipalSource>;
     let (directory, _) = CachedDirectory::start(source, Arc::clone(key_sets), Arc::clone(clock), &settings.registry).await?;
+    let nonces = Nonces::new(settings, clock)?;
     let (usage, _) = BatchedUsage::new(Arc::clone(store) as Arc<dyn UsageStore>);
     Ok(VerifierPorts {
         clock: Arc::clone(clock),
         directory: Arc::new(directory),
         key_sets: Arc::clone(key_sets),
         issuer_keys: keys as Arc<dyn IssuerKeySource>,
-        nonces: Nonces::new(settings)?.port,
+        nonces: nonces.port,
         usage,
     })
 }
@@ -90,7 +91,13 @@ pub async fn check(settings: &Settings) -> Vec<(&'static str, Result<(), AppErro
         SqlRegistry::new(connect(&settings.database).await?).newest_change().await?;
         Ok(())
     };
-    let nonces = async { Ok(Nonces::new(settings)?.port.check().await?) };
+    let nonces = async {
+        let nonces = Nonces::new(settings, &(Arc::new(SystemClock) as Arc<dyn Clock>))?;
+        if let Some(redis) = &nonces.redis {
+            redis.start().await?;
+        }
+        Ok(nonces.port.check().await?)
+    };
     vec![
         ("database.url", database.await),
         ("nonce.url", nonces.await),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::deployment::{Deployment, LISTENERS, variable};
 use super::http::{Answer, Request};
 use super::process::{Process, Signal};
-use super::{ExtAuthz, Verification, free_port};
+use super::{ExtAuthz, Verification, eventually, free_port, now};
 
 #[derive(Debug)]
 pub struct Countersign {
@@ -39,6 +39,7 @@ impl Countersign {
             let ready = alive && answers_200(admin, &format!("{prefix}/readyz"));
             (ready && TcpStream::connect(grpc).is_ok()).then_some(())
         });
+        pass_the_fence();
         Self { http, grpc, admin, process }
     }
 
@@ -67,6 +68,13 @@ impl Countersign {
     pub fn exited_within(&mut self, deadline: Duration) -> ExitStatus {
         self.process.exited_within(deadline)
     }
+}
+
+/// A nonce store that begins with an empty memory vouches for no token that was signed before, and tokens carry whole seconds:
+/// from the next second on, honest ones pass.
+pub fn pass_the_fence() {
+    let began = now();
+    eventually("the second does not end", Duration::from_secs(5), || (now() > began).then_some(()));
 }
 
 /// What nginx asks about `GET /` of `gateway.test`, without credentials.

@@ -42,7 +42,7 @@ pub use admin::{ADMIN_TOKEN, Admin, hold_to_promises, hold_to_promises_in};
 pub use authority::Authority;
 pub use breaker::Breaker;
 pub use collector::{CollectedSpan, Collector};
-pub use countersign::{Countersign, decision_request};
+pub use countersign::{Countersign, decision_request, pass_the_fence};
 pub use database::Database;
 pub use deployment::{Deployment, LISTENERS, Ran, variable};
 pub use door::{Door, Question, Verdict};
