@@ -17,7 +17,7 @@ use std::{
 };
 
 pub use crate::telemetry::log::LogControl;
-pub use apart::{FirstKey, Shown, check, explain, issuer, registry, show};
+pub use apart::{Check, FirstKey, Shown, check, explain, issuer, registry, show};
 pub use clock::SystemClock;
 pub use importing::{LegacySystem, LegacyUsers, import, legacy_source};
 pub use migrating::{MigrationState, MigrationStep, migrate_down, migrate_up, migrate_up_telling, migration_status};
@@ -219,7 +219,7 @@ impl App {
         };
         let observer = Arc::new(DecisionObserver::new(Arc::clone(log.decisions()), &watching.metrics, watching.traces.clone()));
         let verifier = Arc::new(Verifier::new(policy(settings), ports.clone(), Arc::clone(&observer)).map_err(AppError::Decoys)?);
-        let local_hints: Arc<dyn ChangeHints> = Arc::new(LocalHints::new(Arc::clone(&directory), hints(settings)));
+        let local_hints: Arc<dyn ChangeHints> = Arc::new(LocalHints::new(Arc::clone(&directory), change_hints(settings)));
         let token_observer = Arc::new(TokenObserver::new(&watching.metrics));
         let issuer =
             issuing::build(settings, &ports, store, Arc::clone(&local_hints), Arc::clone(&verifier), observer, token_observer)?;
@@ -359,7 +359,7 @@ impl Foundation {
 }
 
 /// How other processes are told of changes.
-fn hints(settings: &Settings) -> Arc<dyn ChangeHints> {
+fn change_hints(settings: &Settings) -> Arc<dyn ChangeHints> {
     match &settings.nonce.url {
         NonceUrl::Memory => Arc::new(NoHints),
         url @ (NonceUrl::Single(_) | NonceUrl::Cluster(_) | NonceUrl::Sentinel { .. }) => Arc::new(RedisHints::new(url)),

@@ -39,7 +39,7 @@ const REPLACE: &str = "local held = redis.call('GET', KEYS[1]) or '' \
 
 /// The ACL rules that are enough, for `countersign config check` to tell.
 pub const ACL_RULES: &str = "~countersign:* &countersign:* +set +get +exists +expire +wait +eval +info +time +ping +unwatch \
-                             +cluster|info +cluster|slots +publish +subscribe +client|setinfo +hello +auth +select";
+                             +cluster|info +cluster|slots +publish +subscribe +hello +auth +select";
 
 /// How far the clock of this process and that of Redis are apart.
 #[derive(Default)]
