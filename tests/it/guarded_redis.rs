@@ -188,7 +188,11 @@ async fn an_eviction_is_a_loss() {
     let used = guarded.question();
     assert!(Door::Http.ask(&guarded.countersign, &used).await.allowed());
     guarded.redis.command(&["CONFIG", "SET", "maxmemory", "1"]);
-    assert_eq!(Door::Http.ask(&guarded.countersign, &guarded.question()).await.status, 503, "to write, it evicts, and is still full");
+    assert_eq!(
+        Door::Http.ask(&guarded.countersign, &guarded.question()).await.status,
+        503,
+        "to write, it evicts, and is still full"
+    );
     guarded.redis.command(&["CONFIG", "SET", "maxmemory", "0"]);
     eventually_async("the eviction is noticed", Duration::from_secs(10), async || {
         guarded.countersign.log().contains("it evicted keys").then_some(())
