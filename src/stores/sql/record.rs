@@ -7,7 +7,8 @@ use uuid::Uuid;
 use super::entity::{api_keys, audit_events, jwks_trusts, principals, public_keys, token_grants};
 use crate::{
     domain::{
-        key::{PublicKey, VerifyingKey},
+        decision::Used,
+        key::PublicKey,
         principal::{ApiKeyId, GrantId, KeyId, KnownKey, KnownPrincipal, KnownTrust, PrincipalId, TrustId, Username},
         scope::Scopes,
         time::UnixMillis,
@@ -143,13 +144,13 @@ pub(super) fn known_principal(
     let known_key = |key: public_keys::Model| -> Option<KnownKey> {
         let usable = PublicKey::parse(&key.key).map_err(Into::into).and_then(|parsed| {
             let narrowed = key.scopes.as_deref().map(scopes).transpose()?;
-            Ok::<_, Box<dyn std::error::Error + Send + Sync>>((parsed.key, narrowed))
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>((parsed, narrowed))
         });
         match usable {
             Ok((parsed, narrowed)) => {
                 let scopes = narrowed.map_or_else(|| held.clone(), |narrowed| held.narrowed_by(&narrowed));
                 let (from, until) = (key.not_before.map(millis), key.expires_at.map(millis));
-                Some(KnownKey::new(KeyId(key.id), VerifyingKey::new(&parsed), scopes, from, until))
+                Some(KnownKey::new(KeyId(key.id), parsed.verifying_key(), scopes, from, until))
             }
             Err(error) => {
                 tracing::error!(

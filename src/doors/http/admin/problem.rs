@@ -270,6 +270,9 @@ impl From<KeyError> for Problem {
             | KeyError::RsaTooSmall { .. }
             | KeyError::RsaTooLarge { .. }
             | KeyError::PassphraseMissing
+            | KeyError::RsaOfBrokenGenerator
+            | KeyError::NotForSignatures { .. }
+            | KeyError::AlgorithmOfJwk { .. }
             | KeyError::WrongPassphrase
             | KeyError::LegacyEncryption
             | KeyError::Invalid { .. }
