@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 pub use super::records::*;
 use crate::domain::{
+    algorithm::KeyFamily,
     decision::Used,
     issuer_keys::IssuerKeys,
     key::VerifyingKey,
@@ -48,6 +49,12 @@ pub trait KeyDirectory: Send + Sync {
     /// Looks for changes made until now, and says whether there were any since `version`. Many who ask at once cause one look,
     /// looks keep a distance, and nobody waits for long: where the registry cannot be asked, there were none.
     fn catch_up(&self, version: u64) -> Answer<'_, bool>;
+
+    /// The most keys of that kind that one principal has, of those read so far. Never less than before.
+    fn most_keys(&self, family: KeyFamily) -> usize;
+
+    /// The most trusts that one principal has, likewise.
+    fn most_trusts(&self) -> usize;
 
     /// Looks for changes soon: somebody says that there are some.
     fn look(&self);

@@ -7,6 +7,7 @@
 //! answered from memory, as one that somebody has is: neither costs a query, and the time tells nothing.
 
 mod follow;
+mod most;
 mod names;
 
 use std::{
@@ -22,6 +23,7 @@ use std::{
 pub use follow::Follower;
 use follow::Position;
 use futures_util::{FutureExt, future::BoxFuture, future::Shared};
+use most::MostHeld;
 use names::Names;
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, UnitWeighter, sync::DefaultLifecycle};
 use thread_local::ThreadLocal;
@@ -34,6 +36,7 @@ use crate::{
     config::registry::RegistrySettings,
     domain::{
         principal::{KnownPrincipal, PrincipalId, Username},
+        algorithm::KeyFamily,
         time::UnixMillis,
     },
     engine::ports::{Answer, Clock, Dependency, KeyDirectory, KeySetSource, PrincipalSource, RegistryError, Unavailable},
@@ -80,6 +83,7 @@ pub struct CachedDirectory {
     /// Names that nobody had when they were asked for; until all names are known.
     absent: moka::sync::Cache<Username, ()>,
     names: Names,
+    most: MostHeld,
     /// Loads under way. Many decisions that wait for one principal wait for one query.
     loads: Mutex<HashMap<Username, Load>>,
     /// Grows with each change seen, so that a load that began before a change is not kept after it.
@@ -147,6 +151,7 @@ impl CachedDirectory {
             known: known(settings.cache_entries),
             absent: moka::sync::Cache::builder().max_capacity(ABSENT_ENTRIES).time_to_live(ABSENT_LIFETIME).build(),
             names: Names::default(),
+            most: MostHeld::default(),
             loads: Mutex::default(),
             epoch: AtomicU64::new(0),
             lookups: ThreadLocal::new(),
@@ -214,6 +219,7 @@ impl CachedDirectory {
         let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
         if loads.get(&username).is_some_and(|load| load.epoch == epoch) {
             loads.remove(&username);
+                self.most.note(principal);
         }
         loaded
     }
@@ -296,6 +302,14 @@ impl KeyDirectory for Arc<CachedDirectory> {
         if self.is_trusted(now) {
             return Ok(());
         }
+    fn most_keys(&self, family: KeyFamily) -> usize {
+        self.most.keys(family)
+    }
+
+    fn most_trusts(&self) -> usize {
+        self.most.trusts()
+    }
+
         Err(Unavailable::new(Dependency::KeyDirectory, TooStale(self.staleness(now))))
     }
 }

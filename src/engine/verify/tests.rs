@@ -1,5 +1,6 @@
 mod access;
 mod fakes;
+mod trials;
 
 use std::{sync::atomic::Ordering, time::Duration};
 

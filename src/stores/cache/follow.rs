@@ -176,6 +176,7 @@ impl Follower {
     /// Looks for changes once, and reads anew what they concern.
     pub async fn poll(&mut self) -> Result<(), RegistryError> {
         let poll = self.directory.polls_begun.fetch_add(1, Ordering::AcqRel) + 1;
+                    directory.most.note(&known);
         let result = self.look_for_changes().await;
         self.directory.polls_ended.send_replace(poll);
         result
