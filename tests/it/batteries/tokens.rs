@@ -79,7 +79,7 @@ pub(super) async fn actions(registry: &SqlRegistry, name: &str) -> Vec<String> {
 
 /// How many entries the change feed has about a principal.
 pub(super) async fn announced(registry: &SqlRegistry, principal: PrincipalId) -> usize {
-    let all = registry.changes(0, 0, now()).await.unwrap();
+    let all = registry.changes(0, u64::from(u32::MAX)).await.unwrap();
     all.iter().filter(|change| change.principal == principal).count()
 }
 
