@@ -61,7 +61,7 @@ pub(super) struct IssueArguments {
     output: Format,
 }
 
-const COLUMNS: [&str; 14] = [
+const COLUMNS: [&str; 16] = [
     "id",
     "username",
     "family",
@@ -71,6 +71,8 @@ const COLUMNS: [&str; 14] = [
     "sid",
     "scopes",
     "api_key_id",
+    "key_id",
+    "trust_id",
     "issued_at",
     "access_expires_at",
     "refresh_expires_at",
@@ -135,7 +137,9 @@ fn row(record: &GrantRecord) -> Vec<Value> {
         record.audience.clone().into(),
         output::text(record.sid.as_deref()),
         record.scopes.as_str().into(),
-        record.api_key.map(|id| id.0).into(),
+        record.api_key().map(|id| id.0).into(),
+        record.key().map(|id| id.0).into(),
+        record.trust().map(|id| id.0).into(),
         moment(Some(record.issued_at)),
         moment(Some(record.access_expires_at)),
         moment(refresh.map(|refresh| refresh.expires_at)),

@@ -47,9 +47,9 @@ impl Issuer {
         refuse_if(!held.holder.is_active, TokenRefusal::DisabledPrincipal)?;
         let refresh_token = OpaqueToken::generate(OpaqueKind::RefreshToken)?;
         let new = NewGrant {
-            refresh: Some(self.new_refresh(&refresh_token, random_uuid()?, now)?),
-            api_key: Some(held.key.id),
-            ..self.new_grant(random_uuid()?, held.holder.scopes.clone(), now)?
+            refresh: Some(self.new_refresh(&refresh_token, random_uuid()?, Some(held.key.expires_at), now)?),
+            proven_by: Some(Used::ApiKey(held.key.id)),
+            ..self.new_grant(random_uuid()?, held.holder.scopes.clone(), Some(held.key.expires_at), now)?
         };
         let grant = self.add(&held.holder, new, ACTOR, now).await.map_err(gone(TokenRefusal::RevokedApiKey))?;
         self.ports.usage.note(Used::ApiKey(held.key.id), now);
@@ -96,7 +96,8 @@ impl Issuer {
         refuse_if(only.is_some_and(|only| *only != held.holder.username), TokenRefusal::AnotherPrincipal)?;
         let seed = random_uuid()?;
         let successor = OpaqueToken::successor(refresh_token, seed.as_bytes());
-        let new = NewGrant { refresh: Some(self.new_refresh(&successor, seed, now)?), ..self.next_grant(&held, now)? };
+        let refresh = self.new_refresh(&successor, seed, held.api_key_expires_at, now)?;
+        let new = NewGrant { refresh: Some(refresh), ..self.next_grant(&held, now)? };
         let author = Author { actor: ACTOR, now };
         let ends_others = !self.terms.multiple_tokens;
         let rotation = in_time(self.ports.grants.rotate(held.grant.id, new, ROTATION_GRACE, ends_others, author)).await?;
@@ -138,7 +139,13 @@ impl Issuer {
             let now = self.ports.clock.now();
             let name = &identity.principal().username;
             let holder = in_time(self.ports.registry.principal(name)).await.map_err(gone(TokenRefusal::UnknownPrincipal))?;
-            let new = self.new_grant(random_uuid()?, scopes, now)?;
+            // The name may have been given to another since the assertion was verified.
+            refuse_if(holder.id != identity.principal().id, TokenRefusal::UnknownPrincipal)?;
+            refuse_if(!holder.is_active, TokenRefusal::DisabledPrincipal)?;
+            let new = NewGrant {
+                proven_by: identity.used(),
+                ..self.new_grant(random_uuid()?, scopes, identity.proof_expires_at(), now)?
+            };
             let grant = self.add(&holder, new, ACTOR, now).await.map_err(gone(TokenRefusal::UnknownPrincipal))?;
             self.issued(&holder, grant, None, None, now)
         })
@@ -159,10 +166,10 @@ impl Issuer {
     fn next_grant(&self, held: &HeldGrant, now: UnixMillis) -> Result<NewGrant, NoRandomness> {
         let HeldGrant { grant, holder, .. } = held;
         Ok(NewGrant {
-            api_key: grant.api_key,
+            proven_by: grant.proven_by,
             audience: grant.audience.clone(),
             sid: grant.sid.clone(),
-            ..self.new_grant(grant.family, grant.scopes.narrowed_by(&holder.scopes), now)?
+            ..self.new_grant(grant.family, grant.scopes.narrowed_by(&holder.scopes), held.api_key_expires_at, now)?
         })
     }
 
@@ -173,6 +180,7 @@ impl Issuer {
         let held = held.ok_or(IssueError::Refused(TokenRefusal::UnknownRefreshToken))?;
         let is_over = held.grant.refresh.as_ref().is_none_or(|refresh| refresh.expires_at <= now);
         refuse_if(is_over, TokenRefusal::ExpiredRefreshToken)?;
+        refuse_if(held.api_key_expires_at.is_some_and(|until| until <= now), TokenRefusal::ExpiredApiKey)?;
         refuse_if(!held.holder.is_active, TokenRefusal::DisabledPrincipal)?;
         let was_rotated = held.grant.refresh.as_ref().is_some_and(|refresh| refresh.rotated_at.is_some());
         refuse_if(held.grant.revoked_at.is_some() && !was_rotated, TokenRefusal::RevokedRefreshToken)?;

@@ -103,6 +103,12 @@ pub(super) fn grant_record(row: token_grants::Model, owner: &str) -> Result<Gran
         }),
         _ => None,
     };
+    let proven_by = match (row.api_key_id, row.public_key_id, row.jwks_trust_id) {
+        (Some(id), _, _) => Some(Used::ApiKey(ApiKeyId(id))),
+        (None, Some(id), _) => Some(Used::Key(KeyId(id))),
+        (None, None, Some(id)) => Some(Used::Trust(TrustId(id))),
+        (None, None, None) => None,
+    };
     Ok(GrantRecord {
         id: GrantId(row.id),
         username: username(owner)?,
@@ -112,7 +118,7 @@ pub(super) fn grant_record(row: token_grants::Model, owner: &str) -> Result<Gran
         audience: row.audience.split(AUDIENCE_SEPARATOR).filter(|one| !one.is_empty()).map(str::to_owned).collect(),
         sid: row.sid,
         scopes: scopes(&row.scopes)?,
-        api_key: row.api_key_id.map(ApiKeyId),
+        proven_by,
         issued_at: millis(row.issued_at),
         access_expires_at: millis(row.access_expires_at),
         revoked_at: row.revoked_at.map(millis),

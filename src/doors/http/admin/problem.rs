@@ -157,6 +157,7 @@ impl Problem {
             | TokenRefusal::WrongIdentifier
             | TokenRefusal::ExpiredApiKey
             | TokenRefusal::RevokedApiKey
+            | TokenRefusal::RevokedKey
             | TokenRefusal::UnknownPrincipal
             | TokenRefusal::UnknownRefreshToken
             | TokenRefusal::ExpiredRefreshToken
@@ -269,10 +270,10 @@ impl From<KeyError> for Problem {
             | KeyError::UnsupportedKind { .. }
             | KeyError::RsaTooSmall { .. }
             | KeyError::RsaTooLarge { .. }
-            | KeyError::PassphraseMissing
             | KeyError::RsaOfBrokenGenerator
             | KeyError::NotForSignatures { .. }
             | KeyError::AlgorithmOfJwk { .. }
+            | KeyError::PassphraseMissing
             | KeyError::WrongPassphrase
             | KeyError::LegacyEncryption
             | KeyError::Invalid { .. }
