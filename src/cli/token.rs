@@ -95,7 +95,7 @@ pub(super) fn run(command: TokenCommand, settings: &Settings) -> super::Outcome 
             TokenCommand::Issue(arguments) => issue(&issuer, arguments, &actor).await?,
             TokenCommand::Introspect { token, output } => {
                 let token = super::argument_or_input(token)?;
-                let found = issuer.introspect(TokenName::Token(token.trim())).await?;
+                let found = issuer.introspect(TokenName::Token(token.trim()), None).await?;
                 let found = found.ok_or("the token is not active: it expired or was revoked, or is none of this service")?;
                 output::one(&INTROSPECTION, introspected(&found), output)?;
             }
