@@ -42,7 +42,7 @@ pub use authority::Authority;
 pub use breaker::Breaker;
 pub use collector::{CollectedSpan, Collector};
 pub use countersign::{Countersign, decision_request};
-pub use database::Database;
+pub use database::{Database, execute};
 pub use deployment::{Deployment, LISTENERS, Ran, variable};
 pub use door::{Door, Question, Verdict};
 pub use echo::{Echo, Seen};
