@@ -5,14 +5,25 @@
 //! The engine decides about forged tokens that name principals of different kinds, in front of the directory in memory as the
 //! service has it. In each round every kind has its turn, in a random order, so that whatever else the machine does falls on all
 //! alike. Of each kind there are [`SAMPLES`] samples, each compared with those of a user that does not exist. A difference counts
-//! from |t| = 4.5 on, the usual threshold of leakage tests: by chance it is passed once in some 150,000 comparisons. It is
-//! computed over all samples and again without the slowest [`CUT_OFF`], which hold the interruptions and could hide a difference.
-//! At the end tokens that do cost more are compared with those that do not: a test that could not tell these would tell nothing.
+//! from |t| = 4.5 on, the usual threshold of leakage tests: by chance it is passed once in some 150,000 comparisons. At the end
+//! tokens that do cost more are compared with those that do not: a test that could not tell these would tell nothing.
 //!
-//! Refusals about the registry also wait for a look at the change feed, all alike; that wait is left out, as it would hide
-//! everything else.
+//! Interruptions make up most of the variance and may hide a difference. So the means without the slowest [`CUT_OFF`] are compared,
+//! too, and may not differ by more than a tenth of a verification ([`VERIFICATION_SHARE`]): where a key lies in the processor's
+//! caches, and whether a name is found or not, take some hundred nanoseconds that no number of decoys makes up for.
+//!
+//! Refusals about the registry also wait for a look at the change feed, up to 20 ms, all alike; that wait is left out, as it would
+//! hide everything else.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "benches: what fails ends the run")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    missing_docs,
+    reason = "benches: what fails ends the run, and they print what they find"
+)]
 
 use std::{hint::black_box, process::ExitCode, sync::Arc, time::Instant};
 
@@ -50,8 +61,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Of each kind of principal, for each kind of token.
 const SAMPLES: usize = 20_000;
-/// The share of all samples that is left out in the second test.
+/// The share of all samples that is left out where means are compared.
 const CUT_OFF: f64 = 0.05;
+/// By how much of what a verification takes these means may differ.
+const VERIFICATION_SHARE: f64 = 0.1;
 /// From here on there is a difference.
 const THRESHOLD: f64 = 4.5;
 /// Rounds before anything is measured.
@@ -60,7 +73,7 @@ const WARM_UP: usize = 500;
 /// Who is named. The first is nobody, and all others are compared with it.
 const KINDS: [&str; 5] = ["nobody", "one key", "five keys", "disabled, five keys", "one key, one trust"];
 /// How many there are of each kind: what is particular to a name is nothing that its kind could be told by.
-const NAMES: usize = 64;
+const NAMES: usize = 4;
 /// How a token names its key. What a name picks, a trusted set has.
 const KEY_IDS: [&str; 3] = ["none", "a name", "a fingerprint"];
 /// A name that a key set has.
@@ -70,27 +83,31 @@ fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut can_be_told = false;
     let mut are_alike = false;
-    println!("{:<8} {:<14} {:<30} {:>10} {:>10} {:>8} {:>8}", "alg", "kid", "kind", "mean us", "diff ns", "t", "t cut");
+    println!("{:<8} {:<14} {:<36} {:>10} {:>10} {:>8}", "alg", "kid", "kind", "mean us", "diff ns", "t");
     for algorithm in [Algorithm::EdDsa, Algorithm::Rs256] {
         let verifier = runtime.block_on(verifier(algorithm));
         let forger = PrivateKey::generate(algorithm.family(), 2048).unwrap();
-        let mut by_key_id = Vec::new();
+        // One verification, which all else is measured by.
+        let nobody: Vec<String> =
+            (0..NAMES).map(|number| forged(&forger, algorithm, &username(0, number), "a fingerprint")).collect();
+        let one = measure(&verifier, &std::array::from_fn(|_| nobody.clone()))[0].clone();
+        let verification = quick_mean(&one);
         for key_id in KEY_IDS {
             let tokens: [Vec<String>; KINDS.len()] = std::array::from_fn(|kind| {
                 (0..NAMES).map(|number| forged(&forger, algorithm, &username(kind, number), key_id)).collect()
             });
             let samples = measure(&verifier, &tokens);
             for (kind, theirs) in KINDS.iter().zip(&samples).skip(1) {
-                let difference = Difference::between(&samples[0], theirs);
+                let difference = Difference::between(&samples[0], theirs, verification);
                 difference.print(algorithm, key_id, &format!("{kind} against {}", KINDS[0]));
                 can_be_told |= difference.is_there();
             }
-            by_key_id.push(samples[0].clone());
+            if key_id == "none" {
+                let control = Difference::between(&one, &samples[0], verification);
+                control.print(algorithm, "control", "several verifications against one");
+                are_alike |= !control.is_there();
+            }
         }
-        // One verification instead of several.
-        let control = Difference::between(&by_key_id[0], &by_key_id[2]);
-        control.print(algorithm, "control", "fingerprint against none");
-        are_alike |= !control.is_there();
     }
     if can_be_told {
         eprintln!("some kind of principal can be told by the time of a refusal");
@@ -126,35 +143,34 @@ struct Difference {
     mean: f64,
     nanoseconds: f64,
     t: f64,
-    t_without_slowest: f64,
+    /// What a verification takes.
+    verification: f64,
 }
 
 impl Difference {
-    fn between(ours: &[f64], theirs: &[f64]) -> Self {
-        let mut all: Vec<f64> = ours.iter().chain(theirs).copied().collect();
-        all.sort_by(f64::total_cmp);
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "an index")]
-        let bound = all[(all.len() as f64 * (1.0 - CUT_OFF)) as usize];
-        let quick = |samples: &[f64]| samples.iter().copied().filter(|sample| *sample <= bound).collect::<Vec<_>>();
-        let (quick_ours, quick_theirs) = (quick(ours), quick(theirs));
-        Self {
-            mean: mean(&quick_theirs),
-            nanoseconds: mean(&quick_theirs) - mean(&quick_ours),
-            t: welch(ours, theirs),
-            t_without_slowest: welch(&quick_ours, &quick_theirs),
-        }
+    fn between(ours: &[f64], theirs: &[f64], verification: f64) -> Self {
+        let mean = quick_mean(theirs);
+        Self { mean, nanoseconds: mean - quick_mean(ours), t: welch(ours, theirs), verification }
     }
 
     fn is_there(&self) -> bool {
-        self.t.abs() >= THRESHOLD || self.t_without_slowest.abs() >= THRESHOLD
+        self.t.abs() >= THRESHOLD || self.nanoseconds.abs() >= self.verification * VERIFICATION_SHARE
     }
 
     fn print(&self, algorithm: Algorithm, key_id: &str, kind: &str) {
-        let Self { mean, nanoseconds, t, t_without_slowest } = self;
         let mark = if self.is_there() { "  <" } else { "" };
-        let (name, mean) = (algorithm.name(), mean / 1e3);
-        println!("{name:<8} {key_id:<14} {kind:<30} {mean:>10.2} {nanoseconds:>10.1} {t:>8.2} {t_without_slowest:>8.2}{mark}");
+        let (name, mean) = (algorithm.name(), self.mean / 1e3);
+        println!("{name:<8} {key_id:<14} {kind:<36} {mean:>10.2} {:>10.1} {:>8.2}{mark}", self.nanoseconds, self.t);
     }
+}
+
+/// Without the slowest.
+fn quick_mean(samples: &[f64]) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a number of samples")]
+    sorted.truncate((samples.len() as f64 * (1.0 - CUT_OFF)) as usize);
+    mean(&sorted)
 }
 
 /// Welch's t: the difference of two means by its standard error, without taking the variances for equal.

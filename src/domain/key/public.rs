@@ -225,7 +225,7 @@ impl ParsedPublic {
 }
 
 fn algorithm_of_jwk(name: &str, family: KeyFamily) -> Result<Algorithm, KeyError> {
-    /// RFC 9864 section 2.2: EdDSA with a key on that curve.
+    /// RFC 9864 section 2.2: `EdDSA` with a key on that curve.
     const ED25519: &str = "Ed25519";
 
     let found = if name == ED25519 { Some(Algorithm::EdDsa) } else { name.parse().ok() };

@@ -245,8 +245,8 @@ async fn changes_at_once_do_not_disturb_each_other(registry: &SqlRegistry) {
     for done in added {
         done.await.unwrap();
     }
-    let changes = registry.changes(seen, 100).await.unwrap();
-    let changed: BTreeSet<_> = changes.iter().map(|change| change.principal).collect();
+    let entries = registry.changes(seen, 100).await.unwrap();
+    let changed: BTreeSet<_> = entries.iter().map(|change| change.principal).collect();
     assert_eq!(changed.len(), 20);
-    assert!(changes.iter().zip(seen + 1..).all(|(change, expected)| change.number == expected), "{changes:?}");
+    assert!(entries.iter().zip(seen + 1..).all(|(change, expected)| change.number == expected), "{entries:?}");
 }
