@@ -176,6 +176,32 @@ async fn what_a_key_or_a_trust_earned_ends_with_it() {
     passing([false, true, false]).await;
 }
 
+/// A replica that has not heard of it yet verifies the assertion with what it knows. What it gives, it gives to who was verified.
+#[tokio::test]
+async fn a_client_that_is_gone_earns_nothing_even_where_nobody_knows() {
+    type Change = fn(&Deployment, &str);
+    let changes: [(&str, Change); 3] = [
+        ("removed, and another has the name", |deployment, _| {
+            deployment.done(&["principal", "remove", "alice"]);
+            deployment.done(&["principal", "add", "alice", "--scope", "admin"]);
+        }),
+        ("disabled", |deployment, _| drop(deployment.done(&["principal", "disable", "alice"]))),
+        ("its key revoked", |deployment, key| drop(deployment.done(&["key", "revoke", key]))),
+    ];
+    for (what, change) in changes {
+        let (deployment, key) = (Deployment::new().set("registry.poll_interval", "1m"), Key::ed25519());
+        let id = deployment.enrol("alice", &key);
+        let countersign = deployment.serve();
+        let api = TokenApi::of(&countersign);
+        assert_eq!(api.client(&assertion(&json!(ISSUER), &key), &[]).await.status, 200);
+        change(&deployment, &id);
+        let before = deployment.list(&["token", "list"]).len();
+        let answer = api.client(&assertion(&json!(ISSUER), &key), &[]).await;
+        invalid_client(&answer, what);
+        assert_eq!(deployment.list(&["token", "list"]).len(), before, "{what}");
+    }
+}
+
 /// Nothing that a key earned may be used for longer than the key.
 #[tokio::test]
 async fn what_a_key_earned_is_over_when_the_key_is() {

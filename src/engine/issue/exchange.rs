@@ -18,7 +18,7 @@ use crate::{
         decision::{Decision, Identity, Used},
         opaque::{NoRandomness, OpaqueKind, OpaqueToken, SecretHash},
         presented::{Credentials, Door, Presented},
-        principal::Username,
+        principal::PrincipalId,
         scope::Scopes,
         time::UnixMillis,
     },
@@ -86,17 +86,17 @@ impl Issuer {
 
     /// Exchanges a refresh token for an access token and the next refresh token. Where `only` is given, the token has to be that
     /// principal's.
-    pub async fn rotate(&self, refresh_token: &str, only: Option<&Username>) -> Result<Issued, IssueError> {
+    pub async fn rotate(&self, refresh_token: &str, only: Option<PrincipalId>) -> Result<Issued, IssueError> {
         self.observed(GrantKind::Rotation, self.exchange_refresh_token(refresh_token, only)).await
     }
 
-    async fn exchange_refresh_token(&self, refresh_token: &str, only: Option<&Username>) -> Result<Issued, IssueError> {
+    async fn exchange_refresh_token(&self, refresh_token: &str, only: Option<PrincipalId>) -> Result<Issued, IssueError> {
         let now = self.ports.clock.now();
         let held = self.held(refresh_token, now).await?;
-        refuse_if(only.is_some_and(|only| *only != held.holder.username), TokenRefusal::AnotherPrincipal)?;
+        refuse_if(only.is_some_and(|only| only != held.holder.id), TokenRefusal::AnotherPrincipal)?;
         let seed = random_uuid()?;
         let successor = OpaqueToken::successor(refresh_token, seed.as_bytes());
-        let refresh = self.new_refresh(&successor, seed, held.api_key_expires_at, now)?;
+        let refresh = self.new_refresh(&successor, seed, ends_at_the_latest(&held, now), now)?;
         let new = NewGrant { refresh: Some(refresh), ..self.next_grant(&held, now)? };
         let author = Author { actor: ACTOR, now };
         let ends_others = !self.terms.multiple_tokens;
@@ -169,7 +169,7 @@ impl Issuer {
             proven_by: grant.proven_by,
             audience: grant.audience.clone(),
             sid: grant.sid.clone(),
-            ..self.new_grant(grant.family, grant.scopes.narrowed_by(&holder.scopes), held.api_key_expires_at, now)?
+            ..self.new_grant(grant.family, grant.scopes.narrowed_by(&holder.scopes), ends_at_the_latest(held, now), now)?
         })
     }
 
@@ -180,10 +180,16 @@ impl Issuer {
         let held = held.ok_or(IssueError::Refused(TokenRefusal::UnknownRefreshToken))?;
         let is_over = held.grant.refresh.as_ref().is_none_or(|refresh| refresh.expires_at <= now);
         refuse_if(is_over, TokenRefusal::ExpiredRefreshToken)?;
-        refuse_if(held.api_key_expires_at.is_some_and(|until| until <= now), TokenRefusal::ExpiredApiKey)?;
         refuse_if(!held.holder.is_active, TokenRefusal::DisabledPrincipal)?;
         let was_rotated = held.grant.refresh.as_ref().is_some_and(|refresh| refresh.rotated_at.is_some());
         refuse_if(held.grant.revoked_at.is_some() && !was_rotated, TokenRefusal::RevokedRefreshToken)?;
         Ok(held)
     }
+}
+
+/// Until when what follows a grant may be used: as long as its API key. A key that was taken over from another system may have been
+/// over while its refresh tokens were not; they last as long as they did there, and nothing that follows them lasts longer.
+fn ends_at_the_latest(held: &HeldGrant, now: UnixMillis) -> Option<UnixMillis> {
+    let key_expires_at = held.api_key_expires_at?;
+    if now < key_expires_at { Some(key_expires_at) } else { held.grant.refresh.as_ref().map(|refresh| refresh.expires_at) }
 }

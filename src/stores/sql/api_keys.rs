@@ -146,6 +146,9 @@ async fn extend(
         return Ok(Some(before));
     }
     let after = api_key_record(changed.update(&*writing).await.map_err(registry_error)?, &owner.username)?;
+    if after.expires_at < before.expires_at {
+        grants::shorten(&writing, &owner, after.id, after.expires_at).await?;
+    }
     let mut trail = Trail::of(&owner, author);
     trail.changed("api_key.extend", after.id.0, &before, &after);
     trail.commit(writing).await?;

@@ -29,7 +29,7 @@ use crate::{
     domain::{
         decision::Used,
         opaque::SecretHash,
-        principal::{GrantId, PrincipalId, Username},
+        principal::{ApiKeyId, GrantId, PrincipalId, Username},
         time::UnixMillis,
     },
     engine::ports::{
@@ -189,6 +189,24 @@ pub(super) async fn revoke_earned(
     let grants = unrevoked(owner.id).filter(Column::Family.in_subquery(families));
     let ids: Vec<i64> = grants.select_only().column(Column::Id).into_tuple().all(transaction).await.map_err(registry_error)?;
     set_revoked(transaction, &ids, now).await
+}
+
+/// Lets no refresh token that an API key was exchanged for last longer than `until`.
+pub(super) async fn shorten(
+    transaction: &DatabaseTransaction,
+    owner: &principals::Model,
+    key: ApiKeyId,
+    until: UnixMillis,
+) -> Result<(), RegistryError> {
+    let grants = unrevoked(owner.id).filter(Column::ApiKeyId.eq(key.0)).filter(Column::RefreshExpiresAt.gt(moment(until)));
+    let ids: Vec<i64> = grants.select_only().column(Column::Id).into_tuple().all(transaction).await.map_err(registry_error)?;
+    for ids in ids.chunks(ROWS_MAX) {
+        let update = Entity::update_many()
+            .col_expr(Column::RefreshExpiresAt, Expr::value(moment(until)))
+            .filter(Column::Id.is_in(ids.iter().copied()));
+        update.exec(transaction).await.map_err(registry_error)?;
+    }
+    Ok(())
 }
 
 /// A key may have been revoked since it was looked at, or a trust removed; its grants would outlive it.

@@ -153,8 +153,19 @@ async fn registering_twice_extends(registry: &SqlRegistry) {
         let again = registry.register_api_key(longer.clone(), later(1)).await.unwrap();
         assert_eq!(again, ApiKeyRecord { expires_at: until, ..first.clone() });
     }
+    // Sooner than before: then what it was exchanged for is over sooner, too.
+    let holder = registry.principal(&first.username).await.unwrap().id;
+    let grant = grants::new_grant(Some(Used::ApiKey(first.id)), later(0).now);
+    let grant = registry.add_grant(holder, grant, false, later(0)).await.unwrap();
+    let (soon, untouched) = (later(3600).now, later(30 * 24 * 3600).now);
+    for (expires_at, refresh_expires_at) in [(untouched, grant.refresh.as_ref().unwrap().expires_at), (soon, soon), (until, soon)] {
+        registry.register_api_key(NewApiKey { expires_at, ..longer.clone() }, later(1)).await.unwrap();
+        let now = registry.grant(grant.id).await.unwrap();
+        assert_eq!((now.refresh.unwrap().expires_at, now.revoked_at), (refresh_expires_at, None));
+    }
     registry.register_api_key(NewApiKey { identifier: new.identifier, ..new_api_key("second") }, later(2)).await.unwrap();
-    let expected = ["principal.add", "api_key.add", "api_key.extend", "api_key.add"];
+    let extended = ["api_key.extend"; 4];
+    let expected = [["principal.add", "api_key.add"].as_slice(), &extended, &["api_key.add"]].concat();
     assert_eq!(actions(registry, &name).await, expected, "what changes nothing leaves no trace");
 
     let stranger = NewApiKey { identifier: new_uuid(), ..new.clone() };
