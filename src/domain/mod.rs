@@ -7,6 +7,7 @@ pub mod algorithm;
 pub mod decision;
 pub mod header_value;
 pub mod issuer_keys;
+pub mod json;
 pub mod key;
 pub mod nonce;
 pub mod opaque;

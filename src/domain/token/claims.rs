@@ -12,7 +12,7 @@ use serde::{
     de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
-use crate::domain::{principal::Username, time::UnixSeconds};
+use crate::domain::{json, principal::Username, time::UnixSeconds};
 
 /// What a self-signed token states, in one shape for both profiles.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl Audience {
 /// What is wrong with a token's claims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClaimsFault {
-    /// The payload is not a JSON object, names a claim twice, or has a claim of the wrong type.
+    /// The payload is not a JSON object in UTF-8, names a claim twice, or has a claim of the wrong type.
     #[error("the claims are not a JSON object with claims of the right types")]
     Mistyped,
     /// No `username`, `iss` or `sub`.
@@ -74,7 +74,7 @@ pub enum ClaimsFault {
 
 impl Claims {
     pub(super) fn parse(payload: &[u8]) -> Result<Self, ClaimsFault> {
-        let raw: RawClaims<'_> = serde_json::from_slice(payload).map_err(|_| ClaimsFault::Mistyped)?;
+        let raw: RawClaims<'_> = json::object(payload).map_err(|_| ClaimsFault::Mistyped)?;
         let username = agreed(agreed(raw.username, raw.iss)?, raw.sub)?.ok_or(ClaimsFault::NoUsername)?;
         let time = agreed(raw.time.map(|time| UnixSeconds(time.0)), raw.iat.map(NumericDate::rounded_down))?;
         let nonce = agreed(raw.nonce.map(|nonce| nonce.0), raw.jti)?.filter(|nonce| !nonce.is_empty());
@@ -115,7 +115,7 @@ struct RawClaims<'a> {
     htu: Option<Cow<'a, str>>,
 }
 
-/// Written out because a derived one takes arrays too, and copies every string that it could borrow.
+/// Written out because a derived one copies every string that it could borrow.
 impl<'de: 'a, 'a> Deserialize<'de> for RawClaims<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Object;
