@@ -16,5 +16,6 @@ pub mod principal;
 pub mod profile;
 pub mod rotation;
 pub mod scope;
+pub mod target;
 pub mod time;
 pub mod token;

@@ -1,10 +1,9 @@
 //! Whether a token was made for this request: `htm` and `htu` as in RFC 9449 section 4.2, and `aud`.
 
-use url::Url;
-
 use crate::domain::{
     decision::DenialReason,
     presented::{OriginalRequest, Stated},
+    target::{Authority, HttpUri, Path, Scheme},
     token::Claims,
 };
 
@@ -22,47 +21,18 @@ pub(super) fn check(claims: &Claims, request: &OriginalRequest<'_>, audiences: &
     Ok(())
 }
 
-/// Whether `uri` is the request's, query and fragment aside. What the gateway does not say cannot match, but for the scheme:
-/// some gateways have no way to tell it, and it says where the client connected, not what it asks for.
+/// Whether `uri` is the request's, query and fragment aside. What the gateway does not say cannot match, but for the scheme: some
+/// gateways have no way to tell it, and it says where the client connected, not what it asks for. The two sides are compared part by part and never put together: see [`crate::domain::target`].
 fn names_target(uri: &str, request: &OriginalRequest<'_>) -> bool {
-    let Some((host, path)) = request.host.value().zip(request.path.value()) else { return false };
-    let Ok(named) = Url::parse(uri) else { return false };
+    let Some(named) = HttpUri::parse(uri) else { return false };
     let scheme = match request.scheme {
-        Stated::As(scheme) => scheme,
-        Stated::Nowhere => named.scheme(),
-        Stated::Contradictory => return false,
+        Stated::As(scheme) => Scheme::parse(scheme),
+        Stated::Nowhere => Some(named.scheme),
+        Stated::Contradictory => None,
     };
-    let path = path.split(['?', '#']).next().unwrap_or_default();
-    if !matches!(named.scheme(), "http" | "https") || is_ambiguous(path) || has_ambiguous_path(uri) {
-        return false;
-    }
-    let Ok(target) = Url::parse(&format!("{scheme}://{host}{path}")) else { return false };
-    let has_no_user = |url: &Url| url.username().is_empty() && url.password().is_none();
-    has_no_user(&named)
-        && has_no_user(&target)
-        && named.scheme() == target.scheme()
-        && named.host_str() == target.host_str()
-        && named.port_or_known_default() == target.port_or_known_default()
-        && named.path() == target.path()
-}
-
-/// A path that gateways and back ends normalise in different ways, so that the one checked need not be the one served:
-/// dot segments, empty segments, encoded slashes, backslashes or dots, path parameters. Such a path matches nothing.
-fn is_ambiguous(path: &str) -> bool {
-    let lower = path.to_ascii_lowercase();
-    !path.starts_with('/')
-        || path.contains("//")
-        || path.contains(['\\', ';'])
-        || ["%2f", "%5c", "%2e", "%00", "%25", "%3b"].iter().any(|encoded| lower.contains(encoded))
-        || path.split('/').any(|segment| segment == "." || segment == "..")
-        || path.bytes().any(|byte| !byte.is_ascii_graphic())
-}
-
-/// The same of a whole URI, before parsing has normalised it.
-fn has_ambiguous_path(uri: &str) -> bool {
-    let Some((_, rest)) = uri.split_once("://") else { return true };
-    let rest = rest.split(['?', '#']).next().unwrap_or_default();
-    rest.find('/').is_some_and(|start| is_ambiguous(&rest[start..]))
+    scheme == Some(named.scheme)
+        && request.host.value().and_then(Authority::parse).is_some_and(|host| host.is_same_for(named.scheme, &named.authority))
+        && request.path.value().and_then(Path::of_target).is_some_and(|path| path == named.path)
 }
 
 #[cfg(test)]
@@ -75,18 +45,27 @@ mod tests {
         OriginalRequest { method: Some("GET").into(), scheme: scheme.into(), host: Some(host).into(), path: Some(path).into() }
     }
 
+    fn matches(uri: &str, scheme: Option<&str>, host: &str, path: &str) -> bool {
+        names_target(uri, &request(scheme, host, path))
+    }
+
     #[test]
     fn the_same_target_matches_however_it_is_written() {
         for (uri, scheme, host, path) in [
             ("https://api.example/orders", Some("https"), "api.example", "/orders"),
             ("https://API.example:443/orders", Some("https"), "api.EXAMPLE", "/orders?page=2"),
-            ("https://api.example/orders?page=1#top", Some("https"), "api.example:443", "/orders"),
+            ("https://api.example/orders?page=1#top", Some("HTTPS"), "api.example:443", "/orders"),
             ("http://api.example:8080/", Some("http"), "api.example:8080", "/"),
             ("http://api.example", Some("http"), "api.example", "/"),
             ("https://api.example/orders", None, "api.example", "/orders"),
+            ("https://api.example/orders", None, "api.example:443", "/orders"),
             ("http://[::1]:8080/a%20b", Some("http"), "[::1]:8080", "/a%20b"),
+            ("https://api.example/~bob", Some("https"), "api.example", "/%7Ebob"),
+            ("https://api.example/%7ebob", Some("https"), "api.example", "/~bob"),
+            ("https://api.example/%c3%bc", Some("https"), "api.example", "/%C3%BC"),
+            ("http://order_service:8080/", Some("http"), "order_service:8080", "/"),
         ] {
-            assert!(names_target(uri, &request(scheme, host, path)), "{uri} {host} {path}");
+            assert!(matches(uri, scheme, host, path), "{uri} {host} {path}");
         }
     }
 
@@ -96,18 +75,52 @@ mod tests {
             ("https://api.example/orders", Some("http"), "api.example", "/orders"),
             ("https://api.example/orders", Some("https"), "other.example", "/orders"),
             ("https://api.example/orders", Some("https"), "api.example:8443", "/orders"),
+            ("https://api.example/orders", None, "api.example:80", "/orders"),
             ("https://api.example/orders", Some("https"), "api.example", "/orders/"),
             ("https://api.example/orders", Some("https"), "api.example", "/Orders"),
+            ("https://api.example/orders", Some("wss"), "api.example", "/orders"),
             ("https://api.example@evil.example/orders", Some("https"), "evil.example", "/orders"),
             ("https://evil.example/orders", Some("https"), "api.example@evil.example", "/orders"),
+            ("https:/api.example/orders", Some("https"), "api.example", "/orders"),
+            ("https:api.example/orders", Some("https"), "api.example", "/orders"),
+            (" https://api.example/orders", Some("https"), "api.example", "/orders"),
+            ("https://api.example/ord\ners", Some("https"), "api.example", "/orders"),
+            ("https:\\\\api.example\\orders", Some("https"), "api.example", "/orders"),
             ("/orders", Some("https"), "api.example", "/orders"),
             ("ftp://api.example/orders", None, "api.example", "/orders"),
             ("", Some("https"), "api.example", "/orders"),
         ] {
-            assert!(!names_target(uri, &request(scheme, host, path)), "{uri} {host} {path}");
+            assert!(!matches(uri, scheme, host, path), "{uri} {host} {path}");
         }
         let unknown = OriginalRequest { host: Some("api.example").into(), ..OriginalRequest::default() };
         assert!(!names_target("https://api.example/orders", &unknown), "a gateway that does not tell the path");
+    }
+
+    /// Each was a match for `http://api.example/orders` while the parts were put together and parsed again, the first four with any path.
+    #[test]
+    fn a_host_cannot_hide_the_path() {
+        for host in [
+            "api.example:80\\orders#",
+            "api.example/orders#",
+            "api.example/orders?",
+            "api.example\\orders?",
+            "@api.example",
+            "%61pi.example",
+            "ａｐｉ.example",
+            "api.example:0080",
+            "api.example:",
+            "api.exa\tmple",
+            "//api.example",
+            "\\api.example",
+        ] {
+            for path in ["/things/1?delete=all", "/orders"] {
+                assert!(!matches("http://api.example/orders", Some("http"), host, path), "{host} {path}");
+            }
+        }
+        assert!(!matches("https://api.example/orders", Some("https"), "api.example:0443", "/orders"));
+        for target in ["/orders#/things", "/orders?a#b", "/orders#"] {
+            assert!(!matches("http://api.example/orders", Some("http"), "api.example", target), "{target}");
+        }
     }
 
     #[test]
@@ -123,24 +136,38 @@ mod tests {
             "/a%5cb",
             "/a;v=1/b",
             "/a%252fb",
+            "/a%00b",
+            "/a%zzb",
             "/a b",
             "a",
             "",
         ] {
             let uri = format!("https://api.example{path}");
-            assert!(!names_target(&uri, &request(Some("https"), "api.example", path)), "{path}");
+            assert!(!matches(&uri, Some("https"), "api.example", path), "{path}");
         }
     }
 
     proptest! {
         #[test]
         fn no_text_makes_the_comparison_panic(uri in "\\PC*", host in "\\PC*", path in "\\PC*") {
-            let _ = names_target(&uri, &request(None, &host, &path));
+            let _ = matches(&uri, None, &host, &path);
+        }
+
+        /// Whatever a client writes into its `Host` line, a match means that it is this host, and the path this path.
+        #[test]
+        fn a_match_has_the_host_and_the_path_to_the_letter(
+            host in "(api|API|[a-z%@.:\\\\/#?]{0,6})[.:@\\\\]?(example)?(:[0-9]{1,4})?[\\\\/#?@a-z]{0,8}",
+            path in "/(orders|[a-z%./#?\\\\]{0,12})",
+        ) {
+            if matches("http://api.example/orders", Some("http"), &host, &path) {
+                prop_assert!(["api.example", "api.example:80"].contains(&host.to_ascii_lowercase().as_str()), "{}", host);
+                prop_assert_eq!(path.split('?').next(), Some("/orders"));
+            }
         }
 
         #[test]
-        fn a_match_has_the_same_path_to_the_letter(path in "/[a-z%./]{0,12}", other in "/[a-z%./]{0,12}") {
-            if names_target(&format!("https://api.example{path}"), &request(Some("https"), "api.example", &other)) {
+        fn a_match_has_the_same_path_to_the_letter(path in "/[a-z./]{0,12}", other in "/[a-z./]{0,12}") {
+            if matches(&format!("https://api.example{path}"), Some("https"), "api.example", &other) {
                 prop_assert_eq!(path, other);
             }
         }

@@ -19,6 +19,8 @@ async fn a_matching_binding_is_allowed() {
         ("GET", "/a/b", json!({"htu": "HTTPS://Gateway.Test/a/b"})),
         ("GET", "/a/b", json!({"htu": "https://gateway.test:443/a/b"})),
         ("POST", "/a", json!({"htm": "POST", "htu": "https://gateway.test/a", "aud": AUDIENCE})),
+        ("GET", "/%7Ebob/%c3%bc", json!({"htu": "https://gateway.test/~bob/%C3%BC"})),
+        ("GET", "/~bob", json!({"htu": "https://gateway.test/%7ebob"})),
         ("GET", "/", json!({"aud": AUDIENCE})),
         ("GET", "/", json!({"aud": ["elsewhere", AUDIENCE]})),
     ] {
@@ -44,6 +46,9 @@ async fn a_contradicting_binding_is_refused() {
         ("GET", "/a/b", json!({"htu": "https://elsewhere.test/a/b"})),
         ("GET", "/a/b", json!({"htu": "/a/b"})),
         ("GET", "/a/b", json!({"htu": "not a URL"})),
+        ("GET", "/a:b", json!({"htu": "https://gateway.test/a%3Ab"})),
+        ("GET", "/orders#/things", json!({"htu": "https://gateway.test/orders"})),
+        ("GET", "/orders?#", json!({"htu": "https://gateway.test/orders"})),
         ("GET", "/", json!({"aud": ""})),
         ("GET", "/", json!({"aud": []})),
         ("GET", "/", json!({"aud": format!("{AUDIENCE}/")})),
@@ -67,6 +72,36 @@ async fn a_path_in_disguise_is_refused() {
             let claims = json!({"htu": format!("https://gateway.test{path}")});
             let verdict = world.ask(door, "GET", path, &claims).await;
             assert_eq!(verdict.code(), Some("request_mismatch"), "{door:?}, {path}: {verdict:?}");
+        }
+    }
+}
+
+/// While scheme, host and path were put together and parsed again, the first of these made a token for `/orders` good for anything.
+#[tokio::test]
+async fn a_host_in_disguise_is_refused() {
+    let world = World::start();
+    for (scheme, host) in [
+        ("http", "gateway.test:80\\orders#"),
+        ("http", "gateway.test/orders#"),
+        ("http", "gateway.test/orders?"),
+        ("http", "@gateway.test"),
+        ("http", "user@gateway.test"),
+        ("http", "%67ateway.test"),
+        ("http", "ｇateway.test"),
+        ("http", "gateway.test:080"),
+        ("http", "gateway.test:"),
+        ("https", "gateway.test:0443"),
+        ("http", "gateway.test\\"),
+        ("http", "gateway.test."),
+    ] {
+        for target in ["/orders", "/things/1?delete=all"] {
+            let token = world.token(&json!({"htu": format!("{scheme}://gateway.test/orders")}));
+            let question =
+                Question { scheme: scheme.to_owned(), host: host.to_owned(), target: target.to_owned(), ..Question::with(token) };
+            for door in Door::BOTH {
+                let verdict = door.ask(&world.countersign, &question).await;
+                assert_eq!(verdict.code(), Some("request_mismatch"), "{door:?}, {host} {target}: {verdict:?}");
+            }
         }
     }
 }
