@@ -212,6 +212,7 @@ fn decide(criterion: &mut Criterion) {
                 tolerance: Tolerance::DEFAULT,
                 audiences: Box::default(),
                 issuer: ISSUER.into(),
+                authorities: Box::default(),
                 required_claims: RequiredClaims::default(),
             };
             let observer = Arc::new(DecisionObserver::unseen());

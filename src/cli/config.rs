@@ -25,5 +25,8 @@ fn check(settings: &Settings) -> super::Outcome {
             Err(error) => failures.push(format!("{what}: {}", super::one_line(&error))),
         }
     }
+    for warning in settings.warnings() {
+        super::print(&format!("{:<14} warning: {}\n", warning.key, warning.reason))?;
+    }
     if failures.is_empty() { Ok(()) } else { Err(failures.join("; ").into()) }
 }

@@ -1,5 +1,6 @@
 //! Whether a token was made for this request: `htm` and `htu` as in RFC 9449 section 4.2, and `aud`.
 
+use super::verify::Policy;
 use crate::domain::{
     decision::DenialReason,
     presented::{OriginalRequest, Stated},
@@ -7,23 +8,24 @@ use crate::domain::{
     token::Claims,
 };
 
-/// Checks each binding claim that is there against the request and this service's `audiences`.
-pub(super) fn check(claims: &Claims, request: &OriginalRequest<'_>, audiences: &[Box<str>]) -> Result<(), DenialReason> {
+/// Checks each binding claim that is there against the request and what `policy` says of this service.
+pub(super) fn check(claims: &Claims, request: &OriginalRequest<'_>, policy: &Policy) -> Result<(), DenialReason> {
     if claims.method.as_deref().is_some_and(|method| request.method.value() != Some(method)) {
         return Err(DenialReason::MethodMismatch);
     }
-    if claims.uri.as_deref().is_some_and(|uri| !names_target(uri, request)) {
+    if claims.uri.as_deref().is_some_and(|uri| !names_target(uri, request, &policy.authorities)) {
         return Err(DenialReason::UriMismatch);
     }
-    if claims.audience.as_ref().is_some_and(|named| !audiences.iter().any(|us| named.names(us))) {
+    if claims.audience.as_ref().is_some_and(|named| !policy.audiences.iter().any(|us| named.names(us))) {
         return Err(DenialReason::AudienceMismatch);
     }
     Ok(())
 }
 
-/// Whether `uri` is the request's, query and fragment aside. What the gateway does not say cannot match, but for the scheme: some
-/// gateways have no way to tell it, and it says where the client connected, not what it asks for. The two sides are compared part by part and never put together: see [`crate::domain::target`].
-fn names_target(uri: &str, request: &OriginalRequest<'_>) -> bool {
+/// Whether `uri` is the request's, query and fragment aside, and at one of `authorities`, if there are any. What the gateway does not
+/// say cannot match, but for the scheme: some gateways have no way to tell it, and it says where the client connected, not what it
+/// asks for. The two sides are compared part by part and never put together: see [`crate::domain::target`].
+fn names_target(uri: &str, request: &OriginalRequest<'_>, authorities: &[Authority<'_>]) -> bool {
     let Some(named) = HttpUri::parse(uri) else { return false };
     let scheme = match request.scheme {
         Stated::As(scheme) => Scheme::parse(scheme),
@@ -33,6 +35,7 @@ fn names_target(uri: &str, request: &OriginalRequest<'_>) -> bool {
     scheme == Some(named.scheme)
         && request.host.value().and_then(Authority::parse).is_some_and(|host| host.is_same_for(named.scheme, &named.authority))
         && request.path.value().and_then(Path::of_target).is_some_and(|path| path == named.path)
+        && (authorities.is_empty() || authorities.iter().any(|ours| ours.is_same_for(named.scheme, &named.authority)))
 }
 
 #[cfg(test)]
@@ -46,7 +49,7 @@ mod tests {
     }
 
     fn matches(uri: &str, scheme: Option<&str>, host: &str, path: &str) -> bool {
-        names_target(uri, &request(scheme, host, path))
+        names_target(uri, &request(scheme, host, path), &[])
     }
 
     #[test]
@@ -93,7 +96,7 @@ mod tests {
             assert!(!matches(uri, scheme, host, path), "{uri} {host} {path}");
         }
         let unknown = OriginalRequest { host: Some("api.example").into(), ..OriginalRequest::default() };
-        assert!(!names_target("https://api.example/orders", &unknown), "a gateway that does not tell the path");
+        assert!(!names_target("https://api.example/orders", &unknown, &[]), "a gateway that does not tell the path");
     }
 
     /// Each was a match for `http://api.example/orders` while the parts were put together and parsed again, the first four with any path.
@@ -145,6 +148,33 @@ mod tests {
             let uri = format!("https://api.example{path}");
             assert!(!matches(&uri, Some("https"), "api.example", path), "{path}");
         }
+    }
+
+    #[test]
+    fn authorities_are_the_only_ones_to_be_named() {
+        let ours = ["API.example", "api.example:8443", "[::1]"].map(|text| Authority::parse(text).unwrap().into_owned());
+        for (authority, is_ours) in [
+            ("api.example", true),
+            ("api.example:443", true),
+            ("api.example:8443", true),
+            ("[0::1]:443", true),
+            ("api.example:80", false),
+            ("other.example", false),
+            ("xapi.example", false),
+            ("api.example.evil.example", false),
+        ] {
+            let uri = format!("https://{authority}/orders");
+            for scheme in [Some("https"), None] {
+                assert_eq!(names_target(&uri, &request(scheme, authority, "/orders"), &ours), is_ours, "{authority}");
+                assert!(names_target(&uri, &request(scheme, authority, "/orders"), &[]), "{authority}");
+            }
+        }
+        // A gateway that another service runs, to which a token for us was relayed.
+        assert!(!names_target("https://api.example/orders", &request(Some("https"), "other.example", "/orders"), &ours));
+        assert!(
+            names_target("http://api.example/", &request(None, "api.example:80", "/"), &ours),
+            "the default port is the scheme's"
+        );
     }
 
     proptest! {

@@ -16,6 +16,7 @@ use crate::{
         nonce::{Attempt, Claimed, NonceClaim},
         presented::{Credentials, Presented},
         scope::Scopes,
+        target::Authority,
         time::{Tolerance, UnixMillis},
         token::{Claims, UntrustedToken},
     },
@@ -33,6 +34,8 @@ pub struct Policy {
     pub audiences: Box<[Box<str>]>,
     /// The `iss` of access tokens.
     pub issuer: Box<str>,
+    /// The only authorities that a token's `htu` may name, and that a request to which it is bound may come to; any if there are none.
+    pub authorities: Box<[Authority<'static>]>,
     /// Binding claims without which a token is not taken.
     pub required_claims: RequiredClaims,
 }
@@ -170,7 +173,7 @@ impl Verifier {
         let identity = principal
             .and_then(|principal| proof.identity(principal, &token))
             .ok_or_else(|| deny(DenialReason::UnknownPrincipal))?;
-        binding::check(verified.claims(), &presented.request, &self.policy.audiences).map_err(deny)?;
+        binding::check(verified.claims(), &presented.request, &self.policy).map_err(deny)?;
         check_scopes(&presented.required_scopes, identity.scopes())
             .map_err(|missing| Denial { missing_scopes: Some(missing), ..deny(DenialReason::InsufficientScope) })?;
         let claim = NonceClaim {

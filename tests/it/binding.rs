@@ -106,6 +106,36 @@ async fn a_host_in_disguise_is_refused() {
     }
 }
 
+/// A token that was sent to another service, and by that one to us, at the host that it is bound to.
+#[tokio::test]
+async fn authorities_are_the_only_hosts_to_be_bound_to() {
+    let world = World::on(Deployment::new().set("self_signed.authorities", "API.test, gateway.test:8443"));
+    for (host, is_ours) in [
+        ("api.test", true),
+        ("api.test:443", true),
+        ("gateway.test:8443", true),
+        ("gateway.test", false),
+        ("api.test:8443", false),
+        ("other.test", false),
+        ("api.test.other.test", false),
+    ] {
+        for door in Door::BOTH {
+            let token = world.token(&json!({"htu": format!("https://{host}/orders")}));
+            let question = Question {
+                scheme: "https".to_owned(),
+                host: host.to_owned(),
+                target: "/orders".to_owned(),
+                ..Question::with(token)
+            };
+            let verdict = door.ask(&world.countersign, &question).await;
+            assert_eq!(verdict.code(), (!is_ours).then_some("request_mismatch"), "{door:?}, {host}: {verdict:?}");
+        }
+    }
+    // Without `htu` there is nothing to compare.
+    let verdict = Door::Http.ask(&world.countersign, &Question::with(world.token(&json!({})))).await;
+    assert!(verdict.allowed(), "{verdict:?}");
+}
+
 /// A binding that cannot be checked is not fulfilled.
 #[tokio::test]
 async fn a_binding_needs_a_gateway_that_tells_the_request() {
@@ -139,7 +169,11 @@ struct World {
 
 impl World {
     fn start() -> Self {
-        let deployment = Deployment::new().set("issuer.audience", AUDIENCE);
+        Self::on(Deployment::new())
+    }
+
+    fn on(deployment: Deployment) -> Self {
+        let deployment = deployment.set("issuer.audience", AUDIENCE);
         let key = Key::ed25519();
         deployment.enrol("alice", &key);
         Self { countersign: deployment.serve(), key, _deployment: deployment }

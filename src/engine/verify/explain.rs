@@ -255,7 +255,7 @@ impl Verifier {
         let proof = self.explain_key(&token, principal.as_deref(), &failures, now, walk).await;
         let claims = token.unverified_claims();
 
-        let bound = binding::check(claims, &presented.request, &self.policy.audiences);
+        let bound = binding::check(claims, &presented.request, &self.policy);
         let seen = format!(
             "htm {}, htu {}, aud {}",
             or_none(claims.method.as_deref()),
@@ -268,7 +268,7 @@ impl Verifier {
             Stated::Nowhere => "not told".to_owned(),
             Stated::Contradictory => "contradictory".to_owned(),
         };
-        let expected = format!(
+        let mut expected = format!(
             "nothing, or method {}, scheme {}, host {}, path {}, audience {}",
             asked(request.method),
             asked(request.scheme),
@@ -276,6 +276,10 @@ impl Verifier {
             asked(request.path),
             or_none(Some(&self.policy.audiences.join(" or ")))
         );
+        if !self.policy.authorities.is_empty() {
+            let authorities: Vec<String> = self.policy.authorities.iter().map(ToString::to_string).collect();
+            expected.extend([", at ", &authorities.join(" or ")]);
+        }
         walk.checked("binding", bound, seen, expected);
 
         let identity = principal.and_then(|principal| proof?.identity(principal, &token));

@@ -97,6 +97,16 @@ fn bindings_can_be_required() {
 }
 
 #[test]
+fn a_bound_token_names_one_of_the_authorities() {
+    let authorities = ["other.example", "api.example:8443"].map(|text| Authority::parse(text).unwrap().into_owned());
+    let bench = bench_with(Policy { authorities: authorities.into(), ..policy() }, false, false);
+    let mut bound = claims("n");
+    bound["htu"] = json!("https://api.example/orders");
+    assert_eq!(bench.present(&bench.sign(&bound)), Err(DenialReason::UriMismatch));
+    assert_eq!(bench.present(&bench.sign(&claims("n"))), Ok(()));
+}
+
+#[test]
 fn scopes_are_asked_for_by_every_list() {
     let bench = bench();
     let token = bench.sign(&claims("n"));

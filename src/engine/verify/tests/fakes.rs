@@ -197,6 +197,7 @@ pub(super) fn policy() -> Policy {
         tolerance: Tolerance::DEFAULT,
         audiences: ["us".into()].into(),
         issuer: ISSUER.into(),
+        authorities: [].into(),
         required_claims: RequiredClaims::default(),
     }
 }
