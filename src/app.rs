@@ -391,7 +391,13 @@ fn policy(settings: &Settings) -> Policy {
         audiences: (!audience.is_empty()).then(|| audience.into()).into_iter().collect(),
         issuer: settings.issuer.url.as_str().into(),
         authorities: settings.self_signed.parsed_authorities().collect(),
-        required_claims: RequiredClaims { method: required("htm"), uri: required("htu"), audience: required("aud") },
+        required_claims: RequiredClaims {
+            method: required("htm"),
+            uri: required("htu"),
+            audience: required("aud"),
+            query: required("htq"),
+            digest: required("digest"),
+        },
     }
 }
 

@@ -19,8 +19,8 @@ pub struct SelfSignedSettings {
     /// How far the token's time may lie from now, either side. From `1s` to `1h`. Default `20s`.
     #[serde(with = "values::duration")]
     pub tolerance: Duration,
-    /// Binding claims that every token must have, out of `htm` (method), `htu` (URI) and `aud` (`issuer.audience`). Default none:
-    /// they are checked where they are present.
+    /// Binding claims that every token must have, out of `htm` (method), `htu` (URI), `htq` (query), `digest` (the body, by the claim
+    /// `content_digest`) and `aud` (`issuer.audience`). Default none: they are checked if they are present.
     #[serde(deserialize_with = "values::list")]
     pub require: Vec<String>,
     /// The hosts that the service decides for, each as `host` or `host:port`; without a port the default one of the scheme is meant.
@@ -66,7 +66,7 @@ impl Default for SelfSignedSettings {
 }
 
 /// The claims that can be required.
-pub const BINDING_CLAIMS: [&str; 3] = ["htm", "htu", "aud"];
+pub const BINDING_CLAIMS: [&str; 5] = ["htm", "htu", "htq", "digest", "aud"];
 
 impl SelfSignedSettings {
     /// Whether a claim must be there.
@@ -109,7 +109,7 @@ impl SelfSignedSettings {
             add("self_signed.tolerance", "accepted is a duration from 1s to 1h");
         }
         if self.require.iter().any(|claim| !BINDING_CLAIMS.contains(&claim.as_str())) {
-            add("self_signed.require", "accepted are `htm`, `htu` and `aud`");
+            add("self_signed.require", "accepted are `htm`, `htu`, `htq`, `digest` and `aud`");
         }
         if self.authorities.iter().any(|authority| Authority::parse(authority).is_none()) {
             add("self_signed.authorities", "not all are hosts; accepted are those such as `api.example` and `api.example:8443`");

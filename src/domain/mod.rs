@@ -4,6 +4,7 @@
 //! is imported. `now` is always an argument.
 
 pub mod algorithm;
+pub mod content_digest;
 pub mod decision;
 pub mod header_value;
 pub mod issuer_keys;

@@ -1,10 +1,13 @@
-//! Whether a token was made for this request: `htm` and `htu` as in RFC 9449 section 4.2, and `aud`.
+//! Whether a token was made for this request: `htm` and `htu` as in RFC 9449 section 4.2, `htq`, `content_digest` and `aud`.
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 
 use super::verify::Policy;
 use crate::domain::{
     decision::DenialReason,
-    presented::{OriginalRequest, Stated},
-    target::{Authority, HttpUri, Path, Scheme},
+    presented::{Body, OriginalRequest, Stated},
+    target::{Authority, HttpUri, Path, Scheme, query_of_target},
     token::Claims,
 };
 
@@ -15,6 +18,17 @@ pub(super) fn check(claims: &Claims, request: &OriginalRequest<'_>, policy: &Pol
     }
     if claims.uri.as_deref().is_some_and(|uri| !names_target(uri, request, &policy.authorities)) {
         return Err(DenialReason::UriMismatch);
+    }
+    if claims.query.as_deref().is_some_and(|hash| !is_hash_of_query(hash, request)) {
+        return Err(DenialReason::QueryMismatch);
+    }
+    if let Some(digest) = &claims.content_digest {
+        match request.body {
+            // The digest is handed on with an allow, for the back end to check.
+            Body::Unseen => {}
+            Body::Whole(body) if digest.matches(body) => {}
+            Body::Whole(_) | Body::Partial => return Err(DenialReason::DigestMismatch),
+        }
     }
     if claims.audience.as_ref().is_some_and(|named| !policy.audiences.iter().any(|us| named.names(us))) {
         return Err(DenialReason::AudienceMismatch);
@@ -38,6 +52,18 @@ fn names_target(uri: &str, request: &OriginalRequest<'_>, authorities: &[Authori
         && (authorities.is_empty() || authorities.iter().any(|ours| ours.is_same_for(named.scheme, &named.authority)))
 }
 
+/// Length of a SHA-256 in unpadded base64url.
+const HASH_CHARACTERS: usize = 43;
+
+/// Whether `hash` is the SHA-256, in unpadded base64url, of the request's query: the bytes between the first `?` of the target and its
+/// end as the gateway received them; none without a query. Nothing is decoded or put in order before.
+fn is_hash_of_query(hash: &str, request: &OriginalRequest<'_>) -> bool {
+    let Some(query) = request.path.value().and_then(query_of_target) else { return false };
+    let mut expected = [0; HASH_CHARACTERS];
+    let written = BASE64_URL_SAFE_NO_PAD.encode_slice(digest(&SHA256, query.as_bytes()), &mut expected);
+    written == Ok(HASH_CHARACTERS) && hash.as_bytes() == expected
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -45,7 +71,13 @@ mod tests {
     use super::*;
 
     fn request<'a>(scheme: Option<&'a str>, host: &'a str, path: &'a str) -> OriginalRequest<'a> {
-        OriginalRequest { method: Some("GET").into(), scheme: scheme.into(), host: Some(host).into(), path: Some(path).into() }
+        OriginalRequest {
+            method: Some("GET").into(),
+            scheme: scheme.into(),
+            host: Some(host).into(),
+            path: Some(path).into(),
+            body: Body::Unseen,
+        }
     }
 
     fn matches(uri: &str, scheme: Option<&str>, host: &str, path: &str) -> bool {
@@ -177,10 +209,39 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_query_is_hashed_as_it_was_sent() {
+        let is_for = |hash: &str, path| is_hash_of_query(hash, &request(None, "api.example", path));
+        // `printf %s 'a=1&b=%7e' | openssl dgst -sha256 -binary | basenc --base64url`
+        let hash = "miu3uyy3NvcJF602waCgBuelbdu9X2OSkukkgb57pm4";
+        let of_nothing = "47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU";
+        assert!(is_for(hash, "/orders?a=1&b=%7e"));
+        for path in [
+            "/orders?b=%7e&a=1",
+            "/orders?a=1&b=~",
+            "/orders?a=1&b=%7E",
+            "/orders",
+            "/orders?",
+            "/orders??a=1&b=%7e",
+            "/orders?a=1&b=%7e#",
+        ] {
+            assert!(!is_for(hash, path), "{path}");
+        }
+        assert!(is_for(of_nothing, "/orders") && is_for(of_nothing, "/orders?"));
+        assert!(!is_for(of_nothing, "/orders?a") && !is_for(of_nothing, "/orders#"));
+        for other in ["", "=", &format!("{of_nothing}="), &of_nothing.replace('-', "+").replace('_', "/"), &of_nothing[1..]] {
+            assert!(!is_for(other, "/orders"), "{other}");
+        }
+        assert!(!is_hash_of_query(of_nothing, &OriginalRequest::default()), "a gateway that does not tell the target");
+        let contradictory = OriginalRequest { path: Stated::Contradictory, ..OriginalRequest::default() };
+        assert!(!is_hash_of_query(of_nothing, &contradictory));
+    }
+
     proptest! {
         #[test]
         fn no_text_makes_the_comparison_panic(uri in "\\PC*", host in "\\PC*", path in "\\PC*") {
             let _ = matches(&uri, None, &host, &path);
+            let _ = is_hash_of_query(&uri, &request(None, &host, &path));
         }
 
         /// Whatever a client writes into its `Host` line, a match means that it is this host, and the path this path.

@@ -42,6 +42,7 @@ pub struct Policy {
 
 /// Binding claims that every token must have. None by default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each claim")]
 pub struct RequiredClaims {
     /// `htm`, the method.
     pub method: bool,
@@ -49,6 +50,10 @@ pub struct RequiredClaims {
     pub uri: bool,
     /// `aud`, the audience.
     pub audience: bool,
+    /// `htq`, the query.
+    pub query: bool,
+    /// `content_digest`, the body.
+    pub digest: bool,
 }
 
 impl RequiredClaims {
@@ -56,6 +61,8 @@ impl RequiredClaims {
         (!self.method || claims.method.is_some())
             && (!self.uri || claims.uri.is_some())
             && (!self.audience || claims.audience.is_some())
+            && (!self.query || claims.query.is_some())
+            && (!self.digest || claims.content_digest.is_some())
     }
 }
 

@@ -10,7 +10,7 @@ use crate::gateways::IDENTITY;
 use crate::harness::http::{Connection, Request};
 use crate::harness::{Claims, Countersign, Deployment, Key, decision_request, now};
 
-/// A proxy overwrites what the client sent only with what it is given, so all six are there, some of them empty.
+/// A proxy overwrites what the client sent only with what it is given, so all seven are there, some of them empty.
 #[tokio::test]
 async fn an_allow_carries_every_identity_header() {
     let (_deployment, countersign, key) = alice();

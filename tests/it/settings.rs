@@ -74,6 +74,7 @@ async fn a_bad_value_is_named_with_its_source_and_what_is_accepted() {
         ("database.url", "oracle://127.0.0.1", "postgres:"),
         ("database.auto_migrate", "perhaps", "true"),
         ("registry.cache_entries", "-1", ""),
+        ("self_signed.require", "jti", "`htq`"),
         ("self_signed.authorities", "https://api.example", "api.example:8443"),
         ("self_signed.authorities", "user@api.example", "api.example:8443"),
         ("self_signed.authorities", "api.example:0443", "api.example:8443"),

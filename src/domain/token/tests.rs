@@ -112,6 +112,17 @@ fn claims_are_text_in_an_object() {
 }
 
 #[test]
+fn a_content_digest_is_one_that_can_be_checked() {
+    let with = |digest: Value| claims_of(&json!({"username": "a", "time": 1, "nonce": "n", "content_digest": digest}));
+    let digest = "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:";
+    assert!(with(json!(digest)).unwrap().content_digest.unwrap().matches(b""));
+    for other in [json!(""), json!("sha-256=:AAAA:"), json!("md5=:AAAA:"), json!([digest]), json!({"sha-256": "AAAA"}), json!(null)]
+    {
+        assert_eq!(with(other.clone()), Err(TokenFault::Claims(ClaimsFault::Mistyped)), "{other}");
+    }
+}
+
+#[test]
 fn dates_are_rounded_against_the_token() {
     let claims = claims_of(&json!({"iss": "a", "iat": 1, "jti": "n", "exp": 10.9, "nbf": 5.1})).unwrap();
     assert_eq!(claims.expires_at, Some(UnixSeconds(10)));

@@ -28,13 +28,14 @@ const TRACEPARENT: HeaderName = HeaderName::from_static(name::TRACEPARENT);
 const TRACESTATE: HeaderName = HeaderName::from_static(name::TRACESTATE);
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 /// The names of [`identity_values`], in the same order.
-const IDENTITY: [HeaderName; 6] = [
+const IDENTITY: [HeaderName; 7] = [
     HeaderName::from_static(name::IDENTITY[0]),
     HeaderName::from_static(name::IDENTITY[1]),
     HeaderName::from_static(name::IDENTITY[2]),
     HeaderName::from_static(name::IDENTITY[3]),
     HeaderName::from_static(name::IDENTITY[4]),
     HeaderName::from_static(name::IDENTITY[5]),
+    HeaderName::from_static(name::IDENTITY[6]),
 ];
 
 /// The names of [`Refusal::values`](crate::doors::answer::Refusal::values), in the same order.

@@ -12,6 +12,7 @@ local IDENTITY = {
   ["x-auth-method"] = true,
   ["x-auth-key-id"] = true,
   ["x-auth-scopes"] = true,
+  ["x-auth-content-digest"] = true,
   ["x-auth-decision-id"] = true,
 }
 
