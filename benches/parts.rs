@@ -40,7 +40,7 @@ use countersign::{
         issuer_keys::{IssuerKeys, SigningKey},
         key::{PrivateKey, VerifyingKey},
         nonce::{Attempt, Claimed, NonceClaim},
-        presented::{Credentials, Door, OriginalRequest, Presented, Stated},
+        presented::{Body, Credentials, Door, OriginalRequest, Presented, Stated},
         principal::{KeyId, KnownKey, KnownPrincipal, KnownTrust, PrincipalId, Username},
         scope::Scopes,
         time::{Tolerance, UnixMillis},
@@ -214,6 +214,7 @@ fn decide(criterion: &mut Criterion) {
                 tolerance: Tolerance::DEFAULT,
                 audiences: Box::default(),
                 issuer: ISSUER.into(),
+                authorities: Box::default(),
                 required_claims: RequiredClaims::default(),
             };
             let observer = Arc::new(DecisionObserver::unseen());
@@ -257,6 +258,7 @@ fn presented(authorization: &str) -> Presented<'_> {
             scheme: Stated::As("https"),
             host: Stated::As("api.example.com"),
             path: Stated::As("/orders/1017?page=2"),
+            body: Body::Unseen,
         },
         ..Presented::alone(Door::Http, Credentials::One(authorization))
     }

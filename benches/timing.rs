@@ -220,6 +220,7 @@ async fn verifier(algorithm: Algorithm) -> Verifier {
     }
     let own = Arc::new(SigningKey::new(PrivateKey::generate(KeyFamily::Ed25519, 2048).unwrap(), None));
     let policy = Policy {
+        authorities: Box::default(),
         scheme: "JWT".into(),
         tolerance: Tolerance::DEFAULT,
         audiences: Box::default(),

@@ -397,14 +397,21 @@ fn tolerance(settings: &Settings) -> Tolerance {
 }
 
 fn policy(settings: &Settings) -> Policy {
-    let required = |claim: &str| settings.self_signed.require.iter().any(|required| required == claim);
+    let required = |claim| settings.self_signed.requires(claim);
     let audience = settings.issuer.audience.as_str();
     Policy {
         scheme: settings.self_signed.scheme.as_str().into(),
         tolerance: tolerance(settings),
         audiences: (!audience.is_empty()).then(|| audience.into()).into_iter().collect(),
         issuer: settings.issuer.url.as_str().into(),
-        required_claims: RequiredClaims { method: required("htm"), uri: required("htu"), audience: required("aud") },
+        authorities: settings.self_signed.parsed_authorities().collect(),
+        required_claims: RequiredClaims {
+            method: required("htm"),
+            uri: required("htu"),
+            audience: required("aud"),
+            query: required("htq"),
+            digest: required("digest"),
+        },
     }
 }
 

@@ -64,6 +64,19 @@ const CRATES: [(&str, &[&str]); 22] = [
 /// Folders of `stores` that hold several adapters, one for each file. Every other module of `stores` is one adapter.
 const FOLDERS_OF_ADAPTERS: [&str; 1] = ["nonce"];
 
+/// What reads JSON without refusing arrays for objects and bytes that are no text, and where it may be named. `domain::json` is for
+/// everywhere else.
+const JSON_READERS: [&str; 4] = ["from_slice", "from_str", "from_value", "from_reader"];
+const READS_JSON: [&str; 4] = [
+    "domain::json",
+    // Text that was checked before, for a type that takes only objects; the path of the member that is wrong is wanted.
+    "doors::http::admin::body",
+    // A value of our own out of the database.
+    "doors::http::admin::audit",
+    // The keys of a set that was read before.
+    "stores::jwks::fetch",
+];
+
 /// Where the system's clock is not read: `now` is an argument.
 const CLOCKLESS: [&str; 2] = ["domain", "engine"];
 const CLOCK_READERS: [&str; 3] = ["now", "now_utc", "now_local"];
@@ -109,6 +122,7 @@ fn violations(path: &Path, text: &str) -> Vec<Violation> {
             Resolved::Foreign(target) => what.extend(check_foreign(module, &target, named.is_import)),
         }
         what.extend(check_clock(module, named));
+        what.extend(check_json(module, named));
     }
     what.into_iter().map(|what| Violation { file: path.to_owned(), what }).collect()
 }
@@ -167,6 +181,15 @@ fn check_clock(module: &[String], named: &Named) -> Option<String> {
     let layer = module.first().filter(|layer| CLOCKLESS.contains(&layer.as_str()))?;
     let reads = named.segments.len() > 1 && named.segments.last().is_some_and(|last| CLOCK_READERS.contains(&last.as_str()));
     (reads && !named.is_import).then(|| format!("{layer} reads a clock with `{named}`; `now` is an argument there"))
+}
+
+/// Tests may read what they wrote themselves.
+fn check_json(module: &[String], named: &Named) -> Option<String> {
+    let reads = named.segments.first().is_some_and(|first| first == "serde_json")
+        && named.segments.last().is_some_and(|last| JSON_READERS.contains(&last.as_str()));
+    let may = module.iter().any(|segment| segment == "tests") || READS_JSON.iter().any(|place| starts_with(module, place));
+    (reads && !may)
+        .then(|| format!("{} reads JSON with `{named}`; use `domain::json`, which takes no array for an object", module.join("::")))
 }
 
 fn starts_with(path: &[String], beginning: &str) -> bool {
@@ -560,6 +583,26 @@ mod the_checker {
             ("domain/time.rs", "use std::time::SystemTime; impl From<SystemTime> for A { fn from(_: SystemTime) -> A { A } }"),
             ("engine/verify.rs", "fn f(&self) { self.clock.now(); }"),
             ("app.rs", "fn f() { SystemTime::now(); }"),
+        ] {
+            assert_eq!(found(path, text), "", "{path}: {text}");
+        }
+    }
+
+    #[test]
+    fn has_json_read_in_one_place() {
+        for (path, text) in [
+            ("domain/token/mod.rs", "fn f() { let a: A = serde_json::from_slice(b).ok()?; }"),
+            ("doors/http/tokens/body.rs", "use serde_json::from_str;"),
+            ("stores/jwks/cache.rs", "fn f() { serde_json::from_value::<Jwk>(key); }"),
+            ("cli/top.rs", "fn f() { let read = serde_json::Deserializer::from_reader; }"),
+        ] {
+            assert!(found(path, text).contains("reads JSON"), "{path}: {text}");
+        }
+        for (path, text) in [
+            ("domain/json.rs", "fn f() { serde_json::from_str(text); }"),
+            ("stores/jwks/fetch.rs", "fn f() { serde_json::from_value::<Object<Jwk>>(key); }"),
+            ("doors/answer.rs", "mod tests { fn f() { serde_json::from_str(text); } }"),
+            ("doors/answer.rs", "fn f() { serde_json::to_string(&problem); }"),
         ] {
             assert_eq!(found(path, text), "", "{path}: {text}");
         }

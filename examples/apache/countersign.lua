@@ -7,7 +7,8 @@ local QUESTION = "http://127.0.0.1:8080/validate_request"
 http.TIMEOUT = 2 -- seconds
 
 local IDENTITY = {
-    "X-Auth-Username", "X-Auth-Principal-Id", "X-Auth-Method", "X-Auth-Key-Id", "X-Auth-Scopes", "X-Auth-Decision-Id",
+    "X-Auth-Username", "X-Auth-Principal-Id", "X-Auth-Method", "X-Auth-Key-Id", "X-Auth-Scopes", "X-Auth-Content-Digest",
+    "X-Auth-Decision-Id",
 }
 local REFUSAL = { "WWW-Authenticate", "X-Auth-Error", "X-Auth-Decision-Id", "Cache-Control", "Retry-After" }
 local CANNOT_TELL = '{"type":"about:blank","title":"Service Unavailable","status":503,"code":"unavailable"}'

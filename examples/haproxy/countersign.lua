@@ -4,7 +4,8 @@ local WAY = "abns@countersign"
 local PATIENCE = 5000 -- milliseconds; the way's own time-outs come first
 
 local IDENTITY = {
-    "x-auth-username", "x-auth-principal-id", "x-auth-method", "x-auth-key-id", "x-auth-scopes", "x-auth-decision-id",
+    "x-auth-username", "x-auth-principal-id", "x-auth-method", "x-auth-key-id", "x-auth-scopes", "x-auth-content-digest",
+    "x-auth-decision-id",
 }
 local REFUSAL = {
     "www-authenticate", "x-auth-error", "x-auth-decision-id", "content-type", "cache-control", "retry-after",

@@ -28,5 +28,8 @@ fn check(settings: &Settings) -> super::Outcome {
             super::print(&format!("{key:<14} warning: {advice}\n"))?;
         }
     }
+    for warning in settings.warnings() {
+        super::print(&format!("{:<14} warning: {}\n", warning.key, warning.reason))?;
+    }
     if failures.is_empty() { Ok(()) } else { Err(failures.join("; ").into()) }
 }

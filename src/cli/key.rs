@@ -199,15 +199,12 @@ pub(super) fn passphrase(name: Option<&str>) -> Result<Option<SecretString>, sup
     }
 }
 
+/// The name that stands for standard input.
+pub(super) const STDIN: &str = "-";
+
 /// The text of `file`, or of standard input for `-`.
 pub(super) fn read(file: &Path) -> Result<String, super::Failure> {
-    let mut bytes = Vec::new();
-    let result = if file == Path::new("-") {
-        io::stdin().lock().read_to_end(&mut bytes)
-    } else {
-        fs::File::open(file).and_then(|mut file| file.read_to_end(&mut bytes))
-    };
-    result.map_err(|error| format!("{} cannot be read: {error}", file.display()))?;
+    let bytes = read_bytes(file)?;
     let not_text = || {
         format!(
             "{} is not text; keys are read as PEM, OpenSSH or JWK (`openssl pkey -pubin -inform DER` converts DER)",
@@ -215,6 +212,18 @@ pub(super) fn read(file: &Path) -> Result<String, super::Failure> {
         )
     };
     Ok(String::from_utf8(bytes).map_err(|_| not_text())?)
+}
+
+/// What is in the file, or comes over standard input for `-`.
+pub(super) fn read_bytes(file: &Path) -> Result<Vec<u8>, super::Failure> {
+    let mut bytes = Vec::new();
+    let result = if file == Path::new(STDIN) {
+        io::stdin().lock().read_to_end(&mut bytes)
+    } else {
+        fs::File::open(file).and_then(|mut file| file.read_to_end(&mut bytes))
+    };
+    result.map_err(|error| format!("{} cannot be read: {error}", file.display()))?;
+    Ok(bytes)
 }
 
 /// Says of which file it is that `error` speaks.

@@ -11,6 +11,9 @@ pub(super) fn run(settings: &Settings) -> super::Outcome {
         // Bound first: of two services on one address, the second should not touch the database.
         let listeners = Listeners::bind(settings)?;
         let app = App::build(settings, log.control()).await?;
+        for warning in settings.warnings() {
+            tracing::warn!(key = warning.key, "{}", warning.reason);
+        }
         tracing::info!(
             http = %settings.server.http_listen.0, grpc = %settings.server.grpc_listen.0, admin = %settings.server.admin_listen.0,
             version = env!("CARGO_PKG_VERSION"), "serving"

@@ -1,6 +1,9 @@
 //! `countersign sign`, the client's side.
 
-use std::{path::PathBuf, time::SystemTime};
+use std::{
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
 
 use clap::Args;
 
@@ -22,9 +25,15 @@ pub(super) struct SignArguments {
     /// Bind the token to this HTTP method.
     #[arg(long, value_name = "M")]
     method: Option<String>,
-    /// Bind the token to this URL; its query and fragment do not count.
+    /// Bind the token to this URL; its query and fragment do not count, but for `--bind-query`.
     #[arg(long, value_name = "U")]
     url: Option<String>,
+    /// Bind the token to the query of the URL, too, to the letter; without one, to a request without a query.
+    #[arg(long, requires = "url")]
+    bind_query: bool,
+    /// Bind the token to the body in this file; `-` reads it from standard input, `/dev/null` is a request without one.
+    #[arg(long, value_name = "FILE")]
+    body: Option<PathBuf>,
     /// Make the token for the service of this audience only.
     #[arg(long)]
     audience: Option<String>,
@@ -41,6 +50,11 @@ pub(super) fn run(arguments: &SignArguments) -> super::Outcome {
     if arguments.url.as_deref().is_some_and(|url| url::Url::parse(url).is_err()) {
         return Err(super::Failure::Usage("--url takes a whole URL, such as https://api.example/orders".into()));
     }
+    let stdin = Path::new(super::key::STDIN);
+    if arguments.key == stdin && arguments.body.as_deref() == Some(stdin) {
+        return Err(super::Failure::Usage("--key and --body cannot both be read from standard input".into()));
+    }
+    let body = arguments.body.as_deref().map(super::key::read_bytes).transpose()?;
     let passphrase = super::key::passphrase(arguments.passphrase_env.as_deref())?;
     let text = super::key::read(&arguments.key)?;
     let key = PrivateKey::parse(&text, passphrase.as_ref()).map_err(|error| super::key::not_usable(&arguments.key, &error))?;
@@ -48,7 +62,13 @@ pub(super) fn run(arguments: &SignArguments) -> super::Outcome {
     if let Some(audience) = &arguments.audience {
         signer = signer.with_audience(audience);
     }
-    let binding = Binding { method: arguments.method.as_deref(), uri: arguments.url.as_deref() };
+    let url = arguments.url.as_deref();
+    let binding = Binding {
+        method: arguments.method.as_deref(),
+        uri: url,
+        query: url.filter(|_| arguments.bind_query).map(query),
+        body: body.as_deref(),
+    };
     let token = signer.sign(binding, SystemTime::now())?;
     let line = match &arguments.header {
         Some(name) => format!("{name}: {} {token}\n", arguments.scheme),
@@ -56,4 +76,9 @@ pub(super) fn run(arguments: &SignArguments) -> super::Outcome {
     };
     super::print(&line)?;
     Ok(())
+}
+
+/// The query of a URL, as it is written there.
+fn query(url: &str) -> &str {
+    url.split('#').next().and_then(|url| url.split_once('?')).map_or("", |(_, query)| query)
 }

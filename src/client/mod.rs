@@ -16,6 +16,7 @@ mod session;
 
 use std::time::SystemTime;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::Serialize;
 #[cfg(feature = "client-http")]
@@ -23,6 +24,7 @@ pub use session::{Session, SessionError};
 
 use crate::domain::{
     algorithm::Algorithm,
+    content_digest::ContentDigest,
     key::{Fingerprint, PrivateKey},
     time::UnixMillis,
 };
@@ -46,6 +48,10 @@ pub struct Binding<'a> {
     pub method: Option<&'a str>,
     /// The only URI that it may be used at (`htu`), such as `https://api.example/orders`. Query and fragment are left out.
     pub uri: Option<&'a str>,
+    /// The only query that it may be used with (`htq`), without its `?`, to the byte as it is sent; empty for a request without one.
+    pub query: Option<&'a str>,
+    /// The only body that it may be used with (`content_digest`); empty for a request without one.
+    pub body: Option<&'a [u8]>,
 }
 
 /// A token could not be signed.
@@ -80,6 +86,10 @@ struct Claims<'a> {
     htm: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     htu: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    htq: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_digest: Option<String>,
 }
 
 impl Signer {
@@ -124,6 +134,8 @@ impl Signer {
             aud: self.audience.as_deref(),
             htm: binding.method,
             htu: binding.uri.map(|uri| uri.split(['?', '#']).next().unwrap_or(uri)),
+            htq: binding.query.map(|query| BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, query.as_bytes()))),
+            content_digest: binding.body.map(|body| ContentDigest::of(body).to_string()),
         };
         let part = |json: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(json);
         let mut token = format!("{}.{}", part(&serde_json::to_vec(&header)?), part(&serde_json::to_vec(&claims)?));
@@ -152,7 +164,12 @@ mod tests {
     fn tokens_verify_and_never_repeat() {
         for family in KeyFamily::ALL {
             let signer = Signer::new("alice", PrivateKey::generate(family, 2048).unwrap()).with_audience("us");
-            let binding = Binding { method: Some("POST"), uri: Some("https://api.example/orders?page=1#top") };
+            let binding = Binding {
+                method: Some("POST"),
+                uri: Some("https://api.example/orders?page=1#top"),
+                query: Some(""),
+                body: Some(b"{}"),
+            };
             let now = SystemTime::now();
             let (first, second) = (signer.sign(binding, now).unwrap(), signer.sign(binding, now).unwrap());
             let (first, second) = (UntrustedToken::parse(&first).unwrap(), UntrustedToken::parse(&second).unwrap());
@@ -161,6 +178,8 @@ mod tests {
             assert_eq!(verified.claims().time.0, UnixMillis::from(now).seconds());
             assert_eq!(verified.claims().method.as_deref(), Some("POST"));
             assert_eq!(verified.claims().uri.as_deref(), Some("https://api.example/orders"));
+            assert_eq!(verified.claims().query.as_deref(), Some("47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU"));
+            assert_eq!(verified.claims().content_digest, Some(ContentDigest::of(b"{}")));
             assert!(verified.claims().audience.as_ref().unwrap().names("us"));
             assert_ne!(verified.claims().nonce, second.unverified_claims().nonce);
         }

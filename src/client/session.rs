@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
+use crate::domain::json;
+
 /// How long before its end a token is renewed, so that it does not end on its way.
 const RENEWED_BEFORE: Duration = Duration::from_secs(30);
 /// How long the service may take.
@@ -165,7 +167,7 @@ impl Session {
         let url = format!("{}{path}", self.server);
         let response = self.http.post(url).header(CONTENT_TYPE, "application/json").body(body).send().await?;
         match response.status() {
-            StatusCode::OK => Ok(serde_json::from_slice(&response.bytes().await?)?),
+            StatusCode::OK => Ok(json::object(&response.bytes().await?)?),
             StatusCode::UNAUTHORIZED => Err(SessionError::Refused),
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 let seconds = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
@@ -183,7 +185,7 @@ fn expiry(jwt: &str) -> Option<SystemTime> {
         exp: u64,
     }
     let payload = BASE64_URL_SAFE_NO_PAD.decode(jwt.split('.').nth(1)?).ok()?;
-    let Claims { exp } = serde_json::from_slice(&payload).ok()?;
+    let Claims { exp } = json::object(&payload).ok()?;
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(exp))
 }
 

@@ -47,6 +47,11 @@ pub struct Contradiction {
 }
 
 impl Settings {
+    /// What can stand, and is likely not meant.
+    pub fn warnings(&self) -> Vec<Contradiction> {
+        self.self_signed.warnings()
+    }
+
     fn contradictions(&self) -> Vec<Contradiction> {
         [
             self.server.contradictions(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Contradiction, values};
-use crate::domain::{time::Tolerance, token::UntrustedAccessToken};
+use crate::domain::{target::Authority, time::Tolerance, token::UntrustedAccessToken};
 
 /// `self_signed.*`
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -19,10 +19,15 @@ pub struct SelfSignedSettings {
     /// How far the token's time may lie from now, either side. From `1s` to `1h`. Default `20s`.
     #[serde(with = "values::duration")]
     pub tolerance: Duration,
-    /// Binding claims that every token must have, out of `htm` (method), `htu` (URI) and `aud` (`issuer.audience`). Default none:
-    /// they are checked where they are present.
+    /// Binding claims that every token must have, out of `htm` (method), `htu` (URI), `htq` (query), `digest` (the body, by the claim
+    /// `content_digest`) and `aud` (`issuer.audience`). Default none: they are checked if they are present.
     #[serde(deserialize_with = "values::list")]
     pub require: Vec<String>,
+    /// The hosts that the service decides for, each as `host` or `host:port`; without a port the default one of the scheme is meant.
+    /// `htu` must name one of them, and the request must have come to it. Otherwise whoever is sent a token can present it to any
+    /// service that knows the client, if the gateway there takes the host that the request names. Default none: `htu` may name any host.
+    #[serde(deserialize_with = "values::list")]
+    pub authorities: Vec<String>,
     /// The realm in `WWW-Authenticate`. Default `countersign`.
     pub realm: String,
     /// A header in which an HTTP gateway names the original request, the same whenever it asks again about it; such as
@@ -53,6 +58,7 @@ impl Default for SelfSignedSettings {
             scheme: "JWT".to_owned(),
             tolerance: Tolerance::DEFAULT.duration(),
             require: Vec::new(),
+            authorities: Vec::new(),
             realm: "countersign".to_owned(),
             attempt_header: None,
         }
@@ -60,9 +66,27 @@ impl Default for SelfSignedSettings {
 }
 
 /// The claims that can be required.
-pub const BINDING_CLAIMS: [&str; 3] = ["htm", "htu", "aud"];
+pub const BINDING_CLAIMS: [&str; 5] = ["htm", "htu", "htq", "digest", "aud"];
 
 impl SelfSignedSettings {
+    /// Whether a claim must be there.
+    pub fn requires(&self, claim: &str) -> bool {
+        self.require.iter().any(|required| required == claim)
+    }
+
+    /// The hosts that `htu` may name; any if there are none.
+    pub fn parsed_authorities(&self) -> impl Iterator<Item = Authority<'static>> {
+        self.authorities.iter().filter_map(|authority| Authority::parse(authority)).map(Authority::into_owned)
+    }
+
+    pub(super) fn warnings(&self) -> Vec<Contradiction> {
+        let names_no_host = self.requires("htu") && self.authorities.is_empty();
+        let reason = "`self_signed.require` asks for `htu`, which may then name any host: a token can be relayed to another service that \
+                      knows the client. Name the hosts of this service, such as `api.example`";
+        let warning = Contradiction { key: "self_signed.authorities", reason: reason.to_owned() };
+        names_no_host.then_some(warning).into_iter().collect()
+    }
+
     pub(super) fn contradictions(&self) -> Vec<Contradiction> {
         let mut found = Vec::new();
         let mut add = |key, reason: &str| found.push(Contradiction { key, reason: reason.to_owned() });
@@ -85,7 +109,10 @@ impl SelfSignedSettings {
             add("self_signed.tolerance", "accepted is a duration from 1s to 1h");
         }
         if self.require.iter().any(|claim| !BINDING_CLAIMS.contains(&claim.as_str())) {
-            add("self_signed.require", "accepted are `htm`, `htu` and `aud`");
+            add("self_signed.require", "accepted are `htm`, `htu`, `htq`, `digest` and `aud`");
+        }
+        if self.authorities.iter().any(|authority| Authority::parse(authority).is_none()) {
+            add("self_signed.authorities", "not all are hosts; accepted are those such as `api.example` and `api.example:8443`");
         }
         if self.realm.bytes().any(|byte| !(0x20..0x7f).contains(&byte) || byte == b'"' || byte == b'\\') {
             add("self_signed.realm", "accepted are visible ASCII characters and spaces, without quotes and backslashes");

@@ -6,6 +6,7 @@ use bytestring::ByteString;
 use serde::Serialize;
 
 use super::{
+    content_digest::ContentDigest,
     header_value,
     issuer_keys::KeyFault,
     principal::{ApiKeyId, KeyId, KnownPrincipal, TrustId, Username},
@@ -39,6 +40,8 @@ pub struct Identity {
     principal: Arc<KnownPrincipal>,
     proof: Proof,
     method: AuthMethod,
+    /// The digest that the request's body must have, as a header value; empty if any body may come.
+    content_digest: ByteString,
 }
 
 /// What an identity was proven with.
@@ -84,14 +87,14 @@ impl Identity {
     /// The holder of the key at `key` in `principal.keys`; `None` where there is no such key.
     pub fn by_key(principal: Arc<KnownPrincipal>, key: usize) -> Option<Self> {
         let proof = (key < principal.keys.len()).then_some(Proof::Key(key))?;
-        Some(Self { principal, proof, method: AuthMethod::SelfSigned })
+        Some(Self { principal, proof, method: AuthMethod::SelfSigned, content_digest: ByteString::new() })
     }
 
     /// The holder of the key `key_id` in the set of the trust at `index` in `principal.trusts`; `None` where there is no such trust.
     pub fn by_trust(principal: Arc<KnownPrincipal>, index: usize, key_id: &str) -> Option<Self> {
         let encoded_key_id = header_value::encode(key_id).into();
         let proof = (index < principal.trusts.len()).then_some(Proof::Trust { index, encoded_key_id })?;
-        Some(Self { principal, proof, method: AuthMethod::SelfSigned })
+        Some(Self { principal, proof, method: AuthMethod::SelfSigned, content_digest: ByteString::new() })
     }
 
     /// The holder of an access token of ours, which was signed with our key `encoded_key_id`, as a header value, and is for `scopes`
@@ -102,7 +105,14 @@ impl Identity {
             Box::new(Narrowed { encoded: header_value::encode_scopes(&scopes).into(), scopes })
         });
         let proof = Proof::AccessToken { encoded_key_id, narrowed };
-        Self { principal, proof, method: AuthMethod::AccessToken }
+        Self { principal, proof, method: AuthMethod::AccessToken, content_digest: ByteString::new() }
+    }
+
+    /// The same for a request with this body alone.
+    #[must_use]
+    pub fn for_body(mut self, digest: Option<&ContentDigest>) -> Self {
+        self.content_digest = digest.map(|digest| digest.to_string().into()).unwrap_or_default();
+        self
     }
 
     /// The principal.
@@ -134,6 +144,11 @@ impl Identity {
             Proof::Key(index) => self.principal.keys[*index].encoded_id(),
             Proof::Trust { encoded_key_id, .. } | Proof::AccessToken { encoded_key_id, .. } => encoded_key_id.clone(),
         }
+    }
+
+    /// What the request's body must hash to, as a header value; empty if any body may come.
+    pub fn content_digest(&self) -> ByteString {
+        self.content_digest.clone()
     }
 
     /// How it was proven.
@@ -369,6 +384,10 @@ denial_reasons! {
     MethodMismatch = "method_mismatch" => RequestMismatch,
     /// `htu` is another URI, or one that gateways read in different ways.
     UriMismatch = "uri_mismatch" => RequestMismatch,
+    /// `htq` is the hash of another query, or the gateway does not tell the query.
+    QueryMismatch = "query_mismatch" => RequestMismatch,
+    /// `content_digest` is that of another body, or the gateway hands over only a part of it.
+    DigestMismatch = "digest_mismatch" => RequestMismatch,
     /// `aud` does not name this service.
     AudienceMismatch = "audience_mismatch" => RequestMismatch,
     /// A scope that the route asks for is not held.

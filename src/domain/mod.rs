@@ -4,11 +4,13 @@
 //! is imported. `now` is always an argument.
 
 pub mod algorithm;
+pub mod content_digest;
 pub mod decision;
 pub mod fence;
 pub mod forward_clock;
 pub mod header_value;
 pub mod issuer_keys;
+pub mod json;
 pub mod key;
 pub mod nonce;
 pub mod opaque;
@@ -17,5 +19,6 @@ pub mod principal;
 pub mod profile;
 pub mod rotation;
 pub mod scope;
+pub mod target;
 pub mod time;
 pub mod token;

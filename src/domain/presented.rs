@@ -118,6 +118,20 @@ pub struct OriginalRequest<'a> {
     pub host: Stated<'a>,
     /// Its path and query as they were received, not normalised.
     pub path: Stated<'a>,
+    /// Its body.
+    pub body: Body<'a>,
+}
+
+/// What a gateway hands over of a request's body.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Body<'a> {
+    /// Nothing, and there may be one.
+    #[default]
+    Unseen,
+    /// Its beginning, or nothing although what comes is no body that ends.
+    Partial,
+    /// All of it; empty if the request has none.
+    Whole(&'a [u8]),
 }
 
 /// A fact about the request that a gateway may state in several ways, some of which a client can forge.

@@ -17,8 +17,15 @@ use crate::{
 pub(super) mod name {
     pub(in crate::doors) const USERNAME: &str = IDENTITY[0];
     /// The identity headers, in the order of [`identity_values`](super::identity_values).
-    pub(in crate::doors) const IDENTITY: [&str; 6] =
-        ["x-auth-username", "x-auth-principal-id", "x-auth-method", "x-auth-key-id", "x-auth-scopes", DECISION_ID];
+    pub(in crate::doors) const IDENTITY: [&str; 7] = [
+        "x-auth-username",
+        "x-auth-principal-id",
+        "x-auth-method",
+        "x-auth-key-id",
+        "x-auth-scopes",
+        "x-auth-content-digest",
+        DECISION_ID,
+    ];
     pub(in crate::doors) const DECISION_ID: &str = "x-auth-decision-id";
     pub(in crate::doors) const ERROR: &str = "x-auth-error";
     /// The headers of every refusal, in the order of [`Refusal::values`](super::Refusal::values).
@@ -88,7 +95,7 @@ impl Language {
 
 /// The values of the identity headers of an allow: of every one of them, so that a proxy always overwrites what a client sent. In the
 /// order of [`name::IDENTITY`]. Nothing is copied but the name of the decision.
-pub(super) fn identity_values(identity: &Identity, decision_id: &str) -> [ByteString; 6] {
+pub(super) fn identity_values(identity: &Identity, decision_id: &str) -> [ByteString; 7] {
     let principal = identity.principal();
     [
         principal.encoded_username(),
@@ -96,6 +103,7 @@ pub(super) fn identity_values(identity: &Identity, decision_id: &str) -> [ByteSt
         ByteString::from_static(identity.method().name()),
         identity.encoded_key_id(),
         identity.encoded_scopes(),
+        identity.content_digest(),
         ByteString::from(decision_id),
     ]
 }

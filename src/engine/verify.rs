@@ -17,6 +17,7 @@ use crate::{
         presented::{Credentials, Presented},
         principal::PrincipalId,
         scope::Scopes,
+        target::Authority,
         time::{Tolerance, UnixMillis},
         token::{Claims, UntrustedToken},
     },
@@ -34,12 +35,15 @@ pub struct Policy {
     pub audiences: Box<[Box<str>]>,
     /// The `iss` of access tokens.
     pub issuer: Box<str>,
+    /// The only authorities that a token's `htu` may name, and that a request to which it is bound may come to; any if there are none.
+    pub authorities: Box<[Authority<'static>]>,
     /// Binding claims without which a token is not taken.
     pub required_claims: RequiredClaims,
 }
 
 /// Binding claims that every token must have. None by default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each claim")]
 pub struct RequiredClaims {
     /// `htm`, the method.
     pub method: bool,
@@ -47,6 +51,10 @@ pub struct RequiredClaims {
     pub uri: bool,
     /// `aud`, the audience.
     pub audience: bool,
+    /// `htq`, the query.
+    pub query: bool,
+    /// `content_digest`, the body.
+    pub digest: bool,
 }
 
 impl RequiredClaims {
@@ -54,6 +62,8 @@ impl RequiredClaims {
         (!self.method || claims.method.is_some())
             && (!self.uri || claims.uri.is_some())
             && (!self.audience || claims.audience.is_some())
+            && (!self.query || claims.query.is_some())
+            && (!self.digest || claims.content_digest.is_some())
     }
 }
 
@@ -171,7 +181,7 @@ impl Verifier {
         let identity = principal
             .and_then(|principal| proof.identity(principal, &token))
             .ok_or_else(|| deny(DenialReason::UnknownPrincipal))?;
-        binding::check(verified.claims(), &presented.request, &self.policy.audiences).map_err(deny)?;
+        binding::check(verified.claims(), &presented.request, &self.policy).map_err(deny)?;
         check_scopes(&presented.required_scopes, identity.scopes())
             .map_err(|missing| Denial { missing_scopes: Some(missing), ..deny(DenialReason::InsufficientScope) })?;
         let claim = self.nonce_claim(verified.claims(), identity.principal().id, attempt(presented, id), self.ports.clock.now());

@@ -236,7 +236,7 @@ fn attributes(
     id: DecisionId,
     outcome: Outcome<'_>,
 ) -> impl IntoIterator<Item = KeyValue> {
-    let OriginalRequest { method: http_method, scheme, host, path } = &presented.request;
+    let OriginalRequest { method: http_method, scheme, host, path, body: _ } = &presented.request;
     let told = [
         ("http.request.method", http_method.value()),
         ("url.scheme", scheme.value()),

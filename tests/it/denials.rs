@@ -209,6 +209,7 @@ async fn request_mismatch() {
         ("htm", json!("POST")),
         ("htu", json!("http://gateway.test/elsewhere")),
         ("htu", json!("http://elsewhere.test/")),
+        ("htq", json!("")),
         ("aud", json!("elsewhere")),
         ("aud", json!(["elsewhere", "and nowhere"])),
     ] {
@@ -340,7 +341,7 @@ fn assert_denied(verdict: &Verdict, code: &str, case: &str) {
     assert!((date.unix_timestamp() - now()).abs() <= 10, "{case}: {date}");
     assert_eq!(verdict.header("cache-control"), Some("no-store"), "{case}");
     assert_eq!(verdict.header("retry-after"), (status == 503).then_some("1"), "{case}");
-    for name in &IDENTITY[..5] {
+    for name in &IDENTITY[..6] {
         assert_eq!(verdict.header(name), None, "{case}: a denial identifies nobody");
     }
 

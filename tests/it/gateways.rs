@@ -12,8 +12,15 @@ use crate::harness::{
 };
 
 /// All that an allow carries.
-pub const IDENTITY: [&str; 6] =
-    ["x-auth-username", "x-auth-principal-id", "x-auth-method", "x-auth-key-id", "x-auth-scopes", "x-auth-decision-id"];
+pub const IDENTITY: [&str; 7] = [
+    "x-auth-username",
+    "x-auth-principal-id",
+    "x-auth-method",
+    "x-auth-key-id",
+    "x-auth-scopes",
+    "x-auth-content-digest",
+    "x-auth-decision-id",
+];
 
 /// A gateway between a client and an echo; alice, who has a key, and root, who has the scope `admin` too.
 pub struct Scene {

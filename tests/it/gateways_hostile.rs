@@ -13,6 +13,7 @@ through_every_gateway!(
     a_client_cannot_tell_the_original_request,
     a_client_cannot_drop_the_identity,
     a_client_cannot_choose_the_attempt,
+    a_bound_token_passes_to_its_host_alone,
 );
 
 async fn made_up_identity_headers_are_overwritten(gateway: Gateway) {
@@ -160,6 +161,29 @@ async fn a_client_cannot_choose_the_attempt(gateway: Gateway) {
 
     Seen::by(&scene.gateway.send(&request).await);
     assert_challenge(&scene.gateway.send(&request).await, "replayed");
+}
+
+/// A request target may name a host, and then the Host line is void (RFC 9112 section 3.2.2): a gateway that goes by the one must not
+/// tell us the other.
+async fn a_bound_token_passes_to_its_host_alone(gateway: Gateway) {
+    let scene = Scene::of(gateway, Key::ed25519()).await;
+    let port = scene.gateway.address.port();
+    let [line, target] = ["line.test", "target.test"].map(|host| format!("{host}:{port}"));
+    let mut passed = 0;
+
+    for bound in [&line, &target] {
+        let token = Claims::of("alice").with("htu", format!("http://{bound}/orders")).authorization(&scene.key);
+        let request = Request::get(&format!("http://{target}/orders")).header("Host", &line).authorization(&token);
+        let answer = scene.gateway.send(&request).await;
+        if answer.status == 200 {
+            assert_eq!(Seen::by(&answer).values("host"), [bound.as_str()]);
+            passed += 1;
+        } else {
+            assert!([400, 401, 421].contains(&answer.status), "{bound}: {answer:?}");
+        }
+    }
+
+    assert!(passed < 2, "two tokens for two hosts passed to one");
 }
 
 fn decoded(path: &str) -> String {

@@ -2,7 +2,7 @@
 
 use crate::gateways::{IDENTITY, Scene, a_lost_answer_is_one_answer, assert_challenge};
 use crate::harness::http::Request;
-use crate::harness::{Claims, Deployment, Echo, Gateway, Key};
+use crate::harness::{Claims, Deployment, Echo, Gateway, Key, Seen, repository};
 
 /// `index` redirects inside nginx, which then asks a second time about the same request.
 #[tokio::test]
@@ -44,6 +44,43 @@ async fn the_question_cannot_be_asked_from_outside() {
     assert_eq!(answer.status, 404);
     for name in IDENTITY {
         assert_eq!(answer.header(name), None);
+    }
+}
+
+/// Of two servers in one nginx the target chooses, and `$http_host` is the other: with it, a token for one host was good on the other.
+#[tokio::test]
+async fn a_token_is_good_on_the_server_of_its_host_alone() {
+    let example = std::fs::read_to_string(repository().join("examples/nginx/nginx.conf")).unwrap();
+    let start = example.find("    server {\n        listen 127.0.0.1:8000;").expect("no server in the example");
+    let server = example[start..].strip_suffix("}\n").expect("something behind the server");
+    let named = |name: &str| {
+        let named = server.replacen("listen 127.0.0.1:8000;", &format!("listen 127.0.0.1:8000;\n        server_name {name};"), 1);
+        // Which of the two it was.
+        named.replace(
+            "proxy_set_header Authorization       \"\";",
+            &format!("proxy_set_header Authorization \"\";\n proxy_set_header X-Server {name};"),
+        )
+    };
+    let both = named("a.test") + &named("b.test");
+    for (told, is_good) in [("$authority", false), ("$http_host", true)] {
+        let both = both.replace("$authority", told);
+        let scene = Scene::edited(Gateway::Nginx, Key::ed25519(), &[(server, &both)]).await;
+        let [a, b] = ["a.test", "b.test"].map(|host| format!("{host}:{}", scene.gateway.address.port()));
+        let bound = |host: &str| Claims::of("alice").with("htu", format!("http://{host}/orders")).authorization(&scene.key);
+
+        let plain = scene.gateway.send(&Request::get("/orders").header("Host", &a).authorization(&bound(&a))).await;
+        let elsewhere = Request::get(&format!("http://{b}/orders")).header("Host", &a);
+        let relayed = scene.gateway.send(&elsewhere.clone().authorization(&bound(&a))).await;
+
+        assert_eq!(Seen::by(&plain).values("x-server"), ["a.test"], "{told}");
+        if is_good {
+            // What this test is about: the host told is not that of the server.
+            assert_eq!(Seen::by(&relayed).values("x-server"), ["b.test"], "{told}");
+        } else {
+            assert_challenge(&relayed, "request_mismatch");
+            let meant = Seen::by(&scene.gateway.send(&elsewhere.authorization(&bound(&b))).await);
+            assert_eq!((meant.values("x-server"), meant.values("host")), (vec!["b.test"], vec![b.as_str()]));
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::gateways::IDENTITY;
 use crate::harness::http::{Connection, Request};
 use crate::harness::{Claims, Countersign, Deployment, Key, decision_request, now};
 
-/// A proxy overwrites what the client sent only with what it is given, so all six are there, some of them empty.
+/// A proxy overwrites what the client sent only with what it is given, so all seven are there, some of them empty.
 #[tokio::test]
 async fn an_allow_carries_every_identity_header() {
     let (_deployment, countersign, key) = alice();
@@ -234,6 +234,43 @@ async fn an_empty_attempt_is_none() {
 
     assert_eq!(request.send(countersign.http).await.status, 200);
     assert_eq!(request.send(countersign.http).await.status, 401);
+}
+
+/// Which of two names is the gateway's is anyone's guess, and one that is no text names nothing.
+#[tokio::test]
+async fn an_attempt_has_one_name() {
+    let deployment = Deployment::new().set("self_signed.attempt_header", "X-Request-Id");
+    let key = Key::ed25519();
+    deployment.enrol("alice", &key);
+    let countersign = deployment.serve();
+    let named = |names: &[&[u8]]| {
+        let mut request =
+            format!("GET /validate_request HTTP/1.1\r\nHost: gateway.test\r\nConnection: close\r\nAuthorization: {}\r\n", {
+                Claims::of("alice").authorization(&key)
+            })
+            .into_bytes();
+        for name in names {
+            request.extend([b"X-Request-Id: ", *name, b"\r\n"].concat());
+        }
+        [request.as_slice(), b"\r\n"].concat()
+    };
+    for (names, statuses) in [
+        (&[&b"one"[..]][..], ["200", "200"]),
+        (&[b"one", b"one"], ["200", "401"]),
+        (&[b"one", b"two"], ["200", "401"]),
+        (&[b"", b"one"], ["200", "401"]),
+        (&[b"one\xff"], ["200", "401"]),
+        (&[b"\xff"], ["200", "401"]),
+    ] {
+        let request = named(names);
+        for status in statuses {
+            let mut stream = TcpStream::connect(countersign.http).await.unwrap();
+            stream.write_all(&request).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            assert_eq!(answer.split(' ').nth(1), Some(status), "{names:?}: {answer}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -14,12 +14,15 @@ async fn unusable_keys_do_not_spoil_the_others() {
     let private = Signer::named("private");
     let unnamed = Key::ed25519();
     let numbered = Signer::named("7");
+    let listed = Signer::named("listed");
     let mut keys = vec![first.jwk()];
     keys.extend([
         member(encryption.jwk(), "use", "enc"),
         member(private.jwk(), "d", private.key.jwk_d()),
         without(unnamed.jwk(""), "kid"),
         member(numbered.jwk(), "kid", 7),
+        // The members of a key without their names.
+        json!(["OKP", "sig", "EdDSA", "listed", "Ed25519", null, null, listed.jwk()["x"], null, null]),
     ]);
     keys.extend(nonsense());
     keys.push(member(last.jwk(), "use", "sig"));
@@ -28,7 +31,7 @@ async fn unusable_keys_do_not_spoil_the_others() {
 
     world.becomes("allowed", "alice", &first, PATIENCE).await;
     assert_eq!(world.outcome("alice", &last).await, "allowed");
-    for refused in [&encryption, &private, &numbered] {
+    for refused in [&encryption, &private, &numbered, &listed] {
         assert_eq!(world.outcome("alice", refused).await, "invalid_token", "{}", refused.kid);
     }
     let verdict = world.ask(Claims::of("alice").authorization(&unnamed)).await;

@@ -49,6 +49,7 @@ mod http_door;
 mod import_asymmetric;
 mod import_jwtconnect;
 mod import_jwthenticator;
+mod json_input;
 mod jwks;
 mod jwks_fetching;
 mod jwks_guards;

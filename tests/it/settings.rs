@@ -1,7 +1,9 @@
 //! Settings: where they come from, and what is said about bad ones.
 
+use std::time::Duration;
+
 use crate::harness::http::Request;
-use crate::harness::{Claims, Deployment, Door, Key, Question, Ran, Redis};
+use crate::harness::{Claims, Deployment, Door, Key, Question, Ran, Redis, eventually};
 
 #[tokio::test]
 async fn a_good_configuration_is_confirmed() {
@@ -11,6 +13,27 @@ async fn a_good_configuration_is_confirmed() {
     let ran = deployment.run(&["config", "check"]);
 
     assert_eq!(ran.code, 0, "{ran:?}");
+}
+
+/// A token bound to any host can be relayed: that is told, and stops nothing.
+#[tokio::test]
+async fn a_required_uri_without_authorities_is_warned_of() {
+    for (require, authorities, warned) in
+        [("htu", "", true), ("htm,htu", "", true), ("htu", "api.example", false), ("htm", "", false), ("", "", false)]
+    {
+        let deployment = Deployment::new().set("self_signed.require", require).set("self_signed.authorities", authorities);
+
+        let ran = deployment.run(&["config", "check"]);
+        let served = deployment.serve();
+
+        assert_eq!(ran.code, 0, "{ran:?}");
+        let log = eventually("the service says that it serves", Duration::from_secs(10), || {
+            Some(served.log()).filter(|log| log.contains("\"serving\""))
+        });
+        for (place, text) in [("config check", ran.stdout), ("the log", log)] {
+            assert_eq!(text.contains("self_signed.authorities"), warned, "{place}, {require}, {authorities}: {text}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -51,6 +74,10 @@ async fn a_bad_value_is_named_with_its_source_and_what_is_accepted() {
         ("database.url", "oracle://127.0.0.1", "postgres:"),
         ("database.auto_migrate", "perhaps", "true"),
         ("registry.cache_entries", "-1", ""),
+        ("self_signed.require", "jti", "`htq`"),
+        ("self_signed.authorities", "https://api.example", "api.example:8443"),
+        ("self_signed.authorities", "user@api.example", "api.example:8443"),
+        ("self_signed.authorities", "api.example:0443", "api.example:8443"),
     ] {
         let variable = crate::harness::variable(key);
         let from_environment = Deployment::new().set(key, value).run(&["config", "check"]);

@@ -14,6 +14,7 @@ use super::{
     exposition,
     replica::{Look, Reading, State},
 };
+use crate::domain::json;
 
 /// How long one answer may take.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -82,7 +83,7 @@ impl Scraper {
         if status != StatusCode::OK && status != StatusCode::SERVICE_UNAVAILABLE {
             return Err(ScrapeError::Status { path: "/readyz", status });
         }
-        let ready: Ready = serde_json::from_str(&text).map_err(|_| ScrapeError::Readiness)?;
+        let ready: Ready = json::object(text.as_bytes()).map_err(|_| ScrapeError::Readiness)?;
         if ready.result {
             return Ok(State::Up);
         }

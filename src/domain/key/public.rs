@@ -8,7 +8,10 @@ use super::{
     Fingerprint, KeyError, VerifyingKey,
     encoding::{Numbers, bit_length, coordinate_length, first_pem_block, to_pem},
 };
-use crate::domain::algorithm::{Algorithm, KeyFamily};
+use crate::domain::{
+    algorithm::{Algorithm, KeyFamily},
+    json,
+};
 
 const ACCEPTED: &str =
     "PEM (BEGIN PUBLIC KEY, BEGIN RSA PUBLIC KEY, BEGIN CERTIFICATE), OpenSSH (ssh-rsa, ssh-ed25519, ecdsa-sha2-*) and JWK";
@@ -42,7 +45,7 @@ impl PublicKey {
             return Self::from_pem_block(&block).map(ParsedPublic::alone);
         }
         if text.starts_with('{') {
-            let jwk = serde_json::from_str(text).map_err(|error| KeyError::malformed("JWK", error))?;
+            let jwk = json::object(text.as_bytes()).map_err(|error| KeyError::malformed("JWK", error))?;
             return ParsedPublic::from_jwk(&jwk);
         }
         if text.starts_with("ssh-") || text.starts_with("ecdsa-sha2-") || text.starts_with("sk-") {

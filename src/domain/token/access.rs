@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::{Audience, ClaimsFault, Decoded, Header, Parts, TokenFault, claims::Text};
 use crate::domain::{
     issuer_keys::{IssuerKeys, KeyFault},
+    json,
     principal::{PrincipalId, Username},
     scope::Scopes,
     time::{UnixMillis, UnixSeconds},
@@ -63,7 +64,7 @@ struct RawClaims<'a> {
 
 impl AccessClaims {
     fn parse(payload: &[u8]) -> Result<Self, ClaimsFault> {
-        let raw: RawClaims<'_> = serde_json::from_slice(payload).map_err(|_| ClaimsFault::Mistyped)?;
+        let raw: RawClaims<'_> = json::object(payload).map_err(|_| ClaimsFault::Mistyped)?;
         let Text(username) = raw.username.ok_or(ClaimsFault::NoUsername)?;
         Ok(Self {
             issuer: raw.iss.ok_or(ClaimsFault::Missing)?.0.into(),

@@ -3,7 +3,8 @@
 //! - `username`, `time` (integer seconds), `nonce` (string or integer): the wire format of `asymmetric_jwt_auth`;
 //! - registered claims (RFC 7519): `iss` or `sub` is the username, `iat` the time, `jti` the nonce.
 //!
-//! A token may carry both as long as they agree. `exp`, `nbf`, `aud` (RFC 7519) and `htm`, `htu` (RFC 9449) go with either.
+//! A token may carry both as long as they agree. `exp`, `nbf`, `aud` (RFC 7519), `htm`, `htu` (RFC 9449),
+//! `htq` and `content_digest` go with either.
 
 use std::{borrow::Cow, fmt};
 
@@ -12,7 +13,7 @@ use serde::{
     de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
-use crate::domain::{principal::Username, time::UnixSeconds};
+use crate::domain::{content_digest::ContentDigest, json, principal::Username, time::UnixSeconds};
 
 /// What a self-signed token states, in one shape for both profiles.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +34,10 @@ pub struct Claims {
     pub method: Option<Box<str>>,
     /// The only URI it may be used at (`htu`), without query and fragment.
     pub uri: Option<Box<str>>,
+    /// The SHA-256 of the only query it may be used with, in unpadded base64url (`htq`).
+    pub query: Option<Box<str>>,
+    /// The digest of the only body it may be used with (`content_digest`).
+    pub content_digest: Option<ContentDigest>,
 }
 
 /// The value of `aud`: one name or several.
@@ -49,7 +54,7 @@ impl Audience {
 /// What is wrong with a token's claims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClaimsFault {
-    /// The payload is not a JSON object, names a claim twice, or has a claim of the wrong type.
+    /// The payload is not a JSON object in UTF-8, names a claim twice, or has a claim of the wrong type.
     #[error("the claims are not a JSON object with claims of the right types")]
     Mistyped,
     /// No `username`, `iss` or `sub`.
@@ -74,7 +79,7 @@ pub enum ClaimsFault {
 
 impl Claims {
     pub(super) fn parse(payload: &[u8]) -> Result<Self, ClaimsFault> {
-        let raw: RawClaims<'_> = serde_json::from_slice(payload).map_err(|_| ClaimsFault::Mistyped)?;
+        let raw: RawClaims<'_> = json::object(payload).map_err(|_| ClaimsFault::Mistyped)?;
         let username = agreed(agreed(raw.username, raw.iss)?, raw.sub)?.ok_or(ClaimsFault::NoUsername)?;
         let time = agreed(raw.time.map(|time| UnixSeconds(time.0)), raw.iat.map(NumericDate::rounded_down))?;
         let nonce = agreed(raw.nonce.map(|nonce| nonce.0), raw.jti)?.filter(|nonce| !nonce.is_empty());
@@ -87,6 +92,8 @@ impl Claims {
             audience: raw.aud,
             method: raw.htm.map(Into::into),
             uri: raw.htu.map(Into::into),
+            query: raw.htq.map(Into::into),
+            content_digest: raw.content_digest.map(|text| text.parse().map_err(|_| ClaimsFault::Mistyped)).transpose()?,
         })
     }
 }
@@ -113,9 +120,11 @@ struct RawClaims<'a> {
     aud: Option<Audience>,
     htm: Option<Cow<'a, str>>,
     htu: Option<Cow<'a, str>>,
+    htq: Option<Cow<'a, str>>,
+    content_digest: Option<Cow<'a, str>>,
 }
 
-/// Written out because a derived one takes arrays too, and copies every string that it could borrow.
+/// Written out because a derived one copies every string that it could borrow.
 impl<'de: 'a, 'a> Deserialize<'de> for RawClaims<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Object;
@@ -143,6 +152,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for RawClaims<'a> {
                         "aud" => claim(&mut map, &mut claims.aud, |audience| audience)?,
                         "htm" => claim(&mut map, &mut claims.htm, |Text(text)| text)?,
                         "htu" => claim(&mut map, &mut claims.htu, |Text(text)| text)?,
+                        "htq" => claim(&mut map, &mut claims.htq, |Text(text)| text)?,
+                        "content_digest" => claim(&mut map, &mut claims.content_digest, |Text(text)| text)?,
                         _ => drop(map.next_value::<IgnoredAny>()?),
                     }
                 }

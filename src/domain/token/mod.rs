@@ -6,7 +6,7 @@ mod claims;
 use std::borrow::Cow;
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::IgnoredAny};
 
 pub use access::{ACCESS_TOKEN_LEEWAY, ACCESS_TOKEN_TYPE, AccessClaims, UntrustedAccessToken, VerifiedAccessToken};
 pub use claims::{Audience, Claims, ClaimsFault};
@@ -15,6 +15,7 @@ use claims::Text;
 
 use super::{
     algorithm::Algorithm,
+    json,
     key::{Fingerprint, VerifyingKey},
     time::UnixMillis,
 };
@@ -156,16 +157,31 @@ struct Header<'a> {
     alg: Text<'a>,
     #[serde(borrow, default)]
     kid: Option<Text<'a>>,
-    /// Extensions that must be understood (RFC 7515 section 4.1.11). We understand none.
-    #[serde(default)]
-    crit: Option<serde::de::IgnoredAny>,
+    /// Whether it lists extensions that must be understood (RFC 7515 section 4.1.11), whatever the list is. We understand none.
+    #[serde(default, deserialize_with = "presence")]
+    crit: bool,
+    /// Whether the payload is encoded (RFC 7797). True says what is so anyway. Anything else means another signing input than the one
+    /// verified here, and is not for JWTs (section 7); without `crit` it may not be used at all (section 6), but we see to that ourselves.
+    #[serde(default = "yes")]
+    b64: bool,
+}
+
+fn presence<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(deserializer).map(|_| true)
+}
+
+const fn yes() -> bool {
+    true
 }
 
 impl<'a> Header<'a> {
     fn read(json: &'a [u8]) -> Result<Self, TokenFault> {
-        let header: Self = serde_json::from_slice(json).map_err(|_| TokenFault::NotAJws("its header is not a JWS header"))?;
-        if header.crit.is_some() {
+        let header: Self = json::object(json).map_err(|_| TokenFault::NotAJws("its header is not a JWS header"))?;
+        if header.crit {
             return Err(TokenFault::NotAJws("it names critical extensions, and none is known here"));
+        }
+        if !header.b64 {
+            return Err(TokenFault::NotAJws("its payload is not encoded (b64)"));
         }
         Ok(header)
     }

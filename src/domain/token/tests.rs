@@ -88,6 +88,41 @@ fn a_claim_or_header_that_comes_twice_is_refused() {
 }
 
 #[test]
+fn an_encoded_payload_may_be_said_to_be_one() {
+    let token = unsigned(&json!({"alg": "EdDSA", "b64": true}), &json!({"username": "a", "time": 1, "nonce": "n"}));
+    assert!(UntrustedToken::parse(&token).is_ok(), "RFC 7797 section 3: true is what is so anyway");
+}
+
+#[test]
+fn claims_are_text_in_an_object() {
+    let header = part(&json!({"alg": "EdDSA"}));
+    let read = |payload: &[u8]| {
+        let token = format!("{header}.{}.AAAA", BASE64_URL_SAFE_NO_PAD.encode(payload));
+        (UntrustedToken::parse(&token).map(drop), UntrustedAccessToken::parse(&token).map(drop))
+    };
+    for payload in [
+        &b"{\"username\":\"a\",\"time\":1,\"nonce\":\"n\",\"other\":\"\xff\"}"[..],
+        b"{\"username\":\"a\xff\",\"time\":1,\"nonce\":\"n\"}",
+        b"{\"username\":\"a\",\"time\":1,\"nonce\":\"n\",\"\xed\xa0\x80\":1}",
+        br#"["https://iss",null,null,9999999999,"0190c3f0-0000-7000-8000-000000000000","T","a",1,""]"#,
+    ] {
+        let mistyped = || Err(TokenFault::Claims(ClaimsFault::Mistyped));
+        assert_eq!(read(payload), (mistyped(), mistyped()), "{}", String::from_utf8_lossy(payload));
+    }
+}
+
+#[test]
+fn a_content_digest_is_one_that_can_be_checked() {
+    let with = |digest: Value| claims_of(&json!({"username": "a", "time": 1, "nonce": "n", "content_digest": digest}));
+    let digest = "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:";
+    assert!(with(json!(digest)).unwrap().content_digest.unwrap().matches(b""));
+    for other in [json!(""), json!("sha-256=:AAAA:"), json!("md5=:AAAA:"), json!([digest]), json!({"sha-256": "AAAA"}), json!(null)]
+    {
+        assert_eq!(with(other.clone()), Err(TokenFault::Claims(ClaimsFault::Mistyped)), "{other}");
+    }
+}
+
+#[test]
 fn dates_are_rounded_against_the_token() {
     let claims = claims_of(&json!({"iss": "a", "iat": 1, "jti": "n", "exp": 10.9, "nbf": 5.1})).unwrap();
     assert_eq!(claims.expires_at, Some(UnixSeconds(10)));
@@ -119,6 +154,17 @@ fn what_is_not_a_jws_is_refused() {
         format!("{}.{claims}.AAAA", part(&json!({}))),
         format!("{}.{claims}.AAAA", part(&json!({"alg": "EdDSA", "kid": 5}))),
         format!("{}.{claims}.AAAA", part(&json!({"alg": "EdDSA", "crit": ["b64"], "b64": false}))),
+        format!("{}.{claims}.AAAA", part(&json!({"alg": "EdDSA", "crit": ["b64"], "b64": true}))),
+        format!("{}.{claims}.AAAA", part(&json!({"alg": "EdDSA", "crit": []}))),
+        format!("{}.{claims}.AAAA", part(&json!({"alg": "EdDSA", "crit": null}))),
+        format!("{}.{claims}.AAAA", part(&json!({"alg": "EdDSA", "b64": false}))),
+        format!("{}.{claims}.AAAA", part(&json!({"alg": "EdDSA", "b64": null}))),
+        format!("{}.{claims}.AAAA", part(&json!({"alg": "EdDSA", "b64": "true"}))),
+        format!("{}.{claims}.AAAA", part(&json!(["EdDSA"]))),
+        format!("{}.{claims}.AAAA", part(&json!(["EdDSA", null, null]))),
+        format!("{}.{claims}.AAAA", part(&json!("EdDSA"))),
+        format!("{}.{claims}.AAAA", BASE64_URL_SAFE_NO_PAD.encode(b"{\"alg\":\"EdDSA\",\"typ\":\"\xff\"}")),
+        format!("{}.{claims}.AAAA", BASE64_URL_SAFE_NO_PAD.encode(b"{\"alg\":\"EdDSA\",\"\xc3\x28\":1}")),
     ] {
         assert!(matches!(UntrustedToken::parse(&token), Err(TokenFault::NotAJws(_))), "{token:?}");
     }

@@ -8,12 +8,15 @@ use envoy_types::{
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 
 use crate::{
-    domain::presented::{Credentials, Door, OriginalRequest, Presented, Stated, TraceHeaders},
+    domain::presented::{Body, Credentials, Door, OriginalRequest, Presented, Stated, TraceHeaders},
     doors::answer::{AUTHORIZATION, Language, name},
 };
 
 /// The key of a route's `context_extensions` that asks for scopes.
 const SCOPE_EXTENSION: &str = "scope";
+
+/// Envoy's word on a body that it hands over: `true` if it is only the beginning. Where nothing is handed over it is the client's.
+const PARTIAL_BODY: &str = "x-envoy-auth-partial-body";
 
 /// Anything that a `CheckRequest` leaves out is simply not presented; nothing can be left out that would allow.
 pub(super) fn presented<'a>(request: &'a CheckRequest, metadata: &'a MetadataMap, language: &Language) -> Presented<'a> {
@@ -41,6 +44,7 @@ pub(super) fn presented<'a>(request: &'a CheckRequest, metadata: &'a MetadataMap
             scheme: stated(&http.scheme),
             host: stated(&http.host),
             path: stated(&http.path),
+            body: headers.body(),
         },
         required_scopes,
         // Envoy's own number of the stream: the client has no say in it, and it stays when Envoy asks again.
@@ -81,6 +85,36 @@ impl<'a> Headers<'a> {
             None => Credentials::Unusable,
         });
         plain.or_same(raw)
+    }
+
+    /// What Envoy hands over of the body.
+    fn body(&self) -> Body<'a> {
+        let (text, raw) = (self.0.body.as_bytes(), self.0.raw_body.as_slice());
+        let mut partial = self.all(PARTIAL_BODY).peekable();
+        match (text, raw) {
+            ([], []) if partial.peek().is_none() => self.body_that_is_kept(),
+            _ if partial.any(|value| value != Some("false")) => Body::Partial,
+            ([], whole) | (whole, []) => Body::Whole(whole),
+            // Envoy fills one of the two.
+            (text, raw) if text == raw => Body::Whole(raw),
+            (_, _) => Body::Partial,
+        }
+    }
+
+    /// Nothing was handed over, and there is no field for whether something would have been (`with_request_body`). So there is a body
+    /// only if a length says so. Without one there is none; or one in chunks, or over HTTP/2 without a length, which then fails every
+    /// digest but that of nothing: the other way round, a client could leave out the body that its token is bound to, and whoever
+    /// signs a digest knows the length. Envoy never hands over what comes with an upgrade, and leaves `transfer-encoding` there alone.
+    fn body_that_is_kept(&self) -> Body<'a> {
+        let has = |name| self.all(name).next().is_some();
+        let is_length = |value: Option<&str>| value.and_then(|value| value.parse().ok()).is_some_and(|length: u64| length > 0);
+        let has_length = has("content-length") && self.all("content-length").all(is_length);
+        match (has_length, has("upgrade")) {
+            _ if has("transfer-encoding") => Body::Partial,
+            (true, true) => Body::Partial,
+            (true, false) => Body::Unseen,
+            (false, _) => Body::Whole(&[]),
+        }
     }
 
     /// Every value of a header; `None` for one that is not text.

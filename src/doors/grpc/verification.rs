@@ -13,7 +13,7 @@ use super::{
 use crate::{
     domain::{
         decision::Identity,
-        presented::{Credentials, Door, OriginalRequest, Presented, Stated},
+        presented::{Body, Credentials, Door, OriginalRequest, Presented, Stated},
         scope::Scopes,
     },
     doors::answer::{Language, RETRY_AFTER_SECONDS, Refusal, RefusalKind, identity_values, name, spoken},
@@ -53,7 +53,7 @@ impl<'a> From<&'a wire::OriginalRequest> for OriginalRequest<'a> {
     fn from(told: &'a wire::OriginalRequest) -> Self {
         let [method, scheme, host, path] =
             [&told.method, &told.scheme, &told.host, &told.path].map(|value| Stated::from(Some(value.as_str())));
-        Self { method, scheme, host, path }
+        Self { method, scheme, host, path, body: Body::Unseen }
     }
 }
 
@@ -69,7 +69,7 @@ fn respond(verdict: &Verdict, language: &Language) -> VerifyResponse {
 
 fn allow(identity: &Identity, id: &str, language: &Language) -> wire::Allowed {
     let values = identity_values(identity, id);
-    let [_, principal_id, method, key_id, _, _] = &values;
+    let [_, principal_id, method, key_id, ..] = &values;
     wire::Allowed {
         identity: Some(wire::Identity {
             username: identity.principal().username.to_string(),

@@ -28,13 +28,14 @@ const TRACEPARENT: HeaderName = HeaderName::from_static(name::TRACEPARENT);
 const TRACESTATE: HeaderName = HeaderName::from_static(name::TRACESTATE);
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 /// The names of [`identity_values`], in the same order.
-const IDENTITY: [HeaderName; 6] = [
+const IDENTITY: [HeaderName; 7] = [
     HeaderName::from_static(name::IDENTITY[0]),
     HeaderName::from_static(name::IDENTITY[1]),
     HeaderName::from_static(name::IDENTITY[2]),
     HeaderName::from_static(name::IDENTITY[3]),
     HeaderName::from_static(name::IDENTITY[4]),
     HeaderName::from_static(name::IDENTITY[5]),
+    HeaderName::from_static(name::IDENTITY[6]),
 ];
 
 /// The names of [`Refusal::values`](crate::doors::answer::Refusal::values), in the same order.
@@ -71,13 +72,20 @@ async fn decide(request: &HttpRequest, door: &HttpDoor, original: OriginalReques
     };
     let mut required_scopes: Vec<&str> = asked.iter().map(AsRef::as_ref).collect();
     required_scopes.extend(headers.get_all(&REQUIRED_SCOPE).map(|value| text(value).unwrap_or(UNREADABLE_SCOPE)));
-    let attempt = door.attempt_header.as_ref().and_then(|name| headers.get(name)).and_then(text);
+    let attempt = door.attempt_header.as_ref().and_then(|name| only(headers, name));
     let peer = headers.get(&REAL_IP).and_then(text).and_then(|text| text.parse::<IpAddr>().ok());
     let trace = trace(headers);
     let presented =
         Presented { door: Door::Http, credentials, authorization, request: original, required_scopes, attempt, peer, trace };
     let verdict = door.verifier.decide(&presented).await;
     render(&verdict, door)
+}
+
+/// The one value of a header. One that is there twice is the client's as likely as the gateway's, and says nothing.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    let mut values = headers.get_all(name);
+    let value = values.next()?;
+    if values.next().is_some() { None } else { text(value) }
 }
 
 /// The trace that the question is part of. Whatever else is told of it is of no use without its first header.

@@ -5,7 +5,7 @@ use actix_web::{
     http::header::{HOST, HeaderMap, HeaderName, HeaderValue},
 };
 
-use crate::domain::presented::{OriginalRequest, Stated};
+use crate::domain::presented::{Body, OriginalRequest, Stated};
 
 const ORIGINAL_METHOD: HeaderName = HeaderName::from_static("x-original-method");
 const ORIGINAL_URI: HeaderName = HeaderName::from_static("x-original-uri");
@@ -27,6 +27,7 @@ pub(super) fn from_headers<'a>(request: &'a HttpRequest, host: Option<&'a str>) 
         scheme: only(&FORWARDED_PROTO),
         host: only(&FORWARDED_HOST).or(host.into()),
         path: from([ORIGINAL_URI, FORWARDED_URI]),
+        body: Body::Unseen,
     }
 }
 
@@ -37,6 +38,7 @@ pub(super) fn from_request_line<'a>(request: &'a HttpRequest, host: Option<&'a s
         scheme: Stated::Nowhere,
         host: host.into(),
         path: Stated::As(path),
+        body: Body::Unseen,
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
 use crate::domain::{
     decision::{DenialCode, DenialReason, Identity},
     nonce::{Attempt, Claimed},
-    presented::{Credentials, OriginalRequest, Presented, Stated},
+    presented::{Body, Credentials, OriginalRequest, Presented, Stated},
     principal::{CANDIDATE_KEYS_MAX, KnownPrincipal, TrustId, Username},
     time::UnixMillis,
     token::{TokenKeyId, UntrustedToken},
@@ -94,6 +94,7 @@ impl AskedUrl {
             scheme: url.map(|url| url.scheme.as_str()).into(),
             host: url.and_then(|url| url.host.as_deref()).into(),
             path: url.map(|url| url.path.as_str()).into(),
+            body: Body::Unseen,
         }
     }
 }
@@ -256,11 +257,13 @@ impl Verifier {
         let proof = self.explain_key(&token, principal.as_deref(), &failures, now, walk).await;
         let claims = token.unverified_claims();
 
-        let bound = binding::check(claims, &presented.request, &self.policy.audiences);
+        let bound = binding::check(claims, &presented.request, &self.policy);
         let seen = format!(
-            "htm {}, htu {}, aud {}",
+            "htm {}, htu {}, htq {}, content_digest {}, aud {}",
             or_none(claims.method.as_deref()),
             or_none(claims.uri.as_deref()),
+            or_none(claims.query.as_deref()),
+            claims.content_digest.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string),
             if claims.audience.is_some() { "present" } else { "none" }
         );
         let request = &presented.request;
@@ -269,14 +272,18 @@ impl Verifier {
             Stated::Nowhere => "not told".to_owned(),
             Stated::Contradictory => "contradictory".to_owned(),
         };
-        let expected = format!(
-            "nothing, or method {}, scheme {}, host {}, path {}, audience {}",
+        let mut expected = format!(
+            "nothing, or method {}, scheme {}, host {}, path and query {}, audience {}",
             asked(request.method),
             asked(request.scheme),
             asked(request.host),
             asked(request.path),
             or_none(Some(&self.policy.audiences.join(" or ")))
         );
+        if !self.policy.authorities.is_empty() {
+            let authorities: Vec<String> = self.policy.authorities.iter().map(ToString::to_string).collect();
+            expected.extend([", at ", &authorities.join(" or ")]);
+        }
         walk.checked("binding", bound, seen, expected);
 
         let identity = principal.and_then(|principal| proof?.identity(principal, &token));
@@ -321,11 +328,15 @@ impl Verifier {
 
         let required = self.policy.required_claims;
         let result = if required.are_met_by(claims) { Ok(()) } else { Err(DenialReason::BindingMissing) };
-        let is_there = |there: bool| if there { "present" } else { "absent" };
-        let (htm, htu, aud) = (claims.method.is_some(), claims.uri.is_some(), claims.audience.is_some());
-        let seen = format!("htm {}, htu {}, aud {}", is_there(htm), is_there(htu), is_there(aud));
-        let names = [(required.method, "htm"), (required.uri, "htu"), (required.audience, "aud")];
-        let asked: Vec<&str> = names.iter().filter(|(is_required, _)| *is_required).map(|(_, name)| *name).collect();
+        let claims = [
+            ("htm", required.method, claims.method.is_some()),
+            ("htu", required.uri, claims.uri.is_some()),
+            ("htq", required.query, claims.query.is_some()),
+            ("content_digest", required.digest, claims.content_digest.is_some()),
+            ("aud", required.audience, claims.audience.is_some()),
+        ];
+        let seen = claims.map(|(name, _, there)| format!("{name} {}", if there { "present" } else { "absent" })).join(", ");
+        let asked: Vec<&str> = claims.iter().filter(|(_, is_required, _)| *is_required).map(|(name, ..)| *name).collect();
         let expected = if asked.is_empty() { "none is required".to_owned() } else { asked.join(", ") };
         walk.checked("required_claims", result, seen, expected);
     }

@@ -17,6 +17,7 @@ use crate::{
         algorithm::{Algorithm, KeyFamily},
         decision::{DenialCode, Used},
         key::{PrivateKey, VerifyingKey},
+        presented::{Body, OriginalRequest},
         principal::{KeyId, KnownKey, TrustId},
     },
     engine::ports::Dependency,
@@ -61,6 +62,8 @@ fn each_refusal_has_its_reason_and_none_burns_the_nonce() {
         (with("nbf", json!(NOW + 1)), DenialReason::NotYetValid),
         (with("htm", json!("POST")), DenialReason::MethodMismatch),
         (with("htu", json!("https://api.example/other")), DenialReason::UriMismatch),
+        (with("htq", json!("47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU")), DenialReason::QueryMismatch),
+        (with("content_digest", json!("sha-256")), DenialReason::ClaimsMistyped),
         (with("aud", json!("them")), DenialReason::AudienceMismatch),
         (sign(&other, Algorithm::EdDsa, &json!({}), &claims("n")), DenialReason::BadSignature),
         (
@@ -85,6 +88,7 @@ fn bindings_that_hold_let_pass() {
     let mut bound = claims("n");
     bound["htm"] = json!("GET");
     bound["htu"] = json!("https://api.example/orders");
+    bound["htq"] = json!(PAGE_1);
     bound["aud"] = json!(["us", "them"]);
     bound["exp"] = json!(NOW + 1);
     bound["nbf"] = json!(NOW);
@@ -93,9 +97,57 @@ fn bindings_that_hold_let_pass() {
 
 #[test]
 fn bindings_can_be_required() {
-    let required_claims = RequiredClaims { method: true, uri: true, audience: true };
-    let bench = bench_with(Policy { required_claims, ..policy() }, false, false);
-    assert_eq!(bench.present(&bench.sign(&claims("n"))), Err(DenialReason::BindingMissing));
+    let none = RequiredClaims::default();
+    for (required_claims, claim, value) in [
+        (RequiredClaims { method: true, ..none }, "htm", "GET"),
+        (RequiredClaims { uri: true, ..none }, "htu", "https://api.example/orders"),
+        (RequiredClaims { query: true, ..none }, "htq", PAGE_1),
+        (RequiredClaims { digest: true, ..none }, "content_digest", EMPTY),
+        (RequiredClaims { audience: true, ..none }, "aud", "us"),
+    ] {
+        let bench = bench_with(Policy { required_claims, ..policy() }, false, false);
+        let mut bound = claims("n");
+        assert_eq!(bench.present(&bench.sign(&bound)), Err(DenialReason::BindingMissing), "{claim}");
+        bound[claim] = json!(value);
+        assert_eq!(bench.present(&bench.sign(&bound)), Ok(()), "{claim}");
+    }
+}
+
+/// `printf %s page=1 | openssl dgst -sha256 -binary | basenc --base64url`
+const PAGE_1: &str = "xcNPD98JGknXXMUbT2SrNMuuSc9JFLsKChwMWZt6Q3M";
+
+/// Of no bytes.
+const EMPTY: &str = "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:";
+
+#[test]
+fn a_digest_is_compared_with_a_body_that_is_seen_and_handed_on() {
+    let bench = bench();
+    let mut bound = claims("n");
+    bound["content_digest"] = json!(EMPTY);
+    let token = bench.sign(&bound);
+    let with = |body| {
+        let presented = presented(&token);
+        Presented { request: OriginalRequest { body, ..presented.request }, ..presented }
+    };
+    for body in [Body::Whole(b"hello"), Body::Partial] {
+        assert_eq!(bench.decide(&with(body)), Err(DenialReason::DigestMismatch), "{body:?}");
+    }
+    match now_or_never(bench.verifier.decide(&with(Body::Whole(b"")))).result.unwrap() {
+        Decision::Allow(identity) => assert_eq!(identity.content_digest(), EMPTY),
+        Decision::Deny(denial) => panic!("{denial:?}"),
+    }
+    bound["nonce"] = json!("m");
+    assert_eq!(bench.present(&bench.sign(&bound)), Ok(()), "a body that nobody sees");
+}
+
+#[test]
+fn a_bound_token_names_one_of_the_authorities() {
+    let authorities = ["other.example", "api.example:8443"].map(|text| Authority::parse(text).unwrap().into_owned());
+    let bench = bench_with(Policy { authorities: authorities.into(), ..policy() }, false, false);
+    let mut bound = claims("n");
+    bound["htu"] = json!("https://api.example/orders");
+    assert_eq!(bench.present(&bench.sign(&bound)), Err(DenialReason::UriMismatch));
+    assert_eq!(bench.present(&bench.sign(&claims("n"))), Ok(()));
 }
 
 #[test]

@@ -134,10 +134,11 @@ pub(super) enum ProvenBy {
 
 impl ProvenBy {
     pub(super) fn identity(self, principal: Arc<KnownPrincipal>, token: &UntrustedToken<'_>) -> Option<Identity> {
-        match self {
+        let identity = match self {
             Self::Key(index) => Identity::by_key(principal, index),
             Self::Trust(index) => Identity::by_trust(principal, index, &token.key_id()?.text()),
-        }
+        }?;
+        Some(identity.for_body(token.unverified_claims().content_digest.as_ref()))
     }
 }
 

@@ -14,7 +14,10 @@ use url::Url;
 use super::guard::{Forbidden, Guard};
 use crate::{
     config::jwks::JwksSettings,
-    domain::key::{Jwk, KeyError, ParsedPublic, VerifyingKey},
+    domain::{
+        json::{self, Object},
+        key::{Jwk, KeyError, ParsedPublic, VerifyingKey},
+    },
 };
 
 /// Most keys that a set may have. More are no key set but an attack on memory.
@@ -163,12 +166,12 @@ fn usable_keys(body: &[u8], url: &str) -> Result<KeySet, FetchError> {
     if nests_deeper_than(body, DEPTH_MAX) {
         return Err(FetchError::TooDeep);
     }
-    let document: Document = serde_json::from_slice(body).map_err(FetchError::NotAKeySet)?;
+    let document: Document = json::object(body).map_err(FetchError::NotAKeySet)?;
     if document.keys.len() > KEYS_MAX {
         return Err(FetchError::TooManyKeys);
     }
     let mut keys: HashMap<Box<str>, Option<Arc<VerifyingKey>>> = HashMap::new();
-    for jwk in document.keys.into_iter().filter_map(|key| serde_json::from_value::<Jwk>(key).ok()) {
+    for Object(jwk) in document.keys.into_iter().filter_map(|key| serde_json::from_value::<Object<Jwk>>(key).ok()) {
         let Some(kid) = jwk.kid.as_deref().filter(|kid| !kid.is_empty()) else { continue };
         let key = usable(&jwk, url).map(Arc::new);
         keys.entry(kid.into()).and_modify(|shared| *shared = None).or_insert(key);
@@ -257,6 +260,7 @@ mod tests {
             with("mistyped", "kty", json!(7)),
             json!({"kty": "oct", "kid": "symmetric", "k": "AAAA"}),
             json!("not an object"),
+            array_form(&good[1]),
         ];
         assert_eq!(kids(&[good.clone(), bad.to_vec()].concat()), ["ed25519", "p256", "p384", "rsa"]);
         let mut unmarked = good[0].clone();
@@ -265,6 +269,21 @@ mod tests {
         assert_eq!(kids(&[unmarked]), ["rsa"]);
         let named = [with("both", "key_ops", json!(["verify", "sign"])), with("RFC 9864", "alg", json!("Ed25519"))];
         assert_eq!(kids(&named), ["RFC 9864", "both"]);
+    }
+
+    /// The members of a key without their names, which a derived reader takes for the key.
+    fn array_form(jwk: &Value) -> Value {
+        assert_eq!(jwk["kty"], "OKP", "a key with a short form");
+        json!([jwk["kty"], "sig", jwk["alg"], "array", jwk["crv"], null, null, jwk["x"], null, null])
+    }
+
+    #[test]
+    fn a_set_is_an_object_in_utf8() {
+        let key = jwk(KeyFamily::Ed25519, "good").1;
+        assert!(usable_keys(json!({ "keys": [key] }).to_string().as_bytes(), URL).is_ok());
+        assert!(matches!(usable_keys(json!([[key]]).to_string().as_bytes(), URL), Err(FetchError::NotAKeySet(_))));
+        let with_bytes = [format!("{{\"keys\":[{key}],\"x\":\"").as_bytes(), b"\xff\"}"].concat();
+        assert!(matches!(usable_keys(&with_bytes, URL), Err(FetchError::NotAKeySet(_))));
     }
 
     #[test]

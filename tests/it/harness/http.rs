@@ -55,6 +55,13 @@ impl Request {
         self.header("Content-Length", &length)
     }
 
+    /// Adds bytes behind the head, and no header that says so.
+    #[must_use]
+    pub fn with_bytes(mut self, bytes: &str) -> Self {
+        self.body = bytes.as_bytes().to_vec();
+        self
+    }
+
     /// Sends it over a connection of its own.
     pub async fn send(&self, server: SocketAddr) -> Answer {
         self.try_send(server).await.unwrap_or_else(|error| panic!("no answer from {server}: {error}"))

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
-use super::passage::{Asked, HOST, Passage};
+use super::passage::{Asked, PORT, Passage};
 use crate::harness::http::{Answer, Request};
 use crate::harness::{Manifests, texts};
 
@@ -81,7 +81,7 @@ fn question(asked: &Asked, config: &Value) -> Request {
         ("X-Forwarded-Proto".to_owned(), "http".to_owned()),
         ("X-Forwarded-Method".to_owned(), asked.method.clone()),
         // nginx's $host: without the port.
-        ("X-Forwarded-Host".to_owned(), HOST.split(':').next().unwrap().to_owned()),
+        ("X-Forwarded-Host".to_owned(), asked.server()),
         // Decoded.
         ("X-Forwarded-Uri".to_owned(), percent_decode_str(&asked.target).decode_utf8().unwrap().into_owned()),
         ("X-Forwarded-For".to_owned(), "192.0.2.7".to_owned()),
@@ -112,12 +112,16 @@ fn upstream_headers(asked: &Asked, config: &Value, answer: &Answer) -> Vec<(Stri
 
 /// Variables, those that the example uses.
 fn resolved(value: &str, asked: &Asked) -> String {
-    match value {
-        "$http_host" => HOST.to_owned(),
-        "$real_request_uri" => asked.target.clone(),
-        "$remote_addr" => "192.0.2.7".to_owned(),
-        other => panic!("{other} is not modelled"),
-    }
+    let variables = [
+        ("$server_port", PORT.to_string()),
+        ("$host", asked.server()),
+        ("$http_host", asked.host_line.clone()),
+        ("$real_request_uri", asked.path_and_query().to_owned()),
+        ("$remote_addr", "192.0.2.7".to_owned()),
+    ];
+    let resolved = variables.iter().fold(value.to_owned(), |text, (name, value)| text.replace(name, value));
+    assert!(!resolved.contains('$'), "{value} is not modelled");
+    resolved
 }
 
 fn status(value: &Value) -> u16 {

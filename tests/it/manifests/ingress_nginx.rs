@@ -95,7 +95,9 @@ impl Places<'_> {
                 writeln!(location, "proxy_set_header '{header}' $authHeader{index};").unwrap();
             }
         }
-        location += "proxy_set_header Host $http_host;\nproxy_set_header X-Request-ID $req_id;\nproxy_set_header Proxy \"\";\n";
+        location += "set $pass_port $server_port;\n";
+        writeln!(location, "proxy_set_header Host \"{}\";", self.annotation("upstream-vhost").unwrap_or("$http_host")).unwrap();
+        location += "proxy_set_header X-Request-ID $req_id;\nproxy_set_header Proxy \"\";\n";
         // Of the controller, for every location.
         let controller = &self.manifests.named("ConfigMap", "ingress-nginx-controller")["data"];
         location += &set_headers(self.manifests, controller["proxy-set-headers"].as_str().unwrap());

@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::passage::{Asked, HOST, Passage};
+use super::passage::{Asked, PORT, Passage};
 use crate::harness::{Manifests, Ran, peer, repository};
 
 const PLUGIN: &str = "kong/plugins/countersign";
@@ -74,8 +74,9 @@ impl Kong {
         let input = json!({
             "config": config,
             "request": {
-                "method": asked.method, "target": asked.target, "scheme": "http", "host": HOST, "peer": "192.0.2.7",
-                "headers": asked.headers,
+                "method": asked.method, "target": asked.target, "scheme": "http", "peer": "192.0.2.7", "headers": asked.headers,
+                // The Host line, what nginx makes of the target and of it, and where Kong listens.
+                "host": asked.host_line, "server": asked.server(), "port": PORT,
             },
         });
         let mut command = Command::new(peer("lupa/bin/python"));

@@ -8,6 +8,9 @@ use crate::harness::http::{Answer, Request};
 /// The host that clients of modelled gateways use.
 pub const HOST: &str = "api.example.com:8443";
 
+/// Where modelled gateways listen.
+pub const PORT: u16 = 8443;
+
 /// What clients say of themselves.
 pub const MADE_UP: &str = "made-up";
 
@@ -16,13 +19,16 @@ pub const MADE_UP: &str = "made-up";
 pub struct Asked {
     pub method: String,
     pub target: String,
+    /// For modelled gateways.
+    pub host_line: String,
     pub headers: Vec<(String, String)>,
     pub body: String,
 }
 
 impl Asked {
     pub fn new(method: &str, target: &str) -> Self {
-        Self { method: method.to_owned(), target: target.to_owned(), headers: Vec::new(), body: String::new() }
+        let (method, target, host_line) = (method.to_owned(), target.to_owned(), HOST.to_owned());
+        Self { method, target, host_line, headers: Vec::new(), body: String::new() }
     }
 
     /// Adds a header, also when one of that name is there already.
@@ -30,6 +36,13 @@ impl Asked {
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// With this Host line.
+    #[must_use]
+    pub fn host(mut self, host: &str) -> Self {
+        host.clone_into(&mut self.host_line);
+        self.header("Host", host)
     }
 
     #[must_use]
@@ -45,7 +58,19 @@ impl Asked {
 
     /// The path, without the query.
     pub fn path(&self) -> &str {
-        self.target.split('?').next().unwrap_or_default()
+        self.path_and_query().split('?').next().unwrap_or_default()
+    }
+
+    /// The target without the host that it may name.
+    pub fn path_and_query(&self) -> &str {
+        let rest = self.target.strip_prefix("http://");
+        rest.map_or(&self.target, |rest| rest.find('/').map_or("/", |start| &rest[start..]))
+    }
+
+    /// nginx's `$host`: of the target or else of the Host line, in lowercase and without the port.
+    pub fn server(&self) -> String {
+        let named = self.target.strip_prefix("http://").and_then(|rest| rest.split('/').next());
+        named.unwrap_or(&self.host_line).split(':').next().unwrap_or_default().to_ascii_lowercase()
     }
 
     /// The values of a header.

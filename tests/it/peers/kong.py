@@ -30,7 +30,11 @@ class Plugin:
         self.folder, self.request, self.exit = folder, request, None
         self.lua = LuaRuntime(unpack_returned_tuples=True, register_eval=False)
         kong = {
-            "request": {"get_method": lambda: request["method"], "get_forwarded_scheme": lambda: request["scheme"]},
+            "request": {
+                "get_method": lambda: request["method"],
+                "get_forwarded_scheme": lambda: request["scheme"],
+                "get_forwarded_port": lambda: request["port"],
+            },
             "client": {"get_forwarded_ip": lambda: request["peer"]},
             "service": {"request": {"clear_header": self.clear, "set_header": self.set}},
             "response": {"exit": self.leave},
@@ -38,7 +42,7 @@ class Plugin:
         }
         ngx = {
             "req": {"get_headers": self.headers},
-            "var": {"http_host": request["host"], "request_uri": request["target"]},
+            "var": {"http_host": request["host"], "host": request["server"], "request_uri": request["target"]},
         }
         globals_ = self.lua.globals()
         globals_.kong, globals_.ngx = self.table(kong), self.table(ngx)
@@ -81,9 +85,9 @@ class Plugin:
         self.clear(name)
         self.request["headers"].append([name, value])
 
-    def leave(self, status, body, headers):
+    def leave(self, status, body=None, headers=None):
         """Nothing runs after it."""
-        self.exit = {"status": status, "body": body, "headers": [[name.lower(), value] for name, value in headers.items()]}
+        self.exit = {"status": status, "body": body, "headers": [[name.lower(), value] for name, value in (headers or {}).items()]}
 
     def client(self):
         timeout = []

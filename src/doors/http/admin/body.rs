@@ -7,6 +7,7 @@ use super::{
     super::reading::{self, Unread},
     problem::Problem,
 };
+use crate::domain::json::{self, Object};
 
 pub(super) const JSON: &str = "application/json";
 /// RFC 7396.
@@ -37,8 +38,8 @@ async fn read(request: &HttpRequest, payload: web::Payload, accepted: &[&str]) -
 }
 
 fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    let mut json = serde_json::Deserializer::from_slice(body);
-    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+    let mut json = serde_json::Deserializer::from_str(json::text(body).map_err(|error| Problem::malformed(error.to_string()))?);
+    let Object(value) = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let member = error.path().to_string();
         let fault = error.into_inner();
         let detail = fault.to_string();

@@ -13,7 +13,10 @@ use super::{
     problem::Problem,
 };
 use crate::{
-    domain::principal::{PrincipalId, Username},
+    domain::{
+        json::Object,
+        principal::{PrincipalId, Username},
+    },
     doors::http::AdminDoor,
     engine::{
         ports::{NewPrincipal, PrincipalChange, PrincipalRecord, Profile},
@@ -105,8 +108,8 @@ pub(super) struct New {
     #[schema(min_length = 1, max_length = 255, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
     email: Option<String>,
     /// Its first keys.
-    #[schema(max_items = 100)]
-    keys: Option<Vec<NewKey>>,
+    #[schema(value_type = Option<Vec<NewKey>>, max_items = 100)]
+    keys: Option<Vec<Object<NewKey>>>,
     /// The URLs of the key sets that it trusts.
     #[schema(max_items = 100)]
     jwks_trusts: Option<Vec<JwksUrl>>,
@@ -125,7 +128,7 @@ impl TryFrom<New> for NewPrincipal {
                 ));
             }
         }
-        let read = |(index, key): (usize, NewKey)| {
+        let read = |(index, Object(key)): (usize, Object<NewKey>)| {
             let (text, terms) = key.into_terms();
             registry::new_key(&text, terms).map_err(|error| Problem::from(error).within(&format!("keys[{index}]")))
         };

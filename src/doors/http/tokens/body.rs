@@ -6,6 +6,7 @@ use actix_web::{HttpRequest, web};
 use serde::de::DeserializeOwned;
 
 use super::{super::reading, problem::Problem};
+use crate::domain::json;
 
 const JSON: &str = "application/json";
 const FORM: &str = "application/x-www-form-urlencoded";
@@ -102,12 +103,9 @@ async fn read(request: &HttpRequest, payload: web::Payload) -> Result<Vec<u8>, P
     reading::body(request, payload, BYTES_MAX).await.map_err(|unread| Problem::unread(&unread, BYTES_MAX))
 }
 
-/// serde's own words would repeat values, and it would take an array for an object.
+/// serde's own words would repeat values.
 fn parsed<T: DeserializeOwned>(body: &[u8], expected: &'static str) -> Result<T, Problem> {
-    if body.trim_ascii_start().first() == Some(&b'[') {
-        return Err(Problem::invalid_request(expected));
-    }
-    serde_json::from_slice(body).map_err(|fault| {
+    json::object(body).map_err(|fault| {
         if fault.is_data() {
             Problem::invalid_request(expected)
         } else {

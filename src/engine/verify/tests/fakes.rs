@@ -18,7 +18,7 @@ use crate::{
         issuer_keys::{IssuerKeys, SigningKey},
         key::{PrivateKey, VerifyingKey},
         nonce::NonceClaim,
-        presented::{Door, OriginalRequest},
+        presented::{Body, Door, OriginalRequest},
         principal::{KeyId, KnownKey, KnownPrincipal, KnownTrust, PrincipalId, TrustId, Username},
     },
     engine::ports::{Answer, Dependency, FetchFailure, FoundKey},
@@ -224,6 +224,7 @@ pub(super) fn policy() -> Policy {
         tolerance: Tolerance::DEFAULT,
         audiences: ["us".into()].into(),
         issuer: ISSUER.into(),
+        authorities: [].into(),
         required_claims: RequiredClaims::default(),
     }
 }
@@ -302,6 +303,7 @@ pub(super) fn presented(credentials: &str) -> Presented<'_> {
             scheme: Some("https").into(),
             host: Some("api.example").into(),
             path: Some("/orders?page=1").into(),
+            body: Body::Unseen,
         },
         ..Presented::alone(Door::Http, Credentials::One(credentials))
     }

@@ -12,6 +12,7 @@ local IDENTITY = {
   ["x-auth-method"] = true,
   ["x-auth-key-id"] = true,
   ["x-auth-scopes"] = true,
+  ["x-auth-content-digest"] = true,
   ["x-auth-decision-id"] = true,
 }
 
@@ -33,12 +34,16 @@ local Countersign = {
   VERSION = "1.0.0",
 }
 
-local drop_identity, question, pass, deny, cannot_tell
+local drop_identity, names_one_host, question, pass, deny, cannot_tell
 
 function Countersign:access(conf)
   drop_identity()
   if conf.open then
     return
+  end
+
+  if not names_one_host() then
+    return kong.response.exit(400)
   end
 
   local client = http.new()
@@ -75,13 +80,20 @@ function drop_identity()
   end
 end
 
+-- Kong chooses the route by the client's Host line and hands that on, but a request target that names a host
+-- (`GET http://other.example/ HTTP/1.1`) makes that line void (RFC 9112 section 3.2.2): where the two differ, there are two readings.
+function names_one_host()
+  local line = ngx.var.http_host or ""
+  return line:gsub(":%d*$", ""):gsub("%.$", ""):lower() == ngx.var.host
+end
+
 -- In Kong's own words: of the client's headers only Authorization is sent.
 function question(conf)
   return {
     ["Authorization"] = ngx.req.get_headers(0)["authorization"],
     ["X-Forwarded-Method"] = kong.request.get_method(),
     ["X-Forwarded-Proto"] = kong.request.get_forwarded_scheme(),
-    ["X-Forwarded-Host"] = ngx.var.http_host,
+    ["X-Forwarded-Host"] = ngx.var.host .. ":" .. kong.request.get_forwarded_port(),
     ["X-Forwarded-Uri"] = ngx.var.request_uri,
     ["X-Real-IP"] = kong.client.get_forwarded_ip(),
     ["X-Required-Scope"] = conf.scope,
