@@ -1,22 +1,26 @@
 //! The only place that builds adapters and wires them together.
 
 mod apart;
+mod clock;
 mod importing;
 mod issuing;
 mod migrating;
 mod signing_keys;
 mod watching;
+#[cfg(test)]
+mod world;
 
 use std::{
     future::Future,
     net::{SocketAddr, TcpListener},
     path::PathBuf,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 pub use crate::telemetry::log::LogControl;
-pub use apart::{FirstKey, Shown, check, explain, issuer, registry, show};
+pub use apart::{Check, FirstKey, Shown, check, explain, issuer, registry, show};
+pub use clock::SystemClock;
 pub use importing::{LegacySystem, LegacyUsers, import, legacy_source};
 pub use migrating::{MigrationState, MigrationStep, migrate_down, migrate_up, migrate_up_telling, migration_status};
 pub use signing_keys::{ListedKey, SigningKeyError, rotate_signing_key, signing_keys};
@@ -28,10 +32,7 @@ use tokio::{
 use self::watching::Watching;
 use crate::{
     config::{Secret, Settings, admin::AdminSettings, nonce::NonceUrl},
-    domain::{
-        key::KeyError,
-        time::{Tolerance, UnixMillis},
-    },
+    domain::{fence::Fence, key::KeyError, time::Tolerance},
     doors::{
         grpc::{GrpcDoor, GrpcError},
         http::{AdminDoor, BadHeaderName, HttpDoor, Language, TokenDoor},
@@ -53,7 +54,7 @@ use crate::{
         jwks::{FetcherError, JwksCache, Refresher},
         nonce::{
             memory::MemoryNonceStore,
-            redis::{BadRedisUrl, RedisNonceStore},
+            redis::{BadRedis, RedisNonceStore},
         },
         signing_keys::SigningKeyFolder,
         sql::{ConnectError, SqlRegistry, connect},
@@ -83,9 +84,9 @@ pub enum AppError {
     /// The registry in the database cannot be read.
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// The nonce store's URL is not usable.
+    /// The nonce store is not usable.
     #[error(transparent)]
-    NonceUrl(#[from] BadRedisUrl),
+    NonceStore(#[from] BadRedis),
     /// The system has no randomness.
     #[error("the system gave no random bytes")]
     NoRandomness,
@@ -141,16 +142,6 @@ pub fn init_log(settings: &Settings) -> Result<LogGuard, LogError> {
     crate::telemetry::log::init(&settings.telemetry)
 }
 
-/// The system's clock.
-#[derive(Clone, Copy, Debug)]
-pub struct SystemClock;
-
-impl Clock for SystemClock {
-    fn now(&self) -> UnixMillis {
-        SystemTime::now().into()
-    }
-}
-
 /// Sockets that are bound and not yet served.
 #[derive(Debug)]
 pub struct Listeners {
@@ -194,6 +185,7 @@ struct Background {
     usage_writer: UsageWriter,
     signing_keys: Arc<SigningKeyFolder>,
     issuer: Issuer,
+    redis: Option<Arc<RedisNonceStore>>,
 }
 
 impl App {
@@ -212,7 +204,10 @@ impl App {
         .await?;
         let known = Arc::clone(&directory);
         let directory: Arc<dyn KeyDirectory> = Arc::new(directory);
-        let Nonces { port: nonces, redis } = Nonces::new(settings)?;
+        let Nonces { port: nonces, redis } = Nonces::new(settings, clock)?;
+        if let Some(redis) = &redis {
+            redis.start().await?;
+        }
         let (usage, usage_writer) = BatchedUsage::new(Arc::clone(store) as Arc<dyn UsageStore>);
         let listener = settings.nonce.url.is_redis().then(|| HintListener::new(&settings.nonce.url, Arc::clone(&directory)));
         let signing_keys = SigningKeyFolder::open(&settings.issuer, clock.now())?;
@@ -226,12 +221,12 @@ impl App {
         };
         let observer = Arc::new(DecisionObserver::new(Arc::clone(log.decisions()), &watching.metrics, watching.traces.clone()));
         let verifier = Arc::new(Verifier::new(policy(settings), ports.clone(), Arc::clone(&observer)).map_err(AppError::Decoys)?);
-        let local_hints: Arc<dyn ChangeHints> = Arc::new(LocalHints::new(Arc::clone(&directory), hints(settings)));
+        let local_hints: Arc<dyn ChangeHints> = Arc::new(LocalHints::new(Arc::clone(&directory), change_hints(settings)));
         let token_observer = Arc::new(TokenObserver::new(&watching.metrics));
         let issuer =
             issuing::build(settings, &ports, store, Arc::clone(&local_hints), Arc::clone(&verifier), observer, token_observer)?;
         let readiness = Readiness::new(Arc::clone(clock), Arc::clone(&directory), nonces);
-        watching.observe(&known, &foundation.cached_sets, &readiness, redis);
+        watching.observe(&known, &foundation.cached_sets, &readiness, redis.clone());
         let language = Arc::new(language(settings));
         let url_prefix: Arc<str> = settings.server.url_prefix.as_str().into();
         let admin_token = admin_token(&settings.admin)?;
@@ -259,7 +254,15 @@ impl App {
                 open_key_registration: settings.admin.open_key_registration,
                 api_key_lifetime: settings.issuer.api_key_lifetime,
             },
-            background: Background { follower, refresher: foundation.refresher, listener, usage_writer, signing_keys, issuer },
+            background: Background {
+                follower,
+                refresher: foundation.refresher,
+                listener,
+                usage_writer,
+                signing_keys,
+                issuer,
+                redis,
+            },
             tls,
             watching,
         })
@@ -280,6 +283,9 @@ impl App {
         background.spawn(self.background.refresher.run(stopped()));
         background.spawn(self.background.signing_keys.watch(Arc::new(SystemClock), stopped()));
         background.spawn(self.background.issuer.clear_expired(stopped()));
+        if let Some(redis) = self.background.redis {
+            background.spawn(redis.watch(stopped()));
+        }
         if let Some(listener) = self.background.listener {
             background.spawn(listener.run(stopped()));
         }
@@ -355,7 +361,7 @@ impl Foundation {
 }
 
 /// How other processes are told of changes.
-fn hints(settings: &Settings) -> Arc<dyn ChangeHints> {
+fn change_hints(settings: &Settings) -> Arc<dyn ChangeHints> {
     match &settings.nonce.url {
         NonceUrl::Memory => Arc::new(NoHints),
         url @ (NonceUrl::Single(_) | NonceUrl::Cluster(_) | NonceUrl::Sentinel { .. }) => Arc::new(RedisHints::new(url)),
@@ -380,14 +386,21 @@ struct Nonces {
 }
 
 impl Nonces {
-    fn new(settings: &Settings) -> Result<Self, AppError> {
-        if let Some(store) = RedisNonceStore::new(&settings.nonce) {
-            let store = Arc::new(store?);
+    fn new(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Self, AppError> {
+        let tolerance = tolerance(settings);
+        if let Some(store) = RedisNonceStore::new(&settings.nonce, tolerance, Arc::clone(clock)) {
+            let store = store?;
             return Ok(Self { port: Arc::clone(&store) as Arc<dyn NonceStore>, redis: Some(store) });
         }
-        let store = MemoryNonceStore::new(settings.nonce.memory_entries).map_err(|_| AppError::NoRandomness)?;
+        let fence = Fence::since(clock.now(), tolerance);
+        let store = MemoryNonceStore::new(settings.nonce.memory_entries, fence, settings.nonce.fence)
+            .map_err(|_| AppError::NoRandomness)?;
         Ok(Self { port: Arc::new(store), redis: None })
     }
+}
+
+fn tolerance(settings: &Settings) -> Tolerance {
+    Tolerance::new(settings.self_signed.tolerance).unwrap_or(Tolerance::DEFAULT)
 }
 
 fn policy(settings: &Settings) -> Policy {
@@ -395,7 +408,7 @@ fn policy(settings: &Settings) -> Policy {
     let audience = settings.issuer.audience.as_str();
     Policy {
         scheme: settings.self_signed.scheme.as_str().into(),
-        tolerance: Tolerance::new(settings.self_signed.tolerance).unwrap_or(Tolerance::DEFAULT),
+        tolerance: tolerance(settings),
         audiences: (!audience.is_empty()).then(|| audience.into()).into_iter().collect(),
         issuer: settings.issuer.url.as_str().into(),
         required_claims: RequiredClaims { method: required("htm"), uri: required("htu"), audience: required("aud") },

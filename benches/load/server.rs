@@ -10,7 +10,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -140,7 +140,11 @@ impl Server {
             .env("COUNTERSIGN_SERVER__ADMIN_LISTEN", admin.to_string())
             .env("COUNTERSIGN_NONCE__URL", nonce_url)
             .envs(settings.iter().copied());
-        Self { admin, grpc, ..Self::start(http, command, |_| answers_200(admin, "/readyz")) }
+        let started = Self::start(http, command, |_| answers_200(admin, "/readyz"));
+        // Tokens from before the nonce store began are denied, and tokens carry whole seconds.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        thread::sleep(Duration::from_secs(now.as_secs() + 1) - now);
+        Self { admin, grpc, ..started }
     }
 
     /// A collector of spans and metrics that forgets them.

@@ -2,20 +2,23 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use super::{AppError, Foundation, Nonces, admin_token, hints, issuing, policy, signing_keys, use_one_crypto_library};
+use super::{
+    AppError, Foundation, Nonces, SystemClock, admin_token, change_hints, issuing, policy, signing_keys, use_one_crypto_library,
+};
 use crate::{
     config::Settings,
     domain::presented::Presented,
     doors::tls::ServerTls,
     engine::{
         issue::Issuer,
-        ports::{IssuerKeySource, PrincipalSource, UsageStore},
+        ports::{Clock, IssuerKeySource, PrincipalSource, UsageStore},
         registry::Registry,
         verify::{Explanation, Vantage, Verifier, VerifierPorts},
     },
     stores::{
         cache::CachedDirectory,
-        jwks,
+        hints, jwks,
+        nonce::redis::{ACL_RULES, FailureKind},
         signing_keys::SigningKeyFolder,
         sql::{SqlRegistry, connect},
         usage::BatchedUsage,
@@ -25,7 +28,7 @@ use crate::{
 
 /// The registry on the database of `settings`, as `actor` of the command line changes it.
 pub async fn registry(settings: &Settings, actor: &str) -> Result<Registry, AppError> {
-    Ok(Foundation::lay(settings).await?.registry(hints(settings), actor))
+    Ok(Foundation::lay(settings).await?.registry(change_hints(settings), actor))
 }
 
 /// What becomes of a folder of signing keys that has none yet.
@@ -47,7 +50,7 @@ pub async fn issuer(settings: &Settings, first_key: FirstKey) -> Result<Issuer, 
         settings,
         &ports,
         &foundation.store,
-        hints(settings),
+        change_hints(settings),
         Arc::new(verifier),
         observer,
         Arc::new(TokenObserver::unseen()),
@@ -72,33 +75,72 @@ async fn ports(settings: &Settings, foundation: &Foundation, first_key: FirstKey
     };
     let source = Arc::clone(store) as Arc<dyn PrincipalSource>;
     let (directory, _) = CachedDirectory::start(source, Arc::clone(key_sets), Arc::clone(clock), &settings.registry).await?;
+    let nonces = Nonces::new(settings, clock)?;
     let (usage, _) = BatchedUsage::new(Arc::clone(store) as Arc<dyn UsageStore>);
     Ok(VerifierPorts {
         clock: Arc::clone(clock),
         directory: Arc::new(directory),
         key_sets: Arc::clone(key_sets),
         issuer_keys: keys as Arc<dyn IssuerKeySource>,
-        nonces: Nonces::new(settings)?.port,
+        nonces: nonces.port,
         usage,
     })
 }
 
+/// What came of reaching a dependency.
+#[derive(Debug)]
+pub struct Check {
+    /// The setting that names it.
+    pub key: &'static str,
+    /// Whether it can be used.
+    pub result: Result<(), AppError>,
+    /// What should be changed although it can be used, or what would let it be used.
+    pub advice: Vec<String>,
+}
+
+impl Check {
+    const fn of(key: &'static str, result: Result<(), AppError>) -> Self {
+        Self { key, result, advice: Vec::new() }
+    }
+}
+
 /// Reaches every dependency that `settings` name, without changing anything, and says of each what came of it.
-pub async fn check(settings: &Settings) -> Vec<(&'static str, Result<(), AppError>)> {
+pub async fn check(settings: &Settings) -> Vec<Check> {
     use_one_crypto_library();
     let database = async {
         SqlRegistry::new(connect(&settings.database).await?).newest_change().await?;
         Ok(())
     };
-    let nonces = async { Ok(Nonces::new(settings)?.port.check().await?) };
     vec![
-        ("database.url", database.await),
-        ("nonce.url", nonces.await),
-        ("issuer", signing_keys::check(settings).map_err(Into::into)),
-        ("jwks", jwks::check(&settings.jwks).map_err(Into::into)),
-        ("admin", admin_token(&settings.admin).map(drop)),
-        ("server.tls", ServerTls::load(&settings.server.tls).map(drop).map_err(Into::into)),
+        Check::of("database.url", database.await),
+        check_nonces(settings).await,
+        Check::of("issuer", signing_keys::check(settings).map_err(Into::into)),
+        Check::of("jwks", jwks::check(&settings.jwks).map_err(Into::into)),
+        Check::of("admin", admin_token(&settings.admin).map(drop)),
+        Check::of("server.tls", ServerTls::load(&settings.server.tls).map(drop).map_err(Into::into)),
     ]
+}
+
+async fn check_nonces(settings: &Settings) -> Check {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let nonces = match Nonces::new(settings, &clock) {
+        Ok(nonces) => nonces,
+        Err(error) => return Check::of("nonce.url", Err(error)),
+    };
+    let Some(redis) = nonces.redis else { return Check::of("nonce.url", Ok(())) };
+    let result = async { Ok(redis.start().await.map(|()| nonces.port.check())?.await?) }.await;
+    let mut advice = redis.advice().await;
+    advice.extend(hints::check(&settings.nonce.url).await.err().map(|error| {
+        format!(
+            "replicas cannot tell each other of changes over Redis ({error}), so that these are in force only after \
+             `registry.poll_interval`; a Redis user with these rules is enough: {ACL_RULES}"
+        )
+    }));
+    let refused = redis.failures().any(|(kind, count)| kind == FailureKind::NoPermission && count > 0);
+    if refused {
+        advice.push(format!("a Redis user with these rules is enough: {ACL_RULES}"));
+    }
+    Check { key: "nonce.url", result, advice }
 }
 
 /// One question put to both doors of a running service, for `countersign demo`.

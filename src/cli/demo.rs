@@ -4,7 +4,7 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use secrecy::ExposeSecret;
@@ -56,6 +56,9 @@ async fn demo(settings: Settings, log: app::LogControl, key_file: &Path) -> supe
     let app = App::build(&settings, log).await?;
     let stop = super::serve::told_to_stop()?;
     let served = tokio::spawn(app.serve(listeners, stop));
+    // Used nonces are kept in memory, which is empty: tokens from before the start are denied, and tokens carry whole seconds.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    tokio::time::sleep(Duration::from_secs(now.as_secs() + 1) - now).await;
 
     super::print(&format!(
         "Principal \"{USERNAME}\" signs with {}; the service knows the public half only.\n\n",

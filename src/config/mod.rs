@@ -50,6 +50,7 @@ impl Settings {
     fn contradictions(&self) -> Vec<Contradiction> {
         [
             self.server.contradictions(),
+            self.nonce.contradictions(),
             self.self_signed.contradictions(),
             self.issuer.contradictions(),
             self.admin.contradictions(),

@@ -4,7 +4,11 @@ use std::{str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::values::{self, Secret};
+use super::{
+    Contradiction,
+    values::{self, Secret},
+};
+use crate::domain::fence::FenceMode;
 
 /// `nonce.*`
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -15,13 +19,30 @@ pub struct NonceSettings {
     /// Default `memory:`.
     #[serde(deserialize_with = "values::parsed")]
     pub url: NonceUrl,
-    /// How long a claim may take, reconnecting included, before the answer is *unavailable*. Default `100ms`, half of what
-    /// Envoy waits for a check.
+    /// How long a claim may take, reconnecting included, before the answer is *unavailable*. From `1ms` to `1s`: nonces are
+    /// remembered for a second longer than their tokens are good. Default `100ms`, half of what Envoy waits for a check.
     #[serde(with = "values::duration")]
     pub timeout: Duration,
     /// How many live nonces the store in memory holds; one more is *unavailable*. Each takes some 80 bytes, and lives for twice
     /// the tolerance at most. Not used with Redis. Default 1,000,000.
     pub memory_entries: usize,
+    /// What it costs that a store lost its memory: a Redis that was emptied, restarted or failed over, or the start of this process
+    /// with `memory:`. `minted_before` denies tokens whose time is not after the loss; `strict` also those of clients whose clocks
+    /// run ahead, so that nothing passes for the length of the tolerance; `off` lets what was forgotten pass once more. Default
+    /// `minted_before`.
+    #[serde(deserialize_with = "values::parsed")]
+    pub fence: FenceMode,
+    /// How far the clock of this replica may be off that of Redis; beyond it every claim is *unavailable*. From `10ms` to `500ms`:
+    /// two replicas may be off either side, and nonces are remembered for one second longer than their tokens are good. Default
+    /// `500ms`.
+    #[serde(with = "values::duration")]
+    pub max_clock_skew: Duration,
+    /// Whether a Redis with an `allkeys-*` eviction policy is used all the same. It may forget a nonce at any time, and its token then
+    /// passes again. Default `false`: the service does not start.
+    pub allow_eviction: bool,
+    /// How many replicas of Redis have to have a claim before it counts (`WAIT`); fewer within `nonce.timeout` is *unavailable*.
+    /// Default 0: none has to, and a failover may lose claims, which the fence then covers.
+    pub replicas_ack: u32,
 }
 
 /// A nonce store, as its URL names it.
@@ -88,6 +109,31 @@ impl Serialize for NonceUrl {
 
 impl Default for NonceSettings {
     fn default() -> Self {
-        Self { url: NonceUrl::Memory, timeout: Duration::from_millis(100), memory_entries: 1_000_000 }
+        Self {
+            url: NonceUrl::Memory,
+            timeout: Duration::from_millis(100),
+            memory_entries: 1_000_000,
+            fence: FenceMode::default(),
+            max_clock_skew: Duration::from_millis(500),
+            allow_eviction: false,
+            replicas_ack: 0,
+        }
+    }
+}
+
+impl NonceSettings {
+    pub(super) fn contradictions(&self) -> Vec<Contradiction> {
+        let mut found = Vec::new();
+        let mut add = |key, reason: &str| found.push(Contradiction { key, reason: reason.to_owned() });
+        if !(Duration::from_millis(1)..=Duration::from_secs(1)).contains(&self.timeout) {
+            add("nonce.timeout", "expected a duration from 1ms to 1s");
+        }
+        if !(Duration::from_millis(10)..=Duration::from_millis(500)).contains(&self.max_clock_skew) {
+            add("nonce.max_clock_skew", "expected a duration from 10ms to 500ms");
+        }
+        if self.replicas_ack > 0 && !self.url.is_redis() {
+            add("nonce.replicas_ack", "expected 0 with `nonce.url = \"memory:\"`, which has no replicas");
+        }
+        found
     }
 }

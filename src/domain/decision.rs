@@ -348,6 +348,8 @@ denial_reasons! {
     TooNew = "too_new" => TimestampOutsideTolerance,
     /// Before its `nbf`.
     NotYetValid = "not_yet_valid" => TimestampOutsideTolerance,
+    /// Signed before the nonce store lost its memory or the clock was set back: whether it was used cannot be told.
+    Fenced = "fenced" => TimestampOutsideTolerance,
     /// Past its `exp`.
     Expired = "expired" => Expired,
     /// The nonce was claimed before.

@@ -5,6 +5,8 @@
 
 pub mod algorithm;
 pub mod decision;
+pub mod fence;
+pub mod forward_clock;
 pub mod header_value;
 pub mod issuer_keys;
 pub mod key;

@@ -12,6 +12,8 @@ pub struct NonceClaim<'a> {
     pub principal: PrincipalId,
     /// The nonce itself, as the token has it.
     pub nonce: &'a str,
+    /// The time that its token states.
+    pub token_time: UnixMillis,
     /// The last moment at which its token could pass.
     pub valid_until: UnixMillis,
     /// When the claim is made.
@@ -53,4 +55,6 @@ pub enum Claimed {
     Fresh,
     /// Another attempt had.
     Replayed,
+    /// The store may have forgotten that the token was used before ([`Fence`](super::fence::Fence)).
+    Fenced,
 }

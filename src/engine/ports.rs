@@ -28,8 +28,14 @@ use crate::domain::{
 
 /// Reads the time. Only the edge of the engine calls it; everything below takes `now` as an argument.
 pub trait Clock: Send + Sync {
-    /// The time now.
+    /// The time now. Never goes back.
     fn now(&self) -> UnixMillis;
+
+    /// Tokens minted until this moment may have been used and forgotten, because the clock was set back; the first moment that
+    /// there is if it never was.
+    fn set_back_from(&self) -> UnixMillis {
+        UnixMillis(i64::MIN)
+    }
 }
 
 /// Finds principals with their usable keys, from memory in the common case.
@@ -62,13 +68,14 @@ pub trait NonceStore: Send + Sync {
     /// and from anywhere, exactly one attempt finds it [`Claimed::Fresh`], for as long as [`NonceClaim::remember_for`] says.
     /// The same [`Attempt::Named`](crate::domain::nonce::Attempt::Named) may ask again and is told the same.
     ///
-    /// A live claim is never forgotten to make room; a full store is [`Unavailable`].
+    /// A live claim is never forgotten to make room; a full store is [`Unavailable`]. A token that may have been claimed before the
+    /// store lost its memory is [`Claimed::Fenced`], for as long as it could pass.
     fn claim<'a>(&'a self, claim: NonceClaim<'a>) -> Answer<'a, Result<Claimed, Unavailable>>;
 
-    /// Whether a nonce is claimed now. Only for looking: between this answer and a claim, another may claim it.
-    fn is_claimed<'a>(&'a self, principal: PrincipalId, nonce: &'a str, now: UnixMillis) -> Answer<'a, Result<bool, Unavailable>>;
+    /// What a claim would find, without making it: between this answer and a claim, another may be made.
+    fn look<'a>(&'a self, claim: NonceClaim<'a>) -> Answer<'a, Result<Claimed, Unavailable>>;
 
-    /// Whether the store can be reached.
+    /// Whether claims can be made, told by one on trial.
     fn check(&self) -> Answer<'_, Result<(), Unavailable>>;
 }
 

@@ -15,6 +15,7 @@ use crate::{
         key::KeyError,
         nonce::{Attempt, Claimed, NonceClaim},
         presented::{Credentials, Presented},
+        principal::PrincipalId,
         scope::Scopes,
         time::{Tolerance, UnixMillis},
         token::{Claims, UntrustedToken},
@@ -173,25 +174,27 @@ impl Verifier {
         binding::check(verified.claims(), &presented.request, &self.policy.audiences).map_err(deny)?;
         check_scopes(&presented.required_scopes, identity.scopes())
             .map_err(|missing| Denial { missing_scopes: Some(missing), ..deny(DenialReason::InsufficientScope) })?;
-        let claim = NonceClaim {
-            principal: identity.principal().id,
-            nonce: &verified.claims().nonce,
-            valid_until: self.policy.tolerance.valid_until(verified.claims().time),
-            now: verified.verified_at(),
-            attempt: attempt(presented, id),
-        };
+        let claim = self.nonce_claim(verified.claims(), identity.principal().id, attempt(presented, id), self.ports.clock.now());
         let step = observation.claim();
         let claimed = self.ports.nonces.claim(claim).await;
         step.end(claimed.as_ref().ok());
         match claimed? {
             Claimed::Fresh => {
+                // Waiting for stores takes time. A token whose window ended meanwhile may have been claimed before and be forgotten.
+                self.check_time(verified.claims(), self.ports.clock.now()).map_err(deny)?;
                 if let Some(used) = identity.used() {
                     self.ports.usage.note(used, now);
                 }
                 Ok(identity)
             }
             Claimed::Replayed => Err(deny(DenialReason::NonceClaimed).into()),
+            Claimed::Fenced => Err(deny(DenialReason::Fenced).into()),
         }
+    }
+
+    fn nonce_claim<'a>(&self, claims: &'a Claims, principal: PrincipalId, attempt: Attempt, now: UnixMillis) -> NonceClaim<'a> {
+        let valid_until = self.policy.tolerance.valid_until(claims.time);
+        NonceClaim { principal, nonce: &claims.nonce, token_time: claims.time.millis(), valid_until, now, attempt }
     }
 
     /// What is presented, told by its scheme. Where credentials come in a header of their own, `Authorization` belongs to the
@@ -225,6 +228,9 @@ impl Verifier {
     fn check_time(&self, claims: &Claims, now: UnixMillis) -> Result<(), DenialReason> {
         if !self.policy.tolerance.admits(claims.time, now) {
             return Err(if claims.time.millis() < now { DenialReason::TooOld } else { DenialReason::TooNew });
+        }
+        if claims.time.millis() <= self.ports.clock.set_back_from() {
+            return Err(DenialReason::Fenced);
         }
         if claims.expires_at.is_some_and(|expires_at| expires_at.millis() <= now) {
             return Err(DenialReason::Expired);

@@ -156,6 +156,17 @@ impl HintListener {
     }
 }
 
+/// Whether hints can be published and heard.
+pub async fn check(url: &NonceUrl) -> Result<(), RedisError> {
+    let check = async {
+        let client = client(url).await?;
+        client.get_async_pubsub().await?.subscribe(CHANNEL).await?;
+        let mut connection = client.get_multiplexed_async_connection().await?;
+        redis::cmd("PUBLISH").arg(CHANNEL).arg("").query_async::<()>(&mut connection).await
+    };
+    tokio::time::timeout(CONNECT_TIMEOUT, check).await.unwrap_or_else(|_| Err(lost("no answer in time")))
+}
+
 /// A node that publishes to all others: the server itself, the master that the sentinels name, or any node of a cluster.
 async fn client(url: &NonceUrl) -> Result<Client, RedisError> {
     match url {

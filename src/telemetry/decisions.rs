@@ -95,8 +95,8 @@ pub struct DecisionObserver {
     durations: [[BoundHistogram<f64>; OUTCOMES.len()]; Door::ALL.len()],
     /// Of tokens that were refused for their time alone, and of tokens whose signature holds.
     skews: [BoundHistogram<f64>; 2],
-    /// Fresh, replayed, unavailable.
-    claims: [BoundHistogram<f64>; 3],
+    /// Fresh, replayed, fenced, unavailable.
+    claims: [BoundHistogram<f64>; 4],
 }
 
 impl DecisionObserver {
@@ -124,7 +124,7 @@ impl DecisionObserver {
             &SKEWS,
             verified.each_ref().map(<[_; 1]>::as_slice),
         );
-        let claimed = ["fresh", "replayed", "unavailable"].map(|outcome| [KeyValue::new("outcome", outcome)]);
+        let claimed = ["fresh", "replayed", "fenced", "unavailable"].map(|outcome| [KeyValue::new("outcome", outcome)]);
         let claims = metrics.durations(
             "countersign.nonce_claim.duration",
             "How long claiming a nonce took.",
@@ -207,7 +207,7 @@ pub struct Step(#[allow(dead_code, reason = "a span ends when it is dropped")] O
 #[must_use = "it ends with what came of it"]
 #[derive(Debug)]
 pub struct ClaimObservation<'o> {
-    durations: &'o [BoundHistogram<f64>; 3],
+    durations: &'o [BoundHistogram<f64>; 4],
     began: Instant,
     span: Option<Box<Span>>,
 }
@@ -218,7 +218,8 @@ impl ClaimObservation<'_> {
         let (index, name) = match claimed {
             Some(Claimed::Fresh) => (0, "fresh"),
             Some(Claimed::Replayed) => (1, "replayed"),
-            None => (2, "unavailable"),
+            Some(Claimed::Fenced) => (2, "fenced"),
+            None => (3, "unavailable"),
         };
         self.durations[index].record(self.began.elapsed().as_secs_f64());
         if let Some(mut span) = self.span {

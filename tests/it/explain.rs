@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Behaviour, Claims, Deployment, Door, JwksServer, Key, Question, Ran, Redis, Signer, free_port, now, variable,
+    Behaviour, Claims, Deployment, Door, JwksServer, Key, Question, Ran, Redis, Signer, free_port, now, pass_the_fence, variable,
 };
 
 /// In the order in which decisions take them.
@@ -293,6 +293,9 @@ impl World {
         deployment.done(&["key", "revoke", &revoked]);
         deployment.done(&["principal", "add", "early"]);
         deployment.add_key_with("early", &key, &["--not-before", "2099-01-01T00:00:00Z"]);
+        // Whoever comes first finds Redis without a memory, and fences what was signed before.
+        deployment.done(&["config", "check"]);
+        pass_the_fence();
         Self { deployment, key, _redis: redis }
     }
 

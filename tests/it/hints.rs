@@ -137,7 +137,7 @@ impl World {
     /// Two replicas that poll rarely.
     fn start(nonces: &str) -> Self {
         let deployment =
-            Deployment::new().set("nonce.url", nonces).set("nonce.timeout", "5s").set("registry.poll_interval", RARELY);
+            Deployment::new().set("nonce.url", nonces).set("nonce.timeout", "1s").set("registry.poll_interval", RARELY);
         Self { replicas: [(); 2].map(|()| deployment.serve()), deployment }
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::harness::http::Request;
-use crate::harness::{Claims, Database, Deployment, Door, Key, Question, Redis, eventually_async};
+use crate::harness::{Claims, Database, Deployment, Door, Key, Question, Redis, ScriptedRedis, eventually_async};
 
 #[tokio::test]
 async fn redis_gone_and_back() {
@@ -51,24 +51,52 @@ async fn redis_gone_and_back() {
 }
 
 /// A token that could not be decided is not spent: its second presentation is its first.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_undecided_token_is_still_good() {
-    let mut redis = Redis::start();
-    let deployment = Deployment::new().nonces_in(&redis);
+    let redis = Redis::start();
+    let scripted = ScriptedRedis::before(redis.address).await;
+    let deployment = Deployment::new().nonces_at(scripted.address);
     let key = Key::ed25519();
     deployment.enrol("alice", &key);
     let countersign = deployment.serve();
     let question = Question::with(Claims::of("alice").authorization(&key));
 
-    redis.stop();
+    scripted.reply("-LOADING Redis is loading the dataset in memory\r\n");
     assert_eq!(Door::Http.ask(&countersign, &question).await.status, 503);
-    redis.restart();
+    scripted.pass();
 
     eventually_async("the token is decided", Duration::from_secs(10), async || {
         Door::Http.ask(&countersign, &question).await.allowed().then_some(())
     })
     .await;
     assert_eq!(Door::Http.ask(&countersign, &question).await.code(), Some("replayed"));
+}
+
+/// A Redis that comes back empty may have forgotten that a token was used: tokens from before are denied, whether they were used
+/// or not, and new ones pass.
+#[tokio::test]
+async fn a_token_from_before_a_loss_is_fenced() {
+    let mut redis = Redis::start();
+    let deployment = Deployment::new().nonces_in(&redis);
+    let key = Key::ed25519();
+    deployment.enrol("alice", &key);
+    let countersign = deployment.serve();
+    let question = || Question::with(Claims::of("alice").authorization(&key));
+    let (used, unused) = (question(), question());
+    assert!(Door::Http.ask(&countersign, &used).await.allowed());
+
+    redis.restart();
+
+    eventually_async("decisions resume", Duration::from_secs(10), async || {
+        Door::Grpc.ask(&countersign, &question()).await.allowed().then_some(())
+    })
+    .await;
+    for door in Door::BOTH {
+        for before in [&used, &unused] {
+            assert_eq!(door.ask(&countersign, before).await.code(), Some("timestamp_outside_tolerance"), "{door:?}");
+        }
+    }
+    assert!(countersign.log().contains("\"fenced\""), "{}", countersign.log());
 }
 
 /// The directory answers from memory: a lost database does not stop those whose keys are known (`registry.max_stale`

@@ -10,9 +10,10 @@ use std::{
 use countersign::{
     domain::{
         algorithm::Algorithm,
+        fence::{Fence, FenceMode},
         nonce::{Attempt, Claimed, NonceClaim},
         principal::PrincipalId,
-        time::UnixMillis,
+        time::{Tolerance, UnixMillis},
     },
     engine::ports::NonceStore,
     stores::nonce::memory::MemoryNonceStore,
@@ -199,7 +200,8 @@ pub(crate) fn nonces(arguments: &[String]) -> ExitCode {
 
     let count: usize = arguments[0].parse().unwrap();
     // The bound holds for each shard, and nonces do not fall into them evenly.
-    let store = MemoryNonceStore::new(count + count / 10).unwrap();
+    let store = MemoryNonceStore::new(count + count / 10, Fence::since(UnixMillis(0), Tolerance::DEFAULT), FenceMode::MintedBefore)
+        .unwrap();
     let (before, mut millis) = (Resident::of_process(process::id()), 0.0);
     // Spread over a while, as expiries are.
     let start = UnixMillis::from(SystemTime::now()).0;
@@ -211,6 +213,7 @@ pub(crate) fn nonces(arguments: &[String]) -> ExitCode {
         let claim = NonceClaim {
             principal: PrincipalId(i64::try_from(1 + number % PRINCIPALS).unwrap()),
             nonce: &nonce,
+            token_time: UnixMillis(now.0 + TOLERANCE_MILLIS),
             valid_until: UnixMillis(now.0 + 2 * TOLERANCE_MILLIS),
             now,
             attempt: Attempt::Unique(fastrand::u128(..)),

@@ -108,7 +108,7 @@ impl Store {
                 let snapshot = std::mem::take(&mut master.snapshot);
                 master.memory = if *with_snapshot { snapshot } else { Memory::default() };
             }
-            Event::Failover { .. } => {
+            Event::Failover => {
                 let memory = std::mem::take(&mut master.snapshot);
                 self.servers.push(Server { number, memory, ..Server::default() });
                 self.master = number;
@@ -294,7 +294,7 @@ impl Universe {
     pub(super) async fn look_after(&self, replica: usize) {
         let known = self.replica(replica);
         let link = known.link.unwrap_or_else(|| (known.server, self.store(|store| store.servers[known.server].generation)));
-        drop(self.settle(replica, link).await);
+        let _ = self.settle(replica, link).await;
     }
 
     async fn settle(&self, replica: usize, link: (usize, u64)) -> Result<(), Failure> {

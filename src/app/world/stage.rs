@@ -252,7 +252,6 @@ impl Universe {
             self.wait(until, || (self.now() >= until).then_some(())).await;
         }
     }
-
 }
 
 impl Memory {
@@ -306,7 +305,7 @@ impl NonceStore for Place {
     fn claim<'a>(&'a self, claim: NonceClaim<'a>) -> Answer<'a, Result<Claimed, Unavailable>> {
         if self.universe.kind() == Kind::Memory {
             let memory = Arc::clone(&self.universe.memory.lock().unwrap());
-            let second = (self.universe.now() - memory.began) / 1000;
+            let second = claim.now.seconds();
             let claimed = memory.store.claim_at(&claim, second);
             return Answer::ready(claimed.map_err(|full| Unavailable::new(Dependency::NonceStore, full)));
         }

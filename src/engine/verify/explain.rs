@@ -14,6 +14,7 @@ use super::{
 };
 use crate::domain::{
     decision::{DenialCode, DenialReason, Identity},
+    nonce::{Attempt, Claimed},
     presented::{Credentials, OriginalRequest, Presented, Stated},
     principal::{CANDIDATE_KEYS_MAX, KnownPrincipal, TrustId, Username},
     time::UnixMillis,
@@ -287,9 +288,14 @@ impl Verifier {
         explain_scopes(presented, &identity, walk);
 
         let (outcome, seen) = if vantage.sees_nonces() {
-            match self.ports.nonces.is_claimed(identity.principal().id, &claims.nonce, now).await {
-                Ok(false) => (StepOutcome::Passed, "not used yet".to_owned()),
-                Ok(true) => (StepOutcome::Denied(DenialReason::NonceClaimed), "used before".to_owned()),
+            let attempt = Attempt::Unique(fastrand::u128(..));
+            match self.ports.nonces.look(self.nonce_claim(claims, identity.principal().id, attempt, now)).await {
+                Ok(Claimed::Fresh) => (StepOutcome::Passed, "not used yet".to_owned()),
+                Ok(Claimed::Replayed) => (StepOutcome::Denied(DenialReason::NonceClaimed), "used before".to_owned()),
+                Ok(Claimed::Fenced) => (
+                    StepOutcome::Denied(DenialReason::Fenced),
+                    "not known: the store lost its memory after the token was signed, or began with none".to_owned(),
+                ),
                 Err(unavailable) => (StepOutcome::Unavailable, described(&unavailable)),
             }
         } else {

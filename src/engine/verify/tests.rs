@@ -1,5 +1,6 @@
 mod access;
 mod fakes;
+mod time;
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -322,7 +323,7 @@ proptest! {
         let mut now = NOW_MS;
         for (index, wait) in presentations {
             now += wait;
-            bench.clock.0.store(now, Ordering::Relaxed);
+            bench.clock.now.store(now, Ordering::Relaxed);
             let index = index % tokens.len();
             let (time, token) = &tokens[index];
             let is_inside = (now - time * 1000).abs() <= Duration::from_secs(20).as_millis().try_into().unwrap();

@@ -5,6 +5,7 @@ use std::{
     fmt,
     hash::Hasher,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use hashbrown::{HashTable, hash_table::Entry};
@@ -12,9 +13,9 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 
 use crate::{
     domain::{
+        fence::{Fence, FenceMode},
         nonce::{Attempt, Claimed, NonceClaim},
         principal::PrincipalId,
-        time::UnixMillis,
     },
     engine::ports::{Answer, Dependency, NonceStore, Unavailable},
 };
@@ -29,12 +30,17 @@ const SHARD_ENTRIES_MAX: usize = 14_336;
 /// ever stopping to clean.
 const CLEARED_PER_CLAIM: usize = 4;
 
-/// A bounded set of live nonces.
+/// A bounded set of live nonces. What was claimed before the process began is not known: tokens from then are fenced.
+///
+/// Nonces are forgotten by a monotonic clock, whatever is done to the system's.
 ///
 /// An entry takes 32 bytes and its place in the queue of expiries 8; it holds a keyed 128-bit digest of principal and nonce, so its
 /// size does not depend on what clients choose, and nobody can make two nonces meet.
 pub struct MemoryNonceStore {
     hash_key: [u8; 16],
+    fence: Fence,
+    fence_mode: FenceMode,
+    began: Instant,
     shards: Box<[Mutex<Shard>]>,
 }
 
@@ -44,14 +50,15 @@ pub struct MemoryNonceStore {
 pub struct NonceStoreFull;
 
 impl MemoryNonceStore {
-    /// A store of `entries` live nonces, but at least one; a large one takes up to a tenth more. Fails only where the system has no
-    /// randomness.
-    pub fn new(entries: usize) -> Result<Self, aws_lc_rs::error::Unspecified> {
+    /// A store of `entries` live nonces, but at least one; a large one takes up to a tenth more. `fence` says since when it
+    /// remembers. Fails only if the system has no randomness.
+    pub fn new(entries: usize, fence: Fence, fence_mode: FenceMode) -> Result<Self, aws_lc_rs::error::Unspecified> {
         let mut hash_key = [0; 16];
         aws_lc_rs::rand::fill(&mut hash_key)?;
         let shards = entries.div_ceil(SHARD_ENTRIES).max(1);
         let entries_max = if shards == 1 { entries.max(1) } else { SHARD_ENTRIES_MAX };
-        Ok(Self { hash_key, shards: (0..shards).map(|_| Mutex::new(Shard::new(entries_max))).collect() })
+        let shards = (0..shards).map(|_| Mutex::new(Shard::new(entries_max))).collect();
+        Ok(Self { hash_key, fence, fence_mode, began: Instant::now(), shards })
     }
 
     /// How many nonces are held, live or not yet cleared away.
@@ -78,21 +85,37 @@ impl MemoryNonceStore {
         self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn claim_now(&self, claim: &NonceClaim<'_>) -> Result<Claimed, NonceStoreFull> {
+    /// Claims at `second`, counted from the start of the process.
+    pub(crate) fn claim_at(&self, claim: &NonceClaim<'_>, second: i64) -> Result<Claimed, NonceStoreFull> {
+        if self.fence.excludes(claim.token_time, claim.now, self.fence_mode) {
+            return Ok(Claimed::Fenced);
+        }
         let digest = self.digest(claim.principal, claim.nonce);
-        self.shard(digest).claim(digest, claim)
+        self.shard(digest).claim(digest, claim, second)
+    }
+
+    fn look_at(&self, claim: &NonceClaim<'_>, second: i64) -> Claimed {
+        if self.fence.excludes(claim.token_time, claim.now, self.fence_mode) {
+            return Claimed::Fenced;
+        }
+        let digest = self.digest(claim.principal, claim.nonce);
+        let live = self.shard(digest).claims.find(digest.place, |live| live.digest == digest).map(|live| live.forgotten_at);
+        if live.is_some_and(|forgotten_at| second < forgotten_at) { Claimed::Replayed } else { Claimed::Fresh }
+    }
+
+    fn second(&self) -> i64 {
+        i64::try_from(self.began.elapsed().as_secs()).unwrap_or(i64::MAX)
     }
 }
 
 impl NonceStore for MemoryNonceStore {
     fn claim<'a>(&'a self, claim: NonceClaim<'a>) -> Answer<'a, Result<Claimed, Unavailable>> {
-        Answer::ready(self.claim_now(&claim).map_err(|full| Unavailable::new(Dependency::NonceStore, full)))
+        let claimed = self.claim_at(&claim, self.second());
+        Answer::ready(claimed.map_err(|full| Unavailable::new(Dependency::NonceStore, full)))
     }
 
-    fn is_claimed<'a>(&'a self, principal: PrincipalId, nonce: &'a str, now: UnixMillis) -> Answer<'a, Result<bool, Unavailable>> {
-        let digest = self.digest(principal, nonce);
-        let live = self.shard(digest).claims.find(digest.place, |live| live.digest == digest).map(|live| live.forgotten_at);
-        Answer::ready(Ok(live.is_some_and(|forgotten_at| now.seconds() < forgotten_at)))
+    fn look<'a>(&'a self, claim: NonceClaim<'a>) -> Answer<'a, Result<Claimed, Unavailable>> {
+        Answer::ready(Ok(self.look_at(&claim, self.second())))
     }
 
     fn check(&self) -> Answer<'_, Result<(), Unavailable>> {
@@ -135,10 +158,9 @@ impl Shard {
         Self { entries_max, claims: HashTable::new(), expiries: BTreeMap::new() }
     }
 
-    fn claim(&mut self, digest: Digest, claim: &NonceClaim<'_>) -> Result<Claimed, NonceStoreFull> {
-        let now = claim.now.seconds();
+    fn claim(&mut self, digest: Digest, claim: &NonceClaim<'_>, now: i64) -> Result<Claimed, NonceStoreFull> {
         self.clear_expired(now);
-        // `remember_for` is whole seconds counted from `now`, which may lie within a second: round up.
+        // `remember_for` is whole seconds counted from a moment that may lie within a second: round up.
         let remember = i64::try_from(claim.remember_for().as_secs()).unwrap_or(i64::MAX);
         let forgotten_at = now.saturating_add(remember).saturating_add(1);
         let live = Live { digest, forgotten_at, attempt: low_half(claim.attempt) };
@@ -191,12 +213,26 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::{principal::PrincipalId, time::UnixMillis};
+    use crate::domain::{
+        principal::PrincipalId,
+        time::{Tolerance, UnixMillis},
+    };
+
+    fn store(entries: usize) -> MemoryNonceStore {
+        let fence = Fence::since(UnixMillis(-1), Tolerance::DEFAULT);
+        MemoryNonceStore::new(entries, fence, FenceMode::MintedBefore).unwrap()
+    }
+
+    /// As if the process had begun at 0.
+    fn claim_now(store: &MemoryNonceStore, claim: &NonceClaim<'_>) -> Result<Claimed, NonceStoreFull> {
+        store.claim_at(claim, claim.now.seconds())
+    }
 
     fn claim(nonce: &str, now: i64, valid_until: i64) -> NonceClaim<'_> {
         NonceClaim {
             principal: PrincipalId(1),
             nonce,
+            token_time: UnixMillis(valid_until - 20_000),
             valid_until: UnixMillis(valid_until),
             now: UnixMillis(now),
             attempt: Attempt::Unique(u128::try_from(now).unwrap()),
@@ -205,24 +241,46 @@ mod tests {
 
     #[test]
     fn a_full_store_refuses_and_forgets_nothing_that_lives() {
-        let store = MemoryNonceStore::new(10).unwrap();
+        let store = store(10);
         let names: Vec<String> = (0..10).map(|n| n.to_string()).collect();
         for name in &names {
-            assert_eq!(store.claim_now(&claim(name, 0, 20_000)), Ok(Claimed::Fresh));
+            assert_eq!(claim_now(&store, &claim(name, 0, 20_000)), Ok(Claimed::Fresh));
         }
-        assert_eq!(store.claim_now(&claim("one more", 1_000, 21_000)), Err(NonceStoreFull));
+        assert_eq!(claim_now(&store, &claim("one more", 1_000, 21_000)), Err(NonceStoreFull));
         for name in &names {
-            assert_eq!(store.claim_now(&claim(name, 20_000, 20_000)), Ok(Claimed::Replayed), "{name}");
+            assert_eq!(claim_now(&store, &claim(name, 20_000, 20_000)), Ok(Claimed::Replayed), "{name}");
         }
-        assert_eq!(store.claim_now(&claim("one more", 22_000, 42_000)), Ok(Claimed::Fresh), "expired ones made room");
+        assert_eq!(claim_now(&store, &claim("one more", 22_000, 42_000)), Ok(Claimed::Fresh), "expired ones made room");
+    }
+
+    #[test]
+    fn what_was_signed_before_the_store_began_is_fenced() {
+        let fence = Fence::since(UnixMillis(1_000_000), Tolerance::DEFAULT);
+        let store = MemoryNonceStore::new(10, fence, FenceMode::MintedBefore).unwrap();
+        let at = |token_time: i64| claim("n", 1_000_100, token_time + 20_000);
+        for before in [at(999_000), at(1_000_000)] {
+            assert_eq!(claim_now(&store, &before), Ok(Claimed::Fenced));
+            assert_eq!(store.look_at(&before, 0), Claimed::Fenced);
+        }
+        assert!(store.is_empty(), "what is fenced takes no room");
+        assert_eq!(claim_now(&store, &at(1_001_000)), Ok(Claimed::Fresh));
+        assert_eq!(claim_now(&store, &at(1_001_000)), Ok(Claimed::Replayed));
+    }
+
+    #[test]
+    fn nonces_are_forgotten_by_the_time_that_passed_and_not_by_what_the_clock_says() {
+        let store = store(10);
+        assert_eq!(store.claim_at(&claim("n", 0, 20_000), 0), Ok(Claimed::Fresh));
+        assert_eq!(store.claim_at(&claim("n", 60_000, 80_000), 1), Ok(Claimed::Replayed), "the clock was set forward");
+        assert_eq!(store.claim_at(&claim("n", 10_000, 20_000), 20), Ok(Claimed::Replayed));
     }
 
     #[test]
     fn a_store_holds_as_many_as_it_should_and_not_many_more() {
         for entries in [1, 2, 1024, 13_000, 13_001, 200_000] {
-            let store = MemoryNonceStore::new(entries).unwrap();
+            let store = store(entries);
             let claimed = (0..2 * entries + SHARD_ENTRIES_MAX)
-                .take_while(|n| store.claim_now(&claim(&format!("{n}"), 0, 20_000)).is_ok())
+                .take_while(|n| claim_now(&store, &claim(&format!("{n}"), 0, 20_000)).is_ok())
                 .count();
             assert!(claimed >= entries, "{entries}: full at {claimed}");
             let bound: usize = store.shards.iter().map(|shard| shard.lock().unwrap().entries_max).sum();
@@ -240,11 +298,11 @@ mod tests {
 
     #[test]
     fn what_has_expired_is_cleared_while_claims_come_in() {
-        let store = MemoryNonceStore::new(1_000_000).unwrap();
+        let store = store(1_000_000);
         for second in 0_u32..200 {
             for n in 0..100 {
                 let now = i64::from(second) * 1000;
-                assert_eq!(store.claim_now(&claim(&format!("{second}-{n}"), now, now + 20_000)), Ok(Claimed::Fresh));
+                assert_eq!(claim_now(&store, &claim(&format!("{second}-{n}"), now, now + 20_000)), Ok(Claimed::Fresh));
             }
         }
         assert!(store.len() < 100 * 30, "{}", store.len());
@@ -256,7 +314,7 @@ mod tests {
         fn no_nonce_is_fresh_twice_while_its_token_is_valid(
             steps in proptest::collection::vec((0_u8..6, 0_i64..3_000, -20_000_i64..=20_000), 1..200),
         ) {
-            let store = MemoryNonceStore::new(1_000_000).unwrap();
+            let store = store(1_000_000);
             let mut now = 1_000_000;
             let mut claimed: Vec<(u8, i64)> = Vec::new();
             for (nonce, wait, offset) in steps {
@@ -264,7 +322,7 @@ mod tests {
                 let token_time = now + offset;
                 let valid_until = token_time + 20_000;
                 let name = nonce.to_string();
-                let outcome = store.claim_now(&claim(&name, now, valid_until)).unwrap();
+                let outcome = claim_now(&store, &claim(&name, now, valid_until)).unwrap();
                 let is_live = claimed.iter().any(|(held, until)| *held == nonce && now <= *until);
                 if is_live {
                     prop_assert_eq!(outcome, Claimed::Replayed);

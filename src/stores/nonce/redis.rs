@@ -1,74 +1,97 @@
 //! Nonces in Redis: for any number of replicas.
 //!
-//! A claim is one `SET key value NX EX ttl`. The pool owns the life of the connections: it makes them and checks them, and none
-//! of that happens on the way of a decision. Each thread keeps one connection out of the pool and all its claims share it, so
-//! that those made at the same time ride in one write, and no claim wakes another thread.
+//! A claim is one `SET key value NX EX ttl`. In the same round trip the epoch of the nonces is read, which tells whether Redis
+//! still has all claims that were made ([`epoch`]); if it may have lost some, tokens from before the loss are fenced. Only the
+//! reply `+OK` is fresh, and only nil is held; every other reply is *unavailable* ([`reply`]).
 //!
-//! Only the reply `+OK` is fresh, and only nil is held; every other reply is *unavailable* ([`reply`]).
+//! A pool for each server owns the life of the connections. Each thread keeps one connection to each server and all its claims
+//! share it, so that those made at the same time ride in one write, and no claim wakes another thread ([`link`]). Which server
+//! has which nonces is known here ([`servers`]), since a claim must not go to one that was replaced. What has to be looked after
+//! beside the claims is in [`watch`].
 
+pub(crate) mod epoch;
+mod info;
+mod key;
+mod link;
 mod reply;
-
-pub use reply::FailureKind;
+mod servers;
+mod watch;
 
 use std::{
-    fmt::{self, Write as _},
+    fmt,
     future::Future,
     sync::{
-        Mutex, PoisonError,
+        Arc, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use arc_swap::ArcSwapOption;
 use deadpool_redis::{
     PoolError,
-    cluster::{self, ClusterConnection},
     redis::{
-        self, AsyncConnectionConfig, Cmd, RedisError, Value,
+        Cmd, Pipeline, RedisError, Value,
         aio::{ConnectionLike, MultiplexedConnection},
     },
-    sentinel::{self, SentinelServerType},
 };
 use thread_local::ThreadLocal;
 
-use self::reply::{ReplyError, SetReply};
+use self::{
+    epoch::Epoch,
+    key::NonceKey,
+    link::{Link, Thread},
+    reply::{ReplyError, SetReply},
+    servers::{CONNECT_TIMEOUT, DiscoveryError, Problem, Servers},
+};
+pub use self::{reply::FailureKind, watch::ACL_RULES};
 use crate::{
-    config::nonce::{NonceSettings, NonceUrl},
+    config::nonce::NonceSettings,
     domain::{
+        fence::FenceMode,
         nonce::{Attempt, Claimed, NonceClaim},
-        principal::PrincipalId,
-        time::UnixMillis,
+        time::{Tolerance, remember_for},
     },
-    engine::ports::{Answer, Dependency, NonceStore, Unavailable},
+    engine::ports::{Answer, Clock, Dependency, NonceStore, Unavailable},
 };
 
-/// One connection a thread; this many threads may have one.
-const CONNECTIONS_MAX: usize = 256;
 /// How long a claim on trial is remembered, in milliseconds.
 const TRIAL_LIFETIME_MS: u64 = 1000;
-/// Longest nonce that is a key as it stands; longer ones, and those with other bytes than visible ASCII, are hashed.
-const PLAIN_NONCE_BYTES_MAX: usize = 64;
 
 /// Used nonces in a Redis that all replicas share.
 pub struct RedisNonceStore {
-    pools: Pools,
-    timeout: Duration,
-    threads: ThreadLocal<Thread>,
+    me: Weak<Self>,
+    servers: Servers,
+    /// By partition, as they were last read.
+    epochs: Box<[ArcSwapOption<KnownEpoch>]>,
+    clock: Arc<dyn Clock>,
+    rules: Rules,
+    threads: ThreadLocal<Arc<Thread>>,
     is_down: AtomicBool,
     /// By [`FailureKind`].
     failures: [AtomicU64; FailureKind::ALL.len()],
+    /// How far the clocks of this process and of Redis are apart, as last measured.
+    clock_skew: watch::ClockSkew,
+    settling: watch::Settling,
 }
 
-/// What belongs to one thread. Its connection is driven by the runtime of that thread. A claim keeps to the connection of the
-/// thread that it began on.
-#[derive(Default)]
-struct Thread {
-    held: Mutex<Option<Held>>,
-    /// Held while a connection is made, so that many waiting claims make one.
-    connecting: tokio::sync::Mutex<()>,
+/// What the settings say.
+struct Rules {
+    timeout: Duration,
+    tolerance: Tolerance,
+    fence: FenceMode,
+    max_clock_skew: Duration,
+    allow_eviction: bool,
+    replicas_ack: u32,
 }
 
-/// Why Redis did not answer a claim.
+/// An epoch, and how it stands in Redis.
+struct KnownEpoch {
+    epoch: Epoch,
+    bytes: Vec<u8>,
+}
+
+/// Why Redis did not decide a claim.
 #[derive(Debug, thiserror::Error)]
 enum ClaimError {
     #[error("Redis did not answer within {0:?}")]
@@ -79,35 +102,87 @@ enum ClaimError {
     Redis(#[from] RedisError),
     #[error(transparent)]
     Reply(#[from] ReplyError),
+    #[error("only {acknowledged} of {wanted} replicas of Redis have the claim (`nonce.replicas_ack`)")]
+    TooFewReplicas { acknowledged: i64, wanted: u32 },
+    #[error("the Redis server was replaced by another while it answered")]
+    Replaced,
+    #[error("Redis lost its memory while it answered")]
+    EpochChanged,
+    #[error("the epochs in Redis change faster than they can be written")]
+    EpochsUnsettled,
+    #[error("Redis is a replica and takes no claims (READONLY)")]
+    NotMaster,
+    #[error("no Redis server has the nonces")]
+    NoServer(#[source] Option<DiscoveryError>),
+    #[error(transparent)]
+    Problem(Arc<Problem>),
+    #[error(transparent)]
+    Shared(Arc<ClaimError>),
+    #[error("the service is stopping")]
+    Stopping,
 }
 
 impl ClaimError {
     fn kind(&self) -> FailureKind {
         match self {
             Self::Timeout(_) => FailureKind::Timeout,
-            Self::Connect(_) | Self::Redis(_) => FailureKind::Connection,
+            Self::Connect(_) | Self::Redis(_) | Self::NoServer(_) | Self::Stopping => FailureKind::Connection,
             Self::Reply(error) => error.kind(),
+            Self::TooFewReplicas { .. } => FailureKind::TooFewAcknowledged,
+            Self::Replaced => FailureKind::Replaced,
+            Self::NotMaster => FailureKind::ReadOnly,
+            Self::EpochChanged | Self::EpochsUnsettled => FailureKind::MemoryLost,
+            Self::Problem(problem) => match **problem {
+                Problem::ClockSkew { .. } => FailureKind::ClockSkew,
+                Problem::Evicts { .. } => FailureKind::Evicts,
+            },
+            Self::Shared(error) => error.kind(),
         }
+    }
+
+    /// Whether another server may have the nonces now.
+    fn leads_elsewhere(&self) -> bool {
+        matches!(self, Self::Reply(error) if error.leads_elsewhere())
     }
 }
 
-/// The settings do not make a Redis client.
+/// The settings do not make a Redis client, or the Redis must not be used.
 #[derive(Debug, thiserror::Error)]
-#[error("`nonce.url` is not usable: {reason}")]
-pub struct BadRedisUrl {
-    reason: String,
+pub enum BadRedis {
+    /// The URL cannot be read.
+    #[error("`nonce.url` is not usable: {0}")]
+    Url(String),
+    /// It evicts keys.
+    #[error("{0}")]
+    Evicts(String),
 }
 
 impl RedisNonceStore {
-    /// A store on the Redis that `settings` names; `None` where they name none. Nothing is connected yet.
-    pub fn new(settings: &NonceSettings) -> Option<Result<Self, BadRedisUrl>> {
-        let pools = Pools::new(settings)?;
-        Some(pools.map(|pools| Self {
-            pools,
-            timeout: settings.timeout,
-            threads: ThreadLocal::new(),
-            is_down: AtomicBool::new(false),
-            failures: std::array::from_fn(|_| AtomicU64::new(0)),
+    /// A store on the Redis that `settings` name, for tokens of `tolerance`; `None` if they name none. Nothing is connected yet.
+    pub fn new(settings: &NonceSettings, tolerance: Tolerance, clock: Arc<dyn Clock>) -> Option<Result<Arc<Self>, BadRedis>> {
+        let servers = Servers::new(settings)?;
+        Some(servers.map_err(|error| BadRedis::Url(error.to_string())).map(|servers| {
+            let epochs = (0..servers.partitions()).map(|_| ArcSwapOption::empty()).collect();
+            let rules = Rules {
+                timeout: settings.timeout,
+                tolerance,
+                fence: settings.fence,
+                max_clock_skew: settings.max_clock_skew,
+                allow_eviction: settings.allow_eviction,
+                replicas_ack: settings.replicas_ack,
+            };
+            Arc::new_cyclic(|me| Self {
+                me: Weak::clone(me),
+                servers,
+                epochs,
+                clock,
+                rules,
+                threads: ThreadLocal::new(),
+                is_down: AtomicBool::new(false),
+                failures: std::array::from_fn(|_| AtomicU64::new(0)),
+                clock_skew: watch::ClockSkew::default(),
+                settling: watch::Settling::default(),
+            })
         }))
     }
 
@@ -116,17 +191,23 @@ impl RedisNonceStore {
         FailureKind::ALL.iter().zip(&self.failures).map(|(kind, count)| (*kind, count.load(Ordering::Relaxed)))
     }
 
-    /// Runs `work` within the time that a claim may take, and tells the log when Redis goes or comes back.
+    fn thread(&self) -> &Arc<Thread> {
+        self.threads.get_or_default()
+    }
+
+    /// Runs `work` on a partition within the time that a claim may take, and tells the log when Redis goes or comes back.
     async fn within_timeout<T>(
         &self,
         thread: &Thread,
+        partition: usize,
         work: impl Future<Output = Result<T, ClaimError>>,
     ) -> Result<T, Unavailable> {
-        let result = if let Ok(result) = tokio::time::timeout(self.timeout, work).await {
+        let result = if let Ok(result) = tokio::time::timeout(self.rules.timeout, work).await {
             result
         } else {
-            thread.drop_connection(None);
-            Err(ClaimError::Timeout(self.timeout))
+            let server = self.servers.layout().server(partition).map(|server| server.id);
+            thread.drop_if(|link| server == Some(link.server));
+            Err(ClaimError::Timeout(self.rules.timeout))
         };
         match result {
             Ok(done) => {
@@ -135,289 +216,310 @@ impl RedisNonceStore {
                 }
                 Ok(done)
             }
-            Err(error) => {
-                self.failures[error.kind() as usize].fetch_add(1, Ordering::Relaxed);
-                if !self.is_down.swap(true, Ordering::Relaxed) {
-                    let cause = std::error::Error::source(&error).map(ToString::to_string);
-                    let kind = error.kind().name();
-                    tracing::error!(error = %error, cause, kind, "Redis cannot claim nonces: decisions are unavailable until it can");
-                }
-                Err(Unavailable::new(Dependency::NonceStore, error))
-            }
+            Err(error) => Err(self.unavailable(error)),
         }
     }
 
-    async fn claim_once(&self, thread: &Thread, claim: NonceClaim<'_>) -> Result<Claimed, ClaimError> {
-        let key = key(claim.principal, claim.nonce);
-        let value = claim.attempt.number().to_be_bytes();
-        let mut set = Cmd::with_capacity(6, key.len() + 48);
-        set.arg("SET").arg(&key).arg(&value).arg("NX").arg("EX").arg(claim.remember_for().as_secs());
+    /// Counts a failure, and tells the log of the first.
+    fn unavailable(&self, error: ClaimError) -> Unavailable {
+        self.failures[error.kind() as usize].fetch_add(1, Ordering::Relaxed);
+        if !self.is_down.swap(true, Ordering::Relaxed) {
+            let (cause, kind) = (std::error::Error::source(&error).map(ToString::to_string), error.kind().name());
+            tracing::error!(error = %error, cause, kind, "Redis cannot claim nonces: decisions are unavailable until it can");
+        }
+        Unavailable::new(Dependency::NonceStore, error)
+    }
 
-        let (mut connection, serial) = self.connection(thread).await?;
-        match connection.run(&set).await {
-            Ok(reply) => self.read_claim(thread, (connection, serial), &key, claim.attempt, reply).await,
+    async fn claim_once(&self, thread: &Arc<Thread>, key: NonceKey, claim: NonceClaim<'_>) -> Result<Claimed, ClaimError> {
+        let mut link = self.link(thread, key.partition).await?;
+        let (commands, tolerance) = self.claim_commands(&key, &claim);
+        match link.connection.req_packed_commands(&commands, 0, commands.len()).await {
+            Ok(replies) => match self.read_claim(thread, &link, &key, &claim, tolerance, replies).await {
+                Err(error) if error.leads_elsewhere() => Box::pin(self.claim_elsewhere(thread, link, &key, &claim, error)).await,
+                result => result,
+            },
             Err(error) => {
-                thread.drop_connection(Some(serial));
+                thread.drop_link(&link);
                 if !is_connection_lost(&error) {
                     return Err(error.into());
                 }
-                Box::pin(self.resend(thread, &set, &key, claim.attempt)).await
+                // It may have been carried out, and only its answer lost: then it finds its own value.
+                let again = NonceClaim { attempt: Attempt::Named(claim.attempt.number()), ..claim };
+                Box::pin(self.claim_again(thread, &key, &again)).await
             }
         }
     }
 
-    /// Sends a claim again whose connection broke. It may have been carried out, and only its answer lost: then it finds its own
-    /// value. Boxed where it is called, so that the claims to which this does not happen stay small.
-    async fn resend(&self, thread: &Thread, set: &Cmd, key: &str, attempt: Attempt) -> Result<Claimed, ClaimError> {
-        let (mut connection, serial) = self.connection(thread).await?;
-        let reply = connection.run(set).await.inspect_err(|_| thread.drop_connection(Some(serial)))?;
-        let attempt = Attempt::Named(attempt.number());
-        self.read_claim(thread, (connection, serial), key, attempt, reply).await
+    /// A second try, on another connection. Boxed where it is called, so that the claims to which this does not happen stay
+    /// small.
+    async fn claim_again(&self, thread: &Arc<Thread>, key: &NonceKey, claim: &NonceClaim<'_>) -> Result<Claimed, ClaimError> {
+        let mut link = self.link(thread, key.partition).await?;
+        let (commands, tolerance) = self.claim_commands(key, claim);
+        let replies = link.connection.req_packed_commands(&commands, 0, commands.len()).await;
+        let replies = replies.inspect_err(|_| thread.drop_link(&link))?;
+        self.read_claim(thread, &link, key, claim, tolerance, replies).await
     }
 
-    /// What the reply to a claim says. One that came second and may be the same attempt looks at who came first.
+    /// After a refusal that may mean that another server has the nonces now.
+    async fn claim_elsewhere(
+        &self,
+        thread: &Arc<Thread>,
+        link: Link,
+        key: &NonceKey,
+        claim: &NonceClaim<'_>,
+        refusal: ClaimError,
+    ) -> Result<Claimed, ClaimError> {
+        if !self.find_servers().await || self.has(link.server, key.partition) {
+            return Err(refusal);
+        }
+        self.claim_again(thread, key, claim).await
+    }
+
+    /// The commands of a claim, and for which tolerance it is remembered.
+    fn claim_commands(&self, key: &NonceKey, claim: &NonceClaim<'_>) -> (Pipeline, Tolerance) {
+        let tolerance = self.tolerance_in_use(key.partition);
+        let mut set = Cmd::with_capacity(6, key.text.len() + 48);
+        let value = claim.attempt.number().to_be_bytes();
+        set.arg("SET").arg(&key.text).arg(&value).arg("NX").arg("EX").arg(self.remember_for(claim, tolerance));
+        let mut commands = Pipeline::with_capacity(3);
+        commands.add_command(set);
+        if self.rules.replicas_ack > 0 {
+            let wait_ms = u64::try_from(self.rules.timeout.as_millis()).unwrap_or(u64::MAX).max(1);
+            commands.cmd("WAIT").arg(self.rules.replicas_ack).arg(wait_ms);
+        }
+        commands.add_command(get(&key::epoch(key.partition)));
+        (commands, tolerance)
+    }
+
+    /// The seconds that a claim is remembered if replicas accept its token for `tolerance`.
+    fn remember_for(&self, claim: &NonceClaim<'_>, tolerance: Tolerance) -> u64 {
+        let longer = tolerance.duration().saturating_sub(self.rules.tolerance.duration());
+        remember_for(claim.valid_until.saturating_add(longer), claim.now).as_secs()
+    }
+
+    /// The largest tolerance in use, of this replica and of others.
+    fn tolerance_in_use(&self, partition: usize) -> Tolerance {
+        let own = self.rules.tolerance;
+        let known = self.epochs[partition].load();
+        known.as_ref().map(|known| known.epoch.fence.tolerance).filter(|known| known.duration() > own.duration()).unwrap_or(own)
+    }
+
+    /// What the replies to a claim say.
     async fn read_claim(
         &self,
         thread: &Thread,
-        (mut connection, serial): (Shared, u64),
-        key: &str,
-        attempt: Attempt,
-        reply: Value,
+        link: &Link,
+        key: &NonceKey,
+        claim: &NonceClaim<'_>,
+        tolerance: Tolerance,
+        replies: Vec<Value>,
     ) -> Result<Claimed, ClaimError> {
-        match self.read(thread, serial, reply::set(reply))? {
-            SetReply::Stored => Ok(Claimed::Fresh),
-            SetReply::Held => match attempt {
-                Attempt::Unique(_) => Ok(Claimed::Replayed),
-                Attempt::Named(number) => {
-                    let get = redis::cmd("GET").arg(key).to_owned();
-                    let reply = Box::pin(connection.run(&get)).await.inspect_err(|_| thread.drop_connection(Some(serial)))?;
-                    let holder = self.read(thread, serial, reply::get(reply))?;
-                    let is_same = holder.is_some_and(|holder| holder == number.to_be_bytes());
-                    Ok(if is_same { Claimed::Fresh } else { Claimed::Replayed })
-                }
-            },
+        let mut replies = replies.into_iter();
+        let set = self.read(thread, link, reply::set(reply::next(&mut replies)))?;
+        if self.rules.replicas_ack > 0 {
+            let acknowledged = self.read(thread, link, reply::integer(reply::next(&mut replies)))?;
+            if acknowledged < self.rules.replicas_ack.into() {
+                return Err(ClaimError::TooFewReplicas { acknowledged, wanted: self.rules.replicas_ack });
+            }
+        }
+        let epoch = self.read(thread, link, reply::get(reply::next(&mut replies)))?;
+        // A server that was replaced meanwhile may have taken a claim that nobody else knows of.
+        if !self.has(link.server, key.partition) {
+            return Err(ClaimError::Replaced);
+        }
+        if !self.knows(key.partition, epoch.as_deref()) {
+            Box::pin(self.follow_epoch(thread, link, key, claim, tolerance, (set, epoch))).await?;
+        }
+        if self.is_fenced(key.partition, claim) {
+            return Ok(Claimed::Fenced);
+        }
+        match (set, claim.attempt) {
+            (SetReply::Stored, _) => Ok(Claimed::Fresh),
+            (SetReply::Held, Attempt::Unique(_)) => Ok(Claimed::Replayed),
+            (SetReply::Held, Attempt::Named(number)) => {
+                let holder = Box::pin(self.ask(thread, link, &get(&key.text))).await?;
+                let holder = self.read(thread, link, reply::get(holder))?;
+                let is_same = holder.is_some_and(|holder| holder == number.to_be_bytes());
+                Ok(if is_same { Claimed::Fresh } else { Claimed::Replayed })
+            }
         }
     }
 
+    /// A claim found another epoch than the one that is known: it counts only in an epoch that says what it covers, and is
+    /// remembered for as long as that asks for.
+    async fn follow_epoch(
+        &self,
+        thread: &Thread,
+        link: &Link,
+        key: &NonceKey,
+        claim: &NonceClaim<'_>,
+        tolerance: Tolerance,
+        (set, found): (SetReply, Option<Vec<u8>>),
+    ) -> Result<(), ClaimError> {
+        self.settle_once(link).await?;
+        if !self.knows(key.partition, found.as_deref()) {
+            return Err(ClaimError::EpochChanged);
+        }
+        let in_use = self.tolerance_in_use(key.partition);
+        if in_use.duration() <= tolerance.duration() || set == SetReply::Held {
+            return Ok(());
+        }
+        let mut expire = Cmd::new();
+        expire.arg("EXPIRE").arg(&key.text).arg(self.remember_for(claim, in_use));
+        let reply = self.ask(thread, link, &expire).await?;
+        match self.read(thread, link, reply::integer(reply))? {
+            1 => Ok(()),
+            _ => Err(ClaimError::EpochChanged),
+        }
+    }
+
+    /// Whether `server` has the partition.
+    fn has(&self, server: u64, partition: usize) -> bool {
+        self.servers.layout().server(partition).is_some_and(|found| found.id == server)
+    }
+
+    /// Whether `epoch` is the one that is known.
+    fn knows(&self, partition: usize, epoch: Option<&[u8]>) -> bool {
+        let known = self.epochs[partition].load();
+        epoch.is_some() && known.as_ref().map(|known| &*known.bytes) == epoch
+    }
+
+    fn is_fenced(&self, partition: usize, claim: &NonceClaim<'_>) -> bool {
+        let known = self.epochs[partition].load();
+        let Some(fence) = known.as_ref().map(|known| known.epoch.fence) else { return true };
+        // The time now matters to a raised tolerance alone.
+        let now = if fence.raised.is_some() { self.clock.now() } else { claim.now };
+        fence.excludes(claim.token_time, now, self.rules.fence)
+    }
+
+    /// Asks one thing over a connection, which is given up if it broke.
+    async fn ask(&self, thread: &Thread, link: &Link, command: &Cmd) -> Result<Value, ClaimError> {
+        let mut connection = link.connection.clone();
+        Ok(connection.req_packed_command(command).await.inspect_err(|_| thread.drop_link(link))?)
+    }
+
     /// Gives the connection up if its reply shows that it leads nowhere.
-    fn read<T>(&self, thread: &Thread, serial: u64, reply: Result<T, ReplyError>) -> Result<T, ClaimError> {
+    fn read<T>(&self, thread: &Thread, link: &Link, reply: Result<T, ReplyError>) -> Result<T, ClaimError> {
         Ok(reply.inspect_err(|error| {
             if error.ends_connection() {
-                thread.drop_connection(Some(serial));
+                thread.drop_link(link);
+            }
+            if error.leads_elsewhere() {
+                self.servers.wanted.notify_one();
             }
         })?)
     }
 
-    /// The connection of `thread`, made if there is none. Making one is boxed, so that the claims that need none stay small.
-    async fn connection(&self, thread: &Thread) -> Result<(Shared, u64), ClaimError> {
-        match thread.held() {
-            Some(held) => Ok(held),
-            None => Box::pin(self.connect(thread)).await,
+    /// The connection of `thread` to the server of a partition, made if there is none. Making one is boxed, so that the claims
+    /// that need none stay small.
+    async fn link(&self, thread: &Arc<Thread>, partition: usize) -> Result<Link, ClaimError> {
+        match self.held(thread, partition)? {
+            Some(link) => Ok(link),
+            None => Box::pin(self.connect(thread, partition)).await,
         }
     }
 
-    async fn connect(&self, thread: &Thread) -> Result<(Shared, u64), ClaimError> {
-        let _connecting = thread.connecting.lock().await;
-        if let Some(held) = thread.held() {
-            return Ok(held);
+    fn held(&self, thread: &Thread, partition: usize) -> Result<Option<Link>, ClaimError> {
+        let layout = self.servers.layout();
+        let Some(server) = layout.server(partition) else { return Ok(None) };
+        match server.has_problem().then(|| server.problem()).flatten() {
+            Some(problem) => Err(ClaimError::Problem(problem)),
+            None => Ok(thread.held(server.id)),
         }
-        let (shared, pooled) = self.pools.take().await.map_err(ClaimError::Connect)?;
-        let serial = fastrand::u64(..);
-        *thread.lock() = Some(Held { shared: shared.clone(), serial, pooled });
-        Ok((shared, serial))
+    }
+
+    async fn connect(&self, thread: &Arc<Thread>, partition: usize) -> Result<Link, ClaimError> {
+        let server = || self.servers.layout_now().server(partition).cloned();
+        let server = match server() {
+            Some(server) => server,
+            None => {
+                self.servers.search().await.map_err(|error| ClaimError::NoServer(Some(error)))?;
+                server().ok_or(ClaimError::NoServer(None))?
+            }
+        };
+        let id = server.id;
+        let (Some(store), own_thread) = (self.me.upgrade(), Arc::clone(thread)) else { return Err(ClaimError::Stopping) };
+        let connecting = thread.connecting(id, async move {
+            let connect = async {
+                let pooled = server.connect().await.map_err(ClaimError::Connect)?;
+                store.settle(&server, &mut MultiplexedConnection::clone(&pooled)).await?;
+                own_thread.keep(server.id, pooled);
+                Ok(())
+            };
+            tokio::time::timeout(CONNECT_TIMEOUT, connect).await.unwrap_or(Err(ClaimError::Timeout(CONNECT_TIMEOUT)))
+        });
+        connecting.await.map_err(ClaimError::Shared)?;
+        self.held(thread, partition)?.ok_or(ClaimError::Replaced)
+    }
+
+    /// A claim on trial at the server of a partition, since a Redis that answers a PING may still refuse to write.
+    async fn try_claim(&self, thread: &Arc<Thread>, partition: usize) -> Result<(), ClaimError> {
+        let link = self.link(thread, partition).await?;
+        let mut set = Cmd::new();
+        set.arg("SET").arg(key::trial(partition)).arg("").arg("NX").arg("PX").arg(TRIAL_LIFETIME_MS);
+        let reply = self.ask(thread, &link, &set).await?;
+        match self.read(thread, &link, reply::set(reply))? {
+            SetReply::Stored => Ok(()),
+            SetReply::Held => Err(ReplyError::Unexpected("nil").into()),
+        }
+    }
+
+    async fn look_once(&self, thread: &Arc<Thread>, key: NonceKey, claim: NonceClaim<'_>) -> Result<Claimed, ClaimError> {
+        let link = self.link(thread, key.partition).await?;
+        let mut exists = Cmd::new();
+        exists.arg("EXISTS").arg(&key.text);
+        let reply = self.ask(thread, &link, &exists).await?;
+        let is_claimed = self.read(thread, &link, reply::exists(reply))?;
+        let is_fenced = self.is_fenced(key.partition, &claim);
+        Ok(if is_fenced {
+            Claimed::Fenced
+        } else if is_claimed {
+            Claimed::Replayed
+        } else {
+            Claimed::Fresh
+        })
+    }
+
+    fn key(&self, claim: &NonceClaim<'_>) -> NonceKey {
+        NonceKey::new(claim.principal, claim.nonce, self.servers.partitions())
     }
 }
 
 impl NonceStore for RedisNonceStore {
     fn claim<'a>(&'a self, claim: NonceClaim<'a>) -> Answer<'a, Result<Claimed, Unavailable>> {
-        let thread = self.threads.get_or_default();
-        Answer::pending(self.within_timeout(thread, self.claim_once(thread, claim)))
+        let (thread, key) = (self.thread(), self.key(&claim));
+        Answer::pending(self.within_timeout(thread, key.partition, self.claim_once(thread, key, claim)))
     }
 
-    fn is_claimed<'a>(&'a self, principal: PrincipalId, nonce: &'a str, _now: UnixMillis) -> Answer<'a, Result<bool, Unavailable>> {
-        let thread = self.threads.get_or_default();
-        Answer::pending(self.within_timeout(thread, async move {
-            let (mut connection, serial) = self.connection(thread).await?;
-            let reply = connection.run(redis::cmd("EXISTS").arg(key(principal, nonce))).await;
-            let reply = reply.inspect_err(|_| thread.drop_connection(Some(serial)))?;
-            self.read(thread, serial, reply::exists(reply))
-        }))
+    fn look<'a>(&'a self, claim: NonceClaim<'a>) -> Answer<'a, Result<Claimed, Unavailable>> {
+        let (thread, key) = (self.thread(), self.key(&claim));
+        Answer::pending(self.within_timeout(thread, key.partition, self.look_once(thread, key, claim)))
     }
 
-    /// A claim on trial, since a Redis that answers a PING may still refuse to write.
+    /// Every server takes a claim on trial.
     fn check(&self) -> Answer<'_, Result<(), Unavailable>> {
-        let thread = self.threads.get_or_default();
-        Answer::pending(self.within_timeout(thread, async {
-            let (mut connection, serial) = self.connection(thread).await?;
-            let mut set = redis::cmd("SET");
-            set.arg(format!("countersign:trial:{:032x}", fastrand::u128(..))).arg("").arg("NX").arg("PX").arg(TRIAL_LIFETIME_MS);
-            let reply = connection.run(&set).await.inspect_err(|_| thread.drop_connection(Some(serial)))?;
-            match self.read(thread, serial, reply::set(reply))? {
-                SetReply::Stored => Ok(()),
-                SetReply::Held => Err(ReplyError::Unexpected("nil").into()),
+        Answer::pending(async {
+            let thread = self.thread();
+            for partition in self.first_partitions().await {
+                self.within_timeout(thread, partition, self.try_claim(thread, partition)).await?;
             }
-        }))
+            Ok(())
+        })
     }
 }
 
 impl fmt::Debug for RedisNonceStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisNonceStore").field("timeout", &self.timeout).finish_non_exhaustive()
+        f.debug_struct("RedisNonceStore").field("servers", &self.servers).finish_non_exhaustive()
     }
 }
 
-impl Thread {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Held>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn held(&self) -> Option<(Shared, u64)> {
-        self.lock().as_ref().map(|held| (held.shared.clone(), held.serial))
-    }
-
-    /// Gives up the connection: the one of that number, or any.
-    fn drop_connection(&self, serial: Option<u64>) {
-        let mut held = self.lock();
-        if held.as_ref().is_some_and(|held| serial.is_none_or(|serial| held.serial == serial))
-            && let Some(broken) = held.take()
-        {
-            broken.pooled.forget();
-        }
-    }
-}
-
-struct Held {
-    shared: Shared,
-    serial: u64,
-    pooled: Pooled,
-}
-
-/// A connection that many claims use at the same time.
-#[derive(Clone)]
-enum Shared {
-    Single(MultiplexedConnection),
-    Cluster(ClusterConnection),
-}
-
-impl Shared {
-    /// The reply as it came: an error reply is a [`Value::ServerError`], and no error.
-    async fn run(&mut self, command: &Cmd) -> Result<Value, RedisError> {
-        match self {
-            Self::Single(connection) => connection.req_packed_command(command).await,
-            Self::Cluster(connection) => connection.req_packed_command(command).await,
-        }
-    }
-}
-
-/// The pool's own handle of a connection, kept for as long as the connection is used.
-enum Pooled {
-    Single(deadpool_redis::Connection),
-    Cluster(cluster::Connection),
-    Sentinel(sentinel::Connection),
-}
-
-impl Pooled {
-    /// Takes a broken connection out of its pool, which then has room for a new one.
-    fn forget(self) {
-        match self {
-            Self::Single(connection) => drop(deadpool_redis::Connection::take(connection)),
-            Self::Cluster(connection) => drop(cluster::Connection::take(connection)),
-            Self::Sentinel(connection) => drop(sentinel::Connection::take(connection)),
-        }
-    }
-}
-
-enum Pools {
-    Single(deadpool_redis::Pool),
-    Cluster(cluster::Pool),
-    Sentinel(sentinel::Pool),
-}
-
-impl Pools {
-    fn new(settings: &NonceSettings) -> Option<Result<Self, BadRedisUrl>> {
-        let bad = |error: &dyn fmt::Display| BadRedisUrl { reason: error.to_string() };
-        let urls = |nodes: &[crate::config::Secret]| nodes.iter().map(|node| node.expose().to_owned()).collect::<Vec<_>>();
-        Some(match &settings.url {
-            NonceUrl::Memory => return None,
-            NonceUrl::Single(url) => {
-                // Claims have their own timeout, which covers everything.
-                let config = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(Some(settings.timeout));
-                deadpool_redis::Manager::new_with_config(url.expose(), config).map_err(|error| bad(&error)).and_then(|manager| {
-                    let pool = deadpool_redis::Pool::builder(manager).max_size(CONNECTIONS_MAX).build();
-                    pool.map(Self::Single).map_err(|error| bad(&error))
-                })
-            }
-            NonceUrl::Cluster(nodes) => {
-                cluster::Manager::new(urls(nodes), false).map_err(|error| bad(&error)).and_then(|manager| {
-                    let pool = cluster::Pool::builder(manager).max_size(CONNECTIONS_MAX).build();
-                    pool.map(Self::Cluster).map_err(|error| bad(&error))
-                })
-            }
-            NonceUrl::Sentinel { nodes, service } => {
-                let manager = sentinel::Manager::new(urls(nodes), service.clone(), None, SentinelServerType::Master);
-                manager.map_err(|error| bad(&error)).and_then(|manager| {
-                    let pool = sentinel::Pool::builder(manager).max_size(CONNECTIONS_MAX).build();
-                    pool.map(Self::Sentinel).map_err(|error| bad(&error))
-                })
-            }
-        })
-    }
-
-    async fn take(&self) -> Result<(Shared, Pooled), PoolError> {
-        Ok(match self {
-            Self::Single(pool) => {
-                let pooled = pool.get().await?;
-                (Shared::Single(MultiplexedConnection::clone(&pooled)), Pooled::Single(pooled))
-            }
-            Self::Cluster(pool) => {
-                let pooled = pool.get().await?;
-                (Shared::Cluster(ClusterConnection::clone(&pooled)), Pooled::Cluster(pooled))
-            }
-            Self::Sentinel(pool) => {
-                let pooled = pool.get().await?;
-                (Shared::Single(MultiplexedConnection::clone(&pooled)), Pooled::Sentinel(pooled))
-            }
-        })
-    }
+fn get(key: &str) -> Cmd {
+    let mut get = Cmd::with_capacity(2, key.len() + 16);
+    get.arg("GET").arg(key);
+    get
 }
 
 fn is_connection_lost(error: &RedisError) -> bool {
     error.is_io_error() || error.is_connection_dropped() || error.is_unrecoverable_error()
-}
-
-/// `countersign:nonce:PRINCIPAL:` and then `n` and the nonce, or `h` and its SHA-256 in hexadecimal digits.
-fn key(principal: PrincipalId, nonce: &str) -> String {
-    let mut key = String::with_capacity(48 + PLAIN_NONCE_BYTES_MAX);
-    // Writing to a String does not fail.
-    let _ = write!(key, "countersign:nonce:{principal}:");
-    if nonce.len() <= PLAIN_NONCE_BYTES_MAX && nonce.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'{' | b'}')) {
-        key.push('n');
-        key.push_str(nonce);
-    } else {
-        key.push('h');
-        for byte in aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, nonce.as_bytes()).as_ref() {
-            let _ = write!(key, "{byte:02x}");
-        }
-    }
-    key
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key_of(nonce: &str) -> String {
-        key(PrincipalId(7), nonce)
-    }
-
-    #[test]
-    fn keys_are_short_printable_and_different() {
-        assert_eq!(key_of("abc"), "countersign:nonce:7:nabc");
-        let hashed = key_of("a b");
-        assert!(hashed.starts_with("countersign:nonce:7:h") && hashed.len() == "countersign:nonce:7:h".len() + 64);
-        let imitation = hashed.trim_start_matches("countersign:nonce:7:");
-        assert_ne!(key_of(imitation), hashed, "a nonce that looks like a hashed one");
-        assert_eq!(key_of(&"x".repeat(8000)).len(), hashed.len());
-        assert_ne!(key_of("{a}"), "countersign:nonce:7:n{a}", "a hash tag would let clients choose the cluster slot");
-    }
 }

@@ -9,10 +9,13 @@ use std::{
 };
 
 use countersign::{
+    app::SystemClock,
     config::nonce::{NonceSettings, NonceUrl},
     domain::{
+        fence::{Fence, FenceMode},
         nonce::{Attempt, Claimed, NonceClaim},
         principal::PrincipalId,
+        time::Tolerance,
     },
     engine::ports::NonceStore,
     stores::nonce::{memory::MemoryNonceStore, redis::RedisNonceStore},
@@ -25,7 +28,10 @@ use crate::harness::{Redis, RedisCluster, RedisSentinel, ScriptedRedis};
 fn claim(principal: i64, nonce: &str, valid: Duration) -> NonceClaim<'_> {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let attempt = Attempt::Unique(NUMBER.fetch_add(1, Ordering::Relaxed).into());
-    NonceClaim { principal: PrincipalId(principal), nonce, valid_until: now().saturating_add(valid), now: now(), attempt }
+    let valid_until = now().saturating_add(valid);
+    // As if it were of a client whose clock is ahead: what was signed before a store began is fenced.
+    let token_time = now().saturating_add(VALID);
+    NonceClaim { principal: PrincipalId(principal), nonce, token_time, valid_until, now: now(), attempt }
 }
 
 const VALID: Duration = Duration::from_secs(20);
@@ -40,7 +46,7 @@ async fn nonce_battery(store: Arc<dyn NonceStore>) {
     assert_eq!(outcome(claim(2, "n", VALID)).await, Claimed::Fresh, "another principal's");
     assert_eq!(outcome(claim(1, "N", VALID)).await, Claimed::Fresh, "nonces are compared byte for byte");
 
-    let is_claimed = async |principal, nonce| store.is_claimed(PrincipalId(principal), nonce, now()).await.unwrap();
+    let is_claimed = async |principal, nonce| store.look(claim(principal, nonce, VALID)).await.unwrap() == Claimed::Replayed;
     assert!(is_claimed(1, "n").await && !is_claimed(2, "N").await && !is_claimed(1, "looked at").await);
     assert_eq!(outcome(claim(1, "looked at", VALID)).await, Claimed::Fresh, "looking claims nothing");
 
@@ -77,6 +83,7 @@ async fn nonce_battery(store: Arc<dyn NonceStore>) {
     let forgotten_after = loop {
         match outcome(claim(6, "short", Duration::from_millis(10))).await {
             Claimed::Fresh => break now().since(first),
+            Claimed::Fenced => panic!("nothing was lost"),
             Claimed::Replayed => tokio::time::sleep(Duration::from_millis(20)).await,
         }
         assert!(now().since(first) < Duration::from_secs(10), "never forgotten");
@@ -86,25 +93,28 @@ async fn nonce_battery(store: Arc<dyn NonceStore>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_memory_store_keeps_the_nonce_promise() {
-    nonce_battery(Arc::new(MemoryNonceStore::new(100_000).unwrap())).await;
+    nonce_battery(Arc::new(
+        MemoryNonceStore::new(100_000, Fence::since(now(), Tolerance::DEFAULT), FenceMode::MintedBefore).unwrap(),
+    ))
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_redis_store_keeps_the_nonce_promise() {
     let redis = Redis::start();
-    nonce_battery(Arc::new(redis_store(&format!("redis://{}", redis.address)))).await;
+    nonce_battery(redis_store(&format!("redis://{}", redis.address))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_redis_store_keeps_the_nonce_promise_on_a_cluster() {
     let redis = RedisCluster::start();
-    nonce_battery(Arc::new(redis_store(&format!("redis+cluster://{}", redis.address)))).await;
+    nonce_battery(redis_store(&format!("redis+cluster://{}", redis.address))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_redis_store_keeps_the_nonce_promise_behind_a_sentinel() {
     let redis = RedisSentinel::start();
-    nonce_battery(Arc::new(redis_store(&format!("redis+sentinel://{}/main", redis.address)))).await;
+    nonce_battery(redis_store(&format!("redis+sentinel://{}/main", redis.address))).await;
 }
 
 /// Whatever a claim leaves in Redis goes away by itself, and within the time that the contract gives.
@@ -118,7 +128,7 @@ async fn claims_in_redis_expire_by_themselves() {
     let client = deadpool_redis::redis::Client::open(format!("redis://{}", redis.address)).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     for (nonce, longest) in [("past", 1), ("now", 21), ("future", 41)] {
-        let key = format!("countersign:nonce:1:n{nonce}");
+        let key = format!("countersign:{{0}}:nonce:1:n{nonce}");
         let left: i64 = deadpool_redis::redis::cmd("TTL").arg(&key).query_async(&mut connection).await.unwrap();
         assert!((longest - 1..=longest).contains(&left), "{nonce}: {left} s");
     }
@@ -176,8 +186,8 @@ async fn no_reply_but_ok_is_fresh() {
     assert_eq!((failures, oom), (22 * 4 + 6, Some(4)));
 }
 
-fn redis_store(url: &str) -> RedisNonceStore {
+fn redis_store(url: &str) -> Arc<RedisNonceStore> {
     let url: NonceUrl = url.parse().unwrap();
     let settings = NonceSettings { url, timeout: Duration::from_secs(5), ..NonceSettings::default() };
-    RedisNonceStore::new(&settings).unwrap().unwrap()
+    RedisNonceStore::new(&settings, Tolerance::DEFAULT, Arc::new(SystemClock)).unwrap().unwrap()
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::deployment::{Deployment, LISTENERS, variable};
 use super::http::{Answer, Request};
 use super::process::{Process, Signal};
-use super::{ExtAuthz, SetClock, Verification, free_port};
+use super::{ExtAuthz, SetClock, Verification, eventually, free_port, now};
 
 #[derive(Debug)]
 pub struct Countersign {
@@ -26,7 +26,9 @@ impl Countersign {
     /// With its HTTP listener at `http`.
     pub fn start_at(deployment: &Deployment, http: SocketAddr) -> Self {
         let [grpc, admin] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
-        Self::spawn(deployment, deployment.command(&["serve"]), [http, grpc, admin], true)
+        let started = Self::spawn(deployment, deployment.command(&["serve"]), [http, grpc, admin], true);
+        pass_the_fence();
+        started
     }
 
     /// By a clock of its own. Waits until it answers, and not until it is ready, which it may never be.
@@ -87,6 +89,13 @@ impl Countersign {
     pub fn exited_within(&mut self, deadline: Duration) -> ExitStatus {
         self.process.exited_within(deadline)
     }
+}
+
+/// A nonce store that begins with an empty memory vouches for no token that was signed before, and tokens carry whole seconds:
+/// from the next second on, honest ones pass.
+pub fn pass_the_fence() {
+    let began = now();
+    eventually("the second does not end", Duration::from_secs(5), || (now() > began).then_some(()));
 }
 
 /// What nginx asks about `GET /` of `gateway.test`, without credentials.

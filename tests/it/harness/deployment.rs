@@ -73,7 +73,7 @@ impl Deployment {
     /// [`Self::nonces_in`], through whatever stands before the Redis.
     #[must_use]
     pub fn nonces_at(self, redis: SocketAddr) -> Self {
-        self.set("nonce.url", &format!("redis://{redis}")).set("nonce.timeout", "5s")
+        self.set("nonce.url", &format!("redis://{redis}")).set("nonce.timeout", "1s")
     }
 
     /// Key sets may come from `server` although it is a local one, whose authority nobody else knows.

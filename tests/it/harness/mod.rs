@@ -47,7 +47,7 @@ pub use authority::Authority;
 pub use breaker::Breaker;
 pub use cluster::ReplicatedCluster;
 pub use collector::{CollectedSpan, Collector};
-pub use countersign::{Countersign, decision_request};
+pub use countersign::{Countersign, decision_request, pass_the_fence};
 pub use database::Database;
 pub use deployment::{Deployment, LISTENERS, Ran, variable};
 pub use door::{Door, Question, Verdict};

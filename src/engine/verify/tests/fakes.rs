@@ -27,12 +27,24 @@ use crate::{
 pub(super) const NOW_MS: i64 = 1_800_000_000_500;
 pub(super) const NOW: i64 = 1_800_000_000;
 
-#[derive(Default)]
-pub(super) struct TestClock(pub(super) AtomicI64);
+pub(super) struct TestClock {
+    pub(super) now: AtomicI64,
+    pub(super) set_back_from: AtomicI64,
+}
+
+impl TestClock {
+    pub(super) fn at(now: i64) -> Self {
+        Self { now: now.into(), set_back_from: i64::MIN.into() }
+    }
+}
 
 impl Clock for TestClock {
     fn now(&self) -> UnixMillis {
-        UnixMillis(self.0.load(Ordering::Relaxed))
+        UnixMillis(self.now.load(Ordering::Relaxed))
+    }
+
+    fn set_back_from(&self) -> UnixMillis {
+        UnixMillis(self.set_back_from.load(Ordering::Relaxed))
     }
 }
 
@@ -129,12 +141,17 @@ impl UsageLog for TestUsage {
 pub(super) struct TestNonces {
     claims: Mutex<HashMap<(i64, String), (UnixMillis, u128)>>,
     is_down: bool,
+    /// What the clock shows when a claim is back, if that takes a while.
+    pub(super) slow: Mutex<Option<(Arc<TestClock>, i64)>>,
 }
 
 impl NonceStore for TestNonces {
     fn claim<'a>(&'a self, claim: NonceClaim<'a>) -> Answer<'a, Result<Claimed, Unavailable>> {
         if self.is_down {
             return Answer::ready(Err(Unavailable::new(Dependency::NonceStore, "down")));
+        }
+        if let Some((clock, later)) = &*self.slow.lock().unwrap() {
+            clock.now.store(*later, Ordering::Relaxed);
         }
         let mut claims = self.claims.lock().unwrap();
         let key = (claim.principal.0, claim.nonce.to_owned());
@@ -146,13 +163,14 @@ impl NonceStore for TestNonces {
         Answer::ready(Ok(Claimed::Fresh))
     }
 
-    fn is_claimed<'a>(&'a self, principal: PrincipalId, nonce: &'a str, now: UnixMillis) -> Answer<'a, Result<bool, Unavailable>> {
+    fn look<'a>(&'a self, claim: NonceClaim<'a>) -> Answer<'a, Result<Claimed, Unavailable>> {
         if self.is_down {
             return Answer::ready(Err(Unavailable::new(Dependency::NonceStore, "down")));
         }
         let claims = self.claims.lock().unwrap();
-        let live = claims.get(&(principal.0, nonce.to_owned())).is_some_and(|(forgotten_at, _)| now < *forgotten_at);
-        Answer::ready(Ok(live))
+        let key = (claim.principal.0, claim.nonce.to_owned());
+        let is_live = claims.get(&key).is_some_and(|(forgotten_at, _)| claim.now < *forgotten_at);
+        Answer::ready(Ok(if is_live { Claimed::Replayed } else { Claimed::Fresh }))
     }
 
     fn check(&self) -> Answer<'_, Result<(), Unavailable>> {
@@ -220,7 +238,7 @@ pub(super) fn bench_of(principals: impl IntoIterator<Item = Arc<KnownPrincipal>>
 
 fn assembled(policy: Policy, directory: TestDirectory, nonces_are_down: bool, key: PrivateKey, remote: PrivateKey) -> Bench {
     let set = HashMap::from([("remote".to_owned(), Arc::new(VerifyingKey::new(remote.public_key())))]);
-    let (clock, usage) = (Arc::new(TestClock(NOW_MS.into())), Arc::new(TestUsage::default()));
+    let (clock, usage) = (Arc::new(TestClock::at(NOW_MS)), Arc::new(TestUsage::default()));
     let nonces = Arc::new(TestNonces { is_down: nonces_are_down, ..TestNonces::default() });
     let issuer_keys = issuer_keys();
     let ports = VerifierPorts {
@@ -237,7 +255,7 @@ fn assembled(policy: Policy, directory: TestDirectory, nonces_are_down: bool, ke
 
 pub(super) fn verifier_of(principals: impl IntoIterator<Item = Arc<KnownPrincipal>>) -> Verifier {
     let ports = VerifierPorts {
-        clock: Arc::new(TestClock(NOW_MS.into())),
+        clock: Arc::new(TestClock::at(NOW_MS)),
         directory: Arc::new(TestDirectory::of(principals)),
         key_sets: Arc::new(TestKeySets::default()),
         issuer_keys: Arc::new(TestIssuerKeys(issuer_keys())),

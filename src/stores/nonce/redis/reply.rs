@@ -6,6 +6,8 @@
 
 use deadpool_redis::redis::Value;
 
+use crate::domain::time::UnixMillis;
+
 /// The reply to `SET key value NX`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SetReply {
@@ -39,6 +41,11 @@ impl ReplyError {
             Self::Refused { code, .. } => matches!(&**code, "READONLY" | "MASTERDOWN" | "NOAUTH" | "LOADING" | "NOREPLICAS"),
             Self::Unexpected(_) => true,
         }
+    }
+
+    /// Whether another server may have the nonces now.
+    pub(super) fn leads_elsewhere(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if matches!(&**code, "MOVED" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN"))
     }
 
     /// The name in metrics: the code of a known error reply, else `other_error`, or `unexpected_reply`.
@@ -89,6 +96,16 @@ failure_kinds! {
     UnexpectedReply = "unexpected_reply",
     /// An error reply with a code that is not listed here.
     OtherError = "other_error",
+    /// Too few replicas of Redis acknowledged the claim.
+    TooFewAcknowledged = "too_few_acknowledged",
+    /// Another server took over meanwhile.
+    Replaced = "replaced",
+    /// Redis lost its memory meanwhile.
+    MemoryLost = "memory_lost",
+    /// The clock of this replica is too far from that of Redis.
+    ClockSkew = "clock_skew",
+    /// It may evict any key.
+    Evicts = "evicts",
     /// Full, and told not to evict.
     OutOfMemory = "oom" ("OOM"),
     /// A replica.
@@ -146,6 +163,40 @@ pub(super) fn exists(reply: Value) -> Result<bool, ReplyError> {
         Value::Int(1) => Ok(true),
         other => Err(not_an_answer(other)),
     }
+}
+
+/// Reads an integer.
+pub(super) fn integer(reply: Value) -> Result<i64, ReplyError> {
+    match reply {
+        Value::Int(number) => Ok(number),
+        other => Err(not_an_answer(other)),
+    }
+}
+
+/// Reads a text, such as that of `INFO`.
+pub(super) fn text(reply: Value) -> Result<String, ReplyError> {
+    match reply {
+        Value::BulkString(bytes) => String::from_utf8(bytes).map_err(|_| ReplyError::Unexpected("bytes that are no text")),
+        Value::VerbatimString { text, .. } => Ok(text),
+        other => Err(not_an_answer(other)),
+    }
+}
+
+/// Reads the reply to `TIME`: seconds and microseconds.
+pub(super) fn time(reply: Value) -> Result<UnixMillis, ReplyError> {
+    let Value::Array(parts) = reply else { return Err(not_an_answer(reply)) };
+    let number = |part: Value| text(part).ok()?.parse::<i64>().ok();
+    let numbers: Option<Vec<i64>> = parts.into_iter().map(number).collect();
+    match numbers.as_deref() {
+        Some([seconds, micros]) => Ok(UnixMillis(seconds.saturating_mul(1000).saturating_add(micros / 1000))),
+        _ => Err(ReplyError::Unexpected("an array that is no time")),
+    }
+}
+
+/// The next reply of a pipeline.
+pub(super) fn next(replies: &mut impl Iterator<Item = Value>) -> Value {
+    // One too few is no answer, and read as such: nil would be one.
+    replies.next().unwrap_or_else(|| Value::Array(Vec::new()))
 }
 
 fn not_an_answer(reply: Value) -> ReplyError {
@@ -222,6 +273,16 @@ mod tests {
             let told = set(reply()).unwrap_err().to_string();
             assert!(told.contains(text.split(' ').next().unwrap()), "{told}");
         }
+    }
+
+    #[test]
+    fn times_and_texts_are_read() {
+        assert_eq!(time(read("*2\r\n$10\r\n1764300000\r\n$6\r\n123456\r\n")).unwrap(), UnixMillis(1_764_300_000_123));
+        for nonsense in ["*0\r\n", "*1\r\n$1\r\n1\r\n", "*2\r\n$1\r\nx\r\n$1\r\n1\r\n", ":1\r\n"] {
+            assert!(time(read(nonsense)).is_err(), "{nonsense:?}");
+        }
+        assert_eq!(text(read("=5\r\ntxt:x\r\n")).unwrap(), "x");
+        assert!(set(next(&mut std::iter::empty())).is_err() && get(next(&mut std::iter::empty())).is_err());
     }
 
     #[test]

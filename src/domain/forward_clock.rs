@@ -1,0 +1,187 @@
+//! A clock that never goes back, made of the system's clock, which may, and of a monotonic one.
+//!
+//! A token whose nonce was claimed is forgotten by the passing of real time. If the clock that judges windows were set back, or
+//! ran slower than real time, a token could still be in its window when its nonce is forgotten. So this clock runs at least as
+//! fast as the monotonic one. If the system's clock was set back by more than [`SET_BACK_MIN`], it stands still until that has
+//! caught up with the last moment that was shown; until then no token is good, and after that none that was minted before
+//! ([`ForwardClock::set_back_from`]).
+
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use super::time::UnixMillis;
+
+/// Clocks are corrected by less than this without notice: the second that nonces are remembered longer covers it.
+pub const SET_BACK_MIN: Duration = Duration::from_millis(250);
+const SET_BACK_MIN_MS: i64 = 250;
+const _: () = assert!(SET_BACK_MIN.as_millis() == SET_BACK_MIN_MS.unsigned_abs() as u128);
+
+/// One look at both clocks, in milliseconds. The monotonic one is read before and after the system's, since the thread may be
+/// held up in between.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading {
+    /// The monotonic clock, before.
+    pub monotonic_before: i64,
+    /// The system's clock.
+    pub system: UnixMillis,
+    /// The monotonic clock, after.
+    pub monotonic_after: i64,
+}
+
+/// What changed by a reading that is worth telling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The system's clock was set back so far.
+    SetBack(Duration),
+    /// It has caught up.
+    CaughtUp,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct ForwardClock {
+    /// The system's clock less the monotonic one: the largest difference seen since it was last set back.
+    offset: AtomicI64,
+    is_catching_up: AtomicBool,
+    /// The last moment shown before the system's clock was set back; `i64::MIN` if it never was.
+    set_back_from: AtomicI64,
+    changing: Mutex<()>,
+}
+
+impl ForwardClock {
+    /// Begins with `reading`.
+    pub const fn new(reading: Reading) -> Self {
+        Self {
+            offset: AtomicI64::new(reading.system.0 - reading.monotonic_after),
+            is_catching_up: AtomicBool::new(false),
+            set_back_from: AtomicI64::new(i64::MIN),
+            changing: Mutex::new(()),
+        }
+    }
+
+    /// The time by `reading`, and what is to be told.
+    pub fn now(&self, reading: Reading) -> (UnixMillis, Option<Step>) {
+        let offset_at_least = reading.system.0 - reading.monotonic_after;
+        let offset_at_most = reading.system.0 - reading.monotonic_before;
+        let kept = self.offset.load(Ordering::Acquire);
+        if self.is_catching_up.load(Ordering::Acquire) || offset_at_most < kept - SET_BACK_MIN_MS {
+            return self.behind(reading);
+        }
+        if offset_at_least > kept {
+            self.offset.fetch_max(offset_at_least, Ordering::AcqRel);
+        }
+        (UnixMillis(reading.monotonic_after + kept.max(offset_at_least)), None)
+    }
+
+    /// Tokens minted until this moment may have been used and forgotten: all of them while the system's clock catches up, those
+    /// from before it was set back after that. `i64::MIN` if it never was.
+    pub fn set_back_from(&self) -> UnixMillis {
+        if self.is_catching_up.load(Ordering::Acquire) {
+            return UnixMillis(i64::MAX);
+        }
+        UnixMillis(self.set_back_from.load(Ordering::Acquire))
+    }
+
+    fn behind(&self, reading: Reading) -> (UnixMillis, Option<Step>) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let offset = reading.system.0 - reading.monotonic_before;
+        if self.is_catching_up.load(Ordering::Acquire) {
+            let shown = self.set_back_from.load(Ordering::Acquire);
+            if reading.system.0 <= shown {
+                return (UnixMillis(shown), None);
+            }
+            self.offset.store(offset, Ordering::Release);
+            self.is_catching_up.store(false, Ordering::Release);
+            return (reading.system, Some(Step::CaughtUp));
+        }
+        let kept = self.offset.load(Ordering::Acquire);
+        if offset >= kept - SET_BACK_MIN_MS {
+            // Another thread saw that it has caught up.
+            return (UnixMillis(reading.monotonic_after + kept), None);
+        }
+        let shown = reading.monotonic_after + kept;
+        // First the moment, then that it counts.
+        self.set_back_from.store(shown, Ordering::Release);
+        self.is_catching_up.store(true, Ordering::Release);
+        let by = Duration::from_millis((shown - reading.system.0).unsigned_abs());
+        (UnixMillis(shown), Some(Step::SetBack(by)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const fn reading(monotonic: i64, system: i64) -> Reading {
+        Reading { monotonic_before: monotonic, system: UnixMillis(system), monotonic_after: monotonic }
+    }
+
+    #[test]
+    fn it_shows_the_system_clock_and_follows_it_forward() {
+        let clock = ForwardClock::new(reading(0, 1_000_000));
+        assert_eq!(clock.now(reading(10, 1_000_010)), (UnixMillis(1_000_010), None));
+        assert_eq!(clock.now(reading(20, 1_060_020)), (UnixMillis(1_060_020), None), "set forward by a minute");
+        assert_eq!(clock.set_back_from(), UnixMillis(i64::MIN));
+    }
+
+    #[test]
+    fn a_small_correction_is_run_through() {
+        let clock = ForwardClock::new(reading(0, 1_000_000));
+        assert_eq!(clock.now(reading(100, 999_900)), (UnixMillis(1_000_100), None), "set back by 200 ms");
+        assert_eq!(clock.now(reading(200, 1_000_000)), (UnixMillis(1_000_200), None));
+        let (now, step) = clock.now(reading(300, 1_000_000));
+        assert_eq!((now, step), (UnixMillis(1_000_300), Some(Step::SetBack(Duration::from_millis(300)))), "a second one adds up");
+    }
+
+    #[test]
+    fn set_back_it_stands_still_and_nothing_is_good_until_it_has_caught_up() {
+        let clock = ForwardClock::new(reading(0, 1_000_000));
+        let (now, step) = clock.now(reading(1000, 986_000));
+        assert_eq!((now, step), (UnixMillis(1_001_000), Some(Step::SetBack(Duration::from_secs(15)))));
+        assert_eq!(clock.set_back_from(), UnixMillis(i64::MAX));
+        assert_eq!(clock.now(reading(16_000, 1_001_000)), (UnixMillis(1_001_000), None));
+        assert_eq!(clock.now(reading(16_001, 1_001_001)), (UnixMillis(1_001_001), Some(Step::CaughtUp)));
+        assert_eq!(clock.set_back_from(), UnixMillis(1_001_000), "what was minted before stays denied");
+        assert_eq!(clock.now(reading(17_000, 1_002_000)), (UnixMillis(1_002_000), None));
+    }
+
+    #[test]
+    fn a_thread_that_is_held_up_between_the_readings_sees_no_step() {
+        let clock = ForwardClock::new(reading(0, 1_000_000));
+        let held_up_before = Reading { monotonic_before: 1000, system: UnixMillis(1_003_000), monotonic_after: 3000 };
+        assert_eq!(clock.now(held_up_before), (UnixMillis(1_003_000), None));
+        let held_up_after = Reading { monotonic_before: 4000, system: UnixMillis(1_004_000), monotonic_after: 6000 };
+        assert_eq!(clock.now(held_up_after), (UnixMillis(1_006_000), None));
+    }
+
+    proptest! {
+        /// Whatever is done to the system's clock, this one never goes back, and while tokens are good it is never slower than
+        /// real time.
+        #[test]
+        fn it_never_goes_back_and_never_runs_slow(
+            steps in proptest::collection::vec((0_i64..5_000, -20_000_i64..20_000, proptest::bool::weighted(0.2)), 1..100),
+        ) {
+            let (mut monotonic, mut system) = (0, 1_000_000);
+            let clock = ForwardClock::new(reading(monotonic, system));
+            let mut last = (monotonic, UnixMillis(system), true);
+            for (passes, step, is_set) in steps {
+                monotonic += passes;
+                system += passes + if is_set { step } else { 0 };
+                let (now, _) = clock.now(reading(monotonic, system));
+                prop_assert!(now >= last.1);
+                let is_good = clock.set_back_from() != UnixMillis(i64::MAX);
+                if is_good && last.2 {
+                    prop_assert!(now.0 - last.1.0 >= monotonic - last.0);
+                }
+                last = (monotonic, now, is_good);
+            }
+        }
+    }
+}

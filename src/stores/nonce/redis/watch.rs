@@ -1,0 +1,346 @@
+//! What is looked after beside the claims: which servers there are, that their epochs are right, and that they are fit.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use deadpool_redis::redis::{
+    Cmd, Pipeline,
+    aio::{ConnectionLike, MultiplexedConnection},
+};
+use futures_util::future::join_all;
+
+use super::{
+    BadRedis, ClaimError, KnownEpoch, RedisNonceStore,
+    epoch::{Change, Epoch, Sight},
+    get,
+    info::ServerInfo,
+    key, reply,
+    servers::{CONNECT_TIMEOUT, Problem, Server},
+};
+use crate::domain::time::UnixMillis;
+
+/// How far apart looks are.
+const INTERVAL: Duration = Duration::from_millis(500);
+/// How long one look at a server may take.
+const LOOK_TIMEOUT: Duration = Duration::from_millis(500);
+/// How often epochs are read again because somebody else changed them at the same time.
+const ROUNDS: usize = 8;
+
+/// Replaces an epoch if it is still the one that was read, and yields the one that counts.
+const REPLACE: &str = "local held = redis.call('GET', KEYS[1]) or '' \
+                       if held ~= ARGV[1] then return held end \
+                       redis.call('SET', KEYS[1], ARGV[2]) return ARGV[2]";
+
+/// The ACL rules that are enough, for `countersign config check` to tell.
+pub const ACL_RULES: &str = "~countersign:* &countersign:* +set +get +exists +expire +wait +eval +info +time +ping +unwatch \
+                             +cluster|info +cluster|slots +publish +subscribe +hello +auth +select";
+
+/// How far the clock of this process and that of Redis are apart.
+#[derive(Default)]
+pub(super) struct ClockSkew(AtomicI64);
+
+/// That epochs are brought up to date by one claim for all that wait.
+#[derive(Default)]
+pub(super) struct Settling {
+    one: tokio::sync::Mutex<()>,
+    ended: AtomicU64,
+}
+
+impl RedisNonceStore {
+    /// Milliseconds by which the clock of this process is ahead of that of Redis, as last measured.
+    pub fn clock_skew_ms(&self) -> i64 {
+        self.clock_skew.0.load(Ordering::Relaxed)
+    }
+
+    /// Finds the servers and their epochs before the first claim. That Redis is out of reach is no error, since it may come;
+    /// that it is one that must not be used is.
+    pub async fn start(&self) -> Result<(), BadRedis> {
+        let thread = self.thread();
+        let connected = async {
+            for partition in self.first_partitions().await {
+                if let Err(error) = self.try_claim(thread, partition).await {
+                    drop(self.unavailable(error));
+                }
+            }
+        };
+        let in_time = tokio::time::timeout(CONNECT_TIMEOUT, connected).await;
+        let evicts = self.servers.layout_now().servers.iter().find_map(|server| match server.problem().as_deref() {
+            Some(problem @ Problem::Evicts { .. }) => Some(problem.to_string()),
+            Some(Problem::ClockSkew { .. }) | None => None,
+        });
+        if in_time.is_err() {
+            drop(self.unavailable(ClaimError::Timeout(CONNECT_TIMEOUT)));
+        }
+        evicts.map_or(Ok(()), |problem| Err(BadRedis::Evicts(problem)))
+    }
+
+    /// What an operator should know about servers that are fit all the same. Empty if Redis cannot be asked.
+    pub async fn advice(&self) -> Vec<String> {
+        let mut advice = Vec::new();
+        for server in &self.servers.layout_now().servers {
+            let Ok(mut pooled) = server.connect().await else { continue };
+            let mut info = Cmd::new();
+            info.arg("INFO");
+            let Ok(text) = pooled.req_packed_command(&info).await else { continue };
+            let policy = reply::text(text).ok().and_then(|text| ServerInfo::parse(&text)?.eviction_policy);
+            if let Some(policy) = policy.filter(|policy| policy != "noeviction") {
+                advice.push(format!(
+                    "Redis at {} has `maxmemory-policy {policy}`: when it is full, it forgets nonces, and tokens signed until then \
+                     are denied; set it to `noeviction`",
+                    server.address
+                ));
+            }
+        }
+        advice
+    }
+
+    /// Looks after Redis until `shutdown` is done.
+    pub async fn watch(self: Arc<Self>, shutdown: impl Future<Output = ()>) {
+        let mut ticks = tokio::time::interval(INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (mut shutdown, mut listening) = (std::pin::pin!(shutdown), std::pin::pin!(self.servers.listen()));
+        let mut connections = HashMap::new();
+        loop {
+            tokio::select! {
+                () = &mut shutdown => return,
+                () = &mut listening => {}
+                _ = ticks.tick() => {}
+                () = self.servers.wanted.notified() => {}
+            }
+            tokio::select! {
+                () = &mut shutdown => return,
+                () = self.look_after(&mut connections) => {}
+            }
+        }
+    }
+
+    async fn look_after(&self, connections: &mut HashMap<u64, MultiplexedConnection>) {
+        self.find_servers().await;
+        let layout = self.servers.layout_now();
+        connections.retain(|id, _| layout.servers.iter().any(|server| server.id == *id));
+        let looks = layout.servers.iter().map(|server| {
+            let held = connections.get(&server.id).cloned();
+            async move { (server.id, tokio::time::timeout(LOOK_TIMEOUT, self.look_at(server, held)).await.ok()) }
+        });
+        for (id, looked) in join_all(looks).await {
+            match looked {
+                Some(Ok(connection)) => drop(connections.insert(id, connection)),
+                // Claims tell of it, and readiness does.
+                Some(Err(_)) | None => drop(connections.remove(&id)),
+            }
+        }
+    }
+
+    async fn look_at(&self, server: &Server, held: Option<MultiplexedConnection>) -> Result<MultiplexedConnection, ClaimError> {
+        let mut connection = match held {
+            Some(connection) => connection,
+            None => deadpool_redis::Connection::take(server.connect().await.map_err(ClaimError::Connect)?),
+        };
+        self.settle(server, &mut connection).await?;
+        Ok(connection)
+    }
+
+    /// Searches for the servers, gives connections to replaced ones up, and says whether any was.
+    pub(super) async fn find_servers(&self) -> bool {
+        match self.servers.search().await {
+            Ok(false) => false,
+            Ok(true) => {
+                let layout = self.servers.layout_now();
+                for thread in &self.threads {
+                    thread.drop_if(|link| layout.servers.iter().all(|server| server.id != link.server));
+                }
+                true
+            }
+            Err(error) => {
+                tracing::debug!(error = %error, "the Redis servers cannot be found; those that are known are used");
+                false
+            }
+        }
+    }
+
+    /// A partition of each server.
+    pub(super) async fn first_partitions(&self) -> Vec<usize> {
+        if self.servers.layout().servers.is_empty() {
+            self.find_servers().await;
+        }
+        let layout = self.servers.layout_now();
+        let mut firsts: Vec<usize> =
+            layout.servers.iter().filter_map(|server| layout.partitions(server.id).first().copied()).collect();
+        // One that nobody has is unavailable like a server that is out of reach.
+        firsts.extend((0..self.servers.partitions()).find(|partition| layout.server(*partition).is_none()));
+        firsts
+    }
+
+    /// [`RedisNonceStore::settle`], done by one of all that come at the same time.
+    pub(super) async fn settle_once(&self, link: &super::Link) -> Result<(), ClaimError> {
+        let layout = self.servers.layout_now();
+        let server = layout.servers.iter().find(|server| server.id == link.server).ok_or(ClaimError::Replaced)?;
+        let before = self.settling.ended.load(Ordering::Acquire);
+        let _one = self.settling.one.lock().await;
+        if self.settling.ended.load(Ordering::Acquire) > before + 1 {
+            return Ok(());
+        }
+        let settled = self.settle(server, &mut link.connection.clone()).await;
+        self.settling.ended.fetch_add(1, Ordering::AcqRel);
+        settled
+    }
+
+    /// Reads the epochs of a server, replaces those that are not right, and judges whether the server is fit for claims. To be done
+    /// on each new connection before the first claim, and when a claim found another epoch.
+    pub(super) async fn settle(&self, server: &Server, connection: &mut MultiplexedConnection) -> Result<(), ClaimError> {
+        let partitions = self.servers.layout_now().partitions(server.id);
+        for _ in 0..ROUNDS {
+            let (info, now, held) = self.look_at_epochs(server, connection, &partitions).await?;
+            if !info.is_master {
+                return Err(ClaimError::NotMaster);
+            }
+            if self.replace_epochs(server, connection, &info, now, held).await? {
+                return Ok(());
+            }
+        }
+        Err(ClaimError::EpochsUnsettled)
+    }
+
+    async fn look_at_epochs(
+        &self,
+        server: &Server,
+        connection: &mut MultiplexedConnection,
+        partitions: &[usize],
+    ) -> Result<(ServerInfo, UnixMillis, Vec<(usize, Option<Vec<u8>>)>), ClaimError> {
+        let mut commands = Pipeline::with_capacity(partitions.len() + 2);
+        for partition in partitions {
+            commands.add_command(get(&key::epoch(*partition)));
+        }
+        // After the epochs: what was lost was lost before this time.
+        commands.cmd("TIME").cmd("INFO");
+        let sent = self.clock.now();
+        let mut replies = connection.req_packed_commands(&commands, 0, commands.len()).await?.into_iter();
+        let received = self.clock.now();
+        let mut held = Vec::with_capacity(partitions.len());
+        for partition in partitions {
+            held.push((*partition, reply::get(reply::next(&mut replies))?));
+        }
+        let now = reply::time(reply::next(&mut replies))?;
+        let info = reply::text(reply::next(&mut replies))?;
+        let info = ServerInfo::parse(&info).ok_or(reply::ReplyError::Unexpected("an INFO without run_id and role"))?;
+        let skew_ms = skew_ms(sent, now, received);
+        self.clock_skew.0.store(skew_ms, Ordering::Relaxed);
+        server.set_problem(self.problem(server, &info, skew_ms));
+        Ok((info, now, held))
+    }
+
+    fn problem(&self, server: &Server, info: &ServerInfo, skew_ms: i64) -> Option<Problem> {
+        let address = || server.address.clone();
+        if u128::from(skew_ms.unsigned_abs()) > self.rules.max_clock_skew.as_millis() {
+            return Some(Problem::ClockSkew { address: address(), skew_ms });
+        }
+        if info.evicts_any_key() && !self.rules.allow_eviction {
+            let policy = info.eviction_policy.clone().unwrap_or_default();
+            return Some(Problem::Evicts { address: address(), policy });
+        }
+        None
+    }
+
+    /// Whether all of them are right now.
+    async fn replace_epochs(
+        &self,
+        server: &Server,
+        connection: &mut MultiplexedConnection,
+        info: &ServerInfo,
+        now: UnixMillis,
+        held: Vec<(usize, Option<Vec<u8>>)>,
+    ) -> Result<bool, ClaimError> {
+        let evicted = if self.rules.allow_eviction { 0 } else { info.evicted_keys };
+        let mut replacements = Vec::new();
+        for (partition, held) in held {
+            let known = self.epochs[partition].load();
+            let known_tolerance = known.as_ref().map(|known| known.epoch.fence.tolerance);
+            let takeover = self.servers.takeover();
+            let sight = Sight { run_id: &info.run_id, evicted, now, tolerance: self.rules.tolerance, known_tolerance, takeover };
+            match (Epoch::replacement(held.as_deref(), sight), held) {
+                (Some((epoch, change)), held) => replacements.push((partition, held.unwrap_or_default(), epoch, change)),
+                (None, Some(held)) => self.remember(partition, held),
+                (None, None) => {}
+            }
+        }
+        if replacements.is_empty() {
+            return Ok(true);
+        }
+        let mut commands = Pipeline::with_capacity(replacements.len());
+        for (partition, held, epoch, _) in &replacements {
+            commands.cmd("EVAL").arg(REPLACE).arg(1).arg(key::epoch(*partition)).arg(held).arg(epoch.encode());
+        }
+        let mut replies = connection.req_packed_commands(&commands, 0, commands.len()).await?.into_iter();
+        let mut are_all_right = true;
+        let mut told: Option<Change> = None;
+        for (partition, _, epoch, change) in replacements {
+            let counts = reply::get(reply::next(&mut replies))?;
+            if counts.is_some_and(|counts| counts == epoch.encode()) {
+                if told != Some(change) {
+                    tell(server, change, &epoch);
+                    told = Some(change);
+                }
+                self.remember(partition, epoch.encode());
+            } else {
+                are_all_right = false;
+            }
+        }
+        Ok(are_all_right)
+    }
+
+    fn remember(&self, partition: usize, bytes: Vec<u8>) {
+        if self.knows(partition, Some(&bytes)) {
+            return;
+        }
+        if let Some(epoch) = Epoch::decode(&bytes) {
+            self.epochs[partition].store(Some(Arc::new(KnownEpoch { epoch, bytes })));
+        }
+    }
+}
+
+fn tell(server: &Server, change: Change, epoch: &Epoch) {
+    let (address, reason) = (&server.address, change.describe());
+    if change == Change::ToleranceRaised {
+        let tolerance = epoch.fence.tolerance.duration();
+        tracing::info!(server = address, reason, ?tolerance, "nonces are remembered for longer from now on");
+        return;
+    }
+    tracing::warn!(
+        server = address,
+        reason,
+        until = epoch.fence.lost_at.to_rfc3339(),
+        "Redis may have lost claims: tokens that were signed until then are denied"
+    );
+}
+
+/// Milliseconds by which the own clock is certainly ahead of that of Redis, or behind it: what the way may have taken does not
+/// count.
+fn skew_ms(sent: UnixMillis, redis: UnixMillis, received: UnixMillis) -> i64 {
+    if redis < sent {
+        sent.0 - redis.0
+    } else if redis > received {
+        received.0 - redis.0
+    } else {
+        0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_is_off_by_what_the_way_does_not_explain() {
+        let skew = |sent, redis, received| skew_ms(UnixMillis(sent), UnixMillis(redis), UnixMillis(received));
+        assert_eq!(skew(1000, 1005, 1010), 0);
+        assert_eq!(skew(1000, 990, 1010), 10, "ahead");
+        assert_eq!(skew(1000, 1500, 1010), -490, "behind");
+        assert_eq!(skew(1000, 1500, 2000), 0, "a slow answer tells nothing");
+    }
+}
