@@ -18,11 +18,12 @@ async fn a_replica_is_behind() {
     let mut plan = plan(12, TOLERANCE);
     plan.last = when_the_store_has_forgotten();
     let presenter = Presenter::start(&world.replicas, &world.client, plan);
+    let began = Instant::now();
     let report = presenter.end().await;
     report.tells();
     report.allows_no_token_twice();
-    let first_replica_is_well = report.presented.iter().filter(|presentation| presentation.outcome == "allowed").count();
-    assert!(first_replica_is_well > 100, "too few to show anything");
+    // The two others decide as ever.
+    assert!(report.allows_between(began, Instant::now()).len() > super::REPLAYS_MIN, "too few to show anything");
 }
 
 /// A replica 3 s ahead has the store remember a token for less than its window.
@@ -35,9 +36,38 @@ async fn a_replica_is_ahead() {
     let mut plan = plan(12, TOLERANCE);
     plan.last = [5200, 5600, 5900].map(Duration::from_millis).to_vec();
     let presenter = Presenter::start(&world.replicas, &world.client, plan);
+    let began = Instant::now();
     let report = presenter.end().await;
     report.tells();
     report.allows_no_token_twice();
+    assert!(report.allows_between(began, Instant::now()).len() > super::REPLAYS_MIN, "too few to show anything");
+}
+
+/// Set forward while it decides, it must not have the store forget early what it claims before it finds out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_clock_of_a_replica_is_set_forward() {
+    const TOLERANCE: Duration = Duration::from_secs(6);
+    let redis = Redis::start();
+    let clock = SetClock::ahead(0);
+    let world = with_one_by(&redis, &clock, TOLERANCE);
+    let mut plan = plan(16, TOLERANCE);
+    plan.last = [5200, 5600, 5900].map(Duration::from_millis).to_vec();
+    let presenter = Presenter::start(&world.replicas, &world.client, plan);
+    let mut fault = Fault::now();
+    for second in [2, 8] {
+        presenter.has_signed_for(second).await;
+        let began = Instant::now();
+        clock.set(WRONG_MS);
+        presenter.has_signed_for(second + 1).await;
+        clock.set(0);
+        // It does not go back by itself.
+        fault = Fault { began, ended: began, returned: Instant::now() + Duration::from_millis(WRONG_MS.unsigned_abs()) };
+    }
+    presenter.fault_is_over();
+    let report = presenter.end().await;
+    report.tells();
+    report.allows_no_token_twice();
+    fault.is_forgotten(&report);
 }
 
 /// While its clock is 3 s back, a replica may not decide; when it is right again, it does.
@@ -59,7 +89,7 @@ async fn the_clock_of_a_replica_is_set_back() {
     let report = presenter.end().await;
     report.tells();
     report.allows_no_token_twice();
-    fault.is_forgiven(&report);
+    fault.is_forgotten(&report);
 }
 
 /// A clock far ahead has the store in memory forget what counts again when the clock is back. The client's clock does the same.
@@ -84,7 +114,7 @@ async fn the_clock_of_a_replica_with_nonces_in_memory_leaps_and_is_back() {
     report.allows_no_token_twice();
     // The clock that it decides by stands still until the other has caught up.
     let returned = back + Duration::from_secs(LEAP_SECONDS.unsigned_abs());
-    Fault { began, ended: began, returned }.is_forgiven(&report);
+    Fault { began, ended: began, returned }.is_forgotten(&report);
 }
 
 /// A token whose claim comes back after its window has ended is not allowed, whatever the clock said when it was asked about. Time
@@ -124,16 +154,4 @@ fn with_one_by(redis: &Redis, clock: &SetClock, tolerance: Duration) -> World {
 /// A token of `TOLERANCE` that was used at once is remembered for a second more.
 fn when_the_store_has_forgotten() -> Vec<Duration> {
     [1900, 4200, 4600].map(Duration::from_millis).to_vec()
-}
-
-impl Fault {
-    /// Whether fresh tokens pass everywhere since. Presentations planned for after their window are refused for that alone.
-    fn is_forgiven(self, report: &crate::harness::Report) {
-        let (refused, never) = report.refused_since(self.returned + super::RECOVERY);
-        let refused: Vec<_> =
-            refused.into_iter().filter(|presentation| presentation.outcome != "timestamp_outside_tolerance").collect();
-        assert!(refused.is_empty(), "{} of fresh tokens refused: {}", refused.len(), report.describe(refused[0]));
-        assert_eq!(never, 0, "fresh tokens that never passed");
-        assert!(report.signed_since(self.returned + super::RECOVERY) >= super::REPLAYS_MIN, "too few to show anything");
-    }
 }

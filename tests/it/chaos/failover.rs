@@ -10,7 +10,7 @@ use crate::harness::{Redis, ReplicatedCluster, Sentinels, eventually};
 async fn sentinels_hand_over() {
     let sentinels = Sentinels::start();
     let world = World::on(&sentinels.url());
-    let presenter = world.present(24);
+    let presenter = world.present(20);
     presenter.has_signed_for(4).await;
     sentinels.hand_over();
     let fault = Fault::now();
@@ -22,7 +22,7 @@ async fn sentinels_hand_over() {
 async fn sentinels_replace_a_killed_master() {
     let mut sentinels = Sentinels::start();
     let world = World::on(&sentinels.url());
-    let presenter = world.present(18);
+    let presenter = world.present(12);
     presenter.has_signed_for(3).await;
     sentinels.first.cut_replicas_off();
     presenter.has_signed_for(4).await;
@@ -39,7 +39,7 @@ async fn sentinels_replace_a_killed_master() {
 async fn a_cluster_replaces_a_killed_master() {
     let mut cluster = ReplicatedCluster::start();
     let world = World::on(&cluster.url());
-    let presenter = world.present(18);
+    let presenter = world.present(12);
     presenter.has_signed_for(3).await;
     cluster.masters[1].cut_replicas_off();
     presenter.has_signed_for(4).await;

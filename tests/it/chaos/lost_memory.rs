@@ -9,11 +9,11 @@ use crate::harness::Redis;
 async fn redis_is_killed_and_back_empty() {
     let mut redis = Redis::start();
     let world = World::on(&redis.url());
-    let presenter = world.present(12);
-    presenter.has_signed_for(4).await;
+    let presenter = world.present(9);
+    presenter.has_signed_for(3).await;
     redis.stop();
     let began = Instant::now();
-    presenter.has_signed_for(5).await;
+    presenter.has_signed_for(4).await;
     let ended = Instant::now();
     redis.restart();
     let fault = Fault { began, ended, returned: Instant::now() };
@@ -25,8 +25,8 @@ async fn redis_is_killed_and_back_empty() {
 async fn redis_is_flushed() {
     let redis = Redis::start();
     let world = World::on(&redis.url());
-    let presenter = world.present(12);
-    presenter.has_signed_for(4).await;
+    let presenter = world.present(9);
+    presenter.has_signed_for(3).await;
     redis.command(&["FLUSHALL"]);
     let fault = Fault::now();
     presenter.fault_is_over();
@@ -38,7 +38,7 @@ async fn redis_is_flushed() {
 async fn redis_is_back_from_an_old_snapshot() {
     let mut redis = Redis::start();
     let world = World::on(&redis.url());
-    let presenter = world.present(12);
+    let presenter = world.present(10);
     presenter.has_signed_for(3).await;
     redis.save_snapshot();
     presenter.has_signed_for(4).await;
@@ -52,13 +52,13 @@ async fn redis_is_back_from_an_old_snapshot() {
     fault.is_outlived(&presenter.end().await);
 }
 
-/// Each replica restarts in turn, and has a memory of its own.
+/// What was claimed before is known to nobody.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_with_nonces_in_memory_restarts() {
     let mut world = World::of(super::deployment("memory:", super::TOLERANCE));
     world.replicas = vec![world.deployment.serve()];
-    let presenter = world.present(12);
-    presenter.has_signed_for(4).await;
+    let presenter = world.present(9);
+    presenter.has_signed_for(3).await;
     let began = Instant::now();
     world.replicas[0].replace(&world.deployment);
     let fault = Fault { began, ended: began, returned: Instant::now() };

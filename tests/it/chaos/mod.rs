@@ -15,11 +15,13 @@ use std::time::{Duration, Instant};
 use crate::harness::{Client, Countersign, Deployment, Key, Plan, Presenter, Report};
 
 /// Long enough for a fault to fall into the window of many tokens.
-const TOLERANCE: Duration = Duration::from_secs(5);
+const TOLERANCE: Duration = Duration::from_secs(4);
 /// How soon after the store is back an honest client passes.
 const RECOVERY: Duration = Duration::from_secs(2);
 /// Without `CHAOS_TOKENS`.
 const PER_SECOND: u32 = 80;
+/// What two cores present two to four times in time, also a debug build.
+const PER_SECOND_MAX: u32 = 300;
 /// A scenario in which fewer used tokens come back after the fault shows nothing.
 const REPLAYS_MIN: usize = 50;
 
@@ -56,10 +58,12 @@ fn deployment(nonce_url: &str, tolerance: Duration) -> Deployment {
     Deployment::new().set("nonce.url", nonce_url).set("nonce.timeout", "1s").set("self_signed.tolerance", &tolerance)
 }
 
+/// As many tokens as `CHAOS_TOKENS` says, or those of so many seconds.
 fn plan(seconds: u32, tolerance: Duration) -> Plan {
-    let tokens = std::env::var("CHAOS_TOKENS").ok().map(|tokens| tokens.parse::<u32>().expect("CHAOS_TOKENS is no number"));
-    let per_second = tokens.map_or(PER_SECOND, |tokens| tokens.div_ceil(seconds));
-    Plan::new(usize::try_from(per_second * seconds).unwrap(), per_second, tolerance)
+    let wanted = std::env::var("CHAOS_TOKENS").ok().map(|tokens| tokens.parse::<u32>().expect("CHAOS_TOKENS is no number"));
+    let per_second = wanted.map_or(PER_SECOND, |tokens| tokens.div_ceil(seconds).min(PER_SECOND_MAX));
+    let tokens = wanted.unwrap_or(0).max(per_second * seconds);
+    Plan::new(usize::try_from(tokens).unwrap(), per_second, tolerance)
 }
 
 /// What happened to the store.
@@ -83,16 +87,6 @@ impl Fault {
     /// Whether single use held, nothing passed meanwhile, and everything fresh passes since.
     fn is_outlived(self, report: &Report) {
         report.tells();
-        let replays = report.replays_across(self.began, self.returned);
-        let since = self.returned + RECOVERY;
-        let (refused, never) = report.refused_since(since);
-        let first = report.first_allow_after(self.returned);
-        eprintln!(
-            "{replays} tokens used before were presented again after; the first allow came {first:?} after the return; of {} tokens signed \
-             from {RECOVERY:?} after it on, {} presentations were refused",
-            report.signed_since(since),
-            refused.len()
-        );
         report.allows_no_token_twice();
         let meanwhile = report.allows_between(self.began, self.ended);
         assert!(
@@ -101,10 +95,21 @@ impl Fault {
             meanwhile.len(),
             report.describe(meanwhile[0])
         );
+        let first = report.first_allow_after(self.returned);
+        let replays = report.replays_across(self.began, self.returned);
+        eprintln!("{replays} presentations of tokens used before; the first allow came {first:?} after the store's return");
         assert!(first.is_some_and(|first| first <= RECOVERY), "the first allow came {first:?} after the store's return");
-        assert!(refused.is_empty(), "{} of fresh tokens refused after recovery: {}", refused.len(), report.describe(refused[0]));
+        assert!(replays >= REPLAYS_MIN, "too few to show anything");
+        self.is_forgotten(report);
+    }
+
+    /// Whether every fresh token passes since.
+    fn is_forgotten(self, report: &Report) {
+        let since = self.returned + RECOVERY;
+        let (refused, never) = report.refused_since(since);
+        assert!(refused.is_empty(), "{} of fresh tokens refused: {}", refused.len(), report.describe(refused[0]));
         assert_eq!(never, 0, "fresh tokens that never passed");
-        assert!(report.signed_since(since) >= REPLAYS_MIN && replays >= REPLAYS_MIN, "too few to show anything");
+        assert!(report.signed_since(since) >= REPLAYS_MIN, "too few to show anything");
     }
 }
 

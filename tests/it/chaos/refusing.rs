@@ -9,11 +9,11 @@ use crate::harness::Redis;
 async fn redis_is_full() {
     let redis = Redis::start();
     let world = World::on(&redis.url());
-    let presenter = world.present(12);
-    presenter.has_signed_for(4).await;
+    let presenter = world.present(9);
+    presenter.has_signed_for(3).await;
     redis.fill();
     let began = Instant::now();
-    presenter.has_signed_for(6).await;
+    presenter.has_signed_for(4).await;
     let ended = Instant::now();
     redis.make_room();
     let fault = Fault { began, ended, returned: Instant::now() };
@@ -26,11 +26,11 @@ async fn redis_is_full() {
 async fn redis_is_demoted_and_promoted_again() {
     let (redis, other) = (Redis::start(), Redis::start());
     let world = World::on(&redis.url());
-    let presenter = world.present(12);
-    presenter.has_signed_for(4).await;
+    let presenter = world.present(9);
+    presenter.has_signed_for(3).await;
     redis.demote_to_replica_of(&other);
     let began = Instant::now();
-    presenter.has_signed_for(6).await;
+    presenter.has_signed_for(4).await;
     let ended = Instant::now();
     redis.promote();
     let fault = Fault { began, ended, returned: Instant::now() };
@@ -44,11 +44,11 @@ async fn redis_takes_the_permission_away() {
     let redis = Redis::start();
     redis.command(&["ACL", "SETUSER", "countersign", "on", ">a password", "~*", "&*", "+@all"]);
     let world = World::on(&redis.url_of("countersign", "a%20password"));
-    let presenter = world.present(12);
-    presenter.has_signed_for(4).await;
+    let presenter = world.present(9);
+    presenter.has_signed_for(3).await;
     redis.command(&["ACL", "SETUSER", "countersign", "-set"]);
     let began = Instant::now();
-    presenter.has_signed_for(6).await;
+    presenter.has_signed_for(4).await;
     let ended = Instant::now();
     redis.command(&["ACL", "SETUSER", "countersign", "+set"]);
     let fault = Fault { began, ended, returned: Instant::now() };

@@ -26,6 +26,9 @@ const LATER: Duration = Duration::from_secs(1);
 /// What is due as soon as the fault is over is spread over this time.
 const SPREAD: Duration = Duration::from_millis(500);
 
+/// How outcomes begin that are none.
+const NO_ANSWER: &str = "no answer";
+
 /// When a token is presented. The number of presentations is between two and four.
 #[derive(Clone, Copy)]
 enum When {
@@ -151,17 +154,28 @@ struct Target {
 impl Target {
     async fn ask(&self, authorization: &str) -> String {
         let idle = self.idle.lock().unwrap().pop();
-        let mut asker = idle.unwrap_or_else(|| match &self.grpc {
+        if let Some(asker) = idle {
+            let outcome = self.ask_over(asker, authorization).await;
+            if !outcome.starts_with(NO_ANSWER) {
+                return outcome;
+            }
+        }
+        // There was no connection, or the replica had closed it since, as one that was replaced has.
+        let asker = match &self.grpc {
             Some(channel) => Asker::Grpc(channel.clone()),
             None => Asker::Http(self.http, None),
-        });
-        match tokio::time::timeout(PATIENCE, asker.ask(authorization)).await {
-            Ok(outcome) => {
-                self.idle.lock().unwrap().push(asker);
-                outcome
-            }
-            Err(_) => format!("no answer within {PATIENCE:?}"),
+        };
+        self.ask_over(asker, authorization).await
+    }
+
+    async fn ask_over(&self, mut asker: Asker, authorization: &str) -> String {
+        let Ok(outcome) = tokio::time::timeout(PATIENCE, asker.ask(authorization)).await else {
+            return format!("{NO_ANSWER} within {PATIENCE:?}");
+        };
+        if !outcome.starts_with(NO_ANSWER) {
+            self.idle.lock().unwrap().push(asker);
         }
+        outcome
     }
 }
 
@@ -185,6 +199,8 @@ fn targets(replicas: &[Countersign]) -> Arc<Vec<Target>> {
 
 struct Signed {
     at: Instant,
+    /// When its window ends, by a correct clock.
+    expires: Instant,
     authorization: Arc<str>,
 }
 
@@ -224,13 +240,7 @@ impl Run {
         let _all = self.permits.acquire_many(u32::try_from(IN_FLIGHT_MAX).unwrap()).await.unwrap();
         let presented = std::mem::take(&mut *self.presented.lock().unwrap());
         let targets = self.targets.iter().map(|target| target.name.clone()).collect();
-        Report {
-            plan: self.plan,
-            signed: self.signed.iter().map(|signed| signed.at).collect(),
-            targets,
-            presented,
-            took: began.elapsed(),
-        }
+        Report { signed: self.signed, targets, presented, took: began.elapsed() }
     }
 
     fn sign(&mut self) {
@@ -239,9 +249,10 @@ impl Run {
         let at = Instant::now();
         let now_ms = super::tokens::now_ms() + ahead_ms;
         let claims = Claims::of(&self.client.username).with("time", now_ms.div_euclid(1000));
-        self.signed.push(Signed { at, authorization: claims.authorization(&self.client.key).into() });
-        self.minted.store(number + 1, Ordering::SeqCst);
         let within_its_second = Duration::from_millis(now_ms.rem_euclid(1000).unsigned_abs());
+        let expires = at + self.plan.tolerance - within_its_second;
+        self.signed.push(Signed { at, expires, authorization: claims.authorization(&self.client.key).into() });
+        self.minted.store(number + 1, Ordering::SeqCst);
         let last = self.plan.last[number / PATTERNS.len() % self.plan.last.len()].saturating_sub(within_its_second);
         for (place, when) in PATTERNS[number % PATTERNS.len()].iter().enumerate() {
             // Each pattern begins everywhere in turn.
@@ -304,9 +315,7 @@ async fn present(
 
 /// What became of every token.
 pub struct Report {
-    plan: Plan,
-    /// When each token was signed.
-    signed: Vec<Instant>,
+    signed: Vec<Signed>,
     targets: Vec<String>,
     pub presented: Vec<Presentation>,
     took: Duration,
@@ -334,43 +343,40 @@ impl Report {
         later.map(|presentation| presentation.ended - returned).min()
     }
 
-    /// Presentations of tokens signed at `moment` or later that were neither allowed nor replays; and how many such tokens there are
-    /// that were never allowed.
+    /// Presentations of tokens signed at `moment` or later that were neither allowed nor replays, although they were answered within
+    /// the window; and how many such tokens were never allowed.
     pub fn refused_since(&self, moment: Instant) -> (Vec<&Presentation>, usize) {
-        let late = |presentation: &&Presentation| self.signed[presentation.token] >= moment;
-        let refused = self
-            .presented
-            .iter()
-            .filter(late)
-            .filter(|presentation| !presentation.is_allowed() && presentation.outcome != "replayed");
+        let refused = self.presented.iter().filter(|presentation| {
+            let token = &self.signed[presentation.token];
+            let is_fine = presentation.is_allowed() || presentation.outcome == "replayed";
+            token.at >= moment && presentation.ended < token.expires && !is_fine
+        });
         let mut passed = vec![false; self.signed.len()];
         for presentation in self.presented.iter().filter(|presentation| presentation.is_allowed()) {
             passed[presentation.token] = true;
         }
-        let never = self.signed.iter().zip(passed).filter(|(at, passed)| **at >= moment && !passed).count();
+        let never = self.signed.iter().zip(passed).filter(|(token, passed)| token.at >= moment && !passed).count();
         (refused.collect(), never)
     }
 
     /// How many tokens were signed at `moment` or later.
     pub fn signed_since(&self, moment: Instant) -> usize {
-        self.signed.iter().filter(|at| **at >= moment).count()
+        self.signed.iter().filter(|token| token.at >= moment).count()
     }
 
-    /// Tokens that had been allowed before `began`, and were presented again after `ended` within their window.
+    /// Presentations, after `ended` and within their window, of tokens that had been allowed before `began`.
     pub fn replays_across(&self, began: Instant, ended: Instant) -> usize {
         let mut used = vec![false; self.signed.len()];
         for presentation in self.presented.iter().filter(|presentation| presentation.is_allowed() && presentation.ended < began) {
             used[presentation.token] = true;
         }
         let again = self.presented.iter().filter(|presentation| presentation.started > ended && used[presentation.token]);
-        // A token is signed up to a second after its time.
-        let window = self.plan.tolerance.saturating_sub(Duration::from_secs(1));
-        again.filter(|presentation| presentation.started < self.signed[presentation.token] + window).count()
+        again.filter(|presentation| presentation.ended < self.signed[presentation.token].expires).count()
     }
 
     /// A presentation in words, its times counted from the signing of its token.
     pub fn describe(&self, presentation: &Presentation) -> String {
-        let signed = self.signed[presentation.token];
+        let signed = self.signed[presentation.token].at;
         let Presentation { token, target, started, ended, outcome } = presentation;
         let (from, to) = (started.saturating_duration_since(signed), ended.saturating_duration_since(signed));
         format!("token {token}: {outcome} at {} from {from:.1?} to {to:.1?}", self.targets[*target])
@@ -381,7 +387,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut outcomes: BTreeMap<&str, usize> = BTreeMap::new();
         for presentation in &self.presented {
-            let outcome = if presentation.outcome.starts_with("no answer") { "no answer" } else { &presentation.outcome };
+            let outcome = if presentation.outcome.starts_with(NO_ANSWER) { NO_ANSWER } else { &presentation.outcome };
             *outcomes.entry(outcome).or_default() += 1;
         }
         let twice = self.allowed_more_than_once().len();
