@@ -37,6 +37,8 @@ impl Watching {
         self.metrics.observe_key_sets(move || key_sets.usage());
         self.metrics.observe_stores(move || readiness.last().map(|(dependency, is_up)| (dependency.name(), is_up)));
         if let Some(redis) = redis {
+            let skewed = Arc::clone(&redis);
+            self.metrics.observe_redis_clock_skew(move || skewed.clock_skew_ms());
             self.metrics.observe_nonce_failures(move || redis.failures().map(|(kind, count)| (kind.name(), count)).collect());
         }
     }

@@ -145,6 +145,14 @@ impl Metrics {
         );
     }
 
+    /// Has the difference of the clocks looked at: milliseconds by which this process is ahead of Redis.
+    pub fn observe_redis_clock_skew(&self, read: impl Fn() -> i64 + Send + Sync + 'static) {
+        #[allow(clippy::cast_precision_loss, reason = "some milliseconds")]
+        self.gauge("countersign.redis.clock_skew", "s", "How far the clock is ahead of that of Redis.", move |observer| {
+            observer.observe(read() as f64 / 1000.0, &[]);
+        });
+    }
+
     /// A counter that is read when somebody looks, so that counting costs what its reader's own count does.
     pub(super) fn counter(
         &self,

@@ -217,7 +217,9 @@ impl Universe {
 
     fn remember_for(&self, replica: usize, claim: &NonceClaim<'_>, used: Tolerance) -> u64 {
         let longer = used.duration().saturating_sub(tolerance(self.replica(replica).tolerance).duration());
-        remember_for(claim.valid_until.saturating_add(longer), claim.now).as_secs()
+        // Counted from the time of the server, which forgets it by its own clock.
+        let now = UnixMillis(self.now() + self.replica(replica).server_clock);
+        remember_for(claim.valid_until.saturating_add(longer), now).as_secs()
     }
 
     fn tolerance_in_use(&self, replica: usize) -> Tolerance {
@@ -304,7 +306,11 @@ impl Universe {
             let received = self.clock(replica).now();
             let off = if now < sent { sent.0 - now.0 } else { (now.0 - received.0).max(0) };
             let known = self.replica(replica);
-            self.change(replica, |replica| replica.is_off = off > SKEW_MAX_MS);
+            let server_clock = now.0 - self.now();
+            self.change(replica, |replica| {
+                replica.is_off = off > SKEW_MAX_MS;
+                replica.server_clock = server_clock;
+            });
             let known_tolerance = known.epoch.as_deref().and_then(Epoch::decode).map(|epoch| epoch.fence.tolerance);
             let takeover = if self.kind() == Kind::Failover { TAKEOVER } else { Duration::ZERO };
             let tolerance = tolerance(known.tolerance);

@@ -112,7 +112,7 @@ pub(super) struct Universe {
     replicas: Mutex<[Replica; REPLICAS]>,
     clocks: [Arc<ReplicaClock>; REPLICAS],
     kind: Mutex<Kind>,
-    memory: Mutex<Arc<Memory>>,
+    memory: Mutex<Arc<MemoryNonceStore>>,
     pub(super) mode: Mutex<FenceMode>,
 }
 
@@ -127,14 +127,10 @@ pub(super) struct Replica {
     pub(super) link: Option<(usize, u64)>,
     /// The epoch as it stands in Redis.
     pub(super) epoch: Option<Vec<u8>>,
+    /// The clock of its server less real time, as far as it can tell.
+    pub(super) server_clock: i64,
     /// Whether its clock was too far from that of Redis.
     pub(super) is_off: bool,
-}
-
-/// The store in memory, and the real moment at which it began.
-struct Memory {
-    store: MemoryNonceStore,
-    began: i64,
 }
 
 impl Universe {
@@ -149,7 +145,7 @@ impl Universe {
             replicas: Mutex::default(),
             clocks,
             kind: Mutex::new(Kind::Memory),
-            memory: Mutex::new(Arc::new(Memory::begin(0, UnixMillis(0), FenceMode::Off))),
+            memory: Mutex::new(memory(UnixMillis(0), FenceMode::Off)),
             mode: Mutex::new(FenceMode::Off),
         }
     }
@@ -198,7 +194,7 @@ impl Universe {
         self.replicas.lock().unwrap()[replica] = Replica { tolerance, server, ..Replica::default() };
         if has_memory && replica == 0 {
             let mode = *self.mode.lock().unwrap();
-            *self.memory.lock().unwrap() = Arc::new(Memory::begin(self.now(), self.clocks[0].now(), mode));
+            *self.memory.lock().unwrap() = memory(self.clocks[0].now(), mode);
         }
     }
 
@@ -254,11 +250,8 @@ impl Universe {
     }
 }
 
-impl Memory {
-    fn begin(real: i64, now: UnixMillis, mode: FenceMode) -> Self {
-        let store = MemoryNonceStore::new(1_000, Fence::since(now, tolerance(0)), mode).unwrap();
-        Self { store, began: real }
-    }
+fn memory(now: UnixMillis, mode: FenceMode) -> Arc<MemoryNonceStore> {
+    Arc::new(MemoryNonceStore::new(1_000, Fence::since(now, tolerance(0)), mode).unwrap())
 }
 
 /// A system clock that may be wrong, and the monotonic clock of its machine, which is not.
@@ -305,9 +298,7 @@ impl NonceStore for Place {
     fn claim<'a>(&'a self, claim: NonceClaim<'a>) -> Answer<'a, Result<Claimed, Unavailable>> {
         if self.universe.kind() == Kind::Memory {
             let memory = Arc::clone(&self.universe.memory.lock().unwrap());
-            let second = claim.now.seconds();
-            let claimed = memory.store.claim_at(&claim, second);
-            return Answer::ready(claimed.map_err(|full| Unavailable::new(Dependency::NonceStore, full)));
+            return Answer::pending(async move { memory.claim(claim).await });
         }
         Answer::pending(async move {
             let claimed = self.universe.claim(self.replica, claim).await;

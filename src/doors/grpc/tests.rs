@@ -11,11 +11,20 @@ use super::{ENVOY_DESCRIPTORS, EXT_AUTHZ, OWN_DESCRIPTORS, VERIFICATION};
 
 /// The folder of an installed crate that we depend on.
 fn source_of(package: &str) -> PathBuf {
-    let output = Command::new(env!("CARGO")).args(["metadata", "--format-version=1", "--offline"]).output().unwrap();
+    // Of this platform alone: what others need was never downloaded.
+    let platform = format!("--filter-platform={}", host());
+    let output = Command::new(env!("CARGO")).args(["metadata", "--format-version=1", "--offline", &platform]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let packages = metadata["packages"].as_array().unwrap();
     let found = packages.iter().find(|candidate| candidate["name"] == package).unwrap_or_else(|| panic!("no package {package}"));
     PathBuf::from(found["manifest_path"].as_str().unwrap()).parent().unwrap().to_owned()
+}
+
+fn host() -> String {
+    let output = Command::new(env!("CARGO")).arg("-vV").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().find_map(|line| line.strip_prefix("host: ")).unwrap_or_else(|| panic!("no host in {text}")).to_owned()
 }
 
 fn compile_envoys() -> FileDescriptorSet {

@@ -5,7 +5,6 @@ use std::{
     fmt,
     hash::Hasher,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Instant,
 };
 
 use hashbrown::{HashTable, hash_table::Entry};
@@ -32,7 +31,7 @@ const CLEARED_PER_CLAIM: usize = 4;
 
 /// A bounded set of live nonces. What was claimed before the process began is not known: tokens from then are fenced.
 ///
-/// Nonces are forgotten by a monotonic clock, whatever is done to the system's.
+/// Nonces are forgotten by the very clock that windows are judged by, which never goes back: what is forgotten is too old to pass.
 ///
 /// An entry takes 32 bytes and its place in the queue of expiries 8; it holds a keyed 128-bit digest of principal and nonce, so its
 /// size does not depend on what clients choose, and nobody can make two nonces meet.
@@ -40,7 +39,6 @@ pub struct MemoryNonceStore {
     hash_key: [u8; 16],
     fence: Fence,
     fence_mode: FenceMode,
-    began: Instant,
     shards: Box<[Mutex<Shard>]>,
 }
 
@@ -58,7 +56,7 @@ impl MemoryNonceStore {
         let shards = entries.div_ceil(SHARD_ENTRIES).max(1);
         let entries_max = if shards == 1 { entries.max(1) } else { SHARD_ENTRIES_MAX };
         let shards = (0..shards).map(|_| Mutex::new(Shard::new(entries_max))).collect();
-        Ok(Self { hash_key, fence, fence_mode, began: Instant::now(), shards })
+        Ok(Self { hash_key, fence, fence_mode, shards })
     }
 
     /// How many nonces are held, live or not yet cleared away.
@@ -85,37 +83,32 @@ impl MemoryNonceStore {
         self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Claims at `second`, counted from the start of the process.
-    pub(crate) fn claim_at(&self, claim: &NonceClaim<'_>, second: i64) -> Result<Claimed, NonceStoreFull> {
+    fn claim_now(&self, claim: &NonceClaim<'_>) -> Result<Claimed, NonceStoreFull> {
         if self.fence.excludes(claim.token_time, claim.now, self.fence_mode) {
             return Ok(Claimed::Fenced);
         }
         let digest = self.digest(claim.principal, claim.nonce);
-        self.shard(digest).claim(digest, claim, second)
+        self.shard(digest).claim(digest, claim)
     }
 
-    fn look_at(&self, claim: &NonceClaim<'_>, second: i64) -> Claimed {
+    fn look_now(&self, claim: &NonceClaim<'_>) -> Claimed {
         if self.fence.excludes(claim.token_time, claim.now, self.fence_mode) {
             return Claimed::Fenced;
         }
         let digest = self.digest(claim.principal, claim.nonce);
         let live = self.shard(digest).claims.find(digest.place, |live| live.digest == digest).map(|live| live.forgotten_at);
-        if live.is_some_and(|forgotten_at| second < forgotten_at) { Claimed::Replayed } else { Claimed::Fresh }
-    }
-
-    fn second(&self) -> i64 {
-        i64::try_from(self.began.elapsed().as_secs()).unwrap_or(i64::MAX)
+        if live.is_some_and(|forgotten_at| claim.now.seconds() < forgotten_at) { Claimed::Replayed } else { Claimed::Fresh }
     }
 }
 
 impl NonceStore for MemoryNonceStore {
     fn claim<'a>(&'a self, claim: NonceClaim<'a>) -> Answer<'a, Result<Claimed, Unavailable>> {
-        let claimed = self.claim_at(&claim, self.second());
+        let claimed = self.claim_now(&claim);
         Answer::ready(claimed.map_err(|full| Unavailable::new(Dependency::NonceStore, full)))
     }
 
     fn look<'a>(&'a self, claim: NonceClaim<'a>) -> Answer<'a, Result<Claimed, Unavailable>> {
-        Answer::ready(Ok(self.look_at(&claim, self.second())))
+        Answer::ready(Ok(self.look_now(&claim)))
     }
 
     fn check(&self) -> Answer<'_, Result<(), Unavailable>> {
@@ -158,9 +151,10 @@ impl Shard {
         Self { entries_max, claims: HashTable::new(), expiries: BTreeMap::new() }
     }
 
-    fn claim(&mut self, digest: Digest, claim: &NonceClaim<'_>, now: i64) -> Result<Claimed, NonceStoreFull> {
+    fn claim(&mut self, digest: Digest, claim: &NonceClaim<'_>) -> Result<Claimed, NonceStoreFull> {
+        let now = claim.now.seconds();
         self.clear_expired(now);
-        // `remember_for` is whole seconds counted from a moment that may lie within a second: round up.
+        // `remember_for` is whole seconds counted from `now`, which may lie within a second: round up.
         let remember = i64::try_from(claim.remember_for().as_secs()).unwrap_or(i64::MAX);
         let forgotten_at = now.saturating_add(remember).saturating_add(1);
         let live = Live { digest, forgotten_at, attempt: low_half(claim.attempt) };
@@ -223,11 +217,6 @@ mod tests {
         MemoryNonceStore::new(entries, fence, FenceMode::MintedBefore).unwrap()
     }
 
-    /// As if the process had begun at 0.
-    fn claim_now(store: &MemoryNonceStore, claim: &NonceClaim<'_>) -> Result<Claimed, NonceStoreFull> {
-        store.claim_at(claim, claim.now.seconds())
-    }
-
     fn claim(nonce: &str, now: i64, valid_until: i64) -> NonceClaim<'_> {
         NonceClaim {
             principal: PrincipalId(1),
@@ -244,13 +233,13 @@ mod tests {
         let store = store(10);
         let names: Vec<String> = (0..10).map(|n| n.to_string()).collect();
         for name in &names {
-            assert_eq!(claim_now(&store, &claim(name, 0, 20_000)), Ok(Claimed::Fresh));
+            assert_eq!(store.claim_now(&claim(name, 0, 20_000)), Ok(Claimed::Fresh));
         }
-        assert_eq!(claim_now(&store, &claim("one more", 1_000, 21_000)), Err(NonceStoreFull));
+        assert_eq!(store.claim_now(&claim("one more", 1_000, 21_000)), Err(NonceStoreFull));
         for name in &names {
-            assert_eq!(claim_now(&store, &claim(name, 20_000, 20_000)), Ok(Claimed::Replayed), "{name}");
+            assert_eq!(store.claim_now(&claim(name, 20_000, 20_000)), Ok(Claimed::Replayed), "{name}");
         }
-        assert_eq!(claim_now(&store, &claim("one more", 22_000, 42_000)), Ok(Claimed::Fresh), "expired ones made room");
+        assert_eq!(store.claim_now(&claim("one more", 22_000, 42_000)), Ok(Claimed::Fresh), "expired ones made room");
     }
 
     #[test]
@@ -259,20 +248,12 @@ mod tests {
         let store = MemoryNonceStore::new(10, fence, FenceMode::MintedBefore).unwrap();
         let at = |token_time: i64| claim("n", 1_000_100, token_time + 20_000);
         for before in [at(999_000), at(1_000_000)] {
-            assert_eq!(claim_now(&store, &before), Ok(Claimed::Fenced));
-            assert_eq!(store.look_at(&before, 0), Claimed::Fenced);
+            assert_eq!(store.claim_now(&before), Ok(Claimed::Fenced));
+            assert_eq!(store.look_now(&before), Claimed::Fenced);
         }
         assert!(store.is_empty(), "what is fenced takes no room");
-        assert_eq!(claim_now(&store, &at(1_001_000)), Ok(Claimed::Fresh));
-        assert_eq!(claim_now(&store, &at(1_001_000)), Ok(Claimed::Replayed));
-    }
-
-    #[test]
-    fn nonces_are_forgotten_by_the_time_that_passed_and_not_by_what_the_clock_says() {
-        let store = store(10);
-        assert_eq!(store.claim_at(&claim("n", 0, 20_000), 0), Ok(Claimed::Fresh));
-        assert_eq!(store.claim_at(&claim("n", 60_000, 80_000), 1), Ok(Claimed::Replayed), "the clock was set forward");
-        assert_eq!(store.claim_at(&claim("n", 10_000, 20_000), 20), Ok(Claimed::Replayed));
+        assert_eq!(store.claim_now(&at(1_001_000)), Ok(Claimed::Fresh));
+        assert_eq!(store.claim_now(&at(1_001_000)), Ok(Claimed::Replayed));
     }
 
     #[test]
@@ -280,7 +261,7 @@ mod tests {
         for entries in [1, 2, 1024, 13_000, 13_001, 200_000] {
             let store = store(entries);
             let claimed = (0..2 * entries + SHARD_ENTRIES_MAX)
-                .take_while(|n| claim_now(&store, &claim(&format!("{n}"), 0, 20_000)).is_ok())
+                .take_while(|n| store.claim_now(&claim(&format!("{n}"), 0, 20_000)).is_ok())
                 .count();
             assert!(claimed >= entries, "{entries}: full at {claimed}");
             let bound: usize = store.shards.iter().map(|shard| shard.lock().unwrap().entries_max).sum();
@@ -302,7 +283,7 @@ mod tests {
         for second in 0_u32..200 {
             for n in 0..100 {
                 let now = i64::from(second) * 1000;
-                assert_eq!(claim_now(&store, &claim(&format!("{second}-{n}"), now, now + 20_000)), Ok(Claimed::Fresh));
+                assert_eq!(store.claim_now(&claim(&format!("{second}-{n}"), now, now + 20_000)), Ok(Claimed::Fresh));
             }
         }
         assert!(store.len() < 100 * 30, "{}", store.len());
@@ -322,7 +303,7 @@ mod tests {
                 let token_time = now + offset;
                 let valid_until = token_time + 20_000;
                 let name = nonce.to_string();
-                let outcome = claim_now(&store, &claim(&name, now, valid_until)).unwrap();
+                let outcome = store.claim_now(&claim(&name, now, valid_until)).unwrap();
                 let is_live = claimed.iter().any(|(held, until)| *held == nonce && now <= *until);
                 if is_live {
                     prop_assert_eq!(outcome, Claimed::Replayed);

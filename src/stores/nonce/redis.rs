@@ -280,7 +280,8 @@ impl RedisNonceStore {
         let tolerance = self.tolerance_in_use(key.partition);
         let mut set = Cmd::with_capacity(6, key.text.len() + 48);
         let value = claim.attempt.number().to_be_bytes();
-        set.arg("SET").arg(&key.text).arg(&value).arg("NX").arg("EX").arg(self.remember_for(claim, tolerance));
+        let seconds = self.remember_for(key.partition, claim, tolerance);
+        set.arg("SET").arg(&key.text).arg(&value).arg("NX").arg("EX").arg(seconds);
         let mut commands = Pipeline::with_capacity(3);
         commands.add_command(set);
         if self.rules.replicas_ack > 0 {
@@ -291,10 +292,12 @@ impl RedisNonceStore {
         (commands, tolerance)
     }
 
-    /// The seconds that a claim is remembered if replicas accept its token for `tolerance`.
-    fn remember_for(&self, claim: &NonceClaim<'_>, tolerance: Tolerance) -> u64 {
+    /// The seconds that a claim is remembered if replicas accept its token for `tolerance`: counted from the time of the server,
+    /// which forgets it by its own clock.
+    fn remember_for(&self, partition: usize, claim: &NonceClaim<'_>, tolerance: Tolerance) -> u64 {
         let longer = tolerance.duration().saturating_sub(self.rules.tolerance.duration());
-        remember_for(claim.valid_until.saturating_add(longer), claim.now).as_secs()
+        let now = self.servers.layout().server(partition).map_or(claim.now, |server| server.time());
+        remember_for(claim.valid_until.saturating_add(longer), now).as_secs()
     }
 
     /// The largest tolerance in use, of this replica and of others.
@@ -365,7 +368,7 @@ impl RedisNonceStore {
             return Ok(());
         }
         let mut expire = Cmd::new();
-        expire.arg("EXPIRE").arg(&key.text).arg(self.remember_for(claim, in_use));
+        expire.arg("EXPIRE").arg(&key.text).arg(self.remember_for(key.partition, claim, in_use));
         let reply = self.ask(thread, link, &expire).await?;
         match self.read(thread, link, reply::integer(reply))? {
             1 => Ok(()),

@@ -7,13 +7,14 @@ use serde_json::Value;
 
 use super::pages;
 use crate::harness::http::Request;
-use crate::harness::{Behaviour, Claims, Countersign, Deployment, JwksServer, Key, Signer, eventually, eventually_async};
+use crate::harness::{Behaviour, Claims, Countersign, Deployment, JwksServer, Key, Redis, Signer, eventually, eventually_async};
 
 #[tokio::test]
 async fn metrics_and_fields_of_the_log_are_those_that_are_described() {
     let (server, key) = (JwksServer::https(), Key::ed25519());
     server.put("/keys", Behaviour::set([Signer::named("a").jwk()]));
-    let deployment = Deployment::new().trusting(&server).set("telemetry.decision_log", "all");
+    let redis = Redis::start();
+    let deployment = Deployment::new().nonces_in(&redis).trusting(&server).set("telemetry.decision_log", "all");
     deployment.enrol("alice", &key);
     deployment.add_trust("alice", &server.url("/keys"));
     let countersign = deployment.serve();

@@ -9,9 +9,9 @@ use std::{
     fmt,
     sync::{
         Arc, LazyLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
@@ -26,7 +26,10 @@ use futures_util::{StreamExt, future::join_all};
 use tokio::sync::Notify;
 
 use super::key;
-use crate::config::nonce::{NonceSettings, NonceUrl};
+use crate::{
+    config::nonce::{NonceSettings, NonceUrl},
+    domain::time::UnixMillis,
+};
 
 /// How many connections a server may have: one a thread, and one for looking after it.
 const CONNECTIONS_MAX: usize = 257;
@@ -50,6 +53,21 @@ pub(super) struct Server {
     pool: Pool,
     /// Why nothing may be claimed here, although it answers.
     problem: ArcSwapOption<Problem>,
+    clock: ServerClock,
+}
+
+/// The clock of a server, as it was last read, and how long ago by a monotonic one: whatever is done to the clock of this
+/// process, this one goes on.
+struct ServerClock {
+    began: Instant,
+    /// Its time less the monotonic one, in milliseconds.
+    offset: AtomicI64,
+}
+
+impl ServerClock {
+    fn elapsed_ms(&self) -> i64 {
+        i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX)
+    }
 }
 
 /// A server that answers, and is not fit for claims.
@@ -78,7 +96,18 @@ impl Server {
         let manager = Manager::new_with_config(info.clone(), config)?;
         let pool = Pool::builder(manager).max_size(CONNECTIONS_MAX).build()?;
         let id = NUMBER.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { id, address, info, pool, problem: ArcSwapOption::empty() })
+        let clock = ServerClock { began: Instant::now(), offset: AtomicI64::new(0) };
+        Ok(Self { id, address, info, pool, problem: ArcSwapOption::empty(), clock })
+    }
+
+    /// `time` was just received.
+    pub(super) fn read_clock(&self, time: UnixMillis) {
+        self.clock.offset.store(time.0 - self.clock.elapsed_ms(), Ordering::Relaxed);
+    }
+
+    /// The time by the server's clock, or a little earlier: by what the way of its last answer took. To be asked once it was read.
+    pub(super) fn time(&self) -> UnixMillis {
+        UnixMillis(self.clock.elapsed_ms() + self.clock.offset.load(Ordering::Relaxed))
     }
 
     /// A new connection, which belongs to the caller for as long as it is used.

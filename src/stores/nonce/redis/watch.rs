@@ -229,6 +229,7 @@ impl RedisNonceStore {
         let now = reply::time(reply::next(&mut replies))?;
         let info = reply::text(reply::next(&mut replies))?;
         let info = ServerInfo::parse(&info).ok_or(reply::ReplyError::Unexpected("an INFO without run_id and role"))?;
+        server.read_clock(now);
         let skew_ms = skew_ms(sent, now, received);
         self.clock_skew.0.store(skew_ms, Ordering::Relaxed);
         server.set_problem(self.problem(server, &info, skew_ms));
