@@ -110,13 +110,15 @@ impl Epoch {
 
     /// What the epoch has to be instead of `held`, and why; `None` if it is right as it is.
     pub(crate) fn replacement(held: Option<&[u8]>, sight: Sight<'_>) -> Option<(Self, Change)> {
-        let anew = |lost_at, change| {
+        // Whoever finds another server here may come before those who still claim at the one before.
+        let taken_over = sight.now.saturating_add(sight.takeover);
+        let anew = |change| {
             let tolerance = longer(sight.tolerance, sight.known_tolerance);
-            let fence = Fence::since(lost_at, tolerance);
+            let fence = Fence::since(taken_over, tolerance);
             Some((Self { fence, run_id: sight.run_id.into(), evicted: sight.evicted }, change))
         };
-        let Some(held) = held else { return anew(sight.now, Change::Empty) };
-        let Some(epoch) = Self::decode(held) else { return anew(sight.now, Change::Unreadable) };
+        let Some(held) = held else { return anew(Change::Empty) };
+        let Some(epoch) = Self::decode(held) else { return anew(Change::Unreadable) };
         let raised = epoch.fence.raised_to(sight.tolerance, sight.now);
         let fence = raised.unwrap_or(epoch.fence);
         let lost = |lost_at: UnixMillis, change| {
@@ -124,7 +126,7 @@ impl Epoch {
             Some((Self { fence, run_id: sight.run_id.into(), evicted: sight.evicted }, change))
         };
         if *epoch.run_id != *sight.run_id {
-            return lost(sight.now.saturating_add(sight.takeover), Change::OtherServer);
+            return lost(taken_over, Change::OtherServer);
         }
         if sight.evicted > epoch.evicted {
             return lost(sight.now, Change::Evicted);
@@ -168,13 +170,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gone_was_lost_by_now() {
-        let (new, change) = Epoch::replacement(None, SIGHT).unwrap();
+    fn what_is_gone_was_lost_by_now_or_by_the_time_everybody_left_the_server_before() {
+        let single = Sight { takeover: Duration::ZERO, ..SIGHT };
+        let (new, change) = Epoch::replacement(None, single).unwrap();
         assert_eq!((new.fence, change), (Fence::since(SIGHT.now, Tolerance::DEFAULT), Change::Empty));
+        let (new, _) = Epoch::replacement(None, SIGHT).unwrap();
+        assert_eq!(new.fence.lost_at, UnixMillis(1_000_750), "the new server was empty when it took over");
         let (new, _) = Epoch::replacement(None, Sight { known_tolerance: Some(tolerance(60)), ..SIGHT }).unwrap();
         assert_eq!(new.fence.tolerance, tolerance(60), "other replicas may still accept for longer");
         let (new, change) = Epoch::replacement(Some(b"1 5 20000"), SIGHT).unwrap();
-        assert_eq!((new.fence.lost_at, change), (SIGHT.now, Change::Unreadable));
+        assert_eq!((new.fence.lost_at, change), (UnixMillis(1_000_750), Change::Unreadable));
     }
 
     #[test]
