@@ -7,6 +7,8 @@
 //!
 //! `WORLDS=100000` says how many worlds are tried, `WORLD=17` looks at one and tells what happened in it.
 
+#![allow(clippy::print_stderr, reason = "what was tried is told beside the outcome")]
+
 mod redis;
 mod stage;
 
@@ -27,7 +29,7 @@ use crate::{
         presented::{Credentials, Door, OriginalRequest, Presented},
         time::Tolerance,
     },
-    engine::ports::Clock,
+    engine::ports::{Clock, Unavailable},
 };
 
 /// Where worlds begin: the first second of tokens.
@@ -35,6 +37,8 @@ const BEGINNING: i64 = 1_800_000_000;
 /// What replicas tolerate; a rolling update goes from the first to the second.
 const TOLERANCES: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(15)];
 const REPLICAS: usize = 3;
+/// Tokens from before are fenced: an empty store vouches for nothing that was signed before it began.
+const FIRST_SECOND: i64 = 2;
 /// A presentation is over after this, whatever its lookup and its claim take.
 const END_MS: i64 = 60_000;
 /// How often a replica looks after Redis.
@@ -233,20 +237,26 @@ impl World {
             .events
             .iter()
             .any(|(_, event)| matches!(event, Event::Flush | Event::Crash { .. } | Event::Failover | Event::Restart { .. }));
+        let latest = 2 * window_ms / 1000;
         for token in 0..random.usize(1..=3) {
-            let time = random.i64(0..2 * window_ms / 1000);
+            // Rather one into whose window a fault falls.
+            let time = match random.choice(&faults) {
+                Some(fault) if random.bool() => (fault / 1000 + random.i64(-2..=1)).clamp(FIRST_SECOND, latest),
+                Some(_) | None => random.i64(FIRST_SECOND..=latest),
+            };
             self.tokens.push(time);
             let (minted, ends) = (time * 1000, time * 1000 + window_ms);
             for _ in 0..random.usize(2..=6) {
                 let near = |random: &mut fastrand::Rng, moment: i64| moment + random.i64(-700..700);
-                let at = match random.u8(..8) {
-                    0 | 1 => minted + random.i64(0..1_000),
-                    2 => random.i64(minted..ends),
-                    3 => near(random, ends),
-                    4 => near(random, minted + millis(TOLERANCES[0])),
-                    5 => near(random, ends + 1_000),
-                    _ if !faults.is_empty() => faults[random.usize(..faults.len())] + random.i64(-300..1_500),
-                    _ => random.i64(minted - window_ms..ends),
+                let fault = random.choice(&faults).filter(|fault| (minted - 1_000..ends).contains(fault));
+                let at = match (random.u8(..8), fault) {
+                    (0..4, Some(fault)) => fault + random.i64(-300..1_500),
+                    (0..3, None) => minted + random.i64(0..1_000),
+                    (3, None) => random.i64(minted - window_ms..ends),
+                    (4, _) => random.i64(minted..ends),
+                    (5, _) => near(random, minted + millis(TOLERANCES[0])),
+                    (6, _) => near(random, ends),
+                    _ => random.i64(ends - 1_000..ends + 100),
                 };
                 // Tokens of clients whose clocks run ahead are what the strict fence is for.
                 let earliest = if loses && self.mode != FenceMode::Strict { minted } else { minted - window_ms };
@@ -359,8 +369,11 @@ struct UnderWay<'w> {
     replica: usize,
     /// The token and the attempt, if it is a decision.
     what: Option<(usize, String)>,
-    future: Pin<Box<dyn Future<Output = Option<Result<Decision, crate::engine::ports::Unavailable>>> + 'w>>,
+    /// Ends with what was decided, if it is a decision.
+    future: Pin<Box<dyn Future<Output = Option<Decided>> + 'w>>,
 }
+
+type Decided = Result<Decision, Unavailable>;
 
 #[derive(Default)]
 struct Outcome {

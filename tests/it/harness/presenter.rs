@@ -250,7 +250,7 @@ impl Run {
         let now_ms = super::tokens::now_ms() + ahead_ms;
         let claims = Claims::of(&self.client.username).with("time", now_ms.div_euclid(1000));
         let within_its_second = Duration::from_millis(now_ms.rem_euclid(1000).unsigned_abs());
-        let expires = at + self.plan.tolerance - within_its_second;
+        let expires = at + self.plan.tolerance.saturating_sub(within_its_second);
         self.signed.push(Signed { at, expires, authorization: claims.authorization(&self.client.key).into() });
         self.minted.store(number + 1, Ordering::SeqCst);
         let last = self.plan.last[number / PATTERNS.len() % self.plan.last.len()].saturating_sub(within_its_second);
