@@ -33,7 +33,7 @@ use countersign::{
     app::SystemClock,
     config::nonce::NonceSettings,
     domain::{
-        algorithm::Algorithm,
+        algorithm::{Algorithm, KeyFamily},
         decision::{Decision, Used},
         fence::{Fence, FenceMode},
         header_value,
@@ -283,6 +283,14 @@ impl KeyDirectory for Known {
 
     fn catch_up(&self, _: u64) -> Answer<'_, bool> {
         Answer::ready(false)
+    }
+
+    fn most_keys(&self, _: KeyFamily) -> usize {
+        1
+    }
+
+    fn most_trusts(&self) -> usize {
+        0
     }
 
     fn look(&self) {}

@@ -195,13 +195,8 @@ impl App {
         let foundation = Foundation::lay(settings).await?;
         let tls = ServerTls::load(&settings.server.tls)?;
         let Foundation { clock, store, key_sets, .. } = &foundation;
-        let (directory, follower) = CachedDirectory::start(
-            Arc::clone(store) as Arc<dyn PrincipalSource>,
-            Arc::clone(key_sets),
-            Arc::clone(clock),
-            &settings.registry,
-        )
-        .await?;
+        let (directory, follower) =
+            CachedDirectory::start(Arc::clone(store) as Arc<dyn PrincipalSource>, Arc::clone(key_sets), &settings.registry).await?;
         let known = Arc::clone(&directory);
         let directory: Arc<dyn KeyDirectory> = Arc::new(directory);
         let Nonces { port: nonces, redis } = Nonces::new(settings, clock)?;

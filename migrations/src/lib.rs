@@ -9,6 +9,8 @@ mod dialect;
 mod m20261121_000001_registry;
 mod m20261122_000002_audit;
 mod m20261122_000003_tokens;
+mod m20261128_000004_grant_origins;
+mod m20261128_000005_feed_order;
 
 pub use sea_orm_migration;
 
@@ -22,6 +24,8 @@ impl MigratorTrait for Migrator {
             Box::new(m20261121_000001_registry::Migration),
             Box::new(m20261122_000002_audit::Migration),
             Box::new(m20261122_000003_tokens::Migration),
+            Box::new(m20261128_000004_grant_origins::Migration),
+            Box::new(m20261128_000005_feed_order::Migration),
         ]
     }
 }

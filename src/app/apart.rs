@@ -74,7 +74,7 @@ async fn ports(settings: &Settings, foundation: &Foundation, first_key: FirstKey
         FirstKey::Leave => SigningKeyFolder::look_at(&settings.issuer, clock.now())?,
     };
     let source = Arc::clone(store) as Arc<dyn PrincipalSource>;
-    let (directory, _) = CachedDirectory::start(source, Arc::clone(key_sets), Arc::clone(clock), &settings.registry).await?;
+    let (directory, _) = CachedDirectory::start(source, Arc::clone(key_sets), &settings.registry).await?;
     let nonces = Nonces::new(settings, clock)?;
     let (usage, _) = BatchedUsage::new(Arc::clone(store) as Arc<dyn UsageStore>);
     Ok(VerifierPorts {

@@ -61,7 +61,7 @@ pub(super) struct IssueArguments {
     output: Format,
 }
 
-const COLUMNS: [&str; 14] = [
+const COLUMNS: [&str; 16] = [
     "id",
     "username",
     "family",
@@ -71,6 +71,8 @@ const COLUMNS: [&str; 14] = [
     "sid",
     "scopes",
     "api_key_id",
+    "key_id",
+    "trust_id",
     "issued_at",
     "access_expires_at",
     "refresh_expires_at",
@@ -93,7 +95,7 @@ pub(super) fn run(command: TokenCommand, settings: &Settings) -> super::Outcome 
             TokenCommand::Issue(arguments) => issue(&issuer, arguments, &actor).await?,
             TokenCommand::Introspect { token, output } => {
                 let token = super::argument_or_input(token)?;
-                let found = issuer.introspect(TokenName::Token(token.trim())).await?;
+                let found = issuer.introspect(TokenName::Token(token.trim()), None).await?;
                 let found = found.ok_or("the token is not active: it expired or was revoked, or is none of this service")?;
                 output::one(&INTROSPECTION, introspected(&found), output)?;
             }
@@ -135,7 +137,9 @@ fn row(record: &GrantRecord) -> Vec<Value> {
         record.audience.clone().into(),
         output::text(record.sid.as_deref()),
         record.scopes.as_str().into(),
-        record.api_key.map(|id| id.0).into(),
+        record.api_key().map(|id| id.0).into(),
+        record.key().map(|id| id.0).into(),
+        record.trust().map(|id| id.0).into(),
         moment(Some(record.issued_at)),
         moment(Some(record.access_expires_at)),
         moment(refresh.map(|refresh| refresh.expires_at)),

@@ -14,14 +14,14 @@ pub struct RegistrySettings {
     #[serde(with = "values::duration")]
     pub poll_interval: Duration,
     /// How long decisions about principals in memory go on while the database is out of reach; changes do not arrive meanwhile.
-    /// At least twice `registry.poll_interval`, up to `12h`. Default `5m`.
+    /// Measured by a monotonic clock. At least twice `registry.poll_interval`, up to `12h`. Default `5m`.
     #[serde(with = "values::duration")]
     pub max_stale: Duration,
     /// How many principals are kept in memory at most, at least 1. Of others a decision takes a query. Default 100,000.
     pub cache_entries: u64,
 }
 
-/// Half of the time for which changes stay in the feed: a replica that is cut off for longer would miss some.
+/// Nobody wants a revoked key to pass for longer.
 pub const MAX_STALE_LONGEST: Duration = Duration::from_hours(12);
 
 impl Default for RegistrySettings {

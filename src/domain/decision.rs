@@ -3,12 +3,14 @@
 use std::{fmt, sync::Arc};
 
 use bytestring::ByteString;
+use serde::Serialize;
 
 use super::{
     header_value,
     issuer_keys::KeyFault,
     principal::{ApiKeyId, KeyId, KnownPrincipal, TrustId, Username},
     scope::Scopes,
+    time::UnixMillis,
     token::{ClaimsFault, TokenFault},
 };
 
@@ -67,7 +69,8 @@ struct Narrowed {
 }
 
 /// The row in the registry that an identity was proven with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Used {
     /// A registered key.
     Key(KeyId),
@@ -113,6 +116,14 @@ impl Identity {
             Proof::Key(index) => Some(Used::Key(self.principal.keys[*index].id)),
             Proof::Trust { index, .. } => Some(Used::Trust(self.principal.trusts[*index].id)),
             Proof::AccessToken { .. } => None,
+        }
+    }
+
+    /// Until when what it was proven with may be used, if the registry says so: what it earns may not be used for longer.
+    pub fn proof_expires_at(&self) -> Option<UnixMillis> {
+        match &self.proof {
+            Proof::Key(index) => self.principal.keys[*index].expires_at,
+            Proof::Trust { .. } | Proof::AccessToken { .. } => None,
         }
     }
 

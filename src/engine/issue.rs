@@ -134,9 +134,9 @@ impl Issuer {
             refuse_if(!holder.is_active, TokenRefusal::DisabledPrincipal)?;
             let scopes = terms.scopes.map_or_else(|| holder.scopes.clone(), |asked| holder.scopes.narrowed_by(&asked));
             let refresh_token = OpaqueToken::generate(OpaqueKind::RefreshToken)?;
-            let usual = self.new_grant(random_uuid()?, scopes, now)?;
+            let usual = self.new_grant(random_uuid()?, scopes, None, now)?;
             let new = NewGrant {
-                refresh: Some(self.new_refresh(&refresh_token, random_uuid()?, now)?),
+                refresh: Some(self.new_refresh(&refresh_token, random_uuid()?, None, now)?),
                 audience: terms.audience.unwrap_or_else(|| usual.audience.clone()),
                 sid: terms.sid,
                 is_minted: true,
@@ -208,7 +208,14 @@ impl Issuer {
         Ok(grant)
     }
 
-    fn new_grant(&self, family: Uuid, scopes: Scopes, now: UnixMillis) -> Result<NewGrant, NoRandomness> {
+    /// A grant whose access token may be used for as long as usual, and not after `until`, when what earned it ends.
+    fn new_grant(
+        &self,
+        family: Uuid,
+        scopes: Scopes,
+        until: Option<UnixMillis>,
+        now: UnixMillis,
+    ) -> Result<NewGrant, NoRandomness> {
         Ok(NewGrant {
             family,
             access_jti: random_uuid()?,
@@ -216,15 +223,21 @@ impl Issuer {
             audience: self.terms.audience.clone(),
             sid: None,
             scopes,
-            api_key: None,
+            proven_by: None,
             is_minted: false,
             issued_at: now,
-            access_expires_at: now.saturating_add(self.terms.access_token_lifetime),
+            access_expires_at: ends_at(self.terms.access_token_lifetime, until, now),
         })
     }
 
-    fn new_refresh(&self, token: &OpaqueToken, seed: Uuid, now: UnixMillis) -> Result<NewRefresh, NoRandomness> {
-        let expires_at = now.saturating_add(self.terms.refresh_token_lifetime);
+    fn new_refresh(
+        &self,
+        token: &OpaqueToken,
+        seed: Uuid,
+        until: Option<UnixMillis>,
+        now: UnixMillis,
+    ) -> Result<NewRefresh, NoRandomness> {
+        let expires_at = ends_at(self.terms.refresh_token_lifetime, until, now);
         Ok(NewRefresh { jti: random_uuid()?, hash: token.hash(), seed, expires_at })
     }
 
@@ -253,6 +266,11 @@ impl Issuer {
         }
         result
     }
+}
+
+fn ends_at(lifetime: Duration, until: Option<UnixMillis>, now: UnixMillis) -> UnixMillis {
+    let usual = now.saturating_add(lifetime);
+    until.map_or(usual, |until| usual.min(until))
 }
 
 /// A UUID version 4.

@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 pub use super::records::*;
 use crate::domain::{
+    algorithm::KeyFamily,
     decision::Used,
     issuer_keys::IssuerKeys,
     key::VerifyingKey,
@@ -54,6 +55,12 @@ pub trait KeyDirectory: Send + Sync {
     /// Looks for changes made until now, and says whether there were any since `version`. Many who ask at once cause one look,
     /// looks keep a distance, and nobody waits for long: where the registry cannot be asked, there were none.
     fn catch_up(&self, version: u64) -> Answer<'_, bool>;
+
+    /// The most keys of that kind that one principal has, of those read so far. Never less than before.
+    fn most_keys(&self, family: KeyFamily) -> usize;
+
+    /// The most trusts that one principal has, likewise.
+    fn most_trusts(&self) -> usize;
 
     /// Looks for changes soon: somebody says that there are some.
     fn look(&self);
@@ -357,23 +364,25 @@ pub trait PrincipalSource: Send + Sync {
     async fn load_page(&self, after: Option<PrincipalId>, limit: u64) -> Result<Vec<KnownPrincipal>, RegistryError>;
     /// The names of up to `limit` principals in the order of their numbers, from the one after `after` on.
     async fn names_page(&self, after: Option<PrincipalId>, limit: u64) -> Result<Vec<(PrincipalId, Username)>, RegistryError>;
-    /// The number of the newest change; 0 where there is none yet. Numbers grow, but a change may become visible after one of
-    /// a higher number, whose transaction was shorter.
+    /// The number of the newest change; 0 if there is none yet. Numbers have no gaps, and changes become visible in their order,
+    /// whoever makes them at the same time: a reader who sees one sees all before it, but for those that were forgotten.
     async fn newest_change(&self) -> Result<i64, RegistryError>;
-    /// The changes after number `seen`, and those up to `overlap` numbers before it that were made after `since`: among them
-    /// may be some that became visible late. In the order of their numbers.
-    async fn changes(&self, seen: i64, overlap: i64, since: UnixMillis) -> Result<Vec<RegistryChange>, RegistryError>;
+    /// Up to `limit` changes after number `seen`, in the order of their numbers.
+    async fn changes(&self, seen: i64, limit: u64) -> Result<Vec<RegistryChange>, RegistryError>;
+    /// The changes made by versions from before changes had such numbers, which may run beside this one for a while. Their numbers
+    /// only tell them apart.
+    async fn unnumbered_changes(&self) -> Result<Vec<RegistryChange>, RegistryError>;
     /// The names of those of `ids` that still exist.
     async fn usernames(&self, ids: &[PrincipalId]) -> Result<Vec<(PrincipalId, Username)>, RegistryError>;
-    /// Forgets changes made before `before`, but for the newest of all.
-    async fn forget_changes(&self, before: UnixMillis) -> Result<(), RegistryError>;
+    /// Forgets the changes up to number `up_to`, and these of those without one. The number of the newest change stays.
+    async fn forget_changes(&self, up_to: i64, unnumbered: &[i64]) -> Result<(), RegistryError>;
 }
 
 /// An entry of the change feed: something about this principal is different now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RegistryChange {
-    /// Its number.
-    pub id: i64,
+    /// Its number in the feed.
+    pub number: i64,
     /// Whom it concerns.
     pub principal: PrincipalId,
 }

@@ -239,6 +239,12 @@ impl KeyRecord {
     pub fn version(&self) -> Version {
         Version::of(&Self { last_used_on: None, ..self.clone() })
     }
+
+    /// Whether it may be used at `now`, as far as it alone says.
+    pub fn is_usable(&self, now: UnixMillis) -> bool {
+        let KeyTerms { not_before, expires_at, .. } = self.terms;
+        self.revoked_at.is_none() && not_before.is_none_or(|from| from <= now) && expires_at.is_none_or(|until| now < until)
+    }
 }
 
 impl TrustRecord {

@@ -7,6 +7,7 @@
 //! answered from memory, as one that somebody has is: neither costs a query, and the time tells nothing.
 
 mod follow;
+mod most;
 mod names;
 
 use std::{
@@ -22,21 +23,24 @@ use std::{
 pub use follow::Follower;
 use follow::Position;
 use futures_util::{FutureExt, future::BoxFuture, future::Shared};
+use most::MostHeld;
 use names::Names;
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, UnitWeighter, sync::DefaultLifecycle};
 use thread_local::ThreadLocal;
 use tokio::{
     runtime::Handle,
     sync::{Notify, watch},
+    time::Instant,
 };
 
 use crate::{
     config::registry::RegistrySettings,
     domain::{
+        algorithm::KeyFamily,
         principal::{KnownPrincipal, PrincipalId, Username},
         time::UnixMillis,
     },
-    engine::ports::{Answer, Clock, Dependency, KeyDirectory, KeySetSource, PrincipalSource, RegistryError, Unavailable},
+    engine::ports::{Answer, Dependency, KeyDirectory, KeySetSource, PrincipalSource, RegistryError, Unavailable},
     telemetry::metrics::CacheUse,
 };
 
@@ -75,11 +79,11 @@ fn known(entries: u64) -> Known {
 pub struct CachedDirectory {
     source: Arc<dyn PrincipalSource>,
     key_sets: Arc<dyn KeySetSource>,
-    clock: Arc<dyn Clock>,
     known: Known,
     /// Names that nobody had when they were asked for; until all names are known.
     absent: moka::sync::Cache<Username, ()>,
     names: Names,
+    most: MostHeld,
     /// Loads under way. Many decisions that wait for one principal wait for one query.
     loads: Mutex<HashMap<Username, Load>>,
     /// Grows with each change seen, so that a load that began before a change is not kept after it.
@@ -90,8 +94,10 @@ pub struct CachedDirectory {
     poll_wanted: Notify,
     /// Lookups that memory answered, and those that it could not; each thread counts its own.
     lookups: ThreadLocal<Lookups>,
-    /// When the feed was last known to be followed to its end.
+    /// When the feed was last known to be followed to its end, in milliseconds after `started_at`. By a monotonic clock: how long a
+    /// lost database is outlived must not depend on who sets the clock meanwhile.
     synced_at: AtomicI64,
+    started_at: Instant,
     max_stale: Duration,
     /// Where loads run: not on the thread of a decision, which may be gone before the load is done.
     runtime: Handle,
@@ -135,25 +141,25 @@ impl CachedDirectory {
     pub async fn start(
         source: Arc<dyn PrincipalSource>,
         key_sets: Arc<dyn KeySetSource>,
-        clock: Arc<dyn Clock>,
         settings: &RegistrySettings,
     ) -> Result<(Arc<Self>, Follower), RegistryError> {
-        let started_at = clock.now();
-        let position = Position::newest(&*source, started_at).await?;
+        let started_at = Instant::now();
+        let position = Position::newest(&*source).await?;
         let directory = Arc::new(Self {
             source,
             key_sets,
-            clock,
             known: known(settings.cache_entries),
             absent: moka::sync::Cache::builder().max_capacity(ABSENT_ENTRIES).time_to_live(ABSENT_LIFETIME).build(),
             names: Names::default(),
+            most: MostHeld::default(),
             loads: Mutex::default(),
             epoch: AtomicU64::new(0),
             lookups: ThreadLocal::new(),
             polls_begun: AtomicU64::new(0),
             polls_ended: watch::Sender::new(0),
             poll_wanted: Notify::new(),
-            synced_at: AtomicI64::new(started_at.0),
+            synced_at: AtomicI64::new(0),
+            started_at,
             max_stale: settings.max_stale,
             runtime: Handle::current(),
         });
@@ -168,13 +174,24 @@ impl CachedDirectory {
         CacheUse { hits: sum(|own| &own.hits), misses: sum(|own| &own.misses), entries }
     }
 
-    fn is_trusted(&self, now: UnixMillis) -> bool {
-        self.staleness(now) <= self.max_stale
+    fn is_trusted(&self) -> bool {
+        self.staleness() <= self.max_stale
     }
 
     /// How long ago the change feed was last followed to its end.
-    fn staleness(&self, now: UnixMillis) -> Duration {
-        now.since(UnixMillis(self.synced_at.load(Ordering::Acquire)))
+    fn staleness(&self) -> Duration {
+        let ago = self.running_for(Instant::now()).saturating_sub(self.synced_at.load(Ordering::Acquire));
+        Duration::from_millis(u64::try_from(ago).unwrap_or_default())
+    }
+
+    /// The feed was followed to where it ended at `moment`.
+    fn synced(&self, moment: Instant) {
+        self.synced_at.store(self.running_for(moment), Ordering::Release);
+    }
+
+    /// In milliseconds.
+    fn running_for(&self, moment: Instant) -> i64 {
+        i64::try_from(moment.saturating_duration_since(self.started_at).as_millis()).unwrap_or(i64::MAX)
     }
 
     /// The load of `username` that is under way, if no change was seen since it began; otherwise a new one, because it `changed` or
@@ -202,6 +219,7 @@ impl CachedDirectory {
         match &loaded {
             Ok(Some(principal)) => {
                 self.key_sets.anticipate(&principal.trusts, changed);
+                self.most.note(principal);
                 self.known.insert(username.clone(), Arc::clone(principal));
             }
             Ok(None) => self.absent.insert(username.clone(), ()),
@@ -254,12 +272,8 @@ impl CachedDirectory {
 
 /// Lookups need to start loads that outlive them, so the port is implemented on the shared directory.
 impl KeyDirectory for Arc<CachedDirectory> {
-    fn lookup<'a>(
-        &'a self,
-        username: &'a Username,
-        now: UnixMillis,
-    ) -> Answer<'a, Result<Option<Arc<KnownPrincipal>>, Unavailable>> {
-        if self.is_trusted(now) {
+    fn lookup<'a>(&'a self, username: &'a Username, _: UnixMillis) -> Answer<'a, Result<Option<Arc<KnownPrincipal>>, Unavailable>> {
+        if self.is_trusted() {
             let known = self.known.get(username);
             if known.is_some() || self.names.lack(username) || self.absent.contains_key(username) {
                 self.lookups.get_or_default().hits.fetch_add(1, Ordering::Relaxed);
@@ -288,15 +302,23 @@ impl KeyDirectory for Arc<CachedDirectory> {
         })
     }
 
+    fn most_keys(&self, family: KeyFamily) -> usize {
+        self.most.keys(family)
+    }
+
+    fn most_trusts(&self) -> usize {
+        self.most.trusts()
+    }
+
     fn look(&self) {
         self.poll_wanted.notify_one();
     }
 
-    fn check(&self, now: UnixMillis) -> Result<(), Unavailable> {
-        if self.is_trusted(now) {
+    fn check(&self, _: UnixMillis) -> Result<(), Unavailable> {
+        if self.is_trusted() {
             return Ok(());
         }
-        Err(Unavailable::new(Dependency::KeyDirectory, TooStale(self.staleness(now))))
+        Err(Unavailable::new(Dependency::KeyDirectory, TooStale(self.staleness())))
     }
 }
 

@@ -36,6 +36,8 @@ async fn a_token_is_given_shown_once_and_revoked() {
             "sid": null,
             "scopes": ["read", "write"],
             "api_key_id": null,
+            "key_id": null,
+            "trust_id": null,
             "issued_at": record["issued_at"],
             "access_expires_at": record["access_expires_at"],
             "refresh_expires_at": record["refresh_expires_at"],

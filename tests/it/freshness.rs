@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::{Claims, Countersign, Database, Deployment, Door, Key, Question, eventually_async};
+use serde_json::json;
+
+use crate::harness::{Admin, Claims, Countersign, Database, Deployment, Door, Key, Question, eventually_async, execute};
 
 /// The promise, and a margin for the command itself to end and the question to be asked.
 const IN_FORCE_WITHIN: Duration = Duration::from_millis(1_000 + 250);
@@ -20,6 +22,29 @@ async fn on_postgres() {
 #[tokio::test]
 async fn on_mariadb() {
     changes_take_effect(Database::mariadb()).await;
+}
+
+/// Each connection takes a block of numbers for itself: what a replica writes over a connection that it has had for a while has
+/// smaller numbers than what a command wrote just before.
+#[tokio::test]
+async fn on_postgres_with_numbers_in_blocks() {
+    let database = Database::postgres();
+    let url = database.url.clone();
+    let world = World::start(database);
+    let admin = Admin::of(&world.replicas[0]);
+    for (block, username) in [(100, "alice"), (5000, "bob")] {
+        execute(&url, &format!("ALTER SEQUENCE registry_changes_id_seq CACHE {block}")).await;
+        let key = Key::ed25519();
+        admin.add(&json!({ "username": username, "keys": [{ "key": key.public_pem() }] })).await;
+        world.in_force("allowed", username, &key).await;
+        for is_active in [false, true, false] {
+            let other = format!("{username}-{block}-{is_active}-{}", Key::ed25519().fingerprint());
+            world.change(&["principal", "add", &other]);
+            let changed = admin.patch(&format!("/principals/{username}"), &json!({ "is_active": is_active })).await;
+            assert_eq!(changed.status, 200, "{changed:?}");
+            world.in_force(if is_active { "allowed" } else { "invalid_token" }, username, &key).await;
+        }
+    }
 }
 
 async fn changes_take_effect(database: Database) {
@@ -81,7 +106,7 @@ struct World {
 
 impl World {
     fn start(database: Database) -> Self {
-        let deployment = Deployment::on(database);
+        let deployment = Deployment::on(database).administered();
         let replicas = [(); 2].map(|()| deployment.serve());
         Self { replicas, deployment }
     }

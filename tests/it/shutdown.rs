@@ -102,9 +102,9 @@ async fn a_restart_forgets_no_nonce() {
     let deployment = Deployment::new().nonces_in(&redis);
     let key = Key::ed25519();
     deployment.enrol("alice", &key);
-    let question = Question::with(Claims::of("alice").authorization(&key));
 
     let mut before: Countersign = deployment.serve();
+    let question = Question::with(Claims::of("alice").authorization(&key));
     assert!(Door::Http.ask(&before, &question).await.allowed());
     before.signal(Signal::Term);
     before.exited_within(EXIT_WITHIN);

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::harness::http::{Answer, Request};
 use crate::harness::{ADMIN_TOKEN, ApiKey, Countersign, Database, Deployment, Key, TokenApi, claims_in, eventually_async, members};
@@ -42,6 +44,34 @@ async fn an_api_key_earns_tokens_that_pass() {
     // A UUID is a UUID, however it is written.
     let other = json!({"key": key.key, "identifier": key.identifier.replace('-', "").to_uppercase()});
     assert_eq!(api.post("/authenticate", &other).await.status, 200);
+}
+
+/// However often the refresh token is exchanged, nothing may be used for longer than the API key.
+#[tokio::test]
+async fn what_an_api_key_earned_is_over_when_the_key_is() {
+    let world = World::start();
+    let World { deployment, api, .. } = &world;
+    let issued: Value =
+        serde_json::from_str(&deployment.done(&["api-key", "issue", "alice", "--expires-in", "5m", "--output", "json"])).unwrap();
+    let issued = issued.as_array().map_or(&issued, |rows| &rows[0]).clone();
+    let text = |member: &str| issued[member].as_str().unwrap().to_owned();
+    let key = ApiKey { id: issued["id"].to_string(), key: text("key"), identifier: text("identifier") };
+    let pair = api.login(&key).await;
+    let in_place = api.post("/refresh", &refresh_request(&pair.refresh, &key.identifier)).await.json();
+    let next = api.rotated(&pair.refresh).await;
+    let last = api.rotated(&next.refresh).await;
+
+    let until = OffsetDateTime::parse(&text("expires_at"), &Rfc3339).unwrap();
+    for token in [&pair.access, in_place["jwt"].as_str().unwrap(), &next.access, &last.access] {
+        assert!(claims_in(token)["exp"].as_i64().unwrap() <= until.unix_timestamp(), "{}", claims_in(token));
+    }
+    let grants: Vec<Value> = deployment.list(&["token", "list", "alice"]);
+    let earned: Vec<_> = grants.iter().filter(|grant| grant["api_key_id"] == issued["id"]).collect();
+    assert_eq!(earned.len(), 4);
+    for end in earned.iter().flat_map(|grant| [&grant["access_expires_at"], &grant["refresh_expires_at"]]) {
+        let Some(end) = end.as_str().filter(|end| !end.is_empty()) else { continue };
+        assert_eq!(OffsetDateTime::parse(end, &Rfc3339).unwrap(), until, "{earned:#?}");
+    }
 }
 
 #[tokio::test]

@@ -31,6 +31,8 @@ async fn a_token_is_issued_told_about_and_revoked() {
             "sid": "session 1",
             "scopes": "read",
             "api_key_id": null,
+            "key_id": null,
+            "trust_id": null,
             "issued_at": record["issued_at"],
             "access_expires_at": record["access_expires_at"],
             "refresh_expires_at": record["refresh_expires_at"],

@@ -48,7 +48,16 @@ async fn tokens_are_told_about_by_themselves_and_by_name() {
     for (jti, same) in [(&listed[0]["access_jti"], &told), (&listed[0]["refresh_jti"], &refresh)] {
         // By either name: django-jwtconnect-auth looks for whatever it is given among all of them.
         for body in [json!({"jti": jti}), json!({"token": jti})] {
-            assert_eq!(api.post_as(&bob.access, INTROSPECTION, &body).await.json(), *same);
+            for asker in [&alice.access, ADMIN_TOKEN] {
+                assert_eq!(api.post_as(asker, INTROSPECTION, &body).await.json(), *same);
+            }
+            // Names are no secrets, and can be guessed: who does not hold a token learns nothing by its name.
+            let others = api.post_as(&bob.access, INTROSPECTION, &body).await;
+            assert_eq!((others.status, &others.json()["error"]), (401, &json!("invalid_token")), "{others:?}");
+            let (name, value) = body.as_object().unwrap().iter().next().unwrap();
+            let form = TokenApi::form_request(INTROSPECTION, &[(name, value.as_str().unwrap())]);
+            let others = api.send(&form.authorization(&format!("Bearer {}", bob.access))).await;
+            assert_eq!((others.status, others.json()), (200, json!({"active": false})), "{others:?}");
         }
     }
     for token in [&alice.access, &alice.refresh] {
@@ -160,8 +169,42 @@ async fn the_admin_token_revokes_any() {
         assert_eq!(answer.status, 401, "{answer:?}");
         assert!(answer.header("www-authenticate").unwrap().starts_with("Bearer "), "{answer:?}");
     }
-    // Not for what the admin token may not do.
-    assert_eq!(api.post_as(ADMIN_TOKEN, INTROSPECTION, &json!({"token": bob.access})).await.status, 403);
+}
+
+/// Whoever guesses has to wait, and nobody else.
+#[tokio::test]
+async fn failures_count_towards_the_limit() {
+    let deployment = Deployment::new().administered().set("issuer.failures_per_peer", "3");
+    for name in ["alice", "bob"] {
+        deployment.done(&["principal", "add", name]);
+    }
+    let (alice, bob) = (deployment.tokens("alice"), deployment.tokens("bob"));
+    let name = deployment.list(&["token", "list", "alice"])[0]["access_jti"].clone();
+    let guesses = [
+        TokenApi::json(INTROSPECTION, &json!({ "jti": name })).authorization(&format!("Bearer {}", bob.access)),
+        TokenApi::form_request(INTROSPECTION, &[("jti", name.as_str().unwrap())]).authorization(&format!("Bearer {}", bob.access)),
+        TokenApi::json(INTROSPECTION, &json!({ "token": "csr_guessed" })).authorization(&format!("Bearer {}", bob.access)),
+        TokenApi::json(INTROSPECTION, &json!({ "jti": name })).authorization("Bearer guessed"),
+    ];
+    for guess in guesses {
+        let countersign = deployment.serve();
+        let api = TokenApi::of(&countersign);
+        for _ in 0..10 {
+            for (asker, named) in [(alice.access.as_str(), &name), (ADMIN_TOKEN, &name), (ADMIN_TOKEN, &json!("not there"))] {
+                let answer = api.post_as(asker, INTROSPECTION, &json!({ "jti": named })).await;
+                assert_eq!(answer.status, if named == &name { 200 } else { 401 }, "what is no guess: {answer:?}");
+            }
+            // What a resource server is handed by others is no guess of its own.
+            let form = TokenApi::form_request(INTROSPECTION, &[("token", "from a client")]);
+            assert_eq!(api.send(&form.authorization(&format!("Bearer {}", bob.access))).await.status, 200);
+        }
+        let mut statuses = Vec::new();
+        for _ in 0..6 {
+            statuses.push(api.send(&guess).await.status);
+        }
+        assert!(statuses[..3].iter().all(|status| *status != 429), "{statuses:?}");
+        assert!(statuses[3..].iter().all(|status| *status == 429), "{statuses:?}");
+    }
 }
 
 /// The replica that was asked looks at once; that takes a moment.

@@ -1,9 +1,14 @@
 //! The token endpoint of RFC 6749, for clients that sign an assertion (RFC 7523).
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::harness::http::Answer;
-use crate::harness::{Claims, Countersign, Deployment, Key, Pair, TokenApi, claims_in, members};
+use crate::harness::{
+    Behaviour, Claims, Countersign, Database, Deployment, JwksServer, Key, Pair, Redis, Signer, TokenApi, claims_in,
+    eventually_async, members,
+};
 
 const TOKEN: &str = "/oauth2/token";
 const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
@@ -127,6 +132,91 @@ async fn a_refresh_token_earns_the_next() {
     invalid_client(&api.parameters(&again).await, "a replayed assertion");
 }
 
+/// On every replica, as fast as any other change.
+#[tokio::test]
+async fn what_a_key_or_a_trust_earned_ends_with_it() {
+    let server = JwksServer::https();
+    let deployment = Deployment::on(Database::postgres()).trusting(&server);
+    let (revoked, spared, remote) = (Key::ed25519(), Key::rsa(), Signer::named("remote"));
+    server.put("/keys", Behaviour::set([remote.jwk()]));
+    deployment.done(&["principal", "add", "alice"]);
+    let [revoked_id, _] = [&revoked, &spared].map(|key| deployment.add_key("alice", key));
+    let trust_id = deployment.add_trust("alice", &server.url("/keys"));
+    let redis = Redis::start();
+    let deployment = deployment.nonces_in(&redis);
+    let replicas = [(); 2].map(|()| deployment.serve());
+    let api = TokenApi::of(&replicas[0]);
+    let mut earned = Vec::new();
+    for key in [&revoked, &spared] {
+        earned.push(token_of(&api.client(&assertion(&json!(ISSUER), key), &[]).await));
+    }
+    let by_trust = Claims::registered("alice").with("aud", ISSUER).with_header("kid", remote.kid.as_str()).sign(&remote.key);
+    earned.push(token_of(&api.client(&by_trust, &[]).await));
+    let listed = deployment.list(&["token", "list", "alice"]);
+    let origins: Vec<_> = listed.iter().map(|grant| (id(&grant["key_id"]), id(&grant["trust_id"]))).collect();
+    assert_eq!((&origins[0], &origins[2]), (&(revoked_id.clone(), "null".to_owned()), &("null".to_owned(), trust_id.clone())));
+
+    let passing = async |expected: [bool; 3]| {
+        for replica in &replicas {
+            eventually_async("exactly those that should pass", Duration::from_secs(2), async || {
+                for (token, passes) in earned.iter().zip(expected) {
+                    if (replica.decide(&format!("Bearer {token}")).await.status == 200) != passes {
+                        return None;
+                    }
+                }
+                Some(())
+            })
+            .await;
+        }
+    };
+    passing([true; 3]).await;
+    deployment.done(&["key", "revoke", &revoked_id]);
+    passing([false, true, true]).await;
+    deployment.done(&["trust", "remove", &trust_id]);
+    passing([false, true, false]).await;
+}
+
+/// A replica that has not heard of it yet verifies the assertion with what it knows. What it gives, it gives to who was verified.
+#[tokio::test]
+async fn a_client_that_is_gone_earns_nothing_even_where_nobody_knows() {
+    type Change = fn(&Deployment, &str);
+    let changes: [(&str, Change); 3] = [
+        ("removed, and another has the name", |deployment, _| {
+            deployment.done(&["principal", "remove", "alice"]);
+            deployment.done(&["principal", "add", "alice", "--scope", "admin"]);
+        }),
+        ("disabled", |deployment, _| drop(deployment.done(&["principal", "disable", "alice"]))),
+        ("its key revoked", |deployment, key| drop(deployment.done(&["key", "revoke", key]))),
+    ];
+    for (what, change) in changes {
+        let (deployment, key) = (Deployment::new().set("registry.poll_interval", "1m"), Key::ed25519());
+        let id = deployment.enrol("alice", &key);
+        let countersign = deployment.serve();
+        let api = TokenApi::of(&countersign);
+        assert_eq!(api.client(&assertion(&json!(ISSUER), &key), &[]).await.status, 200);
+        change(&deployment, &id);
+        let before = deployment.list(&["token", "list"]).len();
+        let answer = api.client(&assertion(&json!(ISSUER), &key), &[]).await;
+        invalid_client(&answer, what);
+        assert_eq!(deployment.list(&["token", "list"]).len(), before, "{what}");
+    }
+}
+
+/// Nothing that a key earned may be used for longer than the key.
+#[tokio::test]
+async fn what_a_key_earned_is_over_when_the_key_is() {
+    let (deployment, key) = (Deployment::new(), Key::ed25519());
+    deployment.done(&["principal", "add", "alice"]);
+    deployment.add_key_with("alice", &key, &["--expires-in", "5m"]);
+    let countersign = deployment.serve();
+    let api = TokenApi::of(&countersign);
+    let answer = api.client(&assertion(&json!(ISSUER), &key), &[]).await;
+    let expires_in = answer.json()["expires_in"].as_u64().unwrap();
+    assert!((200..=300).contains(&expires_in), "{answer:?}");
+    let claims = claims_in(answer.json()["access_token"].as_str().unwrap());
+    assert!(claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap() <= 300, "{claims}");
+}
+
 struct World {
     deployment: Deployment,
     countersign: Countersign,
@@ -158,6 +248,15 @@ impl TokenApi {
 
 fn assertion(audience: &Value, key: &Key) -> String {
     Claims::registered("alice").with("sub", "alice").with("aud", audience.clone()).sign(key)
+}
+
+fn token_of(answer: &Answer) -> String {
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.json()["access_token"].as_str().unwrap().to_owned()
+}
+
+fn id(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 fn invalid_client(answer: &Answer, why: &str) {

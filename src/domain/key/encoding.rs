@@ -6,7 +6,7 @@ use der::{
 };
 use spki::{AlgorithmIdentifierRef, SubjectPublicKeyInfoRef};
 
-use super::{KeyError, RSA_BITS_MAX, RSA_BITS_MIN};
+use super::{KeyError, RSA_BITS_MAX, RSA_BITS_MIN, roca};
 use crate::domain::algorithm::KeyFamily;
 
 const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
@@ -38,6 +38,7 @@ impl Numbers {
         match bit_length(modulus) {
             bits if bits < RSA_BITS_MIN => Err(KeyError::RsaTooSmall { bits }),
             bits if bits > RSA_BITS_MAX => Err(KeyError::RsaTooLarge { bits }),
+            _ if roca::is_of_the_broken_generator(modulus) => Err(KeyError::RsaOfBrokenGenerator),
             _ => Ok(Self::Rsa { modulus: modulus.to_vec(), exponent: exponent.to_vec() }),
         }
     }

@@ -6,12 +6,15 @@
 mod encoding;
 mod private;
 mod public;
+mod roca;
 mod verifying;
 
 use std::{error::Error, fmt, str::FromStr};
 
 pub use private::PrivateKey;
 pub use public::{Jwk, ParsedPublic, PublicKey};
+#[cfg(test)]
+pub(crate) use roca::tests::broken_modulus;
 pub use verifying::VerifyingKey;
 
 use super::algorithm::KeyFamily;
@@ -124,6 +127,33 @@ pub enum KeyError {
     RsaTooLarge {
         /// Size of the modulus.
         bits: usize,
+    },
+    /// RSA of a generator whose keys can be factored.
+    #[error(
+        "RSA key of a broken generator refused (ROCA, CVE-2017-15361): its private key can be computed from it; make a new one elsewhere"
+    )]
+    RsaOfBrokenGenerator,
+    /// A JWK whose `use` or `key_ops` (RFC 7517 sections 4.2 and 4.3) names other uses.
+    #[error("the JWK is not for verifying signatures: its {member:?} is {value}; expected {expected}, or no such member")]
+    NotForSignatures {
+        /// The member that says so.
+        member: &'static str,
+        /// What it says.
+        value: String,
+        /// What it would have to say.
+        expected: &'static str,
+    },
+    /// A JWK whose `alg` (RFC 7517 section 4.4) is not an algorithm that its key can be used with here.
+    #[error(
+        "the JWK is for the algorithm {name:?} alone, which is not used with {family} keys here; expected {expected}, or no \"alg\""
+    )]
+    AlgorithmOfJwk {
+        /// The algorithm that it names.
+        name: String,
+        /// The kind of the key.
+        family: KeyFamily,
+        /// The algorithms of that kind.
+        expected: String,
     },
     /// The private key is encrypted, and no passphrase was given.
     #[error("the private key is encrypted; give its passphrase (`--passphrase-env VAR`)")]

@@ -5,10 +5,10 @@ use der::Decode;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Fingerprint, KeyError,
+    Fingerprint, KeyError, VerifyingKey,
     encoding::{Numbers, bit_length, coordinate_length, first_pem_block, to_pem},
 };
-use crate::domain::algorithm::KeyFamily;
+use crate::domain::algorithm::{Algorithm, KeyFamily};
 
 const ACCEPTED: &str =
     "PEM (BEGIN PUBLIC KEY, BEGIN RSA PUBLIC KEY, BEGIN CERTIFICATE), OpenSSH (ssh-rsa, ssh-ed25519, ecdsa-sha2-*) and JWK";
@@ -28,6 +28,8 @@ pub struct ParsedPublic {
     pub key: PublicKey,
     /// The trailing comment of an OpenSSH key, where there is one.
     pub comment: Option<String>,
+    /// The one algorithm that it may be used with, if its owner says so: a JWK's `alg`.
+    pub only: Option<Algorithm>,
 }
 
 impl PublicKey {
@@ -37,11 +39,11 @@ impl PublicKey {
     pub fn parse(text: &str) -> Result<ParsedPublic, KeyError> {
         let text = text.trim();
         if let Some(block) = first_pem_block(text)? {
-            return Self::from_pem_block(&block).map(ParsedPublic::without_comment);
+            return Self::from_pem_block(&block).map(ParsedPublic::alone);
         }
         if text.starts_with('{') {
             let jwk = serde_json::from_str(text).map_err(|error| KeyError::malformed("JWK", error))?;
-            return Self::from_jwk(&jwk).map(ParsedPublic::without_comment);
+            return ParsedPublic::from_jwk(&jwk);
         }
         if text.starts_with("ssh-") || text.starts_with("ecdsa-sha2-") || text.starts_with("sk-") {
             return Self::from_openssh(text);
@@ -54,8 +56,9 @@ impl PublicKey {
         Numbers::from_spki(der).and_then(Self::new)
     }
 
-    /// Reads a JSON Web Key (RFC 7517) of type RSA, OKP or EC. One that holds private members is refused.
-    pub fn from_jwk(jwk: &Jwk) -> Result<Self, KeyError> {
+    /// The key that a JSON Web Key (RFC 7517) of type RSA, OKP or EC holds, whatever it is for. One that holds private members is
+    /// refused.
+    fn from_jwk(jwk: &Jwk) -> Result<Self, KeyError> {
         if jwk.d.is_some() {
             return Err(KeyError::PrivateKeyGiven);
         }
@@ -184,14 +187,52 @@ impl PublicKey {
             _ => Err(KeyError::UnsupportedKind { found: parsed.algorithm().to_string() }),
         }?;
         let comment = (!parsed.comment().is_empty()).then(|| parsed.comment().to_owned());
-        Ok(ParsedPublic { key: Self::new(numbers)?, comment })
+        Ok(ParsedPublic { key: Self::new(numbers)?, comment, only: None })
     }
 }
 
 impl ParsedPublic {
-    fn without_comment(key: PublicKey) -> Self {
-        Self { key, comment: None }
+    /// Reads a JSON Web Key. What it is for binds: other uses than verifying make it none of ours, and if it names its algorithm, it
+    /// is for that one alone.
+    pub fn from_jwk(jwk: &Jwk) -> Result<Self, KeyError> {
+        let key = PublicKey::from_jwk(jwk)?;
+        if let Some(other) = jwk.r#use.as_deref().filter(|found| *found != "sig") {
+            return Err(KeyError::NotForSignatures { member: "use", value: format!("{other:?}"), expected: "\"sig\"" });
+        }
+        if let Some(others) = jwk.key_ops.as_ref().filter(|found| !found.iter().any(|operation| operation == "verify")) {
+            return Err(KeyError::NotForSignatures {
+                member: "key_ops",
+                value: format!("{others:?}"),
+                expected: "one with \"verify\"",
+            });
+        }
+        let only = jwk.alg.as_deref().map(|name| algorithm_of_jwk(name, key.family())).transpose()?;
+        Ok(Self { key, comment: None, only })
     }
+
+    /// The key made ready to verify signatures, as it may be used.
+    pub fn verifying_key(&self) -> VerifyingKey {
+        let key = VerifyingKey::new(&self.key);
+        match self.only {
+            Some(algorithm) => key.only_for(algorithm),
+            None => key,
+        }
+    }
+
+    fn alone(key: PublicKey) -> Self {
+        Self { key, comment: None, only: None }
+    }
+}
+
+fn algorithm_of_jwk(name: &str, family: KeyFamily) -> Result<Algorithm, KeyError> {
+    /// RFC 9864 section 2.2: `EdDSA` with a key on that curve.
+    const ED25519: &str = "Ed25519";
+
+    let found = if name == ED25519 { Some(Algorithm::EdDsa) } else { name.parse().ok() };
+    found.filter(|algorithm| family.algorithms().contains(algorithm)).ok_or_else(|| {
+        let expected: Vec<&str> = family.algorithms().iter().map(|algorithm| algorithm.name()).collect();
+        KeyError::AlgorithmOfJwk { name: name.to_owned(), family, expected: expected.join(", ") }
+    })
 }
 
 /// A JSON Web Key (RFC 7517, RFC 7518 section 6, RFC 8037). Members that we have no use for are not kept.
@@ -201,6 +242,8 @@ pub struct Jwk {
     pub kty: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub r#use: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_ops: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alg: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]

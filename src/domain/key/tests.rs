@@ -1,9 +1,12 @@
 use std::process::Command;
 
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use proptest::prelude::*;
 use secrecy::{ExposeSecret, SecretString};
+use serde_json::json;
 
 use super::*;
+use crate::domain::algorithm::Algorithm;
 
 /// OpenSSL and OpenSSH are the other implementations that our formats are held against.
 fn run(program: &str, arguments: &[&str]) -> Vec<u8> {
@@ -173,7 +176,49 @@ fn the_wrong_half_is_told_apart() {
 fn points_off_the_curve_are_refused() {
     let mut jwk = sample(KeyFamily::P256).public_key().to_jwk();
     jwk.y.clone_from(&jwk.x);
-    assert!(matches!(PublicKey::from_jwk(&jwk), Err(KeyError::Invalid { family: KeyFamily::P256, .. })));
+    assert!(matches!(ParsedPublic::from_jwk(&jwk), Err(KeyError::Invalid { family: KeyFamily::P256, .. })));
+}
+
+#[test]
+fn keys_of_the_broken_generator_are_refused_in_every_format() {
+    let modulus = broken_modulus(2048);
+    let encoded = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
+    let jwk = format!(r#"{{"kty":"RSA","n":"{}","e":"AQAB"}}"#, encoded(&modulus));
+    let numbers = encoding::Numbers::Rsa { modulus, exponent: vec![1, 0, 1] };
+    let pem = encoding::to_pem("PUBLIC KEY", &numbers.to_spki().unwrap());
+    for text in [&jwk, &pem] {
+        let error = PublicKey::parse(text).unwrap_err();
+        assert!(matches!(error, KeyError::RsaOfBrokenGenerator), "{error:?}");
+        assert!(error.to_string().contains("CVE-2017-15361"), "{error}");
+    }
+}
+
+#[test]
+fn what_a_jwk_is_for_binds() {
+    let key = sample(KeyFamily::Rsa);
+    let read = |member: &str, value: serde_json::Value| {
+        let mut jwk = serde_json::to_value(Jwk { r#use: None, alg: None, ..key.public_key().to_jwk() }).unwrap();
+        jwk[member] = value;
+        PublicKey::parse(&jwk.to_string())
+    };
+    assert_eq!(read("alg", json!("PS256")).unwrap().only, Some(Algorithm::Ps256));
+    let unbound =
+        [("use", json!("sig")), ("key_ops", json!(["verify"])), ("key_ops", json!(["sign", "verify"])), ("kid", json!("x"))];
+    for (member, value) in unbound {
+        assert_eq!(read(member, value).unwrap().only, None, "{member}");
+    }
+    for (member, value) in [("use", json!("enc")), ("use", json!("")), ("key_ops", json!(["encrypt"])), ("key_ops", json!([]))] {
+        let error = read(member, value).unwrap_err();
+        assert!(matches!(&error, KeyError::NotForSignatures { member: named, .. } if *named == member), "{error:?}");
+    }
+    for name in ["ES256", "RSA-OAEP", "HS256", "none", ""] {
+        let error = read("alg", json!(name)).unwrap_err();
+        assert!(matches!(error, KeyError::AlgorithmOfJwk { .. }), "{error:?}");
+    }
+    let bound = read("alg", json!("PS256")).unwrap().verifying_key();
+    let sign = |algorithm| key.sign(algorithm, b"message").unwrap();
+    assert!(bound.verify(Algorithm::Ps256, b"message", &sign(Algorithm::Ps256)));
+    assert!(!bound.verify(Algorithm::Rs256, b"message", &sign(Algorithm::Rs256)));
 }
 
 #[test]

@@ -21,6 +21,7 @@ use super::{
     ImportReport, Kind, Outcome,
 };
 use crate::domain::{
+    decision::Used,
     opaque::{NoRandomness, SecretHash},
     principal::{ApiKeyId, Username},
     scope::Scopes,
@@ -278,7 +279,7 @@ impl<'a> Plan<'a> {
             audience: token.audience.iter().chain(ours).cloned().collect(),
             sid: token.sid.as_deref().and_then(clean),
             scopes,
-            api_key,
+            proven_by: api_key.map(Used::ApiKey),
             is_minted: false,
             issued_at,
             access_expires_at: issued_at,

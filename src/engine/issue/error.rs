@@ -43,6 +43,8 @@ pub enum TokenRefusal {
     ExpiredApiKey,
     /// The API key was revoked.
     RevokedApiKey,
+    /// The key that signed the assertion was revoked meanwhile, or the trust that vouched for it removed.
+    RevokedKey,
     /// The principal was removed.
     UnknownPrincipal,
     /// The principal is disabled.
@@ -67,6 +69,7 @@ impl TokenRefusal {
             Self::WrongIdentifier => "wrong_identifier",
             Self::ExpiredApiKey => "expired_api_key",
             Self::RevokedApiKey => "revoked_api_key",
+            Self::RevokedKey => "revoked_key",
             Self::UnknownPrincipal => "unknown_principal",
             Self::DisabledPrincipal => "disabled_principal",
             Self::UnknownRefreshToken => "unknown_refresh_token",
@@ -99,6 +102,7 @@ pub(super) fn gone(refusal: TokenRefusal) -> impl Fn(RegistryError) -> IssueErro
         RegistryError::NoSuchApiKey(_) | RegistryError::NoSuchGrant(_) | RegistryError::NoSuchPrincipal(_) => {
             IssueError::Refused(refusal)
         }
+        RegistryError::NoSuchKey(_) | RegistryError::NoSuchTrust(_) => IssueError::Refused(TokenRefusal::RevokedKey),
         error => error.into(),
     }
 }

@@ -18,7 +18,7 @@ use crate::{
         decision::{Decision, Identity, Used},
         opaque::{NoRandomness, OpaqueKind, OpaqueToken, SecretHash},
         presented::{Credentials, Door, Presented},
-        principal::Username,
+        principal::PrincipalId,
         scope::Scopes,
         time::UnixMillis,
     },
@@ -47,9 +47,9 @@ impl Issuer {
         refuse_if(!held.holder.is_active, TokenRefusal::DisabledPrincipal)?;
         let refresh_token = OpaqueToken::generate(OpaqueKind::RefreshToken)?;
         let new = NewGrant {
-            refresh: Some(self.new_refresh(&refresh_token, random_uuid()?, now)?),
-            api_key: Some(held.key.id),
-            ..self.new_grant(random_uuid()?, held.holder.scopes.clone(), now)?
+            refresh: Some(self.new_refresh(&refresh_token, random_uuid()?, Some(held.key.expires_at), now)?),
+            proven_by: Some(Used::ApiKey(held.key.id)),
+            ..self.new_grant(random_uuid()?, held.holder.scopes.clone(), Some(held.key.expires_at), now)?
         };
         let grant = self.add(&held.holder, new, ACTOR, now).await.map_err(gone(TokenRefusal::RevokedApiKey))?;
         self.ports.usage.note(Used::ApiKey(held.key.id), now);
@@ -86,17 +86,18 @@ impl Issuer {
 
     /// Exchanges a refresh token for an access token and the next refresh token. Where `only` is given, the token has to be that
     /// principal's.
-    pub async fn rotate(&self, refresh_token: &str, only: Option<&Username>) -> Result<Issued, IssueError> {
+    pub async fn rotate(&self, refresh_token: &str, only: Option<PrincipalId>) -> Result<Issued, IssueError> {
         self.observed(GrantKind::Rotation, self.exchange_refresh_token(refresh_token, only)).await
     }
 
-    async fn exchange_refresh_token(&self, refresh_token: &str, only: Option<&Username>) -> Result<Issued, IssueError> {
+    async fn exchange_refresh_token(&self, refresh_token: &str, only: Option<PrincipalId>) -> Result<Issued, IssueError> {
         let now = self.ports.clock.now();
         let held = self.held(refresh_token, now).await?;
-        refuse_if(only.is_some_and(|only| *only != held.holder.username), TokenRefusal::AnotherPrincipal)?;
+        refuse_if(only.is_some_and(|only| only != held.holder.id), TokenRefusal::AnotherPrincipal)?;
         let seed = random_uuid()?;
         let successor = OpaqueToken::successor(refresh_token, seed.as_bytes());
-        let new = NewGrant { refresh: Some(self.new_refresh(&successor, seed, now)?), ..self.next_grant(&held, now)? };
+        let refresh = self.new_refresh(&successor, seed, ends_at_the_latest(&held, now), now)?;
+        let new = NewGrant { refresh: Some(refresh), ..self.next_grant(&held, now)? };
         let author = Author { actor: ACTOR, now };
         let ends_others = !self.terms.multiple_tokens;
         let rotation = in_time(self.ports.grants.rotate(held.grant.id, new, ROTATION_GRACE, ends_others, author)).await?;
@@ -138,7 +139,13 @@ impl Issuer {
             let now = self.ports.clock.now();
             let name = &identity.principal().username;
             let holder = in_time(self.ports.registry.principal(name)).await.map_err(gone(TokenRefusal::UnknownPrincipal))?;
-            let new = self.new_grant(random_uuid()?, scopes, now)?;
+            // The name may have been given to another since the assertion was verified.
+            refuse_if(holder.id != identity.principal().id, TokenRefusal::UnknownPrincipal)?;
+            refuse_if(!holder.is_active, TokenRefusal::DisabledPrincipal)?;
+            let new = NewGrant {
+                proven_by: identity.used(),
+                ..self.new_grant(random_uuid()?, scopes, identity.proof_expires_at(), now)?
+            };
             let grant = self.add(&holder, new, ACTOR, now).await.map_err(gone(TokenRefusal::UnknownPrincipal))?;
             self.issued(&holder, grant, None, None, now)
         })
@@ -159,10 +166,10 @@ impl Issuer {
     fn next_grant(&self, held: &HeldGrant, now: UnixMillis) -> Result<NewGrant, NoRandomness> {
         let HeldGrant { grant, holder, .. } = held;
         Ok(NewGrant {
-            api_key: grant.api_key,
+            proven_by: grant.proven_by,
             audience: grant.audience.clone(),
             sid: grant.sid.clone(),
-            ..self.new_grant(grant.family, grant.scopes.narrowed_by(&holder.scopes), now)?
+            ..self.new_grant(grant.family, grant.scopes.narrowed_by(&holder.scopes), ends_at_the_latest(held, now), now)?
         })
     }
 
@@ -178,4 +185,11 @@ impl Issuer {
         refuse_if(held.grant.revoked_at.is_some() && !was_rotated, TokenRefusal::RevokedRefreshToken)?;
         Ok(held)
     }
+}
+
+/// Until when what follows a grant may be used: as long as its API key. A key that was taken over from another system may have been
+/// over while its refresh tokens were not; they last as long as they did there, and nothing that follows them lasts longer.
+fn ends_at_the_latest(held: &HeldGrant, now: UnixMillis) -> Option<UnixMillis> {
+    let key_expires_at = held.api_key_expires_at?;
+    if now < key_expires_at { Some(key_expires_at) } else { held.grant.refresh.as_ref().map(|refresh| refresh.expires_at) }
 }

@@ -74,10 +74,14 @@ pub enum Revoked {
 }
 
 impl Issuer {
-    /// What is told about a token; `None` where it may not be used now, or is none of ours.
-    pub async fn introspect(&self, name: TokenName<'_>) -> Result<Option<Introspection>, IssueError> {
+    /// What is told about a token; `None` if it may not be used now, or is not ours. Anyone may ask about a token that they hold; if
+    /// `asker` is given, by `jti` only about those of that principal.
+    pub async fn introspect(&self, name: TokenName<'_>, asker: Option<PrincipalId>) -> Result<Option<Introspection>, IssueError> {
         let now = self.ports.clock.now();
         let Some((kind, HeldGrant { grant, holder, .. })) = self.find(name).await? else { return Ok(None) };
+        if matches!(name, TokenName::Jti(_)) && asker.is_some_and(|asker| asker != holder.id) {
+            return Ok(None);
+        }
         let (jti, expires_at) = match (kind, &grant.refresh) {
             (TokenKind::Access, _) => (grant.access_jti, grant.access_expires_at),
             (TokenKind::Refresh, Some(refresh)) if refresh.rotated_at.is_none() => (refresh.jti, refresh.expires_at),

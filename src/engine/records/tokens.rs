@@ -5,8 +5,9 @@ use uuid::Uuid;
 
 use super::{PrincipalRecord, Version};
 use crate::domain::{
+    decision::Used,
     opaque::SecretHash,
-    principal::{ApiKeyId, GrantId, Username},
+    principal::{ApiKeyId, GrantId, KeyId, TrustId, Username},
     scope::Scopes,
     time::UnixMillis,
 };
@@ -76,8 +77,9 @@ pub struct NewGrant {
     pub sid: Option<String>,
     /// The `scope` of the access token.
     pub scopes: Scopes,
-    /// The API key that was exchanged for it.
-    pub api_key: Option<ApiKeyId>,
+    /// The API key that was exchanged for it, or the key or trust that proved the client: it ends with that. None if an operator
+    /// asked for it.
+    pub proven_by: Option<Used>,
     /// Whether an operator asked for it, which the audit tells.
     pub is_minted: bool,
     /// When.
@@ -118,14 +120,40 @@ pub struct GrantRecord {
     pub sid: Option<String>,
     /// The `scope` of the access token.
     pub scopes: Scopes,
-    /// The API key that was exchanged for it.
-    pub api_key: Option<ApiKeyId>,
+    /// The API key that was exchanged for it, or the key or trust that proved the client.
+    pub proven_by: Option<Used>,
     /// When it was given out.
     pub issued_at: UnixMillis,
     /// Until when the access token may be used.
     pub access_expires_at: UnixMillis,
     /// When it was revoked.
     pub revoked_at: Option<UnixMillis>,
+}
+
+impl GrantRecord {
+    /// The API key that was exchanged for it.
+    pub const fn api_key(&self) -> Option<ApiKeyId> {
+        match self.proven_by {
+            Some(Used::ApiKey(id)) => Some(id),
+            Some(Used::Key(_) | Used::Trust(_)) | None => None,
+        }
+    }
+
+    /// The key that the client signed with.
+    pub const fn key(&self) -> Option<KeyId> {
+        match self.proven_by {
+            Some(Used::Key(id)) => Some(id),
+            Some(Used::ApiKey(_) | Used::Trust(_)) | None => None,
+        }
+    }
+
+    /// The trust whose key set had the key that the client signed with.
+    pub const fn trust(&self) -> Option<TrustId> {
+        match self.proven_by {
+            Some(Used::Trust(id)) => Some(id),
+            Some(Used::ApiKey(_) | Used::Key(_)) | None => None,
+        }
+    }
 }
 
 /// A refresh token that was given out.
@@ -151,6 +179,8 @@ pub struct HeldGrant {
     pub holder: PrincipalRecord,
     /// The identifier of the API key that was exchanged for it.
     pub identifier: Option<Uuid>,
+    /// Until when that API key may be used: nothing that it was exchanged for may be used for longer.
+    pub api_key_expires_at: Option<UnixMillis>,
 }
 
 /// How a grant is found.

@@ -1,6 +1,7 @@
 mod access;
 mod fakes;
 mod time;
+mod trials;
 
 use std::{sync::atomic::Ordering, time::Duration};
 

@@ -14,8 +14,8 @@ use crate::domain::{
     token::{TokenKeyId, UntrustedToken, VerifiedToken},
 };
 
-/// A token whose `kid` picks no key costs at least this many verifications, so that a principal in the middle of a key
-/// rotation, with two keys to try, takes no longer than one that does not exist.
+/// A token whose `kid` picks no key costs at least this many verifications: the first principal in the middle of a key rotation,
+/// with two keys to try, changes nothing.
 const TRIALS_WITHOUT_KEY_ID: usize = 2;
 
 impl Verifier {
@@ -26,16 +26,39 @@ impl Verifier {
         principal: Option<&KnownPrincipal>,
         now: UnixMillis,
     ) -> Result<(VerifiedToken<'t>, ProvenBy), DenialReason> {
-        let mut trials = Trials::default();
+        self.verify_counting(token, principal, now, &mut Trials::default()).await
+    }
+
+    /// A refusal costs as many verifications whatever the principal has, and whether there is one.
+    pub(super) async fn verify_counting<'t>(
+        &self,
+        token: &'t UntrustedToken<'_>,
+        principal: Option<&KnownPrincipal>,
+        now: UnixMillis,
+        trials: &mut Trials,
+    ) -> Result<(VerifiedToken<'t>, ProvenBy), DenialReason> {
         if let Some(principal) = principal
-            && let Some(found) = self.try_everything(token, principal, now, &mut trials).await
+            && let Some(found) = self.try_everything(token, principal, now, trials).await
         {
             return Ok(found);
         }
-        for _ in trials.count..trials_at_least(token) {
+        for _ in trials.count..self.trials_at_least(token) {
             self.decoys.spend(token, now);
+            trials.decoys += 1;
         }
         Err(trials.reason(principal))
+    }
+
+    /// What the token would cost with the principal that has the most to try.
+    fn trials_at_least(&self, token: &UntrustedToken<'_>) -> usize {
+        const { assert!(TRIALS_WITHOUT_KEY_ID <= CANDIDATE_KEYS_MAX) };
+        let directory = &self.ports.directory;
+        let candidates = match token.key_id() {
+            Some(TokenKeyId::Fingerprint(_)) => return 1,
+            Some(TokenKeyId::Name(_)) => directory.most_keys(token.algorithm().family()) + directory.most_trusts(),
+            None => directory.most_keys(token.algorithm().family()),
+        };
+        candidates.clamp(TRIALS_WITHOUT_KEY_ID, CANDIDATE_KEYS_MAX)
     }
 
     /// A `kid` picks its key: a fingerprint one of the registered keys, a name one of a key set. What it does not pick comes after.
@@ -122,6 +145,8 @@ impl ProvenBy {
 #[derive(Default)]
 pub(super) struct Trials {
     count: usize,
+    /// Those with keys that nobody has.
+    decoys: usize,
     /// Trusts whose key set is not there.
     keyless_trusts: usize,
 }
@@ -148,6 +173,12 @@ impl Trials {
         }
     }
 
+    /// How many there were, those with keys that nobody has included.
+    #[cfg(test)]
+    pub(super) const fn verifications(&self) -> usize {
+        self.count + self.decoys
+    }
+
     /// Why none succeeded.
     pub(super) fn reason(&self, principal: Option<&KnownPrincipal>) -> DenialReason {
         match principal {
@@ -157,13 +188,5 @@ impl Trials {
             Some(_) if self.keyless_trusts > 0 => DenialReason::NoKeySet,
             Some(_) => DenialReason::NoMatchingKey,
         }
-    }
-}
-
-const fn trials_at_least(token: &UntrustedToken<'_>) -> usize {
-    const { assert!(TRIALS_WITHOUT_KEY_ID <= CANDIDATE_KEYS_MAX) };
-    match token.key_id() {
-        Some(TokenKeyId::Fingerprint(_)) => 1,
-        Some(TokenKeyId::Name(_)) | None => TRIALS_WITHOUT_KEY_ID,
     }
 }

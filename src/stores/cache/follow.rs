@@ -1,27 +1,29 @@
 //! Following the change feed, and reading the registry after the start.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, VecDeque},
     fmt,
     future::Future,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
+use tokio::time::Instant;
+
 use super::{CachedDirectory, LOAD_TIMEOUT};
 use crate::{
-    config::registry::{MAX_STALE_LONGEST, RegistrySettings},
-    domain::{principal::PrincipalId, time::UnixMillis},
+    config::registry::RegistrySettings,
+    domain::principal::PrincipalId,
     engine::ports::{PrincipalSource, RegistryChange, RegistryError},
 };
 
-/// How far back each poll looks for changes that became visible after later ones: this many numbers, made this recently.
-const OVERLAP: i64 = 1000;
-const OVERLAP_AGE: Duration = Duration::from_mins(1);
-/// How long changes stay in the feed: twice as long as any replica may be cut off and still trust what it knows.
-const FEED_LIFETIME: Duration = MAX_STALE_LONGEST.saturating_mul(2);
-/// How many polls pass between two clearings of the feed.
-const POLLS_PER_CLEARING: u64 = 1200;
+/// How many changes are read at once.
+const CHANGES_PAGE: u64 = 10_000;
+/// How long changes stay in the feed after a replica has followed them, by its own monotonic clock. One that was cut off for longer
+/// notices that some are missing, and starts over.
+const FEED_LIFETIME: Duration = Duration::from_hours(1);
+/// How often the feed is cleared.
+const CLEARING_INTERVAL: Duration = Duration::from_mins(10);
 /// How far apart polls are that refusals ask for: a flood of forged tokens causes no more than these.
 const WANTED_POLLS_DISTANCE: Duration = Duration::from_millis(20);
 /// How much is read at once after the start, between two polls.
@@ -32,26 +34,33 @@ const NAMES_PAGE: u64 = 5000;
 const PAGE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How far the change feed was followed.
+#[derive(Clone)]
 pub(super) struct Position {
+    /// Up to this number, without a gap.
     seen: i64,
-    /// Those of the last numbers up to `seen` that were there.
-    recent: BTreeSet<i64>,
+    /// Of the changes without a number in the feed, those that are there still.
+    unnumbered: BTreeSet<i64>,
 }
 
 impl Position {
     /// At the end of the feed.
-    pub(super) async fn newest(source: &dyn PrincipalSource, now: UnixMillis) -> Result<Self, RegistryError> {
-        let seen = source.newest_change().await?;
-        let recent = source.changes(seen, OVERLAP, now.saturating_sub(OVERLAP_AGE)).await?.iter().map(|change| change.id).collect();
-        Ok(Self { seen, recent })
+    pub(super) async fn newest(source: &dyn PrincipalSource) -> Result<Self, RegistryError> {
+        let (seen, unnumbered) = tokio::try_join!(source.newest_change(), source.unnumbered_changes())?;
+        Ok(Self { seen, unnumbered: numbers(&unnumbered) })
     }
 
-    fn advance(&mut self, new: &[RegistryChange]) {
-        self.recent.extend(new.iter().map(|change| change.id));
-        self.seen = self.recent.last().copied().unwrap_or(self.seen).max(self.seen);
-        let oldest = self.seen - OVERLAP;
-        self.recent.retain(|id| *id > oldest);
+    /// Whether `changes` continue where this ends.
+    fn is_continued_by(&self, changes: &[RegistryChange]) -> bool {
+        !changes.is_empty() && changes.iter().zip(self.seen + 1..).all(|(change, expected)| change.number == expected)
     }
+}
+
+fn numbers(changes: &[RegistryChange]) -> BTreeSet<i64> {
+    changes.iter().map(|change| change.number).collect()
+}
+
+fn principals<'a>(changes: impl IntoIterator<Item = &'a RegistryChange>) -> BTreeSet<PrincipalId> {
+    changes.into_iter().map(|change| change.principal).collect()
 }
 
 /// Follows the change feed on behalf of a directory.
@@ -59,6 +68,8 @@ pub struct Follower {
     directory: Arc<CachedDirectory>,
     position: Position,
     warming: Warming,
+    /// Positions of the last [`FEED_LIFETIME`], the oldest first.
+    past: VecDeque<(Instant, Position)>,
     settings: RegistrySettings,
     is_down: bool,
 }
@@ -80,7 +91,8 @@ impl Warming {
 
 impl Follower {
     pub(super) fn new(directory: Arc<CachedDirectory>, position: Position, settings: &RegistrySettings) -> Self {
-        Self { directory, position, warming: Warming::BEGIN, settings: settings.clone(), is_down: false }
+        let past = VecDeque::from([(Instant::now(), position.clone())]);
+        Self { directory, position, warming: Warming::BEGIN, past, settings: settings.clone(), is_down: false }
     }
 
     /// Follows until `shutdown` is done.
@@ -88,8 +100,8 @@ impl Follower {
         let mut ticks = tokio::time::interval(self.settings.poll_interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut shutdown = std::pin::pin!(shutdown);
-        let mut polls: u64 = 0;
-        let mut last_poll = tokio::time::Instant::now() - WANTED_POLLS_DISTANCE;
+        let mut next_clearing = Instant::now() + CLEARING_INTERVAL;
+        let mut last_poll = Instant::now() - WANTED_POLLS_DISTANCE;
         loop {
             tokio::select! {
                 () = &mut shutdown => return,
@@ -101,35 +113,46 @@ impl Follower {
                 () = &mut shutdown => return,
                 () = tokio::time::sleep_until(distance) => {}
             }
-            last_poll = tokio::time::Instant::now();
-            let next_poll = tokio::time::Instant::now() + self.settings.poll_interval;
+            last_poll = Instant::now();
+            let next_poll = last_poll + self.settings.poll_interval;
             let result = tokio::time::timeout(LOAD_TIMEOUT, self.poll()).await;
             self.tell(result.ok());
             tokio::select! {
                 () = &mut shutdown => return,
                 () = self.warm_until(next_poll) => {}
             }
-            polls += 1;
-            if polls.is_multiple_of(POLLS_PER_CLEARING) {
-                let before = self.directory.clock.now().saturating_sub(FEED_LIFETIME);
-                let clearing = in_time(self.directory.source.forget_changes(before));
-                let cleared = tokio::select! {
+            if next_clearing <= Instant::now() {
+                next_clearing = Instant::now() + CLEARING_INTERVAL;
+                tokio::select! {
                     () = &mut shutdown => return,
-                    cleared = clearing => cleared,
-                };
-                if let Err(error) = cleared {
-                    tracing::warn!(error = %error, "old entries of the change feed could not be deleted");
+                    () = self.clear(Instant::now()) => {}
                 }
             }
         }
     }
 
+    /// Clears from the feed what this replica followed long ago. Neither the numbers nor the clocks of writers have a say in it.
+    pub(super) async fn clear(&mut self, now: Instant) {
+        self.past.push_back((now, self.position.clone()));
+        while self.past.get(1).is_some_and(|(at, _)| now.saturating_duration_since(*at) >= FEED_LIFETIME) {
+            self.past.pop_front();
+        }
+        let Some((at, old)) = self.past.front() else { return };
+        if now.saturating_duration_since(*at) < FEED_LIFETIME {
+            return;
+        }
+        let unnumbered: Vec<i64> = old.unnumbered.iter().copied().collect();
+        if let Err(error) = in_time(self.directory.source.forget_changes(old.seen, &unnumbered)).await {
+            tracing::warn!(error = %error, "old entries of the change feed could not be deleted");
+        }
+    }
+
     /// Reads page after page until `deadline`, the end, or a poll is wanted. Never at the same time as a poll: what a page holds
     /// is true until the next poll says otherwise.
-    async fn warm_until(&mut self, deadline: tokio::time::Instant) {
+    async fn warm_until(&mut self, deadline: Instant) {
         let directory = Arc::clone(&self.directory);
         let mut poll_wanted = std::pin::pin!(directory.poll_wanted.notified());
-        while !matches!(self.warming, Warming::Done) && tokio::time::Instant::now() < deadline {
+        while !matches!(self.warming, Warming::Done) && Instant::now() < deadline {
             if poll_wanted.as_mut().enable() {
                 directory.poll_wanted.notify_one();
                 return;
@@ -153,6 +176,7 @@ impl Follower {
                 for known in page {
                     directory.names.add(&known.username);
                     directory.key_sets.anticipate(&known.trusts, false);
+                    directory.most.note(&known);
                     directory.known.insert(known.username.clone(), Arc::new(known));
                 }
                 if length < limit { Warming::Done } else { Warming::Principals { after: last, count: count + length } }
@@ -182,22 +206,37 @@ impl Follower {
     }
 
     async fn look_for_changes(&mut self) -> Result<(), RegistryError> {
-        let (source, began_at) = (&self.directory.source, self.directory.clock.now());
-        let changes = source.changes(self.position.seen, OVERLAP, began_at.saturating_sub(OVERLAP_AGE)).await?;
-        // The newest entry is never cleared from the feed: numbers go back only when the database is another one than before.
-        if changes.is_empty() && source.newest_change().await? < self.position.seen {
-            self.directory.forget_all();
-            self.position = Position { seen: source.newest_change().await?, recent: BTreeSet::new() };
-            self.warming = Warming::BEGIN;
-        }
-        let new: Vec<RegistryChange> = changes.into_iter().filter(|change| !self.position.recent.contains(&change.id)).collect();
+        let (directory, began_at) = (Arc::clone(&self.directory), Instant::now());
+        let (newest, unnumbered) = tokio::try_join!(directory.source.newest_change(), directory.source.unnumbered_changes())?;
+        let new = principals(unnumbered.iter().filter(|change| !self.position.unnumbered.contains(&change.number)));
         if !new.is_empty() {
-            let concerned: BTreeSet<PrincipalId> = new.iter().map(|change| change.principal).collect();
-            self.directory.forget_principals(concerned).await?;
-            self.position.advance(&new);
+            directory.forget_principals(new).await?;
         }
-        self.directory.synced_at.store(began_at.0, Ordering::Release);
+        self.position.unnumbered = numbers(&unnumbered);
+        if newest < self.position.seen {
+            tracing::warn!(newest, seen = self.position.seen, "the database is another one than before: everything is read again");
+            self.start_over(newest);
+        }
+        while self.position.seen < newest {
+            let changes = directory.source.changes(self.position.seen, CHANGES_PAGE).await?;
+            if !self.position.is_continued_by(&changes) {
+                tracing::warn!(seen = self.position.seen, "changes are missing from the feed: everything is read again");
+                self.start_over(newest);
+                break;
+            }
+            directory.forget_principals(principals(&changes)).await?;
+            self.position.seen = changes.last().map_or(newest, |last| last.number);
+        }
+        directory.synced(began_at);
         Ok(())
+    }
+
+    /// Nothing that is in memory can be trusted; from change `newest` on all are followed.
+    fn start_over(&mut self, newest: i64) {
+        self.directory.forget_all();
+        self.position.seen = newest;
+        self.past.clear();
+        self.warming = Warming::BEGIN;
     }
 
     /// Tells the log when the database goes or comes back; `None` is a timeout.

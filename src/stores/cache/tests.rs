@@ -16,6 +16,11 @@ use crate::{
 struct TestSource {
     principals: Mutex<BTreeMap<String, (i64, bool)>>,
     changes: Mutex<Vec<RegistryChange>>,
+    newest: AtomicI64,
+    unnumbered: Mutex<Vec<RegistryChange>>,
+    /// How many changes were read.
+    read: AtomicUsize,
+    forgotten: Mutex<Vec<(i64, Vec<i64>)>>,
     loads: AtomicUsize,
     is_down: Mutex<bool>,
     gate: Semaphore,
@@ -26,6 +31,10 @@ impl TestSource {
         let source = Self {
             principals: Mutex::default(),
             changes: Mutex::default(),
+            newest: AtomicI64::new(0),
+            unnumbered: Mutex::default(),
+            read: AtomicUsize::new(0),
+            forgotten: Mutex::default(),
             loads: AtomicUsize::new(0),
             is_down: Mutex::new(false),
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
@@ -47,8 +56,9 @@ impl TestSource {
         rows
     }
 
-    fn change(&self, id: i64, principal: i64) {
-        self.changes.lock().unwrap().push(RegistryChange { id, principal: PrincipalId(principal) });
+    fn change(&self, number: i64, principal: i64) {
+        self.changes.lock().unwrap().push(RegistryChange { number, principal: PrincipalId(principal) });
+        self.newest.fetch_max(number, Ordering::SeqCst);
     }
 
     fn up(&self) -> Result<(), RegistryError> {
@@ -87,15 +97,21 @@ impl PrincipalSource for TestSource {
 
     async fn newest_change(&self) -> Result<i64, RegistryError> {
         self.up()?;
-        Ok(self.changes.lock().unwrap().iter().map(|change| change.id).max().unwrap_or(0))
+        Ok(self.newest.load(Ordering::SeqCst))
     }
 
-    async fn changes(&self, seen: i64, overlap: i64, _: UnixMillis) -> Result<Vec<RegistryChange>, RegistryError> {
+    async fn changes(&self, seen: i64, limit: u64) -> Result<Vec<RegistryChange>, RegistryError> {
         self.up()?;
-        let mut changes: Vec<_> =
-            self.changes.lock().unwrap().iter().copied().filter(|change| change.id > seen - overlap).collect();
-        changes.sort_by_key(|change| change.id);
+        let mut changes: Vec<_> = self.changes.lock().unwrap().iter().copied().filter(|change| change.number > seen).collect();
+        changes.sort_by_key(|change| change.number);
+        changes.truncate(limit.try_into().unwrap());
+        self.read.fetch_add(changes.len(), Ordering::SeqCst);
         Ok(changes)
+    }
+
+    async fn unnumbered_changes(&self) -> Result<Vec<RegistryChange>, RegistryError> {
+        self.up()?;
+        Ok(self.unnumbered.lock().unwrap().clone())
     }
 
     async fn usernames(&self, ids: &[PrincipalId]) -> Result<Vec<(PrincipalId, Username)>, RegistryError> {
@@ -104,7 +120,10 @@ impl PrincipalSource for TestSource {
         Ok(named.map(|(name, (id, _))| (PrincipalId(*id), Username::new(name).unwrap())).collect())
     }
 
-    async fn forget_changes(&self, _: UnixMillis) -> Result<(), RegistryError> {
+    async fn forget_changes(&self, up_to: i64, unnumbered: &[i64]) -> Result<(), RegistryError> {
+        self.changes.lock().unwrap().retain(|change| change.number > up_to);
+        self.unnumbered.lock().unwrap().retain(|change| !unnumbered.contains(&change.number));
+        self.forgotten.lock().unwrap().push((up_to, unnumbered.to_vec()));
         Ok(())
     }
 }
@@ -131,18 +150,12 @@ impl KeySetSource for TestKeySets {
     }
 }
 
-struct TestClock(AtomicI64);
-
-impl Clock for TestClock {
-    fn now(&self) -> UnixMillis {
-        UnixMillis(self.0.load(Ordering::SeqCst))
-    }
-}
+/// By the clock of the wall, which does not matter here.
+const NOW: UnixMillis = UnixMillis(1_000_000);
 
 struct Setup {
     source: Arc<TestSource>,
     key_sets: Arc<TestKeySets>,
-    clock: Arc<TestClock>,
     directory: Arc<CachedDirectory>,
     follower: Follower,
 }
@@ -153,20 +166,23 @@ impl Setup {
     }
 
     async fn with(settings: &RegistrySettings) -> Self {
-        let (source, clock) = (TestSource::new(), Arc::new(TestClock(AtomicI64::new(1_000_000))));
+        let source = TestSource::new();
         source.set("alice", 1, true);
         let key_sets = Arc::new(TestKeySets::default());
         let (directory, follower) =
-            CachedDirectory::start(Arc::clone(&source) as _, Arc::clone(&key_sets) as _, Arc::clone(&clock) as _, settings)
-                .await
-                .unwrap();
-        Self { source, key_sets, clock, directory, follower }
+            CachedDirectory::start(Arc::clone(&source) as _, Arc::clone(&key_sets) as _, settings).await.unwrap();
+        Self { source, key_sets, directory, follower }
     }
 
     /// Whether the principal is active; `None` where there is none.
     async fn lookup(&self, username: &str) -> Result<Option<bool>, Unavailable> {
         let username = Username::new(username).unwrap();
-        Ok(self.directory.lookup(&username, self.clock.now()).await?.map(|known| known.is_active))
+        Ok(self.directory.lookup(&username, NOW).await?.map(|known| known.is_active))
+    }
+
+    /// The last look at the feed was so many milliseconds earlier than it seems.
+    fn let_pass(&self, milliseconds: i64) {
+        self.directory.synced_at.fetch_sub(milliseconds, Ordering::SeqCst);
     }
 
     fn loads(&self) -> usize {
@@ -203,16 +219,81 @@ async fn changes_are_seen_at_the_next_poll() {
     assert_eq!(setup.loads(), loads, "a change is acted on once");
 }
 
+/// Versions of before the feed had its own numbers write beside this one for a while.
 #[tokio::test]
-async fn a_change_that_becomes_visible_after_a_later_one_is_not_missed() {
+async fn changes_without_a_number_are_acted_on_once_each() {
     let mut setup = Setup::new().await;
-    setup.source.change(2, 9);
+    let unnumbered = |number: i64, principal: i64| RegistryChange { number, principal: PrincipalId(principal) };
+    for number in [700, 3, 5000] {
+        let was = setup.lookup("alice").await.unwrap().unwrap();
+        setup.source.set("alice", 1, !was);
+        setup.source.unnumbered.lock().unwrap().push(unnumbered(number, 1));
+        setup.follower.poll().await.unwrap();
+        assert_eq!(setup.lookup("alice").await.unwrap(), Some(!was), "{number}");
+        let loads = setup.loads();
+        setup.follower.poll().await.unwrap();
+        assert_eq!(setup.lookup("alice").await.unwrap(), Some(!was));
+        assert_eq!(setup.loads(), loads);
+    }
+}
+
+#[tokio::test]
+async fn changes_that_were_cleared_before_they_were_followed_are_missed_by_nobody() {
+    let mut setup = Setup::new().await;
+    for gap in ["all of them", "the first", "one in between"] {
+        let seen = setup.source.newest.load(Ordering::SeqCst);
+        let was = setup.lookup("alice").await.unwrap().unwrap();
+        setup.source.set("alice", 1, !was);
+        setup.source.change(seen + 1, 9);
+        setup.source.change(seen + 2, 1);
+        setup.source.change(seen + 3, 9);
+        setup.source.changes.lock().unwrap().retain(|change| match gap {
+            "all of them" => change.number <= seen,
+            "the first" => change.number != seen + 1,
+            _ => change.number != seen + 2,
+        });
+        setup.follower.poll().await.unwrap();
+        assert_eq!(setup.lookup("alice").await.unwrap(), Some(!was), "{gap}");
+        let loads = setup.loads();
+        setup.follower.poll().await.unwrap();
+        assert_eq!(setup.lookup("alice").await.unwrap(), Some(!was));
+        assert_eq!(setup.loads(), loads, "{gap}: once");
+    }
+}
+
+/// An import is read once by each replica, and then no more.
+#[tokio::test]
+async fn each_change_is_read_once_however_many_there_are() {
+    const MANY: i64 = 100_000;
+
+    let mut setup = Setup::new().await;
+    for number in 1..=MANY {
+        setup.source.change(number, 9);
+    }
+    for _ in 0..10 {
+        setup.follower.poll().await.unwrap();
+    }
+    assert_eq!(setup.source.read.load(Ordering::SeqCst), usize::try_from(MANY).unwrap());
+    assert_eq!(setup.directory.version(), 10, "page after page");
+}
+
+#[tokio::test]
+async fn what_was_followed_long_ago_is_cleared_and_nothing_else() {
+    let mut setup = Setup::new().await;
+    let began = Instant::now();
+    setup.source.change(1, 1);
+    setup.source.unnumbered.lock().unwrap().push(RegistryChange { number: 77, principal: PrincipalId(1) });
+    setup.follower.poll().await.unwrap();
+    let forgotten = |setup: &Setup| setup.source.forgotten.lock().unwrap().clone();
+    setup.follower.clear(began + Duration::from_mins(10)).await;
+    setup.source.change(2, 1);
+    setup.follower.poll().await.unwrap();
+    setup.follower.clear(began + Duration::from_mins(59)).await;
+    assert!(forgotten(&setup).is_empty(), "others may still have to follow it");
+    setup.follower.clear(began + Duration::from_mins(70)).await;
+    assert_eq!(forgotten(&setup), [(0, vec![]), (1, vec![77])][1..], "as it was an hour before");
     setup.follower.poll().await.unwrap();
     assert_eq!(setup.lookup("alice").await.unwrap(), Some(true));
-    setup.source.set("alice", 1, false);
-    setup.source.change(1, 1);
-    setup.follower.poll().await.unwrap();
-    assert_eq!(setup.lookup("alice").await.unwrap(), Some(false));
 }
 
 #[tokio::test]
@@ -267,29 +348,51 @@ async fn a_lost_database_is_outlived_for_a_while_and_recovered_from() {
     let mut setup = Setup::with(&settings).await;
     assert_eq!(setup.lookup("alice").await.unwrap(), Some(true));
     *setup.source.is_down.lock().unwrap() = true;
-    setup.clock.0.fetch_add(60_000, Ordering::SeqCst);
+    setup.let_pass(30_000);
     assert!(setup.follower.poll().await.is_err());
     assert_eq!(setup.lookup("alice").await.unwrap(), Some(true), "known principals go on");
     assert_eq!(setup.lookup("bob").await.unwrap_err().dependency, Dependency::KeyDirectory, "unknown ones cannot be told");
-    assert!(setup.directory.check(setup.clock.now()).is_ok());
+    assert!(setup.directory.check(NOW).is_ok());
 
-    setup.clock.0.fetch_add(1, Ordering::SeqCst);
+    setup.let_pass(30_001);
     assert_eq!(setup.lookup("alice").await.unwrap_err().dependency, Dependency::KeyDirectory, "but not for ever");
-    assert!(setup.directory.check(setup.clock.now()).is_err());
+    assert!(setup.directory.check(NOW).is_err());
 
     *setup.source.is_down.lock().unwrap() = false;
     setup.follower.poll().await.unwrap();
     assert_eq!(setup.lookup("alice").await.unwrap(), Some(true));
-    assert!(setup.directory.check(setup.clock.now()).is_ok());
+    assert!(setup.directory.check(NOW).is_ok());
+}
+
+/// Somebody sets the clock of the wall: neither is a lost database outlived for longer, nor one that is there taken for lost.
+#[tokio::test]
+async fn how_old_it_is_does_not_depend_on_what_time_it_is() {
+    let settings = RegistrySettings { max_stale: Duration::from_mins(1), ..RegistrySettings::default() };
+    let setup = Setup::with(&settings).await;
+    let alice = Username::new("alice").unwrap();
+    let (long_ago, in_a_year) = (UnixMillis(0), UnixMillis(NOW.0 + 365 * 86_400_000));
+    for now in [long_ago, NOW, in_a_year] {
+        assert!(setup.directory.lookup(&alice, now).await.unwrap().is_some());
+        assert!(setup.directory.check(now).is_ok());
+    }
+    setup.let_pass(60_001);
+    *setup.source.is_down.lock().unwrap() = true;
+    for now in [long_ago, NOW, in_a_year] {
+        assert!(setup.directory.lookup(&alice, now).await.is_err());
+        assert!(setup.directory.check(now).is_err());
+    }
 }
 
 #[tokio::test]
 async fn another_database_than_before_is_noticed() {
     let mut setup = Setup::new().await;
-    setup.source.change(5, 9);
+    for number in 1..=5 {
+        setup.source.change(number, 9);
+    }
     setup.follower.poll().await.unwrap();
     assert_eq!(setup.lookup("alice").await.unwrap(), Some(true));
     setup.source.changes.lock().unwrap().clear();
+    setup.source.newest.store(3, Ordering::SeqCst);
     setup.source.set("alice", 1, false);
     setup.follower.poll().await.unwrap();
     assert_eq!(setup.lookup("alice").await.unwrap(), Some(false));

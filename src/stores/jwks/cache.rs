@@ -11,7 +11,7 @@ use std::{
     future::Future,
     sync::{
         Arc, Mutex, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -66,8 +66,6 @@ struct Watched {
     url: Arc<str>,
     current: ArcSwapOption<Held>,
     last_asked: AtomicI64,
-    /// Whether a fetch waits for its turn.
-    is_queued: AtomicBool,
     state: Mutex<State>,
     /// How many fetches have ended.
     fetches: watch::Sender<u64>,
@@ -85,6 +83,18 @@ struct State {
     last_failure: Option<FetchFailure>,
     /// When the next fetch is due by itself.
     due_at: UnixMillis,
+    /// What a fetch that waits for its turn is for.
+    queued: Option<Queued>,
+    /// Something changed while a fetch was under way, which may have been answered before: from then on another is due.
+    follow_up_at: Option<UnixMillis>,
+}
+
+#[derive(Clone, Copy)]
+struct Queued {
+    /// One that began after this moment serves as well.
+    asked_at: UnixMillis,
+    /// Whether something changed, so that one that is under way does not serve.
+    changed: bool,
 }
 
 impl JwksCache {
@@ -128,24 +138,26 @@ impl JwksCache {
         watched
     }
 
-    /// Begins a fetch, unless one is under way.
-    fn begin_fetch(self: &Arc<Self>, watched: &Arc<Watched>) {
-        if watched.begin(self.clock.now()) {
+    /// Begins a fetch, unless one is under way. How many have ended: the one that is under way then is the next to end.
+    fn begin_fetch(self: &Arc<Self>, watched: &Arc<Watched>) -> Result<u64, u64> {
+        let begun = watched.begin(self.clock.now());
+        if begun.is_ok() {
             let (cache, watched) = (Arc::clone(self), Arc::clone(watched));
             self.runtime.spawn(async move { cache.fetch(&watched).await });
         }
+        begun
     }
 
     /// Begins a fetch when its turn comes, unless one began meanwhile.
-    fn queue_fetch(self: &Arc<Self>, watched: Arc<Watched>, now: UnixMillis) {
-        if watched.is_queued.swap(true, Ordering::AcqRel) {
+    fn queue_fetch(self: &Arc<Self>, watched: Arc<Watched>, asked_at: UnixMillis, changed: bool) {
+        if !watched.queue(Queued { asked_at, changed }) {
             return;
         }
         let cache = Arc::clone(self);
         self.runtime.spawn(async move {
             let turn = cache.background.acquire().await;
-            watched.is_queued.store(false, Ordering::Release);
-            if turn.is_ok() && watched.began_before(now) && watched.begin(cache.clock.now()) {
+            let begins = watched.begin_queued(cache.clock.now());
+            if turn.is_ok() && begins {
                 cache.fetch(&watched).await;
             }
         });
@@ -186,7 +198,7 @@ impl JwksCache {
     /// A decision found nothing: fetches beside it, at most once a cooldown.
     fn ask_for_fetch(self: &Arc<Self>, watched: &Arc<Watched>, now: UnixMillis) {
         if watched.began_before(now.saturating_sub(self.settings.cooldown)) {
-            self.begin_fetch(watched);
+            let _already = self.begin_fetch(watched);
         }
     }
 }
@@ -203,7 +215,7 @@ impl KeySetSource for Arc<JwksCache> {
             }
             _never_fetched => {
                 let mut fetches = watched.fetches.subscribe();
-                self.begin_fetch(&watched);
+                let _already = self.begin_fetch(&watched);
                 let until = tokio::time::Instant::now() + FIRST_FETCH_WAIT;
                 Answer::pending(async move {
                     drop(tokio::time::timeout_at(until, fetches.wait_for(|count| *count > 0)).await);
@@ -218,7 +230,7 @@ impl KeySetSource for Arc<JwksCache> {
         for trust in trusts {
             let watched = self.watched(&trust.url, now);
             if !watched.was_fetched() || changed && watched.began_before(now.saturating_sub(CHANGE_DISTANCE)) {
-                self.queue_fetch(watched, now);
+                self.queue_fetch(watched, now, changed);
             } else if changed {
                 watched.bring_forward(now.saturating_add(CHANGE_DISTANCE));
             }
@@ -231,12 +243,18 @@ impl KeySetSource for Arc<JwksCache> {
 
     fn refresh<'a>(&'a self, url: &'a str) -> Answer<'a, Result<usize, FetchFailure>> {
         let watched = self.watched(url, self.clock.now());
-        let mut fetches = watched.fetches.subscribe();
-        fetches.mark_unchanged();
-        self.begin_fetch(&watched);
         Answer::pending(async move {
-            // The sender is in `watched`, and a fetch always ends.
-            drop(fetches.changed().await);
+            let mut fetches = watched.fetches.subscribe();
+            // One that was under way may have been answered before whoever asks had a reason to; one that began later was not. The
+            // sender is in `watched`, and a fetch always ends.
+            let ended = match self.begin_fetch(&watched) {
+                Ok(ended) => ended,
+                Err(ended) => {
+                    drop(fetches.wait_for(|count| *count > ended).await);
+                    self.begin_fetch(&watched).unwrap_or_else(|ended| ended)
+                }
+            };
+            drop(fetches.wait_for(|count| *count > ended).await);
             match watched.state().last_failure.clone() {
                 Some(failure) => Err(failure),
                 None => Ok(watched.current.load().as_ref().map_or(0, |held| held.keys.len())),
@@ -248,12 +266,19 @@ impl KeySetSource for Arc<JwksCache> {
 impl Watched {
     fn new(url: Arc<str>, now: UnixMillis) -> Self {
         let due_at = now.saturating_add(BACKOFF_FIRST);
-        let state = State { is_fetching: false, last_began: None, failures: 0, last_failure: None, due_at };
+        let state = State {
+            is_fetching: false,
+            last_began: None,
+            failures: 0,
+            last_failure: None,
+            due_at,
+            queued: None,
+            follow_up_at: None,
+        };
         Self {
             url,
             current: ArcSwapOption::empty(),
             last_asked: AtomicI64::new(now.0),
-            is_queued: AtomicBool::new(false),
             state: Mutex::new(state),
             fetches: watch::Sender::new(0),
         }
@@ -273,15 +298,35 @@ impl Watched {
         self.state().last_began.is_none_or(|began| began <= moment)
     }
 
-    /// `false` where a fetch is under way already.
-    fn begin(&self, now: UnixMillis) -> bool {
+    /// An error if a fetch is under way already; either way, how many have ended.
+    fn begin(&self, now: UnixMillis) -> Result<u64, u64> {
         let mut state = self.state();
-        if state.is_fetching {
+        let ended = *self.fetches.borrow();
+        if state.begin(now) { Ok(ended) } else { Err(ended) }
+    }
+
+    /// Asks for a fetch when its turn comes. `false` if one waits already: then it serves for this, too.
+    fn queue(&self, asked: Queued) -> bool {
+        let mut state = self.state();
+        let waiting = state.queued;
+        state.queued = Some(Queued {
+            asked_at: waiting.map_or(asked.asked_at, |waiting| waiting.asked_at.max(asked.asked_at)),
+            changed: asked.changed || waiting.is_some_and(|waiting| waiting.changed),
+        });
+        waiting.is_none()
+    }
+
+    /// The turn of the fetch that waits for it has come. `false` if it is not needed now.
+    fn begin_queued(&self, now: UnixMillis) -> bool {
+        let mut state = self.state();
+        let Some(Queued { asked_at, changed }) = state.queued.take() else { return false };
+        if state.last_began.is_some_and(|began| asked_at < began) {
             return false;
         }
-        state.is_fetching = true;
-        state.last_began = Some(now);
-        true
+        if changed && state.is_fetching {
+            state.follow_up(now);
+        }
+        state.begin(now)
     }
 
     fn end(&self, failure: Option<FetchFailure>, now: UnixMillis, refresh_interval: Duration) {
@@ -296,21 +341,41 @@ impl Watched {
                 state.failures = state.failures.saturating_add(1);
                 pause
             };
-            state.due_at = now.saturating_add(pause);
+            state.due_at = state.follow_up_at.take().unwrap_or_else(|| now.saturating_add(pause));
             state.last_failure = failure;
+            // Before another can begin: who waits for an end counts them.
+            self.fetches.send_modify(|count| *count += 1);
         }
-        self.fetches.send_modify(|count| *count += 1);
     }
 
-    /// Lets the next fetch be due at `moment`, unless it is before that.
+    /// Lets the next fetch be due at `moment`, unless it is before that. One that is under way is not the next.
     fn bring_forward(&self, moment: UnixMillis) {
         let mut state = self.state();
-        state.due_at = state.due_at.min(moment);
+        if state.is_fetching {
+            state.follow_up(moment);
+        } else {
+            state.due_at = state.due_at.min(moment);
+        }
     }
 
     fn is_due(&self, now: UnixMillis) -> bool {
         let state = self.state();
         !state.is_fetching && state.due_at <= now
+    }
+}
+
+impl State {
+    fn begin(&mut self, now: UnixMillis) -> bool {
+        if self.is_fetching {
+            return false;
+        }
+        self.is_fetching = true;
+        self.last_began = Some(now);
+        true
+    }
+
+    fn follow_up(&mut self, moment: UnixMillis) {
+        self.follow_up_at = Some(self.follow_up_at.map_or(moment, |planned| planned.min(moment)));
     }
 }
 
@@ -352,7 +417,7 @@ impl JwksCache {
         };
         for watched in due {
             if is_wanted(&watched) {
-                self.queue_fetch(watched, now);
+                self.queue_fetch(watched, now, false);
             } else {
                 self.sets.write().unwrap_or_else(PoisonError::into_inner).remove(&watched.url);
             }
@@ -371,3 +436,6 @@ pub(super) fn described(error: &FetchError) -> FetchFailure {
     }
     FetchFailure { reason }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,7 @@ use url::Url;
 use super::guard::{Forbidden, Guard};
 use crate::{
     config::jwks::JwksSettings,
-    domain::key::{Jwk, PublicKey, VerifyingKey},
+    domain::key::{Jwk, KeyError, ParsedPublic, VerifyingKey},
 };
 
 /// Most keys that a set may have. More are no key set but an attack on memory.
@@ -124,12 +124,13 @@ impl Fetcher {
 
     /// Downloads the set at `url` and keeps its usable keys: RSA, EC and OKP keys with a `kid`, for signatures or unmarked.
     pub(super) async fn fetch(&self, url: &str) -> Result<KeySet, FetchError> {
+        let named: Box<str> = url.into();
         let url = Url::parse(url).map_err(FetchError::NotAUrl)?;
         self.guard.check_url(&url)?;
         let body =
             tokio::time::timeout(self.timeout, self.download(url)).await.map_err(|_| FetchError::Timeout(self.timeout))??;
         // Up to a hundred keys are checked, which takes milliseconds: not on a thread that decides.
-        tokio::task::spawn_blocking(move || usable_keys(&body)).await.unwrap_or(Err(FetchError::Abandoned))
+        tokio::task::spawn_blocking(move || usable_keys(&body, &named)).await.unwrap_or(Err(FetchError::Abandoned))
     }
 
     async fn download(&self, url: Url) -> Result<Vec<u8>, FetchError> {
@@ -158,7 +159,7 @@ fn authorities(path: &Path) -> Result<Vec<Certificate>, FetcherError> {
 
 /// A set with some unusable keys still serves its good ones. A `kid` that two keys share picks neither: which one is meant is
 /// anyone's guess. A key with private members is published by mistake, and whoever has it may sign: it is not used.
-fn usable_keys(body: &[u8]) -> Result<KeySet, FetchError> {
+fn usable_keys(body: &[u8], url: &str) -> Result<KeySet, FetchError> {
     if nests_deeper_than(body, DEPTH_MAX) {
         return Err(FetchError::TooDeep);
     }
@@ -169,27 +170,23 @@ fn usable_keys(body: &[u8]) -> Result<KeySet, FetchError> {
     let mut keys: HashMap<Box<str>, Option<Arc<VerifyingKey>>> = HashMap::new();
     for jwk in document.keys.into_iter().filter_map(|key| serde_json::from_value::<Jwk>(key).ok()) {
         let Some(kid) = jwk.kid.as_deref().filter(|kid| !kid.is_empty()) else { continue };
-        let key = usable(&jwk).map(Arc::new);
+        let key = usable(&jwk, url).map(Arc::new);
         keys.entry(kid.into()).and_modify(|shared| *shared = None).or_insert(key);
     }
     Ok(keys.into_iter().filter_map(|(kid, key)| Some((kid, key?))).collect())
 }
 
-fn usable(jwk: &Jwk) -> Option<VerifyingKey> {
-    if !matches!(jwk.r#use.as_deref(), None | Some("sig")) {
-        return None;
-    }
-    let key = PublicKey::from_jwk(jwk).ok()?;
-    // A key that names its algorithm is for that one alone; one of another family, or none of ours, makes it unusable.
-    let only = match jwk.alg.as_deref() {
-        None => None,
-        Some(name) => Some(name.parse().ok().filter(|algorithm| key.family().algorithms().contains(algorithm))?),
+/// Sets have keys for other uses and of other kinds, which is as it should be. A key that anybody could sign with is not.
+fn usable(jwk: &Jwk, url: &str) -> Option<VerifyingKey> {
+    let left_out = |error: &KeyError| {
+        let kid = jwk.kid.as_deref();
+        if matches!(error, KeyError::PrivateKeyGiven | KeyError::RsaTooSmall { .. } | KeyError::RsaOfBrokenGenerator) {
+            tracing::warn!(url, kid, error = %error, "a key of a key set is left out");
+        } else {
+            tracing::debug!(url, kid, error = %error, "a key of a key set is left out");
+        }
     };
-    let usable = VerifyingKey::new(&key);
-    Some(match only {
-        Some(algorithm) => usable.only_for(algorithm),
-        None => usable,
-    })
+    ParsedPublic::from_jwk(jwk).inspect_err(left_out).ok().map(|parsed| parsed.verifying_key())
 }
 
 /// Counts brackets outside of strings; whether the text is JSON is for the parser to say.
@@ -213,14 +210,17 @@ fn nests_deeper_than(json: &[u8], depth_max: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
     use super::*;
     use crate::domain::{
         algorithm::{Algorithm, KeyFamily},
-        key::PrivateKey,
+        key::{PrivateKey, broken_modulus},
     };
+
+    const URL: &str = "https://keys.example/";
 
     fn jwk(family: KeyFamily, kid: &str) -> (PrivateKey, Value) {
         let key = PrivateKey::generate(family, 2048).unwrap();
@@ -230,7 +230,7 @@ mod tests {
     }
 
     fn kids(keys: &[Value]) -> Vec<String> {
-        let set = usable_keys(json!({ "keys": keys }).to_string().as_bytes()).unwrap();
+        let set = usable_keys(json!({ "keys": keys }).to_string().as_bytes(), URL).unwrap();
         let mut kids: Vec<String> = set.keys().map(ToString::to_string).collect();
         kids.sort();
         kids
@@ -246,6 +246,9 @@ mod tests {
         };
         let bad = [
             with("encrypts", "use", json!("enc")),
+            with("signs", "key_ops", json!(["sign"])),
+            with("mistyped operations", "key_ops", json!("verify")),
+            json!({"kty": "RSA", "kid": "of the broken generator", "n": BASE64_URL_SAFE_NO_PAD.encode(broken_modulus(2048)), "e": "AQAB"}),
             with("private", "d", json!("AAAA")),
             with("", "x", json!("AAAA")),
             with("short", "x", json!("AAAA")),
@@ -260,6 +263,8 @@ mod tests {
         unmarked.as_object_mut().unwrap().remove("use");
         unmarked.as_object_mut().unwrap().remove("alg");
         assert_eq!(kids(&[unmarked]), ["rsa"]);
+        let named = [with("both", "key_ops", json!(["verify", "sign"])), with("RFC 9864", "alg", json!("Ed25519"))];
+        assert_eq!(kids(&named), ["RFC 9864", "both"]);
     }
 
     #[test]
@@ -272,7 +277,7 @@ mod tests {
     fn a_key_that_names_its_algorithm_verifies_no_other() {
         let (key, mut jwk) = jwk(KeyFamily::Rsa, "rsa");
         jwk["alg"] = json!("PS256");
-        let set = usable_keys(json!({ "keys": [jwk] }).to_string().as_bytes()).unwrap();
+        let set = usable_keys(json!({ "keys": [jwk] }).to_string().as_bytes(), URL).unwrap();
         let sign = |algorithm| key.sign(algorithm, b"message").unwrap();
         assert!(set["rsa"].verify(Algorithm::Ps256, b"message", &sign(Algorithm::Ps256)));
         assert!(!set["rsa"].verify(Algorithm::Rs256, b"message", &sign(Algorithm::Rs256)));
@@ -282,14 +287,14 @@ mod tests {
     #[test]
     fn what_is_no_key_set_is_refused() {
         let many: Vec<Value> = (0..=KEYS_MAX).map(|number| json!({"kid": number.to_string()})).collect();
-        assert!(matches!(usable_keys(json!({ "keys": many }).to_string().as_bytes()), Err(FetchError::TooManyKeys)));
+        assert!(matches!(usable_keys(json!({ "keys": many }).to_string().as_bytes(), URL), Err(FetchError::TooManyKeys)));
         for body in ["", "[]", "{}", "{\"keys\": {}}", "<html>", "{\"keys\": [}"] {
-            assert!(matches!(usable_keys(body.as_bytes()), Err(FetchError::NotAKeySet(_))), "{body}");
+            assert!(matches!(usable_keys(body.as_bytes(), URL), Err(FetchError::NotAKeySet(_))), "{body}");
         }
         let deep = format!("{{\"keys\": {}{}}}", "[".repeat(20), "]".repeat(20));
-        assert!(matches!(usable_keys(deep.as_bytes()), Err(FetchError::TooDeep)));
+        assert!(matches!(usable_keys(deep.as_bytes(), URL), Err(FetchError::TooDeep)));
         assert!(
-            usable_keys(br#"{"keys": [], "note": "[[[[[[[[[[[[[[\"[[[["}"#).unwrap().is_empty(),
+            usable_keys(br#"{"keys": [], "note": "[[[[[[[[[[[[[[\"[[[["}"#, URL).unwrap().is_empty(),
             "brackets in strings do not nest"
         );
     }
@@ -297,8 +302,8 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_make_the_reader_panic(body: Vec<u8>, text in "\\PC*") {
-            let _ = usable_keys(&body);
-            let _ = usable_keys(format!("{{\"keys\": [{text}]}}").as_bytes());
+            let _ = usable_keys(&body, URL);
+            let _ = usable_keys(format!("{{\"keys\": [{text}]}}").as_bytes(), URL);
         }
     }
 }

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     domain::{
+        decision::Used,
         opaque::SecretHash,
         principal::{ApiKeyId, Username},
         time::UnixMillis,
@@ -84,7 +85,7 @@ pub(super) async fn revoke(
     }
     let changed = ActiveModel { revoked_at: Set(Some(moment(author.now))), ..row.into() };
     let after = api_key_record(changed.update(&*writing).await.map_err(registry_error)?, &owner.username)?;
-    grants::revoke_exchanged(&writing, &owner, id, author.now).await?;
+    grants::revoke_earned(&writing, &owner, Used::ApiKey(id), author.now).await?;
     let mut trail = Trail::of(&owner, author);
     trail.changed("api_key.revoke", id.0, &before, &after);
     trail.commit(writing).await?;
@@ -145,6 +146,9 @@ async fn extend(
         return Ok(Some(before));
     }
     let after = api_key_record(changed.update(&*writing).await.map_err(registry_error)?, &owner.username)?;
+    if after.expires_at < before.expires_at {
+        grants::shorten(&writing, &owner, after.id, after.expires_at).await?;
+    }
     let mut trail = Trail::of(&owner, author);
     trail.changed("api_key.extend", after.id.0, &before, &after);
     trail.commit(writing).await?;

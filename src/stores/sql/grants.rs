@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::{
     SqlRegistry, api_keys,
     entity::{
-        api_keys as api_key_rows, principals,
+        api_keys as api_key_rows, jwks_trusts, principals, public_keys,
         token_grants::{ActiveModel, Column, Entity, Model},
     },
     error::registry_error,
@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     domain::{
+        decision::Used,
         opaque::SecretHash,
         principal::{ApiKeyId, GrantId, PrincipalId, Username},
         time::UnixMillis,
@@ -58,7 +59,7 @@ impl GrantStore for SqlRegistry {
         } else {
             self.begin_sharing(holder.0).await?.ok_or_else(missing)?
         };
-        check_not_revoked(&writing, new.api_key).await?;
+        check_not_revoked(&writing, new.proven_by).await?;
         check_not_ended(&writing, new.family).await?;
         let others = unended(owner.id, author.now).filter(Column::Family.ne(new.family.to_string()));
         let is_minted = new.is_minted;
@@ -84,8 +85,13 @@ impl GrantStore for SqlRegistry {
             Some(id) => api_key_rows::Entity::find_by_id(id).one(&self.database).await.map_err(registry_error)?,
             None => None,
         };
-        let identifier = api_key.map(|key| api_key_record(key, &owner.username)).transpose()?.map(|key| key.identifier);
-        Ok(Some(HeldGrant { grant: grant_record(row, &owner.username)?, holder: PrincipalRecord::try_from(owner)?, identifier }))
+        let api_key = api_key.map(|key| api_key_record(key, &owner.username)).transpose()?;
+        Ok(Some(HeldGrant {
+            grant: grant_record(row, &owner.username)?,
+            holder: PrincipalRecord::try_from(owner)?,
+            identifier: api_key.as_ref().map(|key| key.identifier),
+            api_key_expires_at: api_key.map(|key| key.expires_at),
+        }))
     }
 
     async fn rotate(
@@ -166,29 +172,60 @@ impl SqlRegistry {
     }
 }
 
-/// Revokes the families of every grant that an API key was exchanged for.
-pub(super) async fn revoke_exchanged(
+/// Revokes the families of every grant that `proof` earned.
+pub(super) async fn revoke_earned(
     transaction: &DatabaseTransaction,
     owner: &principals::Model,
-    key: ApiKeyId,
+    proof: Used,
     now: UnixMillis,
 ) -> Result<(), RegistryError> {
-    let families = Entity::find()
-        .select_only()
-        .column(Column::Family)
-        .filter(Column::PrincipalId.eq(owner.id))
-        .filter(Column::ApiKeyId.eq(key.0))
-        .into_query();
+    let earned = match proof {
+        Used::ApiKey(id) => Column::ApiKeyId.eq(id.0),
+        Used::Key(id) => Column::PublicKeyId.eq(id.0),
+        Used::Trust(id) => Column::JwksTrustId.eq(id.0),
+    };
+    let families =
+        Entity::find().select_only().column(Column::Family).filter(Column::PrincipalId.eq(owner.id)).filter(earned).into_query();
     let grants = unrevoked(owner.id).filter(Column::Family.in_subquery(families));
     let ids: Vec<i64> = grants.select_only().column(Column::Id).into_tuple().all(transaction).await.map_err(registry_error)?;
     set_revoked(transaction, &ids, now).await
 }
 
-/// A key may have been revoked since it was looked at; its grants would outlive it.
-pub(super) async fn check_not_revoked(transaction: &DatabaseTransaction, key: Option<ApiKeyId>) -> Result<(), RegistryError> {
-    let Some(id) = key else { return Ok(()) };
-    let row = api_key_rows::Entity::find_by_id(id.0).one(transaction).await.map_err(registry_error)?;
-    row.filter(|key| key.revoked_at.is_none()).map(drop).ok_or(RegistryError::NoSuchApiKey(id))
+/// Lets no refresh token that an API key was exchanged for last longer than `until`.
+pub(super) async fn shorten(
+    transaction: &DatabaseTransaction,
+    owner: &principals::Model,
+    key: ApiKeyId,
+    until: UnixMillis,
+) -> Result<(), RegistryError> {
+    let grants = unrevoked(owner.id).filter(Column::ApiKeyId.eq(key.0)).filter(Column::RefreshExpiresAt.gt(moment(until)));
+    let ids: Vec<i64> = grants.select_only().column(Column::Id).into_tuple().all(transaction).await.map_err(registry_error)?;
+    for ids in ids.chunks(ROWS_MAX) {
+        let update = Entity::update_many()
+            .col_expr(Column::RefreshExpiresAt, Expr::value(moment(until)))
+            .filter(Column::Id.is_in(ids.iter().copied()));
+        update.exec(transaction).await.map_err(registry_error)?;
+    }
+    Ok(())
+}
+
+/// A key may have been revoked since it was looked at, or a trust removed; its grants would outlive it.
+pub(super) async fn check_not_revoked(transaction: &DatabaseTransaction, proof: Option<Used>) -> Result<(), RegistryError> {
+    match proof {
+        None => Ok(()),
+        Some(Used::ApiKey(id)) => {
+            let row = api_key_rows::Entity::find_by_id(id.0).one(transaction).await.map_err(registry_error)?;
+            row.filter(|key| key.revoked_at.is_none()).map(drop).ok_or(RegistryError::NoSuchApiKey(id))
+        }
+        Some(Used::Key(id)) => {
+            let row = public_keys::Entity::find_by_id(id.0).one(transaction).await.map_err(registry_error)?;
+            row.filter(|key| key.revoked_at.is_none()).map(drop).ok_or(RegistryError::NoSuchKey(id))
+        }
+        Some(Used::Trust(id)) => {
+            let row = jwks_trusts::Entity::find_by_id(id.0).one(transaction).await.map_err(registry_error)?;
+            row.map(drop).ok_or(RegistryError::NoSuchTrust(id))
+        }
+    }
 }
 
 /// So may what it would belong to: a family of which nothing lives gets nothing new.
@@ -308,6 +345,12 @@ async fn insert(
 
 pub(super) fn row(owner: &principals::Model, new: NewGrant, predecessor: Option<i64>) -> ActiveModel {
     let refresh = new.refresh.as_ref();
+    let (api_key, public_key, trust) = match new.proven_by {
+        None => (None, None, None),
+        Some(Used::ApiKey(id)) => (Some(id.0), None, None),
+        Some(Used::Key(id)) => (None, Some(id.0), None),
+        Some(Used::Trust(id)) => (None, None, Some(id.0)),
+    };
     ActiveModel {
         principal_id: Set(owner.id),
         family: Set(new.family.to_string()),
@@ -318,7 +361,9 @@ pub(super) fn row(owner: &principals::Model, new: NewGrant, predecessor: Option<
         audience: Set(new.audience.join(AUDIENCE_SEPARATOR)),
         sid: Set(new.sid),
         scopes: Set(new.scopes.to_string()),
-        api_key_id: Set(new.api_key.map(|id| id.0)),
+        api_key_id: Set(api_key),
+        public_key_id: Set(public_key),
+        jwks_trust_id: Set(trust),
         predecessor_id: Set(predecessor),
         issued_at: Set(moment(new.issued_at)),
         access_expires_at: Set(moment(new.access_expires_at)),

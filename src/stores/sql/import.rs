@@ -1,6 +1,6 @@
 //! Many accounts at once: what of them there is, and adding the rest.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use async_trait::async_trait;
 use sea_orm::{ActiveModelTrait, ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
@@ -15,10 +15,7 @@ use super::{
     writing::{Trail, Writing},
 };
 use crate::{
-    domain::{
-        opaque::SecretHash,
-        principal::{ApiKeyId, Username},
-    },
+    domain::{decision::Used, opaque::SecretHash, principal::Username},
     engine::ports::{
         AddedAccount, AddedApiKey, AddedHolder, Author, HeldApiKey, ImportStore, NewGrant, PrincipalRecord, RegistryError, Sought,
         Standing, StandingPrincipal,
@@ -141,12 +138,12 @@ async fn add_to(
         let added = api_keys::insert(writing, owner, &new, created_at).await?;
         trail.added("api_key.add", added.id.0, &added);
         for grant in grants {
-            add_grant(writing, trail, owner, NewGrant { api_key: Some(added.id), ..grant }).await?;
+            add_grant(writing, trail, owner, NewGrant { proven_by: Some(Used::ApiKey(added.id)), ..grant }).await?;
         }
     }
-    let keys: BTreeSet<ApiKeyId> = account.grants.iter().filter_map(|grant| grant.api_key).collect();
-    for key in keys {
-        grants::check_not_revoked(writing, Some(key)).await?;
+    let proofs: HashSet<Used> = account.grants.iter().filter_map(|grant| grant.proven_by).collect();
+    for proof in proofs {
+        grants::check_not_revoked(writing, Some(proof)).await?;
     }
     for grant in account.grants {
         add_grant(writing, trail, owner, grant).await?;

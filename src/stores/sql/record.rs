@@ -7,7 +7,8 @@ use uuid::Uuid;
 use super::entity::{api_keys, audit_events, jwks_trusts, principals, public_keys, token_grants};
 use crate::{
     domain::{
-        key::{PublicKey, VerifyingKey},
+        decision::Used,
+        key::PublicKey,
         principal::{ApiKeyId, GrantId, KeyId, KnownKey, KnownPrincipal, KnownTrust, PrincipalId, TrustId, Username},
         scope::Scopes,
         time::UnixMillis,
@@ -102,6 +103,12 @@ pub(super) fn grant_record(row: token_grants::Model, owner: &str) -> Result<Gran
         }),
         _ => None,
     };
+    let proven_by = match (row.api_key_id, row.public_key_id, row.jwks_trust_id) {
+        (Some(id), _, _) => Some(Used::ApiKey(ApiKeyId(id))),
+        (None, Some(id), _) => Some(Used::Key(KeyId(id))),
+        (None, None, Some(id)) => Some(Used::Trust(TrustId(id))),
+        (None, None, None) => None,
+    };
     Ok(GrantRecord {
         id: GrantId(row.id),
         username: username(owner)?,
@@ -111,7 +118,7 @@ pub(super) fn grant_record(row: token_grants::Model, owner: &str) -> Result<Gran
         audience: row.audience.split(AUDIENCE_SEPARATOR).filter(|one| !one.is_empty()).map(str::to_owned).collect(),
         sid: row.sid,
         scopes: scopes(&row.scopes)?,
-        api_key: row.api_key_id.map(ApiKeyId),
+        proven_by,
         issued_at: millis(row.issued_at),
         access_expires_at: millis(row.access_expires_at),
         revoked_at: row.revoked_at.map(millis),
@@ -143,13 +150,13 @@ pub(super) fn known_principal(
     let known_key = |key: public_keys::Model| -> Option<KnownKey> {
         let usable = PublicKey::parse(&key.key).map_err(Into::into).and_then(|parsed| {
             let narrowed = key.scopes.as_deref().map(scopes).transpose()?;
-            Ok::<_, Box<dyn std::error::Error + Send + Sync>>((parsed.key, narrowed))
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>((parsed, narrowed))
         });
         match usable {
             Ok((parsed, narrowed)) => {
                 let scopes = narrowed.map_or_else(|| held.clone(), |narrowed| held.narrowed_by(&narrowed));
                 let (from, until) = (key.not_before.map(millis), key.expires_at.map(millis));
-                Some(KnownKey::new(KeyId(key.id), VerifyingKey::new(&parsed), scopes, from, until))
+                Some(KnownKey::new(KeyId(key.id), parsed.verifying_key(), scopes, from, until))
             }
             Err(error) => {
                 tracing::error!(

@@ -13,12 +13,13 @@ use super::{
     api_keys,
     entity::{audit_events, jwks_trusts, principals, public_keys},
     error::{or_conflict, registry_error},
-    owned,
+    grants, owned,
     record::{audit_event, key_record, moment, trust_record},
     writing::Trail,
 };
 use crate::{
     domain::{
+        decision::Used,
         principal::{ApiKeyId, KeyId, PrincipalId, TrustId, Username},
         time::UnixMillis,
     },
@@ -144,10 +145,11 @@ impl RegistryStore for SqlRegistry {
         expected: Option<Version>,
         author: Author<'_>,
     ) -> Result<KeyRecord, RegistryError> {
-        let writing = self.begin().await?;
+        let missing = || RegistryError::NoSuchKey(id);
+        let known = public_keys::Entity::find_by_id(id.0).one(&self.database).await.map_err(registry_error)?.ok_or_else(missing)?;
+        let (writing, owner) = self.begin_holding(known.principal_id).await?.ok_or_else(missing)?;
         let found = public_keys::Entity::find_by_id(id.0).lock_exclusive().one(&*writing).await.map_err(registry_error)?;
-        let row = found.ok_or(RegistryError::NoSuchKey(id))?;
-        let owner = owner(&*writing, row.principal_id).await?.ok_or(RegistryError::NoSuchKey(id))?;
+        let row = found.ok_or_else(missing)?;
         let before = key_record(row.clone(), &owner.username)?;
         check_version(expected, before.version())?;
         let mut changed: public_keys::ActiveModel = row.into();
@@ -166,6 +168,10 @@ impl RegistryStore for SqlRegistry {
             return Ok(before);
         }
         let after = key_record(changed.update(&*writing).await.map_err(registry_error)?, &owner.username)?;
+        // What earned a grant and may no longer be used takes it along.
+        if !after.is_usable(author.now) {
+            grants::revoke_earned(&writing, &owner, Used::Key(id), author.now).await?;
+        }
         let mut trail = Trail::of(&owner, author);
         trail.changed(action, id.0, &before, &after);
         trail.commit(writing).await?;
@@ -201,10 +207,13 @@ impl RegistryStore for SqlRegistry {
     }
 
     async fn remove_trust(&self, id: TrustId, expected: Option<Version>, author: Author<'_>) -> Result<(), RegistryError> {
-        let writing = self.begin().await?;
-        let (trust, owner) = trust_to_change(&writing, id).await?;
+        let missing = || RegistryError::NoSuchTrust(id);
+        let known = jwks_trusts::Entity::find_by_id(id.0).one(&self.database).await.map_err(registry_error)?.ok_or_else(missing)?;
+        let (writing, owner) = self.begin_holding(known.principal_id).await?.ok_or_else(missing)?;
+        let (trust, _) = trust_to_change(&writing, id).await?;
         check_version(expected, trust.version())?;
         jwks_trusts::Entity::delete_by_id(id.0).exec(&*writing).await.map_err(registry_error)?;
+        grants::revoke_earned(&writing, &owner, Used::Trust(id), author.now).await?;
         let mut trail = Trail::of(&owner, author);
         trail.removed("trust.remove", id.0, &trust);
         trail.commit(writing).await

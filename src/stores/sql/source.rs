@@ -7,13 +7,13 @@ use std::{
 
 use async_trait::async_trait;
 use sea_orm::{
-    ColumnTrait, Condition, EntityTrait, JoinType, LoaderTrait, QueryFilter, QueryOrder, QuerySelect, RelationTrait, Select,
+    ColumnTrait, ConnectionTrait, EntityTrait, JoinType, LoaderTrait, QueryFilter, QueryOrder, QuerySelect, RelationTrait, Select,
 };
 use uuid::Uuid;
 
 use super::{
     SqlRegistry,
-    entity::{jwks_trusts, principals, public_keys, registry_changes, token_grants},
+    entity::{jwks_trusts, principals, public_keys, registry_changes, registry_feed, token_grants},
     error::registry_error,
     record::{known_principal, moment, revoked_jti, username as stored_username},
     registry::page,
@@ -28,6 +28,8 @@ use crate::{
 
 /// How long after its end a revoked token is still told: clocks differ, and an expired token is refused for that alone.
 const TOLD_AFTER_END: Duration = Duration::from_mins(1);
+/// SQLite and PostgreSQL take tens of thousands of parameters at most.
+const PARAMETERS_MAX: usize = 1000;
 
 #[async_trait]
 impl PrincipalSource for SqlRegistry {
@@ -81,28 +83,26 @@ impl PrincipalSource for SqlRegistry {
     }
 
     async fn newest_change(&self) -> Result<i64, RegistryError> {
-        let newest = registry_changes::Entity::find().order_by_desc(registry_changes::Column::Id).one(&self.database).await;
-        Ok(newest.map_err(registry_error)?.map_or(0, |change| change.id))
+        newest_change(&self.database).await
     }
 
-    async fn changes(&self, seen: i64, overlap: i64, since: UnixMillis) -> Result<Vec<RegistryChange>, RegistryError> {
+    async fn changes(&self, seen: i64, limit: u64) -> Result<Vec<RegistryChange>, RegistryError> {
         use registry_changes::Column;
 
-        // One range of numbers first, which every database finds by its index, however many changes there are.
-        let rows = registry_changes::Entity::find()
-            .filter(Column::Id.gt(seen - overlap))
-            .filter(Condition::any().add(Column::Id.gt(seen)).add(Column::At.gt(moment(since))))
-            .order_by_asc(Column::Id)
-            .all(&self.database)
-            .await
-            .map_err(registry_error)?;
-        Ok(rows.into_iter().map(|row| RegistryChange { id: row.id, principal: PrincipalId(row.principal_id) }).collect())
+        let query = registry_changes::Entity::find().filter(Column::Ordinal.gt(seen)).order_by_asc(Column::Ordinal).limit(limit);
+        let rows = query.all(&self.database).await.map_err(registry_error)?;
+        let numbered =
+            |row: registry_changes::Model| Some(RegistryChange { number: row.ordinal?, principal: PrincipalId(row.principal_id) });
+        Ok(rows.into_iter().filter_map(numbered).collect())
+    }
+
+    async fn unnumbered_changes(&self) -> Result<Vec<RegistryChange>, RegistryError> {
+        let query = registry_changes::Entity::find().filter(registry_changes::Column::Ordinal.is_null());
+        let rows = query.all(&self.database).await.map_err(registry_error)?;
+        Ok(rows.into_iter().map(|row| RegistryChange { number: row.id, principal: PrincipalId(row.principal_id) }).collect())
     }
 
     async fn usernames(&self, ids: &[PrincipalId]) -> Result<Vec<(PrincipalId, Username)>, RegistryError> {
-        /// SQLite and PostgreSQL take tens of thousands of parameters at most.
-        const PARAMETERS_MAX: usize = 1000;
-
         let mut found = Vec::with_capacity(ids.len());
         for ids in ids.chunks(PARAMETERS_MAX) {
             let rows: Vec<(i64, String)> = principals::Entity::find()
@@ -121,15 +121,22 @@ impl PrincipalSource for SqlRegistry {
         Ok(found)
     }
 
-    async fn forget_changes(&self, before: UnixMillis) -> Result<(), RegistryError> {
-        registry_changes::Entity::delete_many()
-            .filter(registry_changes::Column::At.lt(moment(before)))
-            .filter(registry_changes::Column::Id.lt(self.newest_change().await?))
-            .exec(&self.database)
-            .await
-            .map(drop)
-            .map_err(registry_error)
+    async fn forget_changes(&self, up_to: i64, unnumbered: &[i64]) -> Result<(), RegistryError> {
+        use registry_changes::{Column, Entity};
+
+        Entity::delete_many().filter(Column::Ordinal.lte(up_to)).exec(&self.database).await.map_err(registry_error)?;
+        for ids in unnumbered.chunks(PARAMETERS_MAX) {
+            let delete = Entity::delete_many().filter(Column::Id.is_in(ids.iter().copied())).filter(Column::Ordinal.is_null());
+            delete.exec(&self.database).await.map_err(registry_error)?;
+        }
+        Ok(())
     }
+}
+
+/// The number of the newest change, as `connection` sees it.
+pub(super) async fn newest_change(connection: &impl ConnectionTrait) -> Result<i64, RegistryError> {
+    let feed = registry_feed::Entity::find_by_id(registry_feed::ROW).one(connection).await.map_err(registry_error)?;
+    feed.map(|feed| feed.newest).ok_or_else(|| RegistryError::Store("the table registry_feed has lost its row".into()))
 }
 
 impl SqlRegistry {

@@ -2,15 +2,19 @@
 
 use std::{ops::Deref, sync::Arc};
 
-use sea_orm::{DatabaseTransaction, EntityTrait, QuerySelect, Set, SqliteTransactionMode, TransactionOptions, TransactionTrait};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DatabaseBackend, DatabaseTransaction, EntityTrait, ExprTrait, IsolationLevel, QueryFilter,
+    QuerySelect, Set, SqliteTransactionMode, TransactionOptions, TransactionTrait, prelude::TimeDateTime, sea_query::Expr,
+};
 use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     SqlRegistry,
-    entity::{audit_events, principals, registry_changes},
+    entity::{audit_events, principals, registry_changes, registry_feed},
     error::registry_error,
     record::moment,
+    source::newest_change,
 };
 use crate::engine::ports::{Author, RegistryError};
 
@@ -19,11 +23,16 @@ const ROWS_MAX: usize = 500;
 
 impl SqlRegistry {
     /// On SQLite the transaction takes the write lock at once: one that reads first and writes later would fail when another
-    /// writer came between.
+    /// writer came between. On PostgreSQL a stricter isolation, if the server is set to one, would fail in the same way at rows
+    /// that all writers change.
     pub(super) async fn begin(&self) -> Result<Writing, RegistryError> {
         let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(|closed| RegistryError::Store(closed.into()))?;
-        let options =
-            TransactionOptions { sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate), ..TransactionOptions::default() };
+        let is_postgres = self.database.get_database_backend() == DatabaseBackend::Postgres;
+        let options = TransactionOptions {
+            isolation_level: is_postgres.then_some(IsolationLevel::ReadCommitted),
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..TransactionOptions::default()
+        };
         let transaction = self.database.begin_with_options(options).await.map_err(registry_error)?;
         Ok(Writing { transaction, _turn: turn })
     }
@@ -109,27 +118,63 @@ impl<'a> Trail<'a> {
         writing.commit().await
     }
 
-    /// Ends every changing transaction. The entry in the change feed comes last, so that the time between its number being given
-    /// and its becoming visible is short: followers look back a little, not far.
+    /// Ends every changing transaction. The entry in the change feed comes last: from its number on, all other writers wait for
+    /// this one to end.
     pub(super) async fn commit(self, writing: Writing) -> Result<(), RegistryError> {
         Self::commit_all(vec![self], writing).await
     }
 
     /// The same for a transaction that changed several principals.
     pub(super) async fn commit_all(trails: Vec<Self>, writing: Writing) -> Result<(), RegistryError> {
-        let (mut events, mut changes) = (Vec::new(), Vec::with_capacity(trails.len()));
+        let (mut events, mut concerned) = (Vec::new(), Vec::with_capacity(trails.len()));
         for trail in trails {
-            changes.push(registry_changes::ActiveModel {
-                principal_id: Set(trail.owner.id),
-                at: Set(moment(trail.author.now)),
-                ..Default::default()
-            });
+            concerned.push((trail.owner.id, moment(trail.author.now)));
             events.extend(trail.events);
         }
         insert_events(&writing, events).await?;
-        registry_changes::Entity::insert_many(changes).exec_without_returning(&*writing).await.map_err(registry_error)?;
+        insert_changes(&writing, concerned).await?;
         writing.commit().await
     }
+}
+
+/// The numbers of changes come from one row, which whoever takes numbers holds until the transaction has ended, and is visible to
+/// all. So they have no gaps, and become visible in their order: one that was seen has none before it that is still to come. A
+/// sequence of the database does not give that.
+async fn insert_changes(writing: &Writing, concerned: Vec<(i64, TimeDateTime)>) -> Result<(), RegistryError> {
+    use registry_feed::{Column, Entity, ROW};
+
+    bound_idling(writing).await?;
+    let count = i64::try_from(concerned.len()).unwrap_or(i64::MAX);
+    let raise = Entity::update_many().col_expr(Column::Newest, Expr::col(Column::Newest).add(count)).filter(Column::Id.eq(ROW));
+    raise.exec(&**writing).await.map_err(registry_error)?;
+    let first = newest_change(&**writing).await? - count + 1;
+    let mut changes = Vec::with_capacity(concerned.len());
+    for ((principal, at), ordinal) in concerned.into_iter().zip(first..) {
+        changes.push(registry_changes::ActiveModel {
+            principal_id: Set(principal),
+            at: Set(at),
+            ordinal: Set(Some(ordinal)),
+            ..Default::default()
+        });
+    }
+    let mut changes = changes.into_iter().peekable();
+    while changes.peek().is_some() {
+        let some = registry_changes::Entity::insert_many(changes.by_ref().take(ROWS_MAX));
+        some.exec_without_returning(&**writing).await.map_err(registry_error)?;
+    }
+    Ok(())
+}
+
+/// Everybody waits for a writer that holds the row with the numbers. The server ends the transaction of one that has gone without a
+/// word, instead of waiting for hours until the network notices. SQLite knows when a process ends.
+async fn bound_idling(writing: &Writing) -> Result<(), RegistryError> {
+    let statement = match writing.get_database_backend() {
+        DatabaseBackend::Postgres => "SET LOCAL idle_in_transaction_session_timeout = '5s'",
+        // What MariaDB alone has is a comment to MySQL.
+        DatabaseBackend::MySql => "SET @countersign = 0 /*M!100300 , SESSION idle_write_transaction_timeout = 5 */",
+        _ => return Ok(()),
+    };
+    writing.execute_unprepared(statement).await.map(drop).map_err(registry_error)
 }
 
 async fn insert_events(writing: &Writing, events: Vec<audit_events::ActiveModel>) -> Result<(), RegistryError> {

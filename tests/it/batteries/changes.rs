@@ -150,7 +150,7 @@ async fn trusts_are_kept_and_listed(registry: &SqlRegistry) {
     let seen = registry.newest_change().await.unwrap();
     registry.touch_trust(added.id, by_us()).await.unwrap();
     registry.remove_trust(added.id, Some(added.version()), by_us()).await.unwrap();
-    assert_eq!(registry.changes(seen, 0, now()).await.unwrap().len(), 2);
+    assert_eq!(registry.changes(seen, 100).await.unwrap().len(), 2);
     let (gone, never) = (added.id, TrustId(i64::MAX));
     for id in [gone, never] {
         assert!(matches!(registry.trust(id).await, Err(RegistryError::NoSuchTrust(_))));

@@ -5,8 +5,9 @@ use std::{collections::BTreeSet, time::Duration};
 pub(super) use countersign::engine::ports::{GrantName, NewGrant};
 use countersign::{
     domain::{
+        decision::Used,
         opaque::SecretHash,
-        principal::{ApiKeyId, GrantId, PrincipalId},
+        principal::{GrantId, PrincipalId},
         scope::Scopes,
         time::UnixMillis,
     },
@@ -36,7 +37,7 @@ pub(super) async fn battery(registry: &SqlRegistry) {
 }
 
 /// A new family, whose access token lasts for half an hour and whose refresh token for a day.
-pub(super) fn new_grant(api_key: Option<ApiKeyId>, issued_at: UnixMillis) -> NewGrant {
+pub(super) fn new_grant(proven_by: Option<Used>, issued_at: UnixMillis) -> NewGrant {
     let jti = new_uuid();
     NewGrant {
         family: new_uuid(),
@@ -50,7 +51,7 @@ pub(super) fn new_grant(api_key: Option<ApiKeyId>, issued_at: UnixMillis) -> New
         audience: vec!["https://one.example".to_owned(), "two".to_owned()],
         sid: Some("sitzung-ü".to_owned()),
         scopes: Scopes::parse("read write").unwrap(),
-        api_key,
+        proven_by,
         is_minted: false,
         issued_at,
         access_expires_at: issued_at.saturating_add(Duration::from_mins(30)),
@@ -59,7 +60,7 @@ pub(super) fn new_grant(api_key: Option<ApiKeyId>, issued_at: UnixMillis) -> New
 
 /// What `grant` is exchanged for, `seconds` from now.
 fn next(grant: &GrantRecord, seconds: u64) -> NewGrant {
-    NewGrant { family: grant.family, ..new_grant(grant.api_key, later(seconds).now) }
+    NewGrant { family: grant.family, ..new_grant(grant.proven_by, later(seconds).now) }
 }
 
 async fn give(registry: &SqlRegistry, holder: PrincipalId) -> GrantRecord {
@@ -96,7 +97,7 @@ async fn grants_are_found_by_each_of_their_names(registry: &SqlRegistry) {
         audience: new.audience.clone(),
         sid: new.sid.clone(),
         scopes: new.scopes.clone(),
-        api_key: None,
+        proven_by: None,
         issued_at: new.issued_at,
         access_expires_at: new.access_expires_at,
         revoked_at: None,

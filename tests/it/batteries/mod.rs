@@ -2,6 +2,7 @@
 //! library, because what they hold to its promise is a port.
 
 mod changes;
+mod feed;
 mod grants;
 mod imports;
 mod nonces;

@@ -16,13 +16,17 @@ use countersign::{
         time::UnixMillis,
     },
     engine::ports::{
-        ApiKeyRecord, Author, GrantStore, NewApiKey, NewPrincipal, PrincipalSource, RegistryError, RegistryStore, UsageStore,
+        ApiKeyRecord, Author, GrantStore, KeyChange, NewApiKey, NewPrincipal, PrincipalSource, RegistryError, RegistryStore,
+        UsageStore,
     },
     stores::sql::{SqlRegistry, connect},
 };
 use uuid::Uuid;
 
-use super::{grants, now, registry::username};
+use super::{
+    grants, now,
+    registry::{new_key, public_key, username},
+};
 use crate::harness::Database;
 
 #[tokio::test]
@@ -51,6 +55,8 @@ async fn token_battery(url: &str) {
     registering_twice_extends(&registry).await;
     registering_at_once_succeeds_for_all(&registry).await;
     a_revoked_api_key_takes_its_grants_along(&registry).await;
+    a_key_that_ends_takes_its_grants_along(&registry).await;
+    a_removed_trust_takes_its_grants_along(&registry).await;
     use_of_api_keys_is_written(&registry).await;
     grants::battery(&registry).await;
 }
@@ -79,7 +85,7 @@ pub(super) async fn actions(registry: &SqlRegistry, name: &str) -> Vec<String> {
 
 /// How many entries the change feed has about a principal.
 pub(super) async fn announced(registry: &SqlRegistry, principal: PrincipalId) -> usize {
-    let all = registry.changes(0, 0, now()).await.unwrap();
+    let all = registry.changes(0, u64::from(u32::MAX)).await.unwrap();
     all.iter().filter(|change| change.principal == principal).count()
 }
 
@@ -147,8 +153,19 @@ async fn registering_twice_extends(registry: &SqlRegistry) {
         let again = registry.register_api_key(longer.clone(), later(1)).await.unwrap();
         assert_eq!(again, ApiKeyRecord { expires_at: until, ..first.clone() });
     }
+    // Sooner than before: then what it was exchanged for is over sooner, too.
+    let holder = registry.principal(&first.username).await.unwrap().id;
+    let grant = grants::new_grant(Some(Used::ApiKey(first.id)), later(0).now);
+    let grant = registry.add_grant(holder, grant, false, later(0)).await.unwrap();
+    let (soon, untouched) = (later(3600).now, later(30 * 24 * 3600).now);
+    for (expires_at, refresh_expires_at) in [(untouched, grant.refresh.as_ref().unwrap().expires_at), (soon, soon), (until, soon)] {
+        registry.register_api_key(NewApiKey { expires_at, ..longer.clone() }, later(1)).await.unwrap();
+        let now = registry.grant(grant.id).await.unwrap();
+        assert_eq!((now.refresh.unwrap().expires_at, now.revoked_at), (refresh_expires_at, None));
+    }
     registry.register_api_key(NewApiKey { identifier: new.identifier, ..new_api_key("second") }, later(2)).await.unwrap();
-    let expected = ["principal.add", "api_key.add", "api_key.extend", "api_key.add"];
+    let extended = ["api_key.extend"; 4];
+    let expected = [["principal.add", "api_key.add"].as_slice(), &extended, &["api_key.add"]].concat();
     assert_eq!(actions(registry, &name).await, expected, "what changes nothing leaves no trace");
 
     let stranger = NewApiKey { identifier: new_uuid(), ..new.clone() };
@@ -184,14 +201,17 @@ async fn a_revoked_api_key_takes_its_grants_along(registry: &SqlRegistry) {
     let name = username("exchanger");
     let key = registry.add_api_key(&name, new_api_key("exchanged"), later(0)).await.unwrap();
     let other = registry.add_api_key(&name, new_api_key("exchanged, too"), later(0)).await.unwrap();
-    let (first, second) = (grants::new_grant(Some(key.id), later(0).now), grants::new_grant(Some(other.id), later(0).now));
+    let (first, second) = (
+        grants::new_grant(Some(Used::ApiKey(key.id)), later(0).now),
+        grants::new_grant(Some(Used::ApiKey(other.id)), later(0).now),
+    );
     let exchanged = registry.add_grant(holder, first.clone(), false, later(0)).await.unwrap();
     let spared = registry.add_grant(holder, second, false, later(0)).await.unwrap();
     // Of the same family, although it names no key.
     let follower = grants::NewGrant { family: first.family, ..grants::new_grant(None, later(0).now) };
     let follower = registry.add_grant(holder, follower, false, later(0)).await.unwrap();
     let held = registry.find_grant(grants::GrantName::Jti(exchanged.access_jti)).await.unwrap().unwrap();
-    assert_eq!(held.identifier, Some(key.identifier));
+    assert_eq!((held.identifier, held.api_key_expires_at), (Some(key.identifier), Some(key.expires_at)));
 
     let seen = announced(registry, holder).await;
     let outdated = registry.revoke_api_key(key.id, Some(other.version()), later(1)).await;
@@ -205,9 +225,63 @@ async fn a_revoked_api_key_takes_its_grants_along(registry: &SqlRegistry) {
     }
     assert_eq!(actions(registry, "exchanger").await, ["principal.add", "api_key.add", "api_key.add", "api_key.revoke"]);
     assert_eq!(announced(registry, holder).await, seen + 1);
-    let late = registry.add_grant(holder, grants::new_grant(Some(key.id), later(2).now), false, later(2)).await;
+    let late = registry.add_grant(holder, grants::new_grant(Some(Used::ApiKey(key.id)), later(2).now), false, later(2)).await;
     assert!(matches!(late, Err(RegistryError::NoSuchApiKey(id)) if id == key.id), "{late:?}");
     assert!(matches!(registry.revoke_api_key(ApiKeyId(i64::MAX), None, author).await, Err(RegistryError::NoSuchApiKey(_))));
+}
+
+async fn a_key_that_ends_takes_its_grants_along(registry: &SqlRegistry) {
+    let holder = add(registry, "signer").await;
+    let name = username("signer");
+    let add_key = async || registry.add_key(&name, new_key(&public_key()), later(0)).await.unwrap().id;
+    let (revoked, ended, spared) = (add_key().await, add_key().await, add_key().await);
+    let grant =
+        async |key| registry.add_grant(holder, grants::new_grant(Some(Used::Key(key)), later(0).now), false, later(0)).await;
+    let mut grants = Vec::new();
+    for key in [revoked, ended, spared] {
+        let given = grant(key).await.unwrap();
+        assert_eq!(given.key(), Some(key));
+        assert_eq!(registry.grant(given.id).await.unwrap(), given);
+        grants.push(given.id);
+    }
+    let revoked_ones = async || {
+        let mut revoked = Vec::new();
+        for id in &grants {
+            revoked.push(registry.grant(*id).await.unwrap().revoked_at.is_some());
+        }
+        revoked
+    };
+    let change = |expires_at: UnixMillis| KeyChange { expires_at: Some(Some(expires_at)), ..KeyChange::default() };
+    registry.change_key(ended, change(later(60).now), None, later(1)).await.unwrap();
+    assert_eq!(revoked_ones().await, [false; 3], "it may still be used");
+    registry.change_key(revoked, KeyChange::REVOCATION, None, later(1)).await.unwrap();
+    assert_eq!(revoked_ones().await, [true, false, false]);
+    registry.change_key(ended, change(later(0).now), None, later(2)).await.unwrap();
+    assert_eq!(revoked_ones().await, [true, true, false]);
+    let known = registry.load(&name).await.unwrap().unwrap();
+    assert_eq!(known.revoked.len(), 2);
+    let late = grant(revoked).await;
+    assert!(matches!(late, Err(RegistryError::NoSuchKey(id)) if id == revoked), "{late:?}");
+}
+
+async fn a_removed_trust_takes_its_grants_along(registry: &SqlRegistry) {
+    let holder = add(registry, "truster").await;
+    let name = username("truster");
+    let removed = registry.add_trust(&name, "https://removed.example/", later(0)).await.unwrap().id;
+    let spared = registry.add_trust(&name, "https://spared.example/", later(0)).await.unwrap().id;
+    let grant =
+        async |trust| registry.add_grant(holder, grants::new_grant(Some(Used::Trust(trust)), later(0).now), false, later(0)).await;
+    let (first, second) = (grant(removed).await.unwrap(), grant(spared).await.unwrap());
+    assert_eq!((first.trust(), second.trust()), (Some(removed), Some(spared)));
+    let seen = announced(registry, holder).await;
+    registry.remove_trust(removed, None, later(1)).await.unwrap();
+    assert_eq!(announced(registry, holder).await, seen + 1);
+    assert!(registry.grant(first.id).await.unwrap().revoked_at.is_some());
+    assert_eq!(registry.grant(second.id).await.unwrap(), second);
+    let known = registry.load(&name).await.unwrap().unwrap();
+    assert!(known.has_revoked(first.access_jti) && !known.has_revoked(second.access_jti));
+    let late = grant(removed).await;
+    assert!(matches!(late, Err(RegistryError::NoSuchTrust(id)) if id == removed), "{late:?}");
 }
 
 async fn use_of_api_keys_is_written(registry: &SqlRegistry) {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
+use sea_orm::ConnectionTrait as _;
 use tempfile::TempDir;
 
 use super::free_port;
@@ -87,6 +88,13 @@ impl Database {
     pub fn address(&self) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.files.as_ref().expect("a database with a server").port))
     }
+}
+
+/// Runs one statement at the server of `url`.
+pub async fn execute(url: &str, statement: &str) {
+    let connection = sea_orm::Database::connect(url).await.unwrap();
+    connection.execute_unprepared(statement).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
+    connection.close().await.unwrap();
 }
 
 fn start_postgres(files: &Files) -> Process {

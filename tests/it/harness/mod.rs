@@ -48,7 +48,7 @@ pub use breaker::Breaker;
 pub use cluster::ReplicatedCluster;
 pub use collector::{CollectedSpan, Collector};
 pub use countersign::{Countersign, decision_request, pass_the_fence};
-pub use database::Database;
+pub use database::{Database, execute};
 pub use deployment::{Deployment, LISTENERS, Ran, variable};
 pub use door::{Door, Question, Verdict};
 pub use echo::{Echo, Seen};

@@ -157,6 +157,7 @@ impl Problem {
             | TokenRefusal::WrongIdentifier
             | TokenRefusal::ExpiredApiKey
             | TokenRefusal::RevokedApiKey
+            | TokenRefusal::RevokedKey
             | TokenRefusal::UnknownPrincipal
             | TokenRefusal::UnknownRefreshToken
             | TokenRefusal::ExpiredRefreshToken
@@ -269,6 +270,9 @@ impl From<KeyError> for Problem {
             | KeyError::UnsupportedKind { .. }
             | KeyError::RsaTooSmall { .. }
             | KeyError::RsaTooLarge { .. }
+            | KeyError::RsaOfBrokenGenerator
+            | KeyError::NotForSignatures { .. }
+            | KeyError::AlgorithmOfJwk { .. }
             | KeyError::PassphraseMissing
             | KeyError::WrongPassphrase
             | KeyError::LegacyEncryption

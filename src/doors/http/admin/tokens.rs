@@ -53,6 +53,12 @@ pub(super) struct Shown {
     /// The number of the API key that was exchanged for it; null where none was.
     #[schema(required = true, minimum = 1)]
     api_key_id: Option<i64>,
+    /// The number of the key that the client signed its assertion with; null if there was none.
+    #[schema(required = true, minimum = 1)]
+    key_id: Option<i64>,
+    /// The number of the trust whose key set had that key; null if there was none.
+    #[schema(required = true, minimum = 1)]
+    trust_id: Option<i64>,
     /// When it was given out.
     #[schema(format = DateTime)]
     issued_at: String,
@@ -72,6 +78,7 @@ pub(super) struct Shown {
 
 impl From<GrantRecord> for Shown {
     fn from(record: GrantRecord) -> Self {
+        let (api_key, key, trust) = (record.api_key(), record.key(), record.trust());
         let refresh = record.refresh.as_ref();
         Self {
             id: record.id.0,
@@ -81,7 +88,9 @@ impl From<GrantRecord> for Shown {
             refresh_jti: refresh.map(|refresh| refresh.jti.to_string()),
             sid: record.sid,
             scopes: fields::scope_list(&record.scopes),
-            api_key_id: record.api_key.map(|id| id.0),
+            api_key_id: api_key.map(|id| id.0),
+            key_id: key.map(|id| id.0),
+            trust_id: trust.map(|id| id.0),
             issued_at: record.issued_at.to_rfc3339(),
             access_expires_at: record.access_expires_at.to_rfc3339(),
             refresh_expires_at: refresh.map(|refresh| refresh.expires_at.to_rfc3339()),

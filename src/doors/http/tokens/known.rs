@@ -91,16 +91,35 @@ pub(super) async fn introspect(
     payload: web::Payload,
     api: web::Data<TokenApi>,
 ) -> Result<HttpResponse, Problem> {
-    let verdict = api.issuer.caller(credentials(request.headers(), &AUTHORIZATION)).await;
-    caller(verdict, || Problem::forbidden("invalid_request", "send an access token of your own as `Authorization: Bearer TOKEN`"))?;
+    let attempt = api.throttle.admit(&request, None)?;
+    let is_admin = api.gate.opens_for(request.headers());
+    let asker = if is_admin {
+        None
+    } else {
+        let presented = credentials(request.headers(), &AUTHORIZATION);
+        let verdict = api.issuer.caller(presented).await;
+        let refuse = || match (presented, attempt.failed()) {
+            (Credentials::One(_) | Credentials::Unusable, Err(too_many)) => too_many,
+            _ => Problem::forbidden("invalid_request", ASKER),
+        };
+        Some(caller(verdict, refuse)?.principal().id)
+    };
     let (named, format) = Named::read(&request, payload, NAMED).await?;
-    match api.issuer.introspect(named.name()?).await {
+    let name = named.name()?;
+    match api.issuer.introspect(name, asker).await {
         Ok(Some(introspection)) => Ok(fresh(HttpResponse::Ok()).json(Told::from(&introspection))),
-        Ok(None) => match format {
-            Format::Json => Err(Problem::unauthorized("invalid_token", "the token is unknown, or it ended")),
-            // RFC 7662 section 2.2: that it is not active is an answer.
-            Format::Form => Ok(fresh(HttpResponse::Ok()).json(Inactive { active: false })),
-        },
+        Ok(None) => {
+            // Names can be guessed, and whoever asks in JSON is refused. What a resource server is handed by its own clients, and asks
+            // about as RFC 7662 says, must not keep it from asking.
+            if !is_admin && (format == Format::Json || matches!(name, TokenName::Jti(_))) {
+                attempt.failed()?;
+            }
+            match format {
+                Format::Json => Err(Problem::unauthorized("invalid_token", "the token is unknown, not yours, or it ended")),
+                // RFC 7662 section 2.2: that it is not active is an answer.
+                Format::Form => Ok(fresh(HttpResponse::Ok()).json(Inactive { active: false })),
+            }
+        }
         Err(error) => Err(Problem::failed(&error)),
     }
 }
@@ -132,6 +151,7 @@ pub(super) async fn revoke(request: HttpRequest, payload: web::Payload, api: web
 }
 
 const NAMED: &str = "name a token as `token` or as `jti`, a text";
+const ASKER: &str = "send an access token of your own, or the admin token, as `Authorization: Bearer TOKEN`";
 const CALLER: &str = "send an access token of the same principal, or the admin token, as `Authorization: Bearer TOKEN`";
 
 /// One that was deleted meanwhile is gone, as it should be.

@@ -89,7 +89,7 @@ async fn refresh(api: &TokenApi, form: &Form, client: Option<&Client<'_>>, attem
             Some(identity.map_err(|error| refused(&error, invalid_client(NOT_VERIFIED), attempt))?)
         }
     };
-    let only = only.as_ref().map(|identity| &identity.principal().username);
+    let only = only.as_ref().map(|identity| identity.principal().id);
     let ended = Problem::token_endpoint("invalid_grant", "the refresh token is unknown, or it ended, or it is not yours");
     api.issuer.rotate(token, only).await.map_err(|error| refused(&error, ended, attempt))
 }

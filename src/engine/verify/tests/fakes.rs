@@ -79,6 +79,15 @@ impl KeyDirectory for TestDirectory {
         Answer::ready(false)
     }
 
+    fn most_keys(&self, family: KeyFamily) -> usize {
+        let of_kind = |known: &Arc<KnownPrincipal>| known.keys.iter().filter(|known| known.key.family() == family).count();
+        self.principals.values().map(of_kind).max().unwrap_or(0)
+    }
+
+    fn most_trusts(&self) -> usize {
+        self.principals.values().map(|known| known.trusts.len()).max().unwrap_or(0)
+    }
+
     fn look(&self) {}
 
     fn check(&self, _: UnixMillis) -> Result<(), Unavailable> {

@@ -6,4 +6,5 @@ pub(super) mod jwks_trusts;
 pub(super) mod principals;
 pub(super) mod public_keys;
 pub(super) mod registry_changes;
+pub(super) mod registry_feed;
 pub(super) mod token_grants;

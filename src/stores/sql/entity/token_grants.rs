@@ -21,6 +21,9 @@ pub(crate) struct Model {
     pub sid: Option<String>,
     pub scopes: String,
     pub api_key_id: Option<i64>,
+    /// What proved the client that it was given to: of these three at most one.
+    pub public_key_id: Option<i64>,
+    pub jwks_trust_id: Option<i64>,
     /// The grant whose refresh token was exchanged for this one.
     pub predecessor_id: Option<i64>,
     pub issued_at: TimeDateTime,

@@ -1,0 +1,130 @@
+use std::{pin::Pin, task::Poll, time::SystemTime};
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::oneshot,
+};
+
+use super::*;
+use crate::{
+    domain::{algorithm::KeyFamily, key::PrivateKey, principal::TrustId},
+    engine::ports::RegistryError,
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A hundred times as fast as others, so that nobody waits for the distance between two fetches.
+struct FastClock;
+
+impl Clock for FastClock {
+    fn now(&self) -> UnixMillis {
+        let now = UnixMillis::from(SystemTime::now());
+        UnixMillis(now.0 * 100)
+    }
+}
+
+struct NoReports;
+
+#[async_trait]
+impl FetchReports for NoReports {
+    async fn fetched(&self, _: &str, _: UnixMillis, _: Option<&FetchFailure>) -> Result<(), RegistryError> {
+        Ok(())
+    }
+}
+
+/// An endpoint that answers when the test says so.
+struct Endpoint {
+    listener: TcpListener,
+    trust: KnownTrust,
+    cache: Arc<JwksCache>,
+    _stop: oneshot::Sender<()>,
+}
+
+impl Endpoint {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let settings = JwksSettings {
+            allow_http: true,
+            allowed_hosts: vec!["127.0.0.1".to_owned()],
+            timeout: PATIENCE,
+            refresh_interval: Duration::from_hours(10_000),
+            max_age: Duration::from_hours(20_000),
+            ..JwksSettings::default()
+        };
+        let (cache, refresher) = JwksCache::new(&settings, Arc::new(FastClock), Arc::new(NoReports)).unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        tokio::spawn(refresher.run(async move { drop(stopped.await) }));
+        Self { listener, trust: KnownTrust { id: TrustId(1), url: url.into() }, cache, _stop: stop }
+    }
+
+    /// The next request, which waits for its answer.
+    async fn asked(&self) -> TcpStream {
+        let (mut stream, _) = tokio::time::timeout(PATIENCE, self.listener.accept()).await.expect("nobody asks").unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            request.push(stream.read_u8().await.unwrap());
+        }
+        stream
+    }
+
+    /// Whether the set is known to have that key.
+    async fn has(&self, kid: &str) -> bool {
+        matches!(self.cache.key(&self.trust, kid, FastClock.now()).await, FoundKey::Key(_))
+    }
+}
+
+async fn answer(mut stream: TcpStream, kids: &[&str]) {
+    let jwk = |kid: &&str| {
+        let key = PrivateKey::generate(KeyFamily::Ed25519, 2048).unwrap();
+        let mut jwk = serde_json::to_value(key.public_key().to_jwk()).unwrap();
+        jwk["kid"] = json!(kid);
+        jwk
+    };
+    let body = json!({ "keys": kids.iter().map(jwk).collect::<Vec<Value>>() }).to_string();
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+    stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+    stream.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_during_a_fetch_is_followed_by_another() {
+    let endpoint = Endpoint::start().await;
+    endpoint.cache.anticipate(std::slice::from_ref(&endpoint.trust), false);
+    let slow = endpoint.asked().await;
+    endpoint.cache.anticipate(std::slice::from_ref(&endpoint.trust), true);
+    answer(slow, &["old"]).await;
+    answer(endpoint.asked().await, &["new"]).await;
+    tokio::time::timeout(PATIENCE, async {
+        while !endpoint.has("new").await {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("the second set is not used");
+    assert!(!endpoint.has("old").await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refresh_tells_of_a_fetch_that_began_after_it() {
+    let endpoint = Endpoint::start().await;
+    endpoint.cache.anticipate(std::slice::from_ref(&endpoint.trust), false);
+    let slow = endpoint.asked().await;
+    let (cache, url) = (Arc::clone(&endpoint.cache), Arc::clone(&endpoint.trust.url));
+    let (polled, is_polled) = oneshot::channel();
+    let refreshed = tokio::spawn(async move {
+        let mut refresh = cache.refresh(&url);
+        // So that it has asked for its fetch before the one under way ends.
+        let is_pending = std::future::poll_fn(|context| Poll::Ready(Pin::new(&mut refresh).poll(context).is_pending())).await;
+        assert!(is_pending);
+        polled.send(()).unwrap();
+        refresh.await
+    });
+    is_polled.await.unwrap();
+    answer(slow, &["old"]).await;
+    answer(endpoint.asked().await, &["new", "newer"]).await;
+    assert_eq!(tokio::time::timeout(PATIENCE, refreshed).await.unwrap().unwrap().unwrap(), 2);
+}
