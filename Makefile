@@ -18,6 +18,11 @@ test: test-setup nextest ## Install what the tests need, and run all of them.
 	cargo nextest run $(WHOLE)
 	cargo test --doc $(WHOLE)
 
+.PHONY: chaos
+chaos: test-setup nextest ## Single use under faults at full size: 10,000 tokens in each scenario, 100,000 simulated worlds; a quarter of an hour.
+	CHAOS_TOKENS=10000 cargo nextest run $(WHOLE) --test-threads 1 --no-capture -E 'test(/^chaos::/)'
+	WORLDS=100000 cargo nextest run $(WHOLE) --no-capture -E 'test(/^app::world::/)'
+
 .PHONY: test-setup
 test-setup: ## Install the gateways, stores and peers that integration tests talk to (Debian, as root).
 	tests/setup

@@ -7,6 +7,8 @@ mod issuing;
 mod migrating;
 mod signing_keys;
 mod watching;
+#[cfg(test)]
+mod world;
 
 use std::{
     future::Future,

@@ -28,6 +28,7 @@ mod bad_input;
 mod batteries;
 mod binding;
 mod book;
+mod chaos;
 mod chart;
 mod client_session;
 mod demo;

@@ -9,7 +9,7 @@
 //! has which nonces is known here ([`servers`]), since a claim must not go to one that was replaced. What has to be looked after
 //! beside the claims is in [`watch`].
 
-mod epoch;
+pub(crate) mod epoch;
 mod info;
 mod key;
 mod link;

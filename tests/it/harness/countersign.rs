@@ -2,13 +2,13 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::process::ExitStatus;
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use super::deployment::{Deployment, LISTENERS, variable};
 use super::http::{Answer, Request};
 use super::process::{Process, Signal};
-use super::{ExtAuthz, Verification, eventually, free_port, now};
+use super::{ExtAuthz, SetClock, Verification, eventually, free_port, now};
 
 #[derive(Debug)]
 pub struct Countersign {
@@ -26,8 +26,30 @@ impl Countersign {
     /// With its HTTP listener at `http`.
     pub fn start_at(deployment: &Deployment, http: SocketAddr) -> Self {
         let [grpc, admin] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
+        let started = Self::spawn(deployment, deployment.command(&["serve"]), [http, grpc, admin], true);
+        pass_the_fence();
+        started
+    }
+
+    /// By a clock of its own. Waits until it answers, and not until it is ready, which it may never be.
+    pub fn start_by(deployment: &Deployment, clock: &SetClock) -> Self {
+        let [http, grpc, admin] = [(); 3].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
         let mut command = deployment.command(&["serve"]);
-        for (listener, address) in LISTENERS.into_iter().zip([http, grpc, admin]) {
+        clock.governs(&mut command);
+        Self::spawn(deployment, command, [http, grpc, admin], false)
+    }
+
+    /// Ends it as a crash would, and starts another in its place, with the same listeners and the settings of `deployment`.
+    pub fn replace(&mut self, deployment: &Deployment) {
+        self.process.signal(Signal::Kill);
+        self.process.exited_within(Duration::from_secs(10));
+        *self = Self::spawn(deployment, deployment.command(&["serve"]), [self.http, self.grpc, self.admin], true);
+    }
+
+    /// Runs `command` with these listeners, and waits until it is alive, or ready.
+    fn spawn(deployment: &Deployment, mut command: Command, listeners: [SocketAddr; 3], until_ready: bool) -> Self {
+        let [http, grpc, admin] = listeners;
+        for (listener, address) in LISTENERS.into_iter().zip(listeners) {
             command.env(variable(listener), address.to_string());
         }
         let prefix = deployment.setting("server.url_prefix").unwrap_or_default();
@@ -36,10 +58,9 @@ impl Countersign {
         let mut process = Process::spawn("countersign", &mut command, deployment.dir.path(), Signal::Kill);
         process.wait_until(|| {
             let alive = !is_plain || answers_200(http, &format!("{prefix}/livez"));
-            let ready = alive && answers_200(admin, &format!("{prefix}/readyz"));
+            let ready = alive && (!until_ready || answers_200(admin, &format!("{prefix}/readyz")));
             (ready && TcpStream::connect(grpc).is_ok()).then_some(())
         });
-        pass_the_fence();
         Self { http, grpc, admin, process }
     }
 

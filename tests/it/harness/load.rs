@@ -118,14 +118,15 @@ impl Worker {
     }
 }
 
-/// One kept-alive connection.
-enum Asker {
+/// One kept-alive connection, made when it is needed.
+pub(super) enum Asker {
     Http(SocketAddr, Option<Connection>),
     Grpc(ExtAuthz),
 }
 
 impl Asker {
-    async fn ask(&mut self, authorization: &str) -> String {
+    /// `allowed`, the code of the denial, or what went wrong.
+    pub(super) async fn ask(&mut self, authorization: &str) -> String {
         match self {
             Self::Http(server, connection) => match ask_over_http(*server, connection, authorization).await {
                 Ok(outcome) => outcome,

@@ -2,32 +2,64 @@
 
 use std::net::SocketAddr;
 use std::process::Command;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::free_port;
 use super::process::{Process, Signal};
 use super::tools::program;
+use super::{eventually, free_port};
+
+/// For what has no promised time.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct Redis {
     pub address: SocketAddr,
+    options: Vec<String>,
     process: Option<Process>,
     dir: TempDir,
 }
 
 impl Redis {
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With these on its command line, at every start.
+    pub fn start_with(options: &[&str]) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let mut redis = Self { address, process: None, dir: tempfile::tempdir().unwrap() };
+        let options = options.iter().map(ToString::to_string).collect();
+        let mut redis = Self { address, options, process: None, dir: tempfile::tempdir().unwrap() };
         redis.restart();
         redis
+    }
+
+    /// A replica of `master`, with all of its data.
+    pub fn start_replica_of(master: &Self) -> Self {
+        let replica = Self::start_with(&["--replicaof", &master.address.ip().to_string(), &master.address.port().to_string()]);
+        replica.is_in_sync();
+        replica
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://{}", self.address)
+    }
+
+    /// For a user and a password, percent-encoded.
+    pub fn url_of(&self, username: &str, password: &str) -> String {
+        format!("redis://{username}:{password}@{}", self.address)
+    }
+
+    /// Waits until it has a master and all of the master's data.
+    pub fn is_in_sync(&self) {
+        eventually("the replica is in sync", PATIENCE, || self.info("replication").contains("master_link_status:up").then_some(()));
     }
 
     /// Ends it as a crash would, and with it every connection.
     pub fn stop(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.signal(Signal::Kill);
-            process.exited_within(std::time::Duration::from_secs(10));
+            process.exited_within(Duration::from_secs(10));
         }
     }
 
@@ -36,6 +68,43 @@ impl Redis {
         let reply = cli(self.address, arguments);
         assert!(!reply.starts_with("ERR "), "{arguments:?}: {reply}");
         reply
+    }
+
+    /// A section of what it says about itself.
+    pub fn info(&self, section: &str) -> String {
+        cli(self.address, &["INFO", section])
+    }
+
+    /// Writes what it holds now to where a start reads it from: [`Self::restart`] then brings this back, and not what came later.
+    pub fn save_snapshot(&self) {
+        assert_eq!(self.command(&["SAVE"]), "OK");
+    }
+
+    /// It holds as much as it may, and does not evict.
+    pub fn fill(&self) {
+        self.command(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
+        self.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    }
+
+    pub fn make_room(&self) {
+        self.command(&["CONFIG", "SET", "maxmemory", "0"]);
+    }
+
+    /// Makes it a replica of `master`, whose data replaces its own.
+    pub fn demote_to_replica_of(&self, master: &Self) {
+        self.command(&["REPLICAOF", &master.address.ip().to_string(), &master.address.port().to_string()]);
+        self.is_in_sync();
+    }
+
+    /// Makes a replica a master again.
+    pub fn promote(&self) {
+        self.command(&["REPLICAOF", "NO", "ONE"]);
+    }
+
+    /// From now on its replicas miss every write.
+    pub fn cut_replicas_off(&self) {
+        self.command(&["ACL", "SETUSER", "default", "-psync", "-sync"]);
+        self.command(&["CLIENT", "KILL", "TYPE", "replica"]);
     }
 
     /// From now on none of its snapshots can be written: there is a folder where the file should be.
@@ -51,10 +120,11 @@ impl Redis {
         self.dir.path().join("dump.rdb")
     }
 
-    /// Starts it, empty, where it was.
+    /// Starts it where it was, with what the last snapshot holds, and empty without one.
     pub fn restart(&mut self) {
         self.stop();
         let mut command = server(self.address, self.dir.path());
+        command.args(&self.options);
         let process = Process::spawn("redis-server", &mut command, self.dir.path(), Signal::Term);
         self.process = Some(process.listening(self.address));
     }
@@ -106,11 +176,13 @@ impl RedisSentinel {
 fn server(address: SocketAddr, dir: &std::path::Path) -> Command {
     let mut command = Command::new(program("redis-server"));
     command.args(["--bind", "127.0.0.1", "--port", &address.port().to_string()]).args(["--save", "", "--appendonly", "no"]);
-    command.arg("--dir").arg(dir);
+    // A replica that asks for all data gets it at once, rather than after waiting 5 s for others that may ask, too.
+    command.args(["--repl-diskless-sync-delay", "0"]).arg("--dir").arg(dir);
     command
 }
 
-fn cli(address: SocketAddr, arguments: &[&str]) -> String {
+/// The standard output of `redis-cli`.
+pub fn cli(address: SocketAddr, arguments: &[&str]) -> String {
     let output = Command::new(program("redis-cli")).args(["-p", &address.port().to_string()]).args(arguments).output().unwrap();
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }

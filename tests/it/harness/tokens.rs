@@ -80,6 +80,11 @@ pub fn now() -> i64 {
     time::OffsetDateTime::now_utc().unix_timestamp()
 }
 
+/// Milliseconds since 1970.
+pub fn now_ms() -> i64 {
+    i64::try_from(time::OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000).unwrap()
+}
+
 fn nonce() -> String {
     let mut bytes = [0; 12];
     aws_lc_rs::rand::fill(&mut bytes).unwrap();

@@ -32,6 +32,13 @@ pub fn postgres_program(name: &str) -> PathBuf {
     packaged.unwrap_or_else(|| program(name))
 }
 
+/// The library that, loaded before a program's own, has it see another time.
+pub fn libfaketime() -> PathBuf {
+    let packaged = std::fs::read_dir("/usr/lib").into_iter().flatten();
+    let found = packaged.flatten().map(|dir| dir.path().join("faketime/libfaketimeMT.so.1")).find(|library| library.is_file());
+    found.unwrap_or_else(|| panic!("libfaketime is not installed: {REMEDY}"))
+}
+
 /// Something that `tests/setup` puts under `target/peers`.
 pub fn peer(relative: &str) -> PathBuf {
     let path = repository().join("target/peers").join(relative);

@@ -16,17 +16,17 @@ const VERSION: &str = "1";
 
 /// What the record says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Epoch {
-    pub(super) fence: Fence,
+pub(crate) struct Epoch {
+    pub(crate) fence: Fence,
     /// The `run_id` of the server whose memory this is.
-    pub(super) run_id: Box<str>,
+    pub(crate) run_id: Box<str>,
     /// How many keys that server had evicted when this was written.
-    pub(super) evicted: u64,
+    pub(crate) evicted: u64,
 }
 
 /// Why an epoch was replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Change {
+pub(crate) enum Change {
     /// There was none: a Redis that is empty.
     Empty,
     /// There was something that is no epoch.
@@ -40,7 +40,7 @@ pub(super) enum Change {
 }
 
 impl Change {
-    pub(super) const fn describe(self) -> &'static str {
+    pub(crate) const fn describe(self) -> &'static str {
         match self {
             Self::Empty => "it was empty",
             Self::Unreadable => "its epoch cannot be read",
@@ -53,24 +53,24 @@ impl Change {
 
 /// What a replica sees when it looks at an epoch.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sight<'a> {
+pub(crate) struct Sight<'a> {
     /// The server that was asked.
-    pub(super) run_id: &'a str,
+    pub(crate) run_id: &'a str,
     /// How many keys it has evicted; 0 if that does not matter.
-    pub(super) evicted: u64,
+    pub(crate) evicted: u64,
     /// The time by its clock, read after the epoch was.
-    pub(super) now: UnixMillis,
+    pub(crate) now: UnixMillis,
     /// The tolerance of this replica.
-    pub(super) tolerance: Tolerance,
+    pub(crate) tolerance: Tolerance,
     /// The largest tolerance that this replica knew to be in use.
-    pub(super) known_tolerance: Option<Tolerance>,
+    pub(crate) known_tolerance: Option<Tolerance>,
     /// For how long after a change of the server other replicas may still claim at the one before.
-    pub(super) takeover: Duration,
+    pub(crate) takeover: Duration,
 }
 
 impl Epoch {
     /// As it is stored: words, the last of which is the server.
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let Fence { lost_at, tolerance, raised } = self.fence;
         let (from, at) = raised.map_or((0, 0), |raised| (raised.from.duration().as_millis(), raised.at.0));
         let mut text = String::with_capacity(96);
@@ -87,7 +87,7 @@ impl Epoch {
     }
 
     /// `None` if it is no record of this form.
-    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut words = std::str::from_utf8(bytes).ok()?.split(' ');
         let mut next = || words.next();
         if next()? != VERSION {
@@ -109,14 +109,16 @@ impl Epoch {
     }
 
     /// What the epoch has to be instead of `held`, and why; `None` if it is right as it is.
-    pub(super) fn replacement(held: Option<&[u8]>, sight: Sight<'_>) -> Option<(Self, Change)> {
-        let anew = |lost_at, change| {
+    pub(crate) fn replacement(held: Option<&[u8]>, sight: Sight<'_>) -> Option<(Self, Change)> {
+        // Whoever finds another server here may come before those who still claim at the one before.
+        let taken_over = sight.now.saturating_add(sight.takeover);
+        let anew = |change| {
             let tolerance = longer(sight.tolerance, sight.known_tolerance);
-            let fence = Fence::since(lost_at, tolerance);
+            let fence = Fence::since(taken_over, tolerance);
             Some((Self { fence, run_id: sight.run_id.into(), evicted: sight.evicted }, change))
         };
-        let Some(held) = held else { return anew(sight.now, Change::Empty) };
-        let Some(epoch) = Self::decode(held) else { return anew(sight.now, Change::Unreadable) };
+        let Some(held) = held else { return anew(Change::Empty) };
+        let Some(epoch) = Self::decode(held) else { return anew(Change::Unreadable) };
         let raised = epoch.fence.raised_to(sight.tolerance, sight.now);
         let fence = raised.unwrap_or(epoch.fence);
         let lost = |lost_at: UnixMillis, change| {
@@ -124,7 +126,7 @@ impl Epoch {
             Some((Self { fence, run_id: sight.run_id.into(), evicted: sight.evicted }, change))
         };
         if *epoch.run_id != *sight.run_id {
-            return lost(sight.now.saturating_add(sight.takeover), Change::OtherServer);
+            return lost(taken_over, Change::OtherServer);
         }
         if sight.evicted > epoch.evicted {
             return lost(sight.now, Change::Evicted);
@@ -168,13 +170,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gone_was_lost_by_now() {
-        let (new, change) = Epoch::replacement(None, SIGHT).unwrap();
+    fn what_is_gone_was_lost_by_now_or_by_the_time_everybody_left_the_server_before() {
+        let single = Sight { takeover: Duration::ZERO, ..SIGHT };
+        let (new, change) = Epoch::replacement(None, single).unwrap();
         assert_eq!((new.fence, change), (Fence::since(SIGHT.now, Tolerance::DEFAULT), Change::Empty));
+        let (new, _) = Epoch::replacement(None, SIGHT).unwrap();
+        assert_eq!(new.fence.lost_at, UnixMillis(1_000_750), "the new server was empty when it took over");
         let (new, _) = Epoch::replacement(None, Sight { known_tolerance: Some(tolerance(60)), ..SIGHT }).unwrap();
         assert_eq!(new.fence.tolerance, tolerance(60), "other replicas may still accept for longer");
         let (new, change) = Epoch::replacement(Some(b"1 5 20000"), SIGHT).unwrap();
-        assert_eq!((new.fence.lost_at, change), (SIGHT.now, Change::Unreadable));
+        assert_eq!((new.fence.lost_at, change), (UnixMillis(1_000_750), Change::Unreadable));
     }
 
     #[test]

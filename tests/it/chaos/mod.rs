@@ -1,0 +1,127 @@
+//! Single use over real servers while the store loses its memory, changes hands, fills up or tells another time: no token passes
+//! twice, nothing passes while the store cannot claim, and honest clients pass again soon after it can.
+//!
+//! Each scenario presents tokens two to four times over three replicas, in all `CHAOS_TOKENS` of them (`make chaos`: 10,000).
+
+mod clocks;
+mod failover;
+mod lost_memory;
+mod refusing;
+mod tolerance;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::harness::{Client, Countersign, Deployment, Key, Plan, Presenter, Report};
+
+/// Long enough for a fault to fall into the window of many tokens.
+const TOLERANCE: Duration = Duration::from_secs(4);
+/// How soon after the store is back an honest client passes.
+const RECOVERY: Duration = Duration::from_secs(2);
+/// Without `CHAOS_TOKENS`.
+const PER_SECOND: u32 = 80;
+/// What two cores present two to four times in time, also a debug build.
+const PER_SECOND_MAX: u32 = 300;
+/// A scenario in which fewer used tokens come back after the fault shows nothing.
+const REPLAYS_MIN: usize = 50;
+
+/// Three replicas on one store.
+struct World {
+    deployment: Deployment,
+    client: Arc<Client>,
+    replicas: Vec<Countersign>,
+}
+
+impl World {
+    fn on(nonce_url: &str) -> Self {
+        let mut world = Self::of(deployment(nonce_url, TOLERANCE));
+        world.replicas = (0..3).map(|_| world.deployment.serve()).collect();
+        world
+    }
+
+    /// Without replicas yet.
+    fn of(deployment: Deployment) -> Self {
+        let key = Key::ed25519();
+        let client = Client { username: "alice".to_owned(), id: deployment.enrol("alice", &key), key };
+        Self { deployment, client: Arc::new(client), replicas: Vec::new() }
+    }
+
+    /// Signs tokens for `seconds`.
+    fn present(&self, seconds: u32) -> Presenter {
+        Presenter::start(&self.replicas, &self.client, plan(seconds, TOLERANCE))
+    }
+}
+
+fn deployment(nonce_url: &str, tolerance: Duration) -> Deployment {
+    let tolerance = format!("{}ms", tolerance.as_millis());
+    // With time for a claim: other tests may share the machine.
+    Deployment::new().set("nonce.url", nonce_url).set("nonce.timeout", "1s").set("self_signed.tolerance", &tolerance)
+}
+
+/// As many tokens as `CHAOS_TOKENS` says, or those of so many seconds.
+fn plan(seconds: u32, tolerance: Duration) -> Plan {
+    let wanted = std::env::var("CHAOS_TOKENS").ok().map(|tokens| tokens.parse::<u32>().expect("CHAOS_TOKENS is no number"));
+    let per_second = wanted.map_or(PER_SECOND, |tokens| tokens.div_ceil(seconds).min(PER_SECOND_MAX));
+    let tokens = wanted.unwrap_or(0).max(per_second * seconds);
+    Plan::new(usize::try_from(tokens).unwrap(), per_second, tolerance)
+}
+
+/// What happened to the store.
+#[derive(Clone, Copy, Debug)]
+struct Fault {
+    /// From here on it could not claim, and what was claimed before may be lost.
+    began: Instant,
+    /// Until here it could not claim. The same as `began` for a fault that takes no time.
+    ended: Instant,
+    /// From here on it could.
+    returned: Instant,
+}
+
+impl Fault {
+    /// One that is over at once.
+    fn now() -> Self {
+        let now = Instant::now();
+        Self { began: now, ended: now, returned: now }
+    }
+
+    /// Whether single use held, nothing passed meanwhile, and everything fresh passes since.
+    fn is_outlived(self, report: &Report) {
+        report.tells();
+        report.allows_no_token_twice();
+        let meanwhile = report.allows_between(self.began, self.ended);
+        assert!(
+            meanwhile.is_empty(),
+            "{} allowed while the store could not claim: {}",
+            meanwhile.len(),
+            report.describe(meanwhile[0])
+        );
+        let first = report.first_allow_after(self.returned);
+        let replays = report.replays_across(self.began, self.returned);
+        eprintln!("{replays} presentations of tokens used before; the first allow came {first:?} after the store's return");
+        assert!(first.is_some_and(|first| first <= RECOVERY), "the first allow came {first:?} after the store's return");
+        assert!(replays >= REPLAYS_MIN, "too few to show anything");
+        self.is_forgotten(report);
+    }
+
+    /// Whether every fresh token passes since.
+    fn is_forgotten(self, report: &Report) {
+        let since = self.returned + RECOVERY;
+        let (refused, never) = report.refused_since(since);
+        assert!(refused.is_empty(), "{} of fresh tokens refused: {}", refused.len(), report.describe(refused[0]));
+        assert_eq!(never, 0, "fresh tokens that never passed");
+        assert!(report.signed_since(since) >= REPLAYS_MIN, "too few to show anything");
+    }
+}
+
+impl Report {
+    fn tells(&self) {
+        eprintln!("{self}");
+    }
+
+    fn allows_no_token_twice(&self) {
+        let twice = self.allowed_more_than_once();
+        let Some(first) = twice.first() else { return };
+        let described: Vec<String> = first.iter().map(|presentation| self.describe(presentation)).collect();
+        panic!("{} tokens were allowed more than once, one of them so: {described:#?}", twice.len());
+    }
+}
