@@ -337,6 +337,14 @@ impl KeyDirectory for OneDirectory {
         Answer::ready(false)
     }
 
+    fn most_keys(&self, family: KeyFamily) -> usize {
+        usize::from(family == KeyFamily::Ed25519)
+    }
+
+    fn most_trusts(&self) -> usize {
+        0
+    }
+
     fn look(&self) {}
 
     fn check(&self, _: UnixMillis) -> Result<(), Unavailable> {
