@@ -2,15 +2,69 @@
 
 use std::time::Duration;
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use num_bigint::BigUint;
 use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::harness::{
-    Admin, Behaviour, Claims, Countersign, Deployment, Door, JwksServer, Key, Question, Signer, eventually_async, now,
+    Admin, Behaviour, Claims, Countersign, Deployment, Door, JwksServer, Key, Question, Signer, eventually_async, member, now,
 };
 
 /// A change is in force within a second; the rest is for a busy machine.
 const IN_FORCE_WITHIN: Duration = Duration::from_secs(5);
+
+/// By whichever way a JWK comes in, it is good for what it says and nothing else, and one that anybody could sign with for nothing.
+#[tokio::test]
+async fn what_a_jwk_is_for_binds() {
+    let (deployment, countersign, admin) = start();
+    let (key, other) = (Key::rsa(), Key::ed25519());
+    for username in ["alice", "bob"] {
+        admin.add(&json!({ "username": username })).await;
+    }
+    let by_command = |jwk: &Value| {
+        let file = deployment.file("key.json", &jwk.to_string());
+        deployment.run(&["key", "add", "alice", file.to_str().unwrap()])
+    };
+    let by_api = async |jwk: &Value| admin.post("/principals/bob/keys", &json!({ "key": jwk.to_string() })).await;
+    let good = member(key.jwk("any"), "alg", "PS256");
+    assert_eq!(by_command(&good).code, 0);
+    assert_eq!(by_api(&good).await.status, 201);
+    for username in ["alice", "bob"] {
+        for (algorithm, expected) in [("PS256", None), ("RS256", Some("invalid_token")), ("RS512", Some("invalid_token"))] {
+            let question = Question::with(Claims::of(username).with_header("alg", algorithm).authorization(&key));
+            let verdict = Door::Http.ask(&countersign, &question).await;
+            assert_eq!((verdict.allowed(), verdict.code()), (expected.is_none(), expected), "{username} {algorithm}");
+        }
+    }
+    for (jwk, reason) in [
+        (member(other.jwk("any"), "use", "enc"), "\"use\" is \"enc\""),
+        (member(other.jwk("any"), "key_ops", json!(["sign"])), "\"key_ops\" is [\"sign\"]"),
+        (member(other.jwk("any"), "alg", "RS256"), "\"RS256\" alone"),
+        (member(other.jwk("any"), "alg", "none"), "\"none\" alone"),
+        (jwk_of_a_broken_generator(), "CVE-2017-15361"),
+    ] {
+        let ran = by_command(&jwk);
+        assert!(ran.code == 1 && ran.stderr.contains(reason), "{ran:?}");
+        let answer = by_api(&jwk).await;
+        assert!((400..500).contains(&answer.status), "{answer:?}");
+        assert!(answer.json()["detail"].as_str().unwrap().contains(reason), "{answer:?}");
+    }
+    assert_eq!(admin.all("/keys").await.len(), 2);
+}
+
+/// A modulus that is a power of 65537 modulo all small primes, as those of the generator of CVE-2017-15361 are.
+fn jwk_of_a_broken_generator() -> Value {
+    let is_prime = |number: &u32| (2..*number).all(|divisor| !number.is_multiple_of(divisor));
+    let product: BigUint = (3..=167).filter(is_prime).map(BigUint::from).product();
+    let power = BigUint::from(65537_u32).modpow(&BigUint::from(1_000_003_u32), &product);
+    let least = BigUint::from(1_u32) << 2047_u32;
+    let mut modulus: BigUint = (least / &product + 1_u32) * &product + power;
+    if !modulus.bit(0) {
+        modulus += product;
+    }
+    json!({ "kty": "RSA", "n": URL_SAFE_NO_PAD.encode(modulus.to_bytes_be()), "e": "AQAB" })
+}
 
 #[tokio::test]
 async fn terms_of_a_key_take_effect() {
