@@ -65,6 +65,14 @@ bench-allocations: ## Count what an allowed decision allocates, against its budg
 bench-registry: ## Measure the registry with 100,000 principals: adding, starting, memory, and looking up what is not in it.
 	cargo bench --bench load -- --registry 100000
 
+.PHONY: fuzz
+fuzz: cargo-fuzz ## Run each fuzz target ten million times; hours. FUZZ_RUNS=N for another number.
+	fuzz/run $(or $(FUZZ_RUNS),10000000)
+
+.PHONY: fuzz-quick
+fuzz-quick: cargo-fuzz ## Run each fuzz target 20,000 times: a minute, and one to build them.
+	fuzz/run 20000
+
 .PHONY: deb
 deb: cargo-deb ## Build a Debian package, under target/debian.
 	deploy/deb/build
@@ -77,7 +85,7 @@ docs: mdbook ## Build the book in docs/ into target/book.
 docs-update: nextest ## Write the references of the book anew, out of the program.
 	UPDATE_DOCS=1 cargo nextest run $(WHOLE) --test it -E 'test(/^book::.*_reference_/)'
 
-.PHONY: nextest cargo-deny cargo-deb mdbook
+.PHONY: nextest cargo-deny cargo-deb cargo-fuzz mdbook
 nextest:
 	@cargo nextest --version >/dev/null 2>&1 || { \
 	    echo "cargo-nextest, which runs the tests, is missing: installing it"; $(INSTALL) cargo-nextest; }
@@ -91,3 +99,8 @@ cargo-deny:
 cargo-deb:
 	@cargo deb --version >/dev/null 2>&1 || { \
 	    echo "cargo-deb, which makes the package, is missing: installing it"; $(INSTALL) cargo-deb; }
+cargo-fuzz:
+	@cargo fuzz --version >/dev/null 2>&1 || { \
+	    echo "cargo-fuzz, which runs the fuzz targets, is missing: installing it"; $(INSTALL) cargo-fuzz; }
+	@cargo +nightly --version >/dev/null 2>&1 || { \
+	    echo "Rust nightly, which fuzzing needs, is missing: installing it"; rustup toolchain install nightly --profile minimal; }

@@ -68,6 +68,8 @@ mod peers;
 mod registry_commands;
 mod replicas;
 mod revocation;
+mod seed_asymmetric;
+mod seed_jwthenticator;
 mod settings;
 mod shutdown;
 mod signing_keys;

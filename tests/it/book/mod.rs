@@ -3,6 +3,7 @@
 
 mod command_line;
 mod denials;
+mod known_holes;
 mod links;
 mod markdown;
 mod observed;
