@@ -143,7 +143,7 @@ impl Server {
         let started = Self::start(http, command, |_| answers_200(admin, "/readyz"));
         // Tokens from before the nonce store began are denied, and tokens carry whole seconds.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        thread::sleep(Duration::from_secs(now.as_secs() + 1) - now);
+        thread::sleep(Duration::from_secs(1).saturating_sub(Duration::from_nanos(now.subsec_nanos().into())));
         Self { admin, grpc, ..started }
     }
 

@@ -400,6 +400,7 @@ fn presented(credentials: &str) -> Presented<'_> {
             scheme: Some("https").into(),
             host: Some("api.example").into(),
             path: Some("/").into(),
+            ..OriginalRequest::default()
         },
         ..Presented::alone(Door::Http, Credentials::One(credentials))
     }

@@ -58,7 +58,7 @@ async fn demo(settings: Settings, log: app::LogControl, key_file: &Path) -> supe
     let served = tokio::spawn(app.serve(listeners, stop));
     // Used nonces are kept in memory, which is empty: tokens from before the start are denied, and tokens carry whole seconds.
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
-    tokio::time::sleep(Duration::from_secs(now.as_secs() + 1) - now).await;
+    tokio::time::sleep(Duration::from_secs(1).saturating_sub(Duration::from_nanos(now.subsec_nanos().into()))).await;
 
     super::print(&format!(
         "Principal \"{USERNAME}\" signs with {}; the service knows the public half only.\n\n",

@@ -199,12 +199,11 @@ fn ecdsa_in_der() {
             for test in tests(&group) {
                 let der = bytes(&test["sig"]);
                 assert!(!key.verify(algorithm, &bytes(&test["msg"]), &der), "{file} {}: DER passed", test["tcId"]);
-                match fixed(&der, length) {
-                    Some(fixed) => judge(&mut tally, (file, test), &key, algorithm, true, &fixed),
-                    None => {
-                        assert_eq!(test["result"], "invalid", "{file} {}", test["tcId"]);
-                        tally.note("invalid, without a form of r || s");
-                    }
+                if let Some(fixed) = fixed(&der, length) {
+                    judge(&mut tally, (file, test), &key, algorithm, true, &fixed);
+                } else {
+                    assert_eq!(test["result"], "invalid", "{file} {}", test["tcId"]);
+                    tally.note("invalid, without a form of r || s");
                 }
             }
         }

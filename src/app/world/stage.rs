@@ -72,6 +72,7 @@ impl Stage {
                     usage: Arc::new(NoNotes),
                 };
                 let policy = Policy {
+                    authorities: Box::default(),
                     scheme: "JWT".into(),
                     tolerance: tolerance(number),
                     audiences: [].into(),

@@ -433,12 +433,11 @@ impl RedisNonceStore {
 
     async fn connect(&self, thread: &Arc<Thread>, partition: usize) -> Result<Link, ClaimError> {
         let server = || self.servers.layout_now().server(partition).cloned();
-        let server = match server() {
-            Some(server) => server,
-            None => {
-                self.servers.search().await.map_err(|error| ClaimError::NoServer(Some(error)))?;
-                server().ok_or(ClaimError::NoServer(None))?
-            }
+        let server = if let Some(server) = server() {
+            server
+        } else {
+            self.servers.search().await.map_err(|error| ClaimError::NoServer(Some(error)))?;
+            server().ok_or(ClaimError::NoServer(None))?
         };
         let id = server.id;
         let (Some(store), own_thread) = (self.me.upgrade(), Arc::clone(thread)) else { return Err(ClaimError::Stopping) };

@@ -130,7 +130,7 @@ impl Server {
         }
         match (&*before, &problem) {
             (None, Some(problem)) => {
-                tracing::error!(problem = %problem, "nothing is claimed at a Redis server until this is mended")
+                tracing::error!(problem = %problem, "nothing is claimed at a Redis server until this is mended");
             }
             (Some(_), None) => tracing::info!(server = self.address, "the Redis server is fit for claims again"),
             (Some(_), Some(_)) | (None, None) => {}
@@ -188,9 +188,12 @@ enum Source {
 struct Told {
     /// Of several answers, the one with the highest is the newest.
     number: u64,
-    /// The address of each master with the slots that it has; one range of all of them where there is no cluster.
-    masters: Vec<(ConnectionAddr, Vec<(u16, u16)>)>,
+    /// Without a cluster one, with a range of all slots.
+    masters: Vec<Master>,
 }
+
+/// The address of a master, and the ranges of slots that it has.
+type Master = (ConnectionAddr, Vec<(u16, u16)>);
 
 /// The servers cannot be found.
 #[derive(Debug, thiserror::Error)]
@@ -214,11 +217,11 @@ impl Servers {
                 .map_err(Into::into)
                 .and_then(Server::new)
                 .map(|server| Self::with(Source::Single, Layout { servers: vec![Arc::new(server)], places: vec![Some(0)] })),
-            NonceUrl::Sentinel { nodes, service } => infos(nodes).and_then(|infos| {
+            NonceUrl::Sentinel { nodes, service } => infos(nodes).map(|infos| {
                 // Credentials before the first host are Redis' own.
                 let master = own_settings(&infos);
                 let sentinels = infos.into_iter().map(|info| info.set_redis_settings(RedisConnectionInfo::default())).collect();
-                Ok(Self::with(Source::Sentinel { sentinels, service: service.clone(), master }, Layout::default()))
+                Self::with(Source::Sentinel { sentinels, service: service.clone(), master }, Layout::default())
             }),
             NonceUrl::Cluster(nodes) => infos(nodes).map(|seeds| {
                 let nodes = own_settings(&seeds);
@@ -462,9 +465,9 @@ async fn ask_node(connection: &mut MultiplexedConnection, asked: &str) -> Result
 
 /// What `CLUSTER SLOTS` says: `[first, last, [host, port, ...], replicas...]` for each range. A node that does not know its own
 /// host leaves it empty: then it is the one that was `asked`.
-fn masters(slots: Value, asked: &str) -> Option<Vec<(ConnectionAddr, Vec<(u16, u16)>)>> {
+fn masters(slots: Value, asked: &str) -> Option<Vec<Master>> {
     let Value::Array(ranges) = slots else { return None };
-    let mut masters: Vec<(ConnectionAddr, Vec<(u16, u16)>)> = Vec::new();
+    let mut masters: Vec<Master> = Vec::new();
     for range in ranges {
         let Value::Array(range) = range else { return None };
         let [first, last, Value::Array(master), ..] = &*range else { return None };
