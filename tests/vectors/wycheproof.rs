@@ -135,7 +135,7 @@ fn rsa_pss() {
             for test in tests(&group) {
                 for algorithm in [Algorithm::Ps256, Algorithm::Ps384, Algorithm::Ps512] {
                     // Where another salt is right, one case is wrong for having the salt that is right here.
-                    if mask == hash && algorithm == named && test["comment"] == format!("s_len changed to {length}") {
+                    if length > 0 && mask == hash && algorithm == named && test["comment"] == format!("s_len changed to {length}") {
                         assert!(key.verify(algorithm, &bytes(&test["msg"]), &bytes(&test["sig"])), "{file} {}", test["tcId"]);
                         tally.note("invalid for a salt that JOSE has");
                         continue;
