@@ -13,6 +13,10 @@ help: ## List the targets.
 demo: ## Build, serve on embedded defaults with a demo principal, and show decisions.
 	cargo run -- demo
 
+.PHONY: release
+release: ## Build the binary that is shipped, under target/release.
+	cargo build --release --locked $(WHOLE)
+
 .PHONY: test
 test: test-setup nextest ## Install what the tests need, and run all of them.
 	cargo nextest run $(WHOLE)

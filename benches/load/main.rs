@@ -83,9 +83,9 @@ const USAGE: &str = "usage: cargo bench --bench load -- [--quick] [--part PART] 
 
   --quick          a minute of measuring, for a first look
   --part PART      one part of a run alone: `decisions`, what they cost beside their floors; `gateways`, latency behind nginx and
-                   Envoy; `peers`, the Python systems that the service replaces; `telemetry`, what watching decisions costs; or
-                   `scale`, many principals, nonces and workers
-  --baseline BINARY  another build of `countersign`, which `telemetry` compares with
+                   Envoy; `peers`, the Python systems that the service replaces; `telemetry`, what watching decisions costs;
+                   `claims`, what claims in Redis cost; or `scale`, many principals, nonces and workers
+  --baseline BINARY  another build of `countersign`, which `telemetry` and `claims` compare with
   --passes N       how many times decisions are measured, several rounds each
   --only CASE      one kind of decision alone, such as ed25519-redis: to watch or to profile the server meanwhile
   --unpinned       servers on any core with a worker for each, instead of each on one core of its own, with everything else on
@@ -154,6 +154,7 @@ async fn run(options: Options) {
             }
             Part::Peers => peers::run(options.is_quick).await,
             Part::Telemetry => scale::telemetry::run(options.is_quick, options.baseline.as_deref()).await,
+            Part::Claims => scale::claims::run(options.is_quick, options.baseline.as_deref()).await,
             Part::Scale => {
                 let (section, points) = scale::run(options.is_quick).await;
                 drawn.points = points;
@@ -208,11 +209,12 @@ enum Part {
     Gateways,
     Peers,
     Telemetry,
+    Claims,
     Scale,
 }
 
 impl Part {
-    const ALL: [Self; 5] = [Self::Decisions, Self::Gateways, Self::Peers, Self::Telemetry, Self::Scale];
+    const ALL: [Self; 6] = [Self::Decisions, Self::Gateways, Self::Peers, Self::Telemetry, Self::Claims, Self::Scale];
 
     const fn name(self) -> &'static str {
         match self {
@@ -220,6 +222,7 @@ impl Part {
             Self::Gateways => "gateways",
             Self::Peers => "peers",
             Self::Telemetry => "telemetry",
+            Self::Claims => "claims",
             Self::Scale => "scale",
         }
     }

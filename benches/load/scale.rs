@@ -3,14 +3,17 @@
 //! - [`principals`]: what a decision costs with few principals and with a million, and how much memory they take
 //! - [`memory`]: what the service takes with next to nothing to hold, what a key takes, what nonces take
 //! - [`redis`]: what nonces take in Redis
+//! - [`claims`]: a part of its own, what claims in Redis cost beside another build
 //! - [`telemetry`]: a part of its own, what watching decisions costs
 //! - [`workers`]: two workers against one
 //! - [`seed`]: databases of many principals
 
+pub(crate) mod claims;
 mod memory;
 mod principals;
 mod redis;
 mod seed;
+mod side_by_side;
 pub(crate) mod telemetry;
 mod workers;
 

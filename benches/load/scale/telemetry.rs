@@ -16,30 +16,24 @@ use opentelemetry_proto::tonic::collector::{
 };
 use tonic::{Request, Response, Status, async_trait, transport};
 
-use super::{AHEAD, CONNECTIONS, Target, seed::Registry};
+use super::{
+    CONNECTIONS,
+    seed::Registry,
+    side_by_side::{DECISIONS, PLACEMENT, Variant, measure},
+};
 use crate::{
     floors::end_with_input,
-    server::{Placement, Server},
-    table::{Bound, Row, Section, Spread},
-    tokens::{Signer, sign},
+    server::Server,
+    table::{Bound, Section},
+    tokens::Signer,
 };
 
 /// Of the CPU time of a decision, at default settings.
 const BOUND: f64 = 1.05;
 const PRINCIPALS: usize = 16;
-const DECISIONS: usize = 3_000;
-const ROUNDS_FULL: usize = 24;
-const ROUNDS_QUICK: usize = 6;
-const PLACEMENT: Placement = Placement { is_pinned: true };
 
 /// First argument of the process that takes what is sent to a collector. Then the address.
 pub(crate) const COLLECTOR: &str = "--collector";
-
-struct Variant {
-    label: &'static str,
-    target: Target,
-    rounds: Vec<f64>,
-}
 
 /// `baseline` is a build of the service without what is to be measured: the commit before it, say.
 pub(crate) async fn run(is_quick: bool, baseline: Option<&Path>) -> Section {
@@ -59,42 +53,19 @@ pub(crate) async fn run(is_quick: bool, baseline: Option<&Path>) -> Section {
     let mut variants = Vec::new();
     for (label, program, settings) in plan {
         let server = Server::countersign_from(program, PLACEMENT, registry.dir(), "memory:", &settings);
-        let mut target = Target::of(server).await;
-        target.ask(&sign(&signers, 8 * CONNECTIONS, 0)).await;
-        variants.push(Variant { label, target, rounds: Vec::new() });
+        variants.push(Variant::of(label, server, &signers).await);
     }
-    let rounds = if is_quick { ROUNDS_QUICK } else { ROUNDS_FULL };
-    for round in 0..rounds {
-        // Each service has nonces of its own, so that all are asked about the same.
-        let tokens = sign(&signers, DECISIONS, AHEAD);
-        PLACEMENT.withdraw(true);
-        let count = variants.len();
-        // Whoever is first finds the caches as signing left them, so that each is first in turn.
-        for place in 0..count {
-            let variant = &mut variants[(round + place) % count];
-            let taken = variant.target.ask(&tokens).await;
-            variant.rounds.push(taken.cpu_us);
-        }
-        PLACEMENT.withdraw(false);
-        let figures: Vec<String> =
-            variants.iter().map(|variant| format!("{} {:.1}", variant.label, variant.rounds[round])).collect();
-        println!("telemetry, round {} of {rounds}: {}", round + 1, figures.join("; "));
-    }
+    measure("telemetry", &mut variants, &signers, is_quick).await;
     tell(&variants, baseline.is_some())
 }
 
 fn tell(variants: &[Variant], has_baseline: bool) -> Section {
+    const WHAT: &str = "allow, RS256, in-memory nonces, HTTP";
     let [usual, sampled, traced, others @ ..] = variants else { panic!("three are always measured") };
-    let median = |variant: &Variant| variant.rounds.iter().copied().collect::<Spread>().median();
-    let row = |ours: &Variant, with: &Variant, bound| {
-        let times = ours.rounds.iter().zip(&with.rounds).map(|(ours, with)| ours / with).collect();
-        let figure = format!("allow, RS256, in-memory nonces, HTTP, {}", ours.label);
-        Row::new(figure, format!("{:.1} µs CPU", median(ours)), format!("{}, {:.1} µs", with.label, median(with)), times, bound)
-    };
     let mut section = Section::default();
-    section.rows.extend(others.iter().map(|baseline| row(usual, baseline, Some(Bound::AtMost(BOUND)))));
-    section.rows.push(row(sampled, usual, None));
-    section.rows.push(row(traced, usual, None));
+    section.rows.extend(others.iter().map(|baseline| usual.against(baseline, WHAT, Some(Bound::AtMost(BOUND)))));
+    section.rows.push(sampled.against(usual, WHAT, None));
+    section.rows.push(traced.against(usual, WHAT, None));
     let baseline = if has_baseline { " The baseline is another build of the service, measured in the same rounds." } else { "" };
     section.notes.push(format!(
         "Telemetry: {} rounds of {DECISIONS} decisions of each service in turn, {CONNECTIONS} connections; the collector takes and forgets.{baseline}",

@@ -1,0 +1,61 @@
+//! Several services, asked in turns about the same, round by round.
+
+use super::{AHEAD, CONNECTIONS, Target};
+use crate::{
+    server::{Placement, Server},
+    table::{Bound, Row, Spread},
+    tokens::{Signer, sign},
+};
+
+/// Decisions of each service in a round.
+pub(super) const DECISIONS: usize = 3_000;
+const ROUNDS_FULL: usize = 24;
+const ROUNDS_QUICK: usize = 6;
+pub(super) const PLACEMENT: Placement = Placement { is_pinned: true };
+
+/// A service, and what a decision took in each round, in microseconds of CPU time.
+pub(super) struct Variant {
+    pub(super) label: &'static str,
+    target: Target,
+    pub(super) rounds: Vec<f64>,
+}
+
+impl Variant {
+    /// Asks a little first, so that everything is connected and known.
+    pub(super) async fn of(label: &'static str, server: Server, signers: &[Signer]) -> Self {
+        let mut target = Target::of(server).await;
+        target.ask(&sign(signers, 8 * CONNECTIONS, 0)).await;
+        Self { label, target, rounds: Vec::new() }
+    }
+
+    fn median(&self) -> f64 {
+        self.rounds.iter().copied().collect::<Spread>().median()
+    }
+
+    /// The ratio to `other`, round by round.
+    pub(super) fn against(&self, other: &Self, what: &str, bound: Option<Bound>) -> Row {
+        let ratios = self.rounds.iter().zip(&other.rounds).map(|(own, other)| own / other).collect();
+        let own = format!("{:.1} µs CPU", self.median());
+        Row::new(format!("{what}, {}", self.label), own, format!("{}, {:.1} µs", other.label, other.median()), ratios, bound)
+    }
+}
+
+/// Measures all of them, each first in turn: whoever is first finds the caches as signing left them.
+pub(super) async fn measure(name: &str, variants: &mut [Variant], signers: &[Signer], is_quick: bool) {
+    let rounds = if is_quick { ROUNDS_QUICK } else { ROUNDS_FULL };
+    for round in 0..rounds {
+        // Each service has nonces of its own, so that all are asked about the same.
+        let tokens = sign(signers, DECISIONS, AHEAD);
+        PLACEMENT.withdraw(true);
+        let count = variants.len();
+        for place in 0..count {
+            let variant = &mut variants[(round + place) % count];
+            let taken = variant.target.ask(&tokens).await;
+            variant.rounds.push(taken.cpu_us);
+        }
+        PLACEMENT.withdraw(false);
+        let figures: Vec<String> =
+            variants.iter().map(|variant| format!("{} {:.1}", variant.label, variant.rounds[round])).collect();
+        println!("{name}, round {} of {rounds}: {}", round + 1, figures.join("; "));
+    }
+}
