@@ -32,6 +32,7 @@ lock: ## Check that Cargo.lock says what Cargo.toml asks for.
 .PHONY: fmt-check
 fmt-check: ## Check the formatting; `cargo fmt --all` corrects it.
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 
 .PHONY: clippy
 clippy: ## Lint everything, and the library as clients use it, without the server.
@@ -43,6 +44,17 @@ clippy: ## Lint everything, and the library as clients use it, without the serve
 deny: cargo-deny ## Check licences, banned crates and sources, as deny.toml says.
 	cargo fetch --locked
 	cargo deny --offline check bans licenses sources
+
+# How often `make fuzz` runs each target.
+RUNS := 10000000
+
+.PHONY: fuzz
+fuzz: cargo-fuzz ## Fuzz each parser that strangers reach, RUNS (10,000,000) executions each: hours.
+	fuzz/run $(RUNS)
+
+.PHONY: fuzz-quick
+fuzz-quick: cargo-fuzz ## The same for 20,000 executions each, always with the same random numbers: minutes, most of them the build.
+	FUZZ_OPTIONS=-seed=1 fuzz/run 20000
 
 .PHONY: bench
 bench: test-setup ## Measure decisions against their floors, behind gateways, beside peers, with many principals; minutes.
@@ -72,7 +84,7 @@ docs: mdbook ## Build the book in docs/ into target/book.
 docs-update: nextest ## Write the references of the book anew, out of the program.
 	UPDATE_DOCS=1 cargo nextest run $(WHOLE) --test it -E 'test(/^book::.*_reference_/)'
 
-.PHONY: nextest cargo-deny cargo-deb mdbook
+.PHONY: nextest cargo-deny cargo-deb cargo-fuzz mdbook
 nextest:
 	@cargo nextest --version >/dev/null 2>&1 || { \
 	    echo "cargo-nextest, which runs the tests, is missing: installing it"; $(INSTALL) cargo-nextest; }
@@ -83,6 +95,9 @@ cargo-deny:
 	@cargo deny --version >/dev/null 2>&1 || { \
 	    echo "cargo-deny, which checks the dependencies, is missing: installing it"; $(INSTALL) cargo-deny; } || { \
 	    echo "cargo-deny cannot be installed: licences, bans and sources are NOT checked" >&2; exit 1; }
+cargo-fuzz:
+	@cargo fuzz --version >/dev/null 2>&1 || { \
+	    echo "cargo-fuzz, which builds and runs the fuzz targets, is missing: installing it"; $(INSTALL) cargo-fuzz; }
 cargo-deb:
 	@cargo deb --version >/dev/null 2>&1 || { \
 	    echo "cargo-deb, which makes the package, is missing: installing it"; $(INSTALL) cargo-deb; }

@@ -10,6 +10,9 @@
 //! beside the claims is in [`watch`].
 
 mod epoch;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod info;
 mod key;
 mod link;
