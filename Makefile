@@ -41,6 +41,7 @@ lock: ## Check that Cargo.lock says what Cargo.toml asks for.
 .PHONY: fmt-check
 fmt-check: ## Check the formatting; `cargo fmt --all` corrects it.
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 
 .PHONY: clippy
 clippy: ## Lint everything, and the library as clients use it, without the server.
@@ -52,6 +53,17 @@ clippy: ## Lint everything, and the library as clients use it, without the serve
 deny: cargo-deny ## Check licences, banned crates and sources, as deny.toml says.
 	cargo fetch --locked
 	cargo deny --offline check bans licenses sources
+
+# How often `make fuzz` runs each target.
+RUNS := 10000000
+
+.PHONY: fuzz
+fuzz: cargo-fuzz ## Fuzz each parser that strangers reach, RUNS (10,000,000) executions each: hours.
+	fuzz/run $(RUNS)
+
+.PHONY: fuzz-quick
+fuzz-quick: cargo-fuzz ## The same for 20,000 executions each, always with the same random numbers: minutes, most of them the build.
+	FUZZ_OPTIONS=-seed=1 fuzz/run 20000
 
 .PHONY: bench
 bench: test-setup ## Measure decisions against their floors, behind gateways, beside peers, with many principals; minutes.
@@ -68,14 +80,6 @@ bench-allocations: ## Count what an allowed decision allocates, against its budg
 .PHONY: bench-registry
 bench-registry: ## Measure the registry with 100,000 principals: adding, starting, memory, and looking up what is not in it.
 	cargo bench --bench load -- --registry 100000
-
-.PHONY: fuzz
-fuzz: cargo-fuzz ## Run each fuzz target ten million times; hours. FUZZ_RUNS=N for another number.
-	fuzz/run $(or $(FUZZ_RUNS),10000000)
-
-.PHONY: fuzz-quick
-fuzz-quick: cargo-fuzz ## Run each fuzz target 20,000 times: a minute, and one to build them.
-	fuzz/run 20000
 
 .PHONY: deb
 deb: cargo-deb ## Build a Debian package, under target/debian.
@@ -100,11 +104,9 @@ cargo-deny:
 	@cargo deny --version >/dev/null 2>&1 || { \
 	    echo "cargo-deny, which checks the dependencies, is missing: installing it"; $(INSTALL) cargo-deny; } || { \
 	    echo "cargo-deny cannot be installed: licences, bans and sources are NOT checked" >&2; exit 1; }
+cargo-fuzz:
+	@cargo fuzz --version >/dev/null 2>&1 || { \
+	    echo "cargo-fuzz, which builds and runs the fuzz targets, is missing: installing it"; $(INSTALL) cargo-fuzz; }
 cargo-deb:
 	@cargo deb --version >/dev/null 2>&1 || { \
 	    echo "cargo-deb, which makes the package, is missing: installing it"; $(INSTALL) cargo-deb; }
-cargo-fuzz:
-	@cargo fuzz --version >/dev/null 2>&1 || { \
-	    echo "cargo-fuzz, which runs the fuzz targets, is missing: installing it"; $(INSTALL) cargo-fuzz; }
-	@cargo +nightly --version >/dev/null 2>&1 || { \
-	    echo "Rust nightly, which fuzzing needs, is missing: installing it"; rustup toolchain install nightly --profile minimal; }

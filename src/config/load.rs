@@ -62,15 +62,30 @@ pub enum SettingsError {
 
 /// Reads the settings: `file`, or [`DEFAULT_FILE`] if it is there, overridden by `environment`.
 pub fn load(file: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Settings, SettingsError> {
-    let mut builder = Config::builder();
     let path = file.map_or_else(|| PathBuf::from(DEFAULT_FILE), Path::to_owned);
     match std::fs::read_to_string(&path) {
-        Ok(text) => {
-            let source = FileText { text, path: path.clone() };
-            builder = builder.add_source(source);
-        }
-        Err(error) if file.is_none() && error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(source) => return Err(SettingsError::Unreadable { path, source }),
+        Ok(text) => read(Some(text), path, environment),
+        Err(error) if file.is_none() && error.kind() == std::io::ErrorKind::NotFound => read(None, path, environment),
+        Err(source) => Err(SettingsError::Unreadable { path, source }),
+    }
+}
+
+/// The same out of the `text` of a file, for the fuzz targets.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub fn load_text(text: &str) -> Result<Settings, SettingsError> {
+    read(Some(text.to_owned()), PathBuf::from(DEFAULT_FILE), [])
+}
+
+/// Reads the settings out of the `text` of the file at `path`, if there is one, overridden by `environment`.
+fn read(
+    text: Option<String>,
+    path: PathBuf,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<Settings, SettingsError> {
+    let mut builder = Config::builder();
+    if let Some(text) = text {
+        builder = builder.add_source(FileText { text, path: path.clone() });
     }
     let schema = schema()?;
     let environment = Environment::read(environment, &schema)?;

@@ -18,6 +18,9 @@ mod values;
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use load::load_text;
 pub use load::{DEFAULT_FILE, SettingsError, load};
 pub use values::{ListenAddress, Secret};
 

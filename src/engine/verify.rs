@@ -207,24 +207,8 @@ impl Verifier {
         NonceClaim { principal, nonce: &claims.nonce, token_time: claims.time.millis(), valid_until, now, attempt }
     }
 
-    /// What is presented, told by its scheme. Where credentials come in a header of their own, `Authorization` belongs to the
-    /// application, but for access tokens.
     fn credential<'a>(&self, presented: &Presented<'a>) -> Result<Credential<'a>, DenialReason> {
-        let value = match presented.credentials {
-            Credentials::One(value) => value,
-            Credentials::Unusable => return Err(DenialReason::SeveralCredentials),
-            Credentials::None => {
-                return match presented.authorization {
-                    Credentials::One(value) => {
-                        behind(BEARER, value).map(Credential::AccessToken).ok_or(DenialReason::NoCredentials)
-                    }
-                    Credentials::None => Err(DenialReason::NoCredentials),
-                    Credentials::Unusable => Err(DenialReason::SeveralCredentials),
-                };
-            }
-        };
-        let self_signed = behind(&self.policy.scheme, value).map(Credential::SelfSigned);
-        self_signed.or_else(|| behind(BEARER, value).map(Credential::AccessToken)).ok_or(DenialReason::WrongScheme)
+        Credential::of(presented, &self.policy.scheme)
     }
 
     /// A gateway joins repeated headers with commas, and no token has commas or spaces inside.
@@ -267,7 +251,27 @@ enum Credential<'a> {
     AccessToken(&'a str),
 }
 
-impl Credential<'_> {
+impl<'a> Credential<'a> {
+    /// What is presented, told by its scheme. Where credentials come in a header of their own, `Authorization` belongs to the
+    /// application, but for access tokens.
+    fn of(presented: &Presented<'a>, scheme: &str) -> Result<Self, DenialReason> {
+        let value = match presented.credentials {
+            Credentials::One(value) => value,
+            Credentials::Unusable => return Err(DenialReason::SeveralCredentials),
+            Credentials::None => {
+                return match presented.authorization {
+                    Credentials::One(value) => {
+                        behind(BEARER, value).map(Credential::AccessToken).ok_or(DenialReason::NoCredentials)
+                    }
+                    Credentials::None => Err(DenialReason::NoCredentials),
+                    Credentials::Unusable => Err(DenialReason::SeveralCredentials),
+                };
+            }
+        };
+        let self_signed = behind(scheme, value).map(Credential::SelfSigned);
+        self_signed.or_else(|| behind(BEARER, value).map(Credential::AccessToken)).ok_or(DenialReason::WrongScheme)
+    }
+
     const fn method(&self) -> AuthMethod {
         match self {
             Self::SelfSigned(_) => AuthMethod::SelfSigned,
@@ -366,6 +370,9 @@ fn new_decision_id(now: UnixMillis) -> DecisionId {
 
 mod access;
 mod explain;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod trials;
 
 pub use explain::{AskedUrl, Explanation, Step, StepOutcome, Vantage};

@@ -2,6 +2,9 @@
 
 mod cache;
 mod fetch;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod guard;
 
 pub use cache::{JwksCache, Refresher};

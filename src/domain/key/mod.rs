@@ -161,6 +161,16 @@ pub enum KeyError {
     /// The passphrase does not open the key.
     #[error("the passphrase does not open the private key")]
     WrongPassphrase,
+    /// The encrypted key asks for more work than is accepted.
+    #[error(
+        "opening the private key would take too much work ({found}, accepted are at most {accepted}); encrypt it again with less (`openssl pkcs8 -topk8`, `ssh-keygen -p -a 64 -f FILE`)"
+    )]
+    TooCostly {
+        /// What it asks for.
+        found: String,
+        /// The most that is accepted of it.
+        accepted: String,
+    },
     /// PEM encrypted in OpenSSL's way from before PKCS#8, which derives its key with a single round of MD5.
     #[error("the private key is encrypted in the legacy PEM way; convert it with `openssl pkcs8 -topk8 -in FILE -out NEW`")]
     LegacyEncryption,

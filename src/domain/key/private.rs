@@ -40,7 +40,20 @@ enum Pair {
 impl PrivateKey {
     /// Reads a private key: PKCS#8 (also encrypted), PKCS#1 or SEC1 in PEM, or OpenSSH's own format (also encrypted).
     /// A `passphrase` that is not needed is ignored.
+    ///
+    /// An encrypted key says itself what work it takes to open; one that asks for more than [`KeyError::TooCostly`] names is refused.
     pub fn parse(text: &str, passphrase: Option<&SecretString>) -> Result<Self, KeyError> {
+        Self::parse_within(&Work::ACCEPTED, text, passphrase)
+    }
+
+    /// The same for the fuzz targets, which cannot wait: an encrypted key may take next to no work.
+    #[cfg(feature = "fuzzing")]
+    #[doc(hidden)]
+    pub fn parse_if_cheap(text: &str, passphrase: Option<&SecretString>) -> Result<Self, KeyError> {
+        Self::parse_within(&Work { pbkdf2_iterations: 16, scrypt_bytes: 1 << 14, bcrypt_rounds: 1 }, text, passphrase)
+    }
+
+    fn parse_within(work: &Work, text: &str, passphrase: Option<&SecretString>) -> Result<Self, KeyError> {
         let Some(block) = first_pem_block(text.trim())? else {
             return Err(match PublicKey::parse(text) {
                 Ok(_) => KeyError::PublicKeyGiven,
@@ -53,10 +66,10 @@ impl PrivateKey {
         }
         match block.tag() {
             "PRIVATE KEY" => Self::from_pkcs8(&der),
-            "ENCRYPTED PRIVATE KEY" => Self::from_encrypted_pkcs8(&der, passphrase),
+            "ENCRYPTED PRIVATE KEY" => Self::from_encrypted_pkcs8(work, &der, passphrase),
             "RSA PRIVATE KEY" => RsaKeyPair::from_der(&der).map_err(|error| refused_rsa(&der, &error)).and_then(Self::rsa),
             "EC PRIVATE KEY" => Self::from_sec1(&der),
-            "OPENSSH PRIVATE KEY" => Self::from_openssh(text.trim(), passphrase),
+            "OPENSSH PRIVATE KEY" => Self::from_openssh(work, text.trim(), passphrase),
             "PUBLIC KEY" | "RSA PUBLIC KEY" | "CERTIFICATE" => Err(KeyError::PublicKeyGiven),
             _ => Err(KeyError::UnknownFormat { accepted: ACCEPTED }),
         }
@@ -185,9 +198,10 @@ impl PrivateKey {
         Self::ec(|algorithm| EcdsaKeyPair::from_private_key_der(algorithm, der))
     }
 
-    fn from_encrypted_pkcs8(der: &[u8], passphrase: Option<&SecretString>) -> Result<Self, KeyError> {
+    fn from_encrypted_pkcs8(work: &Work, der: &[u8], passphrase: Option<&SecretString>) -> Result<Self, KeyError> {
         let info = pkcs8::EncryptedPrivateKeyInfo::try_from(der).map_err(|error| KeyError::malformed(PKCS8, error))?;
         let passphrase = passphrase.ok_or(KeyError::PassphraseMissing)?;
+        work.covers_pkcs8(&info.encryption_algorithm)?;
         // A wrong passphrase shows as bad padding, or by chance as a key that is none.
         let document = info.decrypt(passphrase.expose_secret()).map_err(|error| match error {
             pkcs8::Error::EncryptedPrivateKey(pkcs8::pkcs5::Error::UnsupportedAlgorithm { .. }) => {
@@ -198,13 +212,14 @@ impl PrivateKey {
         Self::from_pkcs8(document.as_bytes())
     }
 
-    fn from_openssh(text: &str, passphrase: Option<&SecretString>) -> Result<Self, KeyError> {
+    fn from_openssh(work: &Work, text: &str, passphrase: Option<&SecretString>) -> Result<Self, KeyError> {
         let malformed = |error| KeyError::malformed(OPENSSH, error);
         let key = ssh_key::PrivateKey::from_openssh(text).map_err(malformed)?;
         if !key.is_encrypted() {
             return Self::from_openssh_pair(key.key_data());
         }
         let passphrase = passphrase.ok_or(KeyError::PassphraseMissing)?;
+        work.covers_openssh(key.kdf())?;
         let key = key.decrypt(passphrase.expose_secret()).map_err(|error| match error {
             ssh_key::Error::Crypto => KeyError::WrongPassphrase,
             other => malformed(other),
@@ -262,6 +277,59 @@ impl PrivateKey {
         RsaKeyPair::from_components(&components)
             .map_err(|error| KeyError::Invalid { family: KeyFamily::Rsa, reason: error.to_string() })
             .and_then(Self::rsa)
+    }
+}
+
+/// The most work that opening an encrypted key may take. The file names it, so that without a bound a file could keep the program busy
+/// for days, or have it take all memory.
+struct Work {
+    pbkdf2_iterations: u32,
+    /// Memory times parallelism, which is also what the time goes by.
+    scrypt_bytes: u64,
+    bcrypt_rounds: u32,
+}
+
+impl Work {
+    /// Each is several times what tools choose and guides recommend, and takes seconds.
+    const ACCEPTED: Self = Self { pbkdf2_iterations: 5_000_000, scrypt_bytes: 1 << 30, bcrypt_rounds: 1024 };
+
+    fn covers_pkcs8(&self, scheme: &pkcs8::pkcs5::EncryptionScheme<'_>) -> Result<(), KeyError> {
+        use pkcs8::pkcs5::{EncryptionScheme, pbes2::Kdf};
+
+        // PBES1 is not opened at all.
+        let EncryptionScheme::Pbes2(parameters) = scheme else { return Ok(()) };
+        match &parameters.kdf {
+            Kdf::Pbkdf2(kdf) if kdf.iteration_count > self.pbkdf2_iterations => Err(KeyError::TooCostly {
+                found: format!("PBKDF2 with {} iterations", kdf.iteration_count),
+                accepted: format!("{}", self.pbkdf2_iterations),
+            }),
+            Kdf::Scrypt(kdf) if !kdf.cost_parameter.is_power_of_two() => {
+                Err(KeyError::malformed(PKCS8, "the cost of scrypt is not a power of two"))
+            }
+            Kdf::Scrypt(kdf) => {
+                let bytes = [u64::from(kdf.block_size), u64::from(kdf.parallelization), 128]
+                    .into_iter()
+                    .fold(kdf.cost_parameter, u64::saturating_mul);
+                if bytes > self.scrypt_bytes {
+                    let accepted = format!("{} bytes", self.scrypt_bytes);
+                    return Err(KeyError::TooCostly { found: format!("scrypt with {bytes} bytes"), accepted });
+                }
+                Ok(())
+            }
+            Kdf::Pbkdf2(_) => Ok(()),
+            // What the library may learn later is not used before its cost is known here.
+            other => Err(KeyError::malformed(PKCS8, format!("an unknown derivation of keys ({})", other.oid()))),
+        }
+    }
+
+    fn covers_openssh(&self, kdf: &ssh_key::Kdf) -> Result<(), KeyError> {
+        match kdf {
+            ssh_key::Kdf::Bcrypt { rounds, .. } if *rounds > self.bcrypt_rounds => Err(KeyError::TooCostly {
+                found: format!("bcrypt with {rounds} rounds"),
+                accepted: format!("{}", self.bcrypt_rounds),
+            }),
+            _ => Ok(()),
+        }
     }
 }
 

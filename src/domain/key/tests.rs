@@ -136,6 +136,47 @@ fn encrypted_pkcs8_opens_with_its_passphrase_alone() {
     }
 }
 
+/// A file names the work itself, so that one who hands it over could keep its reader busy for days.
+#[test]
+fn an_encrypted_key_that_asks_for_too_much_work_is_refused_at_once() {
+    let key = sample(KeyFamily::Ed25519);
+    let file = pem_file(&key);
+    let by_scrypt = text("openssl", &["pkcs8", "-topk8", "-in", file.to_str().unwrap(), "-passout", "pass:secret", "-scrypt"]);
+    let by_pbkdf2 = key.to_encrypted_pem(&"secret".into()).unwrap();
+    for (pem, asked, patched) in [
+        // 600,000 iterations, and 8,388,607.
+        (by_pbkdf2.expose_secret(), &[2, 3, 0x09, 0x27, 0xc0][..], &[2, 3, 0x7f, 0xff, 0xff][..]),
+        // N = 16384, r = 8 and p = 1, and p = 127: 16 MB, 127 times.
+        (by_scrypt.as_str(), &[2, 2, 0x40, 0, 2, 1, 8, 2, 1, 1], &[2, 2, 0x40, 0, 2, 1, 8, 2, 1, 127]),
+    ] {
+        assert!(PrivateKey::parse(pem, Some(&"secret".into())).is_ok());
+        let mut der = pem::parse(pem).unwrap().contents().to_vec();
+        let at = der.windows(asked.len()).position(|bytes| bytes == asked).unwrap();
+        der[at..][..patched.len()].copy_from_slice(patched);
+        let costly = pem::encode(&pem::Pem::new("ENCRYPTED PRIVATE KEY", der));
+        let refused = PrivateKey::parse(&costly, Some(&"secret".into())).unwrap_err();
+        assert!(matches!(refused, KeyError::TooCostly { .. }), "{refused}");
+    }
+}
+
+#[test]
+fn an_openssh_key_that_asks_for_too_much_work_is_refused_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("key");
+    run("ssh-keygen", &["-q", "-t", "ed25519", "-a", "4", "-N", "secret", "-f", path.to_str().unwrap()]);
+    let armoured = std::fs::read_to_string(&path).unwrap();
+    assert!(PrivateKey::parse(&armoured, Some(&"secret".into())).is_ok());
+    let mut bytes = pem::parse(&armoured).unwrap().contents().to_vec();
+    // What follows the name is the length of the options, that of the salt, the salt, and the number of rounds.
+    let at = bytes.windows(6).position(|bytes| bytes == b"bcrypt").unwrap() + 6 + 4 + 4 + 16;
+    assert_eq!(bytes[at..at + 4], [0, 0, 0, 4]);
+    bytes[at..at + 4].copy_from_slice(&[0, 1, 0, 0]);
+    let config = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF).set_line_wrap(70);
+    let costly = pem::encode_config(&pem::Pem::new("OPENSSH PRIVATE KEY", bytes), config);
+    let refused = PrivateKey::parse(&costly, Some(&"secret".into())).unwrap_err();
+    assert!(matches!(refused, KeyError::TooCostly { .. }), "{refused}");
+}
+
 #[test]
 fn what_openssl_reads_of_ours_is_the_same_key() {
     for family in KeyFamily::ALL {

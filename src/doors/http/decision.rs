@@ -5,7 +5,7 @@ use std::{borrow::Cow, net::IpAddr};
 use actix_web::{
     HttpRequest, HttpResponse,
     http::{
-        StatusCode,
+        StatusCode, Uri,
         header::{self, HeaderMap, HeaderName, HeaderValue},
     },
     web,
@@ -56,29 +56,46 @@ pub(super) async fn exact(request: HttpRequest, door: web::Data<HttpDoor>) -> Ht
 
 /// Envoy's HTTP mode puts the original path and query behind ours.
 pub(super) async fn with_tail(request: HttpRequest, door: web::Data<HttpDoor>) -> HttpResponse {
-    let target = request.uri().path_and_query().map_or("", |target| target.as_str());
-    let path = target.get(door.url_prefix.len() + "/validate_request".len()..).unwrap_or_default();
+    let path = path_behind(door.url_prefix.len(), request.uri());
     let original = original::from_request_line(&request, original::own_host(&request), path);
     decide(&request, &door, original, &[]).await
 }
 
+/// The original path and query of a question whose own path begins with a prefix of `prefix_length` bytes.
+pub(super) fn path_behind(prefix_length: usize, uri: &Uri) -> &str {
+    let target = uri.path_and_query().map_or("", |target| target.as_str());
+    target.get(prefix_length + "/validate_request".len()..).unwrap_or_default()
+}
+
 async fn decide(request: &HttpRequest, door: &HttpDoor, original: OriginalRequest<'_>, asked: &[Cow<'_, str>]) -> HttpResponse {
-    let headers = request.headers();
-    let credentials = credentials(headers, &door.credentials_header);
-    let authorization = if door.credentials_header == header::AUTHORIZATION {
-        Credentials::None
-    } else {
-        self::credentials(headers, &header::AUTHORIZATION)
-    };
-    let mut required_scopes: Vec<&str> = asked.iter().map(AsRef::as_ref).collect();
-    required_scopes.extend(headers.get_all(&REQUIRED_SCOPE).map(|value| text(value).unwrap_or(UNREADABLE_SCOPE)));
-    let attempt = door.attempt_header.as_ref().and_then(|name| only(headers, name));
-    let peer = headers.get(&REAL_IP).and_then(text).and_then(|text| text.parse::<IpAddr>().ok());
-    let trace = trace(headers);
-    let presented =
-        Presented { door: Door::Http, credentials, authorization, request: original, required_scopes, attempt, peer, trace };
+    let presented = presented(request, &door.credentials_header, door.attempt_header.as_ref(), original, asked);
     let verdict = door.verifier.decide(&presented).await;
     render(&verdict, door)
+}
+
+/// What is presented with `request`, about the `original` one; `asked` are the scopes that its query asks for.
+pub(super) fn presented<'a>(
+    request: &'a HttpRequest,
+    credentials_header: &HeaderName,
+    attempt_header: Option<&HeaderName>,
+    original: OriginalRequest<'a>,
+    asked: &'a [Cow<'a, str>],
+) -> Presented<'a> {
+    let headers = request.headers();
+    let authorization =
+        if credentials_header == header::AUTHORIZATION { Credentials::None } else { credentials(headers, &header::AUTHORIZATION) };
+    let mut required_scopes: Vec<&str> = asked.iter().map(AsRef::as_ref).collect();
+    required_scopes.extend(headers.get_all(&REQUIRED_SCOPE).map(|value| text(value).unwrap_or(UNREADABLE_SCOPE)));
+    Presented {
+        door: Door::Http,
+        credentials: credentials(headers, credentials_header),
+        authorization,
+        request: original,
+        required_scopes,
+        attempt: attempt_header.and_then(|name| only(headers, name)),
+        peer: headers.get(&REAL_IP).and_then(text).and_then(|text| text.parse::<IpAddr>().ok()),
+        trace: trace(headers),
+    }
 }
 
 /// The one value of a header. One that is there twice is the client's as likely as the gateway's, and says nothing.
@@ -142,7 +159,7 @@ fn header_value(value: ByteString) -> HeaderValue {
 }
 
 /// The values of every `scope` in a query.
-fn query_scopes(query: &str) -> Vec<Cow<'_, str>> {
+pub(super) fn query_scopes(query: &str) -> Vec<Cow<'_, str>> {
     if query.is_empty() {
         return Vec::new();
     }

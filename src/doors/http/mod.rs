@@ -25,6 +25,9 @@ macro_rules! run {
 
 mod admin;
 mod decision;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gate;
 mod health;
 mod original;

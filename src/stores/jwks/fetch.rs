@@ -162,7 +162,7 @@ fn authorities(path: &Path) -> Result<Vec<Certificate>, FetcherError> {
 
 /// A set with some unusable keys still serves its good ones. A `kid` that two keys share picks neither: which one is meant is
 /// anyone's guess. A key with private members is published by mistake, and whoever has it may sign: it is not used.
-fn usable_keys(body: &[u8], url: &str) -> Result<KeySet, FetchError> {
+pub(super) fn usable_keys(body: &[u8], url: &str) -> Result<KeySet, FetchError> {
     if nests_deeper_than(body, DEPTH_MAX) {
         return Err(FetchError::TooDeep);
     }

@@ -10,6 +10,9 @@
 //! beside the claims is in [`watch`].
 
 pub(crate) mod epoch;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod info;
 mod key;
 mod link;

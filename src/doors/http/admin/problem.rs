@@ -273,6 +273,7 @@ impl From<KeyError> for Problem {
             | KeyError::RsaOfBrokenGenerator
             | KeyError::NotForSignatures { .. }
             | KeyError::AlgorithmOfJwk { .. }
+            | KeyError::TooCostly { .. }
             | KeyError::PassphraseMissing
             | KeyError::WrongPassphrase
             | KeyError::LegacyEncryption

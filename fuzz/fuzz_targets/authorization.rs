@@ -1,0 +1,36 @@
+//! The header with the credentials: one value a line. What the engine takes for the token is read, too.
+#![no_main]
+
+use countersign::{
+    domain::{
+        decision::AuthMethod,
+        presented::{Credentials, Door, Presented},
+        token::{UntrustedAccessToken, UntrustedToken},
+    },
+    engine::verify::fuzzing::credential,
+};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &str| {
+    let values: Vec<&str> = text.split('\n').collect();
+    let credentials = values.iter().fold(Credentials::None, |known, value| known.and_another(value));
+    // The same in the application's own header, where ours is another.
+    for (presented, is_ours) in [
+        (Presented::alone(Door::Http, credentials), true),
+        (Presented { authorization: credentials, ..Presented::alone(Door::Http, Credentials::None) }, false),
+    ] {
+        let Ok((method, token)) = credential("JWT", &presented) else { continue };
+        assert!(values.len() == 1 && text.contains(token) && !token.starts_with(' '));
+        let scheme = text.trim_matches([' ', '\t']).split(' ').next().unwrap_or_default().to_ascii_lowercase();
+        match method {
+            AuthMethod::SelfSigned => {
+                assert!(is_ours && scheme == "jwt");
+                let _ = UntrustedToken::parse(token);
+            }
+            AuthMethod::AccessToken => {
+                assert_eq!(scheme, "bearer");
+                let _ = UntrustedAccessToken::parse(token);
+            }
+        }
+    }
+});

@@ -1,0 +1,29 @@
+//! What Envoy asks over gRPC: the bytes of a `CheckRequest`.
+#![no_main]
+
+use std::sync::LazyLock;
+
+use countersign::{
+    domain::presented::{Credentials, Stated},
+    doors::{grpc::fuzzing::check_request, http::Language},
+    engine::verify::fuzzing::credential,
+};
+use libfuzzer_sys::fuzz_target;
+
+static LANGUAGE: LazyLock<Language> = LazyLock::new(|| Language::new("authorization", None, "JWT", "countersign"));
+
+fuzz_target!(|bytes: &[u8]| {
+    check_request(bytes, &LANGUAGE, |presented| {
+        // Nothing is known that is not in the message.
+        let is_there = |value: &str| bytes.windows(value.len()).any(|window| window == value.as_bytes());
+        if let Credentials::One(value) = presented.credentials {
+            assert!(value.is_empty() || is_there(value));
+        }
+        let request = &presented.request;
+        for stated in [request.method, request.scheme, request.host, request.path] {
+            assert!(!matches!(stated, Stated::Contradictory));
+            assert!(stated.value().is_none_or(is_there));
+        }
+        let _ = credential("JWT", presented);
+    });
+});

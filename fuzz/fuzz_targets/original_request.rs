@@ -1,0 +1,58 @@
+//! A question over HTTP: a method and a target, then a header a line. What is bound to it is in the target `binding`.
+#![no_main]
+
+use countersign::{
+    domain::presented::{Credentials, Stated},
+    doors::http::fuzzing::decision_request,
+};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let mut lines = data.split(|byte| *byte == b'\n');
+    let Some(Ok((method, target))) =
+        lines.next().map(|line| str::from_utf8(line).map(|line| line.split_once(' ').unwrap_or(("GET", line))))
+    else {
+        return;
+    };
+    let headers: Vec<(&[u8], &[u8])> = lines
+        .filter_map(|line| {
+            let at = line.iter().position(|byte| *byte == b':')?;
+            Some((&line[..at], line[at + 1..].trim_ascii()))
+        })
+        .collect();
+    let values = |name: &str| -> Vec<&[u8]> {
+        headers.iter().filter(|(found, _)| found.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| *value).collect()
+    };
+    decision_request(method, target, &headers, |presented| {
+        let authorization = values("authorization");
+        match presented.credentials {
+            Credentials::None => assert!(authorization.is_empty()),
+            Credentials::One(value) => assert_eq!(authorization, [value.as_bytes()]),
+            Credentials::Unusable => assert!(!authorization.is_empty()),
+        }
+        let request = &presented.request;
+        if target.starts_with("/validate_request/") {
+            assert_eq!(request.method, Stated::As(method));
+            // The HTTP library cuts a fragment off.
+            let told = target["/validate_request".len()..].split('#').next();
+            assert_eq!((request.path.value(), request.scheme), (told, Stated::Nowhere));
+            return;
+        }
+        if target.split(['?', '#']).next() != Some("/validate_request") {
+            return;
+        }
+        // Whatever is known was said by everybody who said anything.
+        for (stated, names) in [
+            (request.method, ["x-original-method", "x-forwarded-method"]),
+            (request.path, ["x-original-uri", "x-forwarded-uri"]),
+            (request.scheme, ["x-forwarded-proto", "x-forwarded-proto"]),
+        ] {
+            let said: Vec<&[u8]> = names.iter().flat_map(|name| values(name)).filter(|value| !value.is_empty()).collect();
+            match stated {
+                Stated::Nowhere => assert!(said.is_empty()),
+                Stated::As(value) => assert!(!said.is_empty() && said.iter().all(|said| *said == value.as_bytes())),
+                Stated::Contradictory => assert!(!said.is_empty()),
+            }
+        }
+    });
+});

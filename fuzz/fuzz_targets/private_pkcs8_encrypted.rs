@@ -1,0 +1,4 @@
+//! An encrypted private key (PKCS#8), in DER, which is armoured here. The passphrase is `secret`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|der: &[u8]| countersign_fuzz::check_private(&countersign_fuzz::pem("ENCRYPTED PRIVATE KEY", der)));

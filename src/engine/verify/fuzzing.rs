@@ -1,0 +1,35 @@
+//! What the fuzz targets see of the engine.
+
+use super::{Credential, Policy, RequiredClaims, binding};
+use crate::domain::{
+    decision::{AuthMethod, DenialReason},
+    presented::{OriginalRequest, Presented},
+    target::Authority,
+    time::Tolerance,
+    token::Claims,
+};
+
+/// What is presented, as the engine tells by its scheme, and its text behind that.
+pub fn credential<'a>(scheme: &str, presented: &Presented<'a>) -> Result<(AuthMethod, &'a str), DenialReason> {
+    let credential = Credential::of(presented, scheme)?;
+    let (Credential::SelfSigned(text) | Credential::AccessToken(text)) = credential;
+    Ok((credential.method(), text))
+}
+
+/// Whether a token with these claims is good for this request, at a service of this audience and these authorities.
+pub fn check_binding(
+    claims: &Claims,
+    request: &OriginalRequest<'_>,
+    audience: &str,
+    authorities: &[&str],
+) -> Result<(), DenialReason> {
+    let policy = Policy {
+        scheme: "JWT".into(),
+        tolerance: Tolerance::DEFAULT,
+        audiences: [audience.into()].into(),
+        issuer: "".into(),
+        authorities: authorities.iter().filter_map(|text| Authority::parse(text)).map(Authority::into_owned).collect(),
+        required_claims: RequiredClaims::default(),
+    };
+    binding::check(claims, request, &policy)
+}
