@@ -150,9 +150,13 @@ impl<'a> Path<'a> {
     }
 
     /// The path of a request target, which its query ends. A fragment has no place there, and what follows a `#` is a path to some and
-    /// nothing to others.
+    /// nothing to others. Before a query the path may be empty, as in `http://api.example?a=b`: that is `/` (RFC 9110 section 4.2.3).
     pub fn of_target(target: &'a str) -> Option<Self> {
-        let path = target.split_once('?').map_or(target, |(path, _)| path);
+        let path = match target.split_once('?') {
+            Some(("", _)) => "/",
+            Some((path, _)) => path,
+            None => target,
+        };
         if target.contains('#') { None } else { Self::parse(path) }
     }
 
@@ -360,6 +364,7 @@ mod tests {
     #[test]
     fn a_target_has_no_fragment() {
         assert_eq!(Path::of_target("/a?b=/../c"), Path::parse("/a"));
+        assert_eq!((Path::of_target("?a=b"), Path::of_target("")), (Path::parse("/"), None));
         assert_eq!((Path::of_target("/a#b"), Path::of_target("/a?b#c")), (None, None));
         assert_eq!(query_of_target("/a?b?c=%7e"), Some("b?c=%7e"));
         assert_eq!((query_of_target("/a"), query_of_target("/a?")), (Some(""), Some("")));

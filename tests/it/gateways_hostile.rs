@@ -14,6 +14,7 @@ through_every_gateway!(
     a_client_cannot_drop_the_identity,
     a_client_cannot_choose_the_attempt,
     a_bound_token_passes_to_its_host_alone,
+    a_query_of_the_clients_asks_for_no_scope,
 );
 
 async fn made_up_identity_headers_are_overwritten(gateway: Gateway) {
@@ -25,6 +26,15 @@ async fn made_up_identity_headers_are_overwritten(gateway: Gateway) {
     assert_eq!(seen.values("x-auth-username"), ["alice"]);
     // alice has no scopes: a gateway may pass the header on empty, or drop it.
     assert!(seen.values("x-auth-scopes").concat().is_empty());
+}
+
+/// A gateway that hands the client's query on with its own question would ask for whatever the client names.
+async fn a_query_of_the_clients_asks_for_no_scope(gateway: Gateway) {
+    let scene = Scene::of(gateway, Key::ed25519()).await;
+
+    let seen = Seen::by(&scene.send(Request::get("/?scope=never-held&limit=5")).await);
+
+    assert_eq!(seen.values("x-auth-username"), ["alice"]);
 }
 
 async fn an_open_route_drops_made_up_identity_headers(gateway: Gateway) {
