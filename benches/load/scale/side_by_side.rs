@@ -13,6 +13,9 @@ const ROUNDS_FULL: usize = 24;
 const ROUNDS_QUICK: usize = 6;
 pub(super) const PLACEMENT: Placement = Placement { is_pinned: true };
 
+/// A baseline may be older than the migrations of the database that it is given.
+pub(super) const BASELINE_SETTINGS: [(&str, &str); 1] = [("COUNTERSIGN_DATABASE__AUTO_MIGRATE", "false")];
+
 /// A service, and what a decision took in each round, in microseconds of CPU time.
 pub(super) struct Variant {
     pub(super) label: &'static str,

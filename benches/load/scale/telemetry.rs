@@ -19,7 +19,7 @@ use tonic::{Request, Response, Status, async_trait, transport};
 use super::{
     CONNECTIONS,
     seed::Registry,
-    side_by_side::{DECISIONS, PLACEMENT, Variant, measure},
+    side_by_side::{BASELINE_SETTINGS, DECISIONS, PLACEMENT, Variant, measure},
 };
 use crate::{
     floors::end_with_input,
@@ -49,7 +49,7 @@ pub(crate) async fn run(is_quick: bool, baseline: Option<&Path>) -> Section {
         ("with a collector, 1 in 100 traced", own, traced("0.01")),
         ("with a collector, every decision traced", own, traced("1")),
     ];
-    plan.extend(baseline.map(|baseline| ("the baseline", baseline, Vec::new())));
+    plan.extend(baseline.map(|baseline| ("the baseline", baseline, BASELINE_SETTINGS.to_vec())));
     let mut variants = Vec::new();
     for (label, program, settings) in plan {
         let server = Server::countersign_from(program, PLACEMENT, registry.dir(), "memory:", &settings);
