@@ -45,9 +45,9 @@ const COUNTED: usize = 500;
 const SCOPES: &str = "orders:read orders:write";
 
 /// What one decision may allocate at most over HTTP, from the first byte of the request to the last of the answer, with all that
-/// actix-web does for it. Raising one of these wants a reason.
+/// actix-web does for it. Raising one of these wants a reason. With Redis five are for the epoch that a claim reads in its round trip.
 const BUDGETS: [(Case, f64); 4] =
-    [(Case::Ed25519Memory, 16.0), (Case::Rs256Memory, 16.0), (Case::Ed25519Redis, 24.0), (Case::AccessToken, 20.0)];
+    [(Case::Ed25519Memory, 16.0), (Case::Rs256Memory, 16.0), (Case::Ed25519Redis, 29.0), (Case::AccessToken, 20.0)];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Case {
@@ -103,8 +103,9 @@ fn signer(name: &str, algorithm: Algorithm) -> Signer {
     Signer::new(format!("{name}@example.com"), algorithm)
 }
 
+/// For a moment to come: what was signed before a nonce store began is fenced.
 fn signed(signer: &Signer) -> Vec<String> {
-    sign(std::slice::from_ref(signer), 2 * COUNTED, 0)
+    sign(std::slice::from_ref(signer), 2 * COUNTED, 2)
 }
 
 /// The defaults, but for where it listens and keeps its data; and it looks for changes so rarely that it does not meanwhile.

@@ -29,7 +29,12 @@ static CLOCK: LazyLock<ProcessClock> = LazyLock::new(|| {
 
 impl Clock for SystemClock {
     fn now(&self) -> UnixMillis {
-        let (now, step) = CLOCK.forward.now(read(CLOCK.began));
+        let ProcessClock { began, forward } = &*CLOCK;
+        let monotonic = elapsed_ms(*began);
+        if let Some(now) = forward.steady(monotonic, SystemTime::now().into()) {
+            return now;
+        }
+        let (now, step) = forward.now(read(*began));
         match step {
             None => {}
             Some(Step::SetBack(by)) => tracing::error!(
@@ -47,6 +52,9 @@ impl Clock for SystemClock {
 }
 
 fn read(began: Instant) -> Reading {
-    let monotonic = || i64::try_from(began.elapsed().as_millis()).unwrap_or(i64::MAX);
-    Reading { monotonic_before: monotonic(), system: SystemTime::now().into(), monotonic_after: monotonic() }
+    Reading { monotonic_before: elapsed_ms(began), system: SystemTime::now().into(), monotonic_after: elapsed_ms(began) }
+}
+
+fn elapsed_ms(began: Instant) -> i64 {
+    i64::try_from(began.elapsed().as_millis()).unwrap_or(i64::MAX)
 }

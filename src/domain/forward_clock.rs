@@ -64,6 +64,13 @@ impl ForwardClock {
         }
     }
 
+    /// The time, if both clocks have gone on side by side, as they nearly always do: then one look at each is enough.
+    pub fn steady(&self, monotonic: i64, system: UnixMillis) -> Option<UnixMillis> {
+        let kept = self.offset.load(Ordering::Acquire);
+        let is_steady = (kept - SET_BACK_MIN_MS..=kept).contains(&(system.0 - monotonic));
+        (is_steady && !self.is_catching_up.load(Ordering::Acquire)).then_some(UnixMillis(monotonic + kept))
+    }
+
     /// The time by `reading`, and what is to be told.
     pub fn now(&self, reading: Reading) -> (UnixMillis, Option<Step>) {
         let offset_at_least = reading.system.0 - reading.monotonic_after;
@@ -132,6 +139,17 @@ mod tests {
     }
 
     #[test]
+    fn one_look_is_enough_while_both_clocks_go_on() {
+        let clock = ForwardClock::new(reading(0, 1_000_000));
+        assert_eq!(clock.steady(10, UnixMillis(1_000_010)), Some(UnixMillis(1_000_010)));
+        assert_eq!(clock.steady(10, UnixMillis(999_800)), Some(UnixMillis(1_000_010)), "a small correction");
+        assert_eq!(clock.steady(10, UnixMillis(1_000_011)), None, "set forward, or held up in between");
+        assert_eq!(clock.steady(10, UnixMillis(999_759)), None, "set back");
+        clock.now(reading(1000, 986_000));
+        assert_eq!(clock.steady(1000, UnixMillis(1_001_000)), None, "while it catches up");
+    }
+
+    #[test]
     fn a_small_correction_is_run_through() {
         let clock = ForwardClock::new(reading(0, 1_000_000));
         assert_eq!(clock.now(reading(100, 999_900)), (UnixMillis(1_000_100), None), "set back by 200 ms");
@@ -174,7 +192,9 @@ mod tests {
             for (passes, step, is_set) in steps {
                 monotonic += passes;
                 system += passes + if is_set { step } else { 0 };
+                let steady = clock.steady(monotonic, UnixMillis(system));
                 let (now, _) = clock.now(reading(monotonic, system));
+                prop_assert!(steady.is_none_or(|steady| steady == now));
                 prop_assert!(now >= last.1);
                 let is_good = clock.set_back_from() != UnixMillis(i64::MAX);
                 if is_good && last.2 {

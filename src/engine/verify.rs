@@ -184,7 +184,7 @@ impl Verifier {
         binding::check(verified.claims(), &presented.request, &self.policy).map_err(deny)?;
         check_scopes(&presented.required_scopes, identity.scopes())
             .map_err(|missing| Denial { missing_scopes: Some(missing), ..deny(DenialReason::InsufficientScope) })?;
-        let claim = self.nonce_claim(verified.claims(), identity.principal().id, attempt(presented, id), self.ports.clock.now());
+        let claim = self.nonce_claim(verified.claims(), identity.principal().id, attempt(presented, id), now);
         let step = observation.claim();
         let claimed = self.ports.nonces.claim(claim).await;
         step.end(claimed.as_ref().ok());

@@ -67,6 +67,8 @@ pub struct RedisNonceStore {
     servers: Servers,
     /// By partition, as they were last read.
     epochs: Box<[ArcSwapOption<KnownEpoch>]>,
+    /// By partition, the command that reads it.
+    epoch_gets: Box<[Cmd]>,
     clock: Arc<dyn Clock>,
     rules: Rules,
     threads: ThreadLocal<Arc<Thread>>,
@@ -166,6 +168,7 @@ impl RedisNonceStore {
         let servers = Servers::new(settings)?;
         Some(servers.map_err(|error| BadRedis::Url(error.to_string())).map(|servers| {
             let epochs = (0..servers.partitions()).map(|_| ArcSwapOption::empty()).collect();
+            let epoch_gets = (0..servers.partitions()).map(|partition| get(&key::epoch(partition))).collect();
             let rules = Rules {
                 timeout: settings.timeout,
                 tolerance,
@@ -178,6 +181,7 @@ impl RedisNonceStore {
                 me: Weak::clone(me),
                 servers,
                 epochs,
+                epoch_gets,
                 clock,
                 rules,
                 threads: ThreadLocal::new(),
@@ -291,7 +295,7 @@ impl RedisNonceStore {
             let wait_ms = u64::try_from(self.rules.timeout.as_millis()).unwrap_or(u64::MAX).max(1);
             commands.cmd("WAIT").arg(self.rules.replicas_ack).arg(wait_ms);
         }
-        commands.add_command(get(&key::epoch(key.partition)));
+        commands.add_command(self.epoch_gets[key.partition].clone());
         (commands, tolerance)
     }
 

@@ -18,7 +18,6 @@ use futures_util::future::join_all;
 use super::{
     BadRedis, ClaimError, KnownEpoch, RedisNonceStore,
     epoch::{Change, Epoch, Sight},
-    get,
     info::ServerInfo,
     key, reply,
     servers::{CONNECT_TIMEOUT, Problem, Server},
@@ -215,7 +214,7 @@ impl RedisNonceStore {
     ) -> Result<(ServerInfo, UnixMillis, Vec<(usize, Option<Vec<u8>>)>), ClaimError> {
         let mut commands = Pipeline::with_capacity(partitions.len() + 2);
         for partition in partitions {
-            commands.add_command(get(&key::epoch(*partition)));
+            commands.add_command(self.epoch_gets[*partition].clone());
         }
         // After the epochs: what was lost was lost before this time.
         commands.cmd("TIME").cmd("INFO");
