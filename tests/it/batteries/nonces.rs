@@ -130,7 +130,8 @@ async fn claims_in_redis_expire_by_themselves() {
     for (nonce, longest) in [("past", 1), ("now", 21), ("future", 41)] {
         let key = format!("countersign:{{0}}:nonce:1:n{nonce}");
         let left: i64 = deadpool_redis::redis::cmd("TTL").arg(&key).query_async(&mut connection).await.unwrap();
-        assert!((longest - 1..=longest).contains(&left), "{nonce}: {left} s");
+        // The time of the server is known a little late, which rounding up may make a second of.
+        assert!((longest - 1..=longest + 1).contains(&left), "{nonce}: {left} s");
     }
 }
 
