@@ -366,8 +366,11 @@ async fn nobody_passes_while_countersign_is_down(gateway: Gateway) {
     for method in ["GET", "POST"] {
         let answer = scene.send(Request::new(method, "/")).await;
         assert_eq!(answer.status, 503, "{answer:?}");
-        assert_eq!(answer.header("x-auth-error"), Some("unavailable"));
-        assert_eq!(answer.header("retry-after"), Some("1"));
+        // Traefik has a status for that, and no headers.
+        if gateway != Gateway::Traefik {
+            assert_eq!(answer.header("x-auth-error"), Some("unavailable"));
+            assert_eq!(answer.header("retry-after"), Some("1"));
+        }
     }
 }
 
@@ -381,7 +384,7 @@ async fn nobody_passes_while_countersign_hangs(gateway: Gateway) {
 
     let answer = answer.expect("the gateway waits for ever");
     assert_eq!(answer.status, 503, "{answer:?}");
-    assert_eq!(answer.header("x-auth-error"), Some("unavailable"));
+    assert!(gateway == Gateway::Traefik || answer.header("x-auth-error") == Some("unavailable"), "{answer:?}");
     scene.countersign.signal(Signal::Continue);
     eventually_async("decisions resume", Duration::from_secs(10), async || {
         let answer = scene.send(Request::get("/")).await;
