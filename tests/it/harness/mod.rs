@@ -6,6 +6,7 @@
 mod admin;
 mod authority;
 mod breaker;
+mod chaos_proxy;
 pub mod chart;
 mod cluster;
 mod collector;
@@ -45,6 +46,7 @@ mod wait;
 pub use admin::{ADMIN_TOKEN, Admin, hold_to_promises, hold_to_promises_in};
 pub use authority::Authority;
 pub use breaker::Breaker;
+pub use chaos_proxy::{ChaosProxy, Network};
 pub use cluster::ReplicatedCluster;
 pub use collector::{CollectedSpan, Collector};
 pub use countersign::{Countersign, decision_request, pass_the_fence};
