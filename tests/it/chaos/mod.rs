@@ -10,6 +10,7 @@ mod frozen;
 mod lost_memory;
 mod network;
 mod refusing;
+mod soak;
 mod tolerance;
 
 use std::sync::Arc;
@@ -57,15 +58,24 @@ impl World {
 
     /// Without replicas yet.
     fn of(deployment: Deployment) -> Self {
-        let key = Key::ed25519();
-        let client = Client { username: "alice".to_owned(), id: deployment.enrol("alice", &key), key };
-        Self { deployment, client: Arc::new(client), replicas: Vec::new(), tolerance: TOLERANCE }
+        let client = Arc::new(enrol(&deployment, "alice"));
+        Self { deployment, client, replicas: Vec::new(), tolerance: TOLERANCE }
+    }
+
+    /// One more client.
+    fn client(&self, username: &str) -> Client {
+        enrol(&self.deployment, username)
     }
 
     /// Signs tokens for `seconds`.
     fn present(&self, seconds: u32) -> Presenter {
         Presenter::start(&self.replicas, &self.client, plan(seconds, self.tolerance))
     }
+}
+
+fn enrol(deployment: &Deployment, username: &str) -> Client {
+    let key = Key::ed25519();
+    Client { username: username.to_owned(), id: deployment.enrol(username, &key), key }
 }
 
 /// Whether `make chaos` asks, which runs one scenario at a time: figures then mean something.

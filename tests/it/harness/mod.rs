@@ -67,7 +67,7 @@ pub use nonces::{Redis, RedisCluster, RedisSentinel};
 pub use peers::{AsymmetricJwtAuth, DjangoSite, PyJwt};
 pub use ports::{established_to, free_port};
 pub use presenter::{Plan, Presenter, Report};
-pub use process::{Process, Signal};
+pub use process::{Process, Signal, Usage};
 pub use scripted::{Reply, Scripted};
 pub use scripted_redis::ScriptedRedis;
 pub use sentinels::Sentinels;
