@@ -91,7 +91,8 @@ async fn a_lost_answer_is_asked_for_again() {
     let asks = |address| format!("server {address} fail_timeout=1s;");
     let asks: Edit = ("server 127.0.0.1:8080 fail_timeout=1s;", &asks);
     for gateway in [Gateway::Nginx, Gateway::NginxMainline] {
-        a_lost_answer_is_asked_for_again_in_the_same_attempt(gateway, asks, &[("worker_processes auto;", "worker_processes 1;")]).await;
+        a_lost_answer_is_asked_for_again_in_the_same_attempt(gateway, asks, &[("worker_processes auto;", "worker_processes 1;")])
+            .await;
     }
 }
 

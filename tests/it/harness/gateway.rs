@@ -295,10 +295,12 @@ fn with_more_replicas(text: &str, second: &str, addresses: &[String]) -> String 
             taken_in.extend([line, "\n"]);
             continue;
         };
-        let numbered = |number: usize, address: &str| code.replace(second, address).replace("countersign-2", &format!("countersign-{number}"));
-        let lines = match code.contains(second) {
-            true => addresses.iter().zip(2..).map(|(address, number)| numbered(number, address)).collect(),
-            false => vec![code.to_owned()],
+        let numbered =
+            |number: usize, address: &str| code.replace(second, address).replace("countersign-2", &format!("countersign-{number}"));
+        let lines = if code.contains(second) {
+            addresses.iter().zip(2..).map(|(address, number)| numbered(number, address)).collect()
+        } else {
+            vec![code.to_owned()]
         };
         for line in lines {
             taken_in.extend([indent, &line, "\n"]);

@@ -78,6 +78,6 @@ pub use stand_in::StandIn;
 pub use token_api::{ApiKey, Pair, TokenApi, claims_in, members};
 pub use tokens::{Claims, now};
 pub use tools::{peer, program, repository};
-pub use traffic::{CLIENTS, Traffic, wrong};
+pub use traffic::{CLIENTS, Exchange, Traffic, wrong};
 pub use verification::Verification;
 pub use wait::{eventually, eventually_async};

@@ -18,7 +18,8 @@ impl Running {
     pub async fn by_file(manifests: &Manifests, countersign: &Countersign, echo: &Echo) -> Self {
         let [address, way] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
         let elsewhere = |document: &Value| {
-            let text = document.to_string().replace("127.0.0.1:8000", &address.to_string()).replace("127.0.0.1:8079", &way.to_string());
+            let text =
+                document.to_string().replace("127.0.0.1:8000", &address.to_string()).replace("127.0.0.1:8079", &way.to_string());
             let text = text.replace("127.0.0.1:8080", "{countersign}").replace("127.0.0.1:3000", &echo.address.to_string());
             serde_json::from_str(&text.replace("{countersign}", &countersign.http.to_string())).unwrap()
         };
