@@ -3,13 +3,12 @@
 use std::{
     collections::VecDeque,
     io::{self, Read, Write},
-    net::{self, Shutdown, SocketAddr, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     sync::Arc,
     time::Duration,
 };
 
 use tokio::{
-    io::unix::AsyncFd,
     net::{TcpListener, TcpSocket},
     time::Instant,
 };
@@ -24,6 +23,8 @@ use crate::telemetry::connections::ConnectionCounts;
 const BACKLOG: u32 = 4096;
 /// How long nothing is accepted after that failed: mostly for want of files, which others have to give back first.
 const AFTER_FAILED_ACCEPT: Duration = Duration::from_millis(50);
+/// How long connections that the kernel has completed are looked for before the listener is closed.
+const LAST_LOOK: Duration = Duration::from_millis(20);
 /// Refused connections that are kept open for a moment.
 const REFUSED_MAX: usize = 16;
 /// That moment: closed before it is empty, a connection is reset, and the client may not read why.
@@ -97,20 +98,11 @@ impl Accepting {
     /// Hands out every connection until the service is closing; then those that have come already, and takes no more.
     pub(super) async fn run(self) {
         let Self { listener, workers, max_connections, refusal, stages, counts } = self;
-        let listener = match listener.into_std().and_then(AsyncFd::new) {
-            Ok(listener) => listener,
-            Err(error) => {
-                // Without workers there is nobody to end well: the service notices and stops.
-                tracing::error!(error = %error, listener = counts.listener().name(), "a listener could not be used");
-                return;
-            }
-        };
         let mut turns = workers.queues.iter().cycle();
         let mut refused = Refused { bytes: refusal, kept: VecDeque::new() };
-        let mut hand_out = |stream: TcpStream, peer| match (prepare(&stream), Place::take(&counts, max_connections)) {
-            (Err(error), _) => tracing::debug!(error = %error, "a connection was gone before it was served"),
-            (Ok(()), None) => refused.add(stream),
-            (Ok(()), Some(place)) => {
+        let mut hand_out = |stream: TcpStream, peer| match Place::take(&counts, max_connections) {
+            None => refused.add(stream),
+            Some(place) => {
                 if let Some(worker) = turns.next() {
                     // A worker that has ended ends the service, so the connection is not missed.
                     drop(worker.send(Accepted { stream, peer, place }));
@@ -121,7 +113,7 @@ impl Accepting {
         loop {
             let accepted = tokio::select! {
                 () = &mut closing => break,
-                accepted = accept(&listener) => accepted,
+                accepted = listener.accept() => accepted.and_then(detach),
             };
             match accepted {
                 Ok((stream, peer)) => hand_out(stream, peer),
@@ -131,51 +123,50 @@ impl Accepting {
                 }
             }
         }
-        while let Ok((stream, peer)) = listener.get_ref().accept() {
-            hand_out(stream, peer);
+        let end = Instant::now() + LAST_LOOK;
+        while let Ok(Ok(accepted)) = tokio::time::timeout_at(end, listener.accept()).await {
+            if let Ok((stream, peer)) = detach(accepted) {
+                hand_out(stream, peer);
+            }
         }
     }
 }
 
-async fn accept(listener: &AsyncFd<net::TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
-    loop {
-        let mut ready = listener.readable().await?;
-        if let Ok(accepted) = ready.try_io(|listener| listener.get_ref().accept()) {
-            return accepted;
-        }
-    }
-}
-
-/// Answers are small and waited for.
-fn prepare(stream: &TcpStream) -> io::Result<()> {
+/// The connection, free to move to another runtime.
+fn detach((stream, peer): (tokio::net::TcpStream, SocketAddr)) -> io::Result<(TcpStream, SocketAddr)> {
+    // Answers are small and waited for.
     stream.set_nodelay(true)?;
-    stream.set_nonblocking(true)
+    Ok((stream.into_std()?, peer))
 }
 
 /// Connections that were told that there are too many.
 struct Refused {
     bytes: Vec<u8>,
-    kept: VecDeque<(Instant, TcpStream)>,
+    kept: VecDeque<Kept>,
+}
+
+struct Kept {
+    since: Instant,
+    stream: TcpStream,
 }
 
 impl Refused {
     fn add(&mut self, stream: TcpStream) {
-        let now = Instant::now();
-        while self.kept.front().is_some_and(|(since, _)| self.kept.len() >= REFUSED_MAX || now - *since > REFUSED_FOR) {
+        let since = Instant::now();
+        while self.kept.front().is_some_and(|first| self.kept.len() >= REFUSED_MAX || since - first.since > REFUSED_FOR) {
             self.kept.pop_front();
         }
         // A new connection has room for as little. What cannot be told is seen from the closed connection.
         if !self.bytes.is_empty() && (&stream).write_all(&self.bytes).is_ok() && stream.shutdown(Shutdown::Write).is_ok() {
-            self.kept.push_back((now, stream));
+            self.kept.push_back(Kept { since, stream });
         }
     }
 }
 
-impl Drop for Refused {
+impl Drop for Kept {
+    /// What has come is taken out of the kernel's hands, which would reset the connection over it.
     fn drop(&mut self) {
-        for (_, mut stream) in self.kept.drain(..) {
-            drop(stream.read(&mut [0; 4096]));
-        }
+        drop(self.stream.read(&mut [0; 4096]));
     }
 }
 
@@ -189,10 +180,9 @@ mod tests {
         let bound = Bound::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = bound.local_addr().unwrap();
         assert!(TcpStream::connect(address).is_err(), "bound is not open");
-        let listener = AsyncFd::new(bound.open().unwrap().into_std().unwrap()).unwrap();
+        let listener = bound.open().unwrap();
         let _gateway = TcpStream::connect(address).unwrap();
-        let (stream, _) = accept(&listener).await.unwrap();
-        prepare(&stream).unwrap();
+        let (stream, _) = detach(listener.accept().await.unwrap()).unwrap();
         assert!(stream.nodelay().unwrap());
     }
 }

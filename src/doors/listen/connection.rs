@@ -75,6 +75,7 @@ impl<P: Protocol> Serving<P> {
             }
             if activity.command() == Command::Close && !is_closing && activity.may_close() {
                 is_closing = true;
+                activity.told_to_close();
                 connection.as_mut().close();
                 return connection.as_mut().poll(context);
             }

@@ -92,6 +92,8 @@ pub(super) struct Shared {
     /// In [`TICK`]s.
     pub(super) now: Cell<u32>,
     pub(super) memory: Memory,
+    /// Whether the service is about to end.
+    pub(super) is_draining: Cell<bool>,
 }
 
 impl Activity {
@@ -175,6 +177,16 @@ impl Activity {
         self.enter(Phase::Answering);
     }
 
+    /// Whether the connection should not be kept for another request.
+    pub(super) fn is_draining(&self) -> bool {
+        self.shared.is_draining.get()
+    }
+
+    /// Whether the client has sent anything.
+    pub(super) fn has_spoken(&self) -> bool {
+        self.received.get().is_some()
+    }
+
     /// Everything that was to be sent is.
     pub(super) fn flushed(&self) {
         self.blocked.set(None);
@@ -209,6 +221,13 @@ impl Activity {
             self.enter(Phase::Closing);
         }
         self.is_unread.get()
+    }
+
+    /// It is told to come to an end. One without a request has little time for that.
+    pub(super) fn told_to_close(&self) {
+        if self.phase.get() == Phase::Silent {
+            self.enter(Phase::Closing);
+        }
     }
 
     fn release(&self) {

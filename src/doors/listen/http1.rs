@@ -1,6 +1,12 @@
 //! HTTP/1 on a connection.
 
-use std::{convert::Infallible, future::Future, pin::Pin, rc::Rc, task::Context, task::Poll};
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -16,7 +22,6 @@ use hyper_util::rt::TokioIo;
 use super::{
     Connection,
     deadlines::Activity,
-    drain::Stages,
     stream::{Stream, Watched},
 };
 use crate::{
@@ -31,30 +36,20 @@ const HEAD_BYTES_MAX: usize = 80 * 1024;
 /// Bytes of a connection that are read ahead.
 const READ_BYTES_MAX: usize = HEAD_BYTES_MAX + 16 * 1024;
 
-/// Answers requests.
-pub(in crate::doors) trait Requests: Clone + 'static {
-    /// The answer to `request`, which came on the connection of `activity`.
-    fn answer(&self, request: Request<Incoming>, activity: &Rc<Activity>) -> impl Future<Output = Response<Full<Bytes>>>;
-}
-
-/// Serves HTTP/1 on `stream`.
-pub(in crate::doors) fn serve<S: Stream, F, A>(
-    stream: Watched<S>,
-    activity: &Rc<Activity>,
-    stages: &Stages,
-    answer: F,
-) -> impl Connection
+/// Serves HTTP/1 on `stream`: `answer` has an answer to every request.
+pub(in crate::doors) fn serve<S, F, A>(stream: Watched<S>, activity: &Rc<Activity>, answer: F) -> impl Connection
 where
+    S: Stream,
     F: Fn(Request<Incoming>) -> A + 'static,
     A: Future<Output = Response<Full<Bytes>>> + 'static,
 {
-    let (activity, stages) = (Rc::clone(activity), stages.clone());
+    let activity = Rc::clone(activity);
     let service = service_fn(move |request: Request<Incoming>| {
         activity.request_begun(!request.body().is_end_stream());
-        let (answer, activity, stages) = (answer(request), Rc::clone(&activity), stages.clone());
+        let (answer, activity) = (answer(request), Rc::clone(&activity));
         async move {
             let mut response = answer.await;
-            if stages.has_begun() {
+            if activity.is_draining() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             activity.answered();

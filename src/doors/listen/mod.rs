@@ -13,6 +13,7 @@ mod connection;
 mod deadlines;
 mod drain;
 mod http1;
+mod http2;
 mod memory;
 mod stream;
 mod worker;
@@ -24,13 +25,17 @@ use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tokio_rustls::TlsAcceptor;
 
 use self::worker::Workers;
+pub use self::{
+    accept::Bound,
+    drain::{Stage, Stages},
+};
 pub(super) use self::{
     connection::Connection,
     deadlines::Activity,
-    http1::{Requests, answered, serve as serve_http1},
+    http1::{serve as serve_http1, too_many_connections},
+    http2::{goaway, serve as serve_http2},
     stream::{Stream, Watched},
 };
-pub use self::{accept::Bound, drain::{Stage, Stages}};
 use crate::telemetry::connections::ConnectionCounts;
 
 /// What a listener's connections speak.

@@ -4,6 +4,7 @@ use std::{
     io::{self, IoSlice},
     pin::Pin,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -11,8 +12,7 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{deadlines::Activity, http1};
-use crate::telemetry::connections::{ConnectionCounts, Malformed};
-use std::sync::Arc;
+use crate::telemetry::connections::{ConnectionCounts, Malformed, Overdue};
 
 /// What connections come on.
 pub(in crate::doors) trait Stream: AsyncRead + AsyncWrite + Unpin + 'static {}
@@ -49,8 +49,8 @@ impl<S: Stream> Watched<S> {
 
     fn poll_own_answer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.own_answer.has_remaining() {
-            let written = self.note(Pin::new(&mut self.inner).poll_write(cx, &self.own_answer));
-            match ready!(written)? {
+            let written = Pin::new(&mut self.inner).poll_write(cx, &self.own_answer);
+            match ready!(self.note(written))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 written => self.own_answer.advance(written),
             }
@@ -59,7 +59,11 @@ impl<S: Stream> Watched<S> {
     }
 
     fn note<T>(&self, written: Poll<T>) -> Poll<T> {
-        if written.is_ready() { self.activity.sent() } else { self.activity.blocked() }
+        if written.is_ready() {
+            self.activity.sent()
+        } else {
+            self.activity.blocked()
+        }
         written
     }
 }
@@ -70,7 +74,7 @@ impl<S: Stream> AsyncRead for Watched<S> {
         ready!(Pin::new(&mut self.inner).poll_read(cx, buffer))?;
         let received = buffer.filled().len() - before;
         if received > 0 && !self.activity.received(received) {
-            self.counts.given_up(crate::telemetry::connections::Overdue::Memory);
+            self.counts.given_up(Overdue::Memory);
             return Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()));
         }
         Poll::Ready(Ok(()))

@@ -60,10 +60,10 @@ impl Workers {
                 };
                 drop(made.send(Ok(())));
                 runtime.block_on(async {
-                    let serving = Serving { ready: protocol.prepare().await, tls, counts };
+                    let serving = Serving::<P> { ready: protocol.prepare().await, tls, counts };
                     Worker::new(accepted, serving, stages).run().await;
                 });
-                drop(ended.send(()));
+                ended.send(()).ok();
             };
             thread::Builder::new().name(name).spawn(work)?;
             making.recv().map_err(io::Error::other)??;
@@ -129,20 +129,19 @@ where
     Serving<P>: 'static,
 {
     fn new(accepted: mpsc::UnboundedReceiver<Accepted>, serving: Serving<P>, stages: Stages) -> Self {
-        Self {
-            accepted,
-            serving: Rc::new(serving),
-            stages,
-            shared: Rc::default(),
-            table: Rc::default(),
-            began: Instant::now(),
-        }
+        Self { accepted, serving: Rc::new(serving), stages, shared: Rc::default(), table: Rc::default(), began: Instant::now() }
     }
 
     async fn run(mut self) {
-        let stages = self.stages.clone();
+        let (stages, shared) = (self.stages.clone(), Rc::clone(&self.shared));
+        let drain = async {
+            stages.reached(Stage::Draining).await;
+            shared.is_draining.set(true);
+            std::future::pending::<()>().await;
+        };
         tokio::select! {
             () = self.work() => {}
+            () = drain => {}
             () = stages.reached(Stage::Cut) => self.table.for_each(|activity| activity.order(Command::Cut)),
         }
         // With the runtime, every connection that is left ends.
