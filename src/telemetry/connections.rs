@@ -88,7 +88,7 @@ impl Malformed {
         match self {
             Self::Syntax => "syntax",
             Self::HeadersTooLarge => "headers_too_large",
-            Self::TargetTooLong => "target_too_long",
+            Self::TargetTooLong => "uri_too_long",
         }
     }
 }
