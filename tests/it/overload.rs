@@ -191,7 +191,7 @@ async fn one_connection_too_many_is_refused_at_once() {
 async fn one_request_too_many_is_refused_before_anything_is_done() {
     let redis = Redis::start();
     let sluice = Sluice::before(redis.address).await;
-    let deployment = Deployment::new().nonces_at(sluice.address()).set("nonce.timeout", "10s").set("server.max_in_flight", "2");
+    let deployment = Deployment::new().nonces_at(sluice.address()).set("server.max_in_flight", "2");
     let key = Key::ed25519();
     deployment.enrol("alice", &key);
     let countersign = deployment.serve();
