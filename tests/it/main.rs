@@ -43,6 +43,7 @@ mod gateways_envoy;
 mod gateways_haproxy;
 mod gateways_hostile;
 mod gateways_nginx;
+mod gateways_rolling;
 mod grpc_door;
 mod guarded_redis;
 mod hints;

@@ -51,11 +51,21 @@ impl Countersign {
         Self::spawn(deployment, command, [http, grpc, admin], false)
     }
 
+    /// Ends it as `signal` has it end, and starts it again with the same listeners, until it is ready.
+    pub fn restart(&mut self, deployment: &Deployment, signal: Signal) {
+        self.process.signal(signal);
+        self.process.exited_within(Duration::from_secs(15));
+        self.start_again(deployment);
+    }
+
+    /// Starts it where it was, after it ended.
+    pub fn start_again(&mut self, deployment: &Deployment) {
+        *self = Self::spawn(deployment, deployment.command(&["serve"]), [self.http, self.grpc, self.admin], true);
+    }
+
     /// Ends it as a crash would, and starts another in its place, with the same listeners and the settings of `deployment`.
     pub fn replace(&mut self, deployment: &Deployment) {
-        self.process.signal(Signal::Kill);
-        self.process.exited_within(Duration::from_secs(10));
-        *self = Self::spawn(deployment, deployment.command(&["serve"]), [self.http, self.grpc, self.admin], true);
+        self.restart(deployment, Signal::Kill);
     }
 
     /// Runs `command` with these listeners, and waits until it is alive, or ready.

@@ -40,6 +40,7 @@ mod terminal;
 mod token_api;
 mod tokens;
 mod tools;
+mod traffic;
 pub mod verification;
 mod wait;
 
@@ -77,5 +78,6 @@ pub use stand_in::StandIn;
 pub use token_api::{ApiKey, Pair, TokenApi, claims_in, members};
 pub use tokens::{Claims, now};
 pub use tools::{peer, program, repository};
+pub use traffic::{CLIENTS, Exchange, Traffic, wrong};
 pub use verification::Verification;
 pub use wait::{eventually, eventually_async};
