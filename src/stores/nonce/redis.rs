@@ -9,7 +9,10 @@
 //! has which nonces is known here ([`servers`]), since a claim must not go to one that was replaced. What has to be looked after
 //! beside the claims is in [`watch`].
 
+mod claim;
+mod discovery;
 pub(crate) mod epoch;
+mod failure;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -17,6 +20,7 @@ mod info;
 mod key;
 mod link;
 mod reply;
+mod server;
 mod servers;
 mod watch;
 
@@ -31,29 +35,28 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use deadpool_redis::{
-    PoolError,
-    redis::{
-        Cmd, Pipeline, RedisError, Value,
-        aio::{ConnectionLike, MultiplexedConnection},
-    },
+use deadpool_redis::redis::{
+    Cmd, Value,
+    aio::{ConnectionLike, MultiplexedConnection},
 };
 use thread_local::ThreadLocal;
 
 use self::{
     epoch::Epoch,
+    failure::ClaimError,
     key::NonceKey,
     link::{Link, Thread},
     reply::{ReplyError, SetReply},
-    servers::{CONNECT_TIMEOUT, DiscoveryError, Problem, Servers},
+    server::CONNECT_TIMEOUT,
+    servers::Servers,
 };
-pub use self::{reply::FailureKind, watch::ACL_RULES};
+pub use self::{failure::BadRedis, reply::FailureKind, watch::ACL_RULES};
 use crate::{
     config::nonce::NonceSettings,
     domain::{
         fence::FenceMode,
-        nonce::{Attempt, Claimed, NonceClaim},
-        time::{Tolerance, remember_for},
+        nonce::{Claimed, NonceClaim},
+        time::Tolerance,
     },
     engine::ports::{Answer, Clock, Dependency, NonceStore, Unavailable},
 };
@@ -94,72 +97,6 @@ struct Rules {
 struct KnownEpoch {
     epoch: Epoch,
     bytes: Vec<u8>,
-}
-
-/// Why Redis did not decide a claim.
-#[derive(Debug, thiserror::Error)]
-enum ClaimError {
-    #[error("Redis did not answer within {0:?}")]
-    Timeout(Duration),
-    #[error("no connection to Redis")]
-    Connect(#[source] PoolError),
-    #[error("the connection to Redis failed")]
-    Redis(#[from] RedisError),
-    #[error(transparent)]
-    Reply(#[from] ReplyError),
-    #[error("only {acknowledged} of {wanted} replicas of Redis have the claim (`nonce.replicas_ack`)")]
-    TooFewReplicas { acknowledged: i64, wanted: u32 },
-    #[error("the Redis server was replaced by another while it answered")]
-    Replaced,
-    #[error("Redis lost its memory while it answered")]
-    EpochChanged,
-    #[error("the epochs in Redis change faster than they can be written")]
-    EpochsUnsettled,
-    #[error("Redis is a replica and takes no claims (READONLY)")]
-    NotMaster,
-    #[error("no Redis server has the nonces")]
-    NoServer(#[source] Option<DiscoveryError>),
-    #[error(transparent)]
-    Problem(Arc<Problem>),
-    #[error(transparent)]
-    Shared(Arc<ClaimError>),
-    #[error("the service is stopping")]
-    Stopping,
-}
-
-impl ClaimError {
-    fn kind(&self) -> FailureKind {
-        match self {
-            Self::Timeout(_) => FailureKind::Timeout,
-            Self::Connect(_) | Self::Redis(_) | Self::NoServer(_) | Self::Stopping => FailureKind::Connection,
-            Self::Reply(error) => error.kind(),
-            Self::TooFewReplicas { .. } => FailureKind::TooFewAcknowledged,
-            Self::Replaced => FailureKind::Replaced,
-            Self::NotMaster => FailureKind::ReadOnly,
-            Self::EpochChanged | Self::EpochsUnsettled => FailureKind::MemoryLost,
-            Self::Problem(problem) => match **problem {
-                Problem::ClockSkew { .. } => FailureKind::ClockSkew,
-                Problem::Evicts { .. } => FailureKind::Evicts,
-            },
-            Self::Shared(error) => error.kind(),
-        }
-    }
-
-    /// Whether another server may have the nonces now.
-    fn leads_elsewhere(&self) -> bool {
-        matches!(self, Self::Reply(error) if error.leads_elsewhere())
-    }
-}
-
-/// The settings do not make a Redis client, or the Redis must not be used.
-#[derive(Debug, thiserror::Error)]
-pub enum BadRedis {
-    /// The URL cannot be read.
-    #[error("`nonce.url` is not usable: {0}")]
-    Url(String),
-    /// It evicts keys.
-    #[error("{0}")]
-    Evicts(String),
 }
 
 impl RedisNonceStore {
@@ -237,171 +174,6 @@ impl RedisNonceStore {
         Unavailable::new(Dependency::NonceStore, error)
     }
 
-    async fn claim_once(&self, thread: &Arc<Thread>, key: NonceKey, claim: NonceClaim<'_>) -> Result<Claimed, ClaimError> {
-        let mut link = self.link(thread, key.partition).await?;
-        let (commands, tolerance) = self.claim_commands(&key, &claim);
-        match link.connection.req_packed_commands(&commands, 0, commands.len()).await {
-            Ok(replies) => match self.read_claim(thread, &link, &key, &claim, tolerance, replies).await {
-                Err(error) if error.leads_elsewhere() => Box::pin(self.claim_elsewhere(thread, link, &key, &claim, error)).await,
-                result => result,
-            },
-            Err(error) => {
-                thread.drop_link(&link);
-                if !is_connection_lost(&error) {
-                    return Err(error.into());
-                }
-                // It may have been carried out, and only its answer lost: then it finds its own value.
-                let again = NonceClaim { attempt: Attempt::Named(claim.attempt.number()), ..claim };
-                Box::pin(self.claim_again(thread, &key, &again)).await
-            }
-        }
-    }
-
-    /// A second try, on another connection. Boxed where it is called, so that the claims to which this does not happen stay
-    /// small.
-    async fn claim_again(&self, thread: &Arc<Thread>, key: &NonceKey, claim: &NonceClaim<'_>) -> Result<Claimed, ClaimError> {
-        let mut link = self.link(thread, key.partition).await?;
-        let (commands, tolerance) = self.claim_commands(key, claim);
-        let replies = link.connection.req_packed_commands(&commands, 0, commands.len()).await;
-        let replies = replies.inspect_err(|_| thread.drop_link(&link))?;
-        self.read_claim(thread, &link, key, claim, tolerance, replies).await
-    }
-
-    /// After a refusal that may mean that another server has the nonces now.
-    async fn claim_elsewhere(
-        &self,
-        thread: &Arc<Thread>,
-        link: Link,
-        key: &NonceKey,
-        claim: &NonceClaim<'_>,
-        refusal: ClaimError,
-    ) -> Result<Claimed, ClaimError> {
-        if !self.find_servers().await || self.has(link.server, key.partition) {
-            return Err(refusal);
-        }
-        self.claim_again(thread, key, claim).await
-    }
-
-    /// The commands of a claim, and for which tolerance it is remembered.
-    fn claim_commands(&self, key: &NonceKey, claim: &NonceClaim<'_>) -> (Pipeline, Tolerance) {
-        let tolerance = self.tolerance_in_use(key.partition);
-        let mut set = Cmd::with_capacity(6, key.text.len() + 48);
-        let value = claim.attempt.number().to_be_bytes();
-        let seconds = self.remember_for(key.partition, claim, tolerance);
-        set.arg("SET").arg(&key.text).arg(&value).arg("NX").arg("EX").arg(seconds);
-        let mut commands = Pipeline::with_capacity(3);
-        commands.add_command(set);
-        if self.rules.replicas_ack > 0 {
-            let wait_ms = u64::try_from(self.rules.timeout.as_millis()).unwrap_or(u64::MAX).max(1);
-            commands.cmd("WAIT").arg(self.rules.replicas_ack).arg(wait_ms);
-        }
-        commands.add_command(self.epoch_gets[key.partition].clone());
-        (commands, tolerance)
-    }
-
-    /// The seconds that a claim is remembered if replicas accept its token for `tolerance`: counted from the time of the server,
-    /// which forgets it by its own clock.
-    fn remember_for(&self, partition: usize, claim: &NonceClaim<'_>, tolerance: Tolerance) -> u64 {
-        let longer = tolerance.duration().saturating_sub(self.rules.tolerance.duration());
-        let now = self.servers.layout().server(partition).map_or(claim.now, |server| server.time());
-        remember_for(claim.valid_until.saturating_add(longer), now).as_secs()
-    }
-
-    /// The largest tolerance in use, of this replica and of others.
-    fn tolerance_in_use(&self, partition: usize) -> Tolerance {
-        let own = self.rules.tolerance;
-        let known = self.epochs[partition].load();
-        known.as_ref().map(|known| known.epoch.fence.tolerance).filter(|known| known.duration() > own.duration()).unwrap_or(own)
-    }
-
-    /// What the replies to a claim say.
-    async fn read_claim(
-        &self,
-        thread: &Thread,
-        link: &Link,
-        key: &NonceKey,
-        claim: &NonceClaim<'_>,
-        tolerance: Tolerance,
-        replies: Vec<Value>,
-    ) -> Result<Claimed, ClaimError> {
-        let mut replies = replies.into_iter();
-        let set = self.read(thread, link, reply::set(reply::next(&mut replies)))?;
-        if self.rules.replicas_ack > 0 {
-            let acknowledged = self.read(thread, link, reply::integer(reply::next(&mut replies)))?;
-            if acknowledged < self.rules.replicas_ack.into() {
-                return Err(ClaimError::TooFewReplicas { acknowledged, wanted: self.rules.replicas_ack });
-            }
-        }
-        let epoch = self.read(thread, link, reply::get(reply::next(&mut replies)))?;
-        // A server that was replaced meanwhile may have taken a claim that nobody else knows of.
-        if !self.has(link.server, key.partition) {
-            return Err(ClaimError::Replaced);
-        }
-        if !self.knows(key.partition, epoch.as_deref()) {
-            Box::pin(self.follow_epoch(thread, link, key, claim, tolerance, (set, epoch))).await?;
-        }
-        if self.is_fenced(key.partition, claim) {
-            return Ok(Claimed::Fenced);
-        }
-        match (set, claim.attempt) {
-            (SetReply::Stored, _) => Ok(Claimed::Fresh),
-            (SetReply::Held, Attempt::Unique(_)) => Ok(Claimed::Replayed),
-            (SetReply::Held, Attempt::Named(number)) => {
-                let holder = Box::pin(self.ask(thread, link, &get(&key.text))).await?;
-                let holder = self.read(thread, link, reply::get(holder))?;
-                let is_same = holder.is_some_and(|holder| holder == number.to_be_bytes());
-                Ok(if is_same { Claimed::Fresh } else { Claimed::Replayed })
-            }
-        }
-    }
-
-    /// A claim found another epoch than the one that is known: it counts only in an epoch that says what it covers, and is
-    /// remembered for as long as that asks for.
-    async fn follow_epoch(
-        &self,
-        thread: &Thread,
-        link: &Link,
-        key: &NonceKey,
-        claim: &NonceClaim<'_>,
-        tolerance: Tolerance,
-        (set, found): (SetReply, Option<Vec<u8>>),
-    ) -> Result<(), ClaimError> {
-        self.settle_once(link).await?;
-        if !self.knows(key.partition, found.as_deref()) {
-            return Err(ClaimError::EpochChanged);
-        }
-        let in_use = self.tolerance_in_use(key.partition);
-        if in_use.duration() <= tolerance.duration() || set == SetReply::Held {
-            return Ok(());
-        }
-        let mut expire = Cmd::new();
-        expire.arg("EXPIRE").arg(&key.text).arg(self.remember_for(key.partition, claim, in_use));
-        let reply = self.ask(thread, link, &expire).await?;
-        match self.read(thread, link, reply::integer(reply))? {
-            1 => Ok(()),
-            _ => Err(ClaimError::EpochChanged),
-        }
-    }
-
-    /// Whether `server` has the partition.
-    fn has(&self, server: u64, partition: usize) -> bool {
-        self.servers.layout().server(partition).is_some_and(|found| found.id == server)
-    }
-
-    /// Whether `epoch` is the one that is known.
-    fn knows(&self, partition: usize, epoch: Option<&[u8]>) -> bool {
-        let known = self.epochs[partition].load();
-        epoch.is_some() && known.as_ref().map(|known| &*known.bytes) == epoch
-    }
-
-    fn is_fenced(&self, partition: usize, claim: &NonceClaim<'_>) -> bool {
-        let known = self.epochs[partition].load();
-        let Some(fence) = known.as_ref().map(|known| known.epoch.fence) else { return true };
-        // The time now matters to a raised tolerance alone.
-        let now = if fence.raised.is_some() { self.clock.now() } else { claim.now };
-        fence.excludes(claim.token_time, now, self.rules.fence)
-    }
-
     /// Asks one thing over a connection, which is given up if it broke.
     async fn ask(&self, thread: &Thread, link: &Link, command: &Cmd) -> Result<Value, ClaimError> {
         let mut connection = link.connection.clone();
@@ -473,22 +245,6 @@ impl RedisNonceStore {
         }
     }
 
-    async fn look_once(&self, thread: &Arc<Thread>, key: NonceKey, claim: NonceClaim<'_>) -> Result<Claimed, ClaimError> {
-        let link = self.link(thread, key.partition).await?;
-        let mut exists = Cmd::new();
-        exists.arg("EXISTS").arg(&key.text);
-        let reply = self.ask(thread, &link, &exists).await?;
-        let is_claimed = self.read(thread, &link, reply::exists(reply))?;
-        let is_fenced = self.is_fenced(key.partition, &claim);
-        Ok(if is_fenced {
-            Claimed::Fenced
-        } else if is_claimed {
-            Claimed::Replayed
-        } else {
-            Claimed::Fresh
-        })
-    }
-
     fn key(&self, claim: &NonceClaim<'_>) -> NonceKey {
         NonceKey::new(claim.principal, claim.nonce, self.servers.partitions())
     }
@@ -527,8 +283,4 @@ fn get(key: &str) -> Cmd {
     let mut get = Cmd::with_capacity(2, key.len() + 16);
     get.arg("GET").arg(key);
     get
-}
-
-fn is_connection_lost(error: &RedisError) -> bool {
-    error.is_io_error() || error.is_connection_dropped() || error.is_unrecoverable_error()
 }

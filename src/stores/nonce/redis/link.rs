@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use futures_util::future::{BoxFuture, FutureExt, Shared};
 
-use super::ClaimError;
+use super::failure::ClaimError;
 
 /// What belongs to one thread.
 #[derive(Default)]

@@ -16,11 +16,12 @@ use deadpool_redis::redis::{
 use futures_util::future::join_all;
 
 use super::{
-    BadRedis, ClaimError, KnownEpoch, RedisNonceStore,
+    KnownEpoch, RedisNonceStore,
     epoch::{Change, Epoch, Sight},
+    failure::{BadRedis, ClaimError},
     info::ServerInfo,
     key, reply,
-    servers::{CONNECT_TIMEOUT, Problem, Server},
+    server::{CONNECT_TIMEOUT, Problem, Server},
 };
 use crate::domain::time::UnixMillis;
 
