@@ -65,6 +65,7 @@ mod offload;
 mod outage;
 mod packaging;
 mod peers;
+mod redis_nodes;
 mod registry_commands;
 mod replicas;
 mod revocation;

@@ -63,6 +63,16 @@ impl Redis {
         }
     }
 
+    /// Freezes it: its connections stay open, and nothing answers.
+    pub fn hang(&self) {
+        self.process.as_ref().unwrap().signal(Signal::Stop);
+    }
+
+    /// Ends [`Self::hang`].
+    pub fn go_on(&self) {
+        self.process.as_ref().unwrap().signal(Signal::Continue);
+    }
+
     /// Has it run a command, and yields the reply.
     pub fn command(&self, arguments: &[&str]) -> String {
         let reply = cli(self.address, arguments);

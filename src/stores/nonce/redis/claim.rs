@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use deadpool_redis::redis::{Cmd, Pipeline, RedisError, Value, aio::ConnectionLike};
+use redis::{Cmd, Pipeline, RedisError, Value, aio::ConnectionLike};
 
 use super::{
     RedisNonceStore,
@@ -27,12 +27,12 @@ impl RedisNonceStore {
         let mut link = self.link(thread, key.partition).await?;
         let (commands, tolerance) = self.claim_commands(&key, &claim);
         match link.connection.req_packed_commands(&commands, 0, commands.len()).await {
-            Ok(replies) => match self.read_claim(thread, &link, &key, &claim, tolerance, replies).await {
-                Err(error) if error.leads_elsewhere() => Box::pin(self.claim_elsewhere(thread, link, &key, &claim, error)).await,
+            Ok(replies) => match self.read_claim(&link, &key, &claim, tolerance, replies).await {
+                Err(error) if error.leads_elsewhere() => Box::pin(self.claim_elsewhere(thread, &link, &key, &claim, error)).await,
                 result => result,
             },
             Err(error) => {
-                thread.drop_link(&link);
+                self.drop_link(&link);
                 if !is_connection_lost(&error) {
                     return Err(error.into());
                 }
@@ -46,23 +46,24 @@ impl RedisNonceStore {
     /// A second try, on another connection. Boxed where it is called, so that the claims to which this does not happen stay
     /// small.
     async fn claim_again(&self, thread: &Arc<Thread>, key: &NonceKey, claim: &NonceClaim<'_>) -> Result<Claimed, ClaimError> {
-        let mut link = self.link(thread, key.partition).await?;
+        // What another thread has may have broken like the first.
+        let mut link = self.own_link(thread, key.partition).await?;
         let (commands, tolerance) = self.claim_commands(key, claim);
         let replies = link.connection.req_packed_commands(&commands, 0, commands.len()).await;
-        let replies = replies.inspect_err(|_| thread.drop_link(&link))?;
-        self.read_claim(thread, &link, key, claim, tolerance, replies).await
+        let replies = replies.inspect_err(|_| self.drop_link(&link))?;
+        self.read_claim(&link, key, claim, tolerance, replies).await
     }
 
     /// After a refusal that may mean that another server has the nonces now.
     async fn claim_elsewhere(
         &self,
         thread: &Arc<Thread>,
-        link: Link,
+        link: &Link,
         key: &NonceKey,
         claim: &NonceClaim<'_>,
         refusal: ClaimError,
     ) -> Result<Claimed, ClaimError> {
-        if !self.find_servers().await || self.has(link.server, key.partition) {
+        if !self.search().await.unwrap_or(false) || self.has(link.server, key.partition) {
             return Err(refusal);
         }
         self.claim_again(thread, key, claim).await
@@ -78,11 +79,20 @@ impl RedisNonceStore {
         let mut commands = Pipeline::with_capacity(3);
         commands.add_command(set);
         if self.rules.replicas_ack > 0 {
-            let wait_ms = u64::try_from(self.rules.timeout.as_millis()).unwrap_or(u64::MAX).max(1);
-            commands.cmd("WAIT").arg(self.rules.replicas_ack).arg(wait_ms);
+            self.add_wait(&mut commands);
         }
         commands.add_command(self.epoch_gets[key.partition].clone());
         (commands, tolerance)
+    }
+
+    fn add_wait(&self, commands: &mut Pipeline) {
+        let wait_ms = u64::try_from(self.rules.timeout.as_millis()).unwrap_or(u64::MAX).max(1);
+        commands.cmd("WAIT").arg(self.rules.replicas_ack).arg(wait_ms);
+    }
+
+    fn check_acknowledged(&self, acknowledged: i64) -> Result<(), ClaimError> {
+        let wanted = self.rules.replicas_ack;
+        if acknowledged < wanted.into() { Err(ClaimError::TooFewReplicas { acknowledged, wanted }) } else { Ok(()) }
     }
 
     /// The seconds that a claim is remembered if replicas accept its token for `tolerance`: counted from the time of the server,
@@ -103,7 +113,6 @@ impl RedisNonceStore {
     /// What the replies to a claim say.
     async fn read_claim(
         &self,
-        thread: &Thread,
         link: &Link,
         key: &NonceKey,
         claim: &NonceClaim<'_>,
@@ -111,20 +120,17 @@ impl RedisNonceStore {
         replies: Vec<Value>,
     ) -> Result<Claimed, ClaimError> {
         let mut replies = replies.into_iter();
-        let set = self.read(thread, link, reply::set(reply::next(&mut replies)))?;
+        let set = self.read(link, reply::set(reply::next(&mut replies)))?;
         if self.rules.replicas_ack > 0 {
-            let acknowledged = self.read(thread, link, reply::integer(reply::next(&mut replies)))?;
-            if acknowledged < self.rules.replicas_ack.into() {
-                return Err(ClaimError::TooFewReplicas { acknowledged, wanted: self.rules.replicas_ack });
-            }
+            self.check_acknowledged(self.read(link, reply::integer(reply::next(&mut replies)))?)?;
         }
-        let epoch = self.read(thread, link, reply::get(reply::next(&mut replies)))?;
+        let epoch = self.read(link, reply::get(reply::next(&mut replies)))?;
         // A server that was replaced meanwhile may have taken a claim that nobody else knows of.
         if !self.has(link.server, key.partition) {
             return Err(ClaimError::Replaced);
         }
         if !self.knows(key.partition, epoch.as_deref()) {
-            Box::pin(self.follow_epoch(thread, link, key, claim, tolerance, (set, epoch))).await?;
+            Box::pin(self.follow_epoch(link, key, claim, tolerance, (set, epoch))).await?;
         }
         if self.is_fenced(key.partition, claim) {
             return Ok(Claimed::Fenced);
@@ -133,19 +139,47 @@ impl RedisNonceStore {
             (SetReply::Stored, _) => Ok(Claimed::Fresh),
             (SetReply::Held, Attempt::Unique(_)) => Ok(Claimed::Replayed),
             (SetReply::Held, Attempt::Named(number)) => {
-                let holder = Box::pin(self.ask(thread, link, &get(&key.text))).await?;
-                let holder = self.read(thread, link, reply::get(holder))?;
-                let is_same = holder.is_some_and(|holder| holder == number.to_be_bytes());
-                Ok(if is_same { Claimed::Fresh } else { Claimed::Replayed })
+                let holder = Box::pin(self.ask(link, &get(&key.text))).await?;
+                let holder = self.read(link, reply::get(holder))?;
+                if holder.is_none_or(|holder| holder != number.to_be_bytes()) {
+                    return Ok(Claimed::Replayed);
+                }
+                if self.rules.replicas_ack > 0 {
+                    Box::pin(self.acknowledge(link, key, claim)).await?;
+                }
+                Ok(Claimed::Fresh)
             }
         }
+    }
+
+    /// The same attempt made this claim before, perhaps without enough replicas hearing of it. `WAIT` covers what was written over its
+    /// own connection alone, and a `SET NX` that is refused writes nothing (Valkey then says that all replicas have it): so the claim
+    /// is written once more, by setting its expiry again.
+    async fn acknowledge(&self, link: &Link, key: &NonceKey, claim: &NonceClaim<'_>) -> Result<(), ClaimError> {
+        let seconds = self.remember_for(key.partition, claim, self.tolerance_in_use(key.partition));
+        let mut commands = Pipeline::with_capacity(4);
+        commands.cmd("EXPIRE").arg(&key.text).arg(seconds);
+        self.add_wait(&mut commands);
+        commands.add_command(get(&key.text));
+        commands.add_command(self.epoch_gets[key.partition].clone());
+        let replies = link.connection.clone().req_packed_commands(&commands, 0, commands.len()).await;
+        let mut replies = replies.inspect_err(|_| self.drop_link(link))?.into_iter();
+        let was_there = self.read(link, reply::integer(reply::next(&mut replies)))? == 1;
+        self.check_acknowledged(self.read(link, reply::integer(reply::next(&mut replies)))?)?;
+        let holder = self.read(link, reply::get(reply::next(&mut replies)))?;
+        let epoch = self.read(link, reply::get(reply::next(&mut replies)))?;
+        // What was flushed in between may have been claimed by another attempt.
+        let is_still_held = was_there && holder.is_some_and(|holder| holder == claim.attempt.number().to_be_bytes());
+        if !(is_still_held && self.knows(key.partition, epoch.as_deref())) {
+            return Err(ClaimError::EpochChanged);
+        }
+        if self.has(link.server, key.partition) { Ok(()) } else { Err(ClaimError::Replaced) }
     }
 
     /// A claim found another epoch than the one that is known: it counts only in an epoch that says what it covers, and is
     /// remembered for as long as that asks for.
     async fn follow_epoch(
         &self,
-        thread: &Thread,
         link: &Link,
         key: &NonceKey,
         claim: &NonceClaim<'_>,
@@ -162,8 +196,8 @@ impl RedisNonceStore {
         }
         let mut expire = Cmd::new();
         expire.arg("EXPIRE").arg(&key.text).arg(self.remember_for(key.partition, claim, in_use));
-        let reply = self.ask(thread, link, &expire).await?;
-        match self.read(thread, link, reply::integer(reply))? {
+        let reply = self.ask(link, &expire).await?;
+        match self.read(link, reply::integer(reply))? {
             1 => Ok(()),
             _ => Err(ClaimError::EpochChanged),
         }
@@ -197,8 +231,8 @@ impl RedisNonceStore {
         let link = self.link(thread, key.partition).await?;
         let mut exists = Cmd::new();
         exists.arg("EXISTS").arg(&key.text);
-        let reply = self.ask(thread, &link, &exists).await?;
-        let is_claimed = self.read(thread, &link, reply::exists(reply))?;
+        let reply = self.ask(&link, &exists).await?;
+        let is_claimed = self.read(&link, reply::exists(reply))?;
         let is_fenced = self.is_fenced(key.partition, &claim);
         Ok(if is_fenced {
             Claimed::Fenced

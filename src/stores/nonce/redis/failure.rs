@@ -2,22 +2,23 @@
 
 use std::{sync::Arc, time::Duration};
 
-use deadpool_redis::{PoolError, redis::RedisError};
+use redis::RedisError;
 
 use super::{
     reply::{FailureKind, ReplyError},
     server::Problem,
     servers::DiscoveryError,
 };
+use crate::{config::redis_url::RedisAddress, stores::redis::BadRedisTls};
 
 /// Why Redis did not decide a claim.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ClaimError {
-    #[error("Redis did not answer within {0:?}")]
-    Timeout(Duration),
-    #[error("no connection to Redis")]
-    Connect(#[source] PoolError),
-    #[error("the connection to Redis failed")]
+    #[error("Redis{} did not answer within {timeout:?}", at(address.as_ref()))]
+    Timeout { address: Option<RedisAddress>, timeout: Duration },
+    #[error("no connection to Redis at {address}: {error}")]
+    Connect { address: RedisAddress, error: RedisError },
+    #[error("the connection to Redis failed: {0}")]
     Redis(#[from] RedisError),
     #[error(transparent)]
     Reply(#[from] ReplyError),
@@ -44,8 +45,8 @@ pub(super) enum ClaimError {
 impl ClaimError {
     pub(super) fn kind(&self) -> FailureKind {
         match self {
-            Self::Timeout(_) => FailureKind::Timeout,
-            Self::Connect(_) | Self::Redis(_) | Self::NoServer(_) | Self::Stopping => FailureKind::Connection,
+            Self::Timeout { .. } => FailureKind::Timeout,
+            Self::Connect { .. } | Self::Redis(_) | Self::NoServer(_) | Self::Stopping => FailureKind::Connection,
             Self::Reply(error) => error.kind(),
             Self::TooFewReplicas { .. } => FailureKind::TooFewAcknowledged,
             Self::Replaced => FailureKind::Replaced,
@@ -68,10 +69,14 @@ impl ClaimError {
 /// The settings do not make a Redis client, or the Redis must not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BadRedis {
-    /// The URL cannot be read.
-    #[error("`nonce.url` is not usable: {0}")]
-    Url(String),
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] BadRedisTls),
     /// It evicts keys.
     #[error("{0}")]
     Evicts(String),
+}
+
+fn at(address: Option<&RedisAddress>) -> String {
+    address.map_or_else(String::new, |address| format!(" at {address}"))
 }

@@ -4,34 +4,30 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use arc_swap::ArcSwapOption;
-use deadpool_redis::{
-    Manager, Pool,
-    redis::{self, AsyncConnectionConfig, ConnectionInfo},
+use redis::RedisError;
+
+use crate::{
+    config::redis_url::RedisAddress,
+    domain::time::UnixMillis,
+    stores::redis::{Connection, Purpose, RedisAccess},
 };
-
-use crate::domain::time::UnixMillis;
-
-/// How many connections a server may have: one a thread, and one for looking after it.
-const CONNECTIONS_MAX: usize = 257;
-/// How long connecting may take. Claims do not wait for it: they have their own time.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// One Redis server.
 pub(super) struct Server {
     /// Unlike that of any other of this process.
     pub(super) id: u64,
-    pub(super) address: String,
-    pub(super) info: ConnectionInfo,
-    pool: Pool,
+    pub(super) address: RedisAddress,
+    access: RedisAccess,
     /// Why nothing may be claimed here, although it answers.
     problem: ArcSwapOption<Problem>,
     clock: ServerClock,
+    is_down: AtomicBool,
 }
 
 /// The clock of a server, as it was last read, and how long ago by a monotonic one: whatever is done to the clock of this
@@ -55,27 +51,25 @@ pub(super) enum Problem {
         "the clock of this replica and that of Redis at {address} are {skew_ms} ms apart, more than `nonce.max_clock_skew` allows; \
          set them by NTP"
     )]
-    ClockSkew { address: String, skew_ms: i64 },
+    ClockSkew { address: RedisAddress, skew_ms: i64 },
     #[error(
         "Redis at {address} has `maxmemory-policy {policy}` and may forget nonces; set it to `noeviction`, or allow it by \
          `nonce.allow_eviction`"
     )]
-    Evicts { address: String, policy: String },
+    Evicts { address: RedisAddress, policy: String },
 }
 
 impl Server {
-    pub(super) fn new(info: ConnectionInfo) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+    pub(super) fn new(access: &RedisAccess, address: RedisAddress) -> Self {
         static NUMBER: AtomicU64 = AtomicU64::new(1);
-        let address = info.addr().to_string();
-        let tcp = redis::io::tcp::TcpSettings::default().set_nodelay(true);
-        // Claims have their own timeout.
-        let config = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(Some(CONNECT_TIMEOUT));
-        let info = info.set_tcp_settings(tcp);
-        let manager = Manager::new_with_config(info.clone(), config)?;
-        let pool = Pool::builder(manager).max_size(CONNECTIONS_MAX).build()?;
-        let id = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let clock = ServerClock { began: Instant::now(), offset: AtomicI64::new(0) };
-        Ok(Self { id, address, info, pool, problem: ArcSwapOption::empty(), clock })
+        Self {
+            id: NUMBER.fetch_add(1, Ordering::Relaxed),
+            address,
+            access: access.clone(),
+            problem: ArcSwapOption::empty(),
+            clock: ServerClock { began: Instant::now(), offset: AtomicI64::new(0) },
+            is_down: AtomicBool::new(false),
+        }
     }
 
     /// `time` was just received.
@@ -88,9 +82,9 @@ impl Server {
         UnixMillis(self.clock.elapsed_ms() + self.clock.offset.load(Ordering::Relaxed))
     }
 
-    /// A new connection, which belongs to the caller for as long as it is used.
-    pub(super) async fn connect(&self) -> Result<deadpool_redis::Connection, deadpool_redis::PoolError> {
-        self.pool.get().await
+    /// A new connection.
+    pub(super) async fn connect(&self) -> Result<Connection, RedisError> {
+        self.access.connect(&self.address, Purpose::Data).await
     }
 
     pub(super) fn problem(&self) -> Option<Arc<Problem>> {
@@ -110,11 +104,21 @@ impl Server {
             (None, Some(problem)) => {
                 tracing::error!(problem = %problem, "nothing is claimed at a Redis server until this is mended");
             }
-            (Some(_), None) => tracing::info!(server = self.address, "the Redis server is fit for claims again"),
+            (Some(_), None) => tracing::info!(server = %self.address, "the Redis server is fit for claims again"),
             (Some(_), Some(_)) | (None, None) => {}
         }
         drop(before);
         self.problem.store(problem.map(Arc::new));
+    }
+
+    /// Whether it took no claim when it was last asked.
+    pub(super) fn is_down(&self) -> bool {
+        self.is_down.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether it takes claims, and says whether that is new.
+    pub(super) fn is_news(&self, is_down: bool) -> bool {
+        self.is_down.load(Ordering::Relaxed) != is_down && self.is_down.swap(is_down, Ordering::Relaxed) != is_down
     }
 }
 

@@ -5,7 +5,6 @@
 //! replaced by another: that has to be known to tell whether claims were lost.
 
 use std::{
-    collections::HashMap,
     fmt,
     sync::{
         Arc, LazyLock,
@@ -15,19 +14,15 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, Guard};
-use deadpool_redis::redis::{
-    Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo, RedisError, aio::MultiplexedConnection,
-    cluster_routing::Slot,
-};
 use futures_util::{StreamExt, future::join_all};
+use redis::{RedisError, cluster_routing::Slot};
 use tokio::sync::Notify;
 
-use super::{
-    discovery::{Question, SLOTS, Told, ask_all},
-    key,
-    server::Server,
+use super::{key, server::Server};
+use crate::{
+    config::redis_url::{RedisAddress, RedisServers},
+    stores::redis::{Held, Purpose, Question, RedisAccess, SLOTS, Told, ask_all},
 };
-use crate::config::nonce::{NonceSettings, NonceUrl};
 
 /// For how long after a master was replaced other replicas may still claim at the old one: they ask for it twice a second.
 const TAKEOVER: Duration = Duration::from_millis(750);
@@ -56,20 +51,16 @@ impl Layout {
 
 /// Finds the servers, and finds them again when they change.
 pub(super) struct Servers {
-    source: Source,
+    access: RedisAccess,
     layout: ArcSwap<Layout>,
-    /// One search at a time, over connections that are kept, by address.
-    searching: tokio::sync::Mutex<HashMap<String, MultiplexedConnection>>,
+    /// One search at a time, over connections that are kept.
+    searching: tokio::sync::Mutex<Held>,
+    /// How many searches have begun.
+    searches: AtomicU64,
     /// Somebody has a reason to search.
     pub(super) wanted: Notify,
     /// The number of the newest decision about who is master, by the sentinels or the cluster.
     newest: AtomicU64,
-}
-
-enum Source {
-    Single,
-    Sentinel { sentinels: Vec<ConnectionInfo>, service: String, master: RedisConnectionInfo },
-    Cluster { seeds: Vec<ConnectionInfo>, nodes: RedisConnectionInfo },
 }
 
 /// The servers cannot be found.
@@ -79,56 +70,43 @@ pub(super) enum DiscoveryError {
     NoMaster(String),
     #[error("no node of the cluster tells who has which slots")]
     NoNode,
-    #[error("the master cannot be connected to: {0}")]
-    Address(String),
 }
 
 impl Servers {
-    /// `None` if the settings name no Redis. Nothing is connected yet.
-    pub(super) fn new(settings: &NonceSettings) -> Option<Result<Self, Box<dyn std::error::Error + Send + Sync>>> {
-        Some(match &settings.url {
-            NonceUrl::Memory => return None,
-            NonceUrl::Single(url) => url
-                .expose()
-                .into_connection_info()
-                .map_err(Into::into)
-                .and_then(Server::new)
-                .map(|server| Self::with(Source::Single, Layout { servers: vec![Arc::new(server)], places: vec![Some(0)] })),
-            NonceUrl::Sentinel { nodes, service } => infos(nodes).map(|infos| {
-                // Credentials before the first host are Redis' own.
-                let master = own_settings(&infos);
-                let sentinels = infos.into_iter().map(|info| info.set_redis_settings(RedisConnectionInfo::default())).collect();
-                Self::with(Source::Sentinel { sentinels, service: service.clone(), master }, Layout::default())
-            }),
-            NonceUrl::Cluster(nodes) => infos(nodes).map(|seeds| {
-                let nodes = own_settings(&seeds);
-                Self::with(Source::Cluster { seeds, nodes }, Layout::default())
-            }),
-        })
-    }
-
-    fn with(source: Source, layout: Layout) -> Self {
+    /// Nothing is connected yet.
+    pub(super) fn new(access: RedisAccess) -> Self {
+        let layout = match access.servers() {
+            RedisServers::Single(address) => {
+                Layout { servers: vec![Arc::new(Server::new(&access, address.clone()))], places: vec![Some(0)] }
+            }
+            RedisServers::Cluster(_) | RedisServers::Sentinel { .. } => Layout::default(),
+        };
         Self {
-            source,
+            access,
             layout: ArcSwap::from_pointee(layout),
             searching: tokio::sync::Mutex::default(),
+            searches: AtomicU64::new(0),
             wanted: Notify::new(),
             newest: AtomicU64::new(0),
         }
     }
 
-    pub(super) const fn partitions(&self) -> usize {
-        match self.source {
-            Source::Single | Source::Sentinel { .. } => 1,
-            Source::Cluster { .. } => key::CLUSTER_PARTITIONS,
+    pub(super) const fn access(&self) -> &RedisAccess {
+        &self.access
+    }
+
+    pub(super) fn partitions(&self) -> usize {
+        match self.access.servers() {
+            RedisServers::Single(_) | RedisServers::Sentinel { .. } => 1,
+            RedisServers::Cluster(_) => key::CLUSTER_PARTITIONS,
         }
     }
 
     /// For how long after a server took over others may still claim at the one before.
-    pub(super) const fn takeover(&self) -> Duration {
-        match self.source {
-            Source::Single => Duration::ZERO,
-            Source::Sentinel { .. } | Source::Cluster { .. } => TAKEOVER,
+    pub(super) fn takeover(&self) -> Duration {
+        match self.access.servers() {
+            RedisServers::Single(_) => Duration::ZERO,
+            RedisServers::Sentinel { .. } | RedisServers::Cluster(_) => TAKEOVER,
         }
     }
 
@@ -141,28 +119,28 @@ impl Servers {
         self.layout.load_full()
     }
 
-    /// Searches, and says whether something changed. Servers that stay keep their connections.
+    /// Searches, and says whether something changed. Servers that stay keep their connections. All that ask while a search is under
+    /// way share the next one.
     pub(super) async fn search(&self) -> Result<bool, DiscoveryError> {
-        if matches!(self.source, Source::Single) {
-            return Ok(false);
-        }
         let before = self.layout_now();
+        let begun = self.searches.load(Ordering::Acquire);
         let mut held = self.searching.lock().await;
         let now = self.layout_now();
-        if !Arc::ptr_eq(&before, &now) {
-            // Somebody else has just found them.
-            return Ok(true);
+        if !Arc::ptr_eq(&before, &now) || self.searches.load(Ordering::Acquire) > begun {
+            // Somebody else has just searched.
+            return Ok(!Arc::ptr_eq(&before, &now));
         }
-        let told = match &self.source {
-            Source::Single => return Ok(false),
-            Source::Sentinel { sentinels, service, .. } => {
-                let told = ask_all(&mut held, sentinels.clone(), Question::Sentinel { service }).await;
+        self.searches.fetch_add(1, Ordering::AcqRel);
+        let told = match self.access.servers() {
+            RedisServers::Single(_) => return Ok(false),
+            RedisServers::Sentinel { sentinels, service, .. } => {
+                let told = ask_all(&self.access, &mut held, sentinels.clone(), Question::Sentinel { service }).await;
                 told.ok_or_else(|| DiscoveryError::NoMaster(service.clone()))?
             }
-            Source::Cluster { seeds, nodes } => {
-                let servers = now.servers.iter().map(|server| server.info.clone());
-                let infos = seeds.iter().cloned().chain(servers).map(|info| info.set_redis_settings(nodes.clone()));
-                ask_all(&mut held, infos.collect(), Question::ClusterNode).await.ok_or(DiscoveryError::NoNode)?
+            RedisServers::Cluster(seeds) => {
+                let servers = now.servers.iter().map(|server| &server.address);
+                let nodes = seeds.iter().chain(servers).cloned().collect();
+                ask_all(&self.access, &mut held, nodes, Question::ClusterNode).await.ok_or(DiscoveryError::NoNode)?
             }
         };
         // Whoever answers late must not bring back what was replaced.
@@ -170,17 +148,16 @@ impl Servers {
             return Ok(false);
         }
         self.newest.store(told.number, Ordering::Release);
-        self.replace(&now, told)
+        Ok(self.replace(&now, told))
     }
 
-    fn replace(&self, now: &Layout, told: Told) -> Result<bool, DiscoveryError> {
+    fn replace(&self, now: &Layout, told: Told) -> bool {
         let mut servers: Vec<Arc<Server>> = Vec::with_capacity(told.masters.len());
         let mut places = vec![None; self.partitions()];
         for (address, slots) in told.masters {
-            let name = address.to_string();
-            let server = match now.servers.iter().find(|known| known.address == name) {
+            let server = match now.servers.iter().find(|known| known.address == address) {
                 Some(known) => Arc::clone(known),
-                None => Arc::new(self.server(address).map_err(|error| DiscoveryError::Address(error.to_string()))?),
+                None => Arc::new(Server::new(&self.access, address)),
             };
             for (place, slot) in places.iter_mut().zip(&*PARTITION_SLOTS) {
                 if slots.iter().any(|(first, last)| (*first..=*last).contains(slot)) {
@@ -195,29 +172,20 @@ impl Servers {
             (one, other) => one.is_none() && other.is_none(),
         };
         if (0..places.len()).all(is_same) {
-            return Ok(false);
+            return false;
         }
-        let addresses: Vec<&str> = servers.iter().map(|server| server.address.as_str()).collect();
+        let addresses: Vec<String> = servers.iter().map(|server| server.address.to_string()).collect();
         tracing::info!(servers = addresses.join(", "), "nonces are claimed at these Redis servers from now on");
         self.layout.store(Arc::new(Layout { servers, places }));
-        Ok(true)
-    }
-
-    fn server(&self, address: ConnectionAddr) -> Result<Server, Box<dyn std::error::Error + Send + Sync>> {
-        let settings = match &self.source {
-            Source::Single => RedisConnectionInfo::default(),
-            Source::Sentinel { master, .. } => master.clone(),
-            Source::Cluster { nodes, .. } => nodes.clone(),
-        };
-        Server::new(address.into_connection_info()?.set_redis_settings(settings))
+        true
     }
 
     /// Listens to the sentinels, for ever: each says at once when another master was chosen.
     pub(super) async fn listen(&self) {
-        let Source::Sentinel { sentinels, .. } = &self.source else { return std::future::pending().await };
+        let RedisServers::Sentinel { sentinels, .. } = self.access.servers() else { return std::future::pending().await };
         let listening = sentinels.iter().map(|sentinel| async move {
             loop {
-                if let Err(error) = self.listen_to(sentinel.clone()).await {
+                if let Err(error) = self.listen_to(sentinel).await {
                     tracing::debug!(error = %error, "a sentinel cannot be listened to; it is asked all the same");
                 }
                 tokio::time::sleep(LISTEN_AGAIN).await;
@@ -226,9 +194,8 @@ impl Servers {
         join_all(listening).await;
     }
 
-    async fn listen_to(&self, sentinel: ConnectionInfo) -> Result<(), RedisError> {
-        let mut subscriber = Client::open(sentinel)?.get_async_pubsub().await?;
-        subscriber.subscribe("+switch-master").await?;
+    async fn listen_to(&self, sentinel: &RedisAddress) -> Result<(), RedisError> {
+        let subscriber = self.access.subscribe(sentinel, Purpose::Sentinel, "+switch-master").await?;
         let mut messages = subscriber.into_on_message();
         while messages.next().await.is_some() {
             self.wanted.notify_one();
@@ -241,15 +208,6 @@ impl fmt::Debug for Servers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Servers").field("layout", &self.layout_now()).finish_non_exhaustive()
     }
-}
-
-fn infos(nodes: &[crate::config::Secret]) -> Result<Vec<ConnectionInfo>, Box<dyn std::error::Error + Send + Sync>> {
-    Ok(nodes.iter().map(|node| node.expose().into_connection_info()).collect::<Result<_, _>>()?)
-}
-
-/// The credentials that stand before the first host count for all servers.
-fn own_settings(infos: &[ConnectionInfo]) -> RedisConnectionInfo {
-    infos.first().map(|info| info.redis_settings().clone()).unwrap_or_default()
 }
 
 /// The slot of each partition.
