@@ -63,14 +63,9 @@ impl Redis {
         }
     }
 
-    /// Freezes it: its connections stay open, and nothing answers.
-    pub fn hang(&self) {
-        self.process.as_ref().unwrap().signal(Signal::Stop);
-    }
-
-    /// Ends [`Self::hang`].
-    pub fn go_on(&self) {
-        self.process.as_ref().unwrap().signal(Signal::Continue);
+    /// Sends its process a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.process.as_ref().expect("a server that runs").signal(signal);
     }
 
     /// Has it run a command, and yields the reply.
