@@ -8,8 +8,8 @@
 //! ```
 //!
 //! `rediss`, `rediss+cluster` and `rediss+sentinel` are the same over TLS. Credentials before the hosts are those of Redis itself, on
-//! every server. Whatever is not a letter, a digit or one of `-._~` may be percent-encoded, and in credentials `/`, `?`, `#`, `@`, `:`
-//! and `%` have to be; `+` is itself. Each form also takes `protocol=resp2` (the default) or `protocol=resp3`.
+//! every server. Whatever is not a letter, a digit or one of `-._~` may be percent-encoded, and in credentials `/`, `?`, `#`, `@`, `:`,
+//! `,` and `%` have to be; `+` is itself. Each form also takes `protocol=resp2` (the default) or `protocol=resp3`.
 
 use std::{fmt, net::Ipv6Addr, path::PathBuf, str::FromStr};
 
@@ -97,7 +97,7 @@ pub enum BadRedisUrl {
     )]
     Port,
     /// Credentials behind the first host.
-    #[error("expected credentials once, before the first host; in a password, `@` has to be written %40")]
+    #[error("expected credentials once, before the first host; in a password, `@` is written %40 and `,` %2C")]
     Credentials,
     /// A name without a password.
     #[error("expected a password with the username")]
@@ -212,7 +212,7 @@ impl Login {
 
     fn parse(text: &str, form: Form) -> Result<Self, BadRedisUrl> {
         // With one host alone it is clear what belongs to the password.
-        if form != Form::Single && text.contains('@') {
+        if form != Form::Single && text.contains(['@', ',']) {
             return Err(BadRedisUrl::Credentials);
         }
         let (username, password) = match text.split_once(':') {
@@ -392,6 +392,7 @@ mod tests {
             ("redis://h:+1", Bad::Port),
             ("redis://u:p/w@h", Bad::Port),
             ("redis+cluster://u:p@a,u:p@b", Bad::Credentials),
+            ("redis+cluster://a,u:p@b", Bad::Credentials),
             ("redis://u@h", Bad::NoPassword),
             ("redis+unix:/s?user=u", Bad::NoPassword),
             ("redis://:p%@h", Bad::Encoding),

@@ -65,6 +65,8 @@ mod offload;
 mod outage;
 mod packaging;
 mod peers;
+mod redis_access;
+mod redis_far;
 mod redis_nodes;
 mod registry_commands;
 mod replicas;

@@ -176,3 +176,20 @@ impl AsyncWrite for Stream {
         self.bytes.as_mut().poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// With the default, a claim would wait for the acknowledgement of the one before, which the other side holds back by 40 ms.
+    #[tokio::test]
+    async fn nothing_waits_on_a_connection_for_an_acknowledgement_and_it_is_kept_alive() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = tcp("localhost", listener.local_addr().unwrap().port()).await.unwrap();
+        assert!(stream.nodelay().unwrap());
+        assert!(SockRef::from(&stream).keepalive().unwrap());
+        assert!(SockRef::from(&stream).tcp_user_timeout().unwrap().is_some());
+    }
+}

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     domain::time::UnixMillis,
-    stores::redis::{CONNECT_TIMEOUT, Connection},
+    stores::redis::{CONNECT_TIMEOUT, Connection, within},
 };
 
 /// How far apart looks are.
@@ -86,10 +86,10 @@ impl RedisNonceStore {
     pub async fn advice(&self) -> Vec<String> {
         let mut advice = Vec::new();
         for server in &self.servers.layout_now().servers {
-            let Ok(mut connection) = server.connect().await else { continue };
             let mut info = Cmd::new();
             info.arg("INFO");
-            let Ok(text) = connection.req_packed_command(&info).await else { continue };
+            let asked = async { server.connect().await?.req_packed_command(&info).await };
+            let Ok(text) = within(CONNECT_TIMEOUT, asked).await else { continue };
             let policy = reply::text(text).ok().and_then(|text| ServerInfo::parse(&text)?.eviction_policy);
             if let Some(policy) = policy.filter(|policy| policy != "noeviction") {
                 advice.push(format!(
