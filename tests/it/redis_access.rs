@@ -71,7 +71,7 @@ async fn without_what_it_takes_to_get_in() {
     let deployment = redis.deployment().set("nonce.url", &redis.url.replace("cl%3Aai", "wrong"));
     is_refused(&deployment, "authentication failed", &[secrets[0], secrets[1], "wrong%2Fms"]).await;
     let login = redis.url.split_once("//").unwrap().1.split_once('@').unwrap().0.to_owned() + "@";
-    is_refused(&redis.deployment().set("nonce.url", &redis.url.replace(&login, "")), "NOAUTH", &secrets).await;
+    is_refused(&redis.deployment().set("nonce.url", &redis.url.replace(&login, "")), "Authentication required", &secrets).await;
 
     let sentinel = SecuredRedis::sentinel();
     let url = sentinel.url.split_once('?').unwrap().0;
