@@ -63,6 +63,7 @@ mod last_used;
 mod manifests;
 mod offload;
 mod outage;
+mod overload;
 mod packaging;
 mod peers;
 mod redis_access;
