@@ -27,7 +27,7 @@ use tokio::{
 
 use self::watching::Watching;
 use crate::{
-    config::{Secret, Settings, admin::AdminSettings, nonce::NonceUrl},
+    config::{Secret, Settings, admin::AdminSettings},
     domain::{fence::Fence, key::KeyError, time::Tolerance},
     doors::{
         grpc::{GrpcDoor, GrpcError},
@@ -53,6 +53,7 @@ use crate::{
             memory::MemoryNonceStore,
             redis::{BadRedis, RedisNonceStore},
         },
+        redis::RedisAccess,
         signing_keys::SigningKeyFolder,
         sql::{ConnectError, SqlRegistry, connect},
         usage::{BatchedUsage, UsageWriter},
@@ -250,7 +251,7 @@ impl App {
             redis.start().await?;
         }
         let (usage, usage_writer) = BatchedUsage::new(Arc::clone(store) as Arc<dyn UsageStore>);
-        let listener = settings.nonce.url.is_redis().then(|| HintListener::new(&settings.nonce.url, Arc::clone(&directory)));
+        let listener = redis.as_ref().map(|redis| HintListener::new(redis.access().clone(), Arc::clone(&directory)));
         let signing_keys = SigningKeyFolder::open(&settings.issuer, clock.now())?;
         let ports = VerifierPorts {
             clock: Arc::clone(clock),
@@ -262,7 +263,7 @@ impl App {
         };
         let observer = Arc::new(DecisionObserver::new(Arc::clone(log.decisions()), &watching.metrics, watching.traces.clone()));
         let verifier = Arc::new(Verifier::new(policy(settings), ports.clone(), Arc::clone(&observer)).map_err(AppError::Decoys)?);
-        let local_hints: Arc<dyn ChangeHints> = Arc::new(LocalHints::new(Arc::clone(&directory), change_hints(settings)));
+        let local_hints: Arc<dyn ChangeHints> = Arc::new(LocalHints::new(Arc::clone(&directory), change_hints(settings)?));
         let token_observer = Arc::new(TokenObserver::new(&watching.metrics));
         let issuer =
             issuing::build(settings, &ports, store, Arc::clone(&local_hints), Arc::clone(&verifier), observer, token_observer)?;
@@ -420,11 +421,11 @@ impl Foundation {
 }
 
 /// How other processes are told of changes.
-fn change_hints(settings: &Settings) -> Arc<dyn ChangeHints> {
-    match &settings.nonce.url {
-        NonceUrl::Memory => Arc::new(NoHints),
-        url @ (NonceUrl::Single(_) | NonceUrl::Cluster(_) | NonceUrl::Sentinel { .. }) => Arc::new(RedisHints::new(url)),
-    }
+fn change_hints(settings: &Settings) -> Result<Arc<dyn ChangeHints>, AppError> {
+    Ok(match RedisAccess::new(&settings.nonce).map_err(BadRedis::Tls)? {
+        Some(access) => Arc::new(RedisHints::new(access)),
+        None => Arc::new(NoHints),
+    })
 }
 
 fn admin_token(settings: &AdminSettings) -> Result<Option<Secret>, AppError> {

@@ -127,6 +127,10 @@ fn contradictions_are_refused() {
     assert!(error.contains("`server.grpc_listen`"), "{error}");
     let error = message("[self_signed]\nscheme = \"bearer\"", &[]);
     assert!(error.contains("`self_signed.scheme`"), "{error}");
+    let error = message("[nonce]\nurl = \"redis://h\"\nca_file = \"ca.pem\"", &[]);
+    assert!(error.contains("`nonce.ca_file`") && error.contains("`rediss`"), "{error}");
+    let error = message("[nonce]\nurl = \"rediss://h\"\nclient_cert = \"c.pem\"", &[]);
+    assert!(error.contains("`nonce.client_cert`") && error.contains("`nonce.client_key`"), "{error}");
     let error = message("[issuer]\nalgorithm = \"ES256\"\nhs256_secret_file = \"secret\"", &[]);
     assert!(error.contains("`issuer.algorithm`") && error.contains("`issuer.hs256_secret_file`"), "{error}");
 }
@@ -137,6 +141,7 @@ fn secrets_are_never_echoed() {
     for (text, environment) in [
         (format!("[database]\nurl = \"oracle://u:{secret}@h\""), vec![]),
         (String::new(), vec![("COUNTERSIGN_NONCE__URL", "redis+sentinel://:hunter2@h")]),
+        ("[nonce]\nurl = \"redis://u:hunter2/@h\"".to_owned(), vec![]),
         (format!("[admin]\ntoken = [\"{secret}\"]"), vec![]),
         (format!("[server]\ntoken_api = \"{secret}\""), vec![]),
     ] {

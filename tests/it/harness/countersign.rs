@@ -31,6 +31,12 @@ impl Countersign {
         started
     }
 
+    /// Waits until it answers, and not until it is ready, which it may never be.
+    pub fn start_unready(deployment: &Deployment) -> Self {
+        let listeners = [(); 3].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
+        Self::spawn(deployment, deployment.command(&["serve"]), listeners, false)
+    }
+
     /// With at most so many open files.
     pub fn start_with_files(deployment: &Deployment, files: u32) -> Self {
         let listeners = [(); 3].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
