@@ -96,11 +96,13 @@ pub struct Check {
     pub result: Result<(), AppError>,
     /// What should be changed although it can be used, or what would let it be used.
     pub advice: Vec<String>,
+    /// What was found out about it.
+    pub note: Option<String>,
 }
 
 impl Check {
     const fn of(key: &'static str, result: Result<(), AppError>) -> Self {
-        Self { key, result, advice: Vec::new() }
+        Self { key, result, advice: Vec::new(), note: None }
     }
 }
 
@@ -118,20 +120,20 @@ pub async fn check(settings: &Settings) -> Vec<Check> {
 }
 
 async fn check_database(settings: &DatabaseSettings) -> Check {
-    let mut advice = Vec::new();
+    let mut note = None;
     let result = async {
         if is_missing_file(settings)? {
             return Err(RegistryError::NotMigrated("there is no such file".into()).into());
         }
         let database = look_at(settings).await?;
         if database.is_pooled() {
-            advice.push(POOLED.to_owned());
+            note = Some(POOLED.to_owned());
         }
         SqlRegistry::new(database.clone()).newest_change().await?;
         database.check().map_err(|trouble| RegistryError::ReadOnly(trouble.into()).into())
     }
     .await;
-    Check { key: "database.url", result, advice }
+    Check { note, ..Check::of("database.url", result) }
 }
 
 /// Nothing has to be set.
@@ -157,7 +159,7 @@ async fn check_nonces(settings: &Settings) -> Check {
     if refused {
         advice.push(format!("a Redis user with these rules is enough: {ACL_RULES}"));
     }
-    Check { key: "nonce.url", result, advice }
+    Check { advice, ..Check::of("nonce.url", result) }
 }
 
 /// One question put to both doors of a running service, for `countersign demo`.

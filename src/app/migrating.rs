@@ -50,9 +50,15 @@ pub async fn migrate_up_telling(
     let missing = schema.look(async |transaction| Migrator::get_pending_migrations_read_only(transaction).await).await;
     let missing = missing.map_err(failed)?.len();
     observer(MigrationStep::Missing(missing));
-    let mut applied = Vec::new();
+    let (mut applied, mut has_waited) = (Vec::new(), false);
     if missing > 0 {
-        while let Some(name) = schema.change(|| observer(MigrationStep::Waiting), apply_next).await.map_err(AppError::Migration)? {
+        loop {
+            let waits = || {
+                if !std::mem::replace(&mut has_waited, true) {
+                    observer(MigrationStep::Waiting);
+                }
+            };
+            let Some(name) = schema.change(waits, apply_next).await.map_err(AppError::Migration)? else { break };
             observer(MigrationStep::Applied(&name));
             applied.push(name);
         }
