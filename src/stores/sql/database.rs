@@ -6,7 +6,7 @@ use std::{
     future::Future,
     pin::pin,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -20,7 +20,7 @@ use sea_orm::{
     sqlx::{self, Connection, PgPool, PgTransaction, mysql::MySqlPoolOptions, postgres::PgPoolOptions, sqlite::SqlitePoolOptions},
 };
 use tokio::{
-    sync::{Mutex, Notify, watch},
+    sync::{Notify, watch},
     time::sleep,
 };
 
@@ -78,8 +78,8 @@ pub(super) enum State {
 #[derive(Debug, Default)]
 pub(super) struct Signs {
     pub(super) seen: Notify,
-    /// A change was refused.
-    pub(super) refused: AtomicBool,
+    /// Why a change was refused, if one was since the last look.
+    refused: Mutex<Option<String>>,
     /// What servers said of themselves when one was last chosen. A connection to one that says otherwise is not used.
     pub(super) is_marked_read_only: AtomicBool,
 }
@@ -89,10 +89,18 @@ impl Signs {
     fn admit(&self, is_marked_read_only: bool) -> bool {
         let is_as_known = is_marked_read_only == self.is_marked_read_only.load(Ordering::Acquire);
         if !is_as_known {
-            self.refused.store(true, Ordering::Release);
-            self.seen.notify_one();
+            self.refuse("the server is not the one that it was");
         }
         is_as_known
+    }
+
+    fn refuse(&self, reason: impl ToString) {
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_string());
+        self.seen.notify_one();
+    }
+
+    pub(super) fn take_refused(&self) -> Option<String> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -138,7 +146,7 @@ impl Database {
                     };
                     Begun::Direct(connection.begin_with_options(options).await?)
                 }
-                Pool::Pooled(pool) => Begun::Pooled(Mutex::new(unprepared::begin(&pool, isolation_level).await?)),
+                Pool::Pooled(pool) => Begun::Pooled(tokio::sync::Mutex::new(unprepared::begin(&pool, isolation_level).await?)),
             })
         });
         Ok(Transaction { begun: begun.await?, database: self.clone() })
@@ -189,8 +197,7 @@ impl Database {
             return;
         };
         if is_read_only(error) || is_write_failure(error) {
-            self.0.signs.refused.store(true, Ordering::Release);
-            self.0.signs.seen.notify_one();
+            self.0.signs.refuse(error);
         } else if !matches!(**error, sqlx::Error::RowNotFound) && !is_answer(error) {
             self.0.signs.seen.notify_one();
         }
@@ -283,7 +290,7 @@ pub(super) struct Transaction {
 
 enum Begun {
     Direct(DatabaseTransaction),
-    Pooled(Mutex<PgTransaction<'static>>),
+    Pooled(tokio::sync::Mutex<PgTransaction<'static>>),
 }
 
 impl Transaction {

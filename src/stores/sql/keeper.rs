@@ -13,6 +13,8 @@ use super::{
 /// How far apart looks are while all is well, while it is not, and at least.
 const CALM_INTERVAL: Duration = Duration::from_secs(1);
 const TROUBLED_INTERVAL: Duration = Duration::from_millis(200);
+/// How long no change was refused before SQLite counts as taking them: a large one may not fit where a small one does.
+const SQLITE_CALM: Duration = Duration::from_millis(400);
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(50);
 /// How long a connection that is there may take for an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(1500);
@@ -23,13 +25,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 pub struct Keeper {
     database: Database,
     session: Option<Session>,
+    refused_at: Instant,
     returned: Box<dyn Fn() + Send>,
 }
 
 impl Keeper {
     /// Of `database`. Calls `returned` whenever that can be read again.
     pub fn new(database: Database, returned: impl Fn() + Send + 'static) -> Self {
-        Self { database, session: None, returned: Box::new(returned) }
+        Self { database, session: None, refused_at: Instant::now(), returned: Box::new(returned) }
     }
 
     /// Looks until `shutdown` is done.
@@ -63,26 +66,34 @@ impl Keeper {
 
     /// Looks once, and says whether the database can be read again.
     async fn look(&mut self) -> bool {
-        let was = self.state();
-        let was_refused = self.database.0.signs.refused.swap(false, Ordering::AcqRel);
-        let [Server::Sqlite(options)] = self.database.0.servers.as_slice() else {
-            return self.look_at_server(was, was_refused).await;
-        };
-        if was == State::Usable && !was_refused {
+        let (was, refused) = (self.state(), self.database.0.signs.take_refused());
+        if matches!(self.database.0.servers.as_slice(), [Server::Sqlite(_)]) {
+            self.look_at_sqlite(&was, refused).await;
             return false;
         }
-        match Session::try_sqlite(options).await {
-            Err(error) if is_busy(&error) => {}
-            // A schema that is missing is another matter.
-            Err(error) if is_write_failure(&error) => self.set(State::ReadOnly(error.to_string())),
-            Ok(()) | Err(_) => {
-                if was != State::Usable || was_refused {
-                    self.database.turn_to(&self.database.0.servers[0]);
-                }
-                self.set(State::Usable);
+        self.look_at_server(was, refused.is_some()).await
+    }
+
+    /// That the disk is full, only a change tells.
+    async fn look_at_sqlite(&mut self, was: &State, refused: Option<String>) {
+        let [server @ Server::Sqlite(options)] = self.database.0.servers.as_slice() else { return };
+        let now = match refused {
+            Some(reason) => {
+                self.refused_at = Instant::now();
+                State::ReadOnly(reason)
             }
+            None if *was == State::Usable || self.refused_at.elapsed() < SQLITE_CALM => return,
+            None => match Session::try_sqlite(options).await {
+                Err(error) if is_busy(&error) => return,
+                Err(error) if is_write_failure(&error) => State::ReadOnly(error.to_string()),
+                // A schema that is missing is another matter.
+                Ok(()) | Err(_) => State::Usable,
+            },
+        };
+        if (*was == State::Usable) != (now == State::Usable) {
+            self.database.turn_to(server);
         }
-        false
+        self.set(now);
     }
 
     async fn look_at_server(&mut self, was: State, was_refused: bool) -> bool {

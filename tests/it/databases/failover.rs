@@ -9,7 +9,7 @@ async fn decides(countersign: &Countersign, key: &Key) -> bool {
 }
 
 /// The old primary lives on and takes no changes, and connections to it stay.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_name_moves_to_the_new_primary() {
     let (old, mut named) = (Database::postgres(), Database::sqlite());
     let name = MovableName::of(old.address()).await;
@@ -46,7 +46,7 @@ async fn a_name_moves_to_the_new_primary() {
 }
 
 /// Without a look in between: the first login that the old primary refuses is the sign.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn logins_follow_within_two_seconds() {
     let (old, mut named) = (Database::postgres(), Database::sqlite());
     let name = MovableName::of(old.address()).await;
@@ -69,10 +69,11 @@ async fn logins_follow_within_two_seconds() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_url_names_several_servers() {
-    let mut old = Database::postgres();
-    let deployment = Deployment::on(Database { url: old.url.clone(), ..Database::sqlite() });
+    let (mut old, mut named) = (Database::postgres(), Database::sqlite());
+    named.url.clone_from(&old.url);
+    let deployment = Deployment::on(named);
     deployment.done(&["principal", "add", "alice"]);
     let api_key = deployment.api_key("alice");
     let new = old.standby();
@@ -100,7 +101,7 @@ fn a_server_to_read_from_is_refused() {
 }
 
 /// A server that is set read-only and back again, under connections that stay.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_takes_no_changes_for_a_while() {
     for database in [Database::postgres(), Database::mariadb()] {
         let url = database.url_of_a_user().await;

@@ -8,7 +8,7 @@ use crate::harness::{Deployment, SmallDisk, eventually_async};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changes_work_again_as_soon_as_there_is_room() {
-    let disk = SmallDisk::of_kib(1024);
+    let disk = SmallDisk::of_kib(16 * 1024);
     let url = format!("sqlite://{}/countersign.db?mode=rwc", disk.path().display());
     let deployment = Deployment::bare().set("database.url", &url).set("issuer.algorithm", "ES256");
     deployment.done(&["principal", "add", "alice"]);
@@ -44,7 +44,7 @@ async fn changes_work_again_as_soon_as_there_is_room() {
 }
 
 /// The file and what SQLite puts beside it are nobody else's, whatever new files usually are.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_files_are_for_their_owner_alone() {
     let deployment = Deployment::bare().set("issuer.algorithm", "ES256");
     let countersign = deployment.serve();

@@ -20,7 +20,7 @@ async fn empty(url: &str, round: usize) -> String {
     format!("{server}/round{round}")
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn four_commands_at_once() {
     let servers = [Database::postgres(), Database::mariadb()];
     for round in 0..ROUNDS {
@@ -31,7 +31,7 @@ async fn four_commands_at_once() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn four_commands_at_once_behind_a_pooler() {
     for mode in [PoolMode::Session, PoolMode::Transaction] {
         let database = Database::postgres();
@@ -87,7 +87,7 @@ fn start_on(deployment: &Deployment) {
     });
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn looking_makes_nothing() {
     let deployment = Deployment::bare();
     let states = deployment.list(&["migrate", "status"]);

@@ -72,7 +72,7 @@ async fn at_once(mut ask: impl AsyncFnMut()) {
     assert!(took[took.len() / 2] <= AT_ONCE, "{took:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_is_stopped() {
     let mut scene = Scene::on(Database::postgres());
     scene.deployment.lose_the_database();
@@ -81,7 +81,7 @@ async fn a_server_is_stopped() {
     scene.is_back().await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_is_frozen() {
     for database in [Database::postgres(), Database::mariadb()] {
         let scene = Scene::on(database);
@@ -92,7 +92,7 @@ async fn a_server_is_frozen() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_network_swallows_everything() {
     for database in [Database::postgres(), Database::mariadb()] {
         let proxy = ChaosProxy::before(database.address()).await;

@@ -5,7 +5,7 @@ use sea_orm::{ConnectionTrait as _, Statement};
 use crate::harness::{Database, Deployment, execute};
 
 /// MariaDB without a mode cuts texts that are too long, and says nothing. Every column that people fill is tried at its end.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_cut_on_a_lax_server() {
     let database = Database::mariadb();
     execute(&database.url, "SET GLOBAL sql_mode = ''").await;
