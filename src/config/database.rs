@@ -179,3 +179,63 @@ impl DatabaseSettings {
         self.url.ignored.iter().map(|name| Contradiction { key: "database.url", reason: reason(name) }).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn servers(url: &str) -> Vec<String> {
+        url.parse::<DatabaseUrl>().unwrap().servers().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn each_server_has_a_url() {
+        for (url, expected) in [
+            ("sqlite://a.db?mode=rwc", vec!["sqlite://a.db?mode=rwc"]),
+            ("sqlite::memory:", vec!["sqlite::memory:"]),
+            ("postgres://u:p@h/n", vec!["postgres://u:p@h/n?"]),
+            ("postgresql://u:p%2F@[::1]:5433/n?sslmode=require", vec!["postgres://u:p%2F@[::1]:5433/n?sslmode=require"]),
+            ("postgres:///n?host=/run/postgresql", vec!["postgres:///n?host=%2Frun%2Fpostgresql"]),
+            ("mariadb://u:p@h/n", vec!["mysql://u:p@h/n?"]),
+            (
+                "postgres://u:p@one:1,two:2/n?target_session_attrs=read-write&sslmode=require",
+                vec!["postgres://u:p@one:1/n?sslmode=require", "postgres://u:p@two:2/n?sslmode=require"],
+            ),
+            ("mysql://u:p@one,two/n?target_session_attrs=primary", vec!["mysql://u:p@one/n?", "mysql://u:p@two/n?"]),
+        ] {
+            assert_eq!(servers(url), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_refused_and_not_quoted() {
+        for url in [
+            "",
+            "h",
+            "oracle://u:hunter2@h",
+            "postgres:u:hunter2@h",
+            "postgres://u:hunter2@h:port/n",
+            "postgres://u:hun/ter2@h/n",
+            "postgres://u:hun#ter2@h/n",
+            "postgres://u:hun?ter2@h/n#",
+            "postgres://u:hunter2@one,/n",
+            "mysql://u:hunter2@[::1/n",
+            "postgres://u:hunter2@one,two/n?target_session_attrs=any",
+            "postgres://u:hunter2@h/n?target_session_attrs=standby",
+        ] {
+            let error = url.parse::<DatabaseUrl>().unwrap_err();
+            assert!(!error.contains("hun") && !error.contains("ter2"), "{url}: {error}");
+        }
+    }
+
+    #[test]
+    fn parameters_that_mean_nothing_are_named_and_dropped() {
+        let settings = DatabaseSettings {
+            url: "postgres://u@h/n?connect_timeout=10&passwort=hunter2&sslmode=require".parse().unwrap(),
+            auto_migrate: None,
+        };
+        assert!(settings.url.servers().eq(["postgres://u@h/n?sslmode=require"]));
+        let warnings: Vec<String> = settings.warnings().into_iter().map(|warning| warning.reason).collect();
+        assert!(warnings.len() == 2 && warnings[0].contains("connect_timeout") && !warnings[1].contains("hunter2"), "{warnings:?}");
+    }
+}
