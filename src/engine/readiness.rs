@@ -18,6 +18,7 @@ pub struct Readiness {
     nonces: Arc<dyn NonceStore>,
     registry: Arc<dyn RegistryHealth>,
     last: Arc<[AtomicBool; DEPENDENCIES.len()]>,
+    is_draining: Arc<AtomicBool>,
 }
 
 const DEPENDENCIES: [Dependency; 2] = [Dependency::KeyDirectory, Dependency::NonceStore];
@@ -30,7 +31,7 @@ impl Readiness {
         nonces: Arc<dyn NonceStore>,
         registry: Arc<dyn RegistryHealth>,
     ) -> Self {
-        Self { clock, directory, nonces, registry, last: Arc::default() }
+        Self { clock, directory, nonces, registry, last: Arc::default(), is_draining: Arc::default() }
     }
 
     /// Whether logins and changes can be made. Decisions go on without them.
@@ -53,9 +54,19 @@ impl Readiness {
         std::array::from_fn(|index| (DEPENDENCIES[index], self.last[index].load(Ordering::Relaxed)))
     }
 
-    /// Whether every dependency can be reached.
+    /// Whether every dependency can be reached, and the service is not about to end.
     pub async fn is_ready(&self) -> bool {
-        self.check().await.iter().all(|(_, state)| state.is_ok())
+        self.check().await.iter().all(|(_, state)| state.is_ok()) && !self.is_draining()
+    }
+
+    /// The service is about to end: from now on it is not ready.
+    pub fn drain(&self) {
+        self.is_draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is.
+    pub fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Relaxed)
     }
 }
 

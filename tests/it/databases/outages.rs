@@ -130,9 +130,7 @@ fn no_part_of_a_password_is_shown() {
         "hunter2",
     ] {
         let deployment = Deployment::bare().set("database.url", url).set("telemetry.log", "trace");
-        for command in
-            [["config", "check"].as_slice(), &["migrate", "up"], &["migrate", "status"], &["principal", "list"], &["serve"]]
-        {
+        for command in [["config", "check"].as_slice(), &["migrate", "up"], &["serve"]] {
             let ran = deployment.run(command);
             assert_ne!(ran.code, 0, "{url}: {ran:?}");
             for part in ["hunter2", "ter2", "hun/", "hun?", "hun#"] {
