@@ -31,6 +31,7 @@ mod book;
 mod chaos;
 mod chart;
 mod client_session;
+mod databases;
 mod demo;
 mod denials;
 mod example_clients;
