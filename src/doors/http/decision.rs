@@ -139,7 +139,7 @@ fn render(verdict: &Verdict, door: &HttpDoor) -> HttpResponse {
             response
         }
         Err(refusal) => {
-            let status = StatusCode::from_u16(refusal.kind().status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+            let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
             let mut response = HttpResponse::with_body(status, refusal.body(id));
             let headers = response.headers_mut();
             for (name, value) in REFUSAL.into_iter().zip(refusal.values(id)) {
