@@ -27,6 +27,10 @@ chaos: test-setup nextest ## Single use under faults at full size: 10,000 tokens
 	CHAOS_TOKENS=10000 cargo nextest run $(WHOLE) --test-threads 1 --no-capture -E 'test(/^chaos::/)'
 	WORLDS=100000 cargo nextest run $(WHOLE) --no-capture -E 'test(/^app::world::/)'
 
+.PHONY: soak
+soak: test-setup nextest ## 20 minutes of load with a fault every 30 seconds: what the service holds does not grow.
+	SOAK_SECONDS=1200 cargo nextest run $(WHOLE) --no-capture -E 'test(/^chaos::soak::/)'
+
 .PHONY: test-setup
 test-setup: ## Install the gateways, stores and peers that integration tests talk to (Debian, as root).
 	tests/setup

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::deployment::{Deployment, LISTENERS, variable};
 use super::http::{Answer, Request};
-use super::process::{Process, Signal};
+use super::process::{Process, Signal, Usage};
 use super::{ExtAuthz, SetClock, Verification, eventually, free_port, now};
 
 #[derive(Debug)]
@@ -80,6 +80,11 @@ impl Countersign {
     /// Everything that it has logged so far.
     pub fn log(&self) -> String {
         self.process.log()
+    }
+
+    /// What it holds at the moment.
+    pub fn usage(&self) -> Usage {
+        self.process.usage()
     }
 
     pub fn signal(&self, signal: Signal) {

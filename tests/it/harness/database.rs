@@ -35,6 +35,11 @@ impl Database {
         self.server = None;
     }
 
+    /// Its URL by way of what stands before it at `address`.
+    pub fn url_through(&self, address: SocketAddr) -> String {
+        self.url.replace(&self.address().to_string(), &address.to_string())
+    }
+
     /// Starts a stopped `PostgreSQL` where it was, with what it held.
     pub fn restart(&mut self) {
         let files = self.files.as_ref().expect("a database with a server");

@@ -63,6 +63,11 @@ impl Redis {
         }
     }
 
+    /// Sends its process a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.process.as_ref().expect("a server that runs").signal(signal);
+    }
+
     /// Has it run a command, and yields the reply.
     pub fn command(&self, arguments: &[&str]) -> String {
         let reply = cli(self.address, arguments);

@@ -337,6 +337,17 @@ impl Report {
         self.presented.iter().filter(|presentation| presentation.is_allowed()).filter(within).collect()
     }
 
+    /// How long the answers took that began between these moments, the shortest first: those of one `outcome`, or all.
+    pub fn latencies(&self, began: Instant, ended: Instant, outcome: &str) -> Vec<Duration> {
+        let wanted = self.presented.iter().filter(|presentation| {
+            let is_within = presentation.started > began && presentation.started < ended;
+            is_within && (outcome.is_empty() || presentation.outcome == outcome)
+        });
+        let mut latencies: Vec<Duration> = wanted.map(|presentation| presentation.ended - presentation.started).collect();
+        latencies.sort_unstable();
+        latencies
+    }
+
     /// How long after `returned` the first token passed.
     pub fn first_allow_after(&self, returned: Instant) -> Option<Duration> {
         let later = self.presented.iter().filter(|presentation| presentation.is_allowed() && presentation.started >= returned);

@@ -29,6 +29,14 @@ pub enum Signal {
     Continue,
 }
 
+/// What a process holds.
+#[derive(Clone, Copy, Debug)]
+pub struct Usage {
+    pub resident_kib: u64,
+    pub threads: usize,
+    pub descriptors: usize,
+}
+
 #[derive(Debug)]
 pub struct Process {
     name: &'static str,
@@ -73,6 +81,18 @@ impl Process {
         if matches!(signal, Signal::Stop) {
             eventually(&format!("{} is not frozen", self.name), STOP, || is_frozen(self.child.id()).then_some(()));
         }
+    }
+
+    /// What it holds at the moment, by the kernel's account.
+    pub fn usage(&self) -> Usage {
+        let proc = PathBuf::from(format!("/proc/{}", self.child.id()));
+        let status = std::fs::read_to_string(proc.join("status")).unwrap();
+        let figure = |name: &str| -> u64 {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name} in {status}"));
+            line.split_whitespace().next().unwrap().parse().unwrap()
+        };
+        let descriptors = std::fs::read_dir(proc.join("fd")).unwrap().count();
+        Usage { resident_kib: figure("VmRSS:"), threads: usize::try_from(figure("Threads:")).unwrap(), descriptors }
     }
 
     /// Waits for the process to end by itself, and panics when it does not within `deadline`.
