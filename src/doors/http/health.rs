@@ -24,6 +24,7 @@ pub(super) async fn alive() -> HttpResponse {
 }
 
 /// 200 where decisions can be made, else 503; either way with what each dependency is like, and with why those are missing that are.
+/// A log that nobody takes is no reason to decide nothing, and one to warn.
 async fn ready(door: web::Data<AdminDoor>) -> HttpResponse {
     let states = door.readiness.check().await;
     let is_ready = states.iter().all(|(_, state)| state.is_ok());
@@ -38,6 +39,10 @@ async fn ready(door: web::Data<AdminDoor>) -> HttpResponse {
     let mut body = json!({ "result": is_ready, "dependencies": dependencies });
     if !is_ready {
         body["reasons"] = Value::Object(reasons);
+    }
+    let lost = door.log.lines_being_lost();
+    if lost > 0 {
+        body["warnings"] = json!({ "log": format!("nobody reads standard error: {lost} lines were dropped so far") });
     }
     let mut response = if is_ready { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
     response.insert_header((header::CACHE_CONTROL, "no-store")).json(body)
