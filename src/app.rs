@@ -72,6 +72,9 @@ use crate::{
 /// under the 10 s after which orchestrators lose patience.
 const DRAIN: Duration = Duration::from_secs(7);
 
+/// How many decisions one door may make at once.
+const MAX_IN_FLIGHT: usize = 4096;
+
 /// Why the service cannot start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
@@ -235,7 +238,13 @@ impl App {
         };
         Ok(Self {
             http: HttpDoor::new(Arc::clone(&verifier), tokens, Arc::clone(&language), Arc::clone(&url_prefix))?,
-            grpc: GrpcDoor { verifier: Arc::clone(&verifier), readiness: readiness.clone(), language: Arc::clone(&language) },
+            grpc: GrpcDoor {
+                verifier: Arc::clone(&verifier),
+                readiness: readiness.clone(),
+                language: Arc::clone(&language),
+                max_message: settings.server.grpc.max_message,
+                max_in_flight: MAX_IN_FLIGHT,
+            },
             admin: AdminDoor {
                 registry: foundation.registry(local_hints, "admin-api"),
                 issuer: issuer.clone(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use envoy_types::ext_authz::v3::pb::{Authorization, CheckRequest, CheckResponse};
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{answer::respond, request::presented};
+use super::{answer::respond, request::presented, service::Refused};
 use crate::{doors::answer::Language, engine::verify::Verifier};
 
 pub(super) struct ExtAuthz {
@@ -17,9 +17,12 @@ pub(super) struct ExtAuthz {
 impl Authorization for ExtAuthz {
     /// Every answer is an OK RPC: to Envoy a gRPC error is no denial, but a case for `failure_mode_allow`.
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (metadata, extensions, request) = request.into_parts();
         let presented = presented(&request, &metadata, &self.language);
-        let verdict = self.verifier.decide(&presented).await;
+        let verdict = match Refused::reason(&extensions) {
+            None => self.verifier.decide(&presented).await,
+            Some(reason) => self.verifier.refuse(&presented, reason),
+        };
         Ok(Response::new(respond(&verdict, &self.language)))
     }
 }

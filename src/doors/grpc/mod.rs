@@ -1,6 +1,7 @@
 //! gRPC: Envoy's and Istio's `ext_authz`, our own `Verification` for other gateways, health and reflection.
 
 mod answer;
+mod arriving;
 mod ext_authz;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -8,8 +9,10 @@ pub mod fuzzing;
 #[rustfmt::skip]
 #[allow(clippy::all, clippy::pedantic, unreachable_pub, reason = "made from proto/countersign/v1 by the test beside it")]
 mod generated;
+mod limits;
 pub mod probe;
 mod request;
+mod service;
 mod verification;
 mod workers;
 
@@ -22,6 +25,8 @@ use tonic_health::ServingStatus;
 use self::{
     ext_authz::ExtAuthz,
     generated::verification_server::{SERVICE_NAME as VERIFICATION, VerificationServer},
+    limits::{Limits, SMALL_MESSAGE_MAX},
+    service::DoorService,
     verification::PluginVerification,
     workers::Workers,
 };
@@ -32,8 +37,6 @@ use crate::engine::{readiness::Readiness, verify::Verifier};
 const EXT_AUTHZ: &str = "envoy.service.auth.v3.Authorization";
 /// How often health is looked at.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
-/// How often an idle connection is tried, so that one whose gateway is gone does not stay.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_mins(1);
 
 /// `envoy.service.auth.v3` and what it imports, for reflection. Made from the `envoy-types` crate by the test beside it.
 const ENVOY_DESCRIPTORS: &[u8] = include_bytes!("../../../proto/ext_authz.descriptors.bin");
@@ -49,6 +52,10 @@ pub struct GrpcDoor {
     pub readiness: Readiness,
     /// How to speak.
     pub language: Arc<Language>,
+    /// How many bytes a check may have.
+    pub max_message: usize,
+    /// How many decisions may be on their way at once.
+    pub max_in_flight: usize,
 }
 
 /// The gRPC server failed.
@@ -88,14 +95,18 @@ impl GrpcDoor {
             .register_encoded_file_descriptor_set(OWN_DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .build_v1()
-            .map_err(GrpcError::Reflection)?;
+            .map_err(GrpcError::Reflection)?
+            .max_decoding_message_size(SMALL_MESSAGE_MAX);
         let verification = PluginVerification { verifier: Arc::clone(&self.verifier), language: Arc::clone(&self.language) };
         let ext_authz = ExtAuthz { verifier: self.verifier, language: self.language };
-        let routes = Routes::new(AuthorizationServer::new(ext_authz))
-            .add_service(VerificationServer::new(verification))
-            .add_service(health)
-            .add_service(reflection);
-        let (workers, mut ends) = Workers::start(&routes, tls)?;
+        let service = DoorService {
+            // What is too large for these has been refused before.
+            authorization: AuthorizationServer::new(ext_authz).max_decoding_message_size(usize::MAX),
+            verification: VerificationServer::new(verification).max_decoding_message_size(usize::MAX),
+            others: Routes::new(health).add_service(reflection).prepare(),
+            limits: Limits::new(self.max_message, self.max_in_flight),
+        };
+        let (workers, mut ends) = Workers::start(&service, tls)?;
         let watcher = tokio::spawn(report_health(self.readiness, reporter));
         let ended_early = tokio::select! {
             () = workers.accept_all(&listener) => None,

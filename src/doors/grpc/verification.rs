@@ -9,6 +9,7 @@ use super::{
     answer::date,
     generated::{self as wire, VerifyRequest, VerifyResponse, verification_server::Verification, verify_response},
     request::trace,
+    service::Refused,
 };
 use crate::{
     domain::{
@@ -29,9 +30,12 @@ pub(super) struct PluginVerification {
 impl Verification for PluginVerification {
     /// Every answer is an OK RPC, as for Envoy: a plugin then needs no second way to read a denial.
     async fn verify(&self, request: Request<VerifyRequest>) -> Result<Response<VerifyResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (metadata, extensions, request) = request.into_parts();
         let presented = Presented { trace: trace(&metadata), ..Presented::from(&request) };
-        let verdict = self.verifier.decide(&presented).await;
+        let verdict = match Refused::reason(&extensions) {
+            None => self.verifier.decide(&presented).await,
+            Some(reason) => self.verifier.refuse(&presented, reason),
+        };
         Ok(Response::new(respond(&verdict, &self.language)))
     }
 }

@@ -14,9 +14,9 @@ use tokio::{
     time::Duration,
 };
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::{service::Routes, transport::Server};
+use tonic::transport::Server;
 
-use super::{GrpcError, KEEPALIVE_INTERVAL};
+use super::{GrpcError, limits::limited, service::DoorService};
 use crate::doors::tls::ServerTls;
 
 /// How long nothing is accepted after that failed: mostly for want of files, which others have to give back first.
@@ -33,15 +33,15 @@ pub(super) struct Workers {
 pub(super) struct Ends(FuturesUnordered<oneshot::Receiver<Result<(), GrpcError>>>);
 
 impl Workers {
-    /// Starts one for each core that this process may use. Each serves `routes`.
-    pub(super) fn start(routes: &Routes, tls: Option<&ServerTls>) -> Result<(Self, Ends), GrpcError> {
+    /// Starts one for each core that this process may use. Each serves `service`.
+    pub(super) fn start(service: &DoorService, tls: Option<&ServerTls>) -> Result<(Self, Ends), GrpcError> {
         let count = thread::available_parallelism().map_or(1, Into::into);
         let (drain, draining) = watch::channel(false);
         let (mut workers, ends) = (Self { queues: Vec::with_capacity(count), drain }, FuturesUnordered::new());
         for number in 0..count {
             let (queue, accepted) = mpsc::unbounded_channel();
             let (ended, end) = oneshot::channel();
-            let worker = Worker { accepted, routes: routes.clone(), tls: tls.cloned(), draining: draining.clone() };
+            let worker = Worker { accepted, service: service.clone(), tls: tls.cloned(), draining: draining.clone() };
             let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(GrpcError::Thread)?;
             let work = move || drop(ended.send(runtime.block_on(worker.run())));
             thread::Builder::new().name(format!("grpc-{number}")).spawn(work).map_err(GrpcError::Thread)?;
@@ -94,24 +94,24 @@ async fn accept(listener: &TcpListener) -> io::Result<net::TcpStream> {
 
 struct Worker {
     accepted: mpsc::UnboundedReceiver<net::TcpStream>,
-    routes: Routes,
+    service: DoorService,
     tls: Option<ServerTls>,
     draining: watch::Receiver<bool>,
 }
 
 impl Worker {
     async fn run(self) -> Result<(), GrpcError> {
-        let Self { accepted, routes, tls, draining } = self;
+        let Self { accepted, service, tls, draining } = self;
         let (mut is_told, mut is_cut) = (draining.clone(), draining);
         let told = async move { drop(is_told.wait_for(|drain| *drain).await) };
         let cut = async move { while is_cut.changed().await.is_ok() {} };
 
         let accepted = UnboundedReceiverStream::new(accepted).map(TcpStream::from_std);
-        let server = Server::builder().http2_keepalive_interval(Some(KEEPALIVE_INTERVAL)).add_routes(routes);
+        let server = limited(Server::builder());
         let serving = async {
             match tls {
-                None => server.serve_with_incoming_shutdown(accepted, told).await,
-                Some(tls) => server.serve_with_incoming_shutdown(tls.handshake_all(accepted), told).await,
+                None => server.serve_with_incoming_shutdown(service, accepted, told).await,
+                Some(tls) => server.serve_with_incoming_shutdown(service, tls.handshake_all(accepted), told).await,
             }
         };
         tokio::select! {
