@@ -4,4 +4,5 @@ mod answer;
 pub mod grpc;
 pub mod http;
 mod in_flight;
+pub mod listen;
 pub mod tls;

@@ -65,6 +65,7 @@ mod log_overflow;
 mod manifests;
 mod offload;
 mod outage;
+mod overload;
 mod packaging;
 mod peers;
 mod registry_commands;
