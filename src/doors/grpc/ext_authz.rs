@@ -6,11 +6,16 @@ use envoy_types::ext_authz::v3::pb::{Authorization, CheckRequest, CheckResponse}
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{answer::respond, request::presented, service::Refused};
-use crate::{doors::answer::Language, engine::verify::Verifier};
+use crate::{
+    doors::{answer::Language, listen::Standing},
+    engine::verify::Verifier,
+};
 
 pub(super) struct ExtAuthz {
     pub(super) verifier: Arc<Verifier>,
     pub(super) language: Arc<Language>,
+    /// Of the connection that this answers.
+    pub(super) standing: Standing,
 }
 
 #[async_trait]
@@ -23,6 +28,7 @@ impl Authorization for ExtAuthz {
             None => self.verifier.decide(&presented).await,
             Some(reason) => self.verifier.refuse(&presented, reason),
         };
+        self.standing.note(&verdict);
         Ok(Response::new(respond(&verdict, &self.language)))
     }
 }

@@ -32,7 +32,7 @@ use self::{
 };
 use super::{
     answer::Language,
-    listen::{self, Activity, Connection, ListenError, Listening, Protocol, Served, Stage, Stages, Stream, Watched},
+    listen::{self, Activity, Connection, ListenError, Listening, Protocol, Served, Stage, Stages, Standing, Stream, Watched},
     tls::ServerTls,
 };
 use crate::engine::{readiness::Readiness, verify::Verifier};
@@ -84,30 +84,55 @@ impl GrpcDoor {
             .build_v1()
             .map_err(GrpcError::Reflection)?
             .max_decoding_message_size(SMALL_MESSAGE_MAX);
-        let verification = PluginVerification { verifier: Arc::clone(&self.verifier), language: Arc::clone(&self.language) };
-        let ext_authz = ExtAuthz { verifier: self.verifier, language: self.language };
-        let service = DoorService {
-            // What is too large for these has been refused before.
-            authorization: AuthorizationServer::new(ext_authz).max_decoding_message_size(usize::MAX),
-            verification: VerificationServer::new(verification).max_decoding_message_size(usize::MAX),
+        let services = Services {
+            verifier: self.verifier,
+            language: self.language,
             others: Routes::new(health).add_service(reflection).prepare(),
             limits: Limits::new(self.max_message, self.max_in_flight),
         };
         tokio::spawn(report_health(self.readiness, reporter, listening.stages.clone()));
         let threads = thread::available_parallelism().map_or(1, Into::into);
-        Ok(listen::serve(listener, threads, tls.map(ServerTls::for_grpc), &service, listening)?)
+        Ok(listen::serve(listener, threads, tls.map(ServerTls::for_grpc), &services, listening)?)
     }
 }
 
-impl Protocol for DoorService {
+/// Everything that the door answers.
+#[derive(Clone)]
+struct Services {
+    verifier: Arc<Verifier>,
+    language: Arc<Language>,
+    /// Health and reflection.
+    others: Routes,
+    limits: Limits,
+}
+
+impl Services {
+    /// For one connection.
+    fn answering(&self, standing: &Standing) -> DoorService {
+        let (verifier, language) = (Arc::clone(&self.verifier), Arc::clone(&self.language));
+        let ext_authz = ExtAuthz { verifier, language, standing: standing.clone() };
+        let (verifier, language) = (Arc::clone(&self.verifier), Arc::clone(&self.language));
+        let verification = PluginVerification { verifier, language, standing: standing.clone() };
+        DoorService {
+            // What is too large for these has been refused before.
+            authorization: AuthorizationServer::new(ext_authz).max_decoding_message_size(usize::MAX),
+            verification: VerificationServer::new(verification).max_decoding_message_size(usize::MAX),
+            others: self.others.clone(),
+            limits: self.limits.clone(),
+            standing: standing.clone(),
+        }
+    }
+}
+
+impl Protocol for Services {
     type Ready = Self;
 
     async fn prepare(self) -> Self {
         self
     }
 
-    fn serve<S: Stream>(service: &Self, stream: Watched<S>, _: Option<SocketAddr>, activity: &Rc<Activity>) -> impl Connection {
-        listen::serve_http2(stream, activity, TowerToHyperService::new(service.clone()))
+    fn serve<S: Stream>(services: &Self, stream: Watched<S>, _: Option<SocketAddr>, activity: &Rc<Activity>) -> impl Connection {
+        listen::serve_http2(stream, activity, TowerToHyperService::new(services.answering(activity.standing())))
     }
 
     fn refusal() -> Vec<u8> {

@@ -35,7 +35,10 @@ use super::{
 };
 use crate::{
     domain::decision::DenialReason,
-    doors::in_flight::{HeldBytes, Served},
+    doors::{
+        in_flight::{HeldBytes, Served},
+        listen::Standing,
+    },
 };
 
 /// What is asked in streams.
@@ -43,7 +46,7 @@ const REFLECTION: &str = "grpc.reflection.v1.ServerReflection";
 /// A message of no bytes, uncompressed.
 const NO_MESSAGE: Bytes = Bytes::from_static(&[0; 5]);
 
-/// Everything that this door answers.
+/// Everything that this door answers, for one connection.
 #[derive(Clone)]
 pub(super) struct DoorService {
     pub(super) authorization: AuthorizationServer<ExtAuthz>,
@@ -51,6 +54,8 @@ pub(super) struct DoorService {
     /// Health and reflection.
     pub(super) others: Routes,
     pub(super) limits: Limits,
+    /// Of the connection.
+    pub(super) standing: Standing,
 }
 
 /// A check with this among its extensions is refused, whatever is in it.
@@ -100,6 +105,7 @@ impl<B: Incoming> Service<Request<B>> for DoorService {
     }
 
     fn call(&mut self, request: Request<B>) -> Answering<B> {
+        self.standing.begin();
         let (head, body) = request.into_parts();
         let asked = Asked::at(head.uri.path());
         let max = match asked {

@@ -17,13 +17,18 @@ use crate::{
         presented::{Body, Credentials, Door, OriginalRequest, Presented, Stated},
         scope::Scopes,
     },
-    doors::answer::{Language, RETRY_AFTER_SECONDS, Refusal, RefusalKind, identity_values, name, spoken},
+    doors::{
+        answer::{Language, RETRY_AFTER_SECONDS, Refusal, RefusalKind, identity_values, name, spoken},
+        listen::Standing,
+    },
     engine::verify::{Verdict, Verifier},
 };
 
 pub(super) struct PluginVerification {
     pub(super) verifier: Arc<Verifier>,
     pub(super) language: Arc<Language>,
+    /// Of the connection that this answers.
+    pub(super) standing: Standing,
 }
 
 #[async_trait]
@@ -36,6 +41,7 @@ impl Verification for PluginVerification {
             None => self.verifier.decide(&presented).await,
             Some(reason) => self.verifier.refuse(&presented, reason),
         };
+        self.standing.note(&verdict);
         Ok(Response::new(respond(&verdict, &self.language)))
     }
 }
