@@ -269,7 +269,7 @@ impl App {
         let issuer =
             issuing::build(settings, &ports, store, Arc::clone(&local_hints), Arc::clone(&verifier), observer, token_observer)?;
         let readiness = Readiness::new(Arc::clone(clock), Arc::clone(&directory), nonces, Arc::new(foundation.database.clone()));
-        watching.observe(&known, &foundation.cached_sets, &readiness, redis.clone());
+        watching.observe(&known, &foundation.cached_sets, &readiness, redis.clone(), log.clone());
         let language = Arc::new(language(settings));
         let url_prefix: Arc<str> = settings.server.url_prefix.as_str().into();
         let admin_token = admin_token(&settings.admin)?;
@@ -289,7 +289,13 @@ impl App {
                 Arc::clone(&url_prefix),
                 settings.server.max_in_flight as usize,
             )?,
-            grpc: GrpcDoor { verifier: Arc::clone(&verifier), readiness: readiness.clone(), language: Arc::clone(&language) },
+            grpc: GrpcDoor {
+                verifier: Arc::clone(&verifier),
+                readiness: readiness.clone(),
+                language: Arc::clone(&language),
+                max_message: settings.server.grpc.max_message,
+                max_in_flight: settings.server.max_in_flight as usize,
+            },
             admin: AdminDoor {
                 registry: foundation.registry(local_hints, "admin-api"),
                 issuer: issuer.clone(),

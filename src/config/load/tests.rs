@@ -94,6 +94,7 @@ fn bad_values_are_named_with_their_source_and_what_is_accepted() {
         ("[self_signed]\ntolerance = \"2h\"", &[], &["`self_signed.tolerance`", "countersign.toml", "1h"]),
         ("[self_signed]\nrequire = [\"jti\"]", &[], &["`self_signed.require`", "`htm`"]),
         ("[telemetry]\nlog_format = \"xml\"", &[], &["`telemetry.log_format`", "`json`", "`text`"]),
+        ("[telemetry]\nlog_overflow = \"block\"", &[], &["`telemetry.log_overflow`", "`drop`", "`wait`"]),
         ("[telemetry]\nlog = \"loud\"", &[], &["`telemetry.log`", "debug"]),
         ("[database]\nurl = \"oracle://u:hunter2@h\"", &[], &["`database.url`", "postgres://"]),
         ("", &[("COUNTERSIGN_NONCE__URL", "memcached://h")], &["`nonce.url`", "redis://"]),
@@ -112,6 +113,8 @@ fn bad_values_are_named_with_their_source_and_what_is_accepted() {
         ("[issuer]\nsigning_key_delay = \"8d\"", &[], &["`issuer.signing_key_delay`", "7d"]),
         ("[server]\nurl_prefix = \"auth\"", &[], &["`server.url_prefix`", "`/auth`"]),
         ("[server.tls]\ncert = \"a.pem\"", &[], &["`server.tls.cert`", "`server.tls.key`"]),
+        ("[server.grpc]\nmax_message = 16777217", &[], &["`server.grpc.max_message`", "countersign.toml", "16777216"]),
+        ("", &[("COUNTERSIGN_SERVER__GRPC__MAX_MESSAGE", "1")], &["`server.grpc.max_message`", "16384"]),
         ("server = 5", &[], &["`server`"]),
     ] {
         let error = message(text, environment);

@@ -26,6 +26,7 @@ pub(super) async fn alive() -> HttpResponse {
 
 /// 200 if decisions can be made and the service is not about to end, else 503; either way with the state of each dependency, and with why
 /// those are missing that are. Decisions go on without the registry for a while, logins and changes do not.
+/// A log that nobody reads is a warning: decisions do not wait for it.
 async fn ready(door: web::Data<AdminDoor>) -> HttpResponse {
     let states = door.readiness.check().await;
     let registry = door.readiness.registry();
@@ -52,6 +53,10 @@ async fn ready(door: web::Data<AdminDoor>) -> HttpResponse {
     let mut body = json!({ "result": is_ready, "dependencies": dependencies });
     if !reasons.is_empty() {
         body["reasons"] = Value::Object(reasons);
+    }
+    let lost = door.log.lines_being_lost();
+    if lost > 0 {
+        body["warnings"] = json!({ "log": format!("nobody reads standard error: {lost} lines were dropped so far") });
     }
     let mut response = if is_ready { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
     response.insert_header((header::CACHE_CONTROL, "no-store")).json(body)
