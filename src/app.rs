@@ -16,10 +16,10 @@ use std::{future::Future, net::SocketAddr, path::PathBuf, sync::Arc, time::Durat
 pub use crate::telemetry::log::LogControl;
 pub use apart::{Check, FirstKey, Shown, check, explain, issuer, registry, show};
 pub use clock::SystemClock;
+use futures_util::future::{FusedFuture as _, FutureExt as _};
 pub use importing::{LegacySystem, LegacyUsers, import, legacy_source};
 pub use migrating::{MigrationState, MigrationStep, migrate_down, migrate_up, migrate_up_telling, migration_status};
 pub use signing_keys::{ListedKey, SigningKeyError, rotate_signing_key, signing_keys};
-use futures_util::future::{FusedFuture as _, FutureExt as _};
 use tokio::{
     net::TcpListener,
     sync::{oneshot, watch},
@@ -358,7 +358,8 @@ impl App {
         let mut http = self.http.serve(listeners.http, self.tls.as_ref(), http)?;
         let mut grpc = self.grpc.serve(listeners.grpc, self.tls.as_ref(), grpc)?;
         let mut admin = self.admin.serve(listeners.admin, admin)?;
-        let mut all_ended = std::pin::pin!(async { tokio::try_join!(http.ended(), grpc.ended(), admin.ended()).map(|_| ()) }.fuse());
+        let mut all_ended =
+            std::pin::pin!(async { tokio::try_join!(http.ended(), grpc.ended(), admin.ended()).map(|_| ()) }.fuse());
 
         let mut ended = tokio::select! {
             () = shutdown => Ok(()),

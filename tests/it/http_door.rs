@@ -90,10 +90,11 @@ async fn an_announced_body_is_not_waited_for() {
 async fn an_old_client_may_keep_its_connection() {
     let (_deployment, countersign, key) = alice();
     let mut stream = TcpStream::connect(countersign.http).await.unwrap();
-    for (connection, kept) in [("keep-alive", "connection: keep-alive\r\n"), ("keep-alive", "HTTP/1.0 200"), ("close", "HTTP/1.0 200")] {
+    for (connection, kept) in
+        [("keep-alive", "connection: keep-alive\r\n"), ("keep-alive", "HTTP/1.0 200"), ("close", "HTTP/1.0 200")]
+    {
         let token = Claims::of("alice").authorization(&key);
-        let question =
-            format!("GET /validate_request HTTP/1.0\r\nConnection: {connection}\r\nAuthorization: {token}\r\n\r\n");
+        let question = format!("GET /validate_request HTTP/1.0\r\nConnection: {connection}\r\nAuthorization: {token}\r\n\r\n");
         stream.write_all(question.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
         while !answer.ends_with(b"\r\n\r\n") {

@@ -84,7 +84,7 @@ impl GrpcDoor {
             .add_service(reflection);
         tokio::spawn(report_health(self.readiness, reporter, listening.stages.clone()));
         let threads = thread::available_parallelism().map_or(1, Into::into);
-        Ok(listen::serve(listener, threads, tls.map(ServerTls::for_grpc), &Grpc { routes }, listening)?)
+        Ok(listen::serve(listener, threads, tls.map(ServerTls::for_grpc).as_ref(), &Grpc { routes }, listening)?)
     }
 }
 

@@ -88,7 +88,7 @@ impl HttpDoor {
     /// Serves decisions and tokens on `listener`, with a thread for each core.
     pub fn serve(self, listener: TcpListener, tls: Option<&ServerTls>, listening: Listening) -> Result<Served, ListenError> {
         let threads = thread::available_parallelism().map_or(1, Into::into);
-        listen::serve(listener, threads, tls.map(ServerTls::for_http), &self, listening)
+        listen::serve(listener, threads, tls.map(ServerTls::for_http).as_ref(), &self, listening)
     }
 
     /// Where it says that it is alive.

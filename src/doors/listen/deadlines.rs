@@ -29,6 +29,7 @@ const IDLE: u32 = ticks(Duration::from_secs(75));
 /// For the client to take the last answer of a connection, and to close it.
 const LINGER: u32 = ticks(Duration::from_secs(2));
 
+#[allow(clippy::cast_possible_truncation, reason = "a minute or so")]
 const fn ticks(duration: Duration) -> u32 {
     (duration.as_millis() / TICK.as_millis()) as u32
 }
