@@ -162,7 +162,8 @@ impl HttpWorker {
         if place.is_none() && !self.alive_at.iter().any(|path| path == request.uri().path()) {
             return decision::overloaded(&request.into_parts().0, &self.door);
         }
-        self.app.answer(request, peer, activity).await
+        // In a box, so that a decision does not carry the room for it around.
+        Box::pin(self.app.answer(request, peer, activity)).await
     }
 }
 
