@@ -381,7 +381,7 @@ mod tests {
     #[test]
     fn memory_is_given_back_with_the_answer_and_with_the_connection() {
         let (shared, activity) = connected();
-        let large = 20 * 1024 * 1024;
+        let large = 10 * 1024 * 1024;
         assert!(activity.received(large));
         assert!(!activity.received(large), "more than there is");
         activity.request_begun(false);
