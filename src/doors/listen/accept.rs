@@ -129,6 +129,10 @@ impl Accepting {
                 }
             }
         }
+        if let Err(error) = connect_no_more(&listener) {
+            // Then whoever connects in the very moment of the end is cut.
+            tracing::debug!(error = %error, "the kernel goes on completing connections");
+        }
         let end = Instant::now() + LAST_LOOK;
         while let Ok(Ok(accepted)) = tokio::time::timeout_at(end, listener.accept()).await {
             if let Ok((stream, peer)) = detach(accepted) {
@@ -136,6 +140,34 @@ impl Accepting {
             }
         }
     }
+}
+
+/// Has the kernel pass over those who want to connect, so that no connection is completed after the last that is accepted: it would be reset
+/// when the listener is closed, and a client that has sent its question by then cannot tell whether it was read. Who is passed over tries again
+/// within a second, and is refused.
+#[cfg(target_os = "linux")]
+fn connect_no_more(listener: &TcpListener) -> io::Result<()> {
+    use socket2::{SockFilter, SockRef};
+
+    // Instructions of the classic packet filter: BPF_LD | BPF_B | BPF_ABS, BPF_JMP | BPF_JSET | BPF_K, BPF_RET | BPF_K.
+    const LOAD_BYTE: u16 = 0x30;
+    const TEST_BITS: u16 = 0x45;
+    const RETURN: u16 = 0x06;
+    // What a listener's filter looks at begins with the TCP header; a first segment has SYN among its flags.
+    const FLAGS: u32 = 13;
+    const SYN: u32 = 0x02;
+    SockRef::from(listener).attach_filter(&[
+        SockFilter::new(LOAD_BYTE, 0, 0, FLAGS),
+        SockFilter::new(TEST_BITS, 0, 1, SYN),
+        SockFilter::new(RETURN, 0, 0, 0),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+    ])
+}
+
+/// Elsewhere there is a moment in which one that was just completed is reset.
+#[cfg(not(target_os = "linux"))]
+fn connect_no_more(_: &TcpListener) -> io::Result<()> {
+    Ok(())
 }
 
 /// The connection, free to move to another runtime.
