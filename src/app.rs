@@ -55,7 +55,7 @@ use crate::{
         },
         redis::RedisAccess,
         signing_keys::SigningKeyFolder,
-        sql::{ConnectError, SqlRegistry, connect},
+        sql::{ConnectError, Database, Keeper, SchemaError, SqlRegistry, connect},
         usage::{BatchedUsage, UsageWriter},
     },
     telemetry::{
@@ -79,7 +79,7 @@ pub enum AppError {
     Database(#[from] ConnectError),
     /// The migrations failed.
     #[error("the database could not be migrated")]
-    Migration(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Migration(#[source] SchemaError),
     /// The registry in the database cannot be read.
     #[error(transparent)]
     Registry(#[from] RegistryError),
@@ -226,6 +226,7 @@ struct Limits {
 /// What goes on beside the decisions.
 #[derive(Debug)]
 struct Background {
+    keeper: Keeper,
     follower: Follower,
     refresher: Refresher,
     listener: Option<HintListener>,
@@ -267,8 +268,8 @@ impl App {
         let token_observer = Arc::new(TokenObserver::new(&watching.metrics));
         let issuer =
             issuing::build(settings, &ports, store, Arc::clone(&local_hints), Arc::clone(&verifier), observer, token_observer)?;
-        let readiness = Readiness::new(Arc::clone(clock), Arc::clone(&directory), nonces);
-        watching.observe(&known, &foundation.cached_sets, &readiness, redis.clone());
+        let readiness = Readiness::new(Arc::clone(clock), Arc::clone(&directory), nonces, Arc::new(foundation.database.clone()));
+        watching.observe(&known, &foundation.cached_sets, &readiness, redis.clone(), log.clone());
         let language = Arc::new(language(settings));
         let url_prefix: Arc<str> = settings.server.url_prefix.as_str().into();
         let admin_token = admin_token(&settings.admin)?;
@@ -288,7 +289,13 @@ impl App {
                 Arc::clone(&url_prefix),
                 settings.server.max_in_flight as usize,
             )?,
-            grpc: GrpcDoor { verifier: Arc::clone(&verifier), readiness: readiness.clone(), language: Arc::clone(&language) },
+            grpc: GrpcDoor {
+                verifier: Arc::clone(&verifier),
+                readiness: readiness.clone(),
+                language: Arc::clone(&language),
+                max_message: settings.server.grpc.max_message,
+                max_in_flight: settings.server.max_in_flight as usize,
+            },
             admin: AdminDoor {
                 registry: foundation.registry(local_hints, "admin-api"),
                 issuer: issuer.clone(),
@@ -303,6 +310,7 @@ impl App {
                 api_key_lifetime: settings.issuer.api_key_lifetime,
             },
             background: Background {
+                keeper: Keeper::new(foundation.database, move || directory.look()),
                 follower,
                 refresher: foundation.refresher,
                 listener,
@@ -335,6 +343,7 @@ impl App {
         let (drained, draining) = oneshot::channel::<()>();
         let usage = tokio::spawn(self.background.usage_writer.run(async { drop(draining.await) }));
         let mut background = JoinSet::new();
+        background.spawn(self.background.keeper.run(stopped()));
         background.spawn(self.background.follower.run(stopped()));
         background.spawn(self.background.refresher.run(stopped()));
         background.spawn(self.background.signing_keys.watch(Arc::new(SystemClock), stopped()));
@@ -394,6 +403,7 @@ impl App {
 /// What the service and the command line both stand on.
 struct Foundation {
     clock: Arc<dyn Clock>,
+    database: Database,
     store: Arc<SqlRegistry>,
     key_sets: Arc<dyn KeySetSource>,
     cached_sets: Arc<JwksCache>,
@@ -408,10 +418,11 @@ impl Foundation {
             Box::pin(migrate_up(&settings.database)).await?;
         }
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let store = Arc::new(SqlRegistry::new(connect(&settings.database).await?));
+        let database = connect(&settings.database).await?;
+        let store = Arc::new(SqlRegistry::new(database.clone()));
         let reports = Arc::clone(&store) as Arc<dyn FetchReports>;
         let (cached_sets, refresher) = JwksCache::new(&settings.jwks, Arc::clone(&clock), reports)?;
-        Ok(Self { clock, store, key_sets: Arc::new(Arc::clone(&cached_sets)), cached_sets, refresher })
+        Ok(Self { clock, database, store, key_sets: Arc::new(Arc::clone(&cached_sets)), cached_sets, refresher })
     }
 
     fn registry(&self, hints: Arc<dyn ChangeHints>, actor: &str) -> Registry {

@@ -6,12 +6,12 @@ use super::{
     AppError, Foundation, Nonces, SystemClock, admin_token, change_hints, issuing, policy, signing_keys, use_one_crypto_library,
 };
 use crate::{
-    config::Settings,
+    config::{Settings, database::DatabaseSettings},
     domain::presented::Presented,
     doors::tls::ServerTls,
     engine::{
         issue::Issuer,
-        ports::{Clock, IssuerKeySource, PrincipalSource, UsageStore},
+        ports::{Clock, IssuerKeySource, PrincipalSource, RegistryError, RegistryHealth, UsageStore},
         registry::Registry,
         verify::{Explanation, Vantage, Verifier, VerifierPorts},
     },
@@ -20,7 +20,7 @@ use crate::{
         hints, jwks,
         nonce::redis::{ACL_RULES, FailureKind},
         signing_keys::SigningKeyFolder,
-        sql::{SqlRegistry, connect},
+        sql::{SqlRegistry, is_missing_file, look_at},
         usage::BatchedUsage,
     },
     telemetry::{decisions::DecisionObserver, tokens::TokenObserver},
@@ -96,23 +96,21 @@ pub struct Check {
     pub result: Result<(), AppError>,
     /// What should be changed although it can be used, or what would let it be used.
     pub advice: Vec<String>,
+    /// What was found out about it.
+    pub note: Option<String>,
 }
 
 impl Check {
     const fn of(key: &'static str, result: Result<(), AppError>) -> Self {
-        Self { key, result, advice: Vec::new() }
+        Self { key, result, advice: Vec::new(), note: None }
     }
 }
 
 /// Reaches every dependency that `settings` name, without changing anything, and says of each what came of it.
 pub async fn check(settings: &Settings) -> Vec<Check> {
     use_one_crypto_library();
-    let database = async {
-        SqlRegistry::new(connect(&settings.database).await?).newest_change().await?;
-        Ok(())
-    };
     vec![
-        Check::of("database.url", database.await),
+        check_database(&settings.database).await,
         check_nonces(settings).await,
         Check::of("issuer", signing_keys::check(settings).map_err(Into::into)),
         Check::of("jwks", jwks::check(&settings.jwks).map_err(Into::into)),
@@ -120,6 +118,27 @@ pub async fn check(settings: &Settings) -> Vec<Check> {
         Check::of("server.tls", ServerTls::load(&settings.server.tls).map(drop).map_err(Into::into)),
     ]
 }
+
+async fn check_database(settings: &DatabaseSettings) -> Check {
+    let mut note = None;
+    let result = async {
+        if is_missing_file(settings)? {
+            return Err(RegistryError::NotMigrated("there is no such file".into()).into());
+        }
+        let database = look_at(settings).await?;
+        if database.is_pooled() {
+            note = Some(POOLED.to_owned());
+        }
+        SqlRegistry::new(database.clone()).newest_change().await?;
+        database.check().map_err(|trouble| RegistryError::ReadOnly(trouble.into()).into())
+    }
+    .await;
+    Check { note, ..Check::of("database.url", result) }
+}
+
+/// Nothing has to be set.
+const POOLED: &str = "there is a connection pooler, such as PgBouncer, before the database: no statement is prepared by name, and each \
+                      query is a transaction";
 
 async fn check_nonces(settings: &Settings) -> Check {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -140,7 +159,7 @@ async fn check_nonces(settings: &Settings) -> Check {
     if refused {
         advice.push(format!("a Redis user with these rules is enough: {ACL_RULES}"));
     }
-    Check { key: "nonce.url", result, advice }
+    Check { advice, ..Check::of("nonce.url", result) }
 }
 
 /// One question put to both doors of a running service, for `countersign demo`.

@@ -53,7 +53,7 @@ pub struct Contradiction {
 impl Settings {
     /// What can stand, and is likely not meant.
     pub fn warnings(&self) -> Vec<Contradiction> {
-        self.self_signed.warnings()
+        [self.database.warnings(), self.self_signed.warnings()].concat()
     }
 
     fn contradictions(&self) -> Vec<Contradiction> {

@@ -234,6 +234,23 @@ impl Unavailable {
     }
 }
 
+/// Whether the registry can be read and changed, as far as is known.
+pub trait RegistryHealth: Send + Sync {
+    /// Answers from memory.
+    fn check(&self) -> Result<(), RegistryTrouble>;
+}
+
+/// What the registry cannot do. Principals in memory are decided about all the same.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RegistryTrouble {
+    /// It takes no changes, and so no logins.
+    #[error("the database is read-only: {0}")]
+    ReadOnly(String),
+    /// It is out of reach.
+    #[error("the database is out of reach: {0}")]
+    Away(String),
+}
+
 /// The registry of principals, keys and trusts. Every change is one transaction together with its entry in the change feed and
 /// its audit event.
 #[async_trait]

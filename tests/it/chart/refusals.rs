@@ -80,6 +80,7 @@ const REFUSED: &[(&str, &str, &[&str])] = &[
     ("single-node", "strategy: {type: RollingUpdate}", &["strategy.type", "Recreate"]),
     // The rest.
     ("minimal", "tls: {clientCa: {existingSecret: ca}}", &["tls.existingSecret", "tls.clientCa.existingSecret"]),
+    ("minimal", "config: {server: {drain: 2s}}", &["config.server.drain", "drainSeconds"]),
     ("minimal", "terminationGracePeriodSeconds: 12", &["terminationGracePeriodSeconds", "13"]),
     ("minimal", "autoscaling: {enabled: true, minReplicas: 5, maxReplicas: 4}", &["autoscaling.maxReplicas"]),
     ("minimal", "serviceMonitor: {enabled: true}", &["networkPolicy.operators"]),
