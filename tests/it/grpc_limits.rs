@@ -130,27 +130,34 @@ async fn unfinished_streams_take_bounded_memory() {
     let before = countersign.usage().resident_kib;
     let hostile = RawGrpc::connect(countersign.grpc).await;
 
-    let too_large = (0..EACH).map(|_| Sent::part(2 * MIB, &vec![7; 2 * MIB - 1]));
+    let oversize = (0..EACH).map(|_| Sent::part(2 * MIB, &vec![7; 2 * MIB - 1]));
     let withheld = (0..EACH).map(|_| Sent::part(MIB, &vec![7; MIB - 1]));
     let mut answers: FuturesUnordered<_> =
-        too_large.chain(withheld).map(|sent| hostile.call::<CheckResponse>(CHECK, sent)).collect();
-    // What is over the limit, and what there is no room for, is answered at once.
-    let mut most = before;
-    for _ in 0..EACH + EACH / 2 {
-        assert_unavailable(&answers.next().await.unwrap().unwrap());
-        most = most.max(countersign.usage().resident_kib);
-    }
-    ask().await;
-    most = most.max(countersign.usage().resident_kib);
-    while let Some(answer) = answers.next().await {
+        oversize.chain(withheld).map(|sent| hostile.call::<CheckResponse>(CHECK, sent)).collect();
+    let (mut most, mut large) = (before, 0);
+    loop {
+        let answer = tokio::select! {
+            answer = answers.next() => answer,
+            // Meanwhile others are answered, and what they send in parts is, too.
+            () = ask() => {
+                let check = Sent::whole(&check_of(MIB, &Claims::of("alice").authorization(&key)));
+                let answer: CheckResponse = honest.call(CHECK, check).await.unwrap();
+                large += usize::from(answer.status.unwrap().code == 0);
+                most = most.max(countersign.usage().resident_kib);
+                continue;
+            }
+        };
+        let Some(answer) = answer else { break };
         assert_unavailable(&answer.unwrap());
+        most = most.max(countersign.usage().resident_kib);
     }
     ask().await;
 
     assert!(most - before < 160 * 1024, "from {before} to {most} KiB");
+    assert!(large > 0, "no large check was allowed");
     let counts = ["request_too_large", "overloaded", "request_incomplete"].map(|reason| counted(&countersign, reason));
-    let [large, overloaded, incomplete] = futures_util::future::join_all(counts).await.try_into().unwrap();
-    assert_eq!((large, overloaded + incomplete), (EACH, EACH));
+    let [too_large, overloaded, incomplete] = futures_util::future::join_all(counts).await.try_into().unwrap();
+    assert_eq!((too_large, overloaded + incomplete), (EACH, EACH));
     assert!(overloaded >= EACH / 2 && incomplete >= 1, "{overloaded} overloaded, {incomplete} incomplete");
 }
 
