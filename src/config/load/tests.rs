@@ -25,7 +25,7 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(settings.server.http_listen.0.to_string(), "0.0.0.0:8080");
     assert_eq!(settings.server.grpc_listen.0.to_string(), "0.0.0.0:9191");
     assert_eq!(settings.server.admin_listen.0.to_string(), "127.0.0.1:8081");
-    assert_eq!(settings.database.url.expose(), "sqlite://countersign.db?mode=rwc");
+    assert!(settings.database.url.servers().eq(["sqlite://countersign.db?mode=rwc"]));
     assert!(settings.database.migrates_at_start());
     assert!(matches!(settings.nonce.url, NonceUrl::Memory));
     assert_eq!(settings.self_signed.tolerance, Duration::from_secs(20));
@@ -130,6 +130,10 @@ fn contradictions_are_refused() {
     assert!(error.contains("`server.grpc_listen`"), "{error}");
     let error = message("[self_signed]\nscheme = \"bearer\"", &[]);
     assert!(error.contains("`self_signed.scheme`"), "{error}");
+    let error = message("[nonce]\nurl = \"redis://h\"\nca_file = \"ca.pem\"", &[]);
+    assert!(error.contains("`nonce.ca_file`") && error.contains("`rediss`"), "{error}");
+    let error = message("[nonce]\nurl = \"rediss://h\"\nclient_cert = \"c.pem\"", &[]);
+    assert!(error.contains("`nonce.client_cert`") && error.contains("`nonce.client_key`"), "{error}");
     let error = message("[issuer]\nalgorithm = \"ES256\"\nhs256_secret_file = \"secret\"", &[]);
     assert!(error.contains("`issuer.algorithm`") && error.contains("`issuer.hs256_secret_file`"), "{error}");
 }
@@ -140,6 +144,7 @@ fn secrets_are_never_echoed() {
     for (text, environment) in [
         (format!("[database]\nurl = \"oracle://u:{secret}@h\""), vec![]),
         (String::new(), vec![("COUNTERSIGN_NONCE__URL", "redis+sentinel://:hunter2@h")]),
+        ("[nonce]\nurl = \"redis://u:hunter2/@h\"".to_owned(), vec![]),
         (format!("[admin]\ntoken = [\"{secret}\"]"), vec![]),
         (format!("[server]\ntoken_api = \"{secret}\""), vec![]),
     ] {
@@ -171,7 +176,7 @@ fn the_commented_file_has_every_setting_with_its_default() {
     for text in [text, &uncommented.join("\n")] {
         let settings = load_text(text, &[]).unwrap();
         assert_eq!(serde_json::to_value(&settings).unwrap(), defaults);
-        assert_eq!(settings.database.url.expose(), Settings::default().database.url.expose());
+        assert!(settings.database.url.servers().eq(Settings::default().database.url.servers()));
         assert!(settings.admin.token.is_none());
     }
 

@@ -31,6 +31,12 @@ impl Countersign {
         started
     }
 
+    /// Waits until it answers, and not until it is ready, which it may never be.
+    pub fn start_unready(deployment: &Deployment) -> Self {
+        let listeners = [(); 3].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
+        Self::spawn(deployment, deployment.command(&["serve"]), listeners, false)
+    }
+
     /// With at most so many open files.
     pub fn start_with_files(deployment: &Deployment, files: u32) -> Self {
         let listeners = [(); 3].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
@@ -51,11 +57,21 @@ impl Countersign {
         Self::spawn(deployment, command, [http, grpc, admin], false)
     }
 
+    /// Ends it as `signal` has it end, and starts it again with the same listeners, until it is ready.
+    pub fn restart(&mut self, deployment: &Deployment, signal: Signal) {
+        self.process.signal(signal);
+        self.process.exited_within(Duration::from_secs(15));
+        self.start_again(deployment);
+    }
+
+    /// Starts it where it was, after it ended.
+    pub fn start_again(&mut self, deployment: &Deployment) {
+        *self = Self::spawn(deployment, deployment.command(&["serve"]), [self.http, self.grpc, self.admin], true);
+    }
+
     /// Ends it as a crash would, and starts another in its place, with the same listeners and the settings of `deployment`.
     pub fn replace(&mut self, deployment: &Deployment) {
-        self.process.signal(Signal::Kill);
-        self.process.exited_within(Duration::from_secs(10));
-        *self = Self::spawn(deployment, deployment.command(&["serve"]), [self.http, self.grpc, self.admin], true);
+        self.restart(deployment, Signal::Kill);
     }
 
     /// With its standard error in a pipe, of which the other end comes back: nobody reads it yet.

@@ -97,6 +97,15 @@ impl Process {
         }
     }
 
+    /// The same to the processes that it started, and to those first: none of them is started meanwhile.
+    pub fn signal_all(&self, signal: Signal) {
+        let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.child.id())).unwrap();
+        for child in children.split_whitespace() {
+            send_to(child, signal);
+        }
+        self.signal(signal);
+    }
+
     /// What it holds at the moment, by the kernel's account.
     pub fn usage(&self) -> Usage {
         let proc = PathBuf::from(format!("/proc/{}", self.child.id()));
@@ -160,6 +169,10 @@ fn is_frozen(id: u32) -> bool {
 
 /// Signals only the process that was started here, which is not yet reaped, so that its id is still its own.
 fn send(child: &Child, signal: Signal) {
+    send_to(&child.id().to_string(), signal);
+}
+
+fn send_to(id: &str, signal: Signal) {
     let name = match signal {
         Signal::Term => "TERM",
         Signal::Quit => "QUIT",
@@ -167,7 +180,6 @@ fn send(child: &Child, signal: Signal) {
         Signal::Stop => "STOP",
         Signal::Continue => "CONT",
     };
-    let status =
-        Command::new("/bin/sh").args(["-c", "kill -s \"$1\" \"$2\"", "kill", name, &child.id().to_string()]).status().unwrap();
-    assert!(status.success() || std::thread::panicking(), "cannot send {name} to {}", child.id());
+    let status = Command::new("/bin/sh").args(["-c", "kill -s \"$1\" \"$2\"", "kill", name, id]).status().unwrap();
+    assert!(status.success() || std::thread::panicking(), "cannot send {name} to {id}");
 }
