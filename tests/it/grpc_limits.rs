@@ -13,7 +13,8 @@ use crate::harness::http::Request;
 use crate::harness::verification::api::{VerifyRequest, VerifyResponse};
 use crate::harness::verification::header;
 use crate::harness::{
-    CheckAnswer, Claims, Countersign, Deployment, Key, RawGrpc, Sent, bare_request, check_request, eventually, http_attributes,
+    CheckAnswer, Claims, Countersign, Deployment, Key, Question, RawGrpc, Redis, Sent, Sluice, bare_request, check_request,
+    eventually, http_attributes,
 };
 
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
@@ -101,6 +102,34 @@ async fn a_message_that_does_not_come_is_not_waited_for() {
     assert_eq!(verified.unwrap().unavailable().http_status, 503);
     assert_eq!(health.unwrap_err().code(), Code::DeadlineExceeded);
     assert_eq!(counted(&countersign, "request_incomplete").await, 5);
+}
+
+/// Before anything is done for it: its nonce is not spent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_check_too_many_is_a_decision_that_says_so() {
+    let redis = Redis::start();
+    let sluice = Sluice::before(redis.address).await;
+    let deployment = Deployment::new().nonces_at(sluice.address()).set("server.max_in_flight", "1");
+    let key = Key::ed25519();
+    deployment.enrol("alice", &key);
+    let countersign = deployment.serve();
+    let token = || Claims::of("alice").authorization(&key);
+    let mut ext_authz = countersign.ext_authz();
+    ext_authz.check(check_request(&token())).await.ok();
+
+    sluice.shut();
+    let (mut another, check) = (countersign.ext_authz(), check_request(&token()));
+    let waiting = tokio::spawn(async move { another.check(check).await });
+    sluice.holds(1).await;
+    let spared = token();
+    assert_unavailable(&ext_authz.check(check_request(&spared)).await.response);
+    let verified = countersign.verification().verify(&Question::with(spared.clone())).await;
+    assert_eq!(verified.unavailable().http_status, 503);
+    sluice.open();
+    waiting.await.unwrap();
+
+    assert_eq!(counted(&countersign, "overloaded").await, 2);
+    ext_authz.check(check_request(&spared)).await.ok();
 }
 
 /// Health asks little, and is not decided about.
