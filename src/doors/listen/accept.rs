@@ -23,6 +23,8 @@ use crate::telemetry::connections::ConnectionCounts;
 const BACKLOG: u32 = 4096;
 /// How long nothing is accepted after that failed: mostly for want of files, which others have to give back first.
 const AFTER_FAILED_ACCEPT: Duration = Duration::from_millis(50);
+/// How often the log tells of that.
+const WARN_INTERVAL: Duration = Duration::from_secs(1);
 /// How long connections that the kernel has completed are looked for before the listener is closed.
 const LAST_LOOK: Duration = Duration::from_millis(20);
 /// Refused connections that are kept open for a moment.
@@ -109,6 +111,7 @@ impl Accepting {
                 }
             }
         };
+        let mut warned = None::<Instant>;
         let mut closing = std::pin::pin!(stages.reached(Stage::Closing));
         loop {
             let accepted = tokio::select! {
@@ -118,7 +121,10 @@ impl Accepting {
             match accepted {
                 Ok((stream, peer)) => hand_out(stream, peer),
                 Err(error) => {
-                    tracing::warn!(error = %error, listener = counts.listener().name(), "a connection could not be accepted");
+                    if warned.is_none_or(|at| at.elapsed() > WARN_INTERVAL) {
+                        warned = Some(Instant::now());
+                        tracing::warn!(error = %error, listener = counts.listener().name(), "a connection could not be accepted");
+                    }
                     tokio::time::sleep(AFTER_FAILED_ACCEPT).await;
                 }
             }
