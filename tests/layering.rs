@@ -45,7 +45,7 @@ const CRATES: [(&str, &[&str]); 26] = [
     ("hyper", &["doors"]),
     ("http_body", &["doors"]),
     ("rustix", &["app::descriptors"]),
-    ("socket2", &["doors::listen"]),
+    ("socket2", &["doors::listen", "stores::redis"]),
     ("utoipa", &["doors::http"]),
     ("governor", &["doors::http"]),
     ("tonic", &["doors::grpc"]),
