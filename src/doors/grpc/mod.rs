@@ -10,6 +10,7 @@ pub mod fuzzing;
 #[allow(clippy::all, clippy::pedantic, unreachable_pub, reason = "made from proto/countersign/v1 by the test beside it")]
 mod generated;
 mod limits;
+mod pending;
 pub mod probe;
 mod request;
 mod service;
