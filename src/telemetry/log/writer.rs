@@ -308,8 +308,8 @@ mod tests {
         let (told, lines_of_teller) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(None::<Lines>)));
         let (telling, teller) = (Arc::clone(&told), Arc::clone(&lines_of_teller));
         let tell = move |lost| {
-            telling.lock().unwrap().push(lost);
             log(teller.lock().unwrap().as_ref().unwrap(), "some were lost\n");
+            telling.lock().unwrap().push(lost);
         };
         let (lines, writing) = start(gate.clone(), LogOverflow::Drop, tell).unwrap();
         *lines_of_teller.lock().unwrap() = Some(lines.clone());
@@ -320,9 +320,10 @@ mod tests {
         assert!(lost > 0 && lines.being_lost() == lost, "{lost}");
 
         gate.open();
-        while lines.being_lost() > 0 {
+        while told.lock().unwrap().is_empty() {
             thread::yield_now();
         }
+        assert_eq!(lines.being_lost(), 0);
         log(&lines, "and then\n");
         drop(writing);
         assert_eq!(*told.lock().unwrap(), [lost]);
