@@ -317,19 +317,21 @@ mod tests {
             log(&lines, LINE);
         }
         let lost = lines.lost();
-        assert!(lost > 0 && lines.being_lost() == lost, "{lost}");
+        assert!(lost > 0 && lines.being_lost() > 0, "{lost}");
 
         gate.open();
-        while told.lock().unwrap().is_empty() {
+        // Some may have been lost before the first batch was taken.
+        while told.lock().unwrap().iter().sum::<u64>() < lost {
             thread::yield_now();
         }
         assert_eq!(lines.being_lost(), 0);
         log(&lines, "and then\n");
         drop(writing);
-        assert_eq!(*told.lock().unwrap(), [lost]);
+        let told = mem::take(&mut *told.lock().unwrap());
+        assert_eq!(told.iter().sum::<u64>(), lost);
         let text = gate.text();
         assert_eq!(text.lines().filter(|line| *line == LINE.trim_end()).count() as u64, MANY - lost);
-        assert_eq!(text.lines().filter(|line| *line == "some were lost").count(), 1);
+        assert_eq!(text.lines().filter(|line| *line == "some were lost").count(), told.len());
         assert_eq!(text.lines().last(), Some("and then"));
     }
 
