@@ -317,7 +317,7 @@ mod tests {
             log(&lines, LINE);
         }
         let lost = lines.lost();
-        assert!(lost > 0 && lines.being_lost() > 0, "{lost}");
+        assert!(lost > 0);
 
         gate.open();
         // Some may have been lost before the first batch was taken.
