@@ -65,6 +65,8 @@ mod offload;
 mod outage;
 mod packaging;
 mod peers;
+mod real_clients;
+mod real_keys;
 mod registry_commands;
 mod replicas;
 mod revocation;

@@ -288,3 +288,5 @@ proptest! {
         }
     }
 }
+
+mod of_other_programs;
