@@ -1,6 +1,6 @@
 """Keys as `cryptography` and PyCryptodome write them, in every format that they have for the kinds of key that Countersign takes.
 
-    key_makers.py FOLDER    writes NAME (private, plain), NAME.encrypted (private, passphrase "test") and NAME.pub
+    key_makers.py FOLDER PASSPHRASE    writes NAME (private, plain), NAME.encrypted (private) and NAME.pub
 """
 
 import pathlib
@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 FOLDER = pathlib.Path(sys.argv[1])
-PASSPHRASE = "test"
+PASSPHRASE = sys.argv[2]
 
 
 def write(name, content):
