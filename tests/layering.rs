@@ -22,21 +22,22 @@ use syn::{
 };
 
 /// Each layer, and what it may import besides itself. `engine::ports` is that module alone.
-const LAYERS: [(&str, &[&str]); 10] = [
+const LAYERS: [(&str, &[&str]); 11] = [
     ("domain", &[]),
-    ("client", &["domain"]),
+    ("roots", &[]),
+    ("client", &["domain", "roots"]),
     ("config", &["domain"]),
-    ("telemetry", &["domain", "config"]),
+    ("telemetry", &["domain", "config", "roots"]),
     ("engine", &["domain", "telemetry"]),
-    ("stores", &["domain", "engine::ports", "config", "telemetry"]),
+    ("stores", &["domain", "engine::ports", "config", "telemetry", "roots"]),
     ("doors", &["domain", "engine", "config", "telemetry"]),
-    ("app", &["domain", "client", "config", "telemetry", "engine", "stores", "doors"]),
-    ("cli", &["app", "engine", "config", "domain", "client"]),
+    ("app", &["domain", "client", "config", "telemetry", "engine", "stores", "doors", "roots"]),
+    ("cli", &["app", "engine", "config", "domain", "client", "roots"]),
     ("main", &["cli"]),
 ];
 
 /// Foreign crates that may be named in these modules alone, by the beginning of their names.
-const CRATES: [(&str, &[&str]); 22] = [
+const CRATES: [(&str, &[&str]); 23] = [
     ("sea_orm", &["stores::sql"]),
     ("sqlx", &["stores::sql"]),
     ("deadpool_redis", &["stores::nonce", "stores::hints"]),
@@ -58,7 +59,8 @@ const CRATES: [(&str, &[&str]); 22] = [
     ("indicatif", &["cli"]),
     ("ratatui", &["cli"]),
     ("crossterm", &["cli"]),
-    ("reqwest", &["stores::jwks", "client::session", "cli::top"]),
+    ("reqwest", &["roots", "stores::jwks", "client::session", "cli::top", "telemetry::otlp"]),
+    ("rustls_native_certs", &["roots"]),
 ];
 
 /// Folders of `stores` that hold several adapters, one for each file. Every other module of `stores` is one adapter.
