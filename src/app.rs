@@ -31,7 +31,12 @@ use tokio::{
 
 use self::watching::Watching;
 use crate::{
-    config::{Secret, Settings, admin::AdminSettings, nonce::NonceUrl},
+    config::{
+        Secret, Settings,
+        admin::{AdminSettings, TOKEN_MIN},
+        nonce::NonceUrl,
+        server::TlsKeys,
+    },
     domain::{fence::Fence, key::KeyError, time::Tolerance},
     doors::{
         grpc::{GrpcDoor, GrpcError},
@@ -121,8 +126,8 @@ pub enum AppError {
     /// Key sets cannot be fetched.
     #[error(transparent)]
     KeySets(#[from] FetcherError),
-    /// The admin token cannot be read.
-    #[error("`admin.token_file` {file:?} cannot be read: {source}")]
+    /// The admin token cannot be read, or is too short.
+    #[error("`admin.token_file` {file:?} cannot be used: {source}")]
     AdminToken {
         /// The file.
         file: PathBuf,
@@ -173,6 +178,7 @@ pub struct App {
     admin: AdminDoor,
     background: Background,
     tls: Option<ServerTls>,
+    admin_tls: Option<ServerTls>,
     watching: Watching,
 }
 
@@ -193,7 +199,8 @@ impl App {
     pub async fn build(settings: &Settings, log: LogControl) -> Result<Self, AppError> {
         let watching = Watching::begin(&settings.telemetry)?;
         let foundation = Foundation::lay(settings).await?;
-        let tls = ServerTls::load(&settings.server.tls)?;
+        let tls = ServerTls::load(&settings.server.tls, TlsKeys::SERVER)?;
+        let admin_tls = ServerTls::load(&settings.admin.tls, TlsKeys::ADMIN)?;
         let Foundation { clock, store, key_sets, .. } = &foundation;
         let (directory, follower) =
             CachedDirectory::start(Arc::clone(store) as Arc<dyn PrincipalSource>, Arc::clone(key_sets), &settings.registry).await?;
@@ -246,6 +253,8 @@ impl App {
                 scheme: language.scheme().into(),
                 url_prefix,
                 token: admin_token,
+                allowed_hosts: settings.admin.allowed_hosts.clone(),
+                failures_per_peer: settings.admin.failures_per_peer,
                 open_key_registration: settings.admin.open_key_registration,
                 api_key_lifetime: settings.issuer.api_key_lifetime,
             },
@@ -259,6 +268,7 @@ impl App {
                 redis,
             },
             tls,
+            admin_tls,
             watching,
         })
     }
@@ -284,8 +294,9 @@ impl App {
         if let Some(listener) = self.background.listener {
             background.spawn(listener.run(stopped()));
         }
-        let watcher = self.tls.clone().map(|tls| tokio::spawn(tls.watch()));
-        let admin = self.admin.serve(listeners.admin, DRAIN).map_err(AppError::Http)?;
+        let watched = [&self.tls, &self.admin_tls].into_iter().flatten().cloned();
+        let watchers: Vec<_> = watched.map(|tls| tokio::spawn(tls.watch())).collect();
+        let admin = self.admin.serve(listeners.admin, self.admin_tls.as_ref(), DRAIN).map_err(AppError::Http)?;
         let decisions = self.http.serve(listeners.http, self.tls.as_ref(), DRAIN).map_err(AppError::Http)?;
 
         let (mut decisions_done, mut admin_done) = (tokio::spawn(decisions.done), tokio::spawn(admin.done));
@@ -310,7 +321,7 @@ impl App {
         // Every decision is made: what they used is written last.
         drop(drained);
         drop(usage.await);
-        if let Some(watcher) = watcher {
+        for watcher in watchers {
             watcher.abort();
         }
         self.watching.end().await;
@@ -369,6 +380,10 @@ fn admin_token(settings: &AdminSettings) -> Result<Option<Secret>, AppError> {
     let token = token.trim();
     if token.is_empty() {
         let source = std::io::Error::other("it is empty");
+        return Err(AppError::AdminToken { file: file.clone(), source });
+    }
+    if token.chars().count() < TOKEN_MIN {
+        let source = std::io::Error::other(format!("it holds fewer than {TOKEN_MIN} characters"));
         return Err(AppError::AdminToken { file: file.clone(), source });
     }
     Ok(Some(Secret::new(token)))

@@ -6,7 +6,7 @@ use super::{
     AppError, Foundation, Nonces, SystemClock, admin_token, change_hints, issuing, policy, signing_keys, use_one_crypto_library,
 };
 use crate::{
-    config::Settings,
+    config::{Settings, server::TlsKeys},
     domain::presented::Presented,
     doors::tls::ServerTls,
     engine::{
@@ -15,6 +15,7 @@ use crate::{
         registry::Registry,
         verify::{Explanation, Vantage, Verifier, VerifierPorts},
     },
+    roots::Roots,
     stores::{
         cache::CachedDirectory,
         hints, jwks,
@@ -94,13 +95,15 @@ pub struct Check {
     pub key: &'static str,
     /// Whether it can be used.
     pub result: Result<(), AppError>,
+    /// What is done with it.
+    pub notes: Vec<String>,
     /// What should be changed although it can be used, or what would let it be used.
     pub advice: Vec<String>,
 }
 
 impl Check {
     const fn of(key: &'static str, result: Result<(), AppError>) -> Self {
-        Self { key, result, advice: Vec::new() }
+        Self { key, result, notes: Vec::new(), advice: Vec::new() }
     }
 }
 
@@ -115,10 +118,29 @@ pub async fn check(settings: &Settings) -> Vec<Check> {
         Check::of("database.url", database.await),
         check_nonces(settings).await,
         Check::of("issuer", signing_keys::check(settings).map_err(Into::into)),
-        Check::of("jwks", jwks::check(&settings.jwks).map_err(Into::into)),
+        check_key_sets(settings),
         Check::of("admin", admin_token(&settings.admin).map(drop)),
-        Check::of("server.tls", ServerTls::load(&settings.server.tls).map(drop).map_err(Into::into)),
+        Check::of("server.tls", ServerTls::load(&settings.server.tls, TlsKeys::SERVER).map(drop).map_err(Into::into)),
+        Check::of("admin.tls", ServerTls::load(&settings.admin.tls, TlsKeys::ADMIN).map(drop).map_err(Into::into)),
+        check_roots(),
     ]
+}
+
+fn check_key_sets(settings: &Settings) -> Check {
+    let (notes, result) = match jwks::check(&settings.jwks) {
+        Ok(notes) => (notes, Ok(())),
+        Err(error) => (Vec::new(), Err(error.into())),
+    };
+    Check { notes, ..Check::of("jwks", result) }
+}
+
+/// What servers are verified by. Whoever connects to none over TLS needs none.
+fn check_roots() -> Check {
+    let (notes, advice) = match Roots::load(None) {
+        Ok(roots) => (vec![roots.to_string()], Vec::new()),
+        Err(error) => (Vec::new(), vec![error.to_string()]),
+    };
+    Check { key: "outgoing TLS", result: Ok(()), notes, advice }
 }
 
 async fn check_nonces(settings: &Settings) -> Check {
@@ -140,7 +162,7 @@ async fn check_nonces(settings: &Settings) -> Check {
     if refused {
         advice.push(format!("a Redis user with these rules is enough: {ACL_RULES}"));
     }
-    Check { key: "nonce.url", result, advice }
+    Check { key: "nonce.url", result, notes: Vec::new(), advice }
 }
 
 /// One question put to both doors of a running service, for `countersign demo`.

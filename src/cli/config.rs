@@ -19,9 +19,10 @@ pub(super) fn run(command: &ConfigCommand, settings: &Settings) -> super::Outcom
 fn check(settings: &Settings) -> super::Outcome {
     let results = super::block_on(app::check(settings))?;
     let mut failures = Vec::new();
-    for app::Check { key, result, advice } in results {
+    for app::Check { key, result, notes, advice } in results {
         match result {
-            Ok(()) => super::print(&format!("{key:<14} ok\n"))?,
+            Ok(()) if notes.is_empty() => super::print(&format!("{key:<14} ok\n"))?,
+            Ok(()) => super::print(&format!("{key:<14} ok: {}\n", notes.join("; ")))?,
             Err(error) => failures.push(format!("{key}: {}", super::one_line(&error))),
         }
         for advice in advice {

@@ -7,6 +7,7 @@ mod body;
 mod etag;
 mod explain;
 mod fields;
+mod hosts;
 mod keys;
 mod log;
 mod openapi;
@@ -22,8 +23,8 @@ use std::{net::TcpListener, sync::Arc, time::Duration};
 
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, Resource, Route, middleware::from_fn, web};
 
-use self::{path::Mount, problem::Problem};
-use super::{KEEP_ALIVE, REQUEST_HEAD_TIMEOUT, RunningServer, gate::Gate, get, health, not_found};
+use self::{auth::Entrance, hosts::Hosts, path::Mount, problem::Problem};
+use super::{KEEP_ALIVE, REQUEST_HEAD_TIMEOUT, RunningServer, get, health, not_found};
 use crate::{
     config::Secret,
     doors::tls::ServerTls,
@@ -52,6 +53,10 @@ pub struct AdminDoor {
     pub url_prefix: Arc<str>,
     /// What opens the admin API; nothing does where there is none.
     pub token: Option<Secret>,
+    /// The names that it goes by besides addresses and `localhost`.
+    pub allowed_hosts: Vec<String>,
+    /// Wrong tokens that a peer may present in a minute; 0 is no limit.
+    pub failures_per_peer: u32,
     /// Whether API keys may be registered without that token.
     pub open_key_registration: bool,
     /// How long an API key may be used where nothing else is said.
@@ -60,11 +65,12 @@ pub struct AdminDoor {
 
 impl AdminDoor {
     /// Serves on `listener`.
-    pub fn serve(self, listener: TcpListener, drain: Duration) -> std::io::Result<RunningServer> {
+    pub fn serve(self, listener: TcpListener, tls: Option<&ServerTls>, drain: Duration) -> std::io::Result<RunningServer> {
         let (prefix, is_open) = (Arc::clone(&self.url_prefix), self.open_key_registration);
-        let gate = web::Data::new(Gate::new(self.token.as_ref()));
+        let entrance = Entrance::new(self.token.as_ref(), Hosts::new(&self.allowed_hosts), self.failures_per_peer);
+        let entrance = web::Data::new(entrance);
         let routes = move |config: &mut web::ServiceConfig| {
-            config.app_data(gate.clone());
+            config.app_data(entrance.clone());
             health::routes(config, "");
             api(config, "");
             registration::routes(config, "", is_open);
@@ -75,7 +81,7 @@ impl AdminDoor {
             }
         };
         let server = HttpServer::new(app!(self, routes)).shutdown_timeout(drain.as_secs()).workers(1);
-        run!(server, listener, None::<&ServerTls>)
+        run!(server, listener, tls)
     }
 
     /// The registry, changed by whoever sends `request`.

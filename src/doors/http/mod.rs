@@ -33,6 +33,7 @@ mod health;
 mod original;
 pub mod probe;
 mod reading;
+mod throttle;
 mod tokens;
 
 use std::{future::Future, net::TcpListener, sync::Arc, time::Duration};

@@ -99,7 +99,7 @@ pub(super) async fn introspect(
         let presented = credentials(request.headers(), &AUTHORIZATION);
         let verdict = api.issuer.caller(presented).await;
         let refuse = || match (presented, attempt.failed()) {
-            (Credentials::One(_) | Credentials::Unusable, Err(too_many)) => too_many,
+            (Credentials::One(_) | Credentials::Unusable, Err(too_many)) => too_many.into(),
             _ => Problem::forbidden("invalid_request", ASKER),
         };
         Some(caller(verdict, refuse)?.principal().id)
@@ -136,7 +136,7 @@ pub(super) async fn revoke(request: HttpRequest, payload: web::Payload, api: web
         let refuse = || match (presented, attempt.failed()) {
             (Credentials::None, _) => Problem::no_credentials(CALLER),
             (Credentials::One(_) | Credentials::Unusable, Ok(())) => Problem::unauthorized("invalid_token", CALLER),
-            (Credentials::One(_) | Credentials::Unusable, Err(too_many)) => too_many,
+            (Credentials::One(_) | Credentials::Unusable, Err(too_many)) => too_many.into(),
         };
         Some(caller(verdict, refuse)?.principal().id)
     };

@@ -13,10 +13,10 @@ use super::{
     body::{self, Form},
     fresh,
     problem::{Failure, Problem},
-    throttle::{Attempt, Claimant},
 };
 use crate::{
     domain::{opaque::OpaqueToken, principal::Username, scope::Scopes, token::UntrustedToken},
+    doors::http::throttle::{Attempt, Claimant},
     engine::issue::{IssueError, Issued},
 };
 
@@ -97,7 +97,7 @@ async fn refresh(api: &TokenApi, form: &Form, client: Option<&Client<'_>>, attem
 /// What to say where no token is given: `denied` where what was presented is at fault, which then counts.
 fn refused(error: &IssueError, denied: Problem, attempt: &Attempt<'_>) -> Problem {
     match Failure::from(error) {
-        Failure::Refused => attempt.failed().err().unwrap_or(denied),
+        Failure::Refused => attempt.failed().err().map_or(denied, Into::into),
         Failure::ScopeNotHeld => Problem::token_endpoint("invalid_scope", "a scope was asked for that the client does not hold"),
         Failure::Unavailable => Problem::unavailable(),
     }
