@@ -2,6 +2,7 @@
 
 mod apart;
 mod clock;
+mod descriptors;
 mod importing;
 mod issuing;
 mod migrating;
@@ -10,13 +11,7 @@ mod watching;
 #[cfg(test)]
 mod world;
 
-use std::{
-    future::Future,
-    net::{SocketAddr, TcpListener},
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{future::Future, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 pub use crate::telemetry::log::LogControl;
 pub use apart::{Check, FirstKey, Shown, check, explain, issuer, registry, show};
@@ -25,6 +20,7 @@ pub use importing::{LegacySystem, LegacyUsers, import, legacy_source};
 pub use migrating::{MigrationState, MigrationStep, migrate_down, migrate_up, migrate_up_telling, migration_status};
 pub use signing_keys::{ListedKey, SigningKeyError, rotate_signing_key, signing_keys};
 use tokio::{
+    net::TcpListener,
     sync::{oneshot, watch},
     task::JoinSet,
 };
@@ -34,13 +30,13 @@ use crate::{
     config::{
         Secret, Settings,
         admin::{AdminSettings, TOKEN_MIN},
-        nonce::NonceUrl,
         server::TlsKeys,
     },
     domain::{fence::Fence, key::KeyError, time::Tolerance},
     doors::{
         grpc::{GrpcDoor, GrpcError},
         http::{AdminDoor, BadHeaderName, HttpDoor, Language, TokenDoor},
+        listen::{Bound, ListenError, Listening, Stage, Stages},
         tls::{ServerTls, TlsError},
     },
     engine::{
@@ -61,21 +57,23 @@ use crate::{
             memory::MemoryNonceStore,
             redis::{BadRedis, RedisNonceStore},
         },
+        redis::RedisAccess,
         signing_keys::SigningKeyFolder,
-        sql::{ConnectError, SqlRegistry, connect},
+        sql::{ConnectError, Database, Keeper, SchemaError, SqlRegistry, connect},
         usage::{BatchedUsage, UsageWriter},
     },
     telemetry::{
         TelemetryError,
+        connections::ConnectionCounts,
         decisions::DecisionObserver,
         log::{LogError, LogGuard},
         tokens::TokenObserver,
     },
 };
 
-/// How long in-flight requests may take to finish once the service is told to stop. Together with closing the stores it stays
-/// under the 10 s after which orchestrators lose patience.
-const DRAIN: Duration = Duration::from_secs(7);
+/// How long requests in flight may take to finish once nothing new is taken. Together with the usual `server.drain` and closing the
+/// stores it stays under the 10 s after which orchestrators lose patience.
+const FINISH: Duration = Duration::from_secs(5);
 
 /// Why the service cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -85,7 +83,7 @@ pub enum AppError {
     Database(#[from] ConnectError),
     /// The migrations failed.
     #[error("the database could not be migrated")]
-    Migration(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Migration(#[source] SchemaError),
     /// The registry in the database cannot be read.
     #[error(transparent)]
     Registry(#[from] RegistryError),
@@ -114,9 +112,9 @@ pub enum AppError {
     /// A header name in the settings cannot be used.
     #[error(transparent)]
     HeaderName(#[from] BadHeaderName),
-    /// An HTTP server failed.
-    #[error("an HTTP server failed")]
-    Http(#[source] std::io::Error),
+    /// A listener failed.
+    #[error(transparent)]
+    Serving(#[from] ListenError),
     /// The gRPC server failed.
     #[error(transparent)]
     Grpc(#[from] GrpcError),
@@ -147,26 +145,65 @@ pub fn init_log(settings: &Settings) -> Result<LogGuard, LogError> {
     crate::telemetry::log::init(&settings.telemetry)
 }
 
-/// Sockets that are bound and not yet served.
+/// Addresses that are taken, and that nobody can connect to yet: until decisions can be made, gateways should ask others.
 #[derive(Debug)]
 pub struct Listeners {
     /// For decisions over HTTP.
-    pub http: TcpListener,
+    pub http: Bound,
     /// For decisions over gRPC.
-    pub grpc: TcpListener,
+    pub grpc: Bound,
     /// For operators.
-    pub admin: TcpListener,
+    pub admin: Bound,
 }
 
+/// The same, and others can connect.
+#[derive(Debug)]
+pub struct OpenListeners {
+    http: TcpListener,
+    grpc: TcpListener,
+    admin: TcpListener,
+}
+
+const LISTENERS: [&str; 3] = ["server.http_listen", "server.grpc_listen", "server.admin_listen"];
+
 impl Listeners {
-    /// Binds the addresses of the settings.
+    /// Takes the addresses of the settings.
     pub fn bind(settings: &Settings) -> Result<Self, AppError> {
-        let bind = |key, address| TcpListener::bind(address).map_err(|source| AppError::Listen { key, address, source });
+        let bind = |key, address| Bound::bind(address).map_err(|source| AppError::Listen { key, address, source });
+        let [http, grpc, admin] = LISTENERS;
         Ok(Self {
-            http: bind("server.http_listen", settings.server.http_listen.0)?,
-            grpc: bind("server.grpc_listen", settings.server.grpc_listen.0)?,
-            admin: bind("server.admin_listen", settings.server.admin_listen.0)?,
+            http: bind(http, settings.server.http_listen.0)?,
+            grpc: bind(grpc, settings.server.grpc_listen.0)?,
+            admin: bind(admin, settings.server.admin_listen.0)?,
         })
+    }
+
+    /// Lets others connect, once decisions can be made. To be called on a runtime.
+    pub fn open(self) -> Result<OpenListeners, AppError> {
+        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+        let open = |key, bound: Bound| {
+            let address = bound.local_addr().unwrap_or(unknown);
+            bound.open().map_err(|source| AppError::Listen { key, address, source })
+        };
+        let [http, grpc, admin] = LISTENERS;
+        Ok(OpenListeners { http: open(http, self.http)?, grpc: open(grpc, self.grpc)?, admin: open(admin, self.admin)? })
+    }
+}
+
+impl OpenListeners {
+    /// Where decisions over HTTP are listened for.
+    pub fn http(&self) -> std::io::Result<SocketAddr> {
+        self.http.local_addr()
+    }
+
+    /// The same over gRPC.
+    pub fn grpc(&self) -> std::io::Result<SocketAddr> {
+        self.grpc.local_addr()
+    }
+
+    /// Where operators are.
+    pub fn admin(&self) -> std::io::Result<SocketAddr> {
+        self.admin.local_addr()
     }
 }
 
@@ -179,12 +216,22 @@ pub struct App {
     background: Background,
     tls: Option<ServerTls>,
     admin_tls: Option<ServerTls>,
+    readiness: Readiness,
+    limits: Limits,
     watching: Watching,
+}
+
+/// How long the service goes on after it was told to stop, and how much it serves at a time.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    drain: Duration,
+    max_connections: usize,
 }
 
 /// What goes on beside the decisions.
 #[derive(Debug)]
 struct Background {
+    keeper: Keeper,
     follower: Follower,
     refresher: Refresher,
     listener: Option<HintListener>,
@@ -211,7 +258,7 @@ impl App {
             redis.start().await?;
         }
         let (usage, usage_writer) = BatchedUsage::new(Arc::clone(store) as Arc<dyn UsageStore>);
-        let listener = settings.nonce.url.is_redis().then(|| HintListener::new(&settings.nonce.url, Arc::clone(&directory)));
+        let listener = redis.as_ref().map(|redis| HintListener::new(redis.access().clone(), Arc::clone(&directory)));
         let signing_keys = SigningKeyFolder::open(&settings.issuer, clock.now())?;
         let ports = VerifierPorts {
             clock: Arc::clone(clock),
@@ -223,12 +270,12 @@ impl App {
         };
         let observer = Arc::new(DecisionObserver::new(Arc::clone(log.decisions()), &watching.metrics, watching.traces.clone()));
         let verifier = Arc::new(Verifier::new(policy(settings), ports.clone(), Arc::clone(&observer)).map_err(AppError::Decoys)?);
-        let local_hints: Arc<dyn ChangeHints> = Arc::new(LocalHints::new(Arc::clone(&directory), change_hints(settings)));
+        let local_hints: Arc<dyn ChangeHints> = Arc::new(LocalHints::new(Arc::clone(&directory), change_hints(settings)?));
         let token_observer = Arc::new(TokenObserver::new(&watching.metrics));
         let issuer =
             issuing::build(settings, &ports, store, Arc::clone(&local_hints), Arc::clone(&verifier), observer, token_observer)?;
-        let readiness = Readiness::new(Arc::clone(clock), Arc::clone(&directory), nonces);
-        watching.observe(&known, &foundation.cached_sets, &readiness, redis.clone());
+        let readiness = Readiness::new(Arc::clone(clock), Arc::clone(&directory), nonces, Arc::new(foundation.database.clone()));
+        watching.observe(&known, &foundation.cached_sets, &readiness, redis.clone(), log.clone());
         let language = Arc::new(language(settings));
         let url_prefix: Arc<str> = settings.server.url_prefix.as_str().into();
         let admin_token = admin_token(&settings.admin)?;
@@ -241,15 +288,27 @@ impl App {
             failures_per_identifier: settings.issuer.failures_per_identifier,
         };
         Ok(Self {
-            http: HttpDoor::new(Arc::clone(&verifier), tokens, Arc::clone(&language), Arc::clone(&url_prefix))?,
-            grpc: GrpcDoor { verifier: Arc::clone(&verifier), readiness: readiness.clone(), language: Arc::clone(&language) },
+            http: HttpDoor::new(
+                Arc::clone(&verifier),
+                tokens,
+                Arc::clone(&language),
+                Arc::clone(&url_prefix),
+                settings.server.max_in_flight as usize,
+            )?,
+            grpc: GrpcDoor {
+                verifier: Arc::clone(&verifier),
+                readiness: readiness.clone(),
+                language: Arc::clone(&language),
+                max_message: settings.server.grpc.max_message,
+                max_in_flight: settings.server.max_in_flight as usize,
+            },
             admin: AdminDoor {
                 registry: foundation.registry(local_hints, "admin-api"),
                 issuer: issuer.clone(),
                 verifier,
                 metrics: watching.metrics.clone(),
                 log,
-                readiness,
+                readiness: readiness.clone(),
                 scheme: language.scheme().into(),
                 url_prefix,
                 token: admin_token,
@@ -259,6 +318,7 @@ impl App {
                 api_key_lifetime: settings.issuer.api_key_lifetime,
             },
             background: Background {
+                keeper: Keeper::new(foundation.database, move || directory.look()),
                 follower,
                 refresher: foundation.refresher,
                 listener,
@@ -269,12 +329,20 @@ impl App {
             },
             tls,
             admin_tls,
+            readiness,
+            limits: Limits { drain: settings.server.drain, max_connections: settings.server.max_connections as usize },
             watching,
         })
     }
 
-    /// Serves until `shutdown` is done, then takes nothing new, finishes what is in flight, and returns.
-    pub async fn serve(self, listeners: Listeners, shutdown: impl Future<Output = ()>) -> Result<(), AppError> {
+    /// Serves until `shutdown` is done; then comes to an end in order, and at once when `hurry` is done, too.
+    pub async fn serve(
+        self,
+        listeners: OpenListeners,
+        shutdown: impl Future<Output = ()>,
+        hurry: impl Future<Output = ()>,
+    ) -> Result<(), AppError> {
+        let connections = descriptors::connections(self.limits.max_connections);
         let (stop, stopping) = watch::channel(false);
         let stopped = move || {
             let mut stopping = stopping.clone();
@@ -284,6 +352,7 @@ impl App {
         let (drained, draining) = oneshot::channel::<()>();
         let usage = tokio::spawn(self.background.usage_writer.run(async { drop(draining.await) }));
         let mut background = JoinSet::new();
+        background.spawn(self.background.keeper.run(stopped()));
         background.spawn(self.background.follower.run(stopped()));
         background.spawn(self.background.refresher.run(stopped()));
         background.spawn(self.background.signing_keys.watch(Arc::new(SystemClock), stopped()));
@@ -296,27 +365,38 @@ impl App {
         }
         let watched = [&self.tls, &self.admin_tls].into_iter().flatten().cloned();
         let watchers: Vec<_> = watched.map(|tls| tokio::spawn(tls.watch())).collect();
-        let admin = self.admin.serve(listeners.admin, self.admin_tls.as_ref(), DRAIN).map_err(AppError::Http)?;
-        let decisions = self.http.serve(listeners.http, self.tls.as_ref(), DRAIN).map_err(AppError::Http)?;
+        let stages = Stages::default();
+        let [http, grpc, admin] = ConnectionCounts::of_all(&self.watching.metrics).map(|counts| Listening {
+            max_connections: connections,
+            stages: stages.clone(),
+            counts,
+        });
+        let mut http = self.http.serve(listeners.http, self.tls.as_ref(), http)?;
+        let mut grpc = self.grpc.serve(listeners.grpc, self.tls.as_ref(), grpc)?;
+        let mut admin = self.admin.serve(listeners.admin, self.admin_tls.as_ref(), admin)?;
+        let mut all_ended = std::pin::pin!(async { tokio::try_join!(http.ended(), grpc.ended(), admin.ended()).map(|_| ()) });
 
-        let (mut decisions_done, mut admin_done) = (tokio::spawn(decisions.done), tokio::spawn(admin.done));
-        let mut grpc_done = {
-            let (tls, stopped) = (self.tls.clone(), stopped());
-            tokio::spawn(async move { self.grpc.serve(listeners.grpc, tls.as_ref(), stopped).await })
-        };
-        let ended = tokio::select! {
+        let mut ended = tokio::select! {
             () = shutdown => Ok(()),
-            done = &mut decisions_done => http_ended(done),
-            done = &mut admin_done => http_ended(done),
-            done = &mut grpc_done => done.unwrap_or(Ok(())).map_err(Into::into),
+            ended = &mut all_ended => ended,
         };
-        tracing::info!("stopping: finishing what is in flight");
+        if ended.is_ok() {
+            tracing::info!(drain = ?self.limits.drain, "stopping: readiness says so, and new connections are still taken");
+            self.readiness.drain();
+            stages.enter(Stage::Draining);
+            let closing = async {
+                tokio::time::sleep(self.limits.drain).await;
+                tracing::info!("stopping: finishing what is in flight");
+                stages.enter(Stage::Closing);
+                tokio::time::timeout(FINISH, &mut all_ended).await
+            };
+            ended = tokio::select! {
+                ended = closing => ended.unwrap_or(Ok(())),
+                () = hurry => Ok(()),
+            };
+        }
+        stages.enter(Stage::Cut);
         stop.send_replace(true);
-        // Dropping the task of a gRPC server cuts its connections, which is what remains for those that do not finish in time.
-        let grpc_drained =
-            tokio::time::timeout(DRAIN, async { if grpc_done.is_finished() { Ok(Ok(())) } else { (&mut grpc_done).await } });
-        let ((), (), _) = tokio::join!(decisions.handle.stop(true), admin.handle.stop(true), grpc_drained);
-        grpc_done.abort();
         while background.join_next().await.is_some() {}
         // Every decision is made: what they used is written last.
         drop(drained);
@@ -326,20 +406,14 @@ impl App {
         }
         self.watching.end().await;
         tracing::info!("stopped");
-        ended
-    }
-}
-
-fn http_ended(done: Result<std::io::Result<()>, tokio::task::JoinError>) -> Result<(), AppError> {
-    match done {
-        Ok(result) => result.map_err(AppError::Http),
-        Err(error) => Err(AppError::Http(std::io::Error::other(error))),
+        ended.map_err(Into::into)
     }
 }
 
 /// What the service and the command line both stand on.
 struct Foundation {
     clock: Arc<dyn Clock>,
+    database: Database,
     store: Arc<SqlRegistry>,
     key_sets: Arc<dyn KeySetSource>,
     cached_sets: Arc<JwksCache>,
@@ -354,10 +428,11 @@ impl Foundation {
             Box::pin(migrate_up(&settings.database)).await?;
         }
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let store = Arc::new(SqlRegistry::new(connect(&settings.database).await?));
+        let database = connect(&settings.database).await?;
+        let store = Arc::new(SqlRegistry::new(database.clone()));
         let reports = Arc::clone(&store) as Arc<dyn FetchReports>;
         let (cached_sets, refresher) = JwksCache::new(&settings.jwks, Arc::clone(&clock), reports)?;
-        Ok(Self { clock, store, key_sets: Arc::new(Arc::clone(&cached_sets)), cached_sets, refresher })
+        Ok(Self { clock, database, store, key_sets: Arc::new(Arc::clone(&cached_sets)), cached_sets, refresher })
     }
 
     fn registry(&self, hints: Arc<dyn ChangeHints>, actor: &str) -> Registry {
@@ -367,11 +442,11 @@ impl Foundation {
 }
 
 /// How other processes are told of changes.
-fn change_hints(settings: &Settings) -> Arc<dyn ChangeHints> {
-    match &settings.nonce.url {
-        NonceUrl::Memory => Arc::new(NoHints),
-        url @ (NonceUrl::Single(_) | NonceUrl::Cluster(_) | NonceUrl::Sentinel { .. }) => Arc::new(RedisHints::new(url)),
-    }
+fn change_hints(settings: &Settings) -> Result<Arc<dyn ChangeHints>, AppError> {
+    Ok(match RedisAccess::new(&settings.nonce).map_err(BadRedis::Tls)? {
+        Some(access) => Arc::new(RedisHints::new(access)),
+        None => Arc::new(NoHints),
+    })
 }
 
 fn admin_token(settings: &AdminSettings) -> Result<Option<Secret>, AppError> {

@@ -6,12 +6,12 @@ use super::{
     AppError, Foundation, Nonces, SystemClock, admin_token, change_hints, issuing, policy, signing_keys, use_one_crypto_library,
 };
 use crate::{
-    config::{Settings, server::TlsKeys},
+    config::{Settings, database::DatabaseSettings, server::TlsKeys},
     domain::presented::Presented,
     doors::tls::ServerTls,
     engine::{
         issue::Issuer,
-        ports::{Clock, IssuerKeySource, PrincipalSource, UsageStore},
+        ports::{Clock, IssuerKeySource, PrincipalSource, RegistryError, RegistryHealth, UsageStore},
         registry::Registry,
         verify::{Explanation, Vantage, Verifier, VerifierPorts},
     },
@@ -21,7 +21,7 @@ use crate::{
         hints, jwks,
         nonce::redis::{ACL_RULES, FailureKind},
         signing_keys::SigningKeyFolder,
-        sql::{SqlRegistry, connect},
+        sql::{SqlRegistry, is_missing_file, look_at},
         usage::BatchedUsage,
     },
     telemetry::{decisions::DecisionObserver, tokens::TokenObserver},
@@ -29,7 +29,7 @@ use crate::{
 
 /// The registry on the database of `settings`, as `actor` of the command line changes it.
 pub async fn registry(settings: &Settings, actor: &str) -> Result<Registry, AppError> {
-    Ok(Foundation::lay(settings).await?.registry(change_hints(settings), actor))
+    Ok(Foundation::lay(settings).await?.registry(change_hints(settings)?, actor))
 }
 
 /// What becomes of a folder of signing keys that has none yet.
@@ -51,7 +51,7 @@ pub async fn issuer(settings: &Settings, first_key: FirstKey) -> Result<Issuer, 
         settings,
         &ports,
         &foundation.store,
-        change_hints(settings),
+        change_hints(settings)?,
         Arc::new(verifier),
         observer,
         Arc::new(TokenObserver::unseen()),
@@ -95,27 +95,23 @@ pub struct Check {
     pub key: &'static str,
     /// Whether it can be used.
     pub result: Result<(), AppError>,
-    /// What is done with it.
-    pub notes: Vec<String>,
     /// What should be changed although it can be used, or what would let it be used.
     pub advice: Vec<String>,
+    /// What was found out about it.
+    pub note: Option<String>,
 }
 
 impl Check {
     const fn of(key: &'static str, result: Result<(), AppError>) -> Self {
-        Self { key, result, notes: Vec::new(), advice: Vec::new() }
+        Self { key, result, advice: Vec::new(), note: None }
     }
 }
 
 /// Reaches every dependency that `settings` name, without changing anything, and says of each what came of it.
 pub async fn check(settings: &Settings) -> Vec<Check> {
     use_one_crypto_library();
-    let database = async {
-        SqlRegistry::new(connect(&settings.database).await?).newest_change().await?;
-        Ok(())
-    };
     vec![
-        Check::of("database.url", database.await),
+        check_database(&settings.database).await,
         check_nonces(settings).await,
         Check::of("issuer", signing_keys::check(settings).map_err(Into::into)),
         check_key_sets(settings),
@@ -127,21 +123,41 @@ pub async fn check(settings: &Settings) -> Vec<Check> {
 }
 
 fn check_key_sets(settings: &Settings) -> Check {
-    let (notes, result) = match jwks::check(&settings.jwks) {
-        Ok(notes) => (notes, Ok(())),
-        Err(error) => (Vec::new(), Err(error.into())),
-    };
-    Check { notes, ..Check::of("jwks", result) }
+    match jwks::check(&settings.jwks) {
+        Ok(note) => Check { note, ..Check::of("jwks", Ok(())) },
+        Err(error) => Check::of("jwks", Err(error.into())),
+    }
 }
 
 /// What servers are verified by. Whoever connects to none over TLS needs none.
 fn check_roots() -> Check {
-    let (notes, advice) = match Roots::load(None) {
-        Ok(roots) => (vec![roots.to_string()], Vec::new()),
-        Err(error) => (Vec::new(), vec![error.to_string()]),
+    let (note, advice) = match Roots::load(None) {
+        Ok(roots) => (Some(roots.to_string()), Vec::new()),
+        Err(error) => (None, vec![error.to_string()]),
     };
-    Check { key: "outgoing TLS", result: Ok(()), notes, advice }
+    Check { note, advice, ..Check::of("outgoing TLS", Ok(())) }
 }
+
+async fn check_database(settings: &DatabaseSettings) -> Check {
+    let mut note = None;
+    let result = async {
+        if is_missing_file(settings)? {
+            return Err(RegistryError::NotMigrated("there is no such file".into()).into());
+        }
+        let database = look_at(settings).await?;
+        if database.is_pooled() {
+            note = Some(POOLED.to_owned());
+        }
+        SqlRegistry::new(database.clone()).newest_change().await?;
+        database.check().map_err(|trouble| RegistryError::ReadOnly(trouble.into()).into())
+    }
+    .await;
+    Check { note, ..Check::of("database.url", result) }
+}
+
+/// Nothing has to be set.
+const POOLED: &str = "there is a connection pooler, such as PgBouncer, before the database: no statement is prepared by name, and each \
+                      query is a transaction";
 
 async fn check_nonces(settings: &Settings) -> Check {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -150,9 +166,9 @@ async fn check_nonces(settings: &Settings) -> Check {
         Err(error) => return Check::of("nonce.url", Err(error)),
     };
     let Some(redis) = nonces.redis else { return Check::of("nonce.url", Ok(())) };
-    let result = async { Ok(redis.start().await.map(|()| nonces.port.check())?.await?) }.await;
+    let result = async { Ok(redis.start().await.map(|()| nonces.port.check(clock.now()))?.await?) }.await;
     let mut advice = redis.advice().await;
-    advice.extend(hints::check(&settings.nonce.url).await.err().map(|error| {
+    advice.extend(hints::check(redis.access()).await.err().map(|error| {
         format!(
             "replicas cannot tell each other of changes over Redis ({error}), so that these are in force only after \
              `registry.poll_interval`; a Redis user with these rules is enough: {ACL_RULES}"
@@ -162,7 +178,7 @@ async fn check_nonces(settings: &Settings) -> Check {
     if refused {
         advice.push(format!("a Redis user with these rules is enough: {ACL_RULES}"));
     }
-    Check { key: "nonce.url", result, notes: Vec::new(), advice }
+    Check { advice, ..Check::of("nonce.url", result) }
 }
 
 /// One question put to both doors of a running service, for `countersign demo`.

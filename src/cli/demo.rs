@@ -36,7 +36,7 @@ pub(super) fn run(mut settings: Settings) -> super::Outcome {
     };
     local(&mut settings.server.http_listen, defaults.server.http_listen.0);
     local(&mut settings.server.grpc_listen, defaults.server.grpc_listen.0);
-    if settings.database.url.expose() == defaults.database.url.expose() {
+    if settings.database.url.servers().eq(defaults.database.url.servers()) {
         settings.database.url = format!("sqlite://{}?mode=rwc", folder.join("countersign.db").display()).parse()?;
     }
     if settings.issuer.signing_keys_dir == defaults.issuer.signing_keys_dir {
@@ -54,8 +54,8 @@ async fn demo(settings: Settings, log: app::LogControl, key_file: &Path) -> supe
     let key = demo_key(key_file)?;
     register(&settings, &key).await?;
     let app = App::build(&settings, log).await?;
-    let stop = super::serve::told_to_stop()?;
-    let served = tokio::spawn(app.serve(listeners, stop));
+    let (stop, hurry) = super::serve::told_to_stop()?;
+    let served = tokio::spawn(app.serve(listeners.open()?, stop, hurry));
     // Used nonces are kept in memory, which is empty: tokens from before the start are denied, and tokens carry whole seconds.
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
     tokio::time::sleep(Duration::from_secs(1).saturating_sub(Duration::from_nanos(now.subsec_nanos().into()))).await;

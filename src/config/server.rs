@@ -1,6 +1,6 @@
 //! The addresses on which the service listens.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -25,9 +25,38 @@ pub struct ServerSettings {
     pub url_prefix: String,
     /// Whether the HTTP listener has the token API; otherwise it has decisions, `/jwks` and liveness alone. Default true.
     pub token_api: bool,
+    /// What is taken on the gRPC listener.
+    pub grpc: GrpcSettings,
+    /// How long the service goes on after it was told to stop: `/readyz` answers 503 at once, and whoever balances load has this long
+    /// to notice while new connections are still taken. Afterwards what is in flight is finished within 5 s. Up to `1m`; `0s` stops
+    /// at once. Default `2s`.
+    #[serde(with = "values::duration")]
+    pub drain: Duration,
+    /// Connections that each listener serves at a time; one more is answered with 503 (`UNAVAILABLE` over gRPC) and closed. Lowered
+    /// at the start to what the limit of open files leaves. From 1 to 1,000,000. Default 4096.
+    pub max_connections: u32,
+    /// Requests that each listener works on at a time; one more is answered with 503 (`UNAVAILABLE` over gRPC) before anything is done
+    /// for it. From 1 to 1,000,000. Default 4096.
+    pub max_in_flight: u32,
     /// TLS on the HTTP and gRPC listeners. `cert` and `key` belong together, and `client_ca` needs both. The files are read again
     /// when they change.
     pub tls: TlsSettings,
+}
+
+/// `server.grpc.*`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GrpcSettings {
+    /// How large a check may be, in bytes, from 16,384 (16 KiB) to 16,777,216 (16 MiB); a larger one is *unavailable*, with the reason
+    /// `request_too_large`. A check has the headers of the original request, and its body where the gateway hands it over
+    /// (Envoy's `with_request_body`). Default 1,310,720: 1 MiB of body, and 256 KiB for the rest.
+    pub max_message: usize,
+}
+
+impl Default for GrpcSettings {
+    fn default() -> Self {
+        Self { max_message: 1280 * 1024 }
+    }
 }
 
 /// `server.tls.*` and `admin.tls.*`
@@ -46,6 +75,9 @@ pub struct TlsSettings {
     pub client_ca: Option<PathBuf>,
 }
 
+/// Orchestrators kill what does not end.
+const DRAIN_MAX: Duration = Duration::from_mins(1);
+
 impl Default for ServerSettings {
     fn default() -> Self {
         let listen = |ip: [u8; 4], port| ListenAddress((ip, port).into());
@@ -55,6 +87,10 @@ impl Default for ServerSettings {
             admin_listen: listen([127, 0, 0, 1], 8081),
             url_prefix: String::new(),
             token_api: true,
+            grpc: GrpcSettings::default(),
+            drain: Duration::from_secs(2),
+            max_connections: 4096,
+            max_in_flight: 4096,
             tls: TlsSettings::default(),
         }
     }
@@ -70,12 +106,23 @@ impl ServerSettings {
         {
             add("server.url_prefix", "it has to start with `/`, not end with one, and be a plain path, such as `/auth`");
         }
+        if self.drain > DRAIN_MAX {
+            add("server.drain", "it is at most `1m`; whoever stops the service does not wait for longer");
+        }
+        for (key, value) in [("server.max_connections", self.max_connections), ("server.max_in_flight", self.max_in_flight)] {
+            if !(1..=1_000_000).contains(&value) {
+                add(key, "expected a number from 1 to 1000000");
+            }
+        }
         let same = |a: ListenAddress, b: ListenAddress| a.0 == b.0 && a.0.port() != 0;
         if same(self.http_listen, self.grpc_listen) {
             add("server.grpc_listen", "it is the same address as `server.http_listen`; each listener needs its own");
         }
         if same(self.http_listen, self.admin_listen) || same(self.grpc_listen, self.admin_listen) {
             add("server.admin_listen", "it is the same address as another listener's; each needs its own");
+        }
+        if !(16 * 1024..=16 * 1024 * 1024).contains(&self.grpc.max_message) {
+            add("server.grpc.max_message", "accepted are 16384 to 16777216 bytes (16 MiB)");
         }
         found.extend(self.tls.contradictions(TlsKeys::SERVER));
         found

@@ -3,4 +3,6 @@
 mod answer;
 pub mod grpc;
 pub mod http;
+mod in_flight;
+pub mod listen;
 pub mod tls;

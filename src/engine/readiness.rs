@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use super::ports::{Clock, Dependency, KeyDirectory, NonceStore, Unavailable};
+use super::ports::{Clock, Dependency, KeyDirectory, NonceStore, RegistryHealth, RegistryTrouble, Unavailable};
 
 /// Looks at what decisions depend on.
 #[derive(Clone)]
@@ -16,20 +16,33 @@ pub struct Readiness {
     clock: Arc<dyn Clock>,
     directory: Arc<dyn KeyDirectory>,
     nonces: Arc<dyn NonceStore>,
+    registry: Arc<dyn RegistryHealth>,
     last: Arc<[AtomicBool; DEPENDENCIES.len()]>,
+    is_draining: Arc<AtomicBool>,
 }
 
 const DEPENDENCIES: [Dependency; 2] = [Dependency::KeyDirectory, Dependency::NonceStore];
 
 impl Readiness {
     /// Watches these.
-    pub fn new(clock: Arc<dyn Clock>, directory: Arc<dyn KeyDirectory>, nonces: Arc<dyn NonceStore>) -> Self {
-        Self { clock, directory, nonces, last: Arc::default() }
+    pub fn new(
+        clock: Arc<dyn Clock>,
+        directory: Arc<dyn KeyDirectory>,
+        nonces: Arc<dyn NonceStore>,
+        registry: Arc<dyn RegistryHealth>,
+    ) -> Self {
+        Self { clock, directory, nonces, registry, last: Arc::default(), is_draining: Arc::default() }
+    }
+
+    /// Whether logins and changes can be made. Decisions go on without them.
+    pub fn registry(&self) -> Result<(), RegistryTrouble> {
+        self.registry.check()
     }
 
     /// Each dependency, and whether it can be reached now.
     pub async fn check(&self) -> [(Dependency, Result<(), Unavailable>); DEPENDENCIES.len()] {
-        let states = [self.directory.check(self.clock.now()), self.nonces.check().await];
+        let now = self.clock.now();
+        let states = [self.directory.check(now), self.nonces.check(now).await];
         for (last, state) in self.last.iter().zip(&states) {
             last.store(state.is_ok(), Ordering::Relaxed);
         }
@@ -42,9 +55,19 @@ impl Readiness {
         std::array::from_fn(|index| (DEPENDENCIES[index], self.last[index].load(Ordering::Relaxed)))
     }
 
-    /// Whether every dependency can be reached.
+    /// Whether every dependency can be reached, and the service is not about to end.
     pub async fn is_ready(&self) -> bool {
-        self.check().await.iter().all(|(_, state)| state.is_ok())
+        self.check().await.iter().all(|(_, state)| state.is_ok()) && !self.is_draining()
+    }
+
+    /// The service is about to end: from now on it is not ready.
+    pub fn drain(&self) {
+        self.is_draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is.
+    pub fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Relaxed)
     }
 }
 

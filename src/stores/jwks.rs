@@ -15,7 +15,7 @@ pub use fetch::FetcherError;
 use crate::config::jwks::JwksSettings;
 
 /// Whether key sets can be fetched with these settings, on this system, and how.
-pub fn check(settings: &JwksSettings) -> Result<Vec<String>, FetcherError> {
+pub fn check(settings: &JwksSettings) -> Result<Option<String>, FetcherError> {
     let fetcher = Fetcher::new(settings)?;
     fetcher.client().map_err(|error| FetcherError::Client(cache::described(&error).reason))?;
     Ok(fetcher.described(settings))

@@ -49,7 +49,7 @@ fn believes_the_environment(private: &Private, deployment: impl Fn() -> Deployme
     for (variable, value) in [("SSL_CERT_FILE", private.ca()), ("SSL_CERT_DIR", private.folder())] {
         let ran = deployment().variable(variable, &value).run(&["config", "check"]);
         assert_eq!(ran.code, 0, "{variable}: {ran:?}");
-        let told = ran.stdout.lines().find(|line| line.starts_with("outgoing TLS")).unwrap();
+        let told = ran.stdout.lines().find(|line| line.starts_with("outgoing TLS   note: ")).unwrap();
         assert!(told.contains("certificate authorities: 1 ") && told.contains(variable), "{told}");
     }
 }

@@ -163,9 +163,10 @@ impl Fetcher {
     }
 
     /// What `config check` says.
-    pub(super) fn described(&self, settings: &JwksSettings) -> Vec<String> {
+    pub(super) fn described(&self, settings: &JwksSettings) -> Option<String> {
         let roots = self.roots.as_ref().map(ToString::to_string);
-        roots.into_iter().chain(self.egress.described(settings.proxy.as_ref())).collect()
+        let notes: Vec<String> = roots.into_iter().chain(self.egress.described(settings.proxy.as_ref())).collect();
+        (!notes.is_empty()).then(|| notes.join("; "))
     }
 
     /// Whether `url` would be fetched, as far as the URL itself shows.

@@ -157,6 +157,7 @@ impl From<&RegistryError> for Failure {
             | RegistryError::NeverUsable
             | RegistryError::BadText { .. }
             | RegistryError::NotMigrated(_)
+            | RegistryError::ReadOnly(_)
             | RegistryError::Store(_) => Self::Unavailable,
         }
     }
