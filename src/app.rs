@@ -16,6 +16,7 @@ use std::{future::Future, net::SocketAddr, path::PathBuf, sync::Arc, time::Durat
 pub use crate::telemetry::log::LogControl;
 pub use apart::{Check, FirstKey, Shown, check, explain, issuer, registry, show};
 pub use clock::SystemClock;
+use futures_util::future::{FusedFuture as _, FutureExt as _};
 pub use importing::{LegacySystem, LegacyUsers, import, legacy_source};
 pub use migrating::{MigrationState, MigrationStep, migrate_down, migrate_up, migrate_up_telling, migration_status};
 pub use signing_keys::{ListedKey, SigningKeyError, rotate_signing_key, signing_keys};
@@ -27,7 +28,7 @@ use tokio::{
 
 use self::watching::Watching;
 use crate::{
-    config::{Secret, Settings, admin::AdminSettings, nonce::NonceUrl},
+    config::{Secret, Settings, admin::AdminSettings},
     domain::{fence::Fence, key::KeyError, time::Tolerance},
     doors::{
         grpc::{GrpcDoor, GrpcError},
@@ -53,6 +54,7 @@ use crate::{
             memory::MemoryNonceStore,
             redis::{BadRedis, RedisNonceStore},
         },
+        redis::RedisAccess,
         signing_keys::SigningKeyFolder,
         sql::{ConnectError, Database, Keeper, SchemaError, SqlRegistry, connect},
         usage::{BatchedUsage, UsageWriter},
@@ -69,6 +71,9 @@ use crate::{
 /// How long requests in flight may take to finish once nothing new is taken. Together with the usual `server.drain` and closing the
 /// stores it stays under the 10 s after which orchestrators lose patience.
 const FINISH: Duration = Duration::from_secs(5);
+
+/// How long connections may take to end that are cut.
+const CUT: Duration = Duration::from_secs(1);
 
 /// Why the service cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -251,7 +256,7 @@ impl App {
             redis.start().await?;
         }
         let (usage, usage_writer) = BatchedUsage::new(Arc::clone(store) as Arc<dyn UsageStore>);
-        let listener = settings.nonce.url.is_redis().then(|| HintListener::new(&settings.nonce.url, Arc::clone(&directory)));
+        let listener = redis.as_ref().map(|redis| HintListener::new(redis.access().clone(), Arc::clone(&directory)));
         let signing_keys = SigningKeyFolder::open(&settings.issuer, clock.now())?;
         let ports = VerifierPorts {
             clock: Arc::clone(clock),
@@ -263,12 +268,12 @@ impl App {
         };
         let observer = Arc::new(DecisionObserver::new(Arc::clone(log.decisions()), &watching.metrics, watching.traces.clone()));
         let verifier = Arc::new(Verifier::new(policy(settings), ports.clone(), Arc::clone(&observer)).map_err(AppError::Decoys)?);
-        let local_hints: Arc<dyn ChangeHints> = Arc::new(LocalHints::new(Arc::clone(&directory), change_hints(settings)));
+        let local_hints: Arc<dyn ChangeHints> = Arc::new(LocalHints::new(Arc::clone(&directory), change_hints(settings)?));
         let token_observer = Arc::new(TokenObserver::new(&watching.metrics));
         let issuer =
             issuing::build(settings, &ports, store, Arc::clone(&local_hints), Arc::clone(&verifier), observer, token_observer)?;
         let readiness = Readiness::new(Arc::clone(clock), Arc::clone(&directory), nonces, Arc::new(foundation.database.clone()));
-        watching.observe(&known, &foundation.cached_sets, &readiness, redis.clone());
+        watching.observe(&known, &foundation.cached_sets, &readiness, redis.clone(), log.clone());
         let language = Arc::new(language(settings));
         let url_prefix: Arc<str> = settings.server.url_prefix.as_str().into();
         let admin_token = admin_token(&settings.admin)?;
@@ -288,7 +293,13 @@ impl App {
                 Arc::clone(&url_prefix),
                 settings.server.max_in_flight as usize,
             )?,
-            grpc: GrpcDoor { verifier: Arc::clone(&verifier), readiness: readiness.clone(), language: Arc::clone(&language) },
+            grpc: GrpcDoor {
+                verifier: Arc::clone(&verifier),
+                readiness: readiness.clone(),
+                language: Arc::clone(&language),
+                max_message: settings.server.grpc.max_message,
+                max_in_flight: settings.server.max_in_flight as usize,
+            },
             admin: AdminDoor {
                 registry: foundation.registry(local_hints, "admin-api"),
                 issuer: issuer.clone(),
@@ -357,7 +368,8 @@ impl App {
         let mut http = self.http.serve(listeners.http, self.tls.as_ref(), http)?;
         let mut grpc = self.grpc.serve(listeners.grpc, self.tls.as_ref(), grpc)?;
         let mut admin = self.admin.serve(listeners.admin, admin)?;
-        let mut all_ended = std::pin::pin!(async { tokio::try_join!(http.ended(), grpc.ended(), admin.ended()).map(|_| ()) });
+        let mut all_ended =
+            std::pin::pin!(async { tokio::try_join!(http.ended(), grpc.ended(), admin.ended()).map(|_| ()) }.fuse());
 
         let mut ended = tokio::select! {
             () = shutdown => Ok(()),
@@ -379,6 +391,10 @@ impl App {
             };
         }
         stages.enter(Stage::Cut);
+        if !all_ended.is_terminated() {
+            // What is cut was decided, and may have used keys.
+            drop(tokio::time::timeout(CUT, &mut all_ended).await);
+        }
         stop.send_replace(true);
         while background.join_next().await.is_some() {}
         // Every decision is made: what they used is written last.
@@ -425,11 +441,11 @@ impl Foundation {
 }
 
 /// How other processes are told of changes.
-fn change_hints(settings: &Settings) -> Arc<dyn ChangeHints> {
-    match &settings.nonce.url {
-        NonceUrl::Memory => Arc::new(NoHints),
-        url @ (NonceUrl::Single(_) | NonceUrl::Cluster(_) | NonceUrl::Sentinel { .. }) => Arc::new(RedisHints::new(url)),
-    }
+fn change_hints(settings: &Settings) -> Result<Arc<dyn ChangeHints>, AppError> {
+    Ok(match RedisAccess::new(&settings.nonce).map_err(BadRedis::Tls)? {
+        Some(access) => Arc::new(RedisHints::new(access)),
+        None => Arc::new(NoHints),
+    })
 }
 
 fn admin_token(settings: &AdminSettings) -> Result<Option<Secret>, AppError> {

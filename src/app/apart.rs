@@ -28,7 +28,7 @@ use crate::{
 
 /// The registry on the database of `settings`, as `actor` of the command line changes it.
 pub async fn registry(settings: &Settings, actor: &str) -> Result<Registry, AppError> {
-    Ok(Foundation::lay(settings).await?.registry(change_hints(settings), actor))
+    Ok(Foundation::lay(settings).await?.registry(change_hints(settings)?, actor))
 }
 
 /// What becomes of a folder of signing keys that has none yet.
@@ -50,7 +50,7 @@ pub async fn issuer(settings: &Settings, first_key: FirstKey) -> Result<Issuer, 
         settings,
         &ports,
         &foundation.store,
-        change_hints(settings),
+        change_hints(settings)?,
         Arc::new(verifier),
         observer,
         Arc::new(TokenObserver::unseen()),
@@ -147,9 +147,9 @@ async fn check_nonces(settings: &Settings) -> Check {
         Err(error) => return Check::of("nonce.url", Err(error)),
     };
     let Some(redis) = nonces.redis else { return Check::of("nonce.url", Ok(())) };
-    let result = async { Ok(redis.start().await.map(|()| nonces.port.check())?.await?) }.await;
+    let result = async { Ok(redis.start().await.map(|()| nonces.port.check(clock.now()))?.await?) }.await;
     let mut advice = redis.advice().await;
-    advice.extend(hints::check(&settings.nonce.url).await.err().map(|error| {
+    advice.extend(hints::check(redis.access()).await.err().map(|error| {
         format!(
             "replicas cannot tell each other of changes over Redis ({error}), so that these are in force only after \
              `registry.poll_interval`; a Redis user with these rules is enough: {ACL_RULES}"

@@ -10,6 +10,7 @@ pub mod issuer;
 pub mod jwks;
 mod load;
 pub mod nonce;
+pub mod redis_url;
 pub mod registry;
 pub mod self_signed;
 pub mod server;

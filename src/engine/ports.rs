@@ -83,7 +83,7 @@ pub trait NonceStore: Send + Sync {
     fn look<'a>(&'a self, claim: NonceClaim<'a>) -> Answer<'a, Result<Claimed, Unavailable>>;
 
     /// Whether claims can be made, told by one on trial.
-    fn check(&self) -> Answer<'_, Result<(), Unavailable>>;
+    fn check(&self, now: UnixMillis) -> Answer<'_, Result<(), Unavailable>>;
 }
 
 /// Finds keys in the key sets that principals trust, from memory in the common case.

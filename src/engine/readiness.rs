@@ -41,7 +41,8 @@ impl Readiness {
 
     /// Each dependency, and whether it can be reached now.
     pub async fn check(&self) -> [(Dependency, Result<(), Unavailable>); DEPENDENCIES.len()] {
-        let states = [self.directory.check(self.clock.now()), self.nonces.check().await];
+        let now = self.clock.now();
+        let states = [self.directory.check(now), self.nonces.check(now).await];
         for (last, state) in self.last.iter().zip(&states) {
             last.store(state.is_ok(), Ordering::Relaxed);
         }

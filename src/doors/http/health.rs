@@ -26,6 +26,7 @@ pub(super) async fn alive() -> HttpResponse {
 
 /// 200 if decisions can be made and the service is not about to end, else 503; either way with the state of each dependency, and with why
 /// those are missing that are. Decisions go on without the registry for a while, logins and changes do not.
+/// A log that nobody reads is a warning: decisions do not wait for it.
 async fn ready(door: web::Data<AdminDoor>) -> HttpResponse {
     let states = door.readiness.check().await;
     let registry = door.readiness.registry();
@@ -39,19 +40,25 @@ async fn ready(door: web::Data<AdminDoor>) -> HttpResponse {
         .iter()
         .filter_map(|(dependency, state)| Some((dependency.name().to_owned(), json!(causes(state.as_ref().err()?)))))
         .collect();
-    let state = match &registry {
-        Ok(()) => "ok",
-        Err(RegistryTrouble::ReadOnly(_)) => "read_only",
-        Err(RegistryTrouble::Away(_)) => "unavailable",
-    };
-    dependencies.insert("registry".to_owned(), json!(state));
-    reasons.extend(registry.err().map(|trouble| ("registry".to_owned(), json!(trouble.to_string()))));
+    // Only if there is something to tell: decisions do not depend on it.
+    if let Err(trouble) = registry {
+        let state = match &trouble {
+            RegistryTrouble::ReadOnly(_) => "read_only",
+            RegistryTrouble::Away(_) => "unavailable",
+        };
+        dependencies.insert("registry".to_owned(), json!(state));
+        reasons.insert("registry".to_owned(), json!(trouble.to_string()));
+    }
     if is_draining {
         reasons.insert("service".to_owned(), json!("it was told to stop"));
     }
     let mut body = json!({ "result": is_ready, "dependencies": dependencies });
     if !reasons.is_empty() {
         body["reasons"] = Value::Object(reasons);
+    }
+    let lost = door.log.lines_being_lost();
+    if lost > 0 {
+        body["warnings"] = json!({ "log": format!("nobody reads standard error: {lost} lines were dropped so far") });
     }
     let mut response = if is_ready { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
     response.insert_header((header::CACHE_CONTROL, "no-store")).json(body)

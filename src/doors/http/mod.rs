@@ -88,7 +88,7 @@ impl HttpDoor {
     /// Serves decisions and tokens on `listener`, with a thread for each core.
     pub fn serve(self, listener: TcpListener, tls: Option<&ServerTls>, listening: Listening) -> Result<Served, ListenError> {
         let threads = thread::available_parallelism().map_or(1, Into::into);
-        listen::serve(listener, threads, tls.map(ServerTls::for_http), &self, listening)
+        listen::serve(listener, threads, tls.map(ServerTls::for_http).as_ref(), &self, listening)
     }
 
     /// Where it says that it is alive.
@@ -153,16 +153,18 @@ impl HttpWorker {
         peer: Option<SocketAddr>,
         activity: &Rc<Activity>,
     ) -> hyper::Response<http_body_util::Full<bytes::Bytes>> {
+        activity.standing().begin();
         let place = self.door.in_flight.enter();
         if let Some(asks) = decision::asks(&self.door.url_prefix, request.uri()) {
             // Its body says nothing, and is not waited for.
             let (request, _) = request.into_parts();
-            return decision::answer(request, asks, &self.door, place.is_none()).await;
+            return decision::answer(request, asks, &self.door, activity.standing(), place.is_none()).await;
         }
         if place.is_none() && !self.alive_at.iter().any(|path| path == request.uri().path()) {
             return decision::overloaded(&request.into_parts().0, &self.door);
         }
-        self.app.answer(request, peer, activity).await
+        // In a box, so that a decision does not carry the room for it around.
+        Box::pin(self.app.answer(request, peer, activity)).await
     }
 }
 

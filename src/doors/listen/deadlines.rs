@@ -3,11 +3,14 @@
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
-    task::Waker,
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use super::memory::Memory;
+use super::{
+    memory::Memory,
+    turns::{Place, Standing, Turns},
+};
 use crate::telemetry::connections::Overdue;
 
 /// How often a worker looks at its connections, and thereby how exact deadlines are.
@@ -15,6 +18,8 @@ pub(super) const TICK: Duration = Duration::from_millis(250);
 
 /// For a TLS handshake, and then for the first request.
 const SILENT: u32 = ticks(Duration::from_secs(5));
+/// The same, and for the head, while connections are refused: those that ask nothing make room for those that do.
+const CROWDED: u32 = ticks(Duration::from_secs(1));
 /// For the head of a request, after its first byte.
 const HEAD: u32 = ticks(Duration::from_secs(5));
 /// For the next part of a request's body.
@@ -29,6 +34,7 @@ const IDLE: u32 = ticks(Duration::from_secs(75));
 /// For the client to take the last answer of a connection, and to close it.
 const LINGER: u32 = ticks(Duration::from_secs(2));
 
+#[allow(clippy::cast_possible_truncation, reason = "a minute or so")]
 const fn ticks(duration: Duration) -> u32 {
     (duration.as_millis() / TICK.as_millis()) as u32
 }
@@ -82,6 +88,8 @@ pub(in crate::doors) struct Activity {
     is_unread: Cell<bool>,
     /// Whether it speaks HTTP/2, in which the client is not the first to be heard.
     is_multiplexed: Cell<bool>,
+    standing: Standing,
+    place: Place,
     command: Cell<Command>,
     waker: RefCell<Option<Waker>>,
 }
@@ -92,8 +100,11 @@ pub(super) struct Shared {
     /// In [`TICK`]s.
     pub(super) now: Cell<u32>,
     pub(super) memory: Memory,
+    pub(super) turns: Turns,
     /// Whether the service is about to end.
     pub(super) is_draining: Cell<bool>,
+    /// Whether connections are refused, because there are too many.
+    pub(super) is_crowded: Cell<bool>,
 }
 
 impl Activity {
@@ -106,6 +117,8 @@ impl Activity {
             held: Cell::default(),
             is_unread: Cell::default(),
             is_multiplexed: Cell::default(),
+            standing: Standing::default(),
+            place: Place::default(),
             command: Cell::new(Command::GoOn),
             waker: RefCell::default(),
             shared,
@@ -125,6 +138,16 @@ impl Activity {
     /// It speaks HTTP/2.
     pub(in crate::doors) fn multiplexed(&self) {
         self.is_multiplexed.set(true);
+    }
+
+    /// What came of its requests.
+    pub(in crate::doors) const fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    /// Is ready when it is its turn to be read from.
+    pub(super) fn poll_turn(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.shared.turns.poll(&self.standing, &self.place, context)
     }
 
     /// Bytes were received. Whether there is memory for them.
@@ -247,10 +270,11 @@ impl Activity {
             return Some(Overdue::Reader);
         }
         let since = self.since.get();
+        let unless_crowded = |limit| if self.shared.is_crowded.get() { CROWDED } else { limit };
         let (limit, overdue) = match self.phase.get() {
-            Phase::Handshake => (SILENT, Overdue::Handshake),
-            Phase::Silent => (SILENT, Overdue::Silent),
-            Phase::Head => (HEAD, Overdue::Head),
+            Phase::Handshake => (unless_crowded(SILENT), Overdue::Handshake),
+            Phase::Silent => (unless_crowded(SILENT), Overdue::Silent),
+            Phase::Head => (unless_crowded(HEAD), Overdue::Head),
             Phase::Body => {
                 let last = self.received.get().unwrap_or(since);
                 return (is_over(since, BODY) || is_over(last, BODY_PROGRESS)).then_some(Overdue::Body);
@@ -318,6 +342,17 @@ mod tests {
     }
 
     #[test]
+    fn silence_ends_earlier_in_a_crowd() {
+        let (shared, activity) = connected();
+        after(&shared, CROWDED + 1);
+        assert_eq!(activity.overdue(), None);
+        shared.is_crowded.set(true);
+        assert_eq!(activity.overdue(), Some(Overdue::Silent));
+        activity.request_begun(false);
+        assert_eq!(activity.overdue(), None, "whoever asks may stay");
+    }
+
+    #[test]
     fn a_head_may_not_trickle() {
         let (shared, activity) = connected();
         for _ in 0..=HEAD {
@@ -364,7 +399,7 @@ mod tests {
     #[test]
     fn memory_is_given_back_with_the_answer_and_with_the_connection() {
         let (shared, activity) = connected();
-        let large = 20 * 1024 * 1024;
+        let large = 10 * 1024 * 1024;
         assert!(activity.received(large));
         assert!(!activity.received(large), "more than there is");
         activity.request_begun(false);

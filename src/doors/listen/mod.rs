@@ -16,6 +16,7 @@ mod http1;
 mod http2;
 mod memory;
 mod stream;
+mod turns;
 mod worker;
 
 use std::{future::Future, io, net::SocketAddr, rc::Rc, sync::Arc};
@@ -35,6 +36,7 @@ pub(super) use self::{
     http1::{serve as serve_http1, too_many_connections},
     http2::{goaway, serve as serve_http2},
     stream::{Stream, Watched},
+    turns::Standing,
 };
 use crate::telemetry::connections::ConnectionCounts;
 
@@ -91,13 +93,13 @@ pub struct Served {
 pub(super) fn serve<P: Protocol>(
     listener: TcpListener,
     threads: usize,
-    tls: Option<TlsAcceptor>,
+    tls: Option<&TlsAcceptor>,
     protocol: &P,
     listening: Listening,
 ) -> Result<Served, ListenError> {
     let Listening { max_connections, stages, counts } = listening;
     let refusal = if tls.is_some() { Vec::new() } else { P::refusal() };
-    let (workers, ends) = Workers::start(threads, tls.as_ref(), protocol, &stages, &counts).map_err(ListenError::Thread)?;
+    let (workers, ends) = Workers::start(threads, tls, protocol, &stages, &counts).map_err(ListenError::Thread)?;
     let accepting = accept::Accepting { listener, workers, max_connections, refusal, stages, counts };
     Ok(Served { accepting: tokio::spawn(accepting.run()), ends })
 }

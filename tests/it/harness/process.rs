@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use super::wait::eventually;
@@ -57,6 +57,20 @@ impl Process {
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
         Self { name, child, log, stop }
+    }
+
+    /// The same, but that standard error is a pipe, of which the other end comes back: nobody reads it yet.
+    pub fn spawn_unread(name: &'static str, command: &mut Command, dir: &Path, stop: Signal) -> (Self, ChildStderr) {
+        let log = dir.join(format!("{name}-{}.log", super::free_port()));
+        let output = File::create(&log).unwrap();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
+        let unread = child.stderr.take().unwrap();
+        (Self { name, child, log, stop }, unread)
     }
 
     /// Waits until something listens on `address`.
