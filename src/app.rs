@@ -16,6 +16,7 @@ use std::{future::Future, net::SocketAddr, path::PathBuf, sync::Arc, time::Durat
 pub use crate::telemetry::log::LogControl;
 pub use apart::{Check, FirstKey, Shown, check, explain, issuer, registry, show};
 pub use clock::SystemClock;
+use futures_util::future::{FusedFuture as _, FutureExt as _};
 pub use importing::{LegacySystem, LegacyUsers, import, legacy_source};
 pub use migrating::{MigrationState, MigrationStep, migrate_down, migrate_up, migrate_up_telling, migration_status};
 pub use signing_keys::{ListedKey, SigningKeyError, rotate_signing_key, signing_keys};
@@ -27,7 +28,11 @@ use tokio::{
 
 use self::watching::Watching;
 use crate::{
-    config::{Secret, Settings, admin::AdminSettings},
+    config::{
+        Secret, Settings,
+        admin::{AdminSettings, TOKEN_MIN},
+        server::TlsKeys,
+    },
     domain::{fence::Fence, key::KeyError, time::Tolerance},
     doors::{
         grpc::{GrpcDoor, GrpcError},
@@ -70,6 +75,9 @@ use crate::{
 /// How long requests in flight may take to finish once nothing new is taken. Together with the usual `server.drain` and closing the
 /// stores it stays under the 10 s after which orchestrators lose patience.
 const FINISH: Duration = Duration::from_secs(5);
+
+/// How long connections may take to end that are cut.
+const CUT: Duration = Duration::from_secs(1);
 
 /// Why the service cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -120,8 +128,8 @@ pub enum AppError {
     /// Key sets cannot be fetched.
     #[error(transparent)]
     KeySets(#[from] FetcherError),
-    /// The admin token cannot be read.
-    #[error("`admin.token_file` {file:?} cannot be read: {source}")]
+    /// The admin token cannot be read, or is too short.
+    #[error("`admin.token_file` {file:?} cannot be used: {source}")]
     AdminToken {
         /// The file.
         file: PathBuf,
@@ -211,6 +219,7 @@ pub struct App {
     admin: AdminDoor,
     background: Background,
     tls: Option<ServerTls>,
+    admin_tls: Option<ServerTls>,
     readiness: Readiness,
     limits: Limits,
     watching: Watching,
@@ -241,7 +250,8 @@ impl App {
     pub async fn build(settings: &Settings, log: LogControl) -> Result<Self, AppError> {
         let watching = Watching::begin(&settings.telemetry)?;
         let foundation = Foundation::lay(settings).await?;
-        let tls = ServerTls::load(&settings.server.tls)?;
+        let tls = ServerTls::load(&settings.server.tls, TlsKeys::SERVER)?;
+        let admin_tls = ServerTls::load(&settings.admin.tls, TlsKeys::ADMIN)?;
         let Foundation { clock, store, key_sets, .. } = &foundation;
         let (directory, follower) =
             CachedDirectory::start(Arc::clone(store) as Arc<dyn PrincipalSource>, Arc::clone(key_sets), &settings.registry).await?;
@@ -306,6 +316,8 @@ impl App {
                 scheme: language.scheme().into(),
                 url_prefix,
                 token: admin_token,
+                allowed_hosts: settings.admin.allowed_hosts.clone(),
+                failures_per_peer: settings.admin.failures_per_peer,
                 open_key_registration: settings.admin.open_key_registration,
                 api_key_lifetime: settings.issuer.api_key_lifetime,
             },
@@ -320,6 +332,7 @@ impl App {
                 redis,
             },
             tls,
+            admin_tls,
             readiness,
             limits: Limits { drain: settings.server.drain, max_connections: settings.server.max_connections as usize },
             watching,
@@ -354,7 +367,8 @@ impl App {
         if let Some(listener) = self.background.listener {
             background.spawn(listener.run(stopped()));
         }
-        let watcher = self.tls.clone().map(|tls| tokio::spawn(tls.watch()));
+        let watched = [&self.tls, &self.admin_tls].into_iter().flatten().cloned();
+        let watchers: Vec<_> = watched.map(|tls| tokio::spawn(tls.watch())).collect();
         let stages = Stages::default();
         let [http, grpc, admin] = ConnectionCounts::of_all(&self.watching.metrics).map(|counts| Listening {
             max_connections: connections,
@@ -363,8 +377,9 @@ impl App {
         });
         let mut http = self.http.serve(listeners.http, self.tls.as_ref(), http)?;
         let mut grpc = self.grpc.serve(listeners.grpc, self.tls.as_ref(), grpc)?;
-        let mut admin = self.admin.serve(listeners.admin, admin)?;
-        let mut all_ended = std::pin::pin!(async { tokio::try_join!(http.ended(), grpc.ended(), admin.ended()).map(|_| ()) });
+        let mut admin = self.admin.serve(listeners.admin, self.admin_tls.as_ref(), admin)?;
+        let mut all_ended =
+            std::pin::pin!(async { tokio::try_join!(http.ended(), grpc.ended(), admin.ended()).map(|_| ()) }.fuse());
 
         let mut ended = tokio::select! {
             () = shutdown => Ok(()),
@@ -386,12 +401,16 @@ impl App {
             };
         }
         stages.enter(Stage::Cut);
+        if !all_ended.is_terminated() {
+            // What is cut was decided, and may have used keys.
+            drop(tokio::time::timeout(CUT, &mut all_ended).await);
+        }
         stop.send_replace(true);
         while background.join_next().await.is_some() {}
         // Every decision is made: what they used is written last.
         drop(drained);
         drop(usage.await);
-        if let Some(watcher) = watcher {
+        for watcher in watchers {
             watcher.abort();
         }
         self.watching.end().await;
@@ -445,6 +464,10 @@ fn admin_token(settings: &AdminSettings) -> Result<Option<Secret>, AppError> {
     let token = token.trim();
     if token.is_empty() {
         let source = std::io::Error::other("it is empty");
+        return Err(AppError::AdminToken { file: file.clone(), source });
+    }
+    if token.chars().count() < TOKEN_MIN {
+        let source = std::io::Error::other(format!("it holds fewer than {TOKEN_MIN} characters"));
         return Err(AppError::AdminToken { file: file.clone(), source });
     }
     Ok(Some(Secret::new(token)))

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{
     header_value::{self, Prepared},
-    key::VerifyingKey,
+    key::{Fingerprint, VerifyingKey},
     scope::Scopes,
     time::UnixMillis,
     token::{TokenKeyId, UntrustedToken},
@@ -222,14 +222,18 @@ impl KnownPrincipal {
         self.revoked.binary_search(&jti).is_ok()
     }
 
-    /// The registered keys to try for `token`, with their places in [`KnownPrincipal::keys`]. A `kid` in the form of a fingerprint
-    /// picks its key; without one, or with a name that some other scheme gave, every key that could have signed the token is tried, up
-    /// to [`CANDIDATE_KEYS_MAX`].
+    /// The fingerprint in `token`'s `kid`, if a registered key has it. In the form of one are also names that others gave: there are
+    /// key sets whose `kid` is a digest.
+    pub fn named_key(&self, token: &UntrustedToken<'_>) -> Option<Fingerprint> {
+        let Some(TokenKeyId::Fingerprint(named)) = token.key_id() else { return None };
+        self.keys.iter().any(|known| known.key.fingerprint() == *named).then_some(*named)
+    }
+
+    /// The registered keys to try for `token`, with their places in [`KnownPrincipal::keys`]. A `kid` that is the fingerprint of one
+    /// picks it; without one, or with a name that some other scheme gave, every key that could have signed the token is tried, up to
+    /// [`CANDIDATE_KEYS_MAX`].
     pub fn candidates<'a>(&'a self, token: &'a UntrustedToken<'_>, now: UnixMillis) -> impl Iterator<Item = (usize, &'a KnownKey)> {
-        let named = match token.key_id() {
-            Some(TokenKeyId::Fingerprint(fingerprint)) => Some(*fingerprint),
-            Some(TokenKeyId::Name(_)) | None => None,
-        };
+        let named = self.named_key(token);
         self.keys
             .iter()
             .enumerate()

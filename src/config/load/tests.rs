@@ -25,6 +25,8 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(settings.server.http_listen.0.to_string(), "0.0.0.0:8080");
     assert_eq!(settings.server.grpc_listen.0.to_string(), "0.0.0.0:9191");
     assert_eq!(settings.server.admin_listen.0.to_string(), "127.0.0.1:8081");
+    assert_eq!(settings.server.drain, Duration::from_secs(2));
+    assert_eq!((settings.server.max_connections, settings.server.max_in_flight), (4096, 4096));
     assert!(settings.database.url.servers().eq(["sqlite://countersign.db?mode=rwc"]));
     assert!(settings.database.migrates_at_start());
     assert!(matches!(settings.nonce.url, NonceUrl::Memory));
@@ -35,6 +37,23 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(settings.issuer.signing_key_delay, Duration::from_mins(5));
     assert_eq!(settings.issuer.hs256_secret_file, None);
     assert_eq!(settings.telemetry.decision_log, DecisionLog::Denied);
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    let settings = load_text(
+        "",
+        &[
+            ("COUNTERSIGN_DATABASE__URL", "postgres://user:correcthorse@host/name"),
+            ("COUNTERSIGN_NONCE__URL", "redis+sentinel://user:correcthorse@host:1/service"),
+            ("COUNTERSIGN_ADMIN__TOKEN", "correcthorse and more"),
+            ("COUNTERSIGN_JWKS__PROXY", "http://user:correcthorse@proxy.example:3128"),
+        ],
+    )
+    .unwrap();
+    for shown in [format!("{settings:?}"), format!("{settings:#?}"), serde_json::to_string(&settings).unwrap()] {
+        assert!(shown.contains("http://proxy.example:3128") && !shown.contains("correcthorse"), "{shown}");
+    }
 }
 
 #[test]
@@ -49,7 +68,7 @@ fn the_environment_overrides_the_file() {
             ("COUNTERSIGN_REGISTRY__CACHE_ENTRIES", "7"),
             ("COUNTERSIGN_SERVER__TOKEN_API", "false"),
             ("COUNTERSIGN_TELEMETRY__DECISION_LOG", "all"),
-            ("COUNTERSIGN_ADMIN__TOKEN", "12345"),
+            ("COUNTERSIGN_ADMIN__TOKEN", "1234567890123456"),
             ("COUNTERSIGN_SERVICE_HOST", "10.0.0.1"),
             ("COUNTERSIGN_PORT_8080_TCP", "tcp://10.0.0.1:8080"),
         ],
@@ -64,7 +83,7 @@ fn the_environment_overrides_the_file() {
     assert_eq!(settings.registry.cache_entries, 7);
     assert!(!settings.server.token_api);
     assert_eq!(settings.telemetry.decision_log, DecisionLog::All);
-    assert_eq!(settings.admin.token.unwrap().expose(), "12345");
+    assert_eq!(settings.admin.token.unwrap().expose(), "1234567890123456");
 }
 
 #[test]
@@ -112,6 +131,9 @@ fn bad_values_are_named_with_their_source_and_what_is_accepted() {
         ("", &[("COUNTERSIGN_ISSUER__ALGORITHM", "HS256")], &["`issuer.algorithm`", "`issuer.hs256_secret_file`"]),
         ("[issuer]\nsigning_key_delay = \"8d\"", &[], &["`issuer.signing_key_delay`", "7d"]),
         ("[server]\nurl_prefix = \"auth\"", &[], &["`server.url_prefix`", "`/auth`"]),
+        ("[server]\ndrain = \"2m\"", &[], &["`server.drain`", "`1m`"]),
+        ("[server]\nmax_connections = 0", &[], &["`server.max_connections`", "1 to 1000000"]),
+        ("[server]\nmax_in_flight = 0", &[], &["`server.max_in_flight`", "1 to 1000000"]),
         ("[server.tls]\ncert = \"a.pem\"", &[], &["`server.tls.cert`", "`server.tls.key`"]),
         ("[server.grpc]\nmax_message = 16777217", &[], &["`server.grpc.max_message`", "countersign.toml", "16777216"]),
         ("", &[("COUNTERSIGN_SERVER__GRPC__MAX_MESSAGE", "1")], &["`server.grpc.max_message`", "16384"]),

@@ -93,7 +93,7 @@ impl GrpcDoor {
         };
         tokio::spawn(report_health(self.readiness, reporter, listening.stages.clone()));
         let threads = thread::available_parallelism().map_or(1, Into::into);
-        Ok(listen::serve(listener, threads, tls.map(ServerTls::for_grpc), &services, listening)?)
+        Ok(listen::serve(listener, threads, tls.map(ServerTls::for_grpc).as_ref(), &services, listening)?)
     }
 }
 

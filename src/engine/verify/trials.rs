@@ -53,15 +53,18 @@ impl Verifier {
     fn trials_at_least(&self, token: &UntrustedToken<'_>) -> usize {
         const { assert!(TRIALS_WITHOUT_KEY_ID <= CANDIDATE_KEYS_MAX) };
         let directory = &self.ports.directory;
+        // A `kid` in the form of a fingerprint picks one key, or, if nobody has that key, none: it has to cost the same.
         let candidates = match token.key_id() {
-            Some(TokenKeyId::Fingerprint(_)) => return 1,
-            Some(TokenKeyId::Name(_)) => directory.most_keys(token.algorithm().family()) + directory.most_trusts(),
+            Some(TokenKeyId::Fingerprint(_) | TokenKeyId::Name(_)) => {
+                directory.most_keys(token.algorithm().family()) + directory.most_trusts()
+            }
             None => directory.most_keys(token.algorithm().family()),
         };
         candidates.clamp(TRIALS_WITHOUT_KEY_ID, CANDIDATE_KEYS_MAX)
     }
 
-    /// A `kid` picks its key: a fingerprint one of the registered keys, a name one of a key set. What it does not pick comes after.
+    /// A `kid` picks its key: the fingerprint of a registered key that one, any other name one of a key set. What it does not pick
+    /// comes after.
     /// Looking in key sets is boxed, so that the decisions that need none stay small.
     pub(super) async fn try_everything<'t>(
         &self,
@@ -73,7 +76,7 @@ impl Verifier {
         if principal.trusts.is_empty() {
             return try_keys(token, principal, now, trials);
         }
-        if matches!(token.key_id(), Some(TokenKeyId::Name(_))) {
+        if token.key_id().is_some() && principal.named_key(token).is_none() {
             let found = Box::pin(self.try_trusts(token, principal, now, trials)).await;
             return found.or_else(|| try_keys(token, principal, now, trials));
         }

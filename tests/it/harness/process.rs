@@ -97,13 +97,13 @@ impl Process {
         }
     }
 
-    /// The same to the processes that it started, and to those first: none of them is started meanwhile.
+    /// The same to the processes that it started as well, and to it first: a frozen one starts no other meanwhile.
     pub fn signal_all(&self, signal: Signal) {
+        self.signal(signal);
         let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.child.id())).unwrap();
         for child in children.split_whitespace() {
             send_to(child, signal);
         }
-        self.signal(signal);
     }
 
     /// What it holds at the moment, by the kernel's account.
@@ -116,6 +116,11 @@ impl Process {
         };
         let descriptors = std::fs::read_dir(proc.join("fd")).unwrap().count();
         Usage { resident_kib: figure("VmRSS:"), threads: usize::try_from(figure("Threads:")).unwrap(), descriptors }
+    }
+
+    /// What others who are logged in see of it.
+    pub fn command_line(&self) -> String {
+        std::fs::read_to_string(format!("/proc/{}/cmdline", self.child.id())).unwrap().replace('\0', " ")
     }
 
     /// Waits for the process to end by itself, and panics when it does not within `deadline`.
