@@ -70,7 +70,7 @@ pub struct AdminDoor {
 impl AdminDoor {
     /// Serves on `listener`, with one thread.
     pub fn serve(self, listener: TcpListener, tls: Option<&ServerTls>, listening: Listening) -> Result<Served, ListenError> {
-        listen::serve(listener, 1, tls.map(ServerTls::for_http), &self, listening)
+        listen::serve(listener, 1, tls.map(ServerTls::for_http).as_ref(), &self, listening)
     }
 
     fn routes(&self) -> impl FnOnce(&mut web::ServiceConfig) + use<> {
