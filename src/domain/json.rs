@@ -16,6 +16,11 @@ pub fn object<'de, T: Deserialize<'de>>(json: &'de [u8]) -> serde_json::Result<T
     serde_json::from_str(text(json)?).map(|Object(value)| value)
 }
 
+/// Reads one JSON string and nothing else.
+pub fn string(json: &[u8]) -> serde_json::Result<String> {
+    serde_json::from_str(text(json)?)
+}
+
 /// The text of a JSON document (RFC 8259 section 8.1).
 pub fn text(json: &[u8]) -> serde_json::Result<&str> {
     std::str::from_utf8(json).map_err(|_| serde_json::Error::custom("the text is not UTF-8"))

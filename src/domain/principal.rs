@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{
     header_value::{self, Prepared},
-    key::VerifyingKey,
+    key::{Fingerprint, VerifyingKey},
     scope::Scopes,
     time::UnixMillis,
     token::{TokenKeyId, UntrustedToken},
@@ -222,14 +222,11 @@ impl KnownPrincipal {
         self.revoked.binary_search(&jti).is_ok()
     }
 
-    /// The registered keys to try for `token`, with their places in [`KnownPrincipal::keys`]. A `kid` in the form of a fingerprint
-    /// picks its key; without one, or with a name that some other scheme gave, every key that could have signed the token is tried, up
-    /// to [`CANDIDATE_KEYS_MAX`].
+    /// The registered keys to try for `token`, with their places in [`KnownPrincipal::keys`]. A `kid` that is the fingerprint of one
+    /// picks it; without one, or with a name that some other scheme gave, every key that could have signed the token is tried, up to
+    /// [`CANDIDATE_KEYS_MAX`].
     pub fn candidates<'a>(&'a self, token: &'a UntrustedToken<'_>, now: UnixMillis) -> impl Iterator<Item = (usize, &'a KnownKey)> {
-        let named = match token.key_id() {
-            Some(TokenKeyId::Fingerprint(fingerprint)) => Some(*fingerprint),
-            Some(TokenKeyId::Name(_)) | None => None,
-        };
+        let named = self.registered_kid(token);
         self.keys
             .iter()
             .enumerate()
@@ -239,9 +236,19 @@ impl KnownPrincipal {
             .take(CANDIDATE_KEYS_MAX)
     }
 
-    /// The trusts to look in for `token`'s `kid`.
-    pub fn trusts_for(&self, token: &UntrustedToken<'_>) -> impl Iterator<Item = (usize, &KnownTrust)> {
-        let trusts = if self.is_active && token.key_id().is_some() { &self.trusts[..] } else { &[] };
+    /// The `kid` of `token`, if it is the fingerprint of a registered key. Other names can look like fingerprints, too.
+    pub fn registered_kid(&self, token: &UntrustedToken<'_>) -> Option<Fingerprint> {
+        match token.key_id() {
+            Some(TokenKeyId::Fingerprint(named)) => {
+                self.keys.iter().any(|known| known.key.fingerprint() == *named).then_some(*named)
+            }
+            Some(TokenKeyId::Name(_)) | None => None,
+        }
+    }
+
+    /// The trusts whose key sets count now.
+    pub fn trusts_in_use(&self) -> impl Iterator<Item = (usize, &KnownTrust)> {
+        let trusts = if self.is_active { &self.trusts[..] } else { &[] };
         trusts.iter().enumerate()
     }
 }

@@ -55,6 +55,7 @@ mod jwks;
 mod jwks_fetching;
 mod jwks_guards;
 mod jwks_hostile;
+mod jwks_real;
 mod jwks_server;
 mod jwks_sets;
 mod jwthenticator;

@@ -8,12 +8,14 @@ use std::{collections::HashMap, sync::Arc};
 use url::{Position, Url};
 
 use super::{
-    super::ports::{FetchFailure, FoundKey, Unavailable},
+    super::ports::{FetchFailure, Unavailable},
     BEARER, Credential, Verifier, binding, check_scopes, concerns_the_registry,
     trials::{ProvenBy, Trials},
 };
 use crate::domain::{
     decision::{DenialCode, DenialReason, Identity},
+    key::VerifyingKey,
+    key_set::{KeySet, LeftOutKey},
     nonce::{Attempt, Claimed},
     presented::{Body, Credentials, OriginalRequest, Presented, Stated},
     principal::{CANDIDATE_KEYS_MAX, KnownPrincipal, TrustId, Username},
@@ -248,7 +250,7 @@ impl Verifier {
         let principal = self.explain_principal(&token.unverified_claims().username, now, walk).await;
         let mut failures = HashMap::new();
         if let (Vantage::Outside { .. }, Some(principal)) = (vantage, &principal) {
-            for (_, trust) in principal.trusts_for(&token) {
+            for (_, trust) in principal.trusts_in_use() {
                 if let Err(failure) = self.ports.key_sets.refresh(&trust.url).await {
                     failures.insert(trust.id, failure);
                 }
@@ -387,7 +389,7 @@ impl Verifier {
             format!("a signature by one of the principal's keys or trusts, at most {CANDIDATE_KEYS_MAX} of which are tried");
         let mut seen = Vec::new();
         for known in &principal.keys {
-            let names_another = matches!(token.key_id(), Some(TokenKeyId::Fingerprint(named)) if *named != known.key.fingerprint());
+            let names_another = principal.registered_kid(token).is_some_and(|named| named != known.key.fingerprint());
             let finding = if names_another {
                 "not the one that kid names"
             } else if !known.is_current(now) {
@@ -401,20 +403,13 @@ impl Verifier {
             };
             seen.push(format!("key {} ({} {}): {finding}", known.id, known.key.family(), known.key.fingerprint()));
         }
-        for (_, trust) in principal.trusts_for(token) {
-            let kid = token.key_id().map(TokenKeyId::text).unwrap_or_default();
-            let finding = match self.ports.key_sets.key(trust, &kid, now).await {
-                FoundKey::Key(key) if !token.fits(&key) => "kid found, of another kind or size, or not for this alg",
-                FoundKey::Key(key) if token.verify(&key, now).is_some() => "kid found, verifies",
-                FoundKey::Key(_) => "kid found, does not verify",
-                FoundKey::NoSuchKey => "no usable key of that kid",
-                FoundKey::NoKeySet => "no key set: never fetched, or too old",
+        for (_, trust) in principal.trusts_in_use() {
+            let finding = match self.ports.key_sets.set(trust, now).await {
+                Some(set) => explain_set(token, &set, now),
+                None => "no key set: never fetched, or too old".to_owned(),
             };
             let failure = failures.get(&trust.id).map_or_else(String::new, |failure| format!("; fetching it failed: {failure}"));
             seen.push(format!("trust {} ({}): {finding}{failure}", trust.id, trust.url));
-        }
-        if token.key_id().is_none() && !principal.trusts.is_empty() {
-            seen.push("trusts are not looked in for a token without kid".to_owned());
         }
         let seen = if seen.is_empty() { "no keys and no trusts".to_owned() } else { seen.join("; ") };
         let mut trials = Trials::default();
@@ -426,6 +421,33 @@ impl Verifier {
         walk.step("key", outcome, seen, expected);
         proof.map(|(_, proof)| proof)
     }
+}
+
+/// What the keys of a set make of the token, and which entries of that name cannot be used.
+fn explain_set(token: &UntrustedToken<'_>, set: &KeySet, now: UnixMillis) -> String {
+    let finding = |key: &VerifyingKey| {
+        if !token.fits(key) {
+            "of another kind or size, or not for this alg"
+        } else if token.verify(key, now).is_some() {
+            "verifies"
+        } else {
+            "does not verify"
+        }
+    };
+    let kid = token.key_id().map(TokenKeyId::text);
+    let mut found: Vec<String> = match &kid {
+        Some(kid) => {
+            let named = set.named(kid).map(|key| format!("kid found, {}", finding(key)));
+            named.chain(set.nameless().map(|key| format!("a key without kid, {}", finding(key)))).collect()
+        }
+        None => set.keys().map(|key| format!("a key ({} {}), {}", key.family(), key.fingerprint(), finding(key))).collect(),
+    };
+    if found.is_empty() {
+        found.push(if kid.is_some() { "no usable key of that kid" } else { "no usable key" }.to_owned());
+    }
+    let is_meant = |left_out: &&LeftOutKey| kid.is_none() || left_out.kid.is_none() || left_out.kid.as_deref() == kid.as_deref();
+    found.extend(set.contents().left_out.iter().filter(is_meant).map(|left_out| format!("left out: {left_out}")));
+    found.join(", ")
 }
 
 fn explain_scopes(presented: &Presented<'_>, identity: &Identity, walk: &mut Walk) {
