@@ -59,6 +59,7 @@ mod jwks_real;
 mod jwks_server;
 mod jwks_sets;
 mod jwthenticator;
+mod jwthenticator_wire;
 mod key_registration;
 mod last_used;
 mod manifests;
