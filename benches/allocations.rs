@@ -142,7 +142,7 @@ impl Service {
             let holder = registry.principals().await.unwrap()[0].username.clone();
             let issuer = app::issuer(settings, FirstKey::Make).await.unwrap();
             let minted = issuer.mint(&holder, MintTerms::default(), "bench").await.unwrap();
-            tokio::spawn(app.serve(listeners, std::future::pending()));
+            tokio::spawn(app.serve(listeners.open().unwrap(), std::future::pending(), std::future::pending()));
             Self { address, access_token: format!("Bearer {}", minted.access_token) }
         })
     }

@@ -2,6 +2,7 @@
 
 mod apart;
 mod clock;
+mod descriptors;
 mod importing;
 mod issuing;
 mod migrating;
@@ -10,13 +11,7 @@ mod watching;
 #[cfg(test)]
 mod world;
 
-use std::{
-    future::Future,
-    net::{SocketAddr, TcpListener},
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{future::Future, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 pub use crate::telemetry::log::LogControl;
 pub use apart::{Check, FirstKey, Shown, check, explain, issuer, registry, show};
@@ -25,6 +20,7 @@ pub use importing::{LegacySystem, LegacyUsers, import, legacy_source};
 pub use migrating::{MigrationState, MigrationStep, migrate_down, migrate_up, migrate_up_telling, migration_status};
 pub use signing_keys::{ListedKey, SigningKeyError, rotate_signing_key, signing_keys};
 use tokio::{
+    net::TcpListener,
     sync::{oneshot, watch},
     task::JoinSet,
 };
@@ -36,6 +32,7 @@ use crate::{
     doors::{
         grpc::{GrpcDoor, GrpcError},
         http::{AdminDoor, BadHeaderName, HttpDoor, Language, TokenDoor},
+        listen::{Bound, ListenError, Listening, Stage, Stages},
         tls::{ServerTls, TlsError},
     },
     engine::{
@@ -62,15 +59,16 @@ use crate::{
     },
     telemetry::{
         TelemetryError,
+        connections::ConnectionCounts,
         decisions::DecisionObserver,
         log::{LogError, LogGuard},
         tokens::TokenObserver,
     },
 };
 
-/// How long in-flight requests may take to finish once the service is told to stop. Together with closing the stores it stays
-/// under the 10 s after which orchestrators lose patience.
-const DRAIN: Duration = Duration::from_secs(7);
+/// How long requests in flight may take to finish once nothing new is taken. Together with the usual `server.drain` and closing the
+/// stores it stays under the 10 s after which orchestrators lose patience.
+const FINISH: Duration = Duration::from_secs(5);
 
 /// Why the service cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -109,9 +107,9 @@ pub enum AppError {
     /// A header name in the settings cannot be used.
     #[error(transparent)]
     HeaderName(#[from] BadHeaderName),
-    /// An HTTP server failed.
-    #[error("an HTTP server failed")]
-    Http(#[source] std::io::Error),
+    /// A listener failed.
+    #[error(transparent)]
+    Serving(#[from] ListenError),
     /// The gRPC server failed.
     #[error(transparent)]
     Grpc(#[from] GrpcError),
@@ -142,26 +140,65 @@ pub fn init_log(settings: &Settings) -> Result<LogGuard, LogError> {
     crate::telemetry::log::init(&settings.telemetry)
 }
 
-/// Sockets that are bound and not yet served.
+/// Addresses that are taken, and that nobody can connect to yet: until decisions can be made, gateways should ask others.
 #[derive(Debug)]
 pub struct Listeners {
     /// For decisions over HTTP.
-    pub http: TcpListener,
+    pub http: Bound,
     /// For decisions over gRPC.
-    pub grpc: TcpListener,
+    pub grpc: Bound,
     /// For operators.
-    pub admin: TcpListener,
+    pub admin: Bound,
 }
 
+/// The same, and others can connect.
+#[derive(Debug)]
+pub struct OpenListeners {
+    http: TcpListener,
+    grpc: TcpListener,
+    admin: TcpListener,
+}
+
+const LISTENERS: [&str; 3] = ["server.http_listen", "server.grpc_listen", "server.admin_listen"];
+
 impl Listeners {
-    /// Binds the addresses of the settings.
+    /// Takes the addresses of the settings.
     pub fn bind(settings: &Settings) -> Result<Self, AppError> {
-        let bind = |key, address| TcpListener::bind(address).map_err(|source| AppError::Listen { key, address, source });
+        let bind = |key, address| Bound::bind(address).map_err(|source| AppError::Listen { key, address, source });
+        let [http, grpc, admin] = LISTENERS;
         Ok(Self {
-            http: bind("server.http_listen", settings.server.http_listen.0)?,
-            grpc: bind("server.grpc_listen", settings.server.grpc_listen.0)?,
-            admin: bind("server.admin_listen", settings.server.admin_listen.0)?,
+            http: bind(http, settings.server.http_listen.0)?,
+            grpc: bind(grpc, settings.server.grpc_listen.0)?,
+            admin: bind(admin, settings.server.admin_listen.0)?,
         })
+    }
+
+    /// Lets others connect, once decisions can be made. To be called on a runtime.
+    pub fn open(self) -> Result<OpenListeners, AppError> {
+        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+        let open = |key, bound: Bound| {
+            let address = bound.local_addr().unwrap_or(unknown);
+            bound.open().map_err(|source| AppError::Listen { key, address, source })
+        };
+        let [http, grpc, admin] = LISTENERS;
+        Ok(OpenListeners { http: open(http, self.http)?, grpc: open(grpc, self.grpc)?, admin: open(admin, self.admin)? })
+    }
+}
+
+impl OpenListeners {
+    /// Where decisions over HTTP are listened for.
+    pub fn http(&self) -> std::io::Result<SocketAddr> {
+        self.http.local_addr()
+    }
+
+    /// The same over gRPC.
+    pub fn grpc(&self) -> std::io::Result<SocketAddr> {
+        self.grpc.local_addr()
+    }
+
+    /// Where operators are.
+    pub fn admin(&self) -> std::io::Result<SocketAddr> {
+        self.admin.local_addr()
     }
 }
 
@@ -173,7 +210,16 @@ pub struct App {
     admin: AdminDoor,
     background: Background,
     tls: Option<ServerTls>,
+    readiness: Readiness,
+    limits: Limits,
     watching: Watching,
+}
+
+/// How long the service goes on after it was told to stop, and how much it serves at a time.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    drain: Duration,
+    max_connections: usize,
 }
 
 /// What goes on beside the decisions.
@@ -234,7 +280,13 @@ impl App {
             failures_per_identifier: settings.issuer.failures_per_identifier,
         };
         Ok(Self {
-            http: HttpDoor::new(Arc::clone(&verifier), tokens, Arc::clone(&language), Arc::clone(&url_prefix))?,
+            http: HttpDoor::new(
+                Arc::clone(&verifier),
+                tokens,
+                Arc::clone(&language),
+                Arc::clone(&url_prefix),
+                settings.server.max_in_flight as usize,
+            )?,
             grpc: GrpcDoor { verifier: Arc::clone(&verifier), readiness: readiness.clone(), language: Arc::clone(&language) },
             admin: AdminDoor {
                 registry: foundation.registry(local_hints, "admin-api"),
@@ -242,7 +294,7 @@ impl App {
                 verifier,
                 metrics: watching.metrics.clone(),
                 log,
-                readiness,
+                readiness: readiness.clone(),
                 scheme: language.scheme().into(),
                 url_prefix,
                 token: admin_token,
@@ -259,12 +311,20 @@ impl App {
                 redis,
             },
             tls,
+            readiness,
+            limits: Limits { drain: settings.server.drain, max_connections: settings.server.max_connections as usize },
             watching,
         })
     }
 
-    /// Serves until `shutdown` is done, then takes nothing new, finishes what is in flight, and returns.
-    pub async fn serve(self, listeners: Listeners, shutdown: impl Future<Output = ()>) -> Result<(), AppError> {
+    /// Serves until `shutdown` is done; then comes to an end in order, and at once when `hurry` is done, too.
+    pub async fn serve(
+        self,
+        listeners: OpenListeners,
+        shutdown: impl Future<Output = ()>,
+        hurry: impl Future<Output = ()>,
+    ) -> Result<(), AppError> {
+        let connections = descriptors::connections(self.limits.max_connections);
         let (stop, stopping) = watch::channel(false);
         let stopped = move || {
             let mut stopping = stopping.clone();
@@ -285,27 +345,38 @@ impl App {
             background.spawn(listener.run(stopped()));
         }
         let watcher = self.tls.clone().map(|tls| tokio::spawn(tls.watch()));
-        let admin = self.admin.serve(listeners.admin, DRAIN).map_err(AppError::Http)?;
-        let decisions = self.http.serve(listeners.http, self.tls.as_ref(), DRAIN).map_err(AppError::Http)?;
+        let stages = Stages::default();
+        let [http, grpc, admin] = ConnectionCounts::of_all(&self.watching.metrics).map(|counts| Listening {
+            max_connections: connections,
+            stages: stages.clone(),
+            counts,
+        });
+        let mut http = self.http.serve(listeners.http, self.tls.as_ref(), http)?;
+        let mut grpc = self.grpc.serve(listeners.grpc, self.tls.as_ref(), grpc)?;
+        let mut admin = self.admin.serve(listeners.admin, admin)?;
+        let mut all_ended = std::pin::pin!(async { tokio::try_join!(http.ended(), grpc.ended(), admin.ended()).map(|_| ()) });
 
-        let (mut decisions_done, mut admin_done) = (tokio::spawn(decisions.done), tokio::spawn(admin.done));
-        let mut grpc_done = {
-            let (tls, stopped) = (self.tls.clone(), stopped());
-            tokio::spawn(async move { self.grpc.serve(listeners.grpc, tls.as_ref(), stopped).await })
-        };
-        let ended = tokio::select! {
+        let mut ended = tokio::select! {
             () = shutdown => Ok(()),
-            done = &mut decisions_done => http_ended(done),
-            done = &mut admin_done => http_ended(done),
-            done = &mut grpc_done => done.unwrap_or(Ok(())).map_err(Into::into),
+            ended = &mut all_ended => ended,
         };
-        tracing::info!("stopping: finishing what is in flight");
+        if ended.is_ok() {
+            tracing::info!(drain = ?self.limits.drain, "stopping: readiness says so, and new connections are still taken");
+            self.readiness.drain();
+            stages.enter(Stage::Draining);
+            let closing = async {
+                tokio::time::sleep(self.limits.drain).await;
+                tracing::info!("stopping: finishing what is in flight");
+                stages.enter(Stage::Closing);
+                tokio::time::timeout(FINISH, &mut all_ended).await
+            };
+            ended = tokio::select! {
+                ended = closing => ended.unwrap_or(Ok(())),
+                () = hurry => Ok(()),
+            };
+        }
+        stages.enter(Stage::Cut);
         stop.send_replace(true);
-        // Dropping the task of a gRPC server cuts its connections, which is what remains for those that do not finish in time.
-        let grpc_drained =
-            tokio::time::timeout(DRAIN, async { if grpc_done.is_finished() { Ok(Ok(())) } else { (&mut grpc_done).await } });
-        let ((), (), _) = tokio::join!(decisions.handle.stop(true), admin.handle.stop(true), grpc_drained);
-        grpc_done.abort();
         while background.join_next().await.is_some() {}
         // Every decision is made: what they used is written last.
         drop(drained);
@@ -315,14 +386,7 @@ impl App {
         }
         self.watching.end().await;
         tracing::info!("stopped");
-        ended
-    }
-}
-
-fn http_ended(done: Result<std::io::Result<()>, tokio::task::JoinError>) -> Result<(), AppError> {
-    match done {
-        Ok(result) => result.map_err(AppError::Http),
-        Err(error) => Err(AppError::Http(std::io::Error::other(error))),
+        ended.map_err(Into::into)
     }
 }
 

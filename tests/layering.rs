@@ -36,12 +36,15 @@ const LAYERS: [(&str, &[&str]); 10] = [
 ];
 
 /// Foreign crates that may be named in these modules alone, by the beginning of their names.
-const CRATES: [(&str, &[&str]); 22] = [
+const CRATES: [(&str, &[&str]); 25] = [
     ("sea_orm", &["stores::sql"]),
     ("sqlx", &["stores::sql"]),
     ("deadpool_redis", &["stores::nonce", "stores::hints"]),
     ("redis", &["stores::nonce", "stores::hints"]),
     ("actix", &["doors::http"]),
+    ("hyper", &["doors"]),
+    ("http_body", &["doors"]),
+    ("rustix", &["app::descriptors"]),
     ("utoipa", &["doors::http"]),
     ("governor", &["doors::http"]),
     ("tonic", &["doors::grpc"]),

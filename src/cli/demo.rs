@@ -54,8 +54,8 @@ async fn demo(settings: Settings, log: app::LogControl, key_file: &Path) -> supe
     let key = demo_key(key_file)?;
     register(&settings, &key).await?;
     let app = App::build(&settings, log).await?;
-    let stop = super::serve::told_to_stop()?;
-    let served = tokio::spawn(app.serve(listeners, stop));
+    let (stop, hurry) = super::serve::told_to_stop()?;
+    let served = tokio::spawn(app.serve(listeners.open()?, stop, hurry));
     // Used nonces are kept in memory, which is empty: tokens from before the start are denied, and tokens carry whole seconds.
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
     tokio::time::sleep(Duration::from_secs(1).saturating_sub(Duration::from_nanos(now.subsec_nanos().into()))).await;

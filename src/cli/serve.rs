@@ -1,5 +1,7 @@
 //! `countersign serve`
 
+use tokio::sync::watch;
+
 use crate::{
     app::{self, App, Listeners},
     config::Settings,
@@ -14,24 +16,36 @@ pub(super) fn run(settings: &Settings) -> super::Outcome {
         for warning in settings.warnings() {
             tracing::warn!(key = warning.key, "{}", warning.reason);
         }
+        let (stop, hurry) = told_to_stop()?;
+        let listeners = listeners.open()?;
         tracing::info!(
-            http = %settings.server.http_listen.0, grpc = %settings.server.grpc_listen.0, admin = %settings.server.admin_listen.0,
+            http = %listeners.http()?, grpc = %listeners.grpc()?, admin = %listeners.admin()?,
             version = env!("CARGO_PKG_VERSION"), "serving"
         );
-        app.serve(listeners, told_to_stop()?).await?;
+        app.serve(listeners, stop, hurry).await?;
         Ok(())
     })?
 }
 
-/// Is done at SIGTERM or SIGINT.
-pub(super) fn told_to_stop() -> std::io::Result<impl Future<Output = ()>> {
+/// Are done at the first SIGTERM or SIGINT, and at the second.
+pub(super) fn told_to_stop() -> std::io::Result<(impl Future<Output = ()>, impl Future<Output = ()>)> {
     use tokio::signal::unix::{SignalKind, signal};
 
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+    let (count, counted) = watch::channel(0);
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            count.send_modify(|count| *count += 1);
         }
-    })
+    });
+    let after = |signals| {
+        let mut counted = counted.clone();
+        // The sender outlives the wait: its task never ends.
+        async move { drop(counted.wait_for(|count| *count >= signals).await) }
+    };
+    Ok((after(1), after(2)))
 }

@@ -1,6 +1,6 @@
 //! The addresses on which the service listens.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +25,17 @@ pub struct ServerSettings {
     pub url_prefix: String,
     /// Whether the HTTP listener has the token API; otherwise it has decisions, `/jwks` and liveness alone. Default true.
     pub token_api: bool,
+    /// How long the service goes on after it was told to stop: `/readyz` answers 503 at once, and whoever balances load has this long
+    /// to notice while new connections are still taken. Afterwards what is in flight is finished within 5 s. Up to `1m`; `0s` stops
+    /// at once. Default `2s`.
+    #[serde(with = "values::duration")]
+    pub drain: Duration,
+    /// Connections that each listener serves at a time; one more is answered with 503 (`UNAVAILABLE` over gRPC) and closed. Lowered
+    /// at the start to what the limit of open files leaves. From 1 to 1,000,000. Default 4096.
+    pub max_connections: u32,
+    /// Requests that each listener works on at a time; one more is answered with 503 (`UNAVAILABLE` over gRPC) before anything is done
+    /// for it. From 1 to 1,000,000. Default 4096.
+    pub max_in_flight: u32,
     /// TLS on the HTTP and gRPC listeners. `cert` and `key` belong together, and `client_ca` needs both. The files are read again
     /// when they change.
     pub tls: TlsSettings,
@@ -46,6 +57,9 @@ pub struct TlsSettings {
     pub client_ca: Option<PathBuf>,
 }
 
+/// Orchestrators kill what does not end.
+const DRAIN_MAX: Duration = Duration::from_mins(1);
+
 impl Default for ServerSettings {
     fn default() -> Self {
         let listen = |ip: [u8; 4], port| ListenAddress((ip, port).into());
@@ -55,6 +69,9 @@ impl Default for ServerSettings {
             admin_listen: listen([127, 0, 0, 1], 8081),
             url_prefix: String::new(),
             token_api: true,
+            drain: Duration::from_secs(2),
+            max_connections: 4096,
+            max_in_flight: 4096,
             tls: TlsSettings::default(),
         }
     }
@@ -69,6 +86,14 @@ impl ServerSettings {
             && (!prefix.starts_with('/') || prefix.ends_with('/') || prefix.contains(['?', '#', '{', '}', ' ', '%']))
         {
             add("server.url_prefix", "it has to start with `/`, not end with one, and be a plain path, such as `/auth`");
+        }
+        if self.drain > DRAIN_MAX {
+            add("server.drain", "it is at most `1m`; whoever stops the service does not wait for longer");
+        }
+        for (key, value) in [("server.max_connections", self.max_connections), ("server.max_in_flight", self.max_in_flight)] {
+            if !(1..=1_000_000).contains(&value) {
+                add(key, "expected a number from 1 to 1000000");
+            }
         }
         let same = |a: ListenAddress, b: ListenAddress| a.0 == b.0 && a.0.port() != 0;
         if same(self.http_listen, self.grpc_listen) {

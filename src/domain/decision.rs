@@ -235,11 +235,13 @@ pub enum DenialCode {
     RequestMismatch,
     /// A scope is lacking.
     InsufficientScope,
+    /// Nothing was decided: a store is out of reach, or the question could not be taken.
+    Unavailable,
 }
 
 impl DenialCode {
     /// Every code.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::MissingCredentials,
         Self::MalformedCredentials,
         Self::UnsupportedAlgorithm,
@@ -249,6 +251,7 @@ impl DenialCode {
         Self::Replayed,
         Self::RequestMismatch,
         Self::InsufficientScope,
+        Self::Unavailable,
     ];
 
     /// The code on the wire: `X-Auth-Error`, `error="..."`, and the problem's `code`.
@@ -263,6 +266,7 @@ impl DenialCode {
             Self::Replayed => "replayed",
             Self::RequestMismatch => "request_mismatch",
             Self::InsufficientScope => "insufficient_scope",
+            Self::Unavailable => "unavailable",
         }
     }
 
@@ -280,13 +284,15 @@ impl DenialCode {
             Self::Replayed => "The token was used before; sign a new one for each request.",
             Self::RequestMismatch => "The token was made for another request or another service.",
             Self::InsufficientScope => "The credentials lack a scope that is required here.",
+            Self::Unavailable => "It cannot be decided now whether the request may pass; try again.",
         }
     }
 
-    /// Whether the client is known and still may not: 403 instead of 401.
-    pub const fn is_forbidden(self) -> bool {
+    /// The status over HTTP: 401 who are you? 403 not you. 503 cannot tell.
+    pub const fn status(self) -> u16 {
         match self {
-            Self::InsufficientScope => true,
+            Self::InsufficientScope => 403,
+            Self::Unavailable => 503,
             Self::MissingCredentials
             | Self::MalformedCredentials
             | Self::UnsupportedAlgorithm
@@ -294,7 +300,7 @@ impl DenialCode {
             | Self::TimestampOutsideTolerance
             | Self::Expired
             | Self::Replayed
-            | Self::RequestMismatch => false,
+            | Self::RequestMismatch => 401,
         }
     }
 }
@@ -392,12 +398,21 @@ denial_reasons! {
     AudienceMismatch = "audience_mismatch" => RequestMismatch,
     /// A scope that the route asks for is not held.
     InsufficientScope = "insufficient_scope" => InsufficientScope,
+    /// The gateway's question is larger than what is taken (`server.grpc.max_message`), and was not read.
+    RequestTooLarge = "request_too_large" => Unavailable,
+    /// More was asked at once than is taken (`server.max_in_flight`), and this question was not looked at.
+    Overloaded = "overloaded" => Unavailable,
 }
 
 impl DenialReason {
     /// Where this reason stands in [`DenialReason::ALL`].
     pub const fn index(self) -> usize {
         self as usize
+    }
+
+    /// Whether it says nothing about the credentials, because nobody looked at them.
+    pub const fn is_undecided(self) -> bool {
+        matches!(self.code(), DenialCode::Unavailable)
     }
 }
 

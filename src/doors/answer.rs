@@ -55,7 +55,6 @@ pub struct Language {
     realm: Box<str>,
     /// What is said with each of [`DenialCode::ALL`], in that order.
     denials: Box<[Words]>,
-    unavailable: Words,
 }
 
 impl Language {
@@ -69,7 +68,6 @@ impl Language {
             scheme: scheme.into(),
             realm: realm.into(),
             denials: DenialCode::ALL.map(words).into(),
-            unavailable: Words::new(RefusalKind::Unavailable, UNAVAILABLE, UNDECIDED, scheme, realm, None),
         }
     }
 
@@ -118,6 +116,10 @@ pub(super) struct Refusal<'a> {
 impl Refusal<'_> {
     pub(super) fn kind(&self) -> RefusalKind {
         self.words.kind
+    }
+
+    pub(super) fn status(&self) -> u16 {
+        self.words.status
     }
 
     /// `X-Auth-Error`.
@@ -174,11 +176,18 @@ pub(super) enum RefusalKind {
 }
 
 impl RefusalKind {
-    pub(super) const fn status(self) -> u16 {
-        match self {
-            Self::Unauthenticated => 401,
-            Self::Forbidden => 403,
-            Self::Unavailable => 503,
+    const fn of(code: DenialCode) -> Self {
+        match code {
+            DenialCode::InsufficientScope => Self::Forbidden,
+            DenialCode::Unavailable => Self::Unavailable,
+            DenialCode::MissingCredentials
+            | DenialCode::MalformedCredentials
+            | DenialCode::UnsupportedAlgorithm
+            | DenialCode::InvalidToken
+            | DenialCode::TimestampOutsideTolerance
+            | DenialCode::Expired
+            | DenialCode::Replayed
+            | DenialCode::RequestMismatch => Self::Unauthenticated,
         }
     }
 
@@ -191,18 +200,14 @@ impl RefusalKind {
     }
 }
 
-const UNAVAILABLE: &str = "unavailable";
-const UNDECIDED: &str = "It cannot be decided now whether the request may pass; try again.";
-
 /// What to say to a verdict: the identity to pass on, or the refusal.
 pub(super) fn spoken<'a>(verdict: &'a Verdict, language: &'a Language) -> Result<&'a Identity, Refusal<'a>> {
-    let denial = match &verdict.result {
+    let (code, missing_scopes) = match &verdict.result {
         Ok(Decision::Allow(identity)) => return Ok(identity),
-        Ok(Decision::Deny(denial)) => denial,
-        Err(_) => return Err(Refusal { words: Said::Beforehand(&language.unavailable), missing_scopes: None }),
+        Ok(Decision::Deny(denial)) => (denial.reason.code(), denial.missing_scopes.as_ref()),
+        Err(_) => (DenialCode::Unavailable, None),
     };
-    let code: DenialCode = denial.reason.code();
-    let missing_scopes = denial.missing_scopes.as_ref().filter(|scopes| !scopes.is_empty());
+    let missing_scopes = missing_scopes.filter(|scopes| !scopes.is_empty());
     let words = match language.denials.get(code as usize) {
         Some(words) if missing_scopes.is_none() => Said::Beforehand(words),
         Some(_) | None => Said::Now(Box::new(Words::about(code, &language.scheme, &language.realm, missing_scopes))),
@@ -232,6 +237,7 @@ impl Deref for Said<'_> {
 #[derive(Clone, Debug)]
 struct Words {
     kind: RefusalKind,
+    status: u16,
     code: &'static str,
     challenge: ByteString,
     /// The problem+json body, before and after the name.
@@ -256,27 +262,17 @@ const INSTANCE: &str = "urn:uuid:";
 
 impl Words {
     fn about(code: DenialCode, scheme: &str, realm: &str, missing: Option<&Scopes>) -> Self {
-        let kind = if code.is_forbidden() { RefusalKind::Forbidden } else { RefusalKind::Unauthenticated };
-        Self::new(kind, code.name(), code.explanation(), scheme, realm, missing)
-    }
-
-    fn new(
-        kind: RefusalKind,
-        code: &'static str,
-        detail: &'static str,
-        scheme: &str,
-        realm: &str,
-        missing: Option<&Scopes>,
-    ) -> Self {
+        let (kind, status, code, detail) = (RefusalKind::of(code), code.status(), code.name(), code.explanation());
         let missing_scopes = missing.map(Scopes::as_str);
         let scope = missing_scopes.map(|scopes| format!(", scope=\"{scopes}\"")).unwrap_or_default();
-        let (title, status) = (kind.title(), kind.status());
-        let problem = Problem { r#type: "about:blank", title, status, detail, instance: INSTANCE, code, missing_scopes };
+        let problem =
+            Problem { r#type: "about:blank", title: kind.title(), status, detail, instance: INSTANCE, code, missing_scopes };
         // A struct of texts and numbers always has a JSON form; an empty body would still be a refusal.
         let body = serde_json::to_string(&problem).unwrap_or_default();
         let name_at = body.find(INSTANCE).map_or(body.len(), |start| start + INSTANCE.len());
         Self {
             kind,
+            status,
             code,
             challenge: format!("{scheme} realm=\"{realm}\", error=\"{code}\"{scope}").into(),
             body: [&body[..name_at], &body[name_at..]].map(ByteString::from),

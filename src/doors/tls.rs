@@ -2,14 +2,13 @@
 //! them.
 
 use std::{
-    fmt, io,
+    fmt,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use futures_util::{Stream, StreamExt};
 use rustls::{
     DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
     client::danger::HandshakeSignatureValid,
@@ -21,18 +20,12 @@ use rustls::{
     },
     sign::CertifiedKey,
 };
-use tokio::net::TcpStream;
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_rustls::TlsAcceptor;
 
 use crate::config::server::TlsSettings;
 
 /// How often the files are looked at.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
-/// How long a handshake may take.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Handshakes that may be done and not yet taken by the server.
-const HANDSHAKES_WAITING: usize = 64;
 
 /// TLS cannot be served with these files.
 #[derive(Debug, thiserror::Error)]
@@ -119,43 +112,14 @@ impl ServerTls {
         }
     }
 
-    pub(super) fn for_http(&self) -> ServerConfig {
-        self.config(&[b"http/1.1"])
+    /// Shakes hands on the connections of the HTTP listener.
+    pub(super) fn for_http(&self) -> TlsAcceptor {
+        TlsAcceptor::from(Arc::new(self.config(&[b"http/1.1"])))
     }
 
-    /// Every connection of `accepted`, once its handshake is done. Slow handshakes hold up no other.
-    pub(super) fn handshake_all(
-        &self,
-        accepted: impl Stream<Item = io::Result<TcpStream>> + Send + 'static,
-    ) -> ReceiverStream<io::Result<TlsStream<TcpStream>>> {
-        let acceptor = TlsAcceptor::from(Arc::new(self.config(&[b"h2"])));
-        let (sender, done) = tokio::sync::mpsc::channel(HANDSHAKES_WAITING);
-        tokio::spawn(async move {
-            let mut accepted = std::pin::pin!(accepted);
-            loop {
-                let stream = tokio::select! {
-                    stream = accepted.next() => stream,
-                    () = sender.closed() => return,
-                };
-                let stream = match stream {
-                    Some(Ok(stream)) => stream,
-                    Some(Err(error)) => {
-                        tracing::warn!(error = %error, "a connection could not be used");
-                        continue;
-                    }
-                    None => return,
-                };
-                let (acceptor, sender) = (acceptor.clone(), sender.clone());
-                tokio::spawn(async move {
-                    match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-                        Ok(Ok(stream)) => drop(sender.send(Ok(stream)).await),
-                        Ok(Err(error)) => tracing::debug!(error = %error, "a TLS handshake failed"),
-                        Err(_) => tracing::debug!("a TLS handshake took too long"),
-                    }
-                });
-            }
-        });
-        ReceiverStream::new(done)
+    /// The same for gRPC.
+    pub(super) fn for_grpc(&self) -> TlsAcceptor {
+        TlsAcceptor::from(Arc::new(self.config(&[b"h2"])))
     }
 
     fn config(&self, protocols: &[&[u8]]) -> ServerConfig {

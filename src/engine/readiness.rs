@@ -17,6 +17,7 @@ pub struct Readiness {
     directory: Arc<dyn KeyDirectory>,
     nonces: Arc<dyn NonceStore>,
     last: Arc<[AtomicBool; DEPENDENCIES.len()]>,
+    is_draining: Arc<AtomicBool>,
 }
 
 const DEPENDENCIES: [Dependency; 2] = [Dependency::KeyDirectory, Dependency::NonceStore];
@@ -24,7 +25,7 @@ const DEPENDENCIES: [Dependency; 2] = [Dependency::KeyDirectory, Dependency::Non
 impl Readiness {
     /// Watches these.
     pub fn new(clock: Arc<dyn Clock>, directory: Arc<dyn KeyDirectory>, nonces: Arc<dyn NonceStore>) -> Self {
-        Self { clock, directory, nonces, last: Arc::default() }
+        Self { clock, directory, nonces, last: Arc::default(), is_draining: Arc::default() }
     }
 
     /// Each dependency, and whether it can be reached now.
@@ -42,9 +43,19 @@ impl Readiness {
         std::array::from_fn(|index| (DEPENDENCIES[index], self.last[index].load(Ordering::Relaxed)))
     }
 
-    /// Whether every dependency can be reached.
+    /// Whether every dependency can be reached, and the service is not about to end.
     pub async fn is_ready(&self) -> bool {
-        self.check().await.iter().all(|(_, state)| state.is_ok())
+        self.check().await.iter().all(|(_, state)| state.is_ok()) && !self.is_draining()
+    }
+
+    /// The service is about to end: from now on it is not ready.
+    pub fn drain(&self) {
+        self.is_draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is.
+    pub fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Relaxed)
     }
 }
 

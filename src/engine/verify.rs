@@ -135,6 +135,16 @@ impl Verifier {
         Verdict { id, result }
     }
 
+    /// Refuses a request that is not to be decided, for `reason`, at little cost: no store is asked and the credentials are not looked
+    /// at. It is counted and logged like every decision.
+    pub fn refuse(&self, presented: &Presented<'_>, reason: DenialReason) -> Verdict {
+        let observation = self.observer.begin(presented);
+        let id = new_decision_id(self.ports.clock.now());
+        let result = Ok(Decision::Deny(reason.into()));
+        observation.end(presented, None, id, outcome(&result));
+        Verdict { id, result }
+    }
+
     async fn judge(
         &self,
         presented: &Presented<'_>,

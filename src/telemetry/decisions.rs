@@ -55,7 +55,7 @@ impl Outcome<'_> {
     const fn kind(self) -> usize {
         match self {
             Self::Allowed(_) => ALLOWED,
-            Self::Denied(_) => DENIED,
+            Self::Denied(denial) => kind_of(denial.reason),
             Self::Unavailable { .. } => UNAVAILABLE,
         }
     }
@@ -74,6 +74,11 @@ const OUTCOMES: [&str; 3] = ["allowed", "denied", "unavailable"];
 const ALLOWED: usize = 0;
 const DENIED: usize = 1;
 const UNAVAILABLE: usize = 2;
+
+/// A question that was refused unseen was not decided.
+const fn kind_of(reason: DenialReason) -> usize {
+    if reason.is_undecided() { UNAVAILABLE } else { DENIED }
+}
 
 /// Of [`Outcome::cell`].
 const CELLS: usize = DenialReason::ALL.len() + 2;
@@ -191,6 +196,7 @@ impl Observation<'_> {
         if let Some(trace) = self.trace {
             let failure = match outcome {
                 Outcome::Unavailable { dependency, .. } => Some(format!("the {dependency} is out of reach")),
+                Outcome::Denied(denial) if denial.reason.is_undecided() => Some(denial.reason.name().to_owned()),
                 Outcome::Allowed(_) | Outcome::Denied(_) => None,
             };
             trace.end(attributes(presented, method, id, outcome), failure);
@@ -293,7 +299,7 @@ impl Counts {
 
     /// Every place and its labels, so that each has a value before its first decision.
     fn series() -> Vec<(Place, [KeyValue; 4])> {
-        let reasons = DenialReason::ALL.iter().map(|reason| (OUTCOMES[DENIED], reason.name()));
+        let reasons = DenialReason::ALL.iter().map(|reason| (OUTCOMES[kind_of(*reason)], reason.name()));
         let cells: Vec<_> = [(OUTCOMES[ALLOWED], ""), (OUTCOMES[UNAVAILABLE], "")].into_iter().chain(reasons).collect();
         let mut series = Vec::with_capacity(Door::ALL.len() * METHODS * CELLS);
         for door in Door::ALL {

@@ -163,7 +163,7 @@ impl Metrics {
         self.meter.u64_observable_counter(name).with_description(description).with_callback(read).build();
     }
 
-    fn gauge(
+    pub(super) fn gauge(
         &self,
         name: &'static str,
         unit: &'static str,

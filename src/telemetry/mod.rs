@@ -1,5 +1,6 @@
 //! What the service tells of itself: its log, metrics, and traces of decisions.
 
+pub mod connections;
 pub mod decisions;
 pub mod log;
 pub mod metrics;

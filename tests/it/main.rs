@@ -65,6 +65,7 @@ mod last_used;
 mod manifests;
 mod offload;
 mod outage;
+mod overload;
 mod packaging;
 mod peers;
 mod registry_commands;

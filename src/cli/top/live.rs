@@ -29,7 +29,7 @@ enum Message {
 /// Draws until a key or a signal ends it. Looking goes on in the runtime that this is called in.
 pub(super) fn run(scraper: Scraper, screen: Screen) -> io::Result<()> {
     let (sender, messages) = mpsc::channel();
-    let stop = told_to_stop()?;
+    let (stop, _) = told_to_stop()?;
     let stopping = sender.clone();
     tokio::spawn(async move {
         stop.await;

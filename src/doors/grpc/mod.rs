@@ -11,29 +11,33 @@ mod generated;
 pub mod probe;
 mod request;
 mod verification;
-mod workers;
 
-use std::{future::Future, net::TcpListener, sync::Arc, time::Duration};
+use std::{net::SocketAddr, rc::Rc, sync::Arc, thread, time::Duration};
 
 use envoy_types::ext_authz::v3::pb::AuthorizationServer;
-use tonic::service::Routes;
+use hyper::{Request, body::Incoming};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tonic::{body::Body, service::Routes};
 use tonic_health::ServingStatus;
+use tower::ServiceExt as _;
 
 use self::{
     ext_authz::ExtAuthz,
     generated::verification_server::{SERVICE_NAME as VERIFICATION, VerificationServer},
     verification::PluginVerification,
-    workers::Workers,
 };
-use super::{answer::Language, tls::ServerTls};
+use super::{
+    answer::Language,
+    listen::{self, Activity, Connection, ListenError, Listening, Protocol, Served, Stage, Stages, Stream, Watched},
+    tls::ServerTls,
+};
 use crate::engine::{readiness::Readiness, verify::Verifier};
 
 /// Its health is told, as that of [`VERIFICATION`] and of the server as a whole.
 const EXT_AUTHZ: &str = "envoy.service.auth.v3.Authorization";
 /// How often health is looked at.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
-/// How often an idle connection is tried, so that one whose gateway is gone does not stay.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_mins(1);
 
 /// `envoy.service.auth.v3` and what it imports, for reflection. Made from the `envoy-types` crate by the test beside it.
 const ENVOY_DESCRIPTORS: &[u8] = include_bytes!("../../../proto/ext_authz.descriptors.bin");
@@ -51,37 +55,20 @@ pub struct GrpcDoor {
     pub language: Arc<Language>,
 }
 
-/// The gRPC server failed.
+/// The gRPC server cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum GrpcError {
-    /// The socket could not be used.
-    #[error("the gRPC listener failed")]
-    Listener(#[source] std::io::Error),
     /// The descriptors for reflection are damaged.
     #[error("reflection could not be set up")]
     Reflection(#[source] tonic_reflection::server::Error),
-    /// A thread to serve connections with could not be started.
-    #[error("a thread for gRPC connections could not be started")]
-    Thread(#[source] std::io::Error),
-    /// A thread that served connections panicked.
-    #[error("a thread that served gRPC connections panicked")]
-    WorkerPanicked,
-    /// The server ended with an error.
-    #[error("the gRPC server failed")]
-    Server(#[source] tonic::transport::Error),
+    /// The listener failed.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
 }
 
 impl GrpcDoor {
-    /// Serves on `listener` until `shutdown` is done; then takes nothing new and finishes what is in flight. Where this is dropped,
-    /// connections are cut.
-    pub async fn serve(
-        self,
-        listener: TcpListener,
-        tls: Option<&ServerTls>,
-        shutdown: impl Future<Output = ()> + Send,
-    ) -> Result<(), GrpcError> {
-        listener.set_nonblocking(true).map_err(GrpcError::Listener)?;
-        let listener = tokio::net::TcpListener::from_std(listener).map_err(GrpcError::Listener)?;
+    /// Serves on `listener`, with a thread for each core.
+    pub fn serve(self, listener: TcpListener, tls: Option<&ServerTls>, listening: Listening) -> Result<Served, GrpcError> {
         let (reporter, health) = tonic_health::server::health_reporter();
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(ENVOY_DESCRIPTORS)
@@ -95,33 +82,50 @@ impl GrpcDoor {
             .add_service(VerificationServer::new(verification))
             .add_service(health)
             .add_service(reflection);
-        let (workers, mut ends) = Workers::start(&routes, tls)?;
-        let watcher = tokio::spawn(report_health(self.readiness, reporter));
-        let ended_early = tokio::select! {
-            () = workers.accept_all(&listener) => None,
-            () = shutdown => None,
-            ended = ends.all() => Some(ended),
-        };
-        drop(listener);
-        let ended = if let Some(ended) = ended_early {
-            ended
-        } else {
-            workers.drain();
-            ends.all().await
-        };
-        watcher.abort();
-        ended
+        tokio::spawn(report_health(self.readiness, reporter, listening.stages.clone()));
+        let threads = thread::available_parallelism().map_or(1, Into::into);
+        Ok(listen::serve(listener, threads, tls.map(ServerTls::for_grpc), &Grpc { routes }, listening)?)
     }
 }
 
-/// Keeps grpc.health.v1 true.
-async fn report_health(readiness: Readiness, reporter: tonic_health::server::HealthReporter) {
+/// The services of the door.
+#[derive(Clone, Debug)]
+struct Grpc {
+    routes: Routes,
+}
+
+impl Protocol for Grpc {
+    type Ready = Routes;
+
+    async fn prepare(self) -> Routes {
+        self.routes.prepare()
+    }
+
+    fn serve<S: Stream>(routes: &Routes, stream: Watched<S>, _: Option<SocketAddr>, activity: &Rc<Activity>) -> impl Connection {
+        let routes = routes.clone().map_request(|request: Request<Incoming>| request.map(Body::new));
+        listen::serve_http2(stream, activity, TowerToHyperService::new(routes))
+    }
+
+    fn refusal() -> Vec<u8> {
+        listen::goaway()
+    }
+}
+
+/// Keeps grpc.health.v1 true, until the service is about to end.
+async fn report_health(readiness: Readiness, reporter: tonic_health::server::HealthReporter, stages: Stages) {
     loop {
-        let status = if readiness.is_ready().await { ServingStatus::Serving } else { ServingStatus::NotServing };
+        let is_ready = !stages.has_begun() && readiness.is_ready().await;
+        let status = if is_ready { ServingStatus::Serving } else { ServingStatus::NotServing };
         for service in ["", EXT_AUTHZ, VERIFICATION] {
             reporter.set_service_status(service, status).await;
         }
-        tokio::time::sleep(HEALTH_INTERVAL).await;
+        if stages.has_begun() && !is_ready {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(HEALTH_INTERVAL) => {}
+            () = stages.reached(Stage::Draining) => {}
+        }
     }
 }
 

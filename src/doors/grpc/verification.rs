@@ -84,7 +84,7 @@ fn allow(identity: &Identity, id: &str, language: &Language) -> wire::Allowed {
 }
 
 fn refuse(refusal: &Refusal<'_>, id: &str) -> verify_response::Result {
-    let http_status = u32::from(refusal.kind().status());
+    let http_status = u32::from(refusal.status());
     let headers = refusal.headers(id).chain([("date", date())]).map(wire::Header::from).collect();
     match refusal.kind() {
         RefusalKind::Unauthenticated | RefusalKind::Forbidden => verify_response::Result::Denied(wire::Denied {

@@ -18,15 +18,16 @@ mod registration;
 mod tokens;
 mod trusts;
 
-use std::{net::TcpListener, sync::Arc, time::Duration};
+use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
-use actix_web::{App, HttpRequest, HttpResponse, HttpServer, Resource, Route, middleware::from_fn, web};
+use actix_web::{App, HttpRequest, HttpResponse, Resource, Route, middleware::from_fn, web};
+use tokio::net::TcpListener;
 
 use self::{path::Mount, problem::Problem};
-use super::{KEEP_ALIVE, REQUEST_HEAD_TIMEOUT, RunningServer, gate::Gate, get, health, not_found};
+use super::{bridge::Bridge, gate::Gate, get, health, not_found};
 use crate::{
     config::Secret,
-    doors::tls::ServerTls,
+    doors::listen::{self, Activity, Connection, ListenError, Listening, Protocol, Served, Stream, Watched},
     engine::{issue::Issuer, readiness::Readiness, registry::Registry, verify::Verifier},
     telemetry::{log::LogControl, metrics::Metrics},
 };
@@ -59,12 +60,16 @@ pub struct AdminDoor {
 }
 
 impl AdminDoor {
-    /// Serves on `listener`.
-    pub fn serve(self, listener: TcpListener, drain: Duration) -> std::io::Result<RunningServer> {
+    /// Serves on `listener`, with one thread.
+    pub fn serve(self, listener: TcpListener, listening: Listening) -> Result<Served, ListenError> {
+        listen::serve(listener, 1, None, &self, listening)
+    }
+
+    fn routes(&self) -> impl FnOnce(&mut web::ServiceConfig) + use<> {
         let (prefix, is_open) = (Arc::clone(&self.url_prefix), self.open_key_registration);
         let gate = web::Data::new(Gate::new(self.token.as_ref()));
-        let routes = move |config: &mut web::ServiceConfig| {
-            config.app_data(gate.clone());
+        move |config| {
+            config.app_data(gate);
             health::routes(config, "");
             api(config, "");
             registration::routes(config, "", is_open);
@@ -73,9 +78,7 @@ impl AdminDoor {
                 api(config, &prefix);
                 registration::routes(config, &prefix, is_open);
             }
-        };
-        let server = HttpServer::new(app!(self, routes)).shutdown_timeout(drain.as_secs()).workers(1);
-        run!(server, listener, None::<&ServerTls>)
+        }
     }
 
     /// The registry, changed by whoever sends `request`.
@@ -87,6 +90,27 @@ impl AdminDoor {
     fn actor(request: &HttpRequest) -> String {
         let peer = request.peer_addr().map_or_else(|| "unknown".to_owned(), |peer| peer.ip().to_string());
         format!("admin-api@{peer}")
+    }
+}
+
+impl Protocol for AdminDoor {
+    type Ready = Bridge;
+
+    async fn prepare(self) -> Bridge {
+        let routes = self.routes();
+        Bridge::to(app!(self, routes)).await
+    }
+
+    fn serve<S: Stream>(app: &Bridge, stream: Watched<S>, peer: Option<SocketAddr>, activity: &Rc<Activity>) -> impl Connection {
+        let (app, serving) = (app.clone(), Rc::clone(activity));
+        listen::serve_http1(stream, activity, move |request| {
+            let (app, activity) = (app.clone(), Rc::clone(&serving));
+            async move { app.answer(request, peer, &activity).await }
+        })
+    }
+
+    fn refusal() -> Vec<u8> {
+        listen::too_many_connections()
     }
 }
 

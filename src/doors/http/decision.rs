@@ -1,23 +1,25 @@
 //! `ANY /validate_request[/...]`: a gateway asks, the engine answers. No body is read.
 
-use std::{borrow::Cow, net::IpAddr};
+use std::{borrow::Cow, mem, net::IpAddr};
 
-use actix_web::{
-    HttpRequest, HttpResponse,
-    http::{
-        StatusCode, Uri,
-        header::{self, HeaderMap, HeaderName, HeaderValue},
-    },
-    web,
-};
+use bytes::Bytes;
 use bytestring::ByteString;
+use http_body_util::Full;
+use hyper::{
+    Response, StatusCode, Uri,
+    header::{self, HeaderMap, HeaderName, HeaderValue},
+    http::request::Parts,
+};
 
 use super::{
     HttpDoor,
     original::{self, text},
 };
 use crate::{
-    domain::presented::{Credentials, Door, OriginalRequest, Presented, TraceHeaders},
+    domain::{
+        decision::DenialReason,
+        presented::{Credentials, Door, OriginalRequest, Presented, TraceHeaders},
+    },
     doors::answer::{NO_STORE, identity_values, name, spoken},
     engine::verify::Verdict,
 };
@@ -47,48 +49,84 @@ const REFUSAL: [HeaderName; 5] = [
     HeaderName::from_static(name::REFUSAL[4]),
 ];
 
-/// On the exact path, headers tell the original request, and the query may ask for scopes.
-pub(super) async fn exact(request: HttpRequest, door: web::Data<HttpDoor>) -> HttpResponse {
-    let asked = query_scopes(request.query_string());
-    let original = original::from_headers(&request, original::own_host(&request));
-    decide(&request, &door, original, &asked).await
+/// Whether `target` is asked about under `prefix`, and how.
+pub(super) fn asks(prefix: &str, target: &Uri) -> Option<Asks> {
+    match target.path().strip_prefix(prefix)?.strip_prefix(PATH)? {
+        "" => Some(Asks::WithHeaders),
+        tail if tail.starts_with('/') => Some(Asks::WithTail),
+        _ => None,
+    }
 }
 
-/// Envoy's HTTP mode puts the original path and query behind ours.
-pub(super) async fn with_tail(request: HttpRequest, door: web::Data<HttpDoor>) -> HttpResponse {
-    let path = path_behind(door.url_prefix.len(), request.uri());
-    let original = original::from_request_line(&request, original::own_host(&request), path);
-    decide(&request, &door, original, &[]).await
+const PATH: &str = "/validate_request";
+
+/// How a gateway tells the original request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asks {
+    /// In headers; the query may ask for scopes.
+    WithHeaders,
+    /// Envoy's HTTP mode puts the original path and query behind ours.
+    WithTail,
+}
+
+/// Decides what `request` asks, and answers; if `is_overloaded`, without a look at it.
+pub(super) async fn answer(mut request: Parts, asks: Asks, door: &HttpDoor, is_overloaded: bool) -> Response<Full<Bytes>> {
+    let verdict = {
+        let host = original::own_host(&request);
+        let (original, asked) = match asks {
+            Asks::WithHeaders => {
+                let query = request.uri.query().unwrap_or_default();
+                (original::from_headers(&request, host), query_scopes(query))
+            }
+            Asks::WithTail => {
+                let path = path_behind(door.url_prefix.len(), &request.uri);
+                (original::from_request_line(&request, host, path), Vec::new())
+            }
+        };
+        let presented = presented(&request, &door.credentials_header, door.attempt_header.as_ref(), original, &asked);
+        if is_overloaded {
+            door.verifier.refuse(&presented, DenialReason::Overloaded)
+        } else {
+            door.verifier.decide(&presented).await
+        }
+    };
+    // The answer's headers take the place of the request's, and their memory.
+    let mut headers = mem::take(&mut request.headers);
+    headers.clear();
+    render(&verdict, door, headers)
+}
+
+/// Refuses what is no question, because there are too many requests.
+pub(super) fn overloaded(request: &Parts, door: &HttpDoor) -> Response<Full<Bytes>> {
+    let presented = presented(request, &door.credentials_header, None, OriginalRequest::default(), &[]);
+    render(&door.verifier.refuse(&presented, DenialReason::Overloaded), door, HeaderMap::new())
 }
 
 /// The original path and query of a question whose own path begins with a prefix of `prefix_length` bytes.
 pub(super) fn path_behind(prefix_length: usize, uri: &Uri) -> &str {
     let target = uri.path_and_query().map_or("", |target| target.as_str());
-    target.get(prefix_length + "/validate_request".len()..).unwrap_or_default()
-}
-
-async fn decide(request: &HttpRequest, door: &HttpDoor, original: OriginalRequest<'_>, asked: &[Cow<'_, str>]) -> HttpResponse {
-    let presented = presented(request, &door.credentials_header, door.attempt_header.as_ref(), original, asked);
-    let verdict = door.verifier.decide(&presented).await;
-    render(&verdict, door)
+    target.get(prefix_length + PATH.len()..).unwrap_or_default()
 }
 
 /// What is presented with `request`, about the `original` one; `asked` are the scopes that its query asks for.
 pub(super) fn presented<'a>(
-    request: &'a HttpRequest,
+    request: &'a Parts,
     credentials_header: &HeaderName,
     attempt_header: Option<&HeaderName>,
     original: OriginalRequest<'a>,
     asked: &'a [Cow<'a, str>],
 ) -> Presented<'a> {
-    let headers = request.headers();
-    let authorization =
-        if credentials_header == header::AUTHORIZATION { Credentials::None } else { credentials(headers, &header::AUTHORIZATION) };
+    let headers = &request.headers;
+    let authorization = if credentials_header == header::AUTHORIZATION {
+        Credentials::None
+    } else {
+        credentials(values(headers, &header::AUTHORIZATION))
+    };
     let mut required_scopes: Vec<&str> = asked.iter().map(AsRef::as_ref).collect();
-    required_scopes.extend(headers.get_all(&REQUIRED_SCOPE).map(|value| text(value).unwrap_or(UNREADABLE_SCOPE)));
+    required_scopes.extend(headers.get_all(&REQUIRED_SCOPE).iter().map(|value| text(value).unwrap_or(UNREADABLE_SCOPE)));
     Presented {
         door: Door::Http,
-        credentials: credentials(headers, credentials_header),
+        credentials: credentials(values(headers, credentials_header)),
         authorization,
         request: original,
         required_scopes,
@@ -100,7 +138,7 @@ pub(super) fn presented<'a>(
 
 /// The one value of a header. One that is there twice is the client's as likely as the gateway's, and says nothing.
 fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
-    let mut values = headers.get_all(name);
+    let mut values = headers.get_all(name).iter();
     let value = values.next()?;
     if values.next().is_some() { None } else { text(value) }
 }
@@ -111,24 +149,26 @@ fn trace(headers: &HeaderMap) -> TraceHeaders<'_> {
     TraceHeaders { traceparent: Some(traceparent), tracestate: headers.get(&TRACESTATE).and_then(text) }
 }
 
-/// Every occurrence of the header `name`.
-pub(super) fn credentials<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Credentials<'a> {
-    headers.get_all(name).fold(Credentials::None, |known, value| match text(value) {
-        Some(value) => known.and_another(value),
-        None => Credentials::Unusable,
+fn values<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
+    headers.get_all(name).iter().map(HeaderValue::as_bytes)
+}
+
+/// What every occurrence of a header presents.
+pub(super) fn credentials<'a>(values: impl Iterator<Item = &'a [u8]>) -> Credentials<'a> {
+    values.fold(Credentials::None, |known, value| match std::str::from_utf8(value) {
+        Ok(value) => known.and_another(value),
+        Err(_) => Credentials::Unusable,
     })
 }
 
 /// A scope that nobody can hold, for one that cannot be read: what is asked for must not be skipped.
 const UNREADABLE_SCOPE: &str = "\"";
 
-fn render(verdict: &Verdict, door: &HttpDoor) -> HttpResponse {
+fn render(verdict: &Verdict, door: &HttpDoor, mut headers: HeaderMap) -> Response<Full<Bytes>> {
     let mut id = [0; uuid::fmt::Hyphenated::LENGTH];
     let id: &str = verdict.id.0.hyphenated().encode_lower(&mut id);
-    match spoken(verdict, &door.language) {
+    let mut response = match spoken(verdict, &door.language) {
         Ok(identity) => {
-            let mut response = HttpResponse::new(StatusCode::OK);
-            let headers = response.headers_mut();
             for (name, value) in IDENTITY.into_iter().zip(identity_values(identity, id)) {
                 headers.insert(name, header_value(value));
             }
@@ -136,21 +176,22 @@ fn render(verdict: &Verdict, door: &HttpDoor) -> HttpResponse {
             if door.language.header_to_remove(identity).is_some() {
                 headers.insert(HEADERS_TO_REMOVE, door.headers_to_remove.clone());
             }
-            response
+            Response::new(Full::default())
         }
         Err(refusal) => {
-            let status = StatusCode::from_u16(refusal.kind().status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-            let mut response = HttpResponse::with_body(status, refusal.body(id));
-            let headers = response.headers_mut();
+            let mut response = Response::new(Full::from(refusal.body(id)));
+            *response.status_mut() = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
             for (name, value) in REFUSAL.into_iter().zip(refusal.values(id)) {
                 headers.insert(name, header_value(value));
             }
             if let Some(retry_after) = refusal.retry_after() {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static(retry_after));
             }
-            response.map_into_boxed_body()
+            response
         }
-    }
+    };
+    *response.headers_mut() = headers;
+    response
 }
 
 /// Values are visible ASCII by the time they come here; if one were not, it would be empty, never the client's.

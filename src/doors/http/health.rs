@@ -5,7 +5,7 @@ use std::{error::Error, iter::successors};
 use actix_web::{HttpResponse, http::header, web};
 use serde_json::{Map, Value, json};
 
-use super::AdminDoor;
+use super::{AdminDoor, get};
 
 /// The text format of Prometheus.
 const METRICS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -13,9 +13,9 @@ const METRICS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// What operators look at.
 pub(super) fn routes(config: &mut web::ServiceConfig, prefix: &str) {
     config
-        .route(&format!("{prefix}/readyz"), web::get().to(ready))
-        .route(&format!("{prefix}/livez"), web::get().to(alive))
-        .route(&format!("{prefix}/metrics"), web::get().to(metrics));
+        .route(&format!("{prefix}/readyz"), get().to(ready))
+        .route(&format!("{prefix}/livez"), get().to(alive))
+        .route(&format!("{prefix}/metrics"), get().to(metrics));
 }
 
 /// Depends on nothing.
@@ -23,18 +23,22 @@ pub(super) async fn alive() -> HttpResponse {
     HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).json(json!({ "result": true }))
 }
 
-/// 200 where decisions can be made, else 503; either way with what each dependency is like, and with why those are missing that are.
+/// 200 if decisions can be made and the service is not about to end, else 503; either way with what each dependency is like, and with why those are missing that are.
 async fn ready(door: web::Data<AdminDoor>) -> HttpResponse {
     let states = door.readiness.check().await;
-    let is_ready = states.iter().all(|(_, state)| state.is_ok());
+    let is_draining = door.readiness.is_draining();
+    let is_ready = !is_draining && states.iter().all(|(_, state)| state.is_ok());
     let dependencies: Map<String, Value> = states
         .iter()
         .map(|(dependency, state)| (dependency.name().to_owned(), json!(if state.is_ok() { "ok" } else { "unavailable" })))
         .collect();
-    let reasons: Map<String, Value> = states
+    let mut reasons: Map<String, Value> = states
         .iter()
         .filter_map(|(dependency, state)| Some((dependency.name().to_owned(), json!(causes(state.as_ref().err()?)))))
         .collect();
+    if is_draining {
+        reasons.insert("service".to_owned(), json!("it was told to stop"));
+    }
     let mut body = json!({ "result": is_ready, "dependencies": dependencies });
     if !is_ready {
         body["reasons"] = Value::Object(reasons);

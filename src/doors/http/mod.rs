@@ -1,29 +1,15 @@
 //! HTTP: decisions for nginx, Envoy's HTTP mode and every forward-auth gateway; tokens; liveness; and, on a listener of its own,
 //! what operators look at.
 
-/// A factory of applications with `$door` as their state. A macro, because actix-web has no name for what it returns.
+/// An application with `$door` as its state. A macro, because actix-web has no name for what it returns.
 macro_rules! app {
-    ($door:expr, $routes:expr) => {{
-        let (door, routes) = ($door, $routes);
-        // A count of references for each worker, so that they do not contend for one.
-        move || App::new().app_data(web::Data::new(door.clone())).configure(routes.clone()).default_service(web::to(not_found))
-    }};
-}
-
-/// Starts `$server` on `$listener`. A macro for the same reason.
-macro_rules! run {
-    ($server:expr, $listener:expr, $tls:expr) => {{
-        let server = $server.keep_alive(KEEP_ALIVE).client_request_timeout(REQUEST_HEAD_TIMEOUT).disable_signals();
-        let server = match $tls {
-            None => server.listen($listener)?,
-            Some(tls) => server.listen_rustls_0_23($listener, tls.for_http())?,
-        };
-        let server = server.run();
-        Ok(RunningServer { handle: server.handle(), done: Box::pin(server) })
-    }};
+    ($door:expr, $routes:expr) => {
+        App::new().app_data(web::Data::new($door)).configure($routes).default_service(web::to(not_found))
+    };
 }
 
 mod admin;
+mod bridge;
 mod decision;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -35,30 +21,30 @@ pub mod probe;
 mod reading;
 mod tokens;
 
-use std::{future::Future, net::TcpListener, sync::Arc, time::Duration};
+use std::{net::SocketAddr, rc::Rc, sync::Arc, thread};
 
 use actix_web::{
-    App, HttpResponse, HttpServer, Route,
-    dev::ServerHandle,
+    App, HttpResponse, Route,
     guard::{Any, Get, Head},
-    http::header::{HeaderName, HeaderValue},
     web,
 };
+use hyper::header::{HeaderName, HeaderValue};
+use tokio::net::TcpListener;
 
+use self::bridge::Bridge;
 use self::tokens::TokenApi;
 pub use self::{
     admin::AdminDoor,
     tokens::{TokenDoor, token_endpoint},
 };
 pub use super::answer::Language;
-use super::{answer::PROBLEM_JSON, tls::ServerTls};
+use super::{
+    answer::PROBLEM_JSON,
+    in_flight::InFlight,
+    listen::{self, Activity, Connection, ListenError, Listening, Protocol, Served, Stream, Watched},
+    tls::ServerTls,
+};
 use crate::engine::verify::Verifier;
-
-/// How long an idle connection of a gateway is kept. Longer than the gateways' own limits in `examples/`, so that it is they
-/// who close it, and never in the moment in which they send a request.
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
-/// How long a client may take to send the head of a request.
-const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The door for decisions, and for tokens.
 #[derive(Clone, Debug)]
@@ -67,7 +53,8 @@ pub struct HttpDoor {
     tokens: Arc<TokenApi>,
     language: Arc<Language>,
     url_prefix: Arc<str>,
-    /// What `language` says, as actix takes it.
+    in_flight: Arc<InFlight>,
+    /// What `language` says, as the HTTP library takes it.
     credentials_header: HeaderName,
     attempt_header: Option<HeaderName>,
     headers_to_remove: HeaderValue,
@@ -80,49 +67,102 @@ pub struct BadHeaderName {
     name: Box<str>,
 }
 
-/// A server that is running, and how to stop it.
-pub struct RunningServer {
-    /// Stops the server.
-    pub handle: ServerHandle,
-    /// Is done when the server has stopped.
-    pub done: std::pin::Pin<Box<dyn Future<Output = std::io::Result<()>> + Send>>,
-}
-
 impl HttpDoor {
-    /// A door to `verifier` and `tokens`, with `url_prefix` before every path.
+    /// A door to `verifier` and `tokens`, with `url_prefix` before every path, for `max_in_flight` requests at a time.
     pub fn new(
         verifier: Arc<Verifier>,
         tokens: TokenDoor,
         language: Arc<Language>,
         url_prefix: Arc<str>,
+        max_in_flight: usize,
     ) -> Result<Self, BadHeaderName> {
         let name = |name: &str| HeaderName::try_from(name).map_err(|_| BadHeaderName { name: name.into() });
         let credentials_header = name(&language.credentials_header)?;
         let attempt_header = language.attempt_header.as_deref().map(name).transpose()?;
         let headers_to_remove = HeaderValue::from(credentials_header.clone());
         let tokens = Arc::new(TokenApi::new(tokens, &url_prefix));
-        Ok(Self { verifier, tokens, language, url_prefix, credentials_header, attempt_header, headers_to_remove })
+        let in_flight = InFlight::new(max_in_flight, 0);
+        Ok(Self { verifier, tokens, language, url_prefix, in_flight, credentials_header, attempt_header, headers_to_remove })
     }
 
-    /// Serves decisions and tokens on `listener`.
-    pub fn serve(self, listener: TcpListener, tls: Option<&ServerTls>, drain: Duration) -> std::io::Result<RunningServer> {
-        let (prefix, tokens) = (Arc::clone(&self.url_prefix), Arc::clone(&self.tokens));
-        // Full paths instead of a scope, which would be one more service to go through for each decision.
-        let routes = move |config: &mut web::ServiceConfig| {
-            let at = |path: &str| format!("{prefix}{path}");
-            let mut alive_at = vec![at("/"), at("/livez"), at("/health")];
-            if !prefix.is_empty() {
-                alive_at.push(at(""));
-            }
-            config
-                .service(web::resource(at("/validate_request")).to(decision::exact))
-                .service(web::resource(at("/validate_request{tail:/.*}")).to(decision::with_tail))
-                .service(web::resource(alive_at).get(health::alive));
-            // Last, so that a decision does not go past all of these.
+    /// Serves decisions and tokens on `listener`, with a thread for each core.
+    pub fn serve(self, listener: TcpListener, tls: Option<&ServerTls>, listening: Listening) -> Result<Served, ListenError> {
+        let threads = thread::available_parallelism().map_or(1, Into::into);
+        listen::serve(listener, threads, tls.map(ServerTls::for_http), &self, listening)
+    }
+
+    /// Where it says that it is alive.
+    fn alive_at(&self) -> Vec<String> {
+        let prefix = &self.url_prefix;
+        let mut paths: Vec<String> = ["/", "/livez", "/health"].map(|path| format!("{prefix}{path}")).into();
+        if !prefix.is_empty() {
+            paths.push(prefix.to_string());
+        }
+        paths
+    }
+
+    /// Everything but decisions.
+    fn routes(&self) -> impl FnOnce(&mut web::ServiceConfig) + use<> {
+        let (prefix, tokens, alive_at) = (Arc::clone(&self.url_prefix), Arc::clone(&self.tokens), self.alive_at());
+        move |config| {
+            config.service(web::resource(alive_at).route(get().to(health::alive)));
             tokens::routes(config, &prefix, &tokens);
-        };
-        let server = HttpServer::new(app!(self, routes)).shutdown_timeout(drain.as_secs());
-        run!(server, listener, tls)
+        }
+    }
+}
+
+/// The door on one thread.
+#[derive(Debug)]
+pub struct HttpWorker {
+    door: HttpDoor,
+    alive_at: Vec<String>,
+    app: Bridge,
+}
+
+impl Protocol for HttpDoor {
+    type Ready = Rc<HttpWorker>;
+
+    async fn prepare(self) -> Rc<HttpWorker> {
+        let app = Bridge::to(app!(self.clone(), self.routes())).await;
+        Rc::new(HttpWorker { alive_at: self.alive_at(), door: self, app })
+    }
+
+    fn serve<S: Stream>(
+        worker: &Rc<HttpWorker>,
+        stream: Watched<S>,
+        peer: Option<SocketAddr>,
+        activity: &Rc<Activity>,
+    ) -> impl Connection {
+        let (worker, serving) = (Rc::clone(worker), Rc::clone(activity));
+        listen::serve_http1(stream, activity, move |request| {
+            let (worker, activity) = (Rc::clone(&worker), Rc::clone(&serving));
+            async move { worker.answer(request, peer, &activity).await }
+        })
+    }
+
+    fn refusal() -> Vec<u8> {
+        listen::too_many_connections()
+    }
+}
+
+impl HttpWorker {
+    /// How many requests there are is looked at before anything else; whether the process is alive has nothing to do with it.
+    async fn answer(
+        &self,
+        request: hyper::Request<hyper::body::Incoming>,
+        peer: Option<SocketAddr>,
+        activity: &Rc<Activity>,
+    ) -> hyper::Response<http_body_util::Full<bytes::Bytes>> {
+        let place = self.door.in_flight.enter();
+        if let Some(asks) = decision::asks(&self.door.url_prefix, request.uri()) {
+            // Its body says nothing, and is not waited for.
+            let (request, _) = request.into_parts();
+            return decision::answer(request, asks, &self.door, place.is_none()).await;
+        }
+        if place.is_none() && !self.alive_at.iter().any(|path| path == request.uri().path()) {
+            return decision::overloaded(&request.into_parts().0, &self.door);
+        }
+        self.app.answer(request, peer, activity).await
     }
 }
 

@@ -1,8 +1,8 @@
 //! Which request a gateway asks about, from what it sends over HTTP.
 
-use actix_web::{
-    HttpRequest,
-    http::header::{HOST, HeaderMap, HeaderName, HeaderValue},
+use hyper::{
+    header::{HOST, HeaderMap, HeaderName, HeaderValue},
+    http::{request::Parts, uri::Authority},
 };
 
 use crate::domain::presented::{Body, OriginalRequest, Stated};
@@ -18,8 +18,8 @@ const FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
 /// from the client: where they differ, one is forged, and neither is believed. What no header tells is not known; the method of
 /// the question itself says nothing, since gateways ask with GET about everything. The host is the question's own where no
 /// other is told: a gateway that passes the original one along does so there.
-pub(super) fn from_headers<'a>(request: &'a HttpRequest, host: Option<&'a str>) -> OriginalRequest<'a> {
-    let headers = request.headers();
+pub(super) fn from_headers<'a>(request: &'a Parts, host: Option<&'a str>) -> OriginalRequest<'a> {
+    let headers = &request.headers;
     let from = |names: [HeaderName; 2]| names.iter().fold(Stated::Nowhere, |known, name| told(known, headers, name));
     let only = |name| told(Stated::Nowhere, headers, name);
     OriginalRequest {
@@ -32,9 +32,9 @@ pub(super) fn from_headers<'a>(request: &'a HttpRequest, host: Option<&'a str>) 
 }
 
 /// Told by the request line: `path` is what stands behind our own. Headers are ignored, since here they are the client's.
-pub(super) fn from_request_line<'a>(request: &'a HttpRequest, host: Option<&'a str>, path: &'a str) -> OriginalRequest<'a> {
+pub(super) fn from_request_line<'a>(request: &'a Parts, host: Option<&'a str>, path: &'a str) -> OriginalRequest<'a> {
     OriginalRequest {
-        method: Stated::As(request.method().as_str()),
+        method: Stated::As(request.method.as_str()),
         scheme: Stated::Nowhere,
         host: host.into(),
         path: Stated::As(path),
@@ -44,7 +44,7 @@ pub(super) fn from_request_line<'a>(request: &'a HttpRequest, host: Option<&'a s
 
 /// A header that is there twice with different values, or is not text, contradicts itself.
 fn told<'a>(known: Stated<'a>, headers: &'a HeaderMap, name: &HeaderName) -> Stated<'a> {
-    headers.get_all(name).fold(known, |known, value| match text(value) {
+    headers.get_all(name).iter().fold(known, |known, value| match text(value) {
         Some(value) => known.and(Some(value)),
         None => Stated::Contradictory,
     })
@@ -56,7 +56,7 @@ pub(super) fn text(value: &HeaderValue) -> Option<&str> {
 }
 
 /// The host that the request itself names.
-pub(super) fn own_host(request: &HttpRequest) -> Option<&str> {
-    let header = request.headers().get(HOST).and_then(text);
-    header.or_else(|| request.uri().authority().map(actix_web::http::uri::Authority::as_str))
+pub(super) fn own_host(request: &Parts) -> Option<&str> {
+    let header = request.headers.get(HOST).and_then(text);
+    header.or_else(|| request.uri.authority().map(Authority::as_str))
 }

@@ -83,6 +83,24 @@ fn each_refusal_has_its_reason_and_none_burns_the_nonce() {
 }
 
 #[test]
+fn a_question_that_is_not_looked_at_is_refused_with_stores_out_of_reach_and_burns_nothing() {
+    for (directory_down, nonces_down) in [(false, false), (true, true)] {
+        let bench = bench_with(policy(), directory_down, nonces_down);
+        let token = bench.sign(&claims("n"));
+        let (first, second) = (bench.verifier.refuse(&presented(&token), DenialReason::Overloaded), DenialReason::RequestTooLarge);
+        let second = bench.verifier.refuse(&presented(&token), second);
+        assert_ne!(first.id, second.id);
+        for (verdict, expected) in [(first, DenialReason::Overloaded), (second, DenialReason::RequestTooLarge)] {
+            match verdict.result.unwrap() {
+                Decision::Deny(denial) => assert_eq!((denial.reason, denial.reason.code()), (expected, DenialCode::Unavailable)),
+                Decision::Allow(identity) => panic!("{identity:?}"),
+            }
+        }
+        assert_eq!(bench.claimed(), 0);
+    }
+}
+
+#[test]
 fn bindings_that_hold_let_pass() {
     let bench = bench();
     let mut bound = claims("n");

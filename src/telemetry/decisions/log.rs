@@ -82,6 +82,10 @@ pub(super) fn write(
             username = %identity.principal().username, auth_method, key_id = &*identity.encoded_key_id(),
             "allowed"
         ),
+        Outcome::Denied(denial) if denial.reason.is_undecided() => tracing::info!(
+            target: "countersign::decision", decision_id = %id, door, outcome = "unavailable", method, host, path, peer, trace_id, span_id,
+            reason = denial.reason.name(), code = denial.reason.code().name(), "unavailable"
+        ),
         Outcome::Denied(denial) => tracing::info!(
             target: "countersign::decision", decision_id = %id, door, outcome = "denied", method, host, path, peer, trace_id, span_id, auth_method,
             reason = denial.reason.name(), code = denial.reason.code().name(),

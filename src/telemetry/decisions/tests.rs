@@ -37,6 +37,22 @@ fn each_decision_counts_once_under_its_reason() {
 }
 
 #[test]
+fn a_question_that_nobody_looked_at_counts_as_undecided_with_its_reason() {
+    let metrics = Metrics::new(&TelemetrySettings::default()).unwrap();
+    let observer = DecisionObserver::new(Arc::new(DecisionLogging::off()), &metrics, Traces::default());
+    let denial = Denial::from(DenialReason::Overloaded);
+    observer.begin(&presented()).end(&presented(), None, DecisionId(uuid::Uuid::nil()), Outcome::Denied(&denial));
+    let text = metrics.render().unwrap();
+    for line in [
+        "countersign_decisions_total{door=\"grpc\",method=\"none\",outcome=\"unavailable\",reason=\"overloaded\"} 1",
+        "countersign_decisions_total{door=\"grpc\",method=\"none\",outcome=\"unavailable\",reason=\"\"} 0",
+        "countersign_decision_duration_seconds_count{door=\"grpc\",outcome=\"unavailable\"} 1",
+    ] {
+        assert!(text.lines().any(|found| found == line), "no {line} in {text}");
+    }
+}
+
+#[test]
 fn a_share_of_what_is_allowed_is_logged_with_what_is_denied() {
     let logging = DecisionLogging::new(DecisionLog::Denied, Share::default());
     let denial = Denial::from(DenialReason::NonceClaimed);

@@ -20,7 +20,7 @@ fn the_reference_of_denials_is_what_the_code_says() {
 fn codes() -> String {
     let mut table = "| code | status | what the client is told | exact reasons |\n| --- | --- | --- | --- |\n".to_owned();
     for code in DenialCode::ALL {
-        let status = if code.is_forbidden() { 403 } else { 401 };
+        let status = code.status();
         let reasons = DenialReason::ALL.iter().filter(|reason| reason.code() == code);
         let reasons: Vec<String> = reasons.map(|reason| format!("`{}`", reason.name())).collect();
         writeln!(table, "| `{}` | {status} | {} | {} |", code.name(), code.explanation(), reasons.join(", ")).unwrap();

@@ -31,6 +31,18 @@ impl Countersign {
         started
     }
 
+    /// With at most so many open files.
+    pub fn start_with_files(deployment: &Deployment, files: u32) -> Self {
+        let listeners = [(); 3].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
+        let served = deployment.command(&["serve"]);
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--nofile={files}:{files}")).arg(served.get_program()).args(served.get_args()).env_clear();
+        command.envs(served.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir(deployment.dir.path());
+        let started = Self::spawn(deployment, command, listeners, true);
+        pass_the_fence();
+        started
+    }
+
     /// By a clock of its own. Waits until it answers, and not until it is ready, which it may never be.
     pub fn start_by(deployment: &Deployment, clock: &SetClock) -> Self {
         let [http, grpc, admin] = [(); 3].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));

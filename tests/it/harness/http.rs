@@ -100,12 +100,17 @@ impl Connection {
     }
 
     pub async fn send(&mut self, request: &Request) -> std::io::Result<Answer> {
-        self.stream.write_all(&request.encode(self.server)).await?;
+        self.write(request).await?;
         self.answer(request.method == "HEAD").await
     }
 
+    /// Sends it, and does not wait for the answer.
+    pub async fn write(&mut self, request: &Request) -> std::io::Result<()> {
+        self.stream.write_all(&request.encode(self.server)).await
+    }
+
     /// Reads one answer, to whatever was written before.
-    async fn answer(&mut self, to_head: bool) -> std::io::Result<Answer> {
+    pub async fn answer(&mut self, to_head: bool) -> std::io::Result<Answer> {
         let head_length = loop {
             if let Some(end) = find(&self.buffer, b"\r\n\r\n") {
                 break end + 4;

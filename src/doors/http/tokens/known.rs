@@ -1,7 +1,11 @@
 //! `/token/refresh`, `/token/introspection` and `/token/revoke`, as django-jwtconnect-auth's clients speak them, and those of
 //! RFC 7662 and RFC 7009.
 
-use actix_web::{HttpRequest, HttpResponse, http::header::AUTHORIZATION, web};
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::header::{AUTHORIZATION, HeaderValue},
+    web,
+};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -96,7 +100,7 @@ pub(super) async fn introspect(
     let asker = if is_admin {
         None
     } else {
-        let presented = credentials(request.headers(), &AUTHORIZATION);
+        let presented = credentials(request.headers().get_all(AUTHORIZATION).map(HeaderValue::as_bytes));
         let verdict = api.issuer.caller(presented).await;
         let refuse = || match (presented, attempt.failed()) {
             (Credentials::One(_) | Credentials::Unusable, Err(too_many)) => too_many,
@@ -133,7 +137,7 @@ pub(super) async fn revoke(request: HttpRequest, payload: web::Payload, api: web
     let only = if is_admin {
         None
     } else {
-        let presented = credentials(request.headers(), &AUTHORIZATION);
+        let presented = credentials(request.headers().get_all(AUTHORIZATION).map(HeaderValue::as_bytes));
         let verdict = api.issuer.caller(presented).await;
         let refuse = || match (presented, attempt.failed()) {
             (Credentials::None, _) => Problem::no_credentials(CALLER),

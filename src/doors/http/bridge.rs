@@ -1,0 +1,135 @@
+//! From a connection to an application of actix-web and back. Decisions do not go over it.
+
+use std::{fmt, net::SocketAddr, pin::Pin, rc::Rc};
+
+use actix_http::Request;
+use actix_service::{IntoServiceFactory, Service, ServiceFactory};
+use actix_web::{
+    Error, HttpResponse,
+    body::{BoxBody, to_bytes_limited},
+    dev::{AppConfig, Payload, ServiceResponse},
+    error::PayloadError,
+    http::{Method, Uri, Version, header},
+};
+use bytes::Bytes;
+use futures_util::{StreamExt, future::LocalBoxFuture, stream};
+use http_body_util::{BodyStream, Full};
+use hyper::{
+    Response, StatusCode,
+    body::{Body, Incoming},
+    header::{HeaderName, HeaderValue},
+};
+
+use crate::doors::listen::Activity;
+
+/// An application that answers on this thread.
+#[derive(Clone)]
+pub(in crate::doors) struct Bridge {
+    call: Rc<dyn Fn(Request) -> LocalBoxFuture<'static, HttpResponse>>,
+}
+
+impl fmt::Debug for Bridge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bridge").finish_non_exhaustive()
+    }
+}
+
+/// Largest answer, in bytes: far more than any has.
+const ANSWER_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+impl Bridge {
+    /// To `app`, which has nothing that could fail to be made.
+    pub(super) async fn to<A, F>(app: A) -> Self
+    where
+        A: IntoServiceFactory<F, Request>,
+        F: ServiceFactory<Request, Config = AppConfig, Response = ServiceResponse<BoxBody>, Error = Error>,
+        F::Service: 'static,
+    {
+        let Ok(service) = app.into_factory().new_service(AppConfig::default()).await else {
+            tracing::error!("an application could not be made");
+            return Self { call: Rc::new(|_| Box::pin(async { HttpResponse::ServiceUnavailable().finish() })) };
+        };
+        let service = Rc::new(service);
+        let call = move |request| -> LocalBoxFuture<'static, HttpResponse> {
+            let answer = service.call(request);
+            Box::pin(async move {
+                match answer.await {
+                    Ok(response) => response.into_parts().1,
+                    Err(error) => HttpResponse::from_error(error),
+                }
+            })
+        };
+        Self { call: Rc::new(call) }
+    }
+
+    /// What the application answers to `request` of `peer`.
+    pub(super) async fn answer(
+        &self,
+        request: hyper::Request<Incoming>,
+        peer: Option<SocketAddr>,
+        activity: &Rc<Activity>,
+    ) -> Response<Full<Bytes>> {
+        match translate(request, peer, activity) {
+            Some(request) => give_back((self.call)(request).await).await,
+            None => empty(StatusCode::BAD_REQUEST),
+        }
+    }
+}
+
+/// The same request in the types of actix-web. `None` if it takes something for no HTTP, which it has no reason to.
+fn translate(request: hyper::Request<Incoming>, peer: Option<SocketAddr>, activity: &Rc<Activity>) -> Option<Request> {
+    let (parts, body) = request.into_parts();
+    let mut translated = Request::with_payload(payload(body, activity));
+    let head = translated.head_mut();
+    head.method = Method::from_bytes(parts.method.as_str().as_bytes()).ok()?;
+    head.uri = Uri::try_from(parts.uri.to_string()).ok()?;
+    head.version = if parts.version == hyper::Version::HTTP_10 { Version::HTTP_10 } else { Version::HTTP_11 };
+    head.peer_addr = peer;
+    for (name, value) in &parts.headers {
+        let name = header::HeaderName::from_bytes(name.as_str().as_bytes()).ok()?;
+        head.headers.append(name, header::HeaderValue::from_bytes(value.as_bytes()).ok()?);
+    }
+    Some(translated)
+}
+
+fn payload(body: Incoming, activity: &Rc<Activity>) -> Payload {
+    if body.is_end_stream() {
+        return Payload::None;
+    }
+    let activity = Rc::clone(activity);
+    let frames = BodyStream::new(body).filter_map(|frame| async {
+        match frame {
+            Ok(frame) => frame.into_data().ok().map(Ok),
+            Err(error) => Some(Err(PayloadError::Io(std::io::Error::other(error)))),
+        }
+    });
+    let end = stream::poll_fn(move |_| {
+        activity.body_ended();
+        std::task::Poll::Ready(None)
+    });
+    let payload: Pin<Box<dyn futures_util::Stream<Item = Result<Bytes, PayloadError>>>> = Box::pin(frames.chain(end));
+    Payload::Stream { payload }
+}
+
+async fn give_back(response: HttpResponse) -> Response<Full<Bytes>> {
+    let (head, body) = response.into_parts();
+    let Ok(Ok(body)) = to_bytes_limited(body, ANSWER_BYTES_MAX).await else {
+        tracing::error!("an answer could not be made");
+        return empty(StatusCode::INTERNAL_SERVER_ERROR);
+    };
+    let mut given = Response::new(Full::new(body));
+    *given.status_mut() = StatusCode::from_u16(head.status().as_u16()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    for (name, value) in head.headers() {
+        let name = HeaderName::from_bytes(name.as_str().as_bytes());
+        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(value.as_bytes())) {
+            given.headers_mut().append(name, value);
+        }
+    }
+    given
+}
+
+fn empty(status: StatusCode) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = status;
+    response
+}

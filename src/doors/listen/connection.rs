@@ -1,0 +1,100 @@
+//! One connection, from its acceptance to its end.
+
+use std::{
+    future::{Future, poll_fn},
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+
+use super::{
+    Protocol,
+    accept::Accepted,
+    deadlines::{Activity, Command},
+    stream::Watched,
+};
+use crate::telemetry::connections::ConnectionCounts;
+
+/// What the HTTP library makes of a connection.
+pub(in crate::doors) trait Connection {
+    /// Is done when the connection is.
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), hyper::Error>>;
+
+    /// Comes to an end in order: finishes what is in flight, and takes nothing new.
+    fn close(self: Pin<&mut Self>);
+}
+
+/// What a worker serves connections with.
+pub(super) struct Serving<P: Protocol> {
+    pub(super) ready: P::Ready,
+    pub(super) tls: Option<TlsAcceptor>,
+    pub(super) counts: Arc<ConnectionCounts>,
+}
+
+impl<P: Protocol> Serving<P> {
+    /// Serves `accepted` until it is done, or cut.
+    pub(super) async fn serve(&self, accepted: Accepted, activity: Rc<Activity>) {
+        let Accepted { stream, peer, place } = accepted;
+        let served = async {
+            let stream = TcpStream::from_std(stream)?;
+            match &self.tls {
+                None => self.speak(stream, peer, &activity).await,
+                Some(tls) => match unless_cut(&activity, pin!(tls.accept(stream))).await {
+                    Some(Ok(stream)) => self.speak(stream, peer, &activity).await,
+                    Some(Err(error)) => tracing::debug!(error = %error, "a TLS handshake failed"),
+                    None => {}
+                },
+            }
+            Ok::<_, io::Error>(())
+        };
+        if let Err(error) = served.await {
+            tracing::warn!(error = %error, "a connection could not be used");
+        }
+        drop(place);
+    }
+
+    async fn speak<S: super::Stream>(&self, stream: S, peer: SocketAddr, activity: &Rc<Activity>) {
+        activity.connected();
+        let stream = Watched::new(stream, Rc::clone(activity), Arc::clone(&self.counts));
+        let mut connection = pin!(P::serve(&self.ready, stream, Some(peer), activity));
+        let mut is_closing = false;
+        let ended = poll_fn(|context| {
+            activity.listen(context.waker());
+            if activity.command() == Command::Cut {
+                return Poll::Ready(Ok(()));
+            }
+            // What has come by now is answered, closing or not.
+            if let Poll::Ready(ended) = connection.as_mut().poll(context) {
+                return Poll::Ready(ended);
+            }
+            if activity.command() == Command::Close && !is_closing && activity.may_close() {
+                is_closing = true;
+                activity.told_to_close();
+                connection.as_mut().close();
+                return connection.as_mut().poll(context);
+            }
+            Poll::Pending
+        });
+        if let Err(error) = ended.await {
+            tracing::debug!(error = %error, "a connection ended with an error");
+        }
+    }
+}
+
+/// What comes of `future`; none if the connection is to be cut before.
+async fn unless_cut<F: Future>(activity: &Activity, mut future: Pin<&mut F>) -> Option<F::Output> {
+    poll_fn(|context| {
+        activity.listen(context.waker());
+        if activity.command() == Command::Cut {
+            return Poll::Ready(None);
+        }
+        future.as_mut().poll(context).map(Some)
+    })
+    .await
+}

@@ -1,0 +1,378 @@
+//! What a connection waits for, and for how long it may.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    task::Waker,
+    time::Duration,
+};
+
+use super::memory::Memory;
+use crate::telemetry::connections::Overdue;
+
+/// How often a worker looks at its connections, and thereby how exact deadlines are.
+pub(super) const TICK: Duration = Duration::from_millis(250);
+
+/// For a TLS handshake, and then for the first request.
+const SILENT: u32 = ticks(Duration::from_secs(5));
+/// For the head of a request, after its first byte.
+const HEAD: u32 = ticks(Duration::from_secs(5));
+/// For the next part of a request's body.
+const BODY_PROGRESS: u32 = ticks(Duration::from_secs(5));
+/// For a request's body as a whole, however steadily it comes.
+const BODY: u32 = ticks(Duration::from_secs(30));
+/// For the client to take the next part of an answer.
+const READER: u32 = ticks(Duration::from_secs(10));
+/// For the next request. Longer than the gateways' own limits in `examples/`, so that it is they who close a connection, and never
+/// in the moment in which they send a request.
+const IDLE: u32 = ticks(Duration::from_secs(75));
+/// For the client to take the last answer of a connection, and to close it.
+const LINGER: u32 = ticks(Duration::from_secs(2));
+
+const fn ticks(duration: Duration) -> u32 {
+    (duration.as_millis() / TICK.as_millis()) as u32
+}
+
+/// What a connection waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Handshake,
+    /// The first request.
+    Silent,
+    /// The rest of a request's head.
+    Head,
+    /// The rest of a request's body, and us.
+    Body,
+    /// Us.
+    Serving,
+    /// The client, to take an answer.
+    Answering,
+    /// The next request.
+    Idle,
+    /// Nothing in particular: HTTP/2 has many requests at a time, and tries by itself whether the client is there.
+    Open,
+    /// The client, to close the connection.
+    Closing,
+}
+
+/// What the worker wants of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Command {
+    GoOn,
+    /// Come to an end in order, as soon as there is nothing to be answered.
+    Close,
+    /// End at once.
+    Cut,
+}
+
+/// What one connection is doing. The connection notes it, and its worker looks.
+#[derive(Debug)]
+pub(in crate::doors) struct Activity {
+    shared: Rc<Shared>,
+    phase: Cell<Phase>,
+    since: Cell<u32>,
+    /// When anything was last received.
+    received: Cell<Option<u32>>,
+    /// Since when the client takes nothing of what is sent.
+    blocked: Cell<Option<u32>>,
+    /// Bytes received of what is not answered.
+    held: Cell<usize>,
+    /// Whether there may be something on its way that nobody will read. A connection that is closed over it would be reset, and the
+    /// answer with it.
+    is_unread: Cell<bool>,
+    /// Whether it speaks HTTP/2, in which the client is not the first to be heard.
+    is_multiplexed: Cell<bool>,
+    command: Cell<Command>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// What the connections of a worker have in common.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    /// In [`TICK`]s.
+    pub(super) now: Cell<u32>,
+    pub(super) memory: Memory,
+    /// Whether the service is about to end.
+    pub(super) is_draining: Cell<bool>,
+}
+
+impl Activity {
+    pub(super) fn new(shared: Rc<Shared>) -> Self {
+        Self {
+            phase: Cell::new(Phase::Handshake),
+            since: Cell::new(shared.now.get()),
+            received: Cell::default(),
+            blocked: Cell::default(),
+            held: Cell::default(),
+            is_unread: Cell::default(),
+            is_multiplexed: Cell::default(),
+            command: Cell::new(Command::GoOn),
+            waker: RefCell::default(),
+            shared,
+        }
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.phase.set(phase);
+        self.since.set(self.shared.now.get());
+    }
+
+    /// The stream is there.
+    pub(super) fn connected(&self) {
+        self.enter(Phase::Silent);
+    }
+
+    /// It speaks HTTP/2.
+    pub(in crate::doors) fn multiplexed(&self) {
+        self.is_multiplexed.set(true);
+    }
+
+    /// Bytes were received. Whether there is memory for them.
+    pub(super) fn received(&self, bytes: usize) -> bool {
+        self.received.set(Some(self.shared.now.get()));
+        if self.is_multiplexed.get() {
+            // HTTP/2 bounds what it receives by itself.
+            return true;
+        }
+        match self.phase.get() {
+            Phase::Silent | Phase::Idle => self.enter(Phase::Head),
+            Phase::Closing => return true,
+            Phase::Handshake | Phase::Head | Phase::Body | Phase::Serving | Phase::Answering | Phase::Open => {}
+        }
+        let held = self.held.get();
+        self.held.set(held + bytes);
+        self.shared.memory.take(held, bytes)
+    }
+
+    /// A request is handed on; `has_body` if more of it may come.
+    pub(super) fn request_begun(&self, has_body: bool) {
+        self.is_unread.set(has_body);
+        self.enter(if has_body { Phase::Body } else { Phase::Serving });
+    }
+
+    /// The request's body was read to its end.
+    pub(in crate::doors) fn body_ended(&self) {
+        self.is_unread.set(false);
+        self.enter(Phase::Serving);
+    }
+
+    /// There is an answer, to be sent.
+    pub(super) fn answered(&self) {
+        self.release();
+        self.enter(Phase::Answering);
+    }
+
+    /// Whether what is sent now answers a request. Otherwise the HTTP library found that there is none.
+    pub(super) fn is_answering(&self) -> bool {
+        match self.phase.get() {
+            Phase::Body | Phase::Serving | Phase::Answering | Phase::Open | Phase::Closing => true,
+            Phase::Handshake | Phase::Silent | Phase::Head | Phase::Idle => self.is_multiplexed.get(),
+        }
+    }
+
+    /// What was received is no request; it is answered, and nothing after it is looked at.
+    pub(super) fn malformed(&self) {
+        self.release();
+        self.is_unread.set(true);
+        self.enter(Phase::Answering);
+    }
+
+    /// Whether the connection should not be kept for another request.
+    pub(super) fn is_draining(&self) -> bool {
+        self.shared.is_draining.get()
+    }
+
+    /// Whether the client has sent anything.
+    pub(super) fn has_spoken(&self) -> bool {
+        self.received.get().is_some()
+    }
+
+    /// Everything that was to be sent is.
+    pub(super) fn flushed(&self) {
+        self.blocked.set(None);
+        if self.phase.get() == Phase::Answering {
+            self.enter(Phase::Idle);
+        }
+    }
+
+    /// The client took something.
+    pub(super) fn sent(&self) {
+        self.blocked.set(None);
+    }
+
+    /// The client takes nothing.
+    pub(super) fn blocked(&self) {
+        if self.blocked.get().is_none() {
+            self.blocked.set(Some(self.shared.now.get()));
+        }
+    }
+
+    /// An HTTP/2 connection has its first request.
+    pub(in crate::doors) fn opened(&self) {
+        if self.phase.get() == Phase::Silent {
+            self.enter(Phase::Open);
+        }
+    }
+
+    /// No more is sent. Whether to wait until the client has closed its side, too.
+    pub(super) fn closing(&self) -> bool {
+        if self.phase.get() != Phase::Closing {
+            self.release();
+            self.enter(Phase::Closing);
+        }
+        self.is_unread.get()
+    }
+
+    /// It is told to come to an end. One without a request has little time for that.
+    pub(super) fn told_to_close(&self) {
+        if self.phase.get() == Phase::Silent {
+            self.enter(Phase::Closing);
+        }
+    }
+
+    fn release(&self) {
+        self.shared.memory.give_back(self.held.replace(0));
+    }
+
+    /// Whether nothing is being answered, so that the connection may be closed.
+    pub(super) fn may_close(&self) -> bool {
+        matches!(self.phase.get(), Phase::Silent | Phase::Idle | Phase::Open)
+    }
+
+    /// What the connection is too slow with.
+    pub(super) fn overdue(&self) -> Option<Overdue> {
+        let now = self.shared.now.get();
+        let is_over = |since: u32, limit: u32| now.wrapping_sub(since) > limit;
+        if self.blocked.get().is_some_and(|since| is_over(since, READER)) {
+            return Some(Overdue::Reader);
+        }
+        let since = self.since.get();
+        let (limit, overdue) = match self.phase.get() {
+            Phase::Handshake => (SILENT, Overdue::Handshake),
+            Phase::Silent => (SILENT, Overdue::Silent),
+            Phase::Head => (HEAD, Overdue::Head),
+            Phase::Body => {
+                let last = self.received.get().unwrap_or(since);
+                return (is_over(since, BODY) || is_over(last, BODY_PROGRESS)).then_some(Overdue::Body);
+            }
+            Phase::Idle => (IDLE, Overdue::Idle),
+            Phase::Closing => (LINGER, Overdue::Reader),
+            Phase::Serving | Phase::Answering | Phase::Open => return None,
+        };
+        is_over(since, limit).then_some(overdue)
+    }
+
+    pub(super) fn command(&self) -> Command {
+        self.command.get()
+    }
+
+    /// Has the connection look at `command`. [`Command::Cut`] is the last one.
+    pub(super) fn order(&self, command: Command) {
+        if self.command.get() == Command::Cut || self.command.get() == command {
+            return;
+        }
+        self.command.set(command);
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    /// Wakes `waker` when there is something to look at.
+    pub(super) fn listen(&self, waker: &Waker) {
+        let mut known = self.waker.borrow_mut();
+        match known.as_mut() {
+            Some(known) => known.clone_from(waker),
+            None => *known = Some(waker.clone()),
+        }
+    }
+}
+
+impl Drop for Activity {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(shared: &Shared, ticks: u32) {
+        shared.now.set(shared.now.get() + ticks);
+    }
+
+    fn connected() -> (Rc<Shared>, Activity) {
+        let shared = Rc::<Shared>::default();
+        let activity = Activity::new(Rc::clone(&shared));
+        activity.connected();
+        (shared, activity)
+    }
+
+    #[test]
+    fn silence_has_an_end() {
+        let (shared, activity) = connected();
+        after(&shared, SILENT);
+        assert_eq!(activity.overdue(), None);
+        after(&shared, 1);
+        assert_eq!(activity.overdue(), Some(Overdue::Silent));
+    }
+
+    #[test]
+    fn a_head_may_not_trickle() {
+        let (shared, activity) = connected();
+        for _ in 0..=HEAD {
+            assert!(activity.received(1));
+            after(&shared, 1);
+        }
+        assert_eq!(activity.overdue(), Some(Overdue::Head));
+    }
+
+    #[test]
+    fn a_body_may_take_longer_if_it_goes_on() {
+        let (shared, activity) = connected();
+        activity.received(1);
+        activity.request_begun(true);
+        for _ in 0..=BODY {
+            assert_eq!(activity.overdue(), None);
+            activity.received(1);
+            after(&shared, 1);
+        }
+        assert_eq!(activity.overdue(), Some(Overdue::Body), "trickled for too long");
+        activity.body_ended();
+        assert_eq!(activity.overdue(), None);
+
+        activity.request_begun(true);
+        after(&shared, BODY_PROGRESS + 1);
+        assert_eq!(activity.overdue(), Some(Overdue::Body), "half sent");
+    }
+
+    #[test]
+    fn whoever_takes_no_answer_is_given_up() {
+        let (shared, activity) = connected();
+        activity.request_begun(false);
+        activity.answered();
+        activity.blocked();
+        after(&shared, READER);
+        activity.blocked();
+        assert_eq!(activity.overdue(), None);
+        after(&shared, 1);
+        assert_eq!(activity.overdue(), Some(Overdue::Reader));
+        activity.sent();
+        assert_eq!(activity.overdue(), None);
+    }
+
+    #[test]
+    fn memory_is_given_back_with_the_answer_and_with_the_connection() {
+        let (shared, activity) = connected();
+        let large = 20 * 1024 * 1024;
+        assert!(activity.received(large));
+        assert!(!activity.received(large), "more than there is");
+        activity.request_begun(false);
+        activity.answered();
+        activity.flushed();
+        assert!(activity.received(large), "there is room again");
+        drop(activity);
+        let next = Activity::new(shared);
+        assert!(next.received(large), "and again");
+    }
+}

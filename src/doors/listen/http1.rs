@@ -1,0 +1,119 @@
+//! HTTP/1 on a connection.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    Request, Response,
+    body::{Body, Incoming},
+    header::{CONNECTION, HeaderValue},
+    server::conn::http1::{self, Builder},
+    service::{HttpService, service_fn},
+};
+use hyper_util::rt::TokioIo;
+
+use super::{
+    Connection,
+    deadlines::Activity,
+    stream::{Stream, Watched},
+};
+use crate::{
+    doors::answer::{NO_STORE, PROBLEM_JSON, name},
+    telemetry::connections::Malformed,
+};
+
+/// Headers of a request that are taken; beyond, it is answered with 431. Gateways pass on what clients send, and some take 200.
+const HEADERS_MAX: usize = 256;
+/// Bytes of a request's head that are taken: 64 KiB of headers, and a request line.
+const HEAD_BYTES_MAX: usize = 80 * 1024;
+/// Bytes of a connection that are read ahead.
+const READ_BYTES_MAX: usize = HEAD_BYTES_MAX + 16 * 1024;
+
+/// Serves HTTP/1 on `stream`: `answer` has an answer to every request.
+pub(in crate::doors) fn serve<S, F, A>(stream: Watched<S>, activity: &Rc<Activity>, answer: F) -> impl Connection
+where
+    S: Stream,
+    F: Fn(Request<Incoming>) -> A + 'static,
+    A: Future<Output = Response<Full<Bytes>>> + 'static,
+{
+    let activity = Rc::clone(activity);
+    let service = service_fn(move |request: Request<Incoming>| {
+        activity.request_begun(!request.body().is_end_stream());
+        let (answer, activity) = (answer(request), Rc::clone(&activity));
+        async move {
+            let mut response = answer.await;
+            if activity.is_draining() {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            activity.answered();
+            Ok::<_, Infallible>(response)
+        }
+    });
+    Builder::new()
+        // Clients that close their side once they have asked want an answer as well.
+        .half_close(true)
+        .max_headers(HEADERS_MAX)
+        .max_header_size(HEAD_BYTES_MAX)
+        .max_buf_size(READ_BYTES_MAX)
+        // Answers are so small that they are sent as one piece.
+        .writev(false)
+        .serve_connection(TokioIo::new(stream), service)
+}
+
+impl<I, S, B> Connection for http1::Connection<I, S>
+where
+    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+    S: HttpService<Incoming, ResBody = B>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B: Body + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
+        Future::poll(self, context)
+    }
+
+    fn close(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+/// The whole answer to what is no request.
+pub(super) fn not_a_request(kind: Malformed) -> Vec<u8> {
+    let (status, title, code, detail) = match kind {
+        Malformed::Syntax => (400, "Bad Request", "malformed_request", "What was sent is not an HTTP/1.1 request."),
+        Malformed::HeadersTooLarge => (
+            431,
+            "Request Header Fields Too Large",
+            "request_too_large",
+            "The request has more than 256 headers, or more than 64 KiB of them.",
+        ),
+        Malformed::TargetTooLong => (414, "URI Too Long", "request_too_large", "The target of the request is too long."),
+    };
+    problem(status, title, code, detail, "")
+}
+
+/// What one connection too many is told.
+pub(in crate::doors) fn too_many_connections() -> Vec<u8> {
+    let retry_after = format!("{}: {}\r\n", name::RETRY_AFTER, crate::doors::answer::RETRY_AFTER_SECONDS);
+    problem(503, "Service Unavailable", "unavailable", "There are too many connections; try again.", &retry_after)
+}
+
+/// A problem (RFC 9457) with the head of its answer, after which the connection is closed.
+fn problem(status: u16, title: &str, code: &str, detail: &str, header: &str) -> Vec<u8> {
+    let body = serde_json::json!({ "type": "about:blank", "title": title, "status": status, "detail": detail, "code": code });
+    let body = body.to_string();
+    let head = format!(
+        "HTTP/1.1 {status} {title}\r\n{}: {code}\r\ncontent-type: {PROBLEM_JSON}\r\ncache-control: {NO_STORE}\r\n{header}\
+         connection: close\r\ncontent-length: {}\r\n\r\n",
+        name::ERROR,
+        body.len(),
+    );
+    [head, body].concat().into()
+}

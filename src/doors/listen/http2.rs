@@ -1,0 +1,90 @@
+//! HTTP/2 on a connection.
+
+use std::{
+    error::Error,
+    future::Future,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use hyper::{
+    Request, Response,
+    body::{Body, Incoming},
+    rt::bounds::Http2ServerConnExec,
+    server::conn::http2::{self, Builder},
+    service::{HttpService, Service, service_fn},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+
+use super::{
+    Connection,
+    deadlines::Activity,
+    stream::{Stream, Watched},
+};
+
+/// How often an idle connection is tried, so that one whose gateway is gone does not stay.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_mins(1);
+/// How long the gateway may take to answer that.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Headers of a request, as HTTP/2 counts them.
+const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
+/// Requests that a connection may have at a time. A gateway opens another connection for more.
+const STREAMS_MAX: u32 = 256;
+/// Requests that a client may take back before they were looked at; more, and the connection ends (CVE-2023-44487).
+const RESETS_PENDING_MAX: usize = 64;
+
+/// Serves HTTP/2 on `stream` with `service`.
+pub(in crate::doors) fn serve<S, R, B>(stream: Watched<S>, activity: &Rc<Activity>, service: R) -> impl Connection
+where
+    S: Stream,
+    R: Service<Request<Incoming>, Response = Response<B>> + 'static,
+    R::Future: Send + 'static,
+    R::Error: Into<Box<dyn Error + Send + Sync>>,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    activity.multiplexed();
+    let activity = Rc::clone(activity);
+    let service = service_fn(move |request| {
+        activity.opened();
+        service.call(request)
+    });
+    Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
+        .serve_connection(TokioIo::new(stream), service)
+}
+
+impl<I, S, B, E> Connection for http2::Connection<I, S, E>
+where
+    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+    S: HttpService<Incoming, ResBody = B>,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    B: Body + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+    E: Http2ServerConnExec<S::Future, B>,
+{
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
+        Future::poll(self, context)
+    }
+
+    fn close(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+/// What one connection too many is told: our settings, which come first, and that nothing of it was looked at (RFC 9113 section 6.8).
+pub(in crate::doors) fn goaway() -> Vec<u8> {
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    const GOAWAY: [u8; 9] = [0, 0, 8, 7, 0, 0, 0, 0, 0];
+    const NO_STREAM: [u8; 4] = [0; 4];
+    const ENHANCE_YOUR_CALM: [u8; 4] = [0, 0, 0, 11];
+    [&SETTINGS[..], &GOAWAY, &NO_STREAM, &ENHANCE_YOUR_CALM].concat()
+}

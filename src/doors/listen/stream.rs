@@ -1,0 +1,141 @@
+//! A stream that notes what goes over it, and says in our own words what the HTTP library would say in its.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{deadlines::Activity, http1};
+use crate::telemetry::connections::{ConnectionCounts, Malformed, Overdue};
+
+/// What connections come on.
+pub(in crate::doors) trait Stream: AsyncRead + AsyncWrite + Unpin + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Stream for S {}
+
+/// A stream that is watched.
+#[derive(Debug)]
+pub(in crate::doors) struct Watched<S> {
+    inner: S,
+    activity: Rc<Activity>,
+    counts: Arc<ConnectionCounts>,
+    /// What is left of an answer of our own.
+    own_answer: Bytes,
+}
+
+impl<S: Stream> Watched<S> {
+    pub(super) fn new(inner: S, activity: Rc<Activity>, counts: Arc<ConnectionCounts>) -> Self {
+        Self { inner, activity, counts, own_answer: Bytes::new() }
+    }
+
+    /// The HTTP library answers, with `head`, what is no request.
+    fn replace(&mut self, head: &[u8]) {
+        let status: &[u8] = head.get("HTTP/1.1 ".len()..).and_then(|rest| rest.get(..3)).unwrap_or_default();
+        let kind = match status {
+            b"431" => Malformed::HeadersTooLarge,
+            b"414" => Malformed::TargetTooLong,
+            _ => Malformed::Syntax,
+        };
+        self.counts.malformed(kind);
+        self.own_answer = http1::not_a_request(kind).into();
+        self.activity.malformed();
+    }
+
+    fn poll_own_answer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.own_answer.has_remaining() {
+            let written = Pin::new(&mut self.inner).poll_write(cx, &self.own_answer);
+            match ready!(self.note(written))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => self.own_answer.advance(written),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn note<T>(&self, written: Poll<T>) -> Poll<T> {
+        if written.is_ready() {
+            self.activity.sent()
+        } else {
+            self.activity.blocked()
+        }
+        written
+    }
+}
+
+impl<S: Stream> AsyncRead for Watched<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.inner).poll_read(cx, buffer))?;
+        let received = buffer.filled().len() - before;
+        if received > 0 && !self.activity.received(received) {
+            self.counts.given_up(Overdue::Memory);
+            return Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: Stream> AsyncWrite for Watched<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if !self.activity.is_answering() && !bytes.is_empty() {
+            self.replace(bytes);
+        }
+        if self.own_answer.has_remaining() {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        let written = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        self.note(written)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_own_answer(cx))?;
+        let flushed = Pin::new(&mut self.inner).poll_flush(cx);
+        match &flushed {
+            Poll::Ready(_) => self.activity.flushed(),
+            Poll::Pending => self.activity.blocked(),
+        }
+        flushed
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_own_answer(cx))?;
+        ready!(Pin::new(&mut self.inner).poll_shutdown(cx))?;
+        if !self.activity.closing() {
+            return Poll::Ready(Ok(()));
+        }
+        // What the client is still sending is read to no purpose, so that it reads the answer: the kernel would reset the connection
+        // over bytes that nobody takes. The worker ends this.
+        let mut discarded = [0; 4096];
+        loop {
+            let mut buffer = ReadBuf::new(&mut discarded);
+            match ready!(Pin::new(&mut self.inner).poll_read(cx, &mut buffer)) {
+                Ok(()) if buffer.filled().is_empty() => return Poll::Ready(Ok(())),
+                Ok(()) => {}
+                Err(_) => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        if !self.activity.is_answering()
+            && let Some(first) = slices.iter().find(|slice| !slice.is_empty())
+        {
+            self.replace(first);
+        }
+        if self.own_answer.has_remaining() {
+            return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
+        }
+        let written = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
+        self.note(written)
+    }
+}
