@@ -27,7 +27,7 @@ use tokio::{
 
 use self::watching::Watching;
 use crate::{
-    config::{Secret, Settings, admin::AdminSettings, nonce::NonceUrl},
+    config::{Secret, Settings, admin::AdminSettings},
     domain::{fence::Fence, key::KeyError, time::Tolerance},
     doors::{
         grpc::{GrpcDoor, GrpcError},
@@ -53,8 +53,9 @@ use crate::{
             memory::MemoryNonceStore,
             redis::{BadRedis, RedisNonceStore},
         },
+        redis::RedisAccess,
         signing_keys::SigningKeyFolder,
-        sql::{ConnectError, SqlRegistry, connect},
+        sql::{ConnectError, Database, Keeper, SchemaError, SqlRegistry, connect},
         usage::{BatchedUsage, UsageWriter},
     },
     telemetry::{
@@ -78,7 +79,7 @@ pub enum AppError {
     Database(#[from] ConnectError),
     /// The migrations failed.
     #[error("the database could not be migrated")]
-    Migration(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Migration(#[source] SchemaError),
     /// The registry in the database cannot be read.
     #[error(transparent)]
     Registry(#[from] RegistryError),
@@ -225,6 +226,7 @@ struct Limits {
 /// What goes on beside the decisions.
 #[derive(Debug)]
 struct Background {
+    keeper: Keeper,
     follower: Follower,
     refresher: Refresher,
     listener: Option<HintListener>,
@@ -250,7 +252,7 @@ impl App {
             redis.start().await?;
         }
         let (usage, usage_writer) = BatchedUsage::new(Arc::clone(store) as Arc<dyn UsageStore>);
-        let listener = settings.nonce.url.is_redis().then(|| HintListener::new(&settings.nonce.url, Arc::clone(&directory)));
+        let listener = redis.as_ref().map(|redis| HintListener::new(redis.access().clone(), Arc::clone(&directory)));
         let signing_keys = SigningKeyFolder::open(&settings.issuer, clock.now())?;
         let ports = VerifierPorts {
             clock: Arc::clone(clock),
@@ -262,12 +264,12 @@ impl App {
         };
         let observer = Arc::new(DecisionObserver::new(Arc::clone(log.decisions()), &watching.metrics, watching.traces.clone()));
         let verifier = Arc::new(Verifier::new(policy(settings), ports.clone(), Arc::clone(&observer)).map_err(AppError::Decoys)?);
-        let local_hints: Arc<dyn ChangeHints> = Arc::new(LocalHints::new(Arc::clone(&directory), change_hints(settings)));
+        let local_hints: Arc<dyn ChangeHints> = Arc::new(LocalHints::new(Arc::clone(&directory), change_hints(settings)?));
         let token_observer = Arc::new(TokenObserver::new(&watching.metrics));
         let issuer =
             issuing::build(settings, &ports, store, Arc::clone(&local_hints), Arc::clone(&verifier), observer, token_observer)?;
-        let readiness = Readiness::new(Arc::clone(clock), Arc::clone(&directory), nonces);
-        watching.observe(&known, &foundation.cached_sets, &readiness, redis.clone());
+        let readiness = Readiness::new(Arc::clone(clock), Arc::clone(&directory), nonces, Arc::new(foundation.database.clone()));
+        watching.observe(&known, &foundation.cached_sets, &readiness, redis.clone(), log.clone());
         let language = Arc::new(language(settings));
         let url_prefix: Arc<str> = settings.server.url_prefix.as_str().into();
         let admin_token = admin_token(&settings.admin)?;
@@ -287,7 +289,13 @@ impl App {
                 Arc::clone(&url_prefix),
                 settings.server.max_in_flight as usize,
             )?,
-            grpc: GrpcDoor { verifier: Arc::clone(&verifier), readiness: readiness.clone(), language: Arc::clone(&language) },
+            grpc: GrpcDoor {
+                verifier: Arc::clone(&verifier),
+                readiness: readiness.clone(),
+                language: Arc::clone(&language),
+                max_message: settings.server.grpc.max_message,
+                max_in_flight: settings.server.max_in_flight as usize,
+            },
             admin: AdminDoor {
                 registry: foundation.registry(local_hints, "admin-api"),
                 issuer: issuer.clone(),
@@ -302,6 +310,7 @@ impl App {
                 api_key_lifetime: settings.issuer.api_key_lifetime,
             },
             background: Background {
+                keeper: Keeper::new(foundation.database, move || directory.look()),
                 follower,
                 refresher: foundation.refresher,
                 listener,
@@ -334,6 +343,7 @@ impl App {
         let (drained, draining) = oneshot::channel::<()>();
         let usage = tokio::spawn(self.background.usage_writer.run(async { drop(draining.await) }));
         let mut background = JoinSet::new();
+        background.spawn(self.background.keeper.run(stopped()));
         background.spawn(self.background.follower.run(stopped()));
         background.spawn(self.background.refresher.run(stopped()));
         background.spawn(self.background.signing_keys.watch(Arc::new(SystemClock), stopped()));
@@ -393,6 +403,7 @@ impl App {
 /// What the service and the command line both stand on.
 struct Foundation {
     clock: Arc<dyn Clock>,
+    database: Database,
     store: Arc<SqlRegistry>,
     key_sets: Arc<dyn KeySetSource>,
     cached_sets: Arc<JwksCache>,
@@ -407,10 +418,11 @@ impl Foundation {
             Box::pin(migrate_up(&settings.database)).await?;
         }
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let store = Arc::new(SqlRegistry::new(connect(&settings.database).await?));
+        let database = connect(&settings.database).await?;
+        let store = Arc::new(SqlRegistry::new(database.clone()));
         let reports = Arc::clone(&store) as Arc<dyn FetchReports>;
         let (cached_sets, refresher) = JwksCache::new(&settings.jwks, Arc::clone(&clock), reports)?;
-        Ok(Self { clock, store, key_sets: Arc::new(Arc::clone(&cached_sets)), cached_sets, refresher })
+        Ok(Self { clock, database, store, key_sets: Arc::new(Arc::clone(&cached_sets)), cached_sets, refresher })
     }
 
     fn registry(&self, hints: Arc<dyn ChangeHints>, actor: &str) -> Registry {
@@ -420,11 +432,11 @@ impl Foundation {
 }
 
 /// How other processes are told of changes.
-fn change_hints(settings: &Settings) -> Arc<dyn ChangeHints> {
-    match &settings.nonce.url {
-        NonceUrl::Memory => Arc::new(NoHints),
-        url @ (NonceUrl::Single(_) | NonceUrl::Cluster(_) | NonceUrl::Sentinel { .. }) => Arc::new(RedisHints::new(url)),
-    }
+fn change_hints(settings: &Settings) -> Result<Arc<dyn ChangeHints>, AppError> {
+    Ok(match RedisAccess::new(&settings.nonce).map_err(BadRedis::Tls)? {
+        Some(access) => Arc::new(RedisHints::new(access)),
+        None => Arc::new(NoHints),
+    })
 }
 
 fn admin_token(settings: &AdminSettings) -> Result<Option<Secret>, AppError> {

@@ -3,6 +3,7 @@
 //! The layers, from the inside out; `tests/layering.rs` holds them apart:
 //!
 //! - [`domain`]: what a key, a token, a nonce, a principal and a decision are. Pure, synchronous, `now` is an argument.
+//! - `roots`: the certificate authorities that outgoing connections trust.
 //! - [`client`]: sign a token and build the header. With `domain`, all there is without the feature `server`.
 //! - `config`: one struct of settings per concern, read from a file and the environment.
 //! - `telemetry`: the log, metrics and traces.
@@ -28,6 +29,8 @@ pub mod domain;
 pub mod doors;
 #[cfg(feature = "server")]
 pub mod engine;
+#[cfg(any(feature = "server", feature = "client-http"))]
+pub mod roots;
 #[cfg(feature = "server")]
 pub mod stores;
 #[cfg(feature = "server")]

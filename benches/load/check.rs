@@ -57,7 +57,24 @@ pub(crate) struct Envoy {
 
 impl Envoy {
     pub(crate) async fn connect(server: SocketAddr) -> io::Result<Self> {
-        Ok(Self { connections: try_join_all((0..CONNECTIONS).map(|_| Connection::open(server))).await? })
+        Self::connect_times(server, CONNECTIONS).await
+    }
+
+    /// With `count` connections.
+    pub(crate) async fn connect_times(server: SocketAddr, count: usize) -> io::Result<Self> {
+        Ok(Self { connections: try_join_all((0..count).map(|_| Connection::open(server))).await? })
+    }
+
+    /// Asks over all connections without an end, and counts the answers.
+    pub(crate) async fn flood(&mut self, authorizations: &[String], answered: &Cell<usize>) {
+        let messages: Vec<Vec<u8>> = authorizations.iter().map(|question| message(question)).collect();
+        let number = Cell::new(0);
+        let next = || Some(&*messages[number.replace(number.get() + 1) % messages.len()]);
+        join_all(self.connections.iter_mut().map(async |connection| {
+            let seen = |_: &OpenStream, _: &[u8]| answered.set(answered.get() + 1);
+            connection.ask_all(next, seen).await.unwrap_or_else(|error| panic!("no answer from the server: {error}"));
+        }))
+        .await;
     }
 
     /// Asks all of `questions` over all connections, and expects the HTTP status `expected`.

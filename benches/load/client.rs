@@ -146,6 +146,17 @@ impl Gateway {
         seen.into_inner().finish(start.elapsed())
     }
 
+    /// Asks over all connections without an end, and counts the answers.
+    pub(crate) async fn flood(&mut self, authorizations: &[String], answered: &Cell<usize>) {
+        join_all(self.connections.iter_mut().map(async |connection| {
+            for authorization in authorizations.iter().cycle() {
+                connection.ask(authorization).await.unwrap_or_else(|error| panic!("no answer from the server: {error}"));
+                answered.set(answered.get() + 1);
+            }
+        }))
+        .await;
+    }
+
     /// The headers of an answer to `authorization`, but for those that belong to the message.
     pub(crate) async fn headers(&mut self, authorization: &str) -> Vec<(String, String)> {
         let connection = &mut self.connections[0];

@@ -18,6 +18,7 @@
 //! - [`floors`]: what the parts cost at the least
 //! - [`server`]: the processes that are measured
 //! - [`gateways`]: another part: latency behind real gateways
+//! - [`flood`]: another part: what garbage takes from honest requests
 //! - [`open_loop`]: requests that arrive when a schedule says so
 //! - [`peers`]: another part: the Python systems that the service replaces
 //! - [`scale`]: another part: how cost and memory grow with principals, nonces and workers
@@ -47,6 +48,7 @@ mod case;
 mod check;
 mod client;
 mod decisions;
+mod flood;
 mod floors;
 mod gateways;
 mod machine;
@@ -84,8 +86,9 @@ const USAGE: &str = "usage: cargo bench --bench load -- [--quick] [--part PART] 
   --quick          a minute of measuring, for a first look
   --part PART      one part of a run alone: `decisions`, what they cost beside their floors; `gateways`, latency behind nginx and
                    Envoy; `peers`, the Python systems that the service replaces; `telemetry`, what watching decisions costs;
-                   `claims`, what claims in Redis cost; or `scale`, many principals, nonces and workers
-  --baseline BINARY  another build of `countersign`, which `telemetry` and `claims` compare with
+                   `claims`, what claims in Redis cost; `scale`, many principals, nonces and workers; or `flood`, what garbage
+                   takes from honest requests
+  --baseline BINARY  another build of `countersign`, which `telemetry`, `claims` and `flood` compare with
   --passes N       how many times decisions are measured, several rounds each
   --only CASE      one kind of decision alone, such as ed25519-redis: to watch or to profile the server meanwhile
   --unpinned       servers on any core with a worker for each, instead of each on one core of its own, with everything else on
@@ -155,6 +158,7 @@ async fn run(options: Options) {
             Part::Peers => peers::run(options.is_quick).await,
             Part::Telemetry => scale::telemetry::run(options.is_quick, options.baseline.as_deref()).await,
             Part::Claims => scale::claims::run(options.is_quick, options.baseline.as_deref()).await,
+            Part::Flood => flood::run(options.is_quick, options.baseline.as_deref()).await,
             Part::Scale => {
                 let (section, points) = scale::run(options.is_quick).await;
                 drawn.points = points;
@@ -210,11 +214,12 @@ enum Part {
     Peers,
     Telemetry,
     Claims,
+    Flood,
     Scale,
 }
 
 impl Part {
-    const ALL: [Self; 6] = [Self::Decisions, Self::Gateways, Self::Peers, Self::Telemetry, Self::Claims, Self::Scale];
+    const ALL: [Self; 7] = [Self::Decisions, Self::Gateways, Self::Peers, Self::Telemetry, Self::Claims, Self::Flood, Self::Scale];
 
     const fn name(self) -> &'static str {
         match self {
@@ -223,6 +228,7 @@ impl Part {
             Self::Peers => "peers",
             Self::Telemetry => "telemetry",
             Self::Claims => "claims",
+            Self::Flood => "flood",
             Self::Scale => "scale",
         }
     }

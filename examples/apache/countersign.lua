@@ -1,10 +1,17 @@
 -- Asks Countersign about a request, for httpd.conf beside this file.
 
+local socket = require("socket")
 local http = require("socket.http")
 local ltn12 = require("ltn12")
 
-local QUESTION = "http://127.0.0.1:8080/validate_request"
+local REPLICAS = {
+    "127.0.0.1:8080",
+    -- With more than one replica, a line for each:
+    -- "127.0.0.1:8082",
+}
 http.TIMEOUT = 2 -- seconds
+local CONNECT_TIMEOUT = 0.5 -- seconds
+local LEFT_ALONE = 1 -- seconds, for a replica that takes no connection
 
 local IDENTITY = {
     "X-Auth-Username", "X-Auth-Principal-Id", "X-Auth-Method", "X-Auth-Key-Id", "X-Auth-Scopes", "X-Auth-Content-Digest",
@@ -32,11 +39,61 @@ local function drop_made_up_identity(r)
     end
 end
 
+-- Whose turn it is, and until when replicas are left alone; each thread of httpd for itself.
+local turn = math.random(#REPLICAS)
+local left_alone = {}
+
+local function connected(replica)
+    local connection = socket.tcp()
+    connection:settimeout(CONNECT_TIMEOUT)
+    local host, port = replica:match("^(.*):(%d+)$")
+    if connection:connect(host, port) then
+        left_alone[replica] = nil
+        return connection
+    end
+    connection:close()
+    left_alone[replica] = socket.gettime() + LEFT_ALONE
+end
+
+-- A connection to the next replica that takes one, those that are left alone last. Nothing was sent until there is one: later on the
+-- token may be spent, and no other replica is asked.
+local function open()
+    local now = socket.gettime()
+    for _, last in ipairs({ false, true }) do
+        for _ = 1, #REPLICAS do
+            turn = turn % #REPLICAS + 1
+            local replica = REPLICAS[turn]
+            if ((left_alone[replica] or 0) > now) == last then
+                local connection = connected(replica)
+                if connection then
+                    return connection
+                end
+            end
+        end
+    end
+    return nil, "no replica takes connections"
+end
+
+-- LuaSocket connects by itself what it is given.
+local function create()
+    local connection, fault = open()
+    if not connection then
+        return nil, fault
+    end
+    local already = { connect = function() return 1 end }
+    return setmetatable(already, {
+        __index = function(_, method)
+            return function(_, ...) return connection[method](connection, ...) end
+        end,
+    })
+end
+
 -- What httpd knows of the request, and nothing of the client's but Authorization.
 local function ask(r)
     local body = {}
     local _, status, headers = http.request({
-        url = QUESTION,
+        url = "http://countersign/validate_request",
+        create = create,
         redirect = false,
         sink = ltn12.sink.table(body),
         headers = {

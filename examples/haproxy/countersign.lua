@@ -19,6 +19,8 @@ local function question(txn)
         ["x-forwarded-proto"] = { txn.sf:ssl_fc() == 1 and "https" or "http" },
         ["x-forwarded-host"] = { txn.sf:req_hdr("host") },
         ["x-real-ip"] = { txn.sf:src() },
+        -- One question, one id: if it is asked again, Countersign knows it (`self_signed.attempt_header`).
+        ["x-request-id"] = { txn.sf:uuid() },
         -- One question to a connection: where there was one before, HAProxy takes a loss for its right to ask again.
         ["connection"] = { "close" },
     }

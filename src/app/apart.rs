@@ -6,12 +6,12 @@ use super::{
     AppError, Foundation, Nonces, SystemClock, admin_token, change_hints, issuing, policy, signing_keys, use_one_crypto_library,
 };
 use crate::{
-    config::Settings,
+    config::{Settings, database::DatabaseSettings},
     domain::presented::Presented,
     doors::tls::ServerTls,
     engine::{
         issue::Issuer,
-        ports::{Clock, IssuerKeySource, PrincipalSource, UsageStore},
+        ports::{Clock, IssuerKeySource, PrincipalSource, RegistryError, RegistryHealth, UsageStore},
         registry::Registry,
         verify::{Explanation, Vantage, Verifier, VerifierPorts},
     },
@@ -20,7 +20,7 @@ use crate::{
         hints, jwks,
         nonce::redis::{ACL_RULES, FailureKind},
         signing_keys::SigningKeyFolder,
-        sql::{SqlRegistry, connect},
+        sql::{SqlRegistry, is_missing_file, look_at},
         usage::BatchedUsage,
     },
     telemetry::{decisions::DecisionObserver, tokens::TokenObserver},
@@ -28,7 +28,7 @@ use crate::{
 
 /// The registry on the database of `settings`, as `actor` of the command line changes it.
 pub async fn registry(settings: &Settings, actor: &str) -> Result<Registry, AppError> {
-    Ok(Foundation::lay(settings).await?.registry(change_hints(settings), actor))
+    Ok(Foundation::lay(settings).await?.registry(change_hints(settings)?, actor))
 }
 
 /// What becomes of a folder of signing keys that has none yet.
@@ -50,7 +50,7 @@ pub async fn issuer(settings: &Settings, first_key: FirstKey) -> Result<Issuer, 
         settings,
         &ports,
         &foundation.store,
-        change_hints(settings),
+        change_hints(settings)?,
         Arc::new(verifier),
         observer,
         Arc::new(TokenObserver::unseen()),
@@ -96,23 +96,21 @@ pub struct Check {
     pub result: Result<(), AppError>,
     /// What should be changed although it can be used, or what would let it be used.
     pub advice: Vec<String>,
+    /// What was found out about it.
+    pub note: Option<String>,
 }
 
 impl Check {
     const fn of(key: &'static str, result: Result<(), AppError>) -> Self {
-        Self { key, result, advice: Vec::new() }
+        Self { key, result, advice: Vec::new(), note: None }
     }
 }
 
 /// Reaches every dependency that `settings` name, without changing anything, and says of each what came of it.
 pub async fn check(settings: &Settings) -> Vec<Check> {
     use_one_crypto_library();
-    let database = async {
-        SqlRegistry::new(connect(&settings.database).await?).newest_change().await?;
-        Ok(())
-    };
     vec![
-        Check::of("database.url", database.await),
+        check_database(&settings.database).await,
         check_nonces(settings).await,
         Check::of("issuer", signing_keys::check(settings).map_err(Into::into)),
         Check::of("jwks", jwks::check(&settings.jwks).map_err(Into::into)),
@@ -121,6 +119,27 @@ pub async fn check(settings: &Settings) -> Vec<Check> {
     ]
 }
 
+async fn check_database(settings: &DatabaseSettings) -> Check {
+    let mut note = None;
+    let result = async {
+        if is_missing_file(settings)? {
+            return Err(RegistryError::NotMigrated("there is no such file".into()).into());
+        }
+        let database = look_at(settings).await?;
+        if database.is_pooled() {
+            note = Some(POOLED.to_owned());
+        }
+        SqlRegistry::new(database.clone()).newest_change().await?;
+        database.check().map_err(|trouble| RegistryError::ReadOnly(trouble.into()).into())
+    }
+    .await;
+    Check { note, ..Check::of("database.url", result) }
+}
+
+/// Nothing has to be set.
+const POOLED: &str = "there is a connection pooler, such as PgBouncer, before the database: no statement is prepared by name, and each \
+                      query is a transaction";
+
 async fn check_nonces(settings: &Settings) -> Check {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let nonces = match Nonces::new(settings, &clock) {
@@ -128,9 +147,9 @@ async fn check_nonces(settings: &Settings) -> Check {
         Err(error) => return Check::of("nonce.url", Err(error)),
     };
     let Some(redis) = nonces.redis else { return Check::of("nonce.url", Ok(())) };
-    let result = async { Ok(redis.start().await.map(|()| nonces.port.check())?.await?) }.await;
+    let result = async { Ok(redis.start().await.map(|()| nonces.port.check(clock.now()))?.await?) }.await;
     let mut advice = redis.advice().await;
-    advice.extend(hints::check(&settings.nonce.url).await.err().map(|error| {
+    advice.extend(hints::check(redis.access()).await.err().map(|error| {
         format!(
             "replicas cannot tell each other of changes over Redis ({error}), so that these are in force only after \
              `registry.poll_interval`; a Redis user with these rules is enough: {ACL_RULES}"
@@ -140,7 +159,7 @@ async fn check_nonces(settings: &Settings) -> Check {
     if refused {
         advice.push(format!("a Redis user with these rules is enough: {ACL_RULES}"));
     }
-    Check { key: "nonce.url", result, advice }
+    Check { advice, ..Check::of("nonce.url", result) }
 }
 
 /// One question put to both doors of a running service, for `countersign demo`.

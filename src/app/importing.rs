@@ -65,7 +65,7 @@ pub async fn import(
         settings.database.auto_migrate = Some(false);
     }
     let foundation = Foundation::lay(&settings).await?;
-    let registry = foundation.registry(change_hints(&settings), actor);
+    let registry = foundation.registry(change_hints(&settings)?, actor);
     let audience = Some(settings.issuer.audience.clone()).filter(|audience| !audience.is_empty());
     let terms = ImportTerms { is_rehearsal, audience: audience.into_iter().collect() };
     Ok(Import::new(source, foundation.store as Arc<dyn ImportStore>, registry, terms))

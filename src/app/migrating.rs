@@ -2,11 +2,17 @@
 
 use migrations::{
     Migrator,
-    sea_orm_migration::{MigrationStatus, MigratorTrait},
+    sea_orm_migration::{
+        MigrationStatus, MigratorTrait,
+        sea_orm::{DatabaseTransaction, DbErr},
+    },
 };
 
 use super::{AppError, use_one_crypto_library};
-use crate::{config::database::DatabaseSettings, stores::sql::connect};
+use crate::{
+    config::database::DatabaseSettings,
+    stores::sql::{Schema, SchemaError},
+};
 
 /// A migration and whether the database has it.
 #[derive(Clone, Debug)]
@@ -22,6 +28,8 @@ pub struct MigrationState {
 pub enum MigrationStep<'a> {
     /// So many migrations are missing.
     Missing(usize),
+    /// Another process is at it; this one waits.
+    Waiting,
     /// This one was applied.
     Applied(&'a str),
 }
@@ -31,47 +39,74 @@ pub async fn migrate_up(settings: &DatabaseSettings) -> Result<Vec<String>, AppE
     migrate_up_telling(settings, |_| ()).await
 }
 
-/// [`migrate_up`], which tells `observer` of each step when it is done: those before one that fails stay.
+/// [`migrate_up`], which tells `observer` of each step when it is done: those before one that fails stay. Of any number of processes
+/// that do it at once, each migration is applied by one.
 pub async fn migrate_up_telling(
     settings: &DatabaseSettings,
     mut observer: impl FnMut(MigrationStep<'_>),
 ) -> Result<Vec<String>, AppError> {
     use_one_crypto_library();
-    let database = connect(settings).await?;
-    let failed = |error: migrations::sea_orm_migration::DbErr| AppError::Migration(error.into());
-    let pending: Vec<String> = Migrator::get_pending_migrations(&database)
-        .await
-        .map_err(failed)?
-        .iter()
-        .map(|migration| migration.name().to_owned())
-        .collect();
-    observer(MigrationStep::Missing(pending.len()));
-    for name in &pending {
-        Migrator::up(&database, Some(1)).await.map_err(failed)?;
-        observer(MigrationStep::Applied(name));
+    let schema = Schema::open(settings).await?;
+    let missing = schema.look(async |transaction| Migrator::get_pending_migrations_read_only(transaction).await).await;
+    let missing = missing.map_err(failed)?.len();
+    observer(MigrationStep::Missing(missing));
+    let (mut applied, mut has_waited) = (Vec::new(), false);
+    if missing > 0 {
+        loop {
+            let waits = || {
+                if !std::mem::replace(&mut has_waited, true) {
+                    observer(MigrationStep::Waiting);
+                }
+            };
+            let Some(name) = schema.change(waits, apply_next).await.map_err(AppError::Migration)? else { break };
+            observer(MigrationStep::Applied(&name));
+            applied.push(name);
+        }
     }
-    Ok(pending)
+    schema.close().await;
+    Ok(applied)
+}
+
+async fn apply_next(transaction: &DatabaseTransaction) -> Result<Option<String>, DbErr> {
+    let pending = Migrator::get_pending_migrations(transaction).await?;
+    let Some(name) = pending.first().map(|migration| migration.name().to_owned()) else { return Ok(None) };
+    Migrator::up(transaction, Some(1)).await?;
+    Ok(Some(name))
 }
 
 /// Takes the newest migration back, with the data of its tables, and says which.
 pub async fn migrate_down(settings: &DatabaseSettings) -> Result<Option<String>, AppError> {
     use_one_crypto_library();
-    let database = connect(settings).await?;
-    let failed = |error: migrations::sea_orm_migration::DbErr| AppError::Migration(error.into());
-    let applied = Migrator::get_applied_migrations(&database).await.map_err(failed)?;
+    let schema = Schema::open(settings).await?;
+    let taken_back = schema.change(|| (), take_newest_back).await.map_err(AppError::Migration)?;
+    schema.close().await;
+    Ok(taken_back)
+}
+
+async fn take_newest_back(transaction: &DatabaseTransaction) -> Result<Option<String>, DbErr> {
+    let applied = Migrator::get_applied_migrations(transaction).await?;
     let Some(newest) = applied.last().map(|migration| migration.name().to_owned()) else { return Ok(None) };
-    Migrator::down(&database, Some(1)).await.map_err(failed)?;
+    Migrator::down(transaction, Some(1)).await?;
     Ok(Some(newest))
 }
 
-/// Every migration, in order.
+/// Every migration, in order. Nothing is made.
 pub async fn migration_status(settings: &DatabaseSettings) -> Result<Vec<MigrationState>, AppError> {
     use_one_crypto_library();
-    let database = connect(settings).await?;
-    let all = Migrator::get_migration_with_status(&database).await.map_err(|error| AppError::Migration(error.into()))?;
+    let Some(schema) = Schema::look_at(settings).await? else {
+        let state = |name: &str| MigrationState { name: name.to_owned(), is_applied: false };
+        return Ok(Migrator::migrations().iter().map(|migration| state(migration.name())).collect());
+    };
+    let all = schema.look(async |transaction| Migrator::get_migration_with_status_read_only(transaction).await).await;
+    let all = all.map_err(failed)?;
+    schema.close().await;
     let state = |migration: &migrations::sea_orm_migration::Migration| MigrationState {
         name: migration.name().to_owned(),
         is_applied: migration.status() == MigrationStatus::Applied,
     };
     Ok(all.iter().map(state).collect())
+}
+
+fn failed(error: DbErr) -> AppError {
+    AppError::Migration(SchemaError::Database(error))
 }

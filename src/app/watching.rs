@@ -6,7 +6,7 @@ use crate::{
     config::telemetry::TelemetrySettings,
     engine::readiness::Readiness,
     stores::{cache::CachedDirectory, jwks::JwksCache, nonce::redis::RedisNonceStore},
-    telemetry::{TelemetryError, metrics::Metrics, traces::Traces},
+    telemetry::{TelemetryError, log::LogControl, metrics::Metrics, traces::Traces},
 };
 
 /// How long the last spans may take to be sent, and as long the last metrics.
@@ -24,18 +24,20 @@ impl Watching {
         Ok(Self { metrics: Metrics::new(settings)?, traces: Traces::new(settings)? })
     }
 
-    /// Has the stores looked at. They know nothing of it.
+    /// Has the stores and the log looked at. They know nothing of it.
     pub(super) fn observe(
         &self,
         directory: &Arc<CachedDirectory>,
         key_sets: &Arc<JwksCache>,
         readiness: &Readiness,
         redis: Option<Arc<RedisNonceStore>>,
+        log: LogControl,
     ) {
         let (directory, key_sets, readiness) = (Arc::clone(directory), Arc::clone(key_sets), readiness.clone());
         self.metrics.observe_key_cache(move || directory.usage());
         self.metrics.observe_key_sets(move || key_sets.usage());
         self.metrics.observe_stores(move || readiness.last().map(|(dependency, is_up)| (dependency.name(), is_up)));
+        self.metrics.observe_lost_lines(move || log.lost_lines());
         if let Some(redis) = redis {
             let skewed = Arc::clone(&redis);
             self.metrics.observe_redis_clock_skew(move || skewed.clock_skew_ms());

@@ -19,10 +19,13 @@ pub(super) fn run(command: &ConfigCommand, settings: &Settings) -> super::Outcom
 fn check(settings: &Settings) -> super::Outcome {
     let results = super::block_on(app::check(settings))?;
     let mut failures = Vec::new();
-    for app::Check { key, result, advice } in results {
+    for app::Check { key, result, advice, note } in results {
         match result {
             Ok(()) => super::print(&format!("{key:<14} ok\n"))?,
             Err(error) => failures.push(format!("{key}: {}", super::one_line(&error))),
+        }
+        if let Some(note) = note {
+            super::print(&format!("{key:<14} note: {note}\n"))?;
         }
         for advice in advice {
             super::print(&format!("{key:<14} warning: {advice}\n"))?;

@@ -36,7 +36,7 @@ pub(super) fn run(mut settings: Settings) -> super::Outcome {
     };
     local(&mut settings.server.http_listen, defaults.server.http_listen.0);
     local(&mut settings.server.grpc_listen, defaults.server.grpc_listen.0);
-    if settings.database.url.expose() == defaults.database.url.expose() {
+    if settings.database.url.servers().eq(defaults.database.url.servers()) {
         settings.database.url = format!("sqlite://{}?mode=rwc", folder.join("countersign.db").display()).parse()?;
     }
     if settings.issuer.signing_keys_dir == defaults.issuer.signing_keys_dir {

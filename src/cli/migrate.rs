@@ -47,10 +47,11 @@ pub(super) fn run(command: &MigrateCommand, settings: &Settings) -> super::Outco
 
 /// Each migration is told of when it is done: one on a large table may take long, or fail.
 fn up(database: &DatabaseSettings) -> super::Outcome {
-    let mut progress = None;
+    let mut progress = None::<Progress>;
     let mut printed = Ok(());
     super::block_on(app::migrate_up_telling(database, |step| match (step, &progress) {
-        (MigrationStep::Missing(0), _) | (MigrationStep::Applied(_), None) => {}
+        (MigrationStep::Missing(0), _) | (MigrationStep::Waiting | MigrationStep::Applied(_), None) => {}
+        (MigrationStep::Waiting, Some(shown)) => shown.note("another process is migrating this database; waiting for it"),
         (MigrationStep::Missing(count), _) => {
             let shown = Progress::new("migrations", u64::try_from(count).ok());
             shown.note(&format!("to apply: {count}"));

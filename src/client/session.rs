@@ -15,7 +15,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use crate::domain::json;
+use crate::{
+    domain::json,
+    roots::{Roots, RootsError},
+};
 
 /// How long before its end a token is renewed, so that it does not end on its way.
 const RENEWED_BEFORE: Duration = Duration::from_secs(30);
@@ -79,6 +82,9 @@ pub enum SessionError {
     /// The answer is not what the token API gives.
     #[error("the service's answer is no token")]
     NoToken(#[from] serde_json::Error),
+    /// There is nothing to verify the service by.
+    #[error(transparent)]
+    Roots(#[from] RootsError),
     /// The service, or the other end of the request, cannot be reached.
     #[error(transparent)]
     Http(#[from] reqwest::Error),
@@ -104,9 +110,14 @@ struct Tokens {
 }
 
 impl Session {
-    /// A session with the service at `server`, the URL before `/authenticate`, for the holder of `key`. Nothing is sent yet.
+    /// A session with the service at `server`, the URL before `/authenticate`, for the holder of `key`. Nothing is sent yet. The
+    /// service's certificate has to be of one of the system's authorities; the environment variables `SSL_CERT_FILE` and
+    /// `SSL_CERT_DIR` name others.
     pub fn new(server: &str, identifier: Uuid, key: SecretString) -> Result<Self, SessionError> {
-        let http = reqwest::Client::builder().timeout(TIMEOUT).redirect(reqwest::redirect::Policy::none()).build()?;
+        // Without TLS, none is needed.
+        let roots = if is_https(server) { Roots::load(None)?.for_reqwest() } else { Vec::new() };
+        let builder = reqwest::Client::builder().timeout(TIMEOUT).redirect(reqwest::redirect::Policy::none());
+        let http = builder.tls_certs_only(roots).build()?;
         Ok(Self::with_client(http, server, identifier, key))
     }
 
@@ -176,6 +187,10 @@ impl Session {
             status => Err(SessionError::Unexpected { status }),
         }
     }
+}
+
+fn is_https(url: &str) -> bool {
+    url.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https:"))
 }
 
 /// When a token ends, by its own word. Whether it is good is for others to say.

@@ -10,6 +10,7 @@ pub mod issuer;
 pub mod jwks;
 mod load;
 pub mod nonce;
+pub mod redis_url;
 pub mod registry;
 pub mod self_signed;
 pub mod server;
@@ -52,7 +53,7 @@ pub struct Contradiction {
 impl Settings {
     /// What can stand, and is likely not meant.
     pub fn warnings(&self) -> Vec<Contradiction> {
-        self.self_signed.warnings()
+        [self.database.warnings(), self.self_signed.warnings()].concat()
     }
 
     fn contradictions(&self) -> Vec<Contradiction> {

@@ -1,12 +1,13 @@
 //! Where used nonces are remembered.
 
-use std::{str::FromStr, time::Duration};
+use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     Contradiction,
-    values::{self, Secret},
+    redis_url::{BadRedisUrl, RedisUrl},
+    values,
 };
 use crate::domain::fence::FenceMode;
 
@@ -14,9 +15,10 @@ use crate::domain::fence::FenceMode;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct NonceSettings {
-    /// `memory:` for a single replica, which forgets at a restart; or Redis for any number: `redis://HOST:PORT`,
-    /// `rediss://HOST:PORT` with TLS, `redis+cluster://A,B,C`, `redis+sentinel://A,B,C/SERVICE`, the letters being `HOST:PORT`.
-    /// Default `memory:`.
+    /// `memory:` for a single replica, which forgets at a restart; or Redis for any number: `redis://HOST:PORT/DB`,
+    /// `redis+unix:PATH`, `redis+cluster://A,B,C`, `redis+sentinel://A,B,C/SERVICE/DB`, the letters being `HOST:PORT`; with `rediss`
+    /// instead of `redis` over TLS. Credentials stand before the first host, `USER:PASSWORD@`, and are those of Redis on all servers;
+    /// sentinels may have others, `?sentinel_username=USER&sentinel_password=PASSWORD`. Default `memory:`.
     #[serde(deserialize_with = "values::parsed")]
     pub url: NonceUrl,
     /// How long a claim may take, reconnecting included, before the answer is *unavailable*. From `1ms` to `1s`: nonces are
@@ -43,6 +45,15 @@ pub struct NonceSettings {
     /// How many replicas of Redis have to have a claim before it counts (`WAIT`); fewer within `nonce.timeout` is *unavailable*.
     /// Default 0: none has to, and a failover may lose claims, which the fence then covers.
     pub replicas_ack: u32,
+    /// A PEM file with certificates of authorities that count for Redis and its sentinels besides the system's. Default none.
+    #[serde(deserialize_with = "values::optional")]
+    pub ca_file: Option<PathBuf>,
+    /// A PEM file with the certificate, and the chain behind it, that this service shows to Redis and its sentinels. Default none.
+    #[serde(deserialize_with = "values::optional")]
+    pub client_cert: Option<PathBuf>,
+    /// A PEM file with the key of `nonce.client_cert`. Default none.
+    #[serde(deserialize_with = "values::optional")]
+    pub client_key: Option<PathBuf>,
 }
 
 /// A nonce store, as its URL names it.
@@ -50,17 +61,8 @@ pub struct NonceSettings {
 pub enum NonceUrl {
     /// In this process.
     Memory,
-    /// One Redis, by `redis://` or `rediss://`.
-    Single(Secret),
-    /// A Redis cluster, by the URLs of some of its nodes.
-    Cluster(Vec<Secret>),
-    /// A Redis watched by sentinels: their URLs, and the name of the service.
-    Sentinel {
-        /// The sentinels.
-        nodes: Vec<Secret>,
-        /// The name under which they watch the master.
-        service: String,
-    },
+    /// In Redis.
+    Redis(Box<RedisUrl>),
 }
 
 impl NonceUrl {
@@ -68,33 +70,17 @@ impl NonceUrl {
     pub const fn is_redis(&self) -> bool {
         !matches!(self, Self::Memory)
     }
+
+    fn is_tls(&self) -> bool {
+        matches!(self, Self::Redis(url) if url.is_tls)
+    }
 }
 
-const ACCEPTED: &str = "not a nonce store; accepted are memory:, redis://HOST:PORT, rediss://HOST:PORT, redis+cluster://A,B,C and \
-                        redis+sentinel://A,B,C/SERVICE";
-
 impl FromStr for NonceUrl {
-    type Err = &'static str;
+    type Err = BadRedisUrl;
 
     fn from_str(url: &str) -> Result<Self, Self::Err> {
-        if url == "memory:" {
-            return Ok(Self::Memory);
-        }
-        let (scheme, rest) = url.split_once("://").ok_or(ACCEPTED)?;
-        let nodes = |list: &str| -> Result<Vec<Secret>, &'static str> {
-            let nodes: Vec<Secret> =
-                list.split(',').filter(|node| !node.is_empty()).map(|node| Secret::new(format!("redis://{node}"))).collect();
-            if nodes.is_empty() { Err(ACCEPTED) } else { Ok(nodes) }
-        };
-        match scheme {
-            "redis" | "rediss" if !rest.is_empty() => Ok(Self::Single(Secret::new(url))),
-            "redis+cluster" => nodes(rest).map(Self::Cluster),
-            "redis+sentinel" => {
-                let (list, service) = rest.split_once('/').filter(|(_, service)| !service.is_empty()).ok_or(ACCEPTED)?;
-                Ok(Self::Sentinel { nodes: nodes(list)?, service: service.to_owned() })
-            }
-            _ => Err(ACCEPTED),
-        }
+        if url == "memory:" { Ok(Self::Memory) } else { url.parse().map(Box::new).map(Self::Redis) }
     }
 }
 
@@ -102,7 +88,7 @@ impl Serialize for NonceUrl {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(match self {
             Self::Memory => "memory:",
-            Self::Single(_) | Self::Cluster(_) | Self::Sentinel { .. } => "(secret)",
+            Self::Redis(_) => "(secret)",
         })
     }
 }
@@ -117,6 +103,9 @@ impl Default for NonceSettings {
             max_clock_skew: Duration::from_millis(500),
             allow_eviction: false,
             replicas_ack: 0,
+            ca_file: None,
+            client_cert: None,
+            client_key: None,
         }
     }
 }
@@ -133,6 +122,17 @@ impl NonceSettings {
         }
         if self.replicas_ack > 0 && !self.url.is_redis() {
             add("nonce.replicas_ack", "expected 0 with `nonce.url = \"memory:\"`, which has no replicas");
+        }
+        for (key, file) in
+            [("nonce.ca_file", &self.ca_file), ("nonce.client_cert", &self.client_cert), ("nonce.client_key", &self.client_key)]
+        {
+            if file.is_some() && !self.url.is_tls() {
+                add(key, "expected a `nonce.url` with `rediss`: nothing else uses TLS");
+            }
+        }
+        if self.client_cert.is_some() != self.client_key.is_some() {
+            let missing = if self.client_cert.is_some() { "nonce.client_cert" } else { "nonce.client_key" };
+            add(missing, "expected `nonce.client_cert` and `nonce.client_key` together");
         }
         found
     }

@@ -25,6 +25,8 @@ pub struct ServerSettings {
     pub url_prefix: String,
     /// Whether the HTTP listener has the token API; otherwise it has decisions, `/jwks` and liveness alone. Default true.
     pub token_api: bool,
+    /// What is taken on the gRPC listener.
+    pub grpc: GrpcSettings,
     /// How long the service goes on after it was told to stop: `/readyz` answers 503 at once, and whoever balances load has this long
     /// to notice while new connections are still taken. Afterwards what is in flight is finished within 5 s. Up to `1m`; `0s` stops
     /// at once. Default `2s`.
@@ -39,6 +41,22 @@ pub struct ServerSettings {
     /// TLS on the HTTP and gRPC listeners. `cert` and `key` belong together, and `client_ca` needs both. The files are read again
     /// when they change.
     pub tls: TlsSettings,
+}
+
+/// `server.grpc.*`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GrpcSettings {
+    /// How large a check may be, in bytes, from 16,384 (16 KiB) to 16,777,216 (16 MiB); a larger one is *unavailable*, with the reason
+    /// `request_too_large`. A check has the headers of the original request, and its body where the gateway hands it over
+    /// (Envoy's `with_request_body`). Default 1,310,720: 1 MiB of body, and 256 KiB for the rest.
+    pub max_message: usize,
+}
+
+impl Default for GrpcSettings {
+    fn default() -> Self {
+        Self { max_message: 1280 * 1024 }
+    }
 }
 
 /// `server.tls.*`
@@ -69,6 +87,7 @@ impl Default for ServerSettings {
             admin_listen: listen([127, 0, 0, 1], 8081),
             url_prefix: String::new(),
             token_api: true,
+            grpc: GrpcSettings::default(),
             drain: Duration::from_secs(2),
             max_connections: 4096,
             max_in_flight: 4096,
@@ -101,6 +120,9 @@ impl ServerSettings {
         }
         if same(self.http_listen, self.admin_listen) || same(self.grpc_listen, self.admin_listen) {
             add("server.admin_listen", "it is the same address as another listener's; each needs its own");
+        }
+        if !(16 * 1024..=16 * 1024 * 1024).contains(&self.grpc.max_message) {
+            add("server.grpc.max_message", "accepted are 16384 to 16777216 bytes (16 MiB)");
         }
         match (&self.tls.cert, &self.tls.key, &self.tls.client_ca) {
             (Some(_), None, _) => add("server.tls.cert", "`server.tls.key` is missing; a certificate needs its private key"),

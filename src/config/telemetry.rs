@@ -16,6 +16,11 @@ pub struct TelemetrySettings {
     /// `json` or `text`. Default `json`.
     #[serde(deserialize_with = "values::parsed")]
     pub log_format: LogFormat,
+    /// What happens to lines for which there is no room, because whoever reads standard error does not keep up, or is gone: `drop` (they
+    /// are counted, and one line says how many they were when there is room again) or `wait` (nothing is lost; decisions that are
+    /// logged wait, and for a reader that is gone they wait for ever). Default `drop`.
+    #[serde(deserialize_with = "values::parsed")]
+    pub log_overflow: LogOverflow,
     /// The collector to which traces and metrics are sent over OTLP, such as `http://127.0.0.1:4317`. Default none: nothing is sent.
     #[serde(deserialize_with = "values::optional")]
     pub otlp_endpoint: Option<OtlpEndpoint>,
@@ -39,6 +44,7 @@ impl Default for TelemetrySettings {
         Self {
             log: LogFilter::default(),
             log_format: LogFormat::default(),
+            log_overflow: LogOverflow::default(),
             otlp_endpoint: None,
             otlp_protocol: OtlpProtocol::default(),
             trace_sample: Share(0.01),
@@ -181,6 +187,29 @@ impl FromStr for LogFormat {
             "json" => Ok(Self::Json),
             "text" => Ok(Self::Text),
             _ => Err("accepted are `json` and `text`"),
+        }
+    }
+}
+
+/// What happens to lines of the log for which there is no room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogOverflow {
+    /// They are dropped and counted.
+    #[default]
+    Drop,
+    /// Whoever logs them waits.
+    Wait,
+}
+
+impl FromStr for LogOverflow {
+    type Err = &'static str;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "drop" => Ok(Self::Drop),
+            "wait" => Ok(Self::Wait),
+            _ => Err("accepted are `drop` and `wait`"),
         }
     }
 }

@@ -400,6 +400,8 @@ denial_reasons! {
     InsufficientScope = "insufficient_scope" => InsufficientScope,
     /// The gateway's question is larger than what is taken (`server.grpc.max_message`), and was not read.
     RequestTooLarge = "request_too_large" => Unavailable,
+    /// The gateway's question did not arrive whole within 5 seconds, or ended too early.
+    RequestIncomplete = "request_incomplete" => Unavailable,
     /// More was asked at once than is taken (`server.max_in_flight`), and this question was not looked at.
     Overloaded = "overloaded" => Unavailable,
 }

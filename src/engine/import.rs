@@ -130,6 +130,7 @@ const fn is_conflict(error: &RegistryError) -> bool {
         | RegistryError::NeverUsable
         | RegistryError::BadText { .. }
         | RegistryError::NotMigrated(_)
+        | RegistryError::ReadOnly(_)
         | RegistryError::Store(_) => false,
     }
 }

@@ -83,7 +83,7 @@ pub trait NonceStore: Send + Sync {
     fn look<'a>(&'a self, claim: NonceClaim<'a>) -> Answer<'a, Result<Claimed, Unavailable>>;
 
     /// Whether claims can be made, told by one on trial.
-    fn check(&self) -> Answer<'_, Result<(), Unavailable>>;
+    fn check(&self, now: UnixMillis) -> Answer<'_, Result<(), Unavailable>>;
 }
 
 /// Finds the key sets that principals trust, in memory in the common case.
@@ -233,6 +233,23 @@ impl Unavailable {
     pub fn new(dependency: Dependency, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { dependency, source: source.into() }
     }
+}
+
+/// Whether the registry can be read and changed, as far as is known.
+pub trait RegistryHealth: Send + Sync {
+    /// Answers from memory.
+    fn check(&self) -> Result<(), RegistryTrouble>;
+}
+
+/// What the registry cannot do. Principals in memory are decided about all the same.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RegistryTrouble {
+    /// It takes no changes, and so no logins.
+    #[error("the database is read-only: {0}")]
+    ReadOnly(String),
+    /// It is out of reach.
+    #[error("the database is out of reach: {0}")]
+    Away(String),
 }
 
 /// The registry of principals, keys and trusts. Every change is one transaction together with its entry in the change feed and

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use super::ports::{Clock, Dependency, KeyDirectory, NonceStore, Unavailable};
+use super::ports::{Clock, Dependency, KeyDirectory, NonceStore, RegistryHealth, RegistryTrouble, Unavailable};
 
 /// Looks at what decisions depend on.
 #[derive(Clone)]
@@ -16,6 +16,7 @@ pub struct Readiness {
     clock: Arc<dyn Clock>,
     directory: Arc<dyn KeyDirectory>,
     nonces: Arc<dyn NonceStore>,
+    registry: Arc<dyn RegistryHealth>,
     last: Arc<[AtomicBool; DEPENDENCIES.len()]>,
     is_draining: Arc<AtomicBool>,
 }
@@ -24,13 +25,24 @@ const DEPENDENCIES: [Dependency; 2] = [Dependency::KeyDirectory, Dependency::Non
 
 impl Readiness {
     /// Watches these.
-    pub fn new(clock: Arc<dyn Clock>, directory: Arc<dyn KeyDirectory>, nonces: Arc<dyn NonceStore>) -> Self {
-        Self { clock, directory, nonces, last: Arc::default(), is_draining: Arc::default() }
+    pub fn new(
+        clock: Arc<dyn Clock>,
+        directory: Arc<dyn KeyDirectory>,
+        nonces: Arc<dyn NonceStore>,
+        registry: Arc<dyn RegistryHealth>,
+    ) -> Self {
+        Self { clock, directory, nonces, registry, last: Arc::default(), is_draining: Arc::default() }
+    }
+
+    /// Whether logins and changes can be made. Decisions go on without them.
+    pub fn registry(&self) -> Result<(), RegistryTrouble> {
+        self.registry.check()
     }
 
     /// Each dependency, and whether it can be reached now.
     pub async fn check(&self) -> [(Dependency, Result<(), Unavailable>); DEPENDENCIES.len()] {
-        let states = [self.directory.check(self.clock.now()), self.nonces.check().await];
+        let now = self.clock.now();
+        let states = [self.directory.check(now), self.nonces.check(now).await];
         for (last, state) in self.last.iter().zip(&states) {
             last.store(state.is_ok(), Ordering::Relaxed);
         }

@@ -315,6 +315,9 @@ pub enum RegistryError {
     /// The tables are not there, or not those of this version.
     #[error("the database is not migrated; run `countersign migrate up`")]
     NotMigrated(#[source] Box<dyn Error + Send + Sync>),
+    /// The database takes no changes.
+    #[error("the database is read-only; if another server took over, `database.url` has to lead there")]
+    ReadOnly(#[source] Box<dyn Error + Send + Sync>),
     /// The database failed or cannot be reached.
     #[error("the database failed")]
     Store(#[source] Box<dyn Error + Send + Sync>),

@@ -6,25 +6,20 @@
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use deadpool_redis::redis::{
-    self, Client, ErrorKind, IntoConnectionInfo, RedisError,
-    aio::MultiplexedConnection,
-    sentinel::{SentinelClient, SentinelServerType},
-};
 use futures_util::StreamExt;
+use redis::RedisError;
 use tokio::sync::Mutex;
 
 use crate::{
-    config::nonce::NonceUrl,
     engine::ports::{ChangeHints, KeyDirectory},
+    stores::redis::{CONNECT_TIMEOUT, Connection, Purpose, RedisAccess, failed, within},
 };
 
 /// The channel; what is said on it has no meaning.
 const CHANNEL: &str = "countersign:registry-changes";
 /// How long an announcement may take, connecting included. Whoever made the change waits for it.
 const ANNOUNCE_TIMEOUT: Duration = Duration::from_millis(250);
-/// How long connecting may take, and how long to wait before it is tried again; doubled each time, up to the last.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long to wait before connecting is tried again; doubled each time, up to the last.
 const RECONNECT_FIRST: Duration = Duration::from_millis(100);
 const RECONNECT_LAST: Duration = Duration::from_secs(5);
 
@@ -60,14 +55,14 @@ impl ChangeHints for LocalHints {
 
 /// Publishes hints.
 pub struct RedisHints {
-    url: NonceUrl,
-    connection: Mutex<Option<MultiplexedConnection>>,
+    access: RedisAccess,
+    connection: Mutex<Option<Connection>>,
 }
 
 impl RedisHints {
     /// Hints over the Redis of the nonces. Nothing is connected yet.
-    pub fn new(url: &NonceUrl) -> Self {
-        Self { url: url.clone(), connection: Mutex::default() }
+    pub fn new(access: RedisAccess) -> Self {
+        Self { access, connection: Mutex::default() }
     }
 
     async fn publish(&self) -> Result<(), RedisError> {
@@ -76,9 +71,9 @@ impl RedisHints {
         for connection in [held.take(), None] {
             let mut connection = match connection {
                 Some(connection) => connection,
-                None => client(&self.url).await?.get_multiplexed_async_connection().await?,
+                None => connect(&self.access).await?,
             };
-            match redis::cmd("PUBLISH").arg(CHANNEL).arg("").query_async::<()>(&mut connection).await {
+            match publish(&mut connection).await {
                 Ok(()) => {
                     *held = Some(connection);
                     return Ok(());
@@ -87,7 +82,7 @@ impl RedisHints {
                 Err(error) => return Err(error),
             }
         }
-        Err(lost("two connections in a row broke"))
+        Err(failed("two connections in a row broke"))
     }
 }
 
@@ -106,14 +101,14 @@ impl ChangeHints for RedisHints {
 
 /// Listens for hints on behalf of a directory.
 pub struct HintListener {
-    url: NonceUrl,
+    access: RedisAccess,
     directory: Arc<dyn KeyDirectory>,
 }
 
 impl HintListener {
-    /// Lets `directory` look for changes whenever the Redis of `url` says so.
-    pub fn new(url: &NonceUrl, directory: Arc<dyn KeyDirectory>) -> Self {
-        Self { url: url.clone(), directory }
+    /// Lets `directory` look for changes whenever the Redis of `access` says so.
+    pub fn new(access: RedisAccess, directory: Arc<dyn KeyDirectory>) -> Self {
+        Self { access, directory }
     }
 
     /// Listens until `shutdown` is done.
@@ -140,12 +135,8 @@ impl HintListener {
 
     /// Ends when a connection does.
     async fn listen(&self) -> Result<(), RedisError> {
-        let connect = async {
-            let mut subscriber = client(&self.url).await?.get_async_pubsub().await?;
-            subscriber.subscribe(CHANNEL).await?;
-            Ok::<_, RedisError>(subscriber)
-        };
-        let subscriber = tokio::time::timeout(CONNECT_TIMEOUT, connect).await.unwrap_or_else(|_| Err(lost("no answer in time")))?;
+        let server = within(CONNECT_TIMEOUT, self.access.publishing_server()).await?;
+        let subscriber = self.access.subscribe(&server, Purpose::Anything, CHANNEL).await?;
         // What was said before this connection was made was not heard.
         self.directory.look();
         let mut messages = subscriber.into_on_message();
@@ -157,41 +148,21 @@ impl HintListener {
 }
 
 /// Whether hints can be published and heard.
-pub async fn check(url: &NonceUrl) -> Result<(), RedisError> {
+pub async fn check(access: &RedisAccess) -> Result<(), RedisError> {
     let check = async {
-        let client = client(url).await?;
-        client.get_async_pubsub().await?.subscribe(CHANNEL).await?;
-        let mut connection = client.get_multiplexed_async_connection().await?;
-        redis::cmd("PUBLISH").arg(CHANNEL).arg("").query_async::<()>(&mut connection).await
+        let server = access.publishing_server().await?;
+        drop(access.subscribe(&server, Purpose::Anything, CHANNEL).await?);
+        publish(&mut connect(access).await?).await
     };
-    tokio::time::timeout(CONNECT_TIMEOUT, check).await.unwrap_or_else(|_| Err(lost("no answer in time")))
+    within(CONNECT_TIMEOUT, check).await
 }
 
-/// A node that publishes to all others: the server itself, the master that the sentinels name, or any node of a cluster.
-async fn client(url: &NonceUrl) -> Result<Client, RedisError> {
-    match url {
-        NonceUrl::Memory => Err(lost("there is no Redis")),
-        NonceUrl::Single(url) => Client::open(url.expose()),
-        NonceUrl::Cluster(nodes) => {
-            let mut last = lost("the cluster has no nodes");
-            for node in nodes {
-                let client = Client::open(node.expose())?;
-                match client.get_multiplexed_async_connection().await {
-                    Ok(_) => return Ok(client),
-                    Err(error) => last = error,
-                }
-            }
-            Err(last)
-        }
-        NonceUrl::Sentinel { nodes, service } => {
-            let nodes = nodes.iter().map(|node| node.expose().into_connection_info()).collect::<Result<Vec<_>, _>>()?;
-            SentinelClient::build(nodes, service.clone(), None, SentinelServerType::Master)?.async_get_client().await
-        }
-    }
+async fn connect(access: &RedisAccess) -> Result<Connection, RedisError> {
+    access.connect(&access.publishing_server().await?, Purpose::Anything).await
 }
 
-fn lost(what: &'static str) -> RedisError {
-    (ErrorKind::Io, what).into()
+async fn publish(connection: &mut Connection) -> Result<(), RedisError> {
+    redis::cmd("PUBLISH").arg(CHANNEL).arg("").query_async(&mut **connection).await
 }
 
 impl fmt::Debug for LocalHints {

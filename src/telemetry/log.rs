@@ -39,20 +39,24 @@ impl LogGuard {
 }
 
 /// Sends the log of this process to standard error, once for all. A thread of its own writes: a flood of denials is written many
-/// lines at a time, and no decision waits for a system call.
+/// lines at a time, and no decision waits for a system call, nor for whoever reads the log.
 pub fn init(settings: &TelemetrySettings) -> Result<LogGuard, LogError> {
     let is_terminal = std::io::stderr().is_terminal();
-    let (lines, thread) = writer::start(std::io::stderr()).map_err(LogError::Thread)?;
+    let tell = |lost| tracing::warn!(lines = lost, "lines of the log were dropped: nobody took them");
+    let (lines, thread) = writer::start(std::io::stderr(), settings.log_overflow, tell).map_err(LogError::Thread)?;
     let (filter, handle) = reload::Layer::new(env_filter(&settings.log));
     let registry = tracing_subscriber::registry().with(filter);
-    let layer = tracing_subscriber::fmt::layer().with_writer(lines).with_ansi(is_terminal).with_timer(SystemTime);
+    let layer = tracing_subscriber::fmt::layer().with_writer(lines.clone()).with_ansi(is_terminal).with_timer(SystemTime);
     match settings.log_format {
         LogFormat::Json => {
             registry.with(layer.json().flatten_event(true).with_current_span(false).with_span_list(false)).try_init()
         }
         LogFormat::Text => registry.with(layer).try_init(),
     }?;
-    Ok(LogGuard { _thread: thread, control: LogControl { handle: Some(handle), ..LogControl::of_decisions(settings) } })
+    Ok(LogGuard {
+        _thread: thread,
+        control: LogControl { handle: Some(handle), lines: Some(lines), ..LogControl::of_decisions(settings) },
+    })
 }
 
 /// The library that sends traces and metrics tells of its own coming and going at level info, which is of no use. Only its warnings and
@@ -73,6 +77,7 @@ fn env_filter(filter: &LogFilter) -> EnvFilter {
 #[derive(Clone, Debug)]
 pub struct LogControl {
     handle: Option<reload::Handle<EnvFilter, Registry>>,
+    lines: Option<writer::Lines>,
     filter: Arc<Mutex<LogFilter>>,
     decisions: Arc<DecisionLogging>,
 }
@@ -81,12 +86,22 @@ impl LogControl {
     /// For a process whose log is not ours: only which decisions are logged can be changed.
     pub fn of_decisions(settings: &TelemetrySettings) -> Self {
         let decisions = DecisionLogging::new(settings.decision_log, settings.decision_log_sample);
-        Self { handle: None, filter: Arc::new(Mutex::new(settings.log.clone())), decisions: Arc::new(decisions) }
+        Self { handle: None, lines: None, filter: Arc::new(Mutex::new(settings.log.clone())), decisions: Arc::new(decisions) }
     }
 
     /// Which decisions are logged.
     pub const fn decisions(&self) -> &Arc<DecisionLogging> {
         &self.decisions
+    }
+
+    /// How many lines were lost because nobody took them.
+    pub fn lost_lines(&self) -> u64 {
+        self.lines.as_ref().map_or(0, writer::Lines::lost)
+    }
+
+    /// How many of these were lost since it last could be written: none if it can be now.
+    pub fn lines_being_lost(&self) -> u64 {
+        self.lines.as_ref().map_or(0, writer::Lines::being_lost)
     }
 
     /// What is logged now.

@@ -132,6 +132,17 @@ impl Metrics {
         });
     }
 
+    /// Has the lines looked at that the log lost.
+    pub fn observe_lost_lines(&self, read: impl Fn() -> u64 + Send + Sync + 'static) {
+        self.counter(
+            "countersign.log.lines_dropped",
+            "Lines of the log that were dropped, because nobody took them.",
+            move |observer| {
+                observer.observe(read(), &[]);
+            },
+        );
+    }
+
     /// Has the failures of the nonce store looked at: each kind by its name, and how many there were.
     pub fn observe_nonce_failures(&self, read: impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + 'static) {
         self.counter(

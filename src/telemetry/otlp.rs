@@ -4,13 +4,23 @@
 //! for what the service is called, `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_EXPORTER_OTLP_TIMEOUT`, `OTEL_EXPORTER_OTLP_CERTIFICATE`,
 //! `OTEL_BSP_*` for batches of spans, `OTEL_METRIC_EXPORT_INTERVAL` for how often metrics are sent.
 
+use std::time::Duration;
+
 use opentelemetry::{Key, KeyValue};
 use opentelemetry_otlp::{
-    ExporterBuildError, MetricExporter, SpanExporter, WithExportConfig, WithTonicConfig, tonic_types::transport::ClientTlsConfig,
+    ExporterBuildError, MetricExporter, OTEL_EXPORTER_OTLP_TIMEOUT, SpanExporter, WithExportConfig, WithHttpConfig,
+    WithTonicConfig, tonic_types::transport::ClientTlsConfig,
 };
 use opentelemetry_sdk::{Resource, error::OTelSdkError};
+use reqwest::blocking::Client;
 
-use crate::config::telemetry::{OtlpProtocol, TelemetrySettings};
+use crate::{
+    config::telemetry::{OtlpEndpoint, OtlpProtocol, TelemetrySettings},
+    roots::{Roots, RootsError},
+};
+
+/// How long a collector may take for what is sent over HTTP, if the environment does not say: OTLP's own default.
+const HTTP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Metrics or traces could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +28,15 @@ pub enum TelemetryError {
     /// What speaks to the collector could not be made.
     #[error("`telemetry.otlp_endpoint` cannot be used")]
     Collector(#[from] ExporterBuildError),
+    /// The collector could not be verified.
+    #[error("`telemetry.otlp_endpoint` cannot be reached over TLS")]
+    Roots(#[from] RootsError),
+    /// The HTTP client could not be made.
+    #[error("the HTTP client for `telemetry.otlp_endpoint` could not be made")]
+    Http(#[from] reqwest::Error),
+    /// A thread could not be started.
+    #[error("a thread could not be started")]
+    Thread(#[source] std::io::Error),
     /// What is behind `/metrics` could not be made.
     #[error("the metrics could not be set up")]
     Metrics(#[from] OTelSdkError),
@@ -29,9 +48,12 @@ pub(super) fn span_exporter(settings: &TelemetrySettings) -> Result<Option<SpanE
     let exporter = match settings.otlp_protocol {
         OtlpProtocol::Grpc => {
             let builder = SpanExporter::builder().with_tonic().with_endpoint(endpoint.url());
-            if endpoint.is_https() { builder.with_tls_config(tls()).build() } else { builder.build() }
+            if endpoint.is_https() { builder.with_tls_config(tls()?).build() } else { builder.build() }
         }
-        OtlpProtocol::Http => SpanExporter::builder().with_http().with_endpoint(endpoint.join("v1/traces")).build(),
+        OtlpProtocol::Http => {
+            let builder = SpanExporter::builder().with_http().with_http_client(http_client(endpoint)?);
+            builder.with_endpoint(endpoint.join("v1/traces")).build()
+        }
     };
     Ok(Some(exporter?))
 }
@@ -42,15 +64,28 @@ pub(super) fn metric_exporter(settings: &TelemetrySettings) -> Result<Option<Met
     let exporter = match settings.otlp_protocol {
         OtlpProtocol::Grpc => {
             let builder = MetricExporter::builder().with_tonic().with_endpoint(endpoint.url());
-            if endpoint.is_https() { builder.with_tls_config(tls()).build() } else { builder.build() }
+            if endpoint.is_https() { builder.with_tls_config(tls()?).build() } else { builder.build() }
         }
-        OtlpProtocol::Http => MetricExporter::builder().with_http().with_endpoint(endpoint.join("v1/metrics")).build(),
+        OtlpProtocol::Http => {
+            let builder = MetricExporter::builder().with_http().with_http_client(http_client(endpoint)?);
+            builder.with_endpoint(endpoint.join("v1/metrics")).build()
+        }
     };
     Ok(Some(exporter?))
 }
 
-fn tls() -> ClientTlsConfig {
-    ClientTlsConfig::new().with_native_roots()
+fn tls() -> Result<ClientTlsConfig, RootsError> {
+    Ok(ClientTlsConfig::new().trust_anchors(Roots::load(None)?.store().roots))
+}
+
+/// Made on a thread of its own: a blocking client may not be made on a runtime.
+fn http_client(endpoint: &OtlpEndpoint) -> Result<Client, TelemetryError> {
+    // Without TLS, none is needed.
+    let roots = if endpoint.is_https() { Roots::load(None)?.for_reqwest() } else { Vec::new() };
+    let timeout = std::env::var(OTEL_EXPORTER_OTLP_TIMEOUT).ok().and_then(|text| text.parse().ok());
+    let builder = Client::builder().tls_certs_only(roots).timeout(timeout.map_or(HTTP_TIMEOUT, Duration::from_millis));
+    let made = std::thread::Builder::new().spawn(move || builder.build()).map_err(TelemetryError::Thread)?.join();
+    Ok(made.map_err(|_| TelemetryError::Thread(std::io::Error::other("it panicked")))??)
 }
 
 /// What traces and metrics are about: this service, unless the environment calls it otherwise.

@@ -256,9 +256,28 @@ async fn pods_are_replaced_without_a_gap_or_an_overlap() {
     assert_eq!(of("single-node").all("PodDisruptionBudget").count(), 0);
     for (name, rendered) in all() {
         let grace = rendered.deployment()["spec"]["template"]["spec"]["terminationGracePeriodSeconds"].as_u64().unwrap();
-        let pause = rendered.container()["lifecycle"]["preStop"]["sleep"]["seconds"].as_u64().unwrap_or(0);
-        assert!(grace > pause + 7, "{name}: {grace} s are not enough");
+        let drain = drain(&rendered);
+        assert!(grace > drain + 7, "{name}: {grace} s are not enough");
+        // The service waits by itself, and is not ready meanwhile.
+        assert!(rendered.container()["lifecycle"].is_null(), "{name}");
     }
+}
+
+/// A pod that is told to stop is seen not to be ready while it still answers.
+#[tokio::test]
+async fn the_end_of_a_pod_is_noticed_before_it_comes() {
+    for (name, rendered) in all().into_iter().filter(|(_, rendered)| drain(rendered) > 0) {
+        let probe = &rendered.container()["readinessProbe"];
+        let seconds = |name: &str| probe[name].as_u64().unwrap();
+        assert!(seconds("periodSeconds") * seconds("failureThreshold") < drain(&rendered), "{name}: {probe}");
+    }
+    assert_eq!((drain(&of("minimal")), drain(&of("own-environment"))), (5, 0));
+}
+
+/// `server.drain`, in seconds.
+fn drain(rendered: &Rendered) -> u64 {
+    let line = rendered.settings().lines().find_map(|line| line.strip_prefix("drain = \"")).expect("no server.drain");
+    line.strip_suffix("s\"").unwrap().parse().unwrap()
 }
 
 #[tokio::test]

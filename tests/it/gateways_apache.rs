@@ -24,8 +24,8 @@ async fn a_section_without_the_script_lets_nobody_pass() {
 
 #[tokio::test]
 async fn a_lost_answer_is_not_asked_for_again() {
-    let asks = |address| format!("QUESTION = \"http://{address}");
-    a_lost_answer_is_one_answer(Gateway::Apache, ("QUESTION = \"http://127.0.0.1:8080", asks), &[]).await;
+    let asks = |address| format!("\"{address}\"");
+    a_lost_answer_is_one_answer(Gateway::Apache, ("\"127.0.0.1:8080\"", &asks), &[]).await;
 }
 
 /// It is a second request to httpd, which asks a second time, and a token passes once. An answer of the script's own would

@@ -47,6 +47,18 @@ async fn a_body_for_the_check_changes_nothing() {
 const BUFFERED: &str = "failure_mode_allow: false\n              with_request_body: \
                         { max_request_bytes: 1024, allow_partial_message: true, pack_as_bytes: true }";
 
+/// What Envoy hands over may be more than is taken here. That is no failure of the service, on which Envoy would go by its own mode.
+#[tokio::test]
+async fn a_body_that_is_too_large_is_denied_whatever_envoy_makes_of_failures() {
+    let lenient = "failure_mode_allow: true\n              with_request_body: { max_request_bytes: 4194304, pack_as_bytes: true }";
+    let scene = Scene::edited(Gateway::EnvoyGrpc, Key::ed25519(), &[("failure_mode_allow: false", lenient)]).await;
+    let post = |length| Request::new("POST", "/").authorization(&scene.authorization()).body("x".repeat(length));
+
+    let answer = scene.gateway.send(&post(3 * 1024 * 1024)).await;
+    assert_eq!((answer.status, answer.header("x-auth-error")), (503, Some("unavailable")), "{answer:?}");
+    assert_eq!(Seen::by(&scene.gateway.send(&post(100_000)).await).body.len(), 100_000);
+}
+
 /// A token for one body is good for no other, nor for its beginning, nor for none.
 #[tokio::test]
 async fn a_body_that_is_handed_over_has_the_digest() {

@@ -21,7 +21,7 @@ async fn a_script_that_fails_lets_nobody_pass() {
 #[tokio::test]
 async fn a_lost_answer_is_not_asked_for_again() {
     let asks = |address| format!("server countersign {address}");
-    a_lost_answer_is_one_answer(Gateway::Haproxy, ("server countersign 127.0.0.1:8080", asks), &[]).await;
+    a_lost_answer_is_one_answer(Gateway::Haproxy, ("server countersign 127.0.0.1:8080", &asks), &[]).await;
 }
 
 /// Kept-alive connections serve many decisions.

@@ -1,6 +1,8 @@
 //! What is nginx's own.
 
-use crate::gateways::{IDENTITY, Scene, a_lost_answer_is_one_answer, assert_challenge};
+use crate::gateways::{
+    Edit, IDENTITY, Scene, a_lost_answer_is_asked_for_again_in_the_same_attempt, a_lost_answer_is_one_answer, assert_challenge,
+};
 use crate::harness::http::Request;
 use crate::harness::{Claims, Deployment, Echo, Gateway, Key, Seen, repository};
 
@@ -84,12 +86,22 @@ async fn a_token_is_good_on_the_server_of_its_host_alone() {
     }
 }
 
-/// Nginx would ask again, and the token that was spent the first time would be refused.
 #[tokio::test]
-async fn a_lost_answer_is_not_asked_for_again() {
-    let asks = |address| format!("server {address};");
-    let one_worker = ("worker_processes auto;", "worker_processes 1;");
-    a_lost_answer_is_one_answer(Gateway::Nginx, ("server 127.0.0.1:8080;", asks), &[one_worker]).await;
+async fn a_lost_answer_is_asked_for_again() {
+    let asks = |address| format!("server {address} fail_timeout=1s;");
+    let asks: Edit = ("server 127.0.0.1:8080 fail_timeout=1s;", &asks);
+    for gateway in [Gateway::Nginx, Gateway::NginxMainline] {
+        a_lost_answer_is_asked_for_again_in_the_same_attempt(gateway, asks, &[("worker_processes auto;", "worker_processes 1;")])
+            .await;
+    }
+}
+
+/// As the example says for those who do without the setting.
+#[tokio::test]
+async fn without_next_upstream_a_lost_answer_is_not_asked_for_again() {
+    let asks = |address| format!("server {address} fail_timeout=1s;");
+    let off = ("proxy_next_upstream error timeout;", "proxy_next_upstream off;");
+    a_lost_answer_is_one_answer(Gateway::Nginx, ("server 127.0.0.1:8080 fail_timeout=1s;", &asks), &[off]).await;
 }
 
 /// One kept-alive connection serves many decisions.

@@ -213,7 +213,7 @@ async fn an_answer_that_is_lost() {
     let countersign = deployment.serve();
     for _ in 0..5 {
         let question = Question::with(Claims::of("alice").authorization(&key));
-        breaker.lose_an_answer();
+        breaker.lose_answers(1);
         let mut allowed = 0;
         for door in [Door::Http, Door::Grpc, Door::Http] {
             allowed += usize::from(door.ask(&countersign, &question).await.allowed());

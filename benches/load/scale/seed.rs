@@ -2,8 +2,7 @@
 
 use std::{fmt::Write as _, path::Path};
 
-use countersign::{config::database::DatabaseSettings, domain::algorithm::Algorithm, stores::sql::connect};
-use migrations::{Migrator, sea_orm_migration::MigratorTrait};
+use countersign::{app, config::database::DatabaseSettings, domain::algorithm::Algorithm};
 use sea_orm::{ConnectionTrait, TransactionTrait};
 use tempfile::TempDir;
 
@@ -25,8 +24,8 @@ impl Registry {
         let pool: Vec<Signer> = (0..pool).map(|_| Signer::new(String::new(), algorithm)).collect();
         let dir = tempfile::tempdir().unwrap();
         let settings = DatabaseSettings { url: database_url(dir.path()).parse().unwrap(), auto_migrate: None };
-        let database = connect(&settings).await.unwrap();
-        Migrator::up(&database, None).await.unwrap();
+        app::migrate_up(&settings).await.unwrap();
+        let database = sea_orm::Database::connect(database_url(dir.path())).await.unwrap();
         let transaction = database.begin().await.unwrap();
         for statement in [principals_statement(principals), keys_statement(principals, keys_each, algorithm, &pool)] {
             transaction.execute_unprepared(&statement).await.unwrap();

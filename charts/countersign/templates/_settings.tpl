@@ -11,6 +11,7 @@
 {{- $_ := set $server "http_listen" (printf "%s:8080" .Values.listenAddress) }}
 {{- $_ := set $server "grpc_listen" (printf "%s:9191" .Values.listenAddress) }}
 {{- $_ := set $server "admin_listen" (printf "%s:8081" .Values.listenAddress) }}
+{{- $_ := set $server "drain" (printf "%ds" (int .Values.drainSeconds)) }}
 {{- if .Values.tls.existingSecret }}
 {{- $tls := dict "cert" (printf "%s/tls/tls.crt" $secrets) "key" (printf "%s/tls/tls.key" $secrets) }}
 {{- if .Values.tls.clientCa.existingSecret }}{{ $_ := set $tls "client_ca" (printf "%s/client-ca/ca.crt" $secrets) }}{{ end }}

@@ -14,7 +14,10 @@ use super::{
     exposition,
     replica::{Look, Reading, State},
 };
-use crate::domain::json;
+use crate::{
+    domain::json,
+    roots::{Roots, RootsError},
+};
 
 /// How long one answer may take.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -24,6 +27,17 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 pub(super) struct Scraper {
     client: Client,
     targets: Vec<Url>,
+}
+
+/// There is nothing to ask with.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ScraperError {
+    /// No replica could be verified.
+    #[error(transparent)]
+    Roots(#[from] RootsError),
+    /// The library does not make a client.
+    #[error("the HTTP client could not be made")]
+    Http(#[from] reqwest::Error),
 }
 
 /// Why a replica's metrics could not be read, in a few words for one row of a table.
@@ -48,11 +62,15 @@ struct Ready {
 
 impl Scraper {
     /// Redirects are not followed and proxies not asked: an admin listener is near.
-    pub(super) fn new(targets: Vec<Url>) -> reqwest::Result<Self> {
+    pub(super) fn new(targets: Vec<Url>) -> Result<Self, ScraperError> {
+        // Without TLS, no authorities are needed.
+        let uses_tls = targets.iter().any(|target| target.scheme() == "https");
+        let roots = if uses_tls { Roots::load(None)?.for_reqwest() } else { Vec::new() };
         let client = Client::builder()
             .timeout(TIMEOUT)
             .redirect(redirect::Policy::none())
             .no_proxy()
+            .tls_certs_only(roots)
             .user_agent(concat!("countersign/", env!("CARGO_PKG_VERSION")))
             .build()?;
         Ok(Self { client, targets })

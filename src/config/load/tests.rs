@@ -25,7 +25,7 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(settings.server.http_listen.0.to_string(), "0.0.0.0:8080");
     assert_eq!(settings.server.grpc_listen.0.to_string(), "0.0.0.0:9191");
     assert_eq!(settings.server.admin_listen.0.to_string(), "127.0.0.1:8081");
-    assert_eq!(settings.database.url.expose(), "sqlite://countersign.db?mode=rwc");
+    assert!(settings.database.url.servers().eq(["sqlite://countersign.db?mode=rwc"]));
     assert!(settings.database.migrates_at_start());
     assert!(matches!(settings.nonce.url, NonceUrl::Memory));
     assert_eq!(settings.self_signed.tolerance, Duration::from_secs(20));
@@ -94,6 +94,7 @@ fn bad_values_are_named_with_their_source_and_what_is_accepted() {
         ("[self_signed]\ntolerance = \"2h\"", &[], &["`self_signed.tolerance`", "countersign.toml", "1h"]),
         ("[self_signed]\nrequire = [\"jti\"]", &[], &["`self_signed.require`", "`htm`"]),
         ("[telemetry]\nlog_format = \"xml\"", &[], &["`telemetry.log_format`", "`json`", "`text`"]),
+        ("[telemetry]\nlog_overflow = \"block\"", &[], &["`telemetry.log_overflow`", "`drop`", "`wait`"]),
         ("[telemetry]\nlog = \"loud\"", &[], &["`telemetry.log`", "debug"]),
         ("[database]\nurl = \"oracle://u:hunter2@h\"", &[], &["`database.url`", "postgres://"]),
         ("", &[("COUNTERSIGN_NONCE__URL", "memcached://h")], &["`nonce.url`", "redis://"]),
@@ -112,6 +113,8 @@ fn bad_values_are_named_with_their_source_and_what_is_accepted() {
         ("[issuer]\nsigning_key_delay = \"8d\"", &[], &["`issuer.signing_key_delay`", "7d"]),
         ("[server]\nurl_prefix = \"auth\"", &[], &["`server.url_prefix`", "`/auth`"]),
         ("[server.tls]\ncert = \"a.pem\"", &[], &["`server.tls.cert`", "`server.tls.key`"]),
+        ("[server.grpc]\nmax_message = 16777217", &[], &["`server.grpc.max_message`", "countersign.toml", "16777216"]),
+        ("", &[("COUNTERSIGN_SERVER__GRPC__MAX_MESSAGE", "1")], &["`server.grpc.max_message`", "16384"]),
         ("server = 5", &[], &["`server`"]),
     ] {
         let error = message(text, environment);
@@ -127,6 +130,10 @@ fn contradictions_are_refused() {
     assert!(error.contains("`server.grpc_listen`"), "{error}");
     let error = message("[self_signed]\nscheme = \"bearer\"", &[]);
     assert!(error.contains("`self_signed.scheme`"), "{error}");
+    let error = message("[nonce]\nurl = \"redis://h\"\nca_file = \"ca.pem\"", &[]);
+    assert!(error.contains("`nonce.ca_file`") && error.contains("`rediss`"), "{error}");
+    let error = message("[nonce]\nurl = \"rediss://h\"\nclient_cert = \"c.pem\"", &[]);
+    assert!(error.contains("`nonce.client_cert`") && error.contains("`nonce.client_key`"), "{error}");
     let error = message("[issuer]\nalgorithm = \"ES256\"\nhs256_secret_file = \"secret\"", &[]);
     assert!(error.contains("`issuer.algorithm`") && error.contains("`issuer.hs256_secret_file`"), "{error}");
 }
@@ -137,6 +144,7 @@ fn secrets_are_never_echoed() {
     for (text, environment) in [
         (format!("[database]\nurl = \"oracle://u:{secret}@h\""), vec![]),
         (String::new(), vec![("COUNTERSIGN_NONCE__URL", "redis+sentinel://:hunter2@h")]),
+        ("[nonce]\nurl = \"redis://u:hunter2/@h\"".to_owned(), vec![]),
         (format!("[admin]\ntoken = [\"{secret}\"]"), vec![]),
         (format!("[server]\ntoken_api = \"{secret}\""), vec![]),
     ] {
@@ -168,7 +176,7 @@ fn the_commented_file_has_every_setting_with_its_default() {
     for text in [text, &uncommented.join("\n")] {
         let settings = load_text(text, &[]).unwrap();
         assert_eq!(serde_json::to_value(&settings).unwrap(), defaults);
-        assert_eq!(settings.database.url.expose(), Settings::default().database.url.expose());
+        assert!(settings.database.url.servers().eq(Settings::default().database.url.servers()));
         assert!(settings.admin.token.is_none());
     }
 

@@ -5,21 +5,30 @@ use std::sync::Arc;
 use envoy_types::ext_authz::v3::pb::{Authorization, CheckRequest, CheckResponse};
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{answer::respond, request::presented};
-use crate::{doors::answer::Language, engine::verify::Verifier};
+use super::{answer::respond, request::presented, service::Refused};
+use crate::{
+    doors::{answer::Language, listen::Standing},
+    engine::verify::Verifier,
+};
 
 pub(super) struct ExtAuthz {
     pub(super) verifier: Arc<Verifier>,
     pub(super) language: Arc<Language>,
+    /// Of the connection that this answers.
+    pub(super) standing: Standing,
 }
 
 #[async_trait]
 impl Authorization for ExtAuthz {
     /// Every answer is an OK RPC: to Envoy a gRPC error is no denial, but a case for `failure_mode_allow`.
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (metadata, extensions, request) = request.into_parts();
         let presented = presented(&request, &metadata, &self.language);
-        let verdict = self.verifier.decide(&presented).await;
+        let verdict = match Refused::reason(&extensions) {
+            None => self.verifier.decide(&presented).await,
+            Some(reason) => self.verifier.refuse(&presented, reason),
+        };
+        self.standing.note(&verdict);
         Ok(Response::new(respond(&verdict, &self.language)))
     }
 }

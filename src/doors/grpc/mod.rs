@@ -1,6 +1,7 @@
 //! gRPC: Envoy's and Istio's `ext_authz`, our own `Verification` for other gateways, health and reflection.
 
 mod answer;
+mod arriving;
 mod ext_authz;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -8,28 +9,30 @@ pub mod fuzzing;
 #[rustfmt::skip]
 #[allow(clippy::all, clippy::pedantic, unreachable_pub, reason = "made from proto/countersign/v1 by the test beside it")]
 mod generated;
+mod limits;
 pub mod probe;
 mod request;
+mod service;
 mod verification;
 
 use std::{net::SocketAddr, rc::Rc, sync::Arc, thread, time::Duration};
 
 use envoy_types::ext_authz::v3::pb::AuthorizationServer;
-use hyper::{Request, body::Incoming};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
-use tonic::{body::Body, service::Routes};
+use tonic::service::Routes;
 use tonic_health::ServingStatus;
-use tower::ServiceExt as _;
 
 use self::{
     ext_authz::ExtAuthz,
     generated::verification_server::{SERVICE_NAME as VERIFICATION, VerificationServer},
+    limits::{Limits, SMALL_MESSAGE_MAX},
+    service::DoorService,
     verification::PluginVerification,
 };
 use super::{
     answer::Language,
-    listen::{self, Activity, Connection, ListenError, Listening, Protocol, Served, Stage, Stages, Stream, Watched},
+    listen::{self, Activity, Connection, ListenError, Listening, Protocol, Served, Stage, Stages, Standing, Stream, Watched},
     tls::ServerTls,
 };
 use crate::engine::{readiness::Readiness, verify::Verifier};
@@ -53,6 +56,10 @@ pub struct GrpcDoor {
     pub readiness: Readiness,
     /// How to speak.
     pub language: Arc<Language>,
+    /// How many bytes a check may have.
+    pub max_message: usize,
+    /// How many decisions may be on their way at once.
+    pub max_in_flight: usize,
 }
 
 /// The gRPC server cannot be served.
@@ -75,35 +82,57 @@ impl GrpcDoor {
             .register_encoded_file_descriptor_set(OWN_DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .build_v1()
-            .map_err(GrpcError::Reflection)?;
-        let verification = PluginVerification { verifier: Arc::clone(&self.verifier), language: Arc::clone(&self.language) };
-        let ext_authz = ExtAuthz { verifier: self.verifier, language: self.language };
-        let routes = Routes::new(AuthorizationServer::new(ext_authz))
-            .add_service(VerificationServer::new(verification))
-            .add_service(health)
-            .add_service(reflection);
+            .map_err(GrpcError::Reflection)?
+            .max_decoding_message_size(SMALL_MESSAGE_MAX);
+        let services = Services {
+            verifier: self.verifier,
+            language: self.language,
+            others: Routes::new(health).add_service(reflection).prepare(),
+            limits: Limits::new(self.max_message, self.max_in_flight),
+        };
         tokio::spawn(report_health(self.readiness, reporter, listening.stages.clone()));
         let threads = thread::available_parallelism().map_or(1, Into::into);
-        Ok(listen::serve(listener, threads, tls.map(ServerTls::for_grpc), &Grpc { routes }, listening)?)
+        Ok(listen::serve(listener, threads, tls.map(ServerTls::for_grpc), &services, listening)?)
     }
 }
 
-/// The services of the door.
-#[derive(Clone, Debug)]
-struct Grpc {
-    routes: Routes,
+/// Everything that the door answers.
+#[derive(Clone)]
+struct Services {
+    verifier: Arc<Verifier>,
+    language: Arc<Language>,
+    /// Health and reflection.
+    others: Routes,
+    limits: Limits,
 }
 
-impl Protocol for Grpc {
-    type Ready = Routes;
+impl Services {
+    /// For one connection.
+    fn answering(&self, standing: &Standing) -> DoorService {
+        let (verifier, language) = (Arc::clone(&self.verifier), Arc::clone(&self.language));
+        let ext_authz = ExtAuthz { verifier, language, standing: standing.clone() };
+        let (verifier, language) = (Arc::clone(&self.verifier), Arc::clone(&self.language));
+        let verification = PluginVerification { verifier, language, standing: standing.clone() };
+        DoorService {
+            // What is too large for these has been refused before.
+            authorization: AuthorizationServer::new(ext_authz).max_decoding_message_size(usize::MAX),
+            verification: VerificationServer::new(verification).max_decoding_message_size(usize::MAX),
+            others: self.others.clone(),
+            limits: self.limits.clone(),
+            standing: standing.clone(),
+        }
+    }
+}
 
-    async fn prepare(self) -> Routes {
-        self.routes.prepare()
+impl Protocol for Services {
+    type Ready = Self;
+
+    async fn prepare(self) -> Self {
+        self
     }
 
-    fn serve<S: Stream>(routes: &Routes, stream: Watched<S>, _: Option<SocketAddr>, activity: &Rc<Activity>) -> impl Connection {
-        let routes = routes.clone().map_request(|request: Request<Incoming>| request.map(Body::new));
-        listen::serve_http2(stream, activity, TowerToHyperService::new(routes))
+    fn serve<S: Stream>(services: &Self, stream: Watched<S>, _: Option<SocketAddr>, activity: &Rc<Activity>) -> impl Connection {
+        listen::serve_http2(stream, activity, TowerToHyperService::new(services.answering(activity.standing())))
     }
 
     fn refusal() -> Vec<u8> {

@@ -9,6 +9,7 @@ use super::{
     answer::date,
     generated::{self as wire, VerifyRequest, VerifyResponse, verification_server::Verification, verify_response},
     request::trace,
+    service::Refused,
 };
 use crate::{
     domain::{
@@ -16,22 +17,31 @@ use crate::{
         presented::{Body, Credentials, Door, OriginalRequest, Presented, Stated},
         scope::Scopes,
     },
-    doors::answer::{Language, RETRY_AFTER_SECONDS, Refusal, RefusalKind, identity_values, name, spoken},
+    doors::{
+        answer::{Language, RETRY_AFTER_SECONDS, Refusal, RefusalKind, identity_values, name, spoken},
+        listen::Standing,
+    },
     engine::verify::{Verdict, Verifier},
 };
 
 pub(super) struct PluginVerification {
     pub(super) verifier: Arc<Verifier>,
     pub(super) language: Arc<Language>,
+    /// Of the connection that this answers.
+    pub(super) standing: Standing,
 }
 
 #[async_trait]
 impl Verification for PluginVerification {
     /// Every answer is an OK RPC, as for Envoy: a plugin then needs no second way to read a denial.
     async fn verify(&self, request: Request<VerifyRequest>) -> Result<Response<VerifyResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (metadata, extensions, request) = request.into_parts();
         let presented = Presented { trace: trace(&metadata), ..Presented::from(&request) };
-        let verdict = self.verifier.decide(&presented).await;
+        let verdict = match Refused::reason(&extensions) {
+            None => self.verifier.decide(&presented).await,
+            Some(reason) => self.verifier.refuse(&presented, reason),
+        };
+        self.standing.note(&verdict);
         Ok(Response::new(respond(&verdict, &self.language)))
     }
 }

@@ -20,7 +20,10 @@ use crate::{
         decision::DenialReason,
         presented::{Credentials, Door, OriginalRequest, Presented, TraceHeaders},
     },
-    doors::answer::{NO_STORE, identity_values, name, spoken},
+    doors::{
+        answer::{NO_STORE, identity_values, name, spoken},
+        listen::Standing,
+    },
     engine::verify::Verdict,
 };
 
@@ -70,7 +73,13 @@ pub(super) enum Asks {
 }
 
 /// Decides what `request` asks, and answers; if `is_overloaded`, without a look at it.
-pub(super) async fn answer(mut request: Parts, asks: Asks, door: &HttpDoor, is_overloaded: bool) -> Response<Full<Bytes>> {
+pub(super) async fn answer(
+    mut request: Parts,
+    asks: Asks,
+    door: &HttpDoor,
+    standing: &Standing,
+    is_overloaded: bool,
+) -> Response<Full<Bytes>> {
     let verdict = {
         let host = original::own_host(&request);
         let (original, asked) = match asks {
@@ -90,6 +99,7 @@ pub(super) async fn answer(mut request: Parts, asks: Asks, door: &HttpDoor, is_o
             door.verifier.decide(&presented).await
         }
     };
+    standing.note(&verdict);
     // The answer's headers take the place of the request's, and their memory.
     let mut headers = mem::take(&mut request.headers);
     headers.clear();

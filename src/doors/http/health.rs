@@ -6,6 +6,7 @@ use actix_web::{HttpResponse, http::header, web};
 use serde_json::{Map, Value, json};
 
 use super::{AdminDoor, get};
+use crate::engine::ports::RegistryTrouble;
 
 /// The text format of Prometheus.
 const METRICS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -23,12 +24,15 @@ pub(super) async fn alive() -> HttpResponse {
     HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).json(json!({ "result": true }))
 }
 
-/// 200 if decisions can be made and the service is not about to end, else 503; either way with what each dependency is like, and with why those are missing that are.
+/// 200 if decisions can be made and the service is not about to end, else 503; either way with the state of each dependency, and with why
+/// those are missing that are. Decisions go on without the registry for a while, logins and changes do not.
+/// A log that nobody reads is a warning: decisions do not wait for it.
 async fn ready(door: web::Data<AdminDoor>) -> HttpResponse {
     let states = door.readiness.check().await;
+    let registry = door.readiness.registry();
     let is_draining = door.readiness.is_draining();
     let is_ready = !is_draining && states.iter().all(|(_, state)| state.is_ok());
-    let dependencies: Map<String, Value> = states
+    let mut dependencies: Map<String, Value> = states
         .iter()
         .map(|(dependency, state)| (dependency.name().to_owned(), json!(if state.is_ok() { "ok" } else { "unavailable" })))
         .collect();
@@ -36,12 +40,23 @@ async fn ready(door: web::Data<AdminDoor>) -> HttpResponse {
         .iter()
         .filter_map(|(dependency, state)| Some((dependency.name().to_owned(), json!(causes(state.as_ref().err()?)))))
         .collect();
+    let state = match &registry {
+        Ok(()) => "ok",
+        Err(RegistryTrouble::ReadOnly(_)) => "read_only",
+        Err(RegistryTrouble::Away(_)) => "unavailable",
+    };
+    dependencies.insert("registry".to_owned(), json!(state));
+    reasons.extend(registry.err().map(|trouble| ("registry".to_owned(), json!(trouble.to_string()))));
     if is_draining {
         reasons.insert("service".to_owned(), json!("it was told to stop"));
     }
     let mut body = json!({ "result": is_ready, "dependencies": dependencies });
-    if !is_ready {
+    if !reasons.is_empty() {
         body["reasons"] = Value::Object(reasons);
+    }
+    let lost = door.log.lines_being_lost();
+    if lost > 0 {
+        body["warnings"] = json!({ "log": format!("nobody reads standard error: {lost} lines were dropped so far") });
     }
     let mut response = if is_ready { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
     response.insert_header((header::CACHE_CONTROL, "no-store")).json(body)

@@ -153,11 +153,12 @@ impl HttpWorker {
         peer: Option<SocketAddr>,
         activity: &Rc<Activity>,
     ) -> hyper::Response<http_body_util::Full<bytes::Bytes>> {
+        activity.standing().begin();
         let place = self.door.in_flight.enter();
         if let Some(asks) = decision::asks(&self.door.url_prefix, request.uri()) {
             // Its body says nothing, and is not waited for.
             let (request, _) = request.into_parts();
-            return decision::answer(request, asks, &self.door, place.is_none()).await;
+            return decision::answer(request, asks, &self.door, activity.standing(), place.is_none()).await;
         }
         if place.is_none() && !self.alive_at.iter().any(|path| path == request.uri().path()) {
             return decision::overloaded(&request.into_parts().0, &self.door);

@@ -3,11 +3,14 @@
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
-    task::Waker,
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use super::memory::Memory;
+use super::{
+    memory::Memory,
+    turns::{Place, Standing, Turns},
+};
 use crate::telemetry::connections::Overdue;
 
 /// How often a worker looks at its connections, and thereby how exact deadlines are.
@@ -82,6 +85,8 @@ pub(in crate::doors) struct Activity {
     is_unread: Cell<bool>,
     /// Whether it speaks HTTP/2, in which the client is not the first to be heard.
     is_multiplexed: Cell<bool>,
+    standing: Standing,
+    place: Place,
     command: Cell<Command>,
     waker: RefCell<Option<Waker>>,
 }
@@ -92,6 +97,7 @@ pub(super) struct Shared {
     /// In [`TICK`]s.
     pub(super) now: Cell<u32>,
     pub(super) memory: Memory,
+    pub(super) turns: Turns,
     /// Whether the service is about to end.
     pub(super) is_draining: Cell<bool>,
 }
@@ -106,6 +112,8 @@ impl Activity {
             held: Cell::default(),
             is_unread: Cell::default(),
             is_multiplexed: Cell::default(),
+            standing: Standing::default(),
+            place: Place::default(),
             command: Cell::new(Command::GoOn),
             waker: RefCell::default(),
             shared,
@@ -125,6 +133,16 @@ impl Activity {
     /// It speaks HTTP/2.
     pub(in crate::doors) fn multiplexed(&self) {
         self.is_multiplexed.set(true);
+    }
+
+    /// What came of its requests.
+    pub(in crate::doors) const fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    /// Is ready when it is its turn to be read from.
+    pub(super) fn poll_turn(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.shared.turns.poll(&self.standing, &self.place, context)
     }
 
     /// Bytes were received. Whether there is memory for them.

@@ -28,10 +28,13 @@ use super::{
 const KEEPALIVE_INTERVAL: Duration = Duration::from_mins(1);
 /// How long the gateway may take to answer that.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Headers of a request, as HTTP/2 counts them.
-const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
+/// Headers of a call, as HTTP/2 counts them. Those of the original request are in the message.
+const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
 /// Requests that a connection may have at a time. A gateway opens another connection for more.
 const STREAMS_MAX: u32 = 256;
+/// Bytes of one request, and of all of a connection, that may be on their way, unread: what HTTP/2 begins with anyway. They are read as
+/// they come, so that this costs nothing but round trips for large bodies, and it bounds what is in memory before it can be counted.
+const WINDOW: u32 = 64 * 1024 - 1;
 /// Requests that a client may take back before they were looked at; more, and the connection ends (CVE-2023-44487).
 const RESETS_PENDING_MAX: usize = 64;
 
@@ -58,6 +61,8 @@ where
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
         .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
         .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
         .serve_connection(TokioIo::new(stream), service)
 }

@@ -16,6 +16,7 @@ mod http1;
 mod http2;
 mod memory;
 mod stream;
+mod turns;
 mod worker;
 
 use std::{future::Future, io, net::SocketAddr, rc::Rc, sync::Arc};
@@ -35,6 +36,7 @@ pub(super) use self::{
     http1::{serve as serve_http1, too_many_connections},
     http2::{goaway, serve as serve_http2},
     stream::{Stream, Watched},
+    turns::Standing,
 };
 use crate::telemetry::connections::ConnectionCounts;
 

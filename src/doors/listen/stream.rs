@@ -70,6 +70,7 @@ impl<S: Stream> Watched<S> {
 
 impl<S: Stream> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        ready!(self.activity.poll_turn(cx));
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.inner).poll_read(cx, buffer))?;
         let received = buffer.filled().len() - before;

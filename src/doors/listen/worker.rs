@@ -142,6 +142,7 @@ where
         tokio::select! {
             () = self.work() => {}
             () = drain => {}
+            _ = shared.turns.give_out() => {}
             () = stages.reached(Stage::Cut) => self.table.for_each(|activity| activity.order(Command::Cut)),
         }
         // With the runtime, every connection that is left ends.

@@ -1,13 +1,12 @@
 //! One download of one key set.
 
 use std::{
-    path::Path,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use reqwest::{
-    Certificate, Client,
+    Client,
     header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING},
     redirect,
 };
@@ -17,6 +16,7 @@ use super::guard::{Forbidden, Guard};
 use crate::{
     config::jwks::JwksSettings,
     domain::key_set::{KeySet, KeySetError},
+    roots::{Roots, RootsError},
 };
 
 const ACCEPTED: &str = "application/jwk-set+json, application/json";
@@ -25,8 +25,9 @@ const ACCEPTED: &str = "application/jwk-set+json, application/json";
 #[derive(Debug)]
 pub(super) struct Fetcher {
     guard: Guard,
-    authorities: Vec<Certificate>,
-    client: OnceLock<Result<Client, Arc<reqwest::Error>>>,
+    /// Where the settings name some besides the system's.
+    roots: Option<Roots>,
+    client: OnceLock<Result<Client, Arc<ClientError>>>,
     timeout: Duration,
     max_bytes: usize,
 }
@@ -35,11 +36,22 @@ pub(super) struct Fetcher {
 #[derive(Debug, thiserror::Error)]
 pub enum FetcherError {
     /// `jwks.ca_file` cannot be used.
-    #[error("`jwks.ca_file` cannot be used: {0}")]
-    CaFile(String),
+    #[error("`jwks.ca_file` cannot be used")]
+    CaFile(#[source] RootsError),
     /// Nothing can be fetched with these settings on this system.
     #[error("key sets cannot be fetched: {0}")]
     Client(String),
+}
+
+/// There is nothing to fetch with.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ClientError {
+    /// No server could be verified.
+    #[error(transparent)]
+    Roots(#[from] RootsError),
+    /// The library does not make a client.
+    #[error("the HTTP client could not be made")]
+    Http(#[from] reqwest::Error),
 }
 
 /// Why there is no new key set.
@@ -51,9 +63,9 @@ pub(super) enum FetchError {
     /// A URL that is not fetched.
     #[error(transparent)]
     Forbidden(#[from] Forbidden),
-    /// There is no client, for want of certificate authorities for instance.
-    #[error("the HTTP client could not be made; are the system's certificate authorities installed?")]
-    Client(#[source] Arc<reqwest::Error>),
+    /// There is no client.
+    #[error(transparent)]
+    Client(Arc<ClientError>),
     /// The request failed.
     #[error("the request failed")]
     Request(#[source] reqwest::Error),
@@ -82,7 +94,7 @@ impl Fetcher {
     pub(super) fn new(settings: &JwksSettings) -> Result<Self, FetcherError> {
         Ok(Self {
             guard: Guard::new(settings),
-            authorities: settings.ca_file.as_deref().map(authorities).transpose()?.unwrap_or_default(),
+            roots: settings.ca_file.as_deref().map(|file| Roots::load(Some(file))).transpose().map_err(FetcherError::CaFile)?,
             client: OnceLock::new(),
             timeout: settings.timeout,
             max_bytes: settings.max_bytes,
@@ -91,17 +103,23 @@ impl Fetcher {
 
     /// Made when first needed: where nobody trusts a key set, the system needs no certificate authorities.
     pub(super) fn client(&self) -> Result<&Client, FetchError> {
-        let made = self.client.get_or_init(|| {
-            let builder = Client::builder()
-                .dns_resolver(Arc::new(self.guard.clone()))
-                .redirect(redirect::Policy::none())
-                .no_proxy()
-                .pool_max_idle_per_host(0)
-                .tls_certs_merge(self.authorities.iter().cloned())
-                .user_agent(concat!("countersign/", env!("CARGO_PKG_VERSION")));
-            builder.build().map_err(Arc::new)
-        });
+        let made = self.client.get_or_init(|| self.make_client().map_err(Arc::new));
         made.as_ref().map_err(|error| FetchError::Client(Arc::clone(error)))
+    }
+
+    fn make_client(&self) -> Result<Client, ClientError> {
+        let roots = match &self.roots {
+            Some(roots) => roots.for_reqwest(),
+            None => Roots::load(None)?.for_reqwest(),
+        };
+        let builder = Client::builder()
+            .dns_resolver(Arc::new(self.guard.clone()))
+            .redirect(redirect::Policy::none())
+            .no_proxy()
+            .pool_max_idle_per_host(0)
+            .tls_certs_only(roots)
+            .user_agent(concat!("countersign/", env!("CARGO_PKG_VERSION")));
+        Ok(builder.build()?)
     }
 
     /// Whether `url` would be fetched, as far as the URL itself shows.
@@ -142,11 +160,4 @@ impl Fetcher {
         }
         Ok(body)
     }
-}
-
-fn authorities(path: &Path) -> Result<Vec<Certificate>, FetcherError> {
-    let unusable = |reason: String| FetcherError::CaFile(format!("{}: {reason}", path.display()));
-    let pem = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
-    let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| unusable(error.to_string()))?;
-    if certificates.is_empty() { Err(unusable("it holds no certificate in PEM".to_owned())) } else { Ok(certificates) }
 }

@@ -15,6 +15,7 @@ use crate::{
         fence::{Fence, FenceMode},
         nonce::{Attempt, Claimed, NonceClaim},
         principal::PrincipalId,
+        time::UnixMillis,
     },
     engine::ports::{Answer, Dependency, NonceStore, Unavailable},
 };
@@ -111,8 +112,11 @@ impl NonceStore for MemoryNonceStore {
         Answer::ready(Ok(self.look_now(&claim)))
     }
 
-    fn check(&self) -> Answer<'_, Result<(), Unavailable>> {
-        Answer::ready(Ok(()))
+    /// A nonce may fall on any shard: one without room is enough for claims to fail.
+    fn check(&self, now: UnixMillis) -> Answer<'_, Result<(), Unavailable>> {
+        let has_room = |shard: &Mutex<Shard>| shard.lock().unwrap_or_else(PoisonError::into_inner).has_room(now.seconds());
+        let checked = if self.shards.iter().all(has_room) { Ok(()) } else { Err(NonceStoreFull) };
+        Answer::ready(checked.map_err(|full| Unavailable::new(Dependency::NonceStore, full)))
     }
 }
 
@@ -170,6 +174,12 @@ impl Shard {
         }
         self.expiries.entry(forgotten_at).or_default().push(digest.place);
         Ok(Claimed::Fresh)
+    }
+
+    /// Whether another nonce could be claimed at `now`, perhaps by clearing one away.
+    fn has_room(&self, now: i64) -> bool {
+        self.claims.len() < self.entries_max
+            || self.expiries.first_key_value().is_some_and(|(forgotten_at, _)| *forgotten_at <= now)
     }
 
     /// Clears away a few nonces that are forgotten by `now`; when the store is full, one more call finds more.
@@ -236,6 +246,9 @@ mod tests {
             assert_eq!(store.claim_now(&claim(name, 0, 20_000)), Ok(Claimed::Fresh));
         }
         assert_eq!(store.claim_now(&claim("one more", 1_000, 21_000)), Err(NonceStoreFull));
+        let is_ready = |now| store.shards.iter().all(|shard| shard.lock().unwrap().has_room(now));
+        assert!(!is_ready(1) && !is_ready(21), "readiness says so");
+        assert!(is_ready(22), "and that there is room again, without a claim that finds it");
         for name in &names {
             assert_eq!(store.claim_now(&claim(name, 20_000, 20_000)), Ok(Claimed::Replayed), "{name}");
         }

@@ -4,12 +4,14 @@
 //! still has all claims that were made ([`epoch`]); if it may have lost some, tokens from before the loss are fenced. Only the
 //! reply `+OK` is fresh, and only nil is held; every other reply is *unavailable* ([`reply`]).
 //!
-//! A pool for each server owns the life of the connections. Each thread keeps one connection to each server and all its claims
-//! share it, so that those made at the same time ride in one write, and no claim wakes another thread ([`link`]). Which server
-//! has which nonces is known here ([`servers`]), since a claim must not go to one that was replaced. What has to be looked after
-//! beside the claims is in [`watch`].
+//! Each thread keeps one connection to each server and all its claims share it, so that those made at the same time ride in one
+//! write, and no claim wakes another thread ([`link`]). A claim that is late leaves its connection as it is: the reply may still
+//! come, and is dropped then. Which server has which nonces is known here ([`servers`]), since a claim must not go to one that was
+//! replaced. What has to be looked after beside the claims is in [`watch`].
 
+mod claim;
 pub(crate) mod epoch;
+mod failure;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -17,6 +19,7 @@ mod info;
 mod key;
 mod link;
 mod reply;
+mod server;
 mod servers;
 mod watch;
 
@@ -27,37 +30,38 @@ use std::{
         Arc, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwapOption;
-use deadpool_redis::{
-    PoolError,
-    redis::{
-        Cmd, Pipeline, RedisError, Value,
-        aio::{ConnectionLike, MultiplexedConnection},
-    },
-};
+use futures_util::future::join_all;
+use redis::{Cmd, Value, aio::ConnectionLike};
 use thread_local::ThreadLocal;
 
 use self::{
     epoch::Epoch,
+    failure::ClaimError,
     key::NonceKey,
-    link::{Link, Thread},
+    link::{Connecting, Link, Thread},
     reply::{ReplyError, SetReply},
-    servers::{CONNECT_TIMEOUT, DiscoveryError, Problem, Servers},
+    server::Server,
+    servers::{DiscoveryError, Servers},
 };
-pub use self::{reply::FailureKind, watch::ACL_RULES};
+pub use self::{failure::BadRedis, reply::FailureKind, watch::ACL_RULES};
 use crate::{
     config::nonce::NonceSettings,
     domain::{
         fence::FenceMode,
-        nonce::{Attempt, Claimed, NonceClaim},
-        time::{Tolerance, remember_for},
+        nonce::{Claimed, NonceClaim},
+        time::{Tolerance, UnixMillis},
     },
     engine::ports::{Answer, Clock, Dependency, NonceStore, Unavailable},
+    stores::redis::{CONNECT_TIMEOUT, RedisAccess},
 };
 
+/// For how much longer than a claim a connection on which nothing came back may be silent before another is made in its place: twice
+/// as long as a claim may take, and no longer than this.
+const SILENCE_MAX: Duration = Duration::from_millis(250);
 /// How long a claim on trial is remembered, in milliseconds.
 const TRIAL_LIFETIME_MS: u64 = 1000;
 
@@ -72,7 +76,10 @@ pub struct RedisNonceStore {
     clock: Arc<dyn Clock>,
     rules: Rules,
     threads: ThreadLocal<Arc<Thread>>,
-    is_down: AtomicBool,
+    /// Whether any server may not take claims.
+    is_any_down: AtomicBool,
+    /// Whether there is no server to ask.
+    is_lost: AtomicBool,
     /// By [`FailureKind`].
     failures: [AtomicU64; FailureKind::ALL.len()],
     /// How far the clocks of this process and of Redis are apart, as last measured.
@@ -96,101 +103,43 @@ struct KnownEpoch {
     bytes: Vec<u8>,
 }
 
-/// Why Redis did not decide a claim.
-#[derive(Debug, thiserror::Error)]
-enum ClaimError {
-    #[error("Redis did not answer within {0:?}")]
-    Timeout(Duration),
-    #[error("no connection to Redis")]
-    Connect(#[source] PoolError),
-    #[error("the connection to Redis failed")]
-    Redis(#[from] RedisError),
-    #[error(transparent)]
-    Reply(#[from] ReplyError),
-    #[error("only {acknowledged} of {wanted} replicas of Redis have the claim (`nonce.replicas_ack`)")]
-    TooFewReplicas { acknowledged: i64, wanted: u32 },
-    #[error("the Redis server was replaced by another while it answered")]
-    Replaced,
-    #[error("Redis lost its memory while it answered")]
-    EpochChanged,
-    #[error("the epochs in Redis change faster than they can be written")]
-    EpochsUnsettled,
-    #[error("Redis is a replica and takes no claims (READONLY)")]
-    NotMaster,
-    #[error("no Redis server has the nonces")]
-    NoServer(#[source] Option<DiscoveryError>),
-    #[error(transparent)]
-    Problem(Arc<Problem>),
-    #[error(transparent)]
-    Shared(Arc<ClaimError>),
-    #[error("the service is stopping")]
-    Stopping,
-}
-
-impl ClaimError {
-    fn kind(&self) -> FailureKind {
-        match self {
-            Self::Timeout(_) => FailureKind::Timeout,
-            Self::Connect(_) | Self::Redis(_) | Self::NoServer(_) | Self::Stopping => FailureKind::Connection,
-            Self::Reply(error) => error.kind(),
-            Self::TooFewReplicas { .. } => FailureKind::TooFewAcknowledged,
-            Self::Replaced => FailureKind::Replaced,
-            Self::NotMaster => FailureKind::ReadOnly,
-            Self::EpochChanged | Self::EpochsUnsettled => FailureKind::MemoryLost,
-            Self::Problem(problem) => match **problem {
-                Problem::ClockSkew { .. } => FailureKind::ClockSkew,
-                Problem::Evicts { .. } => FailureKind::Evicts,
-            },
-            Self::Shared(error) => error.kind(),
-        }
-    }
-
-    /// Whether another server may have the nonces now.
-    fn leads_elsewhere(&self) -> bool {
-        matches!(self, Self::Reply(error) if error.leads_elsewhere())
-    }
-}
-
-/// The settings do not make a Redis client, or the Redis must not be used.
-#[derive(Debug, thiserror::Error)]
-pub enum BadRedis {
-    /// The URL cannot be read.
-    #[error("`nonce.url` is not usable: {0}")]
-    Url(String),
-    /// It evicts keys.
-    #[error("{0}")]
-    Evicts(String),
-}
-
 impl RedisNonceStore {
     /// A store on the Redis that `settings` name, for tokens of `tolerance`; `None` if they name none. Nothing is connected yet.
     pub fn new(settings: &NonceSettings, tolerance: Tolerance, clock: Arc<dyn Clock>) -> Option<Result<Arc<Self>, BadRedis>> {
-        let servers = Servers::new(settings)?;
-        Some(servers.map_err(|error| BadRedis::Url(error.to_string())).map(|servers| {
-            let epochs = (0..servers.partitions()).map(|_| ArcSwapOption::empty()).collect();
-            let epoch_gets = (0..servers.partitions()).map(|partition| get(&key::epoch(partition))).collect();
-            let rules = Rules {
-                timeout: settings.timeout,
-                tolerance,
-                fence: settings.fence,
-                max_clock_skew: settings.max_clock_skew,
-                allow_eviction: settings.allow_eviction,
-                replicas_ack: settings.replicas_ack,
-            };
-            Arc::new_cyclic(|me| Self {
-                me: Weak::clone(me),
-                servers,
-                epochs,
-                epoch_gets,
-                clock,
-                rules,
-                threads: ThreadLocal::new(),
-                is_down: AtomicBool::new(false),
-                failures: std::array::from_fn(|_| AtomicU64::new(0)),
-                clock_skew: watch::ClockSkew::default(),
-                settling: watch::Settling::default(),
-            })
-        }))
+        let access = match RedisAccess::new(settings).transpose()? {
+            Ok(access) => access,
+            Err(error) => return Some(Err(error.into())),
+        };
+        let servers = Servers::new(access);
+        let epochs = (0..servers.partitions()).map(|_| ArcSwapOption::empty()).collect();
+        let epoch_gets = (0..servers.partitions()).map(|partition| get(&key::epoch(partition))).collect();
+        let rules = Rules {
+            timeout: settings.timeout,
+            tolerance,
+            fence: settings.fence,
+            max_clock_skew: settings.max_clock_skew,
+            allow_eviction: settings.allow_eviction,
+            replicas_ack: settings.replicas_ack,
+        };
+        Some(Ok(Arc::new_cyclic(|me| Self {
+            me: Weak::clone(me),
+            servers,
+            epochs,
+            epoch_gets,
+            clock,
+            rules,
+            threads: ThreadLocal::new(),
+            is_any_down: AtomicBool::new(false),
+            is_lost: AtomicBool::new(false),
+            failures: std::array::from_fn(|_| AtomicU64::new(0)),
+            clock_skew: watch::ClockSkew::default(),
+            settling: watch::Settling::default(),
+        })))
+    }
+
+    /// How its Redis is reached, for others who use the same.
+    pub fn access(&self) -> &RedisAccess {
+        self.servers.access()
     }
 
     /// How often something could not be asked or was not answered, by kind.
@@ -205,214 +154,88 @@ impl RedisNonceStore {
     /// Runs `work` on a partition within the time that a claim may take, and tells the log when Redis goes or comes back.
     async fn within_timeout<T>(
         &self,
-        thread: &Thread,
+        thread: &Arc<Thread>,
         partition: usize,
         work: impl Future<Output = Result<T, ClaimError>>,
     ) -> Result<T, Unavailable> {
-        let result = if let Ok(result) = tokio::time::timeout(self.rules.timeout, work).await {
-            result
-        } else {
-            let server = self.servers.layout().server(partition).map(|server| server.id);
-            thread.drop_if(|link| server == Some(link.server));
-            Err(ClaimError::Timeout(self.rules.timeout))
-        };
-        match result {
-            Ok(done) => {
-                if self.is_down.load(Ordering::Relaxed) && self.is_down.swap(false, Ordering::Relaxed) {
-                    tracing::info!("Redis claims nonces again");
+        let timeout = self.rules.timeout;
+        let error = match tokio::time::timeout(timeout, work).await {
+            Ok(Ok(done)) => {
+                if self.is_any_down.load(Ordering::Relaxed) {
+                    self.works_again(partition);
                 }
-                Ok(done)
+                return Ok(done);
             }
-            Err(error) => Err(self.unavailable(error)),
-        }
+            Ok(Err(error)) => error,
+            Err(_) => {
+                self.look_for_life(thread, partition);
+                let address = self.servers.layout().server(partition).map(|server| server.address.clone());
+                ClaimError::Timeout { address, timeout }
+            }
+        };
+        Err(self.unavailable(partition, error))
     }
 
-    /// Counts a failure, and tells the log of the first.
-    fn unavailable(&self, error: ClaimError) -> Unavailable {
+    /// Counts a failure, and tells the log of the first at a server.
+    fn unavailable(&self, partition: usize, error: ClaimError) -> Unavailable {
         self.failures[error.kind() as usize].fetch_add(1, Ordering::Relaxed);
-        if !self.is_down.swap(true, Ordering::Relaxed) {
+        self.is_any_down.store(true, Ordering::Relaxed);
+        let server = self.servers.layout().server(partition).cloned();
+        let is_news = server.as_ref().map_or_else(|| !self.is_lost.swap(true, Ordering::Relaxed), |server| server.is_news(true));
+        if is_news {
+            let server = server.map(|server| server.address.to_string());
             let (cause, kind) = (std::error::Error::source(&error).map(ToString::to_string), error.kind().name());
-            tracing::error!(error = %error, cause, kind, "Redis cannot claim nonces: decisions are unavailable until it can");
+            tracing::error!(
+                error = %error, cause, kind, server, "Redis cannot claim nonces: decisions are unavailable until it can"
+            );
         }
         Unavailable::new(Dependency::NonceStore, error)
     }
 
-    async fn claim_once(&self, thread: &Arc<Thread>, key: NonceKey, claim: NonceClaim<'_>) -> Result<Claimed, ClaimError> {
-        let mut link = self.link(thread, key.partition).await?;
-        let (commands, tolerance) = self.claim_commands(&key, &claim);
-        match link.connection.req_packed_commands(&commands, 0, commands.len()).await {
-            Ok(replies) => match self.read_claim(thread, &link, &key, &claim, tolerance, replies).await {
-                Err(error) if error.leads_elsewhere() => Box::pin(self.claim_elsewhere(thread, link, &key, &claim, error)).await,
-                result => result,
-            },
-            Err(error) => {
-                thread.drop_link(&link);
-                if !is_connection_lost(&error) {
-                    return Err(error.into());
-                }
-                // It may have been carried out, and only its answer lost: then it finds its own value.
-                let again = NonceClaim { attempt: Attempt::Named(claim.attempt.number()), ..claim };
-                Box::pin(self.claim_again(thread, &key, &again)).await
-            }
+    fn works_again(&self, partition: usize) {
+        let layout = self.servers.layout_now();
+        let was_lost = self.is_lost.swap(false, Ordering::Relaxed);
+        let Some(server) = layout.server(partition) else { return };
+        if server.is_news(false) || was_lost {
+            tracing::info!(server = %server.address, "Redis claims nonces again");
+        }
+        if !layout.servers.iter().any(|server| server.is_down()) {
+            self.is_any_down.store(false, Ordering::Relaxed);
         }
     }
 
-    /// A second try, on another connection. Boxed where it is called, so that the claims to which this does not happen stay
-    /// small.
-    async fn claim_again(&self, thread: &Arc<Thread>, key: &NonceKey, claim: &NonceClaim<'_>) -> Result<Claimed, ClaimError> {
-        let mut link = self.link(thread, key.partition).await?;
-        let (commands, tolerance) = self.claim_commands(key, claim);
-        let replies = link.connection.req_packed_commands(&commands, 0, commands.len()).await;
-        let replies = replies.inspect_err(|_| thread.drop_link(&link))?;
-        self.read_claim(thread, &link, key, claim, tolerance, replies).await
+    /// A claim was late. If nothing at all came over its connection since it was sent, and nothing does for a while, the connection
+    /// leads nowhere, or the server hangs: another is made, and takes its place if it is still silent then. Otherwise the server is
+    /// slow, and a new connection would be no faster.
+    fn look_for_life(&self, thread: &Arc<Thread>, partition: usize) {
+        let Some(server) = self.servers.layout().server(partition).cloned() else { return };
+        let (Some(link), Some(sent)) = (thread.held(server.id), Instant::now().checked_sub(self.rules.timeout)) else { return };
+        if link.connection.heard_since(sent) {
+            return;
+        }
+        let silence = (self.rules.timeout * 2).min(SILENCE_MAX);
+        // It is driven by this thread's runtime.
+        drop(self.connecting(thread, server, Some(Suspect { link, sent, silence })));
     }
 
-    /// After a refusal that may mean that another server has the nonces now.
-    async fn claim_elsewhere(
-        &self,
-        thread: &Arc<Thread>,
-        link: Link,
-        key: &NonceKey,
-        claim: &NonceClaim<'_>,
-        refusal: ClaimError,
-    ) -> Result<Claimed, ClaimError> {
-        if !self.find_servers().await || self.has(link.server, key.partition) {
-            return Err(refusal);
+    /// Gives up the connection that `link` is, whichever thread made it.
+    fn drop_link(&self, link: &Link) {
+        for thread in &self.threads {
+            thread.drop_link(link);
         }
-        self.claim_again(thread, key, claim).await
-    }
-
-    /// The commands of a claim, and for which tolerance it is remembered.
-    fn claim_commands(&self, key: &NonceKey, claim: &NonceClaim<'_>) -> (Pipeline, Tolerance) {
-        let tolerance = self.tolerance_in_use(key.partition);
-        let mut set = Cmd::with_capacity(6, key.text.len() + 48);
-        let value = claim.attempt.number().to_be_bytes();
-        let seconds = self.remember_for(key.partition, claim, tolerance);
-        set.arg("SET").arg(&key.text).arg(&value).arg("NX").arg("EX").arg(seconds);
-        let mut commands = Pipeline::with_capacity(3);
-        commands.add_command(set);
-        if self.rules.replicas_ack > 0 {
-            let wait_ms = u64::try_from(self.rules.timeout.as_millis()).unwrap_or(u64::MAX).max(1);
-            commands.cmd("WAIT").arg(self.rules.replicas_ack).arg(wait_ms);
-        }
-        commands.add_command(self.epoch_gets[key.partition].clone());
-        (commands, tolerance)
-    }
-
-    /// The seconds that a claim is remembered if replicas accept its token for `tolerance`: counted from the time of the server,
-    /// which forgets it by its own clock.
-    fn remember_for(&self, partition: usize, claim: &NonceClaim<'_>, tolerance: Tolerance) -> u64 {
-        let longer = tolerance.duration().saturating_sub(self.rules.tolerance.duration());
-        let now = self.servers.layout().server(partition).map_or(claim.now, |server| server.time());
-        remember_for(claim.valid_until.saturating_add(longer), now).as_secs()
-    }
-
-    /// The largest tolerance in use, of this replica and of others.
-    fn tolerance_in_use(&self, partition: usize) -> Tolerance {
-        let own = self.rules.tolerance;
-        let known = self.epochs[partition].load();
-        known.as_ref().map(|known| known.epoch.fence.tolerance).filter(|known| known.duration() > own.duration()).unwrap_or(own)
-    }
-
-    /// What the replies to a claim say.
-    async fn read_claim(
-        &self,
-        thread: &Thread,
-        link: &Link,
-        key: &NonceKey,
-        claim: &NonceClaim<'_>,
-        tolerance: Tolerance,
-        replies: Vec<Value>,
-    ) -> Result<Claimed, ClaimError> {
-        let mut replies = replies.into_iter();
-        let set = self.read(thread, link, reply::set(reply::next(&mut replies)))?;
-        if self.rules.replicas_ack > 0 {
-            let acknowledged = self.read(thread, link, reply::integer(reply::next(&mut replies)))?;
-            if acknowledged < self.rules.replicas_ack.into() {
-                return Err(ClaimError::TooFewReplicas { acknowledged, wanted: self.rules.replicas_ack });
-            }
-        }
-        let epoch = self.read(thread, link, reply::get(reply::next(&mut replies)))?;
-        // A server that was replaced meanwhile may have taken a claim that nobody else knows of.
-        if !self.has(link.server, key.partition) {
-            return Err(ClaimError::Replaced);
-        }
-        if !self.knows(key.partition, epoch.as_deref()) {
-            Box::pin(self.follow_epoch(thread, link, key, claim, tolerance, (set, epoch))).await?;
-        }
-        if self.is_fenced(key.partition, claim) {
-            return Ok(Claimed::Fenced);
-        }
-        match (set, claim.attempt) {
-            (SetReply::Stored, _) => Ok(Claimed::Fresh),
-            (SetReply::Held, Attempt::Unique(_)) => Ok(Claimed::Replayed),
-            (SetReply::Held, Attempt::Named(number)) => {
-                let holder = Box::pin(self.ask(thread, link, &get(&key.text))).await?;
-                let holder = self.read(thread, link, reply::get(holder))?;
-                let is_same = holder.is_some_and(|holder| holder == number.to_be_bytes());
-                Ok(if is_same { Claimed::Fresh } else { Claimed::Replayed })
-            }
-        }
-    }
-
-    /// A claim found another epoch than the one that is known: it counts only in an epoch that says what it covers, and is
-    /// remembered for as long as that asks for.
-    async fn follow_epoch(
-        &self,
-        thread: &Thread,
-        link: &Link,
-        key: &NonceKey,
-        claim: &NonceClaim<'_>,
-        tolerance: Tolerance,
-        (set, found): (SetReply, Option<Vec<u8>>),
-    ) -> Result<(), ClaimError> {
-        self.settle_once(link).await?;
-        if !self.knows(key.partition, found.as_deref()) {
-            return Err(ClaimError::EpochChanged);
-        }
-        let in_use = self.tolerance_in_use(key.partition);
-        if in_use.duration() <= tolerance.duration() || set == SetReply::Held {
-            return Ok(());
-        }
-        let mut expire = Cmd::new();
-        expire.arg("EXPIRE").arg(&key.text).arg(self.remember_for(key.partition, claim, in_use));
-        let reply = self.ask(thread, link, &expire).await?;
-        match self.read(thread, link, reply::integer(reply))? {
-            1 => Ok(()),
-            _ => Err(ClaimError::EpochChanged),
-        }
-    }
-
-    /// Whether `server` has the partition.
-    fn has(&self, server: u64, partition: usize) -> bool {
-        self.servers.layout().server(partition).is_some_and(|found| found.id == server)
-    }
-
-    /// Whether `epoch` is the one that is known.
-    fn knows(&self, partition: usize, epoch: Option<&[u8]>) -> bool {
-        let known = self.epochs[partition].load();
-        epoch.is_some() && known.as_ref().map(|known| &*known.bytes) == epoch
-    }
-
-    fn is_fenced(&self, partition: usize, claim: &NonceClaim<'_>) -> bool {
-        let known = self.epochs[partition].load();
-        let Some(fence) = known.as_ref().map(|known| known.epoch.fence) else { return true };
-        // The time now matters to a raised tolerance alone.
-        let now = if fence.raised.is_some() { self.clock.now() } else { claim.now };
-        fence.excludes(claim.token_time, now, self.rules.fence)
     }
 
     /// Asks one thing over a connection, which is given up if it broke.
-    async fn ask(&self, thread: &Thread, link: &Link, command: &Cmd) -> Result<Value, ClaimError> {
+    async fn ask(&self, link: &Link, command: &Cmd) -> Result<Value, ClaimError> {
         let mut connection = link.connection.clone();
-        Ok(connection.req_packed_command(command).await.inspect_err(|_| thread.drop_link(link))?)
+        Ok(connection.req_packed_command(command).await.inspect_err(|_| self.drop_link(link))?)
     }
 
     /// Gives the connection up if its reply shows that it leads nowhere.
-    fn read<T>(&self, thread: &Thread, link: &Link, reply: Result<T, ReplyError>) -> Result<T, ClaimError> {
+    fn read<T>(&self, link: &Link, reply: Result<T, ReplyError>) -> Result<T, ClaimError> {
         Ok(reply.inspect_err(|error| {
             if error.ends_connection() {
-                thread.drop_link(link);
+                self.drop_link(link);
             }
             if error.leads_elsewhere() {
                 self.servers.wanted.notify_one();
@@ -420,12 +243,20 @@ impl RedisNonceStore {
         })?)
     }
 
-    /// The connection of `thread` to the server of a partition, made if there is none. Making one is boxed, so that the claims
-    /// that need none stay small.
+    /// A connection to the server of a partition: that of `thread`, or while it is being made one of another thread. Making one is
+    /// boxed, so that the claims that need none stay small.
     async fn link(&self, thread: &Arc<Thread>, partition: usize) -> Result<Link, ClaimError> {
         match self.held(thread, partition)? {
             Some(link) => Ok(link),
-            None => Box::pin(self.connect(thread, partition)).await,
+            None => Box::pin(self.connect(thread, partition, true)).await,
+        }
+    }
+
+    /// The same, but for those of other threads.
+    async fn own_link(&self, thread: &Arc<Thread>, partition: usize) -> Result<Link, ClaimError> {
+        match self.held(thread, partition)? {
+            Some(link) => Ok(link),
+            None => Box::pin(self.connect(thread, partition, false)).await,
         }
     }
 
@@ -438,27 +269,55 @@ impl RedisNonceStore {
         }
     }
 
-    async fn connect(&self, thread: &Arc<Thread>, partition: usize) -> Result<Link, ClaimError> {
+    async fn connect(&self, thread: &Arc<Thread>, partition: usize, may_borrow: bool) -> Result<Link, ClaimError> {
         let server = || self.servers.layout_now().server(partition).cloned();
         let server = if let Some(server) = server() {
             server
         } else {
-            self.servers.search().await.map_err(|error| ClaimError::NoServer(Some(error)))?;
+            self.search().await.map_err(|error| ClaimError::NoServer(Some(error)))?;
             server().ok_or(ClaimError::NoServer(None))?
         };
-        let id = server.id;
-        let (Some(store), own_thread) = (self.me.upgrade(), Arc::clone(thread)) else { return Err(ClaimError::Stopping) };
-        let connecting = thread.connecting(id, async move {
-            let connect = async {
-                let pooled = server.connect().await.map_err(ClaimError::Connect)?;
-                store.settle(&server, &mut MultiplexedConnection::clone(&pooled)).await?;
-                own_thread.keep(server.id, pooled);
-                Ok(())
-            };
-            tokio::time::timeout(CONNECT_TIMEOUT, connect).await.unwrap_or(Err(ClaimError::Timeout(CONNECT_TIMEOUT)))
-        });
+        let connecting = self.connecting(thread, Arc::clone(&server), None);
+        let borrowed = || self.threads.iter().find_map(|other| other.held(server.id));
+        if let Some(link) = Some(()).filter(|()| may_borrow).and_then(|()| borrowed()) {
+            return Ok(link);
+        }
         connecting.await.map_err(ClaimError::Shared)?;
         self.held(thread, partition)?.ok_or(ClaimError::Replaced)
+    }
+
+    /// The connection of `thread` to `server` that is being made from now on, if it is not already.
+    fn connecting(&self, thread: &Arc<Thread>, server: Arc<Server>, suspect: Option<Suspect>) -> Connecting {
+        let (store, own_thread) = (Weak::clone(&self.me), Arc::clone(thread));
+        thread.connecting(server.id, async move {
+            if let Some(Suspect { link, silence, sent }) = &suspect {
+                tokio::time::sleep(*silence).await;
+                if link.connection.heard_since(*sent) && own_thread.held(server.id).is_some() {
+                    return Ok(());
+                }
+            }
+            let connect = async {
+                let connected = server.connect().await;
+                let address = || server.address.clone();
+                let mut connection = connected.map_err(|error| ClaimError::Connect { address: address(), error })?;
+                store.upgrade().ok_or(ClaimError::Stopping)?.settle(&server, &mut connection).await?;
+                let link = Link::new(server.id, connection);
+                match &suspect {
+                    Some(suspect) => own_thread.keep_instead(&suspect.link, suspect.sent, link),
+                    None => own_thread.keep(link),
+                }
+                Ok(())
+            };
+            let late = ClaimError::Timeout { address: Some(server.address.clone()), timeout: CONNECT_TIMEOUT };
+            tokio::time::timeout(CONNECT_TIMEOUT, connect).await.unwrap_or(Err(late))
+        })
+    }
+
+    /// Searches for the servers, also if whoever asks for it gives up.
+    async fn search(&self) -> Result<bool, DiscoveryError> {
+        let Some(store) = self.me.upgrade() else { return Ok(false) };
+        let searching = tokio::spawn(async move { store.find_servers().await });
+        searching.await.unwrap_or(Ok(false))
     }
 
     /// A claim on trial at the server of a partition, since a Redis that answers a PING may still refuse to write.
@@ -466,27 +325,11 @@ impl RedisNonceStore {
         let link = self.link(thread, partition).await?;
         let mut set = Cmd::new();
         set.arg("SET").arg(key::trial(partition)).arg("").arg("NX").arg("PX").arg(TRIAL_LIFETIME_MS);
-        let reply = self.ask(thread, &link, &set).await?;
-        match self.read(thread, &link, reply::set(reply))? {
+        let reply = self.ask(&link, &set).await?;
+        match self.read(&link, reply::set(reply))? {
             SetReply::Stored => Ok(()),
             SetReply::Held => Err(ReplyError::Unexpected("nil").into()),
         }
-    }
-
-    async fn look_once(&self, thread: &Arc<Thread>, key: NonceKey, claim: NonceClaim<'_>) -> Result<Claimed, ClaimError> {
-        let link = self.link(thread, key.partition).await?;
-        let mut exists = Cmd::new();
-        exists.arg("EXISTS").arg(&key.text);
-        let reply = self.ask(thread, &link, &exists).await?;
-        let is_claimed = self.read(thread, &link, reply::exists(reply))?;
-        let is_fenced = self.is_fenced(key.partition, &claim);
-        Ok(if is_fenced {
-            Claimed::Fenced
-        } else if is_claimed {
-            Claimed::Replayed
-        } else {
-            Claimed::Fresh
-        })
     }
 
     fn key(&self, claim: &NonceClaim<'_>) -> NonceKey {
@@ -506,15 +349,24 @@ impl NonceStore for RedisNonceStore {
     }
 
     /// Every server takes a claim on trial.
-    fn check(&self) -> Answer<'_, Result<(), Unavailable>> {
+    fn check(&self, _now: UnixMillis) -> Answer<'_, Result<(), Unavailable>> {
         Answer::pending(async {
             let thread = self.thread();
-            for partition in self.first_partitions().await {
-                self.within_timeout(thread, partition, self.try_claim(thread, partition)).await?;
-            }
-            Ok(())
+            let partitions = self.first_partitions().await;
+            let trials =
+                partitions.into_iter().map(|partition| self.within_timeout(thread, partition, self.try_claim(thread, partition)));
+            join_all(trials).await.into_iter().collect()
         })
     }
+}
+
+/// A connection over which nothing comes.
+struct Suspect {
+    link: Link,
+    /// When the claim was sent that got no answer.
+    sent: Instant,
+    /// How long to wait for a sign of life before another is made.
+    silence: Duration,
 }
 
 impl fmt::Debug for RedisNonceStore {
@@ -527,8 +379,4 @@ fn get(key: &str) -> Cmd {
     let mut get = Cmd::with_capacity(2, key.len() + 16);
     get.arg("GET").arg(key);
     get
-}
-
-fn is_connection_lost(error: &RedisError) -> bool {
-    error.is_io_error() || error.is_connection_dropped() || error.is_unrecoverable_error()
 }

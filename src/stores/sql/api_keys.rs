@@ -1,9 +1,10 @@
 //! API keys: added, registered by their holders, revoked together with what they were exchanged for.
 
-use sea_orm::{ActiveModelTrait, ColumnTrait, DatabaseTransaction, EntityTrait, QueryFilter, QuerySelect, Set};
+use sea_orm::{ActiveModelTrait, ColumnTrait, EntityTrait, QueryFilter, QuerySelect, Set};
 
 use super::{
     SqlRegistry,
+    database::Transaction,
     entity::{
         api_keys::{ActiveModel, Column, Entity, Model},
         principals,
@@ -156,7 +157,7 @@ async fn extend(
 }
 
 pub(super) async fn insert(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     owner: &principals::Model,
     new: &NewApiKey,
     created_at: UnixMillis,
@@ -174,7 +175,7 @@ pub(super) async fn insert(
     api_key_record(row, &owner.username)
 }
 
-async fn find_to_change(transaction: &DatabaseTransaction, id: i64) -> Result<Option<Model>, RegistryError> {
+async fn find_to_change(transaction: &Transaction, id: i64) -> Result<Option<Model>, RegistryError> {
     Entity::find_by_id(id).lock_exclusive().one(transaction).await.map_err(registry_error)
 }
 

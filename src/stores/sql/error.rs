@@ -2,11 +2,19 @@
 
 use sea_orm::{DbErr, RuntimeErr, SqlErr};
 
+use super::open::is_read_only;
 use crate::engine::ports::RegistryError;
 
-/// A missing table or column means that the schema is not the one of this version.
+/// A missing table or column means that the schema is not the one of this version. A server that takes no changes is one that was
+/// replaced, or is about to be.
 pub(super) fn registry_error(error: DbErr) -> RegistryError {
-    if is_missing_schema(&error) { RegistryError::NotMigrated(error.into()) } else { RegistryError::Store(error.into()) }
+    if is_missing_schema(&error) {
+        RegistryError::NotMigrated(error.into())
+    } else if is_refused(&error) {
+        RegistryError::ReadOnly(error.into())
+    } else {
+        RegistryError::Store(error.into())
+    }
 }
 
 /// Like [`registry_error`], but a duplicate is `conflict`.
@@ -15,6 +23,11 @@ pub(super) fn or_conflict(error: DbErr, conflict: RegistryError) -> RegistryErro
         Some(SqlErr::UniqueConstraintViolation(_)) => conflict,
         _ => registry_error(error),
     }
+}
+
+fn is_refused(error: &DbErr) -> bool {
+    let (DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error))) = error else { return false };
+    is_read_only(error)
 }
 
 pub(super) fn is_missing_schema(error: &DbErr) -> bool {

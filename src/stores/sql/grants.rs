@@ -8,14 +8,14 @@ use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, Condition, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait,
-    Select, Set,
+    ActiveModelTrait, ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait, Select, Set,
     sea_query::{Expr, IntoCondition},
 };
 use uuid::Uuid;
 
 use super::{
     SqlRegistry, api_keys,
+    database::Transaction,
     entity::{
         api_keys as api_key_rows, jwks_trusts, principals, public_keys,
         token_grants::{ActiveModel, Column, Entity, Model},
@@ -174,7 +174,7 @@ impl SqlRegistry {
 
 /// Revokes the families of every grant that `proof` earned.
 pub(super) async fn revoke_earned(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     owner: &principals::Model,
     proof: Used,
     now: UnixMillis,
@@ -193,7 +193,7 @@ pub(super) async fn revoke_earned(
 
 /// Lets no refresh token that an API key was exchanged for last longer than `until`.
 pub(super) async fn shorten(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     owner: &principals::Model,
     key: ApiKeyId,
     until: UnixMillis,
@@ -210,7 +210,7 @@ pub(super) async fn shorten(
 }
 
 /// A key may have been revoked since it was looked at, or a trust removed; its grants would outlive it.
-pub(super) async fn check_not_revoked(transaction: &DatabaseTransaction, proof: Option<Used>) -> Result<(), RegistryError> {
+pub(super) async fn check_not_revoked(transaction: &Transaction, proof: Option<Used>) -> Result<(), RegistryError> {
     match proof {
         None => Ok(()),
         Some(Used::ApiKey(id)) => {
@@ -229,7 +229,7 @@ pub(super) async fn check_not_revoked(transaction: &DatabaseTransaction, proof: 
 }
 
 /// So may what it would belong to: a family of which nothing lives gets nothing new.
-async fn check_not_ended(transaction: &DatabaseTransaction, family: Uuid) -> Result<(), RegistryError> {
+async fn check_not_ended(transaction: &Transaction, family: Uuid) -> Result<(), RegistryError> {
     let grants = Entity::find().filter(Column::Family.eq(family.to_string()));
     let living = grants.clone().filter(Column::RevokedAt.is_null()).one(transaction).await.map_err(registry_error)?;
     if living.is_some() {
@@ -259,7 +259,7 @@ async fn exchange(
 }
 
 /// What grant `id` was exchanged for, unless that was revoked.
-async fn successor(transaction: &DatabaseTransaction, owner: &principals::Model, id: GrantId) -> Result<Rotation, RegistryError> {
+async fn successor(transaction: &Transaction, owner: &principals::Model, id: GrantId) -> Result<Rotation, RegistryError> {
     let found = Entity::find().filter(Column::PredecessorId.eq(id.0)).one(transaction).await.map_err(registry_error)?;
     match found.filter(|row| row.revoked_at.is_none()) {
         Some(row) => grant_record(row, &owner.username).map(Rotation::RotatedBefore),
@@ -305,7 +305,7 @@ async fn supersede(
 
 /// Revokes `grants`, in the order of their numbers, with one event for each family, about its newest.
 async fn revoke(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     trail: &mut Trail<'_>,
     action: &str,
     owner: &principals::Model,
@@ -323,7 +323,7 @@ async fn revoke(
     Ok(())
 }
 
-async fn set_revoked(transaction: &DatabaseTransaction, ids: &[i64], now: UnixMillis) -> Result<(), RegistryError> {
+async fn set_revoked(transaction: &Transaction, ids: &[i64], now: UnixMillis) -> Result<(), RegistryError> {
     for ids in ids.chunks(ROWS_MAX) {
         let update = Entity::update_many()
             .col_expr(Column::RevokedAt, Expr::value(moment(now)))
@@ -334,7 +334,7 @@ async fn set_revoked(transaction: &DatabaseTransaction, ids: &[i64], now: UnixMi
 }
 
 async fn insert(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     owner: &principals::Model,
     new: NewGrant,
     predecessor: Option<i64>,

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseBackend, DatabaseConnection, DatabaseTransaction, EntityTrait,
-    QueryFilter, QueryOrder, QuerySelect, Set,
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseBackend, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Set,
 };
 use tokio::sync::Semaphore;
 
 use super::{
     api_keys,
+    database::{Database, Transaction},
     entity::{audit_events, jwks_trusts, principals, public_keys},
     error::{or_conflict, registry_error},
     grants, owned,
@@ -32,7 +32,7 @@ use crate::{
 /// The registry in a SQL database.
 #[derive(Clone, Debug)]
 pub struct SqlRegistry {
-    pub(super) database: DatabaseConnection,
+    pub(super) database: Database,
     /// Whose turn it is to write. SQLite lets one write at a time, and whoever it makes wait looks again after a sleep that grows
     /// to 100 ms; here each waits for the one before.
     pub(super) turns: Arc<Semaphore>,
@@ -40,7 +40,7 @@ pub struct SqlRegistry {
 
 impl SqlRegistry {
     /// The registry in `database`.
-    pub fn new(database: DatabaseConnection) -> Self {
+    pub fn new(database: Database) -> Self {
         let turns = if database.get_database_backend() == DatabaseBackend::Sqlite { 1 } else { Semaphore::MAX_PERMITS };
         Self { database, turns: Arc::new(Semaphore::new(turns)) }
     }
@@ -263,7 +263,7 @@ impl RegistryStore for SqlRegistry {
 }
 
 pub(super) async fn insert_principal(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     new: &NewPrincipal,
     created_at: UnixMillis,
     now: UnixMillis,
@@ -284,7 +284,7 @@ pub(super) async fn insert_principal(
 }
 
 pub(super) async fn insert_key(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     owner: &principals::Model,
     new: NewKey,
     now: UnixMillis,
@@ -311,7 +311,7 @@ pub(super) async fn insert_key(
 
 /// No index keeps two equal URLs apart, which may be longer than indexes take: whoever adds one holds the principal's row.
 pub(super) async fn insert_trust(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     owner: &principals::Model,
     url: &str,
     now: UnixMillis,
@@ -331,10 +331,7 @@ pub(super) async fn insert_trust(
     trust_record(row.insert(transaction).await.map_err(registry_error)?, &owner.username)
 }
 
-async fn trust_to_change(
-    transaction: &DatabaseTransaction,
-    id: TrustId,
-) -> Result<(TrustRecord, principals::Model), RegistryError> {
+async fn trust_to_change(transaction: &Transaction, id: TrustId) -> Result<(TrustRecord, principals::Model), RegistryError> {
     let found = jwks_trusts::Entity::find_by_id(id.0).lock_exclusive().one(transaction).await.map_err(registry_error)?;
     let row = found.ok_or(RegistryError::NoSuchTrust(id))?;
     let owner = owner(transaction, row.principal_id).await?.ok_or(RegistryError::NoSuchTrust(id))?;
@@ -351,7 +348,7 @@ pub(super) async fn find(connection: &impl ConnectionTrait, username: &Username)
 }
 
 /// The same, held against other changes until the transaction ends.
-async fn find_to_change(transaction: &DatabaseTransaction, username: &Username) -> Result<principals::Model, RegistryError> {
+async fn find_to_change(transaction: &Transaction, username: &Username) -> Result<principals::Model, RegistryError> {
     let query = principals::Entity::find().filter(principals::Column::Username.eq(username.as_str())).lock_exclusive();
     let found = query.one(transaction).await.map_err(registry_error)?;
     found.ok_or_else(|| RegistryError::NoSuchPrincipal(username.to_string()))

@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use sea_orm::{ColumnTrait, Condition, DatabaseTransaction, EntityTrait, QueryFilter, sea_query::Expr};
+use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, sea_query::Expr};
 
 use super::{
     SqlRegistry,
+    database::Transaction,
     entity::{api_keys, jwks_trusts, public_keys},
     error::registry_error,
     record::{left_out, moment, usable_keys},
@@ -44,7 +45,7 @@ impl UsageStore for SqlRegistry {
 type Notes = BTreeMap<i64, Vec<i64>>;
 
 async fn write<E: EntityTrait>(
-    transaction: &DatabaseTransaction,
+    transaction: &Transaction,
     notes: &Notes,
     id: E::Column,
     last_used_on: E::Column,

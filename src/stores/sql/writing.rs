@@ -3,14 +3,15 @@
 use std::{ops::Deref, sync::Arc};
 
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseBackend, DatabaseTransaction, EntityTrait, ExprTrait, IsolationLevel, QueryFilter,
-    QuerySelect, Set, SqliteTransactionMode, TransactionOptions, TransactionTrait, prelude::TimeDateTime, sea_query::Expr,
+    ColumnTrait, ConnectionTrait, DatabaseBackend, EntityTrait, ExprTrait, IsolationLevel, QueryFilter, QuerySelect, Set,
+    prelude::TimeDateTime, sea_query::Expr,
 };
 use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     SqlRegistry,
+    database::Transaction,
     entity::{audit_events, principals, registry_changes, registry_feed},
     error::registry_error,
     record::moment,
@@ -28,12 +29,8 @@ impl SqlRegistry {
     pub(super) async fn begin(&self) -> Result<Writing, RegistryError> {
         let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(|closed| RegistryError::Store(closed.into()))?;
         let is_postgres = self.database.get_database_backend() == DatabaseBackend::Postgres;
-        let options = TransactionOptions {
-            isolation_level: is_postgres.then_some(IsolationLevel::ReadCommitted),
-            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-            ..TransactionOptions::default()
-        };
-        let transaction = self.database.begin_with_options(options).await.map_err(registry_error)?;
+        let isolation_level = is_postgres.then_some(IsolationLevel::ReadCommitted);
+        let transaction = self.database.begin(isolation_level).await.map_err(registry_error)?;
         Ok(Writing { transaction, _turn: turn })
     }
 
@@ -57,7 +54,7 @@ impl SqlRegistry {
 
 /// A transaction in its turn.
 pub(super) struct Writing {
-    transaction: DatabaseTransaction,
+    transaction: Transaction,
     _turn: OwnedSemaphorePermit,
 }
 
@@ -68,7 +65,7 @@ impl Writing {
 }
 
 impl Deref for Writing {
-    type Target = DatabaseTransaction;
+    type Target = Transaction;
 
     fn deref(&self) -> &Self::Target {
         &self.transaction

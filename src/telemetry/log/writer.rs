@@ -2,27 +2,52 @@
 //!
 //! A line costs whoever logs it a copy. The thread that writes is woken by the first line of a batch alone: one that is woken for
 //! each, as with a channel, writes them one by one, and takes turns with those that log them.
+//!
+//! If nobody takes what is written, the thread waits, and lines with it, up to a bound. Beyond it they are dropped and counted: a log
+//! that nobody reads is no reason to answer nobody.
 
 use std::{
+    cell::Cell,
     io::{self, Write},
     mem,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread::{self, JoinHandle},
     time::Duration,
 };
 
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::config::telemetry::LogOverflow;
+
 /// For how long lines are gathered after the first.
 const GATHERING: Duration = Duration::from_millis(2);
-/// How many bytes may wait. Whoever has more waits, too: nothing is lost.
+/// How many bytes may wait.
 const WAITING_BYTES_MAX: usize = 1024 * 1024;
+/// How many bytes are written at once, so that it shows whether somebody takes them. As many as a pipe holds.
+const WRITTEN_AT_ONCE: usize = 64 * 1024;
+/// How long the end waits for what waits to be written, if nobody takes anything.
+const LAST_PATIENCE: Duration = Duration::from_secs(1);
+/// How often it does so, if somebody takes a little at a time.
+const LAST_PATIENCES: u32 = 3;
 
-/// Starts a thread that writes to `target`.
-pub(super) fn start(target: impl Write + Send + 'static) -> io::Result<(Lines, WritingThread)> {
-    let shared = Arc::new(Shared::default());
+thread_local! {
+    /// Whether this is the thread that writes, which may never wait for room.
+    static WRITES: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Starts a thread that writes to `target`. Lines without room are lost or waited for, as `overflow` says. `tell` is told how many
+/// were lost, on that thread, as soon as there is room again; it may log.
+pub(super) fn start(
+    target: impl Write + Send + 'static,
+    overflow: LogOverflow,
+    tell: impl Fn(u64) + Send + 'static,
+) -> io::Result<(Lines, WritingThread)> {
+    let shared = Arc::new(Shared { overflow, ..Shared::default() });
     let writing = Arc::clone(&shared);
-    let thread = thread::Builder::new().name("log".to_owned()).spawn(move || writing.write_to(target))?;
+    let thread = thread::Builder::new().name("log".to_owned()).spawn(move || writing.write_to(target, tell))?;
     Ok((Lines(Arc::clone(&shared)), WritingThread { shared, thread: Some(thread) }))
 }
 
@@ -30,7 +55,7 @@ pub(super) fn start(target: impl Write + Send + 'static) -> io::Result<(Lines, W
 #[derive(Clone, Debug)]
 pub(super) struct Lines(Arc<Shared>);
 
-/// Writes what waits and ends when it is dropped.
+/// Writes what waits and ends when it is dropped, unless nobody takes it.
 #[derive(Debug)]
 pub(super) struct WritingThread {
     shared: Arc<Shared>,
@@ -39,17 +64,41 @@ pub(super) struct WritingThread {
 
 #[derive(Debug, Default)]
 struct Shared {
+    overflow: LogOverflow,
     waiting: Mutex<Waiting>,
     /// There is a first line, or it is the end.
     begun: Condvar,
     /// There is room.
     taken: Condvar,
+    /// The thread has ended.
+    ended: Condvar,
+    /// How often something was written.
+    writes: AtomicU64,
+    /// How many lines were ever lost.
+    lost: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
     lines: Vec<u8>,
+    /// How many were lost since there was room.
+    lost: u64,
+    /// No more lines are to come.
     is_ended: bool,
+    /// All are written.
+    is_written: bool,
+}
+
+impl Lines {
+    /// How many lines were ever lost.
+    pub(super) fn lost(&self) -> u64 {
+        self.0.lost.load(Ordering::Relaxed)
+    }
+
+    /// How many were lost since there was room: none if there is.
+    pub(super) fn being_lost(&self) -> u64 {
+        self.0.lock().lost
+    }
 }
 
 impl Shared {
@@ -59,8 +108,17 @@ impl Shared {
 
     fn add(&self, line: &[u8]) {
         let mut waiting = self.lock();
-        while waiting.lines.len() >= WAITING_BYTES_MAX && !waiting.is_ended {
-            waiting = self.taken.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+        while waiting.lines.len() >= WAITING_BYTES_MAX && !WRITES.get() {
+            match self.overflow {
+                LogOverflow::Wait if !waiting.is_ended => {
+                    waiting = self.taken.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+                }
+                LogOverflow::Wait | LogOverflow::Drop => {
+                    waiting.lost += 1;
+                    self.lost.fetch_add(1, Ordering::Relaxed);
+                    return;
+                }
+            }
         }
         let is_first = waiting.lines.is_empty();
         waiting.lines.extend_from_slice(line);
@@ -70,7 +128,8 @@ impl Shared {
         }
     }
 
-    fn write_to(&self, mut target: impl Write) {
+    fn write_to(&self, mut target: impl Write, tell: impl Fn(u64)) {
+        WRITES.set(true);
         let (mut batch, mut is_ended) = (Vec::new(), false);
         while !is_ended {
             let mut waiting = self.lock();
@@ -84,12 +143,42 @@ impl Shared {
             }
             is_ended = waiting.is_ended;
             mem::swap(&mut waiting.lines, &mut batch);
+            let lost = mem::take(&mut waiting.lost);
             drop(waiting);
             self.taken.notify_all();
-            // Where the log cannot be written, there is nowhere to say so.
-            let _ = target.write_all(&batch).and_then(|()| target.flush());
+            if lost > 0 {
+                tell(lost);
+                // What was just told comes after this batch, and is written even at the end.
+                is_ended = false;
+            }
+            self.write(&mut target, &batch);
             batch.clear();
         }
+        self.lock().is_written = true;
+        self.ended.notify_all();
+    }
+
+    /// If the log cannot be written, there is nowhere to say so.
+    fn write(&self, target: &mut impl Write, batch: &[u8]) {
+        for part in batch.chunks(WRITTEN_AT_ONCE) {
+            let _ = target.write_all(part);
+            self.writes.fetch_add(1, Ordering::Relaxed);
+        }
+        let _ = target.flush();
+    }
+
+    /// Waits until all is written, for as long as somebody takes it, and not for long. Says whether it is.
+    fn wait_for_the_end(&self) -> bool {
+        let mut waiting = self.lock();
+        for _ in 0..LAST_PATIENCES {
+            let writes = self.writes.load(Ordering::Relaxed);
+            let ended = self.ended.wait_timeout_while(waiting, LAST_PATIENCE, |waiting| !waiting.is_written);
+            waiting = ended.unwrap_or_else(PoisonError::into_inner).0;
+            if waiting.is_written || self.writes.load(Ordering::Relaxed) == writes {
+                break;
+            }
+        }
+        waiting.is_written
     }
 }
 
@@ -98,7 +187,8 @@ impl Drop for WritingThread {
         self.shared.lock().is_ended = true;
         self.shared.begun.notify_one();
         self.shared.taken.notify_all();
-        if let Some(thread) = self.thread.take() {
+        // One that still waits for a reader ends with the process.
+        if let Some(thread) = self.thread.take().filter(|_| self.shared.wait_for_the_end()) {
             // It does not panic; if it did, what it had is lost either way.
             let _ = thread.join();
         }
@@ -150,7 +240,7 @@ mod tests {
         const THREADS: usize = 4;
         const EACH: usize = 5_000;
         let target = Target::default();
-        let (lines, writing) = start(target.clone()).unwrap();
+        let (lines, writing) = start(target.clone(), LogOverflow::Wait, |_| panic!("nothing is lost")).unwrap();
         thread::scope(|scope| {
             for number in 0..THREADS {
                 let lines = &lines;
@@ -175,10 +265,105 @@ mod tests {
         assert!(times < THREADS * EACH / 10, "{times} writes");
     }
 
+    /// Takes nothing until it is opened, as a pipe that nobody reads.
+    #[derive(Clone, Default)]
+    struct Gate {
+        target: Target,
+        opened: Arc<(Mutex<bool>, Condvar)>,
+    }
+
+    impl Gate {
+        fn open(&self) {
+            *self.opened.0.lock().unwrap() = true;
+            self.opened.1.notify_all();
+        }
+
+        fn text(&self) -> String {
+            String::from_utf8(self.target.0.lock().unwrap().0.clone()).unwrap()
+        }
+    }
+
+    impl Write for Gate {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            drop(self.opened.1.wait_while(self.opened.0.lock().unwrap(), |opened| !*opened).unwrap());
+            self.target.write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn log(lines: &Lines, line: &str) {
+        (&mut &*lines).write_all(line.as_bytes()).unwrap();
+    }
+
+    const LINE: &str = "a line that is a hundred bytes long, and says so to whoever wants to count them: one, two, three...\n";
+    /// More than fits in two batches.
+    const MANY: u64 = 3 * (WAITING_BYTES_MAX / LINE.len()) as u64;
+
+    #[test]
+    fn lines_without_room_are_lost_and_counted_and_nobody_waits() {
+        let gate = Gate::default();
+        let (told, lines_of_teller) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(None::<Lines>)));
+        let (telling, teller) = (Arc::clone(&told), Arc::clone(&lines_of_teller));
+        let tell = move |lost| {
+            telling.lock().unwrap().push(lost);
+            log(teller.lock().unwrap().as_ref().unwrap(), "some were lost\n");
+        };
+        let (lines, writing) = start(gate.clone(), LogOverflow::Drop, tell).unwrap();
+        *lines_of_teller.lock().unwrap() = Some(lines.clone());
+        for _ in 0..MANY {
+            log(&lines, LINE);
+        }
+        let lost = lines.lost();
+        assert!(lost > 0 && lines.being_lost() == lost, "{lost}");
+
+        gate.open();
+        while lines.being_lost() > 0 {
+            thread::yield_now();
+        }
+        log(&lines, "and then\n");
+        drop(writing);
+        assert_eq!(*told.lock().unwrap(), [lost]);
+        let text = gate.text();
+        assert_eq!(text.lines().filter(|line| *line == LINE.trim_end()).count() as u64, MANY - lost);
+        assert_eq!(text.lines().filter(|line| *line == "some were lost").count(), 1);
+        assert_eq!(text.lines().last(), Some("and then"));
+    }
+
+    #[test]
+    fn lines_without_room_are_waited_for_if_none_may_be_lost() {
+        let gate = Gate::default();
+        let (lines, writing) = start(gate.clone(), LogOverflow::Wait, |_| panic!("nothing is lost")).unwrap();
+        thread::scope(|scope| {
+            let logging = scope.spawn(|| (0..MANY).for_each(|_| log(&lines, LINE)));
+            while lines.0.lock().lines.len() < WAITING_BYTES_MAX {
+                thread::yield_now();
+            }
+            assert!(!logging.is_finished(), "there is no room for the rest");
+            gate.open();
+        });
+        drop(writing);
+        assert_eq!((lines.lost(), gate.text().lines().count() as u64), (0, MANY));
+    }
+
+    #[test]
+    fn the_end_does_not_wait_for_a_reader_that_does_not_come() {
+        for overflow in [LogOverflow::Drop, LogOverflow::Wait] {
+            let gate = Gate::default();
+            let (lines, writing) = start(gate.clone(), overflow, |_| ()).unwrap();
+            log(&lines, "alone\n");
+            drop(writing);
+            assert_eq!(gate.text(), "");
+            gate.open();
+        }
+    }
+
     #[test]
     fn a_line_on_its_own_is_written_without_another() {
         let target = Target::default();
-        let (lines, _writing) = start(target.clone()).unwrap();
+        let (lines, _writing) = start(target.clone(), LogOverflow::Drop, |_| ()).unwrap();
         (&mut &lines).write_all(b"alone\n").unwrap();
         while target.0.lock().unwrap().0.is_empty() {
             thread::yield_now();

@@ -34,6 +34,16 @@ const REFUSED: &[(&str, &str, &[&str])] = &[
     ("minimal", "config: {issuer: {signing_keys_dir: /keys}}", &["config.issuer.signing_keys_dir", "signingKeys.existingSecret"]),
     ("minimal", "config: {admin: {token_file: /token}}", &["config.admin.token_file", "admin.existingSecret.name"]),
     // Two of what there can be one of.
+    (
+        "tls",
+        "config: {nonce: {url: 'rediss+sentinel://a/main?sentinel_password=hunter2'}}",
+        &["config.nonce.url", "nonce.existingSecret.name"],
+    ),
+    (
+        "tls",
+        "config: {nonce: {url: 'redis+unix:/redis.sock?user=u&pass=hunter2'}}",
+        &["config.nonce.url", "nonce.existingSecret.name"],
+    ),
     ("minimal", "config: {nonce: {url: 'redis://redis'}}", &["nonce.existingSecret.name, config.nonce.url"]),
     (
         "minimal",
@@ -70,6 +80,7 @@ const REFUSED: &[(&str, &str, &[&str])] = &[
     ("single-node", "strategy: {type: RollingUpdate}", &["strategy.type", "Recreate"]),
     // The rest.
     ("minimal", "tls: {clientCa: {existingSecret: ca}}", &["tls.existingSecret", "tls.clientCa.existingSecret"]),
+    ("minimal", "config: {server: {drain: 2s}}", &["config.server.drain", "drainSeconds"]),
     ("minimal", "terminationGracePeriodSeconds: 12", &["terminationGracePeriodSeconds", "13"]),
     ("minimal", "autoscaling: {enabled: true, minReplicas: 5, maxReplicas: 4}", &["autoscaling.maxReplicas"]),
     ("minimal", "serviceMonitor: {enabled: true}", &["networkPolicy.operators"]),

@@ -33,14 +33,9 @@ impl Breaker {
         Self { address, state }
     }
 
-    /// Loses every answer from now on.
-    pub fn lose_answers(&self) {
-        self.state.losses.store(usize::MAX, Ordering::SeqCst);
-    }
-
-    /// Loses the next answer alone.
-    pub fn lose_an_answer(&self) {
-        self.state.losses.store(1, Ordering::SeqCst);
+    /// Loses so many answers from now on.
+    pub fn lose_answers(&self, count: usize) {
+        self.state.losses.store(count, Ordering::SeqCst);
     }
 
     /// How often the server has answered, whether or not the answer got through.

@@ -2,7 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Command, ExitStatus};
+use std::process::{ChildStderr, Command, ExitStatus};
 use std::time::Duration;
 
 use super::deployment::{Deployment, LISTENERS, variable};
@@ -31,6 +31,12 @@ impl Countersign {
         started
     }
 
+    /// Waits until it answers, and not until it is ready, which it may never be.
+    pub fn start_unready(deployment: &Deployment) -> Self {
+        let listeners = [(); 3].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
+        Self::spawn(deployment, deployment.command(&["serve"]), listeners, false)
+    }
+
     /// With at most so many open files.
     pub fn start_with_files(deployment: &Deployment, files: u32) -> Self {
         let listeners = [(); 3].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
@@ -51,23 +57,46 @@ impl Countersign {
         Self::spawn(deployment, command, [http, grpc, admin], false)
     }
 
+    /// Ends it as `signal` has it end, and starts it again with the same listeners, until it is ready.
+    pub fn restart(&mut self, deployment: &Deployment, signal: Signal) {
+        self.process.signal(signal);
+        self.process.exited_within(Duration::from_secs(15));
+        self.start_again(deployment);
+    }
+
+    /// Starts it where it was, after it ended.
+    pub fn start_again(&mut self, deployment: &Deployment) {
+        *self = Self::spawn(deployment, deployment.command(&["serve"]), [self.http, self.grpc, self.admin], true);
+    }
+
     /// Ends it as a crash would, and starts another in its place, with the same listeners and the settings of `deployment`.
     pub fn replace(&mut self, deployment: &Deployment) {
-        self.process.signal(Signal::Kill);
-        self.process.exited_within(Duration::from_secs(10));
-        *self = Self::spawn(deployment, deployment.command(&["serve"]), [self.http, self.grpc, self.admin], true);
+        self.restart(deployment, Signal::Kill);
+    }
+
+    /// With its standard error in a pipe, of which the other end comes back: nobody reads it yet.
+    pub fn start_unread(deployment: &Deployment) -> (Self, ChildStderr) {
+        let listeners = [(); 3].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
+        let mut command = deployment.command(&["serve"]);
+        listening(&mut command, listeners);
+        let (process, unread) = Process::spawn_unread("countersign", &mut command, deployment.dir.path(), Signal::Kill);
+        let started = Self::wait_for(deployment, process, listeners, true);
+        pass_the_fence();
+        (started, unread)
     }
 
     /// Runs `command` with these listeners, and waits until it is alive, or ready.
     fn spawn(deployment: &Deployment, mut command: Command, listeners: [SocketAddr; 3], until_ready: bool) -> Self {
+        listening(&mut command, listeners);
+        let process = Process::spawn("countersign", &mut command, deployment.dir.path(), Signal::Kill);
+        Self::wait_for(deployment, process, listeners, until_ready)
+    }
+
+    fn wait_for(deployment: &Deployment, mut process: Process, listeners: [SocketAddr; 3], until_ready: bool) -> Self {
         let [http, grpc, admin] = listeners;
-        for (listener, address) in LISTENERS.into_iter().zip(listeners) {
-            command.env(variable(listener), address.to_string());
-        }
         let prefix = deployment.setting("server.url_prefix").unwrap_or_default();
         // Behind TLS, only the admin listener answers in plain text.
         let is_plain = deployment.setting("server.tls.cert").is_none();
-        let mut process = Process::spawn("countersign", &mut command, deployment.dir.path(), Signal::Kill);
         process.wait_until(|| {
             let alive = !is_plain || answers_200(http, &format!("{prefix}/livez"));
             let ready = alive && (!until_ready || answers_200(admin, &format!("{prefix}/readyz")));
@@ -105,6 +134,13 @@ impl Countersign {
 
     pub fn exited_within(&mut self, deadline: Duration) -> ExitStatus {
         self.process.exited_within(deadline)
+    }
+}
+
+/// Has `command` listen there.
+fn listening(command: &mut Command, listeners: [SocketAddr; 3]) {
+    for (listener, address) in LISTENERS.into_iter().zip(listeners) {
+        command.env(variable(listener), address.to_string());
     }
 }
 

@@ -89,6 +89,54 @@ impl Database {
         Self { url, server: Some(process), files: Some(Files { dir, port }) }
     }
 
+    /// A `PostgreSQL` that follows this one, and takes no changes before it is promoted.
+    pub fn standby(&self) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let user = unprivileged_user(dir.path());
+        let primary = self.files.as_ref().expect("a database with a server");
+        run(as_user(user.as_ref(), &postgres_program("pg_basebackup"))
+            .args(["--host=127.0.0.1", "--username=countersign", "--write-recovery-conf", "--checkpoint=fast", "--no-sync"])
+            .arg(format!("--port={}", primary.port))
+            .arg(format!("--pgdata={}", dir.path().join("data").display())));
+        let files = Files { dir, port: free_port() };
+        let server = start_postgres(&files);
+        Self { url: self.url_through(SocketAddr::from(([127, 0, 0, 1], files.port))), server: Some(server), files: Some(files) }
+    }
+
+    /// Makes a standby the primary.
+    pub async fn promote(&self) {
+        execute(&self.url, "SELECT pg_promote()").await;
+    }
+
+    /// Has it take no more changes, as a primary that was replaced, or take them again. Connections stay.
+    pub async fn refuse_changes(&self, refused: bool) {
+        if self.url.starts_with("mysql") {
+            execute(&self.url, &format!("SET GLOBAL read_only = {}", u8::from(refused))).await;
+            return;
+        }
+        execute(&self.url, &format!("ALTER SYSTEM SET default_transaction_read_only = {refused}")).await;
+        execute(&self.url, "SELECT pg_reload_conf()").await;
+    }
+
+    /// The URL of a user who may do with the tables what it likes, and nothing to the server.
+    pub async fn url_of_a_user(&self) -> String {
+        if self.url.starts_with("postgres") {
+            for statement in ["CREATE USER tables PASSWORD 'tables'", "GRANT ALL ON SCHEMA public TO tables"] {
+                execute(&self.url, statement).await;
+            }
+            return self.url.replace("countersign@", "tables:tables@");
+        }
+        for statement in ["CREATE USER tables@'%' IDENTIFIED BY 'tables'", "GRANT ALL ON countersign.* TO tables@'%'"] {
+            execute(&self.url, statement).await;
+        }
+        self.url.replace("root@", "tables:tables@")
+    }
+
+    /// To every process of its server.
+    pub fn signal(&self, signal: Signal) {
+        self.server.as_ref().expect("a database with a server").signal_all(signal);
+    }
+
     /// Where its server listens.
     pub fn address(&self) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.files.as_ref().expect("a database with a server").port))
@@ -110,6 +158,7 @@ fn start_postgres(files: &Files) -> Process {
             .arg("-D")
             .arg(&data)
             .args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off"])
+            .args(["-c", "max_wal_senders=4"])
             .args(["-c", &format!("port={port}")]),
         files.dir.path(),
         Signal::Quit,
@@ -126,7 +175,7 @@ fn process_says(file: &Path, state: &str) -> Option<()> {
 }
 
 /// `PostgreSQL` refuses to run as root: then a user to run it as, who is given `dir`.
-fn unprivileged_user(dir: &Path) -> Option<(String, String)> {
+pub(super) fn unprivileged_user(dir: &Path) -> Option<(String, String)> {
     let id = |arguments: &[&str]| {
         let output = Command::new("id").args(arguments).output().unwrap();
         output.status.success().then(|| String::from_utf8(output.stdout).unwrap().trim().to_owned())
@@ -140,7 +189,7 @@ fn unprivileged_user(dir: &Path) -> Option<(String, String)> {
     Some((user, group))
 }
 
-fn as_user(user: Option<&(String, String)>, program: &Path) -> Command {
+pub(super) fn as_user(user: Option<&(String, String)>, program: &Path) -> Command {
     let Some((user, group)) = user else { return Command::new(program) };
     let mut command = Command::new(super::tools::program("setpriv"));
     command.args(["--reuid", user, "--regid", group, "--clear-groups"]).arg(program);

@@ -162,6 +162,11 @@ impl Deployment {
         command
     }
 
+    /// The database that it began with.
+    pub const fn database(&self) -> &Database {
+        &self.database
+    }
+
     /// Ends the server of the database, if it has one.
     pub fn lose_the_database(&mut self) {
         self.database.stop();

@@ -15,7 +15,10 @@ use super::{Countersign, Echo, eventually_async, free_port, http};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gateway {
+    /// Debian's.
     Nginx,
+    /// The same example with an nginx of these months.
+    NginxMainline,
     EnvoyGrpc,
     EnvoyHttp,
     Caddy,
@@ -23,6 +26,7 @@ pub enum Gateway {
     CaddyDebian,
     Haproxy,
     Apache,
+    Traefik,
     /// Asks nobody: verifies access tokens with the keys that we publish.
     EnvoyJwtAuthn,
 }
@@ -36,8 +40,22 @@ pub struct RunningGateway {
 
 impl Gateway {
     /// Those that ask us about every request.
-    pub const ALL: [Self; 7] =
-        [Self::Nginx, Self::EnvoyGrpc, Self::EnvoyHttp, Self::Caddy, Self::CaddyDebian, Self::Haproxy, Self::Apache];
+    pub const ALL: [Self; 9] = [
+        Self::Nginx,
+        Self::NginxMainline,
+        Self::EnvoyGrpc,
+        Self::EnvoyHttp,
+        Self::Caddy,
+        Self::CaddyDebian,
+        Self::Haproxy,
+        Self::Apache,
+        Self::Traefik,
+    ];
+
+    /// Debian's or another.
+    pub fn is_nginx(self) -> bool {
+        matches!(self, Self::Nginx | Self::NginxMainline)
+    }
 
     /// Starts it in front of `echo`, asking `countersign`.
     pub async fn start(self, countersign: &Countersign, echo: &Echo) -> RunningGateway {
@@ -46,9 +64,14 @@ impl Gateway {
 
     /// [`Self::start`] with the example changed: in each pair, the second in place of the first.
     pub async fn start_edited(self, countersign: &Countersign, echo: &Echo, edits: &[(&str, &str)]) -> RunningGateway {
+        self.start_asking(std::slice::from_ref(countersign), echo, edits).await
+    }
+
+    /// Asking any of `replicas`: of several, with the lines taken in that the example has for that.
+    pub async fn start_asking(self, replicas: &[Countersign], echo: &Echo, edits: &[(&str, &str)]) -> RunningGateway {
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let dir = tempfile::tempdir().unwrap();
-        let places = Places { gateway: address, countersign, echo, dir: dir.path() };
+        let places = Places { gateway: address, way: free_port(), replicas, echo, dir: dir.path() };
         let file = self.put_files(&places, edits);
 
         let mut command = self.command(dir.path(), &file);
@@ -63,7 +86,15 @@ impl Gateway {
         // The workers of Apache are somebody else than who runs the tests.
         std::fs::set_permissions(places.dir, Permissions::from_mode(0o755)).unwrap();
         let paths = self.example();
-        let texts = paths.iter().map(|path| std::fs::read_to_string(repository().join(path)).unwrap()).collect();
+        let mut texts: Vec<_> = paths.iter().map(|path| std::fs::read_to_string(repository().join(path)).unwrap()).collect();
+        if let [_, more @ ..] = places.replicas
+            && !more.is_empty()
+        {
+            let second = self.second_replica();
+            assert!(texts.iter().any(|text| text.contains(second)), "{self:?} has no second replica");
+            let addresses: Vec<_> = more.iter().map(|replica| self.replica(replica)).collect();
+            texts = texts.iter().map(|text| with_more_replicas(text, second, &addresses)).collect();
+        }
         let texts = replaced(replaced(texts, edits), &self.substitutions(places));
         let place = |path: &str| places.dir.join(Path::new(path).file_name().unwrap());
         for (path, text) in paths.iter().zip(texts) {
@@ -74,31 +105,52 @@ impl Gateway {
 
     fn name(self) -> &'static str {
         match self {
-            Self::Nginx => "nginx",
+            Self::Nginx | Self::NginxMainline => "nginx",
             Self::EnvoyGrpc | Self::EnvoyHttp | Self::EnvoyJwtAuthn => "envoy",
             Self::Caddy | Self::CaddyDebian => "caddy",
             Self::Haproxy => "haproxy",
             Self::Apache => "apache2",
+            Self::Traefik => "traefik",
         }
     }
 
     /// The file to start it with, and those that this one names.
     fn example(self) -> &'static [&'static str] {
         match self {
-            Self::Nginx => &["examples/nginx/nginx.conf"],
+            Self::Nginx | Self::NginxMainline => &["examples/nginx/nginx.conf"],
             Self::EnvoyGrpc => &["examples/envoy/envoy-grpc.yaml"],
             Self::EnvoyHttp => &["examples/envoy/envoy-http.yaml"],
             Self::Caddy | Self::CaddyDebian => &["examples/caddy/Caddyfile"],
             Self::Haproxy => &["examples/haproxy/haproxy.cfg", "examples/haproxy/countersign.lua"],
             Self::Apache => &["examples/apache/httpd.conf", "examples/apache/countersign.lua"],
+            Self::Traefik => &["examples/traefik/traefik.yaml", "examples/traefik/dynamic.yaml"],
             Self::EnvoyJwtAuthn => &["examples/envoy/envoy-jwt-authn.yaml"],
+        }
+    }
+
+    /// Where the example has its second replica.
+    fn second_replica(self) -> &'static str {
+        match self {
+            Self::EnvoyGrpc => "address: 127.0.0.1, port_value: 9192",
+            Self::EnvoyHttp => "address: 127.0.0.1, port_value: 8082",
+            _ => "127.0.0.1:8082",
+        }
+    }
+
+    /// Where that gateway asks a replica, as its example writes addresses.
+    fn replica(self, replica: &Countersign) -> String {
+        match self {
+            Self::EnvoyGrpc => endpoint(replica.grpc),
+            Self::EnvoyHttp | Self::EnvoyJwtAuthn => endpoint(replica.http),
+            _ => replica.http.to_string(),
         }
     }
 
     fn command(self, dir: &Path, config: &Path) -> Command {
         match self {
-            Self::Nginx => {
-                let mut command = Command::new(program("nginx"));
+            Self::Nginx | Self::NginxMainline => {
+                let nginx = if self == Self::Nginx { program("nginx") } else { peer("nginx/nginx") };
+                let mut command = Command::new(nginx);
                 command.arg("-p").arg(dir).arg("-c").arg(config);
                 command.arg("-g").arg(format!("daemon off; pid {};", dir.join("nginx.pid").display()));
                 command
@@ -127,35 +179,40 @@ impl Gateway {
                 command.arg("-DFOREGROUND").arg("-f").arg(config);
                 command
             }
+            Self::Traefik => {
+                let mut command = Command::new(peer("traefik/bin/traefik"));
+                command.arg("--configFile").arg(config);
+                command
+            }
         }
     }
 
     /// Addresses and paths, and nothing else: what is tested is what people paste.
     fn substitutions(self, places: &Places<'_>) -> Vec<(&'static str, String)> {
-        let endpoint = |address: SocketAddr| format!("address: {}, port_value: {}", address.ip(), address.port());
+        let asked = self.replica(&places.replicas[0]);
         match self {
-            Self::Nginx => vec![
+            Self::Nginx | Self::NginxMainline => vec![
                 // Its workers have to read what the user of the tests wrote.
                 ("user www-data;", "user root;".to_owned()),
                 ("/var/log/nginx", places.dir.display().to_string()),
                 ("/srv/www", places.dir.join("www").display().to_string()),
                 ("127.0.0.1:8000", places.gateway.to_string()),
-                ("127.0.0.1:8080", places.countersign.http.to_string()),
+                ("127.0.0.1:8080", asked),
                 ("127.0.0.1:3000", places.echo.address.to_string()),
             ],
             Self::EnvoyGrpc => vec![
                 ("address: 127.0.0.1, port_value: 8000", endpoint(places.gateway)),
-                ("address: 127.0.0.1, port_value: 9191", endpoint(places.countersign.grpc)),
+                ("address: 127.0.0.1, port_value: 9191", asked),
                 ("address: 127.0.0.1, port_value: 3000", endpoint(places.echo.address)),
             ],
             Self::Caddy | Self::CaddyDebian => vec![
                 ("http://:8000", format!("http://:{}", places.gateway.port())),
-                ("127.0.0.1:8080", places.countersign.http.to_string()),
+                ("127.0.0.1:8080", asked),
                 ("127.0.0.1:3000", places.echo.address.to_string()),
             ],
             Self::Haproxy => vec![
                 ("127.0.0.1:8000", places.gateway.to_string()),
-                ("127.0.0.1:8080", places.countersign.http.to_string()),
+                ("127.0.0.1:8080", asked),
                 ("127.0.0.1:3000", places.echo.address.to_string()),
                 // One name for the whole machine, and tests run at once.
                 ("abns@countersign", format!("abns@countersign-{}", places.gateway.port())),
@@ -165,14 +222,21 @@ impl Gateway {
                 ("/var/log/apache2", places.dir.display().to_string()),
                 ("/run/apache2", places.dir.display().to_string()),
                 ("127.0.0.1:8000", places.gateway.to_string()),
-                ("127.0.0.1:8080", places.countersign.http.to_string()),
+                ("127.0.0.1:8080", asked),
+                ("127.0.0.1:3000", places.echo.address.to_string()),
+            ],
+            Self::Traefik => vec![
+                ("/etc/traefik", places.dir.display().to_string()),
+                ("127.0.0.1:8000", places.gateway.to_string()),
+                ("127.0.0.1:8079", format!("127.0.0.1:{}", places.way)),
+                ("127.0.0.1:8080", asked),
                 ("127.0.0.1:3000", places.echo.address.to_string()),
             ],
             Self::EnvoyHttp | Self::EnvoyJwtAuthn => vec![
                 ("address: 127.0.0.1, port_value: 8000", endpoint(places.gateway)),
-                ("address: 127.0.0.1, port_value: 8080", endpoint(places.countersign.http)),
+                ("address: 127.0.0.1, port_value: 8080", asked),
                 ("address: 127.0.0.1, port_value: 3000", endpoint(places.echo.address)),
-                ("http://127.0.0.1:8080", format!("http://{}", places.countersign.http)),
+                ("http://127.0.0.1:8080", format!("http://{}", places.replicas[0].http)),
             ],
         }
     }
@@ -203,9 +267,47 @@ impl RunningGateway {
 /// What the examples' addresses and paths stand for in one test.
 struct Places<'a> {
     gateway: SocketAddr,
-    countersign: &'a Countersign,
+    /// A port for a gateway that asks by way of itself.
+    way: u16,
+    replicas: &'a [Countersign],
     echo: &'a Echo,
     dir: &'a Path,
+}
+
+/// As Envoy's configurations write it.
+fn endpoint(address: SocketAddr) -> String {
+    format!("address: {}, port_value: {}", address.ip(), address.port())
+}
+
+/// Begins the comment above the lines that are for several replicas alone.
+const FOR_SEVERAL: &str = "With more than one replica";
+
+/// Takes in the lines that an example has for several replicas: those that are commented out below a comment that says so, and the ones
+/// with `second`, the address of the second replica, once for each of `addresses`.
+fn with_more_replicas(text: &str, second: &str, addresses: &[String]) -> String {
+    let mut taken_in = String::new();
+    let mut leader = None;
+    for line in text.lines() {
+        let indent = &line[..line.len() - line.trim_start().len()];
+        let uncommented = leader.and_then(|leader| line.trim_start().strip_prefix(leader));
+        let Some(code) = uncommented else {
+            leader = line.contains(FOR_SEVERAL).then(|| if line.trim_start().starts_with("--") { "-- " } else { "# " });
+            taken_in.extend([line, "\n"]);
+            continue;
+        };
+        let numbered =
+            |number: usize, address: &str| code.replace(second, address).replace("countersign-2", &format!("countersign-{number}"));
+        let lines = if code.contains(second) {
+            addresses.iter().zip(2..).map(|(address, number)| numbered(number, address)).collect()
+        } else {
+            vec![code.to_owned()]
+        };
+        for line in lines {
+            taken_in.extend([indent, &line, "\n"]);
+        }
+    }
+    assert!(!taken_in.contains(second), "a second replica that is not below `{FOR_SEVERAL}`");
+    taken_in
 }
 
 /// Replaces every pattern, in two steps: a value may look like another pattern (port 30001 and `:3000`).

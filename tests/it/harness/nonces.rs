@@ -1,13 +1,14 @@
 //! Redis servers of one's own: one that can be taken away and given back, a cluster, one watched by a sentinel.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::process::{Process, Signal};
-use super::tools::program;
+use super::tools::{peer, program};
 use super::{eventually, free_port};
 
 /// For what has no promised time.
@@ -15,6 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct Redis {
     pub address: SocketAddr,
+    program: PathBuf,
     options: Vec<String>,
     process: Option<Process>,
     dir: TempDir,
@@ -27,16 +29,28 @@ impl Redis {
 
     /// With these on its command line, at every start.
     pub fn start_with(options: &[&str]) -> Self {
+        Self::run(program("redis-server"), options)
+    }
+
+    /// Valkey, which is to be no different.
+    pub fn start_valkey() -> Self {
+        Self::run(peer("valkey/valkey-server"), &[])
+    }
+
+    fn run(program: PathBuf, options: &[&str]) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let options = options.iter().map(ToString::to_string).collect();
-        let mut redis = Self { address, options, process: None, dir: tempfile::tempdir().unwrap() };
+        let mut redis = Self { address, program, options, process: None, dir: tempfile::tempdir().unwrap() };
         redis.restart();
         redis
     }
 
     /// A replica of `master`, with all of its data.
     pub fn start_replica_of(master: &Self) -> Self {
-        let replica = Self::start_with(&["--replicaof", &master.address.ip().to_string(), &master.address.port().to_string()]);
+        let replica = Self::run(
+            master.program.clone(),
+            &["--replicaof", &master.address.ip().to_string(), &master.address.port().to_string()],
+        );
         replica.is_in_sync();
         replica
     }
@@ -128,7 +142,7 @@ impl Redis {
     /// Starts it where it was, with what the last snapshot holds, and empty without one.
     pub fn restart(&mut self) {
         self.stop();
-        let mut command = server(self.address, self.dir.path());
+        let mut command = server(&self.program, self.address, self.dir.path());
         command.args(&self.options);
         let process = Process::spawn("redis-server", &mut command, self.dir.path(), Signal::Term);
         self.process = Some(process.listening(self.address));
@@ -145,7 +159,7 @@ pub struct RedisCluster {
 impl RedisCluster {
     pub fn start() -> Self {
         let (dir, address) = (tempfile::tempdir().unwrap(), SocketAddr::from(([127, 0, 0, 1], free_port())));
-        let mut command = server(address, dir.path());
+        let mut command = server(&program("redis-server"), address, dir.path());
         // The bus port, which is the port plus 10,000 by default, may lie beyond the last port.
         command.args(["--cluster-enabled", "yes", "--cluster-port", &free_port().to_string()]);
         let mut process = Process::spawn("redis-cluster", &mut command, dir.path(), Signal::Term).listening(address);
@@ -178,8 +192,8 @@ impl RedisSentinel {
     }
 }
 
-fn server(address: SocketAddr, dir: &std::path::Path) -> Command {
-    let mut command = Command::new(program("redis-server"));
+fn server(program: &Path, address: SocketAddr, dir: &Path) -> Command {
+    let mut command = Command::new(program);
     command.args(["--bind", "127.0.0.1", "--port", &address.port().to_string()]).args(["--save", "", "--appendonly", "no"]);
     // A replica that asks for all data gets it at once, rather than after waiting 5 s for others that may ask, too.
     command.args(["--repl-diskless-sync-delay", "0"]).arg("--dir").arg(dir);

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use super::wait::eventually;
@@ -59,6 +59,20 @@ impl Process {
         Self { name, child, log, stop }
     }
 
+    /// The same, but that standard error is a pipe, of which the other end comes back: nobody reads it yet.
+    pub fn spawn_unread(name: &'static str, command: &mut Command, dir: &Path, stop: Signal) -> (Self, ChildStderr) {
+        let log = dir.join(format!("{name}-{}.log", super::free_port()));
+        let output = File::create(&log).unwrap();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
+        let unread = child.stderr.take().unwrap();
+        (Self { name, child, log, stop }, unread)
+    }
+
     /// Waits until something listens on `address`.
     pub fn listening(mut self, address: SocketAddr) -> Self {
         self.wait_until(|| TcpStream::connect(address).is_ok().then_some(()));
@@ -81,6 +95,15 @@ impl Process {
         if matches!(signal, Signal::Stop) {
             eventually(&format!("{} is not frozen", self.name), STOP, || is_frozen(self.child.id()).then_some(()));
         }
+    }
+
+    /// The same to the processes that it started, and to those first: none of them is started meanwhile.
+    pub fn signal_all(&self, signal: Signal) {
+        let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.child.id())).unwrap();
+        for child in children.split_whitespace() {
+            send_to(child, signal);
+        }
+        self.signal(signal);
     }
 
     /// What it holds at the moment, by the kernel's account.
@@ -146,6 +169,10 @@ fn is_frozen(id: u32) -> bool {
 
 /// Signals only the process that was started here, which is not yet reaped, so that its id is still its own.
 fn send(child: &Child, signal: Signal) {
+    send_to(&child.id().to_string(), signal);
+}
+
+fn send_to(id: &str, signal: Signal) {
     let name = match signal {
         Signal::Term => "TERM",
         Signal::Quit => "QUIT",
@@ -153,7 +180,6 @@ fn send(child: &Child, signal: Signal) {
         Signal::Stop => "STOP",
         Signal::Continue => "CONT",
     };
-    let status =
-        Command::new("/bin/sh").args(["-c", "kill -s \"$1\" \"$2\"", "kill", name, &child.id().to_string()]).status().unwrap();
-    assert!(status.success() || std::thread::panicking(), "cannot send {name} to {}", child.id());
+    let status = Command::new("/bin/sh").args(["-c", "kill -s \"$1\" \"$2\"", "kill", name, id]).status().unwrap();
+    assert!(status.success() || std::thread::panicking(), "cannot send {name} to {id}");
 }

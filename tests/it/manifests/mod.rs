@@ -1,8 +1,9 @@
 //! The manifests of `examples/` for gateways that cannot be installed here.
 //!
 //! What each gateway makes of its manifests is built from the manifests themselves. Istio and Envoy Gateway configure Envoy, and
-//! ingress-nginx nginx: those run for real, with the configuration that these projects would write. Kong runs a plugin of ours,
-//! which runs here, too. Of Traefik and APISIX there are models: what they send, and what they do with the answer.
+//! ingress-nginx nginx: those run for real, with the configuration that these projects would write. So does Traefik, with its custom
+//! resources as files. Kong runs a plugin of ours, which runs here, too. Of APISIX there is a model: what it sends, and what it does
+//! with the answer.
 
 mod apisix;
 mod envoy;
@@ -54,11 +55,12 @@ impl Way {
     /// What the client gets when nobody answers.
     fn on_outage(self) -> u16 {
         match self {
-            Self::TraefikFile | Self::TraefikCrd | Self::IngressNginx => 500,
+            Self::TraefikCrd | Self::IngressNginx => 500,
             Self::IstioGrpc
             | Self::IstioHttp
             | Self::EnvoyGatewayGrpc
             | Self::EnvoyGatewayHttp
+            | Self::TraefikFile
             | Self::ApisixFile
             | Self::ApisixCrd
             | Self::Kong => 503,
@@ -70,7 +72,7 @@ impl Way {
 enum Gateway {
     Envoy(envoy::Running),
     IngressNginx(ingress_nginx::Running),
-    Traefik(traefik::Traefik),
+    Traefik(traefik::Running),
     Apisix(apisix::Apisix),
     Kong(kong::Kong),
 }
@@ -83,8 +85,8 @@ impl Gateway {
             Way::EnvoyGatewayGrpc => Self::Envoy(envoy::gateway(manifests, "security-policy-grpc.yaml", countersign, echo).await),
             Way::EnvoyGatewayHttp => Self::Envoy(envoy::gateway(manifests, "security-policy-http.yaml", countersign, echo).await),
             Way::IngressNginx => Self::IngressNginx(ingress_nginx::start(manifests, countersign, echo).await),
-            Way::TraefikFile => Self::Traefik(traefik::Traefik::by_file(manifests, countersign.http)),
-            Way::TraefikCrd => Self::Traefik(traefik::Traefik::by_crd(manifests, countersign.http)),
+            Way::TraefikFile => Self::Traefik(traefik::Running::by_file(manifests, countersign, echo).await),
+            Way::TraefikCrd => Self::Traefik(traefik::Running::by_crd(manifests, countersign, echo).await),
             Way::ApisixFile => Self::Apisix(apisix::Apisix::by_file(manifests, countersign.http)),
             Way::ApisixCrd => Self::Apisix(apisix::Apisix::by_crd(manifests, countersign.http)),
             Way::Kong => Self::Kong(kong::Kong::new(manifests, countersign.http)),
@@ -121,7 +123,7 @@ impl Scene {
         match &self.gateway {
             Gateway::Envoy(running) => asked.through(running.address()).await,
             Gateway::IngressNginx(running) => asked.through(running.address()).await,
-            Gateway::Traefik(traefik) => traefik.send(asked).await,
+            Gateway::Traefik(running) => asked.clone().host(passage::HOST).through(running.address()).await,
             Gateway::Apisix(apisix) => apisix.send(asked).await,
             Gateway::Kong(kong) => kong.send(asked),
         }
@@ -182,7 +184,6 @@ in_the_ways_of!(
     envoy_gateway_grpc EnvoyGatewayGrpc,
     envoy_gateway_http EnvoyGatewayHttp,
     ingress_nginx_controller IngressNginx,
-    traefik_file TraefikFile,
     traefik_crd TraefikCrd,
     apisix_file ApisixFile,
     apisix_crd ApisixCrd,

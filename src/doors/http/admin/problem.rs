@@ -200,6 +200,7 @@ impl From<RegistryError> for Problem {
             RegistryError::NotMigrated(source) => {
                 Self::unavailable("the database is not migrated; run `countersign migrate up`", &*source)
             }
+            RegistryError::ReadOnly(source) => Self::unavailable("the database is read-only; try again", &*source),
             RegistryError::Store(source) => Self::unavailable("the database failed or cannot be reached; try again", &*source),
         }
     }

@@ -168,6 +168,7 @@ impl From<&RegistryError> for Failure {
             | RegistryError::NeverUsable
             | RegistryError::BadText { .. }
             | RegistryError::NotMigrated(_)
+            | RegistryError::ReadOnly(_)
             | RegistryError::Store(_) => Self::Unavailable,
         }
     }

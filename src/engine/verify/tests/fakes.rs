@@ -200,7 +200,7 @@ impl NonceStore for TestNonces {
         Answer::ready(Ok(if is_live { Claimed::Replayed } else { Claimed::Fresh }))
     }
 
-    fn check(&self) -> Answer<'_, Result<(), Unavailable>> {
+    fn check(&self, _now: UnixMillis) -> Answer<'_, Result<(), Unavailable>> {
         Answer::ready(Ok(()))
     }
 }

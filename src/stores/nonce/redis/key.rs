@@ -63,7 +63,7 @@ pub(super) fn trial(partition: usize) -> String {
 mod tests {
     use std::collections::BTreeSet;
 
-    use deadpool_redis::redis::cluster_routing::Slot;
+    use redis::cluster_routing::Slot;
 
     use super::*;
 

@@ -1,27 +1,24 @@
 //! The connections of a thread: one to each server, shared by all claims of the thread and driven by its own runtime.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
 
-use deadpool_redis::redis::aio::MultiplexedConnection;
 use futures_util::future::{BoxFuture, FutureExt, Shared};
 
-use super::ClaimError;
+use super::failure::ClaimError;
+use crate::stores::redis::Connection;
 
 /// What belongs to one thread.
 #[derive(Default)]
 pub(super) struct Thread {
-    held: Mutex<Vec<Held>>,
+    held: Mutex<Vec<Link>>,
     /// Connections that are being made, so that many waiting claims make one. They go on if nobody waits any more.
     connecting: Mutex<Vec<(u64, Connecting)>>,
 }
 
 pub(super) type Connecting = Shared<BoxFuture<'static, Result<(), Arc<ClaimError>>>>;
-
-struct Held {
-    link: Link,
-    /// The pool's own handle, kept for as long as the connection is used.
-    pooled: deadpool_redis::Connection,
-}
 
 /// A connection to a server.
 #[derive(Clone)]
@@ -30,33 +27,43 @@ pub(super) struct Link {
     pub(super) server: u64,
     /// Of the connection.
     serial: u64,
-    pub(super) connection: MultiplexedConnection,
+    pub(super) connection: Connection,
+}
+
+impl Link {
+    pub(super) fn new(server: u64, connection: Connection) -> Self {
+        Self { server, serial: fastrand::u64(..), connection }
+    }
 }
 
 impl Thread {
     pub(super) fn held(&self, server: u64) -> Option<Link> {
-        lock(&self.held).iter().find(|held| held.link.server == server).map(|held| held.link.clone())
+        lock(&self.held).iter().find(|held| held.server == server).cloned()
     }
 
-    /// Keeps a connection, instead of any other to the same server.
-    pub(super) fn keep(&self, server: u64, pooled: deadpool_redis::Connection) {
-        let link = Link { server, serial: fastrand::u64(..), connection: MultiplexedConnection::clone(&pooled) };
+    /// Keeps a connection, instead of any other to the same server. What is on its way over that one still arrives.
+    pub(super) fn keep(&self, link: Link) {
         let mut held = lock(&self.held);
-        let replaced = take(&mut held, |held| held.link.server == server);
-        held.push(Held { link, pooled });
-        drop(held);
-        give_up(replaced);
+        held.retain(|known| known.server != link.server);
+        held.push(link);
     }
 
-    /// Gives up the connection that `link` is.
+    /// Keeps a connection instead of `suspect`, unless something came over that one since `moment` and it is still held.
+    pub(super) fn keep_instead(&self, suspect: &Link, moment: Instant, link: Link) {
+        let is_held = lock(&self.held).iter().any(|known| known.serial == suspect.serial);
+        if !(is_held && suspect.connection.heard_since(moment)) {
+            self.keep(link);
+        }
+    }
+
+    /// Gives up the connection that `link` is, if it is one of this thread.
     pub(super) fn drop_link(&self, link: &Link) {
         self.drop_if(|held| held.serial == link.serial);
     }
 
     /// Gives up the connections to which `condition` applies.
     pub(super) fn drop_if(&self, condition: impl Fn(&Link) -> bool) {
-        let dropped = take(&mut lock(&self.held), |held| condition(&held.link));
-        give_up(dropped);
+        lock(&self.held).retain(|held| !condition(held));
     }
 
     /// The connection to `server` that is being made, or that `connect` begins to make.
@@ -84,15 +91,4 @@ impl Thread {
 /// A lock that is poisoned guards a list that is whole at any time.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn take(held: &mut Vec<Held>, condition: impl Fn(&Held) -> bool) -> Vec<Held> {
-    held.extract_if(.., |held| condition(held)).collect()
-}
-
-/// Takes connections out of their pool, which then has room for new ones.
-fn give_up(held: Vec<Held>) {
-    for held in held {
-        drop(deadpool_redis::Connection::take(held.pooled));
-    }
 }

@@ -4,7 +4,7 @@
 //! `Option<Value>` accept it as a value. So every reply that a decision rests on is matched here, by its exact form; anything
 //! else is a [`ReplyError`].
 
-use deadpool_redis::redis::Value;
+use redis::Value;
 
 use crate::domain::time::UnixMillis;
 
@@ -225,7 +225,7 @@ fn not_an_answer(reply: Value) -> ReplyError {
 
 #[cfg(test)]
 mod tests {
-    use deadpool_redis::redis::parse_redis_value;
+    use redis::parse_redis_value;
 
     use super::*;
 

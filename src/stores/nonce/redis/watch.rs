@@ -9,20 +9,22 @@ use std::{
     time::Duration,
 };
 
-use deadpool_redis::redis::{
-    Cmd, Pipeline,
-    aio::{ConnectionLike, MultiplexedConnection},
-};
 use futures_util::future::join_all;
+use redis::{Cmd, Pipeline, aio::ConnectionLike};
 
 use super::{
-    BadRedis, ClaimError, KnownEpoch, RedisNonceStore,
+    KnownEpoch, RedisNonceStore,
     epoch::{Change, Epoch, Sight},
+    failure::{BadRedis, ClaimError},
     info::ServerInfo,
     key, reply,
-    servers::{CONNECT_TIMEOUT, Problem, Server},
+    server::{Problem, Server},
+    servers::DiscoveryError,
 };
-use crate::domain::time::UnixMillis;
+use crate::{
+    domain::time::UnixMillis,
+    stores::redis::{CONNECT_TIMEOUT, Connection, within},
+};
 
 /// How far apart looks are.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -62,10 +64,11 @@ impl RedisNonceStore {
     pub async fn start(&self) -> Result<(), BadRedis> {
         let thread = self.thread();
         let connected = async {
-            for partition in self.first_partitions().await {
-                if let Err(error) = self.try_claim(thread, partition).await {
-                    drop(self.unavailable(error));
-                }
+            let partitions = self.first_partitions().await;
+            let trials =
+                partitions.into_iter().map(|partition| async move { (partition, self.try_claim(thread, partition).await) });
+            for (partition, tried) in join_all(trials).await {
+                drop(tried.map_err(|error| self.unavailable(partition, error)));
             }
         };
         let in_time = tokio::time::timeout(CONNECT_TIMEOUT, connected).await;
@@ -74,7 +77,7 @@ impl RedisNonceStore {
             Some(Problem::ClockSkew { .. }) | None => None,
         });
         if in_time.is_err() {
-            drop(self.unavailable(ClaimError::Timeout(CONNECT_TIMEOUT)));
+            drop(self.unavailable(0, ClaimError::Timeout { address: None, timeout: CONNECT_TIMEOUT }));
         }
         evicts.map_or(Ok(()), |problem| Err(BadRedis::Evicts(problem)))
     }
@@ -83,10 +86,10 @@ impl RedisNonceStore {
     pub async fn advice(&self) -> Vec<String> {
         let mut advice = Vec::new();
         for server in &self.servers.layout_now().servers {
-            let Ok(mut pooled) = server.connect().await else { continue };
             let mut info = Cmd::new();
             info.arg("INFO");
-            let Ok(text) = pooled.req_packed_command(&info).await else { continue };
+            let asked = async { server.connect().await?.req_packed_command(&info).await };
+            let Ok(text) = within(CONNECT_TIMEOUT, asked).await else { continue };
             let policy = reply::text(text).ok().and_then(|text| ServerInfo::parse(&text)?.eviction_policy);
             if let Some(policy) = policy.filter(|policy| policy != "noeviction") {
                 advice.push(format!(
@@ -119,8 +122,8 @@ impl RedisNonceStore {
         }
     }
 
-    async fn look_after(&self, connections: &mut HashMap<u64, MultiplexedConnection>) {
-        self.find_servers().await;
+    async fn look_after(&self, connections: &mut HashMap<u64, Connection>) {
+        self.find_servers_or_tell().await;
         let layout = self.servers.layout_now();
         connections.retain(|id, _| layout.servers.iter().any(|server| server.id == *id));
         let looks = layout.servers.iter().map(|server| {
@@ -136,37 +139,37 @@ impl RedisNonceStore {
         }
     }
 
-    async fn look_at(&self, server: &Server, held: Option<MultiplexedConnection>) -> Result<MultiplexedConnection, ClaimError> {
+    async fn look_at(&self, server: &Server, held: Option<Connection>) -> Result<Connection, ClaimError> {
         let mut connection = match held {
             Some(connection) => connection,
-            None => deadpool_redis::Connection::take(server.connect().await.map_err(ClaimError::Connect)?),
+            None => server.connect().await?,
         };
         self.settle(server, &mut connection).await?;
         Ok(connection)
     }
 
     /// Searches for the servers, gives connections to replaced ones up, and says whether any was.
-    pub(super) async fn find_servers(&self) -> bool {
-        match self.servers.search().await {
-            Ok(false) => false,
-            Ok(true) => {
-                let layout = self.servers.layout_now();
-                for thread in &self.threads {
-                    thread.drop_if(|link| layout.servers.iter().all(|server| server.id != link.server));
-                }
-                true
+    pub(super) async fn find_servers(&self) -> Result<bool, DiscoveryError> {
+        let has_changed = self.servers.search().await?;
+        if has_changed {
+            let layout = self.servers.layout_now();
+            for thread in &self.threads {
+                thread.drop_if(|link| layout.servers.iter().all(|server| server.id != link.server));
             }
-            Err(error) => {
-                tracing::debug!(error = %error, "the Redis servers cannot be found; those that are known are used");
-                false
-            }
+        }
+        Ok(has_changed)
+    }
+
+    async fn find_servers_or_tell(&self) {
+        if let Err(error) = self.find_servers().await {
+            tracing::debug!(error = %error, "the Redis servers cannot be found; those that are known are used");
         }
     }
 
     /// A partition of each server.
     pub(super) async fn first_partitions(&self) -> Vec<usize> {
         if self.servers.layout().servers.is_empty() {
-            self.find_servers().await;
+            self.find_servers_or_tell().await;
         }
         let layout = self.servers.layout_now();
         let mut firsts: Vec<usize> =
@@ -192,7 +195,7 @@ impl RedisNonceStore {
 
     /// Reads the epochs of a server, replaces those that are not right, and judges whether the server is fit for claims. To be done
     /// on each new connection before the first claim, and when a claim found another epoch.
-    pub(super) async fn settle(&self, server: &Server, connection: &mut MultiplexedConnection) -> Result<(), ClaimError> {
+    pub(super) async fn settle(&self, server: &Server, connection: &mut Connection) -> Result<(), ClaimError> {
         let partitions = self.servers.layout_now().partitions(server.id);
         for _ in 0..ROUNDS {
             let (info, now, held) = self.look_at_epochs(server, connection, &partitions).await?;
@@ -209,7 +212,7 @@ impl RedisNonceStore {
     async fn look_at_epochs(
         &self,
         server: &Server,
-        connection: &mut MultiplexedConnection,
+        connection: &mut Connection,
         partitions: &[usize],
     ) -> Result<(ServerInfo, UnixMillis, Vec<(usize, Option<Vec<u8>>)>), ClaimError> {
         let mut commands = Pipeline::with_capacity(partitions.len() + 2);
@@ -251,7 +254,7 @@ impl RedisNonceStore {
     async fn replace_epochs(
         &self,
         server: &Server,
-        connection: &mut MultiplexedConnection,
+        connection: &mut Connection,
         info: &ServerInfo,
         now: UnixMillis,
         held: Vec<(usize, Option<Vec<u8>>)>,
@@ -308,11 +311,11 @@ fn tell(server: &Server, change: Change, epoch: &Epoch) {
     let (address, reason) = (&server.address, change.describe());
     if change == Change::ToleranceRaised {
         let tolerance = epoch.fence.tolerance.duration();
-        tracing::info!(server = address, reason, ?tolerance, "nonces are remembered for longer from now on");
+        tracing::info!(server = %address, reason, ?tolerance, "nonces are remembered for longer from now on");
         return;
     }
     tracing::warn!(
-        server = address,
+        server = %address,
         reason,
         until = epoch.fence.lost_at.to_rfc3339(),
         "Redis may have lost claims: tokens that were signed until then are denied"

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use sea_orm::{
-    AccessMode, ConnectOptions, ConnectionTrait, Database, DatabaseBackend, DatabaseConnection, DatabaseTransaction, DbErr,
-    IsolationLevel, QueryResult, TransactionTrait,
+    AccessMode, ConnectionTrait, DatabaseBackend, DatabaseConnection, DatabaseTransaction, DbErr, IsolationLevel, QueryResult,
+    TransactionTrait,
     prelude::{TimeDateTime, TimeDateTimeWithTimeZone},
     sea_query::{Alias, Asterisk, Expr, ExprTrait, Func, IntoTableRef, Query, SelectStatement, TableRef},
 };
 
-use super::super::{error::is_missing_schema, record::millis};
+use super::super::{error::is_missing_schema, open::open_to_read, record::millis};
 use crate::{
     config::database::{DatabaseKind, DatabaseUrl},
     domain::time::UnixMillis,
@@ -32,13 +32,8 @@ impl Snapshot {
     /// Reaches the database of `system`.
     pub(super) async fn open(url: &DatabaseUrl, system: &'static str) -> Result<Self, LegacyError> {
         let connect = |error: DbErr| LegacyError::Connect(error.into());
-        let mut options = ConnectOptions::new(url.expose());
-        options.max_connections(2).acquire_timeout(CONNECT_TIMEOUT).connect_timeout(CONNECT_TIMEOUT).sqlx_logging(false);
+        let connection = open_to_read(url, CONNECT_TIMEOUT).await.map_err(|error| LegacyError::Connect(error.into()))?;
         let is_sqlite = url.kind() == DatabaseKind::Sqlite;
-        if is_sqlite {
-            options.map_sqlx_sqlite_opts(|sqlite| sqlite.read_only(true).create_if_missing(false));
-        }
-        let connection = Database::connect(options).await.map_err(connect)?;
         // SQLite knows one kind of isolation, and is opened for reading anyway.
         let (isolation, access) =
             if is_sqlite { (None, None) } else { (Some(IsolationLevel::RepeatableRead), Some(AccessMode::ReadOnly)) };

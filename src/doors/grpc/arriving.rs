@@ -1,0 +1,306 @@
+//! A message on its way: gathered whole before anybody reads it, within bounds of size, time and memory.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tonic::codegen::Body;
+
+use super::limits::PENDING_MESSAGE;
+use crate::doors::in_flight::{HeldBytes, InFlight};
+
+/// What stands before each message: whether it is compressed, and its length in four bytes.
+const PREFIX: usize = 5;
+
+/// Why there is no message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lacking {
+    /// It says that it is larger than what is taken.
+    TooLarge,
+    /// All messages together hold as much as they may.
+    NoRoom,
+    /// It ended too early, or took too long.
+    Incomplete,
+    /// Whoever sent it is gone.
+    Sender,
+}
+
+/// A message with its prefix, and the bytes that it takes of what all of them may.
+#[derive(Debug)]
+pub(super) struct Message {
+    pub(super) bytes: Bytes,
+    /// None for one that came in one piece.
+    pub(super) held: Option<HeldBytes>,
+}
+
+/// One message, while it comes. What follows it in the same stream is passed over.
+#[derive(Debug)]
+pub(super) struct Arriving<B> {
+    body: B,
+    max: usize,
+    room: Arc<InFlight>,
+    until: Instant,
+    piece: Option<Bytes>,
+    parts: Option<Parts>,
+}
+
+/// A message that came, or comes, in more than one piece. Pieces are copied: a small one may be part of a large buffer, and would keep
+/// it.
+#[derive(Debug)]
+struct Parts {
+    bytes: Vec<u8>,
+    held: HeldBytes,
+    end: Pin<Box<Sleep>>,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Arriving<B> {
+    /// The message in `body`, of up to `max` bytes, which has to be there at `until`; it has to find room in `room` if it comes in
+    /// parts.
+    pub(super) fn new(body: B, max: usize, room: Arc<InFlight>, until: Instant) -> Self {
+        Self { body, max, room, until, piece: None, parts: None }
+    }
+
+    /// Is ready with the message when the stream has ended, or with what is wrong with it as soon as that is known.
+    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Message, Lacking>> {
+        loop {
+            match Pin::new(&mut self.body).poll_frame(context) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    // Trailers are of no interest.
+                    if let Ok(piece) = frame.into_data() {
+                        self.take(piece)?;
+                    }
+                }
+                Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(Lacking::Sender)),
+                Poll::Ready(None) => return Poll::Ready(self.end()),
+                Poll::Pending => {
+                    let parts = self.parts()?;
+                    return parts.end.as_mut().poll(context).map(|()| Err(Lacking::Incomplete));
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, piece: Bytes) -> Result<(), Lacking> {
+        if self.parts.is_none() && self.piece.is_none() {
+            if length(&piece).is_some_and(|length| length > self.max) {
+                return Err(Lacking::TooLarge);
+            }
+            self.piece = Some(piece);
+            return Ok(());
+        }
+        let max = self.max;
+        self.parts()?.add(&piece, max)
+    }
+
+    /// What came so far, as parts.
+    fn parts(&mut self) -> Result<&mut Parts, Lacking> {
+        let parts = match self.parts.take() {
+            Some(parts) => parts,
+            None => {
+                let mut parts = Parts::new(&self.room, self.until)?;
+                parts.add(&self.piece.take().unwrap_or_default(), self.max)?;
+                parts
+            }
+        };
+        Ok(self.parts.insert(parts))
+    }
+
+    fn end(&mut self) -> Result<Message, Lacking> {
+        let message = match (self.piece.take(), self.parts.take()) {
+            (Some(bytes), _) => Message { bytes, held: None },
+            (None, Some(parts)) => Message { bytes: parts.bytes.into(), held: Some(parts.held) },
+            (None, None) => return Err(Lacking::Incomplete),
+        };
+        let is_whole = length(&message.bytes).is_some_and(|length| message.bytes.len() - PREFIX >= length);
+        if is_whole { Ok(message) } else { Err(Lacking::Incomplete) }
+    }
+}
+
+impl Parts {
+    fn new(room: &Arc<InFlight>, until: Instant) -> Result<Self, Lacking> {
+        let mut held = room.hold_bytes();
+        if !held.add(PENDING_MESSAGE) {
+            return Err(Lacking::NoRoom);
+        }
+        Ok(Self { bytes: Vec::new(), held, end: Box::pin(sleep_until(until)) })
+    }
+
+    fn add(&mut self, mut piece: &[u8], max: usize) -> Result<(), Lacking> {
+        if self.bytes.len() < PREFIX {
+            let (prefix, rest) = piece.split_at(piece.len().min(PREFIX - self.bytes.len()));
+            self.append(prefix, PREFIX)?;
+            piece = rest;
+        }
+        let Some(length) = length(&self.bytes) else { return Ok(()) };
+        if length > max {
+            return Err(Lacking::TooLarge);
+        }
+        let whole = PREFIX + length;
+        self.append(&piece[..piece.len().min(whole - self.bytes.len())], whole)
+    }
+
+    /// Room grows with what has come, not with what is announced, which costs nothing to say.
+    fn append(&mut self, piece: &[u8], whole: usize) -> Result<(), Lacking> {
+        let (length, capacity) = (self.bytes.len() + piece.len(), self.bytes.capacity());
+        if length > capacity {
+            let wanted = length.max(capacity * 2).min(whole.max(length));
+            if !self.held.add(wanted - capacity) {
+                return Err(Lacking::NoRoom);
+            }
+            self.bytes.reserve_exact(wanted - self.bytes.len());
+        }
+        self.bytes.extend_from_slice(piece);
+        Ok(())
+    }
+}
+
+/// How long the message is that begins so; `None` if its prefix is not there yet.
+fn length(bytes: &[u8]) -> Option<usize> {
+    let [_, length @ ..] = bytes.first_chunk::<PREFIX>()?;
+    Some(u32::from_be_bytes(*length) as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::convert::Infallible;
+    use std::task::Waker;
+    use std::time::Duration;
+
+    use http_body::Frame;
+
+    use super::*;
+
+    /// Gives its pieces one after the other, each after a while where it says so, and then ends or does not.
+    struct Pieces {
+        left: VecDeque<Option<Bytes>>,
+        ends: bool,
+    }
+
+    impl Body for Pieces {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            match self.left.pop_front() {
+                Some(Some(piece)) => Poll::Ready(Some(Ok(Frame::data(piece)))),
+                Some(None) => {
+                    context.waker().wake_by_ref();
+                    Poll::Pending
+                }
+                None if self.ends => Poll::Ready(None),
+                None => Poll::Pending,
+            }
+        }
+    }
+
+    const MAX: usize = 1_000;
+
+    fn message(length: usize) -> Vec<u8> {
+        let mut bytes = vec![0];
+        bytes.extend_from_slice(&u32::try_from(length).unwrap().to_be_bytes());
+        bytes.extend((0..length).map(|number| (number % 251) as u8));
+        bytes
+    }
+
+    fn arriving_until(
+        until: Instant,
+        pieces: impl IntoIterator<Item = Option<Vec<u8>>>,
+        ends: bool,
+        room: &Arc<InFlight>,
+    ) -> Arriving<Pieces> {
+        let left = pieces.into_iter().map(|piece| piece.map(Bytes::from)).collect();
+        Arriving::new(Pieces { left, ends }, MAX, Arc::clone(room), until)
+    }
+
+    fn arriving(pieces: impl IntoIterator<Item = Option<Vec<u8>>>, ends: bool, room: &Arc<InFlight>) -> Arriving<Pieces> {
+        arriving_until(Instant::now() + Duration::from_mins(1), pieces, ends, room)
+    }
+
+    async fn arrived(mut arriving: Arriving<Pieces>) -> Result<Message, Lacking> {
+        std::future::poll_fn(|context| arriving.poll(context)).await
+    }
+
+    #[tokio::test]
+    async fn a_message_is_the_same_in_whatever_pieces_it_comes() {
+        let whole = message(MAX);
+        for size in [1, 2, 4, 5, 6, 100, MAX + 4, MAX + 5] {
+            for waits in [false, true] {
+                let room = InFlight::new(0, 64 * 1024);
+                let pieces = whole.chunks(size).flat_map(|piece| [Some(piece.to_vec()), None]);
+                let pieces: Vec<_> = pieces.filter(|piece| waits || piece.is_some()).collect();
+                let message = arrived(arriving(pieces, true, &room)).await.unwrap();
+                assert_eq!(message.bytes, whole, "in pieces of {size}");
+                drop(message);
+                assert!(room.hold_bytes().add(64 * 1024), "all is given back");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_follows_a_message_is_not_kept() {
+        let room = InFlight::new(0, PENDING_MESSAGE + 20);
+        let pieces = [Some(message(10)), None, Some(vec![0; 10_000]), Some(vec![0; 10_000])];
+        assert_eq!(arrived(arriving(pieces, true, &room)).await.unwrap().bytes, message(10));
+    }
+
+    #[tokio::test]
+    async fn a_message_that_is_too_large_is_known_by_its_prefix() {
+        let room = InFlight::new(0, 64 * 1024);
+        let prefix = &message(MAX + 1)[..5];
+        for pieces in [vec![Some(prefix.to_vec())], prefix.chunks(1).map(|byte| Some(byte.to_vec())).collect()] {
+            assert_eq!(arrived(arriving(pieces, false, &room)).await.unwrap_err(), Lacking::TooLarge);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_that_does_not_come_is_incomplete() {
+        let room = InFlight::new(0, 64 * 1024);
+        let whole = message(10);
+        for (pieces, ends) in [
+            (vec![], true),
+            (vec![], false),
+            (vec![Some(whole[..4].to_vec())], true),
+            (vec![Some(whole[..14].to_vec())], true),
+            (vec![Some(whole[..14].to_vec())], false),
+            // Who asks has not said that this is all.
+            (vec![Some(whole.clone())], false),
+        ] {
+            let arriving = arriving_until(Instant::now(), pieces.clone(), ends, &room);
+            assert_eq!(arrived(arriving).await.unwrap_err(), Lacking::Incomplete, "{pieces:?} {ends}");
+        }
+    }
+
+    #[test]
+    fn parts_take_room_and_one_piece_takes_none() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let _entered = runtime.enter();
+        let room = InFlight::new(0, PENDING_MESSAGE + 600);
+        let mut context = Context::from_waker(Waker::noop());
+        let mut half = arriving([Some(message(500)[..400].to_vec()), None], false, &room);
+        assert!(half.poll(&mut context).is_pending());
+        let mut another = arriving([Some(message(500)), None], true, &room);
+        assert!(matches!(another.poll(&mut context), Poll::Ready(Err(Lacking::NoRoom))));
+        let mut at_once = arriving([Some(message(MAX))], true, &room);
+        assert!(matches!(at_once.poll(&mut context), Poll::Ready(Ok(Message { held: None, .. }))));
+        drop(half);
+        let mut another = arriving([Some(message(500)), None], true, &room);
+        assert!(another.poll(&mut context).is_pending(), "its room is given back");
+    }
+
+    #[test]
+    fn a_long_announcement_takes_no_room() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let _entered = runtime.enter();
+        let room = InFlight::new(0, 10 * (PENDING_MESSAGE + 5));
+        let mut context = Context::from_waker(Waker::noop());
+        let mut begun: Vec<_> = (0..10).map(|_| arriving([Some(message(MAX)[..5].to_vec()), None], false, &room)).collect();
+        for arriving in &mut begun {
+            assert!(arriving.poll(&mut context).is_pending());
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! How Redis is reached: what the nonces and the hints of changes have in common, who name the same Redis.
+//!
+//! Connections are made here and not by the library's client, so that all of them have the same trust, sockets without delay, and an
+//! account of when something was last heard.
+
+mod connection;
+mod discovery;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use redis::{ErrorKind, ProtocolVersion, RedisConnectionInfo, RedisError, aio::PubSub};
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+
+pub(crate) use self::{
+    connection::Connection,
+    discovery::{Held, Question, SLOTS, Told, ask_all},
+};
+use crate::config::{
+    nonce::{NonceSettings, NonceUrl},
+    redis_url::{Login, RedisAddress, RedisServers, RedisUrl},
+};
+
+/// How long connecting may take, logging in included. Who waits for it may give up before; it then continues.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The Redis that the settings name, and how to get in.
+#[derive(Clone)]
+pub struct RedisAccess {
+    url: Arc<RedisUrl>,
+    tls: Option<Arc<ClientConfig>>,
+}
+
+/// TLS to Redis cannot be set up as the settings say.
+#[derive(Debug, thiserror::Error)]
+pub enum BadRedisTls {
+    /// A file cannot be read, or holds no PEM of the kind.
+    #[error("`{key}` cannot be used: {}: {reason}", path.display())]
+    File {
+        /// The setting that names the file.
+        key: &'static str,
+        /// The file.
+        path: Box<Path>,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Nobody would be trusted.
+    #[error("no certificate authority is known: install those of the system, or name one by `nonce.ca_file`")]
+    NoAuthorities,
+    /// Certificate and key are of no use together.
+    #[error("`nonce.client_cert` and `nonce.client_key` do not fit together")]
+    Mismatch(#[source] rustls::Error),
+}
+
+/// What a connection is for, which decides how it logs in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Nonces.
+    Data,
+    /// Something that has nothing to do with a database, such as asking a node of a cluster, or messages.
+    Anything,
+    /// Asking a sentinel.
+    Sentinel,
+}
+
+impl RedisAccess {
+    /// `None` if the settings name no Redis. Reads the files that they name, and connects to nothing.
+    pub fn new(settings: &NonceSettings) -> Result<Option<Self>, BadRedisTls> {
+        let NonceUrl::Redis(url) = &settings.url else { return Ok(None) };
+        let tls = if url.is_tls { Some(Arc::new(client_config(settings)?)) } else { None };
+        Ok(Some(Self { url: Arc::new(RedisUrl::clone(url)), tls }))
+    }
+
+    pub(crate) fn servers(&self) -> &RedisServers {
+        &self.url.servers
+    }
+
+    /// Connects and logs in, within [`CONNECT_TIMEOUT`].
+    pub(crate) async fn connect(&self, address: &RedisAddress, purpose: Purpose) -> Result<Connection, RedisError> {
+        let connect = async {
+            let stream = connection::open(address, self.tls.as_ref()).await?;
+            Connection::log_in(&self.login(purpose), stream).await
+        };
+        within(CONNECT_TIMEOUT, connect).await
+    }
+
+    /// Connects, logs in and subscribes to `channel`, likewise.
+    pub(crate) async fn subscribe(&self, address: &RedisAddress, purpose: Purpose, channel: &str) -> Result<PubSub, RedisError> {
+        let connect = async {
+            let stream = connection::open(address, self.tls.as_ref()).await?;
+            let mut subscriber = PubSub::new(&self.login(purpose), stream).await?;
+            subscriber.subscribe(channel).await?;
+            Ok(subscriber)
+        };
+        within(CONNECT_TIMEOUT, connect).await
+    }
+
+    /// Where messages can be published to all: the server itself, the master that sentinels name, or a node of a cluster.
+    pub(crate) async fn publishing_server(&self) -> Result<RedisAddress, RedisError> {
+        let (addresses, question) = match self.servers() {
+            RedisServers::Single(address) => return Ok(address.clone()),
+            RedisServers::Cluster(nodes) => (nodes.clone(), Question::ClusterNode),
+            RedisServers::Sentinel { sentinels, service, .. } => (sentinels.clone(), Question::Sentinel { service }),
+        };
+        let told = ask_all(self, &mut Held::default(), addresses, question).await;
+        let masters = told.map(|told| told.masters).unwrap_or_default();
+        masters.into_iter().next().map(|(address, _)| address).ok_or_else(|| failed("no server tells who is master"))
+    }
+
+    fn login(&self, purpose: Purpose) -> RedisConnectionInfo {
+        let login = match (self.servers(), purpose) {
+            (RedisServers::Sentinel { login, .. }, Purpose::Sentinel) => login,
+            (RedisServers::Single(_) | RedisServers::Cluster(_) | RedisServers::Sentinel { .. }, _) => &self.url.login,
+        };
+        // What the library would tell of itself is one more round trip on each new connection.
+        let info = RedisConnectionInfo::default().set_skip_set_lib_name();
+        let info = info.set_protocol(if self.url.is_resp3 { ProtocolVersion::RESP3 } else { ProtocolVersion::RESP2 });
+        let info = if purpose == Purpose::Data { info.set_db(self.url.database.into()) } else { info };
+        let Login { username, password } = login;
+        let info = if let Some(username) = username { info.set_username(username) } else { info };
+        if let Some(password) = password { info.set_password(password.expose()) } else { info }
+    }
+}
+
+impl std::fmt::Debug for RedisAccess {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RedisAccess").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+/// A failure of our own, in the form of the library's.
+pub(crate) fn failed(what: &'static str) -> RedisError {
+    (ErrorKind::Io, what).into()
+}
+
+pub(crate) async fn within<T>(time: Duration, work: impl Future<Output = Result<T, RedisError>>) -> Result<T, RedisError> {
+    tokio::time::timeout(time, work).await.unwrap_or_else(|_| Err(failed("no answer in time")))
+}
+
+/// Trusts the authorities of the system, or those of `SSL_CERT_FILE` and `SSL_CERT_DIR`, and those of `nonce.ca_file` besides.
+fn client_config(settings: &NonceSettings) -> Result<ClientConfig, BadRedisTls> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if let Some(path) = &settings.ca_file {
+        for authority in certificates("nonce.ca_file", path)? {
+            roots.add(authority).map_err(|error| bad_file("nonce.ca_file", path, error))?;
+        }
+    }
+    if roots.is_empty() {
+        return Err(BadRedisTls::NoAuthorities);
+    }
+    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(BadRedisTls::Mismatch)?
+        .with_root_certificates(roots);
+    match (&settings.client_cert, &settings.client_key) {
+        (Some(certificate), Some(key)) => {
+            let chain = certificates("nonce.client_cert", certificate)?;
+            let key = PrivateKeyDer::from_pem_file(key).map_err(|error| bad_file("nonce.client_key", key, error))?;
+            builder.with_client_auth_cert(chain, key).map_err(BadRedisTls::Mismatch)
+        }
+        _ => Ok(builder.with_no_client_auth()),
+    }
+}
+
+fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, BadRedisTls> {
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let certificates = read.map_err(|error| bad_file(key, path, error))?;
+    if certificates.is_empty() { Err(bad_file(key, path, "it holds no certificate in PEM")) } else { Ok(certificates) }
+}
+
+fn bad_file(key: &'static str, path: &Path, reason: impl ToString) -> BadRedisTls {
+    BadRedisTls::File { key, path: path.into(), reason: reason.to_string() }
+}
