@@ -78,7 +78,7 @@ impl Form {
     async fn parse_multipart(content_type: &str, body: Vec<u8>) -> Result<Self, Problem> {
         let malformed = |_| Problem::invalid_request("the body is not the multipart/form-data that it is said to be");
         let boundary = multer::parse_boundary(content_type).map_err(malformed)?;
-        let whole = futures_util::stream::once(async { Ok::<_, Infallible>(body) });
+        let whole = futures_util::stream::iter([Ok::<_, Infallible>(body)]);
         let mut parts = multer::Multipart::new(whole, boundary);
         let mut form = Self(Vec::new());
         while let Some(part) = parts.next_field().await.map_err(malformed)? {
@@ -166,13 +166,13 @@ mod tests {
     #[tokio::test]
     async fn forms_may_come_in_parts() {
         let part = |head: &str, body: &str| format!("--b\nContent-Disposition: form-data; {head}\n\n{body}\n");
-        let form = multipart(&format!(
+        let whole = format!(
             "{}{}{}--b--\n",
             part("name=\"token\"", "a+b%20c"),
             part("name=\"empty\"", ""),
             part("name=\"file\"; filename=\"f\"", "content")
-        ));
-        let form = form.await.unwrap();
+        );
+        let form = multipart(&whole).await.unwrap();
         assert_eq!([form.parameter("token"), form.parameter("empty"), form.parameter("file")], [Some("a+b%20c"), None, None]);
         let twice = format!("{0}{0}--b--\n", part("name=\"token\"", "a"));
         let many: String = (0..=PARAMETERS_MAX).map(|number| part(&format!("name=\"{number}\""), "")).collect();
