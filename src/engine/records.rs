@@ -254,7 +254,7 @@ impl KeyRecord {
 impl TrustRecord {
     /// Its state, but for when it was used and fetched.
     pub fn version(&self) -> Version {
-        Version::of(&Self { last_used_on: None, last_fetched_at: None, last_error: None, ..self.clone() })
+        Version::of(&Self { last_used_on: None, last_fetched_at: None, last_error: None, contents: None, ..self.clone() })
     }
 }
 
