@@ -16,6 +16,7 @@ use std::{future::Future, net::SocketAddr, path::PathBuf, sync::Arc, time::Durat
 pub use crate::telemetry::log::LogControl;
 pub use apart::{Check, FirstKey, Shown, check, explain, issuer, registry, show};
 pub use clock::SystemClock;
+use futures_util::future::{FusedFuture as _, FutureExt as _};
 pub use importing::{LegacySystem, LegacyUsers, import, legacy_source};
 pub use migrating::{MigrationState, MigrationStep, migrate_down, migrate_up, migrate_up_telling, migration_status};
 pub use signing_keys::{ListedKey, SigningKeyError, rotate_signing_key, signing_keys};
@@ -70,6 +71,9 @@ use crate::{
 /// How long requests in flight may take to finish once nothing new is taken. Together with the usual `server.drain` and closing the
 /// stores it stays under the 10 s after which orchestrators lose patience.
 const FINISH: Duration = Duration::from_secs(5);
+
+/// How long connections may take to end that are cut.
+const CUT: Duration = Duration::from_secs(1);
 
 /// Why the service cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -364,7 +368,8 @@ impl App {
         let mut http = self.http.serve(listeners.http, self.tls.as_ref(), http)?;
         let mut grpc = self.grpc.serve(listeners.grpc, self.tls.as_ref(), grpc)?;
         let mut admin = self.admin.serve(listeners.admin, admin)?;
-        let mut all_ended = std::pin::pin!(async { tokio::try_join!(http.ended(), grpc.ended(), admin.ended()).map(|_| ()) });
+        let mut all_ended =
+            std::pin::pin!(async { tokio::try_join!(http.ended(), grpc.ended(), admin.ended()).map(|_| ()) }.fuse());
 
         let mut ended = tokio::select! {
             () = shutdown => Ok(()),
@@ -386,6 +391,10 @@ impl App {
             };
         }
         stages.enter(Stage::Cut);
+        if !all_ended.is_terminated() {
+            // What is cut was decided, and may have used keys.
+            drop(tokio::time::timeout(CUT, &mut all_ended).await);
+        }
         stop.send_replace(true);
         while background.join_next().await.is_some() {}
         // Every decision is made: what they used is written last.

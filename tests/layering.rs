@@ -45,6 +45,7 @@ const CRATES: [(&str, &[&str]); 25] = [
     ("hyper", &["doors"]),
     ("http_body", &["doors"]),
     ("rustix", &["app::descriptors"]),
+    ("socket2", &["doors::listen"]),
     ("utoipa", &["doors::http"]),
     ("governor", &["doors::http"]),
     ("tonic", &["doors::grpc"]),

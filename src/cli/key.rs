@@ -205,6 +205,10 @@ pub(super) const STDIN: &str = "-";
 /// The text of `file`, or of standard input for `-`.
 pub(super) fn read(file: &Path) -> Result<String, super::Failure> {
     let bytes = read_bytes(file)?;
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        let file = file.display();
+        return Err(format!("{file} is text in UTF-16, as PowerShell's `>` writes it; save it in UTF-8 or ASCII").into());
+    }
     let not_text = || {
         format!(
             "{} is not text; keys are read as PEM, OpenSSH or JWK (`openssl pkey -pubin -inform DER` converts DER)",

@@ -175,7 +175,7 @@ mod tests {
             let (first, second) = (UntrustedToken::parse(&first).unwrap(), UntrustedToken::parse(&second).unwrap());
             let verified = first.verify(&VerifyingKey::new(signer.key.public_key()), UnixMillis::from(now)).expect("our own token");
             assert_eq!(verified.claims().username.as_str(), "alice");
-            assert_eq!(verified.claims().time.0, UnixMillis::from(now).seconds());
+            assert_eq!(verified.claims().time.millis().seconds(), UnixMillis::from(now).seconds());
             assert_eq!(verified.claims().method.as_deref(), Some("POST"));
             assert_eq!(verified.claims().uri.as_deref(), Some("https://api.example/orders"));
             assert_eq!(verified.claims().query.as_deref(), Some("47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU"));

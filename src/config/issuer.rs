@@ -5,7 +5,11 @@ use std::{path::PathBuf, str::FromStr, time::Duration};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{Contradiction, values};
-use crate::domain::{algorithm::Algorithm, issuer_keys::ISSUER_ALGORITHMS, profile::ProfileClaim};
+use crate::domain::{
+    algorithm::{Algorithm, Ed25519Name},
+    issuer_keys::ISSUER_ALGORITHMS,
+    profile::ProfileClaim,
+};
 
 /// `issuer.*`
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -23,6 +27,10 @@ pub struct IssuerSettings {
     /// What access tokens are signed with, and so the kind of keys that are made: `RS256`, `PS256`, `ES256`, `ES384` or `EdDSA`.
     /// Keys of another kind that are in the folder go on with their own algorithm. Default `RS256`.
     pub algorithm: SigningAlgorithm,
+    /// What tokens and the key set call the algorithm of Ed25519 keys: `EdDSA`, which every library knows, or `Ed25519` (RFC 9864).
+    /// Both are read, in tokens and key sets of others, whatever this says. Default `EdDSA`.
+    #[serde(deserialize_with = "values::parsed", serialize_with = "ed25519_name")]
+    pub ed25519_name: Ed25519Name,
     /// How long a new key is published before it signs: at least as long as anybody keeps a copy of the key set. Up to
     /// `7d`. Default `5m`.
     #[serde(with = "values::duration")]
@@ -62,6 +70,7 @@ impl Default for IssuerSettings {
             audience: String::new(),
             signing_keys_dir: "signing-keys".into(),
             algorithm: SigningAlgorithm::default(),
+            ed25519_name: Ed25519Name::default(),
             signing_key_delay: Duration::from_mins(5),
             hs256_secret_file: None,
             access_token_lifetime: Duration::from_mins(30),
@@ -132,12 +141,17 @@ impl FromStr for SigningAlgorithm {
     type Err = &'static str;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        let found = ISSUER_ALGORITHMS.into_iter().find(|algorithm| algorithm.name() == name);
+        let found = name.parse().ok().filter(|algorithm| ISSUER_ALGORITHMS.contains(algorithm));
         found.map(Self).ok_or(
             "not an algorithm for access tokens; accepted are RS256, PS256, ES256, ES384 and EdDSA (for HS256 set \
              `issuer.hs256_secret_file`)",
         )
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn ed25519_name<S: Serializer>(name: &Ed25519Name, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(name.name())
 }
 
 impl Serialize for SigningAlgorithm {

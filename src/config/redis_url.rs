@@ -453,10 +453,8 @@ mod tests {
             };
             let list = hosts.iter().map(written).collect::<Vec<_>>().join(",");
             let (tls, form) = (if is_tls { "s" } else { "" }, if is_sentinel { "sentinel" } else { "cluster" });
-            let mut path = if is_sentinel { format!("/{}", escaped(&service)) } else { String::new() };
-            if let Some(database) = database {
-                path.push_str(&format!("/{database}"));
-            }
+            let service_path = if is_sentinel { format!("/{}", escaped(&service)) } else { String::new() };
+            let path = service_path + &database.map_or_else(String::new, |database| format!("/{database}"));
             let query = sentinel_password.as_deref().filter(|_| is_sentinel);
             let query = query.map_or_else(String::new, |password| format!("?sentinel_password={}", escaped(password)));
             let url = format!("redis{tls}+{form}://{login}{list}{path}{query}");

@@ -34,6 +34,13 @@ impl Algorithm {
     pub const ALL: [Self; 9] =
         [Self::Rs512, Self::Rs384, Self::Rs256, Self::Ps512, Self::Ps384, Self::Ps256, Self::EdDsa, Self::Es256, Self::Es384];
 
+    /// Every name by which a token may call its algorithm: those of [`Algorithm::ALL`], and the second one of Ed25519. RFC 9864 gives
+    /// no others a new name in JOSE: `ES256` and `ES384` say all there is to say, and its `ESP256` is one of COSE.
+    pub const NAMES: [&str; 10] = {
+        let [a, b, c, d, e, f, g, h, i] = Self::ALL;
+        [a.name(), b.name(), c.name(), d.name(), e.name(), f.name(), g.name(), Ed25519Name::Ed25519.name(), h.name(), i.name()]
+    };
+
     /// The JOSE name, as it stands in a token's `alg`.
     pub const fn name(self) -> &'static str {
         match self {
@@ -116,14 +123,54 @@ impl fmt::Display for Algorithm {
 
 /// A name that is not one of [`Algorithm::ALL`]. Names are compared exactly, as RFC 7515 asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unsupported signature algorithm; accepted are RS512, RS384, RS256, PS512, PS384, PS256, EdDSA, ES256 and ES384")]
+#[error(
+    "unsupported signature algorithm; accepted are RS512, RS384, RS256, PS512, PS384, PS256, EdDSA (also called Ed25519), ES256 and ES384"
+)]
 pub struct UnsupportedAlgorithm;
 
 impl FromStr for Algorithm {
     type Err = UnsupportedAlgorithm;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|algorithm| algorithm.name() == name).ok_or(UnsupportedAlgorithm)
+        let found = Self::ALL.into_iter().find(|algorithm| algorithm.name() == name);
+        found.or((name == Ed25519Name::Ed25519.name()).then_some(Self::EdDsa)).ok_or(UnsupportedAlgorithm)
+    }
+}
+
+/// What Ed25519 is called in what this service signs. Either name is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ed25519Name {
+    /// `EdDSA` (RFC 8037), which every library knows.
+    #[default]
+    EdDsa,
+    /// `Ed25519` (RFC 9864), which newer ones want.
+    Ed25519,
+}
+
+impl Ed25519Name {
+    /// The name itself.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::EdDsa => Algorithm::EdDsa.name(),
+            Self::Ed25519 => "Ed25519",
+        }
+    }
+
+    /// What `algorithm` is called with this choice.
+    pub const fn of(self, algorithm: Algorithm) -> &'static str {
+        match algorithm {
+            Algorithm::EdDsa => self.name(),
+            other => other.name(),
+        }
+    }
+}
+
+impl FromStr for Ed25519Name {
+    type Err = &'static str;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let found = [Self::EdDsa, Self::Ed25519].into_iter().find(|known| known.name() == name);
+        found.ok_or("not a name of that algorithm; expected EdDSA or Ed25519")
     }
 }
 
@@ -200,7 +247,11 @@ mod tests {
     #[test]
     fn names_are_exact() {
         assert_eq!("RS512".parse(), Ok(Algorithm::Rs512));
-        for name in ["none", "None", "HS256", "rs512", "RS512 ", "", "ES512"] {
+        assert_eq!("Ed25519".parse(), Ok(Algorithm::EdDsa));
+        for name in Algorithm::NAMES {
+            assert!(name.parse::<Algorithm>().is_ok(), "{name}");
+        }
+        for name in ["none", "None", "HS256", "rs512", "RS512 ", "", "ES512", "ed25519", "Ed448", "ESP256", "ESP384"] {
             assert_eq!(name.parse::<Algorithm>(), Err(UnsupportedAlgorithm), "{name}");
         }
     }

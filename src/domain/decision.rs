@@ -6,13 +6,14 @@ use bytestring::ByteString;
 use serde::Serialize;
 
 use super::{
+    algorithm::Algorithm,
     content_digest::ContentDigest,
     header_value,
     issuer_keys::KeyFault,
     principal::{ApiKeyId, KeyId, KnownPrincipal, TrustId, Username},
     scope::Scopes,
     time::UnixMillis,
-    token::{ClaimsFault, TokenFault},
+    token::{ClaimsFault, SignatureFault, TokenFault, UntrustedToken},
 };
 
 /// The name of one decision, a UUID version 7: in the answer, in the decision log, in traces.
@@ -206,11 +207,46 @@ pub struct Denial {
     pub unverified_username: Option<Username>,
     /// Scopes that were asked for and are not held; known only where the reason is [`DenialReason::InsufficientScope`].
     pub missing_scopes: Option<Scopes>,
+    /// What exactly is wrong with the token, if that shows.
+    pub detail: Option<DenialDetail>,
+}
+
+/// What is wrong with a token by itself, whoever it names: for the log, and for the client's developer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DenialDetail {
+    /// It is none that could be verified.
+    Token(TokenFault),
+    /// Its signature does not have the form that its algorithm wants.
+    Signature(SignatureFault),
+    /// Its signature has salt, of which the length is not known without costly work.
+    Salt(Algorithm),
+}
+
+impl DenialDetail {
+    /// Why the signature of `token` may have failed, as far as it shows without a key.
+    pub fn of_signature(token: &UntrustedToken<'_>) -> Option<Self> {
+        let algorithm = token.algorithm();
+        let is_salted = matches!(algorithm, Algorithm::Ps512 | Algorithm::Ps384 | Algorithm::Ps256);
+        token.signature_fault().map(Self::Signature).or(is_salted.then_some(Self::Salt(algorithm)))
+    }
+}
+
+impl fmt::Display for DenialDetail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Token(fault) => fmt::Display::fmt(fault, f),
+            Self::Signature(fault) => fmt::Display::fmt(fault, f),
+            Self::Salt(algorithm) => write!(
+                f,
+                "the salt of {algorithm} has to be as long as its digest, which some libraries have an option for; `countersign explain` tells how long it is"
+            ),
+        }
+    }
 }
 
 impl From<DenialReason> for Denial {
     fn from(reason: DenialReason) -> Self {
-        Self { reason, unverified_username: None, missing_scopes: None }
+        Self { reason, unverified_username: None, missing_scopes: None, detail: None }
     }
 }
 
@@ -434,7 +470,9 @@ impl From<&TokenFault> for DenialReason {
             TokenFault::TooLarge => Self::TokenTooLarge,
             TokenFault::NotAJws(_) => Self::NotAJws,
             TokenFault::UnsupportedAlgorithm => Self::AlgorithmNotAllowed,
-            TokenFault::Claims(ClaimsFault::Mistyped | ClaimsFault::BadUsername) => Self::ClaimsMistyped,
+            TokenFault::Claims(ClaimsFault::Mistyped | ClaimsFault::ByteOrderMark | ClaimsFault::BadUsername) => {
+                Self::ClaimsMistyped
+            }
             TokenFault::Claims(ClaimsFault::NoUsername | ClaimsFault::NoTime | ClaimsFault::NoNonce | ClaimsFault::Missing) => {
                 Self::ClaimMissing
             }

@@ -7,7 +7,7 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytestring::ByteString;
 
 use super::{
-    algorithm::{Algorithm, KeyFamily},
+    algorithm::{Algorithm, Ed25519Name, KeyFamily},
     key::{Jwk, PrivateKey, PublicKey, VerifyingKey},
     principal::CANDIDATE_KEYS_MAX,
 };
@@ -144,7 +144,7 @@ impl IssuerKeys {
     /// The `alg` of the tokens that are signed now.
     pub fn algorithm(&self) -> &'static str {
         match &self.kind {
-            Kind::Asymmetric { signing, .. } => signing.algorithm.name(),
+            Kind::Asymmetric { signing, .. } => signing.alg,
             Kind::Symmetric { .. } => HS256,
         }
     }
@@ -181,6 +181,8 @@ impl fmt::Debug for IssuerKeys {
 pub struct SigningKey {
     private: PrivateKey,
     algorithm: Algorithm,
+    /// What that is called in its tokens and in the key set.
+    alg: &'static str,
     kid: ByteString,
     /// The header of every token that it signs, encoded.
     header: String,
@@ -204,7 +206,15 @@ impl SigningKey {
         let algorithm = preferred.filter(fits).unwrap_or(usual);
         let kid = key.public_key().fingerprint().to_string();
         let verifying = VerifyingKey::new(key.public_key());
-        Self { header: header(algorithm.name(), Some(&kid)), kid: kid.into(), private: key, algorithm, verifying }
+        let alg = algorithm.name();
+        Self { header: header(alg, Some(&kid)), kid: kid.into(), private: key, algorithm, alg, verifying }
+    }
+
+    /// The same key, whose tokens and whose place in the key set call Ed25519 `name`.
+    #[must_use]
+    pub fn naming_ed25519(self, name: Ed25519Name) -> Self {
+        let alg = name.of(self.algorithm);
+        Self { header: header(alg, Some(&self.kid)), alg, ..self }
     }
 
     /// The `kid` of its tokens: the fingerprint of the public half.
@@ -223,13 +233,13 @@ impl SigningKey {
     }
 
     fn to_jwk(&self) -> Jwk {
-        Jwk { alg: Some(self.algorithm.name().to_owned()), ..self.public_key().to_jwk() }
+        Jwk { alg: Some(self.alg.to_owned()), ..self.public_key().to_jwk() }
     }
 }
 
 impl fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SigningKey({} {})", self.algorithm, self.kid)
+        write!(f, "SigningKey({} {})", self.alg, self.kid)
     }
 }
 

@@ -4,7 +4,7 @@
 //! strings that nobody reads are never looked at. So whatever comes from outside is read here, and nowhere with `serde_json` alone
 //! (`tests/layering.rs`).
 
-use std::{fmt, marker::PhantomData};
+use std::{borrow::Cow, fmt, marker::PhantomData};
 
 use serde::{
     Deserialize, Deserializer,
@@ -16,9 +16,12 @@ pub fn object<'de, T: Deserialize<'de>>(json: &'de [u8]) -> serde_json::Result<T
     serde_json::from_str(text(json)?).map(|Object(value)| value)
 }
 
-/// Reads one JSON string and nothing else.
-pub fn string(json: &[u8]) -> serde_json::Result<String> {
-    serde_json::from_str(text(json)?)
+/// The text of a JSON string, as it stands in a document that was read. Borrowed unless it holds escapes.
+pub fn string(json: &str) -> serde_json::Result<Cow<'_, str>> {
+    match json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+        Some(text) if !text.contains(['\\', '"']) => Ok(Cow::Borrowed(text)),
+        _ => serde_json::from_str(json).map(Cow::Owned),
+    }
 }
 
 /// The text of a JSON document (RFC 8259 section 8.1).
@@ -52,8 +55,6 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::borrow::Cow;
-
     use super::*;
 
     #[derive(Debug, PartialEq, Deserialize)]
@@ -74,6 +75,15 @@ mod tests {
         let read: Outer<'_> = object(br#" {"inner": [{"name": "a"}, {"name": "b", "more": []}], "is_active": false} "#).unwrap();
         assert_eq!(read.is_active, Some(false));
         assert_eq!(read.inner.iter().map(|Object(inner)| &*inner.name).collect::<Vec<_>>(), ["a", "b"]);
+    }
+
+    #[test]
+    fn strings_are_borrowed_unless_they_hold_escapes() {
+        assert!(matches!(string("\"a b\""), Ok(Cow::Borrowed("a b"))));
+        assert_eq!(string(r#""a\"\u00e9""#).unwrap(), "a\"é");
+        for json in ["5", "\"", "a", "null", r#""\ud800""#, r#""a" "#, r#""a"b""#] {
+            assert_eq!(string(json).ok(), (json == r#""a" "#).then_some("a".into()), "{json}");
+        }
     }
 
     #[test]

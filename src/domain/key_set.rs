@@ -1,6 +1,6 @@
 //! JWK Sets (RFC 7517 section 5): which keys of one are used, why the others are not, and which of them a token is tried with.
 
-use std::{collections::HashMap, error::Error, fmt};
+use std::{borrow::Cow, collections::HashMap, error::Error, fmt};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -243,7 +243,7 @@ impl LeftOutKey {
         let label: Label<'_> = json::object(entry.get().as_bytes()).unwrap_or_default();
         let text = |member: Option<&RawValue>, characters_max| {
             let member = member?.get();
-            Some(shown(&json::string(member.as_bytes()).unwrap_or_else(|_| member.to_owned()), characters_max))
+            Some(shown(&json::string(member).unwrap_or(Cow::Borrowed(member)), characters_max))
         };
         let kind = [label.kty, label.crv].into_iter().filter_map(|member| text(member, KIND_CHARACTERS_MAX));
         Self {

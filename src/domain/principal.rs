@@ -226,7 +226,7 @@ impl KnownPrincipal {
     /// picks it; without one, or with a name that some other scheme gave, every key that could have signed the token is tried, up to
     /// [`CANDIDATE_KEYS_MAX`].
     pub fn candidates<'a>(&'a self, token: &'a UntrustedToken<'_>, now: UnixMillis) -> impl Iterator<Item = (usize, &'a KnownKey)> {
-        let named = self.registered_kid(token);
+        let named = self.named_key(token);
         self.keys
             .iter()
             .enumerate()
@@ -237,7 +237,7 @@ impl KnownPrincipal {
     }
 
     /// The `kid` of `token`, if it is the fingerprint of a registered key. Other names can look like fingerprints, too.
-    pub fn registered_kid(&self, token: &UntrustedToken<'_>) -> Option<Fingerprint> {
+    pub fn named_key(&self, token: &UntrustedToken<'_>) -> Option<Fingerprint> {
         match token.key_id() {
             Some(TokenKeyId::Fingerprint(named)) => {
                 self.keys.iter().any(|known| known.key.fingerprint() == *named).then_some(*named)

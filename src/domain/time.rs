@@ -78,6 +78,51 @@ impl UnixSeconds {
     }
 }
 
+/// When a token says that it was signed: exactly, also between two milliseconds, since JSON numbers have as many digits as they like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenTime {
+    floor: UnixMillis,
+    is_between: bool,
+}
+
+impl TokenTime {
+    /// The moment `floor`, or one between it and the next millisecond.
+    pub const fn new(floor: UnixMillis, is_between: bool) -> Self {
+        Self { floor, is_between }
+    }
+
+    /// The millisecond, rounded down.
+    pub const fn millis(self) -> UnixMillis {
+        self.floor
+    }
+
+    /// The millisecond, rounded up.
+    pub const fn millis_rounded_up(self) -> UnixMillis {
+        if self.is_between { UnixMillis(self.floor.0.saturating_add(1)) } else { self.floor }
+    }
+
+    /// The second, rounded down.
+    pub const fn seconds(self) -> UnixSeconds {
+        UnixSeconds(self.floor.seconds())
+    }
+
+    /// The second, rounded up.
+    pub const fn seconds_rounded_up(self) -> UnixSeconds {
+        UnixSeconds(self.millis_rounded_up().0.saturating_sub(1).div_euclid(1000).saturating_add(1))
+    }
+
+    /// Whether `other` is at most `distance` away, to the millisecond.
+    pub fn is_within(self, distance: Duration, other: Self) -> bool {
+        u128::from(self.floor.0.abs_diff(other.floor.0)) <= distance.as_millis()
+    }
+}
+
+impl From<UnixSeconds> for TokenTime {
+    fn from(seconds: UnixSeconds) -> Self {
+        Self::new(seconds.millis(), false)
+    }
+}
+
 /// How far a token's time may lie from now, either side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tolerance(Duration);
@@ -100,14 +145,16 @@ impl Tolerance {
     }
 
     /// Whether a token of time `token_time` may be used at `now`: `|now - token_time| <= tolerance`.
-    pub fn admits(self, token_time: UnixSeconds, now: UnixMillis) -> bool {
-        let offset_ms = i128::from(now.0) - i128::from(token_time.0) * 1000;
-        offset_ms.unsigned_abs() <= self.0.as_millis()
+    pub fn admits(self, token_time: impl Into<TokenTime>, now: UnixMillis) -> bool {
+        let token_time = token_time.into();
+        // `now` is a whole millisecond, and so are the edges of the window: to lie in it, both roundings have to.
+        let is_near = |millis: UnixMillis| (i128::from(now.0) - i128::from(millis.0)).unsigned_abs() <= self.0.as_millis();
+        is_near(token_time.millis()) && is_near(token_time.millis_rounded_up())
     }
 
     /// The last moment at which a token of time `token_time` may be used.
-    pub fn valid_until(self, token_time: UnixSeconds) -> UnixMillis {
-        token_time.millis().saturating_add(self.0)
+    pub fn valid_until(self, token_time: impl Into<TokenTime>) -> UnixMillis {
+        token_time.into().millis_rounded_up().saturating_add(self.0)
     }
 }
 
@@ -133,6 +180,18 @@ mod tests {
         {
             assert_eq!(T.admits(time, UnixMillis(now_ms)), admitted, "{now_ms}");
         }
+    }
+
+    #[test]
+    fn the_window_ends_between_milliseconds_too() {
+        let (now, edge) = (UnixMillis(1_000_020_000), UnixMillis(1_000_000_000));
+        assert!(T.admits(TokenTime::new(edge, false), now));
+        assert!(T.admits(TokenTime::new(edge, true), now), "a moment later");
+        assert!(!T.admits(TokenTime::new(UnixMillis(edge.0 - 1), true), now), "a moment too early");
+        let ahead = UnixMillis(now.0 + 20_000);
+        assert!(T.admits(TokenTime::new(ahead, false), now));
+        assert!(!T.admits(TokenTime::new(ahead, true), now), "a moment too late");
+        assert_eq!(T.valid_until(TokenTime::new(edge, true)), UnixMillis(1_000_020_001));
     }
 
     #[test]

@@ -66,6 +66,19 @@ impl HeldBytes {
         }
         is_taken
     }
+
+    /// Holds so many more that somebody else is about to give back.
+    pub(super) fn add_freed(&mut self, bytes: usize) {
+        self.door.bytes.taken.fetch_add(bytes, Ordering::Relaxed);
+        self.bytes += bytes;
+    }
+
+    /// Holds no more than so many from now on.
+    pub(super) fn keep(&mut self, bytes: usize) {
+        let surplus = self.bytes.saturating_sub(bytes);
+        self.door.bytes.give_back(surplus);
+        self.bytes -= surplus;
+    }
 }
 
 impl Drop for HeldBytes {

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     domain::{
-        decision::{AuthMethod, Decision, DecisionId, Denial, DenialReason, Identity},
+        decision::{AuthMethod, Decision, DecisionId, Denial, DenialDetail, DenialReason, Identity},
         key::KeyError,
         nonce::{Attempt, Claimed, NonceClaim},
         presented::{Credentials, Presented},
@@ -19,7 +19,7 @@ use crate::{
         scope::Scopes,
         target::Authority,
         time::{Tolerance, UnixMillis},
-        token::{Claims, UntrustedToken},
+        token::{Claims, TokenFault, UntrustedToken},
     },
     telemetry::decisions::{DecisionObserver, Observation, Outcome},
 };
@@ -168,7 +168,7 @@ impl Verifier {
         now: UnixMillis,
         observation: &Observation<'_>,
     ) -> Result<Identity, Refusal> {
-        let token = Self::parse(text)?;
+        let token = Self::parse(text).map_err(malformed)?;
         let unverified_claims = token.unverified_claims();
         let deny = |reason| Denial { unverified_username: Some(unverified_claims.username.clone()), ..Denial::from(reason) };
 
@@ -185,7 +185,10 @@ impl Verifier {
         let principal = self.ports.directory.lookup(&unverified_claims.username, now).await?;
         drop(step);
         let step = observation.verification();
-        let (verified, proof) = self.verify(&token, principal.as_deref(), now).await.map_err(deny)?;
+        let (verified, proof) = self
+            .verify(&token, principal.as_deref(), now)
+            .await
+            .map_err(|reason| Denial { detail: DenialDetail::of_signature(&token), ..deny(reason) })?;
         drop(step);
         observation.token_time(verified.claims().time.millis(), now, true);
         let identity = principal
@@ -221,11 +224,8 @@ impl Verifier {
         Credential::of(presented, &self.policy.scheme)
     }
 
-    /// A gateway joins repeated headers with commas, and no token has commas or spaces inside.
-    fn parse(text: &str) -> Result<UntrustedToken<'_>, DenialReason> {
-        UntrustedToken::parse(text).map_err(|fault| {
-            if text.contains([',', ' ', '\t']) { DenialReason::SeveralCredentials } else { DenialReason::from(&fault) }
-        })
+    fn parse(text: &str) -> Result<UntrustedToken<'_>, (DenialReason, TokenFault)> {
+        UntrustedToken::parse(text).map_err(|fault| (reason_of(text, &fault), fault))
     }
 
     /// Sorts out by time, before anything costly is done. May only deny.
@@ -244,6 +244,15 @@ impl Verifier {
         }
         Ok(())
     }
+}
+
+/// Why `text` is no token. A gateway joins repeated headers with commas, and no token has commas or spaces inside.
+fn reason_of(text: &str, fault: &TokenFault) -> DenialReason {
+    if text.contains([',', ' ', '\t']) { DenialReason::SeveralCredentials } else { DenialReason::from(fault) }
+}
+
+fn malformed((reason, fault): (DenialReason, TokenFault)) -> Denial {
+    Denial { detail: Some(DenialDetail::Token(fault)), ..Denial::from(reason) }
 }
 
 impl fmt::Debug for Verifier {

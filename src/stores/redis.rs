@@ -10,7 +10,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use redis::{ErrorKind, ProtocolVersion, RedisConnectionInfo, RedisError, aio::PubSub};
 use rustls::{
-    ClientConfig, RootCertStore,
+    ClientConfig,
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
@@ -19,9 +19,12 @@ pub(crate) use self::{
     connection::Connection,
     discovery::{Held, Question, SLOTS, Told, ask_all},
 };
-use crate::config::{
-    nonce::{NonceSettings, NonceUrl},
-    redis_url::{Login, RedisAddress, RedisServers, RedisUrl},
+use crate::{
+    config::{
+        nonce::{NonceSettings, NonceUrl},
+        redis_url::{Login, RedisAddress, RedisServers, RedisUrl},
+    },
+    roots::{Roots, RootsError},
 };
 
 /// How long connecting may take, logging in included. Who waits for it may give up before; it then continues.
@@ -47,9 +50,9 @@ pub enum BadRedisTls {
         /// What is wrong with it.
         reason: String,
     },
-    /// Nobody would be trusted.
-    #[error("no certificate authority is known: install those of the system, or name one by `nonce.ca_file`")]
-    NoAuthorities,
+    /// There is nobody to trust.
+    #[error("`nonce.ca_file`: {0}")]
+    Roots(#[from] RootsError),
     /// Certificate and key are of no use together.
     #[error("`nonce.client_cert` and `nonce.client_key` do not fit together")]
     Mismatch(#[source] rustls::Error),
@@ -140,26 +143,16 @@ pub(crate) async fn within<T>(time: Duration, work: impl Future<Output = Result<
     tokio::time::timeout(time, work).await.unwrap_or_else(|_| Err(failed("no answer in time")))
 }
 
-/// Trusts the authorities of the system, or those of `SSL_CERT_FILE` and `SSL_CERT_DIR`, and those of `nonce.ca_file` besides.
 fn client_config(settings: &NonceSettings) -> Result<ClientConfig, BadRedisTls> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if let Some(path) = &settings.ca_file {
-        for authority in certificates("nonce.ca_file", path)? {
-            roots.add(authority).map_err(|error| bad_file("nonce.ca_file", path, error))?;
-        }
-    }
-    if roots.is_empty() {
-        return Err(BadRedisTls::NoAuthorities);
-    }
+    let roots = Roots::load(settings.ca_file.as_deref())?;
     let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(BadRedisTls::Mismatch)?
-        .with_root_certificates(roots);
+        .with_root_certificates(roots.store());
     match (&settings.client_cert, &settings.client_key) {
         (Some(certificate), Some(key)) => {
             let chain = certificates("nonce.client_cert", certificate)?;
-            let key = PrivateKeyDer::from_pem_file(key).map_err(|error| bad_file("nonce.client_key", key, error))?;
+            let key = PrivateKeyDer::from_pem_file(key).map_err(|error| bad_file("nonce.client_key", key, error.to_string()))?;
             builder.with_client_auth_cert(chain, key).map_err(BadRedisTls::Mismatch)
         }
         _ => Ok(builder.with_no_client_auth()),
@@ -168,10 +161,10 @@ fn client_config(settings: &NonceSettings) -> Result<ClientConfig, BadRedisTls> 
 
 fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, BadRedisTls> {
     let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let certificates = read.map_err(|error| bad_file(key, path, error))?;
-    if certificates.is_empty() { Err(bad_file(key, path, "it holds no certificate in PEM")) } else { Ok(certificates) }
+    let certificates = read.map_err(|error| bad_file(key, path, error.to_string()))?;
+    if certificates.is_empty() { Err(bad_file(key, path, "it holds no certificate in PEM".to_owned())) } else { Ok(certificates) }
 }
 
-fn bad_file(key: &'static str, path: &Path, reason: impl ToString) -> BadRedisTls {
-    BadRedisTls::File { key, path: path.into(), reason: reason.to_string() }
+fn bad_file(key: &'static str, path: &Path, reason: String) -> BadRedisTls {
+    BadRedisTls::File { key, path: path.into(), reason }
 }

@@ -174,6 +174,11 @@ impl ConnectionCounts {
         is_open
     }
 
+    /// Connections that were one too many.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
     /// A connection is closed.
     pub fn closed(&self) {
         self.open.fetch_sub(1, Ordering::Relaxed);

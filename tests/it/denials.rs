@@ -67,19 +67,21 @@ async fn malformed_claims() {
         ("a username that is too long", "username", json!("a".repeat(256))),
         ("no time", "time", Value::Null),
         ("a time that is a string", "time", json!(now().to_string())),
-        ("a time with a fraction", "time", json!(1.5)),
-        ("a time beyond 64 bit", "time", json!(1e300)),
         ("no nonce", "nonce", Value::Null),
         ("an empty nonce", "nonce", json!("")),
+        ("an iat that is a string", "iat", json!(now().to_string())),
         ("a nonce that is a list", "nonce", json!(["a"])),
         ("an exp that is a string", "exp", json!("tomorrow")),
         ("an htm that is a number", "htm", json!(1)),
         ("an htu that is a list", "htu", json!([])),
         ("an aud that is a number", "aud", json!(1)),
-        ("profiles that contradict one another about the name", "iss", json!("bob")),
         ("profiles that contradict one another about the time", "iat", json!(now() - 1_000)),
-        ("profiles that contradict one another about the nonce", "jti", json!("another")),
     ];
+    for (claim, other) in [("username", "iss"), ("nonce", "jti")] {
+        // Without all three of its own profile, the other one counts, too.
+        let claims = Claims::registered("alice").with(claim, "one").with(other, "another");
+        world.denies("malformed_credentials", claim, |world| world.asks(&claims)).await;
+    }
     for (case, claim, value) in mistyped {
         world.denies("malformed_credentials", case, |world| world.asks(&Claims::of("alice").with(claim, value.clone()))).await;
     }
@@ -111,8 +113,8 @@ async fn invalid_token() {
         })
         .await;
     world
-        .denies("invalid_token", "a kid that the principal does not have", |world| {
-            world.asks(&Claims::of("alice").with_header("kid", stranger.fingerprint()))
+        .denies("invalid_token", "somebody's key under a kid that the principal does not have", |_| {
+            Question::with(Claims::of("alice").with_header("kid", stranger.fingerprint()).authorization(&stranger))
         })
         .await;
     world

@@ -13,7 +13,8 @@ use crate::harness::http::Request;
 use crate::harness::verification::api::{VerifyRequest, VerifyResponse};
 use crate::harness::verification::header;
 use crate::harness::{
-    CheckAnswer, Claims, Countersign, Deployment, Key, RawGrpc, Sent, bare_request, check_request, eventually, http_attributes,
+    CheckAnswer, Claims, Countersign, Deployment, Key, Question, RawGrpc, Redis, Sent, Sluice, bare_request, check_request,
+    eventually, http_attributes,
 };
 
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
@@ -103,6 +104,34 @@ async fn a_message_that_does_not_come_is_not_waited_for() {
     assert_eq!(counted(&countersign, "request_incomplete").await, 5);
 }
 
+/// Before anything is done for it: its nonce is not spent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_check_too_many_is_a_decision_that_says_so() {
+    let redis = Redis::start();
+    let sluice = Sluice::before(redis.address).await;
+    let deployment = Deployment::new().nonces_at(sluice.address()).set("server.max_in_flight", "1");
+    let key = Key::ed25519();
+    deployment.enrol("alice", &key);
+    let countersign = deployment.serve();
+    let token = || Claims::of("alice").authorization(&key);
+    let mut ext_authz = countersign.ext_authz();
+    ext_authz.check(check_request(&token())).await.ok();
+
+    sluice.shut();
+    let (mut another, check) = (countersign.ext_authz(), check_request(&token()));
+    let waiting = tokio::spawn(async move { another.check(check).await });
+    sluice.holds(1).await;
+    let spared = token();
+    assert_unavailable(&ext_authz.check(check_request(&spared)).await.response);
+    let verified = countersign.verification().verify(&Question::with(spared.clone())).await;
+    assert_eq!(verified.unavailable().http_status, 503);
+    sluice.open();
+    waiting.await.unwrap();
+
+    assert_eq!(counted(&countersign, "overloaded").await, 2);
+    ext_authz.check(check_request(&spared)).await.ok();
+}
+
 /// Health asks little, and is not decided about.
 #[tokio::test]
 async fn a_question_to_health_is_small() {
@@ -130,27 +159,34 @@ async fn unfinished_streams_take_bounded_memory() {
     let before = countersign.usage().resident_kib;
     let hostile = RawGrpc::connect(countersign.grpc).await;
 
-    let too_large = (0..EACH).map(|_| Sent::part(2 * MIB, &vec![7; 2 * MIB - 1]));
+    let oversize = (0..EACH).map(|_| Sent::part(2 * MIB, &vec![7; 2 * MIB - 1]));
     let withheld = (0..EACH).map(|_| Sent::part(MIB, &vec![7; MIB - 1]));
     let mut answers: FuturesUnordered<_> =
-        too_large.chain(withheld).map(|sent| hostile.call::<CheckResponse>(CHECK, sent)).collect();
-    // What is over the limit, and what there is no room for, is answered at once.
-    let mut most = before;
-    for _ in 0..EACH + EACH / 2 {
-        assert_unavailable(&answers.next().await.unwrap().unwrap());
-        most = most.max(countersign.usage().resident_kib);
-    }
-    ask().await;
-    most = most.max(countersign.usage().resident_kib);
-    while let Some(answer) = answers.next().await {
+        oversize.chain(withheld).map(|sent| hostile.call::<CheckResponse>(CHECK, sent)).collect();
+    let (mut most, mut large) = (before, 0);
+    loop {
+        let answer = tokio::select! {
+            answer = answers.next() => answer,
+            // Meanwhile others are answered, and what they send in parts is, too.
+            () = ask() => {
+                let check = Sent::whole(&check_of(MIB, &Claims::of("alice").authorization(&key)));
+                let answer: CheckResponse = honest.call(CHECK, check).await.unwrap();
+                large += usize::from(answer.status.unwrap().code == 0);
+                most = most.max(countersign.usage().resident_kib);
+                continue;
+            }
+        };
+        let Some(answer) = answer else { break };
         assert_unavailable(&answer.unwrap());
+        most = most.max(countersign.usage().resident_kib);
     }
     ask().await;
 
     assert!(most - before < 160 * 1024, "from {before} to {most} KiB");
+    assert!(large > 0, "no large check was allowed");
     let counts = ["request_too_large", "overloaded", "request_incomplete"].map(|reason| counted(&countersign, reason));
-    let [large, overloaded, incomplete] = futures_util::future::join_all(counts).await.try_into().unwrap();
-    assert_eq!((large, overloaded + incomplete), (EACH, EACH));
+    let [too_large, overloaded, incomplete] = futures_util::future::join_all(counts).await.try_into().unwrap();
+    assert_eq!((too_large, overloaded + incomplete), (EACH, EACH));
     assert!(overloaded >= EACH / 2 && incomplete >= 1, "{overloaded} overloaded, {incomplete} incomplete");
 }
 

@@ -85,6 +85,27 @@ async fn an_announced_body_is_not_waited_for() {
     }
 }
 
+/// nginx asks with HTTP/1.0 if it is not told otherwise, and keeps connections if it is told to.
+#[tokio::test]
+async fn an_old_client_may_keep_its_connection() {
+    let (_deployment, countersign, key) = alice();
+    let mut stream = TcpStream::connect(countersign.http).await.unwrap();
+    for (connection, kept) in
+        [("keep-alive", "connection: keep-alive\r\n"), ("keep-alive", "HTTP/1.0 200"), ("close", "HTTP/1.0 200")]
+    {
+        let token = Claims::of("alice").authorization(&key);
+        let question = format!("GET /validate_request HTTP/1.0\r\nConnection: {connection}\r\nAuthorization: {token}\r\n\r\n");
+        stream.write_all(question.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0, "closed");
+        }
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(answer.contains(kept) && answer.starts_with("HTTP/1.0 200"), "{answer}");
+    }
+    assert_eq!(stream.read(&mut [0]).await.unwrap(), 0, "it is closed as it asked");
+}
+
 #[tokio::test]
 async fn any_method_may_ask() {
     let (_deployment, countersign, key) = alice();

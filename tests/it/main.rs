@@ -72,6 +72,8 @@ mod outage;
 mod overload;
 mod packaging;
 mod peers;
+mod real_clients;
+mod real_keys;
 mod redis_access;
 mod redis_far;
 mod redis_nodes;

@@ -237,7 +237,7 @@ async fn thousands_of_connections_take_bounded_memory() {
             let sent: Vec<u8> = match number % 4 {
                 0 => Vec::new(),
                 // Heads that do not end.
-                1 => [&b"GET /validate_request HTTP/1.1\r\nX-Long: "[..], &[b'v'; 60 * 1024]].concat(),
+                1 => [b"GET /validate_request HTTP/1.1\r\nX-Long: ".to_vec(), vec![b'v'; 60 * 1024]].concat(),
                 // Answers that are not read.
                 2 => b"GET /livez HTTP/1.1\r\nHost: countersign\r\n\r\n".repeat(100),
                 _ if listener == countersign.grpc => PREFACE.to_vec(),

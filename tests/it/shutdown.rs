@@ -164,6 +164,38 @@ async fn nothing_is_lost_while_the_service_drains() {
     assert_eq!(countersign.exited_within(EXIT_WITHIN).code(), Some(0));
 }
 
+/// The last moment is one like the others: whoever could connect is answered. A gateway asks another replica where it could not, but
+/// must not once the question was sent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_connection_that_was_taken_is_answered() {
+    for round in 0..5 {
+        let deployment = Deployment::new().set("server.drain", "200ms");
+        let mut countersign = deployment.serve();
+        let http = countersign.http;
+        let clients: Vec<_> = (0..16)
+            .map(|_| {
+                tokio::spawn(async move {
+                    let mut answered = 0;
+                    while let Ok(mut connection) = Connection::open(http).await {
+                        let answer = connection.send(&decision_request()).await;
+                        let answer = answer.unwrap_or_else(|error| panic!("round {round}, after {answered} answers: {error}"));
+                        assert_eq!(answer.status, 401);
+                        answered += 1;
+                    }
+                    answered
+                })
+            })
+            .collect();
+
+        countersign.signal(Signal::Term);
+
+        for client in clients {
+            assert!(client.await.unwrap() > 0);
+        }
+        assert_eq!(countersign.exited_within(EXIT_WITHIN).code(), Some(0));
+    }
+}
+
 /// Envoy is told by the health service, and by GOAWAY.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn grpc_says_that_it_is_not_serving_and_goes_on() {

@@ -25,6 +25,8 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(settings.server.http_listen.0.to_string(), "0.0.0.0:8080");
     assert_eq!(settings.server.grpc_listen.0.to_string(), "0.0.0.0:9191");
     assert_eq!(settings.server.admin_listen.0.to_string(), "127.0.0.1:8081");
+    assert_eq!(settings.server.drain, Duration::from_secs(2));
+    assert_eq!((settings.server.max_connections, settings.server.max_in_flight), (4096, 4096));
     assert!(settings.database.url.servers().eq(["sqlite://countersign.db?mode=rwc"]));
     assert!(settings.database.migrates_at_start());
     assert!(matches!(settings.nonce.url, NonceUrl::Memory));
@@ -112,6 +114,9 @@ fn bad_values_are_named_with_their_source_and_what_is_accepted() {
         ("", &[("COUNTERSIGN_ISSUER__ALGORITHM", "HS256")], &["`issuer.algorithm`", "`issuer.hs256_secret_file`"]),
         ("[issuer]\nsigning_key_delay = \"8d\"", &[], &["`issuer.signing_key_delay`", "7d"]),
         ("[server]\nurl_prefix = \"auth\"", &[], &["`server.url_prefix`", "`/auth`"]),
+        ("[server]\ndrain = \"2m\"", &[], &["`server.drain`", "`1m`"]),
+        ("[server]\nmax_connections = 0", &[], &["`server.max_connections`", "1 to 1000000"]),
+        ("[server]\nmax_in_flight = 0", &[], &["`server.max_in_flight`", "1 to 1000000"]),
         ("[server.tls]\ncert = \"a.pem\"", &[], &["`server.tls.cert`", "`server.tls.key`"]),
         ("[server.grpc]\nmax_message = 16777217", &[], &["`server.grpc.max_message`", "countersign.toml", "16777216"]),
         ("", &[("COUNTERSIGN_SERVER__GRPC__MAX_MESSAGE", "1")], &["`server.grpc.max_message`", "16384"]),

@@ -15,6 +15,9 @@ const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10
 const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
 const P384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
 
+/// Longest public exponent of RSA that is taken, in bits. Those in use have 2 or 17.
+const EXPONENT_BITS_MAX: usize = 33;
+
 const SPKI: &str = "SubjectPublicKeyInfo";
 
 /// The numbers of a public key, checked for size and shape but not yet by a cryptographic library.
@@ -39,7 +42,23 @@ impl Numbers {
             bits if bits < RSA_BITS_MIN => Err(KeyError::RsaTooSmall { bits }),
             bits if bits > RSA_BITS_MAX => Err(KeyError::RsaTooLarge { bits }),
             _ if roca::is_of_the_broken_generator(modulus) => Err(KeyError::RsaOfBrokenGenerator),
-            _ => Ok(Self::Rsa { modulus: modulus.to_vec(), exponent: exponent.to_vec() }),
+            _ => Self::check_exponent(exponent)
+                .map(|()| Self::Rsa { modulus: modulus.to_vec(), exponent: exponent.to_vec() })
+                .map_err(|reason| KeyError::Invalid { family: KeyFamily::Rsa, reason }),
+        }
+    }
+
+    /// The cryptographic library takes exponents up to [`EXPONENT_BITS_MAX`] and says of no other what is wrong with it.
+    fn check_exponent(exponent: &[u8]) -> Result<(), String> {
+        match (bit_length(exponent), exponent.last()) {
+            (_, None) => Err("its public exponent is 0".to_owned()),
+            (bits, _) if bits > EXPONENT_BITS_MAX => Err(format!(
+                "its public exponent has {bits} bits, and at most {EXPONENT_BITS_MAX} are taken: each verification would be slow; \
+                 make a new key with 65537, which is what tools take by themselves"
+            )),
+            (1, _) => Err("its public exponent is 1: anybody could sign".to_owned()),
+            (_, Some(last)) if last % 2 == 0 => Err("its public exponent is even".to_owned()),
+            _ => Ok(()),
         }
     }
 
@@ -73,7 +92,7 @@ impl Numbers {
             RSA_ENCRYPTION => Self::from_pkcs1(bits),
             ED25519 => Self::ed25519(bits),
             EC_PUBLIC_KEY => Self::ec(curve(spki.algorithm)?, bits),
-            other => Err(KeyError::UnsupportedKind { found: other.to_string() }),
+            other => Err(KeyError::UnsupportedKind { found: kind_of_oid(&other.to_string()) }),
         }
     }
 
@@ -113,7 +132,7 @@ fn curve(algorithm: AlgorithmIdentifierRef<'_>) -> Result<KeyFamily, KeyError> {
     match algorithm.parameters_oid() {
         Ok(P256) => Ok(KeyFamily::P256),
         Ok(P384) => Ok(KeyFamily::P384),
-        Ok(other) => Err(KeyError::UnsupportedKind { found: format!("EC curve {other}") }),
+        Ok(other) => Err(KeyError::UnsupportedKind { found: kind_of_oid(&other.to_string()) }),
         Err(_) => Err(KeyError::UnsupportedKind { found: "EC curve given by its parameters".to_owned() }),
     }
 }
@@ -142,11 +161,63 @@ pub(super) fn to_pem(label: &str, der: &[u8]) -> String {
     pem::encode_config(&pem::Pem::new(label, der), config)
 }
 
-/// The first PEM block of `text` that is not EC parameters, which OpenSSL writes in front of an EC private key.
-pub(super) fn first_pem_block(text: &str) -> Result<Option<pem::Pem>, KeyError> {
+/// `text` without what editors and shells put around it: white space, and a byte order mark.
+pub(super) fn plain_text(text: &str) -> &str {
+    text.trim_start_matches('\u{feff}').trim()
+}
+
+/// The PEM blocks of `text`, but for EC parameters, which OpenSSL writes in front of an EC private key. What stands between them,
+/// such as the attributes that `openssl pkcs12` prints, is passed over.
+pub(super) fn pem_blocks(text: &str) -> Result<Vec<pem::Pem>, KeyError> {
     if !text.contains("-----BEGIN ") {
-        return Ok(None);
+        return Ok(Vec::new());
     }
-    let blocks = pem::parse_many(text).map_err(|error| KeyError::malformed("PEM", error))?;
-    Ok(blocks.into_iter().find(|block| block.tag() != "EC PARAMETERS"))
+    let mut blocks = pem::parse_many(text).map_err(|error| KeyError::malformed("PEM", error))?;
+    blocks.retain(|block| block.tag() != "EC PARAMETERS");
+    Ok(blocks)
+}
+
+/// Formats of other tools that are not read here, told by how they begin.
+pub(super) fn foreign_format(text: &str) -> Option<KeyError> {
+    let (found, command) = if text.starts_with("PuTTY-User-Key-File-") {
+        (
+            "PuTTY's own format (.ppk)",
+            "puttygen FILE -O private-openssh-new -o NEW` or, for the public key, `puttygen FILE -L -o NEW",
+        )
+    } else if text.starts_with("---- BEGIN SSH2 PUBLIC KEY ----") {
+        ("the format of RFC 4716", "ssh-keygen -i -f FILE > NEW")
+    } else {
+        return None;
+    };
+    Some(KeyError::Convert { found: found.to_owned(), command })
+}
+
+/// What a kind of key is called that PKCS#8 or SPKI names by its number.
+pub(super) fn kind_of_oid(number: &str) -> String {
+    let name = match number {
+        "1.2.840.113549.1.1.10" => "RSASSA-PSS, which is RSA bound to PSS; a plain RSA key signs PS256, PS384 and PS512, too",
+        "1.2.840.113549.1.1.7" => "RSAES-OAEP, for encryption",
+        "1.2.840.10040.4.1" => "DSA",
+        "1.2.840.113549.1.3.1" | "1.2.840.10046.2.1" => "Diffie-Hellman",
+        "1.3.101.110" => "X25519, for key agreement",
+        "1.3.101.111" => "X448, for key agreement",
+        "1.3.101.113" => "Ed448",
+        "1.3.132.0.35" => "EC P-521",
+        "1.3.132.0.10" => "EC secp256k1",
+        "2.16.840.1.101.3.4.3.17" | "2.16.840.1.101.3.4.3.18" | "2.16.840.1.101.3.4.3.19" => "ML-DSA",
+        _ => return number.to_owned(),
+    };
+    format!("{name}; {number}")
+}
+
+/// What a kind of key is called that OpenSSH names.
+pub(super) fn kind_of_openssh(name: &str) -> String {
+    let why = if name.contains("-cert-v0") {
+        "a certificate; give the public key that it was made from"
+    } else if name.starts_with("sk-") {
+        "of a security key, whose signatures cover more than a token and fit no JWS algorithm"
+    } else {
+        return name.to_owned();
+    };
+    format!("{name}, {why}")
 }

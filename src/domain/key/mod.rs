@@ -4,7 +4,10 @@
 //! verify many signatures; [`PrivateKey`] signs, and exists on the client's side only.
 
 mod encoding;
+mod encrypted;
+mod openssh;
 mod private;
+mod pss;
 mod public;
 mod roca;
 mod verifying;
@@ -98,6 +101,38 @@ pub enum KeyError {
     UnknownFormat {
         /// The formats that are accepted in this place.
         accepted: &'static str,
+    },
+    /// More keys than one, of which none is more than another.
+    #[error("it holds {count} keys; give each in a file of its own")]
+    SeveralKeys {
+        /// How many there are.
+        count: usize,
+    },
+    /// A chain of certificates that does not begin with the one whose key is meant.
+    #[error(
+        "the first of its {count} certificates is an authority's ({subject}); put the certificate whose key is meant first, or alone"
+    )]
+    AuthorityFirst {
+        /// How many certificates there are.
+        count: usize,
+        /// Whose certificate comes first.
+        subject: String,
+    },
+    /// A line of an `authorized_keys` file whose options would be lost.
+    #[error("there are options before the key ({options}), which would not be heeded; give the line from {kind:?} on")]
+    OptionsBeforeKey {
+        /// The options.
+        options: String,
+        /// Where the key begins: its kind.
+        kind: String,
+    },
+    /// A format or an encryption of another tool that is not read here.
+    #[error("{found} is not read here; convert it with `{command}`")]
+    Convert {
+        /// What was found.
+        found: String,
+        /// What makes of it something that is read here.
+        command: &'static str,
     },
     /// The format was recognised, its content could not be read.
     #[error("malformed {format}")]

@@ -14,7 +14,9 @@ use zeroize::Zeroizing;
 
 use super::{
     KeyError, PublicKey,
-    encoding::{first_pem_block, to_pem, without_leading_zeros},
+    encoding::{foreign_format, kind_of_oid, pem_blocks, plain_text, to_pem, without_leading_zeros},
+    encrypted,
+    openssh::{self, OPENSSH},
 };
 use crate::domain::algorithm::{Algorithm, KeyFamily};
 
@@ -23,7 +25,6 @@ const ACCEPTED: &str = "PEM (BEGIN PRIVATE KEY, BEGIN ENCRYPTED PRIVATE KEY, BEG
 const PKCS8: &str = "PKCS#8 private key";
 /// What OWASP recommends for PBKDF2 with HMAC-SHA-256 (2023).
 const PBKDF2_ITERATIONS: u32 = 600_000;
-const OPENSSH: &str = "OpenSSH private key";
 
 /// A private key, with its public half.
 pub struct PrivateKey {
@@ -54,12 +55,22 @@ impl PrivateKey {
     }
 
     fn parse_within(work: &Work, text: &str, passphrase: Option<&SecretString>) -> Result<Self, KeyError> {
-        let Some(block) = first_pem_block(text.trim())? else {
-            return Err(match PublicKey::parse(text) {
-                Ok(_) => KeyError::PublicKeyGiven,
-                Err(_) => KeyError::UnknownFormat { accepted: ACCEPTED },
+        let text = plain_text(text);
+        let blocks = pem_blocks(text)?;
+        // Certificates and public keys may stand before or behind it, as in what `openssl pkcs12 -nodes` prints.
+        let mut private = blocks.iter().filter(|block| block.tag().ends_with("PRIVATE KEY"));
+        let Some(block) = private.next() else {
+            let is_public = |block: &pem::Pem| matches!(block.tag(), "PUBLIC KEY" | "RSA PUBLIC KEY" | "CERTIFICATE");
+            return Err(match foreign_format(text) {
+                Some(foreign) => foreign,
+                None if blocks.iter().any(is_public) || PublicKey::parse(text).is_ok() => KeyError::PublicKeyGiven,
+                None => KeyError::UnknownFormat { accepted: ACCEPTED },
             });
         };
+        let others = private.count();
+        if others > 0 {
+            return Err(KeyError::SeveralKeys { count: others + 1 });
+        }
         let der = Zeroizing::new(block.contents().to_vec());
         if block.headers().iter().any(|(name, value)| name == "Proc-Type" && value.contains("ENCRYPTED")) {
             return Err(KeyError::LegacyEncryption);
@@ -69,8 +80,8 @@ impl PrivateKey {
             "ENCRYPTED PRIVATE KEY" => Self::from_encrypted_pkcs8(work, &der, passphrase),
             "RSA PRIVATE KEY" => RsaKeyPair::from_der(&der).map_err(|error| refused_rsa(&der, &error)).and_then(Self::rsa),
             "EC PRIVATE KEY" => Self::from_sec1(&der),
-            "OPENSSH PRIVATE KEY" => Self::from_openssh(work, text.trim(), passphrase),
-            "PUBLIC KEY" | "RSA PUBLIC KEY" | "CERTIFICATE" => Err(KeyError::PublicKeyGiven),
+            "OPENSSH PRIVATE KEY" => openssh::open(work, &der, passphrase).and_then(|key| Self::from_openssh_pair(key.key_data())),
+            "DSA PRIVATE KEY" => Err(KeyError::UnsupportedKind { found: "DSA".to_owned() }),
             _ => Err(KeyError::UnknownFormat { accepted: ACCEPTED }),
         }
     }
@@ -86,7 +97,7 @@ impl PrivateKey {
                 .map_err(|error| KeyError::Invalid { family: KeyFamily::Ed25519, reason: error.to_string() })
                 .and_then(|pair| Self::new(Pair::Ed25519(pair))),
             "1.2.840.10045.2.1" => Self::ec(|algorithm| EcdsaKeyPair::from_pkcs8(algorithm, der)),
-            other => Err(KeyError::UnsupportedKind { found: other.to_owned() }),
+            other => Err(KeyError::UnsupportedKind { found: kind_of_oid(other) }),
         }
     }
 
@@ -199,32 +210,12 @@ impl PrivateKey {
     }
 
     fn from_encrypted_pkcs8(work: &Work, der: &[u8], passphrase: Option<&SecretString>) -> Result<Self, KeyError> {
-        let info = pkcs8::EncryptedPrivateKeyInfo::try_from(der).map_err(|error| KeyError::malformed(PKCS8, error))?;
-        let passphrase = passphrase.ok_or(KeyError::PassphraseMissing)?;
-        work.covers_pkcs8(&info.encryption_algorithm)?;
-        // A wrong passphrase shows as bad padding, or by chance as a key that is none.
-        let document = info.decrypt(passphrase.expose_secret()).map_err(|error| match error {
-            pkcs8::Error::EncryptedPrivateKey(pkcs8::pkcs5::Error::UnsupportedAlgorithm { .. }) => {
-                KeyError::malformed("encrypted PKCS#8 private key", error)
-            }
-            _ => KeyError::WrongPassphrase,
-        })?;
-        Self::from_pkcs8(document.as_bytes())
-    }
-
-    fn from_openssh(work: &Work, text: &str, passphrase: Option<&SecretString>) -> Result<Self, KeyError> {
-        let malformed = |error| KeyError::malformed(OPENSSH, error);
-        let key = ssh_key::PrivateKey::from_openssh(text).map_err(malformed)?;
-        if !key.is_encrypted() {
-            return Self::from_openssh_pair(key.key_data());
-        }
-        let passphrase = passphrase.ok_or(KeyError::PassphraseMissing)?;
-        work.covers_openssh(key.kdf())?;
-        let key = key.decrypt(passphrase.expose_secret()).map_err(|error| match error {
-            ssh_key::Error::Crypto => KeyError::WrongPassphrase,
-            other => malformed(other),
-        })?;
-        Self::from_openssh_pair(key.key_data())
+        let document = encrypted::open(work, der, passphrase)?;
+        // By chance the padding of nonsense is right.
+        Self::from_pkcs8(&document).map_err(|error| match error {
+            KeyError::Malformed { .. } => KeyError::WrongPassphrase,
+            other => other,
+        })
     }
 
     fn from_openssh_pair(pair: &ssh_key::private::KeypairData) -> Result<Self, KeyError> {
@@ -282,27 +273,24 @@ impl PrivateKey {
 
 /// The most work that opening an encrypted key may take. The file names it, so that without a bound a file could keep the program busy
 /// for days, or have it take all memory.
-struct Work {
-    pbkdf2_iterations: u32,
+pub(super) struct Work {
+    pub(super) pbkdf2_iterations: u32,
     /// Memory times parallelism, which is also what the time goes by.
-    scrypt_bytes: u64,
-    bcrypt_rounds: u32,
+    pub(super) scrypt_bytes: u64,
+    pub(super) bcrypt_rounds: u32,
 }
 
 impl Work {
     /// Each is several times what tools choose and guides recommend, and takes seconds.
-    const ACCEPTED: Self = Self { pbkdf2_iterations: 5_000_000, scrypt_bytes: 1 << 30, bcrypt_rounds: 1024 };
+    pub(super) const ACCEPTED: Self = Self { pbkdf2_iterations: 5_000_000, scrypt_bytes: 1 << 30, bcrypt_rounds: 1024 };
 
-    fn covers_pkcs8(&self, scheme: &pkcs8::pkcs5::EncryptionScheme<'_>) -> Result<(), KeyError> {
+    pub(super) fn covers_pkcs8(&self, scheme: &pkcs8::pkcs5::EncryptionScheme<'_>) -> Result<(), KeyError> {
         use pkcs8::pkcs5::{EncryptionScheme, pbes2::Kdf};
 
-        // PBES1 is not opened at all.
+        // The library opens no other.
         let EncryptionScheme::Pbes2(parameters) = scheme else { return Ok(()) };
         match &parameters.kdf {
-            Kdf::Pbkdf2(kdf) if kdf.iteration_count > self.pbkdf2_iterations => Err(KeyError::TooCostly {
-                found: format!("PBKDF2 with {} iterations", kdf.iteration_count),
-                accepted: format!("{}", self.pbkdf2_iterations),
-            }),
+            Kdf::Pbkdf2(kdf) => self.covers_iterations("PBKDF2", kdf.iteration_count),
             Kdf::Scrypt(kdf) if !kdf.cost_parameter.is_power_of_two() => {
                 Err(KeyError::malformed(PKCS8, "the cost of scrypt is not a power of two"))
             }
@@ -316,13 +304,20 @@ impl Work {
                 }
                 Ok(())
             }
-            Kdf::Pbkdf2(_) => Ok(()),
             // What the library may learn later is not used before its cost is known here.
             other => Err(KeyError::malformed(PKCS8, format!("an unknown derivation of keys ({})", other.oid()))),
         }
     }
 
-    fn covers_openssh(&self, kdf: &ssh_key::Kdf) -> Result<(), KeyError> {
+    pub(super) fn covers_iterations(&self, of: &str, iterations: u32) -> Result<(), KeyError> {
+        if iterations > self.pbkdf2_iterations {
+            let accepted = format!("{}", self.pbkdf2_iterations);
+            return Err(KeyError::TooCostly { found: format!("{of} with {iterations} iterations"), accepted });
+        }
+        Ok(())
+    }
+
+    pub(super) fn covers_openssh(&self, kdf: &ssh_key::Kdf) -> Result<(), KeyError> {
         match kdf {
             ssh_key::Kdf::Bcrypt { rounds, .. } if *rounds > self.bcrypt_rounds => Err(KeyError::TooCostly {
                 found: format!("bcrypt with {rounds} rounds"),

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Fingerprint, KeyError, VerifyingKey,
-    encoding::{Numbers, bit_length, coordinate_length, first_pem_block, to_pem},
+    encoding::{Numbers, bit_length, coordinate_length, foreign_format, kind_of_openssh, pem_blocks, plain_text, to_pem},
 };
 use crate::domain::{
     algorithm::{Algorithm, KeyFamily},
@@ -50,20 +50,18 @@ pub struct ParsedPublic {
 impl PublicKey {
     /// Reads a public key in any accepted format: PEM (`PUBLIC KEY`, `RSA PUBLIC KEY`, `CERTIFICATE`), OpenSSH one-line, JWK.
     ///
-    /// A certificate is taken for its key alone; its dates and issuer are not looked at.
+    /// A certificate is taken for its key alone; its dates and issuer are not looked at. Of a chain the first is taken.
     pub fn parse(text: &str) -> Result<ParsedPublic, KeyError> {
-        let text = text.trim();
-        if let Some(block) = first_pem_block(text)? {
-            return Self::from_pem_block(&block).map(ParsedPublic::alone);
+        let text = plain_text(text);
+        let blocks = pem_blocks(text)?;
+        if !blocks.is_empty() {
+            return Self::from_pem_blocks(&blocks).map(ParsedPublic::alone);
         }
         if text.starts_with('{') {
             let jwk = json::object(text.as_bytes()).map_err(|error| KeyError::malformed("JWK", error))?;
             return ParsedPublic::from_jwk(&jwk);
         }
-        if text.starts_with("ssh-") || text.starts_with("ecdsa-sha2-") || text.starts_with("sk-") {
-            return Self::from_openssh(text);
-        }
-        Err(KeyError::UnknownFormat { accepted: ACCEPTED })
+        Self::from_openssh(text)
     }
 
     /// Reads the DER form of a `SubjectPublicKeyInfo`.
@@ -170,26 +168,55 @@ impl PublicKey {
         Ok(Self { numbers, spki, fingerprint })
     }
 
+    /// What else is in the file must not be another key: which one is meant would be a guess.
+    fn from_pem_blocks(blocks: &[pem::Pem]) -> Result<Self, KeyError> {
+        // Wherever it stands: it would be kept with the rest.
+        if blocks.iter().any(|block| block.tag().ends_with("PRIVATE KEY")) {
+            return Err(KeyError::PrivateKeyGiven);
+        }
+        let is_known = |block: &&pem::Pem| matches!(block.tag(), "PUBLIC KEY" | "RSA PUBLIC KEY" | "CERTIFICATE");
+        let known: Vec<&pem::Pem> = blocks.iter().filter(is_known).collect();
+        match known[..] {
+            [] => Err(KeyError::UnknownFormat { accepted: ACCEPTED }),
+            [one] => Self::from_pem_block(one),
+            [first, ref others @ ..] => {
+                let key = Self::from_pem_block(first);
+                if known.iter().all(|block| block.tag() == "CERTIFICATE") {
+                    check_chain(&known)?;
+                } else if !others
+                    .iter()
+                    .all(|other| Self::from_pem_block(other).is_ok_and(|other| Some(&other) == key.as_ref().ok()))
+                {
+                    return Err(KeyError::SeveralKeys { count: known.len() });
+                }
+                key
+            }
+        }
+    }
+
     fn from_pem_block(block: &pem::Pem) -> Result<Self, KeyError> {
         match block.tag() {
             "PUBLIC KEY" => Self::from_spki(block.contents()),
             "RSA PUBLIC KEY" => Numbers::from_pkcs1(block.contents()).and_then(Self::new),
-            "CERTIFICATE" => {
-                let certificate = x509_cert::Certificate::from_der(block.contents())
-                    .map_err(|error| KeyError::malformed("X.509 certificate", error))?;
+            _ => {
+                let certificate = certificate(block)?;
                 let spki = der::Encode::to_der(&certificate.tbs_certificate.subject_public_key_info)
-                    .map_err(|error| KeyError::malformed("X.509 certificate", error))?;
+                    .map_err(|error| KeyError::malformed(X509, error))?;
                 Self::from_spki(&spki)
             }
-            tag if tag.ends_with("PRIVATE KEY") => Err(KeyError::PrivateKeyGiven),
-            _ => Err(KeyError::UnknownFormat { accepted: ACCEPTED }),
         }
     }
 
-    fn from_openssh(line: &str) -> Result<ParsedPublic, KeyError> {
+    /// Reads one key as OpenSSH writes it, or an `authorized_keys` file that holds one.
+    fn from_openssh(text: &str) -> Result<ParsedPublic, KeyError> {
         use ssh_key::public::{EcdsaPublicKey, KeyData};
 
-        let malformed = |error| KeyError::malformed("OpenSSH public key", error);
+        let malformed = |error: ssh_key::Error| KeyError::malformed(OPENSSH, error);
+        let line = one_openssh_line(text)?;
+        let kind = line.split([' ', '\t']).next().unwrap_or_default();
+        if kind.starts_with("sk-") || kind.contains("-cert-v0") {
+            return Err(KeyError::UnsupportedKind { found: kind_of_openssh(kind) });
+        }
         let parsed = ssh_key::PublicKey::from_openssh(line).map_err(malformed)?;
         let numbers = match parsed.key_data() {
             KeyData::Rsa(key) => Numbers::rsa(
@@ -204,6 +231,63 @@ impl PublicKey {
         let comment = (!parsed.comment().is_empty()).then(|| parsed.comment().to_owned());
         Ok(ParsedPublic { key: Self::new(numbers)?, comment, only: None })
     }
+}
+
+const X509: &str = "X.509 certificate";
+const OPENSSH: &str = "OpenSSH public key";
+
+fn certificate(block: &pem::Pem) -> Result<x509_cert::Certificate, KeyError> {
+    x509_cert::Certificate::from_der(block.contents()).map_err(|error| KeyError::malformed(X509, error))
+}
+
+/// That `blocks` are the certificate of one key, and behind it those of authorities.
+fn check_chain(blocks: &[&pem::Pem]) -> Result<(), KeyError> {
+    let chain = blocks.iter().map(|block| certificate(block)).collect::<Result<Vec<_>, _>>()?;
+    let Some((first, others)) = chain.split_first() else { return Ok(()) };
+    if is_authority(first) {
+        let subject = first.tbs_certificate.subject.to_string();
+        return Err(KeyError::AuthorityFirst { count: chain.len(), subject });
+    }
+    // Authorities from before version 3 do not say that they are some.
+    let issued_any = |other: &x509_cert::Certificate| {
+        chain.iter().any(|issued| issued.tbs_certificate.issuer == other.tbs_certificate.subject && issued != other)
+    };
+    let strangers = others.iter().filter(|other| !is_authority(other) && !issued_any(other) && *other != first).count();
+    if strangers > 0 { Err(KeyError::SeveralKeys { count: strangers + 1 }) } else { Ok(()) }
+}
+
+fn is_authority(certificate: &x509_cert::Certificate) -> bool {
+    use x509_cert::ext::pkix::BasicConstraints;
+
+    matches!(certificate.tbs_certificate.get::<BasicConstraints>(), Ok(Some((_, constraints))) if constraints.ca)
+}
+
+/// The one line with a key, of a file as OpenSSH reads it: with comments, empty lines, and keys behind options.
+fn one_openssh_line(text: &str) -> Result<&str, KeyError> {
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+    let keys: Vec<(&str, &str)> = lines.iter().filter_map(|line| behind_options(line)).collect();
+    match keys[..] {
+        [] => Err(foreign_format(text).unwrap_or(KeyError::UnknownFormat { accepted: ACCEPTED })),
+        [("", _)] if lines.len() > 1 => Err(KeyError::malformed(OPENSSH, "it is broken over several lines")),
+        [("", key)] => Ok(key),
+        [(options, key)] => {
+            let kind = key.split(' ').next().unwrap_or_default().to_owned();
+            Err(KeyError::OptionsBeforeKey { options: options.to_owned(), kind })
+        }
+        _ => Err(KeyError::SeveralKeys { count: keys.len() }),
+    }
+}
+
+/// `line` in two: the options of an `authorized_keys` line, which are mostly empty, and the key.
+fn behind_options(line: &str) -> Option<(&str, &str)> {
+    let is_kind = |word: &str| ["ssh-", "ecdsa-sha2-", "sk-"].iter().any(|prefix| word.starts_with(prefix));
+    if is_kind(line) {
+        return Some(("", line));
+    }
+    // The length of the kind, with which each key begins, is a small number: its first digits in base64 are always these.
+    let end = line.find(" AAAA")?;
+    let start = line[..end].rfind([' ', '\t', ','])? + 1;
+    is_kind(&line[start..]).then(|| (line[..start].trim_end(), &line[start..]))
 }
 
 impl ParsedPublic {
@@ -244,10 +328,7 @@ impl ParsedPublic {
 }
 
 fn algorithm_of_jwk(name: &str, family: KeyFamily) -> Result<Algorithm, KeyError> {
-    /// RFC 9864 section 2.2: `EdDSA` with a key on that curve.
-    const ED25519: &str = "Ed25519";
-
-    let found = if name == ED25519 { Some(Algorithm::EdDsa) } else { name.parse().ok() };
+    let found: Option<Algorithm> = name.parse().ok();
     found.filter(|algorithm| family.algorithms().contains(algorithm)).ok_or_else(|| {
         let expected: Vec<&str> = family.algorithms().iter().map(|algorithm| algorithm.name()).collect();
         KeyError::AlgorithmOfJwk { name: name.to_owned(), family, expected: expected.join(", ") }

@@ -243,6 +243,11 @@ fn what_a_jwk_is_for_binds() {
         PublicKey::parse(&jwk.to_string())
     };
     assert_eq!(read("alg", json!("PS256")).unwrap().only, Some(Algorithm::Ps256));
+    let mut named = sample(KeyFamily::Ed25519).public_key().to_jwk();
+    for name in ["EdDSA", "Ed25519"] {
+        named.alg = Some(name.to_owned());
+        assert_eq!(ParsedPublic::from_jwk(&named).unwrap().only, Some(Algorithm::EdDsa), "{name}");
+    }
     let unbound =
         [("use", json!("sig")), ("key_ops", json!(["verify"])), ("key_ops", json!(["sign", "verify"])), ("kid", json!("x"))];
     for (member, value) in unbound {
@@ -288,3 +293,5 @@ proptest! {
         }
     }
 }
+
+mod of_other_programs;

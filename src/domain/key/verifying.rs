@@ -4,7 +4,7 @@ use std::{fmt, sync::OnceLock};
 
 use aws_lc_rs::signature::ParsedPublicKey;
 
-use super::{Fingerprint, KeyError, PublicKey};
+use super::{Fingerprint, KeyError, PublicKey, encoding::Numbers, pss};
 use crate::domain::algorithm::{Algorithm, KeyFamily};
 
 /// A public key that verifies signatures.
@@ -104,6 +104,19 @@ impl VerifyingKey {
     pub fn verify(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
         self.allows(algorithm)
             && self.prepared.for_algorithm(algorithm).is_some_and(|key| key.verify_sig(message, signature).is_ok())
+    }
+
+    /// The length of the salt of an RSASSA-PSS signature of this key over `message`; `None` if it is no such signature, or the salt is
+    /// as long as `algorithm` wants it.
+    pub(in crate::domain) fn pss_salt(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> Option<usize> {
+        let Prepared::ByAlgorithm { spki, .. } = &self.prepared else { return None };
+        if !self.fits(algorithm, signature) || self.verify(algorithm, message, signature) {
+            return None;
+        }
+        match Numbers::from_spki(spki).ok()? {
+            Numbers::Rsa { modulus, exponent } => pss::salt_length(&modulus, &exponent, algorithm, message, signature),
+            Numbers::Ed25519(_) | Numbers::Ec { .. } => None,
+        }
     }
 
     /// The key decides, never the token.

@@ -1,19 +1,33 @@
 //! The claims of a self-signed token, in either of two profiles:
 //!
-//! - `username`, `time` (integer seconds), `nonce` (string or integer): the wire format of `asymmetric_jwt_auth`;
+//! - `username`, `time` (seconds), `nonce` (string or number): the wire format of `asymmetric_jwt_auth`, whose clients before 1.0 send
+//!   both as numbers with a fraction;
 //! - registered claims (RFC 7519): `iss` or `sub` is the username, `iat` the time, `jti` the nonce.
 //!
-//! A token may carry both as long as they agree. `exp`, `nbf`, `aud` (RFC 7519), `htm`, `htu` (RFC 9449),
-//! `htq` and `content_digest` go with either.
+//! If the first three are there, they decide. Libraries add registered claims by themselves, and those then count for what they
+//! restrict alone: an `iat` of another time is a contradiction, and `iss`, `sub` and `jti` are not looked at. Without all three, what
+//! is there of both profiles has to agree. `exp`, `nbf`, `aud` (RFC 7519), `htm`, `htu` (RFC 9449), `htq` and `content_digest` go
+//! with either.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, time::Duration};
 
 use serde::{
     Deserialize, Deserializer,
     de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
-use crate::domain::{content_digest::ContentDigest, json, principal::Username, time::UnixSeconds};
+use serde_json::value::RawValue;
+
+use super::number;
+use crate::domain::{
+    content_digest::ContentDigest,
+    json,
+    principal::Username,
+    time::{TokenTime, UnixSeconds},
+};
+
+/// Libraries round the `iat` that they add in their own ways.
+const SAME_TIME: Duration = Duration::from_secs(2);
 
 /// What a self-signed token states, in one shape for both profiles.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,8 +35,8 @@ pub struct Claims {
     /// Who signed it.
     pub username: Username,
     /// When it was signed.
-    pub time: UnixSeconds,
-    /// What makes it different from every other token of that principal; never empty. An integer nonce is in decimal.
+    pub time: TokenTime,
+    /// What makes it different from every other token of that principal; never empty. A number counts by its digits.
     pub nonce: Box<str>,
     /// From this moment on it may not be used (`exp`, rounded down).
     pub expires_at: Option<UnixSeconds>,
@@ -57,6 +71,9 @@ pub enum ClaimsFault {
     /// The payload is not a JSON object in UTF-8, names a claim twice, or has a claim of the wrong type.
     #[error("the claims are not a JSON object with claims of the right types")]
     Mistyped,
+    /// The payload begins with U+FEFF, as some editors and shells begin files.
+    #[error("the payload begins with a byte order mark (BOM), which JSON may not (RFC 8259 section 8.1)")]
+    ByteOrderMark,
     /// No `username`, `iss` or `sub`.
     #[error("no claim names the user (username, or iss or sub)")]
     NoUsername,
@@ -79,16 +96,28 @@ pub enum ClaimsFault {
 
 impl Claims {
     pub(super) fn parse(payload: &[u8]) -> Result<Self, ClaimsFault> {
-        let raw: RawClaims<'_> = json::object(payload).map_err(|_| ClaimsFault::Mistyped)?;
-        let username = agreed(agreed(raw.username, raw.iss)?, raw.sub)?.ok_or(ClaimsFault::NoUsername)?;
-        let time = agreed(raw.time.map(|time| UnixSeconds(time.0)), raw.iat.map(NumericDate::rounded_down))?;
-        let nonce = agreed(raw.nonce.map(|nonce| nonce.0), raw.jti)?.filter(|nonce| !nonce.is_empty());
+        let raw: RawClaims<'_> = json::object(payload).map_err(|_| fault_of(payload))?;
+        let (time, iat) = (raw.time.map(seconds).transpose()?, raw.iat.map(seconds).transpose()?);
+        if let (Some(time), Some(iat)) = (time, iat)
+            && !time.is_within(SAME_TIME, iat)
+        {
+            return Err(ClaimsFault::Contradictory);
+        }
+        let nonce = raw.nonce.map(text_or_number).transpose()?;
+        let (username, nonce) = if raw.username.is_some() && time.is_some() && nonce.is_some() {
+            (raw.username, nonce)
+        } else {
+            let [iss, sub, jti] = [raw.iss, raw.sub, raw.jti].map(|claim| claim.map(text).transpose());
+            (agreed(agreed(raw.username, iss?)?, sub?)?, agreed(nonce, jti?)?)
+        };
+        let username = username.ok_or(ClaimsFault::NoUsername)?;
+        let nonce = nonce.filter(|nonce| !nonce.is_empty());
         Ok(Self {
             username: Username::new(&username).map_err(|_| ClaimsFault::BadUsername)?,
-            time: time.ok_or(ClaimsFault::NoTime)?,
+            time: time.or(iat).ok_or(ClaimsFault::NoTime)?,
             nonce: nonce.ok_or(ClaimsFault::NoNonce)?.into(),
-            expires_at: raw.exp.map(NumericDate::rounded_down),
-            not_before: raw.nbf.map(NumericDate::rounded_up),
+            expires_at: raw.exp.map(seconds).transpose()?.map(TokenTime::seconds),
+            not_before: raw.nbf.map(seconds).transpose()?.map(TokenTime::seconds_rounded_up),
             audience: raw.aud,
             method: raw.htm.map(Into::into),
             uri: raw.htu.map(Into::into),
@@ -96,6 +125,24 @@ impl Claims {
             content_digest: raw.content_digest.map(|text| text.parse().map_err(|_| ClaimsFault::Mistyped)).transpose()?,
         })
     }
+}
+
+/// Why `payload` is no JSON object of claims.
+fn fault_of(payload: &[u8]) -> ClaimsFault {
+    if payload.starts_with("\u{feff}".as_bytes()) { ClaimsFault::ByteOrderMark } else { ClaimsFault::Mistyped }
+}
+
+fn seconds(claim: &RawValue) -> Result<TokenTime, ClaimsFault> {
+    number::seconds(claim).ok_or(ClaimsFault::Mistyped)
+}
+
+fn text(claim: &RawValue) -> Result<Cow<'_, str>, ClaimsFault> {
+    json::string(claim.get()).map_err(|_| ClaimsFault::Mistyped)
+}
+
+/// The digits of a number as they stand, so that `5` and `"5"` are one nonce, and numbers of any size are told apart.
+fn text_or_number(claim: &RawValue) -> Result<Cow<'_, str>, ClaimsFault> {
+    if number::is_number(claim) { Ok(Cow::Borrowed(claim.get())) } else { text(claim) }
 }
 
 /// The one value that `left` and `right` give together; both may give it only if it is the same.
@@ -109,14 +156,14 @@ fn agreed<T: PartialEq>(left: Option<T>, right: Option<T>) -> Result<Option<T>, 
 #[derive(Default)]
 struct RawClaims<'a> {
     username: Option<Cow<'a, str>>,
-    time: Option<Seconds>,
-    nonce: Option<Nonce<'a>>,
-    iss: Option<Cow<'a, str>>,
-    sub: Option<Cow<'a, str>>,
-    iat: Option<NumericDate>,
-    jti: Option<Cow<'a, str>>,
-    exp: Option<NumericDate>,
-    nbf: Option<NumericDate>,
+    time: Option<&'a RawValue>,
+    nonce: Option<&'a RawValue>,
+    iss: Option<&'a RawValue>,
+    sub: Option<&'a RawValue>,
+    iat: Option<&'a RawValue>,
+    jti: Option<&'a RawValue>,
+    exp: Option<&'a RawValue>,
+    nbf: Option<&'a RawValue>,
     aud: Option<Audience>,
     htm: Option<Cow<'a, str>>,
     htu: Option<Cow<'a, str>>,
@@ -141,14 +188,14 @@ impl<'de: 'a, 'a> Deserialize<'de> for RawClaims<'a> {
                 while let Some(Text(name)) = map.next_key()? {
                     match &*name {
                         "username" => claim(&mut map, &mut claims.username, |Text(text)| text)?,
-                        "time" => claim(&mut map, &mut claims.time, |time| time)?,
-                        "nonce" => claim(&mut map, &mut claims.nonce, |nonce| nonce)?,
-                        "iss" => claim(&mut map, &mut claims.iss, |Text(text)| text)?,
-                        "sub" => claim(&mut map, &mut claims.sub, |Text(text)| text)?,
-                        "iat" => claim(&mut map, &mut claims.iat, |date| date)?,
-                        "jti" => claim(&mut map, &mut claims.jti, |Text(text)| text)?,
-                        "exp" => claim(&mut map, &mut claims.exp, |date| date)?,
-                        "nbf" => claim(&mut map, &mut claims.nbf, |date| date)?,
+                        "time" => claim(&mut map, &mut claims.time, |value| value)?,
+                        "nonce" => claim(&mut map, &mut claims.nonce, |value| value)?,
+                        "iss" => claim(&mut map, &mut claims.iss, |value| value)?,
+                        "sub" => claim(&mut map, &mut claims.sub, |value| value)?,
+                        "iat" => claim(&mut map, &mut claims.iat, |value| value)?,
+                        "jti" => claim(&mut map, &mut claims.jti, |value| value)?,
+                        "exp" => claim(&mut map, &mut claims.exp, |value| value)?,
+                        "nbf" => claim(&mut map, &mut claims.nbf, |value| value)?,
                         "aud" => claim(&mut map, &mut claims.aud, |audience| audience)?,
                         "htm" => claim(&mut map, &mut claims.htm, |Text(text)| text)?,
                         "htu" => claim(&mut map, &mut claims.htu, |Text(text)| text)?,
@@ -182,35 +229,17 @@ pub(super) struct Text<'a>(pub(super) Cow<'a, str>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(ScalarVisitor { expecting: "a string", integers: false }).map(Self)
+        deserializer.deserialize_str(TextVisitor).map(Self)
     }
 }
 
-/// A string or an integer; the integer in decimal, so that `5` and `"5"` are one nonce.
-struct Nonce<'a>(Cow<'a, str>);
+struct TextVisitor;
 
-impl<'de: 'a, 'a> Deserialize<'de> for Nonce<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ScalarVisitor { expecting: "a string or an integer", integers: true }).map(Self)
-    }
-}
-
-struct ScalarVisitor {
-    expecting: &'static str,
-    integers: bool,
-}
-
-impl ScalarVisitor {
-    fn integer<E: serde::de::Error>(&self, integer: impl Into<i128>) -> Result<Cow<'static, str>, E> {
-        if self.integers { Ok(Cow::Owned(integer.into().to_string())) } else { Err(E::custom("an integer instead of a string")) }
-    }
-}
-
-impl<'de> Visitor<'de> for ScalarVisitor {
+impl<'de> Visitor<'de> for TextVisitor {
     type Value = Cow<'de, str>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.expecting)
+        f.write_str("a string")
     }
 
     fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
@@ -220,47 +249,6 @@ impl<'de> Visitor<'de> for ScalarVisitor {
     fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
         Ok(Cow::Owned(text.to_owned()))
     }
-
-    fn visit_u64<E: serde::de::Error>(self, integer: u64) -> Result<Self::Value, E> {
-        self.integer(integer)
-    }
-
-    fn visit_i64<E: serde::de::Error>(self, integer: i64) -> Result<Self::Value, E> {
-        self.integer(integer)
-    }
-}
-
-/// Whole seconds; a fraction is a mistake, since the wire format of `time` has none.
-#[derive(Deserialize)]
-struct Seconds(i64);
-
-/// A `NumericDate` (RFC 7519 section 2), which may have a fraction.
-#[derive(Clone, Copy, Deserialize)]
-#[serde(untagged)]
-enum NumericDate {
-    Whole(i64),
-    Fractional(f64),
-}
-
-impl NumericDate {
-    fn rounded_down(self) -> UnixSeconds {
-        match self {
-            Self::Whole(seconds) => UnixSeconds(seconds),
-            Self::Fractional(seconds) => UnixSeconds(saturating(seconds.floor())),
-        }
-    }
-
-    fn rounded_up(self) -> UnixSeconds {
-        match self {
-            Self::Whole(seconds) => UnixSeconds(seconds),
-            Self::Fractional(seconds) => UnixSeconds(saturating(seconds.ceil())),
-        }
-    }
-}
-
-#[allow(clippy::cast_possible_truncation, reason = "`as` saturates, and a time at the edge of i64 is refused like any absurd one")]
-const fn saturating(seconds: f64) -> i64 {
-    seconds as i64
 }
 
 impl<'de> Deserialize<'de> for Audience {

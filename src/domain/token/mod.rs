@@ -2,6 +2,8 @@
 
 mod access;
 mod claims;
+mod number;
+mod signature;
 
 use std::borrow::Cow;
 
@@ -10,6 +12,7 @@ use serde::{Deserialize, Deserializer, de::IgnoredAny};
 
 pub use access::{ACCESS_TOKEN_LEEWAY, ACCESS_TOKEN_TYPE, AccessClaims, UntrustedAccessToken, VerifiedAccessToken};
 pub use claims::{Audience, Claims, ClaimsFault};
+pub use signature::SignatureFault;
 
 use claims::Text;
 
@@ -36,7 +39,7 @@ pub struct UntrustedToken<'a> {
 /// Which key a token says it was signed with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenKeyId {
-    /// In the form of one of our fingerprints.
+    /// In the form of one of our fingerprints, be it of a key that is registered or not.
     Fingerprint(Fingerprint),
     /// Some other name, as key sets elsewhere give them.
     Name(Box<str>),
@@ -77,7 +80,9 @@ pub enum TokenFault {
     #[error("not a compact JWS: {0}")]
     NotAJws(&'static str),
     /// An `alg` that is not accepted, such as `none` or `HS256`.
-    #[error("unsupported algorithm")]
+    #[error(
+        "unsupported algorithm; accepted are RS512, RS384, RS256, PS512, PS384, PS256, EdDSA (also called Ed25519), ES256 and ES384"
+    )]
     UnsupportedAlgorithm,
     /// The claims are missing, mistyped or contradict one another.
     #[error(transparent)]
@@ -111,21 +116,50 @@ impl<'a> Parts<'a> {
     /// Decodes the header. What it says decides whether the rest is looked at.
     fn decode_header(&self) -> Result<Decoded, TokenFault> {
         let mut bytes = Vec::with_capacity(base64::decoded_len_estimate(self.signing_input.len() + self.signature.len()));
-        let header_end = decode(self.header, &mut bytes, "its header is not base64url")?;
+        let header_end = decode(self.header, &mut bytes, &HEADER)?;
         Ok(Decoded { bytes, header_end, payload_end: header_end })
     }
 
     /// Decodes the others, behind it.
     fn decode_rest(&self, decoded: &mut Decoded) -> Result<(), TokenFault> {
-        decoded.payload_end = decode(self.payload, &mut decoded.bytes, "its payload is not base64url")?;
-        let end = decode(self.signature, &mut decoded.bytes, "its signature is not base64url")?;
+        decoded.payload_end = decode(self.payload, &mut decoded.bytes, &PAYLOAD)?;
+        let end = decode(self.signature, &mut decoded.bytes, &SIGNATURE)?;
         if end == decoded.payload_end { Err(TokenFault::NotAJws("it has no signature")) } else { Ok(()) }
     }
 }
 
+/// What may be wrong with how a part is encoded.
+struct EncodingFaults {
+    padded: &'static str,
+    not_url_safe: &'static str,
+    other: &'static str,
+}
+
+const HEADER: EncodingFaults = EncodingFaults {
+    padded: "its header ends with `=`; base64url has no padding here (RFC 7515 section 2)",
+    not_url_safe: "its header has `+` or `/`; base64url has `-` and `_` (RFC 4648 section 5)",
+    other: "its header is not base64url",
+};
+const PAYLOAD: EncodingFaults = EncodingFaults {
+    padded: "its payload ends with `=`; base64url has no padding here (RFC 7515 section 2)",
+    not_url_safe: "its payload has `+` or `/`; base64url has `-` and `_` (RFC 4648 section 5)",
+    other: "its payload is not base64url",
+};
+const SIGNATURE: EncodingFaults = EncodingFaults {
+    padded: "its signature ends with `=`; base64url has no padding here (RFC 7515 section 2)",
+    not_url_safe: "its signature has `+` or `/`; base64url has `-` and `_` (RFC 4648 section 5)",
+    other: "its signature is not base64url",
+};
+
 /// Appends `part` to `bytes`, and says where it ends.
-fn decode(part: &str, bytes: &mut Vec<u8>, fault: &'static str) -> Result<usize, TokenFault> {
-    BASE64_URL_SAFE_NO_PAD.decode_vec(part, bytes).map_err(|_| TokenFault::NotAJws(fault))?;
+fn decode(part: &str, bytes: &mut Vec<u8>, faults: &EncodingFaults) -> Result<usize, TokenFault> {
+    BASE64_URL_SAFE_NO_PAD.decode_vec(part, bytes).map_err(|_| {
+        TokenFault::NotAJws(match part {
+            part if part.ends_with('=') => faults.padded,
+            part if part.contains(['+', '/']) => faults.not_url_safe,
+            _ => faults.other,
+        })
+    })?;
     Ok(bytes.len())
 }
 
@@ -176,7 +210,13 @@ const fn yes() -> bool {
 
 impl<'a> Header<'a> {
     fn read(json: &'a [u8]) -> Result<Self, TokenFault> {
-        let header: Self = json::object(json).map_err(|_| TokenFault::NotAJws("its header is not a JWS header"))?;
+        let header: Self = json::object(json).map_err(|_| {
+            TokenFault::NotAJws(if json.starts_with("\u{feff}".as_bytes()) {
+                "its header begins with a byte order mark (BOM)"
+            } else {
+                "its header is not a JWS header"
+            })
+        })?;
         if header.crit {
             return Err(TokenFault::NotAJws("it names critical extensions, and none is known here"));
         }
@@ -222,6 +262,17 @@ impl<'a> UntrustedToken<'a> {
     /// Length of its signature, in bytes.
     pub fn signature_length(&self) -> usize {
         self.decoded.signature().len()
+    }
+
+    /// What is wrong with the form of its signature; `None` if nothing is.
+    pub fn signature_fault(&self) -> Option<SignatureFault> {
+        SignatureFault::of(self.algorithm, self.decoded.signature())
+    }
+
+    /// The length of the salt, in bytes, with which the holder of the RSA key `key` made its signature by RSASSA-PSS with another salt
+    /// than the algorithm has. Costs more than verifying: for explanations alone.
+    pub fn other_pss_salt(&self, key: &VerifyingKey) -> Option<usize> {
+        key.pss_salt(self.algorithm, self.signing_input.as_bytes(), self.decoded.signature())
     }
 
     /// The key it says it was signed with.

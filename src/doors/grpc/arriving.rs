@@ -10,8 +10,10 @@ use bytes::Bytes;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::codegen::Body;
 
-use super::limits::PENDING_MESSAGE;
-use crate::doors::in_flight::{HeldBytes, InFlight};
+use super::{
+    limits::{PENDING_MESSAGE, READ_IN_VAIN_MAX},
+    pending::{Held, Pending},
+};
 
 /// What stands before each message: whether it is compressed, and its length in four bytes.
 const PREFIX: usize = 5;
@@ -34,7 +36,7 @@ pub(super) enum Lacking {
 pub(super) struct Message {
     pub(super) bytes: Bytes,
     /// None for one that came in one piece.
-    pub(super) held: Option<HeldBytes>,
+    pub(super) held: Option<Held>,
 }
 
 /// One message, while it comes. What follows it in the same stream is passed over.
@@ -42,10 +44,12 @@ pub(super) struct Message {
 pub(super) struct Arriving<B> {
     body: B,
     max: usize,
-    room: Arc<InFlight>,
+    room: Arc<Pending>,
     until: Instant,
     piece: Option<Bytes>,
     parts: Option<Parts>,
+    /// What is wrong with it, and how much of it was read since that is known.
+    in_vain: Option<(Lacking, usize)>,
 }
 
 /// A message that came, or comes, in more than one piece. Pieces are copied: a small one may be part of a large buffer, and would keep
@@ -53,18 +57,19 @@ pub(super) struct Arriving<B> {
 #[derive(Debug)]
 struct Parts {
     bytes: Vec<u8>,
-    held: HeldBytes,
+    held: Held,
     end: Pin<Box<Sleep>>,
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Arriving<B> {
     /// The message in `body`, of up to `max` bytes, which has to be there at `until`; it has to find room in `room` if it comes in
     /// parts.
-    pub(super) fn new(body: B, max: usize, room: Arc<InFlight>, until: Instant) -> Self {
-        Self { body, max, room, until, piece: None, parts: None }
+    pub(super) fn new(body: B, max: usize, room: Arc<Pending>, until: Instant) -> Self {
+        Self { body, max, room, until, piece: None, parts: None, in_vain: None }
     }
 
-    /// Is ready with the message when the stream has ended, or with what is wrong with it as soon as that is known.
+    /// Is ready with the message when the stream has ended, or with what is wrong with it. What is too large is read all the same for a
+    /// while, and forgotten: a stream that is answered before it has ended is reset, and too many of these end a connection.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Message, Lacking>> {
         loop {
             match Pin::new(&mut self.body).poll_frame(context) {
@@ -77,14 +82,32 @@ impl<B: Body<Data = Bytes> + Unpin> Arriving<B> {
                 Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(Lacking::Sender)),
                 Poll::Ready(None) => return Poll::Ready(self.end()),
                 Poll::Pending => {
+                    let in_vain = self.in_vain.map(|(lacking, _)| lacking);
                     let parts = self.parts()?;
-                    return parts.end.as_mut().poll(context).map(|()| Err(Lacking::Incomplete));
+                    if parts.held.is_given_up(context.waker()) {
+                        return Poll::Ready(Err(in_vain.unwrap_or(Lacking::NoRoom)));
+                    }
+                    return parts.end.as_mut().poll(context).map(|()| Err(in_vain.unwrap_or(Lacking::Incomplete)));
                 }
             }
         }
     }
 
     fn take(&mut self, piece: Bytes) -> Result<(), Lacking> {
+        if let Some((lacking, read)) = &mut self.in_vain {
+            *read += piece.len();
+            return if *read > READ_IN_VAIN_MAX { Err(*lacking) } else { Ok(()) };
+        }
+        let Err(lacking) = self.keep(piece) else { return Ok(()) };
+        self.in_vain = Some((lacking, 0));
+        self.piece = None;
+        let Some(parts) = &mut self.parts else { return Ok(()) };
+        parts.bytes = Vec::new();
+        parts.held.keep(PENDING_MESSAGE);
+        Ok(())
+    }
+
+    fn keep(&mut self, piece: Bytes) -> Result<(), Lacking> {
         if self.parts.is_none() && self.piece.is_none() {
             if length(&piece).is_some_and(|length| length > self.max) {
                 return Err(Lacking::TooLarge);
@@ -98,18 +121,20 @@ impl<B: Body<Data = Bytes> + Unpin> Arriving<B> {
 
     /// What came so far, as parts.
     fn parts(&mut self) -> Result<&mut Parts, Lacking> {
-        let parts = match self.parts.take() {
-            Some(parts) => parts,
-            None => {
-                let mut parts = Parts::new(&self.room, self.until)?;
+        match &mut self.parts {
+            Some(parts) => Ok(parts),
+            none => {
+                let parts = none.insert(Parts::new(&self.room, self.until)?);
                 parts.add(&self.piece.take().unwrap_or_default(), self.max)?;
-                parts
+                Ok(parts)
             }
-        };
-        Ok(self.parts.insert(parts))
+        }
     }
 
     fn end(&mut self) -> Result<Message, Lacking> {
+        if let Some((lacking, _)) = self.in_vain {
+            return Err(lacking);
+        }
         let message = match (self.piece.take(), self.parts.take()) {
             (Some(bytes), _) => Message { bytes, held: None },
             (None, Some(parts)) => Message { bytes: parts.bytes.into(), held: Some(parts.held) },
@@ -121,11 +146,8 @@ impl<B: Body<Data = Bytes> + Unpin> Arriving<B> {
 }
 
 impl Parts {
-    fn new(room: &Arc<InFlight>, until: Instant) -> Result<Self, Lacking> {
-        let mut held = room.hold_bytes();
-        if !held.add(PENDING_MESSAGE) {
-            return Err(Lacking::NoRoom);
-        }
+    fn new(room: &Arc<Pending>, until: Instant) -> Result<Self, Lacking> {
+        let held = room.begin(PENDING_MESSAGE).ok_or(Lacking::NoRoom)?;
         Ok(Self { bytes: Vec::new(), held, end: Box::pin(sleep_until(until)) })
     }
 
@@ -211,13 +233,13 @@ mod tests {
         until: Instant,
         pieces: impl IntoIterator<Item = Option<Vec<u8>>>,
         ends: bool,
-        room: &Arc<InFlight>,
+        room: &Arc<Pending>,
     ) -> Arriving<Pieces> {
         let left = pieces.into_iter().map(|piece| piece.map(Bytes::from)).collect();
         Arriving::new(Pieces { left, ends }, MAX, Arc::clone(room), until)
     }
 
-    fn arriving(pieces: impl IntoIterator<Item = Option<Vec<u8>>>, ends: bool, room: &Arc<InFlight>) -> Arriving<Pieces> {
+    fn arriving(pieces: impl IntoIterator<Item = Option<Vec<u8>>>, ends: bool, room: &Arc<Pending>) -> Arriving<Pieces> {
         arriving_until(Instant::now() + Duration::from_mins(1), pieces, ends, room)
     }
 
@@ -230,36 +252,39 @@ mod tests {
         let whole = message(MAX);
         for size in [1, 2, 4, 5, 6, 100, MAX + 4, MAX + 5] {
             for waits in [false, true] {
-                let room = InFlight::new(0, 64 * 1024);
+                let room = Pending::new(64 * 1024);
                 let pieces = whole.chunks(size).flat_map(|piece| [Some(piece.to_vec()), None]);
                 let pieces: Vec<_> = pieces.filter(|piece| waits || piece.is_some()).collect();
                 let message = arrived(arriving(pieces, true, &room)).await.unwrap();
                 assert_eq!(message.bytes, whole, "in pieces of {size}");
                 drop(message);
-                assert!(room.hold_bytes().add(64 * 1024), "all is given back");
+                assert!(room.begin(64 * 1024).is_some(), "all is given back");
             }
         }
     }
 
     #[tokio::test]
     async fn what_follows_a_message_is_not_kept() {
-        let room = InFlight::new(0, PENDING_MESSAGE + 20);
+        let room = Pending::new(PENDING_MESSAGE + 20);
         let pieces = [Some(message(10)), None, Some(vec![0; 10_000]), Some(vec![0; 10_000])];
         assert_eq!(arrived(arriving(pieces, true, &room)).await.unwrap().bytes, message(10));
     }
 
     #[tokio::test]
     async fn a_message_that_is_too_large_is_known_by_its_prefix() {
-        let room = InFlight::new(0, 64 * 1024);
+        let room = Pending::new(64 * 1024);
         let prefix = &message(MAX + 1)[..5];
-        for pieces in [vec![Some(prefix.to_vec())], prefix.chunks(1).map(|byte| Some(byte.to_vec())).collect()] {
-            assert_eq!(arrived(arriving(pieces, false, &room)).await.unwrap_err(), Lacking::TooLarge);
+        for pieces in [vec![Some(prefix.to_vec())], prefix.chunks(1).map(|byte| Some(byte.to_vec())).collect::<Vec<_>>()] {
+            for ends in [false, true] {
+                let arriving = arriving_until(Instant::now(), pieces.clone(), ends, &room);
+                assert_eq!(arrived(arriving).await.unwrap_err(), Lacking::TooLarge);
+            }
         }
     }
 
     #[tokio::test]
     async fn a_message_that_does_not_come_is_incomplete() {
-        let room = InFlight::new(0, 64 * 1024);
+        let room = Pending::new(64 * 1024);
         let whole = message(10);
         for (pieces, ends) in [
             (vec![], true),
@@ -275,28 +300,43 @@ mod tests {
         }
     }
 
+    /// The rest of it is read, so that its sender reads the answer, and not kept.
+    #[tokio::test]
+    async fn a_message_that_is_too_large_is_read_to_its_end() {
+        let room = Pending::new(PENDING_MESSAGE);
+        let whole = message(MAX + 1);
+        let pieces: Vec<_> = whole.chunks(100).flat_map(|piece| [Some(piece.to_vec()), None]).collect();
+        let mut arriving = arriving(pieces, true, &room);
+        let lacking = std::future::poll_fn(|context| arriving.poll(context)).await.unwrap_err();
+        assert_eq!((lacking, arriving.body.left.len()), (Lacking::TooLarge, 0));
+        let endless = std::iter::repeat_n(Some(vec![0; 1024 * 1024]), 20);
+        let mut arriving =
+            arriving_until(Instant::now() + Duration::from_mins(1), [Some(whole)].into_iter().chain(endless), false, &room);
+        let lacking = std::future::poll_fn(|context| arriving.poll(context)).await.unwrap_err();
+        assert_eq!((lacking, arriving.body.left.is_empty()), (Lacking::TooLarge, false));
+    }
+
     #[test]
     fn parts_take_room_and_one_piece_takes_none() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let _entered = runtime.enter();
-        let room = InFlight::new(0, PENDING_MESSAGE + 600);
+        let room = Pending::new(2 * PENDING_MESSAGE);
         let mut context = Context::from_waker(Waker::noop());
-        let mut half = arriving([Some(message(500)[..400].to_vec()), None], false, &room);
-        assert!(half.poll(&mut context).is_pending());
-        let mut another = arriving([Some(message(500)), None], true, &room);
-        assert!(matches!(another.poll(&mut context), Poll::Ready(Err(Lacking::NoRoom))));
+        let mut begun: Vec<_> = (0..2).map(|_| arriving([Some(message(500)[..400].to_vec()), None, None], false, &room)).collect();
+        assert!(begun[0].poll(&mut context).is_pending());
         let mut at_once = arriving([Some(message(MAX))], true, &room);
         assert!(matches!(at_once.poll(&mut context), Poll::Ready(Ok(Message { held: None, .. }))));
-        drop(half);
-        let mut another = arriving([Some(message(500)), None], true, &room);
-        assert!(another.poll(&mut context).is_pending(), "its room is given back");
+        // There is no room for both, and the older one goes.
+        assert!(begun[1].poll(&mut context).is_pending());
+        assert!(matches!(begun[0].poll(&mut context), Poll::Ready(Err(Lacking::NoRoom))));
+        assert!(begun[1].poll(&mut context).is_pending());
     }
 
     #[test]
     fn a_long_announcement_takes_no_room() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let _entered = runtime.enter();
-        let room = InFlight::new(0, 10 * (PENDING_MESSAGE + 5));
+        let room = Pending::new(10 * (PENDING_MESSAGE + 5));
         let mut context = Context::from_waker(Waker::noop());
         let mut begun: Vec<_> = (0..10).map(|_| arriving([Some(message(MAX)[..5].to_vec()), None], false, &room)).collect();
         for arriving in &mut begun {

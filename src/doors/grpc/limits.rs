@@ -6,12 +6,15 @@
 
 use std::{sync::Arc, time::Duration};
 
+use super::pending::Pending;
 use crate::doors::in_flight::InFlight;
 
 /// How long a message may take to arrive after its headers.
 pub(super) const ARRIVAL: Duration = Duration::from_secs(5);
-/// What a message counts for that has begun and not ended, besides its bytes: about what its stream takes.
-pub(super) const PENDING_MESSAGE: usize = 4 * 1024;
+/// What a message counts for that has begun and not ended, besides its bytes: what its stream takes, with its headers.
+pub(super) const PENDING_MESSAGE: usize = 20 * 1024;
+/// How much of a message is read to no purpose that is too large, so that whoever sends it reads the answer.
+pub(super) const READ_IN_VAIN_MAX: usize = 16 * 1024 * 1024;
 /// How many bytes all messages that came in parts may hold.
 const BYTES_IN_FLIGHT_MAX: usize = 64 * 1024 * 1024;
 /// How large a question to health and reflection may be.
@@ -24,8 +27,10 @@ const REFLECTIONS_MAX: usize = 16;
 pub(super) struct Limits {
     /// How large a check may be.
     pub(super) max_message: usize,
-    /// Decisions, and messages that came in parts.
+    /// Decisions.
     pub(super) decisions: Arc<InFlight>,
+    /// Messages that came in parts.
+    pub(super) pending: Arc<Pending>,
     /// Streams of reflection.
     pub(super) reflections: Arc<InFlight>,
 }
@@ -35,7 +40,8 @@ impl Limits {
     pub(super) fn new(max_message: usize, max_in_flight: usize) -> Self {
         Self {
             max_message,
-            decisions: InFlight::new(max_in_flight, BYTES_IN_FLIGHT_MAX),
+            decisions: InFlight::new(max_in_flight, 0),
+            pending: Pending::new(BYTES_IN_FLIGHT_MAX),
             reflections: InFlight::new(REFLECTIONS_MAX, 0),
         }
     }

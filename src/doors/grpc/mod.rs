@@ -10,6 +10,7 @@ pub mod fuzzing;
 #[allow(clippy::all, clippy::pedantic, unreachable_pub, reason = "made from proto/countersign/v1 by the test beside it")]
 mod generated;
 mod limits;
+mod pending;
 pub mod probe;
 mod request;
 mod service;
@@ -92,7 +93,7 @@ impl GrpcDoor {
         };
         tokio::spawn(report_health(self.readiness, reporter, listening.stages.clone()));
         let threads = thread::available_parallelism().map_or(1, Into::into);
-        Ok(listen::serve(listener, threads, tls.map(ServerTls::for_grpc), &services, listening)?)
+        Ok(listen::serve(listener, threads, tls.map(ServerTls::for_grpc).as_ref(), &services, listening)?)
     }
 }
 

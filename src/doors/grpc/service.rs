@@ -31,14 +31,12 @@ use super::{
     ext_authz::ExtAuthz,
     generated::verification_server::VerificationServer,
     limits::{ARRIVAL, Limits, SMALL_MESSAGE_MAX},
+    pending::Held,
     verification::PluginVerification,
 };
 use crate::{
     domain::decision::DenialReason,
-    doors::{
-        in_flight::{HeldBytes, Served},
-        listen::Standing,
-    },
+    doors::{in_flight::Served, listen::Standing},
 };
 
 /// What is asked in streams.
@@ -118,7 +116,7 @@ impl<B: Incoming> Service<Request<B>> for DoorService {
                 };
             }
         };
-        let arriving = Arriving::new(body, max, Arc::clone(&self.limits.decisions), Instant::now() + ARRIVAL);
+        let arriving = Arriving::new(body, max, Arc::clone(&self.limits.pending), Instant::now() + ARRIVAL);
         Answering::Arriving(Box::new(Asking { head, arriving, asked, service: self.clone() }))
     }
 }
@@ -189,7 +187,7 @@ pub(super) enum Answering<B> {
     /// Its message is on its way.
     Arriving(Box<Asking<B>>),
     /// Somebody answers it. Until then it keeps what it takes of this door.
-    Serving { answer: BoxFuture<Response<Answer>, Infallible>, _served: Option<Served>, _held: Option<HeldBytes> },
+    Serving { answer: BoxFuture<Response<Answer>, Infallible>, _served: Option<Served>, _held: Option<Held> },
     /// It is there; `None` when it was taken.
     Answered(Option<Response<Answer>>),
 }

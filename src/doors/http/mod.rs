@@ -88,7 +88,7 @@ impl HttpDoor {
     /// Serves decisions and tokens on `listener`, with a thread for each core.
     pub fn serve(self, listener: TcpListener, tls: Option<&ServerTls>, listening: Listening) -> Result<Served, ListenError> {
         let threads = thread::available_parallelism().map_or(1, Into::into);
-        listen::serve(listener, threads, tls.map(ServerTls::for_http), &self, listening)
+        listen::serve(listener, threads, tls.map(ServerTls::for_http).as_ref(), &self, listening)
     }
 
     /// Where it says that it is alive.
@@ -163,7 +163,8 @@ impl HttpWorker {
         if place.is_none() && !self.alive_at.iter().any(|path| path == request.uri().path()) {
             return decision::overloaded(&request.into_parts().0, &self.door);
         }
-        self.app.answer(request, peer, activity).await
+        // In a box, so that a decision does not carry the room for it around.
+        Box::pin(self.app.answer(request, peer, activity)).await
     }
 }
 

@@ -23,6 +23,8 @@ use crate::telemetry::connections::ConnectionCounts;
 const BACKLOG: u32 = 4096;
 /// How long nothing is accepted after that failed: mostly for want of files, which others have to give back first.
 const AFTER_FAILED_ACCEPT: Duration = Duration::from_millis(50);
+/// How often the log tells of that.
+const WARN_INTERVAL: Duration = Duration::from_secs(1);
 /// How long connections that the kernel has completed are looked for before the listener is closed.
 const LAST_LOOK: Duration = Duration::from_millis(20);
 /// Refused connections that are kept open for a moment.
@@ -109,6 +111,7 @@ impl Accepting {
                 }
             }
         };
+        let mut warned = None::<Instant>;
         let mut closing = std::pin::pin!(stages.reached(Stage::Closing));
         loop {
             let accepted = tokio::select! {
@@ -118,10 +121,17 @@ impl Accepting {
             match accepted {
                 Ok((stream, peer)) => hand_out(stream, peer),
                 Err(error) => {
-                    tracing::warn!(error = %error, listener = counts.listener().name(), "a connection could not be accepted");
+                    if warned.is_none_or(|at| at.elapsed() > WARN_INTERVAL) {
+                        warned = Some(Instant::now());
+                        tracing::warn!(error = %error, listener = counts.listener().name(), "a connection could not be accepted");
+                    }
                     tokio::time::sleep(AFTER_FAILED_ACCEPT).await;
                 }
             }
+        }
+        if let Err(error) = connect_no_more(&listener) {
+            // Then whoever connects in the very moment of the end is cut.
+            tracing::debug!(error = %error, "the kernel goes on completing connections");
         }
         let end = Instant::now() + LAST_LOOK;
         while let Ok(Ok(accepted)) = tokio::time::timeout_at(end, listener.accept()).await {
@@ -130,6 +140,34 @@ impl Accepting {
             }
         }
     }
+}
+
+/// Has the kernel pass over those who want to connect, so that no connection is completed after the last that is accepted: it would be reset
+/// when the listener is closed, and a client that has sent its question by then cannot tell whether it was read. Who is passed over tries again
+/// within a second, and is refused.
+#[cfg(target_os = "linux")]
+fn connect_no_more(listener: &TcpListener) -> io::Result<()> {
+    use socket2::{SockFilter, SockRef};
+
+    // Instructions of the classic packet filter: BPF_LD | BPF_B | BPF_ABS, BPF_JMP | BPF_JSET | BPF_K, BPF_RET | BPF_K.
+    const LOAD_BYTE: u16 = 0x30;
+    const TEST_BITS: u16 = 0x45;
+    const RETURN: u16 = 0x06;
+    // What a listener's filter looks at begins with the TCP header; a first segment has SYN among its flags.
+    const FLAGS: u32 = 13;
+    const SYN: u32 = 0x02;
+    SockRef::from(listener).attach_filter(&[
+        SockFilter::new(LOAD_BYTE, 0, 0, FLAGS),
+        SockFilter::new(TEST_BITS, 0, 1, SYN),
+        SockFilter::new(RETURN, 0, 0, 0),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+    ])
+}
+
+/// Elsewhere there is a moment in which one that was just completed is reset.
+#[cfg(not(target_os = "linux"))]
+fn connect_no_more(_: &TcpListener) -> io::Result<()> {
+    Ok(())
 }
 
 /// The connection, free to move to another runtime.

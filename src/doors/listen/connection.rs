@@ -44,9 +44,17 @@ impl<P: Protocol> Serving<P> {
         let served = async {
             let stream = TcpStream::from_std(stream)?;
             match &self.tls {
-                None => self.speak(stream, peer, &activity).await,
+                None => {
+                    activity.connected();
+                    if has_something(&stream, &activity).await {
+                        self.speak(stream, peer, &activity).await;
+                    }
+                }
                 Some(tls) => match unless_cut(&activity, pin!(tls.accept(stream))).await {
-                    Some(Ok(stream)) => self.speak(stream, peer, &activity).await,
+                    Some(Ok(stream)) => {
+                        activity.connected();
+                        self.speak(stream, peer, &activity).await;
+                    }
                     Some(Err(error)) => tracing::debug!(error = %error, "a TLS handshake failed"),
                     None => {}
                 },
@@ -60,7 +68,6 @@ impl<P: Protocol> Serving<P> {
     }
 
     async fn speak<S: super::Stream>(&self, stream: S, peer: SocketAddr, activity: &Rc<Activity>) {
-        activity.connected();
         let stream = Watched::new(stream, Rc::clone(activity), Arc::clone(&self.counts));
         let mut connection = pin!(P::serve(&self.ready, stream, Some(peer), activity));
         let mut is_closing = false;
@@ -85,6 +92,20 @@ impl<P: Protocol> Serving<P> {
             tracing::debug!(error = %error, "a connection ended with an error");
         }
     }
+}
+
+/// Is done when the client has sent something, which it does first in every protocol here, or has gone: until then a connection needs
+/// no memory for what it might say. False if the connection is to end before.
+async fn has_something(stream: &TcpStream, activity: &Activity) -> bool {
+    poll_fn(|context| {
+        activity.listen(context.waker());
+        match (stream.poll_read_ready(context), activity.command()) {
+            (_, Command::Cut) | (Poll::Pending, Command::Close) => Poll::Ready(false),
+            (Poll::Ready(_), Command::GoOn | Command::Close) => Poll::Ready(true),
+            (Poll::Pending, Command::GoOn) => Poll::Pending,
+        }
+    })
+    .await
 }
 
 /// What comes of `future`; none if the connection is to be cut before.

@@ -18,6 +18,8 @@ pub(super) const TICK: Duration = Duration::from_millis(250);
 
 /// For a TLS handshake, and then for the first request.
 const SILENT: u32 = ticks(Duration::from_secs(5));
+/// The same, and for the head, while connections are refused: those that ask nothing make room for those that do.
+const CROWDED: u32 = ticks(Duration::from_secs(1));
 /// For the head of a request, after its first byte.
 const HEAD: u32 = ticks(Duration::from_secs(5));
 /// For the next part of a request's body.
@@ -32,6 +34,7 @@ const IDLE: u32 = ticks(Duration::from_secs(75));
 /// For the client to take the last answer of a connection, and to close it.
 const LINGER: u32 = ticks(Duration::from_secs(2));
 
+#[allow(clippy::cast_possible_truncation, reason = "a minute or so")]
 const fn ticks(duration: Duration) -> u32 {
     (duration.as_millis() / TICK.as_millis()) as u32
 }
@@ -100,6 +103,8 @@ pub(super) struct Shared {
     pub(super) turns: Turns,
     /// Whether the service is about to end.
     pub(super) is_draining: Cell<bool>,
+    /// Whether connections are refused, because there are too many.
+    pub(super) is_crowded: Cell<bool>,
 }
 
 impl Activity {
@@ -265,10 +270,11 @@ impl Activity {
             return Some(Overdue::Reader);
         }
         let since = self.since.get();
+        let unless_crowded = |limit| if self.shared.is_crowded.get() { CROWDED } else { limit };
         let (limit, overdue) = match self.phase.get() {
-            Phase::Handshake => (SILENT, Overdue::Handshake),
-            Phase::Silent => (SILENT, Overdue::Silent),
-            Phase::Head => (HEAD, Overdue::Head),
+            Phase::Handshake => (unless_crowded(SILENT), Overdue::Handshake),
+            Phase::Silent => (unless_crowded(SILENT), Overdue::Silent),
+            Phase::Head => (unless_crowded(HEAD), Overdue::Head),
             Phase::Body => {
                 let last = self.received.get().unwrap_or(since);
                 return (is_over(since, BODY) || is_over(last, BODY_PROGRESS)).then_some(Overdue::Body);
@@ -336,6 +342,17 @@ mod tests {
     }
 
     #[test]
+    fn silence_ends_earlier_in_a_crowd() {
+        let (shared, activity) = connected();
+        after(&shared, CROWDED + 1);
+        assert_eq!(activity.overdue(), None);
+        shared.is_crowded.set(true);
+        assert_eq!(activity.overdue(), Some(Overdue::Silent));
+        activity.request_begun(false);
+        assert_eq!(activity.overdue(), None, "whoever asks may stay");
+    }
+
+    #[test]
     fn a_head_may_not_trickle() {
         let (shared, activity) = connected();
         for _ in 0..=HEAD {
@@ -382,7 +399,7 @@ mod tests {
     #[test]
     fn memory_is_given_back_with_the_answer_and_with_the_connection() {
         let (shared, activity) = connected();
-        let large = 20 * 1024 * 1024;
+        let large = 10 * 1024 * 1024;
         assert!(activity.received(large));
         assert!(!activity.received(large), "more than there is");
         activity.request_begun(false);

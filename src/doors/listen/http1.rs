@@ -46,11 +46,14 @@ where
     let activity = Rc::clone(activity);
     let service = service_fn(move |request: Request<Incoming>| {
         activity.request_begun(!request.body().is_end_stream());
+        let version = request.version();
         let (answer, activity) = (answer(request), Rc::clone(&activity));
         async move {
             let mut response = answer.await;
             if activity.is_draining() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                // Otherwise the library promises HTTP/1.0 clients that ask for it to keep the connection.
+                *response.version_mut() = version;
             }
             activity.answered();
             Ok::<_, Infallible>(response)

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 /// Bytes that unanswered requests may hold on one worker.
-const BYTES_MAX: usize = 32 * 1024 * 1024;
+const BYTES_MAX: usize = 16 * 1024 * 1024;
 /// A connection that holds less is never given up for memory: one read.
 const SMALL: usize = 16 * 1024;
 

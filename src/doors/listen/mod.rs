@@ -93,13 +93,13 @@ pub struct Served {
 pub(super) fn serve<P: Protocol>(
     listener: TcpListener,
     threads: usize,
-    tls: Option<TlsAcceptor>,
+    tls: Option<&TlsAcceptor>,
     protocol: &P,
     listening: Listening,
 ) -> Result<Served, ListenError> {
     let Listening { max_connections, stages, counts } = listening;
     let refusal = if tls.is_some() { Vec::new() } else { P::refusal() };
-    let (workers, ends) = Workers::start(threads, tls.as_ref(), protocol, &stages, &counts).map_err(ListenError::Thread)?;
+    let (workers, ends) = Workers::start(threads, tls, protocol, &stages, &counts).map_err(ListenError::Thread)?;
     let accepting = accept::Accepting { listener, workers, max_connections, refusal, stages, counts };
     Ok(Served { accepting: tokio::spawn(accepting.run()), ends })
 }

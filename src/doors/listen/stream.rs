@@ -60,9 +60,9 @@ impl<S: Stream> Watched<S> {
 
     fn note<T>(&self, written: Poll<T>) -> Poll<T> {
         if written.is_ready() {
-            self.activity.sent()
+            self.activity.sent();
         } else {
-            self.activity.blocked()
+            self.activity.blocked();
         }
         written
     }

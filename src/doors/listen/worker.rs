@@ -81,6 +81,8 @@ struct Worker<P: Protocol> {
     shared: Rc<Shared>,
     table: Rc<Table>,
     began: Instant,
+    /// Connections that were refused when the worker last looked.
+    refused: Cell<u64>,
 }
 
 /// The connections of a worker.
@@ -129,7 +131,15 @@ where
     Serving<P>: 'static,
 {
     fn new(accepted: mpsc::UnboundedReceiver<Accepted>, serving: Serving<P>, stages: Stages) -> Self {
-        Self { accepted, serving: Rc::new(serving), stages, shared: Rc::default(), table: Rc::default(), began: Instant::now() }
+        Self {
+            accepted,
+            serving: Rc::new(serving),
+            stages,
+            shared: Rc::default(),
+            table: Rc::default(),
+            began: Instant::now(),
+            refused: Cell::default(),
+        }
     }
 
     async fn run(mut self) {
@@ -190,6 +200,8 @@ where
         let now = self.tell_time();
         let counts = &self.serving.counts;
         counts.tell(now);
+        let refused = counts.refused();
+        self.shared.is_crowded.set(self.refused.replace(refused) != refused);
         self.table.for_each(|activity| {
             let Some(overdue) = activity.overdue() else { return };
             match (overdue, activity.command()) {

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use super::{Refusal, Verifier, check_scopes};
+use super::{Refusal, Verifier, check_scopes, malformed, reason_of};
 use crate::{
     domain::{
         decision::{Denial, DenialReason, Identity},
         presented::Presented,
         principal::KnownPrincipal,
         time::UnixMillis,
-        token::{AccessClaims, UntrustedAccessToken},
+        token::{AccessClaims, TokenFault, UntrustedAccessToken},
     },
     telemetry::decisions::Observation,
 };
@@ -24,7 +24,7 @@ impl Verifier {
         now: UnixMillis,
         observation: &Observation<'_>,
     ) -> Result<Identity, Refusal> {
-        let token = Self::parse_access_token(text)?;
+        let token = Self::parse_access_token(text).map_err(malformed)?;
         let unverified_claims = token.unverified_claims();
         let deny = |reason| Denial { unverified_username: Some(unverified_claims.username.clone()), ..Denial::from(reason) };
 
@@ -45,10 +45,8 @@ impl Verifier {
         Ok(identity)
     }
 
-    pub(super) fn parse_access_token(text: &str) -> Result<UntrustedAccessToken<'_>, DenialReason> {
-        UntrustedAccessToken::parse(text).map_err(|fault| {
-            if text.contains([',', ' ', '\t']) { DenialReason::SeveralCredentials } else { DenialReason::from(&fault) }
-        })
+    pub(super) fn parse_access_token(text: &str) -> Result<UntrustedAccessToken<'_>, (DenialReason, TokenFault)> {
+        UntrustedAccessToken::parse(text).map_err(|fault| (reason_of(text, &fault), fault))
     }
 
     /// Issued by this service, for this service, as an access token.

@@ -236,9 +236,8 @@ impl Verifier {
         let expected = "a compact JWS of at most 8192 bytes with an accepted alg, and claims for user, time and nonce";
         let token = match Self::parse(text) {
             Ok(token) => token,
-            Err(reason) => {
-                let fault = UntrustedToken::parse(text).err().map_or_else(String::new, |fault| fault.to_string());
-                walk.step("token", StepOutcome::Denied(reason), fault, expected);
+            Err((reason, fault)) => {
+                walk.step("token", StepOutcome::Denied(reason), fault.to_string(), expected);
                 return None;
             }
         };
@@ -372,6 +371,25 @@ impl Verifier {
         }
     }
 
+    async fn explain_trusts(
+        &self,
+        token: &UntrustedToken<'_>,
+        principal: &KnownPrincipal,
+        failures: &HashMap<TrustId, FetchFailure>,
+        now: UnixMillis,
+        attempts: &mut Attempts,
+        seen: &mut Vec<String>,
+    ) {
+        for (_, trust) in principal.trusts_in_use() {
+            let finding = match self.ports.key_sets.set(trust, now).await {
+                Some(set) => explain_set(token, &set, now, attempts),
+                None => "no key set: never fetched, or too old".to_owned(),
+            };
+            let failure = failures.get(&trust.id).map_or_else(String::new, |failure| format!("; fetching it failed: {failure}"));
+            seen.push(format!("trust {} ({}): {finding}{failure}", trust.id, trust.url));
+        }
+    }
+
     /// Tries what a decision would try, in the same order, and tells of each; also why key sets could not be fetched just now.
     async fn explain_key(
         &self,
@@ -387,29 +405,33 @@ impl Verifier {
         };
         let expected =
             format!("a signature by one of the principal's keys or trusts, at most {CANDIDATE_KEYS_MAX} of which are tried");
-        let mut seen = Vec::new();
+        let mut attempts = Attempts { is_active: principal.is_active, count: 0, is_proven: false };
+        let mut seen: Vec<String> = token.signature_fault().iter().map(ToString::to_string).collect();
+        // In the order of a decision, since it ends with the first that verifies, and with the eighth that does not.
+        let trusts_come_first = token.key_id().is_some() && principal.named_key(token).is_none();
+        if trusts_come_first {
+            self.explain_trusts(token, principal, failures, now, &mut attempts, &mut seen).await;
+        }
+        let named = principal.named_key(token);
         for known in &principal.keys {
-            let names_another = principal.registered_kid(token).is_some_and(|named| named != known.key.fingerprint());
-            let finding = if names_another {
-                "not the one that kid names"
+            let finding = if named.is_some_and(|named| named != known.key.fingerprint()) {
+                "not the one that kid names".to_owned()
             } else if !known.is_current(now) {
-                "not in its time of use"
-            } else if !token.fits(&known.key) {
-                "of another kind or size, or not for this alg"
-            } else if token.verify(&known.key, now).is_some() {
-                "verifies"
+                "not in its time of use".to_owned()
             } else {
-                "does not verify"
+                attempts.finding(token, &known.key, now)
             };
             seen.push(format!("key {} ({} {}): {finding}", known.id, known.key.family(), known.key.fingerprint()));
         }
-        for (_, trust) in principal.trusts_in_use() {
-            let finding = match self.ports.key_sets.set(trust, now).await {
-                Some(set) => explain_set(token, &set, now),
-                None => "no key set: never fetched, or too old".to_owned(),
-            };
-            let failure = failures.get(&trust.id).map_or_else(String::new, |failure| format!("; fetching it failed: {failure}"));
-            seen.push(format!("trust {} ({}): {finding}{failure}", trust.id, trust.url));
+        if !trusts_come_first {
+            self.explain_trusts(token, principal, failures, now, &mut attempts, &mut seen).await;
+        }
+        if token.key_id().is_some() {
+            for (_, trust) in principal.trusts_in_use() {
+                let Some(set) = self.ports.key_sets.set(trust, now).await else { continue };
+                let findings = set.nameless().map(|key| attempts.finding(token, key, now));
+                seen.extend(findings.map(|finding| format!("trust {} ({}): a key without kid, {finding}", trust.id, trust.url)));
+            }
         }
         let seen = if seen.is_empty() { "no keys and no trusts".to_owned() } else { seen.join("; ") };
         let mut trials = Trials::default();
@@ -423,24 +445,15 @@ impl Verifier {
     }
 }
 
-/// What the keys of a set make of the token, and which entries of that name cannot be used.
-fn explain_set(token: &UntrustedToken<'_>, set: &KeySet, now: UnixMillis) -> String {
-    let finding = |key: &VerifyingKey| {
-        if !token.fits(key) {
-            "of another kind or size, or not for this alg"
-        } else if token.verify(key, now).is_some() {
-            "verifies"
-        } else {
-            "does not verify"
-        }
-    };
+/// What the keys of a set make of the token that it may name, or all of them if it names none; and which of its entries are left out.
+fn explain_set(token: &UntrustedToken<'_>, set: &KeySet, now: UnixMillis, attempts: &mut Attempts) -> String {
     let kid = token.key_id().map(TokenKeyId::text);
     let mut found: Vec<String> = match &kid {
-        Some(kid) => {
-            let named = set.named(kid).map(|key| format!("kid found, {}", finding(key)));
-            named.chain(set.nameless().map(|key| format!("a key without kid, {}", finding(key)))).collect()
+        Some(kid) => set.named(kid).map(|key| format!("kid found, {}", attempts.finding(token, key, now))).collect(),
+        None => {
+            let finding = |key: &VerifyingKey| format!("a key ({} {}), ", key.family(), key.fingerprint());
+            set.keys().map(|key| finding(key) + &attempts.finding(token, key, now)).collect()
         }
-        None => set.keys().map(|key| format!("a key ({} {}), {}", key.family(), key.fingerprint(), finding(key))).collect(),
     };
     if found.is_empty() {
         found.push(if kid.is_some() { "no usable key of that kid" } else { "no usable key" }.to_owned());
@@ -448,6 +461,46 @@ fn explain_set(token: &UntrustedToken<'_>, set: &KeySet, now: UnixMillis) -> Str
     let is_meant = |left_out: &&LeftOutKey| kid.is_none() || left_out.kid.is_none() || left_out.kid.as_deref() == kid.as_deref();
     found.extend(set.contents().left_out.iter().filter(is_meant).map(|left_out| format!("left out: {left_out}")));
     found.join(", ")
+}
+
+/// The verifications that a decision would make, one after the other.
+struct Attempts {
+    is_active: bool,
+    count: usize,
+    is_proven: bool,
+}
+
+impl Attempts {
+    /// What came of `key`, which is tried only if a decision would try it.
+    fn finding(&mut self, token: &UntrustedToken<'_>, key: &VerifyingKey, now: UnixMillis) -> String {
+        if !token.fits(key) {
+            return "of another kind or size, or not for this alg".to_owned();
+        }
+        if !self.is_active {
+            return "not tried, the principal is disabled".to_owned();
+        }
+        if self.is_proven {
+            return "not tried, another one verified before".to_owned();
+        }
+        if self.count >= CANDIDATE_KEYS_MAX {
+            return format!("not tried, {CANDIDATE_KEYS_MAX} were before");
+        }
+        self.count += 1;
+        if token.verify(key, now).is_some() {
+            self.is_proven = true;
+            return "verifies".to_owned();
+        }
+        token.other_pss_salt(key).map_or_else(
+            || "does not verify".to_owned(),
+            |found| {
+                let algorithm = token.algorithm();
+                format!(
+                    "does not verify: it signed this, with a salt of {found} bytes, and {algorithm} wants as many as its digest has \
+                     (RFC 7518 section 3.5), which your library has an option for"
+                )
+            },
+        )
+    }
 }
 
 fn explain_scopes(presented: &Presented<'_>, identity: &Identity, walk: &mut Walk) {

@@ -68,7 +68,7 @@ impl Verifier {
         now: UnixMillis,
         trials: &mut Trials,
     ) -> Option<(VerifiedToken<'t>, ProvenBy)> {
-        let keys_are_first = principal.trusts.is_empty() || token.key_id().is_none() || principal.registered_kid(token).is_some();
+        let keys_are_first = principal.trusts.is_empty() || token.key_id().is_none() || principal.named_key(token).is_some();
         let found = if keys_are_first { try_keys(token, principal, now, trials) } else { None };
         if found.is_some() || principal.trusts.is_empty() {
             return found;

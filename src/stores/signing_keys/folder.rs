@@ -19,7 +19,7 @@ use super::{ListedKey, SigningKeyError};
 use crate::{
     config::issuer::IssuerSettings,
     domain::{
-        algorithm::Algorithm,
+        algorithm::{Algorithm, Ed25519Name},
         issuer_keys::SigningKey,
         key::{KeyError, PrivateKey},
         rotation::Tenure,
@@ -39,6 +39,7 @@ const RSA_BITS: usize = 2048;
 pub(super) struct Folder {
     path: PathBuf,
     algorithm: Algorithm,
+    ed25519_name: Ed25519Name,
 }
 
 /// By which a change of a file is noticed.
@@ -61,7 +62,11 @@ pub(super) struct KeyFile {
 
 impl Folder {
     pub(super) fn new(settings: &IssuerSettings) -> Self {
-        Self { path: settings.signing_keys_dir.clone(), algorithm: settings.algorithm.algorithm() }
+        Self {
+            path: settings.signing_keys_dir.clone(),
+            algorithm: settings.algorithm.algorithm(),
+            ed25519_name: settings.ed25519_name,
+        }
     }
 
     /// The files that are keys: `*.pem`, hidden ones excepted, which are some tool's own. A folder that is not there has none.
@@ -111,7 +116,7 @@ impl Folder {
         let modified = UnixSeconds(UnixMillis::from(stamp.modified).seconds()).millis();
         let created_at = time_in(&stamp.name).unwrap_or(modified);
         let time = if stamp.name == FIRST { UnixMillis(0) } else { created_at };
-        let key = Arc::new(SigningKey::new(key, Some(self.algorithm)));
+        let key = Arc::new(SigningKey::new(key, Some(self.algorithm)).naming_ed25519(self.ed25519_name));
         Ok(KeyFile { name: stamp.name.clone(), time, created_at, key })
     }
 

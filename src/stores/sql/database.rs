@@ -89,12 +89,12 @@ impl Signs {
     fn admit(&self, is_marked_read_only: bool) -> bool {
         let is_as_known = is_marked_read_only == self.is_marked_read_only.load(Ordering::Acquire);
         if !is_as_known {
-            self.refuse("the server is not the one that it was");
+            self.refuse(&"the server is not the one that it was");
         }
         is_as_known
     }
 
-    fn refuse(&self, reason: impl ToString) {
+    fn refuse(&self, reason: &dyn fmt::Display) {
         *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_string());
         self.seen.notify_one();
     }
@@ -129,7 +129,7 @@ impl Database {
         })))
     }
 
-    /// Whether a pooler, such as PgBouncer, stands before it.
+    /// Whether a pooler, such as `PgBouncer`, stands before it.
     pub fn is_pooled(&self) -> bool {
         self.0.is_pooled
     }

@@ -282,9 +282,8 @@ pub(super) async fn reach_any(servers: &[Server], limit: Duration) -> Result<Rea
         match attempt {
             Ok(reached) if reached.writes.refused.is_none() => return Ok(reached),
             Ok(reached) if second_best.as_ref().is_none_or(|(before, _)| place < *before) => second_best = Some((place, reached)),
-            Ok(_) => {}
             Err(error) if failure.as_ref().is_none_or(|(before, _)| place < *before) => failure = Some((place, error)),
-            Err(_) => {}
+            Ok(_) | Err(_) => {}
         }
     }
     match (second_best, failure) {

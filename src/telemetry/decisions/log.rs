@@ -90,7 +90,7 @@ pub(super) fn write(
             target: "countersign::decision", decision_id = %id, door, outcome = "denied", method, host, path, peer, trace_id, span_id, auth_method,
             reason = denial.reason.name(), code = denial.reason.code().name(),
             unverified_username = denial.unverified_username.as_ref().map(Username::as_str),
-            "denied"
+            detail = denial.detail.as_ref().map(display), "denied"
         ),
         Outcome::Unavailable { dependency, source } => tracing::info!(
             target: "countersign::decision", decision_id = %id, door, outcome = "unavailable", method, host, path, peer, trace_id, span_id, auth_method,

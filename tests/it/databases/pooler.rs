@@ -1,4 +1,4 @@
-//! PgBouncer between the service and PostgreSQL.
+//! `PgBouncer` between the service and `PostgreSQL`.
 
 use super::{login_status, statements_left};
 use crate::harness::{Claims, Database, Deployment, Door, Key, PgBouncer, PoolMode, Question, TokenApi, eventually_async};

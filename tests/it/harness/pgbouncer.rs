@@ -1,4 +1,4 @@
-//! PgBouncer in front of a PostgreSQL.
+//! `PgBouncer` in front of a `PostgreSQL`.
 
 use std::net::SocketAddr;
 

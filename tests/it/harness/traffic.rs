@@ -1,6 +1,5 @@
 //! Clients of a gateway, each with a kept-alive connection and a fresh token for each request, and what became of every request.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -83,13 +82,16 @@ impl Traffic {
     }
 }
 
-/// Requests that came out wrong, by outcome.
-pub fn wrong(exchanges: &[Exchange]) -> BTreeMap<&str, usize> {
-    let mut outcomes = BTreeMap::new();
-    for exchange in exchanges.iter().filter(|exchange| exchange.is_wrong()) {
-        *outcomes.entry(exchange.outcome.as_str()).or_default() += 1;
-    }
-    outcomes
+/// Requests that came out wrong: what of each, after which time, and how long it took.
+pub fn wrong(exchanges: &[Exchange]) -> Vec<String> {
+    let Some(began) = exchanges.iter().map(|exchange| exchange.started).min() else { return Vec::new() };
+    let wrong = exchanges.iter().filter(|exchange| exchange.is_wrong());
+    wrong
+        .map(|Exchange { started, ended, is_replay, outcome }| {
+            let what = if *is_replay { "replay: " } else { "" };
+            format!("{what}{outcome} after {:.1?}, in {:.1?}", *started - began, *ended - *started)
+        })
+        .collect()
 }
 
 struct Client {

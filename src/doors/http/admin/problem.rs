@@ -268,6 +268,10 @@ impl From<KeyError> for Problem {
             KeyError::PrivateKeyGiven
             | KeyError::PublicKeyGiven
             | KeyError::UnknownFormat { .. }
+            | KeyError::SeveralKeys { .. }
+            | KeyError::AuthorityFirst { .. }
+            | KeyError::OptionsBeforeKey { .. }
+            | KeyError::Convert { .. }
             | KeyError::UnsupportedKind { .. }
             | KeyError::RsaTooSmall { .. }
             | KeyError::RsaTooLarge { .. }

@@ -1,6 +1,8 @@
 //! `/oauth2/token`: the token endpoint of RFC 6749, for clients that prove who they are with a signed assertion (RFC 7523), and for
 //! whoever holds a refresh token.
 
+use std::borrow::Cow;
+
 use actix_web::{
     HttpRequest, HttpResponse,
     http::header::{AUTHORIZATION, PRAGMA},
@@ -16,7 +18,12 @@ use super::{
     throttle::{Attempt, Claimant},
 };
 use crate::{
-    domain::{opaque::OpaqueToken, principal::Username, scope::Scopes, token::UntrustedToken},
+    domain::{
+        opaque::OpaqueToken,
+        principal::Username,
+        scope::Scopes,
+        token::{TokenFault, UntrustedToken},
+    },
     engine::issue::{IssueError, Issued},
 };
 
@@ -54,14 +61,14 @@ async fn answer(request: &HttpRequest, payload: web::Payload, api: &TokenApi) ->
     let asked = form.parameter("scope").map(Scopes::parse).transpose().map_err(|_| {
         Problem::token_endpoint("invalid_scope", "a scope is made of visible ASCII characters other than '\"' and '\\'")
     })?;
-    let claimant = client.as_ref().and_then(|client| client.unverified_username.clone()).map(Claimant::Username);
+    let claimant = client.as_ref().and_then(|client| client.unverified_username.clone().ok()).map(Claimant::Username);
     let attempt = api.throttle.admit(request, claimant)?;
     let issued = match grant {
         Grant::ClientCredentials => {
             let client = client.ok_or_else(|| invalid_client("prove who you are with a `client_assertion`"))?;
             match api.issuer.client_credentials(client.assertion, asked.as_ref()).await {
                 Ok(issued) => issued,
-                Err(error) => return Err(refused(&error, invalid_client(NOT_VERIFIED), &attempt)),
+                Err(error) => return Err(refused(&error, client.not_verified(), &attempt)),
             }
         }
         Grant::Refresh => refresh(api, &form, client.as_ref(), &attempt).await?,
@@ -86,7 +93,7 @@ async fn refresh(api: &TokenApi, form: &Form, client: Option<&Client<'_>>, attem
         None => None,
         Some(client) => {
             let identity = api.issuer.client(client.assertion).await;
-            Some(identity.map_err(|error| refused(&error, invalid_client(NOT_VERIFIED), attempt))?)
+            Some(identity.map_err(|error| refused(&error, client.not_verified(), attempt))?)
         }
     };
     let only = only.as_ref().map(|identity| identity.principal().id);
@@ -106,7 +113,8 @@ fn refused(error: &IssueError, denied: Problem, attempt: &Attempt<'_>) -> Proble
 /// A client as it says it is.
 struct Client<'a> {
     assertion: &'a str,
-    unverified_username: Option<Username>,
+    /// Who it is, or why that cannot be read.
+    unverified_username: Result<Username, TokenFault>,
 }
 
 impl<'a> Client<'a> {
@@ -125,17 +133,26 @@ impl<'a> Client<'a> {
             }
         };
         let token = UntrustedToken::parse(assertion);
-        let unverified_username = token.ok().map(|token| token.unverified_claims().username.clone());
-        // RFC 7521 section 4.2: where there is one, too, it names the same client.
+        let unverified_username = token.map(|token| token.unverified_claims().username.clone());
+        // RFC 7521 section 4.2: where there is one, too, it names the same client. An assertion that cannot be read names nobody, and is
+        // refused for what it is.
         let named = form.parameter("client_id");
-        if named.is_some_and(|named| unverified_username.as_ref().is_none_or(|username| username.as_str() != named)) {
+        if named.zip(unverified_username.as_ref().ok()).is_some_and(|(named, username)| username.as_str() != named) {
             return Err(invalid_client("the `client_id` is not who signed the assertion"));
         }
         Ok(Some(Self { assertion, unverified_username }))
     }
+
+    /// What to say where the assertion is refused. Only of what is wrong with it whoever it names is there more to say.
+    fn not_verified(&self) -> Problem {
+        match &self.unverified_username {
+            Ok(_) => invalid_client(NOT_VERIFIED),
+            Err(fault) => invalid_client(format!("the client assertion cannot be read: {fault}")),
+        }
+    }
 }
 
-fn invalid_client(detail: &'static str) -> Problem {
+fn invalid_client(detail: impl Into<Cow<'static, str>>) -> Problem {
     Problem::unauthorized("invalid_client", detail)
 }
 

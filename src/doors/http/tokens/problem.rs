@@ -64,7 +64,7 @@ impl Problem {
     }
 
     /// What was presented earns nothing.
-    pub(super) fn unauthorized(error: &'static str, detail: &'static str) -> Self {
+    pub(super) fn unauthorized(error: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
         let challenge = format!("{CHALLENGE}, error=\"{error}\"");
         Self::new(StatusCode::UNAUTHORIZED, error, detail).with(WWW_AUTHENTICATE, challenge)
     }

@@ -95,7 +95,7 @@ struct Metadata<'a> {
     grant_types_supported: [&'static str; 2],
     /// `none` is for refresh tokens.
     token_endpoint_auth_methods_supported: [&'static str; 2],
-    token_endpoint_auth_signing_alg_values_supported: [&'static str; 9],
+    token_endpoint_auth_signing_alg_values_supported: [&'static str; 10],
     introspection_endpoint_auth_methods_supported: [&'static str; 1],
     revocation_endpoint_auth_methods_supported: [&'static str; 1],
 }
@@ -113,7 +113,7 @@ pub(super) async fn metadata(api: web::Data<TokenApi>) -> HttpResponse {
         response_types_supported: [],
         grant_types_supported: ["client_credentials", "refresh_token"],
         token_endpoint_auth_methods_supported: ["private_key_jwt", "none"],
-        token_endpoint_auth_signing_alg_values_supported: Algorithm::ALL.map(Algorithm::name),
+        token_endpoint_auth_signing_alg_values_supported: Algorithm::NAMES,
         // RFC 8414 section 2 takes the name of an HTTP authentication scheme here, too.
         introspection_endpoint_auth_methods_supported: ["Bearer"],
         revocation_endpoint_auth_methods_supported: ["Bearer"],

@@ -11,7 +11,7 @@ use crate::domain::{
     decision::{DenialReason, Identity},
     presented::Presented,
     time::UnixMillis,
-    token::{ACCESS_TOKEN_LEEWAY, AccessClaims, UntrustedAccessToken},
+    token::{ACCESS_TOKEN_LEEWAY, AccessClaims},
 };
 
 impl Verifier {
@@ -25,9 +25,8 @@ impl Verifier {
         let expected = "a compact JWS of at most 8192 bytes with the claims of an access token of this service";
         let token = match Self::parse_access_token(text) {
             Ok(token) => token,
-            Err(reason) => {
-                let fault = UntrustedAccessToken::parse(text).err().map_or_else(String::new, |fault| fault.to_string());
-                walk.step("token", StepOutcome::Denied(reason), fault, expected);
+            Err((reason, fault)) => {
+                walk.step("token", StepOutcome::Denied(reason), fault.to_string(), expected);
                 return None;
             }
         };

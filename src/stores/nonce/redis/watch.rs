@@ -39,7 +39,7 @@ const REPLACE: &str = "local held = redis.call('GET', KEYS[1]) or '' \
                        redis.call('SET', KEYS[1], ARGV[2]) return ARGV[2]";
 
 /// The ACL rules that are enough, for `countersign config check` to tell.
-pub const ACL_RULES: &str = "~countersign:* &countersign:* +set +get +exists +expire +wait +eval +info +time +ping +unwatch \
+pub const ACL_RULES: &str = "~countersign:* &countersign:* +set +get +exists +expire +wait +eval +info +time \
                              +cluster|info +cluster|slots +publish +subscribe +hello +auth +select";
 
 /// How far the clock of this process and that of Redis are apart.

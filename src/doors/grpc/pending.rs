@@ -1,0 +1,143 @@
+//! The room for messages that come in parts, of all connections together.
+//!
+//! An honest message is there within milliseconds. Whoever keeps the end of his back would fill the room for seconds, and then again. So
+//! if there is no more room, the message that has waited for the longest is given up for the newest.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::Waker,
+};
+
+use futures_util::task::AtomicWaker;
+
+use crate::doors::in_flight::{HeldBytes, InFlight};
+
+/// The messages that have begun and not ended.
+#[derive(Debug)]
+pub(super) struct Pending {
+    bytes: Arc<InFlight>,
+    /// In the order in which they began. Some have ended.
+    begun: Mutex<VecDeque<Weak<State>>>,
+}
+
+/// The bytes of one message.
+#[derive(Debug)]
+pub(super) struct Held {
+    bytes: HeldBytes,
+    state: Arc<State>,
+    of: Arc<Pending>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    held: AtomicUsize,
+    is_given_up: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Pending {
+    /// Room for so many bytes.
+    pub(super) fn new(bytes: usize) -> Arc<Self> {
+        Arc::new(Self { bytes: InFlight::new(0, bytes), begun: Mutex::default() })
+    }
+
+    /// A message begins, and takes so many `bytes` whatever it is; `None` if there is no room.
+    pub(super) fn begin(self: &Arc<Self>, bytes: usize) -> Option<Held> {
+        let state = Arc::<State>::default();
+        let mut held = Held { bytes: self.bytes.hold_bytes(), state: Arc::clone(&state), of: Arc::clone(self) };
+        let has_room = held.add(bytes);
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        while begun.front().is_some_and(|first| first.strong_count() == 0) {
+            begun.pop_front();
+        }
+        begun.push_back(Arc::downgrade(&state));
+        has_room.then_some(held)
+    }
+
+    /// Gives up the oldest messages, but not `newest`, until they held so many bytes. Whether they did.
+    fn make_room(&self, bytes: usize, newest: &Arc<State>) -> bool {
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut freed = 0;
+        while freed < bytes {
+            let Some(oldest) = begun.pop_front() else { return false };
+            let Some(oldest) = oldest.upgrade() else { continue };
+            if Arc::ptr_eq(&oldest, newest) {
+                begun.push_front(Arc::downgrade(&oldest));
+                return false;
+            }
+            oldest.is_given_up.store(true, Ordering::Release);
+            oldest.waker.wake();
+            freed += oldest.held.load(Ordering::Relaxed);
+        }
+        true
+    }
+}
+
+impl Held {
+    /// Holds so many more.
+    #[must_use = "bytes for which there is no room may not be kept"]
+    pub(super) fn add(&mut self, bytes: usize) -> bool {
+        let is_held = self.bytes.add(bytes) || {
+            let has_room = self.of.make_room(bytes, &self.state);
+            if has_room {
+                self.bytes.add_freed(bytes);
+            }
+            has_room
+        };
+        if is_held {
+            self.state.held.fetch_add(bytes, Ordering::Relaxed);
+        }
+        is_held
+    }
+
+    /// Holds no more than so many from now on.
+    pub(super) fn keep(&mut self, bytes: usize) {
+        self.bytes.keep(bytes);
+        self.state.held.fetch_min(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether it has to make room; if not, `waker` is told when it does.
+    pub(super) fn is_given_up(&self, waker: &Waker) -> bool {
+        self.state.waker.register(waker);
+        self.state.is_given_up.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_given_up(held: &Held) -> bool {
+        held.is_given_up(Waker::noop())
+    }
+
+    #[test]
+    fn the_oldest_make_room_for_the_newest() {
+        let room = Pending::new(100);
+        let old: Vec<Held> = (0..4).map(|_| room.begin(25).unwrap()).collect();
+        let mut newest = room.begin(10).unwrap();
+        assert_eq!(old.iter().map(is_given_up).collect::<Vec<_>>(), [true, false, false, false]);
+        assert!(newest.add(40));
+        assert_eq!(old.iter().map(is_given_up).collect::<Vec<_>>(), [true, true, true, false]);
+        assert!(!is_given_up(&newest));
+        drop(old);
+        assert!(newest.add(50), "what was given up is given back");
+    }
+
+    #[test]
+    fn one_that_is_the_oldest_gives_up_nobody() {
+        let room = Pending::new(100);
+        let mut only = room.begin(60).unwrap();
+        let other = room.begin(40).unwrap();
+        assert!(!only.add(1) && !is_given_up(&other) && !is_given_up(&only));
+        drop(other);
+        assert!(only.add(1));
+        drop(only);
+        assert!(room.begin(101).is_none(), "it would hold more than all together may");
+        assert!(room.begin(100).is_some());
+    }
+}
