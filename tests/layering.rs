@@ -37,7 +37,7 @@ const LAYERS: [(&str, &[&str]); 11] = [
 ];
 
 /// Foreign crates that may be named in these modules alone, by the beginning of their names.
-const CRATES: [(&str, &[&str]); 25] = [
+const CRATES: [(&str, &[&str]); 26] = [
     ("sea_orm", &["stores::sql"]),
     ("sqlx", &["stores::sql"]),
     ("redis", &["stores::redis", "stores::nonce", "stores::hints"]),
@@ -45,7 +45,7 @@ const CRATES: [(&str, &[&str]); 25] = [
     ("hyper", &["doors"]),
     ("http_body", &["doors"]),
     ("rustix", &["app::descriptors"]),
-    ("socket2", &["doors::listen"]),
+    ("socket2", &["doors::listen", "stores::redis"]),
     ("utoipa", &["doors::http"]),
     ("governor", &["doors::http"]),
     ("tonic", &["doors::grpc"]),

@@ -40,9 +40,9 @@ impl Limits {
     pub(super) fn new(max_message: usize, max_in_flight: usize) -> Self {
         Self {
             max_message,
-            decisions: InFlight::new(max_in_flight, 0),
+            decisions: InFlight::new(max_in_flight),
             pending: Pending::new(BYTES_IN_FLIGHT_MAX),
-            reflections: InFlight::new(REFLECTIONS_MAX, 0),
+            reflections: InFlight::new(REFLECTIONS_MAX),
         }
     }
 }

@@ -14,12 +14,12 @@ use std::{
 
 use futures_util::task::AtomicWaker;
 
-use crate::doors::in_flight::{HeldBytes, InFlight};
+use crate::doors::in_flight::Room;
 
 /// The messages that have begun and not ended.
 #[derive(Debug)]
 pub(super) struct Pending {
-    bytes: Arc<InFlight>,
+    bytes: Room,
     /// In the order in which they began. Some have ended.
     begun: Mutex<VecDeque<Weak<State>>>,
 }
@@ -27,14 +27,14 @@ pub(super) struct Pending {
 /// The bytes of one message.
 #[derive(Debug)]
 pub(super) struct Held {
-    bytes: HeldBytes,
     state: Arc<State>,
     of: Arc<Pending>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    held: AtomicUsize,
+    /// What it has of the room.
+    bytes: AtomicUsize,
     is_given_up: AtomicBool,
     waker: AtomicWaker,
 }
@@ -42,36 +42,37 @@ struct State {
 impl Pending {
     /// Room for so many bytes.
     pub(super) fn new(bytes: usize) -> Arc<Self> {
-        Arc::new(Self { bytes: InFlight::new(0, bytes), begun: Mutex::default() })
+        Arc::new(Self { bytes: Room::new(bytes), begun: Mutex::default() })
     }
 
     /// A message begins, and takes so many `bytes` whatever it is; `None` if there is no room.
     pub(super) fn begin(self: &Arc<Self>, bytes: usize) -> Option<Held> {
         let state = Arc::<State>::default();
-        let mut held = Held { bytes: self.bytes.hold_bytes(), state: Arc::clone(&state), of: Arc::clone(self) };
-        let has_room = held.add(bytes);
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
         while begun.front().is_some_and(|first| first.strong_count() == 0) {
             begun.pop_front();
         }
         begun.push_back(Arc::downgrade(&state));
-        has_room.then_some(held)
+        drop(begun);
+        let held = Held { state, of: Arc::clone(self) };
+        held.add(bytes).then_some(held)
     }
 
-    /// Gives up the oldest messages, but not `newest`, until they held so many bytes. Whether they did.
-    fn make_room(&self, bytes: usize, newest: &Arc<State>) -> bool {
-        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut freed = 0;
-        while freed < bytes {
+    /// Takes so many bytes; if there are none, those of the oldest messages, but not of `newest` and what came after it.
+    fn take(&self, bytes: usize, newest: &Arc<State>) -> bool {
+        while !self.bytes.take(bytes) {
+            let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(oldest) = begun.pop_front() else { return false };
             let Some(oldest) = oldest.upgrade() else { continue };
             if Arc::ptr_eq(&oldest, newest) {
                 begun.push_front(Arc::downgrade(&oldest));
                 return false;
             }
+            drop(begun);
+            // Its memory follows as soon as it looks.
             oldest.is_given_up.store(true, Ordering::Release);
             oldest.waker.wake();
-            freed += oldest.held.load(Ordering::Relaxed);
+            self.bytes.give_back(oldest.bytes.swap(0, Ordering::Relaxed));
         }
         true
     }
@@ -80,30 +81,32 @@ impl Pending {
 impl Held {
     /// Holds so many more.
     #[must_use = "bytes for which there is no room may not be kept"]
-    pub(super) fn add(&mut self, bytes: usize) -> bool {
-        let is_held = self.bytes.add(bytes) || {
-            let has_room = self.of.make_room(bytes, &self.state);
-            if has_room {
-                self.bytes.add_freed(bytes);
-            }
-            has_room
-        };
-        if is_held {
-            self.state.held.fetch_add(bytes, Ordering::Relaxed);
+    pub(super) fn add(&self, bytes: usize) -> bool {
+        let has_room = self.of.take(bytes, &self.state);
+        if has_room {
+            self.state.bytes.fetch_add(bytes, Ordering::Relaxed);
         }
-        is_held
+        has_room
     }
 
     /// Holds no more than so many from now on.
-    pub(super) fn keep(&mut self, bytes: usize) {
-        self.bytes.keep(bytes);
-        self.state.held.fetch_min(bytes, Ordering::Relaxed);
+    pub(super) fn keep(&self, bytes: usize) {
+        let held = self.state.bytes.swap(0, Ordering::Relaxed);
+        let kept = held.min(bytes);
+        self.state.bytes.fetch_add(kept, Ordering::Relaxed);
+        self.of.bytes.give_back(held - kept);
     }
 
     /// Whether it has to make room; if not, `waker` is told when it does.
     pub(super) fn is_given_up(&self, waker: &Waker) -> bool {
         self.state.waker.register(waker);
         self.state.is_given_up.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.of.bytes.give_back(self.state.bytes.swap(0, Ordering::Relaxed));
     }
 }
 
@@ -119,10 +122,10 @@ mod tests {
     fn the_oldest_make_room_for_the_newest() {
         let room = Pending::new(100);
         let old: Vec<Held> = (0..4).map(|_| room.begin(25).unwrap()).collect();
-        let mut newest = room.begin(10).unwrap();
+        let newest = room.begin(10).unwrap();
         assert_eq!(old.iter().map(is_given_up).collect::<Vec<_>>(), [true, false, false, false]);
         assert!(newest.add(40));
-        assert_eq!(old.iter().map(is_given_up).collect::<Vec<_>>(), [true, true, true, false]);
+        assert_eq!(old.iter().map(is_given_up).collect::<Vec<_>>(), [true, true, false, false]);
         assert!(!is_given_up(&newest));
         drop(old);
         assert!(newest.add(50), "what was given up is given back");
@@ -131,7 +134,7 @@ mod tests {
     #[test]
     fn one_that_is_the_oldest_gives_up_nobody() {
         let room = Pending::new(100);
-        let mut only = room.begin(60).unwrap();
+        let only = room.begin(60).unwrap();
         let other = room.begin(40).unwrap();
         assert!(!only.add(1) && !is_given_up(&other) && !is_given_up(&only));
         drop(other);

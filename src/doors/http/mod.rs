@@ -81,7 +81,7 @@ impl HttpDoor {
         let attempt_header = language.attempt_header.as_deref().map(name).transpose()?;
         let headers_to_remove = HeaderValue::from(credentials_header.clone());
         let tokens = Arc::new(TokenApi::new(tokens, &url_prefix));
-        let in_flight = InFlight::new(max_in_flight, 0);
+        let in_flight = InFlight::new(max_in_flight);
         Ok(Self { verifier, tokens, language, url_prefix, in_flight, credentials_header, attempt_header, headers_to_remove })
     }
 

@@ -45,7 +45,9 @@ pub(super) struct Position {
 impl Position {
     /// At the end of the feed.
     pub(super) async fn newest(source: &dyn PrincipalSource) -> Result<Self, RegistryError> {
-        let (seen, unnumbered) = tokio::try_join!(source.newest_change(), source.unnumbered_changes())?;
+        // One after the other: if the schema is missing, no query is left half done, which its connection would complain about.
+        let seen = source.newest_change().await?;
+        let unnumbered = source.unnumbered_changes().await?;
         Ok(Self { seen, unnumbered: numbers(&unnumbered) })
     }
 

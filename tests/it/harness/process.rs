@@ -97,13 +97,13 @@ impl Process {
         }
     }
 
-    /// The same to the processes that it started, and to those first: none of them is started meanwhile.
+    /// The same to the processes that it started as well, and to it first: a frozen one starts no other meanwhile.
     pub fn signal_all(&self, signal: Signal) {
+        self.signal(signal);
         let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.child.id())).unwrap();
         for child in children.split_whitespace() {
             send_to(child, signal);
         }
-        self.signal(signal);
     }
 
     /// What it holds at the moment, by the kernel's account.

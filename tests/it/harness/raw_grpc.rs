@@ -39,13 +39,13 @@ impl RawGrpc {
     /// Calls the method at `path`, and yields the one message that is answered.
     pub async fn call<M: Message + Default>(&self, path: &str, sent: Sent) -> Result<M, Status> {
         let mut channel = self.channel.clone();
-        poll_fn(|context| channel.poll_ready(context)).await.map_err(|error| Status::unavailable(error.to_string()))?;
+        poll_fn(|context| channel.poll_ready(context)).await.map_err(|error| Status::unavailable(format!("{error:?}")))?;
         let request = Request::post(format!("http://door{path}"))
             .header("content-type", "application/grpc")
             .header("te", "trailers")
             .body(Body::new(sent))
             .unwrap();
-        let response = channel.call(request).await.map_err(|error| Status::unavailable(error.to_string()))?;
+        let response = channel.call(request).await.map_err(|error| Status::unavailable(format!("{error:?}")))?;
         let (head, body) = response.into_parts();
         check(&head.headers)?;
         let (mut body, mut message) = (pin!(body), Vec::new());
