@@ -92,7 +92,9 @@ async fn sets_are_read_as_they_are_written() {
             let added: Value =
                 serde_json::from_str(&world.deployment.done(&["trust", "add", &username, &url, "--output", "json"])).unwrap();
             is_told(&added, set);
-            assert_eq!(world.deployment.list(&["trust", "list", &username]), [added], "{username}");
+            let [listed] = &world.deployment.list(&["trust", "list", &username])[..] else { panic!("one trust of {username}") };
+            is_told(listed, set);
+            assert_eq!(listed["id"], added["id"]);
 
             let ask = async |token: &Token| {
                 let claims = Claims::of(&username).with_header("alg", token.algorithm);
@@ -235,7 +237,6 @@ async fn a_set_is_read_however_it_is_sent() {
     let set = json!({"keys": [signer.jwk()]}).to_string().into_bytes();
     for (name, behaviour) in [
         ("gzip", Behaviour::encoded("gzip", gzip(&set))),
-        ("upper-case", Behaviour::encoded("GZIP", gzip(&set))),
         ("br", Behaviour::encoded("br", brotli(&set))),
         ("identity", Behaviour::encoded("identity", set.clone())),
         ("bom", Behaviour::text([b"\xef\xbb\xbf", &set[..]].concat())),
