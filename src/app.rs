@@ -28,7 +28,11 @@ use tokio::{
 
 use self::watching::Watching;
 use crate::{
-    config::{Secret, Settings, admin::AdminSettings},
+    config::{
+        Secret, Settings,
+        admin::{AdminSettings, TOKEN_MIN},
+        server::TlsKeys,
+    },
     domain::{fence::Fence, key::KeyError, time::Tolerance},
     doors::{
         grpc::{GrpcDoor, GrpcError},
@@ -124,8 +128,8 @@ pub enum AppError {
     /// Key sets cannot be fetched.
     #[error(transparent)]
     KeySets(#[from] FetcherError),
-    /// The admin token cannot be read.
-    #[error("`admin.token_file` {file:?} cannot be read: {source}")]
+    /// The admin token cannot be read, or is too short.
+    #[error("`admin.token_file` {file:?} cannot be used: {source}")]
     AdminToken {
         /// The file.
         file: PathBuf,
@@ -215,6 +219,7 @@ pub struct App {
     admin: AdminDoor,
     background: Background,
     tls: Option<ServerTls>,
+    admin_tls: Option<ServerTls>,
     readiness: Readiness,
     limits: Limits,
     watching: Watching,
@@ -245,7 +250,8 @@ impl App {
     pub async fn build(settings: &Settings, log: LogControl) -> Result<Self, AppError> {
         let watching = Watching::begin(&settings.telemetry)?;
         let foundation = Foundation::lay(settings).await?;
-        let tls = ServerTls::load(&settings.server.tls)?;
+        let tls = ServerTls::load(&settings.server.tls, TlsKeys::SERVER)?;
+        let admin_tls = ServerTls::load(&settings.admin.tls, TlsKeys::ADMIN)?;
         let Foundation { clock, store, key_sets, .. } = &foundation;
         let (directory, follower) =
             CachedDirectory::start(Arc::clone(store) as Arc<dyn PrincipalSource>, Arc::clone(key_sets), &settings.registry).await?;
@@ -310,6 +316,8 @@ impl App {
                 scheme: language.scheme().into(),
                 url_prefix,
                 token: admin_token,
+                allowed_hosts: settings.admin.allowed_hosts.clone(),
+                failures_per_peer: settings.admin.failures_per_peer,
                 open_key_registration: settings.admin.open_key_registration,
                 api_key_lifetime: settings.issuer.api_key_lifetime,
             },
@@ -324,6 +332,7 @@ impl App {
                 redis,
             },
             tls,
+            admin_tls,
             readiness,
             limits: Limits { drain: settings.server.drain, max_connections: settings.server.max_connections as usize },
             watching,
@@ -358,7 +367,8 @@ impl App {
         if let Some(listener) = self.background.listener {
             background.spawn(listener.run(stopped()));
         }
-        let watcher = self.tls.clone().map(|tls| tokio::spawn(tls.watch()));
+        let watched = [&self.tls, &self.admin_tls].into_iter().flatten().cloned();
+        let watchers: Vec<_> = watched.map(|tls| tokio::spawn(tls.watch())).collect();
         let stages = Stages::default();
         let [http, grpc, admin] = ConnectionCounts::of_all(&self.watching.metrics).map(|counts| Listening {
             max_connections: connections,
@@ -367,7 +377,7 @@ impl App {
         });
         let mut http = self.http.serve(listeners.http, self.tls.as_ref(), http)?;
         let mut grpc = self.grpc.serve(listeners.grpc, self.tls.as_ref(), grpc)?;
-        let mut admin = self.admin.serve(listeners.admin, admin)?;
+        let mut admin = self.admin.serve(listeners.admin, self.admin_tls.as_ref(), admin)?;
         let mut all_ended =
             std::pin::pin!(async { tokio::try_join!(http.ended(), grpc.ended(), admin.ended()).map(|_| ()) }.fuse());
 
@@ -400,7 +410,7 @@ impl App {
         // Every decision is made: what they used is written last.
         drop(drained);
         drop(usage.await);
-        if let Some(watcher) = watcher {
+        for watcher in watchers {
             watcher.abort();
         }
         self.watching.end().await;
@@ -454,6 +464,10 @@ fn admin_token(settings: &AdminSettings) -> Result<Option<Secret>, AppError> {
     let token = token.trim();
     if token.is_empty() {
         let source = std::io::Error::other("it is empty");
+        return Err(AppError::AdminToken { file: file.clone(), source });
+    }
+    if token.chars().count() < TOKEN_MIN {
+        let source = std::io::Error::other(format!("it holds fewer than {TOKEN_MIN} characters"));
         return Err(AppError::AdminToken { file: file.clone(), source });
     }
     Ok(Some(Secret::new(token)))

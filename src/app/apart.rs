@@ -6,7 +6,7 @@ use super::{
     AppError, Foundation, Nonces, SystemClock, admin_token, change_hints, issuing, policy, signing_keys, use_one_crypto_library,
 };
 use crate::{
-    config::{Settings, database::DatabaseSettings},
+    config::{Settings, database::DatabaseSettings, server::TlsKeys},
     domain::presented::Presented,
     doors::tls::ServerTls,
     engine::{
@@ -15,6 +15,7 @@ use crate::{
         registry::Registry,
         verify::{Explanation, Vantage, Verifier, VerifierPorts},
     },
+    roots::Roots,
     stores::{
         cache::CachedDirectory,
         hints, jwks,
@@ -113,10 +114,28 @@ pub async fn check(settings: &Settings) -> Vec<Check> {
         check_database(&settings.database).await,
         check_nonces(settings).await,
         Check::of("issuer", signing_keys::check(settings).map_err(Into::into)),
-        Check::of("jwks", jwks::check(&settings.jwks).map_err(Into::into)),
+        check_key_sets(settings),
         Check::of("admin", admin_token(&settings.admin).map(drop)),
-        Check::of("server.tls", ServerTls::load(&settings.server.tls).map(drop).map_err(Into::into)),
+        Check::of("server.tls", ServerTls::load(&settings.server.tls, TlsKeys::SERVER).map(drop).map_err(Into::into)),
+        Check::of("admin.tls", ServerTls::load(&settings.admin.tls, TlsKeys::ADMIN).map(drop).map_err(Into::into)),
+        check_roots(),
     ]
+}
+
+fn check_key_sets(settings: &Settings) -> Check {
+    match jwks::check(&settings.jwks) {
+        Ok(note) => Check { note, ..Check::of("jwks", Ok(())) },
+        Err(error) => Check::of("jwks", Err(error.into())),
+    }
+}
+
+/// What servers are verified by. Whoever connects to none over TLS needs none.
+fn check_roots() -> Check {
+    let (note, advice) = match Roots::load(None) {
+        Ok(roots) => (Some(roots.to_string()), Vec::new()),
+        Err(error) => (None, vec![error.to_string()]),
+    };
+    Check { note, advice, ..Check::of("outgoing TLS", Ok(())) }
 }
 
 async fn check_database(settings: &DatabaseSettings) -> Check {

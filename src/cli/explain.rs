@@ -16,8 +16,13 @@ use crate::{
 };
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Others who are logged in see the arguments of a command. To keep the token from them, hand it over on standard \
+                        input:\n\n    countersign explain - < token.txt"
+)]
 pub(super) struct ExplainArguments {
-    /// The token, with or without its scheme in front; `-` reads it from standard input.
+    /// `-` for the token on standard input, or the token itself; with or without its scheme in front.
+    #[arg(value_name = "-|TOKEN")]
     token: String,
     /// The method of the request that it comes with.
     #[arg(long, value_name = "METHOD")]

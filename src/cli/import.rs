@@ -54,9 +54,11 @@ pub(super) struct UserArguments {
 pub(super) struct CommonArguments {
     /// The database to take over from, which is only read: `sqlite:`, `postgres:` or `mysql:`. What is taken over goes into
     /// `database.url`.
-    #[arg(long, value_name = "URL", required_unless_present = "database_env", conflicts_with = "database_env")]
-    database: Option<DatabaseUrl>,
-    /// The same, from this environment variable: others who are logged in see the arguments of a command, passwords included.
+    /// `-` reads it from standard input.
+    #[arg(long, value_name = "URL|-", required_unless_present = "database_env", conflicts_with = "database_env")]
+    database: Option<String>,
+    /// The same, from this environment variable. Others who are logged in see the arguments of a command, passwords included: a URL with
+    /// one goes here, or on standard input.
     #[arg(long, value_name = "VAR")]
     database_env: Option<String>,
     /// Say what would be taken over, and change nothing.
@@ -110,10 +112,12 @@ impl From<UserArguments> for LegacyUsers {
     }
 }
 
-fn url(given: Option<DatabaseUrl>, variable: Option<&str>) -> Result<DatabaseUrl, super::Failure> {
+/// Parsed here, since the parser of arguments repeats what it cannot use.
+fn url(given: Option<String>, variable: Option<&str>) -> Result<DatabaseUrl, super::Failure> {
     let usage = |text: String| super::Failure::Usage(text.into());
     if let Some(url) = given {
-        return Ok(url);
+        let url = super::argument_or_input(url)?;
+        return url.trim().parse().map_err(|error| usage(format!("--database: {error}")));
     }
     let name = variable.unwrap_or_default();
     let value = std::env::var(name).unwrap_or_default();

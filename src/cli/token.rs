@@ -20,8 +20,13 @@ pub(super) enum TokenCommand {
     /// Give an access token and a refresh token to a principal, and show them this once.
     Issue(IssueArguments),
     /// Tell what an access or refresh token of this service says, and whether it may be used now.
+    #[command(
+        after_help = "Others who are logged in see the arguments of a command. To keep the token from them, hand it over on \
+                            standard input:\n\n    countersign token introspect - < token.txt"
+    )]
     Introspect {
-        /// The token; `-` reads it from standard input.
+        /// `-` for the token on standard input, or the token itself.
+        #[arg(value_name = "-|TOKEN")]
         token: String,
         /// How to write it.
         #[arg(long, value_enum, default_value_t)]
@@ -37,8 +42,9 @@ pub(super) enum TokenCommand {
     },
     /// Revoke a token and all that goes back to the same login, for good.
     Revoke {
-        /// The `jti` of the access or refresh token, which `token list` shows.
-        jti: Uuid,
+        /// The `jti` of the access or refresh token, which `token list` shows; `-` reads it, or the token itself, from standard input.
+        #[arg(value_name = "JTI|-")]
+        jti: String,
     },
 }
 
@@ -102,10 +108,7 @@ pub(super) fn run(command: TokenCommand, settings: &Settings) -> super::Outcome 
             TokenCommand::List { username, output } => {
                 output::list(&COLUMNS, issuer.grants(username.as_ref()).await?.iter().map(row).collect(), output)?;
             }
-            TokenCommand::Revoke { jti } => match issuer.revoke(TokenName::Jti(&jti.to_string()), None, &actor).await? {
-                Revoked::Done => super::print(&format!("token {jti} is revoked, and all that goes back to the same login\n"))?,
-                Revoked::NoSuchToken | Revoked::AnotherPrincipal => return Err(format!("there is no token {jti}").into()),
-            },
+            TokenCommand::Revoke { jti } => revoke(&issuer, jti, &actor).await?,
         }
         Ok(())
     })?
@@ -124,6 +127,30 @@ async fn issue(issuer: &Issuer, arguments: IssueArguments, actor: &str) -> super
         given.expires_in.as_secs().into(),
     ]);
     Ok(output::one(&columns, values, output)?)
+}
+
+/// A token is taken from standard input alone, and not shown.
+async fn revoke(issuer: &Issuer, jti: String, actor: &str) -> super::Outcome {
+    let is_read = jti == "-";
+    let text = super::argument_or_input(jti)?;
+    let text = text.trim();
+    let jti = Uuid::parse_str(text).map(|jti| jti.to_string());
+    let (name, shown) = match &jti {
+        Ok(jti) => (TokenName::Jti(jti), format!("token {jti}")),
+        Err(_) if is_read => (TokenName::Token(text), "the token".to_owned()),
+        Err(_) => {
+            let expected = "expected the `jti` of a token, a UUID; a token itself is read from standard input: `token revoke -`";
+            return Err(super::Failure::Usage(expected.into()));
+        }
+    };
+    match issuer.revoke(name, None, actor).await? {
+        Revoked::Done => Ok(super::print(&format!("{shown} is revoked, and all that goes back to the same login\n"))?),
+        Revoked::NoSuchToken | Revoked::AnotherPrincipal => Err(match name {
+            TokenName::Jti(_) => format!("there is no {shown}"),
+            TokenName::Token(_) => "there is no such token".to_owned(),
+        }
+        .into()),
+    }
 }
 
 fn row(record: &GrantRecord) -> Vec<Value> {

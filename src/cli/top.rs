@@ -35,8 +35,8 @@ const SHORTEST: Duration = Duration::from_millis(100);
 #[derive(Debug, Args)]
 pub(super) struct TopArguments {
     /// The admin listener of a replica; once for each replica [default: `server.admin_listen`].
-    #[arg(long = "url", value_name = "URL", value_parser = scrape::target)]
-    urls: Vec<Url>,
+    #[arg(long = "url", value_name = "URL")]
+    urls: Vec<String>,
     /// How often to look, and what rates are taken over.
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = interval)]
     interval: Duration,
@@ -61,9 +61,12 @@ pub(super) fn run(
     arguments: TopArguments,
     settings: impl FnOnce() -> Result<Settings, crate::config::SettingsError>,
 ) -> super::Outcome {
-    let TopArguments { mut urls, interval, once, output } = arguments;
+    let TopArguments { urls, interval, once, output } = arguments;
+    // Parsed here: the parser of arguments repeats what it cannot use, and a URL may hold a password.
+    let mut urls = urls.iter().map(|url| scrape::target(url)).collect::<Result<Vec<Url>, _>>().map_err(bad_url)?;
     if urls.is_empty() {
-        urls.push(scrape::local(settings()?.server.admin_listen.0)?);
+        let settings = settings()?;
+        urls.push(scrape::local(settings.server.admin_listen.0, settings.admin.tls.cert.is_some())?);
     }
     let names: Vec<String> = urls.iter().map(scrape::name).collect();
     let snapshot = Snapshot::of(names.iter().map(String::as_str));
@@ -79,6 +82,10 @@ pub(super) fn run(
     })?;
     let is_there = |state: &State| matches!(state, State::Up | State::NotReady(_));
     if snapshot.replicas.iter().any(|replica| is_there(&replica.state)) { Ok(()) } else { Err("no replica answers".into()) }
+}
+
+fn bad_url(reason: String) -> super::Failure {
+    super::Failure::Usage(format!("--url: {reason}").into())
 }
 
 async fn look_twice(scraper: &Scraper, mut snapshot: Snapshot, interval: Duration) -> Snapshot {

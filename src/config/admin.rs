@@ -6,31 +6,72 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Contradiction,
+    server::{TlsKeys, TlsSettings},
     values::{self, Secret},
 };
 
+/// How many characters an admin token has at least. Guesses are slowed down, and not impossible.
+pub const TOKEN_MIN: usize = 16;
+
 /// `admin.*`
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AdminSettings {
-    /// The token that opens the admin API, sent as `Authorization: Bearer`. Long and random, such as from `openssl rand -hex 32`.
-    /// Default none: it answers 401 to everybody.
+    /// The token that opens the admin API, sent as `Authorization: Bearer`: at least 16 characters, long and random, such as from
+    /// `openssl rand -hex 32`. Default none: it answers 401 to everybody.
     #[serde(deserialize_with = "values::optional_secret")]
     pub token: Option<Secret>,
     /// A file that holds the token, instead of `admin.token`; white space around it does not count. Default none.
     #[serde(deserialize_with = "values::optional")]
     pub token_file: Option<PathBuf>,
+    /// The host names under which the admin API may be asked, such as that of a service or an ingress, without a port: with any other
+    /// in `Host` it answers 421, and 403 to the web pages of any other. IP addresses and `localhost` always may; `/readyz`, `/livez`
+    /// and `/metrics` answer under every name. Default empty.
+    #[serde(deserialize_with = "values::list")]
+    pub allowed_hosts: Vec<String>,
+    /// How many wrong tokens one peer may present in a minute, an IPv6 `/64` being one peer; then the answer is 429 until some time has
+    /// passed, also to the right one. 0 means no limit. Default 10.
+    pub failures_per_peer: u32,
     /// Whether `/register_key` and `/is_key_registered`, which jwthenticator has on its internal network, need no token. Whoever
     /// reaches the listener can then register API keys. Default false.
     pub open_key_registration: bool,
+    /// TLS on the admin listener, for everything on it: probes and scrapers have to speak it, too. `cert` and `key` belong together,
+    /// and `client_ca` needs both. The files are read again when they change.
+    pub tls: TlsSettings,
+}
+
+impl Default for AdminSettings {
+    fn default() -> Self {
+        Self {
+            token: None,
+            token_file: None,
+            allowed_hosts: Vec::new(),
+            failures_per_peer: 10,
+            open_key_registration: false,
+            tls: TlsSettings::default(),
+        }
+    }
 }
 
 impl AdminSettings {
     pub(super) fn contradictions(&self) -> Vec<Contradiction> {
+        let mut found = Vec::new();
+        let mut add = |key, reason: String| found.push(Contradiction { key, reason });
         if self.token.is_some() && self.token_file.is_some() {
-            let reason = "`admin.token` is set too; keep one of them".to_owned();
-            return vec![Contradiction { key: "admin.token_file", reason }];
+            add("admin.token_file", "`admin.token` is set too; keep one of them".to_owned());
         }
-        Vec::new()
+        if self.token.as_ref().is_some_and(|token| token.expose().chars().count() < TOKEN_MIN) {
+            add("admin.token", format!("expected at least {TOKEN_MIN} characters, such as from `openssl rand -hex 32`"));
+        }
+        let is_name = |host: &String| host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+        if !self.allowed_hosts.iter().all(is_name) {
+            add(
+                "admin.allowed_hosts",
+                "expected host names such as countersign-admin.example, without scheme, port and path; IP addresses need no entry"
+                    .to_owned(),
+            );
+        }
+        found.extend(self.tls.contradictions(TlsKeys::ADMIN));
+        found
     }
 }

@@ -1,10 +1,11 @@
 //! Key sets elsewhere that principals trust: how they are fetched, and for how long they count.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
+use url::Url;
 
-use super::values;
+use super::values::{self, Secret};
 
 /// `jwks.*`
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -34,6 +35,81 @@ pub struct JwksSettings {
     /// A PEM file with certificates of authorities that count for these endpoints besides the system's. Default none.
     #[serde(deserialize_with = "values::optional")]
     pub ca_file: Option<PathBuf>,
+    /// The proxy through which key sets are fetched, such as `http://proxy.example:3128`, or `https:`, with `USER:PASSWORD@` before the
+    /// host if it asks for them; or `environment`: what `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` say, which are not looked
+    /// at otherwise. The proxy looks hosts up, so that private addresses can no longer be told: it has to refuse them, or
+    /// `jwks.allowed_hosts` has to name the hosts. Local names such as `keys.internal` are refused unless listed. Default none.
+    #[serde(deserialize_with = "values::optional")]
+    pub proxy: Option<JwksProxy>,
+}
+
+/// Which proxy key sets are fetched through.
+#[derive(Clone, Debug)]
+pub enum JwksProxy {
+    /// What the environment says.
+    Environment,
+    /// This one.
+    Url(ProxyUrl),
+}
+
+impl FromStr for JwksProxy {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "environment" { Ok(Self::Environment) } else { text.parse().map(Self::Url) }
+    }
+}
+
+impl Serialize for JwksProxy {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Environment => serializer.serialize_str("environment"),
+            Self::Url(url) => serializer.collect_str(url),
+        }
+    }
+}
+
+/// Where a proxy is. Shown without the password that it may hold.
+#[derive(Clone, Debug)]
+pub struct ProxyUrl {
+    url: Secret,
+    shown: String,
+    host: String,
+}
+
+impl ProxyUrl {
+    /// The URL, for connecting.
+    pub fn expose(&self) -> &str {
+        self.url.expose()
+    }
+
+    /// The host, in lowercase.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+}
+
+impl FromStr for ProxyUrl {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const EXPECTED: &str = "expected a URL such as http://proxy.example:3128 or https://USER:PASSWORD@proxy.example:3129, \
+                                without a path, or `environment`";
+        let url = Url::parse(text).map_err(|_| EXPECTED)?;
+        let is_bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+        let host = url.host_str().filter(|_| is_bare && matches!(url.scheme(), "http" | "https")).ok_or(EXPECTED)?;
+        let mut shown = url.clone();
+        // Both fail only if there is no host.
+        let _ = (shown.set_username(""), shown.set_password(None));
+        let shown = shown.as_str().trim_end_matches('/').to_owned();
+        Ok(Self { host: host.to_owned(), shown, url: Secret::new(text) })
+    }
+}
+
+impl fmt::Display for ProxyUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown)
+    }
 }
 
 impl Default for JwksSettings {
@@ -47,6 +123,7 @@ impl Default for JwksSettings {
             allow_http: false,
             allowed_hosts: Vec::new(),
             ca_file: None,
+            proxy: None,
         }
     }
 }

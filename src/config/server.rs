@@ -18,7 +18,7 @@ pub struct ServerSettings {
     /// Decisions over gRPC (Envoy's `ext_authz` v3 and `countersign.v1.Verification`), health and reflection. Default
     /// `0.0.0.0:9191`.
     pub grpc_listen: ListenAddress,
-    /// Readiness (`/readyz`), metrics (`/metrics`) and the admin API (`/admin/v1`). It has no TLS. Default `127.0.0.1:8081`.
+    /// Readiness (`/readyz`), metrics (`/metrics`) and the admin API (`/admin/v1`). `admin.tls` gives it TLS. Default `127.0.0.1:8081`.
     pub admin_listen: ListenAddress,
     /// What stands before every HTTP path, such as `/auth`: begins with `/`, and does not end with it. The admin listener answers
     /// without it, too. Default empty.
@@ -59,7 +59,7 @@ impl Default for GrpcSettings {
     }
 }
 
-/// `server.tls.*`
+/// `server.tls.*` and `admin.tls.*`
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TlsSettings {
@@ -124,14 +124,36 @@ impl ServerSettings {
         if !(16 * 1024..=16 * 1024 * 1024).contains(&self.grpc.max_message) {
             add("server.grpc.max_message", "accepted are 16384 to 16777216 bytes (16 MiB)");
         }
-        match (&self.tls.cert, &self.tls.key, &self.tls.client_ca) {
-            (Some(_), None, _) => add("server.tls.cert", "`server.tls.key` is missing; a certificate needs its private key"),
-            (None, Some(_), _) => add("server.tls.key", "`server.tls.cert` is missing; a private key needs its certificate"),
-            (None, None, Some(_)) => {
-                add("server.tls.client_ca", "`server.tls.cert` and `server.tls.key` are missing; mTLS needs TLS");
-            }
-            (Some(_), Some(_), _) | (None, None, None) => {}
-        }
+        found.extend(self.tls.contradictions(TlsKeys::SERVER));
         found
+    }
+}
+
+/// What the settings of a listener's TLS are called.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs, reason = "as in TlsSettings")]
+pub struct TlsKeys {
+    pub cert: &'static str,
+    pub key: &'static str,
+    pub client_ca: &'static str,
+}
+
+impl TlsKeys {
+    /// Of the HTTP and gRPC listeners.
+    pub const SERVER: Self = Self { cert: "server.tls.cert", key: "server.tls.key", client_ca: "server.tls.client_ca" };
+    /// Of the admin listener.
+    pub const ADMIN: Self = Self { cert: "admin.tls.cert", key: "admin.tls.key", client_ca: "admin.tls.client_ca" };
+}
+
+impl TlsSettings {
+    pub(super) fn contradictions(&self, keys: TlsKeys) -> Option<Contradiction> {
+        let TlsKeys { cert, key, client_ca } = keys;
+        let (key, reason) = match (&self.cert, &self.key, &self.client_ca) {
+            (Some(_), None, _) => (cert, format!("`{key}` is missing; a certificate needs its private key")),
+            (None, Some(_), _) => (key, format!("`{cert}` is missing; a private key needs its certificate")),
+            (None, None, Some(_)) => (client_ca, format!("`{cert}` and `{key}` are missing; mTLS needs TLS")),
+            (Some(_), Some(_), _) | (None, None, None) => return None,
+        };
+        Some(Contradiction { key, reason })
     }
 }

@@ -21,7 +21,8 @@ pub struct TelemetrySettings {
     /// logged wait, and for a reader that is gone they wait for ever). Default `drop`.
     #[serde(deserialize_with = "values::parsed")]
     pub log_overflow: LogOverflow,
-    /// The collector to which traces and metrics are sent over OTLP, such as `http://127.0.0.1:4317`. Default none: nothing is sent.
+    /// The collector to which traces and metrics are sent over OTLP, such as `http://127.0.0.1:4317`. It takes no
+    /// credentials; headers that the collector asks for go into the environment variable `OTEL_EXPORTER_OTLP_HEADERS`. Default none: nothing is sent.
     #[serde(deserialize_with = "values::optional")]
     pub otlp_endpoint: Option<OtlpEndpoint>,
     /// How the collector is spoken to: `grpc`, or `http` with protobuf bodies. Default `grpc`.
@@ -80,8 +81,14 @@ impl FromStr for OtlpEndpoint {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let is_url = url::Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
-        if is_url { Ok(Self(text.to_owned())) } else { Err("accepted are http: and https: URLs, such as http://127.0.0.1:4317") }
+        const EXPECTED: &str = "expected an http: or https: URL without credentials, such as http://127.0.0.1:4317; what a collector asks \
+                                for goes into the environment variable OTEL_EXPORTER_OTLP_HEADERS";
+        let is_url = url::Url::parse(text).is_ok_and(|url| {
+            // They would not be sent, and would show in errors.
+            let has_credentials = !url.username().is_empty() || url.password().is_some();
+            matches!(url.scheme(), "http" | "https") && url.has_host() && !has_credentials
+        });
+        if is_url { Ok(Self(text.to_owned())) } else { Err(EXPECTED) }
     }
 }
 

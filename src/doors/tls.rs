@@ -22,7 +22,7 @@ use rustls::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::config::server::TlsSettings;
+use crate::config::server::{TlsKeys, TlsSettings};
 
 /// How often the files are looked at.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
@@ -44,8 +44,13 @@ pub enum TlsError {
     #[error("the TLS files do not fit together")]
     Mismatch(#[source] rustls::Error),
     /// No client could be verified against these authorities.
-    #[error("`server.tls.client_ca` cannot be used")]
-    ClientCa(#[source] rustls::server::VerifierBuilderError),
+    #[error("`{key}` cannot be used")]
+    ClientCa {
+        /// The setting that names them.
+        key: &'static str,
+        /// What is wrong with them.
+        source: rustls::server::VerifierBuilderError,
+    },
 }
 
 /// TLS as the listeners serve it: one set of files, loaded anew while connections go on.
@@ -60,6 +65,7 @@ struct Loaded {
 }
 
 struct Files {
+    keys: TlsKeys,
     certificate: PathBuf,
     key: PathBuf,
     client_ca: Option<PathBuf>,
@@ -73,10 +79,10 @@ struct Material {
 }
 
 impl ServerTls {
-    /// Loads the files that `settings` name; `None` where they name none.
-    pub fn load(settings: &TlsSettings) -> Result<Option<Self>, TlsError> {
+    /// Loads the files that `settings`, which are called `keys`, name; `None` if they name none.
+    pub fn load(settings: &TlsSettings, keys: TlsKeys) -> Result<Option<Self>, TlsError> {
         let (Some(certificate), Some(key)) = (settings.cert.clone(), settings.key.clone()) else { return Ok(None) };
-        let files = Files { certificate, key, client_ca: settings.client_ca.clone() };
+        let files = Files { keys, certificate, key, client_ca: settings.client_ca.clone() };
         let current = ArcSwap::from_pointee(files.load()?);
         Ok(Some(Self { loaded: Arc::new(Loaded { files, current }) }))
     }
@@ -138,9 +144,9 @@ impl ServerTls {
 impl Files {
     fn read(&self) -> Result<Vec<Vec<u8>>, TlsError> {
         let all = [
-            ("server.tls.cert", Some(&self.certificate)),
-            ("server.tls.key", Some(&self.key)),
-            ("server.tls.client_ca", self.client_ca.as_ref()),
+            (self.keys.cert, Some(&self.certificate)),
+            (self.keys.key, Some(&self.key)),
+            (self.keys.client_ca, self.client_ca.as_ref()),
         ];
         let named = all.into_iter().filter_map(|(key, path)| Some((key, path?)));
         named.map(|(key, path)| std::fs::read(path).map_err(|error| unusable(key, path, &error))).collect()
@@ -148,19 +154,19 @@ impl Files {
 
     fn load(&self) -> Result<Material, TlsError> {
         let bytes = self.read()?;
-        let chain = certificates("server.tls.cert", &self.certificate, &bytes[0])?;
-        let key = PrivateKeyDer::from_pem_slice(&bytes[1]).map_err(|error| unusable("server.tls.key", &self.key, &error))?;
+        let chain = certificates(self.keys.cert, &self.certificate, &bytes[0])?;
+        let key = PrivateKeyDer::from_pem_slice(&bytes[1]).map_err(|error| unusable(self.keys.key, &self.key, &error))?;
         let certified = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).map_err(TlsError::Mismatch)?;
         let clients = match &self.client_ca {
             None => None,
             Some(path) => {
                 let mut roots = RootCertStore::empty();
-                for certificate in certificates("server.tls.client_ca", path, &bytes[2])? {
-                    roots.add(certificate).map_err(|error| unusable("server.tls.client_ca", path, &error))?;
+                for certificate in certificates(self.keys.client_ca, path, &bytes[2])? {
+                    roots.add(certificate).map_err(|error| unusable(self.keys.client_ca, path, &error))?;
                 }
                 let provider: Arc<CryptoProvider> = Arc::new(aws_lc_rs::default_provider());
                 let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
-                Some(verifier.map_err(TlsError::ClientCa)?)
+                Some(verifier.map_err(|source| TlsError::ClientCa { key: self.keys.client_ca, source })?)
             }
         };
         Ok(Material { certified: Arc::new(certified), clients, bytes })

@@ -1,6 +1,7 @@
 //! Key sets that live elsewhere: fetched from the JWKS URLs that principals trust, and kept in memory.
 
 mod cache;
+mod egress;
 mod fetch;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -13,7 +14,9 @@ pub use fetch::FetcherError;
 
 use crate::config::jwks::JwksSettings;
 
-/// Whether key sets can be fetched with these settings, on this system.
-pub fn check(settings: &JwksSettings) -> Result<(), FetcherError> {
-    Fetcher::new(settings)?.client().map(drop).map_err(|error| FetcherError::Client(cache::described(&error).reason))
+/// Whether key sets can be fetched with these settings, on this system, and how.
+pub fn check(settings: &JwksSettings) -> Result<Option<String>, FetcherError> {
+    let fetcher = Fetcher::new(settings)?;
+    fetcher.client().map_err(|error| FetcherError::Client(cache::described(&error).reason))?;
+    Ok(fetcher.described(settings))
 }

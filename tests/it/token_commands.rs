@@ -150,3 +150,31 @@ fn one(deployment: &Deployment, command: &[&str]) -> Value {
     assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{command:?}: {ran:?}");
     ran.json()
 }
+
+/// Others who are logged in see the arguments of a command.
+#[test]
+fn tokens_are_handed_over_on_standard_input() {
+    let deployment = Deployment::new();
+    deployment.done(&["principal", "add", "alice"]);
+    let pair = deployment.tokens("alice");
+    let reading = |arguments: &[&str], input: &str| Ran::reading(&mut deployment.command(arguments), input.as_bytes());
+    for help in [["explain", "--help"].as_slice(), &["token", "introspect", "--help"]] {
+        let shown = deployment.done(help);
+        assert!(shown.contains(" - < token.txt"), "{shown}");
+    }
+
+    let told = reading(&["token", "introspect", "-", "--output", "json"], &format!("{}\n", pair.refresh));
+    assert_eq!((told.code, &told.json()["active"]), (0, &json!(true)), "{told:?}");
+    let explained = reading(&["explain", "-", "--output", "json"], &format!("Bearer {}\n", pair.access));
+    assert_eq!((explained.code, &explained.json()["verdict"]), (0, &json!("allow")), "{explained:?}");
+
+    let ran = deployment.run(&["token", "revoke", &pair.access]);
+    assert!(ran.code == 2 && !ran.stderr.contains(&pair.access), "{ran:?}");
+    let ran = reading(&["token", "revoke", "-"], "csr_nobody");
+    assert_eq!(ran.code, 1, "{ran:?}");
+    let ran = reading(&["token", "revoke", "-"], &format!("{}\n", pair.access));
+    assert!(ran.code == 0 && !ran.stdout.contains(&pair.access), "{ran:?}");
+    for token in [&pair.access, &pair.refresh] {
+        assert_eq!(reading(&["token", "introspect", "-"], token).code, 1);
+    }
+}

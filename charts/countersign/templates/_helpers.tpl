@@ -68,6 +68,11 @@ app.kubernetes.io/component: service
 {{- if and (hasKey $section (index . 2)) (not (kindIs "invalid" $value)) }}{{ $value }}{{ end }}
 {{- end }}
 
+{{/* Whether the admin listener speaks TLS. */}}
+{{- define "countersign.adminTls" -}}
+{{- if get (get (.Values.config.admin | default dict) "tls" | default dict) "cert" }}true{{ end }}
+{{- end }}
+
 {{/* The value of a variable in `extraEnv`, or nothing: (list . "NAME"). */}}
 {{- define "countersign.extraEnvValue" -}}
 {{- $name := index . 1 }}

@@ -21,6 +21,13 @@
 {{- if .Values.admin.existingSecret.name }}
 {{- $_ := set (get $config "admin") "token_file" (printf "%s/admin/token" $secrets) }}
 {{- end }}
+{{- /* The names of its Service, besides those that are given. */}}
+{{- $admin := get $config "admin" }}
+{{- $name := printf "%s-admin" (include "countersign.fullname" .) }}
+{{- $hosts := list $name (printf "%s.%s" $name .Release.Namespace) (printf "%s.%s.svc" $name .Release.Namespace) (printf "%s.%s.svc.cluster.local" $name .Release.Namespace) }}
+{{- $given := get $admin "allowed_hosts" | default list }}
+{{- if kindIs "string" $given }}{{ $given = splitList "," $given }}{{ end }}
+{{- $_ := set $admin "allowed_hosts" (concat $hosts $given) }}
 {{- range $section, $settings := $config }}
 {{- if $settings }}
 [{{ $section }}]

@@ -136,13 +136,14 @@ pub(super) fn name(target: &Url) -> String {
 }
 
 /// Where a service of these settings is asked from the same machine.
-pub(super) fn local(listener: SocketAddr) -> Result<Url, String> {
+pub(super) fn local(listener: SocketAddr, uses_tls: bool) -> Result<Url, String> {
     let ip = match listener.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
         ip => ip,
     };
-    target(&SocketAddr::new(ip, listener.port()).to_string())
+    let scheme = if uses_tls { "https" } else { "http" };
+    target(&format!("{scheme}://{}", SocketAddr::new(ip, listener.port())))
 }
 
 /// The cause that says most: what surrounds it repeats the URL, which has a column of its own.
@@ -189,7 +190,8 @@ mod tests {
             ("[::]:8081", "http://[::1]:8081/"),
             ("192.0.2.7:9", "http://192.0.2.7:9/"),
         ] {
-            assert_eq!(local(listener.parse().unwrap()).unwrap().as_str(), url);
+            assert_eq!(local(listener.parse().unwrap(), false).unwrap().as_str(), url);
+            assert_eq!(local(listener.parse().unwrap(), true).unwrap().as_str(), url.replace("http:", "https:"));
         }
     }
 }

@@ -40,6 +40,23 @@ fn defaults_are_those_of_the_contract() {
 }
 
 #[test]
+fn secrets_are_not_shown() {
+    let settings = load_text(
+        "",
+        &[
+            ("COUNTERSIGN_DATABASE__URL", "postgres://user:correcthorse@host/name"),
+            ("COUNTERSIGN_NONCE__URL", "redis+sentinel://user:correcthorse@host:1/service"),
+            ("COUNTERSIGN_ADMIN__TOKEN", "correcthorse and more"),
+            ("COUNTERSIGN_JWKS__PROXY", "http://user:correcthorse@proxy.example:3128"),
+        ],
+    )
+    .unwrap();
+    for shown in [format!("{settings:?}"), format!("{settings:#?}"), serde_json::to_string(&settings).unwrap()] {
+        assert!(shown.contains("http://proxy.example:3128") && !shown.contains("correcthorse"), "{shown}");
+    }
+}
+
+#[test]
 fn the_environment_overrides_the_file() {
     let settings = load_text(
         "[server]\nhttp_listen = \"127.0.0.1:1\"\ngrpc_listen = \"127.0.0.1:2\"\n[jwks]\nallowed_hosts = [\"a\", \"b\"]",
@@ -51,7 +68,7 @@ fn the_environment_overrides_the_file() {
             ("COUNTERSIGN_REGISTRY__CACHE_ENTRIES", "7"),
             ("COUNTERSIGN_SERVER__TOKEN_API", "false"),
             ("COUNTERSIGN_TELEMETRY__DECISION_LOG", "all"),
-            ("COUNTERSIGN_ADMIN__TOKEN", "12345"),
+            ("COUNTERSIGN_ADMIN__TOKEN", "1234567890123456"),
             ("COUNTERSIGN_SERVICE_HOST", "10.0.0.1"),
             ("COUNTERSIGN_PORT_8080_TCP", "tcp://10.0.0.1:8080"),
         ],
@@ -66,7 +83,7 @@ fn the_environment_overrides_the_file() {
     assert_eq!(settings.registry.cache_entries, 7);
     assert!(!settings.server.token_api);
     assert_eq!(settings.telemetry.decision_log, DecisionLog::All);
-    assert_eq!(settings.admin.token.unwrap().expose(), "12345");
+    assert_eq!(settings.admin.token.unwrap().expose(), "1234567890123456");
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod body;
 mod etag;
 mod explain;
 mod fields;
+mod hosts;
 mod keys;
 mod log;
 mod openapi;
@@ -23,11 +24,14 @@ use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 use actix_web::{App, HttpRequest, HttpResponse, Resource, Route, middleware::from_fn, web};
 use tokio::net::TcpListener;
 
-use self::{path::Mount, problem::Problem};
-use super::{bridge::Bridge, gate::Gate, get, health, not_found};
+use self::{auth::Entrance, hosts::Hosts, path::Mount, problem::Problem};
+use super::{bridge::Bridge, get, health, not_found};
 use crate::{
     config::Secret,
-    doors::listen::{self, Activity, Connection, ListenError, Listening, Protocol, Served, Stream, Watched},
+    doors::{
+        listen::{self, Activity, Connection, ListenError, Listening, Protocol, Served, Stream, Watched},
+        tls::ServerTls,
+    },
     engine::{issue::Issuer, readiness::Readiness, registry::Registry, verify::Verifier},
     telemetry::{log::LogControl, metrics::Metrics},
 };
@@ -53,6 +57,10 @@ pub struct AdminDoor {
     pub url_prefix: Arc<str>,
     /// What opens the admin API; nothing does where there is none.
     pub token: Option<Secret>,
+    /// The names that it goes by besides addresses and `localhost`.
+    pub allowed_hosts: Vec<String>,
+    /// Wrong tokens that a peer may present in a minute; 0 is no limit.
+    pub failures_per_peer: u32,
     /// Whether API keys may be registered without that token.
     pub open_key_registration: bool,
     /// How long an API key may be used where nothing else is said.
@@ -61,15 +69,16 @@ pub struct AdminDoor {
 
 impl AdminDoor {
     /// Serves on `listener`, with one thread.
-    pub fn serve(self, listener: TcpListener, listening: Listening) -> Result<Served, ListenError> {
-        listen::serve(listener, 1, None, &self, listening)
+    pub fn serve(self, listener: TcpListener, tls: Option<&ServerTls>, listening: Listening) -> Result<Served, ListenError> {
+        listen::serve(listener, 1, tls.map(ServerTls::for_http).as_ref(), &self, listening)
     }
 
     fn routes(&self) -> impl FnOnce(&mut web::ServiceConfig) + use<> {
         let (prefix, is_open) = (Arc::clone(&self.url_prefix), self.open_key_registration);
-        let gate = web::Data::new(Gate::new(self.token.as_ref()));
+        let entrance = Entrance::new(self.token.as_ref(), Hosts::new(&self.allowed_hosts), self.failures_per_peer);
+        let entrance = web::Data::new(entrance);
         move |config| {
-            config.app_data(gate);
+            config.app_data(entrance);
             health::routes(config, "");
             api(config, "");
             registration::routes(config, "", is_open);

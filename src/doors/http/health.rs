@@ -40,13 +40,15 @@ async fn ready(door: web::Data<AdminDoor>) -> HttpResponse {
         .iter()
         .filter_map(|(dependency, state)| Some((dependency.name().to_owned(), json!(causes(state.as_ref().err()?)))))
         .collect();
-    let state = match &registry {
-        Ok(()) => "ok",
-        Err(RegistryTrouble::ReadOnly(_)) => "read_only",
-        Err(RegistryTrouble::Away(_)) => "unavailable",
-    };
-    dependencies.insert("registry".to_owned(), json!(state));
-    reasons.extend(registry.err().map(|trouble| ("registry".to_owned(), json!(trouble.to_string()))));
+    // Only if there is something to tell: decisions do not depend on it.
+    if let Err(trouble) = registry {
+        let state = match &trouble {
+            RegistryTrouble::ReadOnly(_) => "read_only",
+            RegistryTrouble::Away(_) => "unavailable",
+        };
+        dependencies.insert("registry".to_owned(), json!(state));
+        reasons.insert("registry".to_owned(), json!(trouble.to_string()));
+    }
     if is_draining {
         reasons.insert("service".to_owned(), json!("it was told to stop"));
     }

@@ -19,6 +19,7 @@ mod health;
 mod original;
 pub mod probe;
 mod reading;
+mod throttle;
 mod tokens;
 
 use std::{net::SocketAddr, rc::Rc, sync::Arc, thread};

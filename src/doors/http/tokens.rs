@@ -7,15 +7,14 @@ mod known;
 mod oauth;
 mod problem;
 mod published;
-mod throttle;
 
 use std::{sync::Arc, time::Duration};
 
 use actix_web::{HttpResponse, HttpResponseBuilder, http::header::CACHE_CONTROL, web};
 
 pub use self::published::token_endpoint;
-use self::{problem::Problem, published::Places, throttle::Throttle};
-use super::{gate::Gate, get};
+use self::{problem::Problem, published::Places};
+use super::{gate::Gate, get, throttle::Throttle};
 use crate::{config::Secret, doors::answer::NO_STORE, engine::issue::Issuer};
 
 /// What the token API stands on.

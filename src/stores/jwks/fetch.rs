@@ -12,7 +12,10 @@ use reqwest::{
 };
 use url::Url;
 
-use super::guard::{Forbidden, Guard};
+use super::{
+    egress::Egress,
+    guard::{Forbidden, Guard},
+};
 use crate::{
     config::jwks::JwksSettings,
     domain::key_set::{KeySet, KeySetError},
@@ -25,6 +28,7 @@ const ACCEPTED: &str = "application/jwk-set+json, application/json";
 #[derive(Debug)]
 pub(super) struct Fetcher {
     guard: Guard,
+    egress: Egress,
     /// Where the settings name some besides the system's.
     roots: Option<Roots>,
     client: OnceLock<Result<Client, Arc<ClientError>>>,
@@ -38,9 +42,26 @@ pub enum FetcherError {
     /// `jwks.ca_file` cannot be used.
     #[error("`jwks.ca_file` cannot be used")]
     CaFile(#[source] RootsError),
+    /// A proxy that the environment names cannot be used.
+    #[error("`jwks.proxy` is `environment`, and {name} cannot be used: {expected}")]
+    ProxyVariable {
+        /// The variable.
+        name: &'static str,
+        /// What is accepted.
+        expected: &'static str,
+    },
+    /// The library does not take the proxy. It may say why by repeating it.
+    #[error("`jwks.proxy` cannot be used")]
+    Proxy,
     /// Nothing can be fetched with these settings on this system.
     #[error("key sets cannot be fetched: {0}")]
     Client(String),
+}
+
+impl From<reqwest::Error> for FetcherError {
+    fn from(_: reqwest::Error) -> Self {
+        Self::Proxy
+    }
 }
 
 /// There is nothing to fetch with.
@@ -92,8 +113,10 @@ pub(super) enum FetchError {
 impl Fetcher {
     /// A fetcher as `settings` say.
     pub(super) fn new(settings: &JwksSettings) -> Result<Self, FetcherError> {
+        let egress = Egress::new(settings.proxy.as_ref(), |name| std::env::var(name).ok())?;
         Ok(Self {
-            guard: Guard::new(settings),
+            guard: Guard::new(settings, &egress.hosts),
+            egress,
             roots: settings.ca_file.as_deref().map(|file| Roots::load(Some(file))).transpose().map_err(FetcherError::CaFile)?,
             client: OnceLock::new(),
             timeout: settings.timeout,
@@ -112,14 +135,23 @@ impl Fetcher {
             Some(roots) => roots.for_reqwest(),
             None => Roots::load(None)?.for_reqwest(),
         };
-        let builder = Client::builder()
+        // The library would look into the environment by itself.
+        let direct = Client::builder().no_proxy();
+        let builder = self.egress.proxies.iter().cloned().fold(direct, reqwest::ClientBuilder::proxy);
+        let builder = builder
             .dns_resolver(Arc::new(self.guard.clone()))
             .redirect(redirect::Policy::none())
-            .no_proxy()
             .pool_max_idle_per_host(0)
             .tls_certs_only(roots)
             .user_agent(concat!("countersign/", env!("CARGO_PKG_VERSION")));
         Ok(builder.build()?)
+    }
+
+    /// What `config check` says.
+    pub(super) fn described(&self, settings: &JwksSettings) -> Option<String> {
+        let roots = self.roots.as_ref().map(ToString::to_string);
+        let notes: Vec<String> = roots.into_iter().chain(self.egress.described(settings.proxy.as_ref())).collect();
+        (!notes.is_empty()).then(|| notes.join("; "))
     }
 
     /// Whether `url` would be fetched, as far as the URL itself shows.

@@ -16,6 +16,8 @@ pub(super) struct Guard {
     allow_http: bool,
     /// In lowercase. Empty: any host, at public addresses.
     allowed_hosts: Arc<[String]>,
+    /// Of proxies, in lowercase. Where there is one, it looks hosts up, and addresses are not seen here.
+    proxies: Arc<[String]>,
 }
 
 /// Why a URL is not fetched.
@@ -30,6 +32,11 @@ pub(super) enum Forbidden {
     /// The host is not among those listed.
     #[error("the host {0} is not listed in `jwks.allowed_hosts`")]
     Host(String),
+    /// A proxy would look the host up, which is not one of the internet's.
+    #[error(
+        "the host {0} has no public name, and where `jwks.proxy` leads to is not seen; list the host in `jwks.allowed_hosts` to allow it"
+    )]
+    Name(String),
     /// The host has a private, loopback, link-local or otherwise special address.
     #[error(
         "the host {host} has the address {address}, which is not a public one; list the host in `jwks.allowed_hosts` to allow it"
@@ -43,9 +50,10 @@ pub(super) enum Forbidden {
 }
 
 impl Guard {
-    pub(super) fn new(settings: &JwksSettings) -> Self {
+    /// For fetches as `settings` say, through proxies on these hosts.
+    pub(super) fn new(settings: &JwksSettings, proxies: &[String]) -> Self {
         let allowed_hosts = settings.allowed_hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
-        Self { allow_http: settings.allow_http, allowed_hosts }
+        Self { allow_http: settings.allow_http, allowed_hosts, proxies: proxies.into() }
     }
 
     /// Checks what the URL itself shows. A host given as an address is not resolved by anybody, so it is checked here.
@@ -69,8 +77,19 @@ impl Guard {
         };
         match address {
             Some(address) if !is_listed && !is_public(address) => Err(Forbidden::Address { host, address }),
+            None if !is_listed && self.is_hidden(&host) => Err(Forbidden::Name(host)),
             _ => Ok(()),
         }
+    }
+
+    /// Whether a host without a public name would be asked for through a proxy. What a public name stands for is not seen either: that
+    /// is for the proxy to refuse.
+    fn is_hidden(&self, host: &str) -> bool {
+        !self.proxies.is_empty() && (!is_public_name(host) || self.is_proxy(host))
+    }
+
+    fn is_proxy(&self, host: &str) -> bool {
+        self.proxies.iter().any(|proxy| proxy == host)
     }
 
     fn is_listed(&self, host: &str) -> bool {
@@ -87,6 +106,7 @@ impl Resolve for Guard {
             let host = name.as_str().to_ascii_lowercase();
             let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), 0)).await?.collect();
             if !guard.is_listed(&host)
+                && !guard.is_proxy(&host)
                 && let Some(private) = addresses.iter().map(SocketAddr::ip).find(|address| !is_public(*address))
             {
                 return Err(Forbidden::Address { host, address: private }.into());
@@ -95,6 +115,14 @@ impl Resolve for Guard {
             Ok(addresses)
         })
     }
+}
+
+/// Domains that are nobody's on the internet: RFC 6761, RFC 6762, RFC 8375, ICANN's `internal`, and what networks use without asking.
+const LOCAL_DOMAINS: [&str; 9] = ["localhost", "local", "internal", "intranet", "lan", "home", "corp", "private", "arpa"];
+
+fn is_public_name(host: &str) -> bool {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    host.rsplit_once('.').is_some_and(|(_, top)| !LOCAL_DOMAINS.contains(&top))
 }
 
 /// Whether an address is one that anybody on the internet may have: not private, loopback, link-local (where clouds keep their
@@ -150,7 +178,7 @@ mod tests {
     use super::*;
 
     fn guard(allow_http: bool, hosts: &[&str]) -> Guard {
-        Guard { allow_http, allowed_hosts: hosts.iter().map(|host| (*host).to_owned()).collect() }
+        Guard { allow_http, allowed_hosts: hosts.iter().map(|host| (*host).to_owned()).collect(), proxies: Arc::default() }
     }
 
     #[test]
@@ -213,6 +241,29 @@ mod tests {
         assert_eq!(check(&listed, "http://127.0.0.1:8080/jwks"), Ok(()));
         assert_eq!(check(&listed, "http://[::1]:8080/jwks"), Ok(()));
         assert!(matches!(check(&listed, "https://other.example/"), Err(Forbidden::Host(_))));
+    }
+
+    #[test]
+    fn behind_a_proxy_names_are_checked() {
+        let behind = Guard { proxies: ["proxy.example".to_owned()].into(), ..guard(false, &["keys.internal"]) };
+        let open = Guard { allowed_hosts: Arc::default(), ..behind.clone() };
+        let check = |guard: &Guard, host: &str| guard.check_url(&Url::parse(&format!("https://{host}/")).unwrap());
+        for host in ["keys.example", "keys.example.", "a.b.keys.example", "1.1.1.1"] {
+            assert_eq!(check(&open, host), Ok(()), "{host}");
+        }
+        for host in ["localhost", "localhost.", "keys", "keys.local", "keys.internal", "KEYS.svc.cluster.local", "proxy.example"] {
+            assert!(matches!(check(&open, host), Err(Forbidden::Name(_))), "{host}");
+        }
+        assert!(matches!(check(&open, "10.0.0.1"), Err(Forbidden::Address { .. })));
+        assert_eq!(check(&behind, "keys.internal"), Ok(()), "it is listed");
+        assert_eq!(check(&guard(false, &[]), "keys.internal"), Ok(()), "its address is checked when it is looked up");
+    }
+
+    #[tokio::test]
+    async fn a_proxy_s_own_host_may_be_a_private_one() {
+        let behind = Guard { proxies: ["localhost".to_owned()].into(), ..guard(false, &[]) };
+        assert!(behind.resolve("localhost".parse().unwrap()).await.is_ok());
+        assert!(guard(false, &[]).resolve("localhost".parse().unwrap()).await.is_err());
     }
 
     #[tokio::test]

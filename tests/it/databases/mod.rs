@@ -28,13 +28,14 @@ async fn logs_in_within(deadline: Duration, countersign: &Countersign, key: &Api
     eventually_async("logins do not work", deadline, async || (login_status(countersign, key).await == 200).then_some(())).await;
 }
 
-/// What `/readyz` says of the registry.
+/// What `/readyz` says of the registry, and null if that can do everything.
 async fn registry_state(countersign: &Countersign) -> (u16, Value) {
     let answer = Request::get("/readyz").send(countersign.admin).await;
     (answer.status, answer.json()["dependencies"]["registry"].clone())
 }
 
-async fn registry_becomes(countersign: &Countersign, state: &str) {
+async fn registry_becomes(countersign: &Countersign, state: impl Into<Value>) {
+    let state = state.into();
     let what = format!("/readyz does not say that the registry is {state}");
     eventually_async(&what, PATIENCE, async || (registry_state(countersign).await.1 == state).then_some(())).await;
 }

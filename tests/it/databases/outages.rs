@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use super::{PATIENCE, login_status, logs_in_within, registry_becomes};
 use crate::harness::http::Request;
 use crate::harness::{
@@ -52,7 +54,7 @@ impl Scene {
 
     async fn is_back(&self) {
         logs_in_within(PATIENCE, &self.countersign, &self.api_key).await;
-        registry_becomes(&self.countersign, "ok").await;
+        registry_becomes(&self.countersign, Value::Null).await;
         eventually_async("decisions do not work", PATIENCE, async || (self.decision("alice").await == 200).then_some(())).await;
         for _ in 0..16 {
             assert_eq!(login_status(&self.countersign, &self.api_key).await, 200);

@@ -44,7 +44,8 @@ impl Authority {
         PrivateKeyDer::from_pem_file(self.file(name, "key")).unwrap()
     }
 
-    fn file(&self, name: &str, kind: &str) -> PathBuf {
+    /// Where NAME.pem or NAME.key is; the authority's own are `ca`.
+    pub fn file(&self, name: &str, kind: &str) -> PathBuf {
         self.dir.join(format!("{name}.{kind}"))
     }
 

@@ -95,8 +95,9 @@ impl Countersign {
     fn wait_for(deployment: &Deployment, mut process: Process, listeners: [SocketAddr; 3], until_ready: bool) -> Self {
         let [http, grpc, admin] = listeners;
         let prefix = deployment.setting("server.url_prefix").unwrap_or_default();
-        // Behind TLS, only the admin listener answers in plain text.
+        // Behind TLS, nothing is answered in plain text.
         let is_plain = deployment.setting("server.tls.cert").is_none();
+        let until_ready = until_ready && deployment.setting("admin.tls.cert").is_none();
         process.wait_until(|| {
             let alive = !is_plain || answers_200(http, &format!("{prefix}/livez"));
             let ready = alive && (!until_ready || answers_200(admin, &format!("{prefix}/readyz")));
@@ -126,6 +127,11 @@ impl Countersign {
     /// What it holds at the moment.
     pub fn usage(&self) -> Usage {
         self.process.usage()
+    }
+
+    /// What others who are logged in see of it.
+    pub fn command_line(&self) -> String {
+        self.process.command_line()
     }
 
     pub fn signal(&self, signal: Signal) {

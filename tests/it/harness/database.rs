@@ -1,15 +1,16 @@
 //! Databases to keep principals and keys in.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::Command;
 
 use sea_orm::ConnectionTrait as _;
 use tempfile::TempDir;
 
-use super::free_port;
 use super::process::{Process, Signal};
 use super::tools::{postgres_program, program};
+use super::{Authority, free_port};
 
 /// An empty database. Its server, if it has one, ends with it.
 pub struct Database {
@@ -60,6 +61,11 @@ impl Database {
     }
 
     pub fn mariadb() -> Self {
+        Self::mariadb_with(&[])
+    }
+
+    /// With these on its command line.
+    pub fn mariadb_with(options: &[String]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
         // Run by root, the server wants to be told that this is meant.
@@ -80,7 +86,8 @@ impl Database {
                 .arg(format!("--datadir={}", data.display()))
                 .arg(format!("--init-file={}", init.display()))
                 .arg(format!("--socket={}", dir.path().join("socket").display()))
-                .arg(format!("--pid-file={}", dir.path().join("pid").display())),
+                .arg(format!("--pid-file={}", dir.path().join("pid").display()))
+                .args(options),
             dir.path(),
             Signal::Term,
         );
@@ -140,6 +147,24 @@ impl Database {
     /// Where its server listens.
     pub fn address(&self) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.files.as_ref().expect("a database with a server").port))
+    }
+}
+
+impl Database {
+    /// Has a `PostgreSQL` take connections over TLS as well, with the certificate `server` of `authority`.
+    pub async fn serve_tls(&self, authority: &Authority) {
+        let data = self.files.as_ref().expect("a database with a server").dir.path().join("data");
+        let owner = std::fs::metadata(&data).unwrap();
+        for kind in ["pem", "key"] {
+            let file = data.join(format!("server.{kind}"));
+            std::fs::copy(authority.file("server", kind), &file).unwrap();
+            std::os::unix::fs::chown(&file, Some(owner.uid()), Some(owner.gid())).unwrap();
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        for (setting, value) in [("ssl_cert_file", "server.pem"), ("ssl_key_file", "server.key"), ("ssl", "on")] {
+            execute(&self.url, &format!("ALTER SYSTEM SET {setting} = '{value}'")).await;
+        }
+        execute(&self.url, "SELECT pg_reload_conf()").await;
     }
 }
 

@@ -118,6 +118,11 @@ impl Process {
         Usage { resident_kib: figure("VmRSS:"), threads: usize::try_from(figure("Threads:")).unwrap(), descriptors }
     }
 
+    /// What others who are logged in see of it.
+    pub fn command_line(&self) -> String {
+        std::fs::read_to_string(format!("/proc/{}/cmdline", self.child.id())).unwrap().replace('\0', " ")
+    }
+
     /// Waits for the process to end by itself, and panics when it does not within `deadline`.
     pub fn exited_within(&mut self, deadline: Duration) -> ExitStatus {
         eventually(&format!("{} does not end", self.name), deadline, || self.child.try_wait().unwrap())

@@ -1,27 +1,82 @@
-//! Who may use the admin API: whoever holds the admin token.
+//! Who may use the admin API: whoever holds the admin token, and no web page that a browser was led to.
 
 use actix_web::{
-    Error, HttpResponse,
+    Error, HttpRequest, HttpResponse,
     body::BoxBody,
     dev::{ServiceRequest, ServiceResponse},
-    http::header::{CACHE_CONTROL, HeaderValue},
+    http::header::{AUTHORIZATION, CACHE_CONTROL, HeaderValue},
     middleware::Next,
     web,
 };
 
-use super::{super::gate::Gate, problem::Problem};
-use crate::doors::answer::NO_STORE;
+use super::{hosts::Hosts, problem::Problem};
+use crate::{
+    config::Secret,
+    doors::{
+        answer::NO_STORE,
+        http::{gate::Gate, throttle::Throttle},
+    },
+};
+
+/// What a request passes on its way to the admin API.
+#[derive(Debug)]
+pub(super) struct Entrance {
+    hosts: Hosts,
+    gate: Gate,
+    throttle: Throttle,
+}
+
+impl Entrance {
+    /// For whoever holds `token`, at one of `hosts`. A peer may present so many wrong ones in a minute; 0 is no limit.
+    pub(super) fn new(token: Option<&Secret>, hosts: Hosts, failures_per_peer: u32) -> Self {
+        Self { hosts, gate: Gate::new(token), throttle: Throttle::new(failures_per_peer, 0) }
+    }
+
+    fn check(&self, request: &HttpRequest) -> Result<(), Problem> {
+        // Before the token: a page that may not ask cannot guess either.
+        self.hosts.check(request.headers(), request.uri().authority())?;
+        if !request.headers().contains_key(AUTHORIZATION) {
+            return Err(Problem::unauthorized());
+        }
+        let attempt = self.throttle.admit(request, None)?;
+        if self.gate.opens_for(request.headers()) {
+            return Ok(());
+        }
+        attempt.failed()?;
+        let peer = request.peer_addr().map(|peer| peer.ip());
+        tracing::warn!(?peer, "a wrong admin token was presented");
+        Err(Problem::unauthorized())
+    }
+}
 
 /// Lets a request through to the admin API, and sees to it that no answer is stored on its way.
 pub(super) async fn check(
-    gate: web::Data<Gate>,
+    entrance: web::Data<Entrance>,
     request: ServiceRequest,
     next: Next<BoxBody>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
-    let mut response = if gate.opens_for(request.headers()) {
-        next.call(request).await?
-    } else {
-        request.into_response(HttpResponse::from_error(Problem::unauthorized()))
+    let checked = entrance.check(request.request());
+    go_on(checked, request, next).await
+}
+
+/// The same without a token, from anybody but a web page of others.
+pub(super) async fn let_in(
+    entrance: web::Data<Entrance>,
+    request: ServiceRequest,
+    next: Next<BoxBody>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let checked = entrance.hosts.check(request.headers(), request.uri().authority());
+    go_on(checked, request, next).await
+}
+
+async fn go_on(
+    checked: Result<(), Problem>,
+    request: ServiceRequest,
+    next: Next<BoxBody>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let mut response = match checked {
+        Ok(()) => next.call(request).await?,
+        Err(problem) => request.into_response(HttpResponse::from_error(problem)),
     };
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static(NO_STORE));
     Ok(response)

@@ -128,10 +128,14 @@ fn add_common_answers(operation: &mut Operation) {
     };
     add(has_body || has_arguments, "400", problem("Something about the request is malformed; `member` names it.").build());
     add(true, "401", problem("The admin token is missing or wrong.").header("WWW-Authenticate", constant(CHALLENGE)).build());
+    add(true, "403", problem("A web page of another host had a browser send this.").build());
     add(has_path, "404", problem("There is no such principal, key, trust or token.").build());
     add(has_if_match, "412", problem("It is not in a state that `If-Match` names.").build());
     add(has_body, "413", problem("The body is larger than 1 MiB.").build());
     add(has_body, "415", problem("The body is of another type.").build());
+    add(true, "421", problem("`Host` is no address, and not listed in `admin.allowed_hosts`.").build());
+    let seconds = Header::new(ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).build());
+    add(true, "429", problem("Wrong admin tokens were presented too often.").header("Retry-After", seconds).build());
     let retry_after = constant(&RETRY_AFTER_SECONDS.to_string());
     add(asks_registry, "503", problem("The registry is out of reach.").header("Retry-After", retry_after).build());
 }

@@ -14,7 +14,10 @@ use utoipa::ToSchema;
 
 use crate::{
     domain::key::KeyError,
-    doors::answer::{PROBLEM_JSON, RETRY_AFTER_SECONDS},
+    doors::{
+        answer::{PROBLEM_JSON, RETRY_AFTER_SECONDS},
+        http::throttle::TooManyFailures,
+    },
     engine::{
         issue::{IssueError, MalformedTerms, TokenRefusal},
         ports::{FetchFailure, RegistryError},
@@ -49,6 +52,9 @@ pub(super) struct Problem {
     conflict: Option<Box<Conflict>>,
     #[serde(skip)]
     allow: Option<&'static str>,
+    /// In seconds.
+    #[serde(skip)]
+    retry_after: Option<u64>,
 }
 
 /// What stands in the way of adding something, by its natural key.
@@ -89,11 +95,25 @@ impl Problem {
             member: None,
             conflict: None,
             allow: None,
+            retry_after: (status == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER_SECONDS.into()),
         }
     }
 
     pub(super) fn unauthorized() -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "send the admin token as `Authorization: Bearer TOKEN`; it is set by `admin.token`")
+    }
+
+    /// The listener does not go by the name that it was asked under.
+    pub(super) fn misdirected() -> Self {
+        Self::new(
+            StatusCode::MISDIRECTED_REQUEST,
+            "`Host` has to be an IP address, localhost, or a name that is listed in `admin.allowed_hosts`",
+        )
+    }
+
+    /// A web page of others had a browser send this.
+    pub(super) fn foreign_origin() -> Self {
+        Self::new(StatusCode::FORBIDDEN, "web pages of other hosts may not ask; those of the names in `admin.allowed_hosts` may")
     }
 
     /// The body or the request as a whole is malformed.
@@ -172,6 +192,13 @@ impl Problem {
     fn unavailable(detail: &str, cause: &(dyn Error + 'static)) -> Self {
         tracing::error!(error = cause, "the admin API cannot answer: {detail}");
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+    }
+}
+
+impl From<TooManyFailures> for Problem {
+    fn from(too_many: TooManyFailures) -> Self {
+        let detail = "wrong admin tokens were presented too often; wait as long as Retry-After says";
+        Self { retry_after: Some(too_many.seconds()), ..Self::new(StatusCode::TOO_MANY_REQUESTS, detail) }
     }
 }
 
@@ -288,6 +315,13 @@ impl From<KeyError> for Problem {
     }
 }
 
+#[cfg(test)]
+impl Problem {
+    pub(super) const fn status(&self) -> u16 {
+        self.status
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.detail)
@@ -306,8 +340,8 @@ impl ResponseError for Problem {
         if status == StatusCode::UNAUTHORIZED {
             response.insert_header((WWW_AUTHENTICATE, CHALLENGE));
         }
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            response.insert_header((RETRY_AFTER, RETRY_AFTER_SECONDS));
+        if let Some(seconds) = self.retry_after {
+            response.insert_header((RETRY_AFTER, seconds));
         }
         if let Some(allow) = self.allow {
             response.insert_header((ALLOW, allow));

@@ -1,20 +1,13 @@
 //! jwthenticator's internal API: whoever uses a service registers the API key of its choice. Answers have exactly the members
 //! that its client knows, which refuses any other.
 
-use actix_web::{
-    Error, HttpRequest, HttpResponse,
-    body::BoxBody,
-    dev::{ServiceRequest, ServiceResponse},
-    http::header::{CACHE_CONTROL, HeaderValue},
-    middleware::{Next, from_fn},
-    web,
-};
+use actix_web::{HttpRequest, HttpResponse, middleware::from_fn, web};
 use serde::Deserialize;
 use serde_json::json;
 use uuid::Uuid;
 
 use super::{auth, body, problem::Problem, resource};
-use crate::doors::{answer::NO_STORE, http::AdminDoor};
+use crate::doors::http::AdminDoor;
 
 /// The routes under `prefix`, which ask for the admin token unless registration `is_open`.
 pub(super) fn routes(config: &mut web::ServiceConfig, prefix: &str, is_open: bool) {
@@ -25,18 +18,11 @@ pub(super) fn routes(config: &mut web::ServiceConfig, prefix: &str, is_open: boo
     ];
     for resource in resources {
         if is_open {
-            config.service(resource.wrap(from_fn(let_in)));
+            config.service(resource.wrap(from_fn(auth::let_in)));
         } else {
             config.service(resource.wrap(from_fn(auth::check)));
         }
     }
-}
-
-/// Lets everybody through, and sees to it that no answer is stored on its way.
-async fn let_in(request: ServiceRequest, next: Next<BoxBody>) -> Result<ServiceResponse<BoxBody>, Error> {
-    let mut response = next.call(request).await?;
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static(NO_STORE));
-    Ok(response)
 }
 
 #[derive(Deserialize)]

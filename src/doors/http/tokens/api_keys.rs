@@ -8,10 +8,10 @@ use uuid::Uuid;
 use super::{
     TokenApi, body, fresh,
     problem::{Failure, Problem},
-    throttle::Claimant,
 };
 use crate::{
     domain::{decision::Decision, opaque::OpaqueToken},
+    doors::http::throttle::{Claimant, TooManyFailures},
     engine::issue::{IssueError, Issued},
 };
 
@@ -102,11 +102,12 @@ pub(super) async fn validate(
 }
 
 /// What to say to one whose refresh token earned nothing. `failed` counts it where that is its fault.
-pub(super) fn refused(error: &IssueError, failed: impl FnOnce() -> Result<(), Problem>) -> Problem {
+pub(super) fn refused(error: &IssueError, failed: impl FnOnce() -> Result<(), TooManyFailures>) -> Problem {
     match Failure::from(error) {
-        Failure::Refused | Failure::ScopeNotHeld => failed().err().unwrap_or_else(|| {
-            Problem::unauthorized("invalid_token", "the refresh token earns no token: it is unknown, or it ended")
-        }),
+        Failure::Refused | Failure::ScopeNotHeld => failed().err().map_or_else(
+            || Problem::unauthorized("invalid_token", "the refresh token earns no token: it is unknown, or it ended"),
+            Into::into,
+        ),
         Failure::Unavailable => Problem::unavailable(),
     }
 }

@@ -103,7 +103,7 @@ pub(super) async fn introspect(
         let presented = credentials(request.headers().get_all(AUTHORIZATION).map(HeaderValue::as_bytes));
         let verdict = api.issuer.caller(presented).await;
         let refuse = || match (presented, attempt.failed()) {
-            (Credentials::One(_) | Credentials::Unusable, Err(too_many)) => too_many,
+            (Credentials::One(_) | Credentials::Unusable, Err(too_many)) => too_many.into(),
             _ => Problem::forbidden("invalid_request", ASKER),
         };
         Some(caller(verdict, refuse)?.principal().id)
@@ -142,7 +142,7 @@ pub(super) async fn revoke(request: HttpRequest, payload: web::Payload, api: web
         let refuse = || match (presented, attempt.failed()) {
             (Credentials::None, _) => Problem::no_credentials(CALLER),
             (Credentials::One(_) | Credentials::Unusable, Ok(())) => Problem::unauthorized("invalid_token", CALLER),
-            (Credentials::One(_) | Credentials::Unusable, Err(too_many)) => too_many,
+            (Credentials::One(_) | Credentials::Unusable, Err(too_many)) => too_many.into(),
         };
         Some(caller(verdict, refuse)?.principal().id)
     };

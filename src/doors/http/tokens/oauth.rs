@@ -15,7 +15,6 @@ use super::{
     body::{self, Form},
     fresh,
     problem::{Failure, Problem},
-    throttle::{Attempt, Claimant},
 };
 use crate::{
     domain::{
@@ -24,6 +23,7 @@ use crate::{
         scope::Scopes,
         token::{TokenFault, UntrustedToken},
     },
+    doors::http::throttle::{Attempt, Claimant},
     engine::issue::{IssueError, Issued},
 };
 
@@ -104,7 +104,7 @@ async fn refresh(api: &TokenApi, form: &Form, client: Option<&Client<'_>>, attem
 /// What to say where no token is given: `denied` where what was presented is at fault, which then counts.
 fn refused(error: &IssueError, denied: Problem, attempt: &Attempt<'_>) -> Problem {
     match Failure::from(error) {
-        Failure::Refused => attempt.failed().err().unwrap_or(denied),
+        Failure::Refused => attempt.failed().err().map_or(denied, Into::into),
         Failure::ScopeNotHeld => Problem::token_endpoint("invalid_scope", "a scope was asked for that the client does not hold"),
         Failure::Unavailable => Problem::unavailable(),
     }

@@ -1,6 +1,6 @@
 //! What went wrong, as RFC 9457 writes it, with what RFC 6749 section 5.2 has clients look at.
 
-use std::{borrow::Cow, error::Error, fmt, time::Duration};
+use std::{borrow::Cow, error::Error, fmt};
 
 use actix_web::{
     HttpResponse, ResponseError,
@@ -11,7 +11,7 @@ use actix_web::{
 };
 use serde::Serialize;
 
-use super::super::reading::Unread;
+use super::super::{reading::Unread, throttle::TooManyFailures};
 use crate::{
     doors::answer::{NO_STORE, PROBLEM_JSON, RETRY_AFTER_SECONDS},
     engine::{issue::IssueError, ports::RegistryError},
@@ -98,17 +98,6 @@ impl Problem {
         }
     }
 
-    /// Wrong secrets were presented too often.
-    pub(super) fn too_many_failures(wait: Duration) -> Self {
-        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-        Self::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            "too_many_failures",
-            "wrong credentials were presented too often; wait as long as Retry-After says",
-        )
-        .with(RETRY_AFTER, seconds.max(1).to_string())
-    }
-
     /// It cannot be told now. Whoever found out has logged why.
     pub(super) fn unavailable() -> Self {
         Self::new(
@@ -174,6 +163,17 @@ impl From<&RegistryError> for Failure {
     }
 }
 
+impl From<TooManyFailures> for Problem {
+    fn from(too_many: TooManyFailures) -> Self {
+        Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too_many_failures",
+            "wrong credentials were presented too often; wait as long as Retry-After says",
+        )
+        .with(RETRY_AFTER, too_many.seconds().to_string())
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.detail)
@@ -201,19 +201,5 @@ impl ResponseError for Problem {
         };
         // Texts and numbers always have a JSON form.
         response.body(serde_json::to_string(&written).unwrap_or_default())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waiting_is_told_in_whole_seconds_that_are_enough() {
-        let told = |wait| Problem::too_many_failures(wait).header.unwrap().1;
-        assert_eq!(told(Duration::ZERO), "1");
-        assert_eq!(told(Duration::from_millis(1)), "1");
-        assert_eq!(told(Duration::from_secs(2)), "2");
-        assert_eq!(told(Duration::from_millis(2001)), "3");
     }
 }

@@ -20,7 +20,6 @@ use governor::{
 use moka::{policy::EvictionPolicy, sync::Cache};
 use uuid::Uuid;
 
-use super::problem::Problem;
 use crate::domain::principal::Username;
 
 /// Whose failures are remembered at a time, of each kind. Those who failed the longest ago are forgotten first.
@@ -56,6 +55,17 @@ pub(super) struct Attempt<'a, C: Clock = MonotonicClock> {
     claimant: Option<Claimant>,
 }
 
+/// Wrong secrets were presented too often. What has to be waited is in it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TooManyFailures(Duration);
+
+impl TooManyFailures {
+    /// For `Retry-After`: whole seconds that are enough.
+    pub(super) fn seconds(self) -> u64 {
+        (self.0.as_secs() + u64::from(self.0.subsec_nanos() > 0)).max(1)
+    }
+}
+
 impl Throttle {
     /// With so many failures a minute; 0 is no limit.
     pub(super) fn new(per_peer: u32, per_claimant: u32) -> Self {
@@ -63,16 +73,16 @@ impl Throttle {
     }
 
     /// The attempt that `request` is, where it may be made at all.
-    pub(super) fn admit(&self, request: &HttpRequest, claimant: Option<Claimant>) -> Result<Attempt<'_>, Problem> {
-        self.attempt(request.peer_addr().map(|peer| peer.ip()), claimant).map_err(Problem::too_many_failures)
+    pub(super) fn admit(&self, request: &HttpRequest, claimant: Option<Claimant>) -> Result<Attempt<'_>, TooManyFailures> {
+        self.attempt(request.peer_addr().map(|peer| peer.ip()), claimant).map_err(TooManyFailures)
     }
 }
 
 impl Attempt<'_> {
     /// It failed. An error where it was one too many: of attempts that are made at the same time, too, no more than the limit
     /// are answered.
-    pub(super) fn failed(&self) -> Result<(), Problem> {
-        self.count().map_err(Problem::too_many_failures)
+    pub(super) fn failed(&self) -> Result<(), TooManyFailures> {
+        self.count().map_err(TooManyFailures)
     }
 }
 
@@ -211,6 +221,12 @@ mod tests {
             let claimant = claimant.map(|identifier| Claimant::Identifier(Uuid::from_u128(identifier)));
             self.throttle.attempt(Some(peer.parse().unwrap()), claimant)
         }
+    }
+
+    #[test]
+    fn waiting_is_told_in_whole_seconds_that_are_enough() {
+        let told = |milliseconds| TooManyFailures(Duration::from_millis(milliseconds)).seconds();
+        assert_eq!([0, 1, 2000, 2001].map(told), [1, 1, 2, 3]);
     }
 
     #[test]
