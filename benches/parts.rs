@@ -39,6 +39,7 @@ use countersign::{
         header_value,
         issuer_keys::{IssuerKeys, SigningKey},
         key::{PrivateKey, VerifyingKey},
+        key_set::{KeySet, KeySetContents, MostTrials},
         nonce::{Attempt, Claimed, NonceClaim},
         presented::{Body, Credentials, Door, OriginalRequest, Presented, Stated},
         principal::{KeyId, KnownKey, KnownPrincipal, KnownTrust, PrincipalId, Username},
@@ -48,8 +49,8 @@ use countersign::{
     },
     engine::{
         ports::{
-            Answer, Clock, FetchFailure, FoundKey, IssuerKeySource, KeyDirectory, KeySetSource, NonceStore, RegistryError,
-            Unavailable, UsageStore,
+            Answer, Clock, FetchFailure, IssuerKeySource, KeyDirectory, KeySetSource, NonceStore, RegistryError, Unavailable,
+            UsageStore,
         },
         verify::{Policy, RequiredClaims, Verifier, VerifierPorts},
     },
@@ -326,8 +327,14 @@ fn access_token(keys: &IssuerKeys, principal: &KnownPrincipal) -> String {
 struct NoKeySets;
 
 impl KeySetSource for NoKeySets {
-    fn key<'a>(&'a self, _: &'a KnownTrust, _: &'a str, _: UnixMillis) -> Answer<'a, FoundKey> {
-        Answer::ready(FoundKey::NoKeySet)
+    fn set<'a>(&'a self, _: &'a KnownTrust, _: UnixMillis) -> Answer<'a, Option<Arc<KeySet>>> {
+        Answer::ready(None)
+    }
+
+    fn missed(&self, _: &KnownTrust, _: UnixMillis) {}
+
+    fn most_trials(&self, _: KeyFamily) -> MostTrials {
+        MostTrials::default()
     }
 
     fn anticipate(&self, _: &[KnownTrust], _: bool) {}
@@ -336,8 +343,8 @@ impl KeySetSource for NoKeySets {
         Ok(())
     }
 
-    fn refresh<'a>(&'a self, _: &'a str) -> Answer<'a, Result<usize, FetchFailure>> {
-        Answer::ready(Ok(0))
+    fn refresh<'a>(&'a self, _: &'a str) -> Answer<'a, Result<KeySetContents, FetchFailure>> {
+        Answer::ready(Ok(KeySetContents::default()))
     }
 }
 

@@ -35,7 +35,8 @@ use countersign::{
         algorithm::{Algorithm, KeyFamily},
         decision::{Decision, DenialCode, Used},
         issuer_keys::{IssuerKeys, SigningKey},
-        key::{PrivateKey, VerifyingKey},
+        key::{Jwk, PrivateKey, PublicKey, VerifyingKey},
+        key_set::{KeySet, KeySetContents, MostTrials},
         nonce::{Claimed, NonceClaim},
         presented::{Credentials, Door, Presented},
         principal::{KeyId, KnownKey, KnownPrincipal, KnownTrust, PrincipalId, TrustId, Username},
@@ -44,8 +45,8 @@ use countersign::{
     },
     engine::{
         ports::{
-            Answer, Clock, FetchFailure, FoundKey, IssuerKeySource, KeyDirectory, KeySetSource, NonceStore, PrincipalSource,
-            RegistryChange, RegistryError, Unavailable, UsageLog,
+            Answer, Clock, FetchFailure, IssuerKeySource, KeyDirectory, KeySetSource, NonceStore, PrincipalSource, RegistryChange,
+            RegistryError, Unavailable, UsageLog,
         },
         verify::{Policy, RequiredClaims, Verifier, VerifierPorts},
     },
@@ -210,7 +211,7 @@ fn forged(key: &PrivateKey, algorithm: Algorithm, username: &str, key_id: &str) 
 
 /// A verifier whose directory has read all there is.
 async fn verifier(algorithm: Algorithm) -> Verifier {
-    let key_sets = Arc::new(KeySet(Arc::new(verifying_key(algorithm))));
+    let key_sets = Arc::new(OneKeySet::of(new_key(algorithm).public_key()));
     let source = Arc::new(Registry(algorithm));
     let (directory, mut follower) =
         CachedDirectory::start(source, Arc::clone(&key_sets) as _, &RegistrySettings::default()).await.unwrap();
@@ -238,8 +239,8 @@ async fn verifier(algorithm: Algorithm) -> Verifier {
     Verifier::new(policy, ports, Arc::new(DecisionObserver::unseen())).unwrap()
 }
 
-fn verifying_key(algorithm: Algorithm) -> VerifyingKey {
-    VerifyingKey::new(PrivateKey::generate(algorithm.family(), 2048).unwrap().public_key())
+fn new_key(algorithm: Algorithm) -> PrivateKey {
+    PrivateKey::generate(algorithm.family(), 2048).unwrap()
 }
 
 /// Principals of all kinds.
@@ -254,7 +255,7 @@ impl Registry {
             _ => (true, 1, 1),
         };
         let id = PrincipalId(i64::try_from(kind * NAMES + number).unwrap());
-        let key = |id| KnownKey::new(KeyId(id), verifying_key(self.0), Scopes::default(), None, None);
+        let key = |id| KnownKey::new(KeyId(id), VerifyingKey::new(new_key(self.0).public_key()), Scopes::default(), None, None);
         let trust = |id| KnownTrust { id: TrustId(id), url: "https://keys.example/".into() };
         let username = Username::new(&username(kind, number)).unwrap();
         let known = KnownPrincipal::new(id, username, is_active, Scopes::default());
@@ -335,11 +336,25 @@ impl KeyDirectory for Unhurried {
 }
 
 /// One set, which is there.
-struct KeySet(Arc<VerifyingKey>);
+struct OneKeySet(Arc<KeySet>);
 
-impl KeySetSource for KeySet {
-    fn key<'a>(&'a self, _: &'a KnownTrust, kid: &'a str, _: UnixMillis) -> Answer<'a, FoundKey> {
-        Answer::ready(if kid == NAME { FoundKey::Key(Arc::clone(&self.0)) } else { FoundKey::NoSuchKey })
+impl OneKeySet {
+    /// Of one key, under [`NAME`].
+    fn of(key: &PublicKey) -> Self {
+        let jwk = Jwk { kid: Some(NAME.to_owned()), alg: None, ..key.to_jwk() };
+        Self(Arc::new(KeySet::parse(json!({ "keys": [jwk] }).to_string().as_bytes()).unwrap()))
+    }
+}
+
+impl KeySetSource for OneKeySet {
+    fn set<'a>(&'a self, _: &'a KnownTrust, _: UnixMillis) -> Answer<'a, Option<Arc<KeySet>>> {
+        Answer::ready(Some(Arc::clone(&self.0)))
+    }
+
+    fn missed(&self, _: &KnownTrust, _: UnixMillis) {}
+
+    fn most_trials(&self, family: KeyFamily) -> MostTrials {
+        self.0.most_trials(family)
     }
 
     fn anticipate(&self, _: &[KnownTrust], _: bool) {}
@@ -348,8 +363,8 @@ impl KeySetSource for KeySet {
         Ok(())
     }
 
-    fn refresh<'a>(&'a self, _: &'a str) -> Answer<'a, Result<usize, FetchFailure>> {
-        Answer::ready(Ok(1))
+    fn refresh<'a>(&'a self, _: &'a str) -> Answer<'a, Result<KeySetContents, FetchFailure>> {
+        Answer::ready(Ok(self.0.contents().clone()))
     }
 }
 

@@ -1,12 +1,15 @@
 //! A key set, as it is fetched from a URL that a principal trusts.
 #![no_main]
 
-use countersign::stores::jwks::fuzzing::usable_keys;
+use countersign::stores::jwks::fuzzing::key_set;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|body: &[u8]| {
-    if let Some(keys) = usable_keys(body) {
-        let kids: Vec<Box<str>> = keys.map(|(kid, _)| kid).collect();
-        assert!(kids.len() <= 100 && kids.iter().all(|kid| !kid.is_empty()));
+    if let Some(set) = key_set(body) {
+        let (contents, keys) = (set.contents(), set.keys().count());
+        // The same key may be there under many names, never more keys than entries.
+        assert!(keys <= contents.usable_keys && contents.usable_keys + contents.left_out.len() <= 100);
+        assert!(contents.left_out.iter().all(|left_out| !left_out.reason.is_empty()));
+        assert!(set.named("").next().is_none());
     }
 });

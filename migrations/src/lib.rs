@@ -11,6 +11,7 @@ mod m20261122_000002_audit;
 mod m20261122_000003_tokens;
 mod m20261128_000004_grant_origins;
 mod m20261128_000005_feed_order;
+mod m20261128_000006_key_set_contents;
 
 pub use sea_orm_migration;
 
@@ -26,6 +27,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261122_000003_tokens::Migration),
             Box::new(m20261128_000004_grant_origins::Migration),
             Box::new(m20261128_000005_feed_order::Migration),
+            Box::new(m20261128_000006_key_set_contents::Migration),
         ]
     }
 }

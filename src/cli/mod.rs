@@ -194,6 +194,11 @@ fn argument_or_input(argument: String) -> Result<String, Failure> {
     })?)
 }
 
+/// Says what went wrong in a command that is done otherwise. Where standard error is closed there is nobody to tell.
+fn warn(text: &str) {
+    drop(writeln!(io::stderr(), "warning: {text}"));
+}
+
 fn print(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes())?;

@@ -12,7 +12,7 @@ pub(super) enum Format {
     /// For people.
     #[default]
     Table,
-    /// An array of objects, each with `id`.
+    /// An array of objects for a list, one object for one thing.
     Json,
 }
 

@@ -1,28 +1,37 @@
 //! `countersign trust`
 
+use std::io;
+
 use clap::Subcommand;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::output::{self, Format, moment};
 use crate::{
     config::Settings,
-    domain::principal::{TrustId, Username},
+    domain::{
+        key_set::{KeySetContents, LeftOutKey},
+        principal::{TrustId, Username},
+    },
     engine::ports::TrustRecord,
 };
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TrustCommand {
-    /// Trust a key set: tokens signed with its keys, and naming one by `kid`, count as the principal's.
+    /// Trust a key set: tokens signed with its keys count as the principal's. It is fetched, here and by every replica, and what it
+    /// has is shown; the trust is added even if it cannot be fetched now.
     Add {
         /// Whose tokens they are.
         username: Username,
         /// Where the JWK Set is.
         url: String,
+        /// Do not fetch the key set here, only by the replicas.
+        #[arg(long)]
+        no_fetch: bool,
         /// How to write the result.
         #[arg(long, value_enum, default_value_t)]
         output: Format,
     },
-    /// List trusts, with when each key set was fetched and what went wrong.
+    /// List trusts, with when each key set was fetched, what it has and what went wrong.
     List {
         /// Only those of this principal.
         username: Option<Username>,
@@ -30,10 +39,13 @@ pub(super) enum TrustCommand {
         #[arg(long, value_enum, default_value_t)]
         output: Format,
     },
-    /// Fetch the key set now, here and on every replica, and say how many usable keys it has.
+    /// Fetch the key set now, here and on every replica, and say how many usable keys it has, and why the others are not.
     Refresh {
         /// The id that `trust add` printed and `trust list` shows.
         id: i64,
+        /// How to write the result.
+        #[arg(long, value_enum, default_value_t)]
+        output: Format,
     },
     /// Trust a key set no longer.
     Remove {
@@ -42,22 +54,38 @@ pub(super) enum TrustCommand {
     },
 }
 
-const COLUMNS: [&str; 7] = ["id", "username", "jwks_url", "last_used_on", "last_fetched_at", "last_error", "created_at"];
+const COLUMNS: [&str; 9] =
+    ["id", "username", "jwks_url", "last_used_on", "last_fetched_at", "last_error", "usable_keys", "left_out", "created_at"];
 
 pub(super) fn run(command: TrustCommand, settings: &Settings) -> super::Outcome {
     super::block_on(async {
         let registry = super::registry(settings).await?;
         match command {
-            TrustCommand::Add { username, url, output } => {
-                output::one(&COLUMNS, row(&registry.add_trust(&username, &url).await?), output)?;
+            TrustCommand::Add { username, url, no_fetch: true, output } => {
+                show(&registry.add_trust(&username, &url).await?, output)?;
+            }
+            TrustCommand::Add { username, url, no_fetch: false, output } => {
+                let added = registry.add_trust_and_look(&username, &url).await?;
+                if let Some(reason) = &added.last_error {
+                    super::warn(&format!("the trust is added, but its key set cannot be fetched: {reason}"));
+                }
+                show(&added, output)?;
             }
             TrustCommand::List { username, output } => {
-                output::list(&COLUMNS, registry.trusts(username.as_ref()).await?.iter().map(row).collect(), output)?;
+                let trusts = registry.trusts(username.as_ref()).await?;
+                output::list(&COLUMNS, trusts.iter().map(|trust| row(trust, output)).collect(), output)?;
             }
-            TrustCommand::Refresh { id } => {
+            TrustCommand::Refresh { id, output } => {
                 let (trust, fetched) = registry.refresh_trust(TrustId(id)).await?;
-                let keys = fetched?;
-                super::print(&format!("{} has {keys} usable keys; every replica fetches it now\n", trust.jwks_url))?;
+                let contents = fetched?;
+                match output {
+                    Format::Json => show(&TrustRecord { contents: Some(contents), last_error: None, ..trust }, output)?,
+                    Format::Table => {
+                        let keys = contents.usable_keys;
+                        super::print(&format!("{} has {keys} usable keys; every replica fetches it now\n", trust.jwks_url))?;
+                        tell(&contents)?;
+                    }
+                }
             }
             TrustCommand::Remove { id } => {
                 registry.remove_trust(TrustId(id), None).await?;
@@ -68,7 +96,32 @@ pub(super) fn run(command: TrustCommand, settings: &Settings) -> super::Outcome 
     })?
 }
 
-fn row(record: &TrustRecord) -> Vec<Value> {
+fn show(trust: &TrustRecord, output: Format) -> io::Result<()> {
+    output::one(&COLUMNS, row(trust, output), output)?;
+    match (&trust.contents, output) {
+        (Some(contents), Format::Table) => tell(contents),
+        (None, Format::Table) | (_, Format::Json) => Ok(()),
+    }
+}
+
+/// A line for each entry that is not used.
+fn tell(contents: &KeySetContents) -> io::Result<()> {
+    super::print(&contents.left_out.iter().map(|left_out| format!("left out: {left_out}\n")).collect::<String>())
+}
+
+/// Tables have room for how many entries are left out, not for each of them.
+fn left_out(contents: &KeySetContents, output: Format) -> Value {
+    match output {
+        Format::Table => contents.left_out.len().into(),
+        Format::Json => {
+            let entries = contents.left_out.iter();
+            entries.map(|LeftOutKey { kid, kind, reason, .. }| json!({"kid": kid, "kind": kind, "reason": reason})).collect()
+        }
+    }
+}
+
+fn row(record: &TrustRecord, output: Format) -> Vec<Value> {
+    let contents = record.contents.as_ref();
     vec![
         record.id.0.into(),
         record.username.as_str().into(),
@@ -76,6 +129,8 @@ fn row(record: &TrustRecord) -> Vec<Value> {
         moment(record.last_used_on),
         moment(record.last_fetched_at),
         output::text(record.last_error.as_deref()),
+        contents.map_or(Value::Null, |contents| contents.usable_keys.into()),
+        contents.map_or(Value::Null, |contents| left_out(contents, output)),
         moment(Some(record.created_at)),
     ]
 }

@@ -17,7 +17,7 @@ pub struct JwksSettings {
     /// How old the last good copy of a key set may be and still count, while its endpoint is out of reach. Default `1h`.
     #[serde(with = "values::duration")]
     pub max_age: Duration,
-    /// How long after one fetch a token with an unknown `kid` may cause another. Default `30s`.
+    /// How long after one fetch a token that no key of the set verifies may cause another. Default `30s`.
     #[serde(with = "values::duration")]
     pub cooldown: Duration,
     /// How long a whole download may take. Default `5s`.

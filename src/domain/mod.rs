@@ -12,6 +12,7 @@ pub mod header_value;
 pub mod issuer_keys;
 pub mod json;
 pub mod key;
+pub mod key_set;
 pub mod nonce;
 pub mod opaque;
 pub mod presented;

@@ -222,13 +222,6 @@ impl KnownPrincipal {
         self.revoked.binary_search(&jti).is_ok()
     }
 
-    /// The fingerprint in `token`'s `kid`, if a registered key has it. In the form of one are also names that others gave: there are
-    /// key sets whose `kid` is a digest.
-    pub fn named_key(&self, token: &UntrustedToken<'_>) -> Option<Fingerprint> {
-        let Some(TokenKeyId::Fingerprint(named)) = token.key_id() else { return None };
-        self.keys.iter().any(|known| known.key.fingerprint() == *named).then_some(*named)
-    }
-
     /// The registered keys to try for `token`, with their places in [`KnownPrincipal::keys`]. A `kid` that is the fingerprint of one
     /// picks it; without one, or with a name that some other scheme gave, every key that could have signed the token is tried, up to
     /// [`CANDIDATE_KEYS_MAX`].
@@ -243,9 +236,19 @@ impl KnownPrincipal {
             .take(CANDIDATE_KEYS_MAX)
     }
 
-    /// The trusts to look in for `token`'s `kid`.
-    pub fn trusts_for(&self, token: &UntrustedToken<'_>) -> impl Iterator<Item = (usize, &KnownTrust)> {
-        let trusts = if self.is_active && token.key_id().is_some() { &self.trusts[..] } else { &[] };
+    /// The `kid` of `token`, if it is the fingerprint of a registered key. Other names can look like fingerprints, too.
+    pub fn named_key(&self, token: &UntrustedToken<'_>) -> Option<Fingerprint> {
+        match token.key_id() {
+            Some(TokenKeyId::Fingerprint(named)) => {
+                self.keys.iter().any(|known| known.key.fingerprint() == *named).then_some(*named)
+            }
+            Some(TokenKeyId::Name(_)) | None => None,
+        }
+    }
+
+    /// The trusts whose key sets count now.
+    pub fn trusts_in_use(&self) -> impl Iterator<Item = (usize, &KnownTrust)> {
+        let trusts = if self.is_active { &self.trusts[..] } else { &[] };
         trusts.iter().enumerate()
     }
 }

@@ -20,7 +20,7 @@ use crate::domain::{
     algorithm::KeyFamily,
     decision::Used,
     issuer_keys::IssuerKeys,
-    key::VerifyingKey,
+    key_set::{KeySet, KeySetContents, MostTrials},
     nonce::{Claimed, NonceClaim},
     opaque::SecretHash,
     principal::{ApiKeyId, GrantId, KeyId, KnownPrincipal, KnownTrust, PrincipalId, TrustId, Username},
@@ -86,11 +86,18 @@ pub trait NonceStore: Send + Sync {
     fn check(&self, now: UnixMillis) -> Answer<'_, Result<(), Unavailable>>;
 }
 
-/// Finds keys in the key sets that principals trust, from memory in the common case.
+/// Finds the key sets that principals trust, in memory in the common case.
 pub trait KeySetSource: Send + Sync {
-    /// The key named `kid` in the set of `trust`. Only the first answer ever about a URL may wait for a
-    /// fetch, which begins with the call, and not for long after it.
-    fn key<'a>(&'a self, trust: &'a KnownTrust, kid: &'a str, now: UnixMillis) -> Answer<'a, FoundKey>;
+    /// The set of `trust`; `None` if it was never fetched, or too long ago to be trusted. Only the first answer ever about a URL may
+    /// wait for a fetch, which begins with the call, and not for long after it.
+    fn set<'a>(&'a self, trust: &'a KnownTrust, now: UnixMillis) -> Answer<'a, Option<Arc<KeySet>>>;
+
+    /// A token of a principal with `trust` was not signed by a key of its set, as far as is known: the set may have changed since.
+    /// Fetches it beside the decision, at most once in a cooldown, whatever is asked how often.
+    fn missed(&self, trust: &KnownTrust, now: UnixMillis);
+
+    /// How many keys of one set a token of that kind can be tried with at most, of the sets fetched so far. Never less than before.
+    fn most_trials(&self, family: KeyFamily) -> MostTrials;
 
     /// Tells that decisions are going to ask about `trusts`: what was never fetched is fetched, beside the decisions. Where they
     /// are `changed`, sets that are known are fetched again, too.
@@ -99,19 +106,8 @@ pub trait KeySetSource: Send + Sync {
     /// Whether a set at `url` would be fetched at all, as far as the URL itself tells.
     fn check_url(&self, url: &str) -> Result<(), FetchFailure>;
 
-    /// Fetches the set at `url` now, and says how many usable keys it has.
-    fn refresh<'a>(&'a self, url: &'a str) -> Answer<'a, Result<usize, FetchFailure>>;
-}
-
-/// What a key set says about a `kid`.
-#[derive(Clone, Debug)]
-pub enum FoundKey {
-    /// It has that key.
-    Key(Arc<VerifyingKey>),
-    /// It has no usable key of that name.
-    NoSuchKey,
-    /// There is no set: it was never fetched, or the last one is too old to be trusted.
-    NoKeySet,
+    /// Fetches the set at `url` now, and says what it has. How that went is noted when this returns.
+    fn refresh<'a>(&'a self, url: &'a str) -> Answer<'a, Result<KeySetContents, FetchFailure>>;
 }
 
 /// A key set could not be fetched.
@@ -144,8 +140,13 @@ pub trait UsageStore: Send + Sync {
 /// Where the outcomes of fetches are noted, for operators to see.
 #[async_trait]
 pub trait FetchReports: Send + Sync {
-    /// The set at `url` was fetched at `at`, or could not be, for the reason given.
-    async fn fetched(&self, url: &str, at: UnixMillis, failure: Option<&FetchFailure>) -> Result<(), RegistryError>;
+    /// The set at `url` was fetched at `at` and has these contents, or could not be fetched, for the reason given.
+    async fn fetched(
+        &self,
+        url: &str,
+        at: UnixMillis,
+        outcome: Result<&KeySetContents, &FetchFailure>,
+    ) -> Result<(), RegistryError>;
 }
 
 /// Tells the other replicas that the change feed has something new, so that they look at once. Only a hint: where it is lost,

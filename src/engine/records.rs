@@ -18,6 +18,7 @@ pub use self::tokens::{
 pub use crate::domain::profile::Profile;
 use crate::domain::{
     key::PublicKey,
+    key_set::KeySetContents,
     principal::{ApiKeyId, GrantId, KeyId, PrincipalId, TrustId, Username},
     scope::Scopes,
     time::UnixMillis,
@@ -191,6 +192,9 @@ pub struct TrustRecord {
     pub last_fetched_at: Option<UnixMillis>,
     /// Why the last fetch failed; none where it did not.
     pub last_error: Option<String>,
+    /// What the set had for us when it was fetched last; none if it never was. Not what anybody changed, so no part of its state.
+    #[serde(skip)]
+    pub contents: Option<KeySetContents>,
     /// When it was added.
     pub created_at: UnixMillis,
 }
@@ -250,7 +254,7 @@ impl KeyRecord {
 impl TrustRecord {
     /// Its state, but for when it was used and fetched.
     pub fn version(&self) -> Version {
-        Version::of(&Self { last_used_on: None, last_fetched_at: None, last_error: None, ..self.clone() })
+        Version::of(&Self { last_used_on: None, last_fetched_at: None, last_error: None, contents: None, ..self.clone() })
     }
 }
 

@@ -11,6 +11,7 @@ use super::ports::{
 };
 use crate::domain::{
     key::{KeyError, PublicKey},
+    key_set::KeySetContents,
     principal::{KeyId, PrincipalId, TrustId, Username},
 };
 
@@ -197,9 +198,21 @@ impl Registry {
         every(|after| self.trusts_page(of, after, PAGE), |trust: &TrustRecord| trust.id).await
     }
 
-    /// Fetches the key set of a trust now, tells every replica to do so, and says how many usable keys it has. The others are
-    /// told, too, where the fetch failed: what one replica cannot reach another may.
-    pub async fn refresh_trust(&self, id: TrustId) -> Result<(TrustRecord, Result<usize, FetchFailure>), RegistryError> {
+    /// Trusts the key set at `url`, and fetches it in this process to see what it has. The trust is there even if that fails, and its
+    /// record says why.
+    pub async fn add_trust_and_look(&self, username: &Username, url: &str) -> Result<TrustRecord, TrustError> {
+        let added = self.add_trust(username, url).await?;
+        let looked = self.key_sets.refresh(url).await;
+        let record = self.trust(added.id).await?;
+        Ok(match looked {
+            Ok(contents) => TrustRecord { contents: Some(contents), last_error: None, ..record },
+            Err(failure) => TrustRecord { last_error: Some(failure.reason), ..record },
+        })
+    }
+
+    /// Fetches the key set of a trust now, tells every replica to do so, and says what it has. The others are told, too, where the
+    /// fetch failed: what one replica cannot reach another may.
+    pub async fn refresh_trust(&self, id: TrustId) -> Result<(TrustRecord, Result<KeySetContents, FetchFailure>), RegistryError> {
         let trust = self.trust(id).await?;
         let fetched = self.key_sets.refresh(&trust.jwks_url).await;
         self.change(self.store.touch_trust(id, self.author())).await?;

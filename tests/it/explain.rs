@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Behaviour, Claims, Deployment, Door, JwksServer, Key, Question, Ran, Redis, Signer, free_port, now, pass_the_fence, variable,
+    Behaviour, Claims, Deployment, Door, JwksServer, Key, Question, Ran, Redis, Signer, free_port, member, now, pass_the_fence,
+    variable,
 };
 
 /// In the order in which decisions take them.
@@ -266,8 +267,12 @@ async fn a_trusted_key_set_is_fetched() {
     check("another's signature", &forged, deny("invalid_token", "bad_signature", "key"));
     says(&forged, "key", &["kid found, does not verify"], &[]);
     let nameless = explain(Claims::of("alice"), &signer.key);
-    check("no kid", &nameless, deny("invalid_token", "no_matching_key", "key"));
-    says(&nameless, "key", &["without kid"], &[]);
+    check("no kid", &nameless, ALLOW);
+    says(&nameless, "key", &["a key (ed25519 ", "verifies"], &[]);
+    server.put("/keys", Behaviour::set([signer.jwk(), member(stranger.jwk(), "use", "enc")]));
+    let encrypting = explain(stranger.claims("alice"), &stranger.key);
+    check("a key for encryption", &encrypting, deny("invalid_token", "no_matching_key", "key"));
+    says(&encrypting, "key", &["no usable key of that kid", "left out: kid \"another\", OKP Ed25519", "\"use\" is \"enc\""], &[]);
 
     server.put("/keys", Behaviour::text("").with_status(500));
     let broken = explain(signer.claims("alice"), &signer.key);

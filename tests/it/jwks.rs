@@ -54,7 +54,6 @@ async fn only_the_named_key_of_a_trusting_principal_counts() {
     assert_eq!(world.outcome("bob", &signer).await, "invalid_token", "bob does not trust the set");
     assert_eq!(world.outcome("nobody", &signer).await, "invalid_token", "there is no such principal");
     for (case, claims) in [
-        ("no kid", Claims::of("alice")),
         ("the kid of another key of the set", other.claims("alice")),
         ("another spelling of the kid", Claims::of("alice").with_header("kid", "ONE")),
         ("the fingerprint, which names registered keys only", Claims::of("alice").with_header("kid", signer.key.fingerprint())),
@@ -62,6 +61,9 @@ async fn only_the_named_key_of_a_trusting_principal_counts() {
         let verdict = world.ask(claims.authorization(&signer.key)).await;
         assert_eq!(verdict.code(), Some("invalid_token"), "{case}: {verdict:?}");
     }
+    // Who names none means any, and is known by the fingerprint.
+    let verdict = world.ask(Claims::of("alice").authorization(&signer.key)).await;
+    assert_eq!(verdict.header("x-auth-key-id"), Some(signer.key.fingerprint().as_str()), "{verdict:?}");
 }
 
 /// Who wants a scope gets it by the principal's scopes: a key set narrows nothing, and widens nothing.

@@ -119,15 +119,16 @@ fn trusts_are_added_listed_and_removed() {
         deployment.done(&["principal", "add", username]);
     }
     let url = "https://keys.example/.well-known/jwks.json";
-    let added = deployment.done(&["trust", "add", "alice", url, "--output", "json"]);
+    let added = deployment.done(&["trust", "add", "alice", url, "--no-fetch", "--output", "json"]);
     let added: Value = serde_json::from_str(&added).unwrap();
     let mut members: Vec<&str> = added.as_object().unwrap().keys().map(String::as_str).collect();
     members.sort_unstable();
-    let mut expected = ["id", "username", "jwks_url", "last_used_on", "last_fetched_at", "last_error", "created_at"];
+    let mut expected =
+        ["id", "username", "jwks_url", "last_used_on", "last_fetched_at", "last_error", "usable_keys", "left_out", "created_at"];
     expected.sort_unstable();
     assert_eq!(members, expected);
     assert_eq!((&added["username"], &added["jwks_url"]), (&json!("alice"), &json!(url)));
-    for unknown in ["last_used_on", "last_fetched_at", "last_error"] {
+    for unknown in ["last_used_on", "last_fetched_at", "last_error", "usable_keys", "left_out"] {
         assert_eq!(added[unknown], Value::Null, "{unknown}");
     }
     let other = deployment.add_trust("bob", url);
@@ -160,7 +161,7 @@ impl Guarded {
         if username != "alice" {
             self.deployment.done(&["principal", "add", username]);
         }
-        let ran = self.deployment.run(&["trust", "add", username, url]);
+        let ran = self.deployment.run(&["trust", "add", username, url, "--no-fetch"]);
         if ran.code != 0 {
             return ran.stderr;
         }

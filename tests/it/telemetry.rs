@@ -278,7 +278,7 @@ async fn fetches_of_key_sets_are_counted() {
     let deployment = Deployment::new().trusting(&server);
     for (username, path) in [("alice", "/set"), ("bob", "/missing")] {
         deployment.done(&["principal", "add", username]);
-        deployment.run(&["trust", "add", username, &server.url(path)]);
+        deployment.add_trust(username, &server.url(path));
     }
     let countersign = deployment.serve();
     let fetches = |text: &str, outcome: &str| {

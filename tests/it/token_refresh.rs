@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::http::Answer;
+use crate::harness::http::{Answer, Request};
 use crate::harness::{Countersign, Database, Deployment, Pair, TokenApi, eventually_async, members};
 
 /// Longer than an exchanged token is given its successor again.
@@ -26,6 +26,29 @@ async fn a_refresh_token_earns_the_next_pair() {
     for pair in [&first, &second, &Pair::of(&form)] {
         assert_eq!(api.validate(&pair.access).await, 200);
     }
+}
+
+/// As Django's forms with files send them; what comes back is the same as for JSON.
+#[tokio::test]
+async fn forms_may_come_in_parts() {
+    let (_deployment, countersign, first) = world();
+    let api = TokenApi::of(&countersign);
+    let parts = |path: &str, token: &str| {
+        let body = format!("--b\r\nContent-Disposition: form-data; name=\"token\"\r\n\r\n{token}\r\n--b--\r\n");
+        Request::new("POST", path).header("Content-Type", "multipart/form-data; boundary=b").body(body)
+    };
+    let answer = api.send(&parts("/token/refresh", &first.refresh)).await;
+    assert_eq!(answer.status, 201, "{answer:?}");
+    let second = Pair::of(&answer);
+    let bearer = format!("Bearer {}", second.access);
+    let told = api.send(&parts("/token/introspection", &second.access).authorization(&bearer)).await;
+    assert_eq!((told.status, &told.json()["active"]), (200, &json!(true)), "{told:?}");
+    let unknown = api.send(&parts("/token/introspection", "csr_made_up").authorization(&bearer)).await;
+    assert_eq!(unknown.status, 401, "{unknown:?}");
+    let cut_off = Request::new("POST", "/token/refresh").header("Content-Type", "multipart/form-data; boundary=b").body("--b\r\n");
+    assert_eq!(api.send(&cut_off).await.status, 400);
+    assert_eq!(api.send(&parts("/token/revoke", &second.refresh).authorization(&bearer)).await.status, 200);
+    assert_eq!(api.rotate(&second.refresh).await.status, 401);
 }
 
 #[tokio::test]

@@ -23,6 +23,7 @@ use crate::{
         forward_clock::{ForwardClock, Reading},
         issuer_keys::{IssuerKeys, SigningKey},
         key::{PrivateKey, VerifyingKey},
+        key_set::{KeySet, KeySetContents, MostTrials},
         nonce::{Claimed, NonceClaim},
         principal::{KeyId, KnownKey, KnownPrincipal, KnownTrust, PrincipalId, Username},
         scope::Scopes,
@@ -30,8 +31,7 @@ use crate::{
     },
     engine::{
         ports::{
-            Answer, Clock, Dependency, FetchFailure, FoundKey, IssuerKeySource, KeyDirectory, KeySetSource, NonceStore,
-            Unavailable, UsageLog,
+            Answer, Clock, Dependency, FetchFailure, IssuerKeySource, KeyDirectory, KeySetSource, NonceStore, Unavailable, UsageLog,
         },
         verify::{Policy, RequiredClaims, Verifier, VerifierPorts},
     },
@@ -356,8 +356,14 @@ impl KeyDirectory for OneDirectory {
 struct NoKeySets;
 
 impl KeySetSource for NoKeySets {
-    fn key<'a>(&'a self, _: &'a KnownTrust, _: &'a str, _: UnixMillis) -> Answer<'a, FoundKey> {
-        Answer::ready(FoundKey::NoKeySet)
+    fn set<'a>(&'a self, _: &'a KnownTrust, _: UnixMillis) -> Answer<'a, Option<Arc<KeySet>>> {
+        Answer::ready(None)
+    }
+
+    fn missed(&self, _: &KnownTrust, _: UnixMillis) {}
+
+    fn most_trials(&self, _: KeyFamily) -> MostTrials {
+        MostTrials::default()
     }
 
     fn anticipate(&self, _: &[KnownTrust], _: bool) {}
@@ -366,8 +372,8 @@ impl KeySetSource for NoKeySets {
         Ok(())
     }
 
-    fn refresh<'a>(&'a self, _: &'a str) -> Answer<'a, Result<usize, FetchFailure>> {
-        Answer::ready(Ok(0))
+    fn refresh<'a>(&'a self, _: &'a str) -> Answer<'a, Result<KeySetContents, FetchFailure>> {
+        Answer::ready(Ok(KeySetContents::default()))
     }
 }
 

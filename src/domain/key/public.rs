@@ -1,6 +1,10 @@
 //! Public keys.
 
-use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use base64::{
+    Engine, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, general_purpose::NO_PAD},
+    prelude::BASE64_URL_SAFE_NO_PAD,
+};
 use der::Decode;
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +19,14 @@ use crate::domain::{
 
 const ACCEPTED: &str =
     "PEM (BEGIN PUBLIC KEY, BEGIN RSA PUBLIC KEY, BEGIN CERTIFICATE), OpenSSH (ssh-rsa, ssh-ed25519, ecdsa-sha2-*) and JWK";
+
+/// Base64url without padding (RFC 7518 section 2), and with it, as some libraries write members of JWKs.
+const BASE64_URL: GeneralPurpose =
+    GeneralPurpose::new(&alphabet::URL_SAFE, NO_PAD.with_decode_padding_mode(DecodePaddingMode::Indifferent));
+
+/// The values of a JWK's `use` that say that it verifies signatures: that of RFC 7517, and that of the keys of JWT-SVIDs in SPIFFE
+/// trust bundles.
+const USES: [&str; 2] = ["sig", "jwt-svid"];
 
 /// A public key of a kind and size that we take, in its canonical encoding.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +77,7 @@ impl PublicKey {
         }
         let member = |name: &'static str, value: &Option<String>| {
             let text = value.as_deref().ok_or_else(|| KeyError::malformed("JWK", format!("member {name:?} is missing")))?;
-            BASE64_URL_SAFE_NO_PAD.decode(text).map_err(|error| KeyError::malformed("JWK", format!("member {name:?}: {error}")))
+            BASE64_URL.decode(text).map_err(|error| KeyError::malformed("JWK", format!("member {name:?}: {error}")))
         };
         let curve = jwk.crv.as_deref().unwrap_or_default();
         let ec = |family| {
@@ -283,8 +295,12 @@ impl ParsedPublic {
     /// is for that one alone.
     pub fn from_jwk(jwk: &Jwk) -> Result<Self, KeyError> {
         let key = PublicKey::from_jwk(jwk)?;
-        if let Some(other) = jwk.r#use.as_deref().filter(|found| *found != "sig") {
-            return Err(KeyError::NotForSignatures { member: "use", value: format!("{other:?}"), expected: "\"sig\"" });
+        if let Some(other) = jwk.r#use.as_deref().filter(|found| !USES.contains(found)) {
+            return Err(KeyError::NotForSignatures {
+                member: "use",
+                value: format!("{other:?}"),
+                expected: "\"sig\" or \"jwt-svid\"",
+            });
         }
         if let Some(others) = jwk.key_ops.as_ref().filter(|found| !found.iter().any(|operation| operation == "verify")) {
             return Err(KeyError::NotForSignatures {
@@ -342,11 +358,11 @@ pub struct Jwk {
     pub x: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub y: Option<String>,
-    /// Private: read only so that a private key can be refused, never written.
+    /// Private: read only so that a private key can be refused, never written. Null is none.
     #[serde(skip_serializing, default, deserialize_with = "presence")]
     pub d: Option<()>,
 }
 
 fn presence<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<()>, D::Error> {
-    serde::de::IgnoredAny::deserialize(deserializer).map(|_| Some(()))
+    Ok(Option::<serde::de::IgnoredAny>::deserialize(deserializer)?.map(|_| ()))
 }

@@ -124,6 +124,11 @@ impl VerifyingKey {
         algorithm.family() == self.family && self.only.is_none_or(|only| only == algorithm)
     }
 
+    /// Whether this is the same key as `other`, and may be used for all that `other` may.
+    pub fn covers(&self, other: &Self) -> bool {
+        self.fingerprint == other.fingerprint && (self.only.is_none() || self.only == other.only)
+    }
+
     /// What identifies the key.
     pub const fn fingerprint(&self) -> Fingerprint {
         self.fingerprint

@@ -40,6 +40,10 @@ pub(super) async fn body(request: &HttpRequest, mut payload: web::Payload, bytes
 
 /// What the body is said to be, without parameters; empty where nothing is said.
 pub(super) fn media_type(request: &HttpRequest) -> &str {
-    let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    content_type.split(';').next().unwrap_or_default().trim()
+    content_type(request).split(';').next().unwrap_or_default().trim()
+}
+
+/// The same with its parameters.
+pub(super) fn content_type(request: &HttpRequest) -> &str {
+    request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }

@@ -8,13 +8,14 @@ use std::{collections::HashMap, sync::Arc};
 use url::{Position, Url};
 
 use super::{
-    super::ports::{FetchFailure, FoundKey, Unavailable},
+    super::ports::{FetchFailure, Unavailable},
     BEARER, Credential, Verifier, binding, check_scopes, concerns_the_registry,
     trials::{ProvenBy, Trials},
 };
 use crate::domain::{
     decision::{DenialCode, DenialReason, Identity},
     key::VerifyingKey,
+    key_set::{KeySet, LeftOutKey},
     nonce::{Attempt, Claimed},
     presented::{Body, Credentials, OriginalRequest, Presented, Stated},
     principal::{CANDIDATE_KEYS_MAX, KnownPrincipal, TrustId, Username},
@@ -248,7 +249,7 @@ impl Verifier {
         let principal = self.explain_principal(&token.unverified_claims().username, now, walk).await;
         let mut failures = HashMap::new();
         if let (Vantage::Outside { .. }, Some(principal)) = (vantage, &principal) {
-            for (_, trust) in principal.trusts_for(&token) {
+            for (_, trust) in principal.trusts_in_use() {
                 if let Err(failure) = self.ports.key_sets.refresh(&trust.url).await {
                     failures.insert(trust.id, failure);
                 }
@@ -379,12 +380,10 @@ impl Verifier {
         attempts: &mut Attempts,
         seen: &mut Vec<String>,
     ) {
-        for (_, trust) in principal.trusts_for(token) {
-            let kid = token.key_id().map(TokenKeyId::text).unwrap_or_default();
-            let finding = match self.ports.key_sets.key(trust, &kid, now).await {
-                FoundKey::Key(key) => format!("kid found, {}", attempts.finding(token, &key, now)),
-                FoundKey::NoSuchKey => "no usable key of that kid".to_owned(),
-                FoundKey::NoKeySet => "no key set: never fetched, or too old".to_owned(),
+        for (_, trust) in principal.trusts_in_use() {
+            let finding = match self.ports.key_sets.set(trust, now).await {
+                Some(set) => explain_set(token, &set, now, attempts),
+                None => "no key set: never fetched, or too old".to_owned(),
             };
             let failure = failures.get(&trust.id).map_or_else(String::new, |failure| format!("; fetching it failed: {failure}"));
             seen.push(format!("trust {} ({}): {finding}{failure}", trust.id, trust.url));
@@ -427,8 +426,12 @@ impl Verifier {
         if !trusts_come_first {
             self.explain_trusts(token, principal, failures, now, &mut attempts, &mut seen).await;
         }
-        if token.key_id().is_none() && !principal.trusts.is_empty() {
-            seen.push("trusts are not looked in for a token without kid".to_owned());
+        if token.key_id().is_some() {
+            for (_, trust) in principal.trusts_in_use() {
+                let Some(set) = self.ports.key_sets.set(trust, now).await else { continue };
+                let findings = set.nameless().map(|key| attempts.finding(token, key, now));
+                seen.extend(findings.map(|finding| format!("trust {} ({}): a key without kid, {finding}", trust.id, trust.url)));
+            }
         }
         let seen = if seen.is_empty() { "no keys and no trusts".to_owned() } else { seen.join("; ") };
         let mut trials = Trials::default();
@@ -440,6 +443,24 @@ impl Verifier {
         walk.step("key", outcome, seen, expected);
         proof.map(|(_, proof)| proof)
     }
+}
+
+/// What the keys of a set make of the token that it may name, or all of them if it names none; and which of its entries are left out.
+fn explain_set(token: &UntrustedToken<'_>, set: &KeySet, now: UnixMillis, attempts: &mut Attempts) -> String {
+    let kid = token.key_id().map(TokenKeyId::text);
+    let mut found: Vec<String> = match &kid {
+        Some(kid) => set.named(kid).map(|key| format!("kid found, {}", attempts.finding(token, key, now))).collect(),
+        None => {
+            let finding = |key: &VerifyingKey| format!("a key ({} {}), ", key.family(), key.fingerprint());
+            set.keys().map(|key| finding(key) + &attempts.finding(token, key, now)).collect()
+        }
+    };
+    if found.is_empty() {
+        found.push(if kid.is_some() { "no usable key of that kid" } else { "no usable key" }.to_owned());
+    }
+    let is_meant = |left_out: &&LeftOutKey| kid.is_none() || left_out.kid.is_none() || left_out.kid.as_deref() == kid.as_deref();
+    found.extend(set.contents().left_out.iter().filter(is_meant).map(|left_out| format!("left out: {left_out}")));
+    found.join(", ")
 }
 
 /// The verifications that a decision would make, one after the other.

@@ -2,13 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{
-    super::ports::{Answer, FoundKey},
-    Verifier,
-};
+use super::{super::ports::Answer, Verifier};
 use crate::domain::{
     decision::{DenialReason, Identity},
-    key::VerifyingKey,
+    key::{Fingerprint, VerifyingKey},
+    key_set::KeySet,
     principal::{CANDIDATE_KEYS_MAX, KnownPrincipal},
     time::UnixMillis,
     token::{TokenKeyId, UntrustedToken, VerifiedToken},
@@ -52,20 +50,17 @@ impl Verifier {
     /// What the token would cost with the principal that has the most to try.
     fn trials_at_least(&self, token: &UntrustedToken<'_>) -> usize {
         const { assert!(TRIALS_WITHOUT_KEY_ID <= CANDIDATE_KEYS_MAX) };
-        let directory = &self.ports.directory;
-        // A `kid` in the form of a fingerprint picks one key, or, if nobody has that key, none: it has to cost the same.
-        let candidates = match token.key_id() {
-            Some(TokenKeyId::Fingerprint(_) | TokenKeyId::Name(_)) => {
-                directory.most_keys(token.algorithm().family()) + directory.most_trusts()
-            }
-            None => directory.most_keys(token.algorithm().family()),
-        };
+        let (directory, family) = (&self.ports.directory, token.algorithm().family());
+        let of_a_set = self.ports.key_sets.most_trials(family);
+        // The first set with a key of a name changes nothing.
+        let of_a_set = if token.key_id().is_some() { of_a_set.named.max(1) } else { of_a_set.unnamed };
+        let candidates = directory.most_keys(family).saturating_add(directory.most_trusts().saturating_mul(of_a_set));
         candidates.clamp(TRIALS_WITHOUT_KEY_ID, CANDIDATE_KEYS_MAX)
     }
 
-    /// A `kid` picks its key: the fingerprint of a registered key that one, any other name one of a key set. What it does not pick
-    /// comes after.
-    /// Looking in key sets is boxed, so that the decisions that need none stay small.
+    /// A `kid` picks its key: the fingerprint of a registered key that one, a name those of that name in key sets. What it does not
+    /// pick comes after: the other registered keys, and last the keys of sets that have no names. Looking in key sets is boxed, so
+    /// that the decisions that need none stay small.
     pub(super) async fn try_everything<'t>(
         &self,
         token: &'t UntrustedToken<'_>,
@@ -73,46 +68,96 @@ impl Verifier {
         now: UnixMillis,
         trials: &mut Trials,
     ) -> Option<(VerifiedToken<'t>, ProvenBy)> {
-        if principal.trusts.is_empty() {
-            return try_keys(token, principal, now, trials);
+        let keys_are_first = principal.trusts.is_empty() || token.key_id().is_none() || principal.named_key(token).is_some();
+        let found = if keys_are_first { try_keys(token, principal, now, trials) } else { None };
+        if found.is_some() || principal.trusts.is_empty() {
+            return found;
         }
-        if token.key_id().is_some() && principal.named_key(token).is_none() {
-            let found = Box::pin(self.try_trusts(token, principal, now, trials)).await;
-            return found.or_else(|| try_keys(token, principal, now, trials));
-        }
-        match try_keys(token, principal, now, trials) {
-            None => Box::pin(self.try_trusts(token, principal, now, trials)).await,
-            found => found,
-        }
+        Box::pin(self.try_trusts(token, principal, keys_are_first, now, trials)).await
     }
 
     async fn try_trusts<'t>(
         &self,
         token: &'t UntrustedToken<'_>,
         principal: &KnownPrincipal,
+        keys_were_first: bool,
         now: UnixMillis,
         trials: &mut Trials,
     ) -> Option<(VerifiedToken<'t>, ProvenBy)> {
-        let kid = token.key_id()?.text();
+        let mut found = self.try_named(token, principal, now, trials).await;
+        if found.is_none() && !keys_were_first {
+            found = try_keys(token, principal, now, trials);
+        }
+        let found = found.or_else(|| self.try_nameless(token, principal, now, trials));
+        if found.is_none() {
+            principal.trusts_in_use().for_each(|(_, trust)| self.ports.key_sets.missed(trust, now));
+        }
+        found
+    }
+
+    /// The keys that key sets have under the token's `kid`, or all of them if it has none.
+    async fn try_named<'t>(
+        &self,
+        token: &'t UntrustedToken<'_>,
+        principal: &KnownPrincipal,
+        now: UnixMillis,
+        trials: &mut Trials,
+    ) -> Option<(VerifiedToken<'t>, ProvenBy)> {
+        let kid = token.key_id().map(TokenKeyId::text);
+        let mut run = |index, set: Option<Arc<KeySet>>| match (set, &kid) {
+            (None, _) => {
+                trials.keyless_trusts += 1;
+                None
+            }
+            (Some(set), Some(kid)) => {
+                let verified = trials.run_all(token, set.named(kid), now)?;
+                Some((verified, ProvenBy::Trust { index, nameless: None }))
+            }
+            (Some(set), None) => trials.run_all(token, set.keys(), now).map(|verified| by_nameless(index, verified)),
+        };
         // Sets that are being fetched are waited for together, and after those that are there.
         let mut awaited = Vec::new();
-        for (index, trust) in principal.trusts_for(token) {
-            match self.ports.key_sets.key(trust, &kid, now) {
+        for (index, trust) in principal.trusts_in_use() {
+            match self.ports.key_sets.set(trust, now) {
                 Answer::Ready(found) => {
-                    if let Some(verified) = trials.run_found(token, found?, now) {
-                        return Some((verified, ProvenBy::Trust(index)));
+                    if let Some(found) = run(index, found?) {
+                        return Some(found);
                     }
                 }
                 pending @ Answer::Pending(_) => awaited.push((index, pending)),
             }
         }
         for (index, pending) in awaited {
-            if let Some(verified) = trials.run_found(token, pending.await, now) {
-                return Some((verified, ProvenBy::Trust(index)));
+            if let Some(found) = run(index, pending.await) {
+                return Some(found);
             }
         }
         None
     }
+
+    /// The keys that key sets have without a name. Sets that are not there by now were waited for before.
+    fn try_nameless<'t>(
+        &self,
+        token: &'t UntrustedToken<'_>,
+        principal: &KnownPrincipal,
+        now: UnixMillis,
+        trials: &mut Trials,
+    ) -> Option<(VerifiedToken<'t>, ProvenBy)> {
+        token.key_id()?;
+        principal.trusts_in_use().find_map(|(index, trust)| match self.ports.key_sets.set(trust, now) {
+            Answer::Ready(found) => {
+                let verified = trials.run_all(token, found??.nameless(), now)?;
+                Some(by_nameless(index, verified))
+            }
+            Answer::Pending(_) => None,
+        })
+    }
+}
+
+/// What identifies a key that the token does not name.
+fn by_nameless(index: usize, verified: VerifiedToken<'_>) -> (VerifiedToken<'_>, ProvenBy) {
+    let nameless = Some(verified.fingerprint());
+    (verified, ProvenBy::Trust { index, nameless })
 }
 
 /// The registered keys.
@@ -132,14 +177,19 @@ fn try_keys<'t>(
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ProvenBy {
     Key(usize),
-    Trust(usize),
+    Trust {
+        index: usize,
+        /// Which key of the set it is, if the token names it by none of the set's names.
+        nameless: Option<Fingerprint>,
+    },
 }
 
 impl ProvenBy {
     pub(super) fn identity(self, principal: Arc<KnownPrincipal>, token: &UntrustedToken<'_>) -> Option<Identity> {
         let identity = match self {
             Self::Key(index) => Identity::by_key(principal, index),
-            Self::Trust(index) => Identity::by_trust(principal, index, &token.key_id()?.text()),
+            Self::Trust { index, nameless: None } => Identity::by_trust(principal, index, &token.key_id()?.text()),
+            Self::Trust { index, nameless: Some(fingerprint) } => Identity::by_trust(principal, index, &fingerprint.to_string()),
         }?;
         Some(identity.for_body(token.unverified_claims().content_digest.as_ref()))
     }
@@ -165,16 +215,14 @@ impl Trials {
         token.verify(key, now)
     }
 
-    /// The same with what a key set has.
-    fn run_found<'t>(&mut self, token: &'t UntrustedToken<'_>, found: FoundKey, now: UnixMillis) -> Option<VerifiedToken<'t>> {
-        match found {
-            FoundKey::Key(key) if token.fits(&key) => self.run(token, &key, now),
-            FoundKey::Key(_) | FoundKey::NoSuchKey => None,
-            FoundKey::NoKeySet => {
-                self.keyless_trusts += 1;
-                None
-            }
-        }
+    /// Those of `keys` that could have signed the token, in their order.
+    fn run_all<'t, 'k>(
+        &mut self,
+        token: &'t UntrustedToken<'_>,
+        keys: impl Iterator<Item = &'k VerifyingKey>,
+        now: UnixMillis,
+    ) -> Option<VerifiedToken<'t>> {
+        keys.filter(|key| token.fits(key)).find_map(|key| self.run(token, key, now))
     }
 
     /// How many there were, those with keys that nobody has included.

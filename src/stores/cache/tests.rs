@@ -6,10 +6,11 @@ use tokio::sync::Semaphore;
 use super::*;
 use crate::{
     domain::{
+        key_set::{KeySet, KeySetContents, MostTrials},
         principal::{KnownTrust, TrustId},
         scope::Scopes,
     },
-    engine::ports::{FetchFailure, FoundKey, RegistryChange},
+    engine::ports::{FetchFailure, RegistryChange},
 };
 
 /// A registry whose changes become visible when the test says so, and whose answers can be held up.
@@ -133,8 +134,14 @@ impl PrincipalSource for TestSource {
 struct TestKeySets(Mutex<Vec<(String, bool)>>);
 
 impl KeySetSource for TestKeySets {
-    fn key<'a>(&'a self, _: &'a KnownTrust, _: &'a str, _: UnixMillis) -> Answer<'a, FoundKey> {
-        Answer::ready(FoundKey::NoKeySet)
+    fn set<'a>(&'a self, _: &'a KnownTrust, _: UnixMillis) -> Answer<'a, Option<Arc<KeySet>>> {
+        Answer::ready(None)
+    }
+
+    fn missed(&self, _: &KnownTrust, _: UnixMillis) {}
+
+    fn most_trials(&self, _: KeyFamily) -> MostTrials {
+        MostTrials::default()
     }
 
     fn anticipate(&self, trusts: &[KnownTrust], changed: bool) {
@@ -145,8 +152,8 @@ impl KeySetSource for TestKeySets {
         Ok(())
     }
 
-    fn refresh<'a>(&'a self, _: &'a str) -> Answer<'a, Result<usize, FetchFailure>> {
-        Answer::ready(Ok(0))
+    fn refresh<'a>(&'a self, _: &'a str) -> Answer<'a, Result<KeySetContents, FetchFailure>> {
+        Answer::ready(Ok(KeySetContents::default()))
     }
 }
 

@@ -1,8 +1,8 @@
 //! Key sets in memory.
 //!
 //! A decision waits for a fetch only where a URL was never fetched before, and then not for long. Everything else happens beside
-//! the decisions: sets are fetched again before they are old, an unknown `kid` asks for one fetch, a failed fetch leaves the last
-//! good set in its place and is tried again later and later.
+//! the decisions: sets are fetched again before they are old, a token that no key fits asks for one fetch, a failed fetch leaves the
+//! last good set in its place and is tried again later and later.
 
 use std::{
     collections::HashMap,
@@ -22,11 +22,16 @@ use tokio::{
     sync::{Semaphore, watch},
 };
 
-use super::fetch::{FetchError, Fetcher, FetcherError, KeySet};
+use super::fetch::{FetchError, Fetcher, FetcherError};
 use crate::{
     config::jwks::JwksSettings,
-    domain::{principal::KnownTrust, time::UnixMillis},
-    engine::ports::{Answer, Clock, FetchFailure, FetchReports, FoundKey, KeySetSource},
+    domain::{
+        algorithm::KeyFamily,
+        key_set::{KeySet, KeySetContents, LeftOutKey, MostTrials},
+        principal::KnownTrust,
+        time::UnixMillis,
+    },
+    engine::ports::{Answer, Clock, FetchFailure, FetchReports, KeySetSource},
     telemetry::metrics::KeySetUse,
 };
 
@@ -34,6 +39,8 @@ use crate::{
 const FIRST_FETCH_WAIT: Duration = Duration::from_millis(150);
 /// The first pause after a failed fetch; each further failure doubles it, up to the refresh interval.
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
+/// How long a refresh waits for the database to take its outcome.
+const NOTE_WAIT: Duration = Duration::from_secs(5);
 /// A set is fetched again after between this share and the whole of the refresh interval, so that replicas do not all ask at once
 /// and a key that was removed is gone within the interval.
 const REFRESH_SHARE_MIN: f64 = 0.75;
@@ -54,6 +61,8 @@ pub struct JwksCache {
     reports: Arc<dyn FetchReports>,
     sets: RwLock<HashMap<Arc<str>, Arc<Watched>>>,
     background: Semaphore,
+    /// What [`KeySetSource::most_trials`] says of each kind of key.
+    most_trials: RwLock<[MostTrials; KeyFamily::ALL.len()]>,
     /// Fetches that brought a set, and those that did not.
     fetched: AtomicU64,
     failed: AtomicU64,
@@ -69,10 +78,12 @@ struct Watched {
     state: Mutex<State>,
     /// How many fetches have ended.
     fetches: watch::Sender<u64>,
+    /// Of how many of them the outcome was noted.
+    noted: watch::Sender<u64>,
 }
 
 struct Held {
-    keys: KeySet,
+    keys: Arc<KeySet>,
     fetched_at: UnixMillis,
 }
 
@@ -111,6 +122,7 @@ impl JwksCache {
             reports,
             sets: RwLock::default(),
             background: Semaphore::new(BACKGROUND_FETCHES_MAX),
+            most_trials: RwLock::default(),
             fetched: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             runtime: Handle::current(),
@@ -166,33 +178,45 @@ impl JwksCache {
     async fn fetch(&self, watched: &Watched) {
         let result = self.fetcher.fetch(&watched.url).await;
         let now = self.clock.now();
-        let failure = match result {
+        let outcome = match result {
             Ok(keys) => {
-                watched.current.store(Some(Arc::new(Held { keys, fetched_at: now })));
+                self.expect_trials(&keys);
+                let keys = Arc::new(keys);
+                let before = watched.current.swap(Some(Arc::new(Held { keys: Arc::clone(&keys), fetched_at: now })));
                 self.fetched.fetch_add(1, Ordering::Relaxed);
-                None
+                if before.is_none_or(|before| before.keys.contents() != keys.contents()) {
+                    log_contents(&watched.url, keys.contents());
+                }
+                Ok(keys)
             }
             Err(error) => {
                 self.failed.fetch_add(1, Ordering::Relaxed);
                 let failure = described(&error);
                 let (url, error) = (&*watched.url, &failure.reason);
                 tracing::warn!(url, error, "a key set could not be fetched; the last good one stays until it is too old");
-                Some(failure)
+                Err(failure)
             }
         };
-        watched.end(failure.clone(), now, self.settings.refresh_interval);
-        if let Err(error) = self.reports.fetched(&watched.url, now, failure.as_ref()).await {
+        watched.end(outcome.as_ref().err().cloned(), now, self.settings.refresh_interval);
+        let outcome = outcome.as_deref().map(KeySet::contents);
+        if let Err(error) = self.reports.fetched(&watched.url, now, outcome).await {
             tracing::debug!(url = &*watched.url, error = %error, "the outcome of a fetch could not be noted");
+        }
+        watched.noted.send_modify(|count| *count += 1);
+    }
+
+    /// Before the set is used.
+    fn expect_trials(&self, keys: &KeySet) {
+        let mut most = self.most_trials.write().unwrap_or_else(PoisonError::into_inner);
+        for family in KeyFamily::ALL {
+            most[family as usize] = most[family as usize].max(keys.most_trials(family));
         }
     }
 
-    fn remembered(&self, watched: &Watched, kid: &str, now: UnixMillis) -> FoundKey {
-        match &*watched.current.load() {
-            Some(held) if now.since(held.fetched_at) <= self.settings.max_age => {
-                held.keys.get(kid).map_or(FoundKey::NoSuchKey, |key| FoundKey::Key(Arc::clone(key)))
-            }
-            Some(_) | None => FoundKey::NoKeySet,
-        }
+    fn remembered(&self, watched: &Watched, now: UnixMillis) -> Option<Arc<KeySet>> {
+        let held = watched.current.load();
+        let held = held.as_ref().filter(|held| now.since(held.fetched_at) <= self.settings.max_age)?;
+        Some(Arc::clone(&held.keys))
     }
 
     /// A decision found nothing: fetches beside it, at most once a cooldown.
@@ -205,24 +229,28 @@ impl JwksCache {
 
 /// Fetches outlive the decisions that ask for them, so the port is implemented on the shared cache.
 impl KeySetSource for Arc<JwksCache> {
-    fn key<'a>(&'a self, trust: &'a KnownTrust, kid: &'a str, now: UnixMillis) -> Answer<'a, FoundKey> {
+    fn set<'a>(&'a self, trust: &'a KnownTrust, now: UnixMillis) -> Answer<'a, Option<Arc<KeySet>>> {
         let watched = self.watched(&trust.url, now);
-        match self.remembered(&watched, kid, now) {
-            found @ FoundKey::Key(_) => Answer::ready(found),
-            missing if watched.was_fetched() => {
-                self.ask_for_fetch(&watched, now);
-                Answer::ready(missing)
-            }
-            _never_fetched => {
+        match self.remembered(&watched, now) {
+            None if !watched.was_fetched() => {
                 let mut fetches = watched.fetches.subscribe();
                 let _already = self.begin_fetch(&watched);
                 let until = tokio::time::Instant::now() + FIRST_FETCH_WAIT;
                 Answer::pending(async move {
                     drop(tokio::time::timeout_at(until, fetches.wait_for(|count| *count > 0)).await);
-                    self.remembered(&watched, kid, self.clock.now())
+                    self.remembered(&watched, self.clock.now())
                 })
             }
+            found => Answer::ready(found),
         }
+    }
+
+    fn missed(&self, trust: &KnownTrust, now: UnixMillis) {
+        self.ask_for_fetch(&self.watched(&trust.url, now), now);
+    }
+
+    fn most_trials(&self, family: KeyFamily) -> MostTrials {
+        self.most_trials.read().unwrap_or_else(PoisonError::into_inner)[family as usize]
     }
 
     fn anticipate(&self, trusts: &[KnownTrust], changed: bool) {
@@ -241,10 +269,10 @@ impl KeySetSource for Arc<JwksCache> {
         self.fetcher.check_url(url).map_err(|error| described(&error))
     }
 
-    fn refresh<'a>(&'a self, url: &'a str) -> Answer<'a, Result<usize, FetchFailure>> {
+    fn refresh<'a>(&'a self, url: &'a str) -> Answer<'a, Result<KeySetContents, FetchFailure>> {
         let watched = self.watched(url, self.clock.now());
         Answer::pending(async move {
-            let mut fetches = watched.fetches.subscribe();
+            let (mut fetches, mut noted) = (watched.fetches.subscribe(), watched.noted.subscribe());
             // One that was under way may have been answered before whoever asks had a reason to; one that began later was not. The
             // sender is in `watched`, and a fetch always ends.
             let ended = match self.begin_fetch(&watched) {
@@ -255,9 +283,13 @@ impl KeySetSource for Arc<JwksCache> {
                 }
             };
             drop(fetches.wait_for(|count| *count > ended).await);
-            match watched.state().last_failure.clone() {
+            let failure = watched.state().last_failure.clone();
+            let contents = watched.current.load().as_ref().map(|held| held.keys.contents().clone());
+            // A command ends with this, and its process.
+            drop(tokio::time::timeout(NOTE_WAIT, noted.wait_for(|count| *count > ended)).await);
+            match failure {
                 Some(failure) => Err(failure),
-                None => Ok(watched.current.load().as_ref().map_or(0, |held| held.keys.len())),
+                None => Ok(contents.unwrap_or_default()),
             }
         })
     }
@@ -281,6 +313,7 @@ impl Watched {
             last_asked: AtomicI64::new(now.0),
             state: Mutex::new(state),
             fetches: watch::Sender::new(0),
+            noted: watch::Sender::new(0),
         }
     }
 
@@ -421,6 +454,24 @@ impl JwksCache {
             } else {
                 self.sets.write().unwrap_or_else(PoisonError::into_inner).remove(&watched.url);
             }
+        }
+    }
+}
+
+/// Says once what a set has, until that changes.
+fn log_contents(url: &str, contents: &KeySetContents) {
+    let (usable_keys, left_out) = (contents.usable_keys, contents.left_out.len());
+    if usable_keys == 0 {
+        tracing::warn!(url, usable_keys, left_out, "a key set has no key that can be used");
+    } else {
+        tracing::info!(url, usable_keys, left_out, "a key set was fetched");
+    }
+    for LeftOutKey { kid, kind, reason, is_alarming } in &contents.left_out {
+        let kid = kid.as_deref();
+        if *is_alarming {
+            tracing::warn!(url, kid, kind, reason, "a key of a key set is left out");
+        } else {
+            tracing::info!(url, kid, kind, reason, "a key of a key set is left out");
         }
     }
 }

@@ -1,14 +1,16 @@
 //! Rows, and what they mean.
 
 use sea_orm::prelude::TimeDateTime;
-
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::entity::{api_keys, audit_events, jwks_trusts, principals, public_keys, token_grants};
 use crate::{
     domain::{
         decision::Used,
+        json,
         key::PublicKey,
+        key_set::{KeySetContents, LeftOutKey},
         principal::{ApiKeyId, GrantId, KeyId, KnownKey, KnownPrincipal, KnownTrust, PrincipalId, TrustId, Username},
         scope::Scopes,
         time::UnixMillis,
@@ -76,8 +78,41 @@ pub(super) fn trust_record(row: jwks_trusts::Model, owner: &str) -> Result<Trust
         last_used_on: row.last_used_on.map(millis),
         last_fetched_at: row.last_fetched_at.map(millis),
         last_error: row.last_error,
+        contents: row.usable_keys.map(|usable_keys| contents(usable_keys, row.left_out.as_deref())).transpose()?,
         created_at: millis(row.created_at),
     })
+}
+
+/// Longest text that MySQL takes into the column, in bytes, and some less.
+const LEFT_OUT_BYTES_MAX: usize = 60_000;
+
+/// An object: what is read from outside is one, too.
+#[derive(Serialize, Deserialize)]
+struct LeftOut<T> {
+    keys: T,
+}
+
+fn contents(usable_keys: i64, left_out: Option<&str>) -> Result<KeySetContents, RegistryError> {
+    let read = |text: &str| json::object(text.as_bytes()).map(|LeftOut { keys }| keys);
+    let left_out = left_out.map(read).transpose().map_err(|error| RegistryError::Store(error.into()))?;
+    Ok(KeySetContents { usable_keys: usize::try_from(usable_keys).unwrap_or_default(), left_out: left_out.unwrap_or_default() })
+}
+
+pub(super) fn usable_keys(contents: &KeySetContents) -> i64 {
+    i64::try_from(contents.usable_keys).unwrap_or(i64::MAX)
+}
+
+/// As many of `keys` as the column takes, which is all of them unless a set does its worst; null if there are none.
+pub(super) fn left_out(keys: &[LeftOutKey]) -> Result<Option<String>, RegistryError> {
+    let mut keys = keys;
+    while !keys.is_empty() {
+        let text = serde_json::to_string(&LeftOut { keys }).map_err(|error| RegistryError::Store(error.into()))?;
+        if text.len() <= LEFT_OUT_BYTES_MAX {
+            return Ok(Some(text));
+        }
+        keys = &keys[..keys.len() / 2];
+    }
+    Ok(None)
 }
 
 pub(super) fn api_key_record(row: api_keys::Model, owner: &str) -> Result<ApiKeyRecord, RegistryError> {

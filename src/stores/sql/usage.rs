@@ -11,10 +11,10 @@ use super::{
     database::Transaction,
     entity::{api_keys, jwks_trusts, public_keys},
     error::registry_error,
-    record::moment,
+    record::{left_out, moment, usable_keys},
 };
 use crate::{
-    domain::{decision::Used, time::UnixMillis},
+    domain::{decision::Used, key_set::KeySetContents, time::UnixMillis},
     engine::ports::{FetchFailure, FetchReports, RegistryError, UsageStore},
 };
 
@@ -72,13 +72,20 @@ fn is_earlier(column: impl ColumnTrait, at: UnixMillis) -> Condition {
 
 #[async_trait]
 impl FetchReports for SqlRegistry {
-    async fn fetched(&self, url: &str, at: UnixMillis, failure: Option<&FetchFailure>) -> Result<(), RegistryError> {
+    async fn fetched(
+        &self,
+        url: &str,
+        at: UnixMillis,
+        outcome: Result<&KeySetContents, &FetchFailure>,
+    ) -> Result<(), RegistryError> {
         let update = jwks_trusts::Entity::update_many().filter(jwks_trusts::Column::JwksUrl.eq(url));
-        let update = match failure {
-            None => update
+        let update = match outcome {
+            Ok(contents) => update
                 .col_expr(jwks_trusts::Column::LastFetchedAt, Expr::value(moment(at)))
-                .col_expr(jwks_trusts::Column::LastError, Expr::value(None::<String>)),
-            Some(failure) => update.col_expr(jwks_trusts::Column::LastError, Expr::value(failure.reason.as_str())),
+                .col_expr(jwks_trusts::Column::LastError, Expr::value(None::<String>))
+                .col_expr(jwks_trusts::Column::UsableKeys, Expr::value(usable_keys(contents)))
+                .col_expr(jwks_trusts::Column::LeftOut, Expr::value(left_out(&contents.left_out)?)),
+            Err(failure) => update.col_expr(jwks_trusts::Column::LastError, Expr::value(failure.reason.as_str())),
         };
         update.exec(&self.database).await.map(drop).map_err(registry_error)
     }

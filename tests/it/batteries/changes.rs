@@ -6,6 +6,7 @@ use countersign::{
     domain::{
         decision::Used,
         key::PublicKey,
+        key_set::{KeySetContents, LeftOutKey},
         principal::{KeyId, TrustId},
         scope::Scopes,
         time::UnixMillis,
@@ -139,13 +140,32 @@ async fn trusts_are_kept_and_listed(registry: &SqlRegistry) {
     assert_eq!(registry.trusts(None, Some(all[0].id), 2).await.unwrap(), all[1..3]);
     let fetched_at = UnixMillis(4_102_444_800_000);
     let failure = FetchFailure { reason: "the answer was 500 instead of 200".to_owned() };
-    registry.fetched(&url, fetched_at, None).await.unwrap();
-    registry.fetched(&url, now(), Some(&failure)).await.unwrap();
-    let noted = TrustRecord { last_fetched_at: Some(fetched_at), last_error: Some(failure.reason), ..added.clone() };
+    let unfit = LeftOutKey {
+        kid: Some("\u{fc} \u{1f511}".to_owned()),
+        kind: "oct".to_owned(),
+        reason: "unsupported".to_owned(),
+        is_alarming: true,
+    };
+    let contents = KeySetContents { usable_keys: 2, left_out: vec![unfit.clone(), LeftOutKey { kid: None, ..unfit.clone() }] };
+    registry.fetched(&url, fetched_at, Ok(&contents)).await.unwrap();
+    registry.fetched(&url, now(), Err(&failure)).await.unwrap();
+    let noted = TrustRecord {
+        last_fetched_at: Some(fetched_at),
+        last_error: Some(failure.reason),
+        contents: Some(contents),
+        ..added.clone()
+    };
     assert_eq!(registry.trust(added.id).await.unwrap(), noted, "the last good fetch stays known");
     assert_eq!(noted.version(), added.version());
-    registry.fetched(&url, fetched_at, None).await.unwrap();
-    assert_eq!(registry.trust(added.id).await.unwrap().last_error, None);
+    // As much as a set can have, which some databases would not take.
+    let worst = LeftOutKey { reason: "\u{1f511}".repeat(301), ..unfit };
+    let worst = KeySetContents { usable_keys: 0, left_out: vec![worst; 100] };
+    registry.fetched(&url, fetched_at, Ok(&worst)).await.unwrap();
+    let kept = registry.trust(added.id).await.unwrap().contents.unwrap();
+    assert!((20..100).contains(&kept.left_out.len()) && kept.left_out.iter().all(|left_out| *left_out == worst.left_out[0]));
+    registry.fetched(&url, fetched_at, Ok(&KeySetContents::default())).await.unwrap();
+    let emptied = registry.trust(added.id).await.unwrap();
+    assert_eq!((emptied.last_error, emptied.contents), (None, Some(KeySetContents::default())));
 
     let seen = registry.newest_change().await.unwrap();
     registry.touch_trust(added.id, by_us()).await.unwrap();

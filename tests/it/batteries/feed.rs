@@ -6,10 +6,14 @@ use std::{sync::Arc, time::Duration};
 use countersign::{
     app,
     config::{database::DatabaseSettings, registry::RegistrySettings},
-    domain::{principal::KnownTrust, time::UnixMillis},
+    domain::{
+        algorithm::KeyFamily,
+        key_set::{KeySet, KeySetContents, MostTrials},
+        principal::KnownTrust,
+        time::UnixMillis,
+    },
     engine::ports::{
-        Answer, Author, FetchFailure, FoundKey, KeyDirectory, KeySetSource, NewPrincipal, PrincipalChange, PrincipalSource,
-        RegistryStore,
+        Answer, Author, FetchFailure, KeyDirectory, KeySetSource, NewPrincipal, PrincipalChange, PrincipalSource, RegistryStore,
     },
     stores::{
         cache::{CachedDirectory, Follower},
@@ -254,8 +258,14 @@ fn email(number: u64) -> PrincipalChange {
 struct NoKeySets;
 
 impl KeySetSource for NoKeySets {
-    fn key<'a>(&'a self, _: &'a KnownTrust, _: &'a str, _: UnixMillis) -> Answer<'a, FoundKey> {
-        Answer::ready(FoundKey::NoKeySet)
+    fn set<'a>(&'a self, _: &'a KnownTrust, _: UnixMillis) -> Answer<'a, Option<Arc<KeySet>>> {
+        Answer::ready(None)
+    }
+
+    fn missed(&self, _: &KnownTrust, _: UnixMillis) {}
+
+    fn most_trials(&self, _: KeyFamily) -> MostTrials {
+        MostTrials::default()
     }
 
     fn anticipate(&self, _: &[KnownTrust], _: bool) {}
@@ -264,7 +274,7 @@ impl KeySetSource for NoKeySets {
         Ok(())
     }
 
-    fn refresh<'a>(&'a self, _: &'a str) -> Answer<'a, Result<usize, FetchFailure>> {
-        Answer::ready(Ok(0))
+    fn refresh<'a>(&'a self, _: &'a str) -> Answer<'a, Result<KeySetContents, FetchFailure>> {
+        Answer::ready(Ok(KeySetContents::default()))
     }
 }

@@ -101,9 +101,10 @@ impl Deployment {
         id(added.unwrap_or_else(|| panic!("{} is not in {keys:?}", key.fingerprint())))
     }
 
-    /// Has a principal trust the key set at `url`, and yields the trust's id.
+    /// Has a principal trust the key set at `url`, and yields the trust's id. Only the service fetches the set, so that a test can
+    /// tell when.
     pub fn add_trust(&self, username: &str, url: &str) -> String {
-        let json = self.done(&["trust", "add", username, url, "--output", "json"]);
+        let json = self.done(&["trust", "add", username, url, "--no-fetch", "--output", "json"]);
         id(&serde_json::from_str(&json).unwrap_or_else(|error| panic!("{error} in {json}")))
     }
 

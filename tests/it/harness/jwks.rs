@@ -24,7 +24,7 @@ const DRIP: Duration = Duration::from_millis(50);
 #[derive(Debug, Clone)]
 pub enum Behaviour {
     /// Answers at once.
-    Answers { status: u16, headers: String, body: String },
+    Answers { status: u16, headers: String, body: Vec<u8> },
     /// Takes the request, sends nothing, and answers as whatever takes this behaviour's place, when it does.
     Holds,
     /// Sends the head at once, and then white space for ever, a byte at a time: never idle, and never done.
@@ -40,8 +40,13 @@ impl Behaviour {
     }
 
     /// Status 200 and this text.
-    pub fn text(body: impl Into<String>) -> Self {
+    pub fn text(body: impl Into<Vec<u8>>) -> Self {
         Self::Answers { status: 200, headers: String::new(), body: body.into() }
+    }
+
+    /// Status 200 and these bytes, whatever encoding was asked for.
+    pub fn encoded(encoding: &str, body: Vec<u8>) -> Self {
+        Self::Answers { status: 200, headers: format!("Content-Encoding: {encoding}\r\n"), body }
     }
 
     /// The same body under another status.
@@ -126,6 +131,11 @@ impl JwksServer {
         self.state.traffic.lock().unwrap().get(path).map(|traffic| traffic.requests.clone()).unwrap_or_default()
     }
 
+    /// The head of the last request for `path`, in lower case; empty if there was none.
+    pub fn last_head(&self, path: &str) -> String {
+        self.state.traffic.lock().unwrap().get(path).map(|traffic| traffic.head.clone()).unwrap_or_default()
+    }
+
     /// How many requests for `path` were being answered at once, at most.
     pub fn most_in_flight(&self, path: &str) -> usize {
         self.state.traffic.lock().unwrap().get(path).map_or(0, |traffic| traffic.most_in_flight)
@@ -184,6 +194,7 @@ struct State {
 #[derive(Default)]
 struct Traffic {
     requests: Vec<Instant>,
+    head: String,
     in_flight: usize,
     most_in_flight: usize,
 }
@@ -195,9 +206,10 @@ struct InFlight<'a> {
 }
 
 impl State {
-    fn arrived(&self, path: String) -> InFlight<'_> {
+    fn arrived(&self, path: String, head: &[u8]) -> InFlight<'_> {
         let mut all = self.traffic.lock().unwrap();
         let traffic = all.entry(path.clone()).or_default();
+        traffic.head = String::from_utf8_lossy(head).to_lowercase();
         traffic.requests.push(Instant::now());
         traffic.in_flight += 1;
         traffic.most_in_flight = traffic.most_in_flight.max(traffic.in_flight);
@@ -249,7 +261,7 @@ async fn answer(stream: impl AsyncRead + AsyncWrite, state: &State) -> std::io::
         head.push(reader.read_u8().await?);
     }
     let path = String::from_utf8_lossy(&head).split(' ').nth(1).unwrap_or_default().to_owned();
-    let in_flight = state.arrived(path);
+    let in_flight = state.arrived(path, &head);
     tokio::select! {
         sent = send(&mut writer, state, &in_flight.path) => sent,
         // Nothing more is to come from a client but its end.
@@ -264,7 +276,7 @@ async fn send(writer: &mut (impl AsyncWrite + Unpin), state: &State, path: &str)
         Behaviour::Answers { status, headers, body } => {
             let head = format!("HTTP/1.1 {status} Whatever\r\nContent-Type: application/json\r\nConnection: close\r\n{headers}");
             let head = format!("{head}Content-Length: {}\r\n\r\n", body.len());
-            writer.write_all(&[head.as_bytes(), body.as_bytes()].concat()).await?;
+            writer.write_all(&[head.as_bytes(), &body].concat()).await?;
             writer.shutdown().await
         }
         Behaviour::Drips => {

@@ -29,6 +29,11 @@ impl Key {
         Self::Rsa(RsaKeyPair::from_pkcs8(pem::parse(pem).unwrap().contents()).unwrap())
     }
 
+    /// Out of PKCS#8 PEM.
+    pub fn ed25519_in(pem: &str) -> Self {
+        Self::Ed25519(Ed25519KeyPair::from_pkcs8_maybe_unchecked(pem::parse(pem).unwrap().contents()).unwrap())
+    }
+
     pub fn ed25519() -> Self {
         Self::Ed25519(Ed25519KeyPair::generate().unwrap())
     }

@@ -68,7 +68,7 @@ pub use gateway::{Gateway, RunningGateway};
 pub use jwks::{Behaviour, JwksServer, Signer, member};
 pub use jwthenticator::Jwthenticator;
 pub use keys::Key;
-pub use legacy::LegacyDatabase;
+pub use legacy::{JwthenticatorServer, LegacyDatabase};
 pub use load::{Client, Load, Sample};
 pub use manifests::{Manifests, example_files, texts, unnoticed};
 pub use movable_name::MovableName;

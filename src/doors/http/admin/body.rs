@@ -1,6 +1,6 @@
 //! Bodies of requests.
 
-use actix_web::{HttpRequest, web};
+use actix_web::{HttpRequest, http::header, web};
 use serde::de::DeserializeOwned;
 
 use super::{
@@ -21,6 +21,13 @@ pub(super) async fn json<T: DeserializeOwned>(request: &HttpRequest, payload: we
     parsed(&read(request, payload, &[JSON]).await?)
 }
 
+/// The same for jwthenticator's API, which does not look at what type a body is said to have. A browser that shows another's page can
+/// be made to send any type but JSON without asking, so from a browser nothing else is taken.
+pub(super) async fn json_of_any_type<T: DeserializeOwned>(request: &HttpRequest, payload: web::Payload) -> Result<T, Problem> {
+    let is_from_browser = request.headers().contains_key(header::ORIGIN) || request.headers().contains_key("sec-fetch-site");
+    if is_from_browser { json(request, payload).await } else { parsed(&read_any(request, payload).await?) }
+}
+
 /// The body that changes something: what it does not name stays, `null` takes away.
 pub(super) async fn merge_patch<T: DeserializeOwned>(request: &HttpRequest, payload: web::Payload) -> Result<T, Problem> {
     parsed(&read(request, payload, &[JSON, MERGE_PATCH]).await?)
@@ -31,6 +38,10 @@ async fn read(request: &HttpRequest, payload: web::Payload, accepted: &[&str]) -
     if !accepted.iter().any(|accepted| media_type.eq_ignore_ascii_case(accepted)) {
         return Err(Problem::unsupported_media_type(accepted));
     }
+    read_any(request, payload).await
+}
+
+async fn read_any(request: &HttpRequest, payload: web::Payload) -> Result<Vec<u8>, Problem> {
     reading::body(request, payload, BYTES_MAX).await.map_err(|unread| match unread {
         Unread::Broken(error) => Problem::malformed(format!("the body did not arrive as a whole: {error}")),
         Unread::TooLarge => Problem::too_large(BYTES_MAX),
@@ -52,8 +63,6 @@ fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
 
 /// The body that adds something of which nothing has to be said: no body at all is one that says nothing.
 pub(super) async fn json_if_any<T: DeserializeOwned + Default>(request: &HttpRequest, payload: web::Payload) -> Result<T, Problem> {
-    use actix_web::http::header;
-
     let has_body = request.headers().contains_key(header::TRANSFER_ENCODING)
         || request.headers().get(header::CONTENT_LENGTH).is_some_and(|length| length != "0");
     if !has_body && !request.headers().contains_key(header::CONTENT_TYPE) { Ok(T::default()) } else { json(request, payload).await }

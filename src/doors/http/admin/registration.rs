@@ -38,16 +38,15 @@ struct Question {
     key: String,
 }
 
-/// Registers a key for an identifier, or extends it. Nothing but JSON is taken: where registration is open, a web page that its
-/// visitor's browser sends here could otherwise register a key.
+/// Registers a key for an identifier, or extends it.
 async fn register(door: web::Data<AdminDoor>, request: HttpRequest, payload: web::Payload) -> Result<HttpResponse, Problem> {
-    let Registration { key, identifier } = body::json(&request, payload).await?;
+    let Registration { key, identifier } = body::json_of_any_type(&request, payload).await?;
     door.registry_for(&request).register_api_key(&key, identifier, door.api_key_lifetime).await?;
     Ok(HttpResponse::Created().json(json!({ "result": true })))
 }
 
 async fn is_registered(door: web::Data<AdminDoor>, request: HttpRequest, payload: web::Payload) -> Result<HttpResponse, Problem> {
-    let Question { key } = body::json(&request, payload).await?;
+    let Question { key } = body::json_of_any_type(&request, payload).await?;
     let is_registered = door.issuer.is_api_key_registered(&key).await?;
     Ok(HttpResponse::Ok().json(json!({ "result": is_registered })))
 }

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     domain::{
+        key_set::{KeySetContents, LeftOutKey},
         principal::{TrustId, Username},
         time::UnixMillis,
     },
@@ -43,14 +44,46 @@ pub(super) struct Shown {
     /// Why the last fetch failed; null where it did not.
     #[schema(required = true)]
     last_error: Option<String>,
+    /// How many keys of the set can be used, as it was fetched last; null if it never was.
+    #[schema(required = true)]
+    usable_keys: Option<usize>,
+    /// The entries of the set that are not used; null if it was never fetched.
+    #[schema(required = true)]
+    left_out: Option<Vec<LeftOut>>,
     /// When it was added.
     #[schema(format = DateTime)]
     created_at: String,
 }
 
+/// An entry of a key set that is not used.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = LeftOutKey)]
+struct LeftOut {
+    /// What the set calls it; null if it has no name.
+    #[schema(required = true)]
+    kid: Option<String>,
+    /// Its `kty` and `crv`.
+    #[schema(example = "RSA")]
+    kind: String,
+    /// Why it is not used.
+    reason: String,
+}
+
+impl From<LeftOutKey> for LeftOut {
+    fn from(LeftOutKey { kid, kind, reason, is_alarming: _ }: LeftOutKey) -> Self {
+        Self { kid, kind, reason }
+    }
+}
+
+fn left_out(contents: KeySetContents) -> Vec<LeftOut> {
+    contents.left_out.into_iter().map(LeftOut::from).collect()
+}
+
 impl From<TrustRecord> for Shown {
     fn from(record: TrustRecord) -> Self {
         Self {
+            usable_keys: record.contents.as_ref().map(|contents| contents.usable_keys),
+            left_out: record.contents.map(left_out),
             id: record.id.0,
             username: record.username.to_string(),
             jwks_url: record.jwks_url,
@@ -79,6 +112,8 @@ struct Refreshed {
     jwks_trust: Shown,
     /// How many keys of the set can be used.
     usable_keys: usize,
+    /// The entries of the set that are not used.
+    left_out: Vec<LeftOut>,
 }
 
 /// Which trust.
@@ -112,7 +147,7 @@ async fn page(door: &AdminDoor, request: &HttpRequest, of: Option<&Username>) ->
     Ok(HttpResponse::Ok().json(query.page::<_, Shown>(List::Trusts, rows, |record| record.id.0)))
 }
 
-/// Let a principal trust a key set. It is fetched soon.
+/// Let a principal trust a key set. It is fetched soon, and the trust then shows what it has.
 #[utoipa::path(post, path = "/admin/v1/principals/{username}/jwks-trusts", operation_id = "add_jwks_trust", tag = "jwks-trusts",
     params(UsernameInPath), request_body = New,
     responses(
@@ -165,6 +200,7 @@ pub(super) async fn remove(door: web::Data<AdminDoor>, request: HttpRequest) -> 
 pub(super) async fn refresh(door: web::Data<AdminDoor>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let id = TrustId(path::id(&request)?);
     let (record, fetched) = door.registry_for(&request).refresh_trust(id).await?;
-    let usable_keys = fetched.map_err(|failure| Problem::not_fetched(&failure))?;
-    Ok(HttpResponse::Ok().json(Refreshed { jwks_trust: record.into(), usable_keys }))
+    let contents = fetched.map_err(|failure| Problem::not_fetched(&failure))?;
+    let usable_keys = contents.usable_keys;
+    Ok(HttpResponse::Ok().json(Refreshed { jwks_trust: record.into(), usable_keys, left_out: left_out(contents) }))
 }

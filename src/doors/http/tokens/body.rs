@@ -1,6 +1,6 @@
 //! What requests to the token API say. What cannot be read is described, never repeated: it may hold secrets.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, convert::Infallible};
 
 use actix_web::{HttpRequest, web};
 use serde::de::DeserializeOwned;
@@ -10,6 +10,7 @@ use crate::domain::json;
 
 const JSON: &str = "application/json";
 const FORM: &str = "application/x-www-form-urlencoded";
+const MULTIPART: &str = "multipart/form-data";
 
 /// Largest body, in bytes.
 const BYTES_MAX: usize = 64 * 1024;
@@ -19,32 +20,32 @@ const BYTES_MAX: usize = 64 * 1024;
 pub(super) enum Format {
     Json,
     Form,
+    /// As HTML forms with files are sent (RFC 7578).
+    Multipart,
 }
 
-/// The parameters of a form (RFC 6749 appendix B).
+/// The parameters of a form (RFC 6749 appendix B, or RFC 7578).
 pub(super) struct Form(Vec<(String, String)>);
 
-/// A JSON body, of which `expected` tells what it has to be.
+/// A JSON body, of which `expected` tells what it has to be. Whatever type it is said to have: jwthenticator looks at none, and
+/// `curl -d` says that everything is a form.
 pub(super) async fn json<T: DeserializeOwned>(
     request: &HttpRequest,
     payload: web::Payload,
     expected: &'static str,
 ) -> Result<T, Problem> {
-    match format(request) {
-        Some(Format::Json) => parsed(&read(request, payload).await?, expected),
-        Some(Format::Form) | None => Err(Problem::unsupported_media_type(JSON)),
-    }
+    parsed(&read(request, payload).await?, expected)
 }
 
 /// A form.
 pub(super) async fn form(request: &HttpRequest, payload: web::Payload) -> Result<Form, Problem> {
     match format(request) {
         Some(Format::Form) => Form::parse(&read(request, payload).await?),
-        Some(Format::Json) | None => Err(Problem::unsupported_media_type(FORM)),
+        Some(Format::Json | Format::Multipart) | None => Err(Problem::unsupported_media_type(FORM)),
     }
 }
 
-/// Either of them, and which it is.
+/// Any of them, and which it is.
 pub(super) async fn either<T: DeserializeOwned>(
     request: &HttpRequest,
     payload: web::Payload,
@@ -52,12 +53,13 @@ pub(super) async fn either<T: DeserializeOwned>(
     from_form: impl FnOnce(&Form) -> T,
 ) -> Result<(T, Format), Problem> {
     let Some(format) = format(request) else {
-        return Err(Problem::unsupported_media_type("application/json or application/x-www-form-urlencoded"));
+        return Err(Problem::unsupported_media_type("application/json, application/x-www-form-urlencoded or multipart/form-data"));
     };
     let body = read(request, payload).await?;
     let value = match format {
         Format::Json => parsed(&body, expected)?,
         Format::Form => from_form(&Form::parse(&body)?),
+        Format::Multipart => from_form(&Form::parse_multipart(reading::content_type(request), body).await?),
     };
     Ok((value, format))
 }
@@ -65,17 +67,37 @@ pub(super) async fn either<T: DeserializeOwned>(
 impl Form {
     /// A parameter may be there once (RFC 6749 section 3.2).
     fn parse(body: &[u8]) -> Result<Self, Problem> {
-        let mut parameters: Vec<(String, String)> = Vec::new();
+        let mut form = Self(Vec::new());
         for (name, value) in url::form_urlencoded::parse(body).map(|(name, value)| (Cow::into_owned(name), value.into_owned())) {
-            if parameters.iter().any(|(known, _)| *known == name) {
-                return Err(Problem::invalid_request("a parameter is there twice"));
-            }
-            if parameters.len() == PARAMETERS_MAX {
-                return Err(Problem::invalid_request("there are too many parameters"));
-            }
-            parameters.push((name, value));
+            form.add(name, value)?;
         }
-        Ok(Self(parameters))
+        Ok(form)
+    }
+
+    /// Files are passed over, as are parts without a name.
+    async fn parse_multipart(content_type: &str, body: Vec<u8>) -> Result<Self, Problem> {
+        let malformed = |_| Problem::invalid_request("the body is not the multipart/form-data that it is said to be");
+        let boundary = multer::parse_boundary(content_type).map_err(malformed)?;
+        let whole = futures_util::stream::iter([Ok::<_, Infallible>(body)]);
+        let mut parts = multer::Multipart::new(whole, boundary);
+        let mut form = Self(Vec::new());
+        while let Some(part) = parts.next_field().await.map_err(malformed)? {
+            let Some(name) = part.name().filter(|_| part.file_name().is_none()).map(str::to_owned) else { continue };
+            let value = String::from_utf8(part.bytes().await.map_err(malformed)?.into());
+            form.add(name, value.map_err(|_| Problem::invalid_request("a parameter is not UTF-8"))?)?;
+        }
+        Ok(form)
+    }
+
+    fn add(&mut self, name: String, value: String) -> Result<(), Problem> {
+        if self.0.iter().any(|(known, _)| *known == name) {
+            return Err(Problem::invalid_request("a parameter is there twice"));
+        }
+        if self.0.len() == PARAMETERS_MAX {
+            return Err(Problem::invalid_request("there are too many parameters"));
+        }
+        self.0.push((name, value));
+        Ok(())
     }
 
     /// A parameter; one without a value is as good as none (RFC 6749 section 3.2).
@@ -94,6 +116,8 @@ fn format(request: &HttpRequest) -> Option<Format> {
         Some(Format::Json)
     } else if media_type.eq_ignore_ascii_case(FORM) {
         Some(Format::Form)
+    } else if media_type.eq_ignore_ascii_case(MULTIPART) {
+        Some(Format::Multipart)
     } else {
         None
     }
@@ -133,6 +157,29 @@ mod tests {
         for twice in ["a=1&a=1", "a=1&b=2&a=", "a=1&%61=2"] {
             assert!(Form::parse(twice.as_bytes()).is_err(), "{twice}");
         }
+    }
+
+    async fn multipart(body: &str) -> Result<Form, Problem> {
+        Form::parse_multipart("multipart/form-data; boundary=\"b\"", body.replace('\n', "\r\n").into()).await
+    }
+
+    #[tokio::test]
+    async fn forms_may_come_in_parts() {
+        let part = |head: &str, body: &str| format!("--b\nContent-Disposition: form-data; {head}\n\n{body}\n");
+        let whole = format!(
+            "{}{}{}--b--\n",
+            part("name=\"token\"", "a+b%20c"),
+            part("name=\"empty\"", ""),
+            part("name=\"file\"; filename=\"f\"", "content")
+        );
+        let form = multipart(&whole).await.unwrap();
+        assert_eq!([form.parameter("token"), form.parameter("empty"), form.parameter("file")], [Some("a+b%20c"), None, None]);
+        let twice = format!("{0}{0}--b--\n", part("name=\"token\"", "a"));
+        let many: String = (0..=PARAMETERS_MAX).map(|number| part(&format!("name=\"{number}\""), "")).collect();
+        for wrong in [twice, format!("{many}--b--\n"), part("name=\"token\"", "a"), "token=a".to_owned(), String::new()] {
+            assert!(multipart(&wrong).await.is_err(), "{wrong}");
+        }
+        assert!(Form::parse_multipart("multipart/form-data", Vec::new()).await.is_err(), "no boundary");
     }
 
     #[test]

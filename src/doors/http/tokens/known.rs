@@ -113,13 +113,15 @@ pub(super) async fn introspect(
     match api.issuer.introspect(name, asker).await {
         Ok(Some(introspection)) => Ok(fresh(HttpResponse::Ok()).json(Told::from(&introspection))),
         Ok(None) => {
-            // Names can be guessed, and whoever asks in JSON is refused. What a resource server is handed by its own clients, and asks
+            // Names can be guessed, and whoever asks as django-jwtconnect-auth's clients do is refused. What a resource server is handed by its own clients, and asks
             // about as RFC 7662 says, must not keep it from asking.
-            if !is_admin && (format == Format::Json || matches!(name, TokenName::Jti(_))) {
+            if !is_admin && (format != Format::Form || matches!(name, TokenName::Jti(_))) {
                 attempt.failed()?;
             }
             match format {
-                Format::Json => Err(Problem::unauthorized("invalid_token", "the token is unknown, not yours, or it ended")),
+                Format::Json | Format::Multipart => {
+                    Err(Problem::unauthorized("invalid_token", "the token is unknown, not yours, or it ended"))
+                }
                 // RFC 7662 section 2.2: that it is not active is an answer.
                 Format::Form => Ok(fresh(HttpResponse::Ok()).json(Inactive { active: false })),
             }

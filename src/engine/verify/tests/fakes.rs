@@ -17,11 +17,12 @@ use crate::{
         decision::Used,
         issuer_keys::{IssuerKeys, SigningKey},
         key::{PrivateKey, VerifyingKey},
+        key_set::{KeySet, KeySetContents, MostTrials},
         nonce::NonceClaim,
         presented::{Body, Door, OriginalRequest},
         principal::{KeyId, KnownKey, KnownPrincipal, KnownTrust, PrincipalId, TrustId, Username},
     },
-    engine::ports::{Answer, Dependency, FetchFailure, FoundKey},
+    engine::ports::{Answer, Dependency, FetchFailure},
 };
 
 pub(super) const NOW_MS: i64 = 1_800_000_000_500;
@@ -97,14 +98,30 @@ impl KeyDirectory for TestDirectory {
 
 /// Key sets by their URLs; those that are not there were never fetched.
 #[derive(Default)]
-pub(super) struct TestKeySets(HashMap<String, HashMap<String, Arc<VerifyingKey>>>);
+pub(super) struct TestKeySets {
+    sets: HashMap<String, Arc<KeySet>>,
+    /// The trusts that were asked about in vain.
+    pub(super) missed: Mutex<Vec<TrustId>>,
+}
+
+impl TestKeySets {
+    pub(super) fn of(sets: impl IntoIterator<Item = (&'static str, Value)>) -> Self {
+        let read = |set: Value| Arc::new(KeySet::parse(set.to_string().as_bytes()).unwrap());
+        Self { sets: sets.into_iter().map(|(url, set)| (url.to_owned(), read(set))).collect(), missed: Mutex::default() }
+    }
+}
 
 impl KeySetSource for TestKeySets {
-    fn key<'a>(&'a self, trust: &'a KnownTrust, kid: &'a str, _: UnixMillis) -> Answer<'a, FoundKey> {
-        Answer::ready(match self.0.get(&*trust.url) {
-            Some(set) => set.get(kid).map_or(FoundKey::NoSuchKey, |key| FoundKey::Key(Arc::clone(key))),
-            None => FoundKey::NoKeySet,
-        })
+    fn set<'a>(&'a self, trust: &'a KnownTrust, _: UnixMillis) -> Answer<'a, Option<Arc<KeySet>>> {
+        Answer::ready(self.sets.get(&*trust.url).map(Arc::clone))
+    }
+
+    fn missed(&self, trust: &KnownTrust, _: UnixMillis) {
+        self.missed.lock().unwrap().push(trust.id);
+    }
+
+    fn most_trials(&self, family: KeyFamily) -> MostTrials {
+        self.sets.values().fold(MostTrials::default(), |most, set| most.max(set.most_trials(family)))
     }
 
     fn anticipate(&self, _: &[KnownTrust], _: bool) {}
@@ -113,8 +130,9 @@ impl KeySetSource for TestKeySets {
         Ok(())
     }
 
-    fn refresh<'a>(&'a self, url: &'a str) -> Answer<'a, Result<usize, FetchFailure>> {
-        Answer::ready(self.0.get(url).map(HashMap::len).ok_or_else(|| FetchFailure { reason: "not there".to_owned() }))
+    fn refresh<'a>(&'a self, url: &'a str) -> Answer<'a, Result<KeySetContents, FetchFailure>> {
+        let contents = self.sets.get(url).map(|set| set.contents().clone());
+        Answer::ready(contents.ok_or_else(|| FetchFailure { reason: "not there".to_owned() }))
     }
 }
 
@@ -194,6 +212,7 @@ pub(super) struct Bench {
     pub(super) clock: Arc<TestClock>,
     pub(super) nonces: Arc<TestNonces>,
     pub(super) usage: Arc<TestUsage>,
+    pub(super) key_sets: Arc<TestKeySets>,
     pub(super) issuer_keys: Arc<IssuerKeys>,
     pub(super) verifier: Verifier,
 }
@@ -247,27 +266,38 @@ pub(super) fn bench_of(principals: impl IntoIterator<Item = Arc<KnownPrincipal>>
 }
 
 fn assembled(policy: Policy, directory: TestDirectory, nonces_are_down: bool, key: PrivateKey, remote: PrivateKey) -> Bench {
-    let set = HashMap::from([("remote".to_owned(), Arc::new(VerifyingKey::new(remote.public_key())))]);
+    let key_sets = Arc::new(TestKeySets::of([(KEY_SET, json!({"keys": [jwk(&remote, "remote")]}))]));
     let (clock, usage) = (Arc::new(TestClock::at(NOW_MS)), Arc::new(TestUsage::default()));
     let nonces = Arc::new(TestNonces { is_down: nonces_are_down, ..TestNonces::default() });
     let issuer_keys = issuer_keys();
     let ports = VerifierPorts {
         clock: Arc::clone(&clock) as Arc<dyn Clock>,
         directory: Arc::new(directory),
-        key_sets: Arc::new(TestKeySets(HashMap::from([(KEY_SET.to_owned(), set)]))),
+        key_sets: Arc::clone(&key_sets) as Arc<dyn KeySetSource>,
         issuer_keys: Arc::new(TestIssuerKeys(Arc::clone(&issuer_keys))),
         nonces: Arc::clone(&nonces) as Arc<dyn NonceStore>,
         usage: Arc::clone(&usage) as Arc<dyn UsageLog>,
     };
     let verifier = Verifier::new(policy, ports, Arc::new(DecisionObserver::unseen())).unwrap();
-    Bench { key, remote, clock, nonces, usage, issuer_keys, verifier }
+    Bench { key, remote, clock, nonces, usage, key_sets, issuer_keys, verifier }
+}
+
+/// The public key as an entry of a key set.
+pub(super) fn jwk(key: &PrivateKey, kid: &str) -> Value {
+    let mut jwk = serde_json::to_value(key.public_key().to_jwk()).unwrap();
+    jwk["kid"] = kid.into();
+    jwk
 }
 
 pub(super) fn verifier_of(principals: impl IntoIterator<Item = Arc<KnownPrincipal>>) -> Verifier {
+    verifier_with(principals, TestKeySets::default())
+}
+
+pub(super) fn verifier_with(principals: impl IntoIterator<Item = Arc<KnownPrincipal>>, key_sets: TestKeySets) -> Verifier {
     let ports = VerifierPorts {
         clock: Arc::new(TestClock::at(NOW_MS)),
         directory: Arc::new(TestDirectory::of(principals)),
-        key_sets: Arc::new(TestKeySets::default()),
+        key_sets: Arc::new(key_sets),
         issuer_keys: Arc::new(TestIssuerKeys(issuer_keys())),
         nonces: Arc::new(TestNonces::default()),
         usage: Arc::new(TestUsage::default()),

@@ -30,7 +30,7 @@ struct NoReports;
 
 #[async_trait]
 impl FetchReports for NoReports {
-    async fn fetched(&self, _: &str, _: UnixMillis, _: Option<&FetchFailure>) -> Result<(), RegistryError> {
+    async fn fetched(&self, _: &str, _: UnixMillis, _: Result<&KeySetContents, &FetchFailure>) -> Result<(), RegistryError> {
         Ok(())
     }
 }
@@ -73,7 +73,8 @@ impl Endpoint {
 
     /// Whether the set is known to have that key.
     async fn has(&self, kid: &str) -> bool {
-        matches!(self.cache.key(&self.trust, kid, FastClock.now()).await, FoundKey::Key(_))
+        let found = self.cache.set(&self.trust, FastClock.now()).await;
+        found.is_some_and(|set| set.named(kid).next().is_some())
     }
 }
 
@@ -126,5 +127,38 @@ async fn a_refresh_tells_of_a_fetch_that_began_after_it() {
     is_polled.await.unwrap();
     answer(slow, &["old"]).await;
     answer(endpoint.asked().await, &["new", "newer"]).await;
-    assert_eq!(tokio::time::timeout(PATIENCE, refreshed).await.unwrap().unwrap().unwrap(), 2);
+    assert_eq!(tokio::time::timeout(PATIENCE, refreshed).await.unwrap().unwrap().unwrap().usable_keys, 2);
+}
+
+/// A key set may change under a name that it had before. Whoever signs what no key fits makes it fetched, and once in a cooldown.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_missed_is_fetched_once_in_a_cooldown() {
+    let endpoint = Endpoint::start().await;
+    let refreshed = {
+        let (cache, url) = (Arc::clone(&endpoint.cache), Arc::clone(&endpoint.trust.url));
+        tokio::spawn(async move { cache.refresh(&url).await })
+    };
+    answer(endpoint.asked().await, &["old"]).await;
+    tokio::time::timeout(PATIENCE, refreshed).await.unwrap().unwrap().unwrap();
+    let began = endpoint.cache.watched(&endpoint.trust.url, FastClock.now()).state().last_began.unwrap();
+    let cooldown = endpoint.cache.settings.cooldown;
+
+    // It is the caller who says when.
+    let too_early = began.saturating_add(cooldown - Duration::from_millis(1));
+    for _ in 0..100 {
+        endpoint.cache.missed(&endpoint.trust, too_early);
+    }
+    assert!(!endpoint.cache.watched(&endpoint.trust.url, too_early).state().is_fetching);
+    for _ in 0..100 {
+        endpoint.cache.missed(&endpoint.trust, began.saturating_add(cooldown));
+    }
+    answer(endpoint.asked().await, &["new"]).await;
+    tokio::time::timeout(PATIENCE, async {
+        while !endpoint.has("new").await {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("the second set is not used");
+    assert_eq!(*endpoint.cache.watched(&endpoint.trust.url, FastClock.now()).fetches.borrow(), 2);
 }

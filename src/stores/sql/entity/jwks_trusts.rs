@@ -12,6 +12,8 @@ pub struct Model {
     pub last_used_on: Option<TimeDateTime>,
     pub last_fetched_at: Option<TimeDateTime>,
     pub last_error: Option<String>,
+    pub usable_keys: Option<i64>,
+    pub left_out: Option<String>,
     pub created_at: TimeDateTime,
 }
 
