@@ -4,6 +4,7 @@
 mod command_line;
 mod denials;
 mod known_holes;
+mod libraries;
 mod links;
 mod markdown;
 mod observed;
