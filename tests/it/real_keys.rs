@@ -88,7 +88,7 @@ async fn the_admin_api_says_the_same_of_two_keys() {
             if !comment.is_null() {
                 body["comment"] = comment;
             }
-            let refused = admin.post("principals/alice/keys", &body).await;
+            let refused = admin.post("/principals/alice/keys", &body).await;
             assert!(refused.status == 422 || refused.status == 400, "{refused:?}");
             assert!(refused.text().contains("holds 2 keys"), "{refused:?}");
         }
