@@ -90,7 +90,9 @@ fn read(
     let schema = schema()?;
     let environment = Environment::read(environment, &schema)?;
     let merged = builder.add_source(environment).build().map_err(|error| match error {
-        ConfigError::FileParse { cause, .. } => SettingsError::NotToml { path, reason: one_line(&cause.to_string()) },
+        ConfigError::FileParse { cause, .. } => {
+            SettingsError::NotToml { path, reason: one_line(&without_source(&cause.to_string())) }
+        }
         other => SettingsError::Other(other.into()),
     })?;
     let root = merged.cache;
@@ -169,6 +171,12 @@ fn without_value(error: ConfigError) -> String {
         ConfigError::Message(message) => message,
         other => one_line(&other.to_string()),
     }
+}
+
+/// The parser shows the line that it cannot read, between a place and a reason, and that line may hold a password.
+fn without_source(text: &str) -> String {
+    let is_source = |line: &&str| line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ').starts_with('|');
+    text.lines().filter(|line| !is_source(line)).collect::<Vec<_>>().join("\n")
 }
 
 fn one_line(text: &str) -> String {

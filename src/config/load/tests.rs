@@ -57,6 +57,14 @@ fn secrets_are_not_shown() {
 }
 
 #[test]
+fn a_line_that_cannot_be_read_is_not_shown() {
+    for line in ["url = 'postgres://user:correcthorse@host/name", "url = correcthorse", "url = \"correcthorse\" \"correcthorse\""] {
+        let message = message(&format!("[database]\n{line}\n"), &[]);
+        assert!(message.contains("line 2") && !message.contains("correcthorse"), "{message}");
+    }
+}
+
+#[test]
 fn the_environment_overrides_the_file() {
     let settings = load_text(
         "[server]\nhttp_listen = \"127.0.0.1:1\"\ngrpc_listen = \"127.0.0.1:2\"\n[jwks]\nallowed_hosts = [\"a\", \"b\"]",
