@@ -34,7 +34,7 @@ const ROUNDS_QUICK: usize = 4;
 const AHEAD: i64 = 17;
 const PLACEMENT: Placement = Placement { is_pinned: true };
 /// No turn takes so long; if one did, what it found would mean nothing.
-const TURN_MAX: Duration = Duration::from_secs(60);
+const TURN_MAX: Duration = Duration::from_mins(1);
 
 /// One door, alone and beside garbage.
 #[derive(Clone, Copy, PartialEq, Eq)]

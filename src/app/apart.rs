@@ -135,7 +135,7 @@ fn check_roots() -> Check {
         Ok(roots) => (Some(roots.to_string()), Vec::new()),
         Err(error) => (None, vec![error.to_string()]),
     };
-    Check { note, advice, ..Check::of("outgoing TLS", Ok(())) }
+    Check { advice, note, ..Check::of("outgoing TLS", Ok(())) }
 }
 
 async fn check_database(settings: &DatabaseSettings) -> Check {

@@ -63,7 +63,8 @@ pub(super) fn run(
 ) -> super::Outcome {
     let TopArguments { urls, interval, once, output } = arguments;
     // Parsed here: the parser of arguments repeats what it cannot use, and a URL may hold a password.
-    let mut urls = urls.iter().map(|url| scrape::target(url)).collect::<Result<Vec<Url>, _>>().map_err(bad_url)?;
+    let mut urls =
+        urls.iter().map(|url| scrape::target(url)).collect::<Result<Vec<Url>, _>>().map_err(|reason| bad_url(&reason))?;
     if urls.is_empty() {
         let settings = settings()?;
         urls.push(scrape::local(settings.server.admin_listen.0, settings.admin.tls.cert.is_some())?);
@@ -84,7 +85,7 @@ pub(super) fn run(
     if snapshot.replicas.iter().any(|replica| is_there(&replica.state)) { Ok(()) } else { Err("no replica answers".into()) }
 }
 
-fn bad_url(reason: String) -> super::Failure {
+fn bad_url(reason: &str) -> super::Failure {
     super::Failure::Usage(format!("--url: {reason}").into())
 }
 

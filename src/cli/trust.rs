@@ -106,7 +106,8 @@ fn show(trust: &TrustRecord, output: Format) -> io::Result<()> {
 
 /// A line for each entry that is not used.
 fn tell(contents: &KeySetContents) -> io::Result<()> {
-    super::print(&contents.left_out.iter().map(|left_out| format!("left out: {left_out}\n")).collect::<String>())
+    let lines: Vec<String> = contents.left_out.iter().map(|left_out| format!("left out: {left_out}\n")).collect();
+    super::print(&lines.concat())
 }
 
 /// Tables have room for how many entries are left out, not for each of them.

@@ -85,11 +85,12 @@ async fn guessing_is_slowed_down() {
         hold_to_promises(&answer);
         answer
     };
-    for _ in 0..3 {
+    for _ in 0..2 {
         assert_eq!(ask(Some("a wrong token that is long")).await.status, 401);
         assert_eq!(ask(None).await.status, 401, "no guess");
         assert_eq!(ask(Some(ADMIN_TOKEN)).await.status, 200);
     }
+    assert_eq!(ask(Some("a wrong token that is long")).await.status, 401);
     let waits = ask(Some("another")).await;
     assert_eq!(waits.status, 429, "{waits:?}");
     let seconds: u64 = waits.header("retry-after").unwrap().parse().unwrap();

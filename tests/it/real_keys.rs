@@ -1,4 +1,4 @@
-//! Key files as other programs write them: `cryptography` and `PyCryptodome`, `ssh-keygen`, PuTTY, and OpenSSL.
+//! Key files as other programs write them: `cryptography` and `PyCryptodome`, `ssh-keygen`, `puttygen`, and `openssl`.
 
 use std::fs;
 use std::path::Path;
@@ -109,8 +109,9 @@ async fn keys_of_other_programs_sign_and_verify() {
         fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     assert!(names.len() > 60, "{names:?}");
+    let is_kind = |name: &String, kind: &str| Path::new(name).extension().is_some_and(|extension| extension == kind);
     let (public, private): (Vec<String>, Vec<String>) =
-        names.into_iter().filter(|name| !name.ends_with(".foreign")).partition(|name| name.ends_with(".pub"));
+        names.into_iter().filter(|name| !is_kind(name, "foreign")).partition(|name| is_kind(name, "pub"));
     for name in &public {
         let username = name.trim_end_matches(".pub");
         deployment.done(&["principal", "add", username]);

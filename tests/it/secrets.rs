@@ -1,5 +1,6 @@
 //! Nothing that is secret is printed or logged, at whatever level, whatever goes wrong, and whichever library says so.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde_json::json;
@@ -186,13 +187,14 @@ async fn with_password(database: &Database) -> String {
 
 /// Asks for everything, rightly and wrongly, and yields all that was answered.
 async fn used(countersign: &Countersign, token: &str, presented: &str, signer: &Signer, api_key: &ApiKey) -> String {
+    // Writing to a String does not fail.
     let mut told = String::new();
     for (username, authorization) in
         [("alice", presented.to_owned()), ("bob", signer.authorization("bob")), ("nobody", "JWT a.b.c".to_owned())]
     {
         for door in [Door::Http, Door::Grpc] {
             let verdict = door.ask(countersign, &Question::with(authorization.clone())).await;
-            told += &format!("{username}: {verdict:?}\n");
+            let _ = writeln!(told, "{username}: {verdict:?}");
         }
     }
     let admin = Admin::of(countersign).address;
@@ -210,10 +212,10 @@ async fn used(countersign: &Countersign, token: &str, presented: &str, signer: &
         Request::get("/readyz"),
     ] {
         let answer = request.send(admin).await;
-        told += &format!("{} {}\n", answer.status, answer.text());
+        let _ = writeln!(told, "{} {}", answer.status, answer.text());
     }
     let api = TokenApi::of(countersign);
     let pair = api.authenticate(api_key).await;
-    told += &format!("{}\n", pair.status);
+    let _ = writeln!(told, "{}", pair.status);
     told
 }

@@ -1,6 +1,6 @@
 //! Encrypted PKCS#8 (RFC 5958 section 3): which schemes are opened, and what the others are called.
 //!
-//! The parameters are read here and not by the library, which wants a NULL where RFC 8018 has nothing to say, and where PyCryptodome
+//! The parameters are read here and not by the library, which wants a NULL where RFC 8018 has nothing to say, and where `PyCryptodome`
 //! leaves it out. It also takes the length of an initialisation vector on trust, which is therefore looked at before it gets it.
 
 use der::{
@@ -52,7 +52,7 @@ fn malformed(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Key
     KeyError::malformed(ENCRYPTED_PKCS8, source)
 }
 
-fn parameters<'a>(algorithm: AlgorithmIdentifierRef<'a>) -> Result<AnyRef<'a>, KeyError> {
+fn parameters(algorithm: AlgorithmIdentifierRef<'_>) -> Result<AnyRef<'_>, KeyError> {
     algorithm.parameters.ok_or_else(|| malformed(format!("{} without its parameters", algorithm.oid)))
 }
 

@@ -89,7 +89,7 @@ impl<'a> Container<'a> {
         }
         let (key, iv) = kdf.derive_key_and_iv(cipher, passphrase.expose_secret().as_bytes()).map_err(|error| malformed(&error))?;
         let mut section = Zeroizing::new(self.private.to_vec());
-        cipher.decrypt(&key, &iv, &mut section, tag.map(Into::into)).map_err(|_| KeyError::WrongPassphrase)?;
+        cipher.decrypt(&key, &iv, &mut section, tag).map_err(|_| KeyError::WrongPassphrase)?;
         Ok(section)
     }
 }

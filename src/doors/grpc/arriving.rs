@@ -225,7 +225,7 @@ mod tests {
     fn message(length: usize) -> Vec<u8> {
         let mut bytes = vec![0];
         bytes.extend_from_slice(&u32::try_from(length).unwrap().to_be_bytes());
-        bytes.extend((0..length).map(|number| (number % 251) as u8));
+        bytes.extend((0..=250).cycle().take(length));
         bytes
     }
 

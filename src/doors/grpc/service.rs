@@ -134,8 +134,8 @@ impl DoorService {
             };
         }
         let admitted = arrived.and_then(|message| Ok((message, self.limits.decisions.enter().ok_or(Lacking::NoRoom)?)));
-        let (bytes, held, served) = match admitted {
-            Ok((message, served)) => (message.bytes, message.held, Some(served)),
+        let (bytes, room, served) = match admitted {
+            Ok((message, place)) => (message.bytes, message.held, Some(place)),
             Err(lacking) => {
                 let Some(reason) = lacking.reason() else { return Answering::with(lacking.into()) };
                 head.extensions.insert(Refused(reason));
@@ -147,7 +147,7 @@ impl DoorService {
             Asked::Verification => self.verification.call(request),
             Asked::ExtAuthz | Asked::Reflection | Asked::Other => self.authorization.call(request),
         };
-        Answering::Serving { answer, _served: served, _held: held }
+        Answering::Serving { answer, _served: served, _held: room }
     }
 }
 

@@ -448,12 +448,11 @@ impl Verifier {
 /// What the keys of a set make of the token that it may name, or all of them if it names none; and which of its entries are left out.
 fn explain_set(token: &UntrustedToken<'_>, set: &KeySet, now: UnixMillis, attempts: &mut Attempts) -> String {
     let kid = token.key_id().map(TokenKeyId::text);
-    let mut found: Vec<String> = match &kid {
-        Some(kid) => set.named(kid).map(|key| format!("kid found, {}", attempts.finding(token, key, now))).collect(),
-        None => {
-            let finding = |key: &VerifyingKey| format!("a key ({} {}), ", key.family(), key.fingerprint());
-            set.keys().map(|key| finding(key) + &attempts.finding(token, key, now)).collect()
-        }
+    let mut found: Vec<String> = if let Some(kid) = &kid {
+        set.named(kid).map(|key| format!("kid found, {}", attempts.finding(token, key, now))).collect()
+    } else {
+        let finding = |key: &VerifyingKey| format!("a key ({} {}), ", key.family(), key.fingerprint());
+        set.keys().map(|key| finding(key) + &attempts.finding(token, key, now)).collect()
     };
     if found.is_empty() {
         found.push(if kid.is_some() { "no usable key of that kid" } else { "no usable key" }.to_owned());

@@ -1,12 +1,14 @@
 //! The way out: none but the direct one, or through a proxy.
 
+use std::fmt;
+
 use reqwest::{NoProxy, Proxy};
 
 use super::fetch::FetcherError;
 use crate::config::jwks::{JwksProxy, ProxyUrl};
 
 /// What proxies there are, and what their hosts are called: the only private ones that may be looked up without being listed.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(super) struct Egress {
     pub(super) proxies: Vec<Proxy>,
     /// In lowercase. Empty: every connection is a direct one.
@@ -58,6 +60,13 @@ impl Egress {
                 shown.join(" and ")
             )),
         }
+    }
+}
+
+/// Without passwords, which the proxies of the HTTP client show.
+impl fmt::Debug for Egress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Egress").field("proxies", &self.shown).finish_non_exhaustive()
     }
 }
 

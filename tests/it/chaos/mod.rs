@@ -148,7 +148,7 @@ impl Fault {
         report.tells();
         self.tells(report);
         report.allows_no_token_twice();
-        let (refused, never) = report.refused_since(self.began - RECOVERY);
+        let (refused, never) = report.refused_since(self.began.checked_sub(RECOVERY).unwrap());
         assert!(refused.is_empty(), "{} of fresh tokens refused: {}", refused.len(), report.describe(refused[0]));
         assert_eq!(never, 0, "fresh tokens that never passed");
         assert!(report.allows_between(self.began, self.ended).len() >= REPLAYS_MIN, "too few to show anything");

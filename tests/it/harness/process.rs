@@ -102,7 +102,9 @@ impl Process {
         self.signal(signal);
         let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.child.id())).unwrap();
         for child in children.split_whitespace() {
-            send_to(child, signal);
+            // One may have ended by itself since they were listed.
+            let is_there = kill(child, signal) || !Path::new("/proc").join(child).exists();
+            assert!(is_there, "cannot send {signal:?} to {child}");
         }
     }
 
@@ -174,10 +176,12 @@ fn is_frozen(id: u32) -> bool {
 
 /// Signals only the process that was started here, which is not yet reaped, so that its id is still its own.
 fn send(child: &Child, signal: Signal) {
-    send_to(&child.id().to_string(), signal);
+    let sent = kill(&child.id().to_string(), signal);
+    assert!(sent || std::thread::panicking(), "cannot send {signal:?} to {}", child.id());
 }
 
-fn send_to(id: &str, signal: Signal) {
+/// Whether there was a process to send it to.
+fn kill(id: &str, signal: Signal) -> bool {
     let name = match signal {
         Signal::Term => "TERM",
         Signal::Quit => "QUIT",
@@ -185,6 +189,5 @@ fn send_to(id: &str, signal: Signal) {
         Signal::Stop => "STOP",
         Signal::Continue => "CONT",
     };
-    let status = Command::new("/bin/sh").args(["-c", "kill -s \"$1\" \"$2\"", "kill", name, id]).status().unwrap();
-    assert!(status.success() || std::thread::panicking(), "cannot send {name} to {id}");
+    Command::new("/bin/sh").args(["-c", "kill -s \"$1\" \"$2\"", "kill", name, id]).status().unwrap().success()
 }

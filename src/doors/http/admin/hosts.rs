@@ -45,7 +45,8 @@ impl Hosts {
 
     fn goes_by(&self, authority: &Authority) -> bool {
         let host = authority.host();
-        let is_plain = !authority.as_str().contains('@');
+        // Neither credentials nor a port that is no number: the parser lets both through.
+        let is_plain = authority.as_str() == host || authority.as_str().starts_with(host) && authority.port_u16().is_some();
         is_plain && (is_address(host) || without_dot(host).eq_ignore_ascii_case("localhost") || self.is_listed(host))
     }
 

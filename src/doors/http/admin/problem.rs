@@ -54,7 +54,7 @@ pub(super) struct Problem {
     allow: Option<&'static str>,
     /// In seconds.
     #[serde(skip)]
-    retry_after: Option<u64>,
+    retry_after: Option<u32>,
 }
 
 /// What stands in the way of adding something, by its natural key.
@@ -95,7 +95,7 @@ impl Problem {
             member: None,
             conflict: None,
             allow: None,
-            retry_after: (status == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER_SECONDS.into()),
+            retry_after: (status == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER_SECONDS),
         }
     }
 
@@ -198,7 +198,10 @@ impl Problem {
 impl From<TooManyFailures> for Problem {
     fn from(too_many: TooManyFailures) -> Self {
         let detail = "wrong admin tokens were presented too often; wait as long as Retry-After says";
-        Self { retry_after: Some(too_many.seconds()), ..Self::new(StatusCode::TOO_MANY_REQUESTS, detail) }
+        Self {
+            retry_after: Some(u32::try_from(too_many.seconds()).unwrap_or(u32::MAX)),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, detail)
+        }
     }
 }
 
