@@ -116,10 +116,10 @@ async fn what_is_malformed_is_refused() {
         for body in ["", "{", "key=k"] {
             assert_eq!(json.clone().body(body).send(countersign.admin).await.status, 400, "{path} {body}");
         }
-        // What a web page may send without asking (Fetch, CORS-safelisted) is never taken from a browser.
+        // What a web page may send without asking (Fetch, CORS-safelisted) is not taken from another's.
         let text = Request::new("POST", path).header("Content-Type", "text/plain").header("Origin", "https://elsewhere.example");
         let body = json!({ "key": "k", "identifier": IDENTIFIER }).to_string();
-        assert_eq!(text.body(body).send(countersign.admin).await.status, 415, "{path}");
+        assert_eq!(text.body(body).send(countersign.admin).await.status, 403, "{path}");
         let get = Request::get(path).send(countersign.admin).await;
         assert_eq!((get.status, get.header("allow")), (405, Some("POST")), "{path}");
     }

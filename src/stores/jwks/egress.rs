@@ -50,6 +50,11 @@ impl Egress {
         self.shown.dedup();
     }
 
+    /// The proxies, without passwords; `None` if every connection is a direct one.
+    pub(super) fn shown(&self) -> Option<String> {
+        (!self.shown.is_empty()).then(|| self.shown.join(" and "))
+    }
+
     /// What `config check` says of it.
     pub(super) fn described(&self, setting: Option<&JwksProxy>) -> Option<String> {
         match (setting, self.shown.as_slice()) {

@@ -90,6 +90,15 @@ pub(super) enum FetchError {
     /// The request failed.
     #[error("the request failed")]
     Request(#[source] reqwest::Error),
+    /// There was no connection by way of a proxy.
+    #[error("no connection through the proxy {proxy}")]
+    Proxy {
+        /// Without its password.
+        proxy: String,
+        /// Why.
+        #[source]
+        source: reqwest::Error,
+    },
     /// The whole download took too long.
     #[error("the download took longer than {0:?}")]
     Timeout(Duration),
@@ -173,7 +182,10 @@ impl Fetcher {
     async fn download(&self, url: Url) -> Result<Vec<u8>, FetchError> {
         // There are servers that compress whatever is asked of them. The client undoes that, and the cap is on what comes out.
         let request = self.client()?.get(url).header(ACCEPT, ACCEPTED).header(ACCEPT_ENCODING, "identity");
-        let mut response = request.send().await.map_err(FetchError::Request)?;
+        let mut response = request.send().await.map_err(|source| match self.egress.shown() {
+            Some(proxy) if source.is_connect() => FetchError::Proxy { proxy, source },
+            Some(_) | None => FetchError::Request(source),
+        })?;
         if response.status().as_u16() != 200 {
             return Err(FetchError::Status(response.status().as_u16()));
         }

@@ -21,11 +21,9 @@ pub(super) async fn json<T: DeserializeOwned>(request: &HttpRequest, payload: we
     parsed(&read(request, payload, &[JSON]).await?)
 }
 
-/// The same for jwthenticator's API, which does not look at what type a body is said to have. A browser that shows another's page can
-/// be made to send any type but JSON without asking, so from a browser nothing else is taken.
+/// The same for jwthenticator's API, which does not look at what type a body is said to have. Pages of other hosts are kept out before.
 pub(super) async fn json_of_any_type<T: DeserializeOwned>(request: &HttpRequest, payload: web::Payload) -> Result<T, Problem> {
-    let is_from_browser = request.headers().contains_key(header::ORIGIN) || request.headers().contains_key("sec-fetch-site");
-    if is_from_browser { json(request, payload).await } else { parsed(&read_any(request, payload).await?) }
+    parsed(&read_any(request, payload).await?)
 }
 
 /// The body that changes something: what it does not name stays, `null` takes away.
