@@ -130,7 +130,7 @@ fn exit_codes_tell_refusals_from_bad_usage() {
         (&["token", "issue"], 2, "USERNAME"),
         (&["token", "list", "nobody"], 1, "nobody"),
         (&["token", "revoke", NOBODY], 1, NOBODY),
-        (&["token", "revoke", "x"], 2, "JTI"),
+        (&["token", "revoke", "x"], 2, "`jti`"),
         (&["token", "introspect"], 2, "TOKEN"),
     ] {
         let ran: Ran = deployment.run(arguments);

@@ -43,8 +43,8 @@ impl Entrance {
             return Ok(());
         }
         attempt.failed()?;
-        let peer = request.peer_addr().map(|peer| peer.ip());
-        tracing::warn!(?peer, "a wrong admin token was presented");
+        let peer = request.peer_addr().map(|peer| tracing::field::display(peer.ip()));
+        tracing::warn!(peer, "a wrong admin token was presented");
         Err(Problem::unauthorized())
     }
 }
