@@ -47,7 +47,7 @@ const SCOPES: &str = "orders:read orders:write";
 /// What one decision may allocate at most over HTTP, from the first byte of the request to the last of the answer, with all that
 /// actix-web does for it. Raising one of these wants a reason. With Redis five are for the epoch that a claim reads in its round trip.
 const BUDGETS: [(Case, f64); 4] =
-    [(Case::Ed25519Memory, 16.0), (Case::Rs256Memory, 16.0), (Case::Ed25519Redis, 29.0), (Case::AccessToken, 20.0)];
+    [(Case::Ed25519Memory, 12.0), (Case::Rs256Memory, 12.0), (Case::Ed25519Redis, 25.0), (Case::AccessToken, 16.0)];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Case {
