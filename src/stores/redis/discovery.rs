@@ -29,7 +29,7 @@ pub(crate) struct Told {
 /// The address of a master, and the ranges of slots that it has.
 pub(crate) type Master = (RedisAddress, Vec<(u16, u16)>);
 
-/// Asks all at once, and takes the answer of the one that knows of the newest election.
+/// Asks all at once, and takes the [`newest`] answer.
 pub(crate) async fn ask_all(
     access: &RedisAccess,
     held: &mut Held,
@@ -50,7 +50,7 @@ pub(crate) async fn ask_all(
             async move { (question.ask(access, &address, kept).await, address) }
         })
         .collect();
-    let mut newest: Option<Told> = None;
+    let mut all: Vec<Told> = Vec::new();
     let mut answered = 0;
     let mut deadline = std::pin::pin!(tokio::time::sleep(TIMEOUT));
     loop {
@@ -58,14 +58,14 @@ pub(crate) async fn ask_all(
             biased;
             answer = answers.next() => match answer {
                 Some(answer) => answer,
-                None => return newest,
+                None => return newest(all),
             },
-            () = &mut deadline => return newest,
+            () = &mut deadline => return newest(all),
         };
         match answer {
             Ok((told, connection)) => {
                 held.insert(address, connection);
-                newest = newest.into_iter().chain(told).max_by_key(|told| told.number);
+                all.extend(told);
                 answered += 1;
                 if answered == most {
                     let soon = tokio::time::Instant::now() + GRACE;
@@ -79,6 +79,17 @@ pub(crate) async fn ask_all(
             }
         }
     }
+}
+
+/// The answer of those that know of the newest election; if they differ, the one that most of them give. A master that was replaced while it
+/// stood still hears of the election by number first, and for some milliseconds still takes itself for the master.
+fn newest(mut all: Vec<Told>) -> Option<Told> {
+    let number = all.iter().map(|told| told.number).max()?;
+    all.retain(|told| told.number == number);
+    let votes = |told: &Told| all.iter().filter(|other| other.masters == told.masters).count();
+    // The first of those with as many votes, since they are looked at from the end.
+    let place = (0..all.len()).rev().max_by_key(|place| votes(&all[*place]))?;
+    Some(all.swap_remove(place))
 }
 
 /// Who is asked for the masters.
@@ -155,6 +166,11 @@ fn masters(slots: Value, asked: &RedisAddress) -> Option<Vec<Master>> {
             None => masters.push((address, vec![slots])),
         }
     }
+    // Nodes tell the same in different orders.
+    for (_, ranges) in &mut masters {
+        ranges.sort_unstable();
+    }
+    masters.sort_by(|(_, one), (_, other)| one.cmp(other));
     Some(masters)
 }
 
@@ -171,6 +187,20 @@ mod tests {
     use redis::parse_redis_value;
 
     use super::*;
+
+    #[test]
+    fn most_count_if_the_newest_election_is_told_in_two_ways() {
+        let told = |number, port| {
+            let address = RedisAddress::Tcp("redis.example".to_owned(), port);
+            Told { number, masters: vec![(address, vec![(0, SLOTS - 1)])] }
+        };
+        // 1 was replaced by 2, and wakes up.
+        for all in [[(5, 1), (5, 2), (5, 2)], [(5, 2), (5, 1), (5, 2)], [(5, 2), (5, 2), (5, 1)], [(4, 1), (4, 1), (5, 2)]] {
+            let chosen = newest(all.map(|(number, port)| told(number, port)).into()).unwrap();
+            assert_eq!(chosen.masters, told(5, 2).masters, "{all:?}");
+        }
+        assert!(newest(Vec::new()).is_none());
+    }
 
     #[test]
     fn a_sentinel_names_the_master_and_how_new_that_is() {

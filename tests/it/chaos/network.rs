@@ -24,6 +24,24 @@ impl Scene {
         let world = World::tolerating(&format!("redis://{}", proxy.address), LONG_TOLERANCE);
         Self { world, proxy, _redis: redis }
     }
+
+    /// Whether a network that lets no claim through is outlived, and refused in time meanwhile. It is bad for as long as it takes to sign
+    /// the tokens of so many seconds.
+    async fn outlives(self, network: Network, seconds: usize) {
+        let Self { world, proxy, _redis } = self;
+        let presenter = world.present(3 + u32::try_from(seconds).unwrap() + 5);
+        presenter.has_signed_for(3).await;
+        proxy.becomes(network);
+        let began = Instant::now();
+        presenter.has_signed_for(3 + seconds).await;
+        let ended = Instant::now();
+        proxy.becomes(Network::Fine);
+        presenter.fault_is_over();
+        let fault = Fault { began, ended, returned: Instant::now() };
+        let report = presenter.end().await;
+        fault.is_outlived(&report);
+        fault.is_refused_in_time(&report);
+    }
 }
 
 /// A network in another region: everything passes, a little later.
@@ -72,37 +90,13 @@ async fn answers_are_too_late() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_are_reset_in_the_middle_of_an_answer() {
-    let Scene { world, proxy, _redis } = Scene::new().await;
-    let presenter = world.present(9);
-    presenter.has_signed_for(3).await;
-    proxy.becomes(Network::ResetsAnswers);
-    let began = Instant::now();
-    presenter.has_signed_for(4).await;
-    let ended = Instant::now();
-    proxy.becomes(Network::Fine);
-    presenter.fault_is_over();
-    let fault = Fault { began, ended, returned: Instant::now() };
-    let report = presenter.end().await;
-    fault.is_outlived(&report);
-    fault.is_refused_in_time(&report);
+    Scene::new().await.outlives(Network::ResetsAnswers, 3).await;
 }
 
 /// Nothing passes, and no connection is closed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_network_is_a_black_hole() {
-    let Scene { world, proxy, _redis } = Scene::new().await;
-    let presenter = world.present(11);
-    presenter.has_signed_for(3).await;
-    proxy.becomes(Network::BlackHole);
-    let began = Instant::now();
-    presenter.has_signed_for(6).await;
-    let ended = Instant::now();
-    proxy.becomes(Network::Fine);
-    presenter.fault_is_over();
-    let fault = Fault { began, ended, returned: Instant::now() };
-    let report = presenter.end().await;
-    fault.is_outlived(&report);
-    fault.is_refused_in_time(&report);
+    Scene::new().await.outlives(Network::BlackHole, 5).await;
 }
 
 /// As after a firewall's restart. The store is there: what it costs is the time until a connection is given up.

@@ -10,6 +10,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+/// Bytes of an answer that are passed on: fewer than any has, since there may be several in what is read at once.
+const BEGINNING: usize = 3;
+
 /// What the network does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Network {
@@ -17,7 +20,7 @@ pub enum Network {
     Fine,
     /// Passes answers on this much later, in order, and as many at once as there are.
     Slow(Duration),
-    /// Passes half of the next answer on, and then resets the connection.
+    /// Passes the beginning of the next answer on, and then resets the connection.
     ResetsAnswers,
     /// Passes nothing on. Connections stay, and what was sent arrives when the network is fine again, as TCP has it.
     BlackHole,
@@ -118,7 +121,7 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, number: usize, mu
                 let delay = match now.network {
                     Network::Slow(delay) if is_answers => delay,
                     Network::ResetsAnswers if is_answers => {
-                        drop(to.write_all(&buffer[..length / 2]).await);
+                        drop(to.write_all(&buffer[..length.min(BEGINNING)]).await);
                         return;
                     }
                     Network::Slow(_) | Network::ResetsAnswers | Network::Fine | Network::BlackHole | Network::HalfOpen => {
