@@ -14,7 +14,7 @@ use super::{
 };
 use crate::domain::{
     decision::{DenialCode, DenialReason, Identity},
-    key::VerifyingKey,
+    key::{Fingerprint, VerifyingKey},
     key_set::{KeySet, LeftOutKey},
     nonce::{Attempt, Claimed},
     presented::{Body, Credentials, OriginalRequest, Presented, Stated},
@@ -405,7 +405,7 @@ impl Verifier {
         };
         let expected =
             format!("a signature by one of the principal's keys or trusts, at most {CANDIDATE_KEYS_MAX} of which are tried");
-        let mut attempts = Attempts { is_active: principal.is_active, count: 0, is_proven: false };
+        let mut attempts = Attempts { is_active: principal.is_active, failed: Vec::new(), is_proven: false };
         let mut seen: Vec<String> = token.signature_fault().iter().map(ToString::to_string).collect();
         // In the order of a decision, since it ends with the first that verifies, and with the eighth that does not.
         let trusts_come_first = token.key_id().is_some() && principal.named_key(token).is_none();
@@ -465,7 +465,7 @@ fn explain_set(token: &UntrustedToken<'_>, set: &KeySet, now: UnixMillis, attemp
 /// The verifications that a decision would make, one after the other.
 struct Attempts {
     is_active: bool,
-    count: usize,
+    failed: Vec<Fingerprint>,
     is_proven: bool,
 }
 
@@ -481,14 +481,17 @@ impl Attempts {
         if self.is_proven {
             return "not tried, another one verified before".to_owned();
         }
-        if self.count >= CANDIDATE_KEYS_MAX {
+        if self.failed.contains(&key.fingerprint()) {
+            return "does not verify, as before".to_owned();
+        }
+        if self.failed.len() >= CANDIDATE_KEYS_MAX {
             return format!("not tried, {CANDIDATE_KEYS_MAX} were before");
         }
-        self.count += 1;
         if token.verify(key, now).is_some() {
             self.is_proven = true;
             return "verifies".to_owned();
         }
+        self.failed.push(key.fingerprint());
         token.other_pss_salt(key).map_or_else(
             || "does not verify".to_owned(),
             |found| {

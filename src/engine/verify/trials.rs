@@ -199,6 +199,8 @@ impl ProvenBy {
 #[derive(Default)]
 pub(super) struct Trials {
     count: usize,
+    /// The keys that did not verify it. One key can be met again, under another name or in another key set.
+    failed: [Option<Fingerprint>; CANDIDATE_KEYS_MAX],
     /// Those with keys that nobody has.
     decoys: usize,
     /// Trusts whose key set is not there.
@@ -206,13 +208,18 @@ pub(super) struct Trials {
 }
 
 impl Trials {
-    /// One more, unless the token has cost enough.
+    /// One more, unless the token has cost enough or failed with this key before.
     fn run<'t>(&mut self, token: &'t UntrustedToken<'_>, key: &VerifyingKey, now: UnixMillis) -> Option<VerifiedToken<'t>> {
-        if self.count >= CANDIDATE_KEYS_MAX {
+        let fingerprint = key.fingerprint();
+        if self.count >= CANDIDATE_KEYS_MAX || self.failed[..self.count].contains(&Some(fingerprint)) {
             return None;
         }
+        let verified = token.verify(key, now);
+        if verified.is_none() {
+            self.failed[self.count] = Some(fingerprint);
+        }
         self.count += 1;
-        token.verify(key, now)
+        verified
     }
 
     /// Those of `keys` that could have signed the token, in their order.

@@ -94,6 +94,22 @@ fn a_set_is_missed_only_if_nothing_fits() {
     assert_eq!(ask(&bench.remote, &json!({"kid": "unknown"}), "h"), (false, 1), "the key of another name");
 }
 
+/// A key that a set has with a name and without one is tried once: nine entries of six keys are within the eight.
+#[test]
+fn a_key_that_is_met_again_costs_nothing() {
+    let keys: Vec<_> = (0..6).map(|_| new_key()).collect();
+    let entries = [(0, ""), (0, "a"), (2, "a"), (1, ""), (3, ""), (2, ""), (5, "a"), (5, ""), (4, "")];
+    let set = json!({"keys": entries.map(|(index, kid): (usize, _)| jwk(&keys[index], kid))});
+    let tina = trusting(1, "tina", &[KEY_SET]);
+    let verifier = verifier_with([Arc::clone(&tina)], TestKeySets::of([(KEY_SET, set)]));
+
+    let token = sign(&keys[4], Algorithm::EdDsa, &json!({"kid": "a"}), &json!({"username": "tina", "time": NOW, "nonce": "n"}));
+    let token = UntrustedToken::parse(token.strip_prefix("JWT ").unwrap()).unwrap();
+    let mut trials = Trials::default();
+    assert!(now_or_never(verifier.verify_counting(&token, Some(&tina), UnixMillis(NOW_MS), &mut trials)).is_ok());
+    assert_eq!(trials.verifications(), 6);
+}
+
 /// What stands at one place of a set.
 #[derive(Clone, Debug)]
 struct Entry {
