@@ -27,7 +27,7 @@ pub struct Scene {
     pub gateway: RunningGateway,
     pub countersign: Countersign,
     pub key: Key,
-    root_key: Key,
+    pub root_key: Key,
     pub deployment: Deployment,
     _echo: Echo,
 }
@@ -44,13 +44,21 @@ impl Scene {
 
     /// On a deployment of its own.
     pub async fn on(deployment: Deployment, gateway: Gateway, key: Key, edits: &[(&str, &str)]) -> Self {
+        Self::complete(deployment, gateway, key, Echo::start(), edits).await
+    }
+
+    /// In front of a back end of the test's own.
+    pub async fn before(gateway: Gateway, key: Key, back_end: Echo) -> Self {
+        Self::complete(Deployment::new(), gateway, key, back_end, &[]).await
+    }
+
+    async fn complete(deployment: Deployment, gateway: Gateway, key: Key, echo: Echo, edits: &[(&str, &str)]) -> Self {
         let deployment = deployment.set("self_signed.attempt_header", "X-Request-Id");
         deployment.enrol("alice", &key);
         let root_key = Key::ed25519();
         deployment.done(&["principal", "add", "root", "--scope", "admin"]);
         deployment.add_key_with("root", &root_key, &["--scope", "admin"]);
         let countersign = deployment.serve();
-        let echo = Echo::start();
         let gateway = gateway.start_edited(&countersign, &echo, edits).await;
         Self { gateway, countersign, key, root_key, deployment, _echo: echo }
     }

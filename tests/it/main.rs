@@ -44,6 +44,7 @@ mod gateways_caddy;
 mod gateways_envoy;
 mod gateways_haproxy;
 mod gateways_hostile;
+mod gateways_matrix;
 mod gateways_nginx;
 mod gateways_rolling;
 mod grpc_door;

@@ -1,12 +1,25 @@
 //! The back end behind the gateways: it answers with what reached it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use actix_web::http::StatusCode;
-use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
-use serde_json::json;
+use actix_web::HttpRequest;
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::extract::ws::{Message, WebSocketUpgrade};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 use super::http::Answer;
+
+/// More than any test sends.
+const HEADERS_MAX: usize = 1_000;
 
 /// Serves until the test ends, on a thread of its own.
 #[derive(Debug)]
@@ -17,28 +30,95 @@ pub struct Echo {
 impl Echo {
     pub fn start() -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         std::thread::spawn(move || {
-            actix_web::rt::System::new().block_on(async {
-                HttpServer::new(|| App::new().default_service(web::to(echo)))
-                    .workers(1)
-                    .disable_signals()
-                    .listen(listener)
-                    .unwrap()
-                    .run()
-                    .await
-            })
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async { serve(tokio::net::TcpListener::from_std(listener).unwrap()).await });
         });
+        Self { address }
+    }
+
+    /// Another back end, which serves `/healthz`, too.
+    pub const fn at(address: SocketAddr) -> Self {
         Self { address }
     }
 }
 
+async fn serve(listener: tokio::net::TcpListener) {
+    let next_event = Arc::new(Notify::new());
+    let app = Router::new()
+        .route("/socket", get(socket).fallback(echo))
+        .route("/events", get(events).fallback(echo))
+        .route("/events/next", post(send_next_event))
+        .fallback(echo)
+        .with_state(next_event);
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let service = TowerToHyperService::new(app.clone());
+        tokio::spawn(async move {
+            let mut server = hyper::server::conn::http1::Builder::new();
+            let connection = server.max_headers(HEADERS_MAX).serve_connection(TokioIo::new(stream), service);
+            // A client that goes away is none of the test's business.
+            let _ = connection.with_upgrades().await;
+        });
+    }
+}
+
 /// With 200, or with N where the query is `answer=N`.
-async fn echo(request: HttpRequest, body: web::Bytes) -> HttpResponse {
-    let asked = request.query_string().strip_prefix("answer=").map(|status| status.parse().unwrap());
+async fn echo(method: Method, target: Uri, headers: HeaderMap, body: Bytes) -> Response {
+    let asked = target.query().and_then(|query| query.strip_prefix("answer=")).map(|status| status.parse().unwrap());
     let status = StatusCode::from_u16(asked.unwrap_or(200)).unwrap();
-    let Seen { method, target, headers, body } = Seen::of(&request, &body);
-    HttpResponse::build(status).json(json!({"method": method, "target": target, "headers": headers, "body": body}))
+    let seen = seen(&method, &target, &headers, &body);
+    (status, [("content-type", "application/json")], seen.to_string()).into_response()
+}
+
+/// A WebSocket that says what its handshake was, and then whatever it hears.
+async fn socket(upgrade: WebSocketUpgrade, method: Method, target: Uri, headers: HeaderMap) -> Response {
+    let greeting = seen(&method, &target, &headers, b"").to_string();
+    upgrade.on_upgrade(async move |mut socket| {
+        let mut next = Some(Message::Text(greeting.into()));
+        while let Some(message) = next {
+            if socket.send(message).await.is_err() {
+                return;
+            }
+            next = loop {
+                match socket.recv().await {
+                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                    Some(Ok(message)) => break Some(message),
+                    Some(Err(_)) | None => break None,
+                }
+            };
+        }
+    })
+}
+
+/// Server-sent events: what reached it at once, and another each time that `/events/next` is called.
+async fn events(State(next): State<Arc<Notify>>, method: Method, target: Uri, headers: HeaderMap) -> Response {
+    let greeting = seen(&method, &target, &headers, b"").to_string();
+    let stream = futures_util::stream::unfold(Some(greeting), move |event| {
+        let next = Arc::clone(&next);
+        async move {
+            let event = match event {
+                Some(greeting) => greeting,
+                None => {
+                    next.notified().await;
+                    "next".to_owned()
+                }
+            };
+            Some((Ok::<_, std::convert::Infallible>(format!("data: {event}\n\n")), None))
+        }
+    });
+    ([("content-type", "text/event-stream")], Body::from_stream(stream)).into_response()
+}
+
+async fn send_next_event(State(next): State<Arc<Notify>>) {
+    next.notify_one();
+}
+
+fn seen(method: &Method, target: &Uri, headers: &HeaderMap, body: &[u8]) -> Value {
+    let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), String::from_utf8_lossy(value.as_bytes()))).collect();
+    json!({"method": method.as_str(), "target": target.to_string(), "headers": headers, "body": String::from_utf8_lossy(body)})
 }
 
 /// A request as it reached the back end.
@@ -54,7 +134,11 @@ impl Seen {
     /// Reads the echo's answer, which only an allowed request gets.
     pub fn by(answer: &Answer) -> Self {
         assert_eq!(answer.status, 200, "not allowed: {answer:?}");
-        let json = answer.json();
+        Self::told(&answer.json())
+    }
+
+    /// Reads what the echo says over a WebSocket or as an event.
+    pub fn told(json: &Value) -> Self {
         Self {
             method: json["method"].as_str().unwrap().to_owned(),
             target: json["target"].as_str().unwrap().to_owned(),
