@@ -147,10 +147,11 @@ async fn a_question_to_health_is_small() {
 /// Streams of one connection that all keep the last byte back take no more than a part of the memory, and nothing from others.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unfinished_streams_take_bounded_memory() {
-    // Together less than what one connection may have open, and hardly more than there is room for: HTTP/2 ends a connection of which
-    // too many streams were reset at once.
+    // Hardly more than there is room for, and few on each connection: HTTP/2 ends a connection of which too many streams were reset
+    // at once, or whose window is cut into too many small frames.
     const OVERSIZE: usize = 150;
     const WITHHELD: usize = 80;
+    const CONNECTIONS: usize = 10;
     let (_deployment, countersign, key) = alice();
     let honest = RawGrpc::connect(countersign.grpc).await;
     let ask = async || {
@@ -160,12 +161,16 @@ async fn unfinished_streams_take_bounded_memory() {
     };
     ask().await;
     let before = countersign.usage().resident_kib;
-    let hostile = RawGrpc::connect(countersign.grpc).await;
+    let hostile = (0..CONNECTIONS).map(|_| RawGrpc::connect(countersign.grpc));
+    let hostile = futures_util::future::join_all(hostile).await;
 
     let oversize = (0..OVERSIZE).map(|_| Sent::part(2 * MIB, &vec![7; 2 * MIB - 1]));
     let withheld = (0..WITHHELD).map(|_| Sent::part(MIB, &vec![7; MIB - 1]));
-    let mut answers: FuturesUnordered<_> =
-        oversize.chain(withheld).map(|sent| hostile.call::<CheckResponse>(CHECK, sent)).collect();
+    let mut answers: FuturesUnordered<_> = oversize
+        .chain(withheld)
+        .zip(hostile.iter().cycle())
+        .map(|(sent, hostile)| hostile.call::<CheckResponse>(CHECK, sent))
+        .collect();
     let (mut most, mut large) = (before, 0);
     loop {
         let answer = tokio::select! {
