@@ -47,9 +47,9 @@ impl Scene {
         Self::complete(deployment, gateway, key, Echo::start(), edits).await
     }
 
-    /// In front of a back end of the test's own.
-    pub async fn before(gateway: Gateway, key: Key, back_end: Echo) -> Self {
-        Self::complete(Deployment::new(), gateway, key, back_end, &[]).await
+    /// In front of a back end of the test's own, with the gateway's example changed.
+    pub async fn before(gateway: Gateway, key: Key, back_end: Echo, edits: &[(&str, &str)]) -> Self {
+        Self::complete(Deployment::new(), gateway, key, back_end, edits).await
     }
 
     async fn complete(deployment: Deployment, gateway: Gateway, key: Key, echo: Echo, edits: &[(&str, &str)]) -> Self {
