@@ -1,8 +1,24 @@
 //! What is Envoy's own.
 
+use axum::Router;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::IntoResponse as _;
+use axum::routing::get;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Endpoint;
+use tonic::{Code, Status};
+use tonic_health::ServingStatus;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+
 use crate::gateways::{Scene, assert_challenge};
+use crate::gateways_matrix::no_reading_goes_round_the_scope;
 use crate::harness::http::Request;
-use crate::harness::{Claims, Gateway, Key, Seen};
+use crate::harness::{Claims, Echo, Gateway, GrpcBackEnd, Key, Seen, repository};
 
 const ENVOYS: [Gateway; 2] = [Gateway::EnvoyGrpc, Gateway::EnvoyHttp];
 
@@ -136,4 +152,186 @@ async fn a_preflight_needs_no_token() {
         assert_eq!(known.header("access-control-allow-origin"), Some("https://app.example.com"));
         assert_challenge(&stranger, "missing_credentials");
     }
+}
+
+/// A call, a stream of answers and one both ways: each is decided once, by its head, and carried for as long as it lasts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn grpc_calls_and_streams_pass() {
+    for gateway in ENVOYS {
+        let back_end = GrpcBackEnd::start().await;
+        let (commented, code) = lines_below("A gRPC back end speaks HTTP/2:", gateway);
+        let scene = Scene::before(gateway, Key::ed25519(), back_end.echo(), &[(&commented, &code)]).await;
+        let endpoint = Endpoint::from_shared(format!("http://{}", scene.gateway.address)).unwrap();
+        let channel = endpoint.connect().await.unwrap();
+        let mut health = HealthClient::new(channel.clone());
+        let orders = HealthCheckRequest { service: "orders".to_owned() };
+        back_end.report("orders", ServingStatus::Serving).await;
+
+        let token = scene.authorization();
+        let answer = health.check(carrying(&token, orders.clone())).await.unwrap();
+        assert_eq!(answer.into_inner().status, ServingStatus::Serving as i32);
+        assert_grpc_denial(&health.check(carrying(&token, orders.clone())).await.unwrap_err(), "replayed");
+        assert_grpc_denial(&health.check(orders.clone()).await.unwrap_err(), "missing_credentials");
+
+        let token = scene.authorization();
+        let mut states = health.watch(carrying(&token, orders.clone())).await.unwrap().into_inner();
+        assert_eq!(states.message().await.unwrap().unwrap().status, ServingStatus::Serving as i32);
+        for status in [ServingStatus::NotServing, ServingStatus::Serving, ServingStatus::NotServing] {
+            back_end.report("orders", status).await;
+            assert_eq!(states.message().await.unwrap().unwrap().status, status as i32);
+        }
+        assert_grpc_denial(&health.watch(carrying(&token, orders.clone())).await.unwrap_err(), "replayed");
+
+        let (questions, stream) = tokio::sync::mpsc::channel(1);
+        let mut reflection = ServerReflectionClient::new(channel);
+        let token = scene.authorization();
+        let mut answers =
+            reflection.server_reflection_info(carrying(&token, ReceiverStream::new(stream))).await.unwrap().into_inner();
+        for _ in 0..3 {
+            let message_request = Some(MessageRequest::ListServices(String::new()));
+            questions.send(ServerReflectionRequest { host: String::new(), message_request }).await.unwrap();
+            let answer = answers.message().await.unwrap().unwrap().message_response.unwrap();
+            assert!(matches!(answer, MessageResponse::ListServicesResponse(_)), "{answer:?}");
+        }
+
+        let named = back_end.named();
+        assert_eq!(named.len(), 3, "{named:?}");
+        for metadata in named {
+            assert!(metadata.get_all("x-auth-username").iter().eq(["alice"]), "{metadata:?}");
+            assert!(!metadata.contains_key("authorization"), "{metadata:?}");
+        }
+    }
+}
+
+fn carrying<T>(token: &str, message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.metadata_mut().insert("authorization", token.parse().unwrap());
+    request.metadata_mut().insert("x-auth-username", "made-up".parse().unwrap());
+    request
+}
+
+fn assert_grpc_denial(denial: &Status, code: &str) {
+    let said = denial.metadata().get("x-auth-error").and_then(|value| value.to_str().ok());
+    assert_eq!((denial.code(), said), (Code::Unauthenticated, Some(code)), "{denial:?}");
+}
+
+/// What the example has commented out below a comment, and the same taken in.
+fn lines_below(comment: &str, gateway: Gateway) -> (String, String) {
+    let text = example(gateway);
+    let below = text.lines().skip_while(|line| !line.contains(comment)).skip(1);
+    let commented: Vec<_> = below.take_while(|line| line.trim_start().starts_with("# ")).collect();
+    assert!(!commented.is_empty(), "nothing below `{comment}`");
+    let code: Vec<_> = commented.iter().map(|line| line.replacen("# ", "", 1)).collect();
+    (commented.join("\n"), code.join("\n"))
+}
+
+fn example(gateway: Gateway) -> String {
+    let name = if gateway == Gateway::EnvoyGrpc { "envoy-grpc.yaml" } else { "envoy-http.yaml" };
+    std::fs::read_to_string(repository().join("examples/envoy").join(name)).unwrap()
+}
+
+/// The form of the README that lists what everybody may: it holds without any list of spellings.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_listed_needs_the_scope() {
+    let readme = std::fs::read_to_string(repository().join("examples/envoy/README.md")).unwrap();
+    let blocks = readme.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let listed = blocks.into_iter().find(|block| block.contains("path_separated_prefix: /orders")).expect("the listed routes");
+    let indent = "              ";
+    let listed: Vec<_> = listed.lines().map(|line| format!("{indent}{line}")).collect();
+    for gateway in ENVOYS {
+        let text = example(gateway);
+        let from_there = text.lines().skip_while(|line| !line.contains("# The application."));
+        let application: Vec<_> = from_there.take_while(|line| line.starts_with(indent)).collect();
+        let narrow = ("{ safe_regex: { regex: '(?i)/admin([^-_a-z0-9].*)?' } }", "{ prefix: /admin/ }");
+        let edits = [narrow, (&application.join("\n"), &listed.join("\n"))];
+        no_reading_goes_round_the_scope(gateway, &edits).await;
+    }
+}
+
+/// Some back ends read these as paths of their administration. Older Envoys (CVE-2026-73551) do not read the ones with dots so, newer do.
+#[tokio::test]
+async fn segments_without_a_name_go_round_no_scope() {
+    for gateway in ENVOYS.into_iter().chain([Gateway::OlderEnvoyGrpc("1.38.3"), Gateway::OlderEnvoyHttp("1.38.3")]) {
+        let scene = Scene::of(gateway, Key::ed25519()).await;
+        let token = scene.authorization();
+        for path in ["/;v=1/admin/keys", "/orders/;/x"] {
+            let answer = scene.gateway.send(&Request::get(path).authorization(&token)).await;
+            assert_eq!(answer.status, 400, "{path}: {answer:?}");
+        }
+        for path in ["/orders/..;/admin", "/orders/..;v=1/admin/keys"] {
+            let answer = scene.send(Request::get(path)).await;
+            let steps_up = ENVOYS.contains(&gateway);
+            let code = steps_up.then_some("insufficient_scope");
+            assert_eq!(
+                (answer.status, answer.header("x-auth-error")),
+                (if steps_up { 403 } else { 400 }, code),
+                "{path}: {answer:?}"
+            );
+        }
+        // Unspent so far.
+        let seen = Seen::by(&scene.gateway.send(&Request::get("/orders;v=1/a..;b?c=/..;/").authorization(&token)).await);
+        assert_eq!(seen.target, "/orders;v=1/a..;b?c=/..;/");
+    }
+}
+
+/// It is worth something to whoever reads it: nobody has spent it.
+#[tokio::test]
+async fn an_open_route_hands_on_no_token() {
+    for gateway in ENVOYS {
+        let scene = Scene::of(gateway, Key::ed25519()).await;
+        let request = Request::get("/healthz").header("X-Application", "kept").authorization(&scene.authorization());
+
+        let seen = Seen::by(&scene.gateway.send(&request).await);
+
+        assert_eq!(seen.values("x-application"), ["kept"]);
+        assert!(seen.values("authorization").is_empty(), "{gateway:?}: {seen:?}");
+    }
+}
+
+/// Envoy counts what Countersign adds to the client's headers. Where both do not fit, the client hears why.
+#[tokio::test]
+async fn an_allow_that_does_not_fit_says_so() {
+    for gateway in ENVOYS {
+        let scene = Scene::of(gateway, Key::ed25519()).await;
+        let mut answers = Vec::new();
+        for count in 230..260 {
+            let request = (0..count).fold(Request::get("/"), |request, number| request.header(&format!("X-Own-{number}"), "value"));
+            let answer = scene.send(request).await;
+            assert!([200, 431].contains(&answer.status), "{count}: {answer:?}");
+            answers.push(answer);
+        }
+        assert_eq!(answers[0].status, 200);
+        let crowded = answers.iter().filter(|answer| answer.body == b"too many request headers\n").count();
+        assert!(crowded >= 1, "{gateway:?}: the limit was never reached by what is added");
+    }
+}
+
+/// Envoy asks again about the place to which a back end sends it, under another id and without the token. The README says so.
+#[tokio::test]
+async fn an_internal_redirect_is_another_request_without_the_token() {
+    for gateway in ENVOYS {
+        let follow = ("timeout: 0s", "timeout: 0s\n                  internal_redirect_policy: { max_internal_redirects: 1 }");
+        for (edits, is_followed) in [(&[][..], false), (&[follow][..], true)] {
+            let scene = Scene::before(gateway, Key::ed25519(), moving_back_end().await, edits).await;
+            let answer = scene.send(Request::get("/moved")).await;
+            if is_followed {
+                assert_challenge(&answer, "missing_credentials");
+            } else {
+                assert_eq!(answer.status, 302, "{answer:?}");
+            }
+        }
+    }
+}
+
+/// It sends whoever asks for `/moved` to `/orders`, under the host that they used.
+async fn moving_back_end() -> Echo {
+    let moved = async |headers: HeaderMap| {
+        let location = format!("http://{}/orders", headers[header::HOST].to_str().unwrap());
+        (StatusCode::FOUND, [(header::LOCATION, location)]).into_response()
+    };
+    let app = Router::new().route("/healthz", get("well")).route("/orders", get("orders")).route("/moved", get(moved));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    Echo::at(address)
 }
