@@ -140,16 +140,25 @@ async fn one_stream_is_one_attempt() {
     }
 }
 
-/// Without an id two checks are two attempts.
+/// Without a number of Envoy's two checks are two attempts. A trace id can be the client's own.
 #[tokio::test]
-async fn an_empty_stream_id_is_none() {
+async fn an_id_that_is_no_number_of_envoys_is_none() {
     let (_deployment, countersign, key) = alice();
-    let mut request = check_request(&Claims::of("alice").authorization(&key));
-    request.attributes.as_mut().unwrap().request.as_mut().unwrap().http.as_mut().unwrap().id.clear();
     let mut ext_authz = countersign.ext_authz();
+    for id in [
+        "",
+        "4bf92f3577b34da6a3ce929d0e0e4736",
+        "00000000000000000000000000000007",
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        "-7",
+        "\u{664}",
+    ] {
+        let mut request = check_request(&Claims::of("alice").authorization(&key));
+        id.clone_into(&mut request.attributes.as_mut().unwrap().request.as_mut().unwrap().http.as_mut().unwrap().id);
 
-    ext_authz.check(request.clone()).await.ok();
-    assert_eq!(code(&ext_authz.check(request).await), "replayed");
+        ext_authz.check(request.clone()).await.ok();
+        assert_eq!(code(&ext_authz.check(request).await), "replayed", "{id}");
+    }
 }
 
 #[tokio::test]

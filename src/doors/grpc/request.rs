@@ -47,8 +47,7 @@ pub(super) fn presented<'a>(request: &'a CheckRequest, metadata: &'a MetadataMap
             body: headers.body(),
         },
         required_scopes,
-        // Envoy's own number of the stream: the client has no say in it, and it stays when Envoy asks again.
-        attempt: Some(http.id.as_str()).filter(|id| !id.is_empty()),
+        attempt: stream_number(&http.id),
         peer,
         // The question has a span of its own where Envoy traces; where it does not, the request may be part of a trace all the same.
         trace: match trace(metadata) {
@@ -56,6 +55,15 @@ pub(super) fn presented<'a>(request: &'a CheckRequest, metadata: &'a MetadataMap
             told => told,
         },
     }
+}
+
+/// Envoy's own number of the stream, 64 random bits in decimal: the client has no say in it, and it stays when Envoy asks again. Others put
+/// the trace id of the request here (agentgateway up to 1.4.1 at least), 32 hexadecimal digits that a client chooses by `traceparent`: that names
+/// no attempt, for whoever saw the request could have its token pass again.
+fn stream_number(id: &str) -> Option<&str> {
+    const DIGITS_MAX: usize = 20;
+    let is_decimal = (1..=DIGITS_MAX).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_digit());
+    is_decimal.then_some(id)
 }
 
 /// The trace that a call is part of.

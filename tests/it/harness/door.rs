@@ -1,6 +1,7 @@
 //! The same question at either door, and the answer in one shape.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use envoy_types::pb::envoy::config::core::v3::HeaderValueOption;
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::HttpRequest;
@@ -99,11 +100,18 @@ impl Question {
             scheme: self.scheme.clone(),
             host: self.host.clone(),
             path: self.target.clone(),
-            id: self.attempt.clone().unwrap_or(bare.id),
+            id: self.attempt.as_deref().map_or(bare.id, stream_number),
             headers,
             ..HttpRequest::default()
         }
     }
+}
+
+/// The attempt of that name as Envoy would number it.
+fn stream_number(name: &str) -> String {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    hasher.finish().to_string()
 }
 
 /// A decision, as the gateway understands it.
