@@ -245,7 +245,7 @@ fn gateway_filter(policy: &Value) -> String {
     format!("{EXT_AUTHZ}/securitypolicy/app/{}", policy["metadata"]["name"].as_str().unwrap())
 }
 
-/// The Envoy of a Gateway of Cilium's, with the HTTPRoute of one file: no timeout, status or header rule of its own can be said there.
+/// The Envoy of a Gateway of Cilium's, with the `HTTPRoute` of one file: no timeout, status or header rule of its own can be said there.
 pub async fn filters(manifests: &Manifests, route: &str, countersign: &Countersign, echo: &Echo) -> Running {
     let [route] = manifests.kind("HTTPRoute", Some(route))[..] else { panic!("several routes") };
     let rules: Vec<_> = route["spec"]["rules"].as_array().unwrap().iter().collect();
@@ -330,7 +330,7 @@ fn routes(routes: &[Value]) -> Value {
     json!({"name": "gateway", "virtual_hosts": [{"name": "api", "domains": ["*"], "routes": routes}]})
 }
 
-/// All of them carry WebSockets unless they are told not to.
+/// All of them carry `WebSockets` unless they are told not to.
 fn websockets() -> Value {
     json!([{"upgrade_type": "websocket"}])
 }
