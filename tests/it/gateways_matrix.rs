@@ -230,7 +230,7 @@ pub async fn no_reading_goes_round_the_scope(gateway: Gateway, edits: &[(&str, &
                 assert!([400, 403].contains(&answer.status), "{framework:?}, {path}: {answer:?}");
             }
         }
-        // Django takes its paths literally.
+        // Django takes the plain spellings alone.
         assert!(served >= 2, "{framework:?} has no administration");
 
         // The plain ones, for those who may.
