@@ -118,7 +118,7 @@ impl Claims {
             nonce: nonce.ok_or(ClaimsFault::NoNonce)?.into(),
             expires_at: raw.exp.map(seconds).transpose()?.map(TokenTime::seconds),
             not_before: raw.nbf.map(seconds).transpose()?.map(TokenTime::seconds_rounded_up),
-            audience: raw.aud,
+            audience: raw.aud.and_then(|AudienceOrNull(audience)| audience),
             method: raw.htm.map(Into::into),
             uri: raw.htu.map(Into::into),
             query: raw.htq.map(Into::into),
@@ -164,7 +164,7 @@ struct RawClaims<'a> {
     jti: Option<&'a RawValue>,
     exp: Option<&'a RawValue>,
     nbf: Option<&'a RawValue>,
-    aud: Option<Audience>,
+    aud: Option<AudienceOrNull>,
     htm: Option<Cow<'a, str>>,
     htu: Option<Cow<'a, str>>,
     htq: Option<Cow<'a, str>>,
@@ -250,6 +250,10 @@ impl<'de> Visitor<'de> for TextVisitor {
         Ok(Cow::Owned(text.to_owned()))
     }
 }
+
+/// Some serialisers write every member that they know. A null names nobody, and the systems that are replaced passed it over.
+#[derive(Deserialize)]
+struct AudienceOrNull(Option<Audience>);
 
 impl<'de> Deserialize<'de> for Audience {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

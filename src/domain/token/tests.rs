@@ -73,6 +73,8 @@ fn numbers_count_by_their_digits() {
         "{\"username\":\"a\",\"time\":1,\"nonce\":\"\n\"}",
         r#"{"username":"a","time":1,"nonce":1,"nonce":1}"#,
         r#"{"username":"a","time":1,"nonce":1,"jti":1,"jti":1}"#,
+        r#"{"username":"a","time":1,"nonce":1,"aud":null,"aud":"b"}"#,
+        r#"{"username":"a","time":1,"nonce":1,"aud":[null]}"#,
         r#"{"iss":"a","iat":1,"jti":5}"#,
     ] {
         assert_eq!(claims_in(payload), mistyped, "{payload}");
@@ -97,6 +99,7 @@ fn what_libraries_add_only_restricts() {
         ("sub", json!(7)),
         ("jti", json!("x")),
         ("jti", json!(["x"])),
+        ("aud", json!(null)),
     ] {
         let claims = with(claim, value.clone()).unwrap_or_else(|fault| panic!("{claim} {value}: {fault}"));
         assert_eq!(claims, claims_of(&own).unwrap(), "{claim} {value}");
