@@ -92,26 +92,26 @@ fn headers() -> Vec<Case> {
 fn algorithms() -> Vec<Case> {
     let mut cases = Vec::new();
     for algorithm in ["RS256", "RS384", "RS512"] {
-        cases.push(alike(algorithm, move |world| world.send(&Claims::of("alice").with_header("alg", algorithm), &world.rsa)));
+        cases.push(alike(algorithm, move |world| send(&Claims::of("alice").with_header("alg", algorithm), &world.rsa)));
     }
     for algorithm in ["PS256", "PS384", "PS512"] {
-        let sent = move |world: &World| world.send(&Claims::of("alice").with_header("alg", algorithm), &world.rsa);
+        let sent = move |world: &World| send(&Claims::of("alice").with_header("alg", algorithm), &world.rsa);
         cases.push(differs(&format!("`{algorithm}`"), because::KEYS, sent));
     }
     cases.extend([
-        alike("EdDSA", |world| world.send(&Claims::of("alice"), &world.ed25519)),
+        alike("EdDSA", |world| send(&Claims::of("alice"), &world.ed25519)),
         differs("`Ed25519` (RFC 9864)", because::KEYS, |world| {
-            world.send(&Claims::of("alice").with_header("alg", "Ed25519"), &world.ed25519)
+            send(&Claims::of("alice").with_header("alg", "Ed25519"), &world.ed25519)
         }),
-        differs("`ES256`", because::KEYS, |world| world.send(&Claims::of("elliptic"), &world.p256)),
-        differs("`ES384`", because::KEYS, |world| world.send(&Claims::of("elliptic"), &world.p384)),
+        differs("`ES256`", because::KEYS, |world| send(&Claims::of("elliptic"), &world.p256)),
+        differs("`ES384`", because::KEYS, |world| send(&Claims::of("elliptic"), &world.p384)),
     ]);
     for algorithm in ["none", "HS256", "RS1", "rs512", "ES512", ""] {
-        let sent = move |world: &World| world.send(&Claims::of("alice").with_header("alg", algorithm), &world.rsa);
+        let sent = move |world: &World| send(&Claims::of("alice").with_header("alg", algorithm), &world.rsa);
         cases.push(alike(&format!("alg {algorithm:?}"), sent));
     }
     cases.extend([
-        alike("an alg of the other key", |world| world.send(&Claims::of("alice").with_header("alg", "RS512"), &world.ed25519)),
+        alike("an alg of the other key", |world| send(&Claims::of("alice").with_header("alg", "RS512"), &world.ed25519)),
         alike("alg as a number", |world| world.signed(r#"{"alg":512}"#, PAYLOAD)),
         alike("no alg", |world| world.signed(r#"{"typ":"JWT"}"#, PAYLOAD)),
     ]);
@@ -163,7 +163,7 @@ fn header_members() -> Vec<Case> {
 }
 
 fn times() -> Vec<Case> {
-    let at = |seconds: i64| move |world: &World| world.send(&Claims::of("alice").with("time", now() + seconds), &world.ed25519);
+    let at = |seconds: i64| move |world: &World| send(&Claims::of("alice").with("time", now() + seconds), &world.ed25519);
     vec![
         alike("a time 15 s ago", at(-15)),
         alike("a time in 15 s", at(15)),
@@ -206,16 +206,16 @@ fn issued_at() -> Vec<Case> {
     let with = |claim: &str| claims(&format!(r#""username":"alice","time":TIME,"nonce":NONCE,{claim}"#));
     let later = |world: &World| {
         // Ahead of both clocks for as long as this takes.
-        world.send(&Claims::of("alice").with("time", now() + 10).with("iat", now() + 11), &world.ed25519)
+        send(&Claims::of("alice").with("time", now() + 10).with("iat", now() + 11), &world.ed25519)
     };
     vec![
         alike("iat beside time", with(r#""iat":TIME"#)),
-        alike("iat a second before", |world| world.send(&Claims::of("alice").with("iat", now() - 1), &world.ed25519)),
+        alike("iat a second before", |world| send(&Claims::of("alice").with("iat", now() - 1), &world.ed25519)),
         alike("iat with a fraction", with(r#""iat":TIME.0"#)),
-        alike("iat an hour later", |world| world.send(&Claims::of("alice").with("iat", now() + 3600), &world.ed25519)),
+        alike("iat an hour later", |world| send(&Claims::of("alice").with("iat", now() + 3600), &world.ed25519)),
         alike("iat as text", with(r#""iat":"today""#)),
         differs("`iat` an hour before `time`", because::ISSUED_AT, |world| {
-            world.send(&Claims::of("alice").with("iat", now() - 3600), &world.ed25519)
+            send(&Claims::of("alice").with("iat", now() - 3600), &world.ed25519)
         }),
         differs("`iat` as digits in quotes", because::NUMBERS, with(r#""iat":"TIME""#)),
         differs("`iat` a second after `time`, by a clock that is ahead", "a clock may be ahead by as much as `time` may", later),
@@ -225,7 +225,7 @@ fn issued_at() -> Vec<Case> {
 
 fn lifetimes() -> Vec<Case> {
     let with = |claim: &'static str, seconds: i64| {
-        move |world: &World| world.send(&Claims::of("alice").with(claim, now() + seconds), &world.ed25519)
+        move |world: &World| send(&Claims::of("alice").with(claim, now() + seconds), &world.ed25519)
     };
     let json = |claim: &str| claims(&format!(r#""username":"alice","time":TIME,"nonce":NONCE,{claim}"#));
     vec![
@@ -253,7 +253,7 @@ fn audiences() -> Vec<Case> {
         differs("an empty `aud`", because::AUDIENCE, audience(r#""""#)),
         differs("an `aud` without names", because::AUDIENCE, audience("[]")),
         differs("this service as `aud`", "`issuer.audience` says what this service is called", |world| {
-            world.send(&Claims::of("alice").with("aud", World::AUDIENCE), &world.ed25519)
+            send(&Claims::of("alice").with("aud", World::AUDIENCE), &world.ed25519)
         }),
     ]
 }
@@ -270,7 +270,7 @@ fn names() -> Vec<Case> {
         differs("`jti` as a number", because::NAMES, with(r#""jti":1"#)),
         alike("claims that nobody knows", with(r#""scope":"admin","x":{"y":[1,2.5,null,"z"]}"#)),
         differs("`iss`, `iat`, `jti` in place of `username`, `time`, `nonce`", because::PROFILE, |world| {
-            world.send(&Claims::registered("alice"), &world.ed25519)
+            send(&Claims::registered("alice"), &world.ed25519)
         }),
         differs("`iat` in place of `time`", because::PROFILE, claims(r#""username":"alice","iat":TIME,"nonce":NONCE"#)),
         differs("`jti` in place of `nonce`", because::PROFILE, claims(r#""username":"alice","time":TIME,"jti":NONCE"#)),
@@ -280,7 +280,7 @@ fn names() -> Vec<Case> {
 
 fn bindings() -> Vec<Case> {
     let with = |claim: &'static str, value: &'static str| {
-        move |world: &World| world.send(&Claims::of("alice").with(claim, value), &world.ed25519)
+        move |world: &World| send(&Claims::of("alice").with(claim, value), &world.ed25519)
     };
     let body = "sha-256=:X48E9qOokqqrvdts8nOJRJN3OWDUoyWxBf7kbu9DBPE=:";
     vec![
@@ -298,7 +298,7 @@ fn bindings() -> Vec<Case> {
 }
 
 fn users() -> Vec<Case> {
-    let of = |username: &'static str| move |world: &World| world.send(&Claims::of(username), &world.ed25519);
+    let of = |username: &'static str| move |world: &World| send(&Claims::of(username), &world.ed25519);
     let username = |json: &str| claims(&format!(r#""username":{json},"time":TIME,"nonce":NONCE"#));
     vec![
         alike("an unknown user", of("nobody")),
@@ -306,7 +306,7 @@ fn users() -> Vec<Case> {
         alike("a user in capitals", of("ALICE")),
         alike("a user with a space", of(" alice")),
         alike("a user with a line break", of("alice\n")),
-        alike("a user of 256 characters", |world| world.send(&Claims::of(&"a".repeat(256)), &world.ed25519)),
+        alike("a user of 256 characters", |world| send(&Claims::of(&"a".repeat(256)), &world.ed25519)),
         alike("a user with spaces and letters", of(World::LETTERS)),
         alike("the same letters, put together otherwise", of("Zoe\u{308} 名")),
         alike("a user in escapes", username(r#""\u0061lice""#)),
@@ -325,14 +325,14 @@ fn keys() -> Vec<Case> {
     vec![
         alike("an RSA key of 4096 bit", openssl("large")),
         alike("an RSA key with the exponent 3", openssl("three")),
-        alike("the newest of ten keys", |world| world.send(&Claims::of("many"), &world.many[9])),
+        alike("the newest of ten keys", |world| send(&Claims::of("many"), &world.many[9])),
         alike("the oldest of ten keys, by its kid", |world| {
-            world.send(&Claims::of("many").with_header("kid", world.many[0].fingerprint()), &world.many[0])
+            send(&Claims::of("many").with_header("kid", world.many[0].fingerprint()), &world.many[0])
         }),
         differs(
             "the oldest of ten keys of one kind, without its `kid`",
             "a forged token must not cost more than 8 verifications",
-            |world| world.send(&Claims::of("many"), &world.many[0]),
+            |world| send(&Claims::of("many"), &world.many[0]),
         ),
         differs("an RSA key under 2048 bit", "it can be broken", openssl("small")),
     ]
@@ -363,9 +363,9 @@ fn signatures() -> Vec<Case> {
         alike("a byte too many", changed(|signature| signature.push(0))),
         alike("nothing but zeros", changed(|signature| signature.fill(0))),
         alike("no signature", changed(Vec::clear)),
-        alike("another user's key", |world| world.send(&Claims::of("alice"), &world.bobs)),
+        alike("another user's key", |world| send(&Claims::of("alice"), &world.bobs)),
         alike("another user's key under the kid of the right one", |world| {
-            world.send(&Claims::of("alice").with_header("kid", world.ed25519.fingerprint()), &world.bobs)
+            send(&Claims::of("alice").with_header("kid", world.ed25519.fingerprint()), &world.bobs)
         }),
         alike("another token's header", spliced(0)),
         alike("another token's claims", spliced(1)),
@@ -406,9 +406,9 @@ fn payloads() -> Vec<Case> {
         alike("claims with spaces", |world| {
             world.signed(HEADER, "{\n  \"username\": \"alice\", \"time\" : TIME, \"nonce\": NONCE }\n")
         }),
-        alike("claims of 6 KiB", |world| world.send(&Claims::of("alice").with("x", "x".repeat(4500)), &world.ed25519)),
+        alike("claims of 6 KiB", |world| send(&Claims::of("alice").with("x", "x".repeat(4500)), &world.ed25519)),
         differs("a token of more than 8 KiB", "the bound of what is read before anything is proven", |world| {
-            world.send(&Claims::of("alice").with("x", "x".repeat(8000)), &world.ed25519)
+            send(&Claims::of("alice").with("x", "x".repeat(8000)), &world.ed25519)
         }),
         differs("claims behind a byte order mark", because::JSON, |world| world.signed(HEADER, &format!("\u{feff}{PAYLOAD}"))),
         differs("claims in UTF-16", because::JSON, |world| {
@@ -497,6 +497,10 @@ fn differs(what: &str, why: &'static str, sent: impl Fn(&World) -> Requests + 's
     Case { what: what.to_owned(), why: Some(why), sent: Box::new(sent) }
 }
 
+fn send(claims: &Claims, key: &Key) -> Requests {
+    once(claims.authorization(key))
+}
+
 fn once(authorization: impl Into<String>) -> Requests {
     vec![vec![authorization.into()]]
 }
@@ -582,10 +586,6 @@ impl World {
 
     fn authorization(&self) -> String {
         format!("JWT {}", self.token())
-    }
-
-    fn send(&self, claims: &Claims, key: &Key) -> Requests {
-        once(claims.authorization(key))
     }
 
     /// Header and payload to the letter, but for what is [`filled`] in, signed by alice.
