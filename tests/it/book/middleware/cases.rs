@@ -35,7 +35,7 @@ mod because {
     pub const PROFILE: &str = "the registered claims (RFC 7519) say the same: `iss` or `sub`, `iat`, `jti`";
 }
 
-/// Every case, each with a name of its own.
+/// Every case, in the order in which they are sent.
 pub fn cases() -> Vec<Case> {
     let groups = [
         headers(),
