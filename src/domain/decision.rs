@@ -470,9 +470,13 @@ impl From<&TokenFault> for DenialReason {
             TokenFault::TooLarge => Self::TokenTooLarge,
             TokenFault::NotAJws(_) => Self::NotAJws,
             TokenFault::UnsupportedAlgorithm => Self::AlgorithmNotAllowed,
-            TokenFault::Claims(ClaimsFault::Mistyped | ClaimsFault::ByteOrderMark | ClaimsFault::BadUsername) => {
-                Self::ClaimsMistyped
-            }
+            TokenFault::Claims(
+                ClaimsFault::Mistyped
+                | ClaimsFault::NotATime(_)
+                | ClaimsFault::NotText(_)
+                | ClaimsFault::ByteOrderMark
+                | ClaimsFault::BadUsername,
+            ) => Self::ClaimsMistyped,
             TokenFault::Claims(ClaimsFault::NoUsername | ClaimsFault::NoTime | ClaimsFault::NoNonce | ClaimsFault::Missing) => {
                 Self::ClaimMissing
             }
