@@ -88,7 +88,9 @@ impl Roots {
 
     /// For clients on rustls that take authorities alone.
     pub fn store(&self) -> RootCertStore {
-        peers::store(&self.certificates)
+        let mut store = RootCertStore::empty();
+        store.add_parsable_certificates(self.certificates.iter().cloned());
+        store
     }
 
     /// For clients on rustls.

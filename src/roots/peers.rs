@@ -5,6 +5,8 @@
 //! certificate of an authority in that place. Here it counts if the peer shows exactly, byte for byte, a certificate that is trusted.
 //! That opens no door: the holder of its key could sign a certificate for any name and use. All else still has to hold: the name of a
 //! server, the time, the use that the certificate is for, and the proof that the peer has its key.
+//!
+//! A certificate that says CA:FALSE counts for itself alone.
 
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
@@ -16,7 +18,7 @@ use rustls::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         verify_server_name,
     },
-    crypto::aws_lc_rs,
+    crypto::{WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
     server::{
         ParsedCertificate, VerifierBuilderError, WebPkiClientVerifier,
@@ -26,7 +28,7 @@ use rustls::{
 use x509_cert::{
     Certificate, TbsCertificate,
     der::{Decode, oid::ObjectIdentifier},
-    ext::pkix::{ExtendedKeyUsage, KeyUsage, NameConstraints, SubjectAltName},
+    ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage, NameConstraints, SubjectAltName},
 };
 
 /// What a certificate can be for (RFC 5280, section 4.2.1.12).
@@ -35,7 +37,7 @@ const CLIENT_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.
 const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 
 /// What to do about a certificate of an authority that is shown as a peer's own.
-pub const CURE: &str = "trust exactly this certificate, or make it again with `-addext basicConstraints=critical,CA:FALSE`";
+pub const CURE: &str = "trust exactly this certificate, or give the peer one with `basicConstraints=critical,CA:FALSE`";
 
 /// Why a certificate is refused, if the library says it with the name of a variant.
 #[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -84,38 +86,58 @@ impl From<Unfit> for Error {
     }
 }
 
-/// Verifies servers by `trusted`, of which there is at least one.
+/// Verifies servers by `trusted`.
 pub(super) fn servers(trusted: &[CertificateDer<'static>]) -> Result<Arc<dyn ServerCertVerifier>, VerifierBuilderError> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let by_authorities = WebPkiServerVerifier::builder_with_provider(Arc::new(store(trusted)), provider).build()?;
-    Ok(Arc::new(Servers { trusted: Trusted(trusted.into()), by_authorities }))
+    let provider = aws_lc_rs::default_provider();
+    let algorithms = provider.signature_verification_algorithms;
+    let by_authorities = match authorities(trusted) {
+        Some(store) => Some(WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::new(provider)).build()?),
+        None => None,
+    };
+    Ok(Arc::new(Servers { trusted: Trusted(trusted.into()), by_authorities, algorithms }))
 }
 
-/// Verifies clients by `trusted`, of which there is at least one. A client without a certificate is refused. Clients are not told whose
-/// certificates are trusted: some would then keep back one that is trusted by itself.
+/// Verifies clients by `trusted`. A client without a certificate is refused. Clients are not told whose certificates are trusted: some
+/// would then keep back one that is trusted by itself.
 pub fn clients(trusted: &[CertificateDer<'static>]) -> Result<Arc<dyn ClientCertVerifier>, VerifierBuilderError> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let by_authorities = WebPkiClientVerifier::builder_with_provider(Arc::new(store(trusted)), provider);
-    let by_authorities = by_authorities.clear_root_hint_subjects().build()?;
-    Ok(Arc::new(Clients { trusted: Trusted(trusted.into()), by_authorities }))
+    let provider = aws_lc_rs::default_provider();
+    let algorithms = provider.signature_verification_algorithms;
+    let by_authorities = match authorities(trusted) {
+        Some(store) => {
+            let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(store), Arc::new(provider));
+            Some(builder.clear_root_hint_subjects().build()?)
+        }
+        None => None,
+    };
+    Ok(Arc::new(Clients { trusted: Trusted(trusted.into()), by_authorities, algorithms }))
 }
 
-pub(super) fn store(trusted: &[CertificateDer<'static>]) -> RootCertStore {
+/// Those that may sign others, if there are any.
+fn authorities(trusted: &[CertificateDer<'static>]) -> Option<RootCertStore> {
     let mut store = RootCertStore::empty();
-    store.add_parsable_certificates(trusted.iter().cloned());
-    store
+    store.add_parsable_certificates(trusted.iter().filter(|certificate| may_sign_others(certificate)).cloned());
+    (!store.is_empty()).then_some(store)
+}
+
+/// Unless it says CA:FALSE, which the library does not ask of what it is given as an authority. Those from before there was such a word
+/// say nothing.
+fn may_sign_others(certificate: &CertificateDer<'_>) -> bool {
+    let Ok(certificate) = Certificate::from_der(certificate) else { return true };
+    !matches!(certificate.tbs_certificate.get::<BasicConstraints>(), Ok(Some((_, constraints))) if !constraints.ca)
 }
 
 #[derive(Debug)]
 struct Servers {
     trusted: Trusted,
-    by_authorities: Arc<WebPkiServerVerifier>,
+    by_authorities: Option<Arc<WebPkiServerVerifier>>,
+    algorithms: WebPkiSupportedAlgorithms,
 }
 
 #[derive(Debug)]
 struct Clients {
     trusted: Trusted,
-    by_authorities: Arc<dyn ClientCertVerifier>,
+    by_authorities: Option<Arc<dyn ClientCertVerifier>>,
+    algorithms: WebPkiSupportedAlgorithms,
 }
 
 /// Certificates that a peer may show as its own.
@@ -139,7 +161,7 @@ impl Trusted {
     ) -> Result<Certificate, Error> {
         // Nothing of a stranger's certificate is parsed here.
         if !self.0.iter().any(|trusted| trusted == own) {
-            return Err(Unfit::of(&refusal).map_or(refusal, Into::into));
+            return Err(refusal);
         }
         let certificate = Certificate::from_der(own).map_err(|_| CertificateError::BadEncoding)?;
         is_valid_at(&certificate.tbs_certificate, now)?;
@@ -216,9 +238,12 @@ impl ServerCertVerifier for Servers {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let refusal = match self.by_authorities.verify_server_cert(own, intermediates, name, ocsp_response, now) {
-            Ok(verified) => return Ok(verified),
-            Err(refusal) => refusal,
+        let refusal = match &self.by_authorities {
+            Some(authorities) => match authorities.verify_server_cert(own, intermediates, name, ocsp_response, now) {
+                Ok(verified) => return Ok(verified),
+                Err(refusal) => Unfit::of(&refusal).map_or(refusal, Into::into),
+            },
+            None => CertificateError::UnknownIssuer.into(),
         };
         let certificate = self.trusted.reconsider(own, SERVER_AUTH, now, refusal)?;
         is_named(own, &certificate.tbs_certificate, name)?;
@@ -231,7 +256,7 @@ impl ServerCertVerifier for Servers {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.by_authorities.verify_tls12_signature(message, certificate, signature)
+        verify_tls12_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -240,17 +265,17 @@ impl ServerCertVerifier for Servers {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.by_authorities.verify_tls13_signature(message, certificate, signature)
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.by_authorities.supported_verify_schemes()
+        self.algorithms.supported_schemes()
     }
 }
 
 impl ClientCertVerifier for Clients {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.by_authorities.root_hint_subjects()
+        &[]
     }
 
     fn verify_client_cert(
@@ -259,9 +284,12 @@ impl ClientCertVerifier for Clients {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let refusal = match self.by_authorities.verify_client_cert(own, intermediates, now) {
-            Ok(verified) => return Ok(verified),
-            Err(refusal) => refusal,
+        let refusal = match &self.by_authorities {
+            Some(authorities) => match authorities.verify_client_cert(own, intermediates, now) {
+                Ok(verified) => return Ok(verified),
+                Err(refusal) => refusal,
+            },
+            None => CertificateError::UnknownIssuer.into(),
         };
         self.trusted.reconsider(own, CLIENT_AUTH, now, refusal)?;
         Ok(ClientCertVerified::assertion())
@@ -273,7 +301,7 @@ impl ClientCertVerifier for Clients {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.by_authorities.verify_tls12_signature(message, certificate, signature)
+        verify_tls12_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -282,11 +310,11 @@ impl ClientCertVerifier for Clients {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.by_authorities.verify_tls13_signature(message, certificate, signature)
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.by_authorities.supported_verify_schemes()
+        self.algorithms.supported_schemes()
     }
 }
 

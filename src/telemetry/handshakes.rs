@@ -107,7 +107,8 @@ impl HandshakeFailure {
             ),
             Self::Authority => format!(
                 "the client's own certificate is that of an authority (CA:TRUE, as `openssl req -x509` makes it) and is not itself in \
-                 `{client_ca}`; add exactly this certificate there, or make it again with `-addext basicConstraints=critical,CA:FALSE`"
+                 `{client_ca}`; add exactly this certificate there, or give the client one with `basicConstraints=critical,CA:FALSE` that \
+                 an authority there signed"
             ),
             Self::SignsOnly => format!(
                 "the client showed as its own the certificate of an authority in `{client_ca}`, whose key usage or name constraints \

@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::harness::{
-    Behaviour, Countersign, Database, Deployment, JwksServer, Ran, Redis, SelfSigned, Signer, eventually, execute, free_port,
-    program,
+    Authority, Behaviour, Countersign, Database, Deployment, JwksServer, Ran, Redis, SelfSigned, Signer, eventually, execute,
+    free_port, program,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -18,8 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// while it trusts the second.
 async fn servers_are_verified(connect: impl AsyncFn(&SelfSigned, &str, &SelfSigned) -> Ran) {
     let (own, twin, expired) = (SelfSigned::new(), SelfSigned::new(), SelfSigned::expired());
-    let named_as_of_old = SelfSigned::with(&[]);
-    for trusted in [&own, &named_as_of_old] {
+    let (named_as_of_old, plain) = (SelfSigned::with(&[]), plain());
+    for trusted in [&own, &named_as_of_old, &plain] {
         let ran = connect(trusted, "localhost", trusted).await;
         assert_eq!(ran.code, 0, "{ran:?}");
     }
@@ -27,7 +27,7 @@ async fn servers_are_verified(connect: impl AsyncFn(&SelfSigned, &str, &SelfSign
         (&own, "127.0.0.1", &own, "not valid for name"),
         (&named_as_of_old, "127.0.0.1", &named_as_of_old, "not valid for name"),
         (&expired, "localhost", &expired, "expired"),
-        (&twin, "localhost", &own, "trust exactly this certificate, or make it again"),
+        (&twin, "localhost", &own, "trust exactly this certificate, or give the peer one"),
     ] {
         let ran = connect(shown, name, trusted).await;
         let said = format!("{}{}", ran.stdout, ran.stderr);
@@ -80,11 +80,9 @@ async fn of_replicas() {
 /// Its driver verifies by itself, and takes no such certificate; it then says what does work.
 #[tokio::test]
 async fn of_a_database_needs_another_certificate() {
-    let (authority, plain) = (SelfSigned::new(), ["subjectAltName=DNS:localhost", "basicConstraints=critical,CA:FALSE"]);
-    let plain = SelfSigned::with(&plain);
     let database = Database::postgres();
     Deployment::bare().set("database.url", &database.url).done(&["migrate", "up"]);
-    for (shown, is_taken) in [(authority, false), (plain, true)] {
+    for (shown, is_taken) in [(SelfSigned::new(), false), (plain(), true)] {
         database.serve_certificate(shown.pem().as_ref(), shown.key().as_ref()).await;
         let localhost = database.url.replace("127.0.0.1", "localhost");
         let url = format!("{localhost}?sslmode=verify-full&sslrootcert={}", shown.pem());
@@ -107,13 +105,16 @@ fn clients_are_verified_by_every_listener() {
     let (server, own, twin, expired) = (SelfSigned::new(), SelfSigned::new(), SelfSigned::new(), SelfSigned::expired());
     let for_servers = SelfSigned::with(&["extendedKeyUsage=serverAuth"]);
     let signs_only = SelfSigned::with(&["keyUsage=critical,keyCertSign"]);
-    let stranger = SelfSigned::with(&["basicConstraints=critical,CA:FALSE"]);
+    let (plain, stranger, elsewhere) = (plain(), plain(), tempfile::tempdir().unwrap());
+    let unknown = Authority::new(elsewhere.path());
+    unknown.certify("client");
+    let [unknown, unknown_key] = ["pem", "key"].map(|kind| unknown.file("client", kind).to_str().unwrap().to_owned());
     let (leaf, leaf_key) = own.sign();
     let (foreign_leaf, foreign_leaf_key) = SelfSigned::with(&["subjectKeyIdentifier=none"]).sign();
 
     let deployment = Deployment::new();
     let trusted: Vec<String> =
-        [&own, &expired, &for_servers, &signs_only].iter().map(|one| std::fs::read_to_string(one.pem()).unwrap()).collect();
+        [&own, &plain, &expired, &for_servers, &signs_only].iter().map(|one| std::fs::read_to_string(one.pem()).unwrap()).collect();
     let trusted = deployment.file("trusted.pem", &trusted.concat());
     let mut deployment = deployment;
     for listeners in ["server", "admin"] {
@@ -126,9 +127,10 @@ fn clients_are_verified_by_every_listener() {
 
     let with = |pem: &str, key: &str| vec!["--cert".to_owned(), pem.to_owned(), "--key".to_owned(), key.to_owned()];
     let as_own = |shown: &SelfSigned| with(&shown.pem(), &shown.key());
-    let taken = [as_own(&own), with(&leaf, &leaf_key)];
+    let taken = [as_own(&own), as_own(&plain), with(&leaf, &leaf_key)];
     let refused = [
         (vec![], "no_certificate", "showed no certificate"),
+        (with(&unknown, &unknown_key), "unknown_issuer", "or the certificate itself"),
         (as_own(&twin), "authority", "add exactly this certificate"),
         (as_own(&expired), "expired", "has expired"),
         (as_own(&for_servers), "wrong_purpose", "`clientAuth`"),
@@ -205,6 +207,11 @@ fn a_client_that_is_no_longer_trusted_resumes_no_session() {
         let refused = ask(&["-sess_in", &session]);
         assert!(!refused.contains("HTTP/1.1"), "{version}: {refused}");
     }
+}
+
+/// A self-signed certificate that says that it is no authority's.
+fn plain() -> SelfSigned {
+    SelfSigned::with(&["subjectAltName=DNS:localhost", "basicConstraints=critical,CA:FALSE"])
 }
 
 fn listeners(countersign: &Countersign) -> [(&'static str, SocketAddr); 3] {

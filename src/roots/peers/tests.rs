@@ -29,6 +29,8 @@ const CONSTRAINED: &str = include_str!("constrained.pem");
 const FOR_CLIENTS: &str = include_str!("for_clients.pem");
 /// `x509 -req -CA own.pem` with the names of `OWN`: signed by it.
 const LEAF: &str = include_str!("leaf.pem");
+/// The same with `-CA plain.pem`.
+const LEAF_OF_PLAIN: &str = include_str!("leaf_of_plain.pem");
 /// `x509 -req -signkey` without extensions: version 1.
 const OLD: &str = include_str!("old.pem");
 
@@ -85,8 +87,19 @@ fn another_authority_is_refused_with_the_cure_whatever_its_name() {
         for own in [TWIN, SIGNS_ONLY] {
             let error = refused(&[OWN], peer, own, NOW);
             assert_eq!(Unfit::of(&error), Some(Unfit::Authority), "{peer:?}: {error}");
-            assert!(error.to_string().contains(CURE), "{error}");
+            assert!(peer == Peer::Client || error.to_string().contains(CURE), "{error}");
         }
+    }
+}
+
+#[test]
+fn what_says_that_it_signs_no_others_does_not() {
+    for peer in BOTH {
+        for trusted in [&[PLAIN][..], &[OWN, PLAIN]] {
+            let error = refused(trusted, peer, LEAF_OF_PLAIN, NOW);
+            assert!(matches!(error, Error::InvalidCertificate(_)), "{peer:?}: {error}");
+        }
+        assert_eq!(verify(&[PLAIN], peer, LEAF, NOW), Err(CertificateError::UnknownIssuer.into()), "{peer:?}");
     }
 }
 
