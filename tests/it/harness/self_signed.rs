@@ -21,7 +21,9 @@ impl SelfSigned {
     pub fn with(extensions: &[&str]) -> Self {
         let made = Self { dir: tempfile::tempdir().unwrap() };
         let mut arguments = vec!["req", "-x509", "-days", "2", "-out", "own.pem"];
-        extensions.iter().for_each(|extension| arguments.extend(["-addext", extension]));
+        for extension in extensions {
+            arguments.extend(["-addext", extension]);
+        }
         made.openssl(&[&arguments[..], &NEW_KEY].concat());
         made
     }
