@@ -1,5 +1,6 @@
-//! Connections are counted here, by listener, and what strangers send that is no request.
+//! Connections are counted here, by listener, TLS handshakes that fail, and what strangers send that is no request.
 
+use std::net::SocketAddr;
 use std::sync::{
     Arc, Mutex, PoisonError,
     atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -8,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use opentelemetry::KeyValue;
 
-use super::metrics::Metrics;
+pub use super::handshakes::HandshakeFailure;
+use super::{handshakes::Handshakes, metrics::Metrics};
 
 /// Which listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +103,7 @@ pub struct ConnectionCounts {
     refused: AtomicU64,
     given_up: [AtomicU64; Overdue::ALL.len()],
     malformed: [AtomicU64; Malformed::ALL.len()],
+    handshakes: Handshakes,
     /// Malformed requests that no line of the log tells of, and when the last one did.
     untold: AtomicU64,
     told_at: Mutex<Option<Instant>>,
@@ -119,6 +122,7 @@ impl ConnectionCounts {
                 refused: AtomicU64::default(),
                 given_up: Default::default(),
                 malformed: Default::default(),
+                handshakes: Handshakes::default(),
                 untold: AtomicU64::default(),
                 told_at: Mutex::default(),
             })
@@ -145,6 +149,16 @@ impl ConnectionCounts {
                 for (reason, count) in Overdue::ALL.iter().zip(&counts.given_up) {
                     let labels = [label(counts), KeyValue::new("reason", reason.name())];
                     observer.observe(count.load(Ordering::Relaxed), &labels);
+                }
+            }
+        });
+        let read = all.clone();
+        let description = "TLS handshakes that failed, by listener and reason.";
+        metrics.counter("countersign.tls.handshakes.failed", description, move |observer| {
+            for counts in &read {
+                for reason in HandshakeFailure::ALL {
+                    let labels = [label(counts), KeyValue::new("reason", reason.name())];
+                    observer.observe(counts.handshakes.count(reason), &labels);
                 }
             }
         });
@@ -190,6 +204,12 @@ impl ConnectionCounts {
         tracing::debug!(listener = self.listener.name(), reason = reason.name(), "a connection was given up");
     }
 
+    /// A TLS handshake with `peer` failed, which the library calls `error`. The log tells of it, as often as it may.
+    pub fn handshake_failed(&self, failure: HandshakeFailure, peer: SocketAddr, error: String, now: Instant) {
+        self.handshakes.failed(failure, peer, error);
+        self.handshakes.tell(self.listener, now);
+    }
+
     /// Something came that is no request.
     pub fn malformed(&self, kind: Malformed) {
         self.malformed[kind as usize].fetch_add(1, Ordering::Relaxed);
@@ -198,12 +218,13 @@ impl ConnectionCounts {
 
     /// Whether [`Self::tell`] has something to tell.
     pub fn has_untold(&self) -> bool {
-        self.untold.load(Ordering::Relaxed) > 0
+        self.untold.load(Ordering::Relaxed) > 0 || self.handshakes.has_untold()
     }
 
-    /// Logs how many malformed requests there were since it last did, at most once a second.
+    /// Logs which handshakes failed and how many malformed requests there were since it last did, at most once a second.
     pub fn tell(&self, now: Instant) {
-        if !self.has_untold() {
+        self.handshakes.tell(self.listener, now);
+        if self.untold.load(Ordering::Relaxed) == 0 {
             return;
         }
         let mut told_at = self.told_at.lock().unwrap_or_else(PoisonError::into_inner);

@@ -87,6 +87,7 @@ mod revocation;
 mod secrets;
 mod seed_asymmetric;
 mod seed_jwthenticator;
+mod self_signed_certificates;
 mod settings;
 mod shutdown;
 mod signing_keys;
