@@ -106,12 +106,11 @@ async fn events(State(next): State<Arc<Notify>>, method: Method, target: Uri, he
     let stream = futures_util::stream::unfold(Some(greeting), move |event| {
         let next = Arc::clone(&next);
         async move {
-            let event = match event {
-                Some(greeting) => greeting,
-                None => {
-                    next.notified().await;
-                    "next".to_owned()
-                }
+            let event = if let Some(greeting) = event {
+                greeting
+            } else {
+                next.notified().await;
+                "next".to_owned()
             };
             Some((Ok::<_, std::convert::Infallible>(format!("data: {event}\n\n")), None))
         }
