@@ -90,7 +90,7 @@ local function is_answered_preflight(r)
     for name, value in pairs(TO_PAGES) do
         r.err_headers_out[name] = value
     end
-    if r.method ~= "OPTIONS" or not r.headers_in["Access-Control-Request-Method"] then
+    if r.method ~= "OPTIONS" or (r.headers_in["Access-Control-Request-Method"] or "") == "" then
         return false
     end
     for name, value in pairs(TO_PREFLIGHTS) do
