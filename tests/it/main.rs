@@ -47,6 +47,7 @@ mod gateways_hostile;
 mod gateways_matrix;
 mod gateways_nginx;
 mod gateways_rolling;
+mod gateways_shared;
 mod grpc_door;
 mod grpc_limits;
 mod guarded_redis;
