@@ -1,4 +1,4 @@
-//! Connections are counted here, by listener, and what strangers send that is no request.
+//! Connections are counted here, by listener, and what is refused on them before anybody looks at it.
 
 use std::sync::{
     Arc, Mutex, PoisonError,
@@ -101,12 +101,15 @@ pub struct ConnectionCounts {
     refused: AtomicU64,
     given_up: [AtomicU64; Overdue::ALL.len()],
     malformed: [AtomicU64; Malformed::ALL.len()],
-    /// Malformed requests that no line of the log tells of, and when the last one did.
-    untold: AtomicU64,
+    /// Requests that were one too many, but for decisions.
+    overloaded: AtomicU64,
+    /// What no line of the log tells of yet, and when the last one did.
+    untold_malformed: AtomicU64,
+    untold_overloaded: AtomicU64,
     told_at: Mutex<Option<Instant>>,
 }
 
-/// How often the log tells of malformed requests: anyone can send them.
+/// How often the log tells of what was refused: anyone can send it.
 const TELL_INTERVAL: Duration = Duration::from_secs(1);
 
 impl ConnectionCounts {
@@ -119,7 +122,9 @@ impl ConnectionCounts {
                 refused: AtomicU64::default(),
                 given_up: Default::default(),
                 malformed: Default::default(),
-                untold: AtomicU64::default(),
+                overloaded: AtomicU64::default(),
+                untold_malformed: AtomicU64::default(),
+                untold_overloaded: AtomicU64::default(),
                 told_at: Mutex::default(),
             })
         });
@@ -154,6 +159,13 @@ impl ConnectionCounts {
                 for (kind, count) in Malformed::ALL.iter().zip(&counts.malformed) {
                     observer.observe(count.load(Ordering::Relaxed), &[label(counts), KeyValue::new("kind", kind.name())]);
                 }
+            }
+        });
+        let read = all.clone();
+        let description = "Requests other than decisions that were refused because there were too many, by listener.";
+        metrics.counter("countersign.requests.refused", description, move |observer| {
+            for counts in &read {
+                observer.observe(counts.overloaded.load(Ordering::Relaxed), &[label(counts)]);
             }
         });
         all
@@ -193,15 +205,21 @@ impl ConnectionCounts {
     /// Something came that is no request.
     pub fn malformed(&self, kind: Malformed) {
         self.malformed[kind as usize].fetch_add(1, Ordering::Relaxed);
-        self.untold.fetch_add(1, Ordering::Relaxed);
+        self.untold_malformed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A request that is no decision was one too many.
+    pub fn overloaded(&self) {
+        self.overloaded.fetch_add(1, Ordering::Relaxed);
+        self.untold_overloaded.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Whether [`Self::tell`] has something to tell.
     pub fn has_untold(&self) -> bool {
-        self.untold.load(Ordering::Relaxed) > 0
+        [&self.untold_malformed, &self.untold_overloaded].iter().any(|untold| untold.load(Ordering::Relaxed) > 0)
     }
 
-    /// Logs how many malformed requests there were since it last did, at most once a second.
+    /// Logs how much was refused since it last did, at most once a second.
     pub fn tell(&self, now: Instant) {
         if !self.has_untold() {
             return;
@@ -209,8 +227,15 @@ impl ConnectionCounts {
         let mut told_at = self.told_at.lock().unwrap_or_else(PoisonError::into_inner);
         if told_at.is_none_or(|told_at| now.duration_since(told_at) >= TELL_INTERVAL) {
             *told_at = Some(now);
-            let count = self.untold.swap(0, Ordering::Relaxed);
-            tracing::warn!(listener = self.listener.name(), count, "malformed requests were refused");
+            let listener = self.listener.name();
+            let [malformed, overloaded] =
+                [&self.untold_malformed, &self.untold_overloaded].map(|untold| untold.swap(0, Ordering::Relaxed));
+            if malformed > 0 {
+                tracing::warn!(listener, count = malformed, "malformed requests were refused");
+            }
+            if overloaded > 0 {
+                tracing::warn!(listener, count = overloaded, "requests were refused because there were too many");
+            }
         }
     }
 }
@@ -229,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_requests_are_told_of_once_a_second() {
+    fn what_is_refused_is_told_of_once_a_second() {
         let [counts, ..] = ConnectionCounts::of_all(&Metrics::unseen());
         let start = Instant::now();
         counts.malformed(Malformed::Syntax);
@@ -239,6 +264,11 @@ mod tests {
         counts.tell(start + TELL_INTERVAL / 2);
         assert!(counts.has_untold(), "too early");
         counts.tell(start + TELL_INTERVAL);
+        assert!(!counts.has_untold());
+        counts.overloaded();
+        counts.tell(start + TELL_INTERVAL);
+        assert!(counts.has_untold(), "too early");
+        counts.tell(start + 2 * TELL_INTERVAL);
         assert!(!counts.has_untold());
     }
 }
