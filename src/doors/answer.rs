@@ -32,6 +32,7 @@ pub(super) mod name {
     pub(in crate::doors) const REFUSAL: [&str; 5] = [ERROR, "www-authenticate", "cache-control", "content-type", DECISION_ID];
     pub(in crate::doors) const RETRY_AFTER: &str = "retry-after";
     pub(in crate::doors) const REQUIRED_SCOPE: &str = "x-required-scope";
+    pub(in crate::doors) const FORWARDED_PROTO: &str = "x-forwarded-proto";
     pub(in crate::doors) const TRACEPARENT: &str = "traceparent";
     pub(in crate::doors) const TRACESTATE: &str = "tracestate";
 }

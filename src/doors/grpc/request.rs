@@ -41,7 +41,7 @@ pub(super) fn presented<'a>(request: &'a CheckRequest, metadata: &'a MetadataMap
         authorization: if language.uses_authorization() { Credentials::None } else { headers.credentials(AUTHORIZATION) },
         request: OriginalRequest {
             method: stated(&http.method),
-            scheme: stated(&http.scheme),
+            scheme: headers.scheme(),
             host: stated(&http.host),
             path: stated(&http.path),
             body: headers.body(),
@@ -85,6 +85,16 @@ impl<'a> Headers<'a> {
             None => Credentials::Unusable,
         });
         plain.or_same(raw)
+    }
+
+    /// Over HTTP/2 the attribute is what the client writes into `:scheme`, whatever it connects with. The header is Envoy's own,
+    /// unless its settings leave it to the proxy in front.
+    fn scheme(&self) -> Stated<'a> {
+        let header = self.all(name::FORWARDED_PROTO).fold(Stated::Nowhere, |known, value| match value {
+            Some(value) => known.and(Some(value)),
+            None => Stated::Contradictory,
+        });
+        header.or(stated(&self.0.scheme))
     }
 
     /// What Envoy hands over of the body.
