@@ -190,6 +190,14 @@ impl AuthMethod {
     pub const ALL: [Self; 2] = [Self::SelfSigned, Self::AccessToken];
 
     /// The value of `X-Auth-Method`.
+    /// Whether what was presented passes once, so that the answer about it holds for this request alone.
+    pub const fn is_single_use(self) -> bool {
+        match self {
+            Self::SelfSigned => true,
+            Self::AccessToken => false,
+        }
+    }
+
     pub const fn name(self) -> &'static str {
         match self {
             Self::SelfSigned => "self_signed",
