@@ -154,7 +154,7 @@ impl Refusal<'_> {
     /// The value of `Retry-After`, which only some refusals have.
     pub(super) fn retry_after(&self) -> Option<&'static str> {
         match self.words.kind {
-            RefusalKind::Unauthenticated | RefusalKind::Forbidden => None,
+            RefusalKind::Unauthenticated | RefusalKind::Forbidden | RefusalKind::Misconfigured => None,
             RefusalKind::Unavailable => Some(RETRY_AFTER),
         }
     }
@@ -174,6 +174,8 @@ pub(super) enum RefusalKind {
     Forbidden,
     /// 503: cannot tell.
     Unavailable,
+    /// 500: the gateway asks for something unknown.
+    Misconfigured,
 }
 
 impl RefusalKind {
@@ -181,6 +183,7 @@ impl RefusalKind {
         match code {
             DenialCode::InsufficientScope => Self::Forbidden,
             DenialCode::Unavailable => Self::Unavailable,
+            DenialCode::Misconfigured => Self::Misconfigured,
             DenialCode::MissingCredentials
             | DenialCode::MalformedCredentials
             | DenialCode::UnsupportedAlgorithm
@@ -197,6 +200,7 @@ impl RefusalKind {
             Self::Unauthenticated => "Unauthorized",
             Self::Forbidden => "Forbidden",
             Self::Unavailable => "Service Unavailable",
+            Self::Misconfigured => "Internal Server Error",
         }
     }
 }

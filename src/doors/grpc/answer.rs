@@ -63,6 +63,7 @@ fn deny(refusal: &Refusal<'_>, id: &str) -> CheckResponse {
         RefusalKind::Unauthenticated => (Code::Unauthenticated, HttpStatusCode::Unauthorized),
         RefusalKind::Forbidden => (Code::PermissionDenied, HttpStatusCode::Forbidden),
         RefusalKind::Unavailable => (Code::Unavailable, HttpStatusCode::ServiceUnavailable),
+        RefusalKind::Misconfigured => (Code::Internal, HttpStatusCode::InternalServerError),
     };
     let headers = refusal.headers(id).chain([("date", date())]).map(|(name, value)| overwrite(name, &value)).collect();
     let response = DeniedHttpResponse { status: Some(HttpStatus { code: status as i32 }), headers, body: refusal.body(id) };

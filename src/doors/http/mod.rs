@@ -19,6 +19,7 @@ mod health;
 mod original;
 pub mod probe;
 mod reading;
+mod route;
 mod throttle;
 mod tokens;
 
@@ -134,8 +135,9 @@ impl Protocol for Serving {
     type Ready = Rc<HttpWorker>;
 
     async fn prepare(self) -> Rc<HttpWorker> {
-        let app = Bridge::to(app!(self.clone(), self.routes())).await;
-        Rc::new(HttpWorker { alive_at: self.alive_at(), door: self, app })
+        let Self { door, counts } = self;
+        let app = Bridge::to(app!(door.clone(), door.routes())).await;
+        Rc::new(HttpWorker { alive_at: door.alive_at(), door, counts, app })
     }
 
     fn serve<S: Stream>(
@@ -166,10 +168,10 @@ impl HttpWorker {
     ) -> hyper::Response<http_body_util::Full<bytes::Bytes>> {
         activity.standing().begin();
         let place = self.door.in_flight.enter();
-        if let Some(asks) = decision::asks(&self.door.url_prefix, request.uri()) {
+        if route::is_question(&self.door.url_prefix, request.uri()) {
             // Its body says nothing, and is not waited for.
             let (request, _) = request.into_parts();
-            return decision::answer(request, asks, &self.door, activity.standing(), place.is_none()).await;
+            return decision::answer(request, &self.door, activity.standing(), place.is_none()).await;
         }
         if place.is_none() && !self.alive_at.iter().any(|path| path == request.uri().path()) {
             self.counts.overloaded();
