@@ -47,9 +47,9 @@ impl Way {
         }
     }
 
-    /// Neither Istio nor Envoy Gateway can tell Countersign more over HTTP than what the client sent.
+    /// Over HTTP Istio asks about every route in the same way.
     fn asks_for_scopes(self) -> bool {
-        !matches!(self, Self::IstioHttp | Self::EnvoyGatewayHttp)
+        self != Self::IstioHttp
     }
 
     /// What the client gets when nobody answers.
