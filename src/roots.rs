@@ -1,16 +1,21 @@
-//! The certificate authorities that outgoing connections trust: those of the system, and those in a file that a setting names.
-//! Every client takes them from here, so that no library uses a list of its own.
+//! The certificates that outgoing connections trust: those of the system, and those in a file that a setting names. Every client takes
+//! them from here, so that no library uses a list of its own. What they count for is in [`peers`], for servers and clients alike.
 //!
 //! The system's are found as OpenSSL finds them: `SSL_CERT_FILE` and `SSL_CERT_DIR`, if either is set, replace the usual places.
+
+pub mod peers;
 
 use std::{
     fmt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use pem::{EncodeConfig, LineEnding, Pem};
 use rustls::{
-    RootCertStore,
+    ClientConfig, ConfigBuilder, RootCertStore,
+    client::WantsClientCert,
+    crypto::aws_lc_rs,
     pki_types::{CertificateDer, pem::PemObject},
 };
 use rustls_native_certs::{CertificateResult, load_native_certs};
@@ -25,6 +30,7 @@ pub struct Roots {
     certificates: Vec<CertificateDer<'static>>,
     from_system: usize,
     ca_file: Option<PathBuf>,
+    client_config: ConfigBuilder<ClientConfig, WantsClientCert>,
 }
 
 /// No server could be verified.
@@ -72,20 +78,31 @@ impl Roots {
         for complaint in complaints {
             tracing::warn!(error = complaint, "some of the certificate authorities {} cannot be read", place());
         }
-        Ok(Self { certificates, from_system, ca_file: ca_file.map(Path::to_owned) })
+        let none = |reason: &dyn fmt::Display| RootsError::None { reason: format!(" ({reason})") };
+        let servers = peers::servers(&certificates).map_err(|error| none(&error))?;
+        let client_config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+        let client_config = client_config.with_safe_default_protocol_versions().map_err(|error| none(&error))?;
+        let client_config = client_config.dangerous().with_custom_certificate_verifier(servers);
+        Ok(Self { certificates, from_system, ca_file: ca_file.map(Path::to_owned), client_config })
     }
 
-    /// For clients on rustls.
+    /// For clients on rustls that take authorities alone.
     pub fn store(&self) -> RootCertStore {
         let mut store = RootCertStore::empty();
         store.add_parsable_certificates(self.certificates.iter().cloned());
         store
     }
 
-    /// For `reqwest::ClientBuilder::tls_certs_only`.
-    pub fn for_reqwest(&self) -> Vec<reqwest::Certificate> {
-        // With rustls this cannot fail: the bytes are kept as they are.
-        self.certificates.iter().filter_map(|certificate| reqwest::Certificate::from_der(certificate).ok()).collect()
+    /// For clients on rustls.
+    pub fn client_config(&self) -> ConfigBuilder<ClientConfig, WantsClientCert> {
+        self.client_config.clone()
+    }
+
+    /// For `reqwest::ClientBuilder::tls_backend_preconfigured`: what the library would do, and what is in [`peers`].
+    pub fn for_reqwest(&self) -> ClientConfig {
+        let mut config = self.client_config().with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config
     }
 
     /// For clients that read certificates as PEM.
@@ -163,7 +180,8 @@ mod tests {
         let file = file(CERTIFICATE);
         let roots = Roots::with_system(system(vec![one.clone(), vec![0].into()]), Some(file.path())).unwrap();
         assert_eq!(roots.certificates, [one.clone(), one], "what is no certificate is left out");
-        assert_eq!((roots.store().len(), roots.for_reqwest().len()), (2, 2));
+        assert_eq!(roots.store().len(), 2);
+        reqwest::Client::builder().tls_backend_preconfigured(roots.for_reqwest()).build().expect("the library's rustls is ours");
         assert_eq!(roots.pem(), CERTIFICATE.repeat(2));
         let described = roots.to_string();
         assert!(described.starts_with("certificate authorities: 1 ") && described.contains(", 1 in /"), "{described}");

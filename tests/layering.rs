@@ -30,7 +30,7 @@ const LAYERS: [(&str, &[&str]); 11] = [
     ("telemetry", &["domain", "config", "roots"]),
     ("engine", &["domain", "telemetry"]),
     ("stores", &["domain", "engine::ports", "config", "telemetry", "roots"]),
-    ("doors", &["domain", "engine", "config", "telemetry"]),
+    ("doors", &["domain", "engine", "config", "telemetry", "roots"]),
     ("app", &["domain", "client", "config", "telemetry", "engine", "stores", "doors", "roots"]),
     ("cli", &["app", "engine", "config", "domain", "client", "roots"]),
     ("main", &["cli"]),

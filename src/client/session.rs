@@ -115,9 +115,13 @@ impl Session {
     /// `SSL_CERT_DIR` name others.
     pub fn new(server: &str, identifier: Uuid, key: SecretString) -> Result<Self, SessionError> {
         // Without TLS, none is needed.
-        let roots = if is_https(server) { Roots::load(None)?.for_reqwest() } else { Vec::new() };
         let builder = reqwest::Client::builder().timeout(TIMEOUT).redirect(reqwest::redirect::Policy::none());
-        let http = builder.tls_certs_only(roots).build()?;
+        let builder = if is_https(server) {
+            builder.tls_backend_preconfigured(Roots::load(None)?.for_reqwest())
+        } else {
+            builder.tls_certs_only([])
+        };
+        let http = builder.build()?;
         Ok(Self::with_client(http, server, identifier, key))
     }
 

@@ -32,7 +32,8 @@ pub struct JwksSettings {
     /// Default empty: any public host.
     #[serde(deserialize_with = "values::list")]
     pub allowed_hosts: Vec<String>,
-    /// A PEM file with certificates of authorities that count for these endpoints besides the system's. Default none.
+    /// A PEM file with certificates that count for these endpoints besides the system's: those of authorities, or a server's own, such
+    /// as a self-signed one. Default none.
     #[serde(deserialize_with = "values::optional")]
     pub ca_file: Option<PathBuf>,
     /// The proxy through which key sets are fetched, such as `http://proxy.example:3128`, or `https:`, with `USER:PASSWORD@` before the

@@ -45,7 +45,8 @@ pub struct NonceSettings {
     /// How many replicas of Redis have to have a claim before it counts (`WAIT`); fewer within `nonce.timeout` is *unavailable*.
     /// Default 0: none has to, and a failover may lose claims, which the fence then covers.
     pub replicas_ack: u32,
-    /// A PEM file with certificates of authorities that count for Redis and its sentinels besides the system's. Default none.
+    /// A PEM file with certificates that count for Redis and its sentinels besides the system's: those of authorities, or a server's
+    /// own, such as a self-signed one. Default none.
     #[serde(deserialize_with = "values::optional")]
     pub ca_file: Option<PathBuf>,
     /// A PEM file with the certificate, and the chain behind it, that this service shows to Redis and its sentinels. Default none.

@@ -69,8 +69,8 @@ pub struct TlsSettings {
     /// A PEM file with the certificate's private key. Default none.
     #[serde(deserialize_with = "values::optional")]
     pub key: Option<PathBuf>,
-    /// A PEM file with certificates of authorities: only clients with a certificate of theirs may connect (mTLS). Default none:
-    /// everybody may.
+    /// A PEM file with certificates: only clients may connect (mTLS) that have one which an authority in it signed, or exactly one that
+    /// is in it, as a self-signed one is. Default none: everybody may.
     #[serde(deserialize_with = "values::optional")]
     pub client_ca: Option<PathBuf>,
 }

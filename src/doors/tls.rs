@@ -1,6 +1,8 @@
 //! TLS for the listeners: PEM files that are read again when they change, and client certificates where the settings ask for
 //! them.
 
+mod failure;
+
 use std::{
     fmt,
     path::{Path, PathBuf},
@@ -10,19 +12,20 @@ use std::{
 
 use arc_swap::ArcSwap;
 use rustls::{
-    DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
-    client::danger::HandshakeSignatureValid,
-    crypto::{CryptoProvider, aws_lc_rs},
-    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
-    server::{
-        ClientHello, ResolvesServerCert, WebPkiClientVerifier,
-        danger::{ClientCertVerified, ClientCertVerifier},
-    },
-    sign::CertifiedKey,
+    RootCertStore, ServerConfig,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::{VerifierBuilderError, danger::ClientCertVerifier},
+    sign::{CertifiedKey, SingleCertAndKey},
 };
-use tokio_rustls::TlsAcceptor;
+use tokio::net::TcpStream;
+use tokio_rustls::{Accept, TlsAcceptor};
 
-use crate::config::server::{TlsKeys, TlsSettings};
+pub(super) use self::failure::failure;
+use crate::{
+    config::server::{TlsKeys, TlsSettings},
+    roots::peers,
+};
 
 /// How often the files are looked at.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
@@ -49,7 +52,7 @@ pub enum TlsError {
         /// The setting that names them.
         key: &'static str,
         /// What is wrong with them.
-        source: rustls::server::VerifierBuilderError,
+        source: VerifierBuilderError,
     },
 }
 
@@ -71,11 +74,20 @@ struct Files {
     client_ca: Option<PathBuf>,
 }
 
+/// Made of the files as they were read. So are the sessions that clients may resume without being verified again: with other files,
+/// none of them counts.
 struct Material {
-    certified: Arc<CertifiedKey>,
-    clients: Option<Arc<dyn ClientCertVerifier>>,
+    http: Arc<ServerConfig>,
+    grpc: Arc<ServerConfig>,
     /// The bytes of the files, by which a change is noticed.
     bytes: Vec<Vec<u8>>,
+}
+
+/// Shakes hands on the connections of one listener, with the files as they are when a connection begins.
+#[derive(Clone)]
+pub(super) struct Acceptor {
+    loaded: Arc<Loaded>,
+    chosen: fn(&Material) -> &Arc<ServerConfig>,
 }
 
 impl ServerTls {
@@ -119,25 +131,20 @@ impl ServerTls {
     }
 
     /// Shakes hands on the connections of the HTTP listener.
-    pub(super) fn for_http(&self) -> TlsAcceptor {
-        TlsAcceptor::from(Arc::new(self.config(&[b"http/1.1"])))
+    pub(super) fn for_http(&self) -> Acceptor {
+        Acceptor { loaded: Arc::clone(&self.loaded), chosen: |material| &material.http }
     }
 
     /// The same for gRPC.
-    pub(super) fn for_grpc(&self) -> TlsAcceptor {
-        TlsAcceptor::from(Arc::new(self.config(&[b"h2"])))
+    pub(super) fn for_grpc(&self) -> Acceptor {
+        Acceptor { loaded: Arc::clone(&self.loaded), chosen: |material| &material.grpc }
     }
+}
 
-    fn config(&self, protocols: &[&[u8]]) -> ServerConfig {
-        let builder = ServerConfig::builder();
-        let builder = if self.loaded.files.client_ca.is_some() {
-            builder.with_client_cert_verifier(Arc::clone(&self.loaded) as Arc<dyn ClientCertVerifier>)
-        } else {
-            builder.with_no_client_auth()
-        };
-        let mut config = builder.with_cert_resolver(Arc::clone(&self.loaded) as Arc<dyn ResolvesServerCert>);
-        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-        config
+impl Acceptor {
+    pub(super) fn accept(&self, stream: TcpStream) -> Accept<TcpStream> {
+        let material = self.loaded.current.load();
+        TlsAcceptor::from(Arc::clone((self.chosen)(&material))).accept(stream)
     }
 }
 
@@ -156,20 +163,32 @@ impl Files {
         let bytes = self.read()?;
         let chain = certificates(self.keys.cert, &self.certificate, &bytes[0])?;
         let key = PrivateKeyDer::from_pem_slice(&bytes[1]).map_err(|error| unusable(self.keys.key, &self.key, &error))?;
-        let certified = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).map_err(TlsError::Mismatch)?;
-        let clients = match &self.client_ca {
+        let certified: CertifiedKey =
+            CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).map_err(TlsError::Mismatch)?;
+        let clients: Option<Arc<dyn ClientCertVerifier>> = match &self.client_ca {
             None => None,
             Some(path) => {
-                let mut roots = RootCertStore::empty();
-                for certificate in certificates(self.keys.client_ca, path, &bytes[2])? {
-                    roots.add(certificate).map_err(|error| unusable(self.keys.client_ca, path, &error))?;
+                let trusted = certificates(self.keys.client_ca, path, &bytes[2])?;
+                for certificate in &trusted {
+                    let usable = RootCertStore::empty().add(certificate.clone());
+                    usable.map_err(|error| unusable(self.keys.client_ca, path, &error))?;
                 }
-                let provider: Arc<CryptoProvider> = Arc::new(aws_lc_rs::default_provider());
-                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+                let verifier = peers::clients(&trusted);
                 Some(verifier.map_err(|source| TlsError::ClientCa { key: self.keys.client_ca, source })?)
             }
         };
-        Ok(Material { certified: Arc::new(certified), clients, bytes })
+        let certified = Arc::new(SingleCertAndKey::from(certified));
+        let config = |protocol: &[u8]| {
+            let builder = ServerConfig::builder();
+            let builder = match &clients {
+                Some(clients) => builder.with_client_cert_verifier(Arc::clone(clients)),
+                None => builder.with_no_client_auth(),
+            };
+            let mut config = builder.with_cert_resolver(Arc::clone(&certified) as _);
+            config.alpn_protocols = vec![protocol.to_vec()];
+            Arc::new(config)
+        };
+        Ok(Material { http: config(b"http/1.1"), grpc: config(b"h2"), bytes })
     }
 }
 
@@ -186,6 +205,12 @@ fn unusable(key: &'static str, path: &Path, reason: &dyn fmt::Display) -> TlsErr
     TlsError::File { key, path: path.to_owned(), reason: reason.to_string() }
 }
 
+impl fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.loaded.fmt(f)
+    }
+}
+
 impl fmt::Debug for ServerTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.loaded.fmt(f)
@@ -195,56 +220,5 @@ impl fmt::Debug for ServerTls {
 impl fmt::Debug for Loaded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerTls").field("certificate", &self.files.certificate).finish_non_exhaustive()
-    }
-}
-
-impl ResolvesServerCert for Loaded {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.current.load().certified))
-    }
-}
-
-impl Loaded {
-    fn clients(&self) -> Result<Arc<dyn ClientCertVerifier>, rustls::Error> {
-        self.current.load().clients.clone().ok_or_else(|| rustls::Error::General("no client authorities are loaded".to_owned()))
-    }
-}
-
-/// The current files' verifier, asked anew at each handshake.
-impl ClientCertVerifier for Loaded {
-    /// A hint only, and it cannot be given by reference while the files may change: clients then offer what they have.
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        self.clients()?.verify_client_cert(end_entity, intermediates, now)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.clients()?.verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.clients()?.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
     }
 }

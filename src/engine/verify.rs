@@ -153,6 +153,9 @@ impl Verifier {
         now: UnixMillis,
         observation: &Observation<'_>,
     ) -> Result<Identity, Refusal> {
+        if let Some(misconfiguration) = &presented.misconfiguration {
+            return Err(Denial::from(misconfiguration).into());
+        }
         match credential? {
             Credential::SelfSigned(text) => self.judge_self_signed(presented, text, id, now, observation).await,
             Credential::AccessToken(text) => self.judge_access_token(presented, text, now, observation).await,

@@ -11,7 +11,6 @@ use std::{path::Path, sync::Arc, time::Duration};
 use redis::{ErrorKind, ProtocolVersion, RedisConnectionInfo, RedisError, aio::PubSub};
 use rustls::{
     ClientConfig,
-    crypto::aws_lc_rs,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 
@@ -145,10 +144,7 @@ pub(crate) async fn within<T>(time: Duration, work: impl Future<Output = Result<
 
 fn client_config(settings: &NonceSettings) -> Result<ClientConfig, BadRedisTls> {
     let roots = Roots::load(settings.ca_file.as_deref())?;
-    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(BadRedisTls::Mismatch)?
-        .with_root_certificates(roots.store());
+    let builder = roots.client_config();
     match (&settings.client_cert, &settings.client_key) {
         (Some(certificate), Some(key)) => {
             let chain = certificates("nonce.client_cert", certificate)?;

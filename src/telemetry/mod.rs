@@ -2,6 +2,7 @@
 
 pub mod connections;
 pub mod decisions;
+mod handshakes;
 pub mod log;
 pub mod metrics;
 mod otlp;

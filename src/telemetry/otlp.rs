@@ -74,6 +74,7 @@ pub(super) fn metric_exporter(settings: &TelemetrySettings) -> Result<Option<Met
     Ok(Some(exporter?))
 }
 
+/// The library verifies by itself, and takes authorities alone.
 fn tls() -> Result<ClientTlsConfig, RootsError> {
     Ok(ClientTlsConfig::new().trust_anchors(Roots::load(None)?.store().roots))
 }
@@ -81,9 +82,13 @@ fn tls() -> Result<ClientTlsConfig, RootsError> {
 /// Made on a thread of its own: a blocking client may not be made on a runtime.
 fn http_client(endpoint: &OtlpEndpoint) -> Result<Client, TelemetryError> {
     // Without TLS, none is needed.
-    let roots = if endpoint.is_https() { Roots::load(None)?.for_reqwest() } else { Vec::new() };
+    let builder = if endpoint.is_https() {
+        Client::builder().tls_backend_preconfigured(Roots::load(None)?.for_reqwest())
+    } else {
+        Client::builder().tls_certs_only([])
+    };
     let timeout = std::env::var(OTEL_EXPORTER_OTLP_TIMEOUT).ok().and_then(|text| text.parse().ok());
-    let builder = Client::builder().tls_certs_only(roots).timeout(timeout.map_or(HTTP_TIMEOUT, Duration::from_millis));
+    let builder = builder.timeout(timeout.map_or(HTTP_TIMEOUT, Duration::from_millis));
     let made = std::thread::Builder::new().spawn(move || builder.build()).map_err(TelemetryError::Thread)?.join();
     Ok(made.map_err(|_| TelemetryError::Thread(std::io::Error::other("it panicked")))??)
 }

@@ -1,9 +1,17 @@
 //! What is Envoy's own.
 
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
 use axum::Router;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse as _;
 use axum::routing::get;
+use http_body_util::{BodyExt as _, Empty};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::Value;
+use tokio::net::TcpStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
 use tonic::{Code, Status};
@@ -18,7 +26,7 @@ use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use crate::gateways::{Scene, assert_challenge};
 use crate::gateways_matrix::no_reading_goes_round_the_scope;
 use crate::harness::http::Request;
-use crate::harness::{Claims, Echo, Gateway, GrpcBackEnd, Key, Seen, repository};
+use crate::harness::{Claims, Deployment, Echo, Gateway, GrpcBackEnd, Key, Seen, eventually, repository};
 
 const ENVOYS: [Gateway; 2] = [Gateway::EnvoyGrpc, Gateway::EnvoyHttp];
 
@@ -334,4 +342,136 @@ async fn moving_back_end() -> Echo {
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, app).await });
     Echo::at(address)
+}
+
+/// What Envoy's access log has of each request: the status, and what we said in the dynamic metadata.
+fn access_log(file: &Path) -> String {
+    let said = |name: &str| format!("%DYNAMIC_METADATA(envoy.filters.http.ext_authz:countersign:{name})%");
+    format!(
+        "stat_prefix: gateway\n          access_log:\n          - name: envoy.access_loggers.file\n            typed_config:\n              \
+         \"@type\": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog\n              path: {}\n              \
+         log_format: {{ json_format: {{ status: \"%RESPONSE_CODE%\", username: \"{}\", code: \"{}\", id: \"{}\", \
+         cacheable_for: \"{}\", all: \"%DYNAMIC_METADATA(envoy.filters.http.ext_authz)%\" }} }}",
+        file.display(),
+        said("username"),
+        said("code"),
+        said("decision_id"),
+        said("cacheable_for"),
+    )
+}
+
+/// An access log sees neither the headers of a denial nor its body.
+#[tokio::test]
+async fn an_access_log_can_tell_why_somebody_was_denied() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("access.log");
+    let scene = Scene::edited(Gateway::EnvoyGrpc, Key::ed25519(), &[("stat_prefix: gateway", &access_log(&file))]).await;
+    let request = Request::get("/orders").authorization(&scene.authorization());
+
+    Seen::by(&scene.gateway.send(&request).await);
+    let replayed = scene.gateway.send(&request).await;
+    assert_challenge(&replayed, "replayed");
+    let forged = Claims::of("nobody").authorization(&scene.key);
+    assert_challenge(&scene.gateway.send(&Request::get("/orders").authorization(&forged)).await, "invalid_token");
+
+    // Its own open route is there, too, since the test waited for it.
+    let lines = eventually("three lines of the access log", Duration::from_secs(20), || {
+        let log = std::fs::read_to_string(&file).unwrap_or_default();
+        let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let lines: Vec<_> = lines.filter(|line| !line["id"].is_null()).collect();
+        (lines.len() == 3).then_some(lines)
+    });
+    let told: Vec<_> =
+        lines.iter().map(|line| (&line["status"], &line["username"], &line["code"], &line["cacheable_for"])).collect();
+    let (none, text) = (Value::Null, |text: &str| Value::from(text));
+    let number = |value: &Value| value.as_f64().or_else(|| value.as_str()?.parse().ok());
+    assert_eq!((number(told[0].0), told[0].1, told[0].2, number(told[0].3)), (Some(200.0), &text("alice"), &none, Some(0.0)));
+    for (line, code) in told[1..].iter().zip(["replayed", "invalid_token"]) {
+        assert_eq!((number(line.0), line.1, line.2, line.3), (Some(401.0), &none, &text(code), &none));
+    }
+    assert_eq!(lines[1]["id"].as_str(), replayed.header("x-auth-decision-id"));
+    // The exact reasons.
+    for reason in ["nonce_claimed", "unknown_principal"] {
+        assert!(lines.iter().all(|line| !line.to_string().contains(reason)), "{lines:?}");
+    }
+}
+
+/// A client writes what it likes into `:scheme`, and into a header of that name; Envoy knows how it is connected.
+#[tokio::test]
+async fn the_scheme_is_that_of_the_connection() {
+    for gateway in ENVOYS {
+        let scene = Scene::of(gateway, Key::ed25519()).await;
+        let address = scene.gateway.address;
+        for (scheme, forwarded, bound_to, is_good) in [
+            ("http", None, "http", true),
+            ("https", None, "http", true),
+            ("https", None, "https", false),
+            ("http", Some("https"), "http", true),
+            ("http", Some("https"), "https", false),
+            ("https", Some("https"), "https", false),
+        ] {
+            let bound = Claims::of("alice").with("htu", format!("{bound_to}://{address}/orders")).authorization(&scene.key);
+            let (status, error) = over_http2(address, scheme, forwarded, &bound).await;
+            let expected = if is_good { (200, None) } else { (401, Some("request_mismatch".to_owned())) };
+            assert_eq!((status, error), expected, "{gateway:?}: {scheme}, {forwarded:?}, bound to {bound_to}");
+        }
+        let bound = Claims::of("alice").with("htu", format!("https://{address}/orders")).authorization(&scene.key);
+        let forged = Request::get("/orders").header("X-Forwarded-Proto", "https").authorization(&bound);
+        assert_challenge(&scene.gateway.send(&forged).await, "request_mismatch");
+    }
+}
+
+/// Asks for `/orders` over HTTP/2 without TLS; the status, and what `x-auth-error` says.
+async fn over_http2(gateway: SocketAddr, scheme: &str, forwarded: Option<&str>, token: &str) -> (u16, Option<String>) {
+    let stream = TokioIo::new(TcpStream::connect(gateway).await.unwrap());
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let mut request = hyper::Request::get(format!("{scheme}://{gateway}/orders")).header("authorization", token);
+    if let Some(forwarded) = forwarded {
+        request = request.header("x-forwarded-proto", forwarded);
+    }
+    let answer = sender.send_request(request.body(Empty::<bytes::Bytes>::new()).unwrap()).await.unwrap();
+    let error = answer.headers().get("x-auth-error").map(|value| value.to_str().unwrap().to_owned());
+    let status = answer.status().as_u16();
+    answer.into_body().collect().await.unwrap();
+    drop(sender);
+    connection.await.unwrap().unwrap();
+    (status, error)
+}
+
+/// Over HTTP the path is all that a route has to say what it asks for, and the client has no part in it.
+#[tokio::test]
+async fn a_route_asks_for_scopes_by_its_path() {
+    let (deployment, key) = (Deployment::new(), Key::ed25519());
+    for (name, scopes) in [("alice", "admin"), ("bob", "admin https://api.test/write")] {
+        deployment.done(&["principal", "add", name, "--scope", scopes]);
+        deployment.add_key(name, &key);
+    }
+    let (countersign, echo) = (deployment.serve(), Echo::start());
+    let by_path = |path: &'static str| [("path_prefix: /decide/scope/admin", path)];
+    let token = |name: &str| Claims::of(name).authorization(&key);
+    let of_two = by_path("path_prefix: /decide/scope/admin+https:%2F%2Fapi.test%2Fwrite");
+    let two = Gateway::EnvoyHttp.start_edited(&countersign, &echo, &of_two).await;
+    for (name, target, status) in [
+        ("alice", "/admin/users?scope=admin", 403),
+        ("bob", "/admin/users?scope=nobody&scopes=nobody", 200),
+        ("alice", "/decide/scope/nobody/x", 200),
+        ("alice", "/?scopes=nobody", 200),
+    ] {
+        let answer = two.send(&Request::get(target).authorization(&token(name))).await;
+        assert_eq!(answer.status, status, "{name} {target}: {answer:?}");
+        if status == 200 {
+            assert_eq!(Seen::by(&answer).target, target);
+        }
+    }
+    let bound = Claims::of("bob").with("htu", format!("http://{}/admin/users", two.address)).authorization(&key);
+    Seen::by(&two.send(&Request::get("/admin/users").authorization(&bound)).await);
+
+    // To Envoy an error of the service, which the client hears of as one.
+    for path in ["path_prefix: /decide/scope/", "path_prefix: /decide/scopes/admin"] {
+        let wrong = Gateway::EnvoyHttp.start_edited(&countersign, &echo, &by_path(path)).await;
+        let answer = wrong.send(&Request::get("/admin/users").authorization(&token("bob"))).await;
+        assert!(answer.status >= 500, "{path}: {answer:?}");
+        assert_eq!(wrong.send(&Request::get("/").authorization(&token("bob"))).await.status, 200);
+    }
 }

@@ -1,5 +1,6 @@
 //! Tokens as real clients send them: what old libraries write, what newer ones add, and what goes wrong most often.
 
+use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ use serde_json::{Value, json};
 
 use crate::harness::http::Request;
 use crate::harness::{
-    Claims, Countersign, Deployment, Door, Echo, Gateway, Key, Question, Seen, TokenApi, eventually, now, peer, repository,
+    Authority, Claims, Countersign, Deployment, Door, Echo, Gateway, Key, Question, Ran, Seen, TlsFront, TokenApi,
+    decision_request, eventually, free_port, now, peer, program, repository,
 };
 
 /// Header and payload to the letter, signed.
@@ -266,5 +268,35 @@ async fn ed25519_has_two_names() {
         let header = URL_SAFE_NO_PAD.decode(token.split('.').next().unwrap()).unwrap();
         assert_eq!(serde_json::from_slice::<Value>(&header).unwrap()["alg"], expected);
         assert_eq!(countersign.decide(&format!("Bearer {token}")).await.status, 200);
+    }
+}
+
+/// The issuer's URL is all that they know: the rest is in the metadata (RFC 8414). They sign with Ed25519 by that name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn oauth_clients_find_everything_by_the_issuer() {
+    for prefix in ["", "/auth"] {
+        let key = Key::ed25519();
+        let (deployment, http) = (Deployment::new(), SocketAddr::from(([127, 0, 0, 1], free_port())));
+        let authority = Authority::new(&deployment.dir.path().join("authority"));
+        authority.certify("server");
+        let front = TlsFront::start(&authority, http).await;
+        let issuer = format!("{}{prefix}", front.url());
+        let deployment = deployment.set("issuer.url", &issuer).set("server.url_prefix", prefix);
+        deployment.done(&["principal", "add", "alice", "--scope", "read", "--scope", "write"]);
+        deployment.add_key("alice", &key);
+        let countersign = Countersign::start_at(&deployment, http);
+        for library in ["oauth4webapi", "openid-client"] {
+            let mut command = Command::new(program("node"));
+            command.arg(repository().join("tests/it/signers/oauth.mjs")).args([library, &issuer, "alice"]);
+            command.env("OAUTH_CLIENTS", peer("oauth_clients")).env("NODE_EXTRA_CA_CERTS", authority.file("ca", "pem"));
+            let ran = tokio::task::block_in_place(|| Ran::reading(&mut command, key.private_pem().as_bytes()));
+            assert_eq!(ran.code, 0, "{library}: {ran:?}");
+            let answer = ran.json();
+            assert_eq!((&answer["scope"], &answer["expires_in"]), (&json!("read"), &json!(1800)), "{library}: {answer}");
+            let token = answer["access_token"].as_str().unwrap();
+            let allow = decision_request().below(prefix).authorization(&format!("Bearer {token}")).send(countersign.http).await;
+            let seen = ["x-auth-username", "x-auth-method", "x-auth-scopes"].map(|name| allow.header(name));
+            assert_eq!((allow.status, seen), (200, [Some("alice"), Some("access_token"), Some("read")]), "{library}: {allow:?}");
+        }
     }
 }

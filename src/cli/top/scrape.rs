@@ -65,12 +65,15 @@ impl Scraper {
     pub(super) fn new(targets: Vec<Url>) -> Result<Self, ScraperError> {
         // Without TLS, no authorities are needed.
         let uses_tls = targets.iter().any(|target| target.scheme() == "https");
-        let roots = if uses_tls { Roots::load(None)?.for_reqwest() } else { Vec::new() };
-        let client = Client::builder()
+        let client = if uses_tls {
+            Client::builder().tls_backend_preconfigured(Roots::load(None)?.for_reqwest())
+        } else {
+            Client::builder().tls_certs_only([])
+        };
+        let client = client
             .timeout(TIMEOUT)
             .redirect(redirect::Policy::none())
             .no_proxy()
-            .tls_certs_only(roots)
             .user_agent(concat!("countersign/", env!("CARGO_PKG_VERSION")))
             .build()?;
         Ok(Self { client, targets })

@@ -71,6 +71,12 @@ pub enum ClaimsFault {
     /// The payload is not a JSON object in UTF-8, names a claim twice, or has a claim of the wrong type.
     #[error("the claims are not a JSON object with claims of the right types")]
     Mistyped,
+    /// This claim is a time, and no JSON number.
+    #[error("`{0}` is not a number: times are seconds since 1970, without quotes")]
+    NotATime(&'static str),
+    /// This claim is no text, nor a number if it may be one.
+    #[error("`{0}` is not text (nonce may also be a number)")]
+    NotText(&'static str),
     /// The payload begins with U+FEFF, as some editors and shells begin files.
     #[error("the payload begins with a byte order mark (BOM), which JSON may not (RFC 8259 section 8.1)")]
     ByteOrderMark,
@@ -97,18 +103,18 @@ pub enum ClaimsFault {
 impl Claims {
     pub(super) fn parse(payload: &[u8]) -> Result<Self, ClaimsFault> {
         let raw: RawClaims<'_> = json::object(payload).map_err(|_| fault_of(payload))?;
-        let (time, iat) = (raw.time.map(seconds).transpose()?, raw.iat.map(seconds).transpose()?);
+        let (time, iat) = (seconds("time", raw.time)?, seconds("iat", raw.iat)?);
         if let (Some(time), Some(iat)) = (time, iat)
             && !time.is_within(SAME_TIME, iat)
         {
             return Err(ClaimsFault::Contradictory);
         }
-        let nonce = raw.nonce.map(text_or_number).transpose()?;
+        let nonce = text_or_number("nonce", raw.nonce)?;
         let (username, nonce) = if raw.username.is_some() && time.is_some() && nonce.is_some() {
             (raw.username, nonce)
         } else {
-            let [iss, sub, jti] = [raw.iss, raw.sub, raw.jti].map(|claim| claim.map(text).transpose());
-            (agreed(agreed(raw.username, iss?)?, sub?)?, agreed(nonce, jti?)?)
+            let named = agreed(agreed(raw.username, text("iss", raw.iss)?)?, text("sub", raw.sub)?)?;
+            (named, agreed(nonce, text("jti", raw.jti)?)?)
         };
         let username = username.ok_or(ClaimsFault::NoUsername)?;
         let nonce = nonce.filter(|nonce| !nonce.is_empty());
@@ -116,9 +122,9 @@ impl Claims {
             username: Username::new(&username).map_err(|_| ClaimsFault::BadUsername)?,
             time: time.or(iat).ok_or(ClaimsFault::NoTime)?,
             nonce: nonce.ok_or(ClaimsFault::NoNonce)?.into(),
-            expires_at: raw.exp.map(seconds).transpose()?.map(TokenTime::seconds),
-            not_before: raw.nbf.map(seconds).transpose()?.map(TokenTime::seconds_rounded_up),
-            audience: raw.aud,
+            expires_at: seconds("exp", raw.exp)?.map(TokenTime::seconds),
+            not_before: seconds("nbf", raw.nbf)?.map(TokenTime::seconds_rounded_up),
+            audience: raw.aud.and_then(|AudienceOrNull(audience)| audience),
             method: raw.htm.map(Into::into),
             uri: raw.htu.map(Into::into),
             query: raw.htq.map(Into::into),
@@ -132,17 +138,20 @@ fn fault_of(payload: &[u8]) -> ClaimsFault {
     if payload.starts_with("\u{feff}".as_bytes()) { ClaimsFault::ByteOrderMark } else { ClaimsFault::Mistyped }
 }
 
-fn seconds(claim: &RawValue) -> Result<TokenTime, ClaimsFault> {
-    number::seconds(claim).ok_or(ClaimsFault::Mistyped)
+fn seconds(name: &'static str, claim: Option<&RawValue>) -> Result<Option<TokenTime>, ClaimsFault> {
+    claim.map(|claim| number::seconds(claim).ok_or(ClaimsFault::NotATime(name))).transpose()
 }
 
-fn text(claim: &RawValue) -> Result<Cow<'_, str>, ClaimsFault> {
-    json::string(claim.get()).map_err(|_| ClaimsFault::Mistyped)
+fn text<'a>(name: &'static str, claim: Option<&'a RawValue>) -> Result<Option<Cow<'a, str>>, ClaimsFault> {
+    claim.map(|claim| json::string(claim.get()).map_err(|_| ClaimsFault::NotText(name))).transpose()
 }
 
 /// The digits of a number as they stand, so that `5` and `"5"` are one nonce, and numbers of any size are told apart.
-fn text_or_number(claim: &RawValue) -> Result<Cow<'_, str>, ClaimsFault> {
-    if number::is_number(claim) { Ok(Cow::Borrowed(claim.get())) } else { text(claim) }
+fn text_or_number<'a>(name: &'static str, claim: Option<&'a RawValue>) -> Result<Option<Cow<'a, str>>, ClaimsFault> {
+    match claim {
+        Some(claim) if number::is_number(claim) => Ok(Some(Cow::Borrowed(claim.get()))),
+        claim => text(name, claim),
+    }
 }
 
 /// The one value that `left` and `right` give together; both may give it only if it is the same.
@@ -164,7 +173,7 @@ struct RawClaims<'a> {
     jti: Option<&'a RawValue>,
     exp: Option<&'a RawValue>,
     nbf: Option<&'a RawValue>,
-    aud: Option<Audience>,
+    aud: Option<AudienceOrNull>,
     htm: Option<Cow<'a, str>>,
     htu: Option<Cow<'a, str>>,
     htq: Option<Cow<'a, str>>,
@@ -250,6 +259,10 @@ impl<'de> Visitor<'de> for TextVisitor {
         Ok(Cow::Owned(text.to_owned()))
     }
 }
+
+/// Some serialisers write every member that they know. A null names nobody, and the systems that are replaced passed it over.
+#[derive(Deserialize)]
+struct AudienceOrNull(Option<Audience>);
 
 impl<'de> Deserialize<'de> for Audience {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -8,10 +8,10 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll},
+    time::Instant,
 };
 
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
 
 use super::{
     Protocol,
@@ -19,7 +19,10 @@ use super::{
     deadlines::{Activity, Command},
     stream::Watched,
 };
-use crate::telemetry::connections::ConnectionCounts;
+use crate::{
+    doors::tls::{self, Acceptor},
+    telemetry::connections::ConnectionCounts,
+};
 
 /// What the HTTP library makes of a connection.
 pub(in crate::doors) trait Connection {
@@ -33,7 +36,7 @@ pub(in crate::doors) trait Connection {
 /// What a worker serves connections with.
 pub(super) struct Serving<P: Protocol> {
     pub(super) ready: P::Ready,
-    pub(super) tls: Option<TlsAcceptor>,
+    pub(super) tls: Option<Acceptor>,
     pub(super) counts: Arc<ConnectionCounts>,
 }
 
@@ -55,7 +58,9 @@ impl<P: Protocol> Serving<P> {
                         activity.connected();
                         self.speak(stream, peer, &activity).await;
                     }
-                    Some(Err(error)) => tracing::debug!(error = %error, "a TLS handshake failed"),
+                    Some(Err(error)) => {
+                        self.counts.handshake_failed(tls::failure(&error), peer, error.to_string(), Instant::now());
+                    }
                     None => {}
                 },
             }

@@ -23,7 +23,6 @@ use std::{future::Future, io, net::SocketAddr, rc::Rc, sync::Arc};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
-use tokio_rustls::TlsAcceptor;
 
 use self::worker::Workers;
 pub use self::{
@@ -38,6 +37,7 @@ pub(super) use self::{
     stream::{Stream, Watched},
     turns::Standing,
 };
+use super::tls::Acceptor;
 use crate::telemetry::connections::ConnectionCounts;
 
 /// What a listener's connections speak.
@@ -93,7 +93,7 @@ pub struct Served {
 pub(super) fn serve<P: Protocol>(
     listener: TcpListener,
     threads: usize,
-    tls: Option<&TlsAcceptor>,
+    tls: Option<&Acceptor>,
     protocol: &P,
     listening: Listening,
 ) -> Result<Served, ListenError> {

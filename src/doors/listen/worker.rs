@@ -17,7 +17,6 @@ use tokio::{
     task,
     time::{MissedTickBehavior, interval},
 };
-use tokio_rustls::TlsAcceptor;
 
 use super::{
     Protocol,
@@ -26,7 +25,10 @@ use super::{
     deadlines::{Activity, Command, Shared, TICK},
     drain::{Stage, Stages},
 };
-use crate::telemetry::connections::{ConnectionCounts, Overdue};
+use crate::{
+    doors::tls::Acceptor,
+    telemetry::connections::{ConnectionCounts, Overdue},
+};
 
 /// How often a closing worker lets its connections look for what has come. What the kernel had when it began to close is then seen.
 const LOOKS_BEFORE_CLOSING: usize = 3;
@@ -40,7 +42,7 @@ impl Workers {
     /// Starts `count` of them, and tells when each has ended.
     pub(super) fn start<P: Protocol>(
         count: usize,
-        tls: Option<&TlsAcceptor>,
+        tls: Option<&Acceptor>,
         protocol: &P,
         stages: &Stages,
         counts: &Arc<ConnectionCounts>,

@@ -151,7 +151,7 @@ impl Fetcher {
             .dns_resolver(Arc::new(self.guard.clone()))
             .redirect(redirect::Policy::none())
             .pool_max_idle_per_host(0)
-            .tls_certs_only(roots)
+            .tls_backend_preconfigured(roots)
             .user_agent(concat!("countersign/", env!("CARGO_PKG_VERSION")));
         Ok(builder.build()?)
     }

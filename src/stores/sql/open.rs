@@ -46,6 +46,12 @@ pub enum ConnectError {
     /// No server answers, or none lets this service in.
     #[error("the database cannot be reached; check `database.url`")]
     Unreachable(#[source] sqlx::Error),
+    /// Its certificate is refused. The driver verifies by itself: unlike everywhere else, trusting the certificate does not help.
+    #[error(
+        "the database's certificate is that of an authority (CA:TRUE), which is not taken as a server's own; make it again with \
+         `-addext basicConstraints=critical,CA:FALSE`"
+    )]
+    AuthorityAsServer(#[source] sqlx::Error),
     /// The file of SQLite cannot be made.
     #[error("the database file {path:?} cannot be created: {source}")]
     File {
@@ -54,6 +60,13 @@ pub enum ConnectError {
         /// Why.
         source: std::io::Error,
     },
+}
+
+impl ConnectError {
+    fn unreachable(error: sqlx::Error) -> Self {
+        // The driver keeps the library's error in one of its own, of which there is a different one for each kind of database.
+        if format!("{error:?}").contains("CaUsedAsEndEntity") { Self::AuthorityAsServer(error) } else { Self::Unreachable(error) }
+    }
 }
 
 /// What may happen to a database that is only looked at.
@@ -183,7 +196,7 @@ pub(super) async fn open_to_read(url: &DatabaseUrl, limit: Duration) -> Result<D
         };
         match opened {
             Ok(connection) => return Ok(connection),
-            Err(error) => failure = ConnectError::Unreachable(error),
+            Err(error) => failure = ConnectError::unreachable(error),
         }
     }
     Err(failure)
@@ -303,7 +316,7 @@ pub(super) async fn reach_patiently(servers: &[Server]) -> Result<Reached, Conne
         };
         let patience = if is_busy(&error) { SQLITE_BUSY_TIMEOUT } else { CONNECT_TIMEOUT };
         if !is_passing(&error) || began_at.elapsed() >= patience {
-            return Err(ConnectError::Unreachable(error));
+            return Err(ConnectError::unreachable(error));
         }
         sleep(RETRY_INTERVAL).await;
     }

@@ -7,6 +7,7 @@ mod known_holes;
 mod libraries;
 mod links;
 mod markdown;
+mod middleware;
 mod observed;
 mod other_languages;
 mod quick_start;

@@ -153,11 +153,16 @@ impl Database {
 impl Database {
     /// Has a `PostgreSQL` take connections over TLS as well, with the certificate `server` of `authority`.
     pub async fn serve_tls(&self, authority: &Authority) {
+        self.serve_certificate(&authority.file("server", "pem"), &authority.file("server", "key")).await;
+    }
+
+    /// With these files.
+    pub async fn serve_certificate(&self, certificate: &Path, key: &Path) {
         let data = self.files.as_ref().expect("a database with a server").dir.path().join("data");
         let owner = std::fs::metadata(&data).unwrap();
-        for kind in ["pem", "key"] {
+        for (kind, from) in [("pem", certificate), ("key", key)] {
             let file = data.join(format!("server.{kind}"));
-            std::fs::copy(authority.file("server", kind), &file).unwrap();
+            std::fs::copy(from, &file).unwrap();
             std::os::unix::fs::chown(&file, Some(owner.uid()), Some(owner.gid())).unwrap();
             std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
         }

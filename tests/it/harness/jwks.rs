@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustls::ServerConfig;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -83,13 +84,12 @@ impl JwksServer {
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::new(dir.path());
         authority.certify("server");
-        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![authority.certificate("server")], authority.private_key("server"))
-            .unwrap();
-        Self::start(Some(TlsAcceptor::from(Arc::new(config))), dir)
+        Self::start(Some(acceptor(authority.certificate("server"), authority.private_key("server"))), dir)
+    }
+
+    /// With this certificate.
+    pub fn https_with(certificate: CertificateDer<'static>, key: PrivateKeyDer<'static>) -> Self {
+        Self::start(Some(acceptor(certificate, key)), tempfile::tempdir().unwrap())
     }
 
     /// In plain text.
@@ -172,6 +172,16 @@ impl JwksServer {
         });
         self.running = Some((stop, thread));
     }
+}
+
+fn acceptor(certificate: CertificateDer<'static>, key: PrivateKeyDer<'static>) -> TlsAcceptor {
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    TlsAcceptor::from(Arc::new(config))
 }
 
 impl Drop for JwksServer {

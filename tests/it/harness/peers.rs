@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::http::Request;
@@ -66,23 +66,32 @@ pub struct DjangoSite {
 impl DjangoSite {
     /// With one user and the public halves of `keys`.
     pub fn start(username: &str, keys: &[&Key]) -> Self {
+        let keys: Vec<String> = keys.iter().map(|key| key.public_pem()).collect();
+        Self::with_users(&json!([{"username": username, "keys": keys}]))
+    }
+
+    /// With these users; see `tests/it/peers/asymmetric.py`.
+    pub fn with_users(users: &Value) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("users.json");
+        std::fs::write(&file, users.to_string()).unwrap();
         let mut command = python();
-        command.args(["serve", &address.port().to_string(), username]).current_dir(dir.path());
-        for key in keys {
-            let file = dir.path().join(format!("{}.pub", key.fingerprint()));
-            std::fs::write(&file, key.public_pem()).unwrap();
-            command.arg(file);
-        }
+        command.args(["serve", &address.port().to_string()]).arg(file).current_dir(dir.path());
         let process = Process::spawn("django", &mut command, dir.path(), Signal::Term).listening(address);
         Self { address, _process: process, _dir: dir }
     }
 
     /// Whom the middleware recognises by this header: nobody is the empty string.
     pub async fn recognises(&self, authorization: &str) -> String {
-        let answer = Request::get("/").authorization(authorization).send(self.address).await;
-        assert_eq!(answer.status, 200);
+        self.recognises_in(&[authorization]).await
+    }
+
+    /// The same, with the header as often as there are values of it.
+    pub async fn recognises_in(&self, authorizations: &[impl AsRef<str>]) -> String {
+        let request = authorizations.iter().fold(Request::get("/"), |request, value| request.authorization(value.as_ref()));
+        let answer = request.send(self.address).await;
+        assert_eq!(answer.status, 200, "the middleware handles {:?}", answer.text());
         answer.json()["username"].as_str().unwrap().to_owned()
     }
 }

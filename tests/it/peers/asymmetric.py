@@ -2,10 +2,13 @@
 
     asymmetric.py sign USERNAME PRIVATE_KEY_FILE COUNT    one Authorization header per line
     asymmetric.py fingerprint PUBLIC_KEY_FILE             what it calls the key: the `kid` of its tokens
-    asymmetric.py serve PORT USERNAME PUBLIC_KEY_FILE...  a Django site behind its middleware, which answers each
-                                                          request with {"username": whom the middleware recognised}
+    asymmetric.py serve PORT USERS_FILE                   a Django site behind its middleware, which answers each
+                                                          request with {"username": whom the middleware recognised};
+                                                          its users are a JSON array of
+                                                          {"username", "is_active", "keys"}
 """
 
+import json
 import pathlib
 import sys
 
@@ -57,7 +60,7 @@ def fingerprint(public_key_file):
     print(key.fingerprint)
 
 
-def serve(port, username, *public_key_files):
+def serve(port, users_file):
     from asymmetric_jwt_auth.models import PublicKey
     from django.contrib.auth.models import User
     from django.core.management import call_command
@@ -65,9 +68,14 @@ def serve(port, username, *public_key_files):
     from wsgiref.simple_server import make_server
 
     call_command("migrate", verbosity=0)
-    user = User.objects.create(username=username)
-    for file in public_key_files:
-        PublicKey.objects.create(user=user, key=pathlib.Path(file).read_text())
+    for user in json.loads(pathlib.Path(users_file).read_text()):
+        keys = user.pop("keys")
+        user = User.objects.create(**user)
+        for key in keys:
+            # As its pages do: what it does not read, it does not keep.
+            row = PublicKey(user=user, key=key)
+            row.full_clean()
+            row.save()
     make_server("127.0.0.1", int(port), get_wsgi_application()).serve_forever()
 
 
