@@ -159,6 +159,7 @@ async fn no_reading_of_a_path_goes_round_the_scope(gateway: Gateway) {
         "/Admin.json",
         "/admin/keys.json",
         "/%41dmin/keys",
+        "/%61dmin/keys",
         "/admin?page=1",
         "/ADMIN/?page=1",
     ];
@@ -175,7 +176,8 @@ async fn no_reading_of_a_path_goes_round_the_scope(gateway: Gateway) {
                 assert!([400, 403].contains(&answer.status), "{framework:?}, {path}: {answer:?}");
             }
         }
-        assert!(served >= 4, "{framework:?} has no administration");
+        // Django takes the plain spellings alone.
+        assert!(served >= 2, "{framework:?} has no administration");
 
         // The plain ones, for those who may.
         let root = |path: &str| Request::get(path).authorization(&Claims::of("root").authorization(&scene.root_key));
