@@ -64,7 +64,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 PYTHON
-python3 "$tmp/backend.py" "$backend" &
+python3 "$tmp/backend.py" "$backend" 2>"$tmp/backend.log" &
 pids+=($!)
 
 cat >"$tmp/identity.lua" <<'LUA'
@@ -97,7 +97,7 @@ pids+=($!)
 # The status, and which headers the back end got.
 reached() {
     local status
-    status=$(curl -s --retry 50 --retry-connrefused --retry-delay 1 --max-time 5 -o "$tmp/body" -w '%{http_code}' \
+    status=$(curl -s --max-time 5 -o "$tmp/body" -w '%{http_code}' \
         -H "Cookie: $(printf "%0$2d" 0)" "http://127.0.0.1:$gateway/$1")
     if [ "$status" = 200 ]; then
         echo "200 $(cat "$tmp/body")"
@@ -106,6 +106,7 @@ reached() {
     fi
 }
 
+curl -s --retry 20 --retry-all-errors --retry-delay 1 --max-time 5 -o "$tmp/body" "http://127.0.0.1:$gateway/"
 expect 'Lua, 12,000 characters of the client' '200 x-groups x-user' "$(reached lua 12000)"
 expect 'Lua, 15,000' '200 x-user' "$(reached lua 15000)"
 expect 'http-request set-header, 12,000' '200 x-groups x-user' "$(reached rule 12000)"
