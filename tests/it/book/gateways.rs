@@ -7,7 +7,7 @@ use std::process::Command;
 use super::hold;
 use crate::harness::Gateway;
 
-const PAGE: &str = "gateways/matrix.md";
+const PAGE: &str = "examples/matrix.md";
 
 /// A gateway in one version: its name, the module of each list of tests that holds those through it, and the list with tests of its own.
 struct Column {
@@ -18,7 +18,7 @@ struct Column {
 }
 
 /// One line for each.
-const COLUMNS: [Column; 9] = [
+const COLUMNS: &[Column] = &[
     column("nginx", Gateway::Nginx, "nginx", "gateways_nginx"),
     column("nginx", Gateway::NginxMainline, "nginx_mainline", "gateways_nginx"),
     column("Envoy, gRPC", Gateway::EnvoyGrpc, "envoy_grpc", "gateways_envoy"),
@@ -52,7 +52,7 @@ const TRIED: [(&str, &[&str]); 13] = [
 ];
 
 /// Why something is not tried: by the beginning of a column's module. A reason for what is tried is one too many.
-const NOT_TRIED: [(&str, &str, &str); 9] = [
+const NOT_TRIED: &[(&str, &str, &str)] = &[
     ("gRPC", "nginx", "the example speaks HTTP/1.1 to the back end; gRPC would be a `grpc_pass` of its own"),
     ("gRPC", "envoy", "no test yet"),
     ("gRPC", "traefik", "the example speaks HTTP/1.1 to the back end; gRPC would be an `h2c://` service"),
@@ -71,7 +71,7 @@ fn what_is_tried_behind_which_gateway() {
     let _ = writeln!(rows, "| --- |{}", " :-: |".repeat(TRIED.len()));
     let mut reasons: Vec<String> = Vec::new();
     let mut faults = Vec::new();
-    for column in &COLUMNS {
+    for column in COLUMNS {
         let _ = write!(rows, "| {} {} |", column.name, column.gateway.version());
         for (what, tests) in TRIED {
             let is_run = tests.iter().any(|test| compiled.contains(&column.name_of(test)));
