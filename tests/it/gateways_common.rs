@@ -17,9 +17,9 @@ pub const STRICT: &str = "strict.test";
 pub async fn two_sites_keep_their_rules(gateway: Gateway, edits: &[(&str, &str)]) {
     let scene = Scene::edited(gateway, Key::ed25519(), edits).await;
     let port = scene.gateway.address.port();
-    let named =
+    let listed =
         [LENIENT, STRICT, "Lenient.TEST", "STRICT.test", "elsewhere.test", "strict.test."].map(|name| format!("{name}:{port}"));
-    let names: Vec<_> = named.into_iter().chain([LENIENT, STRICT].map(|name| format!("{name}:9"))).collect();
+    let names: Vec<_> = listed.into_iter().chain([LENIENT, STRICT].map(|name| format!("{name}:9"))).collect();
     let lines = names.iter().map(|name| (None, name));
     let targets = names.iter().flat_map(|target| names.iter().map(move |line| (Some(target), line)));
     let plain = |host: &str| host.split(':').next().unwrap().trim_end_matches('.').to_ascii_lowercase();
