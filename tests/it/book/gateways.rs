@@ -59,9 +59,7 @@ const NOT_TRIED: &[(&str, &str, &str)] = &[
     ("gRPC", "caddy", "the example speaks HTTP/1.1 to the back end; gRPC would be an `h2c://` upstream"),
     ("gRPC", "haproxy", "the example speaks HTTP/1.1 to both sides; gRPC would be `proto h2` on both"),
     ("gRPC", "apache", "`mod_proxy_http2`, which could carry it, is an experiment of the httpd project"),
-    ("two sites", "nginx", "no test yet"),
     ("two sites", "envoy", "no test yet"),
-    ("two sites", "apache", "no test yet"),
 ];
 
 #[test]
