@@ -397,7 +397,7 @@ macro_rules! denial_reasons {
 }
 
 denial_reasons! {
-    /// The header is not there.
+    /// The header is not there, or empty.
     NoCredentials = "no_credentials" => MissingCredentials,
     /// The header is there more than once, holds two credentials, or is not text.
     SeveralCredentials = "several_credentials" => MalformedCredentials,

@@ -214,6 +214,7 @@ pub async fn no_reading_goes_round_the_scope(gateway: Gateway, edits: &[(&str, &
         "/Admin.json",
         "/admin/keys.json",
         "/%41dmin/keys",
+        "/%61dmin/keys",
         "/admin?page=1",
         "/ADMIN/?page=1",
     ];

@@ -3,6 +3,7 @@
 
 mod command_line;
 mod denials;
+mod gateways;
 mod known_holes;
 mod libraries;
 mod links;

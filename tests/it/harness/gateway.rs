@@ -126,6 +126,23 @@ impl Gateway {
         }
     }
 
+    /// As the program says it. Of what comes with Debian the first two numbers: its updates change the others.
+    pub fn version(self) -> String {
+        let flag = match self.name() {
+            "envoy" => "--version",
+            "caddy" | "traefik" => "version",
+            _ => "-v",
+        };
+        let output = Command::new(self.command(Path::new("/"), Path::new("/")).get_program()).arg(flag).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        let words = said.split(|character: char| !character.is_ascii_digit() && character != '.');
+        let version = words.map(|word| word.trim_matches('.')).find(|word| word.split('.').count() == 3);
+        let version = version.unwrap_or_else(|| panic!("{self:?} says no version: {said}"));
+        let numbers = if matches!(self, Self::Haproxy | Self::Apache) { 2 } else { 3 };
+        version.split('.').take(numbers).collect::<Vec<_>>().join(".")
+    }
+
     /// The file to start it with, and those that this one names.
     fn example(self) -> &'static [&'static str] {
         match self {
@@ -221,11 +238,18 @@ impl Gateway {
                 ("address: 127.0.0.1, port_value: 9191", asked),
                 ("address: 127.0.0.1, port_value: 3000", endpoint(places.echo.address)),
             ],
-            Self::Caddy | Self::CaddyDebian => vec![
-                ("http://:8000", format!("http://:{}", places.gateway.port())),
-                ("127.0.0.1:8080", asked),
-                ("127.0.0.1:3000", places.echo.address.to_string()),
-            ],
+            Self::Caddy | Self::CaddyDebian => {
+                let mut edits = vec![
+                    (":8000", format!(":{}", places.gateway.port())),
+                    ("127.0.0.1:8080", asked),
+                    ("127.0.0.1:3000", places.echo.address.to_string()),
+                ];
+                if self == Self::CaddyDebian {
+                    // The line that the example has for it.
+                    edits.push(("header_up -*", "header_up -X-Original-*".to_owned()));
+                }
+                edits
+            }
             Self::Haproxy => vec![
                 ("127.0.0.1:8000", places.gateway.to_string()),
                 ("127.0.0.1:8080", asked),
