@@ -24,6 +24,7 @@ use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 use crate::gateways::{Scene, assert_challenge};
+use crate::gateways_common::{self, LENIENT, STRICT};
 use crate::gateways_matrix::no_reading_goes_round_the_scope;
 use crate::harness::http::Request;
 use crate::harness::{Claims, Deployment, Echo, Gateway, GrpcBackEnd, Key, Seen, eventually, repository};
@@ -221,6 +222,35 @@ fn carrying<T>(token: &str, message: T) -> tonic::Request<T> {
 fn assert_grpc_denial(denial: &Status, code: &str) {
     let said = denial.metadata().get("x-auth-error").and_then(|value| value.to_str().ok());
     assert_eq!((denial.code(), said), (Code::Unauthenticated, Some(code)), "{denial:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_sites_keep_their_rules() {
+    let application = "\
+              - match: { prefix: / }
+                route: *backend
+";
+    let with_another = format!(
+        "{application}\
+            - name: strict
+              domains: [\"{STRICT}\", \"{STRICT}:*\"]
+              routes:
+              - match: {{ prefix: / }}
+                route: *backend
+                typed_per_filter_config: *asks-for-admin
+            - name: others
+              domains: [\"*\"]
+              routes:
+              - match: {{ path: /healthz }}
+                route: *backend
+                typed_per_filter_config: *asks-nobody
+"
+    );
+    let first = format!("domains: [\"{LENIENT}\", \"{LENIENT}:*\"]");
+    for gateway in ENVOYS {
+        let edits = [(application, with_another.as_str()), ("domains: [\"*\"]", &first)];
+        gateways_common::two_sites_keep_their_rules(gateway, &edits).await;
+    }
 }
 
 /// What the example has commented out below a comment, and the same taken in.
