@@ -22,7 +22,8 @@ pub enum ListenerName {
 }
 
 impl ListenerName {
-    const ALL: [Self; 3] = [Self::Http, Self::Grpc, Self::Admin];
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::Http, Self::Grpc, Self::Admin];
 
     /// The name in logs and metrics.
     pub const fn name(self) -> &'static str {
