@@ -2,12 +2,19 @@
 
 use std::{
     collections::VecDeque,
-    io::{Read, Write},
+    io::{self, Read, Write},
+    net::TcpStream,
     sync::Arc,
     time::Duration,
 };
 
-use tokio::time::Instant;
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
+use tokio_rustls::TlsAcceptor;
 
 use super::{
     drain::{Stage, Stages},
@@ -59,6 +66,8 @@ pub(super) struct Accepting {
     pub(super) max_connections: usize,
     /// What one connection too many is told.
     pub(super) refusal: Vec<u8>,
+    /// By which it is told.
+    pub(super) tls: Option<TlsAcceptor>,
     pub(super) stages: Stages,
     pub(super) counts: Arc<ConnectionCounts>,
 }
@@ -66,9 +75,9 @@ pub(super) struct Accepting {
 impl Accepting {
     /// Hands out every connection until the service is closing; then those that have come already, and takes no more.
     pub(super) async fn run(self) {
-        let Self { mut listener, workers, max_connections, refusal, stages, counts } = self;
+        let Self { mut listener, workers, max_connections, refusal, tls, stages, counts } = self;
         let mut turns = workers.queues.iter().cycle();
-        let mut refused = Refused { bytes: refusal, kept: VecDeque::new() };
+        let mut refused = Refused::new(refusal, tls);
         let mut hand_out = |stream: AcceptedStream, peer| match Place::take(&counts, max_connections) {
             None => refused.add(stream),
             Some(place) => {
@@ -100,10 +109,13 @@ impl Accepting {
     }
 }
 
-/// Connections that were told that there are too many.
+/// Connections that are told that there are too many.
 struct Refused {
-    bytes: Vec<u8>,
+    bytes: Bytes,
+    tls: Option<TlsAcceptor>,
     kept: VecDeque<Kept>,
+    /// Those that are told over TLS: a handshake is dear, and there are so many of them a moment at most.
+    handshakes: Arc<Semaphore>,
 }
 
 struct Kept {
@@ -112,16 +124,51 @@ struct Kept {
 }
 
 impl Refused {
-    fn add(&mut self, mut stream: AcceptedStream) {
+    fn new(bytes: Vec<u8>, tls: Option<TlsAcceptor>) -> Self {
+        Self { bytes: bytes.into(), tls, kept: VecDeque::new(), handshakes: Arc::new(Semaphore::new(REFUSED_MAX)) }
+    }
+
+    /// What cannot be told is seen from the closed connection.
+    fn add(&mut self, stream: AcceptedStream) {
+        match (&self.tls, stream) {
+            (Some(tls), AcceptedStream::Tcp(stream)) => {
+                if let Ok(place) = Arc::clone(&self.handshakes).try_acquire_owned() {
+                    tokio::spawn(refuse_over_tls(stream, tls.clone(), self.bytes.clone(), place));
+                }
+            }
+            (None, stream) | (Some(_), stream @ AcceptedStream::Unix(_)) => self.keep(stream),
+        }
+    }
+
+    fn keep(&mut self, mut stream: AcceptedStream) {
         let since = Instant::now();
         while self.kept.front().is_some_and(|first| self.kept.len() >= REFUSED_MAX || since - first.since > REFUSED_FOR) {
             self.kept.pop_front();
         }
-        // A new connection has room for as little. What cannot be told is seen from the closed connection.
-        if !self.bytes.is_empty() && stream.write_all(&self.bytes).is_ok() && stream.shutdown().is_ok() {
+        // A new connection has room for as little.
+        if stream.write_all(&self.bytes).is_ok() && stream.shutdown().is_ok() {
             self.kept.push_back(Kept { since, stream });
         }
     }
+}
+
+/// Keeps its `place` for as long, however soon it is done.
+async fn refuse_over_tls(stream: TcpStream, tls: TlsAcceptor, bytes: Bytes, place: OwnedSemaphorePermit) {
+    let until = Instant::now() + REFUSED_FOR;
+    let told = async {
+        let mut stream = tls.accept(tokio::net::TcpStream::from_std(stream)?).await?;
+        stream.write_all(&bytes).await?;
+        stream.shutdown().await?;
+        let mut discarded = [0; 4096];
+        while stream.read(&mut discarded).await? > 0 {}
+        Ok::<_, io::Error>(())
+    };
+    match tokio::time::timeout_at(until, told).await {
+        Ok(Ok(())) | Err(_) => {}
+        Ok(Err(error)) => tracing::debug!(error = %error, "a connection could not be told that there are too many"),
+    }
+    tokio::time::sleep_until(until).await;
+    drop(place);
 }
 
 impl Drop for Kept {

@@ -102,9 +102,9 @@ pub(super) fn serve<P: Protocol>(
 ) -> Result<Served, ListenError> {
     let Listening { max_connections, stages, counts } = listening;
     let tls = tls.filter(|_| listener.is_tcp());
-    let refusal = if tls.is_some() { Vec::new() } else { P::refusal() };
     let (workers, ends) = Workers::start(threads, tls, protocol, &stages, &counts).map_err(ListenError::Thread)?;
-    let accepting = accept::Accepting { listener, workers, max_connections, refusal, stages, counts };
+    let accepting =
+        accept::Accepting { listener, workers, max_connections, refusal: P::refusal(), tls: tls.cloned(), stages, counts };
     Ok(Served { accepting: tokio::spawn(accepting.run()), ends })
 }
 
