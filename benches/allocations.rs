@@ -27,7 +27,7 @@ use std::{
 
 use countersign::{
     app::{self, App, FirstKey, Listeners, LogControl},
-    config::Settings,
+    config::{ListenAddress, Settings},
     domain::{algorithm::Algorithm, principal::Username, scope::Scopes},
     engine::{
         issue::MintTerms,
@@ -112,7 +112,7 @@ fn signed(signer: &Signer) -> Vec<String> {
 fn settings(dir: &Path, nonces: &str) -> Settings {
     let mut settings = Settings::default();
     for address in [&mut settings.server.http_listen, &mut settings.server.grpc_listen, &mut settings.server.admin_listen] {
-        address.0 = (Ipv4Addr::LOCALHOST, 0).into();
+        *address = ListenAddress::Tcp((Ipv4Addr::LOCALHOST, 0).into());
     }
     settings.database.url = format!("sqlite://{}?mode=rwc", dir.join("countersign.db").display()).parse().unwrap();
     settings.nonce.url = nonces.parse().unwrap();
@@ -137,7 +137,7 @@ impl Service {
                 registry.add_key(&username, &signer.public_key().to_pem(), KeyTerms::default()).await.unwrap();
             }
             let listeners = Listeners::bind(settings).unwrap();
-            let address = listeners.http.local_addr().unwrap();
+            let address = listeners.http.address().unwrap().tcp().unwrap();
             let app = App::build(settings, LogControl::of_decisions(&settings.telemetry)).await.unwrap();
             let holder = registry.principals().await.unwrap()[0].username.clone();
             let issuer = app::issuer(settings, FirstKey::Make).await.unwrap();

@@ -11,7 +11,7 @@ mod watching;
 #[cfg(test)]
 mod world;
 
-use std::{future::Future, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 
 pub use crate::telemetry::log::LogControl;
 pub use apart::{Check, FirstKey, Shown, check, explain, issuer, registry, show};
@@ -21,7 +21,6 @@ pub use importing::{LegacySystem, LegacyUsers, import, legacy_source};
 pub use migrating::{MigrationState, MigrationStep, migrate_down, migrate_up, migrate_up_telling, migration_status};
 pub use signing_keys::{ListedKey, SigningKeyError, rotate_signing_key, signing_keys};
 use tokio::{
-    net::TcpListener,
     sync::{oneshot, watch},
     task::JoinSet,
 };
@@ -29,7 +28,7 @@ use tokio::{
 use self::watching::Watching;
 use crate::{
     config::{
-        Secret, Settings,
+        ListenAddress, Secret, Settings,
         admin::{AdminSettings, TOKEN_MIN},
         server::TlsKeys,
     },
@@ -37,7 +36,7 @@ use crate::{
     doors::{
         grpc::{GrpcDoor, GrpcError},
         http::{AdminDoor, BadHeaderName, HttpDoor, Language, TokenDoor},
-        listen::{Bound, ListenError, Listening, Stage, Stages},
+        listen::{Bound, Inherited, InheritedError, ListenError, Listener, Listening, Stage, Stages},
         tls::{ServerTls, TlsError},
     },
     engine::{
@@ -65,7 +64,7 @@ use crate::{
     },
     telemetry::{
         TelemetryError,
-        connections::ConnectionCounts,
+        connections::{ConnectionCounts, ListenerName},
         decisions::DecisionObserver,
         log::{LogError, LogGuard},
         tokens::TokenObserver,
@@ -109,10 +108,13 @@ pub enum AppError {
         /// The setting.
         key: &'static str,
         /// The address.
-        address: SocketAddr,
+        address: ListenAddress,
         /// Why.
         source: std::io::Error,
     },
+    /// Sockets were handed over that cannot be used.
+    #[error(transparent)]
+    Inherited(#[from] InheritedError),
     /// A header name in the settings cannot be used.
     #[error(transparent)]
     HeaderName(#[from] BadHeaderName),
@@ -163,51 +165,70 @@ pub struct Listeners {
 /// The same, and others can connect.
 #[derive(Debug)]
 pub struct OpenListeners {
-    http: TcpListener,
-    grpc: TcpListener,
-    admin: TcpListener,
+    http: Listener,
+    grpc: Listener,
+    admin: Listener,
 }
 
-const LISTENERS: [&str; 3] = ["server.http_listen", "server.grpc_listen", "server.admin_listen"];
+/// The setting that says where a listener is.
+const fn listen_key(listener: ListenerName) -> &'static str {
+    match listener {
+        ListenerName::Http => "server.http_listen",
+        ListenerName::Grpc => "server.grpc_listen",
+        ListenerName::Admin => "server.admin_listen",
+    }
+}
 
 impl Listeners {
-    /// Takes the addresses of the settings.
+    /// Takes the addresses of the settings, but for listeners whose sockets a service manager hands over. To be called once.
     pub fn bind(settings: &Settings) -> Result<Self, AppError> {
-        let bind = |key, address| Bound::bind(address).map_err(|source| AppError::Listen { key, address, source });
-        let [http, grpc, admin] = LISTENERS;
-        Ok(Self {
-            http: bind(http, settings.server.http_listen.0)?,
-            grpc: bind(grpc, settings.server.grpc_listen.0)?,
-            admin: bind(admin, settings.server.admin_listen.0)?,
-        })
+        let mut inherited = Inherited::take()?;
+        let mut bind = |listener| {
+            if let Some(socket) = inherited.socket(listener) {
+                return Ok(socket);
+            }
+            let (address, mode) = match listener {
+                ListenerName::Http => (&settings.server.http_listen, settings.server.socket_mode),
+                ListenerName::Grpc => (&settings.server.grpc_listen, settings.server.socket_mode),
+                ListenerName::Admin => (&settings.server.admin_listen, settings.admin.socket_mode),
+            };
+            Bound::bind(address, mode).map_err(|source| AppError::Listen {
+                key: listen_key(listener),
+                address: address.clone(),
+                source,
+            })
+        };
+        Ok(Self { http: bind(ListenerName::Http)?, grpc: bind(ListenerName::Grpc)?, admin: bind(ListenerName::Admin)? })
     }
 
     /// Lets others connect, once decisions can be made. To be called on a runtime.
     pub fn open(self) -> Result<OpenListeners, AppError> {
-        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
-        let open = |key, bound: Bound| {
-            let address = bound.local_addr().unwrap_or(unknown);
-            bound.open().map_err(|source| AppError::Listen { key, address, source })
+        let open = |listener, bound: Bound| {
+            let address = bound.address().unwrap_or_else(|_| ListenAddress::Tcp(([0, 0, 0, 0], 0).into()));
+            bound.open().map_err(|source| AppError::Listen { key: listen_key(listener), address, source })
         };
-        let [http, grpc, admin] = LISTENERS;
-        Ok(OpenListeners { http: open(http, self.http)?, grpc: open(grpc, self.grpc)?, admin: open(admin, self.admin)? })
+        Ok(OpenListeners {
+            http: open(ListenerName::Http, self.http)?,
+            grpc: open(ListenerName::Grpc, self.grpc)?,
+            admin: open(ListenerName::Admin, self.admin)?,
+        })
     }
 }
 
 impl OpenListeners {
     /// Where decisions over HTTP are listened for.
-    pub fn http(&self) -> std::io::Result<SocketAddr> {
-        self.http.local_addr()
+    pub const fn http(&self) -> &ListenAddress {
+        self.http.address()
     }
 
     /// The same over gRPC.
-    pub fn grpc(&self) -> std::io::Result<SocketAddr> {
-        self.grpc.local_addr()
+    pub const fn grpc(&self) -> &ListenAddress {
+        self.grpc.address()
     }
 
     /// Where operators are.
-    pub fn admin(&self) -> std::io::Result<SocketAddr> {
-        self.admin.local_addr()
+    pub const fn admin(&self) -> &ListenAddress {
+        self.admin.address()
     }
 }
 

@@ -37,7 +37,7 @@ const LAYERS: [(&str, &[&str]); 11] = [
 ];
 
 /// Foreign crates that may be named in these modules alone, by the beginning of their names.
-const CRATES: [(&str, &[&str]); 26] = [
+const CRATES: [(&str, &[&str]); 27] = [
     ("sea_orm", &["stores::sql"]),
     ("sqlx", &["stores::sql"]),
     ("redis", &["stores::redis", "stores::nonce", "stores::hints"]),
@@ -46,6 +46,7 @@ const CRATES: [(&str, &[&str]); 26] = [
     ("http_body", &["doors"]),
     ("rustix", &["app::descriptors"]),
     ("socket2", &["doors::listen", "stores::redis"]),
+    ("sd_listen_fds", &["doors::listen"]),
     ("utoipa", &["doors::http"]),
     ("governor", &["doors::http"]),
     ("tonic", &["doors::grpc"]),

@@ -24,16 +24,16 @@ use envoy_types::{
 };
 use futures_util::future::{join_all, try_join_all};
 use prost::Message;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::Code;
 
-use crate::client::{Answers, Questions};
+use crate::{
+    client::{Answers, Questions},
+    wire::{Place, Wire},
+};
 
 /// One for each worker that Envoy has.
-const CONNECTIONS: usize = 2;
+pub(crate) const CONNECTIONS: usize = 2;
 /// Calls on each connection that wait for their answer at the same time.
 const IN_FLIGHT: usize = 32;
 
@@ -62,6 +62,11 @@ impl Envoy {
 
     /// With `count` connections.
     pub(crate) async fn connect_times(server: SocketAddr, count: usize) -> io::Result<Self> {
+        Self::connect_to(&server.into(), count).await
+    }
+
+    /// The same to a server that may have a Unix socket.
+    pub(crate) async fn connect_to(server: &Place, count: usize) -> io::Result<Self> {
         Ok(Self { connections: try_join_all((0..count).map(|_| Connection::open(server))).await? })
     }
 
@@ -126,7 +131,7 @@ struct OpenStream {
 }
 
 struct Connection {
-    stream: TcpStream,
+    stream: Wire,
     output: Vec<u8>,
     input: Box<[u8]>,
     input_length: usize,
@@ -141,9 +146,8 @@ struct Connection {
 }
 
 impl Connection {
-    async fn open(server: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect(server).await?;
-        stream.set_nodelay(true)?;
+    async fn open(server: &Place) -> io::Result<Self> {
+        let stream = Wire::open(server).await?;
         let mut output = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
         let settings = [(setting::ENABLE_PUSH, 0), (setting::INITIAL_WINDOW_SIZE, WINDOW)];
         let settings: Vec<u8> =

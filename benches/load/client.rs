@@ -9,10 +9,9 @@ use std::{
 };
 
 use futures_util::future::{join_all, try_join_all};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::wire::{Place, Wire};
 
 /// Longest head and body of an answer that can be read.
 const ANSWER_BYTES_MAX: usize = 8 * 1024;
@@ -125,6 +124,11 @@ impl Answers {
 impl Gateway {
     /// Opens `count` connections.
     pub(crate) async fn connect(server: SocketAddr, count: usize) -> io::Result<Self> {
+        Self::connect_to(&server.into(), count).await
+    }
+
+    /// The same to a server that may have a Unix socket.
+    pub(crate) async fn connect_to(server: &Place, count: usize) -> io::Result<Self> {
         let connections = try_join_all((0..count).map(|_| Connection::open(server))).await?;
         Ok(Self { connections })
     }
@@ -172,16 +176,15 @@ impl Gateway {
 }
 
 struct Connection {
-    stream: TcpStream,
+    stream: Wire,
     request: Vec<u8>,
     answer: Box<[u8]>,
     answer_length: usize,
 }
 
 impl Connection {
-    async fn open(server: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect(server).await?;
-        stream.set_nodelay(true)?;
+    async fn open(server: &Place) -> io::Result<Self> {
+        let stream = Wire::open(server).await?;
         let answer = vec![0; ANSWER_BYTES_MAX].into_boxed_slice();
         Ok(Self { stream, request: REQUEST_HEAD.as_bytes().to_vec(), answer, answer_length: 0 })
     }

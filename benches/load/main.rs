@@ -28,6 +28,7 @@
 //! - [`pictures`]: the same, drawn
 //! - [`report`]: what stands around it
 //! - [`resident`]: the memory of a process
+//! - [`wire`]: TCP and Unix sockets
 
 #![allow(
     clippy::unwrap_used,
@@ -63,6 +64,7 @@ mod scenario;
 mod server;
 mod table;
 mod tokens;
+mod wire;
 
 use std::{
     env,
@@ -86,7 +88,7 @@ const USAGE: &str = "usage: cargo bench --bench load -- [--quick] [--part PART] 
   --quick          a minute of measuring, for a first look
   --part PART      one part of a run alone: `decisions`, what they cost beside their floors; `gateways`, latency behind nginx and
                    Envoy; `peers`, the Python systems that the service replaces; `telemetry`, what watching decisions costs;
-                   `claims`, what claims in Redis cost; `scale`, many principals, nonces and workers; or `flood`, what garbage
+                   `claims`, what claims in Redis cost; `sockets`, Unix sockets beside TCP; `scale`, many principals, nonces and workers; or `flood`, what garbage
                    takes from honest requests
   --baseline BINARY  another build of `countersign`, which `telemetry`, `claims` and `flood` compare with
   --passes N       how many times decisions are measured, several rounds each
@@ -159,6 +161,7 @@ async fn run(options: Options) {
             Part::Telemetry => scale::telemetry::run(options.is_quick, options.baseline.as_deref()).await,
             Part::Claims => scale::claims::run(options.is_quick, options.baseline.as_deref()).await,
             Part::Flood => flood::run(options.is_quick, options.baseline.as_deref()).await,
+            Part::Sockets => scale::sockets::run(options.is_quick).await,
             Part::Scale => {
                 let (section, points) = scale::run(options.is_quick).await;
                 drawn.points = points;
@@ -215,11 +218,13 @@ enum Part {
     Telemetry,
     Claims,
     Flood,
+    Sockets,
     Scale,
 }
 
 impl Part {
-    const ALL: [Self; 7] = [Self::Decisions, Self::Gateways, Self::Peers, Self::Telemetry, Self::Claims, Self::Flood, Self::Scale];
+    const ALL: [Self; 8] =
+        [Self::Decisions, Self::Gateways, Self::Peers, Self::Telemetry, Self::Claims, Self::Flood, Self::Sockets, Self::Scale];
 
     const fn name(self) -> &'static str {
         match self {
@@ -229,6 +234,7 @@ impl Part {
             Self::Telemetry => "telemetry",
             Self::Claims => "claims",
             Self::Flood => "flood",
+            Self::Sockets => "sockets",
             Self::Scale => "scale",
         }
     }

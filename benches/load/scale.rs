@@ -5,6 +5,7 @@
 //! - [`redis`]: what nonces take in Redis
 //! - [`claims`]: a part of its own, what claims in Redis cost beside another build
 //! - [`telemetry`]: a part of its own, what watching decisions costs
+//! - [`sockets`]: a part of its own, Unix sockets beside TCP
 //! - [`workers`]: two workers against one
 //! - [`seed`]: databases of many principals
 
@@ -14,6 +15,7 @@ mod principals;
 mod redis;
 mod seed;
 mod side_by_side;
+pub(crate) mod sockets;
 pub(crate) mod telemetry;
 mod workers;
 
@@ -23,10 +25,12 @@ pub(crate) use memory::{NONCES, nonces};
 pub(crate) use telemetry::{COLLECTOR, collector};
 
 use crate::{
+    check::{self, Envoy},
     client::{Gateway, Questions, awake},
     server::Server,
     table::{Section, Spread},
     tokens::{Signer, sign},
+    wire::Place,
 };
 
 /// Connections of the gateway to each server.
@@ -59,7 +63,13 @@ pub(crate) async fn run(is_quick: bool) -> (Section, CostAgainstPrincipals) {
 /// A service with the gateway's connections to it.
 struct Target {
     server: Server,
-    gateway: Gateway,
+    gateway: Asking,
+}
+
+/// How a gateway asks.
+enum Asking {
+    Http(Gateway),
+    Grpc(Envoy),
 }
 
 /// What decisions took.
@@ -75,14 +85,30 @@ struct Taken {
 
 impl Target {
     async fn of(server: Server) -> Self {
-        let gateway = Gateway::connect(server.address, CONNECTIONS).await.unwrap();
+        let place = server.address.into();
+        Self::over_http(server, &place).await
+    }
+
+    /// Asked over HTTP at `place`.
+    async fn over_http(server: Server, place: &Place) -> Self {
+        let gateway = Asking::Http(Gateway::connect_to(place, CONNECTIONS).await.unwrap());
+        Self { server, gateway }
+    }
+
+    /// Asked over gRPC at `place`.
+    async fn over_grpc(server: Server, place: &Place) -> Self {
+        let gateway = Asking::Grpc(Envoy::connect_to(place, check::CONNECTIONS).await.unwrap());
         Self { server, gateway }
     }
 
     /// Asks about each of `authorizations` once, of which every one is to be allowed.
     async fn ask(&mut self, authorizations: &[String]) -> Taken {
         let before = self.server.cpu.now();
-        let answers = awake(self.gateway.ask(Questions::once(authorizations), 200)).await;
+        let questions = Questions::once(authorizations);
+        let answers = match &mut self.gateway {
+            Asking::Http(gateway) => awake(gateway.ask(questions, 200)).await,
+            Asking::Grpc(envoy) => awake(envoy.ask(questions, 200)).await,
+        };
         let micros = self.server.cpu.micros_since(&before);
         if let Some(first) = &answers.first_unexpected {
             panic!("{} of {} were not allowed; the first:\n{first}\n{}", answers.unexpected, answers.count, self.server.log());

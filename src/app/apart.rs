@@ -1,12 +1,12 @@
 //! For commands: what they need of the service without serving.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use super::{
     AppError, Foundation, Nonces, SystemClock, admin_token, change_hints, issuing, policy, signing_keys, use_one_crypto_library,
 };
 use crate::{
-    config::{Settings, database::DatabaseSettings, server::TlsKeys},
+    config::{ListenAddress, Settings, database::DatabaseSettings, server::TlsKeys},
     domain::presented::Presented,
     doors::tls::ServerTls,
     engine::{
@@ -191,7 +191,10 @@ pub struct Shown {
 }
 
 /// Presents each of two tokens at its door, as gateways would.
-pub async fn show(http: (SocketAddr, &str), grpc: (SocketAddr, &str)) -> Result<Shown, Box<dyn std::error::Error + Send + Sync>> {
+pub async fn show(
+    http: (&ListenAddress, &str),
+    grpc: (&ListenAddress, &str),
+) -> Result<Shown, Box<dyn std::error::Error + Send + Sync>> {
     let line = |answer: crate::doors::http::probe::Answer| format!("{:<24} {}", answer.status, answer.says);
     Ok(Shown {
         http: line(crate::doors::http::probe::ask(http.0, http.1).await?),

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    net::SocketAddr,
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -12,7 +11,7 @@ use secrecy::ExposeSecret;
 use crate::{
     app::{self, App, FirstKey, Listeners, Shown},
     client::{Binding, Signer},
-    config::{Settings, telemetry::LogFormat},
+    config::{ListenAddress, Settings, telemetry::LogFormat},
     domain::{algorithm::KeyFamily, key::PrivateKey, principal::Username, scope::Scopes},
     engine::{
         issue::MintTerms,
@@ -29,13 +28,13 @@ pub(super) fn run(mut settings: Settings) -> super::Outcome {
     fs::create_dir_all(&folder)?;
     // What the environment sets stays; the rest is for a demo: loopback only, and everything in one folder.
     let defaults = Settings::default();
-    let local = |address: &mut crate::config::ListenAddress, default: SocketAddr| {
-        if address.0 == default {
-            address.0.set_ip([127, 0, 0, 1].into());
+    let local = |address: &mut ListenAddress, default: &ListenAddress| {
+        if let (true, ListenAddress::Tcp(address)) = (address == default, address) {
+            address.set_ip([127, 0, 0, 1].into());
         }
     };
-    local(&mut settings.server.http_listen, defaults.server.http_listen.0);
-    local(&mut settings.server.grpc_listen, defaults.server.grpc_listen.0);
+    local(&mut settings.server.http_listen, &defaults.server.http_listen);
+    local(&mut settings.server.grpc_listen, &defaults.server.grpc_listen);
     if settings.database.url.servers().eq(defaults.database.url.servers()) {
         settings.database.url = format!("sqlite://{}?mode=rwc", folder.join("countersign.db").display()).parse()?;
     }
@@ -50,7 +49,7 @@ pub(super) fn run(mut settings: Settings) -> super::Outcome {
 
 async fn demo(settings: Settings, log: app::LogControl, key_file: &Path) -> super::Outcome {
     let listeners = Listeners::bind(&settings)?;
-    let (http, grpc) = (listeners.http.local_addr()?, listeners.grpc.local_addr()?);
+    let (http, grpc) = (listeners.http.address()?, listeners.grpc.address()?);
     let key = demo_key(key_file)?;
     register(&settings, &key).await?;
     let app = App::build(&settings, log).await?;
@@ -64,12 +63,12 @@ async fn demo(settings: Settings, log: app::LogControl, key_file: &Path) -> supe
         "Principal \"{USERNAME}\" signs with {}; the service knows the public half only.\n\n",
         key_file.display()
     ))?;
-    show(&Signer::new(USERNAME, key), http, grpc).await?;
+    show(&Signer::new(USERNAME, key), &http, &grpc).await?;
     let issued =
         app::issuer(&settings, FirstKey::Make).await?.mint(&Username::new(USERNAME)?, MintTerms::default(), "cli:demo").await?;
     let bearer = format!("Bearer {}", issued.access_token);
-    print("An access token, which passes until it expires or is revoked:", app::show((http, &bearer), (grpc, &bearer)).await?)?;
-    super::print(&usage(key_file, http, settings.server.admin_listen.0))?;
+    print("An access token, which passes until it expires or is revoked:", app::show((&http, &bearer), (&grpc, &bearer)).await?)?;
+    super::print(&usage(key_file, &http, &settings.server.admin_listen))?;
     served.await??;
     Ok(())
 }
@@ -102,7 +101,7 @@ async fn register(settings: &Settings, key: &PrivateKey) -> super::Outcome {
     }
 }
 
-async fn show(signer: &Signer, http: SocketAddr, grpc: SocketAddr) -> super::Outcome {
+async fn show(signer: &Signer, http: &ListenAddress, grpc: &ListenAddress) -> super::Outcome {
     let token = |age: u64| -> Result<String, crate::client::SignError> {
         Ok(format!("JWT {}", signer.sign(Binding::default(), SystemTime::now() - Duration::from_secs(age))?))
     };
@@ -118,13 +117,23 @@ fn print(what: &str, Shown { http, grpc }: Shown) -> std::io::Result<()> {
     super::print(&format!("{what}\n  HTTP  {http}\n  gRPC  {grpc}\n"))
 }
 
-fn usage(key_file: &Path, http: SocketAddr, admin: SocketAddr) -> String {
+fn usage(key_file: &Path, http: &ListenAddress, admin: &ListenAddress) -> String {
     let program = std::env::current_exe().map_or_else(|_| "countersign".to_owned(), |path| path.display().to_string());
     let key_file = fs::canonicalize(key_file).unwrap_or_else(|_| key_file.to_owned());
     let key_file = key_file.display();
     format!(
         "\nTry it (each token passes once; run it again for another):\n\n  \
-         curl -i http://{http}/validate_request -H \"$({program} sign {USERNAME} --key {key_file} --header)\"\n\n\
-         Serving: HTTP {http}, readiness and metrics http://{admin}/readyz and /metrics. Stop with Ctrl-C.\n"
+         curl -i {}/validate_request -H \"$({program} sign {USERNAME} --key {key_file} --header)\"\n\n\
+         Serving: HTTP {http}, readiness and metrics {}/readyz and /metrics. Stop with Ctrl-C.\n",
+        for_curl(http),
+        for_curl(admin)
     )
+}
+
+/// What curl is given to ask there.
+fn for_curl(listener: &ListenAddress) -> String {
+    match listener {
+        ListenAddress::Tcp(address) => format!("http://{address}"),
+        ListenAddress::Unix(path) => format!("--unix-socket {} http://localhost", path.display()),
+    }
 }

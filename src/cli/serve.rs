@@ -19,7 +19,7 @@ pub(super) fn run(settings: &Settings) -> super::Outcome {
         let (stop, hurry) = told_to_stop()?;
         let listeners = listeners.open()?;
         tracing::info!(
-            http = %listeners.http()?, grpc = %listeners.grpc()?, admin = %listeners.admin()?,
+            http = %listeners.http(), grpc = %listeners.grpc(), admin = %listeners.admin(),
             version = env!("CARGO_PKG_VERSION"), "serving"
         );
         app.serve(listeners, stop, hurry).await?;

@@ -20,11 +20,10 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use url::Url;
 
 use self::{
     replica::State,
-    scrape::Scraper,
+    scrape::{Scraper, Target},
     screen::{Screen, Snapshot},
 };
 use crate::config::Settings;
@@ -34,7 +33,8 @@ const SHORTEST: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Args)]
 pub(super) struct TopArguments {
-    /// The admin listener of a replica; once for each replica [default: `server.admin_listen`].
+    /// The admin listener of a replica, as a URL, an address or `unix:` and a path; once for each replica
+    /// [default: `server.admin_listen`].
     #[arg(long = "url", value_name = "URL")]
     urls: Vec<String>,
     /// How often to look, and what rates are taken over.
@@ -64,12 +64,12 @@ pub(super) fn run(
     let TopArguments { urls, interval, once, output } = arguments;
     // Parsed here: the parser of arguments repeats what it cannot use, and a URL may hold a password.
     let mut urls =
-        urls.iter().map(|url| scrape::target(url)).collect::<Result<Vec<Url>, _>>().map_err(|reason| bad_url(&reason))?;
+        urls.iter().map(|url| scrape::target(url)).collect::<Result<Vec<Target>, _>>().map_err(|reason| bad_url(&reason))?;
     if urls.is_empty() {
         let settings = settings()?;
-        urls.push(scrape::local(settings.server.admin_listen.0, settings.admin.tls.cert.is_some())?);
+        urls.push(scrape::local(&settings.server.admin_listen, settings.admin.tls.cert.is_some())?);
     }
-    let names: Vec<String> = urls.iter().map(scrape::name).collect();
+    let names: Vec<String> = urls.iter().map(Target::name).collect();
     let snapshot = Snapshot::of(names.iter().map(String::as_str));
     let scraper = Scraper::new(urls)?;
     let is_live = !once && output == Output::Text && io::stdout().is_terminal() && io::stdin().is_terminal();

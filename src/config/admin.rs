@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Contradiction,
     server::{TlsKeys, TlsSettings},
-    values::{self, Secret},
+    values::{self, Secret, SocketMode},
 };
 
 /// How many characters an admin token has at least. Guesses are slowed down, and not impossible.
@@ -29,13 +29,16 @@ pub struct AdminSettings {
     /// and `/metrics` answer under every name. Default empty.
     #[serde(deserialize_with = "values::list")]
     pub allowed_hosts: Vec<String>,
-    /// How many wrong tokens one peer may present in a minute, an IPv6 `/64` being one peer; then the answer is 429 until some time has
+    /// How many wrong tokens one peer may present in a minute, an IPv6 `/64` being one peer, and over a Unix socket a user; then the answer is 429 until some time has
     /// passed, also to the right one. 0 means no limit. Default 10.
     pub failures_per_peer: u32,
     /// Whether `/register_key` and `/is_key_registered`, which jwthenticator has on its internal network, need no token. Whoever
     /// reaches the listener can then register API keys. Default false.
     pub open_key_registration: bool,
-    /// TLS on the admin listener, for everything on it: probes and scrapers have to speak it, too. `cert` and `key` belong together,
+    /// The permissions of the admin listener's Unix socket, as four octal digits: who may write to it may connect, and still needs the
+    /// token for the admin API. Default `0600`.
+    pub socket_mode: SocketMode,
+    /// TLS on the admin listener, if it has an IP address, for everything on it: probes and scrapers have to speak it, too. `cert` and `key` belong together,
     /// and `client_ca` needs both. The files are read again when they change.
     pub tls: TlsSettings,
 }
@@ -48,6 +51,7 @@ impl Default for AdminSettings {
             allowed_hosts: Vec::new(),
             failures_per_peer: 10,
             open_key_registration: false,
+            socket_mode: SocketMode(0o600),
             tls: TlsSettings::default(),
         }
     }

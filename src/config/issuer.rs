@@ -49,7 +49,7 @@ pub struct IssuerSettings {
     pub multiple_tokens: bool,
     /// How often a minute the clients at one address may present wrong credentials to the token API before they have to wait; 0
     /// is no limit. The address is that of the connection: behind a proxy it is the proxy's, so let that limit and set this to 0.
-    /// Default 60.
+    /// Over a Unix socket, the user of the process at the other end counts instead. Default 60.
     pub failures_per_peer: u32,
     /// How often a minute wrong credentials may be presented to the token API in the name of one client (the `identifier` of an
     /// API key, the signer of an assertion) before it has to wait; 0 is no limit. Default 30.

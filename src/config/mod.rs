@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 #[doc(hidden)]
 pub use load::load_text;
 pub use load::{DEFAULT_FILE, SettingsError, load};
-pub use values::{ListenAddress, Secret};
+pub use values::{ListenAddress, Secret, SocketMode};
 
 /// Everything that can be set.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -63,6 +63,7 @@ impl Settings {
             self.self_signed.contradictions(),
             self.issuer.contradictions(),
             self.admin.contradictions(),
+            self.admin.tls.unless_used_on(&[&self.server.admin_listen], server::TlsKeys::ADMIN).into_iter().collect(),
             self.registry.contradictions(),
         ]
         .concat()

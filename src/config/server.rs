@@ -6,20 +6,25 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Contradiction,
-    values::{self, ListenAddress},
+    values::{self, ListenAddress, SocketMode},
 };
 
 /// `server.*`
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ServerSettings {
-    /// Decisions over HTTP (`/validate_request`), the token API, `/jwks`, and liveness (`/livez`). Default `0.0.0.0:8080`.
+    /// Decisions over HTTP (`/validate_request`), the token API, `/jwks`, and liveness (`/livez`): an IP address and a port, or a Unix
+    /// socket, such as `unix:/run/countersign/http.sock`, for gateways on the same host. Default `0.0.0.0:8080`.
     pub http_listen: ListenAddress,
-    /// Decisions over gRPC (Envoy's `ext_authz` v3 and `countersign.v1.Verification`), health and reflection. Default
-    /// `0.0.0.0:9191`.
+    /// Decisions over gRPC (Envoy's `ext_authz` v3 and `countersign.v1.Verification`), health and reflection: likewise an address
+    /// or a Unix socket. Default `0.0.0.0:9191`.
     pub grpc_listen: ListenAddress,
-    /// Readiness (`/readyz`), metrics (`/metrics`) and the admin API (`/admin/v1`). `admin.tls` gives it TLS. Default `127.0.0.1:8081`.
+    /// Readiness (`/readyz`), metrics (`/metrics`) and the admin API (`/admin/v1`): likewise an address or a Unix socket. `admin.tls`
+    /// gives it TLS. Default `127.0.0.1:8081`.
     pub admin_listen: ListenAddress,
+    /// The permissions of the Unix sockets of the HTTP and gRPC listeners, as four octal digits: a gateway connects if it may write.
+    /// The group is that of the service. Default `0660`.
+    pub socket_mode: SocketMode,
     /// What stands before every HTTP path, such as `/auth`: begins with `/`, and does not end with it. The admin listener answers
     /// without it, too. Default empty.
     pub url_prefix: String,
@@ -38,8 +43,8 @@ pub struct ServerSettings {
     /// Requests that each listener works on at a time; one more is answered with 503 (`UNAVAILABLE` over gRPC) before anything is done
     /// for it. From 1 to 1,000,000. Default 4096.
     pub max_in_flight: u32,
-    /// TLS on the HTTP and gRPC listeners. `cert` and `key` belong together, and `client_ca` needs both. The files are read again
-    /// when they change.
+    /// TLS on the HTTP and gRPC listeners, if they have an IP address: who may use a Unix socket, `server.socket_mode` says. `cert` and
+    /// `key` belong together, and `client_ca` needs both. The files are read again when they change.
     pub tls: TlsSettings,
 }
 
@@ -80,11 +85,12 @@ const DRAIN_MAX: Duration = Duration::from_mins(1);
 
 impl Default for ServerSettings {
     fn default() -> Self {
-        let listen = |ip: [u8; 4], port| ListenAddress((ip, port).into());
+        let listen = |ip: [u8; 4], port| ListenAddress::Tcp((ip, port).into());
         Self {
             http_listen: listen([0, 0, 0, 0], 8080),
             grpc_listen: listen([0, 0, 0, 0], 9191),
             admin_listen: listen([127, 0, 0, 1], 8081),
+            socket_mode: SocketMode(0o660),
             url_prefix: String::new(),
             token_api: true,
             grpc: GrpcSettings::default(),
@@ -114,17 +120,17 @@ impl ServerSettings {
                 add(key, "expected a number from 1 to 1000000");
             }
         }
-        let same = |a: ListenAddress, b: ListenAddress| a.0 == b.0 && a.0.port() != 0;
-        if same(self.http_listen, self.grpc_listen) {
+        if self.http_listen.is_taken_by(&self.grpc_listen) {
             add("server.grpc_listen", "it is the same address as `server.http_listen`; each listener needs its own");
         }
-        if same(self.http_listen, self.admin_listen) || same(self.grpc_listen, self.admin_listen) {
+        if self.admin_listen.is_taken_by(&self.http_listen) || self.admin_listen.is_taken_by(&self.grpc_listen) {
             add("server.admin_listen", "it is the same address as another listener's; each needs its own");
         }
         if !(16 * 1024..=16 * 1024 * 1024).contains(&self.grpc.max_message) {
             add("server.grpc.max_message", "accepted are 16384 to 16777216 bytes (16 MiB)");
         }
         found.extend(self.tls.contradictions(TlsKeys::SERVER));
+        found.extend(self.tls.unless_used_on(&[&self.http_listen, &self.grpc_listen], TlsKeys::SERVER));
         found
     }
 }
@@ -146,6 +152,14 @@ impl TlsKeys {
 }
 
 impl TlsSettings {
+    /// None of the `listeners` may have TLS, as none has an IP address.
+    pub(super) fn unless_used_on(&self, listeners: &[&ListenAddress], keys: TlsKeys) -> Option<Contradiction> {
+        let is_unused = self.cert.is_some() && listeners.iter().all(|listener| listener.tcp().is_none());
+        let reason =
+            "there is no TLS on a Unix socket, whose permissions say who may connect; remove it, or listen on an IP address";
+        is_unused.then(|| Contradiction { key: keys.cert, reason: reason.to_owned() })
+    }
+
     pub(super) fn contradictions(&self, keys: TlsKeys) -> Option<Contradiction> {
         let TlsKeys { cert, key, client_ca } = keys;
         let (key, reason) = match (&self.cert, &self.key, &self.client_ca) {

@@ -1,6 +1,12 @@
 //! How single values are written: durations, lists, addresses, secrets.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
@@ -104,27 +110,110 @@ pub(super) fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Str
     Ok(items.iter().map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect())
 }
 
-/// The address that a listener binds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ListenAddress(pub std::net::SocketAddr);
+/// What stands before the path of a Unix socket.
+const UNIX: &str = "unix:";
+
+/// What a listener binds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// An IP address and a port.
+    Tcp(SocketAddr),
+    /// A Unix socket, by its absolute path.
+    Unix(PathBuf),
+}
+
+impl ListenAddress {
+    /// The IP address and port, if it is one.
+    pub const fn tcp(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// Whether two listeners cannot both have it. Port 0 is another one each time.
+    pub(super) fn is_taken_by(&self, other: &Self) -> bool {
+        self == other && self.tcp().is_none_or(|address| address.port() != 0)
+    }
+}
+
+impl From<SocketAddr> for ListenAddress {
+    fn from(address: SocketAddr) -> Self {
+        Self::Tcp(address)
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "{UNIX}{}", path.display()),
+        }
+    }
+}
 
 impl FromStr for ListenAddress {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse()
-            .map(Self)
-            .map_err(|_| "not an address to listen on; accepted are an IP address and a port, such as 127.0.0.1:8080 or [::]:8080")
+        if let Some(path) = text.strip_prefix(UNIX) {
+            let is_file = Path::new(path).is_absolute() && !path.ends_with('/');
+            return if is_file {
+                Ok(Self::Unix(path.into()))
+            } else {
+                Err("not a Unix socket; expected `unix:` and an absolute path, such as unix:/run/countersign/http.sock")
+            };
+        }
+        text.parse().map(Self::Tcp).map_err(|_| {
+            "not an address to listen on; expected an IP address and a port, such as 127.0.0.1:8080 or [::]:8080, or a Unix socket, \
+             such as unix:/run/countersign/http.sock"
+        })
     }
 }
 
 impl Serialize for ListenAddress {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
+        serializer.collect_str(self)
     }
 }
 
 impl<'de> Deserialize<'de> for ListenAddress {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        parsed(deserializer)
+    }
+}
+
+/// The permissions of a Unix socket: who may connect is who may write to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketMode(pub u32);
+
+impl fmt::Display for SocketMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04o}", self.0)
+    }
+}
+
+impl FromStr for SocketMode {
+    type Err = &'static str;
+
+    /// The zero before it is not optional: without it, the number of a file may be a decimal one.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_octal = text.len() == 4 && text.starts_with('0') && text.bytes().all(|byte| byte.is_ascii_digit());
+        is_octal
+            .then(|| u32::from_str_radix(text, 8).ok())
+            .flatten()
+            .map(Self)
+            .ok_or("not the mode of a file; expected four octal digits in quotes, such as \"0660\"")
+    }
+}
+
+impl Serialize for SocketMode {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for SocketMode {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         parsed(deserializer)
     }

@@ -43,7 +43,7 @@ pub(super) const NO_STORE: &str = "no-store";
 /// Seconds after which a client may try again when nothing could be decided.
 pub(super) const RETRY_AFTER_SECONDS: u32 = 1;
 /// The same as a header value.
-const RETRY_AFTER: &str = "1";
+pub(super) const RETRY_AFTER: &str = "1";
 
 /// How the doors speak, from the settings.
 #[derive(Clone, Debug)]

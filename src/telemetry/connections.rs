@@ -1,6 +1,6 @@
 //! Connections are counted here, by listener, TLS handshakes that fail, and what is refused on them before anybody looks at it.
 
-use std::net::SocketAddr;
+use std::fmt;
 use std::sync::{
     Arc, Mutex, PoisonError,
     atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -24,7 +24,8 @@ pub enum ListenerName {
 }
 
 impl ListenerName {
-    const ALL: [Self; 3] = [Self::Http, Self::Grpc, Self::Admin];
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::Http, Self::Grpc, Self::Admin];
 
     /// The name in logs and metrics.
     pub const fn name(self) -> &'static str {
@@ -217,7 +218,7 @@ impl ConnectionCounts {
     }
 
     /// A TLS handshake with `peer` failed, which the library calls `error`. The log tells of it, as often as it may.
-    pub fn handshake_failed(&self, failure: HandshakeFailure, peer: SocketAddr, error: String, now: Instant) {
+    pub fn handshake_failed(&self, failure: HandshakeFailure, peer: &dyn fmt::Display, error: String, now: Instant) {
         self.handshakes.failed(failure, peer, error);
         self.handshakes.tell(self.listener, now);
     }

@@ -4,7 +4,7 @@
 //! peer and how many there were: a flood of one kind hides none of another.
 
 use std::{
-    net::SocketAddr,
+    fmt,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -161,13 +161,13 @@ pub(super) struct Handshakes {
 #[derive(Debug, Default)]
 struct Line {
     count: u64,
-    last: Option<(SocketAddr, String)>,
+    last: Option<(String, String)>,
     told_at: Option<Instant>,
 }
 
 impl Handshakes {
     /// One with `peer` failed, which the library calls `error`.
-    pub(super) fn failed(&self, failure: HandshakeFailure, peer: SocketAddr, error: String) {
+    pub(super) fn failed(&self, failure: HandshakeFailure, peer: &dyn fmt::Display, error: String) {
         self.failed[failure as usize].fetch_add(1, Ordering::Relaxed);
         if failure == HandshakeFailure::Closed {
             // Health checks over TCP do nothing else.
@@ -177,7 +177,7 @@ impl Handshakes {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let line = &mut lines[failure as usize];
         line.count += 1;
-        line.last = Some((peer, error));
+        line.last = Some((peer.to_string(), error));
         self.has_untold.store(true, Ordering::Relaxed);
     }
 
@@ -203,7 +203,7 @@ impl Handshakes {
         }
     }
 
-    fn due(&self, now: Instant) -> Vec<(HandshakeFailure, u64, SocketAddr, String)> {
+    fn due(&self, now: Instant) -> Vec<(HandshakeFailure, u64, String, String)> {
         let mut due = Vec::new();
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         for (failure, line) in HandshakeFailure::ALL.into_iter().zip(lines.iter_mut()) {
@@ -225,11 +225,11 @@ mod tests {
 
     const PEERS: [&str; 3] = ["192.0.2.1:1", "192.0.2.2:2", "[2001:db8::3]:3"];
 
-    fn peer(number: usize) -> SocketAddr {
-        PEERS[number].parse().unwrap()
+    fn peer(number: usize) -> String {
+        PEERS[number].to_owned()
     }
 
-    fn told(handshakes: &Handshakes, now: Instant) -> Vec<(HandshakeFailure, u64, SocketAddr)> {
+    fn told(handshakes: &Handshakes, now: Instant) -> Vec<(HandshakeFailure, u64, String)> {
         handshakes.due(now).into_iter().map(|(failure, count, peer, _)| (failure, count, peer)).collect()
     }
 
@@ -248,13 +248,13 @@ mod tests {
         use HandshakeFailure::{Closed, NoCertificate, NotTls};
 
         let (handshakes, start) = (Handshakes::default(), Instant::now());
-        handshakes.failed(NotTls, peer(0), String::new());
+        handshakes.failed(NotTls, &peer(0), String::new());
         assert_eq!(told(&handshakes, start), [(NotTls, 1, peer(0))], "the first at once");
         assert!(!handshakes.has_untold());
         for number in [0, 1] {
-            handshakes.failed(NotTls, peer(number), String::new());
+            handshakes.failed(NotTls, &peer(number), String::new());
         }
-        handshakes.failed(NoCertificate, peer(2), String::new());
+        handshakes.failed(NoCertificate, &peer(2), String::new());
         assert_eq!(
             told(&handshakes, start + TELL_INTERVAL / 2),
             [(NoCertificate, 1, peer(2))],
@@ -264,7 +264,7 @@ mod tests {
         assert_eq!(told(&handshakes, start + TELL_INTERVAL), [(NotTls, 2, peer(1))]);
         assert!(!handshakes.has_untold());
 
-        handshakes.failed(Closed, peer(0), String::new());
+        handshakes.failed(Closed, &peer(0), String::new());
         assert!(!handshakes.has_untold(), "health checks are not told");
         assert_eq!([NotTls, NoCertificate, Closed].map(|failure| handshakes.count(failure)), [3, 1, 1]);
     }

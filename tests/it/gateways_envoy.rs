@@ -226,26 +226,23 @@ fn assert_grpc_denial(denial: &Status, code: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_sites_keep_their_rules() {
-    let application = "\
-              - match: { prefix: / }
-                route: *backend
-";
-    let with_another = format!(
-        "{application}\
-            - name: strict
-              domains: [\"{STRICT}\", \"{STRICT}:*\"]
+    let application = "              - match: { prefix: / }\n                route: *backend\n";
+    let another = format!(
+        r#"            - name: strict
+              domains: ["{STRICT}", "{STRICT}:*"]
               routes:
               - match: {{ prefix: / }}
                 route: *backend
                 typed_per_filter_config: *asks-for-admin
             - name: others
-              domains: [\"*\"]
+              domains: ["*"]
               routes:
               - match: {{ path: /healthz }}
                 route: *backend
                 typed_per_filter_config: *asks-nobody
-"
+"#
     );
+    let with_another = [application, &another].concat();
     let first = format!("domains: [\"{LENIENT}\", \"{LENIENT}:*\"]");
     for gateway in ENVOYS {
         let edits = [(application, with_another.as_str()), ("domains: [\"*\"]", &first)];

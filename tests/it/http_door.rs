@@ -106,6 +106,36 @@ async fn an_old_client_may_keep_its_connection() {
     assert_eq!(stream.read(&mut [0]).await.unwrap(), 0, "it is closed as it asked");
 }
 
+/// Whatever it asks for, and at either listener: an answer in its version, and the end of the connection, which is all that it knows.
+#[tokio::test]
+async fn an_old_client_is_answered_and_its_connection_closed() {
+    let (_deployment, countersign, key) = alice();
+    let token = Claims::of("alice").authorization(&key);
+    let json = "Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
+    for (listener, request, status) in [
+        (countersign.http, format!("GET /validate_request HTTP/1.0\r\nAuthorization: {token}\r\n\r\n"), 200),
+        (countersign.http, "GET /validate_request HTTP/1.0\r\n\r\n".to_owned(), 401),
+        (countersign.http, "GET /livez HTTP/1.0\r\n\r\n".to_owned(), 200),
+        (countersign.http, "HEAD /livez HTTP/1.0\r\n\r\n".to_owned(), 200),
+        (countersign.http, "GET /nothing HTTP/1.0\r\n\r\n".to_owned(), 404),
+        (countersign.http, format!("POST /authenticate HTTP/1.0\r\n{json}"), 400),
+        (countersign.admin, "GET /readyz HTTP/1.0\r\n\r\n".to_owned(), 200),
+        (countersign.admin, "GET /metrics HTTP/1.0\r\n\r\n".to_owned(), 200),
+    ] {
+        let mut stream = TcpStream::connect(listener).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_string(&mut answer)).await;
+        read.unwrap_or_else(|_| panic!("{request} keeps the connection")).unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.0 {status} ")), "{request}: {answer}");
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(!head.contains("keep-alive") && !head.contains("transfer-encoding"), "{request}: {answer}");
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+        let expected = if request.starts_with("HEAD") { "0" } else { length };
+        assert_eq!(body.len().to_string(), expected, "{request}: {answer}");
+    }
+}
+
 #[tokio::test]
 async fn any_method_may_ask() {
     let (_deployment, countersign, key) = alice();

@@ -64,6 +64,8 @@ async fn what_never_becomes_a_request_is_closed() {
         (countersign.http, half_head.to_vec()),
         (countersign.http, half_body("/authenticate", "none")),
         (countersign.http, half_chunk.to_vec()),
+        (countersign.http, PREFACE[..10].to_vec()),
+        (countersign.http, PREFACE.to_vec()),
         (countersign.admin, Vec::new()),
         (countersign.admin, half_head.to_vec()),
         (countersign.admin, half_body("/admin/v1/principals", &bearer)),
@@ -73,9 +75,15 @@ async fn what_never_becomes_a_request_is_closed() {
     ] {
         let mut stream = TcpStream::connect(listener).await.unwrap();
         stream.write_all(&sent).await.unwrap();
+        let is_told = sent == half_head;
         waiting.push(async move {
-            let closed = tokio::time::timeout(SECONDS, stream.read_to_end(&mut Vec::new())).await;
+            let mut told = Vec::new();
+            let closed = tokio::time::timeout(SECONDS, stream.read_to_end(&mut told)).await;
             assert!(closed.is_ok(), "{listener} keeps a connection that sent {:?}", String::from_utf8_lossy(&sent));
+            let told = String::from_utf8_lossy(&told);
+            if is_told {
+                assert!(told.starts_with("HTTP/1.1 408 ") && told.contains("\r\nx-auth-error: request_timeout\r\n"), "{told}");
+            }
         });
     }
     futures_util::future::join_all(waiting).await;
@@ -259,7 +267,7 @@ async fn thousands_of_connections_take_bounded_memory() {
                 1 => [b"GET /validate_request HTTP/1.1\r\nX-Long: ".to_vec(), vec![b'v'; 60 * 1024]].concat(),
                 // Answers that are not read.
                 2 => b"GET /livez HTTP/1.1\r\nHost: countersign\r\n\r\n".repeat(100),
-                _ if listener == countersign.grpc => PREFACE.to_vec(),
+                _ if listener == countersign.grpc || number % 8 == 3 && listener == countersign.http => PREFACE.to_vec(),
                 // Bodies that do not end.
                 _ => b"POST /authenticate HTTP/1.1\r\nHost: countersign\r\nContent-Type: application/json\r\n\
                        Content-Length: 60000\r\n\r\n{"

@@ -119,6 +119,31 @@ fn the_unit_starts_what_is_installed() {
     assert_eq!(ran.code, 0, "{ran:?}");
 }
 
+/// Each has the name of a listener, which is how the service knows it, and is where the unit may have it.
+#[test]
+fn the_socket_units_belong_to_the_unit() {
+    let deployment = Deployment::bare();
+    let folder = repository().join("deploy/systemd");
+    let service = std::fs::read_to_string(folder.join("countersign.service")).unwrap();
+    assert!(service.lines().any(|line| line == "RuntimeDirectory=countersign"), "{service}");
+    deployment.file("countersign.service", &service.replace("/usr/bin/countersign", env!("CARGO_BIN_EXE_countersign")));
+    for listener in ["http", "grpc"] {
+        let name = format!("countersign-{listener}.socket");
+        let unit = std::fs::read_to_string(folder.join("sockets").join(&name)).unwrap();
+        let has = |wanted: &str| assert!(unit.lines().any(|line| line == wanted), "no {wanted} in {unit}");
+        has(&format!("FileDescriptorName={listener}"));
+        has(&format!("ListenStream=/run/countersign/{listener}.sock"));
+        has("Service=countersign.service");
+
+        // The user of the gateway need not be here.
+        let file = deployment.file(&name, &unit.replace("www-data", "root").replace("envoy", "root"));
+        let mut verify = Command::new(program("systemd-analyze"));
+        verify.args(["verify", "--man=no"]).arg(&file).env("SYSTEMD_UNIT_PATH", format!("{}:", deployment.dir.path().display()));
+        let verified = Ran::of(&mut verify);
+        assert_eq!((verified.code, verified.stderr.as_str()), (0, ""), "{verified:?}");
+    }
+}
+
 #[test]
 fn the_package_is_made_of_what_is_there() {
     let deb = deb();

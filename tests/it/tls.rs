@@ -68,6 +68,27 @@ async fn certificates_that_change_are_used_without_a_restart() {
     .await;
 }
 
+#[tokio::test]
+async fn one_connection_too_many_is_told_so() {
+    let (deployment, authority) = with_tls();
+    let deployment = deployment.set("server.max_connections", "4");
+    let countersign = deployment.serve();
+    for (door, protocol, told) in [(countersign.http, "http/1.1", &b"HTTP/1.1 503 "[..]), (countersign.grpc, "h2", &[0, 0, 0, 4])] {
+        // Such as say nothing make room after a second.
+        eventually_async("it is told", Duration::from_secs(20), async || {
+            let mut held = Vec::new();
+            for _ in 0..4 {
+                held.push(TcpStream::connect(door).await.unwrap());
+            }
+            let mut answer = Vec::new();
+            let refused = async { connect(door, protocol, &authority, None).await?.read_to_end(&mut answer).await };
+            drop(tokio::time::timeout(Duration::from_secs(1), refused).await);
+            answer.starts_with(told).then_some(())
+        })
+        .await;
+    }
+}
+
 #[test]
 fn unusable_files_stop_the_start_by_name() {
     let (deployment, _) = with_tls();

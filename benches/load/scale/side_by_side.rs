@@ -26,7 +26,11 @@ pub(super) struct Variant {
 impl Variant {
     /// Asks a little first, so that everything is connected and known.
     pub(super) async fn of(label: &'static str, server: Server, signers: &[Signer]) -> Self {
-        let mut target = Target::of(server).await;
+        Self::asked(label, Target::of(server).await, signers).await
+    }
+
+    /// The same of a service that is asked in another way.
+    pub(super) async fn asked(label: &'static str, mut target: Target, signers: &[Signer]) -> Self {
         target.ask(&sign(signers, 8 * CONNECTIONS, 0)).await;
         Self { label, target, rounds: Vec::new() }
     }

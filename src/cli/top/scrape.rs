@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -15,6 +16,7 @@ use super::{
     replica::{Look, Reading, State},
 };
 use crate::{
+    config::ListenAddress,
     domain::json,
     roots::{Roots, RootsError},
 };
@@ -25,8 +27,15 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 /// The admin listeners of the replicas.
 #[derive(Clone, Debug)]
 pub(super) struct Scraper {
-    client: Client,
-    targets: Vec<Url>,
+    targets: Vec<(Client, Url)>,
+}
+
+/// The admin listener of one replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    Url(Url),
+    /// The path of a Unix socket.
+    Unix(PathBuf),
 }
 
 /// There is nothing to ask with.
@@ -38,6 +47,9 @@ pub(super) enum ScraperError {
     /// The library does not make a client.
     #[error("the HTTP client could not be made")]
     Http(#[from] reqwest::Error),
+    /// What stands for the name of a Unix socket is no URL, which it has no reason to be.
+    #[error("{0}")]
+    Name(String),
 }
 
 /// Why a replica's metrics could not be read, in a few words for one row of a table.
@@ -62,84 +74,121 @@ struct Ready {
 
 impl Scraper {
     /// Redirects are not followed and proxies not asked: an admin listener is near.
-    pub(super) fn new(targets: Vec<Url>) -> Result<Self, ScraperError> {
+    pub(super) fn new(targets: Vec<Target>) -> Result<Self, ScraperError> {
         // Without TLS, no authorities are needed.
-        let uses_tls = targets.iter().any(|target| target.scheme() == "https");
-        let client = if uses_tls {
-            Client::builder().tls_backend_preconfigured(Roots::load(None)?.for_reqwest())
-        } else {
-            Client::builder().tls_certs_only([])
+        let uses_tls = targets.iter().any(|target| matches!(target, Target::Url(url) if url.scheme() == "https"));
+        let tls = if uses_tls { Some(Roots::load(None)?.for_reqwest()) } else { None };
+        let builder = || {
+            let builder = match &tls {
+                Some(tls) => Client::builder().tls_backend_preconfigured(tls.clone()),
+                None => Client::builder().tls_certs_only([]),
+            };
+            builder
+                .timeout(TIMEOUT)
+                .redirect(redirect::Policy::none())
+                .no_proxy()
+                .user_agent(concat!("countersign/", env!("CARGO_PKG_VERSION")))
         };
-        let client = client
-            .timeout(TIMEOUT)
-            .redirect(redirect::Policy::none())
-            .no_proxy()
-            .user_agent(concat!("countersign/", env!("CARGO_PKG_VERSION")))
-            .build()?;
-        Ok(Self { client, targets })
+        let shared = builder().build()?;
+        let targets = targets.into_iter().map(|target| match target {
+            Target::Url(url) => Ok((shared.clone(), url)),
+            // Everything that this client asks for, it asks for there.
+            Target::Unix(path) => Ok((builder().unix_socket(path).build()?, in_any_name()?)),
+        });
+        Ok(Self { targets: targets.collect::<Result<_, ScraperError>>()? })
     }
 
     /// One look at each replica, in their order, all at once.
     pub(super) async fn look(&self) -> Vec<Look> {
-        future::join_all(self.targets.iter().map(|target| self.look_at(target))).await
-    }
-
-    async fn look_at(&self, target: &Url) -> Look {
-        match future::try_join(self.metrics(target), self.readiness(target)).await {
-            Ok((reading, state)) => Look { state, reading: Some(reading) },
-            Err(error) => Look { state: State::Unreachable(super::printable(&error.to_string())), reading: None },
-        }
-    }
-
-    async fn metrics(&self, target: &Url) -> Result<Reading, ScrapeError> {
-        let (status, text) = self.get(target, "metrics").await?;
-        if status != StatusCode::OK {
-            return Err(ScrapeError::Status { path: "/metrics", status });
-        }
-        Ok(Reading::of(&exposition::parse(&text)?, Instant::now()))
-    }
-
-    async fn readiness(&self, target: &Url) -> Result<State, ScrapeError> {
-        let (status, text) = self.get(target, "readyz").await?;
-        if status != StatusCode::OK && status != StatusCode::SERVICE_UNAVAILABLE {
-            return Err(ScrapeError::Status { path: "/readyz", status });
-        }
-        let ready: Ready = json::object(text.as_bytes()).map_err(|_| ScrapeError::Readiness)?;
-        if ready.result {
-            return Ok(State::Up);
-        }
-        let down = ready.dependencies.into_iter().filter(|(_, state)| state != "ok");
-        Ok(State::NotReady(down.map(|(dependency, _)| super::printable(&dependency)).collect()))
-    }
-
-    async fn get(&self, target: &Url, path: &str) -> Result<(StatusCode, String), ScrapeError> {
-        let mut url = target.clone();
-        url.set_path(&format!("{}/{path}", target.path().trim_end_matches('/')));
-        let response = self.client.get(url).send().await.map_err(innermost)?;
-        Ok((response.status(), response.text().await.map_err(innermost)?))
+        future::join_all(self.targets.iter().map(|(client, url)| look_at(client, url))).await
     }
 }
 
-/// What `--url` gives: the admin listener's address, with or without `http://` and with whatever stands before its paths.
-pub(super) fn target(text: &str) -> Result<Url, String> {
+async fn look_at(client: &Client, target: &Url) -> Look {
+    match future::try_join(metrics(client, target), readiness(client, target)).await {
+        Ok((reading, state)) => Look { state, reading: Some(reading) },
+        Err(error) => Look { state: State::Unreachable(super::printable(&error.to_string())), reading: None },
+    }
+}
+
+async fn metrics(client: &Client, target: &Url) -> Result<Reading, ScrapeError> {
+    let (status, text) = get(client, target, "metrics").await?;
+    if status != StatusCode::OK {
+        return Err(ScrapeError::Status { path: "/metrics", status });
+    }
+    Ok(Reading::of(&exposition::parse(&text)?, Instant::now()))
+}
+
+async fn readiness(client: &Client, target: &Url) -> Result<State, ScrapeError> {
+    let (status, text) = get(client, target, "readyz").await?;
+    if status != StatusCode::OK && status != StatusCode::SERVICE_UNAVAILABLE {
+        return Err(ScrapeError::Status { path: "/readyz", status });
+    }
+    let ready: Ready = json::object(text.as_bytes()).map_err(|_| ScrapeError::Readiness)?;
+    if ready.result {
+        return Ok(State::Up);
+    }
+    let down = ready.dependencies.into_iter().filter(|(_, state)| state != "ok");
+    Ok(State::NotReady(down.map(|(dependency, _)| super::printable(&dependency)).collect()))
+}
+
+async fn get(client: &Client, target: &Url, path: &str) -> Result<(StatusCode, String), ScrapeError> {
+    let mut url = target.clone();
+    url.set_path(&format!("{}/{path}", target.path().trim_end_matches('/')));
+    let response = client.get(url).send().await.map_err(innermost)?;
+    Ok((response.status(), response.text().await.map_err(innermost)?))
+}
+
+/// What `--url` gives: the admin listener's address, with or without `http://` and with whatever stands before its paths; or its
+/// Unix socket.
+pub(super) fn target(text: &str) -> Result<Target, String> {
+    if text.starts_with("unix:") {
+        return match text.parse::<ListenAddress>()? {
+            ListenAddress::Unix(path) => Ok(Target::Unix(path)),
+            ListenAddress::Tcp(address) => url(&address.to_string()).map(Target::Url),
+        };
+    }
+    url(text).map(Target::Url)
+}
+
+fn url(text: &str) -> Result<Url, String> {
     let with_scheme = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
     let url = Url::parse(&with_scheme).map_err(|error| error.to_string())?;
     match url.scheme() {
         "http" | "https" if url.has_host() => Ok(url),
-        _ => Err("accepted are addresses such as 127.0.0.1:8081 and http:// and https:// URLs".to_owned()),
+        _ => Err("expected an address such as 127.0.0.1:8081, an http:// or https:// URL, or a Unix socket such as \
+                  unix:/run/countersign/admin.sock"
+            .to_owned()),
     }
 }
 
-/// A target as it is shown, without the password that it may have.
-pub(super) fn name(target: &Url) -> String {
-    let mut shown = target.clone();
-    // Both fail only where there is no host, and a target has one.
-    let _ = (shown.set_username(""), shown.set_password(None));
-    super::printable(shown.as_str().trim_end_matches('/'))
+/// What is asked over a Unix socket, which has no other name.
+fn in_any_name() -> Result<Url, ScraperError> {
+    url("localhost").map_err(ScraperError::Name)
+}
+
+impl Target {
+    /// As it is shown, without the password that it may have.
+    pub(super) fn name(&self) -> String {
+        match self {
+            Self::Url(url) => {
+                let mut shown = url.clone();
+                // Both fail only where there is no host, and a target has one.
+                let _ = (shown.set_username(""), shown.set_password(None));
+                super::printable(shown.as_str().trim_end_matches('/'))
+            }
+            Self::Unix(path) => super::printable(&ListenAddress::Unix(path.clone()).to_string()),
+        }
+    }
 }
 
 /// Where a service of these settings is asked from the same machine.
-pub(super) fn local(listener: SocketAddr, uses_tls: bool) -> Result<Url, String> {
+pub(super) fn local(listener: &ListenAddress, uses_tls: bool) -> Result<Target, String> {
+    let listener = match listener {
+        ListenAddress::Tcp(address) => address,
+        // Over which there is no TLS.
+        ListenAddress::Unix(path) => return Ok(Target::Unix(path.clone())),
+    };
     let ip = match listener.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
@@ -174,16 +223,18 @@ mod tests {
             ("[::1]:8081", "http://[::1]:8081/"),
             ("https://admin.test/auth", "https://admin.test/auth"),
         ] {
-            assert_eq!(target(text).unwrap().as_str(), url);
+            assert_eq!(target(text).unwrap(), Target::Url(Url::parse(url).unwrap()));
         }
-        for text in ["", "ftp://admin.test", "http://", "host:port"] {
+        assert_eq!(target("unix:/run/admin.sock").unwrap(), Target::Unix("/run/admin.sock".into()));
+        for text in ["", "unix:admin.sock", "unix:", "ftp://admin.test", "http://", "host:port"] {
             assert!(target(text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn a_password_is_not_shown() {
-        assert_eq!(name(&target("https://top:secret@admin.test/auth/").unwrap()), "https://admin.test/auth");
+        assert_eq!(target("https://top:secret@admin.test/auth/").unwrap().name(), "https://admin.test/auth");
+        assert_eq!(target("unix:/run/admin.sock").unwrap().name(), "unix:/run/admin.sock");
     }
 
     #[test]
@@ -193,8 +244,10 @@ mod tests {
             ("[::]:8081", "http://[::1]:8081/"),
             ("192.0.2.7:9", "http://192.0.2.7:9/"),
         ] {
-            assert_eq!(local(listener.parse().unwrap(), false).unwrap().as_str(), url);
-            assert_eq!(local(listener.parse().unwrap(), true).unwrap().as_str(), url.replace("http:", "https:"));
+            let listener = listener.parse().unwrap();
+            let of = |url: &str| Ok(Target::Url(Url::parse(url).unwrap()));
+            assert_eq!(local(&listener, false), of(url));
+            assert_eq!(local(&listener, true), of(&url.replace("http:", "https:")));
         }
     }
 }

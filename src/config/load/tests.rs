@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::{
-    config::{database::DatabaseKind, nonce::NonceUrl, telemetry::DecisionLog},
+    config::{ListenAddress, database::DatabaseKind, nonce::NonceUrl, telemetry::DecisionLog},
     domain::algorithm::Algorithm,
 };
 
@@ -22,9 +22,9 @@ fn message(text: &str, environment: &[(&str, &str)]) -> String {
 #[test]
 fn defaults_are_those_of_the_contract() {
     let settings = load_text("", &[]).unwrap();
-    assert_eq!(settings.server.http_listen.0.to_string(), "0.0.0.0:8080");
-    assert_eq!(settings.server.grpc_listen.0.to_string(), "0.0.0.0:9191");
-    assert_eq!(settings.server.admin_listen.0.to_string(), "127.0.0.1:8081");
+    assert_eq!(settings.server.http_listen.to_string(), "0.0.0.0:8080");
+    assert_eq!(settings.server.grpc_listen.to_string(), "0.0.0.0:9191");
+    assert_eq!(settings.server.admin_listen.to_string(), "127.0.0.1:8081");
     assert_eq!(settings.server.drain, Duration::from_secs(2));
     assert_eq!((settings.server.max_connections, settings.server.max_in_flight), (4096, 4096));
     assert!(settings.database.url.servers().eq(["sqlite://countersign.db?mode=rwc"]));
@@ -82,8 +82,8 @@ fn the_environment_overrides_the_file() {
         ],
     )
     .unwrap();
-    assert_eq!(settings.server.http_listen.0.port(), 3);
-    assert_eq!(settings.server.grpc_listen.0.port(), 2);
+    assert_eq!(settings.server.http_listen.tcp().unwrap().port(), 3);
+    assert_eq!(settings.server.grpc_listen.tcp().unwrap().port(), 2);
     assert_eq!(settings.self_signed.require, ["htm", "htu"]);
     assert_eq!(settings.jwks.allowed_hosts, ["a", "b"]);
     assert_eq!(settings.database.url.kind(), DatabaseKind::Postgres);
@@ -139,6 +139,11 @@ fn bad_values_are_named_with_their_source_and_what_is_accepted() {
         ("", &[("COUNTERSIGN_ISSUER__ALGORITHM", "HS256")], &["`issuer.algorithm`", "`issuer.hs256_secret_file`"]),
         ("[issuer]\nsigning_key_delay = \"8d\"", &[], &["`issuer.signing_key_delay`", "7d"]),
         ("[server]\nurl_prefix = \"auth\"", &[], &["`server.url_prefix`", "`/auth`"]),
+        ("[server]\nhttp_listen = \"unix:http.sock\"", &[], &["`server.http_listen`", "countersign.toml", "unix:/run/"]),
+        ("[server]\nsocket_mode = \"rw\"", &[], &["`server.socket_mode`", "countersign.toml", "\"0660\""]),
+        // 0o660, as the reader of the file hands it on.
+        ("[server]\nsocket_mode = 0o660", &[], &["`server.socket_mode`", "\"0660\""]),
+        ("", &[("COUNTERSIGN_ADMIN__SOCKET_MODE", "0880")], &["`admin.socket_mode`", "COUNTERSIGN_ADMIN__SOCKET_MODE"]),
         ("[server]\ndrain = \"2m\"", &[], &["`server.drain`", "`1m`"]),
         ("[server]\nmax_connections = 0", &[], &["`server.max_connections`", "1 to 1000000"]),
         ("[server]\nmax_in_flight = 0", &[], &["`server.max_in_flight`", "1 to 1000000"]),
@@ -153,11 +158,33 @@ fn bad_values_are_named_with_their_source_and_what_is_accepted() {
 }
 
 #[test]
+fn a_listener_may_be_a_unix_socket() {
+    let settings = load_text(
+        "[server]\nhttp_listen = \"unix:/run/countersign/http.sock\"\nsocket_mode = \"0666\"",
+        &[("COUNTERSIGN_SERVER__GRPC_LISTEN", "unix:/run/g"), ("COUNTERSIGN_ADMIN__SOCKET_MODE", "0640")],
+    )
+    .unwrap();
+    assert_eq!(settings.server.http_listen, ListenAddress::Unix("/run/countersign/http.sock".into()));
+    assert_eq!(settings.server.http_listen.to_string(), "unix:/run/countersign/http.sock");
+    assert_eq!(settings.server.grpc_listen, ListenAddress::Unix("/run/g".into()));
+    assert_eq!((settings.server.socket_mode.to_string(), settings.admin.socket_mode.to_string()), ("0666".into(), "0640".into()));
+}
+
+#[test]
 fn contradictions_are_refused() {
     let error = message("[admin]\ntoken = \"a\"\ntoken_file = \"b\"", &[]);
     assert!(error.contains("`admin.token_file`") && error.contains("`admin.token`"), "{error}");
     let error = message("[server]\nhttp_listen = \"0.0.0.0:1\"\ngrpc_listen = \"0.0.0.0:1\"", &[]);
     assert!(error.contains("`server.grpc_listen`"), "{error}");
+    let error = message("[server]\ngrpc_listen = \"unix:/run/a\"\nadmin_listen = \"unix:/run/a\"", &[]);
+    assert!(error.contains("`server.admin_listen`"), "{error}");
+    let error = message(
+        "[server]\nhttp_listen = \"unix:/run/a\"\ngrpc_listen = \"unix:/run/b\"\n[server.tls]\ncert = \"c\"\nkey = \"k\"",
+        &[],
+    );
+    assert!(error.contains("`server.tls.cert`") && error.contains("Unix socket"), "{error}");
+    let error = message("[server]\nadmin_listen = \"unix:/run/a\"\n[admin.tls]\ncert = \"c\"\nkey = \"k\"", &[]);
+    assert!(error.contains("`admin.tls.cert`") && error.contains("Unix socket"), "{error}");
     let error = message("[self_signed]\nscheme = \"bearer\"", &[]);
     assert!(error.contains("`self_signed.scheme`"), "{error}");
     let error = message("[nonce]\nurl = \"redis://h\"\nca_file = \"ca.pem\"", &[]);

@@ -16,11 +16,10 @@ mod request;
 mod service;
 mod verification;
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc, thread, time::Duration};
+use std::{rc::Rc, sync::Arc, thread, time::Duration};
 
 use envoy_types::ext_authz::v3::pb::AuthorizationServer;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 
@@ -33,13 +32,18 @@ use self::{
 };
 use super::{
     answer::Language,
-    listen::{self, Activity, Connection, ListenError, Listening, Protocol, Served, Stage, Stages, Standing, Stream, Watched},
+    listen::{
+        self, Activity, Connection, ListenError, Listener, Listening, Peer, Protocol, Served, Stage, Stages, Standing, Stream,
+        Watched,
+    },
     tls::ServerTls,
 };
 use crate::engine::{readiness::Readiness, verify::Verifier};
 
 /// Its health is told, as that of [`VERIFICATION`] and of the server as a whole.
 const EXT_AUTHZ: &str = "envoy.service.auth.v3.Authorization";
+/// Headers of a call, as HTTP/2 counts them. Those of the original request are in the message.
+const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
 /// How often health is looked at.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -76,7 +80,7 @@ pub enum GrpcError {
 
 impl GrpcDoor {
     /// Serves on `listener`, with a thread for each core.
-    pub fn serve(self, listener: TcpListener, tls: Option<&ServerTls>, listening: Listening) -> Result<Served, GrpcError> {
+    pub fn serve(self, listener: Listener, tls: Option<&ServerTls>, listening: Listening) -> Result<Served, GrpcError> {
         let (reporter, health) = tonic_health::server::health_reporter();
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(ENVOY_DESCRIPTORS)
@@ -132,8 +136,9 @@ impl Protocol for Services {
         self
     }
 
-    fn serve<S: Stream>(services: &Self, stream: Watched<S>, _: Option<SocketAddr>, activity: &Rc<Activity>) -> impl Connection {
-        listen::serve_http2(stream, activity, TowerToHyperService::new(services.answering(activity.standing())))
+    fn serve<S: Stream>(services: &Self, stream: Watched<S>, _: Peer, activity: &Rc<Activity>) -> impl Connection {
+        let answering = TowerToHyperService::new(services.answering(activity.standing()));
+        listen::serve_http2(stream, activity, answering, HEADER_LIST_BYTES_MAX)
     }
 
     fn refusal() -> Vec<u8> {

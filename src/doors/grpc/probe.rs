@@ -1,7 +1,5 @@
 //! Asks a gRPC door as Envoy would, for `countersign demo`.
 
-use std::net::SocketAddr;
-
 use envoy_types::{
     ext_authz::v3::pb::{CheckRequest, HttpResponse},
     pb::envoy::service::auth::v3::{
@@ -11,7 +9,10 @@ use envoy_types::{
     },
 };
 
-use crate::doors::{answer::name, http::probe::Answer};
+use crate::{
+    config::ListenAddress,
+    doors::{answer::name, http::probe::Answer},
+};
 
 /// The gRPC door could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -25,8 +26,12 @@ pub enum AskError {
 }
 
 /// Presents `authorization` to `Check` of the door at `address`.
-pub async fn ask(address: SocketAddr, authorization: &str) -> Result<Answer, AskError> {
-    let mut client = AuthorizationClient::connect(format!("http://{address}")).await?;
+pub async fn ask(address: &ListenAddress, authorization: &str) -> Result<Answer, AskError> {
+    let url = match address {
+        ListenAddress::Tcp(address) => format!("http://{address}"),
+        ListenAddress::Unix(path) => format!("unix://{}", path.display()),
+    };
+    let mut client = AuthorizationClient::connect(url).await?;
     let http = HttpRequest {
         method: "GET".to_owned(),
         path: "/demo".to_owned(),

@@ -19,17 +19,16 @@ mod registration;
 mod tokens;
 mod trusts;
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use actix_web::{App, HttpRequest, HttpResponse, Resource, Route, middleware::from_fn, web};
-use tokio::net::TcpListener;
 
 use self::{auth::Entrance, hosts::Hosts, path::Mount, problem::Problem};
-use super::{bridge::Bridge, get, health, not_found};
+use super::{bridge::Bridge, get, health, not_found, peer};
 use crate::{
     config::Secret,
     doors::{
-        listen::{self, Activity, Connection, ListenError, Listening, Protocol, Served, Stream, Watched},
+        listen::{self, Activity, Connection, ListenError, Listener, Listening, Peer, Protocol, Served, Stream, Watched},
         tls::ServerTls,
     },
     engine::{issue::Issuer, readiness::Readiness, registry::Registry, verify::Verifier},
@@ -69,7 +68,7 @@ pub struct AdminDoor {
 
 impl AdminDoor {
     /// Serves on `listener`, with one thread.
-    pub fn serve(self, listener: TcpListener, tls: Option<&ServerTls>, listening: Listening) -> Result<Served, ListenError> {
+    pub fn serve(self, listener: Listener, tls: Option<&ServerTls>, listening: Listening) -> Result<Served, ListenError> {
         listen::serve(listener, 1, tls.map(ServerTls::for_http).as_ref(), &self, listening)
     }
 
@@ -97,8 +96,7 @@ impl AdminDoor {
 
     /// Who sends `request`, as audit events name it.
     fn actor(request: &HttpRequest) -> String {
-        let peer = request.peer_addr().map_or_else(|| "unknown".to_owned(), |peer| peer.ip().to_string());
-        format!("admin-api@{peer}")
+        format!("admin-api@{}", peer::name(request))
     }
 }
 
@@ -110,7 +108,7 @@ impl Protocol for AdminDoor {
         Bridge::to(app!(self, routes)).await
     }
 
-    fn serve<S: Stream>(app: &Bridge, stream: Watched<S>, peer: Option<SocketAddr>, activity: &Rc<Activity>) -> impl Connection {
+    fn serve<S: Stream>(app: &Bridge, stream: Watched<S>, peer: Peer, activity: &Rc<Activity>) -> impl Connection {
         let (app, serving) = (app.clone(), Rc::clone(activity));
         listen::serve_http1(stream, activity, move |request| {
             let (app, activity) = (app.clone(), Rc::clone(&serving));

@@ -1,11 +1,11 @@
 //! From a connection to an application of actix-web and back. Decisions do not go over it.
 
-use std::{fmt, net::SocketAddr, pin::Pin, rc::Rc};
+use std::{fmt, io, pin::Pin, rc::Rc, task::Poll};
 
 use actix_http::Request;
 use actix_service::{IntoServiceFactory, Service, ServiceFactory};
 use actix_web::{
-    Error, HttpResponse,
+    Error, HttpMessage, HttpResponse,
     body::{BoxBody, to_bytes_limited},
     dev::{AppConfig, Payload, ServiceResponse},
     error::PayloadError,
@@ -19,8 +19,9 @@ use hyper::{
     body::{Body, Incoming},
     header::{HeaderName, HeaderValue},
 };
+use tokio::time::{Instant, timeout_at};
 
-use crate::doors::listen::Activity;
+use crate::doors::listen::{Activity, BODY_PART_TIME, BODY_TIME, Held, Peer};
 
 /// An application that answers on this thread.
 #[derive(Clone)]
@@ -66,7 +67,7 @@ impl Bridge {
     pub(super) async fn answer(
         &self,
         request: hyper::Request<Incoming>,
-        peer: Option<SocketAddr>,
+        peer: Peer,
         activity: &Rc<Activity>,
     ) -> Response<Full<Bytes>> {
         match translate(request, peer, activity) {
@@ -77,17 +78,26 @@ impl Bridge {
 }
 
 /// The same request in the types of actix-web. `None` if it takes something for no HTTP, which it has no reason to.
-fn translate(request: hyper::Request<Incoming>, peer: Option<SocketAddr>, activity: &Rc<Activity>) -> Option<Request> {
+fn translate(request: hyper::Request<Incoming>, peer: Peer, activity: &Rc<Activity>) -> Option<Request> {
     let (parts, body) = request.into_parts();
     let mut translated = Request::with_payload(payload(body, activity));
     let head = translated.head_mut();
     head.method = Method::from_bytes(parts.method.as_str().as_bytes()).ok()?;
     head.uri = Uri::try_from(parts.uri.to_string()).ok()?;
-    head.version = if parts.version == hyper::Version::HTTP_10 { Version::HTTP_10 } else { Version::HTTP_11 };
-    head.peer_addr = peer;
+    head.version = match parts.version {
+        hyper::Version::HTTP_10 => Version::HTTP_10,
+        hyper::Version::HTTP_2 => Version::HTTP_2,
+        _ => Version::HTTP_11,
+    };
+    if let Peer::Address(address) = peer {
+        head.peer_addr = Some(address);
+    }
     for (name, value) in &parts.headers {
         let name = header::HeaderName::from_bytes(name.as_str().as_bytes()).ok()?;
         head.headers.append(name, header::HeaderValue::from_bytes(value.as_bytes()).ok()?);
+    }
+    if let Peer::Process { .. } = peer {
+        translated.extensions_mut().insert(peer);
     }
     Some(translated)
 }
@@ -96,19 +106,57 @@ fn payload(body: Incoming, activity: &Rc<Activity>) -> Payload {
     if body.is_end_stream() {
         return Payload::None;
     }
+    let bounds = activity.is_multiplexed().then(|| Bounds::new(activity));
     let activity = Rc::clone(activity);
     let frames = BodyStream::new(body).filter_map(|frame| async {
         match frame {
             Ok(frame) => frame.into_data().ok().map(Ok),
-            Err(error) => Some(Err(PayloadError::Io(std::io::Error::other(error)))),
+            Err(error) => Some(Err(PayloadError::Io(io::Error::other(error)))),
         }
     });
     let end = stream::poll_fn(move |_| {
         activity.body_ended();
-        std::task::Poll::Ready(None)
+        Poll::Ready(None)
     });
-    let payload: Pin<Box<dyn futures_util::Stream<Item = Result<Bytes, PayloadError>>>> = Box::pin(frames.chain(end));
+    let parts = frames.chain(end);
+    let payload: Pin<Box<dyn futures_util::Stream<Item = Result<Bytes, PayloadError>>>> = match bounds {
+        None => Box::pin(parts),
+        Some(bounds) => Box::pin(stream::unfold(Some((Box::pin(parts), bounds)), |rest| async {
+            let (mut parts, bounds) = rest?;
+            match bounds.next(&mut parts).await {
+                Ok(Some(part)) => Some((part, Some((parts, bounds)))),
+                Ok(None) => None,
+                Err(error) => Some((Err(PayloadError::Io(error)), None)),
+            }
+        })),
+    };
     Payload::Stream { payload }
+}
+
+/// What a body may take that is one of many on its connection. The only one is watched with its connection.
+struct Bounds {
+    held: Option<Held>,
+    until: Instant,
+}
+
+impl Bounds {
+    fn new(activity: &Rc<Activity>) -> Self {
+        Self { held: activity.hold(0), until: Instant::now() + BODY_TIME }
+    }
+
+    /// The next of `parts`, if it comes in time and there is memory for it.
+    async fn next<S>(&self, parts: &mut S) -> io::Result<Option<Result<Bytes, PayloadError>>>
+    where
+        S: futures_util::Stream<Item = Result<Bytes, PayloadError>> + Unpin,
+    {
+        let until = self.until.min(Instant::now() + BODY_PART_TIME);
+        let part = timeout_at(until, parts.next()).await.map_err(|_| io::ErrorKind::TimedOut)?;
+        let bytes = if let Some(Ok(part)) = &part { part.len() } else { 0 };
+        if !self.held.as_ref().is_some_and(|held| held.grow(bytes)) {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        Ok(part)
+    }
 }
 
 /// The same in the types of the connection.

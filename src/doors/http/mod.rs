@@ -17,13 +17,14 @@ pub mod fuzzing;
 mod gate;
 mod health;
 mod original;
+mod peer;
 pub mod probe;
 mod reading;
 mod route;
 mod throttle;
 mod tokens;
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc, thread};
+use std::{rc::Rc, sync::Arc, thread};
 
 use actix_web::{
     App, HttpResponse, Route,
@@ -31,7 +32,6 @@ use actix_web::{
     web,
 };
 use hyper::header::{HeaderName, HeaderValue};
-use tokio::net::TcpListener;
 
 use self::bridge::Bridge;
 use self::tokens::TokenApi;
@@ -43,7 +43,7 @@ pub use super::answer::Language;
 use super::{
     answer::PROBLEM_JSON,
     in_flight::InFlight,
-    listen::{self, Activity, Connection, ListenError, Listening, Protocol, Served, Stream, Watched},
+    listen::{self, Activity, Connection, ListenError, Listener, Listening, Peer, Protocol, Served, Stream, Watched},
     tls::ServerTls,
 };
 use crate::{engine::verify::Verifier, telemetry::connections::ConnectionCounts};
@@ -88,7 +88,7 @@ impl HttpDoor {
     }
 
     /// Serves decisions and tokens on `listener`, with a thread for each core.
-    pub fn serve(self, listener: TcpListener, tls: Option<&ServerTls>, listening: Listening) -> Result<Served, ListenError> {
+    pub fn serve(self, listener: Listener, tls: Option<&ServerTls>, listening: Listening) -> Result<Served, ListenError> {
         let threads = thread::available_parallelism().map_or(1, Into::into);
         let serving = Serving { counts: Arc::clone(&listening.counts), door: self };
         listen::serve(listener, threads, tls.map(ServerTls::for_http).as_ref(), &serving, listening)
@@ -140,14 +140,9 @@ impl Protocol for Serving {
         Rc::new(HttpWorker { alive_at: door.alive_at(), door, counts, app })
     }
 
-    fn serve<S: Stream>(
-        worker: &Rc<HttpWorker>,
-        stream: Watched<S>,
-        peer: Option<SocketAddr>,
-        activity: &Rc<Activity>,
-    ) -> impl Connection {
+    fn serve<S: Stream>(worker: &Rc<HttpWorker>, stream: Watched<S>, peer: Peer, activity: &Rc<Activity>) -> impl Connection {
         let (worker, serving) = (Rc::clone(worker), Rc::clone(activity));
-        listen::serve_http1(stream, activity, move |request| {
+        listen::serve_http(stream, activity, move |request| {
             let (worker, activity) = (Rc::clone(&worker), Rc::clone(&serving));
             async move { worker.answer(request, peer, &activity).await }
         })
@@ -163,7 +158,7 @@ impl HttpWorker {
     async fn answer(
         &self,
         request: hyper::Request<hyper::body::Incoming>,
-        peer: Option<SocketAddr>,
+        peer: Peer,
         activity: &Rc<Activity>,
     ) -> hyper::Response<http_body_util::Full<bytes::Bytes>> {
         activity.standing().begin();

@@ -1,11 +1,13 @@
 //! Asks an HTTP door as a gateway would, for `countersign demo`.
 
-use std::{io, net::SocketAddr};
+use std::io;
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpStream, UnixStream},
 };
+
+use crate::config::ListenAddress;
 
 /// What a door answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,10 +19,16 @@ pub struct Answer {
 }
 
 /// Presents `authorization` at `/validate_request` of the door at `address`.
-pub async fn ask(address: SocketAddr, authorization: &str) -> io::Result<Answer> {
-    let mut stream = TcpStream::connect(address).await?;
+pub async fn ask(address: &ListenAddress, authorization: &str) -> io::Result<Answer> {
+    match address {
+        ListenAddress::Tcp(address) => ask_over(TcpStream::connect(address).await?, &address.to_string(), authorization).await,
+        ListenAddress::Unix(path) => ask_over(UnixStream::connect(path).await?, "localhost", authorization).await,
+    }
+}
+
+async fn ask_over(mut stream: impl AsyncRead + AsyncWrite + Unpin, host: &str, authorization: &str) -> io::Result<Answer> {
     let request = format!(
-        "GET /validate_request HTTP/1.1\r\nHost: {address}\r\nX-Original-Method: GET\r\nX-Original-URI: /demo\r\n\
+        "GET /validate_request HTTP/1.1\r\nHost: {host}\r\nX-Original-Method: GET\r\nX-Original-URI: /demo\r\n\
          Authorization: {authorization}\r\nConnection: close\r\n\r\n"
     );
     stream.write_all(request.as_bytes()).await?;

@@ -20,7 +20,8 @@ use governor::{
 use moka::{policy::EvictionPolicy, sync::Cache};
 use uuid::Uuid;
 
-use crate::domain::principal::Username;
+use super::peer;
+use crate::{domain::principal::Username, doors::listen::Origin};
 
 /// Whose failures are remembered at a time, of each kind. Those who failed the longest ago are forgotten first.
 const REMEMBERED_MAX: u64 = 100_000;
@@ -42,7 +43,7 @@ pub(super) enum Claimant {
 /// Counts failures, of each peer and in each name.
 #[derive(Debug)]
 pub(super) struct Throttle<C: Clock = MonotonicClock> {
-    peers: Option<Limit<IpAddr, C>>,
+    peers: Option<Limit<Origin, C>>,
     claimants: Option<Limit<Claimant, C>>,
 }
 
@@ -51,7 +52,7 @@ pub(super) struct Throttle<C: Clock = MonotonicClock> {
 #[must_use]
 pub(super) struct Attempt<'a, C: Clock = MonotonicClock> {
     throttle: &'a Throttle<C>,
-    peer: Option<IpAddr>,
+    peer: Option<Origin>,
     claimant: Option<Claimant>,
 }
 
@@ -74,7 +75,7 @@ impl Throttle {
 
     /// The attempt that `request` is, where it may be made at all.
     pub(super) fn admit(&self, request: &HttpRequest, claimant: Option<Claimant>) -> Result<Attempt<'_>, TooManyFailures> {
-        self.attempt(request.peer_addr().map(|peer| peer.ip()), claimant).map_err(TooManyFailures)
+        self.attempt(peer::origin(request), claimant).map_err(TooManyFailures)
     }
 }
 
@@ -96,7 +97,7 @@ impl<C: Clock + Clone> Throttle<C> {
     }
 
     /// Fails with how long to wait.
-    fn attempt(&self, peer: Option<IpAddr>, claimant: Option<Claimant>) -> Result<Attempt<'_, C>, Duration> {
+    fn attempt(&self, peer: Option<Origin>, claimant: Option<Claimant>) -> Result<Attempt<'_, C>, Duration> {
         let attempt = Attempt { throttle: self, peer: peer.map(network), claimant };
         attempt.look(false)?;
         Ok(attempt)
@@ -118,21 +119,25 @@ impl<C: Clock + Clone> Attempt<'_, C> {
     }
 }
 
-/// One customer's addresses are one peer.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
+/// One customer's addresses are one peer, and so are one user's processes.
+fn network(peer: Origin) -> Origin {
+    let address = match peer {
+        Origin::Address(address) => address,
+        Origin::User(_) => return peer,
+    };
+    Origin::Address(match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
         IpAddr::V6(address) => {
             let prefix = u128::MAX << (u128::BITS - V6_PREFIX_BITS);
             IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & prefix))
         }
-    }
+    })
 }
 
 /// Whose failures are counted.
 trait Key: Hash + Eq + Clone + Send + Sync + 'static {}
 
-impl Key for IpAddr {}
+impl Key for Origin {}
 impl Key for Claimant {}
 
 /// So many failures of each key.
@@ -200,6 +205,14 @@ mod tests {
     use super::*;
 
     const PEER: &str = "192.0.2.1";
+    const USER: &str = "uid:1000";
+
+    fn origin(text: &str) -> Origin {
+        match text.strip_prefix("uid:") {
+            Some(user) => Origin::User(user.parse().unwrap()),
+            None => Origin::Address(text.parse().unwrap()),
+        }
+    }
 
     struct Setup {
         clock: FakeRelativeClock,
@@ -219,7 +232,7 @@ mod tests {
 
         fn admit(&self, peer: &str, claimant: Option<u128>) -> Result<Attempt<'_, FakeRelativeClock>, Duration> {
             let claimant = claimant.map(|identifier| Claimant::Identifier(Uuid::from_u128(identifier)));
-            self.throttle.attempt(Some(peer.parse().unwrap()), claimant)
+            self.throttle.attempt(Some(origin(peer)), claimant)
         }
     }
 
@@ -255,6 +268,9 @@ mod tests {
         assert!(setup.admit("192.0.2.2", Some(1)).is_err(), "the same name");
         assert!(setup.admit("192.0.2.2", Some(2)).is_ok());
         assert!(setup.admit("192.0.2.2", None).is_ok());
+        assert_eq!(setup.fail(USER, None), Ok(()));
+        assert!(setup.admit(USER, None).is_err(), "the same user");
+        assert!(setup.admit("uid:1001", None).is_ok());
     }
 
     #[test]
@@ -283,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_network_is_one_peer() {
-        let of = |text: &str| network(text.parse().unwrap());
+        let of = |text: &str| network(origin(text));
         assert_eq!(of("2001:db8:1:2:3:4:5:6"), of("2001:db8:1:2::1"));
         assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
         assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
@@ -295,9 +311,10 @@ mod tests {
         let setup = setup(1, 0);
         let limit = setup.throttle.peers.as_ref().unwrap();
         for address in 0..150_000_u32 {
-            let _ = limit.look(&IpAddr::from(address.to_be_bytes()), true);
+            let _ = limit.look(&Origin::Address(address.to_be_bytes().into()), true);
         }
-        assert!(limit.look(&IpAddr::from(149_999_u32.to_be_bytes()), false).is_err(), "the latest is remembered");
-        assert!(limit.look(&IpAddr::from(0_u32.to_be_bytes()), false).is_ok(), "and the first is not");
+        let look = |address: u32| limit.look(&Origin::Address(address.to_be_bytes().into()), false);
+        assert!(look(149_999).is_err(), "the latest is remembered");
+        assert!(look(0).is_ok(), "and the first is not");
     }
 }

@@ -1,69 +1,42 @@
-//! Sockets: bound, opened, and every connection that comes to them handed to a worker, or refused.
+//! Every connection that comes to a listener is handed to a worker, or refused.
 
 use std::{
     collections::VecDeque,
     io::{self, Read, Write},
-    net::{Shutdown, SocketAddr, TcpStream},
+    net::TcpStream,
     sync::Arc,
     time::Duration,
 };
 
+use bytes::Bytes;
 use tokio::{
-    net::{TcpListener, TcpSocket},
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::Instant,
 };
 
 use super::{
     drain::{Stage, Stages},
+    peer::Peer,
+    socket::{AcceptedStream, Listener},
     worker::Workers,
 };
-use crate::telemetry::connections::ConnectionCounts;
+use crate::{doors::tls::Acceptor, telemetry::connections::ConnectionCounts};
 
-/// Connections that the kernel completes before they are accepted; it may have a lower limit of its own.
-const BACKLOG: u32 = 4096;
 /// How long nothing is accepted after that failed: mostly for want of files, which others have to give back first.
 const AFTER_FAILED_ACCEPT: Duration = Duration::from_millis(50);
 /// How often the log tells of that.
 const WARN_INTERVAL: Duration = Duration::from_secs(1);
-/// How long connections that the kernel has completed are looked for before the listener is closed.
-const LAST_LOOK: Duration = Duration::from_millis(20);
 /// Refused connections that are kept open for a moment.
 const REFUSED_MAX: usize = 16;
 /// That moment: closed before it is empty, a connection is reset, and the client may not read why.
 const REFUSED_FOR: Duration = Duration::from_millis(500);
 
-/// An address that is taken, and that nobody can connect to yet.
-#[derive(Debug)]
-pub struct Bound {
-    socket: TcpSocket,
-}
-
-impl Bound {
-    /// Takes `address`.
-    pub fn bind(address: SocketAddr) -> io::Result<Self> {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        // As the standard library does: connections of a process before may still be about to end.
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        Ok(Self { socket })
-    }
-
-    /// The address, with the port that was chosen.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()
-    }
-
-    /// Lets others connect. To be called on a runtime.
-    pub fn open(self) -> io::Result<TcpListener> {
-        self.socket.listen(BACKLOG)
-    }
-}
-
 /// A connection on its way to a worker. Counted until it is dropped.
 #[derive(Debug)]
 pub(super) struct Accepted {
-    pub(super) stream: TcpStream,
-    pub(super) peer: SocketAddr,
+    pub(super) stream: AcceptedStream,
+    pub(super) peer: Peer,
     pub(super) place: Place,
 }
 
@@ -87,11 +60,13 @@ impl Drop for Place {
 
 /// Takes connections.
 pub(super) struct Accepting {
-    pub(super) listener: TcpListener,
+    pub(super) listener: Listener,
     pub(super) workers: Workers,
     pub(super) max_connections: usize,
     /// What one connection too many is told.
     pub(super) refusal: Vec<u8>,
+    /// By which it is told.
+    pub(super) tls: Option<Acceptor>,
     pub(super) stages: Stages,
     pub(super) counts: Arc<ConnectionCounts>,
 }
@@ -99,10 +74,10 @@ pub(super) struct Accepting {
 impl Accepting {
     /// Hands out every connection until the service is closing; then those that have come already, and takes no more.
     pub(super) async fn run(self) {
-        let Self { listener, workers, max_connections, refusal, stages, counts } = self;
+        let Self { mut listener, workers, max_connections, refusal, tls, stages, counts } = self;
         let mut turns = workers.queues.iter().cycle();
-        let mut refused = Refused { bytes: refusal, kept: VecDeque::new() };
-        let mut hand_out = |stream: TcpStream, peer| match Place::take(&counts, max_connections) {
+        let mut refused = Refused::new(refusal, tls);
+        let mut hand_out = |stream: AcceptedStream, peer| match Place::take(&counts, max_connections) {
             None => refused.add(stream),
             Some(place) => {
                 if let Some(worker) = turns.next() {
@@ -116,7 +91,7 @@ impl Accepting {
         loop {
             let accepted = tokio::select! {
                 () = &mut closing => break,
-                accepted = listener.accept() => accepted.and_then(detach),
+                accepted = listener.accept() => accepted,
             };
             match accepted {
                 Ok((stream, peer)) => hand_out(stream, peer),
@@ -129,98 +104,75 @@ impl Accepting {
                 }
             }
         }
-        if let Err(error) = connect_no_more(&listener) {
-            // Then whoever connects in the very moment of the end is cut.
-            tracing::debug!(error = %error, "the kernel goes on completing connections");
-        }
-        let end = Instant::now() + LAST_LOOK;
-        while let Ok(Ok(accepted)) = tokio::time::timeout_at(end, listener.accept()).await {
-            if let Ok((stream, peer)) = detach(accepted) {
-                hand_out(stream, peer);
-            }
-        }
+        listener.last(hand_out).await;
     }
 }
 
-/// Has the kernel pass over those who want to connect, so that no connection is completed after the last that is accepted: it would be reset
-/// when the listener is closed, and a client that has sent its question by then cannot tell whether it was read. Who is passed over tries again
-/// within a second, and is refused.
-#[cfg(target_os = "linux")]
-fn connect_no_more(listener: &TcpListener) -> io::Result<()> {
-    use socket2::{SockFilter, SockRef};
-
-    // Instructions of the classic packet filter: BPF_LD | BPF_B | BPF_ABS, BPF_JMP | BPF_JSET | BPF_K, BPF_RET | BPF_K.
-    const LOAD_BYTE: u16 = 0x30;
-    const TEST_BITS: u16 = 0x45;
-    const RETURN: u16 = 0x06;
-    // What a listener's filter looks at begins with the TCP header; a first segment has SYN among its flags.
-    const FLAGS: u32 = 13;
-    const SYN: u32 = 0x02;
-    SockRef::from(listener).attach_filter(&[
-        SockFilter::new(LOAD_BYTE, 0, 0, FLAGS),
-        SockFilter::new(TEST_BITS, 0, 1, SYN),
-        SockFilter::new(RETURN, 0, 0, 0),
-        SockFilter::new(RETURN, 0, 0, u32::MAX),
-    ])
-}
-
-/// Elsewhere there is a moment in which one that was just completed is reset.
-#[cfg(not(target_os = "linux"))]
-fn connect_no_more(_: &TcpListener) -> io::Result<()> {
-    Ok(())
-}
-
-/// The connection, free to move to another runtime.
-fn detach((stream, peer): (tokio::net::TcpStream, SocketAddr)) -> io::Result<(TcpStream, SocketAddr)> {
-    // Answers are small and waited for.
-    stream.set_nodelay(true)?;
-    Ok((stream.into_std()?, peer))
-}
-
-/// Connections that were told that there are too many.
+/// Connections that are told that there are too many.
 struct Refused {
-    bytes: Vec<u8>,
+    bytes: Bytes,
+    tls: Option<Acceptor>,
     kept: VecDeque<Kept>,
+    /// Those that are told over TLS: a handshake is dear, and there are so many of them a moment at most.
+    handshakes: Arc<Semaphore>,
 }
 
 struct Kept {
     since: Instant,
-    stream: TcpStream,
+    stream: AcceptedStream,
 }
 
 impl Refused {
-    fn add(&mut self, stream: TcpStream) {
+    fn new(bytes: Vec<u8>, tls: Option<Acceptor>) -> Self {
+        Self { bytes: bytes.into(), tls, kept: VecDeque::new(), handshakes: Arc::new(Semaphore::new(REFUSED_MAX)) }
+    }
+
+    /// What cannot be told is seen from the closed connection.
+    fn add(&mut self, stream: AcceptedStream) {
+        match (&self.tls, stream) {
+            (Some(tls), AcceptedStream::Tcp(stream)) => {
+                if let Ok(place) = Arc::clone(&self.handshakes).try_acquire_owned() {
+                    tokio::spawn(refuse_over_tls(stream, tls.clone(), self.bytes.clone(), place));
+                }
+            }
+            (None, stream) | (Some(_), stream @ AcceptedStream::Unix(_)) => self.keep(stream),
+        }
+    }
+
+    fn keep(&mut self, mut stream: AcceptedStream) {
         let since = Instant::now();
         while self.kept.front().is_some_and(|first| self.kept.len() >= REFUSED_MAX || since - first.since > REFUSED_FOR) {
             self.kept.pop_front();
         }
-        // A new connection has room for as little. What cannot be told is seen from the closed connection.
-        if !self.bytes.is_empty() && (&stream).write_all(&self.bytes).is_ok() && stream.shutdown(Shutdown::Write).is_ok() {
+        // A new connection has room for as little.
+        if stream.write_all(&self.bytes).is_ok() && stream.shutdown().is_ok() {
             self.kept.push_back(Kept { since, stream });
         }
     }
+}
+
+/// Keeps its `place` for as long, however soon it is done.
+async fn refuse_over_tls(stream: TcpStream, tls: Acceptor, bytes: Bytes, place: OwnedSemaphorePermit) {
+    let until = Instant::now() + REFUSED_FOR;
+    let told = async {
+        let mut stream = tls.accept(tokio::net::TcpStream::from_std(stream)?).await?;
+        stream.write_all(&bytes).await?;
+        stream.shutdown().await?;
+        let mut discarded = [0; 4096];
+        while stream.read(&mut discarded).await? > 0 {}
+        Ok::<_, io::Error>(())
+    };
+    match tokio::time::timeout_at(until, told).await {
+        Ok(Ok(())) | Err(_) => {}
+        Ok(Err(error)) => tracing::debug!(error = %error, "a connection could not be told that there are too many"),
+    }
+    tokio::time::sleep_until(until).await;
+    drop(place);
 }
 
 impl Drop for Kept {
     /// What has come is taken out of the kernel's hands, which would reset the connection over it.
     fn drop(&mut self) {
         drop(self.stream.read(&mut [0; 4096]));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Otherwise every answer but the first waits for the gateway to acknowledge the one before, which it puts off by 40 ms.
-    #[tokio::test]
-    async fn answers_wait_for_no_acknowledgement() {
-        let bound = Bound::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = bound.local_addr().unwrap();
-        assert!(TcpStream::connect(address).is_err(), "bound is not open");
-        let listener = bound.open().unwrap();
-        let _gateway = TcpStream::connect(address).unwrap();
-        let (stream, _) = detach(listener.accept().await.unwrap()).unwrap();
-        assert!(stream.nodelay().unwrap());
     }
 }

@@ -3,7 +3,6 @@
 use std::{
     future::{Future, poll_fn},
     io,
-    net::SocketAddr,
     pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
@@ -11,12 +10,14 @@ use std::{
     time::Instant,
 };
 
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 use super::{
     Protocol,
     accept::Accepted,
     deadlines::{Activity, Command},
+    peer::Peer,
+    socket::AcceptedStream,
     stream::Watched,
 };
 use crate::{
@@ -45,21 +46,23 @@ impl<P: Protocol> Serving<P> {
     pub(super) async fn serve(&self, accepted: Accepted, activity: Rc<Activity>) {
         let Accepted { stream, peer, place } = accepted;
         let served = async {
-            let stream = TcpStream::from_std(stream)?;
-            match &self.tls {
-                None => {
-                    activity.connected();
-                    if has_something(&stream, &activity).await {
-                        self.speak(stream, peer, &activity).await;
-                    }
+            let stream = match stream {
+                AcceptedStream::Tcp(stream) => TcpStream::from_std(stream)?,
+                AcceptedStream::Unix(stream) => {
+                    let stream = UnixStream::from_std(stream)?;
+                    self.speak_when_spoken_to(stream, peer, &activity).await;
+                    return Ok(());
                 }
+            };
+            match &self.tls {
+                None => self.speak_when_spoken_to(stream, peer, &activity).await,
                 Some(tls) => match unless_cut(&activity, pin!(tls.accept(stream))).await {
                     Some(Ok(stream)) => {
                         activity.connected();
                         self.speak(stream, peer, &activity).await;
                     }
                     Some(Err(error)) => {
-                        self.counts.handshake_failed(tls::failure(&error), peer, error.to_string(), Instant::now());
+                        self.counts.handshake_failed(tls::failure(&error), &peer, error.to_string(), Instant::now());
                     }
                     None => {}
                 },
@@ -72,9 +75,17 @@ impl<P: Protocol> Serving<P> {
         drop(place);
     }
 
-    async fn speak<S: super::Stream>(&self, stream: S, peer: SocketAddr, activity: &Rc<Activity>) {
+    /// Speaks once the client does, and without TLS.
+    async fn speak_when_spoken_to<S: super::Stream + Readable>(&self, stream: S, peer: Peer, activity: &Rc<Activity>) {
+        activity.connected();
+        if has_something(&stream, activity).await {
+            self.speak(stream, peer, activity).await;
+        }
+    }
+
+    async fn speak<S: super::Stream>(&self, stream: S, peer: Peer, activity: &Rc<Activity>) {
         let stream = Watched::new(stream, Rc::clone(activity), Arc::clone(&self.counts));
-        let mut connection = pin!(P::serve(&self.ready, stream, Some(peer), activity));
+        let mut connection = pin!(P::serve(&self.ready, stream, peer, activity));
         let mut is_closing = false;
         let ended = poll_fn(|context| {
             activity.listen(context.waker());
@@ -101,16 +112,34 @@ impl<P: Protocol> Serving<P> {
 
 /// Is done when the client has sent something, which it does first in every protocol here, or has gone: until then a connection needs
 /// no memory for what it might say. False if the connection is to end before.
-async fn has_something(stream: &TcpStream, activity: &Activity) -> bool {
+async fn has_something(stream: &impl Readable, activity: &Activity) -> bool {
     poll_fn(|context| {
         activity.listen(context.waker());
-        match (stream.poll_read_ready(context), activity.command()) {
+        match (stream.poll_readable(context), activity.command()) {
             (_, Command::Cut) | (Poll::Pending, Command::Close) => Poll::Ready(false),
             (Poll::Ready(_), Command::GoOn | Command::Close) => Poll::Ready(true),
             (Poll::Pending, Command::GoOn) => Poll::Pending,
         }
     })
     .await
+}
+
+/// A socket that tells when there is something to read, without reading it.
+trait Readable {
+    /// Is ready when something has come, or nothing will any more.
+    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>>;
+}
+
+impl Readable for TcpStream {
+    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_read_ready(context)
+    }
+}
+
+impl Readable for UnixStream {
+    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_read_ready(context)
+    }
 }
 
 /// What comes of `future`; none if the connection is to be cut before.

@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -11,7 +12,7 @@ use super::{
     memory::Memory,
     turns::{Place, Standing, Turns},
 };
-use crate::telemetry::connections::Overdue;
+use crate::telemetry::connections::{ConnectionCounts, Malformed, Overdue};
 
 /// How often a worker looks at its connections, and thereby how exact deadlines are.
 pub(super) const TICK: Duration = Duration::from_millis(250);
@@ -23,9 +24,11 @@ const CROWDED: u32 = ticks(Duration::from_secs(1));
 /// For the head of a request, after its first byte.
 const HEAD: u32 = ticks(Duration::from_secs(5));
 /// For the next part of a request's body.
-const BODY_PROGRESS: u32 = ticks(Duration::from_secs(5));
+pub(in crate::doors) const BODY_PART_TIME: Duration = Duration::from_secs(5);
+const BODY_PROGRESS: u32 = ticks(BODY_PART_TIME);
 /// For a request's body as a whole, however steadily it comes.
-const BODY: u32 = ticks(Duration::from_secs(30));
+pub(in crate::doors) const BODY_TIME: Duration = Duration::from_secs(30);
+const BODY: u32 = ticks(BODY_TIME);
 /// For the client to take the next part of an answer.
 const READER: u32 = ticks(Duration::from_secs(10));
 /// For the next request. Longer than the gateways' own limits in `examples/`, so that it is they who close a connection, and never
@@ -88,8 +91,11 @@ pub(in crate::doors) struct Activity {
     is_unread: Cell<bool>,
     /// Whether it speaks HTTP/2, in which the client is not the first to be heard.
     is_multiplexed: Cell<bool>,
+    /// Whether the head of a request did not arrive in time.
+    is_late: Cell<bool>,
     standing: Standing,
     place: Place,
+    counts: Arc<ConnectionCounts>,
     command: Cell<Command>,
     waker: RefCell<Option<Waker>>,
 }
@@ -108,7 +114,7 @@ pub(super) struct Shared {
 }
 
 impl Activity {
-    pub(super) fn new(shared: Rc<Shared>) -> Self {
+    pub(super) fn new(shared: Rc<Shared>, counts: Arc<ConnectionCounts>) -> Self {
         Self {
             phase: Cell::new(Phase::Handshake),
             since: Cell::new(shared.now.get()),
@@ -117,8 +123,10 @@ impl Activity {
             held: Cell::default(),
             is_unread: Cell::default(),
             is_multiplexed: Cell::default(),
+            is_late: Cell::default(),
             standing: Standing::default(),
             place: Place::default(),
+            counts,
             command: Cell::new(Command::GoOn),
             waker: RefCell::default(),
             shared,
@@ -135,9 +143,41 @@ impl Activity {
         self.enter(Phase::Silent);
     }
 
-    /// It speaks HTTP/2.
+    /// It speaks HTTP/2. What it has sent by now is no part of a request, which it still has little time for.
     pub(in crate::doors) fn multiplexed(&self) {
         self.is_multiplexed.set(true);
+        if self.phase.get() == Phase::Head {
+            self.release();
+            self.phase.set(Phase::Silent);
+        }
+    }
+
+    /// Whether it does.
+    pub(in crate::doors) const fn is_multiplexed(&self) -> bool {
+        self.is_multiplexed.get()
+    }
+
+    /// Takes memory for `bytes` of one of many requests; `None` if there is none.
+    pub(in crate::doors) fn hold(self: &Rc<Self>, bytes: usize) -> Option<Held> {
+        let held = Held { activity: Rc::clone(self), bytes: Cell::new(0) };
+        held.grow(bytes).then_some(held)
+    }
+
+    /// A request was none, or too large to be one.
+    pub(super) fn count_malformed(&self, kind: Malformed) {
+        self.counts.malformed(kind);
+    }
+
+    /// The head of its request did not arrive in time, which is answered. False if it is known: then the answer is not taken either.
+    pub(super) fn has_head_late(&self) -> bool {
+        let is_new = !self.is_late.replace(true);
+        self.wake();
+        is_new
+    }
+
+    /// Whether the rest of a head is no longer waited for.
+    pub(super) fn is_late(&self) -> bool {
+        self.is_late.get() && self.phase.get() == Phase::Head
     }
 
     /// What came of its requests.
@@ -175,6 +215,9 @@ impl Activity {
 
     /// The request's body was read to its end.
     pub(in crate::doors) fn body_ended(&self) {
+        if self.is_multiplexed.get() {
+            return;
+        }
         self.is_unread.set(false);
         self.enter(Phase::Serving);
     }
@@ -196,7 +239,8 @@ impl Activity {
     /// What was received is no request; it is answered, and nothing after it is looked at.
     pub(super) fn malformed(&self) {
         self.release();
-        self.is_unread.set(true);
+        // A client that is slow has most likely sent nothing since.
+        self.is_unread.set(!self.is_late.get());
         self.enter(Phase::Answering);
     }
 
@@ -296,6 +340,10 @@ impl Activity {
             return;
         }
         self.command.set(command);
+        self.wake();
+    }
+
+    fn wake(&self) {
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
@@ -311,6 +359,32 @@ impl Activity {
     }
 }
 
+/// Memory that one of many requests of a connection holds until this is dropped.
+#[derive(Debug)]
+pub(in crate::doors) struct Held {
+    activity: Rc<Activity>,
+    bytes: Cell<usize>,
+}
+
+impl Held {
+    /// It holds `more`. Whether there is memory for it.
+    pub(in crate::doors) fn grow(&self, more: usize) -> bool {
+        let held = self.bytes.get();
+        self.bytes.set(held + more);
+        let has_room = self.activity.shared.memory.take(held, more);
+        if !has_room {
+            self.activity.counts.given_up(Overdue::Memory);
+        }
+        has_room
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.activity.shared.memory.give_back(self.bytes.get());
+    }
+}
+
 impl Drop for Activity {
     fn drop(&mut self) {
         self.release();
@@ -320,14 +394,20 @@ impl Drop for Activity {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::metrics::Metrics;
 
     fn after(shared: &Shared, ticks: u32) {
         shared.now.set(shared.now.get() + ticks);
     }
 
+    fn counts() -> Arc<ConnectionCounts> {
+        let [counts, ..] = ConnectionCounts::of_all(&Metrics::unseen());
+        counts
+    }
+
     fn connected() -> (Rc<Shared>, Activity) {
         let shared = Rc::<Shared>::default();
-        let activity = Activity::new(Rc::clone(&shared));
+        let activity = Activity::new(Rc::clone(&shared), counts());
         activity.connected();
         (shared, activity)
     }
@@ -397,6 +477,34 @@ mod tests {
     }
 
     #[test]
+    fn requests_of_one_connection_hold_memory_each() {
+        let shared = Rc::<Shared>::default();
+        let activity = Rc::new(Activity::new(Rc::clone(&shared), counts()));
+        activity.multiplexed();
+        let large = 10 * 1024 * 1024;
+        let first = activity.hold(large).expect("there is room");
+        assert!(activity.hold(large).is_none(), "more than there is");
+        let second = activity.hold(1024).expect("a small one always has room");
+        assert!(!second.grow(large));
+        drop((first, second));
+        assert!(activity.hold(large).is_some(), "there is room again");
+    }
+
+    #[test]
+    fn a_late_head_is_answered_once() {
+        let (shared, activity) = connected();
+        activity.received(1);
+        after(&shared, HEAD + 1);
+        assert_eq!(activity.overdue(), Some(Overdue::Head));
+        assert!(!activity.is_late());
+        assert!(activity.has_head_late() && activity.is_late());
+        assert!(!activity.has_head_late(), "whoever does not take the answer is cut");
+        activity.malformed();
+        assert!(!activity.is_late(), "it is being answered");
+        assert!(!activity.closing(), "and nothing more is waited for");
+    }
+
+    #[test]
     fn memory_is_given_back_with_the_answer_and_with_the_connection() {
         let (shared, activity) = connected();
         let large = 10 * 1024 * 1024;
@@ -407,7 +515,7 @@ mod tests {
         activity.flushed();
         assert!(activity.received(large), "there is room again");
         drop(activity);
-        let next = Activity::new(shared);
+        let next = Activity::new(shared, counts());
         assert!(next.received(large), "and again");
     }
 }

@@ -11,9 +11,9 @@ use std::{
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{
-    Request, Response,
+    Request, Response, StatusCode,
     body::{Body, Incoming},
-    header::{CONNECTION, HeaderValue},
+    header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue},
     server::conn::http1::{self, Builder},
     service::{HttpService, service_fn},
 };
@@ -25,19 +25,19 @@ use super::{
     stream::{Stream, Watched},
 };
 use crate::{
-    doors::answer::{NO_STORE, PROBLEM_JSON, name},
+    doors::answer::{NO_STORE, PROBLEM_JSON, RETRY_AFTER, name},
     telemetry::connections::Malformed,
 };
 
 /// Headers of a request that are taken; beyond, it is answered with 431. Gateways pass on what clients send, and some take 200.
-const HEADERS_MAX: usize = 256;
+pub(super) const HEADERS_MAX: usize = 256;
 /// Bytes of a request's head that are taken: 64 KiB of headers, and a request line.
-const HEAD_BYTES_MAX: usize = 80 * 1024;
+pub(super) const HEAD_BYTES_MAX: usize = 80 * 1024;
 /// Bytes of a connection that are read ahead.
 const READ_BYTES_MAX: usize = HEAD_BYTES_MAX + 16 * 1024;
 
 /// Serves HTTP/1 on `stream`: `answer` has an answer to every request.
-pub(in crate::doors) fn serve<S, F, A>(stream: Watched<S>, activity: &Rc<Activity>, answer: F) -> impl Connection
+pub(in crate::doors) fn serve<S, F, A>(stream: Watched<S>, activity: &Rc<Activity>, answer: F) -> impl Connection + use<S, F, A>
 where
     S: Stream,
     F: Fn(Request<Incoming>) -> A + 'static,
@@ -87,10 +87,10 @@ where
     }
 }
 
-/// The whole answer to what is no request.
-pub(super) fn not_a_request(kind: Malformed) -> Vec<u8> {
+/// The answer to what is no request.
+pub(super) fn not_a_request(kind: Malformed) -> Problem {
     let (status, title, code, detail) = match kind {
-        Malformed::Syntax => (400, "Bad Request", "malformed_request", "What was sent is not an HTTP/1.1 request."),
+        Malformed::Syntax => (400, "Bad Request", "malformed_request", "What was sent is not an HTTP request."),
         Malformed::HeadersTooLarge => (
             431,
             "Request Header Fields Too Large",
@@ -99,24 +99,74 @@ pub(super) fn not_a_request(kind: Malformed) -> Vec<u8> {
         ),
         Malformed::TargetTooLong => (414, "URI Too Long", "request_too_large", "The target of the request is too long."),
     };
-    problem(status, title, code, detail, "")
+    Problem { status, title, code, detail, is_passing: false }
+}
+
+/// The answer to a request whose head did not arrive in time.
+pub(super) fn too_slow() -> Problem {
+    let detail = "The head of the request did not arrive within five seconds.";
+    Problem { status: 408, title: "Request Timeout", code: "request_timeout", detail, is_passing: false }
+}
+
+/// The answer to a request for which there is no memory.
+pub(super) fn too_many_requests() -> Problem {
+    Problem {
+        status: 503,
+        title: "Service Unavailable",
+        code: "unavailable",
+        detail: "There are too many requests; try again.",
+        is_passing: true,
+    }
 }
 
 /// What one connection too many is told.
 pub(in crate::doors) fn too_many_connections() -> Vec<u8> {
-    let retry_after = format!("{}: {}\r\n", name::RETRY_AFTER, crate::doors::answer::RETRY_AFTER_SECONDS);
-    problem(503, "Service Unavailable", "unavailable", "There are too many connections; try again.", &retry_after)
+    Problem { detail: "There are too many connections; try again.", ..too_many_requests() }.last_answer()
 }
 
-/// A problem (RFC 9457) with the head of its answer, after which the connection is closed.
-fn problem(status: u16, title: &str, code: &str, detail: &str, header: &str) -> Vec<u8> {
-    let body = serde_json::json!({ "type": "about:blank", "title": title, "status": status, "detail": detail, "code": code });
-    let body = body.to_string();
-    let head = format!(
-        "HTTP/1.1 {status} {title}\r\n{}: {code}\r\ncontent-type: {PROBLEM_JSON}\r\ncache-control: {NO_STORE}\r\n{header}\
-         connection: close\r\ncontent-length: {}\r\n\r\n",
-        name::ERROR,
-        body.len(),
-    );
-    [head, body].concat().into()
+/// A problem (RFC 9457).
+pub(super) struct Problem {
+    status: u16,
+    title: &'static str,
+    code: &'static str,
+    detail: &'static str,
+    /// Whether it may be over in a moment.
+    is_passing: bool,
+}
+
+impl Problem {
+    fn body(&self) -> String {
+        let Self { status, title, code, detail, .. } = self;
+        serde_json::json!({ "type": "about:blank", "title": title, "status": status, "detail": detail, "code": code }).to_string()
+    }
+
+    /// The whole answer over HTTP/1, after which the connection is closed.
+    pub(super) fn last_answer(&self) -> Vec<u8> {
+        let Self { status, title, code, .. } = self;
+        let body = self.body();
+        let retry_after = if self.is_passing { format!("{}: {RETRY_AFTER}\r\n", name::RETRY_AFTER) } else { String::new() };
+        let head = format!(
+            "HTTP/1.1 {status} {title}\r\n{}: {code}\r\ncontent-type: {PROBLEM_JSON}\r\ncache-control: {NO_STORE}\r\n{retry_after}\
+             connection: close\r\ncontent-length: {}\r\n\r\n",
+            name::ERROR,
+            body.len(),
+        );
+        [head, body].concat().into()
+    }
+}
+
+impl From<Problem> for Response<Full<Bytes>> {
+    /// Over HTTP/2, where the connection goes on.
+    fn from(problem: Problem) -> Self {
+        let mut response = Response::new(Full::from(problem.body()));
+        *response.status_mut() = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+        let headers = response.headers_mut();
+        headers.insert(name::ERROR, HeaderValue::from_static(problem.code));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static(NO_STORE));
+        if problem.is_passing {
+            headers.insert(name::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+        }
+        response
+    }
 }

@@ -12,11 +12,11 @@ use std::{
 use hyper::{
     Request, Response,
     body::{Body, Incoming},
-    rt::bounds::Http2ServerConnExec,
+    rt::{Executor, bounds::Http2ServerConnExec},
     server::conn::http2::{self, Builder},
     service::{HttpService, Service, service_fn},
 };
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::{
     Connection,
@@ -28,8 +28,6 @@ use super::{
 const KEEPALIVE_INTERVAL: Duration = Duration::from_mins(1);
 /// How long the gateway may take to answer that.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Headers of a call, as HTTP/2 counts them. Those of the original request are in the message.
-const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
 /// Requests that a connection may have at a time. A gateway opens another connection for more.
 const STREAMS_MAX: u32 = 256;
 /// Bytes of one request, and of all of a connection, that may be on their way, unread: what HTTP/2 begins with anyway. They are read as
@@ -38,15 +36,19 @@ const WINDOW: u32 = 64 * 1024 - 1;
 /// Requests that a client may take back before they were looked at; more, and the connection ends (CVE-2023-44487).
 const RESETS_PENDING_MAX: usize = 64;
 
-/// Serves HTTP/2 on `stream` with `service`.
-pub(in crate::doors) fn serve<S, R, B>(stream: Watched<S>, activity: &Rc<Activity>, service: R) -> impl Connection
+/// Serves HTTP/2 on `stream` with `service`. The headers of a request may have `header_list_bytes_max`, as HTTP/2 counts them.
+pub(in crate::doors) fn serve<S, R, B>(
+    stream: Watched<S>,
+    activity: &Rc<Activity>,
+    service: R,
+    header_list_bytes_max: u32,
+) -> impl Connection + use<S, R, B>
 where
     S: Stream,
     R: Service<Request<Incoming>, Response = Response<B>> + 'static,
-    R::Future: Send + 'static,
+    R::Future: 'static,
     R::Error: Into<Box<dyn Error + Send + Sync>>,
-    B: Body + Send + 'static,
-    B::Data: Send,
+    B: Body + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     activity.multiplexed();
@@ -55,16 +57,30 @@ where
         activity.opened();
         service.call(request)
     });
-    Builder::new(TokioExecutor::new())
+    Builder::new(ThisThread)
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .max_header_list_size(header_list_bytes_max)
         .max_concurrent_streams(STREAMS_MAX)
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
         .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
         .serve_connection(TokioIo::new(stream), service)
+}
+
+/// Answers requests on the thread of their connection.
+#[derive(Clone, Copy, Debug)]
+struct ThisThread;
+
+impl<F> Executor<F> for ThisThread
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
 }
 
 impl<I, S, B, E> Connection for http2::Connection<I, S, E>

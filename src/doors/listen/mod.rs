@@ -14,28 +14,36 @@ mod deadlines;
 mod drain;
 mod http1;
 mod http2;
+mod inherited;
+mod lock;
 mod memory;
+mod peer;
+mod socket;
 mod stream;
 mod turns;
+mod versions;
 mod worker;
 
-use std::{future::Future, io, net::SocketAddr, rc::Rc, sync::Arc};
+use std::{future::Future, io, rc::Rc, sync::Arc};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tokio::{sync::oneshot, task::JoinHandle};
 
 use self::worker::Workers;
-pub use self::{
-    accept::Bound,
-    drain::{Stage, Stages},
-};
 pub(super) use self::{
     connection::Connection,
-    deadlines::Activity,
+    deadlines::{Activity, BODY_PART_TIME, BODY_TIME, Held},
     http1::{serve as serve_http1, too_many_connections},
     http2::{goaway, serve as serve_http2},
+    peer::{Origin, Peer},
     stream::{Stream, Watched},
     turns::Standing,
+    versions::serve as serve_http,
+};
+pub use self::{
+    drain::{Stage, Stages},
+    inherited::{Inherited, InheritedError},
+    socket::{Bound, Listener},
 };
 use super::tls::Acceptor;
 use crate::telemetry::connections::ConnectionCounts;
@@ -49,12 +57,7 @@ pub(super) trait Protocol: Clone + Send + 'static {
     fn prepare(self) -> impl Future<Output = Self::Ready>;
 
     /// Speaks on `stream`.
-    fn serve<S: Stream>(
-        ready: &Self::Ready,
-        stream: Watched<S>,
-        peer: Option<SocketAddr>,
-        activity: &Rc<Activity>,
-    ) -> impl Connection;
+    fn serve<S: Stream>(ready: &Self::Ready, stream: Watched<S>, peer: Peer, activity: &Rc<Activity>) -> impl Connection;
 
     /// What one connection too many is told.
     fn refusal() -> Vec<u8>;
@@ -89,18 +92,19 @@ pub struct Served {
     ends: FuturesUnordered<oneshot::Receiver<()>>,
 }
 
-/// Serves `listener` on `threads` threads.
+/// Serves `listener` on `threads` threads, with `tls` if it is one that other hosts reach.
 pub(super) fn serve<P: Protocol>(
-    listener: TcpListener,
+    listener: Listener,
     threads: usize,
     tls: Option<&Acceptor>,
     protocol: &P,
     listening: Listening,
 ) -> Result<Served, ListenError> {
     let Listening { max_connections, stages, counts } = listening;
-    let refusal = if tls.is_some() { Vec::new() } else { P::refusal() };
+    let tls = tls.filter(|_| listener.is_tcp());
     let (workers, ends) = Workers::start(threads, tls, protocol, &stages, &counts).map_err(ListenError::Thread)?;
-    let accepting = accept::Accepting { listener, workers, max_connections, refusal, stages, counts };
+    let accepting =
+        accept::Accepting { listener, workers, max_connections, refusal: P::refusal(), tls: tls.cloned(), stages, counts };
     Ok(Served { accepting: tokio::spawn(accepting.run()), ends })
 }
 

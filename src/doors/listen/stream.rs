@@ -27,15 +27,80 @@ pub(in crate::doors) struct Watched<S> {
     counts: Arc<ConnectionCounts>,
     /// What is left of an answer of our own.
     own_answer: Bytes,
+    ahead: Ahead,
+}
+
+/// What the client sends first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Version {
+    Http1,
+    Http2,
+}
+
+/// What a client that speaks HTTP/2 sends before anything else, and no other does (RFC 9113 section 3.4).
+const PREFACE: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What was read to learn which version the client speaks.
+#[derive(Debug, Default)]
+struct Ahead {
+    bytes: [u8; PREFACE.len()],
+    received: usize,
+    taken: usize,
 }
 
 impl<S: Stream> Watched<S> {
     pub(super) fn new(inner: S, activity: Rc<Activity>, counts: Arc<ConnectionCounts>) -> Self {
-        Self { inner, activity, counts, own_answer: Bytes::new() }
+        Self { inner, activity, counts, own_answer: Bytes::new(), ahead: Ahead::default() }
     }
 
-    /// The HTTP library answers, with `head`, what is no request.
+    /// Reads until it is known which version of HTTP the client speaks. What was read is read again by whoever speaks it.
+    pub(super) fn poll_version(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Version>> {
+        loop {
+            let Ahead { bytes, received, .. } = &self.ahead;
+            if !PREFACE.starts_with(&bytes[..*received]) {
+                return Poll::Ready(Ok(Version::Http1));
+            }
+            let mut rest = [0; PREFACE.len()];
+            let mut buffer = ReadBuf::new(&mut rest[*received..]);
+            if buffer.capacity() == 0 {
+                return Poll::Ready(Ok(Version::Http2));
+            }
+            ready!(self.poll_more(cx, &mut buffer))?;
+            let more = buffer.filled();
+            if more.is_empty() {
+                // The client has closed its side, and what it sent is no preface.
+                return Poll::Ready(Ok(Version::Http1));
+            }
+            let Ahead { bytes, received, .. } = &mut self.ahead;
+            bytes[*received..*received + more.len()].copy_from_slice(more);
+            *received += more.len();
+        }
+    }
+
+    fn poll_more(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.activity.is_late() {
+            // No part of a head may hold this, so the HTTP library takes it for none, and answers.
+            buffer.put_slice(&[0]);
+            return Poll::Ready(Ok(()));
+        }
+        ready!(self.activity.poll_turn(cx));
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.inner).poll_read(cx, buffer))?;
+        let received = buffer.filled().len() - before;
+        if received > 0 && !self.activity.received(received) {
+            self.counts.given_up(Overdue::Memory);
+            return Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The HTTP library answers, with `head`, what is no request, or not all of one.
     fn replace(&mut self, head: &[u8]) {
+        if self.activity.is_late() {
+            self.own_answer = http1::too_slow().last_answer().into();
+            self.activity.malformed();
+            return;
+        }
         let status: &[u8] = head.get("HTTP/1.1 ".len()..).and_then(|rest| rest.get(..3)).unwrap_or_default();
         let kind = match status {
             b"431" => Malformed::HeadersTooLarge,
@@ -43,7 +108,7 @@ impl<S: Stream> Watched<S> {
             _ => Malformed::Syntax,
         };
         self.counts.malformed(kind);
-        self.own_answer = http1::not_a_request(kind).into();
+        self.own_answer = http1::not_a_request(kind).last_answer().into();
         self.activity.malformed();
     }
 
@@ -70,15 +135,14 @@ impl<S: Stream> Watched<S> {
 
 impl<S: Stream> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        ready!(self.activity.poll_turn(cx));
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.inner).poll_read(cx, buffer))?;
-        let received = buffer.filled().len() - before;
-        if received > 0 && !self.activity.received(received) {
-            self.counts.given_up(Overdue::Memory);
-            return Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()));
+        let Ahead { bytes, received, taken } = &mut self.ahead;
+        if taken < received {
+            let length = buffer.remaining().min(*received - *taken);
+            buffer.put_slice(&bytes[*taken..*taken + length]);
+            *taken += length;
+            return Poll::Ready(Ok(()));
         }
-        Poll::Ready(Ok(()))
+        self.poll_more(cx, buffer)
     }
 }
 

@@ -190,7 +190,7 @@ where
 
     fn begin(&self, accepted: Accepted) {
         self.tell_time();
-        let activity = Rc::new(Activity::new(Rc::clone(&self.shared)));
+        let activity = Rc::new(Activity::new(Rc::clone(&self.shared), Arc::clone(&self.serving.counts)));
         let (entry, serving) = (self.table.add(&activity), Rc::clone(&self.serving));
         task::spawn_local(async move {
             serving.serve(accepted, activity).await;
@@ -211,6 +211,8 @@ where
                 // Nothing is wrong with it, and what has come in this moment is answered.
                 (Overdue::Idle, Command::GoOn) => activity.order(Command::Close),
                 (Overdue::Silent, Command::GoOn) if activity.has_spoken() => activity.order(Command::Close),
+                // In a crowd there is no time for it, nor for whoever does not take it.
+                (Overdue::Head, _) if !self.shared.is_crowded.get() && activity.has_head_late() => counts.given_up(overdue),
                 _ => {
                     counts.given_up(overdue);
                     activity.order(Command::Cut);

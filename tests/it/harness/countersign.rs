@@ -1,7 +1,8 @@
 //! One running `countersign serve`.
 
-use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::{ChildStderr, Command, ExitStatus};
 use std::time::Duration;
 
@@ -78,7 +79,7 @@ impl Countersign {
     pub fn start_unread(deployment: &Deployment) -> (Self, ChildStderr) {
         let listeners = [(); 3].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
         let mut command = deployment.command(&["serve"]);
-        listening(&mut command, listeners);
+        listening(deployment, &mut command, listeners);
         let (process, unread) = Process::spawn_unread("countersign", &mut command, deployment.dir.path(), Signal::Kill);
         let started = Self::wait_for(deployment, process, listeners, true);
         pass_the_fence();
@@ -87,21 +88,22 @@ impl Countersign {
 
     /// Runs `command` with these listeners, and waits until it is alive, or ready.
     fn spawn(deployment: &Deployment, mut command: Command, listeners: [SocketAddr; 3], until_ready: bool) -> Self {
-        listening(&mut command, listeners);
+        listening(deployment, &mut command, listeners);
         let process = Process::spawn("countersign", &mut command, deployment.dir.path(), Signal::Kill);
         Self::wait_for(deployment, process, listeners, until_ready)
     }
 
     fn wait_for(deployment: &Deployment, mut process: Process, listeners: [SocketAddr; 3], until_ready: bool) -> Self {
         let [http, grpc, admin] = listeners;
+        let [alive_at, asked_at, ready_at] = places(deployment, listeners);
         let prefix = deployment.setting("server.url_prefix").unwrap_or_default();
         // Behind TLS, nothing is answered in plain text.
         let is_plain = deployment.setting("server.tls.cert").is_none();
         let until_ready = until_ready && deployment.setting("admin.tls.cert").is_none();
         process.wait_until(|| {
-            let alive = !is_plain || answers_200(http, &format!("{prefix}/livez"));
-            let ready = alive && (!until_ready || answers_200(admin, &format!("{prefix}/readyz")));
-            (ready && TcpStream::connect(grpc).is_ok()).then_some(())
+            let alive = !is_plain || answers_200(&alive_at, &format!("{prefix}/livez"));
+            let ready = alive && (!until_ready || answers_200(&ready_at, &format!("{prefix}/readyz")));
+            (ready && asked_at.connect().is_ok()).then_some(())
         });
         Self { http, grpc, admin, process }
     }
@@ -143,11 +145,50 @@ impl Countersign {
     }
 }
 
-/// Has `command` listen there.
-fn listening(command: &mut Command, listeners: [SocketAddr; 3]) {
-    for (listener, address) in LISTENERS.into_iter().zip(listeners) {
-        command.env(variable(listener), address.to_string());
+/// Has `command` listen there, but for listeners that have a Unix socket in `deployment`.
+fn listening(deployment: &Deployment, command: &mut Command, listeners: [SocketAddr; 3]) {
+    for (listener, place) in LISTENERS.into_iter().zip(places(deployment, listeners)) {
+        if let Place::Tcp(address) = place {
+            command.env(variable(listener), address.to_string());
+        }
     }
+}
+
+/// Where a listener is.
+enum Place {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+trait Duplex: std::io::Read + std::io::Write {}
+
+impl<S: std::io::Read + std::io::Write> Duplex for S {}
+
+impl Place {
+    fn connect(&self) -> std::io::Result<Box<dyn Duplex>> {
+        const PATIENCE: Option<Duration> = Some(Duration::from_secs(5));
+        Ok(match self {
+            Self::Tcp(address) => {
+                let stream = TcpStream::connect(address)?;
+                stream.set_read_timeout(PATIENCE)?;
+                Box::new(stream)
+            }
+            Self::Unix(path) => {
+                let stream = UnixStream::connect(path)?;
+                stream.set_read_timeout(PATIENCE)?;
+                Box::new(stream)
+            }
+        })
+    }
+}
+
+fn places(deployment: &Deployment, listeners: [SocketAddr; 3]) -> [Place; 3] {
+    let set = LISTENERS.map(|listener| deployment.setting(listener).and_then(|set| set.strip_prefix("unix:")));
+    let mut addresses = listeners.into_iter();
+    set.map(|path| {
+        let address = addresses.next().unwrap();
+        path.map_or(Place::Tcp(address), |path| Place::Unix(path.into()))
+    })
 }
 
 /// A nonce store that begins with an empty memory vouches for no token that was signed before, and tokens carry whole seconds:
@@ -166,10 +207,9 @@ pub fn decision_request() -> Request {
         .header("X-Forwarded-Host", "gateway.test")
 }
 
-fn answers_200(server: SocketAddr, path: &str) -> bool {
-    let Ok(mut stream) = TcpStream::connect(server) else { return false };
+fn answers_200(server: &Place, path: &str) -> bool {
+    let Ok(mut stream) = server.connect() else { return false };
     let mut answer = String::new();
-    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    let sent = write!(stream, "GET {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n");
+    let sent = write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     sent.is_ok() && stream.read_to_string(&mut answer).is_ok() && answer.starts_with("HTTP/1.1 200")
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use bytes::{Buf as _, Bytes};
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Request as RequestAttributes};
@@ -25,6 +26,12 @@ pub struct ExtAuthz {
 impl ExtAuthz {
     pub fn connect(server: SocketAddr) -> Self {
         let endpoint = Endpoint::from_shared(format!("http://{server}")).unwrap();
+        Self { client: Grpc::new(endpoint.connect_lazy()) }
+    }
+
+    /// To the door at a Unix socket.
+    pub fn connect_to(socket: &Path) -> Self {
+        let endpoint = Endpoint::from_shared(format!("unix:{}", socket.display())).unwrap();
         Self { client: Grpc::new(endpoint.connect_lazy()) }
     }
 

@@ -115,6 +115,20 @@ impl Gateway {
         place(paths[0])
     }
 
+    /// The change of the example with which it asks at the Unix socket `socket`: the line for that in place of the one above it.
+    pub fn on_the_same_host(self, socket: &Path) -> (String, String) {
+        let text = std::fs::read_to_string(repository().join(self.example()[0])).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        let told =
+            lines.iter().position(|line| line.contains(ON_THE_SAME_HOST)).unwrap_or_else(|| panic!("{self:?} says nothing of it"));
+        let [above, note, commented] = [lines[told - 1], lines[told], lines[told + 1]];
+        let (indent, line) = commented.split_once("# ").unwrap();
+        let (before, rest) = line.split_once("/run/countersign/").unwrap();
+        let (_, after) = rest.split_once(".sock").unwrap();
+        let taken_in = format!("{indent}# {above}\n{indent}{before}{}{after}", socket.display());
+        ([above, note, commented].join("\n"), taken_in)
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Nginx | Self::NginxMainline => "nginx",
@@ -318,6 +332,9 @@ struct Places<'a> {
 fn endpoint(address: SocketAddr) -> String {
     format!("address: {}, port_value: {}", address.ip(), address.port())
 }
+
+/// Begins the comment between the line with an address and the one with a Unix socket.
+const ON_THE_SAME_HOST: &str = "On the same host, a Unix socket in its place";
 
 /// Begins the comment above the lines that are for several replicas alone.
 const FOR_SEVERAL: &str = "With more than one replica";

@@ -2,10 +2,11 @@
 //! headers and bodies that matter here are those that a well-behaved client would tidy up.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixStream};
 
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -89,10 +90,16 @@ impl Request {
         Connection::open(server).await?.send(self).await
     }
 
-    fn encode(&self, server: SocketAddr) -> Vec<u8> {
+    /// Sends it over a connection of its own to a Unix socket.
+    pub async fn send_to(&self, socket: &Path) -> Answer {
+        let answer = async { Connection::open_unix(socket).await?.send(self).await };
+        answer.await.unwrap_or_else(|error| panic!("no answer from {}: {error}", socket.display()))
+    }
+
+    fn encode(&self, host: &str) -> Vec<u8> {
         let mut text = format!("{} {} {}\r\n", self.method, self.target, self.version);
         if self.needs_host && !self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
-            text.extend(["Host: ", &server.to_string(), "\r\n"]);
+            text.extend(["Host: ", host, "\r\n"]);
         }
         for (name, value) in &self.headers {
             text.extend([name, ": ", value, "\r\n"]);
@@ -102,10 +109,14 @@ impl Request {
     }
 }
 
+trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Duplex for S {}
+
 /// A kept-alive connection: one request after another.
 pub struct Connection {
-    stream: TcpStream,
-    server: SocketAddr,
+    stream: Box<dyn Duplex>,
+    host: String,
     buffer: Vec<u8>,
 }
 
@@ -113,7 +124,12 @@ impl Connection {
     pub async fn open(server: SocketAddr) -> std::io::Result<Self> {
         let stream = TcpStream::connect(server).await?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, server, buffer: Vec::new() })
+        Ok(Self { stream: Box::new(stream), host: server.to_string(), buffer: Vec::new() })
+    }
+
+    pub async fn open_unix(socket: &Path) -> std::io::Result<Self> {
+        let stream = UnixStream::connect(socket).await?;
+        Ok(Self { stream: Box::new(stream), host: "localhost".to_owned(), buffer: Vec::new() })
     }
 
     pub async fn send(&mut self, request: &Request) -> std::io::Result<Answer> {
@@ -123,7 +139,7 @@ impl Connection {
 
     /// Sends it, and does not wait for the answer.
     pub async fn write(&mut self, request: &Request) -> std::io::Result<()> {
-        self.stream.write_all(&request.encode(self.server)).await
+        self.stream.write_all(&request.encode(&self.host)).await
     }
 
     /// Reads one answer, to whatever was written before.

@@ -21,6 +21,7 @@ mod frameworks;
 mod gateway;
 mod grpc_back_end;
 pub mod http;
+mod http2;
 mod jwks;
 mod jwthenticator;
 mod keys;
@@ -71,6 +72,7 @@ pub use ext_authz::{CheckAnswer, ExtAuthz, bare_request, check_request, http_att
 pub use frameworks::Framework;
 pub use gateway::{Gateway, RunningGateway};
 pub use grpc_back_end::GrpcBackEnd;
+pub use http2::Http2;
 pub use jwks::{Behaviour, JwksServer, Signer, member};
 pub use jwthenticator::Jwthenticator;
 pub use keys::Key;

@@ -14,7 +14,8 @@ use crate::{
     config::Secret,
     doors::{
         answer::NO_STORE,
-        http::{gate::Gate, throttle::Throttle},
+        http::{gate::Gate, peer, throttle::Throttle},
+        listen::Peer,
     },
 };
 
@@ -43,8 +44,8 @@ impl Entrance {
             return Ok(());
         }
         attempt.failed()?;
-        let peer = request.peer_addr().map(|peer| tracing::field::display(peer.ip()));
-        tracing::warn!(peer, "a wrong admin token was presented");
+        let process = peer::of(request).and_then(Peer::process);
+        tracing::warn!(peer = peer::name(request), process, "a wrong admin token was presented");
         Err(Problem::unauthorized())
     }
 }

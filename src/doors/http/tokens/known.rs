@@ -21,7 +21,7 @@ use crate::{
         opaque::OpaqueToken,
         presented::Credentials,
     },
-    doors::http::decision::credentials,
+    doors::http::{decision::credentials, peer},
     engine::{
         issue::{Introspection, IssueError, Revoked, TokenKind, TokenName},
         verify::Verdict,
@@ -147,7 +147,7 @@ pub(super) async fn revoke(request: HttpRequest, payload: web::Payload, api: web
         Some(caller(verdict, refuse)?.principal().id)
     };
     let (named, _) = Named::read(&request, payload, NAMED).await?;
-    let peer = request.peer_addr().map_or_else(|| "unknown".to_owned(), |peer| peer.ip().to_string());
+    let peer = peer::name(&request);
     let actor = if is_admin { format!("admin-api@{peer}") } else { format!("token-api@{peer}") };
     match api.issuer.revoke(named.name()?, only, &actor).await {
         Ok(Revoked::Done | Revoked::NoSuchToken) => Ok(fresh(HttpResponse::Ok()).json(Nothing {})),
