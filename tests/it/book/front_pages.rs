@@ -15,8 +15,7 @@ const WALK_FILES: usize = 12;
 const RECORD_LINES: usize = 60;
 
 /// Folders whose files the documents name by their full path.
-const NAMED_FOLDERS: [&str; 9] =
-    ["src/", "tests/", "benches/", "fuzz/", "docs/", "migrations/", "proto/", "deploy/", "examples/"];
+const NAMED_FOLDERS: [&str; 9] = ["src/", "tests/", "benches/", "fuzz/", "docs/", "migrations/", "proto/", "deploy/", "examples/"];
 
 #[test]
 fn the_readme_is_short() {
