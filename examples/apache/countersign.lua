@@ -13,11 +13,25 @@ http.TIMEOUT = 2 -- seconds
 local CONNECT_TIMEOUT = 0.5 -- seconds
 local LEFT_ALONE = 1 -- seconds, for a replica that takes no connection
 
+-- The pages of other origins that may call this API from a browser.
+local ORIGINS = {
+    ["https://app.example.com"] = true,
+}
+
 local IDENTITY = {
     "X-Auth-Username", "X-Auth-Principal-Id", "X-Auth-Method", "X-Auth-Key-Id", "X-Auth-Scopes", "X-Auth-Content-Digest",
     "X-Auth-Decision-Id",
 }
 local REFUSAL = { "WWW-Authenticate", "X-Auth-Error", "X-Auth-Decision-Id", "Cache-Control", "Retry-After" }
+-- What the answer to a page of these origins says, and the answer to the question that its browser asks first, without a token.
+local TO_PAGES = { ["Access-Control-Expose-Headers"] = "X-Auth-Error, WWW-Authenticate, Retry-After" }
+local TO_PREFLIGHTS = {
+    ["Access-Control-Allow-Methods"] = "GET, HEAD, POST, PUT, PATCH, DELETE",
+    -- What pages send beyond what browsers allow anyway.
+    ["Access-Control-Allow-Headers"] = "Authorization, Content-Type",
+    -- For so many seconds a browser does not ask again.
+    ["Access-Control-Max-Age"] = "600",
+}
 local CANNOT_TELL = '{"type":"about:blank","title":"Service Unavailable","status":503,"code":"unavailable"}'
 
 -- `x_auth_username` reads the same as `X-Auth-Username` to many back ends.
@@ -37,6 +51,52 @@ local function drop_made_up_identity(r)
             r.headers_in[name] = nil
         end
     end
+end
+
+-- httpd drops the headers that Connection names on the way to the back end: it could name the identity. Of the protocols that it may
+-- ask for, WebSockets are passed on.
+local function pass_on_websockets_alone(r)
+    local connection = (r.headers_in["Connection"] or ""):lower()
+    local upgrade = (r.headers_in["Upgrade"] or ""):lower()
+    local is_websocket = upgrade == "websocket" and connection:find("upgrade", 1, true)
+    r.headers_in["Connection"] = is_websocket and "Upgrade" or nil
+    r.headers_in["Upgrade"] = is_websocket and "websocket" or nil
+end
+
+-- The host by which httpd chose the site, and the port that it listens on. The Host line may say otherwise.
+local function authority(r)
+    local host = r.hostname or r.server_name
+    if host:find(":", 1, true) then
+        host = "[" .. host .. "]"
+    end
+    local default_port = r.is_https and 443 or 80
+    return r.port == default_port and host or host .. ":" .. r.port
+end
+
+-- The request target without the host that it may name.
+local function path_and_query(r)
+    local target = r.unparsed_uri:gsub("^%a[%w+.-]*://[^/?#]*", "")
+    return target:find("^[/*]") and target or "/" .. target
+end
+
+-- Lets pages of the listed origins read the answer. True if this was their browser's question whether they may send a request at all.
+local function is_answered_preflight(r)
+    r.err_headers_out["Vary"] = "Origin"
+    local origin = r.headers_in["Origin"]
+    if not (origin and ORIGINS[origin]) then
+        return false
+    end
+    r.err_headers_out["Access-Control-Allow-Origin"] = origin
+    for name, value in pairs(TO_PAGES) do
+        r.err_headers_out[name] = value
+    end
+    if r.method ~= "OPTIONS" or (r.headers_in["Access-Control-Request-Method"] or "") == "" then
+        return false
+    end
+    for name, value in pairs(TO_PREFLIGHTS) do
+        r.err_headers_out[name] = value
+    end
+    return true
 end
 
 -- Whose turn it is, and until when replicas are left alone; each thread of httpd for itself.
@@ -99,7 +159,7 @@ local function ask(r)
         headers = {
             ["Authorization"] = r.headers_in["Authorization"],
             ["X-Original-Method"] = r.method,
-            ["X-Original-URI"] = r.unparsed_uri,
+            ["X-Original-URI"] = path_and_query(r),
             ["X-Forwarded-Proto"] = r.is_https and "https" or "http",
             ["X-Forwarded-Host"] = r.headers_in["Host"],
             ["X-Real-IP"] = r.useragent_ip,
@@ -124,11 +184,17 @@ local function refuse(r, status, headers, body)
 end
 
 function decide(r)
-    -- The one character that some back ends take for a slash and httpd does not.
-    if r.uri:find("\\", 1, true) then
+    -- What some back ends take for a slash and httpd does not, and for a segment that counts for nothing or for the one above.
+    if r.uri:find("\\", 1, true) or r.uri:find("/%.?%.?;") then
         return 400
     end
+    if is_answered_preflight(r) then
+        return 204
+    end
     drop_made_up_identity(r)
+    pass_on_websockets_alone(r)
+    -- For Countersign and the back end alike.
+    r.headers_in["Host"] = authority(r)
     if r.subprocess_env["COUNTERSIGN"] == "not-asked" then
         return apache2.OK
     end

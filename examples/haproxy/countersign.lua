@@ -48,8 +48,18 @@ core.register_action("countersign", { "http-req" }, function(txn)
     })
     local said = answer.headers or {}
     if answer.status == 200 then
+        local identity = {}
         for _, name in ipairs(IDENTITY) do
-            txn.http:req_set_header(name, said[name] and said[name][0] or "")
+            identity[name] = said[name] and said[name][0] or ""
+            txn.http:req_set_header(name, identity[name])
+        end
+        -- A header that does not fit any more (`tune.maxrewrite`) is left out without a word. Part of who is asking is nobody.
+        local set = txn.http:req_get_headers()
+        for name, value in pairs(identity) do
+            if not set[name] or set[name][0] ~= value then
+                core.Alert("countersign: no room for " .. name .. ", see tune.maxrewrite")
+                return
+            end
         end
         txn:set_var("txn.countersign_allows", true)
     elseif answer.status >= 400 and said["x-auth-error"] then

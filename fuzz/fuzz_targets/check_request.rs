@@ -20,8 +20,10 @@ fuzz_target!(|bytes: &[u8]| {
             assert!(value.is_empty() || is_there(value));
         }
         let request = &presented.request;
-        for stated in [request.method, request.scheme, request.host, request.path] {
+        for stated in [request.method, request.host, request.path] {
             assert!(!matches!(stated, Stated::Contradictory));
+        }
+        for stated in [request.method, request.scheme, request.host, request.path] {
             assert!(stated.value().is_none_or(is_there));
         }
         let _ = credential("JWT", presented);

@@ -31,14 +31,27 @@ fuzz_target!(|data: &[u8]| {
             Credentials::Unusable => assert!(!authorization.is_empty()),
         }
         let request = &presented.request;
-        if target.starts_with("/validate_request/") {
-            assert_eq!(request.method, Stated::As(method));
-            // The HTTP library cuts a fragment off.
-            let told = target["/validate_request".len()..].split('#').next();
-            assert_eq!((request.path.value(), request.scheme), (told, Stated::Nowhere));
+        // The HTTP library cuts a fragment off.
+        let target = target.split('#').next().unwrap_or_default();
+        let path = target.split('?').next().unwrap_or_default();
+        if let Some(scopes) = path.strip_prefix("/decide/scope/").filter(|_| presented.misconfiguration.is_none()) {
+            // What the route asks for is never lost, and the client's request is what comes behind it.
+            let (scopes, tail) = scopes.split_once('/').map_or((scopes, None), |(scopes, _)| (scopes, Some(())));
+            assert!(presented.required_scopes.len() >= scopes.split('+').count());
+            assert!(presented.required_scopes.iter().take(1).all(|scope| !scope.is_empty()));
+            if tail.is_some() {
+                assert_eq!(request.path.value(), Some(&target["/decide/scope/".len() + scopes.len()..]));
+            }
             return;
         }
-        if target.split(['?', '#']).next() != Some("/validate_request") {
+        if target.starts_with("/validate_request/") {
+            assert!(presented.misconfiguration.is_none());
+            assert_eq!(request.method, Stated::As(method));
+            let told = &target["/validate_request".len()..];
+            assert_eq!(request.path.value(), Some(told));
+            return;
+        }
+        if path != "/validate_request" {
             return;
         }
         // Whatever is known was said by everybody who said anything.

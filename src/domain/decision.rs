@@ -10,6 +10,7 @@ use super::{
     content_digest::ContentDigest,
     header_value,
     issuer_keys::KeyFault,
+    presented::Misconfiguration,
     principal::{ApiKeyId, KeyId, KnownPrincipal, TrustId, Username},
     scope::Scopes,
     time::UnixMillis,
@@ -189,6 +190,14 @@ impl AuthMethod {
     /// Every method, each at the index `method as usize`.
     pub const ALL: [Self; 2] = [Self::SelfSigned, Self::AccessToken];
 
+    /// Whether what was presented passes once, so that the answer about it holds for this request alone.
+    pub const fn is_single_use(self) -> bool {
+        match self {
+            Self::SelfSigned => true,
+            Self::AccessToken => false,
+        }
+    }
+
     /// The value of `X-Auth-Method`.
     pub const fn name(self) -> &'static str {
         match self {
@@ -211,7 +220,7 @@ pub struct Denial {
     pub detail: Option<DenialDetail>,
 }
 
-/// What is wrong with a token by itself, whoever it names: for the log, and for the client's developer.
+/// What is wrong with a token by itself, whoever it names, or with the question: for the log, and for whoever has to mend it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DenialDetail {
     /// It is none that could be verified.
@@ -220,6 +229,8 @@ pub enum DenialDetail {
     Signature(SignatureFault),
     /// Its signature has salt, of which the length is not known without costly work.
     Salt(Algorithm),
+    /// Nothing: the gateway asks for something unknown.
+    Misconfiguration(Box<str>),
 }
 
 impl DenialDetail {
@@ -240,7 +251,15 @@ impl fmt::Display for DenialDetail {
                 f,
                 "the salt of {algorithm} has to be as long as its digest, which some libraries have an option for; `countersign explain` tells how long it is"
             ),
+            Self::Misconfiguration(text) => f.write_str(text),
         }
+    }
+}
+
+impl From<&Misconfiguration<'_>> for Denial {
+    fn from(misconfiguration: &Misconfiguration<'_>) -> Self {
+        let detail = DenialDetail::Misconfiguration(misconfiguration.to_string().into());
+        Self { detail: Some(detail), ..DenialReason::GatewayMisconfigured.into() }
     }
 }
 
@@ -273,11 +292,13 @@ pub enum DenialCode {
     InsufficientScope,
     /// Nothing was decided: a store is out of reach, or the question could not be taken.
     Unavailable,
+    /// The gateway asks for something unknown.
+    Misconfigured,
 }
 
 impl DenialCode {
     /// Every code.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::MissingCredentials,
         Self::MalformedCredentials,
         Self::UnsupportedAlgorithm,
@@ -288,6 +309,7 @@ impl DenialCode {
         Self::RequestMismatch,
         Self::InsufficientScope,
         Self::Unavailable,
+        Self::Misconfigured,
     ];
 
     /// The code on the wire: `X-Auth-Error`, `error="..."`, and the problem's `code`.
@@ -303,6 +325,7 @@ impl DenialCode {
             Self::RequestMismatch => "request_mismatch",
             Self::InsufficientScope => "insufficient_scope",
             Self::Unavailable => "unavailable",
+            Self::Misconfigured => "misconfigured",
         }
     }
 
@@ -321,14 +344,16 @@ impl DenialCode {
             Self::RequestMismatch => "The token was made for another request or another service.",
             Self::InsufficientScope => "The credentials lack a scope that is required here.",
             Self::Unavailable => "It cannot be decided now whether the request may pass; try again.",
+            Self::Misconfigured => "The gateway is misconfigured; its operator finds what is wrong in the decision log.",
         }
     }
 
-    /// The status over HTTP: 401 who are you? 403 not you. 503 cannot tell.
+    /// The status over HTTP: 401 who are you? 403 not you. 503 cannot tell. 500 the gateway is misconfigured.
     pub const fn status(self) -> u16 {
         match self {
             Self::InsufficientScope => 403,
             Self::Unavailable => 503,
+            Self::Misconfigured => 500,
             Self::MissingCredentials
             | Self::MalformedCredentials
             | Self::UnsupportedAlgorithm
@@ -372,7 +397,7 @@ macro_rules! denial_reasons {
 }
 
 denial_reasons! {
-    /// The header is not there.
+    /// The header is not there, or empty.
     NoCredentials = "no_credentials" => MissingCredentials,
     /// The header is there more than once, holds two credentials, or is not text.
     SeveralCredentials = "several_credentials" => MalformedCredentials,
@@ -440,6 +465,9 @@ denial_reasons! {
     RequestIncomplete = "request_incomplete" => Unavailable,
     /// More was asked at once than is taken (`server.max_in_flight`), and this question was not looked at.
     Overloaded = "overloaded" => Unavailable,
+    /// The gateway's question has a query, a path or a name in `context_extensions` that is unknown, so it is not known what the route asks
+    /// for. `detail` in the log says which.
+    GatewayMisconfigured = "gateway_misconfigured" => Misconfigured,
 }
 
 impl DenialReason {
@@ -448,7 +476,7 @@ impl DenialReason {
         self as usize
     }
 
-    /// Whether it says nothing about the credentials, because nobody looked at them.
+    /// Whether nothing was decided, and it may be if asked again.
     pub const fn is_undecided(self) -> bool {
         matches!(self.code(), DenialCode::Unavailable)
     }

@@ -1,6 +1,6 @@
 //! What a gateway presents for a decision, whatever it speaks.
 
-use std::net::IpAddr;
+use std::{borrow::Cow, fmt, net::IpAddr};
 
 /// One question of a gateway: these credentials, for this request.
 #[derive(Clone, Debug)]
@@ -22,6 +22,8 @@ pub struct Presented<'a> {
     pub peer: Option<IpAddr>,
     /// The trace that the question is part of.
     pub trace: TraceHeaders<'a>,
+    /// Why it is not known what the route asks for. Such a question is refused, whatever the credentials are.
+    pub misconfiguration: Option<Misconfiguration<'a>>,
 }
 
 impl<'a> Presented<'a> {
@@ -36,6 +38,49 @@ impl<'a> Presented<'a> {
             attempt: None,
             peer: None,
             trace: TraceHeaders::default(),
+            misconfiguration: None,
+        }
+    }
+}
+
+/// Something in a question that only the gateway's configuration can have put there, and that is unknown here. Ignoring it would leave
+/// out what it was meant to ask for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Misconfiguration<'a> {
+    /// The query has another name than `scope`.
+    #[error(
+        "the query names {}, expected `scope`; if it is the client's query, have the gateway leave it out (Caddy: `uri /validate_request?`)",
+        Word(.0)
+    )]
+    UnknownQueryName(Cow<'a, str>),
+    /// `context_extensions` have a name that is meant to be `scope`.
+    #[error("context_extensions name {}, expected `scope`", Word(.0))]
+    UnknownExtension(&'a str),
+    /// `/decide/scope/` without scopes.
+    #[error("no scopes in the path, expected /decide/scope/a+b")]
+    NoScopes,
+    /// `/decide/scope/` with something that is no scopes.
+    #[error("malformed scopes in the path: {}, expected /decide/scope/a+b, percent-encoded", Word(.0))]
+    MalformedScopes(&'a str),
+    /// `/decide/` with anything else.
+    #[error("nothing is decided at /decide/ followed by {}, expected /decide/scope/a+b", Word(.0))]
+    UnknownRoute(&'a str),
+}
+
+/// A name as the log may have it. What is not a short word may be a secret of the client's, if the gateway appends its query.
+struct Word<'a>(&'a str);
+
+/// Bytes of the longest name that is repeated in the log.
+const WORD_MAX: usize = 40;
+
+impl fmt::Display for Word<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(name) = self;
+        let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.:+%".contains(&byte);
+        match name.len() {
+            0 => f.write_str("nothing"),
+            1..=WORD_MAX if name.bytes().all(is_word) => write!(f, "`{name}`"),
+            length => write!(f, "something else ({length} bytes)"),
         }
     }
 }
@@ -193,6 +238,17 @@ mod tests {
         assert_eq!(Stated::from(Some("/a")).and(Some("/a")), Stated::As("/a"));
         assert_eq!(Stated::from(Some("/a")).and(Some("/b")).and(Some("/a")), Stated::Contradictory);
         assert_eq!(Stated::Contradictory.or(Stated::As("/a")), Stated::Contradictory);
+    }
+
+    #[test]
+    fn only_short_words_are_repeated() {
+        let told = |name: &str| Misconfiguration::UnknownQueryName(name.into()).to_string();
+        assert!(told("scopes").starts_with("the query names `scopes`, expected `scope`;"));
+        assert!(told("").starts_with("the query names nothing,"));
+        for name in ["a b", "a`b", "a\nb", "\u{e9}", "a=b", &"a".repeat(WORD_MAX + 1)] {
+            let told = told(name);
+            assert!(told.starts_with("the query names something else (") && !told.contains(name), "{told}");
+        }
     }
 
     #[test]

@@ -59,6 +59,12 @@ impl fmt::Display for Scopes {
     }
 }
 
+/// Whether `list` has tokens, separated by spaces, and they are all well-formed.
+pub fn is_scope_list(list: &str) -> bool {
+    let mut tokens = list.split_ascii_whitespace().peekable();
+    tokens.peek().is_some() && tokens.all(is_scope_token)
+}
+
 fn is_scope_token(token: &str) -> bool {
     token.bytes().all(|byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
 }
@@ -79,7 +85,8 @@ mod tests {
     #[test]
     fn quotes_backslashes_and_other_alphabets_are_refused() {
         for list in ["a\"", "a\\b", "é", "a\u{7f}"] {
-            assert!(Scopes::parse(list).is_err(), "{list:?}");
+            assert!(Scopes::parse(list).is_err() && !is_scope_list(list), "{list:?}");
         }
+        assert!(is_scope_list("a b") && !is_scope_list("") && !is_scope_list(" ") && !is_scope_list("a \""));
     }
 }

@@ -32,6 +32,7 @@ pub(super) mod name {
     pub(in crate::doors) const REFUSAL: [&str; 5] = [ERROR, "www-authenticate", "cache-control", "content-type", DECISION_ID];
     pub(in crate::doors) const RETRY_AFTER: &str = "retry-after";
     pub(in crate::doors) const REQUIRED_SCOPE: &str = "x-required-scope";
+    pub(in crate::doors) const FORWARDED_PROTO: &str = "x-forwarded-proto";
     pub(in crate::doors) const TRACEPARENT: &str = "traceparent";
     pub(in crate::doors) const TRACESTATE: &str = "tracestate";
 }
@@ -153,7 +154,7 @@ impl Refusal<'_> {
     /// The value of `Retry-After`, which only some refusals have.
     pub(super) fn retry_after(&self) -> Option<&'static str> {
         match self.words.kind {
-            RefusalKind::Unauthenticated | RefusalKind::Forbidden => None,
+            RefusalKind::Unauthenticated | RefusalKind::Forbidden | RefusalKind::Misconfigured => None,
             RefusalKind::Unavailable => Some(RETRY_AFTER),
         }
     }
@@ -173,6 +174,8 @@ pub(super) enum RefusalKind {
     Forbidden,
     /// 503: cannot tell.
     Unavailable,
+    /// 500: the gateway asks for something unknown.
+    Misconfigured,
 }
 
 impl RefusalKind {
@@ -180,6 +183,7 @@ impl RefusalKind {
         match code {
             DenialCode::InsufficientScope => Self::Forbidden,
             DenialCode::Unavailable => Self::Unavailable,
+            DenialCode::Misconfigured => Self::Misconfigured,
             DenialCode::MissingCredentials
             | DenialCode::MalformedCredentials
             | DenialCode::UnsupportedAlgorithm
@@ -196,6 +200,7 @@ impl RefusalKind {
             Self::Unauthenticated => "Unauthorized",
             Self::Forbidden => "Forbidden",
             Self::Unavailable => "Service Unavailable",
+            Self::Misconfigured => "Internal Server Error",
         }
     }
 }

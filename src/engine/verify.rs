@@ -153,6 +153,9 @@ impl Verifier {
         now: UnixMillis,
         observation: &Observation<'_>,
     ) -> Result<Identity, Refusal> {
+        if let Some(misconfiguration) = &presented.misconfiguration {
+            return Err(Denial::from(misconfiguration).into());
+        }
         match credential? {
             Credential::SelfSigned(text) => self.judge_self_signed(presented, text, id, now, observation).await,
             Credential::AccessToken(text) => self.judge_access_token(presented, text, now, observation).await,
@@ -275,9 +278,10 @@ impl<'a> Credential<'a> {
     /// application, but for access tokens.
     fn of(presented: &Presented<'a>, scheme: &str) -> Result<Self, DenialReason> {
         let value = match presented.credentials {
-            Credentials::One(value) => value,
+            Credentials::One(value) if !is_empty(value) => value,
             Credentials::Unusable => return Err(DenialReason::SeveralCredentials),
-            Credentials::None => {
+            // A gateway that always sets the header sends it empty if the client sent none.
+            Credentials::One(_) | Credentials::None => {
                 return match presented.authorization {
                     Credentials::One(value) => {
                         behind(BEARER, value).map(Credential::AccessToken).ok_or(DenialReason::NoCredentials)
@@ -302,9 +306,16 @@ impl<'a> Credential<'a> {
 /// The scheme of access tokens (RFC 6750 section 2.1).
 const BEARER: &str = "Bearer";
 
+/// White space around a header's value is no part of it (RFC 9110 section 5.5).
+const WHITE_SPACE: [char; 2] = [' ', '\t'];
+
+fn is_empty(value: &str) -> bool {
+    value.trim_matches(WHITE_SPACE).is_empty()
+}
+
 /// What stands behind `scheme`, which is compared without case.
 fn behind<'a>(scheme: &str, value: &'a str) -> Option<&'a str> {
-    let (found, token) = value.trim_matches([' ', '\t']).split_once(' ')?;
+    let (found, token) = value.trim_matches(WHITE_SPACE).split_once(' ')?;
     found.eq_ignore_ascii_case(scheme).then(|| token.trim_start_matches(' '))
 }
 

@@ -1,4 +1,4 @@
-//! Connections are counted here, by listener, TLS handshakes that fail, and what strangers send that is no request.
+//! Connections are counted here, by listener, TLS handshakes that fail, and what is refused on them before anybody looks at it.
 
 use std::net::SocketAddr;
 use std::sync::{
@@ -104,12 +104,15 @@ pub struct ConnectionCounts {
     given_up: [AtomicU64; Overdue::ALL.len()],
     malformed: [AtomicU64; Malformed::ALL.len()],
     handshakes: Handshakes,
-    /// Malformed requests that no line of the log tells of, and when the last one did.
-    untold: AtomicU64,
+    /// Requests that were one too many, but for decisions.
+    overloaded: AtomicU64,
+    /// What no line of the log tells of yet, and when the last one did.
+    untold_malformed: AtomicU64,
+    untold_overloaded: AtomicU64,
     told_at: Mutex<Option<Instant>>,
 }
 
-/// How often the log tells of malformed requests: anyone can send them.
+/// How often the log tells of what was refused: anyone can send it.
 const TELL_INTERVAL: Duration = Duration::from_secs(1);
 
 impl ConnectionCounts {
@@ -123,7 +126,9 @@ impl ConnectionCounts {
                 given_up: Default::default(),
                 malformed: Default::default(),
                 handshakes: Handshakes::default(),
-                untold: AtomicU64::default(),
+                overloaded: AtomicU64::default(),
+                untold_malformed: AtomicU64::default(),
+                untold_overloaded: AtomicU64::default(),
                 told_at: Mutex::default(),
             })
         });
@@ -170,6 +175,13 @@ impl ConnectionCounts {
                 }
             }
         });
+        let read = all.clone();
+        let description = "Requests other than decisions that were refused because there were too many, by listener.";
+        metrics.counter("countersign.requests.refused", description, move |observer| {
+            for counts in &read {
+                observer.observe(counts.overloaded.load(Ordering::Relaxed), &[label(counts)]);
+            }
+        });
         all
     }
 
@@ -213,25 +225,39 @@ impl ConnectionCounts {
     /// Something came that is no request.
     pub fn malformed(&self, kind: Malformed) {
         self.malformed[kind as usize].fetch_add(1, Ordering::Relaxed);
-        self.untold.fetch_add(1, Ordering::Relaxed);
+        self.untold_malformed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A request that is no decision was one too many.
+    pub fn overloaded(&self) {
+        self.overloaded.fetch_add(1, Ordering::Relaxed);
+        self.untold_overloaded.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Whether [`Self::tell`] has something to tell.
     pub fn has_untold(&self) -> bool {
-        self.untold.load(Ordering::Relaxed) > 0 || self.handshakes.has_untold()
+        let is_untold = |untold: &AtomicU64| untold.load(Ordering::Relaxed) > 0;
+        is_untold(&self.untold_malformed) || is_untold(&self.untold_overloaded) || self.handshakes.has_untold()
     }
 
-    /// Logs which handshakes failed and how many malformed requests there were since it last did, at most once a second.
+    /// Logs which handshakes failed and how much was refused since it last did, at most once a second.
     pub fn tell(&self, now: Instant) {
         self.handshakes.tell(self.listener, now);
-        if self.untold.load(Ordering::Relaxed) == 0 {
+        if [&self.untold_malformed, &self.untold_overloaded].iter().all(|untold| untold.load(Ordering::Relaxed) == 0) {
             return;
         }
         let mut told_at = self.told_at.lock().unwrap_or_else(PoisonError::into_inner);
         if told_at.is_none_or(|told_at| now.duration_since(told_at) >= TELL_INTERVAL) {
             *told_at = Some(now);
-            let count = self.untold.swap(0, Ordering::Relaxed);
-            tracing::warn!(listener = self.listener.name(), count, "malformed requests were refused");
+            let listener = self.listener.name();
+            let [malformed, overloaded] =
+                [&self.untold_malformed, &self.untold_overloaded].map(|untold| untold.swap(0, Ordering::Relaxed));
+            if malformed > 0 {
+                tracing::warn!(listener, count = malformed, "malformed requests were refused");
+            }
+            if overloaded > 0 {
+                tracing::warn!(listener, count = overloaded, "requests were refused because there were too many");
+            }
         }
     }
 }
@@ -250,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_requests_are_told_of_once_a_second() {
+    fn what_is_refused_is_told_of_once_a_second() {
         let [counts, ..] = ConnectionCounts::of_all(&Metrics::unseen());
         let start = Instant::now();
         counts.malformed(Malformed::Syntax);
@@ -260,6 +286,11 @@ mod tests {
         counts.tell(start + TELL_INTERVAL / 2);
         assert!(counts.has_untold(), "too early");
         counts.tell(start + TELL_INTERVAL);
+        assert!(!counts.has_untold());
+        counts.overloaded();
+        counts.tell(start + TELL_INTERVAL);
+        assert!(counts.has_untold(), "too early");
+        counts.tell(start + 2 * TELL_INTERVAL);
         assert!(!counts.has_untold());
     }
 }

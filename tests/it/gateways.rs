@@ -47,9 +47,9 @@ impl Scene {
         Self::complete(deployment, gateway, key, Echo::start(), edits).await
     }
 
-    /// In front of a back end of the test's own.
-    pub async fn before(gateway: Gateway, key: Key, back_end: Echo) -> Self {
-        Self::complete(Deployment::new(), gateway, key, back_end, &[]).await
+    /// In front of a back end of the test's own, with the gateway's example changed.
+    pub async fn before(gateway: Gateway, key: Key, back_end: Echo, edits: &[(&str, &str)]) -> Self {
+        Self::complete(Deployment::new(), gateway, key, back_end, edits).await
     }
 
     async fn complete(deployment: Deployment, gateway: Gateway, key: Key, echo: Echo, edits: &[(&str, &str)]) -> Self {
@@ -195,8 +195,11 @@ through_every_gateway!(
 async fn an_allowed_request_names_the_principal(gateway: Gateway) {
     let scene = Scene::of(gateway, Key::ed25519()).await;
 
-    let seen = Seen::by(&scene.send(Request::get("/orders/7?expand=lines")).await);
+    let answer = scene.send(Request::get("/orders/7?expand=lines")).await;
 
+    // Ours is for the gateway, and the back end has none.
+    assert_eq!(answer.header("cache-control"), None);
+    let seen = Seen::by(&answer);
     assert_eq!((seen.method.as_str(), seen.target.as_str()), ("GET", "/orders/7?expand=lines"));
     assert_eq!(seen.values("x-auth-username"), ["alice"]);
     assert_eq!(seen.values("x-auth-method"), ["self_signed"]);

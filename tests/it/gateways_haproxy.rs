@@ -1,6 +1,7 @@
 //! What is HAProxy's own.
 
 use crate::gateways::{Scene, a_lost_answer_is_one_answer, assert_challenge};
+use crate::gateways_common;
 use crate::harness::http::Request;
 use crate::harness::{Claims, Gateway, Key, Seen};
 
@@ -15,6 +16,29 @@ async fn a_script_that_fails_lets_nobody_pass() {
     assert_eq!(answer.status, 503);
     assert_eq!(answer.header("x-auth-error"), Some("unavailable"));
     assert_eq!(answer.json()["code"], "unavailable");
+}
+
+/// HAProxy leaves out what does not fit behind the request's own headers. The back end is to get all of who is asking, or nothing.
+#[tokio::test]
+async fn an_identity_that_does_not_fit_is_no_allow() {
+    let scene = Scene::edited(Gateway::Haproxy, Key::ed25519(), &[("tune.maxrewrite 8192", "tune.maxrewrite 1024")]).await;
+    let scopes = (100..200).map(|number| format!("a-scope-with-a-long-name-{number}")).collect::<Vec<_>>().join(" ");
+    scene.deployment.done(&["principal", "add", "carol", "--scope", &scopes]);
+    let key = Key::ed25519();
+    scene.deployment.add_key_with("carol", &key, &["--scope", &scopes]);
+    let mut unfit = 0;
+
+    for kibibytes in 24..32 {
+        let request = Request::get("/").header("X-Long", &"x".repeat(1_024 * kibibytes));
+        let answer = scene.gateway.send(&request.authorization(&Claims::of("carol").authorization(&key))).await;
+        match answer.status {
+            200 => assert_eq!(Seen::by(&answer).values("x-auth-scopes"), [scopes.as_str()]),
+            503 => unfit += 1,
+            status => assert_eq!(status, 400, "{answer:?}"),
+        }
+    }
+
+    assert!(unfit > 0, "everything fits");
 }
 
 /// The client in Lua asks three times more, and so it asks by way of a proxy that does not.
@@ -61,4 +85,35 @@ async fn an_upgrade_is_passed_on() {
     assert_eq!(seen.values("upgrade"), ["example"]);
     assert_eq!(seen.values("connection").concat().to_ascii_lowercase(), "upgrade");
     assert_challenge(&refused, "missing_credentials");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_sites_keep_their_rules() {
+    let sites = "\
+    http-request set-var(txn.site) req.hdr(Host),field(1,:),lower
+    http-request deny deny_status 421 if !is_open !{ var(txn.site) -m str lenient.test strict.test }
+    http-request set-var(txn.required_scope) str(admin) if { var(txn.site) -m str strict.test }
+";
+    gateways_common::advised("haproxy", sites);
+    let before = "    # Everything else on this frontend";
+    let edit = (before, format!("{sites}\n{before}"));
+    gateways_common::two_sites_keep_their_rules(Gateway::Haproxy, &[(edit.0, &edit.1)]).await;
+}
+
+#[tokio::test]
+async fn what_the_back_end_says_of_pages_is_replaced() {
+    gateways_common::what_the_back_end_says_of_pages_is_replaced(Gateway::Haproxy).await;
+}
+
+#[tokio::test]
+async fn what_is_too_large_is_refused_before_it_asks() {
+    gateways_common::what_is_too_large_costs_no_token(Gateway::Haproxy, 16).await;
+}
+
+#[tokio::test]
+async fn everything_may_ask_for_a_scope() {
+    let (some, all) =
+        (" if { var(txn.path) -m reg -i '^/admin([/.]|$)' }", "http-request set-var(txn.required_scope) str(admin)\n");
+    gateways_common::advised("haproxy", all);
+    gateways_common::everything_asks_for_a_scope(Gateway::Haproxy, &[(some, "")]).await;
 }

@@ -2,9 +2,11 @@
 
 use crate::gateways::{
     Edit, IDENTITY, Scene, a_lost_answer_is_asked_for_again_in_the_same_attempt, a_lost_answer_is_one_answer, assert_challenge,
+    with_made_up_identity,
 };
+use crate::gateways_shared::{self as shared, OFFICE, SHOP, block_of, example};
 use crate::harness::http::Request;
-use crate::harness::{Claims, Deployment, Echo, Gateway, Key, Seen, repository};
+use crate::harness::{Claims, Deployment, Echo, Gateway, Key, Seen};
 
 /// `index` redirects inside nginx, which then asks a second time about the same request.
 #[tokio::test]
@@ -49,40 +51,68 @@ async fn the_question_cannot_be_asked_from_outside() {
     }
 }
 
-/// Of two servers in one nginx the target chooses, and `$http_host` is the other: with it, a token for one host was good on the other.
+/// What people put beside the example's server, as README.md says: a copy, and one for all other names.
 #[tokio::test]
-async fn a_token_is_good_on_the_server_of_its_host_alone() {
-    let example = std::fs::read_to_string(repository().join("examples/nginx/nginx.conf")).unwrap();
-    let start = example.find("    server {\n        listen 127.0.0.1:8000;").expect("no server in the example");
-    let server = example[start..].strip_suffix("}\n").expect("something behind the server");
-    let named = |name: &str| {
-        let named = server.replacen("listen 127.0.0.1:8000;", &format!("listen 127.0.0.1:8000;\n        server_name {name};"), 1);
-        // Which of the two it was.
-        named.replace(
-            "proxy_set_header Authorization       \"\";",
-            &format!("proxy_set_header Authorization \"\";\n proxy_set_header X-Server {name};"),
-        )
-    };
-    let both = named("a.test") + &named("b.test");
-    for (told, is_good) in [("$authority", false), ("$http_host", true)] {
-        let both = both.replace("$authority", told);
-        let scene = Scene::edited(Gateway::Nginx, Key::ed25519(), &[(server, &both)]).await;
-        let [a, b] = ["a.test", "b.test"].map(|host| format!("{host}:{}", scene.gateway.address.port()));
-        let bound = |host: &str| Claims::of("alice").with("htu", format!("http://{host}/orders")).authorization(&scene.key);
+async fn two_sites_keep_their_rules() {
+    let config = example("nginx/nginx.conf");
+    let server = server_of(&config);
+    let named = |names: &str| server.replacen("127.0.0.1:8000;", &format!("127.0.0.1:8000;\n        server_name {names};"), 1);
+    let everywhere = "location / {\n            set $required_scope admin;";
+    let office = named(OFFICE).replace("location / {", everywhere);
+    // The tests begin at its address.
+    let servers = block_of("nginx/README.md", "# Names that no site has.") + &named(&format!("{SHOP} 127.0.0.1")) + &office;
+    assert!(office.contains(everywhere));
+    let marked = "proxy_set_header X-Server $server_name;\n    proxy_set_header Upgrade ";
+    for gateway in [Gateway::Nginx, Gateway::NginxMainline] {
+        shared::two_sites_keep_their_rules(gateway, &[(server, &servers), ("proxy_set_header Upgrade ", marked)]).await;
+    }
+}
 
-        let plain = scene.gateway.send(&Request::get("/orders").header("Host", &a).authorization(&bound(&a))).await;
-        let elsewhere = Request::get(&format!("http://{b}/orders")).header("Host", &a);
-        let relayed = scene.gateway.send(&elsewhere.clone().authorization(&bound(&a))).await;
+fn server_of(config: &str) -> &str {
+    let start = config.find("    server {\n        listen 127.0.0.1:8000;").expect("no server in the example");
+    config[start..].strip_suffix("}\n").expect("something behind the server")
+}
 
-        assert_eq!(Seen::by(&plain).values("x-server"), ["a.test"], "{told}");
-        if is_good {
-            // What this test is about: the host told is not that of the server.
-            assert_eq!(Seen::by(&relayed).values("x-server"), ["b.test"], "{told}");
-        } else {
-            assert_challenge(&relayed, "request_mismatch");
-            let meant = Seen::by(&scene.gateway.send(&elsewhere.authorization(&bound(&b))).await);
-            assert_eq!((meant.values("x-server"), meant.values("host")), (vec!["b.test"], vec![b.as_str()]));
+/// As an added one may be: what it passes on says of nobody who is asking.
+#[tokio::test]
+async fn a_server_that_does_not_ask_drops_made_up_identity_headers() {
+    let config = example("nginx/nginx.conf");
+    let server = server_of(&config);
+    let added =
+        "    server {\n listen 127.0.0.1:8000;\n server_name added.example.com;\n location / { proxy_pass http://backend; }\n }\n";
+    for gateway in [Gateway::Nginx, Gateway::NginxMainline] {
+        let scene = Scene::edited(gateway, Key::ed25519(), &[(server, &(server.to_owned() + added))]).await;
+        let request = with_made_up_identity(Request::get("/admin")).header("Host", "added.example.com");
+
+        let seen = Seen::by(&scene.gateway.send(&request).await);
+
+        for name in IDENTITY {
+            assert!(seen.values(name).is_empty(), "{seen:?}");
         }
+    }
+}
+
+#[tokio::test]
+async fn only_listed_paths_pass_without_the_scope() {
+    let config = example("nginx/nginx.conf");
+    let [start, end] = ["        # The application.\n", "        # Events, "].map(|part| config.find(part).expect(part));
+    let listed = block_of("nginx/README.md", "# Everything that is not listed below.");
+    for gateway in [Gateway::Nginx, Gateway::NginxMainline] {
+        shared::only_listed_paths_pass_without_the_scope(gateway, &[(&config[start..end], &listed)]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_page_may_read_its_answers() {
+    for gateway in [Gateway::Nginx, Gateway::NginxMainline] {
+        shared::a_page_may_read_its_answers(gateway).await;
+    }
+}
+
+#[tokio::test]
+async fn no_protocol_but_websockets_is_passed_on() {
+    for gateway in [Gateway::Nginx, Gateway::NginxMainline] {
+        shared::no_protocol_but_websockets_is_passed_on(gateway).await;
     }
 }
 

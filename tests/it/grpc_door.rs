@@ -54,6 +54,105 @@ async fn dynamic_metadata_repeats_the_headers() {
     assert_eq!(in_metadata, in_headers);
 }
 
+/// There are gateways that keep answers. One about a token that passes once must not be.
+#[tokio::test]
+async fn an_allow_of_a_single_use_token_says_that_it_cannot_be_kept() {
+    let (deployment, countersign, key) = alice();
+    let access_token = deployment.tokens("alice").access;
+    let mut ext_authz = countersign.ext_authz();
+    for (authorization, cacheable_for) in
+        [(Claims::of("alice").authorization(&key), Some(&Kind::NumberValue(0.0))), (format!("Bearer {access_token}"), None)]
+    {
+        let answer = ext_authz.check(check_request(&authorization)).await;
+        answer.ok();
+        let told = ours(&answer);
+        assert_eq!(told.get("cacheable_for").and_then(|value| value.kind.as_ref()), cacheable_for, "{told:?}");
+        assert_eq!(told.len(), IDENTITY.len() + usize::from(cacheable_for.is_some()));
+    }
+}
+
+/// For access logs, which see no header of a denial. The exact reason is nobody's outside.
+#[tokio::test]
+async fn a_denial_has_metadata_too() {
+    let (_deployment, countersign, key) = alice();
+    let mut ext_authz = countersign.ext_authz();
+    for (authorization, expected) in
+        [("JWT nonsense".to_owned(), "malformed_credentials"), (Claims::of("nobody").authorization(&key), "invalid_token")]
+    {
+        let answer = ext_authz.check(check_request(&authorization)).await;
+        assert_eq!(code(&answer), expected);
+        let told = ours(&answer);
+        assert_eq!(names(told.keys().map(String::as_str)), names(["code", "decision_id"]));
+        assert_eq!(text(told["code"].kind.as_ref()), Some(expected));
+        let id = answer.denied().headers.iter().find_map(|option| {
+            option.header.as_ref().filter(|header| header.key == "x-auth-decision-id").map(|header| header.value.as_str())
+        });
+        assert_eq!(text(told["decision_id"].kind.as_ref()), id);
+    }
+}
+
+/// Control planes add names of their own, but none that looks like ours.
+#[tokio::test]
+async fn a_name_that_is_meant_to_ask_for_scopes_is_refused() {
+    let (_deployment, countersign, key) = alice();
+    let token = Claims::of("alice").authorization(&key);
+    let asking = |name: &str| {
+        let mut request = check_request(&token);
+        request.attributes.as_mut().unwrap().context_extensions.insert(name.to_owned(), "admin".to_owned());
+        request
+    };
+    let mut ext_authz = countersign.ext_authz();
+    for name in ["scopes", "Scope", "SCOPE", " scope", "required-scope"] {
+        let answer = ext_authz.check(asking(name)).await;
+        assert_eq!((answer.code(), code(&answer).as_str()), (13, "misconfigured"), "{name}");
+        assert_eq!(answer.denied().status.as_ref().unwrap().code, 500, "{name}");
+    }
+    assert_eq!(code(&ext_authz.check(asking("scope")).await), "insufficient_scope");
+    ext_authz.check(asking("virtual_host")).await.ok();
+}
+
+/// The attribute is what an HTTP/2 client writes into `:scheme`, the header what Envoy says.
+#[tokio::test]
+async fn the_scheme_is_envoys() {
+    let (_deployment, countersign, key) = alice();
+    let mut ext_authz = countersign.ext_authz();
+    for (attribute, header, is_good) in [
+        ("https", None, true),
+        ("http", None, false),
+        ("http", Some("https"), true),
+        ("https", Some("http"), false),
+        ("https", Some(""), true),
+        ("https", Some("https,http"), false),
+        ("https", Some("wss"), false),
+        ("", Some("https"), true),
+        ("", None, true),
+    ] {
+        let token = Claims::of("alice").with("htu", "https://gateway.test/").authorization(&key);
+        let headers = [("authorization", token.as_str())].into_iter().chain(header.map(|scheme| ("x-forwarded-proto", scheme)));
+        let http = |headers, header_map| HttpRequest { scheme: attribute.to_owned(), headers, header_map, ..bare_request() };
+        let plain = http(headers.clone().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(), None);
+        let raw = headers.map(|(name, value)| HeaderValue {
+            key: name.to_owned(),
+            raw_value: value.as_bytes().to_vec(),
+            ..HeaderValue::default()
+        });
+        // The same token in another attempt would be a replay.
+        let raw = HttpRequest { id: plain.id.clone(), ..http(HashMap::new(), Some(HeaderMap { headers: raw.collect() })) };
+        for request in [plain, raw] {
+            let answer = ext_authz.check(http_attributes(request)).await;
+            assert_eq!(answer.code() == 0, is_good, "{attribute}, {header:?}: {answer:?}");
+        }
+    }
+}
+
+/// What we say in the dynamic metadata.
+fn ours(answer: &CheckAnswer) -> &HashMap<String, envoy_types::pb::google::protobuf::Value> {
+    let metadata = answer.response.dynamic_metadata.as_ref().expect("no dynamic metadata");
+    assert_eq!(metadata.fields.len(), 1);
+    let Some(Kind::StructValue(ours)) = &metadata.fields["countersign"].kind else { panic!("{metadata:?}") };
+    &ours.fields
+}
+
 /// With `encode_raw_headers` only `header_map` is filled.
 #[tokio::test]
 async fn raw_headers_are_read() {
@@ -140,16 +239,25 @@ async fn one_stream_is_one_attempt() {
     }
 }
 
-/// Without an id two checks are two attempts.
+/// Without a number of Envoy's two checks are two attempts. A trace id can be the client's own.
 #[tokio::test]
-async fn an_empty_stream_id_is_none() {
+async fn an_id_that_is_no_number_of_envoys_is_none() {
     let (_deployment, countersign, key) = alice();
-    let mut request = check_request(&Claims::of("alice").authorization(&key));
-    request.attributes.as_mut().unwrap().request.as_mut().unwrap().http.as_mut().unwrap().id.clear();
     let mut ext_authz = countersign.ext_authz();
+    for id in [
+        "",
+        "4bf92f3577b34da6a3ce929d0e0e4736",
+        "00000000000000000000000000000007",
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        "-7",
+        "\u{664}",
+    ] {
+        let mut request = check_request(&Claims::of("alice").authorization(&key));
+        id.clone_into(&mut request.attributes.as_mut().unwrap().request.as_mut().unwrap().http.as_mut().unwrap().id);
 
-    ext_authz.check(request.clone()).await.ok();
-    assert_eq!(code(&ext_authz.check(request).await), "replayed");
+        ext_authz.check(request.clone()).await.ok();
+        assert_eq!(code(&ext_authz.check(request).await), "replayed", "{id}");
+    }
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 
 use crate::gateways::IDENTITY;
 use crate::harness::http::{Connection, Request};
-use crate::harness::{Claims, Countersign, Deployment, Key, decision_request, now};
+use crate::harness::{Claims, Countersign, Deployment, Key, decision_request, eventually, now};
 
 /// A proxy overwrites what the client sent only with what it is given, so all seven are there, some of them empty.
 #[tokio::test]
@@ -216,9 +216,117 @@ async fn scopes_are_asked_for_from_every_source() {
         assert_eq!(answer.status, status, "{query}, {header}: {answer:?}");
     }
     // With a tail the query is the client's, and means nothing to Countersign.
+    for (target, header, status) in [
+        ("/validate_request/?scope=admin&scopes=admin", "", 200),
+        ("/validate_request/decide/scope/admin/", "", 200),
+        ("/decide/scope/read", "", 200),
+        ("/decide/scope/read+write/orders?scope=admin&x=1", "", 200),
+        ("/decide/scope/r%65ad%20write/", "", 200),
+        ("/decide/scope/read?scope=write", "", 200),
+        ("/decide/scope/admin", "", 403),
+        ("/decide/scope/admin/", "", 403),
+        ("/decide/scope/read+admin/orders", "", 403),
+        ("/decide/scope/read?scope=admin", "", 403),
+        ("/decide/scope/read/orders", "admin", 403),
+        ("/decide/scope/https:%2F%2Fapi.test%2Fread/orders", "", 403),
+    ] {
+        let mut request = Request::get(target);
+        if !header.is_empty() {
+            request = request.header("X-Required-Scope", header);
+        }
+        let answer = request.authorization(&Claims::of("alice").authorization(&key)).send(countersign.http).await;
+        assert_eq!(answer.status, status, "{target}, {header}: {answer:?}");
+    }
+}
+
+/// What comes behind the scopes is the client's request, as it is behind `/validate_request`.
+#[tokio::test]
+async fn a_route_by_path_tells_the_original_request() {
+    let (deployment, key) = (Deployment::new(), Key::ed25519());
+    deployment.done(&["principal", "add", "alice", "--scope", "read write"]);
+    deployment.add_key("alice", &key);
+    let countersign = deployment.serve();
+    for (route, path) in [("/decide/scope/read+write", "/orders/7"), ("/decide/scope/read", "/")] {
+        let bound = Claims::of("alice").with("htm", "POST").with("htu", format!("http://api.test{path}"));
+        let ask = |method: &str, path: &str| {
+            Request::new(method, &format!("{route}{path}?x=1")).header("Host", "api.test").authorization(&bound.authorization(&key))
+        };
+        for (method, path) in [("PUT", path), ("POST", "/elsewhere")] {
+            let answer = ask(method, path).send(countersign.http).await;
+            assert_eq!(answer.header("x-auth-error"), Some("request_mismatch"), "{route} {method} {path}: {answer:?}");
+        }
+        assert_eq!(ask("POST", path).send(countersign.http).await.status, 200, "{route}");
+    }
+}
+
+/// The request line has no scheme. Envoy says it in a header, which a client that adds one only hurts itself with.
+#[tokio::test]
+async fn the_scheme_of_a_tail_is_in_a_header() {
+    let (_deployment, countersign, key) = alice();
+    for (headers, is_good) in [
+        (&[][..], true),
+        (&["https"], true),
+        (&["HTTPS"], true),
+        (&["https", "https"], true),
+        (&["http"], false),
+        (&["http", "https"], false),
+        (&["wss"], false),
+    ] {
+        let bound = Claims::of("alice").with("htu", "https://api.test/orders").authorization(&key);
+        let request = Request::get("/validate_request/orders").header("Host", "api.test").authorization(&bound);
+        let request = headers.iter().fold(request, |request, scheme| request.header("X-Forwarded-Proto", scheme));
+        let answer = request.send(countersign.http).await;
+        assert_eq!(answer.status == 200, is_good, "{headers:?}: {answer:?}");
+    }
+}
+
+/// A typo must not let pass what a route was meant to keep out; and it is the operator's, not the client's.
+#[tokio::test]
+async fn a_misconfigured_question_is_refused() {
+    let (_deployment, countersign, key) = alice();
     let token = Claims::of("alice").authorization(&key);
-    let tail = Request::get("/validate_request/?scope=admin").authorization(&token).send(countersign.http).await;
-    assert_eq!(tail.status, 200);
+    let cases = [
+        ("/validate_request?scopes=admin", "`scopes`"),
+        ("/validate_request?SCOPE=admin", "`SCOPE`"),
+        ("/validate_request?scope=&page=2", "`page`"),
+        ("/validate_request?eyJhbGciOi=", "`eyJhbGciOi`"),
+        ("/validate_request?a%20secret", "something else (8 bytes)"),
+        ("/decide/scope/read?page=2", "`page`"),
+        ("/decide/scope", "no scopes"),
+        ("/decide/scope//orders", "no scopes"),
+        ("/decide/scope/read+/orders", "`read+`"),
+        ("/decide/scope/%22/orders", "`%22`"),
+        ("/decide/scopes/read/orders", "`scopes`"),
+        ("/decide/", "nothing"),
+    ];
+    for (target, _) in cases {
+        let answer = Request::get(target).authorization(&token).send(countersign.http).await;
+        assert_eq!((answer.status, answer.header("x-auth-error")), (500, Some("misconfigured")), "{target}: {answer:?}");
+        assert_eq!((answer.header("retry-after"), answer.header("x-auth-username")), (None, None), "{target}");
+        assert_eq!(answer.header("cache-control"), Some("no-store"));
+        assert_eq!((&answer.json()["status"], &answer.json()["code"]), (&json!(500), &json!("misconfigured")));
+    }
+    let lines = eventually("a line for each", Duration::from_secs(10), || {
+        let lines = misconfigurations(&countersign);
+        (lines.len() == cases.len()).then_some(lines)
+    });
+    for (target, what) in cases {
+        let found = lines.iter().find(|line| line["detail"].as_str().is_some_and(|detail| detail.contains(what)));
+        let line = found.unwrap_or_else(|| panic!("{target}: {what} is not in {lines:?}"));
+        assert_eq!((&line["outcome"], &line["code"]), (&json!("denied"), &json!("misconfigured")), "{target}: {line}");
+    }
+    let metrics = Request::get("/metrics").send(countersign.admin).await.text();
+    let series =
+        "countersign_decisions_total{door=\"http\",method=\"self_signed\",outcome=\"denied\",reason=\"gateway_misconfigured\"}";
+    assert!(metrics.lines().any(|line| line == format!("{series} {}", cases.len())), "{metrics}");
+    // It was not looked at: the token is not spent.
+    assert_eq!(countersign.decide(&token).await.status, 200);
+}
+
+fn misconfigurations(countersign: &Countersign) -> Vec<Value> {
+    let lines = countersign.log();
+    let lines = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines.filter(|line| line["reason"] == "gateway_misconfigured").collect()
 }
 
 #[tokio::test]
@@ -304,6 +412,8 @@ async fn a_prefix_moves_every_path() {
 
     assert_eq!(ask("/auth/validate_request").send(countersign.http).await.status, 200);
     assert_eq!(ask("/auth/validate_request/tail").send(countersign.http).await.status, 200);
+    assert_eq!(ask("/auth/decide/scope/admin/tail").send(countersign.http).await.status, 403);
+    assert_eq!(ask("/decide/scope/admin/tail").send(countersign.http).await.status, 404);
     assert_eq!(ask("/validate_request").send(countersign.http).await.status, 404);
     assert_eq!(Request::get("/auth/livez").send(countersign.http).await.status, 200);
 }
@@ -312,7 +422,17 @@ async fn a_prefix_moves_every_path() {
 #[tokio::test]
 async fn other_paths_decide_nothing() {
     let (_deployment, countersign, key) = alice();
-    for target in ["/validate_requests", "/validate", "/Validate_Request", "//validate_request", "/x/validate_request"] {
+    for target in [
+        "/validate_requests",
+        "/validate",
+        "/Validate_Request",
+        "//validate_request",
+        "/x/validate_request",
+        "/decided",
+        "/Decide/scope/read",
+        "//decide/scope/read",
+        "/x/decide/scope/read",
+    ] {
         let token = Claims::of("alice").authorization(&key);
         let answer = Request::get(target).authorization(&token).send(countersign.http).await;
         assert!(answer.status >= 400, "{target}: {answer:?}");

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 
 use crate::harness::http::{Answer, Connection, Request};
 use crate::harness::{
-    ADMIN_TOKEN, Claims, Countersign, Deployment, Key, Redis, Sluice, check_request, decision_request, eventually_async,
+    ADMIN_TOKEN, Claims, Countersign, Deployment, Key, Redis, Sluice, check_request, decision_request, eventually, eventually_async,
 };
 
 /// Longer than any deadline of a connection that is not idle, for machines with much else to do.
@@ -191,7 +191,7 @@ async fn one_connection_too_many_is_refused_at_once() {
 async fn one_request_too_many_is_refused_before_anything_is_done() {
     let redis = Redis::start();
     let sluice = Sluice::before(redis.address).await;
-    let deployment = Deployment::new().nonces_at(sluice.address()).set("server.max_in_flight", "2");
+    let deployment = Deployment::new().nonces_at(sluice.address()).set("server.max_in_flight", "2").set("nonce.timeout", "1s");
     let key = Key::ed25519();
     deployment.enrol("alice", &key);
     let countersign = deployment.serve();
@@ -207,11 +207,30 @@ async fn one_request_too_many_is_refused_before_anything_is_done() {
         .collect();
     sluice.holds(2).await;
     let spared = token();
-    for request in [decision_request().authorization(&spared), Request::new("POST", "/authenticate").body("{}")] {
+    let others = ["/authenticate", "/oauth2/token", "/jwks", "/nothing"];
+    let asked = others.map(|path| Request::new("POST", path).body("{}"));
+    for request in [decision_request().authorization(&spared)].into_iter().chain(asked) {
         let answer = request.send(countersign.http).await;
         assert_eq!((answer.status, answer.header("x-auth-error")), (503, Some("unavailable")), "{answer:?}");
-        assert_eq!(answer.header("retry-after"), Some("1"));
+        assert_eq!((answer.header("retry-after"), answer.header("cache-control")), (Some("1"), Some("no-store")));
+        if request.target() == "/validate_request" {
+            assert_eq!(answer.json()["code"], "unavailable");
+        } else {
+            // In the words of the token API: nobody decided anything.
+            assert_eq!((answer.json()["error"].as_str(), &answer.json()["code"]), (Some("temporarily_unavailable"), &Value::Null));
+            let is_oauth = request.target() == "/oauth2/token";
+            let media_type = if is_oauth { "application/json" } else { "application/problem+json" };
+            assert_eq!(answer.header("content-type"), Some(media_type));
+        }
     }
+    let metrics = Request::get("/metrics").send(countersign.admin).await.text();
+    let refused = |listener: &str| sample(&metrics, &format!("countersign_requests_refused_total{{listener=\"{listener}\"}}"));
+    assert_eq!(["http", "grpc", "admin"].map(|listener| refused(listener).to_string()), ["4", "0", "0"]);
+    let overloaded = "countersign_decisions_total{door=\"http\",method=\"none\",outcome=\"unavailable\",reason=\"overloaded\"}";
+    assert_eq!(sample(&metrics, overloaded).to_string(), "1", "what is no decision counts as none");
+    let logged = |text: &str| countersign.log().lines().filter(|line| line.contains(text)).count();
+    eventually("a line tells of them", SECONDS, || (logged("requests were refused because there were too many") > 0).then_some(()));
+    assert_eq!(logged("\"overloaded\""), 1);
     assert_eq!(Request::get("/livez").send(countersign.http).await.status, 200);
     sluice.open();
     for answer in futures_util::future::join_all(waiting).await {

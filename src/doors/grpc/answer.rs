@@ -21,8 +21,15 @@ use crate::{
     engine::verify::Verdict,
 };
 
-/// Where `dynamic_metadata` holds the identity.
+/// Where `dynamic_metadata` holds what is said.
 const METADATA: &str = "countersign";
+/// The names there of what the identity headers say, in the order of [`identity_values`].
+const IDENTITY: [&str; 7] = ["username", "principal_id", "method", "key_id", "scopes", "content_digest", DECISION_ID];
+const DECISION_ID: &str = "decision_id";
+/// For how many seconds an allow may be cached; left out if any time will do. For gateways that cache answers by an expression.
+const CACHEABLE_FOR: &str = "cacheable_for";
+/// Why a request was denied, as the client is told.
+const CODE: &str = "code";
 
 /// The whole answer, always with a status and a response of the same kind. An empty `CheckResponse` would mean OK.
 pub(super) fn respond(verdict: &Verdict, language: &Language) -> CheckResponse {
@@ -36,16 +43,17 @@ pub(super) fn respond(verdict: &Verdict, language: &Language) -> CheckResponse {
 
 fn allow(identity: &Identity, id: &str, language: &Language) -> CheckResponse {
     let values = identity_values(identity, id);
-    let headers = || name::IDENTITY.into_iter().zip(&values);
+    let said = IDENTITY.into_iter().zip(values.iter().map(|value| text(value)));
+    let cacheable_for = identity.method().is_single_use().then_some((CACHEABLE_FOR, Kind::NumberValue(0.0)));
     let response = OkHttpResponse {
-        headers: headers().map(|(name, value)| overwrite(name, value)).collect(),
+        headers: name::IDENTITY.into_iter().zip(&values).map(|(name, value)| overwrite(name, value)).collect(),
         // None of the headers set above may be in this list: removing comes after setting.
         headers_to_remove: language.header_to_remove(identity).map(str::to_owned).into_iter().collect(),
         ..OkHttpResponse::default()
     };
     CheckResponse {
         status: Some(rpc::Status { code: Code::Ok as i32, message: String::new(), details: Vec::new() }),
-        dynamic_metadata: Some(metadata(headers())),
+        dynamic_metadata: Some(metadata(said.chain(cacheable_for))),
         http_response: Some(HttpResponse::OkResponse(response)),
     }
 }
@@ -55,12 +63,13 @@ fn deny(refusal: &Refusal<'_>, id: &str) -> CheckResponse {
         RefusalKind::Unauthenticated => (Code::Unauthenticated, HttpStatusCode::Unauthorized),
         RefusalKind::Forbidden => (Code::PermissionDenied, HttpStatusCode::Forbidden),
         RefusalKind::Unavailable => (Code::Unavailable, HttpStatusCode::ServiceUnavailable),
+        RefusalKind::Misconfigured => (Code::Internal, HttpStatusCode::InternalServerError),
     };
     let headers = refusal.headers(id).chain([("date", date())]).map(|(name, value)| overwrite(name, &value)).collect();
     let response = DeniedHttpResponse { status: Some(HttpStatus { code: status as i32 }), headers, body: refusal.body(id) };
     CheckResponse {
         status: Some(rpc::Status { code: code as i32, message: refusal.code().to_owned(), details: Vec::new() }),
-        dynamic_metadata: None,
+        dynamic_metadata: Some(metadata([(CODE, text(refusal.code())), (DECISION_ID, text(id))].into_iter())),
         http_response: Some(HttpResponse::DeniedResponse(response)),
     }
 }
@@ -80,10 +89,13 @@ fn overwrite(name: &str, value: &str) -> HeaderValueOption {
     }
 }
 
-/// `{"countersign": {"username": ..., ...}}`, the names without the `x-auth-` of the headers and with underscores.
-fn metadata<'a>(headers: impl Iterator<Item = (&'static str, &'a ByteString)>) -> Struct {
-    let text = |value: &ByteString| Value { kind: Some(Kind::StringValue(value.to_string())) };
-    let fields = headers.map(|(name, value)| (name.trim_start_matches("x-auth-").replace('-', "_"), text(value))).collect();
+/// `{"countersign": {"username": ..., ...}}`.
+fn metadata(said: impl Iterator<Item = (&'static str, Kind)>) -> Struct {
+    let fields = said.map(|(name, kind)| (name.to_owned(), Value { kind: Some(kind) })).collect();
     let inner = Value { kind: Some(Kind::StructValue(Struct { fields })) };
     Struct { fields: [(METADATA.to_owned(), inner)].into() }
+}
+
+fn text(value: &str) -> Kind {
+    Kind::StringValue(value.to_owned())
 }

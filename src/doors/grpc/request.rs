@@ -8,7 +8,7 @@ use envoy_types::{
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 
 use crate::{
-    domain::presented::{Body, Credentials, Door, OriginalRequest, Presented, Stated, TraceHeaders},
+    domain::presented::{Body, Credentials, Door, Misconfiguration, OriginalRequest, Presented, Stated, TraceHeaders},
     doors::answer::{AUTHORIZATION, Language, name},
 };
 
@@ -23,14 +23,18 @@ pub(super) fn presented<'a>(request: &'a CheckRequest, metadata: &'a MetadataMap
     let attributes = request.attributes.as_ref();
     let http = attributes.and_then(|attributes| attributes.request.as_ref()?.http.as_ref());
     let source = attributes.and_then(|attributes| attributes.source.as_ref()?.address.as_ref()?.address.as_ref());
-    let extensions = attributes.and_then(|attributes| attributes.context_extensions.get(SCOPE_EXTENSION));
-    let mut required_scopes: Vec<&str> = extensions.map(String::as_str).into_iter().collect();
+    let extensions = attributes.map(|attributes| &attributes.context_extensions);
+    let scope = extensions.and_then(|extensions| extensions.get(SCOPE_EXTENSION));
+    let mut required_scopes: Vec<&str> = scope.map(String::as_str).into_iter().collect();
+    let misspelt = extensions.and_then(|extensions| extensions.keys().find(|name| is_misspelt(name)));
+    let misconfiguration = misspelt.map(|name| Misconfiguration::UnknownExtension(name));
     let peer = match source {
         Some(Address::SocketAddress(socket)) => socket.address.parse().ok(),
         _ => None,
     };
     let Some(http) = http else {
-        return Presented { required_scopes, peer, trace: trace(metadata), ..Presented::alone(Door::Grpc, Credentials::None) };
+        let nothing = Presented::alone(Door::Grpc, Credentials::None);
+        return Presented { required_scopes, peer, trace: trace(metadata), misconfiguration, ..nothing };
     };
     let headers = Headers(http);
     // Envoy joins repeated headers with commas; a token has none, so joined credentials are refused as two.
@@ -41,21 +45,37 @@ pub(super) fn presented<'a>(request: &'a CheckRequest, metadata: &'a MetadataMap
         authorization: if language.uses_authorization() { Credentials::None } else { headers.credentials(AUTHORIZATION) },
         request: OriginalRequest {
             method: stated(&http.method),
-            scheme: stated(&http.scheme),
+            scheme: headers.scheme(),
             host: stated(&http.host),
             path: stated(&http.path),
             body: headers.body(),
         },
         required_scopes,
-        // Envoy's own number of the stream: the client has no say in it, and it stays when Envoy asks again.
-        attempt: Some(http.id.as_str()).filter(|id| !id.is_empty()),
+        attempt: stream_number(&http.id),
         peer,
         // The question has a span of its own where Envoy traces; where it does not, the request may be part of a trace all the same.
         trace: match trace(metadata) {
             TraceHeaders { traceparent: None, .. } => headers.trace(),
             told => told,
         },
+        misconfiguration,
     }
+}
+
+/// Envoy's own number of the stream, 64 random bits in decimal: the client has no say in it, and it stays when Envoy asks again. Others put
+/// the trace id of the request here (agentgateway up to 1.4.1 at least), 32 hexadecimal digits that a client chooses by `traceparent`: that names
+/// no attempt, for whoever saw the request could have its token pass again.
+fn stream_number(id: &str) -> Option<&str> {
+    const DIGITS_MAX: usize = 20;
+    let is_decimal = (1..=DIGITS_MAX).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_digit());
+    is_decimal.then_some(id)
+}
+
+/// Whether an extension is meant to ask for scopes and does not: `scopes`, `Scope`, `required_scope`. Other names are ignored, since
+/// control planes add some of their own.
+fn is_misspelt(name: &str) -> bool {
+    let scope = SCOPE_EXTENSION.as_bytes();
+    name != SCOPE_EXTENSION && name.as_bytes().windows(scope.len()).any(|part| part.eq_ignore_ascii_case(scope))
 }
 
 /// The trace that a call is part of.
@@ -85,6 +105,16 @@ impl<'a> Headers<'a> {
             None => Credentials::Unusable,
         });
         plain.or_same(raw)
+    }
+
+    /// Over HTTP/2 the attribute is what the client writes into `:scheme`, whatever it connects with. The header is Envoy's own,
+    /// unless its settings leave it to the proxy in front.
+    fn scheme(&self) -> Stated<'a> {
+        let header = self.all(name::FORWARDED_PROTO).fold(Stated::Nowhere, |known, value| match value {
+            Some(value) => known.and(Some(value)),
+            None => Stated::Contradictory,
+        });
+        header.or(stated(&self.0.scheme))
     }
 
     /// What Envoy hands over of the body.

@@ -97,14 +97,16 @@ fn refuse(refusal: &Refusal<'_>, id: &str) -> verify_response::Result {
     let http_status = u32::from(refusal.status());
     let headers = refusal.headers(id).chain([("date", date())]).map(wire::Header::from).collect();
     match refusal.kind() {
-        RefusalKind::Unauthenticated | RefusalKind::Forbidden => verify_response::Result::Denied(wire::Denied {
-            code: refusal.code().to_owned(),
-            http_status,
-            www_authenticate: refusal.challenge().to_string(),
-            body: refusal.body(id),
-            missing_scopes: refusal.missing_scopes.map(listed).unwrap_or_default(),
-            headers,
-        }),
+        RefusalKind::Unauthenticated | RefusalKind::Forbidden | RefusalKind::Misconfigured => {
+            verify_response::Result::Denied(wire::Denied {
+                code: refusal.code().to_owned(),
+                http_status,
+                www_authenticate: refusal.challenge().to_string(),
+                body: refusal.body(id),
+                missing_scopes: refusal.missing_scopes.map(listed).unwrap_or_default(),
+                headers,
+            })
+        }
         RefusalKind::Unavailable => verify_response::Result::Unavailable(wire::Unavailable {
             http_status,
             retry_after_seconds: RETRY_AFTER_SECONDS,

@@ -111,7 +111,8 @@ fn payload(body: Incoming, activity: &Rc<Activity>) -> Payload {
     Payload::Stream { payload }
 }
 
-async fn give_back(response: HttpResponse) -> Response<Full<Bytes>> {
+/// The same in the types of the connection.
+pub(super) async fn give_back(response: HttpResponse) -> Response<Full<Bytes>> {
     let (head, body) = response.into_parts();
     let Ok(Ok(body)) = to_bytes_limited(body, ANSWER_BYTES_MAX).await else {
         tracing::error!("an answer could not be made");

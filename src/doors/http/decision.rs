@@ -1,12 +1,12 @@
-//! `ANY /validate_request[/...]`: a gateway asks, the engine answers. No body is read.
+//! `ANY /validate_request[/...]` and `/decide/...`: a gateway asks, the engine answers. No body is read.
 
-use std::{borrow::Cow, mem, net::IpAddr};
+use std::{mem, net::IpAddr};
 
 use bytes::Bytes;
 use bytestring::ByteString;
 use http_body_util::Full;
 use hyper::{
-    Response, StatusCode, Uri,
+    Response, StatusCode,
     header::{self, HeaderMap, HeaderName, HeaderValue},
     http::request::Parts,
 };
@@ -14,11 +14,12 @@ use hyper::{
 use super::{
     HttpDoor,
     original::{self, text},
+    route::Route,
 };
 use crate::{
     domain::{
         decision::DenialReason,
-        presented::{Credentials, Door, OriginalRequest, Presented, TraceHeaders},
+        presented::{Credentials, Door, Presented, TraceHeaders},
     },
     doors::{
         answer::{NO_STORE, identity_values, name, spoken},
@@ -52,47 +53,11 @@ const REFUSAL: [HeaderName; 5] = [
     HeaderName::from_static(name::REFUSAL[4]),
 ];
 
-/// Whether `target` is asked about under `prefix`, and how.
-pub(super) fn asks(prefix: &str, target: &Uri) -> Option<Asks> {
-    match target.path().strip_prefix(prefix)?.strip_prefix(PATH)? {
-        "" => Some(Asks::WithHeaders),
-        tail if tail.starts_with('/') => Some(Asks::WithTail),
-        _ => None,
-    }
-}
-
-const PATH: &str = "/validate_request";
-
-/// How a gateway tells the original request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asks {
-    /// In headers; the query may ask for scopes.
-    WithHeaders,
-    /// Envoy's HTTP mode puts the original path and query behind ours.
-    WithTail,
-}
-
 /// Decides what `request` asks, and answers; if `is_overloaded`, without a look at it.
-pub(super) async fn answer(
-    mut request: Parts,
-    asks: Asks,
-    door: &HttpDoor,
-    standing: &Standing,
-    is_overloaded: bool,
-) -> Response<Full<Bytes>> {
+pub(super) async fn answer(mut request: Parts, door: &HttpDoor, standing: &Standing, is_overloaded: bool) -> Response<Full<Bytes>> {
     let verdict = {
-        let host = original::own_host(&request);
-        let (original, asked) = match asks {
-            Asks::WithHeaders => {
-                let query = request.uri.query().unwrap_or_default();
-                (original::from_headers(&request, host), query_scopes(query))
-            }
-            Asks::WithTail => {
-                let path = path_behind(door.url_prefix.len(), &request.uri);
-                (original::from_request_line(&request, host, path), Vec::new())
-            }
-        };
-        let presented = presented(&request, &door.credentials_header, door.attempt_header.as_ref(), original, &asked);
+        let route = Route::of(door.url_prefix.len(), &request.uri);
+        let presented = presented(&request, &route, &door.credentials_header, door.attempt_header.as_ref());
         if is_overloaded {
             door.verifier.refuse(&presented, DenialReason::Overloaded)
         } else {
@@ -106,33 +71,24 @@ pub(super) async fn answer(
     render(&verdict, door, headers)
 }
 
-/// Refuses what is no question, because there are too many requests.
-pub(super) fn overloaded(request: &Parts, door: &HttpDoor) -> Response<Full<Bytes>> {
-    let presented = presented(request, &door.credentials_header, None, OriginalRequest::default(), &[]);
-    render(&door.verifier.refuse(&presented, DenialReason::Overloaded), door, HeaderMap::new())
-}
-
-/// The original path and query of a question whose own path begins with a prefix of `prefix_length` bytes.
-pub(super) fn path_behind(prefix_length: usize, uri: &Uri) -> &str {
-    let target = uri.path_and_query().map_or("", |target| target.as_str());
-    target.get(prefix_length + PATH.len()..).unwrap_or_default()
-}
-
-/// What is presented with `request`, about the `original` one; `asked` are the scopes that its query asks for.
+/// What is presented with `request`, whose target is that of `route`.
 pub(super) fn presented<'a>(
     request: &'a Parts,
+    route: &'a Route<'a>,
     credentials_header: &HeaderName,
     attempt_header: Option<&HeaderName>,
-    original: OriginalRequest<'a>,
-    asked: &'a [Cow<'a, str>],
 ) -> Presented<'a> {
-    let headers = &request.headers;
+    let (headers, host) = (&request.headers, original::own_host(request));
+    let original = match route.tail {
+        None => original::from_headers(request, host),
+        Some(tail) => original::from_request_line(request, host, tail),
+    };
     let authorization = if credentials_header == header::AUTHORIZATION {
         Credentials::None
     } else {
         credentials(values(headers, &header::AUTHORIZATION))
     };
-    let mut required_scopes: Vec<&str> = asked.iter().map(AsRef::as_ref).collect();
+    let mut required_scopes: Vec<&str> = route.scopes.iter().map(AsRef::as_ref).collect();
     required_scopes.extend(headers.get_all(&REQUIRED_SCOPE).iter().map(|value| text(value).unwrap_or(UNREADABLE_SCOPE)));
     Presented {
         door: Door::Http,
@@ -143,6 +99,7 @@ pub(super) fn presented<'a>(
         attempt: attempt_header.and_then(|name| only(headers, name)),
         peer: headers.get(&REAL_IP).and_then(text).and_then(|text| text.parse::<IpAddr>().ok()),
         trace: trace(headers),
+        misconfiguration: route.misconfiguration.clone(),
     }
 }
 
@@ -207,12 +164,4 @@ fn render(verdict: &Verdict, door: &HttpDoor, mut headers: HeaderMap) -> Respons
 /// Values are visible ASCII by the time they come here; if one were not, it would be empty, never the client's.
 fn header_value(value: ByteString) -> HeaderValue {
     HeaderValue::from_maybe_shared(value.into_bytes()).unwrap_or_else(|_| HeaderValue::from_static(""))
-}
-
-/// The values of every `scope` in a query.
-pub(super) fn query_scopes(query: &str) -> Vec<Cow<'_, str>> {
-    if query.is_empty() {
-        return Vec::new();
-    }
-    url::form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "scope").map(|(_, value)| value).collect()
 }

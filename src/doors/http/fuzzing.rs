@@ -6,15 +6,15 @@ use hyper::{
 };
 
 use super::{
-    decision::{Asks, asks, path_behind, presented, query_scopes},
-    original,
+    decision::presented,
+    route::{Route, is_question},
 };
 use crate::domain::presented::Presented;
 
 const ATTEMPT: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Shows `look` what a gateway asks with a request that has this head. `None` if the HTTP library would not hand it on, or it is for
-/// another path than that of decisions.
+/// another path than those of decisions.
 pub fn decision_request<T>(
     method: &str,
     target: &str,
@@ -28,10 +28,8 @@ pub fn decision_request<T>(
     for (name, value) in headers {
         request.headers.append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?);
     }
-    let host = original::own_host(&request);
-    let (original, asked) = match asks("", &request.uri)? {
-        Asks::WithHeaders => (original::from_headers(&request, host), query_scopes(request.uri.query().unwrap_or_default())),
-        Asks::WithTail => (original::from_request_line(&request, host, path_behind(0, &request.uri)), Vec::new()),
-    };
-    Some(look(&presented(&request, &header::AUTHORIZATION, Some(&ATTEMPT), original, &asked)))
+    is_question("", &request.uri).then(|| {
+        let route = Route::of(0, &request.uri);
+        look(&presented(&request, &route, &header::AUTHORIZATION, Some(&ATTEMPT)))
+    })
 }

@@ -19,6 +19,7 @@ mod health;
 mod original;
 pub mod probe;
 mod reading;
+mod route;
 mod throttle;
 mod tokens;
 
@@ -45,7 +46,7 @@ use super::{
     listen::{self, Activity, Connection, ListenError, Listening, Protocol, Served, Stream, Watched},
     tls::ServerTls,
 };
-use crate::engine::verify::Verifier;
+use crate::{engine::verify::Verifier, telemetry::connections::ConnectionCounts};
 
 /// The door for decisions, and for tokens.
 #[derive(Clone, Debug)]
@@ -89,7 +90,8 @@ impl HttpDoor {
     /// Serves decisions and tokens on `listener`, with a thread for each core.
     pub fn serve(self, listener: TcpListener, tls: Option<&ServerTls>, listening: Listening) -> Result<Served, ListenError> {
         let threads = thread::available_parallelism().map_or(1, Into::into);
-        listen::serve(listener, threads, tls.map(ServerTls::for_http).as_ref(), &self, listening)
+        let serving = Serving { counts: Arc::clone(&listening.counts), door: self };
+        listen::serve(listener, threads, tls.map(ServerTls::for_http).as_ref(), &serving, listening)
     }
 
     /// Where it says that it is alive.
@@ -112,20 +114,30 @@ impl HttpDoor {
     }
 }
 
+/// The door at its listener.
+#[derive(Clone, Debug)]
+struct Serving {
+    door: HttpDoor,
+    counts: Arc<ConnectionCounts>,
+}
+
 /// The door on one thread.
 #[derive(Debug)]
-pub struct HttpWorker {
+struct HttpWorker {
     door: HttpDoor,
+    /// Of the listener.
+    counts: Arc<ConnectionCounts>,
     alive_at: Vec<String>,
     app: Bridge,
 }
 
-impl Protocol for HttpDoor {
+impl Protocol for Serving {
     type Ready = Rc<HttpWorker>;
 
     async fn prepare(self) -> Rc<HttpWorker> {
-        let app = Bridge::to(app!(self.clone(), self.routes())).await;
-        Rc::new(HttpWorker { alive_at: self.alive_at(), door: self, app })
+        let Self { door, counts } = self;
+        let app = Bridge::to(app!(door.clone(), door.routes())).await;
+        Rc::new(HttpWorker { alive_at: door.alive_at(), door, counts, app })
     }
 
     fn serve<S: Stream>(
@@ -156,13 +168,15 @@ impl HttpWorker {
     ) -> hyper::Response<http_body_util::Full<bytes::Bytes>> {
         activity.standing().begin();
         let place = self.door.in_flight.enter();
-        if let Some(asks) = decision::asks(&self.door.url_prefix, request.uri()) {
+        if route::is_question(&self.door.url_prefix, request.uri()) {
             // Its body says nothing, and is not waited for.
             let (request, _) = request.into_parts();
-            return decision::answer(request, asks, &self.door, activity.standing(), place.is_none()).await;
+            return decision::answer(request, &self.door, activity.standing(), place.is_none()).await;
         }
         if place.is_none() && !self.alive_at.iter().any(|path| path == request.uri().path()) {
-            return decision::overloaded(&request.into_parts().0, &self.door);
+            self.counts.overloaded();
+            let refusal = tokens::overloaded(&self.door.url_prefix, request.uri().path());
+            return Box::pin(bridge::give_back(refusal)).await;
         }
         // In a box, so that a decision does not carry the room for it around.
         Box::pin(self.app.answer(request, peer, activity)).await

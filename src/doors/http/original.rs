@@ -5,12 +5,15 @@ use hyper::{
     http::{request::Parts, uri::Authority},
 };
 
-use crate::domain::presented::{Body, OriginalRequest, Stated};
+use crate::{
+    domain::presented::{Body, OriginalRequest, Stated},
+    doors::answer::name,
+};
 
 const ORIGINAL_METHOD: HeaderName = HeaderName::from_static("x-original-method");
 const ORIGINAL_URI: HeaderName = HeaderName::from_static("x-original-uri");
 const FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static(name::FORWARDED_PROTO);
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
 
@@ -21,25 +24,29 @@ const FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
 pub(super) fn from_headers<'a>(request: &'a Parts, host: Option<&'a str>) -> OriginalRequest<'a> {
     let headers = &request.headers;
     let from = |names: [HeaderName; 2]| names.iter().fold(Stated::Nowhere, |known, name| told(known, headers, name));
-    let only = |name| told(Stated::Nowhere, headers, name);
     OriginalRequest {
         method: from([ORIGINAL_METHOD, FORWARDED_METHOD]),
-        scheme: only(&FORWARDED_PROTO),
-        host: only(&FORWARDED_HOST).or(host.into()),
+        scheme: only(headers, &FORWARDED_PROTO),
+        host: only(headers, &FORWARDED_HOST).or(host.into()),
         path: from([ORIGINAL_URI, FORWARDED_URI]),
         body: Body::Unseen,
     }
 }
 
-/// Told by the request line: `path` is what stands behind our own. Headers are ignored, since here they are the client's.
+/// Told by the request line: `path` is what stands behind our own. Headers are ignored, since here they are the client's; but for the
+/// scheme, which the request line does not have: without the header any scheme fits, so that a client can only hurt itself with it.
 pub(super) fn from_request_line<'a>(request: &'a Parts, host: Option<&'a str>, path: &'a str) -> OriginalRequest<'a> {
     OriginalRequest {
         method: Stated::As(request.method.as_str()),
-        scheme: Stated::Nowhere,
+        scheme: only(&request.headers, &FORWARDED_PROTO),
         host: host.into(),
         path: Stated::As(path),
         body: Body::Unseen,
     }
+}
+
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Stated<'a> {
+    told(Stated::Nowhere, headers, name)
 }
 
 /// A header that is there twice with different values, or is not text, contradicts itself.

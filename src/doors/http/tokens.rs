@@ -10,12 +10,20 @@ mod published;
 
 use std::{sync::Arc, time::Duration};
 
-use actix_web::{HttpResponse, HttpResponseBuilder, http::header::CACHE_CONTROL, web};
+use actix_web::{
+    HttpResponse, HttpResponseBuilder,
+    http::header::{CACHE_CONTROL, HeaderName, HeaderValue},
+    web,
+};
 
 pub use self::published::token_endpoint;
 use self::{problem::Problem, published::Places};
 use super::{gate::Gate, get, throttle::Throttle};
-use crate::{config::Secret, doors::answer::NO_STORE, engine::issue::Issuer};
+use crate::{
+    config::Secret,
+    doors::answer::{NO_STORE, name},
+    engine::issue::Issuer,
+};
 
 /// What the token API stands on.
 #[derive(Clone, Debug)]
@@ -92,6 +100,16 @@ fn readable(resource: actix_web::Resource) -> actix_web::Resource {
 
 fn otherwise(resource: actix_web::Resource, allow: &'static str) -> actix_web::Resource {
     resource.default_service(web::to(move || async move { HttpResponse::from_error(Problem::method_not_allowed(allow)) }))
+}
+
+/// What a request for `path` is answered that nobody looks at, because there are too many: in the form of the token API, whatever is
+/// there. It is no decision.
+pub(super) fn overloaded(prefix: &str, path: &str) -> HttpResponse {
+    let problem = Problem::overloaded();
+    let is_token_endpoint = path.strip_prefix(prefix) == Some(published::TOKEN);
+    let mut response = HttpResponse::from_error(if is_token_endpoint { problem.in_plain_json() } else { problem });
+    response.headers_mut().insert(HeaderName::from_static(name::ERROR), HeaderValue::from_static("unavailable"));
+    response
 }
 
 /// An answer that nobody stores on its way.

@@ -74,7 +74,8 @@ impl Standing {
                 | DenialCode::TimestampOutsideTolerance
                 | DenialCode::Expired
                 | DenialCode::Replayed
-                | DenialCode::RequestMismatch => {
+                | DenialCode::RequestMismatch
+                | DenialCode::Misconfigured => {
                     for count in [&self.0.denied_in_a_row, &self.0.owed] {
                         count.store(count.load(Ordering::Relaxed).saturating_add(1), Ordering::Relaxed);
                     }

@@ -203,6 +203,11 @@ impl Verifier {
     }
 
     async fn walk(&self, presented: &Presented<'_>, vantage: Vantage, now: UnixMillis, walk: &mut Walk) -> Option<Identity> {
+        if let Some(misconfiguration) = &presented.misconfiguration {
+            let outcome = StepOutcome::Denied(DenialReason::GatewayMisconfigured);
+            walk.step("question", outcome, misconfiguration.to_string(), "a question that asks for scopes, or for nothing");
+            return None;
+        }
         let scheme = format!("one value of the credentials header, with the scheme {} or {BEARER}", self.policy.scheme);
         let credential = match self.credential(presented) {
             Ok(credential) => credential,

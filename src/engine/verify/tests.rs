@@ -17,7 +17,7 @@ use crate::{
         algorithm::{Algorithm, KeyFamily},
         decision::{DenialCode, Used},
         key::{PrivateKey, VerifyingKey},
-        presented::{Body, OriginalRequest},
+        presented::{Body, Misconfiguration, OriginalRequest},
         principal::{KeyId, KnownKey, TrustId},
     },
     engine::ports::Dependency,
@@ -98,6 +98,21 @@ fn a_question_that_is_not_looked_at_is_refused_with_stores_out_of_reach_and_burn
         }
         assert_eq!(bench.claimed(), 0);
     }
+}
+
+#[test]
+fn a_misconfigured_question_is_refused_and_burns_nothing() {
+    let bench = bench();
+    let token = bench.sign(&claims("n"));
+    let misconfigured = |credentials| Presented { misconfiguration: Some(Misconfiguration::NoScopes), ..presented(credentials) };
+    for credentials in [&*token, "JWT abc", ""] {
+        assert_eq!(bench.decide(&misconfigured(credentials)), Err(DenialReason::GatewayMisconfigured));
+    }
+    let misconfigured = misconfigured(&token);
+    let verdict = bench.verifier.explain(&misconfigured, Vantage::Inside);
+    assert_eq!(now_or_never(verdict).told(), Some("misconfigured"));
+    assert_eq!(bench.claimed(), 0);
+    assert_eq!(bench.present(&token), Ok(()));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod command_line;
 mod denials;
 mod front_pages;
+mod gateways;
 mod known_holes;
 mod libraries;
 mod links;

@@ -1,9 +1,12 @@
 //! The same question at either door, and the answer in one shape.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use envoy_types::pb::envoy::config::core::v3::HeaderValueOption;
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::HttpRequest;
+use envoy_types::pb::google::protobuf::value::Kind;
+use prost::Message as _;
 
 use super::ext_authz::{bare_request, http_attributes};
 use super::http::{Answer, Request};
@@ -99,11 +102,18 @@ impl Question {
             scheme: self.scheme.clone(),
             host: self.host.clone(),
             path: self.target.clone(),
-            id: self.attempt.clone().unwrap_or(bare.id),
+            id: self.attempt.as_deref().map_or(bare.id, stream_number),
             headers,
             ..HttpRequest::default()
         }
     }
+}
+
+/// The attempt of that name as Envoy would number it.
+fn stream_number(name: &str) -> String {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    hasher.finish().to_string()
 }
 
 /// A decision, as the gateway understands it.
@@ -115,7 +125,7 @@ pub struct Verdict {
     /// The code inside the gRPC answer.
     pub inner_code: Option<i32>,
     pub body: Vec<u8>,
-    /// The whole answer as it came.
+    /// The whole answer as it came, but for the order of entries in maps, which is another each time.
     pub wire: Vec<u8>,
 }
 
@@ -166,9 +176,25 @@ impl From<CheckAnswer> for Verdict {
             status: u16::try_from(status).unwrap(),
             inner_code: Some(answer.code()),
             body: body.as_bytes().to_vec(),
-            wire: answer.bytes.to_vec(),
+            wire: in_order(&answer),
         }
     }
+}
+
+/// The bytes of an answer with the entries of its dynamic metadata in order, and how many came.
+fn in_order(answer: &CheckAnswer) -> Vec<u8> {
+    if answer.bytes.is_empty() {
+        return Vec::new();
+    }
+    let mut response = answer.response.clone();
+    let mut metadata: Vec<String> = Vec::new();
+    for (name, value) in response.dynamic_metadata.take().unwrap_or_default().fields {
+        let Some(Kind::StructValue(inner)) = value.kind else { panic!("{name} is no object") };
+        metadata.extend(inner.fields.iter().map(|(field, value)| format!("{name}.{field}: {:?}\n", value.kind)));
+    }
+    metadata.sort_unstable();
+    let length = answer.bytes.len().to_string();
+    [response.encode_to_vec(), metadata.concat().into_bytes(), length.into_bytes()].concat()
 }
 
 fn pair(option: &HeaderValueOption) -> (String, String) {

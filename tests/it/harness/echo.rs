@@ -8,7 +8,7 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::extract::ws::{Message, WebSocketUpgrade};
-use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use hyper_util::rt::TokioIo;
@@ -65,12 +65,19 @@ async fn serve(listener: tokio::net::TcpListener) {
     }
 }
 
-/// With 200, or with N where the query is `answer=N`.
+/// With 200, or with N where the query is `answer=N`. At `/with-cors` it has an opinion of its own about pages of other origins.
 async fn echo(method: Method, target: Uri, headers: HeaderMap, body: Bytes) -> Response {
     let asked = target.query().and_then(|query| query.strip_prefix("answer=")).map(|status| status.parse().unwrap());
     let status = StatusCode::from_u16(asked.unwrap_or(200)).unwrap();
     let seen = seen(&method, &target, &headers, &body);
-    (status, [("content-type", "application/json")], seen.to_string()).into_response()
+    let mut answer = (status, [("content-type", "application/json")], seen.to_string()).into_response();
+    if target.path() == "/with-cors" {
+        let headers = answer.headers_mut();
+        headers.insert("access-control-allow-origin", HeaderValue::from_static("*"));
+        headers.insert("access-control-allow-credentials", HeaderValue::from_static("true"));
+        headers.insert("access-control-expose-headers", HeaderValue::from_static("X-Pages"));
+    }
+    answer
 }
 
 /// A WebSocket that says what its handshake was, and then whatever it hears.
@@ -99,12 +106,11 @@ async fn events(State(next): State<Arc<Notify>>, method: Method, target: Uri, he
     let stream = futures_util::stream::unfold(Some(greeting), move |event| {
         let next = Arc::clone(&next);
         async move {
-            let event = match event {
-                Some(greeting) => greeting,
-                None => {
-                    next.notified().await;
-                    "next".to_owned()
-                }
+            let event = if let Some(greeting) = event {
+                greeting
+            } else {
+                next.notified().await;
+                "next".to_owned()
             };
             Some((Ok::<_, std::convert::Infallible>(format!("data: {event}\n\n")), None))
         }

@@ -21,6 +21,9 @@ pub enum Gateway {
     NginxMainline,
     EnvoyGrpc,
     EnvoyHttp,
+    /// The same example with another Envoy, by its version.
+    OlderEnvoyGrpc(&'static str),
+    OlderEnvoyHttp(&'static str),
     Caddy,
     /// The same example with the Caddy of Debian 12, which is years older.
     CaddyDebian,
@@ -51,6 +54,15 @@ impl Gateway {
         Self::Apache,
         Self::Traefik,
     ];
+
+    /// The one whose example it runs.
+    const fn newest(self) -> Self {
+        match self {
+            Self::OlderEnvoyGrpc(_) => Self::EnvoyGrpc,
+            Self::OlderEnvoyHttp(_) => Self::EnvoyHttp,
+            other => other,
+        }
+    }
 
     /// Debian's or another.
     pub fn is_nginx(self) -> bool {
@@ -106,7 +118,7 @@ impl Gateway {
     fn name(self) -> &'static str {
         match self {
             Self::Nginx | Self::NginxMainline => "nginx",
-            Self::EnvoyGrpc | Self::EnvoyHttp | Self::EnvoyJwtAuthn => "envoy",
+            Self::EnvoyGrpc | Self::EnvoyHttp | Self::OlderEnvoyGrpc(_) | Self::OlderEnvoyHttp(_) | Self::EnvoyJwtAuthn => "envoy",
             Self::Caddy | Self::CaddyDebian => "caddy",
             Self::Haproxy => "haproxy",
             Self::Apache => "apache2",
@@ -114,12 +126,29 @@ impl Gateway {
         }
     }
 
+    /// As the program says it. Of what comes with Debian the first two numbers: its updates change the others.
+    pub fn version(self) -> String {
+        let flag = match self.name() {
+            "envoy" => "--version",
+            "caddy" | "traefik" => "version",
+            _ => "-v",
+        };
+        let output = Command::new(self.command(Path::new("/"), Path::new("/")).get_program()).arg(flag).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        let words = said.split(|character: char| !character.is_ascii_digit() && character != '.');
+        let version = words.map(|word| word.trim_matches('.')).find(|word| word.split('.').count() == 3);
+        let version = version.unwrap_or_else(|| panic!("{self:?} says no version: {said}"));
+        let numbers = if matches!(self, Self::Haproxy | Self::Apache) { 2 } else { 3 };
+        version.split('.').take(numbers).collect::<Vec<_>>().join(".")
+    }
+
     /// The file to start it with, and those that this one names.
     fn example(self) -> &'static [&'static str] {
         match self {
             Self::Nginx | Self::NginxMainline => &["examples/nginx/nginx.conf"],
-            Self::EnvoyGrpc => &["examples/envoy/envoy-grpc.yaml"],
-            Self::EnvoyHttp => &["examples/envoy/envoy-http.yaml"],
+            Self::EnvoyGrpc | Self::OlderEnvoyGrpc(_) => &["examples/envoy/envoy-grpc.yaml"],
+            Self::EnvoyHttp | Self::OlderEnvoyHttp(_) => &["examples/envoy/envoy-http.yaml"],
             Self::Caddy | Self::CaddyDebian => &["examples/caddy/Caddyfile"],
             Self::Haproxy => &["examples/haproxy/haproxy.cfg", "examples/haproxy/countersign.lua"],
             Self::Apache => &["examples/apache/httpd.conf", "examples/apache/countersign.lua"],
@@ -130,7 +159,7 @@ impl Gateway {
 
     /// Where the example has its second replica.
     fn second_replica(self) -> &'static str {
-        match self {
+        match self.newest() {
             Self::EnvoyGrpc => "address: 127.0.0.1, port_value: 9192",
             Self::EnvoyHttp => "address: 127.0.0.1, port_value: 8082",
             _ => "127.0.0.1:8082",
@@ -139,7 +168,7 @@ impl Gateway {
 
     /// Where that gateway asks a replica, as its example writes addresses.
     fn replica(self, replica: &Countersign) -> String {
-        match self {
+        match self.newest() {
             Self::EnvoyGrpc => endpoint(replica.grpc),
             Self::EnvoyHttp | Self::EnvoyJwtAuthn => endpoint(replica.http),
             _ => replica.http.to_string(),
@@ -155,8 +184,12 @@ impl Gateway {
                 command.arg("-g").arg(format!("daemon off; pid {};", dir.join("nginx.pid").display()));
                 command
             }
-            Self::EnvoyGrpc | Self::EnvoyHttp | Self::EnvoyJwtAuthn => {
-                let mut command = Command::new(peer("envoy/envoy"));
+            Self::EnvoyGrpc | Self::EnvoyHttp | Self::OlderEnvoyGrpc(_) | Self::OlderEnvoyHttp(_) | Self::EnvoyJwtAuthn => {
+                let envoy = match self {
+                    Self::OlderEnvoyGrpc(version) | Self::OlderEnvoyHttp(version) => peer(&format!("envoy_{version}/envoy")),
+                    _ => peer("envoy/envoy"),
+                };
+                let mut command = Command::new(envoy);
                 command.args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]);
                 command.arg("-c").arg(config);
                 command
@@ -200,16 +233,23 @@ impl Gateway {
                 ("127.0.0.1:8080", asked),
                 ("127.0.0.1:3000", places.echo.address.to_string()),
             ],
-            Self::EnvoyGrpc => vec![
+            Self::EnvoyGrpc | Self::OlderEnvoyGrpc(_) => vec![
                 ("address: 127.0.0.1, port_value: 8000", endpoint(places.gateway)),
                 ("address: 127.0.0.1, port_value: 9191", asked),
                 ("address: 127.0.0.1, port_value: 3000", endpoint(places.echo.address)),
             ],
-            Self::Caddy | Self::CaddyDebian => vec![
-                ("http://:8000", format!("http://:{}", places.gateway.port())),
-                ("127.0.0.1:8080", asked),
-                ("127.0.0.1:3000", places.echo.address.to_string()),
-            ],
+            Self::Caddy | Self::CaddyDebian => {
+                let mut edits = vec![
+                    (":8000", format!(":{}", places.gateway.port())),
+                    ("127.0.0.1:8080", asked),
+                    ("127.0.0.1:3000", places.echo.address.to_string()),
+                ];
+                if self == Self::CaddyDebian {
+                    // The line that the example has for it.
+                    edits.push(("header_up -*", "header_up -X-Original-*".to_owned()));
+                }
+                edits
+            }
             Self::Haproxy => vec![
                 ("127.0.0.1:8000", places.gateway.to_string()),
                 ("127.0.0.1:8080", asked),
@@ -232,7 +272,7 @@ impl Gateway {
                 ("127.0.0.1:8080", asked),
                 ("127.0.0.1:3000", places.echo.address.to_string()),
             ],
-            Self::EnvoyHttp | Self::EnvoyJwtAuthn => vec![
+            Self::EnvoyHttp | Self::OlderEnvoyHttp(_) | Self::EnvoyJwtAuthn => vec![
                 ("address: 127.0.0.1, port_value: 8000", endpoint(places.gateway)),
                 ("address: 127.0.0.1, port_value: 8080", asked),
                 ("address: 127.0.0.1, port_value: 3000", endpoint(places.echo.address)),

@@ -13,6 +13,9 @@ pub struct Request {
     target: String,
     headers: Vec<(String, String)>,
     body: Vec<u8>,
+    version: &'static str,
+    /// Whether it gets a Host line that it does not have.
+    needs_host: bool,
 }
 
 impl Request {
@@ -25,7 +28,8 @@ impl Request {
     }
 
     pub fn new(method: &str, target: &str) -> Self {
-        Self { method: method.to_owned(), target: target.to_owned(), headers: Vec::new(), body: Vec::new() }
+        let (method, target) = (method.to_owned(), target.to_owned());
+        Self { method, target, headers: Vec::new(), body: Vec::new(), version: "HTTP/1.1", needs_host: true }
     }
 
     /// Adds a header, also when one of that name is there already.
@@ -62,6 +66,19 @@ impl Request {
         self
     }
 
+    #[must_use]
+    pub const fn over_http_1_0(mut self) -> Self {
+        self.version = "HTTP/1.0";
+        self
+    }
+
+    /// Without a Host line, unless it was given one.
+    #[must_use]
+    pub const fn without_host(mut self) -> Self {
+        self.needs_host = false;
+        self
+    }
+
     /// Sends it over a connection of its own.
     pub async fn send(&self, server: SocketAddr) -> Answer {
         self.try_send(server).await.unwrap_or_else(|error| panic!("no answer from {server}: {error}"))
@@ -73,8 +90,8 @@ impl Request {
     }
 
     fn encode(&self, server: SocketAddr) -> Vec<u8> {
-        let mut text = format!("{} {} HTTP/1.1\r\n", self.method, self.target);
-        if !self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+        let mut text = format!("{} {} {}\r\n", self.method, self.target, self.version);
+        if self.needs_host && !self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
             text.extend(["Host: ", &server.to_string(), "\r\n"]);
         }
         for (name, value) in &self.headers {

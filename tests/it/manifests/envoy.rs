@@ -1,6 +1,8 @@
-//! What Istio 1.31 and Envoy Gateway 1.9 make of their manifests: configurations for Envoy, which runs for real.
+//! What Istio 1.31, Envoy Gateway 1.9 and Cilium 1.20 make of their manifests: configurations for Envoy, which runs for real.
 //!
-//! Istio: `pilot/pkg/security/authz/builder`. Envoy Gateway: `internal/xds/translator/extauth.go`.
+//! Istio: `pilot/pkg/security/authz/builder`. Envoy Gateway: `internal/xds/translator/extauth.go` and `cors.go`,
+//! `internal/gatewayapi/sort.go`. Cilium, for the filters of the Gateway API:
+//! `operator/pkg/model/translation/envoy_http_connection_manager.go`.
 
 use std::net::SocketAddr;
 
@@ -8,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Countersign, Echo, Manifests, StandIn, free_port, texts};
 
+const CORS: &str = "envoy.filters.http.cors";
 const EXT_AUTHZ: &str = "envoy.filters.http.ext_authz";
 const TYPE: &str = "type.googleapis.com/envoy.extensions.filters";
 
@@ -33,13 +36,17 @@ pub async fn istio(manifests: &Manifests, provider: &str, countersign: &Counters
         "use_remote_address": true,
         "normalize_path": true,
         "merge_slashes": mesh["pathNormalization"]["normalization"] == "MERGE_SLASHES",
-        "http_filters": [istio_shadow_rules(policy, provider), istio_ext_authz(chosen, provider), router()],
+        "upgrade_configs": websockets(),
+        "http_filters": [istio_shadow_rules(policy, provider), istio_ext_authz(chosen, provider), cors(), router()],
         "route_config": routes(&istio_routes(manifests.named("VirtualService", "api"))),
     });
     for patch in manifests.named("EnvoyFilter", "countersign")["spec"]["configPatches"].as_array().unwrap() {
         let value = &patch["patch"]["value"];
         if patch["applyTo"] == "NETWORK_FILTER" {
             merge(&mut manager, &value["typed_config"]);
+        } else if patch["applyTo"] == "HTTP_FILTER" {
+            assert_eq!(patch["patch"]["operation"], "INSERT_FIRST");
+            manager["http_filters"].as_array_mut().unwrap().insert(0, value.clone());
         } else {
             let name = &patch["match"]["routeConfiguration"]["vhost"]["route"]["name"];
             let routes = manager["route_config"]["virtual_hosts"][0]["routes"].as_array_mut().unwrap();
@@ -107,11 +114,12 @@ fn istio_routes(service: &Value) -> Vec<Value> {
         .iter()
         .map(|rule| {
             let uri = &rule["match"][0]["uri"];
-            let matched = match (uri["exact"].as_str(), uri["prefix"].as_str()) {
-                (Some(path), _) => json!({"path": path}),
-                (None, prefix) => json!({"prefix": prefix.unwrap_or("/")}),
+            let matched = match (uri["exact"].as_str(), uri["regex"].as_str(), uri["prefix"].as_str()) {
+                (Some(path), ..) => json!({"path": path}),
+                (None, Some(regex), _) => json!({"safe_regex": {"regex": regex}}),
+                (None, None, prefix) => json!({"prefix": prefix.unwrap_or("/")}),
             };
-            json!({
+            let mut route = json!({
                 "name": rule["name"],
                 "match": matched,
                 // Of every route, unless it says otherwise.
@@ -121,7 +129,13 @@ fn istio_routes(service: &Value) -> Vec<Value> {
                     "retriable_status_codes": [503],
                 }},
                 "request_headers_to_remove": or_none(&rule["headers"]["request"]["remove"]),
-            })
+            });
+            if let Some(policy) = rule.get("corsPolicy") {
+                let origins = policy["allowOrigins"].as_array().unwrap().clone();
+                // Istio's `unmatchedPreflights` is not set, and means this.
+                route["typed_per_filter_config"] = json!({CORS: cors_policy(policy, &origins, ",", true)});
+            }
+            route
         })
         .collect()
 }
@@ -131,7 +145,8 @@ pub async fn gateway(manifests: &Manifests, policies: &str, countersign: &Counte
     let policies = manifests.kind("SecurityPolicy", Some(policies));
     let client = &manifests.named("ClientTrafficPolicy", "api")["spec"];
     let asking = policies.iter().filter(|policy| policy["spec"].get("extAuth").is_some());
-    let filters: Vec<_> = asking.map(|policy| gateway_ext_authz(policy)).chain([router()]).collect();
+    let asking = asking.map(|policy| gateway_ext_authz(policy));
+    let filters: Vec<_> = std::iter::once(cors()).chain(asking).chain([router()]).collect();
     let manager = json!({
         "@type": format!("{TYPE}.network.http_connection_manager.v3.HttpConnectionManager"),
         "stat_prefix": "https-443",
@@ -182,23 +197,29 @@ fn gateway_routes(routes: &[&Value], policies: &[&Value]) -> Vec<Value> {
             .find(|policy| policy["spec"]["targetRefs"][0]["kind"] == kind && policy["spec"]["targetRefs"][0]["name"] == *name)
     };
     let mut routes: Vec<_> = routes.iter().map(|route| (&route["metadata"]["name"], &route["spec"]["rules"][0])).collect();
-    // Whole paths first, then the longest prefix.
+    // Whole paths first, then expressions, then the longest prefix.
     let path = |rule: &Value| rule["matches"][0]["path"].clone();
-    routes.sort_by_key(|(_, rule)| (path(rule)["type"] != "Exact", std::cmp::Reverse(path(rule)["value"].as_str().unwrap().len())));
+    let kinds = ["Exact", "RegularExpression", "PathPrefix"];
+    routes.sort_by_key(|(_, rule)| {
+        let kind = kinds.iter().position(|kind| path(rule)["type"] == *kind).unwrap();
+        (kind, std::cmp::Reverse(path(rule)["value"].as_str().unwrap().len()))
+    });
     routes
         .into_iter()
         .map(|(name, rule)| {
             let value = path(rule)["value"].clone();
             let matched = match (path(rule)["type"].as_str().unwrap(), value.as_str().unwrap()) {
                 ("Exact", _) => json!({"path": value}),
+                ("RegularExpression", _) => json!({"safe_regex": {"regex": value}}),
                 (_, "/") => json!({"prefix": "/"}),
                 _ => json!({"path_separated_prefix": value}),
             };
             let mut route = json!({
                 "name": name,
                 "match": matched,
-                "route": {"cluster": "backend"},
+                "route": {"cluster": "backend", "upgrade_configs": websockets()},
                 "request_headers_to_remove": or_none(&rule["filters"][0]["requestHeaderModifier"]["remove"]),
+                "typed_per_filter_config": {},
             });
             // The policy of the route itself stands in place of the Gateway's.
             let policy = of("HTTPRoute", name).or_else(|| of("Gateway", &json!("api"))).unwrap();
@@ -206,10 +227,14 @@ fn gateway_routes(routes: &[&Value], policies: &[&Value]) -> Vec<Value> {
                 let extensions = config["contextExtensions"].as_array().into_iter().flatten();
                 let extensions: serde_json::Map<_, _> =
                     extensions.map(|it| (it["name"].as_str().unwrap().to_owned(), it["value"].clone())).collect();
-                route["typed_per_filter_config"] = json!({gateway_filter(policy): {
+                route["typed_per_filter_config"][gateway_filter(policy)] = json!({
                     "@type": format!("{TYPE}.http.ext_authz.v3.ExtAuthzPerRoute"),
                     "check_settings": {"context_extensions": extensions},
-                }});
+                });
+            }
+            if let Some(config) = policy["spec"].get("cors") {
+                let origins: Vec<_> = texts(&config["allowOrigins"]).iter().map(|origin| json!({"exact": origin})).collect();
+                route["typed_per_filter_config"][CORS] = cors_policy(config, &origins, ", ", false);
             }
             route
         })
@@ -218,6 +243,60 @@ fn gateway_routes(routes: &[&Value], policies: &[&Value]) -> Vec<Value> {
 
 fn gateway_filter(policy: &Value) -> String {
     format!("{EXT_AUTHZ}/securitypolicy/app/{}", policy["metadata"]["name"].as_str().unwrap())
+}
+
+/// The Envoy of a Gateway of Cilium's, with the `HTTPRoute` of one file: no timeout, status or header rule of its own can be said there.
+pub async fn filters(manifests: &Manifests, route: &str, countersign: &Countersign, echo: &Echo) -> Running {
+    let [route] = manifests.kind("HTTPRoute", Some(route))[..] else { panic!("several routes") };
+    let rules: Vec<_> = route["spec"]["rules"].as_array().unwrap().iter().collect();
+    let of = |rule: &Value, kind: &str| {
+        let filters = rule["filters"].as_array().unwrap();
+        filters.iter().find(|filter| filter["type"] == kind).cloned()
+    };
+    let [asking] = &rules.iter().filter_map(|rule| of(rule, "ExternalAuth")).collect::<Vec<_>>()[..] else {
+        panic!("not one filter")
+    };
+    let asking = &asking["externalAuth"];
+    let mut typed = json!({
+        "@type": format!("{TYPE}.http.ext_authz.v3.ExtAuthz"),
+        "transport_api_version": "V3",
+        "decoder_header_mutation_rules": {"disallow_expression": {"regex": "^(:authority|host)$"}},
+    });
+    let is_grpc = asking["protocol"] == "GRPC";
+    let mode = if is_grpc { &asking["grpc"] } else { &asking["http"] };
+    if let Some(listed) = mode.get("allowedHeaders") {
+        typed["allowed_headers"] = exactly(listed);
+    }
+    if is_grpc {
+        typed["grpc_service"] = json!({"envoy_grpc": {"cluster_name": "countersign", "authority": "countersign-grpc:9191"}});
+    } else {
+        typed["http_service"] = json!({
+            "path_prefix": mode["path"],
+            "server_uri": {"uri": "http://countersign-http:8080", "cluster": "countersign", "timeout": "10s"},
+            "authorization_response": {"allowed_upstream_headers": exactly(&mode["allowedResponseHeaders"])},
+        });
+    }
+    let routes_of = rules.iter().map(|rule| {
+        let path = &rule["matches"][0]["path"];
+        let matched = if path["type"] == "Exact" { json!({"path": path["value"]}) } else { json!({"prefix": path["value"]}) };
+        let removed =
+            of(rule, "RequestHeaderModifier").map_or(json!([]), |filter| filter["requestHeaderModifier"]["remove"].clone());
+        let mut route = json!({"match": matched, "route": {"cluster": "backend"}, "request_headers_to_remove": removed});
+        if of(rule, "ExternalAuth").is_none() {
+            let disabled = json!({"@type": format!("{TYPE}.http.ext_authz.v3.ExtAuthzPerRoute"), "disabled": true});
+            route["typed_per_filter_config"] = json!({EXT_AUTHZ: disabled});
+        }
+        route
+    });
+    let manager = json!({
+        "@type": format!("{TYPE}.network.http_connection_manager.v3.HttpConnectionManager"),
+        "stat_prefix": "listener",
+        "use_remote_address": true,
+        "upgrade_configs": websockets(),
+        "http_filters": [{"name": EXT_AUTHZ, "typed_config": typed}, router()],
+        "route_config": routes(&routes_of.collect::<Vec<_>>()),
+    });
+    start(&manager, is_grpc, if is_grpc { countersign.grpc } else { countersign.http }, echo).await
 }
 
 async fn start(manager: &Value, is_grpc: bool, asked: SocketAddr, echo: &Echo) -> Running {
@@ -249,6 +328,32 @@ fn socket(address: SocketAddr) -> Value {
 
 fn routes(routes: &[Value]) -> Value {
     json!({"name": "gateway", "virtual_hosts": [{"name": "api", "domains": ["*"], "routes": routes}]})
+}
+
+/// All of them carry `WebSockets` unless they are told not to.
+fn websockets() -> Value {
+    json!([{"upgrade_type": "websocket"}])
+}
+
+fn cors() -> Value {
+    json!({"name": CORS, "typed_config": {"@type": format!("{TYPE}.http.cors.v3.Cors")}})
+}
+
+/// Istio and Envoy Gateway name the fields alike.
+fn cors_policy(policy: &Value, origins: &[Value], separator: &str, forwards_others: bool) -> Value {
+    let joined = |name: &str| texts(&policy[name]).join(separator);
+    let age = policy["maxAge"].as_str().unwrap();
+    let minutes = age.strip_suffix('m').map(|minutes| minutes.parse::<u32>().unwrap() * 60);
+    let seconds = minutes.unwrap_or_else(|| age.strip_suffix('s').unwrap().parse().unwrap());
+    json!({
+        "@type": format!("{TYPE}.http.cors.v3.CorsPolicy"),
+        "allow_origin_string_match": origins,
+        "allow_methods": joined("allowMethods"),
+        "allow_headers": joined("allowHeaders"),
+        "expose_headers": joined("exposeHeaders"),
+        "max_age": seconds.to_string(),
+        "forward_not_matching_preflights": forwards_others,
+    })
 }
 
 fn router() -> Value {

@@ -1,6 +1,6 @@
 //! The manifests of `examples/` for gateways that cannot be installed here.
 //!
-//! What each gateway makes of its manifests is built from the manifests themselves. Istio and Envoy Gateway configure Envoy, and
+//! What each gateway makes of its manifests is built from the manifests themselves. Istio, Envoy Gateway and Cilium configure Envoy, and
 //! ingress-nginx nginx: those run for real, with the configuration that these projects would write. So does Traefik, with its custom
 //! resources as files. Kong runs a plugin of ours, which runs here, too. Of APISIX there is a model: what it sends, and what it does
 //! with the answer.
@@ -16,9 +16,10 @@ mod traefik;
 use std::time::Duration;
 
 use passage::{Asked, Passage};
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::gateways::IDENTITY;
-use crate::harness::{Claims, Countersign, Deployment, Echo, Key, Manifests, Seen, Signal};
+use crate::harness::{Claims, Countersign, Deployment, Echo, Key, Manifests, Seen, Signal, WebSocket};
 
 /// A gateway, in one of the ways in which its example configures it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +28,9 @@ enum Way {
     IstioHttp,
     EnvoyGatewayGrpc,
     EnvoyGatewayHttp,
+    /// By Cilium.
+    GatewayApiGrpc,
+    GatewayApiHttp,
     IngressNginx,
     TraefikFile,
     TraefikCrd,
@@ -40,6 +44,7 @@ impl Way {
         match self {
             Self::IstioGrpc | Self::IstioHttp => "istio",
             Self::EnvoyGatewayGrpc | Self::EnvoyGatewayHttp => "envoy-gateway",
+            Self::GatewayApiGrpc | Self::GatewayApiHttp => "gateway-api",
             Self::IngressNginx => "ingress-nginx",
             Self::TraefikFile | Self::TraefikCrd => "traefik",
             Self::ApisixFile | Self::ApisixCrd => "apisix",
@@ -47,14 +52,20 @@ impl Way {
         }
     }
 
-    /// Neither Istio nor Envoy Gateway can tell Countersign more over HTTP than what the client sent.
+    /// Over HTTP Istio asks about every route in the same way. The Gateway API's filter could ask by its path; its example has one route.
     fn asks_for_scopes(self) -> bool {
-        !matches!(self, Self::IstioHttp | Self::EnvoyGatewayHttp)
+        self != Self::IstioHttp && !self.is_by_filter()
+    }
+
+    /// By the Gateway API's own filter, which has neither a status for outages nor rules for header names.
+    fn is_by_filter(self) -> bool {
+        matches!(self, Self::GatewayApiGrpc | Self::GatewayApiHttp)
     }
 
     /// What the client gets when nobody answers.
     fn on_outage(self) -> u16 {
         match self {
+            Self::GatewayApiGrpc | Self::GatewayApiHttp => 403,
             Self::TraefikCrd | Self::IngressNginx => 500,
             Self::IstioGrpc
             | Self::IstioHttp
@@ -84,6 +95,8 @@ impl Gateway {
             Way::IstioHttp => Self::Envoy(envoy::istio(manifests, "countersign-http", countersign, echo).await),
             Way::EnvoyGatewayGrpc => Self::Envoy(envoy::gateway(manifests, "security-policy-grpc.yaml", countersign, echo).await),
             Way::EnvoyGatewayHttp => Self::Envoy(envoy::gateway(manifests, "security-policy-http.yaml", countersign, echo).await),
+            Way::GatewayApiGrpc => Self::Envoy(envoy::filters(manifests, "route-grpc.yaml", countersign, echo).await),
+            Way::GatewayApiHttp => Self::Envoy(envoy::filters(manifests, "route-http.yaml", countersign, echo).await),
             Way::IngressNginx => Self::IngressNginx(ingress_nginx::start(manifests, countersign, echo).await),
             Way::TraefikFile => Self::Traefik(traefik::Running::by_file(manifests, countersign, echo).await),
             Way::TraefikCrd => Self::Traefik(traefik::Running::by_crd(manifests, countersign, echo).await),
@@ -173,6 +186,17 @@ macro_rules! in_the_ways_of {
             in_the_ways_of!(@ $way a_bound_token_passes_to_its_host_alone);
         })+
     };
+    (of Envoy: $($module:ident $way:ident),+ $(,)?) => {
+        $(mod $module {
+            in_the_ways_of!(@ $way
+                an_open_route_hands_on_no_token
+                a_websocket_is_decided_once_and_carried
+                a_scope_covers_every_spelling
+                a_preflight_is_answered_by_the_gateway
+                many_headers_pass_if_envoy_is_told
+            );
+        })+
+    };
     (@ $way:ident $($test:ident)+) => {
         $(#[tokio::test] async fn $test() { super::$test(super::Way::$way).await; })+
     };
@@ -183,6 +207,8 @@ in_the_ways_of!(
     istio_http IstioHttp,
     envoy_gateway_grpc EnvoyGatewayGrpc,
     envoy_gateway_http EnvoyGatewayHttp,
+    gateway_api_grpc GatewayApiGrpc,
+    gateway_api_http GatewayApiHttp,
     ingress_nginx_controller IngressNginx,
     traefik_crd TraefikCrd,
     apisix_file ApisixFile,
@@ -195,11 +221,22 @@ in_the_ways_of!(who name headers in lists:
     istio_open_route IstioGrpc,
     envoy_gateway_lists EnvoyGatewayHttp,
     envoy_gateway_open_route EnvoyGatewayGrpc,
+    gateway_api_lists GatewayApiHttp,
+    gateway_api_open_route GatewayApiGrpc,
     ingress_nginx_lists IngressNginx,
     traefik_file_lists TraefikFile,
     traefik_crd_lists TraefikCrd,
     apisix_file_lists ApisixFile,
     apisix_crd_lists ApisixCrd,
+);
+
+in_the_ways_of!(of Envoy:
+    istio_grpc_envoy IstioGrpc,
+    istio_http_envoy IstioHttp,
+    envoy_gateway_grpc_envoy EnvoyGatewayGrpc,
+    envoy_gateway_http_envoy EnvoyGatewayHttp,
+    gateway_api_grpc_envoy GatewayApiGrpc,
+    gateway_api_http_envoy GatewayApiHttp,
 );
 
 in_the_ways_of!(that may go by the target:
@@ -257,19 +294,24 @@ async fn a_token_passes_once(way: Way) {
     replayed.assert_challenge("replayed");
 }
 
-/// Every header of ours, in every spelling that a back end could read as ours.
+/// Every header of ours, in every spelling that a back end could read as ours, or that is said to pass.
 async fn made_up_identity_headers_are_overwritten(way: Way) {
     let scene = Scene::of(way).await;
 
-    let passage = scene.send(&with_made_up_identity(scene.signed("GET", "/"))).await;
+    let passage = scene.send(&with_made_up_identity(scene.way, scene.signed("GET", "/"))).await;
 
     assert_eq!(whole_identity(&scene, passage.seen()), Ok(()));
+    if way.is_by_filter() {
+        // Which is why its README sends back ends that read the two alike elsewhere.
+        let passage = scene.send(&scene.signed("GET", "/").header("X_Auth_Scopes", passage::MADE_UP)).await;
+        assert_eq!(passage.seen().values("x-auth-scopes"), [passage::MADE_UP, ""], "{passage:?}");
+    }
 }
 
 async fn an_open_route_drops_made_up_identity_headers(way: Way) {
     let scene = Scene::of(way).await;
 
-    let passage = scene.send(&with_made_up_identity(Asked::new("GET", "/healthz"))).await;
+    let passage = scene.send(&with_made_up_identity(scene.way, Asked::new("GET", "/healthz"))).await;
 
     for name in IDENTITY {
         assert!(passage.seen().values(name).is_empty(), "{name} in {passage:?}");
@@ -280,7 +322,7 @@ async fn a_route_asks_for_a_scope(way: Way) {
     let scene = Scene::of(way).await;
     let by_root = Asked::new("GET", "/admin/users").authorization(&Claims::of("root").authorization(&scene.root_key));
 
-    let allowed = scene.send(&with_made_up_identity(by_root)).await;
+    let allowed = scene.send(&with_made_up_identity(way, by_root)).await;
     let refused = scene.send(&scene.signed("GET", "/admin/users").header("X-Required-Scope", "")).await;
     let elsewhere = scene.send(&scene.signed("GET", "/administration")).await;
 
@@ -359,6 +401,87 @@ async fn nobody_passes_while_countersign_is_down(way: Way) {
     }
 }
 
+/// It is worth something to whoever reads it: nobody has spent it.
+async fn an_open_route_hands_on_no_token(way: Way) {
+    let scene = Scene::of(way).await;
+
+    let passage = scene.send(&scene.signed("GET", "/healthz").header("X-Application", "kept")).await;
+
+    assert_eq!(passage.seen().values("x-application"), ["kept"]);
+    assert!(passage.seen().values("authorization").is_empty(), "{passage:?}");
+}
+
+async fn a_websocket_is_decided_once_and_carried(way: Way) {
+    let scene = Scene::of(way).await;
+    let Gateway::Envoy(running) = &scene.gateway else { panic!("no Envoy") };
+    let authorization = Claims::of("alice").authorization(&scene.key);
+    let headers = [("Authorization", authorization.as_str()), ("X-Auth-Username", passage::MADE_UP)];
+
+    let mut socket = WebSocket::open(running.address(), "/socket", &headers).await.expect("a socket");
+    assert_eq!(whole_identity(&scene, &socket.seen), Ok(()));
+    assert!(socket.seen.values("authorization").is_empty(), "{:?}", socket.seen);
+    socket.bounce(Message::text("hello")).await;
+
+    let refused = WebSocket::open(running.address(), "/socket", &headers).await.err().expect("no socket");
+    assert_eq!((refused.status, refused.header("x-auth-error")), (401, Some("replayed")), "{refused:?}");
+}
+
+/// Istio's example tells it. The others cannot, and their READMEs say what comes of it.
+async fn many_headers_pass_if_envoy_is_told(way: Way) {
+    let scene = Scene::of(way).await;
+    let with = |count| (0..count).fold(scene.signed("GET", "/"), |asked, number| asked.header(&format!("X-Own-{number}"), "value"));
+
+    if matches!(way, Way::IstioGrpc | Way::IstioHttp) {
+        assert_eq!(whole_identity(&scene, scene.send(&with(200)).await.seen()), Ok(()));
+    } else {
+        assert_eq!(whole_identity(&scene, scene.send(&with(80)).await.seen()), Ok(()));
+        assert_eq!(scene.send(&with(92)).await.status, 500);
+    }
+}
+
+/// Many back ends take these for `/admin`.
+async fn a_scope_covers_every_spelling(way: Way) {
+    let scene = Scene::of(way).await;
+    let spellings =
+        ["/admin", "/ADMIN/", "/Admin/keys", "/admin;v=1/keys", "/admin.json", "/%41dmin", "/orders/..;/admin", "/;v=1/admin"];
+    for path in spellings {
+        let passage = scene.send(&scene.signed("GET", path)).await;
+        // The others have no scopes.
+        let expected = if way.asks_for_scopes() { 403 } else { 200 };
+        assert_eq!(passage.status, expected, "{path}: {passage:?}");
+    }
+    for path in ["/administration", "/admin-guide", "/orders/admin", "/orders;v=1/a..;b"] {
+        scene.send(&scene.signed("GET", path)).await.seen();
+    }
+}
+
+/// The Gateway API's own filter for CORS comes after the check in some, so its example has none.
+async fn a_preflight_is_answered_by_the_gateway(way: Way) {
+    let scene = Scene::of(way).await;
+    let preflight = |origin: &str| {
+        let asked = Asked::new("OPTIONS", "/orders").header("Origin", origin).header("Access-Control-Request-Method", "DELETE");
+        asked.header("Access-Control-Request-Headers", "authorization")
+    };
+
+    let known = scene.send(&preflight("https://app.example.com")).await;
+    let stranger = scene.send(&preflight("https://elsewhere.example.com")).await;
+
+    let value = |passage: &Passage, name: &str| {
+        passage.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.clone()).unwrap_or_default()
+    };
+    assert_eq!(value(&stranger, "access-control-allow-origin"), "");
+    if way.is_by_filter() {
+        return known.assert_challenge("missing_credentials");
+    }
+    assert_eq!(known.status, 200, "{known:?}");
+    assert_eq!(value(&known, "access-control-allow-origin"), "https://app.example.com");
+    assert!(value(&known, "access-control-allow-methods").contains("DELETE"), "{known:?}");
+    assert!(value(&known, "access-control-allow-headers").contains("authorization"), "{known:?}");
+    let denied = scene.send(&Asked::new("GET", "/orders").header("Origin", "https://app.example.com")).await;
+    denied.assert_challenge("missing_credentials");
+    assert_eq!(value(&denied, "access-control-allow-origin"), "https://app.example.com");
+}
+
 /// Whoever leaves one of the seven out of the manifests is told by these tests: the back end then misses it, or believes the client.
 async fn a_forgotten_header_is_noticed(way: Way) {
     let mut scene = Scene::of(way).await;
@@ -375,8 +498,8 @@ async fn a_forgotten_header_is_noticed(way: Way) {
 
 /// Whether a test of this file would fail.
 async fn is_noticed(scene: &Scene, name: &str) -> bool {
-    let passage = scene.send(&with_made_up_identity(scene.signed("GET", "/"))).await;
-    let open = scene.send(&with_made_up_identity(Asked::new("GET", "/healthz"))).await;
+    let passage = scene.send(&with_made_up_identity(scene.way, scene.signed("GET", "/"))).await;
+    let open = scene.send(&with_made_up_identity(scene.way, Asked::new("GET", "/healthz"))).await;
     whole_identity(scene, passage.seen()).is_err() || !open.seen().values(name).is_empty()
 }
 
@@ -429,9 +552,13 @@ fn whole_identity(scene: &Scene, seen: &Seen) -> Result<(), String> {
     Ok(())
 }
 
-fn with_made_up_identity(asked: Asked) -> Asked {
+/// In every spelling that the gateway has a rule for.
+fn with_made_up_identity(way: Way, asked: Asked) -> Asked {
     IDENTITY.iter().fold(asked, |asked, name| {
-        let asked = asked.header(name, passage::MADE_UP).header(&name.replace('-', "_"), passage::MADE_UP);
-        asked.header(&name.replacen('-', "_", 1), passage::MADE_UP).header(&name.to_ascii_uppercase(), passage::MADE_UP)
+        let asked = asked.header(name, passage::MADE_UP).header(&name.to_ascii_uppercase(), passage::MADE_UP);
+        if way.is_by_filter() {
+            return asked;
+        }
+        asked.header(&name.replace('-', "_"), passage::MADE_UP).header(&name.replacen('-', "_", 1), passage::MADE_UP)
     })
 }

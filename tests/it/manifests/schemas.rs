@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use crate::harness::{Manifests, example_files, repository, unnoticed};
 
-const EXAMPLES: [&str; 6] = ["apisix", "envoy-gateway", "ingress-nginx", "istio", "kong", "traefik"];
+const EXAMPLES: [&str; 9] =
+    ["agentgateway", "apisix", "envoy-gateway", "gateway-api", "ingress-nginx", "istio", "kgateway", "kong", "traefik"];
 
 /// Where anybody may write what they like.
-const FREE: [&str; 9] = [
+const FREE: [&str; 11] = [
     "/extra_headers",
     "ConfigMap data",
     "/matchLabels",
@@ -19,6 +20,9 @@ const FREE: [&str; 9] = [
     "/patch/value/typed_config",
     "/patch/value/typed_config/common_http_protocol_options",
     "/patch/value/typed_per_filter_config",
+    // Names of the gateway's own expressions, or of what Countersign is told.
+    "/addRequestHeaders",
+    "/contextExtensions",
 ];
 
 #[test]
@@ -51,6 +55,13 @@ fn a_wrong_value_is_noticed() {
         ("envoy-gateway", "security-policy-grpc.yaml", "failOpen: false", "failOpen: true"),
         ("envoy-gateway", "security-policy-http.yaml", "path: /validate_request", "path: validate_request"),
         ("envoy-gateway", "gateway.yaml", "withUnderscoresAction: DropHeader", "withUnderscoresAction: Drop"),
+        ("envoy-gateway", "security-policy-grpc.yaml", "https://app.example.com", "app.example.com"),
+        ("gateway-api", "route-http.yaml", "protocol: HTTP", "protocol: GRPC"),
+        ("gateway-api", "route-grpc.yaml", "type: ExternalAuth", "type: RequestHeaderModifier"),
+        ("kgateway", "external-auth.yaml", "failOpen: false", "failOpen: true"),
+        ("agentgateway", "policy.yaml", "failureMode: FailClosed", "failureMode: FailOpen"),
+        // No answer about a single-use token is good for a second request.
+        ("agentgateway", "policy.yaml", "failureMode: FailClosed", "cache: { key: [request.path], ttl: 5m }"),
         ("traefik", "middleware.yaml", "trustForwardHeader: false", "trustForwardHeader: true"),
         ("traefik", "traefik.yaml", "allowEncodedSlash: false", "allowEncodedSlashes: false"),
         ("traefik", "dynamic.yaml", "X-Auth-Username: \"\"", "X-Auth-Username: nobody"),

@@ -34,12 +34,15 @@ impl Running {
         let mut routers = Map::new();
         for (number, rule) in route["routes"].as_array().unwrap().iter().enumerate() {
             let middlewares: Vec<_> = rule["middlewares"].as_array().unwrap().iter().map(|it| it["name"].clone()).collect();
-            let router = json!({
+            let mut router = json!({
                 "entryPoints": route["entryPoints"],
                 "rule": rule["match"],
                 "middlewares": middlewares,
                 "service": rule["services"][0]["name"],
             });
+            if let Some(priority) = rule.get("priority") {
+                router["priority"] = priority.clone();
+            }
             routers.insert(format!("api-{number}"), router);
         }
         let mut middlewares = Map::new();

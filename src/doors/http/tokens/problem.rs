@@ -113,6 +113,12 @@ impl Problem {
         tracing::error!(error, "the token API cannot answer");
         Self::unavailable()
     }
+
+    /// It is one request too many.
+    pub(super) fn overloaded() -> Self {
+        let detail = "too much is asked at once; try again";
+        Self { detail: detail.into(), ..Self::unavailable() }
+    }
 }
 
 /// What is asked of those who present no access token (RFC 6750 section 3).

@@ -159,6 +159,8 @@ fn authorization_counts_for_access_tokens_alone_where_credentials_have_a_header_
     assert_eq!(decide(Credentials::None, one("Basic YTpi")), Err(DenialReason::NoCredentials), "the application's own");
     assert_eq!(decide(Credentials::None, one(&own)), Err(DenialReason::NoCredentials));
     assert_eq!(decide(Credentials::None, Credentials::Unusable), Err(DenialReason::SeveralCredentials));
+    assert_eq!(decide(one(" "), one(&access)), Ok(()), "an empty header is none");
+    assert_eq!(decide(one(""), one("")), Err(DenialReason::NoCredentials));
     assert_eq!(decide(Credentials::Unusable, one(&access)), Err(DenialReason::SeveralCredentials));
     assert_eq!(decide(one(&own), one("Bearer of-the-application")), Ok(()));
 }

@@ -1,0 +1,124 @@
+//! The page that says what was tried behind which gateway says what the tests of this program try.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::process::Command;
+
+use super::hold;
+use crate::harness::Gateway;
+
+const PAGE: &str = "examples/matrix.md";
+
+/// A gateway in one version: its name, the module of each list of tests that holds those through it, and the list with tests of its own.
+struct Column {
+    name: &'static str,
+    gateway: Gateway,
+    module: &'static str,
+    own: &'static str,
+}
+
+/// One line for each.
+const COLUMNS: &[Column] = &[
+    column("nginx", Gateway::Nginx, "nginx", "gateways_nginx"),
+    column("nginx", Gateway::NginxMainline, "nginx_mainline", "gateways_nginx"),
+    column("Envoy, gRPC", Gateway::EnvoyGrpc, "envoy_grpc", "gateways_envoy"),
+    column("Envoy, HTTP", Gateway::EnvoyHttp, "envoy_http", "gateways_envoy"),
+    column("Traefik", Gateway::Traefik, "traefik", "gateways_traefik"),
+    column("Caddy", Gateway::CaddyDebian, "caddy_debian", "gateways_caddy"),
+    column("Caddy", Gateway::Caddy, "caddy", "gateways_caddy"),
+    column("HAProxy", Gateway::Haproxy, "haproxy", "gateways_haproxy"),
+    column("Apache httpd", Gateway::Apache, "apache", "gateways_apache"),
+];
+
+const fn column(name: &'static str, gateway: Gateway, module: &'static str, own: &'static str) -> Column {
+    Column { name, gateway, module, own }
+}
+
+/// What is tried, and the tests that try it: any of them will do. `{module}` and `{own}` are the column's.
+const TRIED: [(&str, &[&str]); 13] = [
+    ("allow", &["gateways::{module}::an_allowed_request_names_the_principal"]),
+    ("replay", &["gateways::{module}::a_token_passes_once"]),
+    ("made-up identity", &["gateways_hostile::{module}::made_up_identity_headers_are_overwritten"]),
+    ("two sites", &["{own}::two_sites_keep_their_rules", "{own}::{module}::two_sites_keep_their_rules"]),
+    ("WebSocket", &["gateways_matrix::{module}::a_websocket_is_decided_once_and_carried"]),
+    ("events", &["gateways_matrix::{module}::events_arrive_one_by_one"]),
+    ("gRPC", &["{own}::grpc_calls_and_streams_pass", "{own}::{module}::grpc_calls_and_streams_pass"]),
+    ("preflight", &["gateways_matrix::{module}::a_preflight_is_answered_by_the_gateway"]),
+    ("200 headers", &["gateways_matrix::{module}::two_hundred_headers_pass"]),
+    ("8 KiB token", &["gateways::{module}::the_largest_token_passes"]),
+    ("absolute form", &["gateways_hostile::{module}::a_bound_token_passes_to_its_host_alone"]),
+    ("readings of a path", &["gateways_matrix::{module}::no_reading_of_a_path_goes_round_the_scope"]),
+    ("rolling restart", &["gateways_rolling::{module}::a_rolling_restart_fails_nobody"]),
+];
+
+/// Why something is not tried: by the beginning of a column's module. A reason for what is tried is one too many.
+const NOT_TRIED: &[(&str, &str, &str)] = &[
+    ("gRPC", "nginx", "the example speaks HTTP/1.1 to the back end; gRPC would be a `grpc_pass` of its own"),
+    ("gRPC", "envoy", "no test yet"),
+    ("gRPC", "traefik", "the example speaks HTTP/1.1 to the back end; gRPC would be an `h2c://` service"),
+    ("gRPC", "caddy", "the example speaks HTTP/1.1 to the back end; gRPC would be an `h2c://` upstream"),
+    ("gRPC", "haproxy", "the example speaks HTTP/1.1 to both sides; gRPC would be `proto h2` on both"),
+    ("gRPC", "apache", "`mod_proxy_http2`, which could carry it, is an experiment of the httpd project"),
+    ("two sites", "envoy", "no test yet"),
+];
+
+#[test]
+fn what_is_tried_behind_which_gateway() {
+    let compiled = compiled_tests();
+    let mut rows = format!("| gateway |{}\n", TRIED.map(|(what, _)| format!(" {what} |")).concat());
+    let _ = writeln!(rows, "| --- |{}", " :-: |".repeat(TRIED.len()));
+    let mut reasons: Vec<String> = Vec::new();
+    let mut faults = Vec::new();
+    for column in COLUMNS {
+        let _ = write!(rows, "| {} {} |", column.name, column.gateway.version());
+        for (what, tests) in TRIED {
+            let is_run = tests.iter().any(|test| compiled.contains(&column.name_of(test)));
+            let cell = match (is_run, column.reason_against(what)) {
+                (true, None) => "run".to_owned(),
+                (false, Some(reason)) => {
+                    let note = format!("{what}: {reason}");
+                    let number = reasons.iter().position(|known| *known == note).unwrap_or_else(|| {
+                        reasons.push(note);
+                        reasons.len() - 1
+                    });
+                    format!("- ({})", number + 1)
+                }
+                (true, Some(reason)) => {
+                    faults.push(format!("{}: {what} is tried, and not `{reason}`", column.module));
+                    String::new()
+                }
+                (false, None) => {
+                    faults.push(format!("{}: {what} is neither tried nor said to be out of place", column.module));
+                    String::new()
+                }
+            };
+            let _ = write!(rows, " {cell} |");
+        }
+        rows.push('\n');
+    }
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+    for (number, reason) in reasons.iter().enumerate() {
+        let _ = write!(rows, "\n{}. {reason}", number + 1);
+    }
+    hold(PAGE, "the tests", &rows);
+}
+
+impl Column {
+    fn name_of(&self, test: &str) -> String {
+        test.replace("{module}", self.module).replace("{own}", self.own)
+    }
+
+    fn reason_against(&self, what: &str) -> Option<&'static str> {
+        let reason = NOT_TRIED.iter().find(|(tried, modules, _)| *tried == what && self.module.starts_with(modules))?;
+        Some(reason.2)
+    }
+}
+
+/// What this very program would run.
+fn compiled_tests() -> BTreeSet<String> {
+    let listed = Command::new(std::env::current_exe().unwrap()).args(["--list", "--format", "terse"]).output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let tests: BTreeSet<_> = listed.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect();
+    assert!(tests.contains("book::gateways::what_is_tried_behind_which_gateway"), "{listed}");
+    tests
+}
