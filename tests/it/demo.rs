@@ -1,6 +1,7 @@
 //! `countersign demo`, the first thing that anybody runs.
 
-use crate::harness::{Deployment, Process, Signal};
+use crate::book::{markdown::Document, quick_start::assert_prints};
+use crate::harness::{Deployment, Process, Signal, repository};
 
 #[test]
 fn it_shows_decisions_and_nothing_else() {
@@ -25,6 +26,10 @@ fn it_shows_decisions_and_nothing_else() {
     for (decision, (status, says)) in decisions.iter().zip(expected) {
         assert!(decision.starts_with(status) && decision.ends_with(says), "{decision} in {shown}");
     }
+    // The README shows this very output.
+    let readme = Document::read(&repository().join("README.md")).code;
+    let shown_there = readme.iter().find(|block| block.text.contains("  HTTP  ")).unwrap();
+    assert_prints(&shown, &shown_there.text);
     for level in ["ERROR", "WARN"] {
         assert!(!shown.contains(level), "{shown}");
     }

@@ -5,26 +5,26 @@ use std::path::Path;
 
 use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
 
-pub(super) struct Document {
+pub(crate) struct Document {
     /// Targets of links and pictures, as they are written.
-    pub(super) links: Vec<String>,
+    pub(crate) links: Vec<String>,
     /// What a link's `#` may name.
-    pub(super) anchors: BTreeSet<String>,
-    pub(super) code: Vec<CodeBlock>,
+    pub(crate) anchors: BTreeSet<String>,
+    pub(crate) code: Vec<CodeBlock>,
 }
 
 #[derive(Debug)]
-pub(super) struct CodeBlock {
-    pub(super) language: String,
-    pub(super) text: String,
+pub(crate) struct CodeBlock {
+    pub(crate) language: String,
+    pub(crate) text: String,
 }
 
 impl Document {
-    pub(super) fn read(file: &Path) -> Self {
+    pub(crate) fn read(file: &Path) -> Self {
         Self::parse(&std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display())))
     }
 
-    pub(super) fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let mut document = Self { links: Vec::new(), anchors: BTreeSet::new(), code: Vec::new() };
         let (mut heading, mut block, mut seen) = (None::<String>, None::<CodeBlock>, BTreeMap::new());
         for event in Parser::new_ext(text, Options::ENABLE_TABLES) {

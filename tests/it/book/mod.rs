@@ -3,15 +3,16 @@
 
 mod command_line;
 mod denials;
+mod front_pages;
 mod gateways;
 mod known_holes;
 mod libraries;
 mod links;
-mod markdown;
+pub(crate) mod markdown;
 mod middleware;
 mod observed;
 mod other_languages;
-mod quick_start;
+pub(crate) mod quick_start;
 mod settings;
 
 use std::path::PathBuf;

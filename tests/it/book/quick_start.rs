@@ -33,7 +33,7 @@ fn the_commands_of_the_quick_start_print_what_it_says() {
 }
 
 /// Every line of `wanted` is there; `...` stands for anything. In any order: headers have none.
-fn assert_prints(output: &str, wanted: &str) {
+pub(crate) fn assert_prints(output: &str, wanted: &str) {
     for wanted in wanted.lines().map(str::trim_end).filter(|line| !line.is_empty() && *line != "...") {
         assert!(output.lines().any(|line| fits(line.trim_end(), wanted)), "no line `{wanted}` in:\n{output}");
     }
