@@ -16,6 +16,7 @@ demo: ## Build, serve on embedded defaults with a demo principal, and show decis
 .PHONY: release
 release: ## Build the binary that is shipped, under target/release.
 	cargo build --release --locked $(WHOLE)
+	deploy/check-binary target/release/countersign
 
 .PHONY: test
 test: test-setup nextest ## Install what the tests need, and run all of them.
@@ -30,6 +31,10 @@ chaos: test-setup nextest ## Single use under faults at full size: 10,000 tokens
 .PHONY: soak
 soak: test-setup nextest ## 20 minutes of load with a fault every 30 seconds: what the service holds does not grow.
 	SOAK_SECONDS=1200 cargo nextest run $(WHOLE) --no-capture -E 'test(/^chaos::soak::/)'
+
+.PHONY: signatures
+signatures: nextest ## Have both implementations of Ed25519 judge 1,000,000 changed signatures; minutes.
+	ED25519_CASES=1000000 cargo nextest run $(WHOLE) --lib --no-capture -E 'test(/^domain::key::ed25519::/)'
 
 .PHONY: test-setup
 test-setup: ## Install the gateways, stores and peers that integration tests talk to (Debian, as root).

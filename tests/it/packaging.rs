@@ -161,6 +161,26 @@ fn the_package_is_made_of_what_is_there() {
     assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
 }
 
+/// `.cargo/config.toml` is lost to a build from outside the repository, so everything that builds a binary to ship looks for what it adds.
+#[test]
+fn a_shipped_binary_has_the_code_for_avx_512() {
+    let check = |binary: &Path| Ran::of(Command::new(repository().join("deploy/check-binary")).arg(binary));
+    let ours = check(Path::new(env!("CARGO_BIN_EXE_countersign")));
+    assert_eq!(ours.code, 0, "{ours:?}");
+    // On other architectures there is none to have, and in a script nothing to find.
+    let other = check(&program("bash"));
+    assert_eq!(other.code, i32::from(cfg!(target_arch = "x86_64")), "{other:?}");
+    assert_eq!(check(&repository().join("deploy/deb/build")).code, 1);
+
+    for (file, line) in [
+        ("Makefile", "\tdeploy/check-binary target/release/countersign\n"),
+        ("deploy/deb/build", "\ndeploy/check-binary \"$BINARY\"\n"),
+        ("Containerfile", "&& deploy/check-binary target/release/countersign "),
+    ] {
+        assert!(std::fs::read_to_string(repository().join(file)).unwrap().contains(line), "{file}");
+    }
+}
+
 #[test]
 fn the_containerfile_passes_its_linter() {
     let linter = peer("hadolint/bin/hadolint");

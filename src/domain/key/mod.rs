@@ -3,6 +3,7 @@
 //! [`PublicKey`] is what a key *is* (its canonical DER, its fingerprint); [`VerifyingKey`] is the same key made ready to
 //! verify many signatures; [`PrivateKey`] signs, and exists on the client's side only.
 
+mod ed25519;
 mod encoding;
 mod encrypted;
 mod openssh;

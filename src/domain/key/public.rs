@@ -158,6 +158,14 @@ impl PublicKey {
         }
     }
 
+    /// An Ed25519 key as RFC 8032 encodes it.
+    pub(super) fn ed25519(&self) -> Option<&[u8; 32]> {
+        match &self.numbers {
+            Numbers::Ed25519(point) => Some(point),
+            Numbers::Rsa { .. } | Numbers::Ec { .. } => None,
+        }
+    }
+
     /// Accepts `numbers` only if the cryptographic library does: on the curve, a sane modulus and exponent.
     fn new(numbers: Numbers) -> Result<Self, KeyError> {
         let spki = numbers.to_spki()?.into_boxed_slice();

@@ -4,7 +4,7 @@ use std::{fmt, sync::OnceLock};
 
 use aws_lc_rs::signature::ParsedPublicKey;
 
-use super::{Fingerprint, KeyError, PublicKey, encoding::Numbers, pss};
+use super::{Fingerprint, KeyError, PublicKey, ed25519, encoding::Numbers, pss};
 use crate::domain::algorithm::{Algorithm, KeyFamily};
 
 /// A public key that verifies signatures.
@@ -19,10 +19,11 @@ pub struct VerifyingKey {
     prepared: Prepared,
 }
 
-/// A key as the cryptographic library wants it, parsed once. `None` where the library does not take it: then it verifies nothing.
+/// A key as the cryptographic library wants it, parsed once. `None` if the library does not take it: then it verifies nothing.
 enum Prepared {
+    Ed25519(ed25519::Key),
     /// For the one algorithm of its family, and before it is needed.
-    Once(Option<ParsedPublicKey>),
+    Once(Option<Box<ParsedPublicKey>>),
     /// For each algorithm of its family at the first signature that names it: most keys are used with one of them.
     ByAlgorithm {
         spki: Box<[u8]>,
@@ -32,25 +33,31 @@ enum Prepared {
 }
 
 impl Prepared {
-    fn new(family: KeyFamily, spki: &[u8]) -> Self {
-        match family.algorithms() {
-            [only] => Self::Once(parse(*only, spki)),
-            several => Self::ByAlgorithm { spki: spki.into(), slots: several.iter().map(|_| OnceLock::new()).collect() },
+    fn new(key: &PublicKey) -> Self {
+        if let Some(point) = key.ed25519() {
+            return Self::Ed25519(ed25519::Key::new(point));
+        }
+        match key.family().algorithms() {
+            [only] => Self::Once(parse(*only, key.spki())),
+            several => Self::ByAlgorithm { spki: key.spki().into(), slots: several.iter().map(|_| OnceLock::new()).collect() },
         }
     }
 
-    fn for_algorithm(&self, algorithm: Algorithm) -> Option<&ParsedPublicKey> {
-        match self {
-            Self::Once(parsed) => parsed.as_ref(),
-            Self::ByAlgorithm { spki, slots } => {
-                slots.get(algorithm.rank())?.get_or_init(|| parse(algorithm, spki).map(Box::new)).as_deref()
-            }
-        }
+    fn verify(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
+        let parsed = match self {
+            Self::Ed25519(key) => return key.verify(message, signature),
+            Self::Once(parsed) => parsed,
+            Self::ByAlgorithm { spki, slots } => match slots.get(algorithm.rank()) {
+                Some(slot) => slot.get_or_init(|| parse(algorithm, spki)),
+                None => return false,
+            },
+        };
+        parsed.as_ref().is_some_and(|key| key.verify_sig(message, signature).is_ok())
     }
 }
 
-fn parse(algorithm: Algorithm, spki: &[u8]) -> Option<ParsedPublicKey> {
-    ParsedPublicKey::new(algorithm.verification(), spki).ok()
+fn parse(algorithm: Algorithm, spki: &[u8]) -> Option<Box<ParsedPublicKey>> {
+    ParsedPublicKey::new(algorithm.verification(), spki).ok().map(Box::new)
 }
 
 impl VerifyingKey {
@@ -68,7 +75,7 @@ impl VerifyingKey {
             signature_length: u16::try_from(signature_length).unwrap_or(u16::MAX),
             modulus_head: key.modulus().map_or(u64::MAX, head),
             only: None,
-            prepared: Prepared::new(family, key.spki()),
+            prepared: Prepared::new(key),
         }
     }
 
@@ -100,10 +107,10 @@ impl VerifyingKey {
 
     /// Whether `signature` is this key's over `message`. `false` too when the algorithm is not one of this key's.
     ///
-    /// Ed25519 signatures are checked as RFC 8032 section 5.1.7 says, by the cofactorless equation and with `s` in range.
+    /// Ed25519 signatures are checked as RFC 8032 section 5.1.7 says, by the cofactorless equation and with `s` in range, whichever
+    /// implementation does it.
     pub fn verify(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
-        self.allows(algorithm)
-            && self.prepared.for_algorithm(algorithm).is_some_and(|key| key.verify_sig(message, signature).is_ok())
+        self.allows(algorithm) && self.prepared.verify(algorithm, message, signature)
     }
 
     /// The length of the salt of an RSASSA-PSS signature of this key over `message`; `None` if it is no such signature, or the salt is
