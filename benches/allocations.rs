@@ -46,8 +46,12 @@ const SCOPES: &str = "orders:read orders:write";
 
 /// What one decision may allocate at most over HTTP, from the first byte of the request to the last of the answer, with all that
 /// actix-web does for it. Raising one of these wants a reason. With Redis five are for the epoch that a claim reads in its round trip.
-const BUDGETS: [(Case, f64); 4] =
-    [(Case::Ed25519Memory, 12.0), (Case::Rs256Memory, 12.0), (Case::Ed25519Redis, 25.0), (Case::AccessToken, 16.0)];
+const BUDGETS: [(Case, f64); 4] = [
+    (Case::Ed25519Memory, 12.0),
+    (Case::Rs256Memory, 12.0),
+    (Case::Ed25519Redis, 25.0),
+    (Case::AccessToken, 16.0),
+];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Case {
@@ -111,10 +115,15 @@ fn signed(signer: &Signer) -> Vec<String> {
 /// The defaults, but for where it listens and keeps its data; and it looks for changes so rarely that it does not meanwhile.
 fn settings(dir: &Path, nonces: &str) -> Settings {
     let mut settings = Settings::default();
-    for address in [&mut settings.server.http_listen, &mut settings.server.grpc_listen, &mut settings.server.admin_listen] {
+    for address in [
+        &mut settings.server.http_listen,
+        &mut settings.server.grpc_listen,
+        &mut settings.server.admin_listen,
+    ] {
         *address = ListenAddress::Tcp((Ipv4Addr::LOCALHOST, 0).into());
     }
-    settings.database.url = format!("sqlite://{}?mode=rwc", dir.join("countersign.db").display()).parse().unwrap();
+    settings.database.url =
+        format!("sqlite://{}?mode=rwc", dir.join("countersign.db").display()).parse().unwrap();
     settings.nonce.url = nonces.parse().unwrap();
     settings.issuer.signing_keys_dir = dir.join("signing-keys");
     settings.registry.poll_interval = Duration::from_mins(1);
@@ -132,17 +141,28 @@ impl Service {
             let registry = app::registry(settings, "bench").await.unwrap();
             for signer in signers {
                 let username = Username::new(signer.username()).unwrap();
-                let new = NewPrincipal { scopes: Scopes::parse(SCOPES).unwrap(), ..NewPrincipal::named(username.clone()) };
+                let new = NewPrincipal {
+                    scopes: Scopes::parse(SCOPES).unwrap(),
+                    ..NewPrincipal::named(username.clone())
+                };
                 registry.add_principal(new).await.unwrap();
-                registry.add_key(&username, &signer.public_key().to_pem(), KeyTerms::default()).await.unwrap();
+                registry
+                    .add_key(&username, &signer.public_key().to_pem(), KeyTerms::default())
+                    .await
+                    .unwrap();
             }
             let listeners = Listeners::bind(settings).unwrap();
             let address = listeners.http.address().unwrap().tcp().unwrap();
-            let app = App::build(settings, LogControl::of_decisions(&settings.telemetry)).await.unwrap();
+            let app =
+                App::build(settings, LogControl::of_decisions(&settings.telemetry)).await.unwrap();
             let holder = registry.principals().await.unwrap()[0].username.clone();
             let issuer = app::issuer(settings, FirstKey::Make).await.unwrap();
             let minted = issuer.mint(&holder, MintTerms::default(), "bench").await.unwrap();
-            tokio::spawn(app.serve(listeners.open().unwrap(), std::future::pending(), std::future::pending()));
+            tokio::spawn(app.serve(
+                listeners.open().unwrap(),
+                std::future::pending(),
+                std::future::pending(),
+            ));
             Self { address, access_token: format!("Bearer {}", minted.access_token) }
         })
     }
@@ -178,7 +198,11 @@ fn ask(stream: &mut TcpStream, requests: &[String]) {
         while !answer[..length].ends_with(b"\r\n\r\n") {
             length += stream.read(&mut answer[length..]).unwrap();
         }
-        assert!(answer.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&answer[..length]));
+        assert!(
+            answer.starts_with(b"HTTP/1.1 200 "),
+            "{}",
+            String::from_utf8_lossy(&answer[..length])
+        );
     }
 }
 
@@ -190,9 +214,19 @@ struct Redis {
 
 impl Redis {
     fn start() -> Self {
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+        let port =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
         let process = Command::new("redis-server")
-            .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", "", "--appendonly", "no"])
+            .args([
+                "--bind",
+                "127.0.0.1",
+                "--port",
+                &port.to_string(),
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+            ])
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server is installed: apt-get install redis-server");

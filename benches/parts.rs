@@ -26,7 +26,8 @@ use std::{
 
 use async_trait::async_trait;
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA512,
+    ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256,
+    RSA_PKCS1_2048_8192_SHA512,
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use countersign::{
@@ -34,6 +35,7 @@ use countersign::{
     config::nonce::NonceSettings,
     domain::{
         algorithm::{Algorithm, KeyFamily},
+        auth_request::{AuthRequest, Body, Credentials, Door, OriginalRequest, Reported},
         decision::{Decision, Used},
         fence::{Fence, FenceMode},
         header_value,
@@ -41,7 +43,6 @@ use countersign::{
         key::{PrivateKey, VerifyingKey},
         key_set::{KeySet, KeySetContents, MostTrials},
         nonce::{Attempt, Claimed, NonceClaim},
-        presented::{Body, Credentials, Door, OriginalRequest, Presented, Stated},
         principal::{KeyId, KnownKey, KnownPrincipal, KnownTrust, PrincipalId, Username},
         scope::Scopes,
         time::{Tolerance, UnixMillis},
@@ -49,8 +50,8 @@ use countersign::{
     },
     engine::{
         ports::{
-            Answer, Clock, FetchFailure, IssuerKeySource, KeyDirectory, KeySetSource, NonceStore, RegistryError, Unavailable,
-            UsageStore,
+            Answer, Clock, FetchFailure, IssuerKeySource, KeyDirectory, KeySetSource, NonceStore,
+            RegistryError, Unavailable, UsageStore,
         },
         verify::{Policy, RequiredClaims, Verifier, VerifierPorts},
     },
@@ -73,7 +74,8 @@ use tokens::{Signer, sign};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const ALGORITHMS: [Algorithm; 4] = [Algorithm::Rs256, Algorithm::Rs512, Algorithm::EdDsa, Algorithm::Es256];
+const ALGORITHMS: [Algorithm; 4] =
+    [Algorithm::Rs256, Algorithm::Rs512, Algorithm::EdDsa, Algorithm::Es256];
 const SCOPES: &str = "orders:read orders:write";
 /// Claims that wait for Redis at the same time.
 const IN_FLIGHT: usize = 64;
@@ -88,7 +90,9 @@ fn parse(criterion: &mut Criterion) {
     for algorithm in ALGORITHMS {
         let token = token(&signer(algorithm));
         group.throughput(Throughput::Bytes(token.len() as u64));
-        group.bench_function(algorithm.name(), |bencher| bencher.iter(|| UntrustedToken::parse(black_box(&token)).unwrap()));
+        group.bench_function(algorithm.name(), |bencher| {
+            bencher.iter(|| UntrustedToken::parse(black_box(&token)).unwrap())
+        });
     }
     group.finish();
 }
@@ -113,16 +117,26 @@ fn verify(criterion: &mut Criterion) {
 
         let ours = VerifyingKey::new(signer.public_key());
         let (theirs, stock, name) = match algorithm {
-            Algorithm::Rs256 => {
-                (ParsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, spki), DecodingKey::from_rsa_pem(pem.as_bytes()), "RS256")
-            }
-            Algorithm::Rs512 => {
-                (ParsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA512, spki), DecodingKey::from_rsa_pem(pem.as_bytes()), "RS512")
-            }
-            Algorithm::EdDsa => (ParsedPublicKey::new(&ED25519, spki), DecodingKey::from_ed_pem(pem.as_bytes()), "EdDSA"),
-            Algorithm::Es256 => {
-                (ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, spki), DecodingKey::from_ec_pem(pem.as_bytes()), "ES256")
-            }
+            Algorithm::Rs256 => (
+                ParsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, spki),
+                DecodingKey::from_rsa_pem(pem.as_bytes()),
+                "RS256",
+            ),
+            Algorithm::Rs512 => (
+                ParsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA512, spki),
+                DecodingKey::from_rsa_pem(pem.as_bytes()),
+                "RS512",
+            ),
+            Algorithm::EdDsa => (
+                ParsedPublicKey::new(&ED25519, spki),
+                DecodingKey::from_ed_pem(pem.as_bytes()),
+                "EdDSA",
+            ),
+            Algorithm::Es256 => (
+                ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, spki),
+                DecodingKey::from_ec_pem(pem.as_bytes()),
+                "ES256",
+            ),
             other => panic!("{other} is not measured"),
         };
         let (theirs, stock) = (theirs.unwrap(), stock.unwrap());
@@ -132,16 +146,24 @@ fn verify(criterion: &mut Criterion) {
 
         let mut group = criterion.benchmark_group(format!("verify {algorithm}"));
         group.bench_function("VerifyingKey", |bencher| {
-            bencher.iter(|| assert!(ours.verify(algorithm, black_box(message.as_bytes()), &signature)));
+            bencher.iter(|| {
+                assert!(ours.verify(algorithm, black_box(message.as_bytes()), &signature))
+            });
         });
         group.bench_function("aws-lc-rs", |bencher| {
             bencher.iter(|| theirs.verify_sig(black_box(message.as_bytes()), &signature).unwrap());
         });
         group.bench_function("UntrustedToken, whole", |bencher| {
-            bencher.iter(|| assert!(UntrustedToken::parse(black_box(&token)).unwrap().verify(&ours, now).is_some()));
+            bencher.iter(|| {
+                assert!(
+                    UntrustedToken::parse(black_box(&token)).unwrap().verify(&ours, now).is_some()
+                )
+            });
         });
         group.bench_function("jsonwebtoken, whole", |bencher| {
-            bencher.iter(|| jsonwebtoken::decode::<Claims>(black_box(&token), &stock, &validation).unwrap());
+            bencher.iter(|| {
+                jsonwebtoken::decode::<Claims>(black_box(&token), &stock, &validation).unwrap()
+            });
         });
         group.finish();
     }
@@ -150,17 +172,26 @@ fn verify(criterion: &mut Criterion) {
 fn headers(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("header value");
     let (plain, scopes) = ("orders-service@example.com", Scopes::parse(SCOPES).unwrap());
-    group.bench_function("plain name", |bencher| bencher.iter(|| header_value::encode(black_box(plain))));
+    group.bench_function("plain name", |bencher| {
+        bencher.iter(|| header_value::encode(black_box(plain)))
+    });
     group.bench_function("name to be encoded", |bencher| {
         bencher.iter(|| header_value::encode(black_box("Bestell-Dienst Köln 100 %")));
     });
-    group.bench_function("scopes", |bencher| bencher.iter(|| header_value::encode_scopes(black_box(&scopes))));
+    group.bench_function("scopes", |bencher| {
+        bencher.iter(|| header_value::encode_scopes(black_box(&scopes)))
+    });
     group.finish();
 }
 
 fn nonces_in_memory(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("claim in memory");
-    let store = MemoryNonceStore::new(1_000_000, Fence::since(UnixMillis(0), Tolerance::DEFAULT), FenceMode::MintedBefore).unwrap();
+    let store = MemoryNonceStore::new(
+        1_000_000,
+        Fence::since(UnixMillis(0), Tolerance::DEFAULT),
+        FenceMode::MintedBefore,
+    )
+    .unwrap();
     // Time passes so fast that half of the store is filled with live nonces, and others expire all the time.
     let (mut number, start) = (0_i64, 1_700_000_000_000);
     group.bench_function("fresh, others expiring", |bencher| {
@@ -178,7 +209,9 @@ fn nonces_in_memory(criterion: &mut Criterion) {
     });
     let now = UnixMillis(start + number / 12);
     claim(&store, "taken", now);
-    group.bench_function("replayed", |bencher| bencher.iter(|| claim(&store, black_box("taken"), now)));
+    group.bench_function("replayed", |bencher| {
+        bencher.iter(|| claim(&store, black_box("taken"), now))
+    });
     group.finish();
 }
 
@@ -188,13 +221,24 @@ fn claim(store: &MemoryNonceStore, nonce: &str, now: UnixMillis) -> Claimed {
 
 fn a_claim(nonce: &str, now: UnixMillis) -> NonceClaim<'_> {
     let valid_until = now.saturating_add(Tolerance::DEFAULT.duration());
-    NonceClaim { principal: PrincipalId(1), nonce, token_time: now, valid_until, now, attempt: Attempt::Unique(1) }
+    NonceClaim {
+        principal: PrincipalId(1),
+        nonce,
+        token_time: now,
+        valid_until,
+        now,
+        attempt: Attempt::Unique(1),
+    }
 }
 
 /// The engine between a directory and a nonce store that cost nothing, counting, and writing its log to nowhere.
 fn decide(criterion: &mut Criterion) {
-    let log = tracing_subscriber::fmt::layer().with_writer(std::io::sink).json().flatten_event(true);
-    tracing_subscriber::registry().with(EnvFilter::new("info")).with(log.with_current_span(false).with_span_list(false)).init();
+    let log =
+        tracing_subscriber::fmt::layer().with_writer(std::io::sink).json().flatten_event(true);
+    tracing_subscriber::registry()
+        .with(EnvFilter::new("info"))
+        .with(log.with_current_span(false).with_span_list(false))
+        .init();
 
     let clock = Arc::new(Stopped(SystemTime::now().into()));
     let mut group = criterion.benchmark_group("decide");
@@ -203,13 +247,23 @@ fn decide(criterion: &mut Criterion) {
         let key = VerifyingKey::new(known.public_key());
         let key = KnownKey::new(KeyId(1), key, Scopes::parse(SCOPES).unwrap(), None, None);
         let username = Username::new(known.username()).unwrap();
-        let principal =
-            Arc::new(KnownPrincipal::new(PrincipalId(1), username.clone(), true, Scopes::default()).with_keys(vec![key]));
-        let own = Arc::new(SigningKey::new(PrivateKey::generate(algorithm.family(), 2048).unwrap(), Some(algorithm)));
+        let principal = Arc::new(
+            KnownPrincipal::new(PrincipalId(1), username.clone(), true, Scopes::default())
+                .with_keys(vec![key]),
+        );
+        let own = Arc::new(SigningKey::new(
+            PrivateKey::generate(algorithm.family(), 2048).unwrap(),
+            Some(algorithm),
+        ));
         let own = Arc::new(IssuerKeys::asymmetric(Arc::clone(&own), vec![own]));
         let access_token = access_token(&own, &principal);
         let with = |principals: &[&Arc<KnownPrincipal>], claimed| {
-            let directory = Known(principals.iter().map(|principal| (principal.username.clone(), Arc::clone(principal))).collect());
+            let directory = Known(
+                principals
+                    .iter()
+                    .map(|principal| (principal.username.clone(), Arc::clone(principal)))
+                    .collect(),
+            );
             let policy = Policy {
                 scheme: "JWT".into(),
                 tolerance: Tolerance::DEFAULT,
@@ -241,9 +295,14 @@ fn decide(criterion: &mut Criterion) {
         ] {
             group.bench_function(format!("{algorithm} {name}"), |bencher| {
                 bencher.iter(|| {
-                    let verdict =
-                        verifier.decide(black_box(&presented(authorization))).now_or_never().expect("nothing is waited for");
-                    assert_eq!(matches!(verdict.result, Ok(Decision::Allow(_))), name.starts_with("allow"));
+                    let verdict = verifier
+                        .decide(black_box(&presented(authorization)))
+                        .now_or_never()
+                        .expect("nothing is waited for");
+                    assert_eq!(
+                        matches!(verdict.result, Ok(Decision::Allow(_))),
+                        name.starts_with("allow")
+                    );
                     verdict
                 });
             });
@@ -252,16 +311,16 @@ fn decide(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn presented(authorization: &str) -> Presented<'_> {
-    Presented {
+fn presented(authorization: &str) -> AuthRequest<'_> {
+    AuthRequest {
         request: OriginalRequest {
-            method: Stated::As("GET"),
-            scheme: Stated::As("https"),
-            host: Stated::As("api.example.com"),
-            path: Stated::As("/orders/1017?page=2"),
+            method: Reported::Value("GET"),
+            scheme: Reported::Value("https"),
+            host: Reported::Value("api.example.com"),
+            path: Reported::Value("/orders/1017?page=2"),
             body: Body::Unseen,
         },
-        ..Presented::alone(Door::Http, Credentials::One(authorization))
+        ..AuthRequest::alone(Door::Http, Credentials::One(authorization))
     }
 }
 
@@ -276,7 +335,11 @@ impl Clock for Stopped {
 struct Known(HashMap<Username, Arc<KnownPrincipal>>);
 
 impl KeyDirectory for Known {
-    fn lookup<'a>(&'a self, username: &'a Username, _: UnixMillis) -> Answer<'a, Result<Option<Arc<KnownPrincipal>>, Unavailable>> {
+    fn lookup<'a>(
+        &'a self,
+        username: &'a Username,
+        _: UnixMillis,
+    ) -> Answer<'a, Result<Option<Arc<KnownPrincipal>>, Unavailable>> {
         Answer::ready(Ok(self.0.get(username).cloned()))
     }
 
@@ -383,8 +446,14 @@ fn nonces_in_redis(criterion: &mut Criterion) {
     let run = fastrand::u64(..);
     let nonce = || format!("{run:016x}{:06x}", next.replace(next.get() + 1));
 
-    let settings = NonceSettings { url: server.url.parse().unwrap(), timeout: Duration::from_secs(5), ..NonceSettings::default() };
-    let store = RedisNonceStore::new(&settings, Tolerance::DEFAULT, Arc::new(SystemClock)).unwrap().unwrap();
+    let settings = NonceSettings {
+        url: server.url.parse().unwrap(),
+        timeout: Duration::from_secs(5),
+        ..NonceSettings::default()
+    };
+    let store = RedisNonceStore::new(&settings, Tolerance::DEFAULT, Arc::new(SystemClock))
+        .unwrap()
+        .unwrap();
     group.bench_function("RedisNonceStore", |bencher| {
         bencher.iter_custom(|count| {
             runtime.block_on(in_flight(count, async || {
@@ -396,13 +465,19 @@ fn nonces_in_redis(criterion: &mut Criterion) {
 
     let client = redis::Client::open(&*server.url).unwrap();
     let config = AsyncConnectionConfig::new().set_response_timeout(None);
-    let connection = runtime.block_on(client.get_multiplexed_async_connection_with_config(&config)).unwrap();
+    let connection =
+        runtime.block_on(client.get_multiplexed_async_connection_with_config(&config)).unwrap();
     group.bench_function("redis-rs, one shared connection", |bencher| {
-        bencher.iter_custom(|count| runtime.block_on(in_flight(count, async || set(&nonce(), &mut connection.clone()).await)));
+        bencher.iter_custom(|count| {
+            runtime
+                .block_on(in_flight(count, async || set(&nonce(), &mut connection.clone()).await))
+        });
     });
 
-    let pool =
-        deadpool_redis::Pool::builder(deadpool_redis::Manager::new(&*server.url).unwrap()).max_size(POOL_SIZE).build().unwrap();
+    let pool = deadpool_redis::Pool::builder(deadpool_redis::Manager::new(&*server.url).unwrap())
+        .max_size(POOL_SIZE)
+        .build()
+        .unwrap();
     group.bench_function("deadpool, 16 connections, as it comes", |bencher| {
         bencher.iter_custom(|count| {
             runtime.block_on(in_flight(count, async || {
@@ -416,7 +491,12 @@ fn nonces_in_redis(criterion: &mut Criterion) {
 
 async fn set(nonce: &str, connection: &mut impl redis::aio::ConnectionLike) {
     let mut command = redis::cmd("SET");
-    command.arg(format!("countersign:nonce:1:n{nonce}")).arg([0_u8; 16].as_slice()).arg("NX").arg("EX").arg(21);
+    command
+        .arg(format!("countersign:nonce:1:n{nonce}"))
+        .arg([0_u8; 16].as_slice())
+        .arg("NX")
+        .arg("EX")
+        .arg(21);
     let answer: Option<redis::Value> = command.query_async(connection).await.unwrap();
     assert!(answer.is_some());
 }
@@ -442,10 +522,21 @@ struct RedisServer {
 
 impl RedisServer {
     fn start() -> Self {
-        let address =
-            SocketAddr::from((Ipv4Addr::LOCALHOST, TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()));
+        let address = SocketAddr::from((
+            Ipv4Addr::LOCALHOST,
+            TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port(),
+        ));
         let process = Command::new("redis-server")
-            .args(["--bind", "127.0.0.1", "--port", &address.port().to_string(), "--save", "", "--appendonly", "no"])
+            .args([
+                "--bind",
+                "127.0.0.1",
+                "--port",
+                &address.port().to_string(),
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+            ])
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server is installed");

@@ -33,20 +33,20 @@ use countersign::{
     config::registry::RegistrySettings,
     domain::{
         algorithm::{Algorithm, KeyFamily},
+        auth_request::{AuthRequest, Credentials, Door},
         decision::{Decision, DenialCode, Used},
         issuer_keys::{IssuerKeys, SigningKey},
         key::{Jwk, PrivateKey, PublicKey, VerifyingKey},
         key_set::{KeySet, KeySetContents, MostTrials},
         nonce::{Claimed, NonceClaim},
-        presented::{Credentials, Door, Presented},
         principal::{KeyId, KnownKey, KnownPrincipal, KnownTrust, PrincipalId, TrustId, Username},
         scope::Scopes,
         time::{Tolerance, UnixMillis},
     },
     engine::{
         ports::{
-            Answer, Clock, FetchFailure, IssuerKeySource, KeyDirectory, KeySetSource, NonceStore, PrincipalSource, RegistryChange,
-            RegistryError, Unavailable, UsageLog,
+            Answer, Clock, FetchFailure, IssuerKeySource, KeyDirectory, KeySetSource, NonceStore,
+            PrincipalSource, RegistryChange, RegistryError, Unavailable, UsageLog,
         },
         verify::{Policy, RequiredClaims, Verifier, VerifierPorts},
     },
@@ -72,7 +72,8 @@ const THRESHOLD: f64 = 4.5;
 const WARM_UP: usize = 500;
 
 /// Who is named. The first is nobody, and all others are compared with it.
-const KINDS: [&str; 5] = ["nobody", "one key", "five keys", "disabled, five keys", "one key, one trust"];
+const KINDS: [&str; 5] =
+    ["nobody", "one key", "five keys", "disabled, five keys", "one key, one trust"];
 /// How many there are of each kind: what is particular to a name is nothing that its kind could be told by.
 const NAMES: usize = 4;
 /// How a token names its key. What a name picks, a trusted set has.
@@ -84,18 +85,24 @@ fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut can_be_told = false;
     let mut are_alike = false;
-    println!("{:<8} {:<14} {:<36} {:>10} {:>10} {:>8}", "alg", "kid", "kind", "mean us", "diff ns", "t");
+    println!(
+        "{:<8} {:<14} {:<36} {:>10} {:>10} {:>8}",
+        "alg", "kid", "kind", "mean us", "diff ns", "t"
+    );
     for algorithm in [Algorithm::EdDsa, Algorithm::Rs256] {
         let verifier = runtime.block_on(verifier(algorithm));
         let forger = PrivateKey::generate(algorithm.family(), 2048).unwrap();
         // One verification, which all else is measured by.
-        let nobody: Vec<String> =
-            (0..NAMES).map(|number| forged(&forger, algorithm, &username(0, number), "a fingerprint")).collect();
+        let nobody: Vec<String> = (0..NAMES)
+            .map(|number| forged(&forger, algorithm, &username(0, number), "a fingerprint"))
+            .collect();
         let one = measure(&verifier, &std::array::from_fn(|_| nobody.clone()))[0].clone();
         let verification = quick_mean(&one);
         for key_id in KEY_IDS {
             let tokens: [Vec<String>; KINDS.len()] = std::array::from_fn(|kind| {
-                (0..NAMES).map(|number| forged(&forger, algorithm, &username(kind, number), key_id)).collect()
+                (0..NAMES)
+                    .map(|number| forged(&forger, algorithm, &username(kind, number), key_id))
+                    .collect()
             });
             let samples = measure(&verifier, &tokens);
             for (kind, theirs) in KINDS.iter().zip(&samples).skip(1) {
@@ -126,9 +133,15 @@ fn measure(verifier: &Verifier, tokens: &[Vec<String>; KINDS.len()]) -> [Vec<f64
     for round in 0..WARM_UP + SAMPLES {
         fastrand::shuffle(&mut order);
         for kind in &order {
-            let presented = Presented::alone(Door::Http, Credentials::One(&tokens[*kind][fastrand::usize(..NAMES)]));
+            let presented = AuthRequest::alone(
+                Door::Http,
+                Credentials::One(&tokens[*kind][fastrand::usize(..NAMES)]),
+            );
             let began = Instant::now();
-            let verdict = verifier.decide(black_box(&presented)).now_or_never().expect("nothing is waited for");
+            let verdict = verifier
+                .decide(black_box(&presented))
+                .now_or_never()
+                .expect("nothing is waited for");
             let took = began.elapsed();
             let Ok(Decision::Deny(denial)) = verdict.result else { panic!("{verdict:?}") };
             assert_eq!(denial.reason.code(), DenialCode::InvalidToken, "{denial:?}");
@@ -155,13 +168,17 @@ impl Difference {
     }
 
     fn is_there(&self) -> bool {
-        self.t.abs() >= THRESHOLD || self.nanoseconds.abs() >= self.verification * VERIFICATION_SHARE
+        self.t.abs() >= THRESHOLD
+            || self.nanoseconds.abs() >= self.verification * VERIFICATION_SHARE
     }
 
     fn print(&self, algorithm: Algorithm, key_id: &str, kind: &str) {
         let mark = if self.is_there() { "  <" } else { "" };
         let (name, mean) = (algorithm.name(), self.mean / 1e3);
-        println!("{name:<8} {key_id:<14} {kind:<36} {mean:>10.2} {:>10.1} {:>8.2}{mark}", self.nanoseconds, self.t);
+        println!(
+            "{name:<8} {key_id:<14} {kind:<36} {mean:>10.2} {:>10.1} {:>8.2}{mark}",
+            self.nanoseconds, self.t
+        );
     }
 }
 
@@ -169,7 +186,12 @@ impl Difference {
 fn quick_mean(samples: &[f64]) -> f64 {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a number of samples")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a number of samples"
+    )]
     sorted.truncate((samples.len() as f64 * (1.0 - CUT_OFF)) as usize);
     mean(&sorted)
 }
@@ -204,7 +226,11 @@ fn forged(key: &PrivateKey, algorithm: Algorithm, username: &str, key_id: &str) 
         _ => json!({ "alg": algorithm.name(), "kid": key.public_key().fingerprint().to_string() }),
     };
     let time = NOW.seconds();
-    let input = format!("{}.{}", part(&header), part(&json!({ "username": username, "time": time, "nonce": "0123456789" })));
+    let input = format!(
+        "{}.{}",
+        part(&header),
+        part(&json!({ "username": username, "time": time, "nonce": "0123456789" }))
+    );
     let signature = BASE64_URL_SAFE_NO_PAD.encode(key.sign(algorithm, input.as_bytes()).unwrap());
     format!("JWT {input}.{signature}")
 }
@@ -214,12 +240,15 @@ async fn verifier(algorithm: Algorithm) -> Verifier {
     let key_sets = Arc::new(OneKeySet::of(new_key(algorithm).public_key()));
     let source = Arc::new(Registry(algorithm));
     let (directory, mut follower) =
-        CachedDirectory::start(source, Arc::clone(&key_sets) as _, &RegistrySettings::default()).await.unwrap();
+        CachedDirectory::start(source, Arc::clone(&key_sets) as _, &RegistrySettings::default())
+            .await
+            .unwrap();
     // The principals, that there are no more of them, and their names.
     for _ in 0..3 {
         follower.warm().await.unwrap();
     }
-    let own = Arc::new(SigningKey::new(PrivateKey::generate(KeyFamily::Ed25519, 2048).unwrap(), None));
+    let own =
+        Arc::new(SigningKey::new(PrivateKey::generate(KeyFamily::Ed25519, 2048).unwrap(), None));
     let policy = Policy {
         authorities: Box::default(),
         scheme: "JWT".into(),
@@ -232,7 +261,10 @@ async fn verifier(algorithm: Algorithm) -> Verifier {
         clock: Arc::new(Stopped),
         directory: Arc::new(Unhurried(directory)),
         key_sets,
-        issuer_keys: Arc::new(OwnKeys(Arc::new(IssuerKeys::asymmetric(Arc::clone(&own), vec![own])))),
+        issuer_keys: Arc::new(OwnKeys(Arc::new(IssuerKeys::asymmetric(
+            Arc::clone(&own),
+            vec![own],
+        )))),
         nonces: Arc::new(NoNonces),
         usage: Arc::new(NoUsage),
     };
@@ -255,7 +287,15 @@ impl Registry {
             _ => (true, 1, 1),
         };
         let id = PrincipalId(i64::try_from(kind * NAMES + number).unwrap());
-        let key = |id| KnownKey::new(KeyId(id), VerifyingKey::new(new_key(self.0).public_key()), Scopes::default(), None, None);
+        let key = |id| {
+            KnownKey::new(
+                KeyId(id),
+                VerifyingKey::new(new_key(self.0).public_key()),
+                Scopes::default(),
+                None,
+                None,
+            )
+        };
         let trust = |id| KnownTrust { id: TrustId(id), url: "https://keys.example/".into() };
         let username = Username::new(&username(kind, number)).unwrap();
         let known = KnownPrincipal::new(id, username, is_active, Scopes::default());
@@ -269,13 +309,23 @@ impl PrincipalSource for Registry {
         Err(RegistryError::Store("everything was read".into()))
     }
 
-    async fn load_page(&self, after: Option<PrincipalId>, limit: u64) -> Result<Vec<KnownPrincipal>, RegistryError> {
+    async fn load_page(
+        &self,
+        after: Option<PrincipalId>,
+        limit: u64,
+    ) -> Result<Vec<KnownPrincipal>, RegistryError> {
         let all = (1..KINDS.len()).flat_map(|kind| (0..NAMES).map(move |number| (kind, number)));
-        let all = all.map(|(kind, number)| self.principal(kind, number)).filter(|known| after.is_none_or(|after| known.id > after));
+        let all = all
+            .map(|(kind, number)| self.principal(kind, number))
+            .filter(|known| after.is_none_or(|after| known.id > after));
         Ok(all.take(limit.try_into().unwrap()).collect())
     }
 
-    async fn names_page(&self, _: Option<PrincipalId>, _: u64) -> Result<Vec<(PrincipalId, Username)>, RegistryError> {
+    async fn names_page(
+        &self,
+        _: Option<PrincipalId>,
+        _: u64,
+    ) -> Result<Vec<(PrincipalId, Username)>, RegistryError> {
         Ok(Vec::new())
     }
 
@@ -291,7 +341,10 @@ impl PrincipalSource for Registry {
         Ok(Vec::new())
     }
 
-    async fn usernames(&self, _: &[PrincipalId]) -> Result<Vec<(PrincipalId, Username)>, RegistryError> {
+    async fn usernames(
+        &self,
+        _: &[PrincipalId],
+    ) -> Result<Vec<(PrincipalId, Username)>, RegistryError> {
         Ok(Vec::new())
     }
 

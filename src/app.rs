@@ -1,31 +1,33 @@
 //! The only place that builds adapters and wires them together.
 
-mod apart;
 mod clock;
+mod commands;
 mod descriptors;
 mod importing;
 mod issuing;
 mod migrating;
+mod observability;
 mod signing_keys;
-mod watching;
 #[cfg(test)]
 mod world;
 
 use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 
 pub use crate::telemetry::log::LogControl;
-pub use apart::{Check, FirstKey, Shown, check, explain, issuer, registry, show};
 pub use clock::SystemClock;
+pub use commands::{Check, DemoAnswers, FirstKey, check, explain, issuer, registry, show};
 use futures_util::future::{FusedFuture as _, FutureExt as _};
 pub use importing::{LegacySystem, LegacyUsers, import, legacy_source};
-pub use migrating::{MigrationState, MigrationStep, migrate_down, migrate_up, migrate_up_telling, migration_status};
+pub use migrating::{
+    MigrationState, MigrationStep, migrate_down, migrate_up, migrate_up_telling, migration_status,
+};
 pub use signing_keys::{ListedKey, SigningKeyError, rotate_signing_key, signing_keys};
 use tokio::{
     sync::{oneshot, watch},
     task::JoinSet,
 };
 
-use self::watching::Watching;
+use self::observability::Observability;
 use crate::{
     config::{
         ListenAddress, Secret, Settings,
@@ -35,15 +37,17 @@ use crate::{
     domain::{fence::Fence, key::KeyError, time::Tolerance},
     doors::{
         grpc::{GrpcDoor, GrpcError},
-        http::{AdminDoor, BadHeaderName, HttpDoor, Language, TokenDoor},
-        listen::{Bound, Inherited, InheritedError, ListenError, Listener, Listening, Stage, Stages},
+        http::{AdminDoor, BadHeaderName, HttpDoor, ResponseConfig, TokenDoor},
+        listen::{
+            Bound, Inherited, InheritedError, ListenError, Listener, Listening, Stage, Stages,
+        },
         tls::{ServerTls, TlsError},
     },
     engine::{
         issue::Issuer,
         ports::{
-            ChangeHints, Clock, FetchReports, IssuerKeySource, KeyDirectory, KeySetSource, NonceStore, PrincipalSource,
-            RegistryError, RegistryStore, Unavailable, UsageStore,
+            ChangeHints, Clock, FetchReports, IssuerKeySource, KeyDirectory, KeySetSource,
+            NonceStore, PrincipalSource, RegistryError, RegistryStore, Unavailable, UsageStore,
         },
         readiness::Readiness,
         registry::Registry,
@@ -51,12 +55,12 @@ use crate::{
     },
     stores::{
         cache::{CachedDirectory, Follower},
-        hints::{HintListener, LocalHints, NoHints, RedisHints},
         jwks::{FetcherError, JwksCache, Refresher},
         nonce::{
             memory::MemoryNonceStore,
             redis::{BadRedis, RedisNonceStore},
         },
+        notify::{HintListener, LocalHints, NoHints, RedisHints},
         redis::RedisAccess,
         signing_keys::SigningKeyFolder,
         sql::{ConnectError, Database, Keeper, SchemaError, SqlRegistry, connect},
@@ -103,7 +107,9 @@ pub enum AppError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// An address cannot be listened on.
-    #[error("cannot listen on {address} (`{key}`): {source}; stop the process that uses it, or choose another address")]
+    #[error(
+        "cannot listen on {address} (`{key}`): {source}; stop the process that uses it, or choose another address"
+    )]
     Listen {
         /// The setting.
         key: &'static str,
@@ -198,14 +204,23 @@ impl Listeners {
                 source,
             })
         };
-        Ok(Self { http: bind(ListenerName::Http)?, grpc: bind(ListenerName::Grpc)?, admin: bind(ListenerName::Admin)? })
+        Ok(Self {
+            http: bind(ListenerName::Http)?,
+            grpc: bind(ListenerName::Grpc)?,
+            admin: bind(ListenerName::Admin)?,
+        })
     }
 
     /// Lets others connect, once decisions can be made. To be called on a runtime.
     pub fn open(self) -> Result<OpenListeners, AppError> {
         let open = |listener, bound: Bound| {
-            let address = bound.address().unwrap_or_else(|_| ListenAddress::Tcp(([0, 0, 0, 0], 0).into()));
-            bound.open().map_err(|source| AppError::Listen { key: listen_key(listener), address, source })
+            let address =
+                bound.address().unwrap_or_else(|_| ListenAddress::Tcp(([0, 0, 0, 0], 0).into()));
+            bound.open().map_err(|source| AppError::Listen {
+                key: listen_key(listener),
+                address,
+                source,
+            })
         };
         Ok(OpenListeners {
             http: open(ListenerName::Http, self.http)?,
@@ -243,7 +258,7 @@ pub struct App {
     admin_tls: Option<ServerTls>,
     readiness: Readiness,
     limits: Limits,
-    watching: Watching,
+    observability: Observability,
 }
 
 /// How long the service goes on after it was told to stop, and how much it serves at a time.
@@ -269,13 +284,17 @@ struct Background {
 impl App {
     /// Connects the stores and puts the service together; migrates the database first where the settings say so.
     pub async fn build(settings: &Settings, log: LogControl) -> Result<Self, AppError> {
-        let watching = Watching::begin(&settings.telemetry)?;
-        let foundation = Foundation::lay(settings).await?;
+        let observability = Observability::start(&settings.telemetry)?;
+        let shared = Shared::connect(settings).await?;
         let tls = ServerTls::load(&settings.server.tls, TlsKeys::SERVER)?;
         let admin_tls = ServerTls::load(&settings.admin.tls, TlsKeys::ADMIN)?;
-        let Foundation { clock, store, key_sets, .. } = &foundation;
-        let (directory, follower) =
-            CachedDirectory::start(Arc::clone(store) as Arc<dyn PrincipalSource>, Arc::clone(key_sets), &settings.registry).await?;
+        let Shared { clock, store, key_sets, .. } = &shared;
+        let (directory, follower) = CachedDirectory::start(
+            Arc::clone(store) as Arc<dyn PrincipalSource>,
+            Arc::clone(key_sets),
+            &settings.registry,
+        )
+        .await?;
         let known = Arc::clone(&directory);
         let directory: Arc<dyn KeyDirectory> = Arc::new(directory);
         let Nonces { port: nonces, redis } = Nonces::new(settings, clock)?;
@@ -283,7 +302,9 @@ impl App {
             redis.start().await?;
         }
         let (usage, usage_writer) = BatchedUsage::new(Arc::clone(store) as Arc<dyn UsageStore>);
-        let listener = redis.as_ref().map(|redis| HintListener::new(redis.access().clone(), Arc::clone(&directory)));
+        let listener = redis
+            .as_ref()
+            .map(|redis| HintListener::new(redis.access().clone(), Arc::clone(&directory)));
         let signing_keys = SigningKeyFolder::open(&settings.issuer, clock.now())?;
         let ports = VerifierPorts {
             clock: Arc::clone(clock),
@@ -293,15 +314,35 @@ impl App {
             nonces: Arc::clone(&nonces),
             usage,
         };
-        let observer = Arc::new(DecisionObserver::new(Arc::clone(log.decisions()), &watching.metrics, watching.traces.clone()));
-        let verifier = Arc::new(Verifier::new(policy(settings), ports.clone(), Arc::clone(&observer)).map_err(AppError::Decoys)?);
-        let local_hints: Arc<dyn ChangeHints> = Arc::new(LocalHints::new(Arc::clone(&directory), change_hints(settings)?));
-        let token_observer = Arc::new(TokenObserver::new(&watching.metrics));
-        let issuer =
-            issuing::build(settings, &ports, store, Arc::clone(&local_hints), Arc::clone(&verifier), observer, token_observer)?;
-        let readiness = Readiness::new(Arc::clone(clock), Arc::clone(&directory), nonces, Arc::new(foundation.database.clone()));
-        watching.observe(&known, &foundation.cached_sets, &readiness, redis.clone(), log.clone());
-        let language = Arc::new(language(settings));
+        let observer = Arc::new(DecisionObserver::new(
+            Arc::clone(log.decisions()),
+            &observability.metrics,
+            observability.traces.clone(),
+        ));
+        let verifier = Arc::new(
+            Verifier::new(policy(settings), ports.clone(), Arc::clone(&observer))
+                .map_err(AppError::Decoys)?,
+        );
+        let local_hints: Arc<dyn ChangeHints> =
+            Arc::new(LocalHints::new(Arc::clone(&directory), change_hints(settings)?));
+        let token_observer = Arc::new(TokenObserver::new(&observability.metrics));
+        let issuer = issuing::build(
+            settings,
+            &ports,
+            store,
+            Arc::clone(&local_hints),
+            Arc::clone(&verifier),
+            observer,
+            token_observer,
+        )?;
+        let readiness = Readiness::new(
+            Arc::clone(clock),
+            Arc::clone(&directory),
+            nonces,
+            Arc::new(shared.database.clone()),
+        );
+        observability.observe(&known, &shared.cached_sets, &readiness, redis.clone(), log.clone());
+        let responses = Arc::new(responses(settings));
         let url_prefix: Arc<str> = settings.server.url_prefix.as_str().into();
         let admin_token = admin_token(&settings.admin)?;
         let tokens = TokenDoor {
@@ -316,25 +357,25 @@ impl App {
             http: HttpDoor::new(
                 Arc::clone(&verifier),
                 tokens,
-                Arc::clone(&language),
+                Arc::clone(&responses),
                 Arc::clone(&url_prefix),
                 settings.server.max_in_flight as usize,
             )?,
             grpc: GrpcDoor {
                 verifier: Arc::clone(&verifier),
                 readiness: readiness.clone(),
-                language: Arc::clone(&language),
+                responses: Arc::clone(&responses),
                 max_message: settings.server.grpc.max_message,
                 max_in_flight: settings.server.max_in_flight as usize,
             },
             admin: AdminDoor {
-                registry: foundation.registry(local_hints, "admin-api"),
+                registry: shared.registry(local_hints, "admin-api"),
                 issuer: issuer.clone(),
                 verifier,
-                metrics: watching.metrics.clone(),
+                metrics: observability.metrics.clone(),
                 log,
                 readiness: readiness.clone(),
-                scheme: language.scheme().into(),
+                scheme: responses.scheme().into(),
                 url_prefix,
                 token: admin_token,
                 allowed_hosts: settings.admin.allowed_hosts.clone(),
@@ -343,9 +384,9 @@ impl App {
                 api_key_lifetime: settings.issuer.api_key_lifetime,
             },
             background: Background {
-                keeper: Keeper::new(foundation.database, move || directory.look()),
+                keeper: Keeper::new(shared.database, move || directory.look()),
                 follower,
-                refresher: foundation.refresher,
+                refresher: shared.refresher,
                 listener,
                 usage_writer,
                 signing_keys,
@@ -355,8 +396,11 @@ impl App {
             tls,
             admin_tls,
             readiness,
-            limits: Limits { drain: settings.server.drain, max_connections: settings.server.max_connections as usize },
-            watching,
+            limits: Limits {
+                drain: settings.server.drain,
+                max_connections: settings.server.max_connections as usize,
+            },
+            observability,
         })
     }
 
@@ -391,16 +435,19 @@ impl App {
         let watched = [&self.tls, &self.admin_tls].into_iter().flatten().cloned();
         let watchers: Vec<_> = watched.map(|tls| tokio::spawn(tls.watch())).collect();
         let stages = Stages::default();
-        let [http, grpc, admin] = ConnectionCounts::of_all(&self.watching.metrics).map(|counts| Listening {
-            max_connections: connections,
-            stages: stages.clone(),
-            counts,
-        });
+        let [http, grpc, admin] =
+            ConnectionCounts::of_all(&self.observability.metrics).map(|counts| Listening {
+                max_connections: connections,
+                stages: stages.clone(),
+                counts,
+            });
         let mut http = self.http.serve(listeners.http, self.tls.as_ref(), http)?;
         let mut grpc = self.grpc.serve(listeners.grpc, self.tls.as_ref(), grpc)?;
         let mut admin = self.admin.serve(listeners.admin, self.admin_tls.as_ref(), admin)?;
-        let mut all_ended =
-            std::pin::pin!(async { tokio::try_join!(http.ended(), grpc.ended(), admin.ended()).map(|_| ()) }.fuse());
+        let mut all_ended = std::pin::pin!(
+            async { tokio::try_join!(http.ended(), grpc.ended(), admin.ended()).map(|_| ()) }
+                .fuse()
+        );
 
         let mut ended = tokio::select! {
             () = shutdown => Ok(()),
@@ -434,14 +481,14 @@ impl App {
         for watcher in watchers {
             watcher.abort();
         }
-        self.watching.end().await;
+        self.observability.end().await;
         tracing::info!("stopped");
         ended.map_err(Into::into)
     }
 }
 
 /// What the service and the command line both stand on.
-struct Foundation {
+struct Shared {
     clock: Arc<dyn Clock>,
     database: Database,
     store: Arc<SqlRegistry>,
@@ -450,9 +497,9 @@ struct Foundation {
     refresher: Refresher,
 }
 
-impl Foundation {
+impl Shared {
     /// Connects the database, and migrates it first where the settings say so.
-    async fn lay(settings: &Settings) -> Result<Self, AppError> {
+    async fn connect(settings: &Settings) -> Result<Self, AppError> {
         use_one_crypto_library();
         if settings.database.migrates_at_start() {
             Box::pin(migrate_up(&settings.database)).await?;
@@ -462,7 +509,14 @@ impl Foundation {
         let store = Arc::new(SqlRegistry::new(database.clone()));
         let reports = Arc::clone(&store) as Arc<dyn FetchReports>;
         let (cached_sets, refresher) = JwksCache::new(&settings.jwks, Arc::clone(&clock), reports)?;
-        Ok(Self { clock, database, store, key_sets: Arc::new(Arc::clone(&cached_sets)), cached_sets, refresher })
+        Ok(Self {
+            clock,
+            database,
+            store,
+            key_sets: Arc::new(Arc::clone(&cached_sets)),
+            cached_sets,
+            refresher,
+        })
     }
 
     fn registry(&self, hints: Arc<dyn ChangeHints>, actor: &str) -> Registry {
@@ -481,7 +535,8 @@ fn change_hints(settings: &Settings) -> Result<Arc<dyn ChangeHints>, AppError> {
 
 fn admin_token(settings: &AdminSettings) -> Result<Option<Secret>, AppError> {
     let Some(file) = &settings.token_file else { return Ok(settings.token.clone()) };
-    let token = std::fs::read_to_string(file).map_err(|source| AppError::AdminToken { file: file.clone(), source })?;
+    let token = std::fs::read_to_string(file)
+        .map_err(|source| AppError::AdminToken { file: file.clone(), source })?;
     let token = token.trim();
     if token.is_empty() {
         let source = std::io::Error::other("it is empty");
@@ -505,11 +560,15 @@ impl Nonces {
         let tolerance = tolerance(settings);
         if let Some(store) = RedisNonceStore::new(&settings.nonce, tolerance, Arc::clone(clock)) {
             let store = store?;
-            return Ok(Self { port: Arc::clone(&store) as Arc<dyn NonceStore>, redis: Some(store) });
+            return Ok(Self {
+                port: Arc::clone(&store) as Arc<dyn NonceStore>,
+                redis: Some(store),
+            });
         }
         let fence = Fence::since(clock.now(), tolerance);
-        let store = MemoryNonceStore::new(settings.nonce.memory_entries, fence, settings.nonce.fence)
-            .map_err(|_| AppError::NoRandomness)?;
+        let store =
+            MemoryNonceStore::new(settings.nonce.memory_entries, fence, settings.nonce.fence)
+                .map_err(|_| AppError::NoRandomness)?;
         Ok(Self { port: Arc::new(store), redis: None })
     }
 }
@@ -537,9 +596,14 @@ fn policy(settings: &Settings) -> Policy {
     }
 }
 
-fn language(settings: &Settings) -> Language {
+fn responses(settings: &Settings) -> ResponseConfig {
     let self_signed = &settings.self_signed;
-    Language::new(&self_signed.header, self_signed.attempt_header.as_deref(), &self_signed.scheme, &self_signed.realm)
+    ResponseConfig::new(
+        &self_signed.header,
+        self_signed.attempt_header.as_deref(),
+        &self_signed.scheme,
+        &self_signed.realm,
+    )
 }
 
 /// TLS everywhere goes through the library that also verifies tokens. Setting it twice changes nothing.

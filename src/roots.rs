@@ -64,24 +64,32 @@ impl Roots {
 
     fn with_system(system: CertificateResult, ca_file: Option<&Path>) -> Result<Self, RootsError> {
         // One broken certificate among those of the system must not cost the others.
-        let mut certificates: Vec<_> = system.certs.into_iter().filter(|certificate| is_usable(certificate).is_ok()).collect();
+        let mut certificates: Vec<_> =
+            system.certs.into_iter().filter(|certificate| is_usable(certificate).is_ok()).collect();
         let from_system = certificates.len();
         if let Some(path) = ca_file {
             certificates.extend(read(path)?);
         }
         let complaints: Vec<String> = system.errors.iter().map(ToString::to_string).collect();
         if certificates.is_empty() {
-            let reason = complaints.first().map(|complaint| format!(" ({complaint})")).unwrap_or_default();
+            let reason =
+                complaints.first().map(|complaint| format!(" ({complaint})")).unwrap_or_default();
             return Err(RootsError::None { reason });
         }
         #[cfg(feature = "server")]
         for complaint in complaints {
-            tracing::warn!(error = complaint, "some of the certificate authorities {} cannot be read", place());
+            tracing::warn!(
+                error = complaint,
+                "some of the certificate authorities {} cannot be read",
+                place()
+            );
         }
         let none = |reason: &dyn fmt::Display| RootsError::None { reason: format!(" ({reason})") };
         let servers = peers::servers(&certificates).map_err(|error| none(&error))?;
-        let client_config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
-        let client_config = client_config.with_safe_default_protocol_versions().map_err(|error| none(&error))?;
+        let client_config =
+            ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+        let client_config =
+            client_config.with_safe_default_protocol_versions().map_err(|error| none(&error))?;
         let client_config = client_config.dangerous().with_custom_certificate_verifier(servers);
         Ok(Self { certificates, from_system, ca_file: ca_file.map(Path::to_owned), client_config })
     }
@@ -108,7 +116,9 @@ impl Roots {
     /// For clients that read certificates as PEM.
     pub fn pem(&self) -> String {
         let config = EncodeConfig::new().set_line_ending(LineEnding::LF);
-        let block = |certificate: &CertificateDer<'_>| pem::encode_config(&Pem::new("CERTIFICATE", certificate.to_vec()), config);
+        let block = |certificate: &CertificateDer<'_>| {
+            pem::encode_config(&Pem::new("CERTIFICATE", certificate.to_vec()), config)
+        };
         self.certificates.iter().map(block).collect()
     }
 }
@@ -118,7 +128,9 @@ impl fmt::Display for Roots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "certificate authorities: {} {}", self.from_system, place())?;
         match &self.ca_file {
-            Some(path) => write!(f, ", {} in {}", self.certificates.len() - self.from_system, path.display()),
+            Some(path) => {
+                write!(f, ", {} in {}", self.certificates.len() - self.from_system, path.display())
+            }
             None => Ok(()),
         }
     }
@@ -132,15 +144,21 @@ impl fmt::Debug for Roots {
 
 /// Where the system's are looked for.
 fn place() -> String {
-    let set: Vec<&str> = VARIABLES.into_iter().filter(|name| std::env::var_os(name).is_some()).collect();
-    if set.is_empty() { "of the system".to_owned() } else { format!("named by {}", set.join(" and ")) }
+    let set: Vec<&str> =
+        VARIABLES.into_iter().filter(|name| std::env::var_os(name).is_some()).collect();
+    if set.is_empty() {
+        "of the system".to_owned()
+    } else {
+        format!("named by {}", set.join(" and "))
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<CertificateDer<'static>>, RootsError> {
     let unusable = |reason: String| RootsError::CaFile { path: path.to_owned(), reason };
     let text = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
-    let certificates: Vec<CertificateDer<'static>> =
-        CertificateDer::pem_slice_iter(&text).collect::<Result<_, _>>().map_err(|error| unusable(error.to_string()))?;
+    let certificates: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&text)
+        .collect::<Result<_, _>>()
+        .map_err(|error| unusable(error.to_string()))?;
     if certificates.is_empty() {
         return Err(unusable("it holds no certificate in PEM".to_owned()));
     }
@@ -178,13 +196,21 @@ mod tests {
     fn a_file_adds_to_the_system_s() {
         let one = CertificateDer::from_pem_slice(CERTIFICATE.as_bytes()).unwrap();
         let file = file(CERTIFICATE);
-        let roots = Roots::with_system(system(vec![one.clone(), vec![0].into()]), Some(file.path())).unwrap();
+        let roots =
+            Roots::with_system(system(vec![one.clone(), vec![0].into()]), Some(file.path()))
+                .unwrap();
         assert_eq!(roots.certificates, [one.clone(), one], "what is no certificate is left out");
         assert_eq!(roots.store().len(), 2);
-        reqwest::Client::builder().tls_backend_preconfigured(roots.for_reqwest()).build().expect("the library's rustls is ours");
+        reqwest::Client::builder()
+            .tls_backend_preconfigured(roots.for_reqwest())
+            .build()
+            .expect("the library's rustls is ours");
         assert_eq!(roots.pem(), CERTIFICATE.repeat(2));
         let described = roots.to_string();
-        assert!(described.starts_with("certificate authorities: 1 ") && described.contains(", 1 in /"), "{described}");
+        assert!(
+            described.starts_with("certificate authorities: 1 ") && described.contains(", 1 in /"),
+            "{described}"
+        );
     }
 
     #[test]
@@ -195,7 +221,9 @@ mod tests {
             let error = Roots::with_system(system(Vec::new()), Some(file.path())).unwrap_err();
             assert!(matches!(error, RootsError::CaFile { .. }), "{error}");
         }
-        let missing = Roots::with_system(system(Vec::new()), Some(Path::new("/missing.pem"))).unwrap_err().to_string();
+        let missing = Roots::with_system(system(Vec::new()), Some(Path::new("/missing.pem")))
+            .unwrap_err()
+            .to_string();
         assert!(missing.starts_with("/missing.pem: "), "{missing}");
     }
 

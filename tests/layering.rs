@@ -4,7 +4,11 @@
 //! Every source file is parsed and every path in it is looked at: in `use`, in types, patterns and expressions, in attributes
 //! (strings that hold paths, too) and in the tokens of macros. Test modules obey the same table.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on says so by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on says so by panicking"
+)]
 
 use std::{
     collections::BTreeSet,
@@ -13,7 +17,8 @@ use std::{
 };
 
 use syn::{
-    Attribute, ItemExternCrate, ItemMod, ItemUse, LitStr, Macro, Meta, Token, UseTree, VisRestricted, braced, bracketed,
+    Attribute, ItemExternCrate, ItemMod, ItemUse, LitStr, Macro, Meta, Token, UseTree,
+    VisRestricted, braced, bracketed,
     ext::IdentExt,
     parenthesized,
     parse::{ParseBuffer, ParseStream, Parser},
@@ -40,7 +45,7 @@ const LAYERS: [(&str, &[&str]); 11] = [
 const CRATES: [(&str, &[&str]); 27] = [
     ("sea_orm", &["stores::sql"]),
     ("sqlx", &["stores::sql"]),
-    ("redis", &["stores::redis", "stores::nonce", "stores::hints"]),
+    ("redis", &["stores::redis", "stores::nonce", "stores::notify"]),
     ("actix", &["doors::http"]),
     ("hyper", &["doors"]),
     ("http_body", &["doors"]),
@@ -93,11 +98,13 @@ const CLOCK_READERS: [&str; 3] = ["now", "now_utc", "now_local"];
 #[test]
 fn every_layer_imports_only_what_it_may() {
     let files = sources("src");
-    let seen: BTreeSet<String> = files.iter().filter_map(|(path, _)| module_of(path).into_iter().next()).collect();
+    let seen: BTreeSet<String> =
+        files.iter().filter_map(|(path, _)| module_of(path).into_iter().next()).collect();
     for (layer, _) in LAYERS {
         assert!(seen.contains(layer), "no source of {layer} was found");
     }
-    let violations: Vec<Violation> = files.iter().flat_map(|(path, text)| violations(path, text)).collect();
+    let violations: Vec<Violation> =
+        files.iter().flat_map(|(path, text)| violations(path, text)).collect();
     assert!(violations.is_empty(), "\n{}", lines(&violations));
 }
 
@@ -105,7 +112,8 @@ fn every_layer_imports_only_what_it_may() {
 fn the_migrations_import_nothing_of_ours() {
     let files = sources("migrations/src");
     assert!(!files.is_empty(), "no source of the migrations was found");
-    let violations: Vec<Violation> = files.iter().flat_map(|(path, text)| violations_in_migrations(path, text)).collect();
+    let violations: Vec<Violation> =
+        files.iter().flat_map(|(path, text)| violations_in_migrations(path, text)).collect();
     assert!(violations.is_empty(), "\n{}", lines(&violations));
 }
 
@@ -128,7 +136,9 @@ fn violations(path: &Path, text: &str) -> Vec<Violation> {
     for (module, named) in &found.paths {
         match named.resolved(module) {
             Resolved::Ours(target) => what.extend(check_ours(module, &target)),
-            Resolved::Foreign(target) => what.extend(check_foreign(module, &target, named.is_import)),
+            Resolved::Foreign(target) => {
+                what.extend(check_foreign(module, &target, named.is_import))
+            }
         }
         what.extend(check_clock(module, named));
         what.extend(check_json(module, named));
@@ -138,18 +148,31 @@ fn violations(path: &Path, text: &str) -> Vec<Violation> {
 
 fn violations_in_migrations(path: &Path, text: &str) -> Vec<Violation> {
     let found = Finder::read(path, text);
-    let ours = found.paths.iter().filter(|(_, named)| named.segments.first().is_some_and(|first| first == "countersign"));
-    ours.map(|(_, named)| Violation { file: path.to_owned(), what: format!("the migrations import `{named}`") }).collect()
+    let ours = found
+        .paths
+        .iter()
+        .filter(|(_, named)| named.segments.first().is_some_and(|first| first == "countersign"));
+    ours.map(|(_, named)| Violation {
+        file: path.to_owned(),
+        what: format!("the migrations import `{named}`"),
+    })
+    .collect()
 }
 
 /// An import of one of our own modules, named from the root of the crate.
 fn check_ours(module: &[String], target: &[String]) -> Option<String> {
     let from = module.first().map_or("the crate's root", String::as_str);
     let Some(layer) = target.first().filter(|first| *first != "*") else {
-        return Some(format!("{} imports the crate's root as a whole, and with it every layer", module.join("::")));
+        return Some(format!(
+            "{} imports the crate's root as a whole, and with it every layer",
+            module.join("::")
+        ));
     };
     if !LAYERS.iter().any(|(known, _)| known == layer) {
-        return Some(format!("{from} imports `{}`, which no layer is; give it a place in the table", target.join("::")));
+        return Some(format!(
+            "{from} imports `{}`, which no layer is; give it a place in the table",
+            target.join("::")
+        ));
     }
     if layer == from {
         return if layer == "stores" { check_adapters(module, target) } else { None };
@@ -165,41 +188,64 @@ fn check_ours(module: &[String], target: &[String]) -> Option<String> {
 /// An adapter keeps to itself. The modules above adapters may name what is below them, and so may their tests, for the battery
 /// that every adapter of a port has to pass.
 fn check_adapters(module: &[String], target: &[String]) -> Option<String> {
-    let without_tests = |path: &[String]| path.iter().take_while(|segment| *segment != "tests").cloned().collect::<Vec<_>>();
+    let without_tests = |path: &[String]| {
+        path.iter().take_while(|segment| *segment != "tests").cloned().collect::<Vec<_>>()
+    };
     let (from, to) = (without_tests(module), without_tests(target));
-    let depth = if from.get(1).is_some_and(|folder| FOLDERS_OF_ADAPTERS.contains(&folder.as_str())) { 3 } else { 2 };
+    let depth = if from.get(1).is_some_and(|folder| FOLDERS_OF_ADAPTERS.contains(&folder.as_str()))
+    {
+        3
+    } else {
+        2
+    };
     let adapter = &from[..depth.min(from.len())];
     let is_shared = to.get(1).is_some_and(|module| SHARED_BY_ADAPTERS.contains(&module.as_str()));
     let is_shared_test = to.len() < target.len() && from.starts_with(&to);
     if target.starts_with(adapter) || is_shared || is_shared_test {
         return None;
     }
-    Some(format!("the adapter `{}` imports `{}`; adapters never import each other", adapter.join("::"), target.join("::")))
+    Some(format!(
+        "the adapter `{}` imports `{}`; adapters never import each other",
+        adapter.join("::"),
+        target.join("::")
+    ))
 }
 
 fn check_foreign(module: &[String], target: &[String], is_import: bool) -> Option<String> {
     let name = target.first().filter(|_| is_import || target.len() > 1)?;
-    let belongs = |of: &str| name == of || name.strip_prefix(of).is_some_and(|rest| rest.starts_with('_'));
+    let belongs =
+        |of: &str| name == of || name.strip_prefix(of).is_some_and(|rest| rest.starts_with('_'));
     let (_, places) = CRATES.iter().find(|(of, _)| belongs(of))?;
     if places.iter().any(|place| starts_with(module, place)) {
         return None;
     }
-    Some(format!("{} names the crate `{name}`; it never leaves {}", module.join("::"), places.join(" and ")))
+    Some(format!(
+        "{} names the crate `{name}`; it never leaves {}",
+        module.join("::"),
+        places.join(" and ")
+    ))
 }
 
 fn check_clock(module: &[String], named: &Named) -> Option<String> {
     let layer = module.first().filter(|layer| CLOCKLESS.contains(&layer.as_str()))?;
-    let reads = named.segments.len() > 1 && named.segments.last().is_some_and(|last| CLOCK_READERS.contains(&last.as_str()));
-    (reads && !named.is_import).then(|| format!("{layer} reads a clock with `{named}`; `now` is an argument there"))
+    let reads = named.segments.len() > 1
+        && named.segments.last().is_some_and(|last| CLOCK_READERS.contains(&last.as_str()));
+    (reads && !named.is_import)
+        .then(|| format!("{layer} reads a clock with `{named}`; `now` is an argument there"))
 }
 
 /// Tests may read what they wrote themselves.
 fn check_json(module: &[String], named: &Named) -> Option<String> {
     let reads = named.segments.first().is_some_and(|first| first == "serde_json")
         && named.segments.last().is_some_and(|last| JSON_READERS.contains(&last.as_str()));
-    let may = module.iter().any(|segment| segment == "tests") || READS_JSON.iter().any(|place| starts_with(module, place));
-    (reads && !may)
-        .then(|| format!("{} reads JSON with `{named}`; use `domain::json`, which takes no array for an object", module.join("::")))
+    let may = module.iter().any(|segment| segment == "tests")
+        || READS_JSON.iter().any(|place| starts_with(module, place));
+    (reads && !may).then(|| {
+        format!(
+            "{} reads JSON with `{named}`; use `domain::json`, which takes no array for an object",
+            module.join("::")
+        )
+    })
 }
 
 fn starts_with(path: &[String], beginning: &str) -> bool {
@@ -227,7 +273,9 @@ enum Resolved {
 impl Named {
     fn resolved(&self, module: &[String]) -> Resolved {
         let foreign = || Resolved::Foreign(self.segments.clone());
-        let (Some(first), false) = (self.segments.first(), self.is_absolute) else { return foreign() };
+        let (Some(first), false) = (self.segments.first(), self.is_absolute) else {
+            return foreign();
+        };
         let mut rest = &self.segments[..];
         let mut base = match first.as_str() {
             "crate" | "countersign" => {
@@ -235,14 +283,18 @@ impl Named {
                 Vec::new()
             }
             "self" | "super" => module.to_vec(),
-            layer if module.is_empty() && LAYERS.iter().any(|(known, _)| *known == layer) => Vec::new(),
+            layer if module.is_empty() && LAYERS.iter().any(|(known, _)| *known == layer) => {
+                Vec::new()
+            }
             _ => return foreign(),
         };
         // `self` on its own is a value; `use a::{self}` ends with one that adds nothing.
         if self.segments.len() == 1 && !self.is_import {
             return foreign();
         }
-        while let Some((step, further)) = rest.split_first().filter(|(step, _)| *step == "self" || *step == "super") {
+        while let Some((step, further)) =
+            rest.split_first().filter(|(step, _)| *step == "self" || *step == "super")
+        {
             if step == "super" {
                 base.pop();
             }
@@ -269,7 +321,8 @@ struct Finder {
 
 impl Finder {
     fn read(path: &Path, text: &str) -> Self {
-        let file = syn::parse_file(text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let file =
+            syn::parse_file(text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let mut finder = Self { module: module_of(path), paths: Vec::new(), oddities: Vec::new() };
         finder.visit_file(&file);
         finder
@@ -286,7 +339,9 @@ impl Finder {
             UseTree::Name(name) => self.add(with(&name.ident), is_absolute, true),
             UseTree::Rename(rename) => self.add(with(&rename.ident), is_absolute, true),
             UseTree::Glob(_) => self.add([before, &["*".to_owned()]].concat(), is_absolute, true),
-            UseTree::Group(group) => group.items.iter().for_each(|tree| self.add_use(tree, before, is_absolute)),
+            UseTree::Group(group) => {
+                group.items.iter().for_each(|tree| self.add_use(tree, before, is_absolute))
+            }
         }
     }
 
@@ -296,7 +351,10 @@ impl Finder {
             let is_absolute = tokens.parse::<Option<Token![::]>>()?.is_some();
             if tokens.peek(syn::Ident::peek_any) {
                 self.add_token_path(tokens, &[], is_absolute)?;
-            } else if tokens.peek(token::Paren) || tokens.peek(token::Bracket) || tokens.peek(token::Brace) {
+            } else if tokens.peek(token::Paren)
+                || tokens.peek(token::Bracket)
+                || tokens.peek(token::Brace)
+            {
                 self.add_tokens(&inside(tokens)?, reads_strings)?;
             } else if reads_strings && tokens.peek(LitStr) {
                 // `#[serde(with = "crate::wire::duration")]` imports as well as a path does.
@@ -310,7 +368,12 @@ impl Finder {
         Ok(())
     }
 
-    fn add_token_path(&mut self, tokens: ParseStream<'_>, before: &[String], is_absolute: bool) -> syn::Result<()> {
+    fn add_token_path(
+        &mut self,
+        tokens: ParseStream<'_>,
+        before: &[String],
+        is_absolute: bool,
+    ) -> syn::Result<()> {
         let mut segments = [before, &[tokens.call(syn::Ident::parse_any)?.to_string()]].concat();
         while tokens.parse::<Option<Token![::]>>()?.is_some() {
             if tokens.peek(syn::Ident::peek_any) {
@@ -320,7 +383,11 @@ impl Finder {
             } else if tokens.peek(token::Brace) {
                 let list = inside(tokens)?;
                 while !list.is_empty() {
-                    if list.peek(syn::Ident::peek_any) { self.add_token_path(&list, &segments, is_absolute)? } else { skip(&list)? }
+                    if list.peek(syn::Ident::peek_any) {
+                        self.add_token_path(&list, &segments, is_absolute)?
+                    } else {
+                        skip(&list)?
+                    }
                 }
                 return Ok(());
             }
@@ -373,7 +440,9 @@ impl<'ast> Visit<'ast> for Finder {
             self.oddities.push("takes code from elsewhere with `include!`".to_owned());
         }
         self.visit_path(&item.path);
-        self.read_tokens(|finder| (|tokens: ParseStream<'_>| finder.add_tokens(tokens, false)).parse2(item.tokens.clone()));
+        self.read_tokens(|finder| {
+            (|tokens: ParseStream<'_>| finder.add_tokens(tokens, false)).parse2(item.tokens.clone())
+        });
     }
 
     fn visit_attribute(&mut self, attribute: &'ast Attribute) {
@@ -381,7 +450,10 @@ impl<'ast> Visit<'ast> for Finder {
             Meta::Path(path) => self.visit_path(path),
             Meta::List(list) => {
                 self.visit_path(&list.path);
-                self.read_tokens(|finder| (|tokens: ParseStream<'_>| finder.add_tokens(tokens, true)).parse2(list.tokens.clone()));
+                self.read_tokens(|finder| {
+                    (|tokens: ParseStream<'_>| finder.add_tokens(tokens, true))
+                        .parse2(list.tokens.clone())
+                });
             }
             Meta::NameValue(pair) if pair.path.is_ident("path") => {
                 self.oddities.push("takes a module from elsewhere with `#[path]`".to_owned());
@@ -407,7 +479,12 @@ fn inside<'a>(tokens: &'a ParseBuffer<'_>) -> syn::Result<ParseBuffer<'a>> {
 }
 
 fn skip(tokens: ParseStream<'_>) -> syn::Result<()> {
-    tokens.step(|cursor| cursor.token_tree().map(|(_, rest)| ((), rest)).ok_or_else(|| cursor.error("nothing to skip")))
+    tokens.step(|cursor| {
+        cursor
+            .token_tree()
+            .map(|(_, rest)| ((), rest))
+            .ok_or_else(|| cursor.error("nothing to skip"))
+    })
 }
 
 /// Every source file under `folder` of this repository, by its path from there.
@@ -415,12 +492,17 @@ fn sources(folder: &str) -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let (mut folders, mut files) = (vec![root.clone()], Vec::new());
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
+        for entry in
+            fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+        {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                files.push((path.strip_prefix(&root).unwrap().to_owned(), fs::read_to_string(&path).unwrap()));
+                files.push((
+                    path.strip_prefix(&root).unwrap().to_owned(),
+                    fs::read_to_string(&path).unwrap(),
+                ));
             }
         }
     }
@@ -428,7 +510,7 @@ fn sources(folder: &str) -> Vec<(PathBuf, String)> {
     files
 }
 
-/// `stores/nonce/redis.rs` is `stores::nonce::redis`, `engine/mod.rs` is `engine`, and `lib.rs` is the root.
+/// `stores/nonce/redis.rs` is `stores::nonce::redis`, `engine.rs` is `engine`, and `lib.rs` is the root.
 fn module_of(path: &Path) -> Vec<String> {
     let without_extension = path.with_extension("");
     let segments = without_extension.iter().map(|segment| segment.to_string_lossy().into_owned());
@@ -450,24 +532,36 @@ mod the_checker {
     fn sees_every_import_that_breaks_the_table() {
         for (path, text, says) in [
             (
-                "domain/token/mod.rs",
+                "domain/token.rs",
                 "use crate::config::Settings;",
                 "domain imports `config::Settings`; it may import nothing of ours",
             ),
-            ("client/mod.rs", "use crate::engine::ports::Clock;", "client imports"),
-            ("config/mod.rs", "use crate::telemetry::log;", "config imports"),
+            ("client.rs", "use crate::engine::ports::Clock;", "client imports"),
+            ("config.rs", "use crate::telemetry::log;", "config imports"),
             ("telemetry/log.rs", "use crate::engine::verify::Verdict;", "telemetry imports"),
             ("engine/verify.rs", "use crate::stores::cache::CachedDirectory;", "engine imports"),
             ("engine/verify.rs", "use crate::config::Settings;", "engine imports"),
-            ("stores/sql/source.rs", "use crate::engine::verify::Verifier;", "stores imports `engine::verify::Verifier`"),
+            (
+                "stores/sql/source.rs",
+                "use crate::engine::verify::Verifier;",
+                "stores imports `engine::verify::Verifier`",
+            ),
             ("stores/cache.rs", "use crate::engine;", "stores imports `engine`"),
             ("stores/cache.rs", "use crate::engine::*;", "stores imports `engine::*`"),
-            ("doors/http/mod.rs", "use crate::stores::sql::SqlRegistry;", "doors imports `stores::sql::SqlRegistry`"),
+            (
+                "doors/http.rs",
+                "use crate::stores::sql::SqlRegistry;",
+                "doors imports `stores::sql::SqlRegistry`",
+            ),
             ("app.rs", "use crate::cli::run;", "app imports"),
             ("cli/serve.rs", "use crate::stores::sql::connect;", "cli imports"),
             ("cli/serve.rs", "use crate::telemetry::log;", "cli imports"),
             ("main.rs", "fn main() { countersign::app::check(); }", "main imports `app::check`"),
-            ("lib.rs", "pub mod engine; pub use engine::verify::Verifier;", "the crate's root imports"),
+            (
+                "lib.rs",
+                "pub mod engine; pub use engine::verify::Verifier;",
+                "the crate's root imports",
+            ),
             ("engine/verify.rs", "use crate::helpers::retry;", "which no layer is"),
         ] {
             let found = found(path, text);
@@ -508,7 +602,7 @@ mod the_checker {
     #[test]
     fn sees_what_would_hide_imports() {
         for (path, text) in [
-            ("engine/mod.rs", "use super::*;"),
+            ("engine.rs", "use super::*;"),
             ("engine/verify.rs", "use crate as all;"),
             ("engine/verify.rs", "use crate::{self as all};"),
             ("engine/verify.rs", "use super::super::*;"),
@@ -529,7 +623,7 @@ mod the_checker {
             ("stores/sql/source.rs", "use super::super::cache::CachedDirectory;"),
             ("stores/nonce/redis.rs", "use super::memory::MemoryNonceStore;"),
             ("stores/nonce/redis.rs", "use super::MemoryNonceStore;"),
-            ("stores/nonce/mod.rs", "use super::cache::CachedDirectory;"),
+            ("stores/nonce.rs", "use super::cache::CachedDirectory;"),
             ("stores/cache/tests.rs", "use crate::stores::sql::SqlRegistry;"),
         ] {
             let found = found(path, text);
@@ -537,9 +631,15 @@ mod the_checker {
         }
         for (path, text) in [
             ("stores/sql/source.rs", "use super::{SqlRegistry, entity::principals};"),
-            ("stores/sql/mod.rs", "mod source; pub use source::A; pub use self::source::B;"),
-            ("stores/nonce/redis.rs", "mod tests { use super::*; use crate::stores::nonce::tests::battery; }"),
-            ("stores/nonce/tests.rs", "use super::{memory::MemoryNonceStore, redis::RedisNonceStore};"),
+            ("stores/sql.rs", "mod source; pub use source::A; pub use self::source::B;"),
+            (
+                "stores/nonce/redis.rs",
+                "mod tests { use super::*; use crate::stores::nonce::tests::battery; }",
+            ),
+            (
+                "stores/nonce/tests.rs",
+                "use super::{memory::MemoryNonceStore, redis::RedisNonceStore};",
+            ),
             ("stores/tests.rs", "use super::{cache::CachedDirectory, sql::SqlRegistry};"),
         ] {
             assert_eq!(found(path, text), "", "{path}: {text}");
@@ -553,17 +653,17 @@ mod the_checker {
             ("stores/cache.rs", "use sea_orm::EntityTrait;"),
             ("stores/cache.rs", "fn f(_: ::sqlx::Pool) {}"),
             ("stores/cache.rs", "use redis::Cmd;"),
-            ("doors/http/mod.rs", "use tonic::Status;"),
-            ("doors/http/mod.rs", "use envoy_types as e;"),
-            ("doors/answer.rs", "fn f() { prost_types::Struct::default(); }"),
-            ("doors/grpc/mod.rs", "use actix_web::web;"),
+            ("doors/http.rs", "use tonic::Status;"),
+            ("doors/http.rs", "use envoy_types as e;"),
+            ("doors/response.rs", "fn f() { prost_types::Struct::default(); }"),
+            ("doors/grpc.rs", "use actix_web::web;"),
             ("doors/tls.rs", "use actix_web::HttpServer;"),
             ("app.rs", "fn f() { dbg!(actix_web::web::Data::new(1)); }"),
             ("app.rs", "#[tonic::async_trait] impl A for B {}"),
             ("engine/verify.rs", "use reqwest::Client;"),
             ("cli/migrate.rs", "use migrations::Migrator;"),
-            ("config/mod.rs", "use clap::Parser;"),
-            ("domain/key/mod.rs", "extern crate sqlx;"),
+            ("config.rs", "use clap::Parser;"),
+            ("domain/key.rs", "extern crate sqlx;"),
         ] {
             assert!(found(path, text).contains("names the crate"), "{path}: {text}");
         }
@@ -571,9 +671,12 @@ mod the_checker {
             ("stores/sql/entity/principals.rs", "use sea_orm::entity::prelude::*;"),
             ("stores/nonce/redis.rs", "use redis::{self, Cmd}; fn f(_: redis::Value) {}"),
             ("doors/http/decision.rs", "use actix_web::web;"),
-            ("doors/grpc/answer.rs", "use tonic::Code; use envoy_types::pb::google; use tonic_health::ServingStatus;"),
+            (
+                "doors/grpc/response.rs",
+                "use tonic::Code; use envoy_types::pb::google; use tonic_health::ServingStatus;",
+            ),
             ("app.rs", "use migrations::{Migrator, sea_orm_migration::MigratorTrait};"),
-            ("cli/mod.rs", "use clap::Parser; #[derive(clap::Args)] struct A;"),
+            ("cli.rs", "use clap::Parser; #[derive(clap::Args)] struct A;"),
         ] {
             assert_eq!(found(path, text), "", "{path}: {text}");
         }
@@ -583,14 +686,20 @@ mod the_checker {
     fn lets_no_clock_into_the_inner_layers() {
         for (path, text) in [
             ("domain/time.rs", "fn f() { SystemTime::now(); }"),
-            ("domain/time.rs", "use std::time::SystemTime as Clock; fn f() { let read = Clock::now; }"),
+            (
+                "domain/time.rs",
+                "use std::time::SystemTime as Clock; fn f() { let read = Clock::now; }",
+            ),
             ("domain/time.rs", "fn f() { std::time::Instant::now(); }"),
             ("engine/verify.rs", "fn f() { assert!(time::OffsetDateTime::now_utc() > x); }"),
         ] {
             assert!(found(path, text).contains("reads a clock"), "{path}: {text}");
         }
         for (path, text) in [
-            ("domain/time.rs", "use std::time::SystemTime; impl From<SystemTime> for A { fn from(_: SystemTime) -> A { A } }"),
+            (
+                "domain/time.rs",
+                "use std::time::SystemTime; impl From<SystemTime> for A { fn from(_: SystemTime) -> A { A } }",
+            ),
             ("engine/verify.rs", "fn f(&self) { self.clock.now(); }"),
             ("app.rs", "fn f() { SystemTime::now(); }"),
         ] {
@@ -601,7 +710,7 @@ mod the_checker {
     #[test]
     fn has_json_read_in_one_place() {
         for (path, text) in [
-            ("domain/token/mod.rs", "fn f() { let a: A = serde_json::from_slice(b).ok()?; }"),
+            ("domain/token.rs", "fn f() { let a: A = serde_json::from_slice(b).ok()?; }"),
             ("doors/http/tokens/body.rs", "use serde_json::from_str;"),
             ("stores/jwks/cache.rs", "fn f() { serde_json::from_value::<Jwk>(key); }"),
             ("cli/top.rs", "fn f() { let read = serde_json::Deserializer::from_reader; }"),
@@ -611,8 +720,8 @@ mod the_checker {
         for (path, text) in [
             ("domain/json.rs", "fn f() { serde_json::from_str(text); }"),
             ("stores/jwks/fetch.rs", "fn f() { serde_json::from_value::<Object<Jwk>>(key); }"),
-            ("doors/answer.rs", "mod tests { fn f() { serde_json::from_str(text); } }"),
-            ("doors/answer.rs", "fn f() { serde_json::to_string(&problem); }"),
+            ("doors/response.rs", "mod tests { fn f() { serde_json::from_str(text); } }"),
+            ("doors/response.rs", "fn f() { serde_json::to_string(&problem); }"),
         ] {
             assert_eq!(found(path, text), "", "{path}: {text}");
         }
@@ -621,15 +730,39 @@ mod the_checker {
     #[test]
     fn is_content_with_what_keeps_to_the_table() {
         for (path, text) in [
-            ("domain/token/mod.rs", "use super::key::VerifyingKey; use crate::domain::time::UnixMillis;"),
-            ("domain/token/mod.rs", "/// See [`crate::engine::verify`].\nstruct A; #[doc = \"crate::engine\"] struct B;"),
-            ("client/mod.rs", "use crate::domain::key::PrivateKey;"),
-            ("config/values.rs", "pub(in crate::config) fn f() {} #[serde(with = \"values::duration\")] struct A;"),
-            ("engine/verify.rs", "use crate::{domain::{key, token::{self, Claims}}, telemetry::decisions::Outcome};"),
-            ("engine/verify.rs", "use super::ports::{Clock, KeyDirectory}; fn f(self) { self; self::g(); Self::h(); }"),
-            ("stores/cache.rs", "use crate::{config::registry::RegistrySettings, engine::ports::{self, Clock}};"),
-            ("doors/http/mod.rs", "pub use super::answer::Language; use crate::engine::verify::Verifier;"),
-            ("app.rs", "use crate::{stores::sql::connect, doors::http::HttpDoor}; pub(crate) fn f() {}"),
+            (
+                "domain/token.rs",
+                "use super::key::VerifyingKey; use crate::domain::time::UnixMillis;",
+            ),
+            (
+                "domain/token.rs",
+                "/// See [`crate::engine::verify`].\nstruct A; #[doc = \"crate::engine\"] struct B;",
+            ),
+            ("client.rs", "use crate::domain::key::PrivateKey;"),
+            (
+                "config/values.rs",
+                "pub(in crate::config) fn f() {} #[serde(with = \"values::duration\")] struct A;",
+            ),
+            (
+                "engine/verify.rs",
+                "use crate::{domain::{key, token::{self, Claims}}, telemetry::decisions::Outcome};",
+            ),
+            (
+                "engine/verify.rs",
+                "use super::ports::{Clock, KeyDirectory}; fn f(self) { self; self::g(); Self::h(); }",
+            ),
+            (
+                "stores/cache.rs",
+                "use crate::{config::registry::RegistrySettings, engine::ports::{self, Clock}};",
+            ),
+            (
+                "doors/http.rs",
+                "pub use super::answer::Language; use crate::engine::verify::Verifier;",
+            ),
+            (
+                "app.rs",
+                "use crate::{stores::sql::connect, doors::http::HttpDoor}; pub(crate) fn f() {}",
+            ),
             ("cli/serve.rs", "use crate::{app::App, config::Settings, client::Signer};"),
             ("main.rs", "fn main() -> ExitCode { countersign::cli::run() }"),
             ("lib.rs", "pub mod domain; pub mod engine;"),

@@ -84,7 +84,10 @@ impl Case {
 
     /// Whether the service that is asked has its nonces in Redis.
     pub(crate) const fn uses_redis(self) -> bool {
-        !matches!(self, Self::Rs256Memory | Self::Ed25519Memory | Self::Bearer | Self::GrpcEd25519Memory)
+        !matches!(
+            self,
+            Self::Rs256Memory | Self::Ed25519Memory | Self::Bearer | Self::GrpcEd25519Memory
+        )
     }
 
     /// The signature that is verified; with garbage, the cheaper one, whose allow it is compared with.
@@ -128,7 +131,11 @@ impl Case {
             Self::Rs256Redis | Self::Ed25519Redis => 1.15,
             Self::Rs256Memory | Self::Ed25519Memory | Self::Bearer => 1.2,
             Self::GrpcRs256Redis | Self::GrpcEd25519Redis | Self::GrpcEd25519Memory => 1.25,
-            Self::Garbage | Self::UnknownRs256 | Self::UnknownEd25519 | Self::ReplayRs256 | Self::ReplayEd25519 => 1.0,
+            Self::Garbage
+            | Self::UnknownRs256
+            | Self::UnknownEd25519
+            | Self::ReplayRs256
+            | Self::ReplayEd25519 => 1.0,
         }
     }
 }

@@ -72,12 +72,16 @@ impl Envoy {
 
     /// Asks over all connections without an end, and counts the answers.
     pub(crate) async fn flood(&mut self, authorizations: &[String], answered: &Cell<usize>) {
-        let messages: Vec<Vec<u8>> = authorizations.iter().map(|question| message(question)).collect();
+        let messages: Vec<Vec<u8>> =
+            authorizations.iter().map(|question| message(question)).collect();
         let number = Cell::new(0);
         let next = || Some(&*messages[number.replace(number.get() + 1) % messages.len()]);
         join_all(self.connections.iter_mut().map(async |connection| {
             let seen = |_: &OpenStream, _: &[u8]| answered.set(answered.get() + 1);
-            connection.ask_all(next, seen).await.unwrap_or_else(|error| panic!("no answer from the server: {error}"));
+            connection
+                .ask_all(next, seen)
+                .await
+                .unwrap_or_else(|error| panic!("no answer from the server: {error}"));
         }))
         .await;
     }
@@ -85,17 +89,28 @@ impl Envoy {
     /// Asks all of `questions` over all connections, and expects the HTTP status `expected`.
     pub(crate) async fn ask(&mut self, questions: Questions<'_>, expected: u16) -> Answers {
         // Before the clock starts: the client should only copy.
-        let messages: Vec<Vec<u8>> = questions.distinct().iter().map(|question| message(question)).collect();
+        let messages: Vec<Vec<u8>> =
+            questions.distinct().iter().map(|question| message(question)).collect();
         let (next, seen) = (Cell::new(0), RefCell::new(Answers::new(questions.count())));
-        let next = || (next.get() < questions.count()).then(|| &*messages[next.replace(next.get() + 1) % messages.len()]);
+        let next = || {
+            (next.get() < questions.count())
+                .then(|| &*messages[next.replace(next.get() + 1) % messages.len()])
+        };
         let start = Instant::now();
         join_all(self.connections.iter_mut().map(async |connection| {
             let seen = |answer: &OpenStream, message: &[u8]| {
                 let status = http_status(answer.code);
                 let describe = || format!("{answer:?}: {}", String::from_utf8_lossy(message));
-                seen.borrow_mut().add(answer.asked_at.elapsed(), status == Some(expected), describe);
+                seen.borrow_mut().add(
+                    answer.asked_at.elapsed(),
+                    status == Some(expected),
+                    describe,
+                );
             };
-            connection.ask_all(next, seen).await.unwrap_or_else(|error| panic!("no answer from the server: {error}"));
+            connection
+                .ask_all(next, seen)
+                .await
+                .unwrap_or_else(|error| panic!("no answer from the server: {error}"));
         }))
         .await;
         seen.into_inner().finish(start.elapsed())
@@ -105,7 +120,11 @@ impl Envoy {
     pub(crate) async fn allow(&mut self, authorization: &str) -> Vec<u8> {
         let question = [authorization.to_owned()];
         let answers = self.ask(Questions::once(&question), 200).await;
-        assert_eq!(answers.unexpected, 0, "the first token was not allowed: {:?}", answers.first_unexpected);
+        assert_eq!(
+            answers.unexpected, 0,
+            "the first token was not allowed: {:?}",
+            answers.first_unexpected
+        );
         self.connections[0].last_message.clone()
     }
 }
@@ -150,8 +169,10 @@ impl Connection {
         let stream = Wire::open(server).await?;
         let mut output = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
         let settings = [(setting::ENABLE_PUSH, 0), (setting::INITIAL_WINDOW_SIZE, WINDOW)];
-        let settings: Vec<u8> =
-            settings.iter().flat_map(|(name, value)| [&name.to_be_bytes()[..], &value.to_be_bytes()].concat()).collect();
+        let settings: Vec<u8> = settings
+            .iter()
+            .flat_map(|(name, value)| [&name.to_be_bytes()[..], &value.to_be_bytes()].concat())
+            .collect();
         frame(&mut output, kind::SETTINGS, 0, 0, &settings);
         frame(&mut output, kind::WINDOW_UPDATE, 0, 0, &(WINDOW - DEFAULT_WINDOW).to_be_bytes());
         Ok(Self {
@@ -169,7 +190,11 @@ impl Connection {
     }
 
     /// Asks for as long as there is a `next` message, and tells every answer to `seen`, with the last message.
-    async fn ask_all<'a>(&mut self, next: impl Fn() -> Option<&'a [u8]>, seen: impl Fn(&OpenStream, &[u8])) -> io::Result<()> {
+    async fn ask_all<'a>(
+        &mut self,
+        next: impl Fn() -> Option<&'a [u8]>,
+        seen: impl Fn(&OpenStream, &[u8]),
+    ) -> io::Result<()> {
         loop {
             while self.open.len() < IN_FLIGHT
                 && let Some(message) = next()
@@ -177,7 +202,13 @@ impl Connection {
                 self.ask(message);
             }
             if self.open.is_empty() {
-                frame(&mut self.output, kind::WINDOW_UPDATE, 0, 0, &self.received.max(1).to_be_bytes());
+                frame(
+                    &mut self.output,
+                    kind::WINDOW_UPDATE,
+                    0,
+                    0,
+                    &self.received.max(1).to_be_bytes(),
+                );
                 self.received = 0;
                 self.stream.write_all(&self.output).await?;
                 self.output.clear();
@@ -217,19 +248,33 @@ impl Connection {
                 kind::DATA => {
                     self.received += payload.len() as u32;
                     if let Some(message) = payload.get(MESSAGE_HEAD_BYTES..) {
-                        let open = self.open.iter_mut().find(|open| open.id == id).expect("every answer has a question");
+                        let open = self
+                            .open
+                            .iter_mut()
+                            .find(|open| open.id == id)
+                            .expect("every answer has a question");
                         open.code = status_code(message);
                         message.clone_into(&mut self.last_message);
                     }
                 }
-                kind::SETTINGS if flags & flag::ACK == 0 => frame(&mut self.output, kind::SETTINGS, flag::ACK, 0, &[]),
-                kind::PING if flags & flag::ACK == 0 => frame(&mut self.output, kind::PING, flag::ACK, 0, payload),
+                kind::SETTINGS if flags & flag::ACK == 0 => {
+                    frame(&mut self.output, kind::SETTINGS, flag::ACK, 0, &[])
+                }
+                kind::PING if flags & flag::ACK == 0 => {
+                    frame(&mut self.output, kind::PING, flag::ACK, 0, payload)
+                }
                 kind::WINDOW_UPDATE if id == 0 => self.send_window += i64::from(number(payload)),
-                kind::RST_STREAM | kind::GOAWAY => return Err(io::Error::other(format!("reset, or gone away: {payload:?}"))),
+                kind::RST_STREAM | kind::GOAWAY => {
+                    return Err(io::Error::other(format!("reset, or gone away: {payload:?}")));
+                }
                 _ => {}
             }
             if matches!(kind, kind::DATA | kind::HEADERS) && flags & flag::END_STREAM != 0 {
-                let place = self.open.iter().position(|open| open.id == id).expect("every answer has a question");
+                let place = self
+                    .open
+                    .iter()
+                    .position(|open| open.id == id)
+                    .expect("every answer has a question");
                 seen(&self.open.swap_remove(place), &self.last_message);
             }
         }
@@ -358,7 +403,10 @@ fn check_request(authorization: &str) -> CheckRequest {
     let http = HttpRequest {
         id: fastrand::u64(..).to_string(),
         method: "GET".to_owned(),
-        headers: headers.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter().collect::<HashMap<_, _>>(),
+        headers: headers
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into_iter()
+            .collect::<HashMap<_, _>>(),
         path: "/orders/1017?page=2".to_owned(),
         host: "api.example.com".to_owned(),
         scheme: "https".to_owned(),
@@ -387,5 +435,8 @@ fn peer(address: &str, port: u32) -> Peer {
         port_specifier: Some(PortSpecifier::PortValue(port)),
         ..SocketAddress::default()
     };
-    Peer { address: Some(core::Address { address: Some(Address::SocketAddress(socket)) }), ..Peer::default() }
+    Peer {
+        address: Some(core::Address { address: Some(Address::SocketAddress(socket)) }),
+        ..Peer::default()
+    }
 }

@@ -99,7 +99,12 @@ impl Answers {
         Self { count, elapsed: Duration::ZERO, unexpected: 0, first_unexpected: None, latencies_us }
     }
 
-    pub(crate) fn add(&mut self, latency: Duration, is_expected: bool, describe: impl FnOnce() -> String) {
+    pub(crate) fn add(
+        &mut self,
+        latency: Duration,
+        is_expected: bool,
+        describe: impl FnOnce() -> String,
+    ) {
         self.latencies_us.push(u32::try_from(latency.as_micros()).unwrap_or(u32::MAX));
         if !is_expected {
             self.unexpected += 1;
@@ -141,9 +146,12 @@ impl Gateway {
             while next.get() < questions.count {
                 let authorization = questions.nth(next.replace(next.get() + 1));
                 let asked_at = Instant::now();
-                let status =
-                    connection.ask(authorization).await.unwrap_or_else(|error| panic!("no answer from the server: {error}"));
-                seen.borrow_mut().add(asked_at.elapsed(), status == expected, || connection.answer_head());
+                let status = connection
+                    .ask(authorization)
+                    .await
+                    .unwrap_or_else(|error| panic!("no answer from the server: {error}"));
+                seen.borrow_mut()
+                    .add(asked_at.elapsed(), status == expected, || connection.answer_head());
             }
         }))
         .await;
@@ -154,7 +162,10 @@ impl Gateway {
     pub(crate) async fn flood(&mut self, authorizations: &[String], answered: &Cell<usize>) {
         join_all(self.connections.iter_mut().map(async |connection| {
             for authorization in authorizations.iter().cycle() {
-                connection.ask(authorization).await.unwrap_or_else(|error| panic!("no answer from the server: {error}"));
+                connection
+                    .ask(authorization)
+                    .await
+                    .unwrap_or_else(|error| panic!("no answer from the server: {error}"));
                 answered.set(answered.get() + 1);
             }
         }))
@@ -223,8 +234,10 @@ fn status_if_complete(answer: &[u8]) -> Option<u16> {
     }
     let head_length = find(answer, b"\r\n\r\n")? + 4;
     let length = &answer[find(answer, b"content-length: ")? + 16..];
-    let length =
-        length.iter().take_while(|byte| byte.is_ascii_digit()).fold(0, |number, digit| number * 10 + usize::from(digit - b'0'));
+    let length = length
+        .iter()
+        .take_while(|byte| byte.is_ascii_digit())
+        .fold(0, |number, digit| number * 10 + usize::from(digit - b'0'));
     (answer.len() >= head_length + length).then_some(status)
 }
 

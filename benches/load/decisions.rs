@@ -16,7 +16,17 @@ const BUSY: f64 = 0.95;
 /// One round in one line, to follow a run by.
 pub(crate) fn line(round: &Round) -> String {
     let mut line = String::new();
-    if let Some(Floors { http, http_with_headers, http_verifying, check, parse, ed25519, rs256, redis }) = &round.floors {
+    if let Some(Floors {
+        http,
+        http_with_headers,
+        http_verifying,
+        check,
+        parse,
+        ed25519,
+        rs256,
+        redis,
+    }) = &round.floors
+    {
         let _ = write!(
             line,
             "floors: http {:.1}, with headers {:.1}, verifying {:.1}, check {:.1}, parse {parse:.2}, ed25519 {ed25519:.1}, rs256 {rs256:.1}, redis {redis:.2};",
@@ -45,7 +55,11 @@ pub(crate) fn section(results: &Results) -> Section {
 
 /// What allows are made of, to be drawn.
 pub(crate) fn drawn(results: &Results) -> Vec<Parts> {
-    Case::ALL.into_iter().filter(|case| case.denial_of().is_none()).filter_map(|case| parts(results, case)).collect()
+    Case::ALL
+        .into_iter()
+        .filter(|case| case.denial_of().is_none())
+        .filter_map(|case| parts(results, case))
+        .collect()
 }
 
 fn parts(results: &Results, case: Case) -> Option<Parts> {
@@ -53,7 +67,11 @@ fn parts(results: &Results, case: Case) -> Option<Parts> {
     let of = |figure: fn(&Floors, Case) -> f64| of_floors(results, |floors| figure(floors, case));
     let transport = of(|floors, case| floors.transport(case).cpu_us);
     (!ours.is_empty() && !transport.is_empty()).then(|| Parts {
-        label: case.title().trim_start_matches("allow, ").replace("in-memory nonces", "in memory").replace(" nonces", ""),
+        label: case
+            .title()
+            .trim_start_matches("allow, ")
+            .replace("in-memory nonces", "in memory")
+            .replace(" nonces", ""),
         transport_us: transport.median(),
         verify_us: of(|floors, case| floors.parse + floors.of_parts(case)[0]).median(),
         claim_us: of(|floors, case| floors.of_parts(case)[1]).median(),
@@ -64,12 +82,22 @@ fn parts(results: &Results, case: Case) -> Option<Parts> {
 /// An allow and its floors.
 fn with_floors(results: &Results, case: Case) -> Option<Row> {
     let parts = parts(results, case)?;
-    let times = spread(results, |round| Some(round.sample(case)?.cpu_us / round.floors.as_ref()?.sum(case)));
+    let times = spread(results, |round| {
+        Some(round.sample(case)?.cpu_us / round.floors.as_ref()?.sum(case))
+    });
     let sum = of_floors(results, |floors| floors.sum(case)).median();
-    let (name, Parts { transport_us, verify_us, claim_us, .. }) = (if case.is_grpc() { "null `Check`" } else { "HTTP" }, parts);
+    let (name, Parts { transport_us, verify_us, claim_us, .. }) =
+        (if case.is_grpc() { "null `Check`" } else { "HTTP" }, parts);
     let claim = if case.uses_redis() { format!(" + claim {claim_us:.1}") } else { String::new() };
-    let with = format!("{name} {transport_us:.1} + parse and verify {verify_us:.1}{claim} = {sum:.1} µs");
-    Some(Row::new(case.title(), ours(results, case)?, with, times, Some(Bound::AtMost(case.bound()))))
+    let with =
+        format!("{name} {transport_us:.1} + parse and verify {verify_us:.1}{claim} = {sum:.1} µs");
+    Some(Row::new(
+        case.title(),
+        ours(results, case)?,
+        with,
+        times,
+        Some(Bound::AtMost(case.bound())),
+    ))
 }
 
 /// The same where the floor answers with the headers of an allow, which over gRPC it always does.
@@ -77,8 +105,10 @@ fn with_headers(results: &Results, case: Case) -> Option<Row> {
     if case.is_grpc() {
         return None;
     }
-    let sum = |floors: &Floors| floors.sum(case) - floors.http.cpu_us + floors.http_with_headers.cpu_us;
-    let times = spread(results, |round| Some(round.sample(case)?.cpu_us / sum(round.floors.as_ref()?)));
+    let sum =
+        |floors: &Floors| floors.sum(case) - floors.http.cpu_us + floors.http_with_headers.cpu_us;
+    let times =
+        spread(results, |round| Some(round.sample(case)?.cpu_us / sum(round.floors.as_ref()?)));
     let sums = spread(results, |round| Some(sum(round.floors.as_ref()?)));
     (!times.is_empty()).then(|| {
         let with = format!("the same, HTTP with the headers of an allow: {:.1} µs", sums.median());
@@ -92,28 +122,45 @@ fn in_one(results: &Results, case: Case) -> Option<Row> {
     if case.is_grpc() || case.signature() != Part::Rs256 {
         return None;
     }
-    let sum = |floors: &Floors| floors.http_verifying.cpu_us + floors.parse + floors.of_parts(case)[1];
-    let times = spread(results, |round| Some(round.sample(case)?.cpu_us / sum(round.floors.as_ref()?)));
+    let sum =
+        |floors: &Floors| floors.http_verifying.cpu_us + floors.parse + floors.of_parts(case)[1];
+    let times =
+        spread(results, |round| Some(round.sample(case)?.cpu_us / sum(round.floors.as_ref()?)));
     let sums = spread(results, |round| Some(sum(round.floors.as_ref()?)));
     (!times.is_empty()).then(|| {
-        let with = format!("the same, HTTP with the headers and verify in one process: {:.1} µs", sums.median());
+        let with = format!(
+            "the same, HTTP with the headers and verify in one process: {:.1} µs",
+            sums.median()
+        );
         Row::new("", "", with, times, None)
     })
 }
 
 /// A denial and the allow that it denies.
 fn with_allow(results: &Results, case: Case, allow: Case) -> Option<Row> {
-    let times = spread(results, |round| Some(round.sample(case)?.cpu_us / round.sample(allow)?.cpu_us));
+    let times =
+        spread(results, |round| Some(round.sample(case)?.cpu_us / round.sample(allow)?.cpu_us));
     if times.is_empty() {
         return None;
     }
-    let with = format!("{}: {:.1} µs", allow.title(), of_case(results, allow, |sample| sample.cpu_us).median());
-    Some(Row::new(case.title(), ours(results, case)?, with, times, Some(Bound::AtMost(case.bound()))))
+    let with = format!(
+        "{}: {:.1} µs",
+        allow.title(),
+        of_case(results, allow, |sample| sample.cpu_us).median()
+    );
+    Some(Row::new(
+        case.title(),
+        ours(results, case)?,
+        with,
+        times,
+        Some(Bound::AtMost(case.bound())),
+    ))
 }
 
 fn ours(results: &Results, case: Case) -> Option<String> {
     let cpu = of_case(results, case, |sample| sample.cpu_us);
-    (!cpu.is_empty()).then(|| format!("{:.1} µs CPU, {:.0}/s per core", cpu.median(), 1e6 / cpu.median()))
+    (!cpu.is_empty())
+        .then(|| format!("{:.1} µs CPU, {:.0}/s per core", cpu.median(), 1e6 / cpu.median()))
 }
 
 fn how(results: &Results) -> String {
@@ -156,14 +203,22 @@ fn servers(results: &Results) -> String {
         );
     };
     line("floor: HTTP", &|figure| of_floors(results, |floors| figure(&floors.http)));
-    line("floor: HTTP with the headers of an allow", &|figure| of_floors(results, |floors| figure(&floors.http_with_headers)));
-    line("floor: HTTP that verifies RS256", &|figure| of_floors(results, |floors| figure(&floors.http_verifying)));
+    line("floor: HTTP with the headers of an allow", &|figure| {
+        of_floors(results, |floors| figure(&floors.http_with_headers))
+    });
+    line("floor: HTTP that verifies RS256", &|figure| {
+        of_floors(results, |floors| figure(&floors.http_verifying))
+    });
     line("floor: null `Check`", &|figure| of_floors(results, |floors| figure(&floors.check)));
     for case in Case::ALL {
         line(case.title(), &|figure| of_case(results, case, figure));
     }
     if !idle.is_empty() {
-        let _ = write!(text, "\nNot busy all the time, which makes each answer dearer: {}.", idle.join("; "));
+        let _ = write!(
+            text,
+            "\nNot busy all the time, which makes each answer dearer: {}.",
+            idle.join("; ")
+        );
     }
     text
 }

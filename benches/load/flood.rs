@@ -47,8 +47,9 @@ enum Door {
 pub(crate) async fn run(is_quick: bool, baseline: Option<&Path>) -> Section {
     server::allow_files(4 * TIMES * CONNECTIONS);
     let dir = tempfile::tempdir().unwrap();
-    let signers: Vec<Signer> =
-        (0..PRINCIPALS).map(|number| Signer::new(format!("flood-{number:02}@example.com"), Algorithm::EdDsa)).collect();
+    let signers: Vec<Signer> = (0..PRINCIPALS)
+        .map(|number| Signer::new(format!("flood-{number:02}@example.com"), Algorithm::EdDsa))
+        .collect();
     register(dir.path(), &signers);
     let own = Path::new(env!("CARGO_BIN_EXE_countersign"));
     let mut section = Section::default();
@@ -57,8 +58,11 @@ pub(crate) async fn run(is_quick: bool, baseline: Option<&Path>) -> Section {
         for door in [Door::Http, Door::Grpc] {
             // Not what a baseline would make of the database.
             let settings = [("COUNTERSIGN_DATABASE__AUTO_MIGRATE", "false")];
-            let server = Server::countersign_from(program, PLACEMENT, dir.path(), "memory:", &settings);
-            let rounds = measure(&server, door, &signers, if is_quick { ROUNDS_QUICK } else { ROUNDS_FULL }).await;
+            let server =
+                Server::countersign_from(program, PLACEMENT, dir.path(), "memory:", &settings);
+            let rounds =
+                measure(&server, door, &signers, if is_quick { ROUNDS_QUICK } else { ROUNDS_FULL })
+                    .await;
             tell(&rounds, door, label, &mut section);
         }
     }
@@ -80,7 +84,8 @@ struct Round {
 
 async fn measure(server: &Server, door: Door, signers: &[Signer], count: usize) -> Vec<Round> {
     // As long as tokens are, and nothing that could be one.
-    let garbage: Vec<String> = sign(signers, 256, 0).iter().map(|token| token.replace('.', "_")).collect();
+    let garbage: Vec<String> =
+        sign(signers, 256, 0).iter().map(|token| token.replace('.', "_")).collect();
     let mut rounds = Vec::new();
     for number in 0..count {
         let tokens = sign(signers, 2 * DECISIONS, AHEAD);
@@ -91,26 +96,36 @@ async fn measure(server: &Server, door: Door, signers: &[Signer], count: usize) 
                 Door::Http => {
                     let mut honest = Gateway::connect(server.address, CONNECTIONS).await.unwrap();
                     let alone = awake(honest.ask(Questions::once(first), 200)).await;
-                    let mut hostile = Gateway::connect(server.address, TIMES * CONNECTIONS).await.unwrap();
+                    let mut hostile =
+                        Gateway::connect(server.address, TIMES * CONNECTIONS).await.unwrap();
                     let answered = Cell::new(0);
                     let flood = hostile.flood(&garbage, &answered);
-                    let flooded = beside(flood, &answered, honest.ask(Questions::once(second), 200)).await;
+                    let flooded =
+                        beside(flood, &answered, honest.ask(Questions::once(second), 200)).await;
                     (alone, flooded)
                 }
                 Door::Grpc => {
-                    let mut honest = Envoy::connect_times(server.grpc, CHECK_CONNECTIONS).await.unwrap();
+                    let mut honest =
+                        Envoy::connect_times(server.grpc, CHECK_CONNECTIONS).await.unwrap();
                     let alone = awake(honest.ask(Questions::once(first), 200)).await;
-                    let mut hostile = Envoy::connect_times(server.grpc, TIMES * CHECK_CONNECTIONS).await.unwrap();
+                    let mut hostile =
+                        Envoy::connect_times(server.grpc, TIMES * CHECK_CONNECTIONS).await.unwrap();
                     let answered = Cell::new(0);
                     let flood = hostile.flood(&garbage, &answered);
-                    let flooded = beside(flood, &answered, honest.ask(Questions::once(second), 200)).await;
+                    let flooded =
+                        beside(flood, &answered, honest.ask(Questions::once(second), 200)).await;
                     (alone, flooded)
                 }
             }
         });
         let (alone, (flooded, garbage)) = measured.await.expect("a turn has an end");
         PLACEMENT.withdraw(false);
-        assert_eq!((alone.unexpected, flooded.unexpected), (0, 0), "honest requests are allowed: {:?}", flooded.first_unexpected);
+        assert_eq!(
+            (alone.unexpected, flooded.unexpected),
+            (0, 0),
+            "honest requests are allowed: {:?}",
+            flooded.first_unexpected
+        );
         let round = Round {
             alone: rate(&alone),
             flooded: rate(&flooded),
@@ -138,7 +153,8 @@ async fn beside(
 ) -> (Answers, usize) {
     let asking = async {
         let begun = Instant::now();
-        while answered.get() < 100 * TIMES * CONNECTIONS && begun.elapsed() < Duration::from_secs(2) {
+        while answered.get() < 100 * TIMES * CONNECTIONS && begun.elapsed() < Duration::from_secs(2)
+        {
             tokio::task::yield_now().await;
         }
         let before = answered.get();
@@ -165,8 +181,15 @@ const fn name(door: Door) -> &'static str {
 fn tell(rounds: &[Round], door: Door, label: &str, section: &mut Section) {
     let of = |figure: fn(&Round) -> f64| rounds.iter().map(figure).collect::<Spread>();
     section.rows.push(Row::new(
-        format!("honest requests beside {TIMES} times as many connections with garbage, {}{label}", name(door)),
-        format!("{:.0}/s, p99 {:.1} ms", of(|round| round.flooded).median(), of(|round| round.p99_us).median() / 1000.0),
+        format!(
+            "honest requests beside {TIMES} times as many connections with garbage, {}{label}",
+            name(door)
+        ),
+        format!(
+            "{:.0}/s, p99 {:.1} ms",
+            of(|round| round.flooded).median(),
+            of(|round| round.p99_us).median() / 1000.0
+        ),
         format!("alone, {:.0}/s", of(|round| round.alone).median()),
         of(|round| round.flooded / round.alone),
         Some(Bound::AtLeast(BOUND)),

@@ -34,7 +34,9 @@ use base64::{
 };
 use countersign::domain::algorithm::Algorithm;
 use deadpool_redis::redis::{self, AsyncConnectionConfig, aio::MultiplexedConnection};
-use envoy_types::ext_authz::v3::pb::{Authorization, AuthorizationServer, CheckRequest, CheckResponse};
+use envoy_types::ext_authz::v3::pb::{
+    Authorization, AuthorizationServer, CheckRequest, CheckResponse,
+};
 use futures_util::future::join_all;
 use prost::Message;
 use serde::Deserialize;
@@ -71,7 +73,12 @@ pub(crate) fn null_server(arguments: &[String]) -> ExitCode {
     let headers: Vec<(HeaderName, HeaderValue)> = headers
         .iter()
         .map(|header| header.split_once('=').unwrap())
-        .map(|(name, value)| (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap()))
+        .map(|(name, value)| {
+            (
+                HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                HeaderValue::from_str(value).unwrap(),
+            )
+        })
         .collect();
     end_with_input();
     let server = HttpServer::new(move || {
@@ -98,7 +105,9 @@ pub(crate) fn null_check(arguments: &[String]) -> ExitCode {
     let [address, response] = arguments else { panic!("an address and a response") };
     let response = CheckResponse::decode(&*BASE64_STANDARD.decode(response).unwrap()).unwrap();
     end_with_input();
-    let server = Server::builder().tcp_nodelay(true).add_service(AuthorizationServer::new(NullCheck(response)));
+    let server = Server::builder()
+        .tcp_nodelay(true)
+        .add_service(AuthorizationServer::new(NullCheck(response)));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(server.serve(address.parse().unwrap())).unwrap();
     ExitCode::SUCCESS
@@ -161,7 +170,8 @@ impl Parts {
     /// Microseconds of CPU time that `part` takes, done `count` times.
     pub(crate) fn measure(&mut self, part: Part, count: usize) -> f64 {
         writeln!(self.input, "{} {count}", part.name()).unwrap();
-        let micros: f64 = self.output.next().expect("the process goes on").unwrap().parse().unwrap();
+        let micros: f64 =
+            self.output.next().expect("the process goes on").unwrap().parse().unwrap();
         micros / count as f64
     }
 }
@@ -176,7 +186,8 @@ impl Drop for Parts {
 /// For each line of standard input, which names a part and says how often, does that and prints the microseconds of CPU time
 /// that it took. Ends when its standard input does.
 pub(crate) fn parts(arguments: &[String]) -> ExitCode {
-    let (ed25519, rs256) = (Verification::new(Algorithm::EdDsa), Verification::new(Algorithm::Rs256));
+    let (ed25519, rs256) =
+        (Verification::new(Algorithm::EdDsa), Verification::new(Algorithm::Rs256));
     let claims = Claims::new(&arguments[0]);
     for line in io::stdin().lines() {
         let line = line.unwrap();
@@ -204,24 +215,30 @@ impl Claims {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let client = redis::Client::open(format!("redis://{redis}")).unwrap();
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
-        let connection = runtime.block_on(client.get_multiplexed_async_connection_with_config(&config)).unwrap();
+        let connection =
+            runtime.block_on(client.get_multiplexed_async_connection_with_config(&config)).unwrap();
         Self { runtime, connection }
     }
 
     fn measure(&self, count: usize) -> f64 {
         let run = fastrand::u64(..);
-        let keys: Vec<String> = (0..count).map(|number| format!("countersign:nonce:1:n{run:016x}{number:06x}")).collect();
+        let keys: Vec<String> = (0..count)
+            .map(|number| format!("countersign:nonce:1:n{run:016x}{number:06x}"))
+            .collect();
         let clock = CpuClock::of_this_process();
         let before = clock.now();
-        self.runtime.block_on(join_all(keys.chunks(count.div_ceil(CLAIMS_IN_FLIGHT)).map(async |keys| {
-            let mut connection = self.connection.clone();
-            for key in keys {
-                let mut set = redis::cmd("SET");
-                set.arg(key).arg([0_u8; 16].as_slice()).arg("NX").arg("EX").arg(21);
-                let answer: Option<redis::Value> = set.query_async(&mut connection).await.unwrap();
-                assert!(answer.is_some(), "a nonce was there before");
-            }
-        })));
+        self.runtime.block_on(join_all(keys.chunks(count.div_ceil(CLAIMS_IN_FLIGHT)).map(
+            async |keys| {
+                let mut connection = self.connection.clone();
+                for key in keys {
+                    let mut set = redis::cmd("SET");
+                    set.arg(key).arg([0_u8; 16].as_slice()).arg("NX").arg("EX").arg(21);
+                    let answer: Option<redis::Value> =
+                        set.query_async(&mut connection).await.unwrap();
+                    assert!(answer.is_some(), "a nonce was there before");
+                }
+            },
+        )));
         clock.micros_since(&before)
     }
 }
@@ -275,7 +292,8 @@ impl Verification {
                 *end = decoded.len();
             }
             let header: Header<'_> = serde_json::from_slice(&decoded[..ends[0]]).unwrap();
-            let claims: TokenClaims<'_> = serde_json::from_slice(&decoded[ends[0]..ends[1]]).unwrap();
+            let claims: TokenClaims<'_> =
+                serde_json::from_slice(&decoded[ends[0]..ends[1]]).unwrap();
             black_box((header.alg, header.kid, claims.username, claims.time, claims.nonce));
         }
         clock.micros_since(&before)

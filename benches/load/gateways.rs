@@ -91,9 +91,10 @@ pub(crate) async fn run(is_quick: bool) -> (Section, Vec<Curve>) {
     for kind in [Kind::Nginx, Kind::Envoy] {
         match kind.program() {
             Some(program) => bench.behind(kind, &program, &plan, &mut section).await,
-            None => section
-                .notes
-                .push(format!("{} is not installed (`tests/setup` does): nothing was measured behind it.", kind.name())),
+            None => section.notes.push(format!(
+                "{} is not installed (`tests/setup` does): nothing was measured behind it.",
+                kind.name()
+            )),
         }
     }
     let curves = bench.curves(&plan, &mut section).await;
@@ -114,12 +115,15 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         let placement = Placement { is_pinned: false };
         let name = |number| format!("ed25519-{number:02}@example.com");
-        let signers: Vec<Signer> = (0..PRINCIPALS).map(|number| Signer::new(name(number), Algorithm::EdDsa)).collect();
+        let signers: Vec<Signer> =
+            (0..PRINCIPALS).map(|number| Signer::new(name(number), Algorithm::EdDsa)).collect();
         register(dir.path(), &signers);
         let redis = Server::redis(placement, dir.path());
-        let countersign = Server::countersign(placement, dir.path(), &format!("redis://{}", redis.address));
+        let countersign =
+            Server::countersign(placement, dir.path(), &format!("redis://{}", redis.address));
         let token = sign(&signers, 1, 0);
-        let headers = Gateway::connect(countersign.address, 1).await.unwrap().headers(&token[0]).await;
+        let headers =
+            Gateway::connect(countersign.address, 1).await.unwrap().headers(&token[0]).await;
         let null = Server::null(placement, &headers);
         let token = sign(&signers, 1, 0);
         let response = Envoy::connect(countersign.grpc).await.unwrap().allow(&token[0]).await;
@@ -132,9 +136,11 @@ impl Bench {
             Kind::Nginx => (self.countersign.address, self.null.address),
             Kind::Envoy => (self.countersign.grpc, self.null_grpc.address),
         };
-        let gateways =
-            [("ours", ours), ("null", null)].map(|(name, asked)| kind.start(program, asked, &self.dir.path().join(name)));
-        let mut clients = gateways.each_ref().map(|gateway| Clients::new(gateway.server.address, CLIENT_HEAD, CONNECTIONS));
+        let gateways = [("ours", ours), ("null", null)]
+            .map(|(name, asked)| kind.start(program, asked, &self.dir.path().join(name)));
+        let mut clients = gateways
+            .each_ref()
+            .map(|gateway| Clients::new(gateway.server.address, CLIENT_HEAD, CONNECTIONS));
         let capacities = self.capacities(&mut clients, plan, section).await;
         let rate = capacities[0] * LOAD;
 
@@ -156,7 +162,9 @@ impl Bench {
                 milliseconds(round[0].quantile_us(0.99)),
                 milliseconds(round[1].quantile_us(0.99))
             );
-            rounds.push(QUANTILES.map(|(quantile, ..)| round[0].quantile_us(quantile) / round[1].quantile_us(quantile)));
+            rounds.push(QUANTILES.map(|(quantile, ..)| {
+                round[0].quantile_us(quantile) / round[1].quantile_us(quantile)
+            }));
             for (turns, turn) in turns.iter_mut().zip(round) {
                 turns.push(turn);
             }
@@ -165,7 +173,11 @@ impl Bench {
         let [ours, null] = turns.map(Latencies::of);
         for (place, (quantile, name, bound)) in QUANTILES.into_iter().enumerate() {
             section.rows.push(Row::new(
-                format!("{name} behind {} at {:.0} % load, Ed25519, Redis nonces", kind.name(), LOAD * 100.0),
+                format!(
+                    "{name} behind {} at {:.0} % load, Ed25519, Redis nonces",
+                    kind.name(),
+                    LOAD * 100.0
+                ),
                 milliseconds(ours.quantile_us(quantile)),
                 format!("null auth server there, {}", milliseconds(null.quantile_us(quantile))),
                 rounds.iter().map(|round| round[place]).collect::<Spread>(),
@@ -195,7 +207,8 @@ impl Bench {
         let servers = [self.countersign.address, self.null.address];
         let mut clients = servers.map(|server| Clients::new(server, QUESTION_HEAD, CONNECTIONS));
         let [capacity, _] = self.capacities(&mut clients, plan, section).await;
-        let mut curves = ["Countersign", "null server"].map(|label| Curve { label: label.to_owned(), points: Vec::new() });
+        let mut curves = ["Countersign", "null server"]
+            .map(|label| Curve { label: label.to_owned(), points: Vec::new() });
         for (number, load) in (0..).zip(plan.loads) {
             let rate = capacity * load;
             let schedule = Schedule::poisson(rate, plan.point, SEED + number);
@@ -203,7 +216,10 @@ impl Bench {
             for side in in_turn(number) {
                 let seen = clients[side].open_loop(&tokens, &schedule);
                 let [p50, p99, p999] = QUANTILES.map(|(quantile, ..)| seen.quantile_us(quantile));
-                println!("{}: {rate:.0}/s, p50 {p50:.0} µs, p99 {p99:.0} µs, p99.9 {p999:.0} µs", curves[side].label);
+                println!(
+                    "{}: {rate:.0}/s, p50 {p50:.0} µs, p99 {p99:.0} µs, p99.9 {p999:.0} µs",
+                    curves[side].label
+                );
                 curves[side].points.push((rate, p50, p99, p999));
                 section.expect_allows("over HTTP", &[seen]);
                 yield_now().await;
@@ -213,7 +229,12 @@ impl Bench {
     }
 
     /// Answers per second as fast as each side goes: the faster of two turns.
-    async fn capacities(&self, clients: &mut [Clients; 2], plan: &Plan, section: &mut Section) -> [f64; 2] {
+    async fn capacities(
+        &self,
+        clients: &mut [Clients; 2],
+        plan: &Plan,
+        section: &mut Section,
+    ) -> [f64; 2] {
         let count = (plan.probe.as_secs_f64() * RATE_MAX) as usize;
         let mut capacities = [0.0_f64; 2];
         for number in 0..2 {
@@ -237,13 +258,20 @@ impl Section {
             let figure = format!("answers other than 200, {what}");
             let count = unexpected.len();
             let times = Spread::from_iter([count as f64]);
-            self.rows.push(Row::new(figure, format!("{count}, the first {first}"), "none", times, Some(Bound::AtMost(0.0))));
+            self.rows.push(Row::new(
+                figure,
+                format!("{count}, the first {first}"),
+                "none",
+                times,
+                Some(Bound::AtMost(0.0)),
+            ));
         }
     }
 }
 
 /// Quantiles of latency that are told, and what each may be beside that with the null server.
-const QUANTILES: [(f64, &str, Option<Bound>); 3] = [(0.5, "p50", None), (0.99, "p99", Some(P99_BOUND)), (0.999, "p99.9", None)];
+const QUANTILES: [(f64, &str, Option<Bound>); 3] =
+    [(0.5, "p50", None), (0.99, "p99", Some(P99_BOUND)), (0.999, "p99.9", None)];
 
 /// Who comes first takes turns, too.
 pub(crate) const fn in_turn(number: u64) -> [usize; 2] {
@@ -271,7 +299,8 @@ impl Kind {
     fn program(self) -> Option<PathBuf> {
         match self {
             Self::Nginx => program("nginx"),
-            Self::Envoy => Some(repository().join("target/peers/envoy/envoy")).filter(|program| program.exists()),
+            Self::Envoy => Some(repository().join("target/peers/envoy/envoy"))
+                .filter(|program| program.exists()),
         }
     }
 
@@ -295,21 +324,35 @@ impl Kind {
                 let global = format!("daemon off; pid {};", dir.join("nginx.pid").display());
                 command.arg("-p").arg(dir).arg("-g").arg(global).arg("-c").arg(file)
             }
-            Self::Envoy => command.args(["--disable-hot-restart", "--log-level", "warning", "-c"]).arg(file),
+            Self::Envoy => {
+                command.args(["--disable-hot-restart", "--log-level", "warning", "-c"]).arg(file)
+            }
         };
         let gateway = Parent::start(address, command);
         let begun = Instant::now();
         // Listening is not yet serving: Envoy listens before it knows its clusters.
         while !answers_200(address, "/healthz") {
-            assert!(begun.elapsed() < READY_TIMEOUT, "{} is not ready:\n{}", self.name(), gateway.server.log());
+            assert!(
+                begun.elapsed() < READY_TIMEOUT,
+                "{} is not ready:\n{}",
+                self.name(),
+                gateway.server.log()
+            );
             thread::sleep(Duration::from_millis(20));
         }
         gateway
     }
 
     /// Addresses, places, and who answers what is allowed.
-    fn substitutions(self, gateway: SocketAddr, asked: SocketAddr, dir: &Path) -> Vec<(&'static str, String)> {
-        let endpoint = |address: SocketAddr| format!("address: {}, port_value: {}", address.ip(), address.port());
+    fn substitutions(
+        self,
+        gateway: SocketAddr,
+        asked: SocketAddr,
+        dir: &Path,
+    ) -> Vec<(&'static str, String)> {
+        let endpoint = |address: SocketAddr| {
+            format!("address: {}, port_value: {}", address.ip(), address.port())
+        };
         match self {
             Self::Nginx => vec![
                 ("user www-data;", "user root;".to_owned()),
@@ -340,20 +383,26 @@ pub(crate) struct Parent {
 impl Parent {
     /// `command`, when it listens on `address`.
     pub(crate) fn start(address: SocketAddr, command: Command) -> Self {
-        Self { server: Server::start(address, command, |address| TcpStream::connect(address).is_ok()) }
+        Self {
+            server: Server::start(address, command, |address| TcpStream::connect(address).is_ok()),
+        }
     }
 
     /// The processes that it started.
     pub(crate) fn children(&self) -> Vec<u32> {
         let id = self.server.process_id();
-        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
+        let children =
+            fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
         children.split_whitespace().map(|child| child.parse().unwrap()).collect()
     }
 }
 
 impl Drop for Parent {
     fn drop(&mut self) {
-        let asked = Command::new("kill").arg(self.server.process_id().to_string()).stderr(Stdio::null()).status();
+        let asked = Command::new("kill")
+            .arg(self.server.process_id().to_string())
+            .stderr(Stdio::null())
+            .status();
         let begun = Instant::now();
         while asked.as_ref().is_ok_and(std::process::ExitStatus::success)
             && begun.elapsed() < END_TIMEOUT
@@ -367,7 +416,8 @@ impl Drop for Parent {
 /// A program of the machine. Servers live in sbin, which is not in everyone's `PATH`.
 fn program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    let dirs = env::split_paths(&path).chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from));
+    let dirs =
+        env::split_paths(&path).chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from));
     dirs.map(|dir| dir.join(name)).find(|program| program.is_file())
 }
 

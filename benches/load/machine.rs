@@ -1,6 +1,8 @@
 //! CPU clocks, and what machine and code the figures are of.
 
-use std::{collections::BTreeMap, env, fs, path::PathBuf, process::Command, thread, time::Duration};
+use std::{
+    collections::BTreeMap, env, fs, path::PathBuf, process::Command, thread, time::Duration,
+};
 
 use time::{OffsetDateTime, macros::format_description};
 
@@ -32,21 +34,28 @@ impl CpuClock {
     /// What it shows now.
     pub(crate) fn now(&self) -> CpuTime {
         thread::sleep(LETTING_GO);
-        let tasks = fs::read_dir(&self.0).unwrap_or_else(|error| panic!("{} cannot be read: {error}", self.0.display()));
+        let tasks = fs::read_dir(&self.0)
+            .unwrap_or_else(|error| panic!("{} cannot be read: {error}", self.0.display()));
         let nanoseconds = |task: PathBuf| {
             // A thread that has ended meanwhile has no file any more.
             let schedstat = fs::read_to_string(task.join("schedstat")).ok()?;
-            let first = schedstat.split(' ').next()?.parse().expect("`schedstat` begins with nanoseconds on a core");
+            let first = schedstat
+                .split(' ')
+                .next()?
+                .parse()
+                .expect("`schedstat` begins with nanoseconds on a core");
             Some((task, first))
         };
-        let times: BTreeMap<PathBuf, u64> = tasks.filter_map(|task| nanoseconds(task.unwrap().path())).collect();
+        let times: BTreeMap<PathBuf, u64> =
+            tasks.filter_map(|task| nanoseconds(task.unwrap().path())).collect();
         assert!(!times.is_empty(), "this kernel tells no CPU times in /proc/*/task/*/schedstat");
         CpuTime(times)
     }
 
     /// Microseconds since `before`.
     pub(crate) fn micros_since(&self, before: &CpuTime) -> f64 {
-        let spent = |(task, time): (&PathBuf, &u64)| time - before.0.get(task).copied().unwrap_or(0);
+        let spent =
+            |(task, time): (&PathBuf, &u64)| time - before.0.get(task).copied().unwrap_or(0);
         self.now().0.iter().map(spent).sum::<u64>() as f64 / 1000.0
     }
 }
@@ -62,7 +71,14 @@ pub(crate) struct Usage {
 impl Usage {
     pub(crate) fn now() -> Self {
         let stat = fs::read_to_string("/proc/stat").unwrap();
-        let ticks: Vec<f64> = stat.lines().next().unwrap().split_whitespace().skip(1).map(|field| field.parse().unwrap()).collect();
+        let ticks: Vec<f64> = stat
+            .lines()
+            .next()
+            .unwrap()
+            .split_whitespace()
+            .skip(1)
+            .map(|field| field.parse().unwrap())
+            .collect();
         // user nice system idle iowait irq softirq steal guest guest_nice; guests are counted under user already.
         let total = ticks.iter().take(8).sum();
         Self { busy: total - ticks[3] - ticks[4], total, ours: ours() }
@@ -96,13 +112,18 @@ impl Description {
     pub(crate) fn now(before: &Usage) -> Self {
         let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let field = |name: &str| {
-            let line = info.lines().find(|line| line.split(':').next().is_some_and(|found| found.trim() == name))?;
+            let line = info
+                .lines()
+                .find(|line| line.split(':').next().is_some_and(|found| found.trim() == name))?;
             Some(line.split_once(':')?.1.trim().to_owned())
         };
-        let number = |name, of| field(of).map(|value| format!(" {name} {value}")).unwrap_or_default();
+        let number =
+            |name, of| field(of).map(|value| format!(" {name} {value}")).unwrap_or_default();
         let cpu = field("model name").unwrap_or_else(|| env::consts::ARCH.to_owned());
         Self {
-            date: OffsetDateTime::now_utc().format(format_description!("[year]-[month]-[day] [hour]:[minute] UTC")).unwrap(),
+            date: OffsetDateTime::now_utc()
+                .format(format_description!("[year]-[month]-[day] [hour]:[minute] UTC"))
+                .unwrap(),
             commit: commit(),
             cpu: cpu + &number("family", "cpu family") + &number("model", "model"),
             cores: thread::available_parallelism().map_or(1, Into::into),
@@ -114,11 +135,17 @@ impl Description {
 /// The commit that is checked out, and whether the files differ from it.
 fn commit() -> String {
     let git = |arguments: &[&str]| {
-        let output = Command::new("git").args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output().ok()?;
+        let output = Command::new("git")
+            .args(arguments)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .ok()?;
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
-    let Some(commit) = git(&["rev-parse", "--short=12", "HEAD"]) else { return "unknown".to_owned() };
-    let is_changed =
-        git(&["status", "--porcelain", "--", "src", "Cargo.toml", "Cargo.lock"]).is_none_or(|changes| !changes.is_empty());
+    let Some(commit) = git(&["rev-parse", "--short=12", "HEAD"]) else {
+        return "unknown".to_owned();
+    };
+    let is_changed = git(&["status", "--porcelain", "--", "src", "Cargo.toml", "Cargo.lock"])
+        .is_none_or(|changes| !changes.is_empty());
     if is_changed { commit + " with changes" } else { commit }
 }

@@ -158,7 +158,9 @@ async fn run(options: Options) {
                 section
             }
             Part::Peers => peers::run(options.is_quick).await,
-            Part::Telemetry => scale::telemetry::run(options.is_quick, options.baseline.as_deref()).await,
+            Part::Telemetry => {
+                scale::telemetry::run(options.is_quick, options.baseline.as_deref()).await
+            }
             Part::Claims => scale::claims::run(options.is_quick, options.baseline.as_deref()).await,
             Part::Flood => flood::run(options.is_quick, options.baseline.as_deref()).await,
             Part::Sockets => scale::sockets::run(options.is_quick).await,
@@ -171,7 +173,10 @@ async fn run(options: Options) {
     }
     let description = machine::Description::now(&before);
     if options.writes_results {
-        sections.push(Section { notes: drawn.draw(&pictures::caption(&description)), ..Section::default() });
+        sections.push(Section {
+            notes: drawn.draw(&pictures::caption(&description)),
+            ..Section::default()
+        });
     }
     let report = report::render(&description, &sections);
     println!("\n{report}");
@@ -199,7 +204,11 @@ impl Drawn {
             references.push(pictures::cost_by_part(&self.decisions, caption));
         }
         if !self.curves.is_empty() {
-            let curves: Vec<_> = self.curves.iter().map(|curve| (curve.label.as_str(), curve.points.as_slice())).collect();
+            let curves: Vec<_> = self
+                .curves
+                .iter()
+                .map(|curve| (curve.label.as_str(), curve.points.as_slice()))
+                .collect();
             references.push(pictures::latency_against_load(&curves, caption));
         }
         if !self.points.is_empty() {
@@ -223,8 +232,16 @@ enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 8] =
-        [Self::Decisions, Self::Gateways, Self::Peers, Self::Telemetry, Self::Claims, Self::Flood, Self::Sockets, Self::Scale];
+    const ALL: [Self; 8] = [
+        Self::Decisions,
+        Self::Gateways,
+        Self::Peers,
+        Self::Telemetry,
+        Self::Claims,
+        Self::Flood,
+        Self::Sockets,
+        Self::Scale,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
@@ -284,7 +301,9 @@ impl Options {
                 "--baseline" => options.baseline = Some(PathBuf::from(rest.next()?)),
                 "--unpinned" => options.plan.is_pinned = false,
                 "--write-results" => options.writes_results = true,
-                "--registry" => options.registry = Some(rest.next()?.parse().ok().filter(|count| *count > 0)?),
+                "--registry" => {
+                    options.registry = Some(rest.next()?.parse().ok().filter(|count| *count > 0)?)
+                }
                 "--passes" => options.plan.passes = rest.next()?.parse().ok()?,
                 "--only" => options.plan.only = Some(Case::named(rest.next()?)?),
                 _ => return None,

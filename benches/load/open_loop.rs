@@ -108,14 +108,24 @@ pub(crate) struct Clients {
 impl Clients {
     /// `count` connections that send `head`, with the value of `Authorization` behind it.
     pub(crate) fn new(server: SocketAddr, head: &str, count: usize) -> Self {
-        let connection =
-            || Connection { server, stream: None, head: head.as_bytes().into(), request: Vec::new(), answer: Vec::new() };
+        let connection = || Connection {
+            server,
+            stream: None,
+            head: head.as_bytes().into(),
+            request: Vec::new(),
+            answer: Vec::new(),
+        };
         Self { connections: std::iter::repeat_with(connection).take(count).collect() }
     }
 
     /// As fast as it goes, until `count` were asked or `at_most` has passed: from the first of `authorizations` to the last, and
     /// over again where there are fewer.
-    pub(crate) fn closed_loop(&mut self, authorizations: &[String], count: usize, at_most: Duration) -> Latencies {
+    pub(crate) fn closed_loop(
+        &mut self,
+        authorizations: &[String],
+        count: usize,
+        at_most: Duration,
+    ) -> Latencies {
         let next = AtomicUsize::new(0);
         self.run(|connection, begin| {
             let mut seen = Latencies::default();
@@ -133,8 +143,17 @@ impl Clients {
     }
 
     /// At the times of `schedule`, each with an authorization of its own.
-    pub(crate) fn open_loop(&mut self, authorizations: &[String], schedule: &Schedule) -> Latencies {
-        assert!(authorizations.len() >= schedule.count(), "{} tokens for {} arrivals", authorizations.len(), schedule.count());
+    pub(crate) fn open_loop(
+        &mut self,
+        authorizations: &[String],
+        schedule: &Schedule,
+    ) -> Latencies {
+        assert!(
+            authorizations.len() >= schedule.count(),
+            "{} tokens for {} arrivals",
+            authorizations.len(),
+            schedule.count()
+        );
         let next = AtomicUsize::new(0);
         self.run(|connection, begin| {
             let mut seen = Latencies::default();
@@ -255,12 +274,21 @@ impl Answer {
     /// The answer, when all of it is there. `at_end`: the server has closed the connection.
     fn read(received: &[u8], at_end: bool) -> io::Result<Option<Self>> {
         let Some(head_length) = end_of(received, b"\r\n\r\n") else { return Ok(None) };
-        let malformed = || io::Error::new(io::ErrorKind::InvalidData, String::from_utf8_lossy(received).into_owned());
+        let malformed = || {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                String::from_utf8_lossy(received).into_owned(),
+            )
+        };
         let (head, body) = received.split_at(head_length);
         let head = std::str::from_utf8(head).map_err(|_| malformed())?;
         let mut lines = head.lines();
         let status_line = lines.next().unwrap_or_default();
-        let status = status_line.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(malformed)?;
+        let status = status_line
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok())
+            .ok_or_else(malformed)?;
         let mut keeps_alive = status_line.starts_with("HTTP/1.1 ");
         let (mut length, mut is_chunked) = (None, false);
         for (name, value) in lines.filter_map(|line| line.split_once(':')) {
@@ -269,7 +297,8 @@ impl Answer {
                 length = Some(value.parse::<usize>().map_err(|_| malformed())?);
             } else if name.eq_ignore_ascii_case("transfer-encoding") {
                 is_chunked = value.eq_ignore_ascii_case("chunked");
-            } else if name.eq_ignore_ascii_case("connection") && value.eq_ignore_ascii_case("close") {
+            } else if name.eq_ignore_ascii_case("connection") && value.eq_ignore_ascii_case("close")
+            {
                 keeps_alive = false;
             }
         }

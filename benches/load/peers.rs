@@ -64,13 +64,16 @@ impl Bench {
     fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let make = |kind: &str, algorithm| -> Vec<Signer> {
-            (0..PRINCIPALS).map(|number| Signer::new(format!("{kind}-{number:02}@example.com"), algorithm)).collect()
+            (0..PRINCIPALS)
+                .map(|number| Signer::new(format!("{kind}-{number:02}@example.com"), algorithm))
+                .collect()
         };
         let (rs256, rs512) = (make("rs256", Algorithm::Rs256), make("rs512", Algorithm::Rs512));
         register(dir.path(), &rs256);
         register(dir.path(), &rs512);
         let redis = Server::redis(PLACEMENT, dir.path());
-        let countersign = Server::countersign(PLACEMENT, dir.path(), &format!("redis://{}", redis.address));
+        let countersign =
+            Server::countersign(PLACEMENT, dir.path(), &format!("redis://{}", redis.address));
         Self { rs256, rs512, countersign, redis, dir }
     }
 
@@ -88,7 +91,8 @@ impl Bench {
         let their_token = [jwthenticator_token(&server).await];
         let our_tokens = access_tokens(self.dir.path(), &self.rs256);
         let clients = Clients::new(server.address, QUESTION_HEAD, CONNECTIONS);
-        let mut theirs = Subject { clients, clocks: vec![CpuClock::of_process(server.process_id())] };
+        let mut theirs =
+            Subject { clients, clocks: vec![CpuClock::of_process(server.process_id())] };
         let mut ours = self.our_clients();
         theirs.clients.closed_loop(&their_token, WARM_UP, TURN_AT_MOST);
         ours.clients.closed_loop(&our_tokens, WARM_UP, TURN_AT_MOST);
@@ -110,11 +114,16 @@ impl Bench {
             }
             PLACEMENT.withdraw(false);
             let [self_signed, bearer, jwthenticator] = figure;
-            println!("jwthenticator {jwthenticator:.0} µs; ours, self-signed {self_signed:.1}, access token {bearer:.1}");
+            println!(
+                "jwthenticator {jwthenticator:.0} µs; ours, self-signed {self_signed:.1}, access token {bearer:.1}"
+            );
             figures.push(figure);
         }
         let name = "jwthenticator 1.6.3 `/validate_request`, access token, RS256";
-        for (place, figure) in ["self-signed token, RS256, Redis nonces", "access token, RS256"].into_iter().enumerate() {
+        for (place, figure) in ["self-signed token, RS256, Redis nonces", "access token, RS256"]
+            .into_iter()
+            .enumerate()
+        {
             let pairs = figures.iter().map(|figure| [figure[place], figure[2]]).collect::<Vec<_>>();
             section.rows.push(faster(figure, name, &pairs, JWTHENTICATOR_BOUND));
         }
@@ -152,8 +161,14 @@ impl Bench {
             println!("asymmetric_jwt_auth {:.0} µs; ours {:.1}", pair[1], pair[0]);
             pairs.push(pair);
         }
-        let name = "asymmetric_jwt_auth 1.3.0, Django, gunicorn, RS512, nonces in Django's Redis cache";
-        section.rows.push(faster("self-signed token, RS512, Redis nonces", name, &pairs, ASYMMETRIC_BOUND));
+        let name =
+            "asymmetric_jwt_auth 1.3.0, Django, gunicorn, RS512, nonces in Django's Redis cache";
+        section.rows.push(faster(
+            "self-signed token, RS512, Redis nonces",
+            name,
+            &pairs,
+            ASYMMETRIC_BOUND,
+        ));
         section.notes.push(format!(
             "asymmetric_jwt_auth: Django as it comes, with SQLite, behind one worker of gunicorn of the usual kind (`sync`, which takes \
              a new connection for each request); tokens of {PRINCIPALS} users, {ASYMMETRIC_REQUESTS_PER_SECOND} for each second, since \
@@ -177,10 +192,21 @@ impl Bench {
             prepare.arg(signer.username());
         }
         let output = prepare.output().unwrap();
-        assert!(output.status.success(), "asymmetric_site.py: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "asymmetric_site.py: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         let address = crate::server::free_address();
         let mut serve = command(gunicorn);
-        serve.args(["--workers", "1", "--no-control-socket", "--bind", &address.to_string(), "--pythonpath"]);
+        serve.args([
+            "--workers",
+            "1",
+            "--no-control-socket",
+            "--bind",
+            &address.to_string(),
+            "--pythonpath",
+        ]);
         serve.arg(scripts).arg("asymmetric_site:application");
         Parent::start(address, serve)
     }
@@ -197,7 +223,8 @@ impl Subject {
     fn cpu_us(&mut self, authorizations: &[String], count: usize, section: &mut Section) -> f64 {
         let before: Vec<_> = self.clocks.iter().map(CpuClock::now).collect();
         let seen = self.clients.closed_loop(authorizations, count, TURN_AT_MOST);
-        let micros: f64 = self.clocks.iter().zip(&before).map(|(clock, before)| clock.micros_since(before)).sum();
+        let micros: f64 =
+            self.clocks.iter().zip(&before).map(|(clock, before)| clock.micros_since(before)).sum();
         let answers = seen.count() as f64;
         section.expect_allows("beside the peers", &[seen]);
         micros / answers
@@ -209,7 +236,13 @@ fn faster(ours: &str, theirs: &str, pairs: &[[f64; 2]], bound: Bound) -> Row {
     let of = |side: usize| pairs.iter().map(|pair| pair[side]).collect::<Spread>().median();
     let times = pairs.iter().map(|[ours, theirs]| theirs / ours).collect();
     let theirs = format!("{theirs}, {:.0} µs CPU", of(1));
-    Row::new(format!("faster than a peer: {ours}"), format!("{:.1} µs CPU", of(0)), theirs, times, Some(bound))
+    Row::new(
+        format!("faster than a peer: {ours}"),
+        format!("{:.1} µs CPU", of(0)),
+        theirs,
+        times,
+        Some(bound),
+    )
 }
 
 /// A program under `target/peers`; without it, a note.
@@ -232,7 +265,9 @@ fn python_command(program: &Path, dir: &Path) -> Command {
 fn start_jwthenticator(python: &Path, dir: &Path) -> Server {
     let address = crate::server::free_address();
     let mut command = python_command(python, dir);
-    command.arg(repository().join("benches/load/peers/jwthenticator_server.py")).arg(address.port().to_string());
+    command
+        .arg(repository().join("benches/load/peers/jwthenticator_server.py"))
+        .arg(address.port().to_string());
     Server::start(address, command, |address| crate::server::answers_200(address, "/health"))
 }
 
@@ -241,7 +276,12 @@ async fn jwthenticator_token(server: &Server) -> String {
     let client = reqwest::Client::new();
     let post = async |path: &str| -> Value {
         let body = json!({ "key": "the key of this run", "identifier": "3b0a3d36-7c5c-4a6e-9a0b-0d9c7b0a1f52" });
-        let answer = client.post(format!("http://{}{path}", server.address)).json(&body).send().await.unwrap();
+        let answer = client
+            .post(format!("http://{}{path}", server.address))
+            .json(&body)
+            .send()
+            .await
+            .unwrap();
         let status = answer.status();
         assert!(status.is_success(), "jwthenticator answers {status} to {path}");
         answer.json().await.unwrap()

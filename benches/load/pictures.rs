@@ -52,12 +52,19 @@ pub(crate) fn cost_by_part(decisions: &[Decision], caption: &str) -> String {
     const ROW: f64 = 3.0;
     const BAR: f64 = 1.1;
 
-    let picture = Picture { file: "cost-by-part.svg", title: "CPU time per allowed decision, by part", caption };
+    let picture = Picture {
+        file: "cost-by-part.svg",
+        title: "CPU time per allowed decision, by part",
+        caption,
+    };
     let legend = Part::ALL.map(|part| (part.name(), part.colour()));
     let height = 170 + 62 * u32::try_from(decisions.len()).unwrap();
     picture.draw(height, &legend, |area| {
         let rows = ROW * decisions.len() as f64;
-        let longest = decisions.iter().map(|decision| decision.ours_us.max(decision.floors_us())).fold(1.0, f64::max);
+        let longest = decisions
+            .iter()
+            .map(|decision| decision.ours_us.max(decision.floors_us()))
+            .fold(1.0, f64::max);
         let mut chart = ChartBuilder::on(area)
             .margin(10)
             .margin_right(20)
@@ -82,17 +89,26 @@ pub(crate) fn cost_by_part(decisions: &[Decision], caption: &str) -> String {
             let top = rows - ROW * number as f64 - (ROW - 2.0 * BAR) / 2.0;
             let middle = top - BAR;
             for (part, [from, to]) in decision.parts() {
-                let ours = Rectangle::new([(from, top - 0.04), (to, middle + 0.04)], part.colour().filled());
+                let ours = Rectangle::new(
+                    [(from, top - 0.04), (to, middle + 0.04)],
+                    part.colour().filled(),
+                );
                 chart.draw_series([ours]).unwrap();
                 if part != Part::Rest {
-                    let floor =
-                        Rectangle::new([(from, middle - 0.04), (to, middle - BAR + 0.04)], part.colour().mix(0.45).filled());
+                    let floor = Rectangle::new(
+                        [(from, middle - 0.04), (to, middle - BAR + 0.04)],
+                        part.colour().mix(0.45).filled(),
+                    );
                     chart.draw_series([floor]).unwrap();
                 }
             }
             let (ours, floors) = (decision.ours_us, decision.floors_us());
             let ends = [
-                (format!("{ours:.1} µs = {:.2} × floors", ours / floors), ours.max(floors), top - BAR / 2.0),
+                (
+                    format!("{ours:.1} µs = {:.2} × floors", ours / floors),
+                    ours.max(floors),
+                    top - BAR / 2.0,
+                ),
                 (format!("floors {floors:.1} µs"), floors, middle - BAR / 2.0),
             ];
             for (words, x, y) in ends {
@@ -106,10 +122,14 @@ pub(crate) fn cost_by_part(decisions: &[Decision], caption: &str) -> String {
 
 /// p50, p99 and p99.9 of each server against the load it was offered. The reference to the picture, in Markdown.
 pub(crate) fn latency_against_load(servers: &[(&str, &[AtLoad])], caption: &str) -> String {
-    let picture =
-        Picture { file: "latency-against-load.svg", title: "Latency against load, open loop: Ed25519, Redis nonces", caption };
+    let picture = Picture {
+        file: "latency-against-load.svg",
+        title: "Latency against load, open loop: Ed25519, Redis nonces",
+        caption,
+    };
     let colours = [BLUE, VERMILION, GREEN, ORANGE, SKY];
-    let legend: Vec<_> = servers.iter().map(|(label, _)| *label).zip(colours.into_iter().cycle()).collect();
+    let legend: Vec<_> =
+        servers.iter().map(|(label, _)| *label).zip(colours.into_iter().cycle()).collect();
     picture.draw(520, &legend, |area| {
         let points = || servers.iter().flat_map(|(_, points)| points.iter());
         let busiest = points().map(|(load, ..)| *load).fold(1.0, f64::max);
@@ -129,7 +149,9 @@ pub(crate) fn latency_against_load(servers: &[(&str, &[AtLoad])], caption: &str)
             .x_desc("decisions per second")
             .y_desc("milliseconds (log scale)")
             .x_label_formatter(&|load| thousands(*load))
-            .y_label_formatter(&|milliseconds| if is_round(*milliseconds) { short(*milliseconds) } else { String::new() })
+            .y_label_formatter(&|milliseconds| {
+                if is_round(*milliseconds) { short(*milliseconds) } else { String::new() }
+            })
             .label_style(text(14))
             .axis_desc_style(text(14))
             .draw()
@@ -138,10 +160,18 @@ pub(crate) fn latency_against_load(servers: &[(&str, &[AtLoad])], caption: &str)
         let mut ends = Vec::new();
         for ((label, points), colour) in servers.iter().zip(colours.into_iter().cycle()) {
             for (place, (name, width, strength)) in quantiles.into_iter().enumerate() {
-                let line = || points.iter().map(|(load, p50, p99, p999)| (*load, [p50, p99, p999][place] / 1000.0));
+                let line = || {
+                    points
+                        .iter()
+                        .map(|(load, p50, p99, p999)| (*load, [p50, p99, p999][place] / 1000.0))
+                };
                 let style = colour.mix(strength).stroke_width(width);
                 chart.draw_series(LineSeries::new(line(), style)).unwrap();
-                chart.draw_series(line().map(|point| Circle::new(point, 2 + width / 2, colour.mix(strength).filled()))).unwrap();
+                chart
+                    .draw_series(line().map(|point| {
+                        Circle::new(point, 2 + width / 2, colour.mix(strength).filled())
+                    }))
+                    .unwrap();
                 if let Some(last) = line().next_back() {
                     let (_, y) = chart.plotting_area().map_coordinate(&last);
                     ends.push((y, last, format!("{label} {name}"), colour));
@@ -154,7 +184,13 @@ pub(crate) fn latency_against_load(servers: &[(&str, &[AtLoad])], caption: &str)
         for (y, last, words, colour) in ends {
             let down = (free_from - y).max(0);
             free_from = y + down + 15;
-            write(area, chart.backend_coord(&last), (8, down), &words, &left(&text(13)).color(&colour));
+            write(
+                area,
+                chart.backend_coord(&last),
+                (8, down),
+                &words,
+                &left(&text(13)).color(&colour),
+            );
         }
     })
 }
@@ -166,39 +202,58 @@ pub(crate) fn cost_against_principals(points: &[(usize, Spread)], caption: &str)
         title: "CPU time per allowed decision against registered principals",
         caption,
     };
-    picture.draw(460, &[("median of the rounds; the stroke spans the middle half of them", BLUE)], |area| {
-        let of = |(principals, spread): &(usize, Spread), quantile| (*principals as f64, spread.quantile(quantile));
-        let most = points.iter().map(|point| point.0 as f64).fold(1.0, f64::max);
-        let least = points.iter().map(|point| point.0 as f64).fold(most, f64::min);
-        let highest = points.iter().map(|point| of(point, 0.75).1).fold(1.0, f64::max);
-        let mut chart = ChartBuilder::on(area)
-            .margin(10)
-            .margin_right(30)
-            .x_label_area_size(44)
-            .y_label_area_size(70)
-            .build_cartesian_2d((least * 0.7..most * 1.45).log_scale(), 0.0..highest * 1.25)
-            .unwrap();
-        chart
-            .configure_mesh()
-            .light_line_style(TRANSPARENT)
-            .bold_line_style(FAINT)
-            .x_desc("principals in the registry (log scale)")
-            .y_desc("microseconds")
-            .x_label_formatter(&|principals| thousands(*principals))
-            .y_label_formatter(&|us| short(*us))
-            .label_style(text(14))
-            .axis_desc_style(text(14))
-            .draw()
-            .unwrap();
-        chart.draw_series(LineSeries::new(points.iter().map(|point| of(point, 0.5)), BLUE.stroke_width(3))).unwrap();
-        for point in points {
-            let (middle, low, high) = (of(point, 0.5), of(point, 0.25), of(point, 0.75));
-            chart.draw_series([PathElement::new([low, high], BLUE.mix(0.6).stroke_width(2))]).unwrap();
-            chart.draw_series([Circle::new(middle, 4, BLUE.filled())]).unwrap();
-            let above = text(13).pos(Pos::new(HPos::Center, VPos::Bottom));
-            write(area, chart.backend_coord(&high), (0, -6), &format!("{:.1}", middle.1), &above);
-        }
-    })
+    picture.draw(
+        460,
+        &[("median of the rounds; the stroke spans the middle half of them", BLUE)],
+        |area| {
+            let of = |(principals, spread): &(usize, Spread), quantile| {
+                (*principals as f64, spread.quantile(quantile))
+            };
+            let most = points.iter().map(|point| point.0 as f64).fold(1.0, f64::max);
+            let least = points.iter().map(|point| point.0 as f64).fold(most, f64::min);
+            let highest = points.iter().map(|point| of(point, 0.75).1).fold(1.0, f64::max);
+            let mut chart = ChartBuilder::on(area)
+                .margin(10)
+                .margin_right(30)
+                .x_label_area_size(44)
+                .y_label_area_size(70)
+                .build_cartesian_2d((least * 0.7..most * 1.45).log_scale(), 0.0..highest * 1.25)
+                .unwrap();
+            chart
+                .configure_mesh()
+                .light_line_style(TRANSPARENT)
+                .bold_line_style(FAINT)
+                .x_desc("principals in the registry (log scale)")
+                .y_desc("microseconds")
+                .x_label_formatter(&|principals| thousands(*principals))
+                .y_label_formatter(&|us| short(*us))
+                .label_style(text(14))
+                .axis_desc_style(text(14))
+                .draw()
+                .unwrap();
+            chart
+                .draw_series(LineSeries::new(
+                    points.iter().map(|point| of(point, 0.5)),
+                    BLUE.stroke_width(3),
+                ))
+                .unwrap();
+            for point in points {
+                let (middle, low, high) = (of(point, 0.5), of(point, 0.25), of(point, 0.75));
+                chart
+                    .draw_series([PathElement::new([low, high], BLUE.mix(0.6).stroke_width(2))])
+                    .unwrap();
+                chart.draw_series([Circle::new(middle, 4, BLUE.filled())]).unwrap();
+                let above = text(13).pos(Pos::new(HPos::Center, VPos::Bottom));
+                write(
+                    area,
+                    chart.backend_coord(&high),
+                    (0, -6),
+                    &format!("{:.1}", middle.1),
+                    &above,
+                );
+            }
+        },
+    )
 }
 
 /// What a decision's cost is told apart into.
@@ -259,7 +314,12 @@ struct Picture<'a> {
 
 impl Picture<'_> {
     /// Draws between title and caption, and writes the file.
-    fn draw(&self, height: u32, legend: &[(&str, RGBColor)], content: impl FnOnce(&Area<'_>)) -> String {
+    fn draw(
+        &self,
+        height: u32,
+        legend: &[(&str, RGBColor)],
+        content: impl FnOnce(&Area<'_>),
+    ) -> String {
         const TITLE: i32 = 64;
         const CAPTION: i32 = 24;
 
@@ -277,7 +337,8 @@ impl Picture<'_> {
             // Nobody knows how wide the reader's font is.
             x += 20 + 8 * i32::try_from(words.len()).unwrap() + 24;
         }
-        let (chart, caption) = rest.split_vertically(i32::try_from(height).unwrap() - TITLE - CAPTION);
+        let (chart, caption) =
+            rest.split_vertically(i32::try_from(height).unwrap() - TITLE - CAPTION);
         content(&chart);
         caption.draw_text(self.caption, &text(12).color(&TEXT.mix(0.8)), (16, 4)).unwrap();
         area.present().unwrap();
@@ -294,7 +355,13 @@ fn left<'a>(style: &TextStyle<'a>) -> TextStyle<'a> {
 }
 
 /// Writes `words` beside a point of the whole picture.
-fn write(area: &Area<'_>, point: (i32, i32), beside: (i32, i32), words: &str, style: &TextStyle<'_>) {
+fn write(
+    area: &Area<'_>,
+    point: (i32, i32),
+    beside: (i32, i32),
+    words: &str,
+    style: &TextStyle<'_>,
+) {
     let (left, top) = area.get_base_pixel();
     area.draw_text(words, style, (point.0 - left + beside.0, point.1 - top + beside.1)).unwrap();
 }
@@ -302,7 +369,8 @@ fn write(area: &Area<'_>, point: (i32, i32), beside: (i32, i32), words: &str, st
 /// `12,000`.
 fn thousands(number: f64) -> String {
     let digits = format!("{number:.0}");
-    let grouped = digits.as_bytes().rchunks(3).rev().map(|group| String::from_utf8_lossy(group).into_owned());
+    let grouped =
+        digits.as_bytes().rchunks(3).rev().map(|group| String::from_utf8_lossy(group).into_owned());
     grouped.collect::<Vec<_>>().join(",")
 }
 

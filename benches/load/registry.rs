@@ -56,7 +56,9 @@ pub(crate) struct Results {
 pub(crate) async fn run(principals: usize) -> Results {
     let dir = tempfile::tempdir().unwrap();
     let placement = Placement { is_pinned: false };
-    let service = |settings: &[(&str, &str)]| Server::countersign_with(placement, dir.path(), "memory:", settings);
+    let service = |settings: &[(&str, &str)]| {
+        Server::countersign_with(placement, dir.path(), "memory:", settings)
+    };
 
     let server = service(&[("COUNTERSIGN_ADMIN__TOKEN", ADMIN_TOKEN)]);
     let begun = Instant::now();
@@ -75,9 +77,21 @@ pub(crate) async fn run(principals: usize) -> Results {
     let entries = FEW_ENTRIES.to_string();
     let server = service(&[("COUNTERSIGN_REGISTRY__CACHE_ENTRIES", &entries)]);
     quiet(&server).await;
-    let (known_us, unknown_to_memory_us, query_us, queries) = compare(&server, dir.path(), &signers).await;
+    let (known_us, unknown_to_memory_us, query_us, queries) =
+        compare(&server, dir.path(), &signers).await;
     let database_bytes = fs::metadata(dir.path().join("countersign.db")).unwrap().len();
-    Results { principals, import, database_bytes, start, reading, memory_bytes, known_us, unknown_to_memory_us, query_us, queries }
+    Results {
+        principals,
+        import,
+        database_bytes,
+        start,
+        reading,
+        memory_bytes,
+        known_us,
+        unknown_to_memory_us,
+        query_us,
+        queries,
+    }
 }
 
 /// Adds principals, each in one request with its keys, and says who can sign for those that will be asked about: the first, which
@@ -112,14 +126,18 @@ async fn import(server: &Server, principals: usize) -> Vec<Signer> {
 /// In turns, so that a machine whose speed changes is fair to each: a decision about a principal in memory, one about a principal
 /// that is not, and the query that the latter makes, made here for another principal.
 async fn compare(server: &Server, dir: &Path, signers: &[Signer]) -> (f64, f64, f64, f64) {
-    let settings = countersign::config::database::DatabaseSettings { url: database_url(dir).parse().unwrap(), auto_migrate: None };
+    let settings = countersign::config::database::DatabaseSettings {
+        url: database_url(dir).parse().unwrap(),
+        auto_migrate: None,
+    };
     let registry = SqlRegistry::new(connect(&settings).await.unwrap());
     let mut gateway = Gateway::connect(server.address, 1).await.unwrap();
     let (known, others) = signers.split_first().unwrap();
     let turns = others.len().min(2 * SAMPLES) / 2;
     let (mut in_memory, mut not_in_memory, mut query) = (Vec::new(), Vec::new(), Vec::new());
     for turn in 0..turns {
-        let tokens = [sign(std::slice::from_ref(known), 1, 0), sign(&others[2 * turn..=2 * turn], 1, 0)];
+        let tokens =
+            [sign(std::slice::from_ref(known), 1, 0), sign(&others[2 * turn..=2 * turn], 1, 0)];
         for (tokens, latencies) in tokens.iter().zip([&mut in_memory, &mut not_in_memory]) {
             let answers = gateway.ask(Questions::once(tokens), 200).await;
             assert_eq!(answers.unexpected, 0, "{:?}", answers.first_unexpected);
@@ -127,10 +145,20 @@ async fn compare(server: &Server, dir: &Path, signers: &[Signer]) -> (f64, f64, 
         }
         let username = Username::new(others[2 * turn + 1].username()).unwrap();
         let begun = Instant::now();
-        assert!(registry.load(&username).await.unwrap().is_some_and(|principal| principal.keys.len() == KEYS_EACH));
+        assert!(
+            registry
+                .load(&username)
+                .await
+                .unwrap()
+                .is_some_and(|principal| principal.keys.len() == KEYS_EACH)
+        );
         query.push(begun.elapsed().as_secs_f64() * 1e6);
     }
-    let extra = in_memory.iter().zip(&not_in_memory).zip(&query).map(|((known, unknown), query)| (unknown - known) / query);
+    let extra = in_memory
+        .iter()
+        .zip(&not_in_memory)
+        .zip(&query)
+        .map(|((known, unknown), query)| (unknown - known) / query);
     let queries = median(extra.collect());
     (median(in_memory), median(not_in_memory), median(query), queries)
 }
@@ -143,10 +171,17 @@ fn median(mut values: Vec<f64>) -> f64 {
 /// Everything, in Markdown.
 pub(crate) fn render(results: &Results, description: &Description) -> String {
     let Description { date, commit, cpu, cores, others } = description;
-    let (mut text, others) = (format!("## {date}, commit {commit}: the registry\n\n"), others * 100.0);
-    let _ = writeln!(text, "{cpu}, {cores} cores; other processes used {others:.0} % of the machine meanwhile. SQLite.\n");
-    let _ =
-        writeln!(text, "| {} principals with {KEYS_EACH} keys each | measured | bound |\n| --- | --- | --- |", results.principals);
+    let (mut text, others) =
+        (format!("## {date}, commit {commit}: the registry\n\n"), others * 100.0);
+    let _ = writeln!(
+        text,
+        "{cpu}, {cores} cores; other processes used {others:.0} % of the machine meanwhile. SQLite.\n"
+    );
+    let _ = writeln!(
+        text,
+        "| {} principals with {KEYS_EACH} keys each | measured | bound |\n| --- | --- | --- |",
+        results.principals
+    );
     let mut row = |what: &str, measured: String, bound: &str| {
         let _ = writeln!(text, "| {what} | {measured} | {bound} |");
     };
@@ -159,7 +194,11 @@ pub(crate) fn render(results: &Results, description: &Description) -> String {
     row("memory with all of them (RSS)", megabytes(results.memory_bytes), "300 MB");
     row("latency, principal in memory", format!("{:.0} us", results.known_us), "");
     row("latency, principal not in memory", format!("{:.0} us", results.unknown_to_memory_us), "");
-    row("one query for a principal with its keys and trusts", format!("{:.0} us", results.query_us), "");
+    row(
+        "one query for a principal with its keys and trusts",
+        format!("{:.0} us", results.query_us),
+        "",
+    );
     row("difference of the two latencies, in such queries", format!("{:.2}", results.queries), "");
     text
 }

@@ -49,7 +49,11 @@ impl Resident {
 impl fmt::Display for Resident {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [peak, of_files] = [self.peak, self.of_files].map(|bytes| bytes as f64 / 1e6);
-        write!(f, "{:.1} MB (peak {peak:.1}, the program's own file {of_files:.1})", self.megabytes())
+        write!(
+            f,
+            "{:.1} MB (peak {peak:.1}, the program's own file {of_files:.1})",
+            self.megabytes()
+        )
     }
 }
 

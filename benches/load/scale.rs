@@ -46,7 +46,8 @@ pub(crate) type CostAgainstPrincipals = Vec<(usize, Spread)>;
 /// Measures all of it. Less, and with fewer principals, if it `is_quick`.
 pub(crate) async fn run(is_quick: bool) -> (Section, CostAgainstPrincipals) {
     let mut all = Section::default();
-    let (section, points) = principals::measure(if is_quick { &principals::QUICK } else { &principals::FULL }).await;
+    let (section, points) =
+        principals::measure(if is_quick { &principals::QUICK } else { &principals::FULL }).await;
     let parts = [
         section,
         memory::measure(if is_quick { &memory::QUICK } else { &memory::FULL }).await,
@@ -111,7 +112,12 @@ impl Target {
         };
         let micros = self.server.cpu.micros_since(&before);
         if let Some(first) = &answers.first_unexpected {
-            panic!("{} of {} were not allowed; the first:\n{first}\n{}", answers.unexpected, answers.count, self.server.log());
+            panic!(
+                "{} of {} were not allowed; the first:\n{first}\n{}",
+                answers.unexpected,
+                answers.count,
+                self.server.log()
+            );
         }
         let (count, seconds) = (answers.count as f64, answers.elapsed.as_secs_f64());
         Taken { cpu_us: micros / count, cores: micros / 1e6 / seconds, rate: count / seconds }
@@ -135,6 +141,7 @@ fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
 /// `1,000,000`.
 fn thousands(number: usize) -> String {
     let digits = number.to_string();
-    let grouped = digits.as_bytes().rchunks(3).rev().map(|group| String::from_utf8_lossy(group).into_owned());
+    let grouped =
+        digits.as_bytes().rchunks(3).rev().map(|group| String::from_utf8_lossy(group).into_owned());
     grouped.collect::<Vec<_>>().join(",")
 }

@@ -48,7 +48,8 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    pub(crate) const FULL: Self = Self { passes: 4, rounds_per_pass: 4, only: None, is_pinned: true };
+    pub(crate) const FULL: Self =
+        Self { passes: 4, rounds_per_pass: 4, only: None, is_pinned: true };
     pub(crate) const QUICK: Self = Self { passes: 1, ..Self::FULL };
 
     pub(crate) const fn rounds(&self) -> usize {
@@ -148,8 +149,10 @@ impl Results {
     /// Answers that were not what they should have been.
     pub(crate) fn failures(&self) -> usize {
         let floors = self.rounds.iter().filter_map(|round| round.floors.as_ref());
-        let of_floors = floors.flat_map(|floors| [&floors.http, &floors.http_with_headers, &floors.check]);
-        let of_decisions = self.rounds.iter().flat_map(|round| &round.decisions).map(|(_, sample)| sample);
+        let of_floors =
+            floors.flat_map(|floors| [&floors.http, &floors.http_with_headers, &floors.check]);
+        let of_decisions =
+            self.rounds.iter().flat_map(|round| &round.decisions).map(|(_, sample)| sample);
         of_floors.chain(of_decisions).map(|sample| sample.unexpected).sum()
     }
 }
@@ -170,7 +173,12 @@ pub(crate) async fn run(plan: &Plan) -> Results {
                 break;
             }
             let round = bench.round(&supply, number, plan.only).await;
-            println!("round {} of {}: {}", results.rounds.len() + 1, plan.rounds(), decisions::line(&round));
+            println!(
+                "round {} of {}: {}",
+                results.rounds.len() + 1,
+                plan.rounds(),
+                decisions::line(&round)
+            );
             results.rounds.push(round);
         }
         bench.placement.withdraw(false);
@@ -200,11 +208,16 @@ impl Supply {
         let signed_at = Instant::now();
         let is_wanted = |part| plan.only.is_none_or(|case| case.signature() == part);
         let share = |part, signers: &[Signer], size: usize| {
-            if is_wanted(part) { sign(signers, plan.rounds_per_pass * size, AHEAD) } else { Vec::new() }
+            if is_wanted(part) {
+                sign(signers, plan.rounds_per_pass * size, AHEAD)
+            } else {
+                Vec::new()
+            }
         };
         let unknown_rs256 = sign(&signers.unknown_rs256, WAITING_CONNECTIONS, AHEAD);
         // As long as tokens are, and nothing that could be one.
-        let garbage = unknown_rs256.iter().map(|authorization| authorization.replace('.', "_")).collect();
+        let garbage =
+            unknown_rs256.iter().map(|authorization| authorization.replace('.', "_")).collect();
         Self {
             signed_at,
             rs256: share(Part::Rs256, &signers.rs256, turn::RS256_DECISIONS),
@@ -250,15 +263,23 @@ impl Target<Envoy> {
 }
 
 /// What it takes `server`, and those around it, to answer what `asking` asks.
-async fn sample(server: &Server, redis: &Server, expected: u16, asking: impl Future<Output = Answers>) -> Sample {
+async fn sample(
+    server: &Server,
+    redis: &Server,
+    expected: u16,
+    asking: impl Future<Output = Answers>,
+) -> Sample {
     let before = [&server.cpu, &redis.cpu].map(CpuClock::now);
     let answers = awake(asking).await;
     let count = answers.count as f64;
-    let [cpu_us, redis_us] =
-        [(&server.cpu, &before[0]), (&redis.cpu, &before[1])].map(|(clock, before)| clock.micros_since(before) / count);
+    let [cpu_us, redis_us] = [(&server.cpu, &before[0]), (&redis.cpu, &before[1])]
+        .map(|(clock, before)| clock.micros_since(before) / count);
     if let Some(first) = &answers.first_unexpected {
         let log = server.log();
-        println!("!! {} of {} answers were not {expected}; the first:\n{first}\n{log}", answers.unexpected, answers.count);
+        println!(
+            "!! {} of {} answers were not {expected}; the first:\n{first}\n{log}",
+            answers.unexpected, answers.count
+        );
     }
     let rate = count / answers.elapsed.as_secs_f64();
     Sample {
@@ -299,7 +320,9 @@ impl Bench {
         server::allow_files(4 * WAITING_CONNECTIONS);
         let placement = Placement { is_pinned: plan.is_pinned };
         let make = |kind: &str, algorithm| -> Vec<Signer> {
-            (0..PRINCIPALS).map(|number| Signer::new(format!("{kind}-{number:02}@example.com"), algorithm)).collect()
+            (0..PRINCIPALS)
+                .map(|number| Signer::new(format!("{kind}-{number:02}@example.com"), algorithm))
+                .collect()
         };
         let signers = Signers {
             ed25519: make("ed25519", Algorithm::EdDsa),
@@ -314,13 +337,17 @@ impl Bench {
         let redis = Server::redis(placement, dir.path());
         // Several questions on each connection, so that every worker has its connections and knows every key; and as soon as it is
         // open, since servers close those on which nothing comes.
-        let tokens = [&signers.ed25519, &signers.rs256].map(|signers| sign(signers, 4 * CONNECTIONS, AHEAD)).concat();
-        let (once, again) = (Questions::once(&tokens), Questions::over_and_over(&tokens, 8 * CONNECTIONS));
+        let tokens = [&signers.ed25519, &signers.rs256]
+            .map(|signers| sign(signers, 4 * CONNECTIONS, AHEAD))
+            .concat();
+        let (once, again) =
+            (Questions::once(&tokens), Questions::over_and_over(&tokens, 8 * CONNECTIONS));
         let service = |nonce_url: &str| Server::countersign(placement, dir.path(), nonce_url);
         let redis_url = format!("redis://{}", redis.address);
         let mut http_redis = Target::http(service(&redis_url)).await;
         http_redis.ask(once, 200, &redis).await;
-        let mut waiting = Gateway::connect(http_redis.server.address, WAITING_CONNECTIONS).await.unwrap();
+        let mut waiting =
+            Gateway::connect(http_redis.server.address, WAITING_CONNECTIONS).await.unwrap();
         waiting.ask(Questions::over_and_over(&tokens, WAITING_CONNECTIONS), 401).await;
         let mut http_memory = Target::http(service("memory:")).await;
         http_memory.ask(once, 200, &redis).await;
@@ -362,7 +389,9 @@ impl Bench {
     async fn round(&mut self, supply: &Supply, number: usize, only: Option<Case>) -> Round {
         let mut round = Round::default();
         if let Some(case) = only {
-            if let Some(allow) = case.denial_of().filter(|_| matches!(case, Case::ReplayEd25519 | Case::ReplayRs256)) {
+            if let Some(allow) =
+                case.denial_of().filter(|_| matches!(case, Case::ReplayEd25519 | Case::ReplayRs256))
+            {
                 self.decide(supply, allow, number).await;
             }
             round.decisions.push((case, self.decide(supply, case, number).await));
@@ -370,22 +399,60 @@ impl Bench {
         }
         let rs256 = self.parts.measure(Part::Rs256, turn::RS256_VERIFICATIONS);
         let http = self.null.ask(supply.unread(turn::NULL_ANSWERS), 200, &self.redis).await;
-        self.decide_all(&mut round, supply, number, &[Case::Rs256Redis, Case::Rs256Memory, Case::Bearer]).await;
+        self.decide_all(
+            &mut round,
+            supply,
+            number,
+            &[Case::Rs256Redis, Case::Rs256Memory, Case::Bearer],
+        )
+        .await;
         let redis = self.parts.measure(Part::Redis, turn::REDIS_CLAIMS);
         let parse = self.parts.measure(Part::Parse, turn::TOKENS_PARSED);
         let ed25519 = self.parts.measure(Part::Ed25519, turn::ED25519_VERIFICATIONS);
-        self.decide_all(&mut round, supply, number, &[Case::Ed25519Redis, Case::Ed25519Memory]).await;
-        let http_with_headers = self.null_with_headers.ask(supply.unread(turn::NULL_ANSWERS), 200, &self.redis).await;
-        let http_verifying = self.null_verifying.ask(supply.unread(turn::NULL_VERIFICATIONS), 200, &self.redis).await;
+        self.decide_all(&mut round, supply, number, &[Case::Ed25519Redis, Case::Ed25519Memory])
+            .await;
+        let http_with_headers =
+            self.null_with_headers.ask(supply.unread(turn::NULL_ANSWERS), 200, &self.redis).await;
+        let http_verifying = self
+            .null_verifying
+            .ask(supply.unread(turn::NULL_VERIFICATIONS), 200, &self.redis)
+            .await;
         let check = self.null_check.ask(supply.unread(turn::NULL_CHECKS), &self.redis).await;
-        self.decide_all(&mut round, supply, number, &[Case::GrpcRs256Redis, Case::GrpcEd25519Redis, Case::GrpcEd25519Memory]).await;
-        let denials = [Case::Garbage, Case::UnknownRs256, Case::UnknownEd25519, Case::ReplayRs256, Case::ReplayEd25519];
+        self.decide_all(
+            &mut round,
+            supply,
+            number,
+            &[Case::GrpcRs256Redis, Case::GrpcEd25519Redis, Case::GrpcEd25519Memory],
+        )
+        .await;
+        let denials = [
+            Case::Garbage,
+            Case::UnknownRs256,
+            Case::UnknownEd25519,
+            Case::ReplayRs256,
+            Case::ReplayEd25519,
+        ];
         self.decide_all(&mut round, supply, number, &denials).await;
-        round.floors = Some(Floors { http, http_with_headers, http_verifying, check, ed25519, parse, rs256, redis });
+        round.floors = Some(Floors {
+            http,
+            http_with_headers,
+            http_verifying,
+            check,
+            ed25519,
+            parse,
+            rs256,
+            redis,
+        });
         round
     }
 
-    async fn decide_all(&mut self, round: &mut Round, supply: &Supply, number: usize, cases: &[Case]) {
+    async fn decide_all(
+        &mut self,
+        round: &mut Round,
+        supply: &Supply,
+        number: usize,
+        cases: &[Case],
+    ) {
         for case in cases {
             round.decisions.push((*case, self.decide(supply, *case, number).await));
         }
@@ -394,7 +461,9 @@ impl Bench {
     /// No service is given a token twice in any round, but to see it deny a replay.
     async fn decide(&mut self, supply: &Supply, case: Case, number: usize) -> Sample {
         let Self { redis, access_tokens, .. } = self;
-        let share = |tokens, size| Questions::once(<[String]>::chunks(tokens, size).nth(number).unwrap_or_default());
+        let share = |tokens, size| {
+            Questions::once(<[String]>::chunks(tokens, size).nth(number).unwrap_or_default())
+        };
         let rs256 = share(&supply.rs256, turn::RS256_DECISIONS);
         let ed25519 = share(&supply.ed25519, turn::ED25519_DECISIONS);
         // Denied for their user, they are as new as before.
@@ -404,11 +473,19 @@ impl Bench {
             Case::Ed25519Redis => self.http_redis.ask(ed25519, 200, redis).await,
             Case::Rs256Memory => self.http_memory.ask(rs256, 200, redis).await,
             Case::Ed25519Memory => self.http_memory.ask(ed25519, 200, redis).await,
-            Case::Bearer => self.http_memory.ask(Questions::over_and_over(access_tokens, turn::BEARERS), 200, redis).await,
+            Case::Bearer => {
+                self.http_memory
+                    .ask(Questions::over_and_over(access_tokens, turn::BEARERS), 200, redis)
+                    .await
+            }
             Case::GrpcRs256Redis => self.grpc_redis.ask(rs256, redis).await,
             Case::GrpcEd25519Redis => self.grpc_redis.ask(ed25519, redis).await,
             Case::GrpcEd25519Memory => self.grpc_memory.ask(ed25519, redis).await,
-            Case::Garbage => self.http_redis.ask(Questions::over_and_over(&supply.garbage, turn::GARBAGE), 401, redis).await,
+            Case::Garbage => {
+                self.http_redis
+                    .ask(Questions::over_and_over(&supply.garbage, turn::GARBAGE), 401, redis)
+                    .await
+            }
             Case::UnknownRs256 => self.ask_waiting(unknown(&supply.unknown_rs256)).await,
             Case::UnknownEd25519 => self.ask_waiting(unknown(&supply.unknown_ed25519)).await,
             Case::ReplayRs256 => self.http_redis.ask(rs256, 401, redis).await,

@@ -62,10 +62,18 @@ impl Placement {
     /// to every core.
     pub(crate) fn withdraw(self, withdraws: bool) {
         if self.is_pinned {
-            let (cores, id) =
-                (if withdraws { other_cores() } else { "0-".to_owned() + &last_core() }, std::process::id().to_string());
-            let status = Command::new("taskset").args(["-a", "-p", "-c", &cores, &id]).stdout(Stdio::null()).status();
-            assert!(status.is_ok_and(|status| status.success()), "taskset cannot move this process to the cores {cores}");
+            let (cores, id) = (
+                if withdraws { other_cores() } else { "0-".to_owned() + &last_core() },
+                std::process::id().to_string(),
+            );
+            let status = Command::new("taskset")
+                .args(["-a", "-p", "-c", &cores, &id])
+                .stdout(Stdio::null())
+                .status();
+            assert!(
+                status.is_ok_and(|status| status.success()),
+                "taskset cannot move this process to the cores {cores}"
+            );
         }
     }
 
@@ -82,7 +90,9 @@ impl Placement {
 /// Lets this process and those that it starts open `count` files and connections each, where the system's administrator lets it.
 pub(crate) fn allow_files(count: usize) {
     let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let limit = limits.lines().find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next()?.parse().ok());
+    let limit = limits.lines().find_map(|line| {
+        line.strip_prefix("Max open files")?.split_whitespace().next()?.parse().ok()
+    });
     if limit.is_some_and(|limit: usize| limit < count) {
         let (id, limit) = (std::process::id().to_string(), format!("--nofile={count}:"));
         let _ = Command::new("prlimit").args(["--pid", &id, &limit]).status();
@@ -119,8 +129,19 @@ impl Server {
     }
 
     /// The same with more `settings`, as environment variables.
-    pub(crate) fn countersign_with(placement: Placement, dir: &Path, nonce_url: &str, settings: &[(&str, &str)]) -> Self {
-        Self::countersign_from(Path::new(env!("CARGO_BIN_EXE_countersign")), placement, dir, nonce_url, settings)
+    pub(crate) fn countersign_with(
+        placement: Placement,
+        dir: &Path,
+        nonce_url: &str,
+        settings: &[(&str, &str)],
+    ) -> Self {
+        Self::countersign_from(
+            Path::new(env!("CARGO_BIN_EXE_countersign")),
+            placement,
+            dir,
+            nonce_url,
+            settings,
+        )
     }
 
     /// The same of another build, `program`.
@@ -143,7 +164,9 @@ impl Server {
         let started = Self::start(http, command, |_| answers_200(admin, "/readyz"));
         // Tokens from before the nonce store began are denied, and tokens carry whole seconds.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        thread::sleep(Duration::from_secs(1).saturating_sub(Duration::from_nanos(now.subsec_nanos().into())));
+        thread::sleep(
+            Duration::from_secs(1).saturating_sub(Duration::from_nanos(now.subsec_nanos().into())),
+        );
         Self { admin, grpc, ..started }
     }
 
@@ -159,7 +182,10 @@ impl Server {
     pub(crate) fn null(placement: Placement, headers: &[(String, String)]) -> Self {
         let address = free_address();
         let mut command = placement.server(env::current_exe().unwrap());
-        command.arg(NULL_SERVER).arg(address.to_string()).args(headers.iter().map(|(name, value)| format!("{name}={value}")));
+        command
+            .arg(NULL_SERVER)
+            .arg(address.to_string())
+            .args(headers.iter().map(|(name, value)| format!("{name}={value}")));
         Self::start(address, command, |address| TcpStream::connect(address).is_ok())
     }
 
@@ -190,7 +216,11 @@ impl Server {
     }
 
     /// `command`, which listens on `address` and serves as soon as `is_ready`.
-    pub(crate) fn start(address: SocketAddr, command: Command, is_ready: impl Fn(SocketAddr) -> bool) -> Self {
+    pub(crate) fn start(
+        address: SocketAddr,
+        command: Command,
+        is_ready: impl Fn(SocketAddr) -> bool,
+    ) -> Self {
         let mut process = Process::start(command);
         let start = Instant::now();
         while !is_ready(address) {
@@ -200,7 +230,13 @@ impl Server {
             assert!(start.elapsed() < START_TIMEOUT, "a server is not ready:\n{}", process.log());
             thread::sleep(Duration::from_millis(20));
         }
-        Self { address, admin: address, grpc: address, cpu: CpuClock::of_process(process.child.id()), process }
+        Self {
+            address,
+            admin: address,
+            grpc: address,
+            cpu: CpuClock::of_process(process.child.id()),
+            process,
+        }
     }
 }
 
@@ -235,13 +271,19 @@ fn run(dir: &Path, arguments: &[&str], input: &str) -> String {
         .expect("the command starts");
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "{arguments:?} failed: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{arguments:?} failed: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).unwrap()
 }
 
 /// `command` with the settings in `dir` and no others.
 fn in_dir(mut command: Command, dir: &Path) -> Command {
-    for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("COUNTERSIGN_")) {
+    for (name, _) in
+        env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("COUNTERSIGN_"))
+    {
         command.env_remove(name);
     }
     command.current_dir(dir).env("COUNTERSIGN_DATABASE__URL", database_url(dir));

@@ -40,14 +40,31 @@ impl Row {
         times: Spread,
         bound: Option<Bound>,
     ) -> Self {
-        Self { figure: figure.into(), ours: ours.into(), compared_with: compared_with.into(), times, bound }
+        Self {
+            figure: figure.into(),
+            ours: ours.into(),
+            compared_with: compared_with.into(),
+            times,
+            bound,
+        }
     }
 
     /// `measured` may be `limit` at most, both in `unit`.
-    pub(crate) fn limited(figure: impl Into<String>, measured: f64, limit: f64, unit: &str) -> Self {
+    pub(crate) fn limited(
+        figure: impl Into<String>,
+        measured: f64,
+        limit: f64,
+        unit: &str,
+    ) -> Self {
         let digits = if measured < 10.0 { 2 } else { 0 };
         let times = Spread::from_iter([measured / limit]);
-        Self::new(figure, format!("{measured:.digits$} {unit}"), format!("{limit} {unit}"), times, Some(Bound::AtMost(1.0)))
+        Self::new(
+            figure,
+            format!("{measured:.digits$} {unit}"),
+            format!("{limit} {unit}"),
+            times,
+            Some(Bound::AtMost(1.0)),
+        )
     }
 
     /// Whether the median keeps to the bound.
@@ -70,13 +87,19 @@ impl fmt::Display for Row {
             Some(Bound::AtLeast(least)) => format!("≥ {least}"),
         };
         let mark = if self.is_within_bound() { "" } else { " **missed**" };
-        write!(f, "| {figure} | {ours} | {compared_with} | {} | {bound}{mark} |", times.with_range(2))
+        write!(
+            f,
+            "| {figure} | {ours} | {compared_with} | {} | {bound}{mark} |",
+            times.with_range(2)
+        )
     }
 }
 
 /// All of `sections`, in Markdown.
 pub(crate) fn render(sections: &[Section]) -> String {
-    let mut text = String::from("| figure | ours | compared with | times | bound |\n| --- | --- | --- | --- | --- |\n");
+    let mut text = String::from(
+        "| figure | ours | compared with | times | bound |\n| --- | --- | --- | --- | --- |\n",
+    );
     for row in sections.iter().flat_map(|section| &section.rows) {
         let _ = writeln!(text, "{row}");
     }

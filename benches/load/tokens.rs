@@ -40,7 +40,12 @@ impl Signer {
     /// Another who signs with the same key: making one for each of many takes too long.
     #[allow(dead_code, reason = "not every bench that shares this file needs it")]
     pub(crate) fn renamed(&self, username: String) -> Self {
-        Self { username, algorithm: self.algorithm, key: Arc::clone(&self.key), header: self.header.clone() }
+        Self {
+            username,
+            algorithm: self.algorithm,
+            key: Arc::clone(&self.key),
+            header: self.header.clone(),
+        }
     }
 
     pub(crate) fn username(&self) -> &str {
@@ -53,7 +58,8 @@ impl Signer {
 
     /// The value of an `Authorization` header with a token of time `time`, in seconds.
     fn authorization(&self, time: i64) -> String {
-        let claims = format!(r#"{{"username":"{}","time":{time},"nonce":"{}"}}"#, self.username, nonce());
+        let claims =
+            format!(r#"{{"username":"{}","time":{time},"nonce":"{}"}}"#, self.username, nonce());
         let mut value = format!("JWT {}.", self.header);
         BASE64_URL_SAFE_NO_PAD.encode_string(claims, &mut value);
         let signature = self.key.sign(self.algorithm, &value.as_bytes()["JWT ".len()..]).unwrap();
@@ -72,7 +78,11 @@ pub(crate) fn sign(signers: &[Signer], count: usize, ahead: i64) -> Vec<String> 
         let shares: Vec<_> = (0..threads)
             .map(|share| {
                 let numbers = count * share / threads..count * (share + 1) / threads;
-                scope.spawn(move || numbers.map(|number| signers[number % signers.len()].authorization(time)).collect::<Vec<_>>())
+                scope.spawn(move || {
+                    numbers
+                        .map(|number| signers[number % signers.len()].authorization(time))
+                        .collect::<Vec<_>>()
+                })
             })
             .collect();
         shares.into_iter().flat_map(|share| share.join().unwrap()).collect()

@@ -4,7 +4,7 @@
 use countersign::{
     domain::{
         decision::AuthMethod,
-        presented::{Credentials, Door, Presented},
+        auth_request::{Credentials, Door, AuthRequest},
         token::{UntrustedAccessToken, UntrustedToken},
     },
     engine::verify::fuzzing::credential,
@@ -15,11 +15,11 @@ fuzz_target!(|text: &str| {
     let values: Vec<&str> = text.split('\n').collect();
     let credentials = values.iter().fold(Credentials::None, |known, value| known.and_another(value));
     // The same in the application's own header, where ours is another.
-    for (presented, is_ours) in [
-        (Presented::alone(Door::Http, credentials), true),
-        (Presented { authorization: credentials, ..Presented::alone(Door::Http, Credentials::None) }, false),
+    for (auth_request, is_ours) in [
+        (AuthRequest::alone(Door::Http, credentials), true),
+        (AuthRequest { authorization: credentials, ..AuthRequest::alone(Door::Http, Credentials::None) }, false),
     ] {
-        let Ok((method, token)) = credential("JWT", &presented) else { continue };
+        let Ok((method, token)) = credential("JWT", &auth_request) else { continue };
         assert!(values.len() == 1 && text.contains(token) && !token.starts_with(' '));
         let scheme = text.trim_matches([' ', '\t']).split(' ').next().unwrap_or_default().to_ascii_lowercase();
         match method {

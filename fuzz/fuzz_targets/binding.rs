@@ -2,7 +2,7 @@
 #![no_main]
 
 use countersign::{
-    domain::presented::{OriginalRequest, Stated},
+    domain::auth_request::{OriginalRequest, Reported},
     engine::verify::fuzzing::check_binding,
 };
 use libfuzzer_sys::fuzz_target;
@@ -11,7 +11,7 @@ fuzz_target!(|text: &str| {
     let mut lines = text.splitn(5, '\n');
     let [method, scheme, host, path, json] = std::array::from_fn(|_| lines.next().unwrap_or_default());
     let Some(claims) = countersign_fuzz::claims(json.as_bytes()) else { return };
-    let [method, scheme, host, path] = [method, scheme, host, path].map(|value| Stated::from(Some(value)));
+    let [method, scheme, host, path] = [method, scheme, host, path].map(|value| Reported::from(Some(value)));
     let request = OriginalRequest { method, scheme, host, path, ..OriginalRequest::default() };
     let anywhere = check_binding(&claims, &request, "orders", &[]);
     let here = check_binding(&claims, &request, "orders", &["api.example"]);

@@ -4,7 +4,7 @@
 use std::sync::LazyLock;
 
 use countersign::{
-    domain::presented::{Credentials, Stated},
+    domain::auth_request::{Credentials, Reported},
     doors::{grpc::fuzzing::check_request, http::Language},
     engine::verify::fuzzing::credential,
 };
@@ -13,19 +13,19 @@ use libfuzzer_sys::fuzz_target;
 static LANGUAGE: LazyLock<Language> = LazyLock::new(|| Language::new("authorization", None, "JWT", "countersign"));
 
 fuzz_target!(|bytes: &[u8]| {
-    check_request(bytes, &LANGUAGE, |presented| {
+    check_request(bytes, &LANGUAGE, |auth_request| {
         // Nothing is known that is not in the message.
         let is_there = |value: &str| bytes.windows(value.len()).any(|window| window == value.as_bytes());
-        if let Credentials::One(value) = presented.credentials {
+        if let Credentials::One(value) = auth_request.credentials {
             assert!(value.is_empty() || is_there(value));
         }
-        let request = &presented.request;
+        let request = &auth_request.request;
         for stated in [request.method, request.host, request.path] {
-            assert!(!matches!(stated, Stated::Contradictory));
+            assert!(!matches!(stated, Reported::Conflicting));
         }
         for stated in [request.method, request.scheme, request.host, request.path] {
             assert!(stated.value().is_none_or(is_there));
         }
-        let _ = credential("JWT", presented);
+        let _ = credential("JWT", auth_request);
     });
 });

@@ -2,7 +2,7 @@
 #![no_main]
 
 use countersign::{
-    domain::presented::{Credentials, Stated},
+    domain::auth_request::{Credentials, Reported},
     doors::http::fuzzing::decision_request,
 };
 use libfuzzer_sys::fuzz_target;
@@ -23,30 +23,30 @@ fuzz_target!(|data: &[u8]| {
     let values = |name: &str| -> Vec<&[u8]> {
         headers.iter().filter(|(found, _)| found.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| *value).collect()
     };
-    decision_request(method, target, &headers, |presented| {
+    decision_request(method, target, &headers, |auth_request| {
         let authorization = values("authorization");
-        match presented.credentials {
+        match auth_request.credentials {
             Credentials::None => assert!(authorization.is_empty()),
             Credentials::One(value) => assert_eq!(authorization, [value.as_bytes()]),
             Credentials::Unusable => assert!(!authorization.is_empty()),
         }
-        let request = &presented.request;
+        let request = &auth_request.request;
         // The HTTP library cuts a fragment off.
         let target = target.split('#').next().unwrap_or_default();
         let path = target.split('?').next().unwrap_or_default();
-        if let Some(scopes) = path.strip_prefix("/decide/scope/").filter(|_| presented.misconfiguration.is_none()) {
+        if let Some(scopes) = path.strip_prefix("/decide/scope/").filter(|_| auth_request.misconfiguration.is_none()) {
             // What the route asks for is never lost, and the client's request is what comes behind it.
             let (scopes, tail) = scopes.split_once('/').map_or((scopes, None), |(scopes, _)| (scopes, Some(())));
-            assert!(presented.required_scopes.len() >= scopes.split('+').count());
-            assert!(presented.required_scopes.iter().take(1).all(|scope| !scope.is_empty()));
+            assert!(auth_request.required_scopes.len() >= scopes.split('+').count());
+            assert!(auth_request.required_scopes.iter().take(1).all(|scope| !scope.is_empty()));
             if tail.is_some() {
                 assert_eq!(request.path.value(), Some(&target["/decide/scope/".len() + scopes.len()..]));
             }
             return;
         }
         if target.starts_with("/validate_request/") {
-            assert!(presented.misconfiguration.is_none());
-            assert_eq!(request.method, Stated::As(method));
+            assert!(auth_request.misconfiguration.is_none());
+            assert_eq!(request.method, Reported::Value(method));
             let told = &target["/validate_request".len()..];
             assert_eq!(request.path.value(), Some(told));
             return;
@@ -62,9 +62,9 @@ fuzz_target!(|data: &[u8]| {
         ] {
             let said: Vec<&[u8]> = names.iter().flat_map(|name| values(name)).filter(|value| !value.is_empty()).collect();
             match stated {
-                Stated::Nowhere => assert!(said.is_empty()),
-                Stated::As(value) => assert!(!said.is_empty() && said.iter().all(|said| *said == value.as_bytes())),
-                Stated::Contradictory => assert!(!said.is_empty()),
+                Reported::Missing => assert!(said.is_empty()),
+                Reported::Value(value) => assert!(!said.is_empty() && said.iter().all(|said| *said == value.as_bytes())),
+                Reported::Conflicting => assert!(!said.is_empty()),
             }
         }
     });

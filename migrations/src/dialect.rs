@@ -17,9 +17,16 @@ impl Dialect {
         let (backend, connection) = (manager.get_database_backend(), manager.get_connection());
         let collation = match backend {
             DatabaseBackend::MySql => {
-                let version = connection.query_one_raw(Statement::from_string(backend, "SELECT VERSION() AS version")).await?;
-                let version: String = version.map_or_else(|| Ok(String::new()), |row| row.try_get("", "version"))?;
-                Some(if version.contains("MariaDB") { "utf8mb4_nopad_bin" } else { "utf8mb4_0900_bin" })
+                let version = connection
+                    .query_one_raw(Statement::from_string(backend, "SELECT VERSION() AS version"))
+                    .await?;
+                let version: String =
+                    version.map_or_else(|| Ok(String::new()), |row| row.try_get("", "version"))?;
+                Some(if version.contains("MariaDB") {
+                    "utf8mb4_nopad_bin"
+                } else {
+                    "utf8mb4_0900_bin"
+                })
             }
             _ => None,
         };
@@ -30,7 +37,8 @@ impl Dialect {
     pub(crate) fn exact_text(&self, column: impl IntoIden, length: u32) -> ColumnDef {
         let mut definition = ColumnDef::new(column);
         match self.collation {
-            Some(collation) => definition.custom(format!("VARCHAR({length}) CHARACTER SET utf8mb4 COLLATE {collation}")),
+            Some(collation) => definition
+                .custom(format!("VARCHAR({length}) CHARACTER SET utf8mb4 COLLATE {collation}")),
             None => definition.string_len(length),
         };
         definition

@@ -79,7 +79,11 @@ impl MigrationTrait for Migration {
             .unique()
             .to_owned();
         manager.create_index(unique_key).await?;
-        let trusts = Index::create().name("jwks_trusts_principal").table(JwksTrusts::Table).col(JwksTrusts::PrincipalId).to_owned();
+        let trusts = Index::create()
+            .name("jwks_trusts_principal")
+            .table(JwksTrusts::Table)
+            .col(JwksTrusts::PrincipalId)
+            .to_owned();
         manager.create_index(trusts).await
     }
 
@@ -121,7 +125,11 @@ fn public_keys(dialect: &Dialect) -> TableCreateStatement {
         .col(dialect.moment(PublicKeys::RevokedAt).null())
         .col(dialect.moment(PublicKeys::LastUsedOn).null())
         .col(dialect.moment(PublicKeys::CreatedAt).not_null())
-        .foreign_key(&mut belongs_to_principal("public_keys_principal", PublicKeys::Table, PublicKeys::PrincipalId))
+        .foreign_key(&mut belongs_to_principal(
+            "public_keys_principal",
+            PublicKeys::Table,
+            PublicKeys::PrincipalId,
+        ))
         .to_owned()
 }
 
@@ -135,7 +143,11 @@ fn jwks_trusts(dialect: &Dialect) -> TableCreateStatement {
         .col(dialect.moment(JwksTrusts::LastFetchedAt).null())
         .col(ColumnDef::new(JwksTrusts::LastError).text().null())
         .col(dialect.moment(JwksTrusts::CreatedAt).not_null())
-        .foreign_key(&mut belongs_to_principal("jwks_trusts_principal_id", JwksTrusts::Table, JwksTrusts::PrincipalId))
+        .foreign_key(&mut belongs_to_principal(
+            "jwks_trusts_principal_id",
+            JwksTrusts::Table,
+            JwksTrusts::PrincipalId,
+        ))
         .to_owned()
 }
 
@@ -149,7 +161,11 @@ fn registry_changes(dialect: &Dialect) -> TableCreateStatement {
         .to_owned()
 }
 
-fn belongs_to_principal(name: &str, table: impl IntoIden, column: impl IntoIden) -> ForeignKeyCreateStatement {
+fn belongs_to_principal(
+    name: &str,
+    table: impl IntoIden,
+    column: impl IntoIden,
+) -> ForeignKeyCreateStatement {
     ForeignKey::create()
         .name(name)
         .from(table.into_iden(), column.into_iden())

@@ -43,8 +43,11 @@ impl MigrationTrait for Migration {
                 manager.get_connection().execute_unprepared(&statement).await?;
             }
         }
-        let by_username =
-            Index::create().name("audit_events_username").table(AuditEvents::Table).col(AuditEvents::Username).to_owned();
+        let by_username = Index::create()
+            .name("audit_events_username")
+            .table(AuditEvents::Table)
+            .col(AuditEvents::Username)
+            .to_owned();
         manager.create_index(by_username).await?;
         let mut by_url = Index::create().name(TRUSTS_BY_URL).table(JwksTrusts::Table).to_owned();
         match manager.get_database_backend() {
@@ -56,7 +59,9 @@ impl MigrationTrait for Migration {
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        manager.drop_index(Index::drop().name(TRUSTS_BY_URL).table(JwksTrusts::Table).to_owned()).await?;
+        manager
+            .drop_index(Index::drop().name(TRUSTS_BY_URL).table(JwksTrusts::Table).to_owned())
+            .await?;
         manager.drop_table(Table::drop().table(AuditEvents::Table).to_owned()).await
     }
 }

@@ -70,15 +70,28 @@ impl MigrationTrait for Migration {
                 manager.get_connection().execute_unprepared(&statement).await?;
             }
         }
-        let keys = Index::create().name("api_keys_principal").table(ApiKeys::Table).col(ApiKeys::PrincipalId).to_owned();
+        let keys = Index::create()
+            .name("api_keys_principal")
+            .table(ApiKeys::Table)
+            .col(ApiKeys::PrincipalId)
+            .to_owned();
         manager.create_index(keys).await?;
         let grants = || Index::create().table(TokenGrants::Table).to_owned();
-        manager.create_index(grants().name("token_grants_family").col(TokenGrants::Family).to_owned()).await?;
+        manager
+            .create_index(grants().name("token_grants_family").col(TokenGrants::Family).to_owned())
+            .await?;
         // One refresh token is exchanged for one other, whatever happens.
-        let successor = grants().name("token_grants_predecessor").col(TokenGrants::PredecessorId).unique().to_owned();
+        let successor = grants()
+            .name("token_grants_predecessor")
+            .col(TokenGrants::PredecessorId)
+            .unique()
+            .to_owned();
         manager.create_index(successor).await?;
-        let by_principal =
-            grants().name("token_grants_principal").col(TokenGrants::PrincipalId).col(TokenGrants::RevokedAt).to_owned();
+        let by_principal = grants()
+            .name("token_grants_principal")
+            .col(TokenGrants::PrincipalId)
+            .col(TokenGrants::RevokedAt)
+            .to_owned();
         manager.create_index(by_principal).await
     }
 
@@ -100,7 +113,11 @@ fn api_keys(dialect: &Dialect) -> TableCreateStatement {
         .col(dialect.moment(ApiKeys::RevokedAt).null())
         .col(dialect.moment(ApiKeys::LastUsedOn).null())
         .col(dialect.moment(ApiKeys::CreatedAt).not_null())
-        .foreign_key(&mut belongs_to_principal("api_keys_principal_id", ApiKeys::Table, ApiKeys::PrincipalId))
+        .foreign_key(&mut belongs_to_principal(
+            "api_keys_principal_id",
+            ApiKeys::Table,
+            ApiKeys::PrincipalId,
+        ))
         .to_owned()
 }
 
@@ -126,11 +143,19 @@ fn token_grants(dialect: &Dialect) -> TableCreateStatement {
         .col(dialect.moment(TokenGrants::RefreshExpiresAt).null())
         .col(dialect.moment(TokenGrants::RotatedAt).null())
         .col(dialect.moment(TokenGrants::RevokedAt).null())
-        .foreign_key(&mut belongs_to_principal("token_grants_principal_id", TokenGrants::Table, TokenGrants::PrincipalId))
+        .foreign_key(&mut belongs_to_principal(
+            "token_grants_principal_id",
+            TokenGrants::Table,
+            TokenGrants::PrincipalId,
+        ))
         .to_owned()
 }
 
-fn belongs_to_principal(name: &str, table: impl IntoIden, column: impl IntoIden) -> ForeignKeyCreateStatement {
+fn belongs_to_principal(
+    name: &str,
+    table: impl IntoIden,
+    column: impl IntoIden,
+) -> ForeignKeyCreateStatement {
     ForeignKey::create()
         .name(name)
         .from(table.into_iden(), column.into_iden())

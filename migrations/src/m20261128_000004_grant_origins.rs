@@ -24,14 +24,20 @@ impl MigrationTrait for Migration {
         // SQLite adds one column at a time.
         for column in [TokenGrants::PublicKeyId, TokenGrants::JwksTrustId] {
             let number = ColumnDef::new(column).big_integer().null().to_owned();
-            manager.alter_table(Table::alter().table(TokenGrants::Table).add_column(number).to_owned()).await?;
+            manager
+                .alter_table(Table::alter().table(TokenGrants::Table).add_column(number).to_owned())
+                .await?;
         }
         Ok(())
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         for column in [TokenGrants::JwksTrustId, TokenGrants::PublicKeyId] {
-            manager.alter_table(Table::alter().table(TokenGrants::Table).drop_column(column).to_owned()).await?;
+            manager
+                .alter_table(
+                    Table::alter().table(TokenGrants::Table).drop_column(column).to_owned(),
+                )
+                .await?;
         }
         Ok(())
     }

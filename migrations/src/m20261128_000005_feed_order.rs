@@ -34,14 +34,22 @@ impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         // Null in what a replica of an earlier version writes while a new version is rolled out.
         let ordinal = ColumnDef::new(RegistryChanges::Ordinal).big_integer().null().to_owned();
-        manager.alter_table(Table::alter().table(RegistryChanges::Table).add_column(ordinal).to_owned()).await?;
+        manager
+            .alter_table(
+                Table::alter().table(RegistryChanges::Table).add_column(ordinal).to_owned(),
+            )
+            .await?;
         let in_order_of_ids = Query::update()
             .table(RegistryChanges::Table)
             .value(RegistryChanges::Ordinal, Expr::col(RegistryChanges::Id))
             .to_owned();
         manager.execute(in_order_of_ids).await?;
-        let by_ordinal =
-            Index::create().name(BY_ORDINAL).table(RegistryChanges::Table).col(RegistryChanges::Ordinal).unique().to_owned();
+        let by_ordinal = Index::create()
+            .name(BY_ORDINAL)
+            .table(RegistryChanges::Table)
+            .col(RegistryChanges::Ordinal)
+            .unique()
+            .to_owned();
         manager.create_index(by_ordinal).await?;
         let feed = Table::create()
             .table(RegistryFeed::Table)
@@ -53,7 +61,13 @@ impl MigrationTrait for Migration {
         let first_row = Query::insert()
             .into_table(RegistryFeed::Table)
             .columns([RegistryFeed::Id, RegistryFeed::Newest])
-            .select_from(Query::select().expr(Expr::val(1)).expr(newest).from(RegistryChanges::Table).to_owned())
+            .select_from(
+                Query::select()
+                    .expr(Expr::val(1))
+                    .expr(newest)
+                    .from(RegistryChanges::Table)
+                    .to_owned(),
+            )
             .map_err(|error| DbErr::Migration(error.to_string()))?
             .to_owned();
         manager.execute(first_row).await
@@ -61,8 +75,13 @@ impl MigrationTrait for Migration {
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         manager.drop_table(Table::drop().table(RegistryFeed::Table).to_owned()).await?;
-        manager.drop_index(Index::drop().name(BY_ORDINAL).table(RegistryChanges::Table).to_owned()).await?;
-        let ordinal = Table::alter().table(RegistryChanges::Table).drop_column(RegistryChanges::Ordinal).to_owned();
+        manager
+            .drop_index(Index::drop().name(BY_ORDINAL).table(RegistryChanges::Table).to_owned())
+            .await?;
+        let ordinal = Table::alter()
+            .table(RegistryChanges::Table)
+            .drop_column(RegistryChanges::Ordinal)
+            .to_owned();
         manager.alter_table(ordinal).await
     }
 }

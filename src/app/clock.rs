@@ -41,7 +41,9 @@ impl Clock for SystemClock {
                 by_seconds = by.as_secs_f64(),
                 "the system clock was set back: self-signed tokens are denied until it has caught up"
             ),
-            Some(Step::CaughtUp) => tracing::info!("the system clock has caught up: new self-signed tokens are accepted again"),
+            Some(Step::CaughtUp) => tracing::info!(
+                "the system clock has caught up: new self-signed tokens are accepted again"
+            ),
         }
         now
     }
@@ -52,7 +54,11 @@ impl Clock for SystemClock {
 }
 
 fn read(began: Instant) -> Reading {
-    Reading { monotonic_before: elapsed_ms(began), system: SystemTime::now().into(), monotonic_after: elapsed_ms(began) }
+    Reading {
+        monotonic_before: elapsed_ms(began),
+        system: SystemTime::now().into(),
+        monotonic_after: elapsed_ms(began),
+    }
 }
 
 fn elapsed_ms(began: Instant) -> i64 {

@@ -15,7 +15,8 @@ const CONNECTIONS_MIN: u64 = 8;
 /// hard one first.
 pub(super) fn connections(wanted: usize) -> usize {
     let limit = raise();
-    let threads = std::thread::available_parallelism().map_or(1, |count| count.get() as u64) * 2 + 1;
+    let threads =
+        std::thread::available_parallelism().map_or(1, |count| count.get() as u64) * 2 + 1;
     let each = share(limit, open(), threads);
     match usize::try_from(each) {
         Ok(each) if each < wanted => {
@@ -34,7 +35,8 @@ pub(super) fn connections(wanted: usize) -> usize {
 
 /// What each listener may have of `limit`, with `open` descriptors in use and so many `threads` to come.
 fn share(limit: u64, open: u64, threads: u64) -> u64 {
-    let left = limit.saturating_sub(open).saturating_sub(RESERVE).saturating_sub(threads * PER_THREAD);
+    let left =
+        limit.saturating_sub(open).saturating_sub(RESERVE).saturating_sub(threads * PER_THREAD);
     (left / LISTENERS).max(CONNECTIONS_MIN)
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{AppError, Foundation, change_hints, use_one_crypto_library};
+use super::{AppError, Shared, change_hints, use_one_crypto_library};
 use crate::{
     config::{Settings, database::DatabaseUrl},
     engine::{
@@ -41,15 +41,23 @@ pub struct LegacyUsers {
 }
 
 /// The database at `url`, which is that of `system`.
-pub async fn legacy_source(system: &LegacySystem, url: &DatabaseUrl) -> Result<Arc<dyn LegacySource>, LegacyError> {
+pub async fn legacy_source(
+    system: &LegacySystem,
+    url: &DatabaseUrl,
+) -> Result<Arc<dyn LegacySource>, LegacyError> {
     use_one_crypto_library();
-    let user_table = |users: &LegacyUsers| UserTable { name: users.table.clone(), id_column: users.id_column.clone() };
+    let user_table = |users: &LegacyUsers| UserTable {
+        name: users.table.clone(),
+        id_column: users.id_column.clone(),
+    };
     Ok(match system {
         LegacySystem::AsymmetricJwtAuth { users, takes_all_users } => {
             Arc::new(AsymmetricJwtAuth::open(url, &user_table(users), *takes_all_users).await?)
         }
         LegacySystem::Jwthenticator => Arc::new(Jwthenticator::open(url).await?),
-        LegacySystem::Jwtconnect { users } => Arc::new(Jwtconnect::open(url, &user_table(users)).await?),
+        LegacySystem::Jwtconnect { users } => {
+            Arc::new(Jwtconnect::open(url, &user_table(users)).await?)
+        }
     })
 }
 
@@ -64,9 +72,9 @@ pub async fn import(
     if is_rehearsal {
         settings.database.auto_migrate = Some(false);
     }
-    let foundation = Foundation::lay(&settings).await?;
-    let registry = foundation.registry(change_hints(&settings)?, actor);
+    let shared = Shared::connect(&settings).await?;
+    let registry = shared.registry(change_hints(&settings)?, actor);
     let audience = Some(settings.issuer.audience.clone()).filter(|audience| !audience.is_empty());
     let terms = ImportTerms { is_rehearsal, audience: audience.into_iter().collect() };
-    Ok(Import::new(source, foundation.store as Arc<dyn ImportStore>, registry, terms))
+    Ok(Import::new(source, shared.store as Arc<dyn ImportStore>, registry, terms))
 }

@@ -25,7 +25,8 @@ pub(super) fn build(
     decisions: Arc<DecisionObserver>,
     observer: Arc<TokenObserver>,
 ) -> Result<Issuer, AppError> {
-    let assertions = Verifier::new(assertion_policy(settings), ports.clone(), decisions).map_err(AppError::Decoys)?;
+    let assertions = Verifier::new(assertion_policy(settings), ports.clone(), decisions)
+        .map_err(AppError::Decoys)?;
     let issuer_ports = IssuerPorts {
         clock: Arc::clone(&ports.clock),
         grants: Arc::clone(store) as Arc<dyn GrantStore>,
@@ -41,12 +42,19 @@ fn terms(settings: &Settings) -> IssuerTerms {
     let issuer = &settings.issuer;
     IssuerTerms {
         issuer: issuer.url.as_str().into(),
-        audience: Some(issuer.audience.clone()).filter(|audience| !audience.is_empty()).into_iter().collect(),
+        audience: Some(issuer.audience.clone())
+            .filter(|audience| !audience.is_empty())
+            .into_iter()
+            .collect(),
         access_token_lifetime: issuer.access_token_lifetime,
         refresh_token_lifetime: issuer.refresh_token_lifetime,
         multiple_tokens: issuer.multiple_tokens,
         // Those that say nothing were refused with the settings.
-        profile_claims: issuer.profile_claims.iter().filter_map(|claim| claim.parse().ok()).collect(),
+        profile_claims: issuer
+            .profile_claims
+            .iter()
+            .filter_map(|claim| claim.parse().ok())
+            .collect(),
     }
 }
 
@@ -57,5 +65,9 @@ fn assertion_policy(settings: &Settings) -> Policy {
     let base = url.trim_end_matches('/');
     let endpoint = token_endpoint(url, &settings.server.url_prefix);
     let audiences = [url, base, &endpoint].map(Into::into).into();
-    Policy { audiences, required_claims: RequiredClaims { audience: true, ..RequiredClaims::default() }, ..policy(settings) }
+    Policy {
+        audiences,
+        required_claims: RequiredClaims { audience: true, ..RequiredClaims::default() },
+        ..policy(settings)
+    }
 }

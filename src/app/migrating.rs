@@ -47,7 +47,9 @@ pub async fn migrate_up_telling(
 ) -> Result<Vec<String>, AppError> {
     use_one_crypto_library();
     let schema = Schema::open(settings).await?;
-    let missing = schema.look(async |transaction| Migrator::get_pending_migrations_read_only(transaction).await).await;
+    let missing = schema
+        .look(async |transaction| Migrator::get_pending_migrations_read_only(transaction).await)
+        .await;
     let missing = missing.map_err(failed)?.len();
     observer(MigrationStep::Missing(missing));
     let (mut applied, mut has_waited) = (Vec::new(), false);
@@ -58,7 +60,10 @@ pub async fn migrate_up_telling(
                     observer(MigrationStep::Waiting);
                 }
             };
-            let Some(name) = schema.change(waits, apply_next).await.map_err(AppError::Migration)? else { break };
+            let Some(name) = schema.change(waits, apply_next).await.map_err(AppError::Migration)?
+            else {
+                break;
+            };
             observer(MigrationStep::Applied(&name));
             applied.push(name);
         }
@@ -69,7 +74,9 @@ pub async fn migrate_up_telling(
 
 async fn apply_next(transaction: &DatabaseTransaction) -> Result<Option<String>, DbErr> {
     let pending = Migrator::get_pending_migrations(transaction).await?;
-    let Some(name) = pending.first().map(|migration| migration.name().to_owned()) else { return Ok(None) };
+    let Some(name) = pending.first().map(|migration| migration.name().to_owned()) else {
+        return Ok(None);
+    };
     Migrator::up(transaction, Some(1)).await?;
     Ok(Some(name))
 }
@@ -85,19 +92,28 @@ pub async fn migrate_down(settings: &DatabaseSettings) -> Result<Option<String>,
 
 async fn take_newest_back(transaction: &DatabaseTransaction) -> Result<Option<String>, DbErr> {
     let applied = Migrator::get_applied_migrations(transaction).await?;
-    let Some(newest) = applied.last().map(|migration| migration.name().to_owned()) else { return Ok(None) };
+    let Some(newest) = applied.last().map(|migration| migration.name().to_owned()) else {
+        return Ok(None);
+    };
     Migrator::down(transaction, Some(1)).await?;
     Ok(Some(newest))
 }
 
 /// Every migration, in order. Nothing is made.
-pub async fn migration_status(settings: &DatabaseSettings) -> Result<Vec<MigrationState>, AppError> {
+pub async fn migration_status(
+    settings: &DatabaseSettings,
+) -> Result<Vec<MigrationState>, AppError> {
     use_one_crypto_library();
     let Some(schema) = Schema::look_at(settings).await? else {
         let state = |name: &str| MigrationState { name: name.to_owned(), is_applied: false };
-        return Ok(Migrator::migrations().iter().map(|migration| state(migration.name())).collect());
+        return Ok(Migrator::migrations()
+            .iter()
+            .map(|migration| state(migration.name()))
+            .collect());
     };
-    let all = schema.look(async |transaction| Migrator::get_migration_with_status_read_only(transaction).await).await;
+    let all = schema
+        .look(async |transaction| Migrator::get_migration_with_status_read_only(transaction).await)
+        .await;
     let all = all.map_err(failed)?;
     schema.close().await;
     let state = |migration: &migrations::sea_orm_migration::Migration| MigrationState {

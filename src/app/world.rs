@@ -24,9 +24,9 @@ use std::{
 use self::{redis::Store, stage::Stage};
 use crate::{
     domain::{
+        auth_request::{AuthRequest, Credentials, Door, OriginalRequest},
         decision::Decision,
         fence::FenceMode,
-        presented::{Credentials, Door, OriginalRequest, Presented},
         time::Tolerance,
     },
     engine::ports::{Clock, Unavailable},
@@ -50,7 +50,9 @@ fn no_token_passes_twice_or_outside_its_window() {
     if let Some(seed) = number("WORLD") {
         let world = World::of(seed, FenceMode::MintedBefore);
         let World { kind, mode, tolerances, clocks, tokens, .. } = &world;
-        eprintln!("{kind:?}, {mode:?}, tolerances {tolerances:?}, clocks {clocks:?}, tokens of {tokens:?}");
+        eprintln!(
+            "{kind:?}, {mode:?}, tolerances {tolerances:?}, clocks {clocks:?}, tokens of {tokens:?}"
+        );
         let outcome = world.run(&stage);
         eprintln!("{}", outcome.trace.join("\n"));
         return assert_eq!(outcome.faults(), Vec::<String>::new());
@@ -66,14 +68,18 @@ fn no_token_passes_twice_or_outside_its_window() {
     }
     eprintln!("{allowed} allowed, {refused} refused, {replays} replays");
     // Worlds in which nothing passes, or nothing is tried twice, would show nothing.
-    assert!(allowed * 20 > refused && replays > allowed / 4, "{allowed} allowed, {refused} refused, {replays} replays");
+    assert!(
+        allowed * 20 > refused && replays > allowed / 4,
+        "{allowed} allowed, {refused} refused, {replays} replays"
+    );
 }
 
 /// Worlds in which a loss is not fenced show that the worlds are wild enough to find it.
 #[test]
 fn without_the_fence_some_token_passes_twice() {
     let stage = Stage::new();
-    let found = (0..3_000).find(|seed| !World::of(*seed, FenceMode::Off).run(&stage).faults().is_empty());
+    let found =
+        (0..3_000).find(|seed| !World::of(*seed, FenceMode::Off).run(&stage).faults().is_empty());
     assert!(found.is_some());
 }
 
@@ -157,14 +163,24 @@ struct World {
 impl World {
     fn of(seed: u64, mode: FenceMode) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
-        let kind = [Kind::Memory, Kind::Redis, Kind::Redis, Kind::Failover, Kind::Failover][random.usize(..5)];
+        let kind = [Kind::Memory, Kind::Redis, Kind::Redis, Kind::Failover, Kind::Failover]
+            [random.usize(..5)];
         let is_strict = mode == FenceMode::MintedBefore && random.u8(..4) == 0;
         let mode = if is_strict { FenceMode::Strict } else { mode };
         let is_raised = kind != Kind::Memory && random.u8(..3) == 0;
         // A client that is ahead of the clock by which a loss is dated is what the strict fence is for.
         let may_be_off = kind != Kind::Memory || is_strict;
-        let clocks = [(); REPLICAS].map(|()| if may_be_off && random.bool() { random.i64(-250..=250) } else { 0 });
-        let mut world = Self { seed, kind, mode, tolerances: [0; REPLICAS], clocks, tokens: Vec::new(), events: Vec::new() };
+        let clocks = [(); REPLICAS]
+            .map(|()| if may_be_off && random.bool() { random.i64(-250..=250) } else { 0 });
+        let mut world = Self {
+            seed,
+            kind,
+            mode,
+            tolerances: [0; REPLICAS],
+            clocks,
+            tokens: Vec::new(),
+            events: Vec::new(),
+        };
         let replicas = if kind == Kind::Memory { 1 } else { REPLICAS };
         let window_ms = millis(TOLERANCES[usize::from(is_raised)]);
         world.happen(&mut random, replicas, window_ms, is_raised);
@@ -182,11 +198,20 @@ impl World {
     }
 
     /// Up to three faults, at moments into which windows of tokens fall.
-    fn happen(&mut self, random: &mut fastrand::Rng, replicas: usize, window_ms: i64, is_raised: bool) {
+    fn happen(
+        &mut self,
+        random: &mut fastrand::Rng,
+        replicas: usize,
+        window_ms: i64,
+        is_raised: bool,
+    ) {
         if is_raised {
             for replica in 0..replicas {
                 if random.u8(..4) > 0 {
-                    self.events.push((random.i64(2_000..2 * window_ms), Event::Restart { replica, tolerance: 1 }));
+                    self.events.push((
+                        random.i64(2_000..2 * window_ms),
+                        Event::Restart { replica, tolerance: 1 },
+                    ));
                 }
             }
         }
@@ -199,9 +224,13 @@ impl World {
                     is_clock_set = true;
                     let back = random.i64(200..20_000);
                     // Set for a while, as a rule.
-                    let ahead_ms = if random.u8(..3) == 0 { random.i64(300..60_000) } else { -back };
+                    let ahead_ms =
+                        if random.u8(..3) == 0 { random.i64(300..60_000) } else { -back };
                     if random.u8(..4) > 0 {
-                        self.events.push((at + random.i64(100..8_000), Event::Clock { replica, ahead_ms: 0 }));
+                        self.events.push((
+                            at + random.i64(100..8_000),
+                            Event::Clock { replica, ahead_ms: 0 },
+                        ));
                     }
                     Event::Clock { replica, ahead_ms }
                 }
@@ -233,22 +262,27 @@ impl World {
 
     fn present(&mut self, random: &mut fastrand::Rng, replicas: usize, window_ms: i64) {
         let faults: Vec<i64> = self.events.iter().map(|(at, _)| *at).collect();
-        let loses = self
-            .events
-            .iter()
-            .any(|(_, event)| matches!(event, Event::Flush | Event::Crash { .. } | Event::Failover | Event::Restart { .. }));
+        let loses = self.events.iter().any(|(_, event)| {
+            matches!(
+                event,
+                Event::Flush | Event::Crash { .. } | Event::Failover | Event::Restart { .. }
+            )
+        });
         let latest = 2 * window_ms / 1000;
         for token in 0..random.usize(1..=3) {
             // Rather one into whose window a fault falls.
             let time = match random.choice(&faults) {
-                Some(fault) if random.bool() => (fault / 1000 + random.i64(-2..=1)).clamp(FIRST_SECOND, latest),
+                Some(fault) if random.bool() => {
+                    (fault / 1000 + random.i64(-2..=1)).clamp(FIRST_SECOND, latest)
+                }
                 Some(_) | None => random.i64(FIRST_SECOND..=latest),
             };
             self.tokens.push(time);
             let (minted, ends) = (time * 1000, time * 1000 + window_ms);
             for _ in 0..random.usize(2..=6) {
                 let near = |random: &mut fastrand::Rng, moment: i64| moment + random.i64(-700..700);
-                let fault = random.choice(&faults).filter(|fault| (minted - 1_000..ends).contains(fault));
+                let fault =
+                    random.choice(&faults).filter(|fault| (minted - 1_000..ends).contains(fault));
                 let at = match (random.u8(..8), fault) {
                     (0..4, Some(fault)) => fault + random.i64(-300..1_500),
                     (0..3, None) => minted + random.i64(0..1_000),
@@ -259,7 +293,11 @@ impl World {
                     _ => random.i64(ends - 1_000..ends + 100),
                 };
                 // Tokens of clients whose clocks run ahead are what the strict fence is for.
-                let earliest = if loses && self.mode != FenceMode::Strict { minted } else { minted - window_ms };
+                let earliest = if loses && self.mode != FenceMode::Strict {
+                    minted
+                } else {
+                    minted - window_ms
+                };
                 let event = Event::Present {
                     token,
                     replica: random.usize(..replicas),
@@ -271,16 +309,18 @@ impl World {
         }
     }
 
-    fn run(&self, stage: &Stage) -> Outcome {
+    fn run(&self, stage: &Stage) -> WorldReport {
         let universe = &*stage.universe;
         universe.begin(self);
-        let mut outcome = Outcome::default();
+        let mut outcome = WorldReport::default();
         let mut under_way: Vec<UnderWay<'_>> = Vec::new();
         let mut events = self.events.iter().peekable();
         let mut number = 0;
         loop {
             let wake = universe.next_wake();
-            let Some(next) = events.peek().map(|(at, _)| *at).into_iter().chain(wake).min() else { break };
+            let Some(next) = events.peek().map(|(at, _)| *at).into_iter().chain(wake).min() else {
+                break;
+            };
             universe.set_now(next);
             while let Some((_, event)) = events.next_if(|(at, _)| *at <= next) {
                 number += 1;
@@ -290,14 +330,17 @@ impl World {
                 match event {
                     Event::Present { token, replica, attempt, lookup_ms } => {
                         let credentials = stage.token(self.tokens[*token], *token);
-                        let attempt_name = attempt.map_or_else(|| format!("unnamed {number}"), ToString::to_string);
-                        let verifier = &stage.verifiers[*replica][universe.replica(*replica).tolerance];
-                        let presented = Presented { attempt: *attempt, ..presented(credentials) };
+                        let attempt_name = attempt
+                            .map_or_else(|| format!("unnamed {number}"), ToString::to_string);
+                        let verifier =
+                            &stage.verifiers[*replica][universe.replica(*replica).tolerance];
+                        let auth_request =
+                            AuthRequest { attempt: *attempt, ..auth_request(credentials) };
                         let lookup_ms = *lookup_ms;
                         let decide = async move {
                             // Its lookup is the next, since nothing is waited for before it.
                             universe.lookup_ms.store(lookup_ms, Ordering::Relaxed);
-                            Some(verifier.decide(&presented).await.result)
+                            Some(verifier.decide(&auth_request).await.result)
                         };
                         under_way.push(UnderWay {
                             replica: *replica,
@@ -331,19 +374,31 @@ impl World {
     }
 
     /// Lets everything go on as far as it can, and notes what has ended.
-    fn poll(&self, stage: &Stage, under_way: &mut Vec<UnderWay<'_>>, now: i64, outcome: &mut Outcome) {
+    fn poll(
+        &self,
+        stage: &Stage,
+        under_way: &mut Vec<UnderWay<'_>>,
+        now: i64,
+        outcome: &mut WorldReport,
+    ) {
         under_way.retain_mut(|one| {
-            let Poll::Ready(ended) = one.future.as_mut().poll(&mut Context::from_waker(Waker::noop())) else { return true };
+            let Poll::Ready(ended) =
+                one.future.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+            else {
+                return true;
+            };
             let (Some((token, attempt)), Some(result)) = (&one.what, ended) else { return false };
             let replica = stage.universe.replica(one.replica);
             let told = match result {
                 Ok(Decision::Allow(_)) => {
                     let window_ms = millis(TOLERANCES[replica.tolerance]);
-                    let off = stage.universe.clock(one.replica).now().0 - (BEGINNING + self.tokens[*token]) * 1000;
+                    let off = stage.universe.clock(one.replica).now().0
+                        - (BEGINNING + self.tokens[*token]) * 1000;
                     if off.abs() > window_ms {
-                        outcome
-                            .outside
-                            .push(format!("token {token} {off} ms off its time, by the clock of replica {}", one.replica));
+                        outcome.outside.push(format!(
+                            "token {token} {off} ms off its time, by the clock of replica {}",
+                            one.replica
+                        ));
                     }
                     outcome.allowed.entry(*token).or_default().insert(attempt.clone());
                     "allowed".to_owned()
@@ -358,7 +413,10 @@ impl World {
                     "unavailable".to_owned()
                 }
             };
-            outcome.trace.push(format!("{now}: token {token} as {attempt} at replica {}: {told}", one.replica));
+            outcome.trace.push(format!(
+                "{now}: token {token} as {attempt} at replica {}: {told}",
+                one.replica
+            ));
             false
         });
     }
@@ -376,7 +434,7 @@ struct UnderWay<'w> {
 type Decided = Result<Decision, Unavailable>;
 
 #[derive(Default)]
-struct Outcome {
+struct WorldReport {
     /// The attempts that were allowed, by token.
     allowed: BTreeMap<usize, BTreeSet<String>>,
     outside: Vec<String>,
@@ -385,16 +443,17 @@ struct Outcome {
     trace: Vec<String>,
 }
 
-impl Outcome {
+impl WorldReport {
     fn faults(&self) -> Vec<String> {
         let twice = self.allowed.iter().filter(|(_, attempts)| attempts.len() > 1);
-        let twice = twice.map(|(token, attempts)| format!("token {token} was allowed as {attempts:?}"));
+        let twice =
+            twice.map(|(token, attempts)| format!("token {token} was allowed as {attempts:?}"));
         twice.chain(self.outside.iter().cloned()).collect()
     }
 }
 
-fn presented(credentials: &str) -> Presented<'_> {
-    Presented {
+fn auth_request(credentials: &str) -> AuthRequest<'_> {
+    AuthRequest {
         request: OriginalRequest {
             method: Some("GET").into(),
             scheme: Some("https").into(),
@@ -402,7 +461,7 @@ fn presented(credentials: &str) -> Presented<'_> {
             path: Some("/").into(),
             ..OriginalRequest::default()
         },
-        ..Presented::alone(Door::Http, Credentials::One(credentials))
+        ..AuthRequest::alone(Door::Http, Credentials::One(credentials))
     }
 }
 

@@ -53,21 +53,42 @@ pub(super) struct IssueArguments {
     output: Format,
 }
 
-const COLUMNS: [&str; 8] = ["id", "username", "identifier", "comment", "expires_at", "revoked_at", "last_used_on", "created_at"];
+const COLUMNS: [&str; 8] = [
+    "id",
+    "username",
+    "identifier",
+    "comment",
+    "expires_at",
+    "revoked_at",
+    "last_used_on",
+    "created_at",
+];
 
-pub(super) fn run(command: ApiKeyCommand, settings: &Settings) -> super::Outcome {
+pub(super) fn run(command: ApiKeyCommand, settings: &Settings) -> super::CommandResult {
     super::block_on(async {
         let registry = super::registry(settings).await?;
         match command {
-            ApiKeyCommand::Issue(IssueArguments { username, expires_in, identifier, comment, output }) => {
+            ApiKeyCommand::Issue(IssueArguments {
+                username,
+                expires_in,
+                identifier,
+                comment,
+                output,
+            }) => {
                 let expiry = Expiry::In(expires_in.unwrap_or(settings.issuer.api_key_lifetime));
-                let (record, key) = registry.issue_api_key(&username, ApiKeyTerms { identifier, comment, expiry }).await?;
+                let (record, key) = registry
+                    .issue_api_key(&username, ApiKeyTerms { identifier, comment, expiry })
+                    .await?;
                 let (columns, mut values) = ([&COLUMNS[..], &["key"]].concat(), row(&record));
                 values.push(key.expose().into());
                 output::one(&columns, values, output)?;
             }
             ApiKeyCommand::List { username, output } => {
-                output::list(&COLUMNS, registry.api_keys(username.as_ref()).await?.iter().map(row).collect(), output)?;
+                output::list(
+                    &COLUMNS,
+                    registry.api_keys(username.as_ref()).await?.iter().map(row).collect(),
+                    output,
+                )?;
             }
             ApiKeyCommand::Revoke { id } => {
                 let key = registry.revoke_api_key(ApiKeyId(id), None).await?;

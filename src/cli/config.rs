@@ -10,13 +10,13 @@ pub(super) enum ConfigCommand {
     Check,
 }
 
-pub(super) fn run(command: &ConfigCommand, settings: &Settings) -> super::Outcome {
+pub(super) fn run(command: &ConfigCommand, settings: &Settings) -> super::CommandResult {
     match command {
         ConfigCommand::Check => check(settings),
     }
 }
 
-fn check(settings: &Settings) -> super::Outcome {
+fn check(settings: &Settings) -> super::CommandResult {
     let results = super::block_on(app::check(settings))?;
     let mut failures = Vec::new();
     for app::Check { key, result, advice, note } in results {

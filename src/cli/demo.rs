@@ -9,7 +9,7 @@ use std::{
 use secrecy::ExposeSecret;
 
 use crate::{
-    app::{self, App, FirstKey, Listeners, Shown},
+    app::{self, App, DemoAnswers, FirstKey, Listeners},
     client::{Binding, Signer},
     config::{ListenAddress, Settings, telemetry::LogFormat},
     domain::{algorithm::KeyFamily, key::PrivateKey, principal::Username, scope::Scopes},
@@ -23,7 +23,7 @@ use crate::{
 const FOLDER: &str = "countersign-demo";
 const USERNAME: &str = "demo";
 
-pub(super) fn run(mut settings: Settings) -> super::Outcome {
+pub(super) fn run(mut settings: Settings) -> super::CommandResult {
     let folder = PathBuf::from(FOLDER);
     fs::create_dir_all(&folder)?;
     // What the environment sets stays; the rest is for a demo: loopback only, and everything in one folder.
@@ -36,7 +36,8 @@ pub(super) fn run(mut settings: Settings) -> super::Outcome {
     local(&mut settings.server.http_listen, &defaults.server.http_listen);
     local(&mut settings.server.grpc_listen, &defaults.server.grpc_listen);
     if settings.database.url.servers().eq(defaults.database.url.servers()) {
-        settings.database.url = format!("sqlite://{}?mode=rwc", folder.join("countersign.db").display()).parse()?;
+        settings.database.url =
+            format!("sqlite://{}?mode=rwc", folder.join("countersign.db").display()).parse()?;
     }
     if settings.issuer.signing_keys_dir == defaults.issuer.signing_keys_dir {
         settings.issuer.signing_keys_dir = folder.join("signing-keys");
@@ -47,7 +48,7 @@ pub(super) fn run(mut settings: Settings) -> super::Outcome {
     super::block_on(demo(settings, log.control(), &folder.join("demo-key.pem")))?
 }
 
-async fn demo(settings: Settings, log: app::LogControl, key_file: &Path) -> super::Outcome {
+async fn demo(settings: Settings, log: app::LogControl, key_file: &Path) -> super::CommandResult {
     let listeners = Listeners::bind(&settings)?;
     let (http, grpc) = (listeners.http.address()?, listeners.grpc.address()?);
     let key = demo_key(key_file)?;
@@ -57,17 +58,25 @@ async fn demo(settings: Settings, log: app::LogControl, key_file: &Path) -> supe
     let served = tokio::spawn(app.serve(listeners.open()?, stop, hurry));
     // Used nonces are kept in memory, which is empty: tokens from before the start are denied, and tokens carry whole seconds.
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
-    tokio::time::sleep(Duration::from_secs(1).saturating_sub(Duration::from_nanos(now.subsec_nanos().into()))).await;
+    tokio::time::sleep(
+        Duration::from_secs(1).saturating_sub(Duration::from_nanos(now.subsec_nanos().into())),
+    )
+    .await;
 
     super::print(&format!(
         "Principal \"{USERNAME}\" signs with {}; the service knows the public half only.\n\n",
         key_file.display()
     ))?;
     show(&Signer::new(USERNAME, key), &http, &grpc).await?;
-    let issued =
-        app::issuer(&settings, FirstKey::Make).await?.mint(&Username::new(USERNAME)?, MintTerms::default(), "cli:demo").await?;
+    let issued = app::issuer(&settings, FirstKey::Make)
+        .await?
+        .mint(&Username::new(USERNAME)?, MintTerms::default(), "cli:demo")
+        .await?;
     let bearer = format!("Bearer {}", issued.access_token);
-    print("An access token, which passes until it expires or is revoked:", app::show((&http, &bearer), (&grpc, &bearer)).await?)?;
+    print(
+        "An access token, which passes until it expires or is revoked:",
+        app::show((&http, &bearer), (&grpc, &bearer)).await?,
+    )?;
     super::print(&usage(key_file, &http, &settings.server.admin_listen))?;
     served.await??;
     Ok(())
@@ -87,10 +96,13 @@ fn demo_key(file: &Path) -> Result<PrivateKey, super::Failure> {
 }
 
 /// A demo may run again on what an earlier one left.
-async fn register(settings: &Settings, key: &PrivateKey) -> super::Outcome {
+async fn register(settings: &Settings, key: &PrivateKey) -> super::CommandResult {
     let registry = super::registry(settings).await?;
     let username = Username::new(USERNAME)?;
-    let new = NewPrincipal { scopes: Scopes::parse("demo:read demo:write")?, ..NewPrincipal::named(username.clone()) };
+    let new = NewPrincipal {
+        scopes: Scopes::parse("demo:read demo:write")?,
+        ..NewPrincipal::named(username.clone())
+    };
     match registry.add_principal(new).await {
         Ok(_) | Err(TrustError::Registry(RegistryError::PrincipalExists(_))) => {}
         Err(error) => return Err(error.into()),
@@ -101,24 +113,31 @@ async fn register(settings: &Settings, key: &PrivateKey) -> super::Outcome {
     }
 }
 
-async fn show(signer: &Signer, http: &ListenAddress, grpc: &ListenAddress) -> super::Outcome {
+async fn show(signer: &Signer, http: &ListenAddress, grpc: &ListenAddress) -> super::CommandResult {
     let token = |age: u64| -> Result<String, crate::client::SignError> {
-        Ok(format!("JWT {}", signer.sign(Binding::default(), SystemTime::now() - Duration::from_secs(age))?))
+        Ok(format!(
+            "JWT {}",
+            signer.sign(Binding::default(), SystemTime::now() - Duration::from_secs(age))?
+        ))
     };
     let (first, second) = (token(0)?, token(0)?);
     print("A fresh token at each door:", app::show((http, &first), (grpc, &second)).await?)?;
-    print("The same tokens again, each at the other door:", app::show((http, &second), (grpc, &first)).await?)?;
+    print(
+        "The same tokens again, each at the other door:",
+        app::show((http, &second), (grpc, &first)).await?,
+    )?;
     let (old, older) = (token(60)?, token(61)?);
     print("Tokens signed a minute ago:", app::show((http, &old), (grpc, &older)).await?)?;
     Ok(())
 }
 
-fn print(what: &str, Shown { http, grpc }: Shown) -> std::io::Result<()> {
+fn print(what: &str, DemoAnswers { http, grpc }: DemoAnswers) -> std::io::Result<()> {
     super::print(&format!("{what}\n  HTTP  {http}\n  gRPC  {grpc}\n"))
 }
 
 fn usage(key_file: &Path, http: &ListenAddress, admin: &ListenAddress) -> String {
-    let program = std::env::current_exe().map_or_else(|_| "countersign".to_owned(), |path| path.display().to_string());
+    let program = std::env::current_exe()
+        .map_or_else(|_| "countersign".to_owned(), |path| path.display().to_string());
     let key_file = fs::canonicalize(key_file).unwrap_or_else(|_| key_file.to_owned());
     let key_file = key_file.display();
     format!(

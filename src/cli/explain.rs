@@ -9,8 +9,8 @@ use crate::{
     app,
     config::{Settings, self_signed::credentials},
     domain::{
+        auth_request::{AuthRequest, Credentials, Door},
         decision::DenialReason,
-        presented::{Credentials, Door, Presented},
     },
     engine::verify::{AskedUrl, Explanation, Step},
 };
@@ -40,20 +40,21 @@ pub(super) struct ExplainArguments {
 
 const COLUMNS: [&str; 5] = ["step", "outcome", "reason", "seen", "expected"];
 
-pub(super) fn run(arguments: ExplainArguments, settings: &Settings) -> super::Outcome {
+pub(super) fn run(arguments: ExplainArguments, settings: &Settings) -> super::CommandResult {
     let token = super::argument_or_input(arguments.token)?;
     let credentials = credentials(&settings.self_signed.scheme, &token);
     let url = arguments.url.as_ref().map(AskedUrl::of);
-    let presented = Presented {
+    let auth_request = AuthRequest {
         request: AskedUrl::request(url.as_ref(), arguments.method.as_deref()),
         required_scopes: arguments.scopes.iter().map(String::as_str).collect(),
-        ..Presented::alone(Door::Http, Credentials::One(&credentials))
+        ..AuthRequest::alone(Door::Http, Credentials::One(&credentials))
     };
-    let explanation = super::block_on(app::explain(settings, &presented))??;
+    let explanation = super::block_on(app::explain(settings, &auth_request))??;
     let rows: Vec<Vec<Value>> = explanation.steps.iter().map(row).collect();
     match arguments.output {
         Format::Json => {
-            let steps: Vec<Value> = rows.into_iter().map(|row| output::object(&COLUMNS, row)).collect();
+            let steps: Vec<Value> =
+                rows.into_iter().map(|row| output::object(&COLUMNS, row)).collect();
             let report = json!({
                 "now": explanation.now,
                 "verdict": explanation.verdict(),
@@ -84,8 +85,12 @@ fn row(step: &Step) -> Vec<Value> {
 fn summary(explanation: &Explanation) -> String {
     let at = explanation.now.to_rfc3339();
     match (&explanation.identity, explanation.failure().zip(explanation.told())) {
-        (Some(identity), _) => format!("At {at} it would pass, as {}.", identity.principal().username),
-        (None, Some((step, told))) => format!("At {at} it would not pass: {}. The client would be told {told}.", step.name),
+        (Some(identity), _) => {
+            format!("At {at} it would pass, as {}.", identity.principal().username)
+        }
+        (None, Some((step, told))) => {
+            format!("At {at} it would not pass: {}. The client would be told {told}.", step.name)
+        }
         (None, None) => format!("At {at} nothing could be said."),
     }
 }

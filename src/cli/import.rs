@@ -55,7 +55,12 @@ pub(super) struct CommonArguments {
     /// The database to take over from, which is only read: `sqlite:`, `postgres:` or `mysql:`. What is taken over goes into
     /// `database.url`.
     /// `-` reads it from standard input.
-    #[arg(long, value_name = "URL|-", required_unless_present = "database_env", conflicts_with = "database_env")]
+    #[arg(
+        long,
+        value_name = "URL|-",
+        required_unless_present = "database_env",
+        conflicts_with = "database_env"
+    )]
     database: Option<String>,
     /// The same, from this environment variable. Others who are logged in see the arguments of a command, passwords included: a URL with
     /// one goes here, or on standard input.
@@ -69,13 +74,19 @@ pub(super) struct CommonArguments {
     output: Format,
 }
 
-pub(super) fn run(command: ImportCommand, settings: &Settings) -> super::Outcome {
+pub(super) fn run(command: ImportCommand, settings: &Settings) -> super::CommandResult {
     let (name, system, common) = match command {
-        ImportCommand::AsymmetricJwtAuth { users, all_users, common } => {
-            ("asymmetric-jwt-auth", LegacySystem::AsymmetricJwtAuth { users: users.into(), takes_all_users: all_users }, common)
+        ImportCommand::AsymmetricJwtAuth { users, all_users, common } => (
+            "asymmetric-jwt-auth",
+            LegacySystem::AsymmetricJwtAuth { users: users.into(), takes_all_users: all_users },
+            common,
+        ),
+        ImportCommand::Jwthenticator { common } => {
+            ("jwthenticator", LegacySystem::Jwthenticator, common)
         }
-        ImportCommand::Jwthenticator { common } => ("jwthenticator", LegacySystem::Jwthenticator, common),
-        ImportCommand::Jwtconnect { users, common } => ("jwtconnect", LegacySystem::Jwtconnect { users: users.into() }, common),
+        ImportCommand::Jwtconnect { users, common } => {
+            ("jwtconnect", LegacySystem::Jwtconnect { users: users.into() }, common)
+        }
     };
     let url = url(common.database, common.database_env.as_deref())?;
     let actor = format!("{} (import {name})", super::actor());
@@ -85,7 +96,8 @@ pub(super) fn run(command: ImportCommand, settings: &Settings) -> super::Outcome
         let (mut shown, mut before) = (None, 0);
         let report = import
             .run(&mut |now| {
-                let progress: &mut Progress = shown.get_or_insert_with(|| Progress::new("accounts", Some(now.total)));
+                let progress: &mut Progress =
+                    shown.get_or_insert_with(|| Progress::new("accounts", Some(now.total)));
                 progress.advance(now.done - before);
                 before = now.done;
             })
@@ -122,18 +134,29 @@ fn url(given: Option<String>, variable: Option<&str>) -> Result<DatabaseUrl, sup
     let name = variable.unwrap_or_default();
     let value = std::env::var(name).unwrap_or_default();
     if value.is_empty() {
-        return Err(usage(format!("the environment variable {name}, named by --database-env, is not set or empty")));
+        return Err(usage(format!(
+            "the environment variable {name}, named by --database-env, is not set or empty"
+        )));
     }
-    value.parse().map_err(|error| usage(format!("the environment variable {name}, named by --database-env: {error}")))
+    value.parse().map_err(|error| {
+        usage(format!("the environment variable {name}, named by --database-env: {error}"))
+    })
 }
 
-fn tell(report: &ImportReport, is_dry_run: bool) -> super::Outcome {
+fn tell(report: &ImportReport, is_dry_run: bool) -> super::CommandResult {
     for remark in &report.remarks {
         super::print(&format!("{}\n", line(remark)))?;
     }
-    output::list(&["id", "taken_over", "already_there", "refused"], Kind::ALL.map(|kind| row(report, kind)).into(), Format::Table)?;
+    output::list(
+        &["id", "taken_over", "already_there", "refused"],
+        Kind::ALL.map(|kind| row(report, kind)).into(),
+        Format::Table,
+    )?;
     if let Some(totals) = report.totals.filter(|totals| totals.passed_over > 0) {
-        super::print(&format!("passed over: {} {}\n", totals.passed_over, totals.passed_over_kind))?;
+        super::print(&format!(
+            "passed over: {} {}\n",
+            totals.passed_over, totals.passed_over_kind
+        ))?;
     }
     if is_dry_run {
         super::print("dry run: nothing was changed\n")?;
@@ -145,16 +168,30 @@ fn tell(report: &ImportReport, is_dry_run: bool) -> super::Outcome {
 
 fn line(remark: &Remark) -> String {
     let what = if remark.is_refused { "not taken over" } else { "already there" };
-    format!("{}: {} ({} of {:?}): {}", what, remark.origin, remark.kind.name(), remark.username, remark.reason)
+    format!(
+        "{}: {} ({} of {:?}): {}",
+        what,
+        remark.origin,
+        remark.kind.name(),
+        remark.username,
+        remark.reason
+    )
 }
 
 fn row(report: &ImportReport, kind: Kind) -> Vec<Value> {
     let counts = report.counts(kind);
-    vec![kind.name().into(), counts.taken_over.into(), counts.already_there.into(), counts.refused.into()]
+    vec![
+        kind.name().into(),
+        counts.taken_over.into(),
+        counts.already_there.into(),
+        counts.refused.into(),
+    ]
 }
 
 fn object(report: &ImportReport, is_dry_run: bool) -> Value {
-    let counts = Kind::ALL.map(|kind| output::object(&["id", "taken_over", "already_there", "refused"], row(report, kind)));
+    let counts = Kind::ALL.map(|kind| {
+        output::object(&["id", "taken_over", "already_there", "refused"], row(report, kind))
+    });
     let remarks = report.remarks.iter().map(|remark| {
         json!({
             "id": remark.origin.id,

@@ -110,7 +110,10 @@ const COLUMNS: [&str; 11] = [
     "created_at",
 ];
 
-pub(super) fn run(command: KeyCommand, settings: impl FnOnce() -> Result<Settings, SettingsError>) -> super::Outcome {
+pub(super) fn run(
+    command: KeyCommand,
+    settings: impl FnOnce() -> Result<Settings, SettingsError>,
+) -> super::CommandResult {
     let command = match command {
         KeyCommand::Generate(arguments) => return generate(&arguments),
         other => other,
@@ -139,15 +142,19 @@ pub(super) fn run(command: KeyCommand, settings: impl FnOnce() -> Result<Setting
     })?
 }
 
-async fn add(settings: &Settings, arguments: AddArguments) -> super::Outcome {
+async fn add(settings: &Settings, arguments: AddArguments) -> super::CommandResult {
     let text = read(&arguments.file)?;
     let terms = KeyTerms {
         comment: arguments.comment,
-        scopes: (!arguments.scopes.is_empty()).then(|| Scopes::parse(&arguments.scopes.join(" "))).transpose()?,
+        scopes: (!arguments.scopes.is_empty())
+            .then(|| Scopes::parse(&arguments.scopes.join(" ")))
+            .transpose()?,
         not_before: arguments.not_before.map(UnixMillis::from),
-        expires_at: arguments
-            .expires_in
-            .map(|lifetime| UnixMillis::from(SystemTime::now()).saturating_add(lifetime).min(UnixMillis::LAST_WRITABLE)),
+        expires_at: arguments.expires_in.map(|lifetime| {
+            UnixMillis::from(SystemTime::now())
+                .saturating_add(lifetime)
+                .min(UnixMillis::LAST_WRITABLE)
+        }),
     };
     let added = super::registry(settings).await?.add_key(&arguments.username, &text, terms).await;
     let added = added.map_err(|error| match error {
@@ -158,7 +165,7 @@ async fn add(settings: &Settings, arguments: AddArguments) -> super::Outcome {
     Ok(())
 }
 
-fn generate(arguments: &GenerateArguments) -> super::Outcome {
+fn generate(arguments: &GenerateArguments) -> super::CommandResult {
     let passphrase = passphrase(arguments.passphrase_env.as_deref())?;
     let key = PrivateKey::generate(arguments.family, arguments.bits)?;
     let private = match &passphrase {
@@ -194,7 +201,10 @@ pub(super) fn passphrase(name: Option<&str>) -> Result<Option<SecretString>, sup
     match std::env::var(name) {
         Ok(value) if !value.is_empty() => Ok(Some(value.into())),
         _ => Err(super::Failure::Usage(
-            format!("the environment variable {name}, named by --passphrase-env, is not set or empty").into(),
+            format!(
+                "the environment variable {name}, named by --passphrase-env, is not set or empty"
+            )
+            .into(),
         )),
     }
 }
@@ -207,7 +217,10 @@ pub(super) fn read(file: &Path) -> Result<String, super::Failure> {
     let bytes = read_bytes(file)?;
     if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
         let file = file.display();
-        return Err(format!("{file} is text in UTF-16, as PowerShell's `>` writes it; save it in UTF-8 or ASCII").into());
+        return Err(format!(
+            "{file} is text in UTF-16, as PowerShell's `>` writes it; save it in UTF-8 or ASCII"
+        )
+        .into());
     }
     let not_text = || {
         format!(
@@ -236,15 +249,22 @@ pub(super) fn not_usable(file: &Path, error: &KeyError) -> String {
 }
 
 /// Writes a new file that only its owner may read.
-pub(super) fn write_secret(file: &Path, text: &str) -> super::Outcome {
+pub(super) fn write_secret(file: &Path, text: &str) -> super::CommandResult {
     write_new(file, text, 0o600)
 }
 
-fn write_new(file: &Path, text: &str, mode: u32) -> super::Outcome {
-    let written =
-        OpenOptions::new().write(true).create_new(true).mode(mode).open(file).and_then(|mut file| file.write_all(text.as_bytes()));
+fn write_new(file: &Path, text: &str, mode: u32) -> super::CommandResult {
+    let written = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(file)
+        .and_then(|mut file| file.write_all(text.as_bytes()));
     Ok(written.map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => format!("{} exists already; nothing is overwritten, choose another name", file.display()),
+        io::ErrorKind::AlreadyExists => format!(
+            "{} exists already; nothing is overwritten, choose another name",
+            file.display()
+        ),
         _ => format!("{} cannot be written: {error}", file.display()),
     })?)
 }

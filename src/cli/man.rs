@@ -12,13 +12,15 @@ pub(super) struct ManArguments {
     out: Option<PathBuf>,
 }
 
-pub(super) fn run(arguments: &ManArguments) -> super::Outcome {
+pub(super) fn run(arguments: &ManArguments) -> super::CommandResult {
     let Some(folder) = &arguments.out else {
         let mut page = Vec::new();
         Man::new(super::command()).render(&mut page)?;
         return Ok(super::print(&String::from_utf8(page)?)?);
     };
-    fs::create_dir_all(folder).map_err(|error| format!("the folder {} cannot be made: {error}", folder.display()))?;
-    clap_mangen::generate_to(super::command(), folder)
-        .map_err(|error| format!("the pages cannot be written into {}: {error}", folder.display()).into())
+    fs::create_dir_all(folder)
+        .map_err(|error| format!("the folder {} cannot be made: {error}", folder.display()))?;
+    clap_mangen::generate_to(super::command(), folder).map_err(|error| {
+        format!("the pages cannot be written into {}: {error}", folder.display()).into()
+    })
 }

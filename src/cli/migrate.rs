@@ -25,7 +25,7 @@ pub(super) enum MigrateCommand {
     },
 }
 
-pub(super) fn run(command: &MigrateCommand, settings: &Settings) -> super::Outcome {
+pub(super) fn run(command: &MigrateCommand, settings: &Settings) -> super::CommandResult {
     let database = &settings.database;
     match command {
         MigrateCommand::Up => up(database)?,
@@ -38,7 +38,10 @@ pub(super) fn run(command: &MigrateCommand, settings: &Settings) -> super::Outco
         }
         MigrateCommand::Status { output } => {
             let states = super::block_on(app::migration_status(database))??;
-            let rows = states.into_iter().map(|state| vec![state.name.into(), state.is_applied.into()]).collect();
+            let rows = states
+                .into_iter()
+                .map(|state| vec![state.name.into(), state.is_applied.into()])
+                .collect();
             output::list(&["id", "applied"], rows, *output)?;
         }
     }
@@ -46,12 +49,15 @@ pub(super) fn run(command: &MigrateCommand, settings: &Settings) -> super::Outco
 }
 
 /// Each migration is told of when it is done: one on a large table may take long, or fail.
-fn up(database: &DatabaseSettings) -> super::Outcome {
+fn up(database: &DatabaseSettings) -> super::CommandResult {
     let mut progress = None::<Progress>;
     let mut printed = Ok(());
     super::block_on(app::migrate_up_telling(database, |step| match (step, &progress) {
-        (MigrationStep::Missing(0), _) | (MigrationStep::Waiting | MigrationStep::Applied(_), None) => {}
-        (MigrationStep::Waiting, Some(shown)) => shown.note("another process is migrating this database; waiting for it"),
+        (MigrationStep::Missing(0), _)
+        | (MigrationStep::Waiting | MigrationStep::Applied(_), None) => {}
+        (MigrationStep::Waiting, Some(shown)) => {
+            shown.note("another process is migrating this database; waiting for it")
+        }
         (MigrationStep::Missing(count), _) => {
             let shown = Progress::new("migrations", u64::try_from(count).ok());
             shown.note(&format!("to apply: {count}"));

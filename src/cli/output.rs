@@ -17,7 +17,11 @@ pub(super) enum Format {
 }
 
 /// Writes `rows`, each with the values of `columns`, in the same order.
-pub(super) fn list(columns: &[&'static str], rows: Vec<Vec<Value>>, format: Format) -> io::Result<()> {
+pub(super) fn list(
+    columns: &[&'static str],
+    rows: Vec<Vec<Value>>,
+    format: Format,
+) -> io::Result<()> {
     match format {
         Format::Json => {
             let objects: Vec<Value> = rows.into_iter().map(|row| object(columns, row)).collect();
@@ -39,7 +43,10 @@ pub(super) fn one(columns: &[&'static str], row: Vec<Value>, format: Format) -> 
     match format {
         Format::Json => super::print(&format!("{:#}\n", object(columns, row))),
         Format::Table => {
-            let lines = columns.iter().zip(row).map(|(name, value)| format!("{name:<14} {}\n", cell(&value)));
+            let lines = columns
+                .iter()
+                .zip(row)
+                .map(|(name, value)| format!("{name:<14} {}\n", cell(&value)));
             super::print(&lines.collect::<String>())
         }
     }

@@ -70,10 +70,19 @@ pub(super) struct ProfileArguments {
     email: Option<String>,
 }
 
-const COLUMNS: [&str; 9] =
-    ["id", "username", "is_active", "scopes", "given_name", "family_name", "email", "created_at", "updated_at"];
+const COLUMNS: [&str; 9] = [
+    "id",
+    "username",
+    "is_active",
+    "scopes",
+    "given_name",
+    "family_name",
+    "email",
+    "created_at",
+    "updated_at",
+];
 
-pub(super) fn run(command: PrincipalCommand, settings: &Settings) -> super::Outcome {
+pub(super) fn run(command: PrincipalCommand, settings: &Settings) -> super::CommandResult {
     super::block_on(async {
         let registry = super::registry(settings).await?;
         match command {
@@ -88,7 +97,11 @@ pub(super) fn run(command: PrincipalCommand, settings: &Settings) -> super::Outc
                 output::one(&COLUMNS, row(&registry.add_principal(new).await?), output)?;
             }
             PrincipalCommand::List { output } => {
-                output::list(&COLUMNS, registry.principals().await?.iter().map(row).collect(), output)?;
+                output::list(
+                    &COLUMNS,
+                    registry.principals().await?.iter().map(row).collect(),
+                    output,
+                )?;
             }
             PrincipalCommand::Show { username, output } => {
                 output::one(&COLUMNS, row(&registry.principal(&username).await?), output)?;

@@ -22,10 +22,10 @@ pub(super) struct Progress {
     what: String,
     total: Option<u64>,
     done: AtomicU64,
-    shown: Shown,
+    shown: Display,
 }
 
-enum Shown {
+enum Display {
     OnTerminal(ProgressBar),
     AsLines(Mutex<Lines>),
 }
@@ -42,9 +42,9 @@ impl Progress {
     /// `what` is done, `total` times if that is known, as in `keys`, 5000.
     pub(super) fn new(what: &str, total: Option<u64>) -> Self {
         let shown = if io::stderr().is_terminal() {
-            Shown::OnTerminal(bar(what, total))
+            Display::OnTerminal(bar(what, total))
         } else {
-            Shown::AsLines(Mutex::new(Lines::starting(Box::new(io::stderr()), Instant::now())))
+            Display::AsLines(Mutex::new(Lines::starting(Box::new(io::stderr()), Instant::now())))
         };
         Self { what: what.to_owned(), total, done: AtomicU64::new(0), shown }
     }
@@ -53,30 +53,32 @@ impl Progress {
     pub(super) fn advance(&self, n: u64) {
         let done = self.done.fetch_add(n, Ordering::Relaxed) + n;
         match &self.shown {
-            Shown::OnTerminal(bar) => bar.set_position(done),
-            Shown::AsLines(lines) => held(lines).tell(Instant::now(), |elapsed| self.line(done, elapsed)),
+            Display::OnTerminal(bar) => bar.set_position(done),
+            Display::AsLines(lines) => {
+                held(lines).tell(Instant::now(), |elapsed| self.line(done, elapsed))
+            }
         }
     }
 
     /// Text for standard output, which the bar is out of the way of.
     pub(super) fn print(&self, text: &str) -> io::Result<()> {
         match &self.shown {
-            Shown::OnTerminal(bar) => bar.suspend(|| super::print(text)),
-            Shown::AsLines(_) => super::print(text),
+            Display::OnTerminal(bar) => bar.suspend(|| super::print(text)),
+            Display::AsLines(_) => super::print(text),
         }
     }
 
     /// Something worth a line of its own on standard error, whatever is shown.
     pub(super) fn note(&self, line: &str) {
         match &self.shown {
-            Shown::OnTerminal(bar) => bar.println(line),
-            Shown::AsLines(lines) => held(lines).write(line),
+            Display::OnTerminal(bar) => bar.println(line),
+            Display::AsLines(lines) => held(lines).write(line),
         }
     }
 
     /// All is done.
     pub(super) fn finish(self) {
-        if let Shown::AsLines(lines) = &self.shown {
+        if let Display::AsLines(lines) = &self.shown {
             let mut lines = held(lines);
             if lines.has_spoken {
                 let line = self.line(self.done.load(Ordering::Relaxed), lines.started.elapsed());
@@ -94,7 +96,7 @@ impl Progress {
 /// The bar goes, however the command ends: what it did is said elsewhere.
 impl Drop for Progress {
     fn drop(&mut self) {
-        if let Shown::OnTerminal(bar) = &self.shown {
+        if let Display::OnTerminal(bar) = &self.shown {
             bar.finish_and_clear();
         }
     }
@@ -123,7 +125,9 @@ impl Lines {
 
 fn bar(what: &str, total: Option<u64>) -> ProgressBar {
     let (bar, template) = match total {
-        Some(total) => (ProgressBar::new(total), "{msg} {wide_bar} {human_pos} of {human_len}, {eta} left"),
+        Some(total) => {
+            (ProgressBar::new(total), "{msg} {wide_bar} {human_pos} of {human_len}, {eta} left")
+        }
         None => (ProgressBar::no_length(), "{spinner} {msg} {human_pos}, {elapsed}"),
     };
     bar.set_draw_target(ProgressDrawTarget::stderr());
@@ -168,7 +172,8 @@ mod tests {
 
     fn progress(total: Option<u64>, started: Instant) -> (Progress, Written) {
         let written = Written::default();
-        let shown = Shown::AsLines(Mutex::new(Lines::starting(Box::new(written.clone()), started)));
+        let shown =
+            Display::AsLines(Mutex::new(Lines::starting(Box::new(written.clone()), started)));
         (Progress { what: "keys".to_owned(), total, done: AtomicU64::new(0), shown }, written)
     }
 
@@ -188,7 +193,11 @@ mod tests {
         let (progress, written) = progress(Some(5_000), long_ago);
         progress.advance(1_200);
         progress.advance(3_800);
-        assert_eq!(written.text(), "keys: 1200 of 5000 after 5 s\n", "one line, and then silence for a while");
+        assert_eq!(
+            written.text(),
+            "keys: 1200 of 5000 after 5 s\n",
+            "one line, and then silence for a while"
+        );
         progress.finish();
         assert_eq!(written.text().lines().nth(1), Some("keys: 5000 of 5000 after 5 s"));
     }

@@ -7,7 +7,7 @@ use crate::{
     config::Settings,
 };
 
-pub(super) fn run(settings: &Settings) -> super::Outcome {
+pub(super) fn run(settings: &Settings) -> super::CommandResult {
     let log = app::init_log(settings)?;
     super::block_on(async {
         // Bound first: of two services on one address, the second should not touch the database.
@@ -28,10 +28,12 @@ pub(super) fn run(settings: &Settings) -> super::Outcome {
 }
 
 /// Are done at the first SIGTERM or SIGINT, and at the second.
-pub(super) fn told_to_stop() -> std::io::Result<(impl Future<Output = ()>, impl Future<Output = ()>)> {
+pub(super) fn told_to_stop() -> std::io::Result<(impl Future<Output = ()>, impl Future<Output = ()>)>
+{
     use tokio::signal::unix::{SignalKind, signal};
 
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let (count, counted) = watch::channel(0);
     tokio::spawn(async move {
         loop {

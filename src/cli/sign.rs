@@ -46,18 +46,23 @@ pub(super) struct SignArguments {
     scheme: String,
 }
 
-pub(super) fn run(arguments: &SignArguments) -> super::Outcome {
+pub(super) fn run(arguments: &SignArguments) -> super::CommandResult {
     if arguments.url.as_deref().is_some_and(|url| url::Url::parse(url).is_err()) {
-        return Err(super::Failure::Usage("--url takes a whole URL, such as https://api.example/orders".into()));
+        return Err(super::Failure::Usage(
+            "--url takes a whole URL, such as https://api.example/orders".into(),
+        ));
     }
     let stdin = Path::new(super::key::STDIN);
     if arguments.key == stdin && arguments.body.as_deref() == Some(stdin) {
-        return Err(super::Failure::Usage("--key and --body cannot both be read from standard input".into()));
+        return Err(super::Failure::Usage(
+            "--key and --body cannot both be read from standard input".into(),
+        ));
     }
     let body = arguments.body.as_deref().map(super::key::read_bytes).transpose()?;
     let passphrase = super::key::passphrase(arguments.passphrase_env.as_deref())?;
     let text = super::key::read(&arguments.key)?;
-    let key = PrivateKey::parse(&text, passphrase.as_ref()).map_err(|error| super::key::not_usable(&arguments.key, &error))?;
+    let key = PrivateKey::parse(&text, passphrase.as_ref())
+        .map_err(|error| super::key::not_usable(&arguments.key, &error))?;
     let mut signer = Signer::new(arguments.username.as_str(), key);
     if let Some(audience) = &arguments.audience {
         signer = signer.with_audience(audience);

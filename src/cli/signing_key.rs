@@ -25,13 +25,28 @@ pub(super) enum SigningKeyCommand {
     },
 }
 
-const COLUMNS: [&str; 8] = ["id", "algorithm", "state", "file", "created_at", "signs_from", "signs_until", "verifies_until"];
+const COLUMNS: [&str; 8] = [
+    "id",
+    "algorithm",
+    "state",
+    "file",
+    "created_at",
+    "signs_from",
+    "signs_until",
+    "verifies_until",
+];
 
-pub(super) fn run(command: &SigningKeyCommand, settings: &Settings) -> super::Outcome {
+pub(super) fn run(command: &SigningKeyCommand, settings: &Settings) -> super::CommandResult {
     match command {
-        SigningKeyCommand::Rotate { output } => output::one(&COLUMNS, row(&app::rotate_signing_key(settings)?), *output)?,
+        SigningKeyCommand::Rotate { output } => {
+            output::one(&COLUMNS, row(&app::rotate_signing_key(settings)?), *output)?
+        }
         SigningKeyCommand::List { output } => {
-            output::list(&COLUMNS, app::signing_keys(settings)?.iter().map(row).collect(), *output)?;
+            output::list(
+                &COLUMNS,
+                app::signing_keys(settings)?.iter().map(row).collect(),
+                *output,
+            )?;
         }
     }
     Ok(())
@@ -41,11 +56,11 @@ fn row(key: &ListedKey) -> Vec<Value> {
     vec![
         key.kid.as_str().into(),
         key.algorithm.name().into(),
-        key.tenure.state.name().into(),
+        key.schedule.state.name().into(),
         key.file.display().to_string().into(),
         moment(Some(key.created_at)),
-        moment(Some(key.tenure.signs_from)),
-        moment(key.tenure.signs_until),
-        moment(key.tenure.verifies_until),
+        moment(Some(key.schedule.signs_from)),
+        moment(key.schedule.signs_until),
+        moment(key.schedule.verifies_until),
     ]
 }

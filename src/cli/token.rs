@@ -8,7 +8,7 @@ use super::output::{self, Format, moment};
 use crate::{
     app::{self, FirstKey},
     config::Settings,
-    domain::{opaque::OpaqueToken, principal::Username, scope::Scopes},
+    domain::{principal::Username, scope::Scopes, secret_token::OpaqueToken},
     engine::{
         issue::{Introspection, Issuer, MintTerms, Revoked, TokenKind, TokenName},
         ports::GrantRecord,
@@ -89,13 +89,28 @@ const COLUMNS: [&str; 16] = [
 /// Those of a token that was given out just now.
 const SECRETS: [&str; 4] = ["access_token", "refresh_token", "token_type", "expires_in"];
 
-const INTROSPECTION: [&str; 11] =
-    ["active", "kind", "jti", "iss", "username", "sub", "audience", "scopes", "sid", "issued_at", "expires_at"];
+const INTROSPECTION: [&str; 11] = [
+    "active",
+    "kind",
+    "jti",
+    "iss",
+    "username",
+    "sub",
+    "audience",
+    "scopes",
+    "sid",
+    "issued_at",
+    "expires_at",
+];
 
-pub(super) fn run(command: TokenCommand, settings: &Settings) -> super::Outcome {
+pub(super) fn run(command: TokenCommand, settings: &Settings) -> super::CommandResult {
     super::block_on(async {
         let actor = super::actor();
-        let first_key = if matches!(command, TokenCommand::Issue(_)) { FirstKey::Make } else { FirstKey::Leave };
+        let first_key = if matches!(command, TokenCommand::Issue(_)) {
+            FirstKey::Make
+        } else {
+            FirstKey::Leave
+        };
         let issuer = app::issuer(settings, first_key).await?;
         match command {
             TokenCommand::Issue(arguments) => issue(&issuer, arguments, &actor).await?,
@@ -106,7 +121,11 @@ pub(super) fn run(command: TokenCommand, settings: &Settings) -> super::Outcome 
                 output::one(&INTROSPECTION, introspected(&found), output)?;
             }
             TokenCommand::List { username, output } => {
-                output::list(&COLUMNS, issuer.grants(username.as_ref()).await?.iter().map(row).collect(), output)?;
+                output::list(
+                    &COLUMNS,
+                    issuer.grants(username.as_ref()).await?.iter().map(row).collect(),
+                    output,
+                )?;
             }
             TokenCommand::Revoke { jti } => revoke(&issuer, jti, &actor).await?,
         }
@@ -114,7 +133,7 @@ pub(super) fn run(command: TokenCommand, settings: &Settings) -> super::Outcome 
     })?
 }
 
-async fn issue(issuer: &Issuer, arguments: IssueArguments, actor: &str) -> super::Outcome {
+async fn issue(issuer: &Issuer, arguments: IssueArguments, actor: &str) -> super::CommandResult {
     let IssueArguments { username, audience, scopes, sid, output } = arguments;
     let audience = (!audience.is_empty()).then_some(audience);
     let scopes = (!scopes.is_empty()).then(|| Scopes::parse(&scopes.join(" "))).transpose()?;
@@ -130,7 +149,7 @@ async fn issue(issuer: &Issuer, arguments: IssueArguments, actor: &str) -> super
 }
 
 /// A token is taken from standard input alone, and not shown.
-async fn revoke(issuer: &Issuer, jti: String, actor: &str) -> super::Outcome {
+async fn revoke(issuer: &Issuer, jti: String, actor: &str) -> super::CommandResult {
     let is_read = jti == "-";
     let text = super::argument_or_input(jti)?;
     let text = text.trim();
@@ -144,7 +163,9 @@ async fn revoke(issuer: &Issuer, jti: String, actor: &str) -> super::Outcome {
         }
     };
     match issuer.revoke(name, None, actor).await? {
-        Revoked::Done => Ok(super::print(&format!("{shown} is revoked, and all that goes back to the same login\n"))?),
+        Revoked::Done => Ok(super::print(&format!(
+            "{shown} is revoked, and all that goes back to the same login\n"
+        ))?),
         Revoked::NoSuchToken | Revoked::AnotherPrincipal => Err(match name {
             TokenName::Jti(_) => format!("there is no {shown}"),
             TokenName::Token(_) => "there is no such token".to_owned(),

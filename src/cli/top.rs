@@ -60,11 +60,14 @@ enum Output {
 pub(super) fn run(
     arguments: TopArguments,
     settings: impl FnOnce() -> Result<Settings, crate::config::SettingsError>,
-) -> super::Outcome {
+) -> super::CommandResult {
     let TopArguments { urls, interval, once, output } = arguments;
     // Parsed here: the parser of arguments repeats what it cannot use, and a URL may hold a password.
-    let mut urls =
-        urls.iter().map(|url| scrape::target(url)).collect::<Result<Vec<Target>, _>>().map_err(|reason| bad_url(&reason))?;
+    let mut urls = urls
+        .iter()
+        .map(|url| scrape::target(url))
+        .collect::<Result<Vec<Target>, _>>()
+        .map_err(|reason| bad_url(&reason))?;
     if urls.is_empty() {
         let settings = settings()?;
         urls.push(scrape::local(&settings.server.admin_listen, settings.admin.tls.cert.is_some())?);
@@ -72,9 +75,12 @@ pub(super) fn run(
     let names: Vec<String> = urls.iter().map(Target::name).collect();
     let snapshot = Snapshot::of(names.iter().map(String::as_str));
     let scraper = Scraper::new(urls)?;
-    let is_live = !once && output == Output::Text && io::stdout().is_terminal() && io::stdin().is_terminal();
+    let is_live =
+        !once && output == Output::Text && io::stdout().is_terminal() && io::stdin().is_terminal();
     if is_live {
-        return Ok(super::block_on(async { live::run(scraper, Screen::new(snapshot, interval)) })??);
+        return Ok(super::block_on(async {
+            live::run(scraper, Screen::new(snapshot, interval))
+        })??);
     }
     let snapshot = super::block_on(look_twice(&scraper, snapshot, interval))?;
     super::print(&match output {
@@ -82,7 +88,11 @@ pub(super) fn run(
         Output::Json => report::json(&snapshot, interval)?,
     })?;
     let is_there = |state: &State| matches!(state, State::Up | State::NotReady(_));
-    if snapshot.replicas.iter().any(|replica| is_there(&replica.state)) { Ok(()) } else { Err("no replica answers".into()) }
+    if snapshot.replicas.iter().any(|replica| is_there(&replica.state)) {
+        Ok(())
+    } else {
+        Err("no replica answers".into())
+    }
 }
 
 fn bad_url(reason: &str) -> super::Failure {

@@ -54,10 +54,19 @@ pub(super) enum TrustCommand {
     },
 }
 
-const COLUMNS: [&str; 9] =
-    ["id", "username", "jwks_url", "last_used_on", "last_fetched_at", "last_error", "usable_keys", "left_out", "created_at"];
+const COLUMNS: [&str; 9] = [
+    "id",
+    "username",
+    "jwks_url",
+    "last_used_on",
+    "last_fetched_at",
+    "last_error",
+    "usable_keys",
+    "left_out",
+    "created_at",
+];
 
-pub(super) fn run(command: TrustCommand, settings: &Settings) -> super::Outcome {
+pub(super) fn run(command: TrustCommand, settings: &Settings) -> super::CommandResult {
     super::block_on(async {
         let registry = super::registry(settings).await?;
         match command {
@@ -67,22 +76,34 @@ pub(super) fn run(command: TrustCommand, settings: &Settings) -> super::Outcome 
             TrustCommand::Add { username, url, no_fetch: false, output } => {
                 let added = registry.add_trust_and_look(&username, &url).await?;
                 if let Some(reason) = &added.last_error {
-                    super::warn(&format!("the trust is added, but its key set cannot be fetched: {reason}"));
+                    super::warn(&format!(
+                        "the trust is added, but its key set cannot be fetched: {reason}"
+                    ));
                 }
                 show(&added, output)?;
             }
             TrustCommand::List { username, output } => {
                 let trusts = registry.trusts(username.as_ref()).await?;
-                output::list(&COLUMNS, trusts.iter().map(|trust| row(trust, output)).collect(), output)?;
+                output::list(
+                    &COLUMNS,
+                    trusts.iter().map(|trust| row(trust, output)).collect(),
+                    output,
+                )?;
             }
             TrustCommand::Refresh { id, output } => {
                 let (trust, fetched) = registry.refresh_trust(TrustId(id)).await?;
                 let contents = fetched?;
                 match output {
-                    Format::Json => show(&TrustRecord { contents: Some(contents), last_error: None, ..trust }, output)?,
+                    Format::Json => show(
+                        &TrustRecord { contents: Some(contents), last_error: None, ..trust },
+                        output,
+                    )?,
                     Format::Table => {
                         let keys = contents.usable_keys;
-                        super::print(&format!("{} has {keys} usable keys; every replica fetches it now\n", trust.jwks_url))?;
+                        super::print(&format!(
+                            "{} has {keys} usable keys; every replica fetches it now\n",
+                            trust.jwks_url
+                        ))?;
                         tell(&contents)?;
                     }
                 }
@@ -106,7 +127,8 @@ fn show(trust: &TrustRecord, output: Format) -> io::Result<()> {
 
 /// A line for each entry that is not used.
 fn tell(contents: &KeySetContents) -> io::Result<()> {
-    let lines: Vec<String> = contents.left_out.iter().map(|left_out| format!("left out: {left_out}\n")).collect();
+    let lines: Vec<String> =
+        contents.left_out.iter().map(|left_out| format!("left out: {left_out}\n")).collect();
     super::print(&lines.concat())
 }
 

@@ -115,7 +115,8 @@ impl Session {
     /// `SSL_CERT_DIR` name others.
     pub fn new(server: &str, identifier: Uuid, key: SecretString) -> Result<Self, SessionError> {
         // Without TLS, none is needed.
-        let builder = reqwest::Client::builder().timeout(TIMEOUT).redirect(reqwest::redirect::Policy::none());
+        let builder =
+            reqwest::Client::builder().timeout(TIMEOUT).redirect(reqwest::redirect::Policy::none());
         let builder = if is_https(server) {
             builder.tls_backend_preconfigured(Roots::load(None)?.for_reqwest())
         } else {
@@ -126,8 +127,19 @@ impl Session {
     }
 
     /// The same over a client that is there already; it should neither follow redirects nor wait for ever.
-    pub fn with_client(http: reqwest::Client, server: &str, identifier: Uuid, key: SecretString) -> Self {
-        Self { http, server: server.trim_end_matches('/').to_owned(), identifier, key, held: Mutex::default() }
+    pub fn with_client(
+        http: reqwest::Client,
+        server: &str,
+        identifier: Uuid,
+        key: SecretString,
+    ) -> Self {
+        Self {
+            http,
+            server: server.trim_end_matches('/').to_owned(),
+            identifier,
+            key,
+            held: Mutex::default(),
+        }
     }
 
     /// An access token that may be used for a while, from the service where there is none at hand.
@@ -141,16 +153,22 @@ impl Session {
         let token = self.access_token().await?;
         let again = request.try_clone();
         let response = request.bearer_auth(token.expose_secret()).send().await?;
-        let Some(again) = again.filter(|_| response.status() == StatusCode::UNAUTHORIZED) else { return Ok(response) };
+        let Some(again) = again.filter(|_| response.status() == StatusCode::UNAUTHORIZED) else {
+            return Ok(response);
+        };
         let renewed = self.another_than(Some(&token)).await?;
         Ok(again.bearer_auth(renewed.expose_secret()).send().await?)
     }
 
     /// The token at hand, unless it is about to end or is the one that was `refused`.
-    async fn another_than(&self, refused: Option<&SecretString>) -> Result<SecretString, SessionError> {
+    async fn another_than(
+        &self,
+        refused: Option<&SecretString>,
+    ) -> Result<SecretString, SessionError> {
         let mut held = self.held.lock().await;
         if let Some(token) = &held.access_token {
-            let was_refused = refused.is_some_and(|refused| refused.expose_secret() == token.text.expose_secret());
+            let was_refused = refused
+                .is_some_and(|refused| refused.expose_secret() == token.text.expose_secret());
             let lasts = token.expires_at.is_none_or(|at| SystemTime::now() + RENEWED_BEFORE < at);
             if lasts && !was_refused {
                 return Ok(token.text.clone());
@@ -161,31 +179,45 @@ impl Session {
         if tokens.refresh_token.is_some() {
             held.refresh_token = tokens.refresh_token;
         }
-        held.access_token = Some(AccessToken { expires_at: expiry(tokens.jwt.expose_secret()), text: tokens.jwt.clone() });
+        held.access_token = Some(AccessToken {
+            expires_at: expiry(tokens.jwt.expose_secret()),
+            text: tokens.jwt.clone(),
+        });
         Ok(tokens.jwt)
     }
 
     /// By the refresh token, and where that is refused, by the API key.
     async fn renew(&self, held: &mut Held) -> Result<Tokens, SessionError> {
         if let Some(refresh_token) = &held.refresh_token {
-            let request = Refresh { refresh_token: refresh_token.expose_secret(), identifier: self.identifier };
+            let request = Refresh {
+                refresh_token: refresh_token.expose_secret(),
+                identifier: self.identifier,
+            };
             match self.ask("/refresh", &request).await {
                 Err(SessionError::Refused) => held.refresh_token = None,
                 answered => return answered,
             }
         }
-        self.ask("/authenticate", &Authenticate { key: self.key.expose_secret(), identifier: self.identifier }).await
+        self.ask(
+            "/authenticate",
+            &Authenticate { key: self.key.expose_secret(), identifier: self.identifier },
+        )
+        .await
     }
 
     async fn ask(&self, path: &str, request: &impl Serialize) -> Result<Tokens, SessionError> {
         let body = serde_json::to_vec(request)?;
         let url = format!("{}{path}", self.server);
-        let response = self.http.post(url).header(CONTENT_TYPE, "application/json").body(body).send().await?;
+        let response =
+            self.http.post(url).header(CONTENT_TYPE, "application/json").body(body).send().await?;
         match response.status() {
             StatusCode::OK => Ok(json::object(&response.bytes().await?)?),
             StatusCode::UNAUTHORIZED => Err(SessionError::Refused),
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-                let seconds = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+                let seconds = response
+                    .headers()
+                    .get(RETRY_AFTER)
+                    .and_then(|value| value.to_str().ok()?.parse().ok());
                 Err(SessionError::TryLater { after: seconds.map(Duration::from_secs) })
             }
             status => Err(SessionError::Unexpected { status }),
@@ -210,7 +242,10 @@ fn expiry(jwt: &str) -> Option<SystemTime> {
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session").field("server", &self.server).field("identifier", &self.identifier).finish_non_exhaustive()
+        f.debug_struct("Session")
+            .field("server", &self.server)
+            .field("identifier", &self.identifier)
+            .finish_non_exhaustive()
     }
 }
 
@@ -222,15 +257,25 @@ mod tests {
     fn a_token_says_itself_when_it_ends() {
         let part = |json: &str| BASE64_URL_SAFE_NO_PAD.encode(json);
         let token = format!("{}.{}.x", part("{}"), part(r#"{"exp":1800000001}"#));
-        assert_eq!(expiry(&token), Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_001)));
-        for other in ["", "a.b", "a.!.c", &format!("a.{}.c", part("{}")), &format!("a.{}.c", part(r#"{"exp":"soon"}"#))] {
+        assert_eq!(
+            expiry(&token),
+            Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_001))
+        );
+        for other in [
+            "",
+            "a.b",
+            "a.!.c",
+            &format!("a.{}.c", part("{}")),
+            &format!("a.{}.c", part(r#"{"exp":"soon"}"#)),
+        ] {
             assert_eq!(expiry(other), None, "{other}");
         }
     }
 
     #[test]
     fn debug_tells_no_secret() {
-        let session = Session::new("http://localhost:1/", Uuid::nil(), "csk_secret".into()).unwrap();
+        let session =
+            Session::new("http://localhost:1/", Uuid::nil(), "csk_secret".into()).unwrap();
         let text = format!("{session:?}");
         assert!(text.contains("http://localhost:1\"") && !text.contains("secret"), "{text}");
     }

@@ -65,9 +65,16 @@ impl AdminSettings {
             add("admin.token_file", "`admin.token` is set too; keep one of them".to_owned());
         }
         if self.token.as_ref().is_some_and(|token| token.expose().chars().count() < TOKEN_MIN) {
-            add("admin.token", format!("expected at least {TOKEN_MIN} characters, such as from `openssl rand -hex 32`"));
+            add(
+                "admin.token",
+                format!(
+                    "expected at least {TOKEN_MIN} characters, such as from `openssl rand -hex 32`"
+                ),
+            );
         }
-        let is_name = |host: &String| host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+        let is_name = |host: &String| {
+            host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+        };
         if !self.allowed_hosts.iter().all(is_name) {
             add(
                 "admin.allowed_hosts",

@@ -121,28 +121,37 @@ impl FromStr for DatabaseUrl {
             return Ok(Self { kind, servers: vec![Secret::new(url)], ignored: Vec::new() });
         }
         let rest = rest.strip_prefix("//").ok_or(BAD_URL)?;
-        let (authority, path_and_query) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        let (authority, path_and_query) =
+            rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
         let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
         // What follows an unencoded `/`, `?` or `#` in a password would be taken for the name of the database.
         if path.contains(['@', '#']) || query.contains('#') {
             return Err(BAD_URL);
         }
-        let (login, hosts) = authority.rsplit_once('@').map_or(("", authority), |(login, hosts)| (login, hosts));
+        let (login, hosts) =
+            authority.rsplit_once('@').map_or(("", authority), |(login, hosts)| (login, hosts));
         let (query, ignored) = known_parameters(kind, query)?;
         let at = if login.is_empty() { "" } else { "@" };
         let servers = hosts.split(',').map(|host| {
             let server = format!("{scheme}://{login}{at}{host}{path}?{query}");
             let is_host = !host.is_empty() || !hosts.contains(',');
-            (is_host && (host.is_empty() || Url::parse(&server).is_ok())).then(|| Secret::new(server)).ok_or(BAD_URL)
+            (is_host && (host.is_empty() || Url::parse(&server).is_ok()))
+                .then(|| Secret::new(server))
+                .ok_or(BAD_URL)
         });
         Ok(Self { kind, servers: servers.collect::<Result<_, _>>()?, ignored })
     }
 }
 
 /// The parameters that mean something, and the names of the others.
-fn known_parameters(kind: DatabaseKind, query: &str) -> Result<(String, Vec<String>), &'static str> {
-    let known: &[&str] = if kind == DatabaseKind::Postgres { &POSTGRES_PARAMETERS } else { &MYSQL_PARAMETERS };
-    let (mut kept, mut ignored) = (url::form_urlencoded::Serializer::new(String::new()), Vec::new());
+fn known_parameters(
+    kind: DatabaseKind,
+    query: &str,
+) -> Result<(String, Vec<String>), &'static str> {
+    let known: &[&str] =
+        if kind == DatabaseKind::Postgres { &POSTGRES_PARAMETERS } else { &MYSQL_PARAMETERS };
+    let (mut kept, mut ignored) =
+        (url::form_urlencoded::Serializer::new(String::new()), Vec::new());
     for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
         if name == TARGET {
             if !matches!(&*value, "read-write" | "primary") {
@@ -163,7 +172,8 @@ fn known_parameters(kind: DatabaseKind, query: &str) -> Result<(String, Vec<Stri
 impl Default for DatabaseSettings {
     fn default() -> Self {
         let url = Secret::new("sqlite://countersign.db?mode=rwc");
-        let url = DatabaseUrl { kind: DatabaseKind::Sqlite, servers: vec![url], ignored: Vec::new() };
+        let url =
+            DatabaseUrl { kind: DatabaseKind::Sqlite, servers: vec![url], ignored: Vec::new() };
         Self { url, auto_migrate: None }
     }
 }
@@ -175,8 +185,14 @@ impl DatabaseSettings {
     }
 
     pub(super) fn warnings(&self) -> Vec<Contradiction> {
-        let reason = |name: &String| format!("the parameter {name:?} of the URL means nothing here and is ignored");
-        self.url.ignored.iter().map(|name| Contradiction { key: "database.url", reason: reason(name) }).collect()
+        let reason = |name: &String| {
+            format!("the parameter {name:?} of the URL means nothing here and is ignored")
+        };
+        self.url
+            .ignored
+            .iter()
+            .map(|name| Contradiction { key: "database.url", reason: reason(name) })
+            .collect()
     }
 }
 
@@ -194,14 +210,23 @@ mod tests {
             ("sqlite://a.db?mode=rwc", vec!["sqlite://a.db?mode=rwc"]),
             ("sqlite::memory:", vec!["sqlite::memory:"]),
             ("postgres://u:p@h/n", vec!["postgres://u:p@h/n?"]),
-            ("postgresql://u:p%2F@[::1]:5433/n?sslmode=require", vec!["postgres://u:p%2F@[::1]:5433/n?sslmode=require"]),
+            (
+                "postgresql://u:p%2F@[::1]:5433/n?sslmode=require",
+                vec!["postgres://u:p%2F@[::1]:5433/n?sslmode=require"],
+            ),
             ("postgres:///n?host=/run/postgresql", vec!["postgres:///n?host=%2Frun%2Fpostgresql"]),
             ("mariadb://u:p@h/n", vec!["mysql://u:p@h/n?"]),
             (
                 "postgres://u:p@one:1,two:2/n?target_session_attrs=read-write&sslmode=require",
-                vec!["postgres://u:p@one:1/n?sslmode=require", "postgres://u:p@two:2/n?sslmode=require"],
+                vec![
+                    "postgres://u:p@one:1/n?sslmode=require",
+                    "postgres://u:p@two:2/n?sslmode=require",
+                ],
             ),
-            ("mysql://u:p@one,two/n?target_session_attrs=primary", vec!["mysql://u:p@one/n?", "mysql://u:p@two/n?"]),
+            (
+                "mysql://u:p@one,two/n?target_session_attrs=primary",
+                vec!["mysql://u:p@one/n?", "mysql://u:p@two/n?"],
+            ),
         ] {
             assert_eq!(servers(url), expected, "{url}");
         }
@@ -231,11 +256,19 @@ mod tests {
     #[test]
     fn parameters_that_mean_nothing_are_named_and_dropped() {
         let settings = DatabaseSettings {
-            url: "postgres://u@h/n?connect_timeout=10&passwort=hunter2&sslmode=require".parse().unwrap(),
+            url: "postgres://u@h/n?connect_timeout=10&passwort=hunter2&sslmode=require"
+                .parse()
+                .unwrap(),
             auto_migrate: None,
         };
         assert!(settings.url.servers().eq(["postgres://u@h/n?sslmode=require"]));
-        let warnings: Vec<String> = settings.warnings().into_iter().map(|warning| warning.reason).collect();
-        assert!(warnings.len() == 2 && warnings[0].contains("connect_timeout") && !warnings[1].contains("hunter2"), "{warnings:?}");
+        let warnings: Vec<String> =
+            settings.warnings().into_iter().map(|warning| warning.reason).collect();
+        assert!(
+            warnings.len() == 2
+                && warnings[0].contains("connect_timeout")
+                && !warnings[1].contains("hunter2"),
+            "{warnings:?}"
+        );
     }
 }

@@ -87,14 +87,20 @@ impl Default for IssuerSettings {
 impl IssuerSettings {
     pub(super) fn contradictions(&self) -> Vec<Contradiction> {
         let mut found = Vec::new();
-        let mut add = |key, reason: &str| found.push(Contradiction { key, reason: reason.to_owned() });
+        let mut add =
+            |key, reason: &str| found.push(Contradiction { key, reason: reason.to_owned() });
         if self.signing_key_delay > SIGNING_KEY_DELAY_LONGEST {
             add("issuer.signing_key_delay", "accepted is a duration up to 7d");
         }
         if self.hs256_secret_file.is_some() && self.algorithm != SigningAlgorithm::default() {
-            add("issuer.algorithm", "`issuer.hs256_secret_file` is set too, which means HS256; keep one of them");
+            add(
+                "issuer.algorithm",
+                "`issuer.hs256_secret_file` is set too, which means HS256; keep one of them",
+            );
         }
-        if let Some(fault) = self.profile_claims.iter().find_map(|claim| claim.parse::<ProfileClaim>().err()) {
+        if let Some(fault) =
+            self.profile_claims.iter().find_map(|claim| claim.parse::<ProfileClaim>().err())
+        {
             add("issuer.profile_claims", &fault.to_string());
         }
         let lifetimes = [
@@ -108,7 +114,10 @@ impl IssuerSettings {
             }
         }
         if self.url.is_empty() || self.url.contains(char::is_whitespace) {
-            add("issuer.url", "accepted is the URL at which clients reach this service, such as https://auth.example.com");
+            add(
+                "issuer.url",
+                "accepted is the URL at which clients reach this service, such as https://auth.example.com",
+            );
         }
         found
     }

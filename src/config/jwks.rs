@@ -98,7 +98,10 @@ impl FromStr for ProxyUrl {
                                 without a path, or `environment`";
         let url = Url::parse(text).map_err(|_| EXPECTED)?;
         let is_bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
-        let host = url.host_str().filter(|_| is_bare && matches!(url.scheme(), "http" | "https")).ok_or(EXPECTED)?;
+        let host = url
+            .host_str()
+            .filter(|_| is_bare && matches!(url.scheme(), "http" | "https"))
+            .ok_or(EXPECTED)?;
         let mut shown = url.clone();
         // Both fail only if there is no host.
         let _ = (shown.set_username(""), shown.set_password(None));

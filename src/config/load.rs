@@ -61,11 +61,16 @@ pub enum SettingsError {
 }
 
 /// Reads the settings: `file`, or [`DEFAULT_FILE`] if it is there, overridden by `environment`.
-pub fn load(file: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Settings, SettingsError> {
+pub fn load(
+    file: Option<&Path>,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<Settings, SettingsError> {
     let path = file.map_or_else(|| PathBuf::from(DEFAULT_FILE), Path::to_owned);
     match std::fs::read_to_string(&path) {
         Ok(text) => read(Some(text), path, environment),
-        Err(error) if file.is_none() && error.kind() == std::io::ErrorKind::NotFound => read(None, path, environment),
+        Err(error) if file.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
+            read(None, path, environment)
+        }
         Err(source) => Err(SettingsError::Unreadable { path, source }),
     }
 }
@@ -116,7 +121,9 @@ fn schema() -> Result<Json, SettingsError> {
 }
 
 fn check_keys(value: &Value, schema: &Json, path: &str) -> Result<(), SettingsError> {
-    let (ValueKind::Table(table), Json::Object(known)) = (&value.kind, schema) else { return Ok(()) };
+    let (ValueKind::Table(table), Json::Object(known)) = (&value.kind, schema) else {
+        return Ok(());
+    };
     for (name, value) in table {
         let key = join(path, name);
         let Some(schema) = known.get(name) else {
@@ -149,7 +156,9 @@ fn origin(root: &Value, key: &str) -> String {
         }
     }
     match &value.kind {
-        ValueKind::Table(_) if value.origin().is_none() && key.contains('.') => "its default".to_owned(),
+        ValueKind::Table(_) if value.origin().is_none() && key.contains('.') => {
+            "its default".to_owned()
+        }
         _ => first_origin(value),
     }
 }
@@ -158,7 +167,9 @@ fn origin(root: &Value, key: &str) -> String {
 fn first_origin(value: &Value) -> String {
     match (value.origin(), &value.kind) {
         (Some(origin), _) => origin.to_owned(),
-        (None, ValueKind::Table(table)) => table.values().next().map_or_else(|| "the settings".to_owned(), first_origin),
+        (None, ValueKind::Table(table)) => {
+            table.values().next().map_or_else(|| "the settings".to_owned(), first_origin)
+        }
         (None, _) => "the settings".to_owned(),
     }
 }
@@ -166,7 +177,9 @@ fn first_origin(value: &Value) -> String {
 /// The reason alone: what stands in the settings may be a secret.
 fn without_value(error: ConfigError) -> String {
     match error {
-        ConfigError::Type { expected, .. } => format!("the value is of the wrong type; expected is {expected}"),
+        ConfigError::Type { expected, .. } => {
+            format!("the value is of the wrong type; expected is {expected}")
+        }
         ConfigError::At { error, .. } => without_value(*error),
         ConfigError::Message(message) => message,
         other => one_line(&other.to_string()),
@@ -175,7 +188,9 @@ fn without_value(error: ConfigError) -> String {
 
 /// The parser shows the line that it cannot read, between a place and a reason, and that line may hold a password.
 fn without_source(text: &str) -> String {
-    let is_source = |line: &&str| line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ').starts_with('|');
+    let is_source = |line: &&str| {
+        line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ').starts_with('|')
+    };
     text.lines().filter(|line| !is_source(line)).collect::<Vec<_>>().join("\n")
 }
 
@@ -224,7 +239,10 @@ struct Environment(Vec<(String, String, String)>);
 impl Environment {
     /// Other variables with our prefix are left alone: orchestrators set such as `COUNTERSIGN_SERVICE_HOST` for a service of our
     /// name. But one that only lacks the second underscore is a mistake that would go unnoticed.
-    fn read(variables: impl IntoIterator<Item = (String, String)>, schema: &Json) -> Result<Self, SettingsError> {
+    fn read(
+        variables: impl IntoIterator<Item = (String, String)>,
+        schema: &Json,
+    ) -> Result<Self, SettingsError> {
         let known = leaves(schema, "");
         let mut settings = Vec::new();
         for (variable, value) in variables {
@@ -248,7 +266,9 @@ impl Environment {
 
 fn leaves(schema: &Json, path: &str) -> Vec<String> {
     match schema {
-        Json::Object(known) => known.iter().flat_map(|(name, inner)| leaves(inner, &join(path, name))).collect(),
+        Json::Object(known) => {
+            known.iter().flat_map(|(name, inner)| leaves(inner, &join(path, name))).collect()
+        }
         _ => vec![path.to_owned()],
     }
 }

@@ -114,25 +114,33 @@ impl Default for NonceSettings {
 impl NonceSettings {
     pub(super) fn contradictions(&self) -> Vec<Contradiction> {
         let mut found = Vec::new();
-        let mut add = |key, reason: &str| found.push(Contradiction { key, reason: reason.to_owned() });
+        let mut add =
+            |key, reason: &str| found.push(Contradiction { key, reason: reason.to_owned() });
         if !(Duration::from_millis(1)..=Duration::from_secs(1)).contains(&self.timeout) {
             add("nonce.timeout", "expected a duration from 1ms to 1s");
         }
-        if !(Duration::from_millis(10)..=Duration::from_millis(500)).contains(&self.max_clock_skew) {
+        if !(Duration::from_millis(10)..=Duration::from_millis(500)).contains(&self.max_clock_skew)
+        {
             add("nonce.max_clock_skew", "expected a duration from 10ms to 500ms");
         }
         if self.replicas_ack > 0 && !self.url.is_redis() {
-            add("nonce.replicas_ack", "expected 0 with `nonce.url = \"memory:\"`, which has no replicas");
+            add(
+                "nonce.replicas_ack",
+                "expected 0 with `nonce.url = \"memory:\"`, which has no replicas",
+            );
         }
-        for (key, file) in
-            [("nonce.ca_file", &self.ca_file), ("nonce.client_cert", &self.client_cert), ("nonce.client_key", &self.client_key)]
-        {
+        for (key, file) in [
+            ("nonce.ca_file", &self.ca_file),
+            ("nonce.client_cert", &self.client_cert),
+            ("nonce.client_key", &self.client_key),
+        ] {
             if file.is_some() && !self.url.is_tls() {
                 add(key, "expected a `nonce.url` with `rediss`: nothing else uses TLS");
             }
         }
         if self.client_cert.is_some() != self.client_key.is_some() {
-            let missing = if self.client_cert.is_some() { "nonce.client_cert" } else { "nonce.client_key" };
+            let missing =
+                if self.client_cert.is_some() { "nonce.client_cert" } else { "nonce.client_key" };
             add(missing, "expected `nonce.client_cert` and `nonce.client_key` together");
         }
         found

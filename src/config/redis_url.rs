@@ -86,7 +86,9 @@ pub enum BadRedisUrl {
     #[error("expected a host, or several with commas")]
     NoHost,
     /// A host with other characters than names have.
-    #[error("a host has a character that no host has; expected a name, an IPv4 address, or an IPv6 address in brackets")]
+    #[error(
+        "a host has a character that no host has; expected a name, an IPv4 address, or an IPv6 address in brackets"
+    )]
     Host,
     /// An IPv6 address without brackets, or something else in them.
     #[error("expected IPv6 addresses in brackets, such as [2001:db8::1]:6379")]
@@ -97,7 +99,9 @@ pub enum BadRedisUrl {
     )]
     Port,
     /// Credentials behind the first host.
-    #[error("expected credentials once, before the first host; in a password, `@` is written %40 and `,` %2C")]
+    #[error(
+        "expected credentials once, before the first host; in a password, `@` is written %40 and `,` %2C"
+    )]
     Credentials,
     /// A name without a password.
     #[error("expected a password with the username")]
@@ -121,10 +125,14 @@ pub enum BadRedisUrl {
     #[error("expected `protocol` to be resp2 or resp3")]
     Protocol,
     /// `#insecure`, or something else.
-    #[error("expected no `#`: certificates are always verified, by `nonce.ca_file` if need be; in a password, `#` is written %23")]
+    #[error(
+        "expected no `#`: certificates are always verified, by `nonce.ca_file` if need be; in a password, `#` is written %23"
+    )]
     Fragment,
     /// A socket without an absolute path.
-    #[error("expected an absolute path behind redis+unix:, such as redis+unix:/run/redis/redis.sock")]
+    #[error(
+        "expected an absolute path behind redis+unix:, such as redis+unix:/run/redis/redis.sock"
+    )]
     Path,
 }
 
@@ -161,7 +169,13 @@ impl FromStr for RedisUrl {
             }
             let login = Login::new(parameters.take("user"), parameters.take("pass"))?;
             let database = database(parameters.take("db").as_deref())?;
-            Self { servers: RedisServers::Single(RedisAddress::Unix(path.into())), is_tls, login, database, is_resp3 }
+            Self {
+                servers: RedisServers::Single(RedisAddress::Unix(path.into())),
+                is_tls,
+                login,
+                database,
+                is_resp3,
+            }
         } else {
             let rest = rest.strip_prefix("//").ok_or(BadRedisUrl::Scheme)?;
             let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
@@ -170,7 +184,13 @@ impl FromStr for RedisUrl {
                 None => (Login::default(), authority),
             };
             let (servers, path) = form.servers(hosts, path, &mut parameters)?;
-            Self { servers, is_tls, login, database: database(Some(path).filter(|path| !path.is_empty()))?, is_resp3 }
+            Self {
+                servers,
+                is_tls,
+                login,
+                database: database(Some(path).filter(|path| !path.is_empty()))?,
+                is_resp3,
+            }
         };
         if parameters.0.is_empty() { Ok(url) } else { Err(BadRedisUrl::Parameter) }
     }
@@ -186,16 +206,30 @@ enum Form {
 
 impl Form {
     /// The servers, and what of the path is left.
-    fn servers<'a>(self, hosts: &str, path: &'a str, parameters: &mut Parameters) -> Result<(RedisServers, &'a str), BadRedisUrl> {
-        let addresses = |port| hosts.split(',').map(|host| address(host, port)).collect::<Result<Vec<_>, _>>();
+    fn servers<'a>(
+        self,
+        hosts: &str,
+        path: &'a str,
+        parameters: &mut Parameters,
+    ) -> Result<(RedisServers, &'a str), BadRedisUrl> {
+        let addresses =
+            |port| hosts.split(',').map(|host| address(host, port)).collect::<Result<Vec<_>, _>>();
         Ok(match self {
             Self::Single | Self::Unix => (RedisServers::Single(address(hosts, PORT)?), path),
             Self::Cluster => (RedisServers::Cluster(addresses(PORT)?), path),
             Self::Sentinel => {
                 let (service, path) = path.split_once('/').unwrap_or((path, ""));
-                let service = Some(decode(service)?).filter(|service| !service.is_empty()).ok_or(BadRedisUrl::NoService)?;
-                let login = Login::new(parameters.take("sentinel_username"), parameters.take("sentinel_password"))?;
-                (RedisServers::Sentinel { sentinels: addresses(SENTINEL_PORT)?, service, login }, path)
+                let service = Some(decode(service)?)
+                    .filter(|service| !service.is_empty())
+                    .ok_or(BadRedisUrl::NoService)?;
+                let login = Login::new(
+                    parameters.take("sentinel_username"),
+                    parameters.take("sentinel_password"),
+                )?;
+                (
+                    RedisServers::Sentinel { sentinels: addresses(SENTINEL_PORT)?, service, login },
+                    path,
+                )
             }
         })
     }
@@ -207,7 +241,10 @@ impl Login {
         if username.is_some() && password.is_none() {
             return Err(BadRedisUrl::NoPassword);
         }
-        Ok(Self { username, password: password.filter(|password| !password.is_empty()).map(Secret::new) })
+        Ok(Self {
+            username,
+            password: password.filter(|password| !password.is_empty()).map(Secret::new),
+        })
     }
 
     fn parse(text: &str, form: Form) -> Result<Self, BadRedisUrl> {
@@ -225,7 +262,8 @@ impl Login {
 
 impl PartialEq for Login {
     fn eq(&self, other: &Self) -> bool {
-        let exposed = |login: &Self| login.password.as_ref().map(|password| password.expose().to_owned());
+        let exposed =
+            |login: &Self| login.password.as_ref().map(|password| password.expose().to_owned());
         self.username == other.username && exposed(self) == exposed(other)
     }
 }
@@ -269,10 +307,15 @@ fn address(text: &str, default_port: u16) -> Result<RedisAddress, BadRedisUrl> {
     let (host, port) = if let Some(bracketed) = text.strip_prefix('[') {
         let (host, rest) = bracketed.split_once(']').ok_or(BadRedisUrl::Ipv6)?;
         let address: Ipv6Addr = host.parse().map_err(|_| BadRedisUrl::Ipv6)?;
-        let port = if rest.is_empty() { None } else { Some(rest.strip_prefix(':').ok_or(BadRedisUrl::Ipv6)?) };
+        let port = if rest.is_empty() {
+            None
+        } else {
+            Some(rest.strip_prefix(':').ok_or(BadRedisUrl::Ipv6)?)
+        };
         (address.to_string(), port)
     } else {
-        let (host, port) = text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
+        let (host, port) =
+            text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
         if host.is_empty() {
             return Err(BadRedisUrl::NoHost);
         }
@@ -335,32 +378,53 @@ mod tests {
     fn one_server() {
         let url = parsed("redis://example");
         assert_eq!(url.servers, RedisServers::Single(tcp("example", 6379)));
-        assert_eq!((url.is_tls, url.login, url.database, url.is_resp3), (false, Login::default(), 0, false));
+        assert_eq!(
+            (url.is_tls, url.login, url.database, url.is_resp3),
+            (false, Login::default(), 0, false)
+        );
         let url = parsed("rediss://user:pass:w%40rd@[2001:DB8::1]:7000/3?protocol=resp3");
         assert_eq!(url.servers, RedisServers::Single(tcp("2001:db8::1", 7000)));
-        assert_eq!((url.is_tls, url.login, url.database, url.is_resp3), (true, login(Some("user"), "pass:w@rd"), 3, true));
+        assert_eq!(
+            (url.is_tls, url.login, url.database, url.is_resp3),
+            (true, login(Some("user"), "pass:w@rd"), 3, true)
+        );
         assert_eq!(parsed("redis://:p@ss+word@h:1/").login, login(None, "p@ss+word"));
     }
 
     #[test]
     fn a_socket() {
         let path = |path: &str| RedisServers::Single(RedisAddress::Unix(path.into()));
-        for url in ["redis+unix:/run/r%20s.sock", "redis+unix:///run/r s.sock", "redis+unix://localhost/run/r%20s.sock"] {
+        for url in [
+            "redis+unix:/run/r%20s.sock",
+            "redis+unix:///run/r s.sock",
+            "redis+unix://localhost/run/r%20s.sock",
+        ] {
             assert_eq!(parsed(url).servers, path("/run/r s.sock"), "{url}");
         }
         let url = parsed("redis+unix:///r.sock?db=2&user=u&pass=p%26q");
-        assert_eq!((url.servers, url.login, url.database), (path("/r.sock"), login(Some("u"), "p&q"), 2));
+        assert_eq!(
+            (url.servers, url.login, url.database),
+            (path("/r.sock"), login(Some("u"), "p&q"), 2)
+        );
     }
 
     #[test]
     fn several_servers() {
         let url = parsed("rediss+cluster://u:p@a,b:7000,[::1]:7001");
-        assert_eq!(url.servers, RedisServers::Cluster(vec![tcp("a", 6379), tcp("b", 7000), tcp("::1", 7001)]));
+        assert_eq!(
+            url.servers,
+            RedisServers::Cluster(vec![tcp("a", 6379), tcp("b", 7000), tcp("::1", 7001)])
+        );
         assert!(url.is_tls && url.login == login(Some("u"), "p"));
-        let url = parsed("redis+sentinel://:p@a,b:1,[::1]/main%2Fone/4?sentinel_password=s&sentinel_username=v");
+        let url = parsed(
+            "redis+sentinel://:p@a,b:1,[::1]/main%2Fone/4?sentinel_password=s&sentinel_username=v",
+        );
         let sentinels = vec![tcp("a", 26_379), tcp("b", 1), tcp("::1", 26_379)];
         let service = "main/one".to_owned();
-        assert_eq!(url.servers, RedisServers::Sentinel { sentinels, service, login: login(Some("v"), "s") });
+        assert_eq!(
+            url.servers,
+            RedisServers::Sentinel { sentinels, service, login: login(Some("v"), "s") }
+        );
         assert_eq!((url.login, url.database), (login(None, "p"), 4));
         let url = parsed("redis+sentinel://u:p@a/main");
         let RedisServers::Sentinel { login: of_sentinels, .. } = url.servers else { panic!() };
@@ -419,7 +483,8 @@ mod tests {
     }
 
     fn word() -> impl Strategy<Value = String> {
-        proptest::collection::vec(any::<char>(), 1..12).prop_map(|chars| chars.into_iter().collect())
+        proptest::collection::vec(any::<char>(), 1..12)
+            .prop_map(|chars| chars.into_iter().collect())
     }
 
     fn host() -> impl Strategy<Value = (String, String)> {

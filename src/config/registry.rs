@@ -26,14 +26,19 @@ pub const MAX_STALE_LONGEST: Duration = Duration::from_hours(12);
 
 impl Default for RegistrySettings {
     fn default() -> Self {
-        Self { poll_interval: Duration::from_millis(500), max_stale: Duration::from_mins(5), cache_entries: 100_000 }
+        Self {
+            poll_interval: Duration::from_millis(500),
+            max_stale: Duration::from_mins(5),
+            cache_entries: 100_000,
+        }
     }
 }
 
 impl RegistrySettings {
     pub(super) fn contradictions(&self) -> Vec<Contradiction> {
         let mut found = Vec::new();
-        let mut add = |key, reason: &str| found.push(Contradiction { key, reason: reason.to_owned() });
+        let mut add =
+            |key, reason: &str| found.push(Contradiction { key, reason: reason.to_owned() });
         if !(Duration::from_millis(10)..=Duration::from_mins(1)).contains(&self.poll_interval) {
             add("registry.poll_interval", "accepted is a duration from 10ms to 1m");
         }

@@ -76,7 +76,10 @@ impl SelfSignedSettings {
 
     /// The hosts that `htu` may name; any if there are none.
     pub fn parsed_authorities(&self) -> impl Iterator<Item = Authority<'static>> {
-        self.authorities.iter().filter_map(|authority| Authority::parse(authority)).map(Authority::into_owned)
+        self.authorities
+            .iter()
+            .filter_map(|authority| Authority::parse(authority))
+            .map(Authority::into_owned)
     }
 
     pub(super) fn warnings(&self) -> Vec<Contradiction> {
@@ -89,21 +92,39 @@ impl SelfSignedSettings {
 
     pub(super) fn contradictions(&self) -> Vec<Contradiction> {
         let mut found = Vec::new();
-        let mut add = |key, reason: &str| found.push(Contradiction { key, reason: reason.to_owned() });
+        let mut add =
+            |key, reason: &str| found.push(Contradiction { key, reason: reason.to_owned() });
         let is_token = |text: &str| {
-            !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+            !text.is_empty()
+                && text
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
         };
         if !is_token(&self.header) {
-            add("self_signed.header", "not a header name; accepted is one such as `Authorization` or `X-Client-Token`");
+            add(
+                "self_signed.header",
+                "not a header name; accepted is one such as `Authorization` or `X-Client-Token`",
+            );
         }
         if !is_token(&self.scheme) {
-            add("self_signed.scheme", "not an authentication scheme; accepted is one word such as `JWT`");
+            add(
+                "self_signed.scheme",
+                "not an authentication scheme; accepted is one word such as `JWT`",
+            );
         }
-        if self.scheme.eq_ignore_ascii_case("bearer") && self.header.eq_ignore_ascii_case("authorization") {
-            add("self_signed.scheme", "`Bearer` in `Authorization` is for access tokens; choose another scheme or another header");
+        if self.scheme.eq_ignore_ascii_case("bearer")
+            && self.header.eq_ignore_ascii_case("authorization")
+        {
+            add(
+                "self_signed.scheme",
+                "`Bearer` in `Authorization` is for access tokens; choose another scheme or another header",
+            );
         }
         if self.attempt_header.as_deref().is_some_and(|header| !is_token(header)) {
-            add("self_signed.attempt_header", "not a header name; accepted is one such as `X-Request-Id`");
+            add(
+                "self_signed.attempt_header",
+                "not a header name; accepted is one such as `X-Request-Id`",
+            );
         }
         if Tolerance::new(self.tolerance).is_none() {
             add("self_signed.tolerance", "accepted is a duration from 1s to 1h");
@@ -112,10 +133,20 @@ impl SelfSignedSettings {
             add("self_signed.require", "accepted are `htm`, `htu`, `htq`, `digest` and `aud`");
         }
         if self.authorities.iter().any(|authority| Authority::parse(authority).is_none()) {
-            add("self_signed.authorities", "not all are hosts; accepted are those such as `api.example` and `api.example:8443`");
+            add(
+                "self_signed.authorities",
+                "not all are hosts; accepted are those such as `api.example` and `api.example:8443`",
+            );
         }
-        if self.realm.bytes().any(|byte| !(0x20..0x7f).contains(&byte) || byte == b'"' || byte == b'\\') {
-            add("self_signed.realm", "accepted are visible ASCII characters and spaces, without quotes and backslashes");
+        if self
+            .realm
+            .bytes()
+            .any(|byte| !(0x20..0x7f).contains(&byte) || byte == b'"' || byte == b'\\')
+        {
+            add(
+                "self_signed.realm",
+                "accepted are visible ASCII characters and spaces, without quotes and backslashes",
+            );
         }
         found
     }

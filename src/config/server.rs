@@ -105,32 +105,54 @@ impl Default for ServerSettings {
 impl ServerSettings {
     pub(super) fn contradictions(&self) -> Vec<Contradiction> {
         let mut found = Vec::new();
-        let mut add = |key, reason: &str| found.push(Contradiction { key, reason: reason.to_owned() });
+        let mut add =
+            |key, reason: &str| found.push(Contradiction { key, reason: reason.to_owned() });
         let prefix = &self.url_prefix;
         if !prefix.is_empty()
-            && (!prefix.starts_with('/') || prefix.ends_with('/') || prefix.contains(['?', '#', '{', '}', ' ', '%']))
+            && (!prefix.starts_with('/')
+                || prefix.ends_with('/')
+                || prefix.contains(['?', '#', '{', '}', ' ', '%']))
         {
-            add("server.url_prefix", "it has to start with `/`, not end with one, and be a plain path, such as `/auth`");
+            add(
+                "server.url_prefix",
+                "it has to start with `/`, not end with one, and be a plain path, such as `/auth`",
+            );
         }
         if self.drain > DRAIN_MAX {
-            add("server.drain", "it is at most `1m`; whoever stops the service does not wait for longer");
+            add(
+                "server.drain",
+                "it is at most `1m`; whoever stops the service does not wait for longer",
+            );
         }
-        for (key, value) in [("server.max_connections", self.max_connections), ("server.max_in_flight", self.max_in_flight)] {
+        for (key, value) in [
+            ("server.max_connections", self.max_connections),
+            ("server.max_in_flight", self.max_in_flight),
+        ] {
             if !(1..=1_000_000).contains(&value) {
                 add(key, "expected a number from 1 to 1000000");
             }
         }
         if self.http_listen.is_taken_by(&self.grpc_listen) {
-            add("server.grpc_listen", "it is the same address as `server.http_listen`; each listener needs its own");
+            add(
+                "server.grpc_listen",
+                "it is the same address as `server.http_listen`; each listener needs its own",
+            );
         }
-        if self.admin_listen.is_taken_by(&self.http_listen) || self.admin_listen.is_taken_by(&self.grpc_listen) {
-            add("server.admin_listen", "it is the same address as another listener's; each needs its own");
+        if self.admin_listen.is_taken_by(&self.http_listen)
+            || self.admin_listen.is_taken_by(&self.grpc_listen)
+        {
+            add(
+                "server.admin_listen",
+                "it is the same address as another listener's; each needs its own",
+            );
         }
         if !(16 * 1024..=16 * 1024 * 1024).contains(&self.grpc.max_message) {
             add("server.grpc.max_message", "accepted are 16384 to 16777216 bytes (16 MiB)");
         }
         found.extend(self.tls.contradictions(TlsKeys::SERVER));
-        found.extend(self.tls.unless_used_on(&[&self.http_listen, &self.grpc_listen], TlsKeys::SERVER));
+        found.extend(
+            self.tls.unless_used_on(&[&self.http_listen, &self.grpc_listen], TlsKeys::SERVER),
+        );
         found
     }
 }
@@ -146,26 +168,38 @@ pub struct TlsKeys {
 
 impl TlsKeys {
     /// Of the HTTP and gRPC listeners.
-    pub const SERVER: Self = Self { cert: "server.tls.cert", key: "server.tls.key", client_ca: "server.tls.client_ca" };
+    pub const SERVER: Self =
+        Self { cert: "server.tls.cert", key: "server.tls.key", client_ca: "server.tls.client_ca" };
     /// Of the admin listener.
-    pub const ADMIN: Self = Self { cert: "admin.tls.cert", key: "admin.tls.key", client_ca: "admin.tls.client_ca" };
+    pub const ADMIN: Self =
+        Self { cert: "admin.tls.cert", key: "admin.tls.key", client_ca: "admin.tls.client_ca" };
 }
 
 impl TlsSettings {
     /// None of the `listeners` may have TLS, as none has an IP address.
-    pub(super) fn unless_used_on(&self, listeners: &[&ListenAddress], keys: TlsKeys) -> Option<Contradiction> {
-        let is_unused = self.cert.is_some() && listeners.iter().all(|listener| listener.tcp().is_none());
-        let reason =
-            "there is no TLS on a Unix socket, whose permissions say who may connect; remove it, or listen on an IP address";
+    pub(super) fn unless_used_on(
+        &self,
+        listeners: &[&ListenAddress],
+        keys: TlsKeys,
+    ) -> Option<Contradiction> {
+        let is_unused =
+            self.cert.is_some() && listeners.iter().all(|listener| listener.tcp().is_none());
+        let reason = "there is no TLS on a Unix socket, whose permissions say who may connect; remove it, or listen on an IP address";
         is_unused.then(|| Contradiction { key: keys.cert, reason: reason.to_owned() })
     }
 
     pub(super) fn contradictions(&self, keys: TlsKeys) -> Option<Contradiction> {
         let TlsKeys { cert, key, client_ca } = keys;
         let (key, reason) = match (&self.cert, &self.key, &self.client_ca) {
-            (Some(_), None, _) => (cert, format!("`{key}` is missing; a certificate needs its private key")),
-            (None, Some(_), _) => (key, format!("`{cert}` is missing; a private key needs its certificate")),
-            (None, None, Some(_)) => (client_ca, format!("`{cert}` and `{key}` are missing; mTLS needs TLS")),
+            (Some(_), None, _) => {
+                (cert, format!("`{key}` is missing; a certificate needs its private key"))
+            }
+            (None, Some(_), _) => {
+                (key, format!("`{cert}` is missing; a private key needs its certificate"))
+            }
+            (None, None, Some(_)) => {
+                (client_ca, format!("`{cert}` and `{key}` are missing; mTLS needs TLS"))
+            }
             (Some(_), Some(_), _) | (None, None, None) => return None,
         };
         Some(Contradiction { key, reason })

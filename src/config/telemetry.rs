@@ -136,7 +136,10 @@ impl FromStr for Share {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse().ok().and_then(Self::new).ok_or("accepted are numbers from 0 to 1, such as 0.01")
+        text.parse()
+            .ok()
+            .and_then(Self::new)
+            .ok_or("accepted are numbers from 0 to 1, such as 0.01")
     }
 }
 
@@ -164,10 +167,13 @@ impl FromStr for LogFilter {
     fn from_str(directives: &str) -> Result<Self, Self::Err> {
         const ACCEPTED: &str = "accepted are error, warn, info, debug, trace, or directives such as info,countersign=debug";
         // A word that is no level would be taken for the name of a module, and silence everything else.
-        let is_level =
-            |word: &str| ["off", "error", "warn", "info", "debug", "trace"].contains(&word.to_ascii_lowercase().as_str());
-        let plain_words_are_levels =
-            directives.split(',').all(|directive| directive.contains(['=', '[']) || is_level(directive.trim()));
+        let is_level = |word: &str| {
+            ["off", "error", "warn", "info", "debug", "trace"]
+                .contains(&word.to_ascii_lowercase().as_str())
+        };
+        let plain_words_are_levels = directives
+            .split(',')
+            .all(|directive| directive.contains(['=', '[']) || is_level(directive.trim()));
         match tracing_subscriber::EnvFilter::try_new(directives) {
             Ok(_) if plain_words_are_levels => Ok(Self(directives.to_owned())),
             _ => Err(ACCEPTED),

@@ -49,39 +49,52 @@ impl<'de> Deserialize<'de> for Secret {
 pub(super) mod duration {
     use super::{Deserialize, Deserializer, Duration, Serializer};
 
-    pub(in crate::config) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(in crate::config) fn serialize<S: Serializer>(
+        duration: &Duration,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&humantime::format_duration(*duration))
     }
 
-    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Duration, D::Error> {
         let text = String::deserialize(deserializer)?;
-        humantime::parse_duration(&text)
-            .map_err(|_| serde::de::Error::custom("not a duration; accepted are 500ms, 20s, 5m, 1h, 60d"))
+        humantime::parse_duration(&text).map_err(|_| {
+            serde::de::Error::custom("not a duration; accepted are 500ms, 20s, 5m, 1h, 60d")
+        })
     }
 }
 
 /// A value with a `FromStr` whose error says what is accepted.
-pub(super) fn parsed<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(deserializer: D) -> Result<T, D::Error> {
+pub(super) fn parsed<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
     String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
 }
 
 /// Like [`parsed`], where a file may also have a number.
-pub(super) fn parsed_or_number<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(deserializer: D) -> Result<T, D::Error> {
+pub(super) fn parsed_or_number<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Written {
         Number(f64),
         Text(String),
     }
-    let text = match Written::deserialize(deserializer).map_err(|_| D::Error::custom("not a number"))? {
-        Written::Number(number) => number.to_string(),
-        Written::Text(text) => text,
-    };
+    let text =
+        match Written::deserialize(deserializer).map_err(|_| D::Error::custom("not a number"))? {
+            Written::Number(number) => number.to_string(),
+            Written::Text(text) => text,
+        };
     text.parse().map_err(D::Error::custom)
 }
 
 /// Like [`parsed`], where nothing or an empty text means none.
-pub(super) fn optional<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(deserializer: D) -> Result<Option<T>, D::Error> {
+pub(super) fn optional<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
     match Option::<String>::deserialize(deserializer)? {
         Some(text) if !text.is_empty() => text.parse().map(Some).map_err(D::Error::custom),
         _ => Ok(None),
@@ -89,7 +102,9 @@ pub(super) fn optional<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>
 }
 
 /// A secret, or none where it is empty.
-pub(super) fn optional_secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Secret>, D::Error> {
+pub(super) fn optional_secret<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Secret>, D::Error> {
     Ok(optional::<D, String>(deserializer)?.map(Secret::new))
 }
 
@@ -101,9 +116,9 @@ pub(super) fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Str
         Array(Vec<String>),
         Text(String),
     }
-    let items = match Written::deserialize(deserializer)
-        .map_err(|_| D::Error::custom("not a list; accepted are an array of texts and a text with commas"))?
-    {
+    let items = match Written::deserialize(deserializer).map_err(|_| {
+        D::Error::custom("not a list; accepted are an array of texts and a text with commas")
+    })? {
         Written::Array(items) => items,
         Written::Text(text) => text.split(',').map(str::to_owned).collect(),
     };
@@ -161,7 +176,9 @@ impl FromStr for ListenAddress {
             return if is_file {
                 Ok(Self::Unix(path.into()))
             } else {
-                Err("not a Unix socket; expected `unix:` and an absolute path, such as unix:/run/countersign/http.sock")
+                Err(
+                    "not a Unix socket; expected `unix:` and an absolute path, such as unix:/run/countersign/http.sock",
+                )
             };
         }
         text.parse().map(Self::Tcp).map_err(|_| {
@@ -198,7 +215,9 @@ impl FromStr for SocketMode {
 
     /// The zero before it is not optional: without it, the number of a file may be a decimal one.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let is_octal = text.len() == 4 && text.starts_with('0') && text.bytes().all(|byte| byte.is_ascii_digit());
+        let is_octal = text.len() == 4
+            && text.starts_with('0')
+            && text.bytes().all(|byte| byte.is_ascii_digit());
         is_octal
             .then(|| u32::from_str_radix(text, 8).ok())
             .flatten()

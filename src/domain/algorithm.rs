@@ -3,7 +3,8 @@
 use std::{fmt, str::FromStr};
 
 use aws_lc_rs::signature::{
-    self, EcdsaVerificationAlgorithm, EdDSAParameters, RsaParameters, RsaSignatureEncoding, VerificationAlgorithm,
+    self, EcdsaVerificationAlgorithm, EdDSAParameters, RsaParameters, RsaSignatureEncoding,
+    VerificationAlgorithm,
 };
 
 /// A JWS `alg` that a token may name. `none` and the HMAC family have no variant, so they cannot be accepted by mistake.
@@ -31,14 +32,34 @@ pub enum Algorithm {
 
 impl Algorithm {
     /// Every algorithm, in the order in which [`KeyFamily::algorithms`] prefers them.
-    pub const ALL: [Self; 9] =
-        [Self::Rs512, Self::Rs384, Self::Rs256, Self::Ps512, Self::Ps384, Self::Ps256, Self::EdDsa, Self::Es256, Self::Es384];
+    pub const ALL: [Self; 9] = [
+        Self::Rs512,
+        Self::Rs384,
+        Self::Rs256,
+        Self::Ps512,
+        Self::Ps384,
+        Self::Ps256,
+        Self::EdDsa,
+        Self::Es256,
+        Self::Es384,
+    ];
 
     /// Every name by which a token may call its algorithm: those of [`Algorithm::ALL`], and the second one of Ed25519. RFC 9864 gives
     /// no others a new name in JOSE: `ES256` and `ES384` say all there is to say, and its `ESP256` is one of COSE.
     pub const NAMES: [&str; 10] = {
         let [a, b, c, d, e, f, g, h, i] = Self::ALL;
-        [a.name(), b.name(), c.name(), d.name(), e.name(), f.name(), g.name(), Ed25519Name::Ed25519.name(), h.name(), i.name()]
+        [
+            a.name(),
+            b.name(),
+            c.name(),
+            d.name(),
+            e.name(),
+            f.name(),
+            g.name(),
+            Ed25519Name::Ed25519.name(),
+            h.name(),
+            i.name(),
+        ]
     };
 
     /// The JOSE name, as it stands in a token's `alg`.
@@ -59,7 +80,9 @@ impl Algorithm {
     /// The only kind of key that may verify this algorithm.
     pub const fn family(self) -> KeyFamily {
         match self {
-            Self::Rs512 | Self::Rs384 | Self::Rs256 | Self::Ps512 | Self::Ps384 | Self::Ps256 => KeyFamily::Rsa,
+            Self::Rs512 | Self::Rs384 | Self::Rs256 | Self::Ps512 | Self::Ps384 | Self::Ps256 => {
+                KeyFamily::Rsa
+            }
             Self::EdDsa => KeyFamily::Ed25519,
             Self::Es256 => KeyFamily::P256,
             Self::Es384 => KeyFamily::P384,
@@ -133,7 +156,9 @@ impl FromStr for Algorithm {
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         let found = Self::ALL.into_iter().find(|algorithm| algorithm.name() == name);
-        found.or((name == Ed25519Name::Ed25519.name()).then_some(Self::EdDsa)).ok_or(UnsupportedAlgorithm)
+        found
+            .or((name == Ed25519Name::Ed25519.name()).then_some(Self::EdDsa))
+            .ok_or(UnsupportedAlgorithm)
     }
 }
 
@@ -204,9 +229,14 @@ impl KeyFamily {
     /// What a key of this family may verify, most preferred first. The first is what our own client signs with.
     pub const fn algorithms(self) -> &'static [Algorithm] {
         match self {
-            Self::Rsa => {
-                &[Algorithm::Rs512, Algorithm::Rs384, Algorithm::Rs256, Algorithm::Ps512, Algorithm::Ps384, Algorithm::Ps256]
-            }
+            Self::Rsa => &[
+                Algorithm::Rs512,
+                Algorithm::Rs384,
+                Algorithm::Rs256,
+                Algorithm::Ps512,
+                Algorithm::Ps384,
+                Algorithm::Ps256,
+            ],
             Self::Ed25519 => &[Algorithm::EdDsa],
             Self::P256 => &[Algorithm::Es256],
             Self::P384 => &[Algorithm::Es384],
@@ -251,7 +281,10 @@ mod tests {
         for name in Algorithm::NAMES {
             assert!(name.parse::<Algorithm>().is_ok(), "{name}");
         }
-        for name in ["none", "None", "HS256", "rs512", "RS512 ", "", "ES512", "ed25519", "Ed448", "ESP256", "ESP384"] {
+        for name in [
+            "none", "None", "HS256", "rs512", "RS512 ", "", "ES512", "ed25519", "Ed448", "ESP256",
+            "ESP384",
+        ] {
             assert_eq!(name.parse::<Algorithm>(), Err(UnsupportedAlgorithm), "{name}");
         }
     }

@@ -24,17 +24,25 @@ impl ContentDigest {
     /// Whether `body` has every digest that is there.
     pub fn matches(&self, body: &[u8]) -> bool {
         self.sha256.as_ref().is_none_or(|expected| digest(&SHA256, body).as_ref() == expected)
-            && self.sha512.as_ref().is_none_or(|expected| digest(&SHA512, body).as_ref() == expected.as_slice())
+            && self
+                .sha512
+                .as_ref()
+                .is_none_or(|expected| digest(&SHA512, body).as_ref() == expected.as_slice())
     }
 }
 
-fn hash<const N: usize>(algorithm: &'static aws_lc_rs::digest::Algorithm, body: &[u8]) -> Option<[u8; N]> {
+fn hash<const N: usize>(
+    algorithm: &'static aws_lc_rs::digest::Algorithm,
+    body: &[u8],
+) -> Option<[u8; N]> {
     digest(algorithm, body).as_ref().try_into().ok()
 }
 
 /// A text is no digest that can be checked: outside the grammar, an algorithm twice, or neither `sha-256` nor `sha-512`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a Content-Digest with sha-256 or sha-512, such as sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:")]
+#[error(
+    "not a Content-Digest with sha-256 or sha-512, such as sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:"
+)]
 pub struct NotADigest;
 
 impl FromStr for ContentDigest {
@@ -45,8 +53,10 @@ impl FromStr for ContentDigest {
     fn from_str(text: &str) -> Result<Self, NotADigest> {
         let mut found = Self { sha256: None, sha512: None };
         for member in text.split(',') {
-            let (algorithm, item) = member.trim_matches([' ', '\t']).split_once('=').ok_or(NotADigest)?;
-            let encoded = item.strip_prefix(':').and_then(|item| item.strip_suffix(':')).ok_or(NotADigest)?;
+            let (algorithm, item) =
+                member.trim_matches([' ', '\t']).split_once('=').ok_or(NotADigest)?;
+            let encoded =
+                item.strip_prefix(':').and_then(|item| item.strip_suffix(':')).ok_or(NotADigest)?;
             let is_twice = match algorithm {
                 "sha-256" => found.sha256.replace(decoded(encoded)?).is_some(),
                 "sha-512" => found.sha512.replace(Box::new(decoded(encoded)?)).is_some(),
@@ -69,7 +79,9 @@ fn decoded<const N: usize>(encoded: &str) -> Result<[u8; N], NotADigest> {
 /// RFC 8941 section 3.1.2.
 fn is_key(text: &str) -> bool {
     text.starts_with(|first: char| first.is_ascii_lowercase() || first == '*')
-        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-.*".contains(&byte))
+        && text.bytes().all(|byte| {
+            byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-.*".contains(&byte)
+        })
 }
 
 /// The value of a `Content-Digest` header.
@@ -94,8 +106,7 @@ mod tests {
 
     /// RFC 9530 appendix D, of `{"hello": "world"}` and a line feed.
     const SHA256_OF_HELLO: &str = "sha-256=:RK/0qy18MlBSVnWgjwz6lZEWjP/lF5HF9bvEF8FabDg=:";
-    const SHA512_OF_HELLO: &str =
-        "sha-512=:YMAam51Jz/jOATT6/zvHrLVgOYTGFy1d6GJiOHTohq4yP+pgk4vf2aCsyRZOtw8MjkM7iw7yZ/WkppmM44T3qg==:";
+    const SHA512_OF_HELLO: &str = "sha-512=:YMAam51Jz/jOATT6/zvHrLVgOYTGFy1d6GJiOHTohq4yP+pgk4vf2aCsyRZOtw8MjkM7iw7yZ/WkppmM44T3qg==:";
     const HELLO: &[u8] = b"{\"hello\": \"world\"}\n";
 
     #[test]
@@ -139,7 +150,10 @@ mod tests {
         ] {
             assert_eq!(text.parse::<ContentDigest>(), Err(NotADigest), "{text}");
         }
-        assert_eq!(format!("{SHA256_OF_HELLO},{SHA256_OF_HELLO}").parse::<ContentDigest>(), Err(NotADigest));
+        assert_eq!(
+            format!("{SHA256_OF_HELLO},{SHA256_OF_HELLO}").parse::<ContentDigest>(),
+            Err(NotADigest)
+        );
     }
 
     proptest! {

@@ -7,10 +7,10 @@ use serde::Serialize;
 
 use super::{
     algorithm::Algorithm,
+    auth_request::Misconfiguration,
     content_digest::ContentDigest,
     header_value,
     issuer_keys::KeyFault,
-    presented::Misconfiguration,
     principal::{ApiKeyId, KeyId, KnownPrincipal, TrustId, Username},
     scope::Scopes,
     time::UnixMillis,
@@ -89,25 +89,45 @@ impl Identity {
     /// The holder of the key at `key` in `principal.keys`; `None` where there is no such key.
     pub fn by_key(principal: Arc<KnownPrincipal>, key: usize) -> Option<Self> {
         let proof = (key < principal.keys.len()).then_some(Proof::Key(key))?;
-        Some(Self { principal, proof, method: AuthMethod::SelfSigned, content_digest: ByteString::new() })
+        Some(Self {
+            principal,
+            proof,
+            method: AuthMethod::SelfSigned,
+            content_digest: ByteString::new(),
+        })
     }
 
     /// The holder of the key `key_id` in the set of the trust at `index` in `principal.trusts`; `None` where there is no such trust.
     pub fn by_trust(principal: Arc<KnownPrincipal>, index: usize, key_id: &str) -> Option<Self> {
         let encoded_key_id = header_value::encode(key_id).into();
-        let proof = (index < principal.trusts.len()).then_some(Proof::Trust { index, encoded_key_id })?;
-        Some(Self { principal, proof, method: AuthMethod::SelfSigned, content_digest: ByteString::new() })
+        let proof =
+            (index < principal.trusts.len()).then_some(Proof::Trust { index, encoded_key_id })?;
+        Some(Self {
+            principal,
+            proof,
+            method: AuthMethod::SelfSigned,
+            content_digest: ByteString::new(),
+        })
     }
 
     /// The holder of an access token of ours, which was signed with our key `encoded_key_id`, as a header value, and is for `scopes`
     /// at most.
-    pub fn by_access_token(principal: Arc<KnownPrincipal>, encoded_key_id: ByteString, scopes: &Scopes) -> Self {
+    pub fn by_access_token(
+        principal: Arc<KnownPrincipal>,
+        encoded_key_id: ByteString,
+        scopes: &Scopes,
+    ) -> Self {
         let narrowed = (*scopes != principal.scopes).then(|| {
             let scopes = principal.scopes.narrowed_by(scopes);
             Box::new(Narrowed { encoded: header_value::encode_scopes(&scopes).into(), scopes })
         });
         let proof = Proof::AccessToken { encoded_key_id, narrowed };
-        Self { principal, proof, method: AuthMethod::AccessToken, content_digest: ByteString::new() }
+        Self {
+            principal,
+            proof,
+            method: AuthMethod::AccessToken,
+            content_digest: ByteString::new(),
+        }
     }
 
     /// The same for a request with this body alone.
@@ -144,7 +164,9 @@ impl Identity {
     pub fn encoded_key_id(&self) -> ByteString {
         match &self.proof {
             Proof::Key(index) => self.principal.keys[*index].encoded_id(),
-            Proof::Trust { encoded_key_id, .. } | Proof::AccessToken { encoded_key_id, .. } => encoded_key_id.clone(),
+            Proof::Trust { encoded_key_id, .. } | Proof::AccessToken { encoded_key_id, .. } => {
+                encoded_key_id.clone()
+            }
         }
     }
 
@@ -163,7 +185,9 @@ impl Identity {
         match &self.proof {
             Proof::Key(index) => &self.principal.keys[*index].scopes,
             Proof::AccessToken { narrowed: Some(narrowed), .. } => &narrowed.scopes,
-            Proof::Trust { .. } | Proof::AccessToken { narrowed: None, .. } => &self.principal.scopes,
+            Proof::Trust { .. } | Proof::AccessToken { narrowed: None, .. } => {
+                &self.principal.scopes
+            }
         }
     }
 
@@ -172,7 +196,9 @@ impl Identity {
         match &self.proof {
             Proof::Key(index) => self.principal.keys[*index].encoded_scopes(),
             Proof::AccessToken { narrowed: Some(narrowed), .. } => narrowed.encoded.clone(),
-            Proof::Trust { .. } | Proof::AccessToken { narrowed: None, .. } => self.principal.encoded_scopes(),
+            Proof::Trust { .. } | Proof::AccessToken { narrowed: None, .. } => {
+                self.principal.encoded_scopes()
+            }
         }
     }
 }
@@ -333,7 +359,9 @@ impl DenialCode {
     pub const fn explanation(self) -> &'static str {
         match self {
             Self::MissingCredentials => "The request carries no credentials.",
-            Self::MalformedCredentials => "The credentials are not one well-formed token with the claims that are needed.",
+            Self::MalformedCredentials => {
+                "The credentials are not one well-formed token with the claims that are needed."
+            }
             Self::UnsupportedAlgorithm => "The token's signature algorithm is not accepted.",
             Self::InvalidToken => "The token does not verify.",
             Self::TimestampOutsideTolerance => {
@@ -343,8 +371,12 @@ impl DenialCode {
             Self::Replayed => "The token was used before; sign a new one for each request.",
             Self::RequestMismatch => "The token was made for another request or another service.",
             Self::InsufficientScope => "The credentials lack a scope that is required here.",
-            Self::Unavailable => "It cannot be decided now whether the request may pass; try again.",
-            Self::Misconfigured => "The gateway is misconfigured; its operator finds what is wrong in the decision log.",
+            Self::Unavailable => {
+                "It cannot be decided now whether the request may pass; try again."
+            }
+            Self::Misconfigured => {
+                "The gateway is misconfigured; its operator finds what is wrong in the decision log."
+            }
         }
     }
 
@@ -505,9 +537,12 @@ impl From<&TokenFault> for DenialReason {
                 | ClaimsFault::ByteOrderMark
                 | ClaimsFault::BadUsername,
             ) => Self::ClaimsMistyped,
-            TokenFault::Claims(ClaimsFault::NoUsername | ClaimsFault::NoTime | ClaimsFault::NoNonce | ClaimsFault::Missing) => {
-                Self::ClaimMissing
-            }
+            TokenFault::Claims(
+                ClaimsFault::NoUsername
+                | ClaimsFault::NoTime
+                | ClaimsFault::NoNonce
+                | ClaimsFault::Missing,
+            ) => Self::ClaimMissing,
             TokenFault::Claims(ClaimsFault::Contradictory) => Self::ClaimsContradictory,
         }
     }

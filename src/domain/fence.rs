@@ -73,7 +73,9 @@ impl Fence {
     pub fn excludes(&self, token_time: UnixMillis, now: UnixMillis, mode: FenceMode) -> bool {
         let may_be_lost = match mode {
             FenceMode::MintedBefore => token_time <= self.lost_at,
-            FenceMode::Strict => token_time <= self.lost_at.saturating_add(self.tolerance.duration()),
+            FenceMode::Strict => {
+                token_time <= self.lost_at.saturating_add(self.tolerance.duration())
+            }
             FenceMode::Off => false,
         };
         may_be_lost || self.raised.is_some_and(|raised| raised.excludes(token_time, now))
@@ -81,7 +83,9 @@ impl Fence {
 
     /// Whether `raised` still matters at `now`, for any token of this tolerance.
     pub fn is_raising(&self, now: UnixMillis) -> bool {
-        self.raised.is_some_and(|raised| now <= raised.last_claimable().saturating_add(self.tolerance.duration()))
+        self.raised.is_some_and(|raised| {
+            now <= raised.last_claimable().saturating_add(self.tolerance.duration())
+        })
     }
 
     /// The same store from `now` on, which remembers for `tolerance` if that is longer. `None` if nothing changes.
@@ -90,8 +94,15 @@ impl Fence {
             return None;
         }
         // While an earlier change matters, so does the shortest tolerance of all.
-        let from = self.raised.filter(|_| self.is_raising(now)).map_or(self.tolerance, |raised| raised.from);
-        Some(Self { lost_at: self.lost_at, tolerance, raised: Some(RaisedTolerance { from, at: now }) })
+        let from = self
+            .raised
+            .filter(|_| self.is_raising(now))
+            .map_or(self.tolerance, |raised| raised.from);
+        Some(Self {
+            lost_at: self.lost_at,
+            tolerance,
+            raised: Some(RaisedTolerance { from, at: now }),
+        })
     }
 }
 
@@ -140,16 +151,33 @@ mod tests {
         assert_eq!(fence.raised_to(tolerance(10), UnixMillis(5)), None);
         let raised = fence.raised_to(tolerance(60), UnixMillis(100_000)).unwrap();
         // Claimed for 20 s at 100 s at the latest: within its 20 s the store knows of it, and after that nobody does.
-        assert!(!raised.excludes(UnixMillis(100_000), UnixMillis(120_000), FenceMode::MintedBefore));
+        assert!(!raised.excludes(
+            UnixMillis(100_000),
+            UnixMillis(120_000),
+            FenceMode::MintedBefore
+        ));
         assert!(raised.excludes(UnixMillis(100_000), UnixMillis(120_001), FenceMode::MintedBefore));
-        assert!(raised.excludes(UnixMillis(100_000), UnixMillis(120_001), FenceMode::Off), "this is no loss that one may accept");
+        assert!(
+            raised.excludes(UnixMillis(100_000), UnixMillis(120_001), FenceMode::Off),
+            "this is no loss that one may accept"
+        );
         // Too far in the future to have been claimed by then.
-        assert!(!raised.excludes(UnixMillis(121_001), UnixMillis(181_001), FenceMode::MintedBefore));
+        assert!(!raised.excludes(
+            UnixMillis(121_001),
+            UnixMillis(181_001),
+            FenceMode::MintedBefore
+        ));
         assert!(raised.is_raising(UnixMillis(181_000)) && !raised.is_raising(UnixMillis(181_001)));
         let again = raised.raised_to(tolerance(120), UnixMillis(150_000)).unwrap();
-        assert_eq!(again.raised, Some(RaisedTolerance { from: tolerance(20), at: UnixMillis(150_000) }));
+        assert_eq!(
+            again.raised,
+            Some(RaisedTolerance { from: tolerance(20), at: UnixMillis(150_000) })
+        );
         let later = raised.raised_to(tolerance(120), UnixMillis(500_000)).unwrap();
-        assert_eq!(later.raised, Some(RaisedTolerance { from: tolerance(60), at: UnixMillis(500_000) }));
+        assert_eq!(
+            later.raised,
+            Some(RaisedTolerance { from: tolerance(60), at: UnixMillis(500_000) })
+        );
     }
 
     proptest! {

@@ -68,7 +68,8 @@ impl ForwardClock {
     pub fn steady(&self, monotonic: i64, system: UnixMillis) -> Option<UnixMillis> {
         let kept = self.offset.load(Ordering::Acquire);
         let is_steady = (kept - SET_BACK_MIN_MS..=kept).contains(&(system.0 - monotonic));
-        (is_steady && !self.is_catching_up.load(Ordering::Acquire)).then_some(UnixMillis(monotonic + kept))
+        (is_steady && !self.is_catching_up.load(Ordering::Acquire))
+            .then_some(UnixMillis(monotonic + kept))
     }
 
     /// The time by `reading`, and what is to be told.
@@ -127,14 +128,22 @@ mod tests {
     use super::*;
 
     const fn reading(monotonic: i64, system: i64) -> Reading {
-        Reading { monotonic_before: monotonic, system: UnixMillis(system), monotonic_after: monotonic }
+        Reading {
+            monotonic_before: monotonic,
+            system: UnixMillis(system),
+            monotonic_after: monotonic,
+        }
     }
 
     #[test]
     fn it_shows_the_system_clock_and_follows_it_forward() {
         let clock = ForwardClock::new(reading(0, 1_000_000));
         assert_eq!(clock.now(reading(10, 1_000_010)), (UnixMillis(1_000_010), None));
-        assert_eq!(clock.now(reading(20, 1_060_020)), (UnixMillis(1_060_020), None), "set forward by a minute");
+        assert_eq!(
+            clock.now(reading(20, 1_060_020)),
+            (UnixMillis(1_060_020), None),
+            "set forward by a minute"
+        );
         assert_eq!(clock.set_back_from(), UnixMillis(i64::MIN));
     }
 
@@ -142,8 +151,16 @@ mod tests {
     fn one_look_is_enough_while_both_clocks_go_on() {
         let clock = ForwardClock::new(reading(0, 1_000_000));
         assert_eq!(clock.steady(10, UnixMillis(1_000_010)), Some(UnixMillis(1_000_010)));
-        assert_eq!(clock.steady(10, UnixMillis(999_800)), Some(UnixMillis(1_000_010)), "a small correction");
-        assert_eq!(clock.steady(10, UnixMillis(1_000_011)), None, "set forward, or held up in between");
+        assert_eq!(
+            clock.steady(10, UnixMillis(999_800)),
+            Some(UnixMillis(1_000_010)),
+            "a small correction"
+        );
+        assert_eq!(
+            clock.steady(10, UnixMillis(1_000_011)),
+            None,
+            "set forward, or held up in between"
+        );
         assert_eq!(clock.steady(10, UnixMillis(999_759)), None, "set back");
         clock.now(reading(1000, 986_000));
         assert_eq!(clock.steady(1000, UnixMillis(1_001_000)), None, "while it catches up");
@@ -152,30 +169,56 @@ mod tests {
     #[test]
     fn a_small_correction_is_run_through() {
         let clock = ForwardClock::new(reading(0, 1_000_000));
-        assert_eq!(clock.now(reading(100, 999_900)), (UnixMillis(1_000_100), None), "set back by 200 ms");
+        assert_eq!(
+            clock.now(reading(100, 999_900)),
+            (UnixMillis(1_000_100), None),
+            "set back by 200 ms"
+        );
         assert_eq!(clock.now(reading(200, 1_000_000)), (UnixMillis(1_000_200), None));
         let (now, step) = clock.now(reading(300, 1_000_000));
-        assert_eq!((now, step), (UnixMillis(1_000_300), Some(Step::SetBack(Duration::from_millis(300)))), "a second one adds up");
+        assert_eq!(
+            (now, step),
+            (UnixMillis(1_000_300), Some(Step::SetBack(Duration::from_millis(300)))),
+            "a second one adds up"
+        );
     }
 
     #[test]
     fn set_back_it_stands_still_and_nothing_is_good_until_it_has_caught_up() {
         let clock = ForwardClock::new(reading(0, 1_000_000));
         let (now, step) = clock.now(reading(1000, 986_000));
-        assert_eq!((now, step), (UnixMillis(1_001_000), Some(Step::SetBack(Duration::from_secs(15)))));
+        assert_eq!(
+            (now, step),
+            (UnixMillis(1_001_000), Some(Step::SetBack(Duration::from_secs(15))))
+        );
         assert_eq!(clock.set_back_from(), UnixMillis(i64::MAX));
         assert_eq!(clock.now(reading(16_000, 1_001_000)), (UnixMillis(1_001_000), None));
-        assert_eq!(clock.now(reading(16_001, 1_001_001)), (UnixMillis(1_001_001), Some(Step::CaughtUp)));
-        assert_eq!(clock.set_back_from(), UnixMillis(1_001_000), "what was minted before stays denied");
+        assert_eq!(
+            clock.now(reading(16_001, 1_001_001)),
+            (UnixMillis(1_001_001), Some(Step::CaughtUp))
+        );
+        assert_eq!(
+            clock.set_back_from(),
+            UnixMillis(1_001_000),
+            "what was minted before stays denied"
+        );
         assert_eq!(clock.now(reading(17_000, 1_002_000)), (UnixMillis(1_002_000), None));
     }
 
     #[test]
     fn a_thread_that_is_held_up_between_the_readings_sees_no_step() {
         let clock = ForwardClock::new(reading(0, 1_000_000));
-        let held_up_before = Reading { monotonic_before: 1000, system: UnixMillis(1_003_000), monotonic_after: 3000 };
+        let held_up_before = Reading {
+            monotonic_before: 1000,
+            system: UnixMillis(1_003_000),
+            monotonic_after: 3000,
+        };
         assert_eq!(clock.now(held_up_before), (UnixMillis(1_003_000), None));
-        let held_up_after = Reading { monotonic_before: 4000, system: UnixMillis(1_004_000), monotonic_after: 6000 };
+        let held_up_after = Reading {
+            monotonic_before: 4000,
+            system: UnixMillis(1_004_000),
+            monotonic_after: 6000,
+        };
         assert_eq!(clock.now(held_up_after), (UnixMillis(1_006_000), None));
     }
 

@@ -79,7 +79,10 @@ impl IssuerKeys {
             return Err(ShortSecret);
         }
         let secret = Box::new(hmac::Key::new(hmac::HMAC_SHA256, secret));
-        Ok(Self { kind: Kind::Symmetric { secret, header: header(HS256, None) }, jwks: key_set([]) })
+        Ok(Self {
+            kind: Kind::Symmetric { secret, header: header(HS256, None) },
+            jwks: key_set([]),
+        })
     }
 
     /// A compact JWS (RFC 7515) over `claims`, the bytes of a JSON object. Its header says `alg`, `typ` ("JWT") and, where the key
@@ -91,8 +94,12 @@ impl IssuerKeys {
         };
         let mut token = format!("{header}.{}", BASE64_URL_SAFE_NO_PAD.encode(claims));
         let signature = match &self.kind {
-            Kind::Asymmetric { signing, .. } => signing.private.sign(signing.algorithm, token.as_bytes()).ok_or(NotSigned)?,
-            Kind::Symmetric { secret, .. } => hmac::sign(secret, token.as_bytes()).as_ref().to_vec(),
+            Kind::Asymmetric { signing, .. } => {
+                signing.private.sign(signing.algorithm, token.as_bytes()).ok_or(NotSigned)?
+            }
+            Kind::Symmetric { secret, .. } => {
+                hmac::sign(secret, token.as_bytes()).as_ref().to_vec()
+            }
         };
         token.push('.');
         BASE64_URL_SAFE_NO_PAD.encode_string(signature, &mut token);
@@ -103,12 +110,20 @@ impl IssuerKeys {
     /// verified it, which is empty for HS256.
     ///
     /// Without a `kid`, which our own tokens always have, every key that fits is tried, up to [`CANDIDATE_KEYS_MAX`].
-    pub fn verify(&self, alg: &str, kid: Option<&str>, message: &[u8], signature: &[u8]) -> Result<ByteString, KeyFault> {
+    pub fn verify(
+        &self,
+        alg: &str,
+        kid: Option<&str>,
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<ByteString, KeyFault> {
         let published = match &self.kind {
             Kind::Asymmetric { published, .. } => published,
             Kind::Symmetric { .. } if alg != HS256 => return Err(KeyFault::UnsupportedAlgorithm),
             Kind::Symmetric { secret, .. } => {
-                return hmac::verify(secret, message, signature).map(|()| ByteString::new()).map_err(|_| KeyFault::BadSignature);
+                return hmac::verify(secret, message, signature)
+                    .map(|()| ByteString::new())
+                    .map_err(|_| KeyFault::BadSignature);
             }
         };
         let algorithm: Algorithm = alg.parse().map_err(|_| KeyFault::UnsupportedAlgorithm)?;
@@ -127,7 +142,11 @@ impl IssuerKeys {
             };
         }
         let mut fault = KeyFault::UnknownKey;
-        for key in published.iter().filter(|key| key.verifying.fits(algorithm, signature)).take(CANDIDATE_KEYS_MAX) {
+        for key in published
+            .iter()
+            .filter(|key| key.verifying.fits(algorithm, signature))
+            .take(CANDIDATE_KEYS_MAX)
+        {
             if key.verifying.verify(algorithm, message, signature) {
                 return Ok(key.kid.clone());
             }
@@ -169,9 +188,11 @@ impl IssuerKeys {
 impl fmt::Debug for IssuerKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
-            Kind::Asymmetric { signing, published } => {
-                f.debug_struct("IssuerKeys").field("signing", signing).field("published", published).finish_non_exhaustive()
-            }
+            Kind::Asymmetric { signing, published } => f
+                .debug_struct("IssuerKeys")
+                .field("signing", signing)
+                .field("published", published)
+                .finish_non_exhaustive(),
             Kind::Symmetric { .. } => f.write_str("IssuerKeys(HS256)"),
         }
     }
@@ -202,12 +223,21 @@ impl SigningKey {
             KeyFamily::P256 => Algorithm::Es256,
             KeyFamily::P384 => Algorithm::Es384,
         };
-        let fits = |algorithm: &Algorithm| algorithm.family() == family && ISSUER_ALGORITHMS.contains(algorithm);
+        let fits = |algorithm: &Algorithm| {
+            algorithm.family() == family && ISSUER_ALGORITHMS.contains(algorithm)
+        };
         let algorithm = preferred.filter(fits).unwrap_or(usual);
         let kid = key.public_key().fingerprint().to_string();
         let verifying = VerifyingKey::new(key.public_key());
         let alg = algorithm.name();
-        Self { header: header(alg, Some(&kid)), kid: kid.into(), private: key, algorithm, alg, verifying }
+        Self {
+            header: header(alg, Some(&kid)),
+            kid: kid.into(),
+            private: key,
+            algorithm,
+            alg,
+            verifying,
+        }
     }
 
     /// The same key, whose tokens and whose place in the key set call Ed25519 `name`.

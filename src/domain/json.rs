@@ -72,9 +72,15 @@ mod tests {
 
     #[test]
     fn objects_are_read() {
-        let read: Outer<'_> = object(br#" {"inner": [{"name": "a"}, {"name": "b", "more": []}], "is_active": false} "#).unwrap();
+        let read: Outer<'_> = object(
+            br#" {"inner": [{"name": "a"}, {"name": "b", "more": []}], "is_active": false} "#,
+        )
+        .unwrap();
         assert_eq!(read.is_active, Some(false));
-        assert_eq!(read.inner.iter().map(|Object(inner)| &*inner.name).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(
+            read.inner.iter().map(|Object(inner)| &*inner.name).collect::<Vec<_>>(),
+            ["a", "b"]
+        );
     }
 
     #[test]

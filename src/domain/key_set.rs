@@ -135,7 +135,10 @@ impl KeySet {
     /// others share one, too.
     pub fn named<'a>(&'a self, kid: &'a str) -> impl Iterator<Item = &'a VerifyingKey> {
         let start = self.names.partition_point(|(name, _)| &**name < kid);
-        self.names[start..].iter().take_while(move |(name, _)| &**name == kid).map(|(_, index)| &self.keys[*index].key)
+        self.names[start..]
+            .iter()
+            .take_while(move |(name, _)| &**name == kid)
+            .map(|(_, index)| &self.keys[*index].key)
     }
 
     /// The keys without a name, which a token may mean whatever name it gives.
@@ -158,8 +161,14 @@ impl KeySet {
         let is_of_kind = |index: &usize| self.keys[*index].key.family() == family;
         let nameless = self.nameless.iter().filter(|index| is_of_kind(index)).count();
         let groups = self.names.chunk_by(|(name, _), (next, _)| name == next);
-        let most_of_a_name = groups.map(|group| group.iter().filter(|(_, index)| is_of_kind(index)).count()).max().unwrap_or(0);
-        MostTrials { named: most_of_a_name + nameless, unnamed: self.keys().filter(|key| key.family() == family).count() }
+        let most_of_a_name = groups
+            .map(|group| group.iter().filter(|(_, index)| is_of_kind(index)).count())
+            .max()
+            .unwrap_or(0);
+        MostTrials {
+            named: most_of_a_name + nameless,
+            unnamed: self.keys().filter(|key| key.family() == family).count(),
+        }
     }
 }
 
@@ -212,13 +221,27 @@ impl Building {
         }
         let usable_keys = self.names.values().map(Vec::len).sum();
         let nameless = self.names.remove("").unwrap_or_default().into();
-        let mut names: Vec<(Box<str>, usize)> =
-            self.names.into_iter().flat_map(|(name, keys)| keys.into_iter().map(move |index| (name.clone(), index))).collect();
+        let mut names: Vec<(Box<str>, usize)> = self
+            .names
+            .into_iter()
+            .flat_map(|(name, keys)| keys.into_iter().map(move |index| (name.clone(), index)))
+            .collect();
         names.sort_unstable();
         let everywhere: Vec<usize> = (0..self.keys.len()).collect();
-        let covered: Vec<bool> = everywhere.iter().map(|index| is_covered(&self.keys, &everywhere, *index)).collect();
-        let keys = self.keys.into_iter().zip(covered).map(|(key, is_covered)| SetKey { key, is_covered }).collect();
-        KeySet { keys, names: names.into(), nameless, contents: KeySetContents { usable_keys, left_out: self.left_out } }
+        let covered: Vec<bool> =
+            everywhere.iter().map(|index| is_covered(&self.keys, &everywhere, *index)).collect();
+        let keys = self
+            .keys
+            .into_iter()
+            .zip(covered)
+            .map(|(key, is_covered)| SetKey { key, is_covered })
+            .collect();
+        KeySet {
+            keys,
+            names: names.into(),
+            nameless,
+            contents: KeySetContents { usable_keys, left_out: self.left_out },
+        }
     }
 }
 
@@ -245,14 +268,20 @@ impl LeftOutKey {
             let member = member?.get();
             Some(shown(&json::string(member).unwrap_or(Cow::Borrowed(member)), characters_max))
         };
-        let kind = [label.kty, label.crv].into_iter().filter_map(|member| text(member, KIND_CHARACTERS_MAX));
+        let kind = [label.kty, label.crv]
+            .into_iter()
+            .filter_map(|member| text(member, KIND_CHARACTERS_MAX));
         Self {
             kid: text(label.kid, KID_CHARACTERS_MAX).filter(|kid| !kid.is_empty()),
             kind: kind.collect::<Vec<_>>().join(" "),
             reason: shown(&described(fault), REASON_CHARACTERS_MAX),
             is_alarming: matches!(
                 fault,
-                EntryFault::Key(KeyError::PrivateKeyGiven | KeyError::RsaTooSmall { .. } | KeyError::RsaOfBrokenGenerator)
+                EntryFault::Key(
+                    KeyError::PrivateKeyGiven
+                        | KeyError::RsaTooSmall { .. }
+                        | KeyError::RsaOfBrokenGenerator
+                )
             ),
         }
     }
@@ -273,7 +302,9 @@ fn described(fault: &EntryFault) -> String {
 /// `text` as it may be shown: short, and on one line.
 fn shown(text: &str, characters_max: usize) -> String {
     let is_long = text.chars().nth(characters_max).is_some();
-    let printable = |character: char| if character.is_control() { char::REPLACEMENT_CHARACTER } else { character };
+    let printable = |character: char| {
+        if character.is_control() { char::REPLACEMENT_CHARACTER } else { character }
+    };
     text.chars().take(characters_max).map(printable).chain(is_long.then_some('\u{2026}')).collect()
 }
 

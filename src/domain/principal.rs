@@ -57,7 +57,8 @@ pub struct BadUsername;
 impl Username {
     /// Takes `text` as it is: nothing is trimmed, folded or normalised.
     pub fn new(text: &str) -> Result<Self, BadUsername> {
-        let length = if text.len() <= USERNAME_CHARACTERS_MAX { text.len() } else { text.chars().count() };
+        let length =
+            if text.len() <= USERNAME_CHARACTERS_MAX { text.len() } else { text.chars().count() };
         if (1..=USERNAME_CHARACTERS_MAX).contains(&length) && !text.chars().any(char::is_control) {
             Ok(Self(text.into()))
         } else {
@@ -117,7 +118,8 @@ impl KnownKey {
         not_before: Option<UnixMillis>,
         expires_at: Option<UnixMillis>,
     ) -> Self {
-        let encoded = Prepared::new([&key.fingerprint().to_string(), &header_value::encode_scopes(&scopes)]);
+        let encoded =
+            Prepared::new([&key.fingerprint().to_string(), &header_value::encode_scopes(&scopes)]);
         Self { id, key, not_before, expires_at, scopes, encoded }
     }
 
@@ -133,7 +135,8 @@ impl KnownKey {
 
     /// Whether it may be used at `now`.
     pub fn is_current(&self, now: UnixMillis) -> bool {
-        self.not_before.is_none_or(|from| from <= now) && self.expires_at.is_none_or(|until| now < until)
+        self.not_before.is_none_or(|from| from <= now)
+            && self.expires_at.is_none_or(|until| now < until)
     }
 }
 
@@ -174,8 +177,18 @@ impl KnownPrincipal {
     /// Puts a principal without keys and trusts together, with its header values ready.
     pub fn new(id: PrincipalId, username: Username, is_active: bool, scopes: Scopes) -> Self {
         let name = header_value::encode(username.as_str());
-        let encoded = Prepared::new([&name, &id.to_string(), &header_value::encode_scopes(&scopes)]);
-        Self { id, username, is_active, scopes, keys: Box::default(), trusts: Box::default(), revoked: Box::default(), encoded }
+        let encoded =
+            Prepared::new([&name, &id.to_string(), &header_value::encode_scopes(&scopes)]);
+        Self {
+            id,
+            username,
+            is_active,
+            scopes,
+            keys: Box::default(),
+            trusts: Box::default(),
+            revoked: Box::default(),
+            encoded,
+        }
     }
 
     /// The same with `keys`.
@@ -225,13 +238,19 @@ impl KnownPrincipal {
     /// The registered keys to try for `token`, with their places in [`KnownPrincipal::keys`]. A `kid` that is the fingerprint of one
     /// picks it; without one, or with a name that some other scheme gave, every key that could have signed the token is tried, up to
     /// [`CANDIDATE_KEYS_MAX`].
-    pub fn candidates<'a>(&'a self, token: &'a UntrustedToken<'_>, now: UnixMillis) -> impl Iterator<Item = (usize, &'a KnownKey)> {
+    pub fn candidates<'a>(
+        &'a self,
+        token: &'a UntrustedToken<'_>,
+        now: UnixMillis,
+    ) -> impl Iterator<Item = (usize, &'a KnownKey)> {
         let named = self.named_key(token);
         self.keys
             .iter()
             .enumerate()
             .filter(move |(_, known)| self.is_active && known.is_current(now))
-            .filter(move |(_, known)| named.is_none_or(|fingerprint| known.key.fingerprint() == fingerprint))
+            .filter(move |(_, known)| {
+                named.is_none_or(|fingerprint| known.key.fingerprint() == fingerprint)
+            })
             .filter(|(_, known)| token.fits(&known.key))
             .take(CANDIDATE_KEYS_MAX)
     }
@@ -261,7 +280,8 @@ mod tests {
     fn usernames_are_bounded_and_free_of_control_characters() {
         assert!(Username::new("a").is_ok());
         assert!(Username::new(&"é".repeat(255)).is_ok());
-        for bad in ["", "a\nb", "a\u{0}", "\u{7f}", "a\u{85}", &"é".repeat(256), &"a".repeat(256)] {
+        for bad in ["", "a\nb", "a\u{0}", "\u{7f}", "a\u{85}", &"é".repeat(256), &"a".repeat(256)]
+        {
             assert_eq!(Username::new(bad), Err(BadUsername), "{bad:?}");
         }
     }

@@ -43,7 +43,9 @@ enum ProfileField {
 
 /// A text that names no part of the profile, or a claim that has another meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("accepted are given_name, family_name and email, each as it is or as FIELD=CLAIM, where CLAIM has no other meaning")]
+#[error(
+    "accepted are given_name, family_name and email, each as it is or as FIELD=CLAIM, where CLAIM has no other meaning"
+)]
 pub struct UnknownProfileField;
 
 /// Claims that a profile must not replace.
@@ -92,7 +94,10 @@ mod tests {
         let profile = Profile { given_name: Some("Ada".to_owned()), ..Profile::default() };
         let claim = |text: &str| text.parse::<ProfileClaim>();
         assert_eq!(claim("given_name").unwrap().of(&profile), Some(("given_name", "Ada")));
-        assert_eq!(claim("given_name=first_name").unwrap().of(&profile), Some(("first_name", "Ada")));
+        assert_eq!(
+            claim("given_name=first_name").unwrap().of(&profile),
+            Some(("first_name", "Ada"))
+        );
         assert_eq!(claim("email").unwrap().of(&profile), None);
         for bad in ["", "username", "email=", "email=sub", "email=exp", "given_name=token_id"] {
             assert_eq!(claim(bad), Err(UnknownProfileField), "{bad}");

@@ -10,7 +10,9 @@ pub struct Scopes(Box<str>);
 
 /// A scope token outside the grammar of RFC 6749: visible ASCII without `"` and `\`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("malformed scope {0:?}: a scope is made of visible ASCII characters other than '\"' and '\\'")]
+#[error(
+    "malformed scope {0:?}: a scope is made of visible ASCII characters other than '\"' and '\\'"
+)]
 pub struct MalformedScope(pub String);
 
 impl Scopes {
@@ -87,6 +89,11 @@ mod tests {
         for list in ["a\"", "a\\b", "é", "a\u{7f}"] {
             assert!(Scopes::parse(list).is_err() && !is_scope_list(list), "{list:?}");
         }
-        assert!(is_scope_list("a b") && !is_scope_list("") && !is_scope_list(" ") && !is_scope_list("a \""));
+        assert!(
+            is_scope_list("a b")
+                && !is_scope_list("")
+                && !is_scope_list(" ")
+                && !is_scope_list("a \"")
+        );
     }
 }

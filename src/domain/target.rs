@@ -73,7 +73,8 @@ impl<'a> Authority<'a> {
             (Host::Address(address.parse().ok()?), rest)
         } else {
             let (name, rest) = text.split_at(text.find(':').unwrap_or(text.len()));
-            let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
+            let is_name = !name.is_empty()
+                && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
             (is_name.then_some(Host::Name(Cow::Borrowed(name)))?, rest)
         };
         let port = match rest.strip_prefix(':') {
@@ -185,7 +186,9 @@ impl Eq for Path<'_> {}
 
 /// The byte that a percent-encoding at the start of `bytes` stands for.
 fn encoded(bytes: &[u8]) -> Option<u8> {
-    let digit = |at: usize| char::from(*bytes.get(at)?).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let digit = |at: usize| {
+        char::from(*bytes.get(at)?).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+    };
     Some(digit(1)? << 4 | digit(2)?)
 }
 
@@ -202,7 +205,11 @@ const fn is_unreserved(byte: u8) -> bool {
 
 /// The query of a request target, without its `?`; empty without one. `None` if the target has a `#`.
 pub fn query_of_target(target: &str) -> Option<&str> {
-    if target.contains('#') { None } else { Some(target.split_once('?').map_or("", |(_, query)| query)) }
+    if target.contains('#') {
+        None
+    } else {
+        Some(target.split_once('?').map_or("", |(_, query)| query))
+    }
 }
 
 /// An absolute `http` or `https` URI, query and fragment aside.
@@ -239,14 +246,26 @@ mod tests {
     /// The normal form as text, as RFC 3986 section 6.2.2 describes it.
     fn normalised(path: Path<'_>) -> String {
         path.normal().fold(String::new(), |text, (is_encoded, byte)| {
-            if is_encoded { text + &format!("%{byte:02X}") } else { text + char::from(byte).to_string().as_str() }
+            if is_encoded {
+                text + &format!("%{byte:02X}")
+            } else {
+                text + char::from(byte).to_string().as_str()
+            }
         })
     }
 
     #[test]
     fn hosts_have_a_grammar() {
-        for good in ["a", "api.example", "API.example:443", "10.0.0.1:8080", "[::1]", "[2001:db8::1]:65535", "my_service:1", "a-b."]
-        {
+        for good in [
+            "a",
+            "api.example",
+            "API.example:443",
+            "10.0.0.1:8080",
+            "[::1]",
+            "[2001:db8::1]:65535",
+            "my_service:1",
+            "a-b.",
+        ] {
             assert!(Authority::parse(good).is_some(), "{good}");
         }
         for bad in [
@@ -290,7 +309,9 @@ mod tests {
 
     #[test]
     fn default_ports_need_not_be_named() {
-        let is_same = |scheme, one, other| Authority::parse(one).unwrap().is_same_for(scheme, &Authority::parse(other).unwrap());
+        let is_same = |scheme, one, other| {
+            Authority::parse(one).unwrap().is_same_for(scheme, &Authority::parse(other).unwrap())
+        };
         assert!(is_same(Scheme::Https, "api.example", "API.EXAMPLE:443"));
         assert!(is_same(Scheme::Http, "api.example:80", "api.example"));
         assert!(!is_same(Scheme::Http, "api.example:443", "api.example"));
@@ -311,9 +332,14 @@ mod tests {
         ] {
             assert_eq!(Path::parse(one).unwrap(), Path::parse(other).unwrap(), "{one} {other}");
         }
-        for (one, other) in
-            [("/a:b", "/a%3Ab"), ("/a", "/A"), ("/a", "/a/"), ("/%41", "/a"), ("/a%3Fb", "/a%3fc"), ("/a+b", "/a%20b")]
-        {
+        for (one, other) in [
+            ("/a:b", "/a%3Ab"),
+            ("/a", "/A"),
+            ("/a", "/a/"),
+            ("/%41", "/a"),
+            ("/a%3Fb", "/a%3fc"),
+            ("/a+b", "/a%20b"),
+        ] {
             assert_ne!(Path::parse(one).unwrap(), Path::parse(other).unwrap(), "{one} {other}");
         }
     }
@@ -373,10 +399,12 @@ mod tests {
 
     /// Spells some characters of `path` as percent-encodings, some in lowercase.
     fn respelt(path: &str, choices: &[u8]) -> String {
-        path.bytes().zip(choices.iter().cycle()).fold(String::new(), |text, (byte, choice)| match choice % 3 {
-            1 if is_unreserved(byte) && byte != b'.' => text + &format!("%{byte:02X}"),
-            2 if is_unreserved(byte) && byte != b'.' => text + &format!("%{byte:02x}"),
-            _ => text + char::from(byte).to_string().as_str(),
+        path.bytes().zip(choices.iter().cycle()).fold(String::new(), |text, (byte, choice)| {
+            match choice % 3 {
+                1 if is_unreserved(byte) && byte != b'.' => text + &format!("%{byte:02X}"),
+                2 if is_unreserved(byte) && byte != b'.' => text + &format!("%{byte:02x}"),
+                _ => text + char::from(byte).to_string().as_str(),
+            }
         })
     }
 

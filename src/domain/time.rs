@@ -21,7 +21,8 @@ impl UnixMillis {
 
     /// The same moment as a time stamp, for tables and output.
     pub fn to_utc(self) -> time::OffsetDateTime {
-        time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000).unwrap_or(time::OffsetDateTime::UNIX_EPOCH)
+        time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000)
+            .unwrap_or(time::OffsetDateTime::UNIX_EPOCH)
     }
 
     /// The same moment as RFC 3339 writes it.
@@ -148,7 +149,9 @@ impl Tolerance {
     pub fn admits(self, token_time: impl Into<TokenTime>, now: UnixMillis) -> bool {
         let token_time = token_time.into();
         // `now` is a whole millisecond, and so are the edges of the window: to lie in it, both roundings have to.
-        let is_near = |millis: UnixMillis| (i128::from(now.0) - i128::from(millis.0)).unsigned_abs() <= self.0.as_millis();
+        let is_near = |millis: UnixMillis| {
+            (i128::from(now.0) - i128::from(millis.0)).unsigned_abs() <= self.0.as_millis()
+        };
         is_near(token_time.millis()) && is_near(token_time.millis_rounded_up())
     }
 
@@ -161,7 +164,15 @@ impl Tolerance {
 /// How long a nonce claimed `now` has to be remembered so that its token cannot pass again: until `valid_until`, rounded up
 /// to whole seconds, and one second more. At least one second.
 pub fn remember_for(valid_until: UnixMillis, now: UnixMillis) -> Duration {
-    Duration::from_secs(valid_until.since(now).as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX).saturating_add(1))
+    Duration::from_secs(
+        valid_until
+            .since(now)
+            .as_millis()
+            .div_ceil(1000)
+            .try_into()
+            .unwrap_or(u64::MAX)
+            .saturating_add(1),
+    )
 }
 
 #[cfg(test)]
@@ -175,9 +186,13 @@ mod tests {
     #[test]
     fn the_window_includes_its_edges() {
         let time = UnixSeconds(1_000_000);
-        for (now_ms, admitted) in
-            [(999_980_000, true), (999_979_999, false), (1_000_000_000, true), (1_000_020_000, true), (1_000_020_001, false)]
-        {
+        for (now_ms, admitted) in [
+            (999_980_000, true),
+            (999_979_999, false),
+            (1_000_000_000, true),
+            (1_000_020_000, true),
+            (1_000_020_001, false),
+        ] {
             assert_eq!(T.admits(time, UnixMillis(now_ms)), admitted, "{now_ms}");
         }
     }

@@ -53,7 +53,8 @@ impl Room {
         if amount > self.max {
             return false;
         }
-        let has_room = self.taken.fetch_add(amount, Ordering::Relaxed).saturating_add(amount) <= self.max;
+        let has_room =
+            self.taken.fetch_add(amount, Ordering::Relaxed).saturating_add(amount) <= self.max;
         if !has_room {
             self.give_back(amount);
         }

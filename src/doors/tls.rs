@@ -93,7 +93,9 @@ pub(super) struct Acceptor {
 impl ServerTls {
     /// Loads the files that `settings`, which are called `keys`, name; `None` if they name none.
     pub fn load(settings: &TlsSettings, keys: TlsKeys) -> Result<Option<Self>, TlsError> {
-        let (Some(certificate), Some(key)) = (settings.cert.clone(), settings.key.clone()) else { return Ok(None) };
+        let (Some(certificate), Some(key)) = (settings.cert.clone(), settings.key.clone()) else {
+            return Ok(None);
+        };
         let files = Files { keys, certificate, key, client_ca: settings.client_ca.clone() };
         let current = ArcSwap::from_pointee(files.load()?);
         Ok(Some(Self { loaded: Arc::new(Loaded { files, current }) }))
@@ -107,7 +109,9 @@ impl ServerTls {
             tokio::time::sleep(RELOAD_INTERVAL).await;
             let Loaded { files, current } = &*self.loaded;
             let bytes = match files.read() {
-                Ok(bytes) if bytes == current.load().bytes || refused.as_ref() == Some(&bytes) => continue,
+                Ok(bytes) if bytes == current.load().bytes || refused.as_ref() == Some(&bytes) => {
+                    continue;
+                }
                 Ok(bytes) => bytes,
                 Err(error) if refused.is_none() => {
                     tracing::error!(error = %error, "the TLS files cannot be read; the last good ones stay");
@@ -156,27 +160,35 @@ impl Files {
             (self.keys.client_ca, self.client_ca.as_ref()),
         ];
         let named = all.into_iter().filter_map(|(key, path)| Some((key, path?)));
-        named.map(|(key, path)| std::fs::read(path).map_err(|error| unusable(key, path, &error))).collect()
+        named
+            .map(|(key, path)| std::fs::read(path).map_err(|error| unusable(key, path, &error)))
+            .collect()
     }
 
     fn load(&self) -> Result<Material, TlsError> {
         let bytes = self.read()?;
         let chain = certificates(self.keys.cert, &self.certificate, &bytes[0])?;
-        let key = PrivateKeyDer::from_pem_slice(&bytes[1]).map_err(|error| unusable(self.keys.key, &self.key, &error))?;
+        let key = PrivateKeyDer::from_pem_slice(&bytes[1])
+            .map_err(|error| unusable(self.keys.key, &self.key, &error))?;
         let certified: CertifiedKey =
-            CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).map_err(TlsError::Mismatch)?;
-        let clients: Option<Arc<dyn ClientCertVerifier>> = match &self.client_ca {
-            None => None,
-            Some(path) => {
-                let trusted = certificates(self.keys.client_ca, path, &bytes[2])?;
-                for certificate in &trusted {
-                    let usable = RootCertStore::empty().add(certificate.clone());
-                    usable.map_err(|error| unusable(self.keys.client_ca, path, &error))?;
+            CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())
+                .map_err(TlsError::Mismatch)?;
+        let clients: Option<Arc<dyn ClientCertVerifier>> =
+            match &self.client_ca {
+                None => None,
+                Some(path) => {
+                    let trusted = certificates(self.keys.client_ca, path, &bytes[2])?;
+                    for certificate in &trusted {
+                        let usable = RootCertStore::empty().add(certificate.clone());
+                        usable.map_err(|error| unusable(self.keys.client_ca, path, &error))?;
+                    }
+                    let verifier = peers::clients(&trusted);
+                    Some(verifier.map_err(|source| TlsError::ClientCa {
+                        key: self.keys.client_ca,
+                        source,
+                    })?)
                 }
-                let verifier = peers::clients(&trusted);
-                Some(verifier.map_err(|source| TlsError::ClientCa { key: self.keys.client_ca, source })?)
-            }
-        };
+            };
         let certified = Arc::new(SingleCertAndKey::from(certified));
         let config = |protocol: &[u8]| {
             let builder = ServerConfig::builder();
@@ -192,10 +204,16 @@ impl Files {
     }
 }
 
-fn certificates(key: &'static str, path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+fn certificates(
+    key: &'static str,
+    path: &Path,
+    pem: &[u8],
+) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match chain {
-        Ok(chain) if chain.is_empty() => Err(unusable(key, path, &"it holds no certificate in PEM")),
+        Ok(chain) if chain.is_empty() => {
+            Err(unusable(key, path, &"it holds no certificate in PEM"))
+        }
         Ok(chain) => Ok(chain),
         Err(error) => Err(unusable(key, path, &error)),
     }
@@ -219,6 +237,8 @@ impl fmt::Debug for ServerTls {
 
 impl fmt::Debug for Loaded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServerTls").field("certificate", &self.files.certificate).finish_non_exhaustive()
+        f.debug_struct("ServerTls")
+            .field("certificate", &self.files.certificate)
+            .finish_non_exhaustive()
     }
 }

@@ -5,14 +5,18 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 
 use super::verify::Policy;
 use crate::domain::{
+    auth_request::{Body, OriginalRequest, Reported},
     decision::DenialReason,
-    presented::{Body, OriginalRequest, Stated},
     target::{Authority, HttpUri, Path, Scheme, query_of_target},
     token::Claims,
 };
 
 /// Checks each binding claim that is there against the request and what `policy` says of this service.
-pub(super) fn check(claims: &Claims, request: &OriginalRequest<'_>, policy: &Policy) -> Result<(), DenialReason> {
+pub(super) fn check(
+    claims: &Claims,
+    request: &OriginalRequest<'_>,
+    policy: &Policy,
+) -> Result<(), DenialReason> {
     if claims.method.as_deref().is_some_and(|method| request.method.value() != Some(method)) {
         return Err(DenialReason::MethodMismatch);
     }
@@ -30,7 +34,11 @@ pub(super) fn check(claims: &Claims, request: &OriginalRequest<'_>, policy: &Pol
             Body::Whole(_) | Body::Partial => return Err(DenialReason::DigestMismatch),
         }
     }
-    if claims.audience.as_ref().is_some_and(|named| !policy.audiences.iter().any(|us| named.names(us))) {
+    if claims
+        .audience
+        .as_ref()
+        .is_some_and(|named| !policy.audiences.iter().any(|us| named.names(us)))
+    {
         return Err(DenialReason::AudienceMismatch);
     }
     Ok(())
@@ -42,14 +50,19 @@ pub(super) fn check(claims: &Claims, request: &OriginalRequest<'_>, policy: &Pol
 fn names_target(uri: &str, request: &OriginalRequest<'_>, authorities: &[Authority<'_>]) -> bool {
     let Some(named) = HttpUri::parse(uri) else { return false };
     let scheme = match request.scheme {
-        Stated::As(scheme) => Scheme::parse(scheme),
-        Stated::Nowhere => Some(named.scheme),
-        Stated::Contradictory => None,
+        Reported::Value(scheme) => Scheme::parse(scheme),
+        Reported::Missing => Some(named.scheme),
+        Reported::Conflicting => None,
     };
     scheme == Some(named.scheme)
-        && request.host.value().and_then(Authority::parse).is_some_and(|host| host.is_same_for(named.scheme, &named.authority))
+        && request
+            .host
+            .value()
+            .and_then(Authority::parse)
+            .is_some_and(|host| host.is_same_for(named.scheme, &named.authority))
         && request.path.value().and_then(Path::of_target).is_some_and(|path| path == named.path)
-        && (authorities.is_empty() || authorities.iter().any(|ours| ours.is_same_for(named.scheme, &named.authority)))
+        && (authorities.is_empty()
+            || authorities.iter().any(|ours| ours.is_same_for(named.scheme, &named.authority)))
 }
 
 /// Length of a SHA-256 in unpadded base64url.
@@ -60,7 +73,8 @@ const HASH_CHARACTERS: usize = 43;
 fn is_hash_of_query(hash: &str, request: &OriginalRequest<'_>) -> bool {
     let Some(query) = request.path.value().and_then(query_of_target) else { return false };
     let mut expected = [0; HASH_CHARACTERS];
-    let written = BASE64_URL_SAFE_NO_PAD.encode_slice(digest(&SHA256, query.as_bytes()), &mut expected);
+    let written =
+        BASE64_URL_SAFE_NO_PAD.encode_slice(digest(&SHA256, query.as_bytes()), &mut expected);
     written == Ok(HASH_CHARACTERS) && hash.as_bytes() == expected
 }
 
@@ -127,8 +141,12 @@ mod tests {
         ] {
             assert!(!matches(uri, scheme, host, path), "{uri} {host} {path}");
         }
-        let unknown = OriginalRequest { host: Some("api.example").into(), ..OriginalRequest::default() };
-        assert!(!names_target("https://api.example/orders", &unknown, &[]), "a gateway that does not tell the path");
+        let unknown =
+            OriginalRequest { host: Some("api.example").into(), ..OriginalRequest::default() };
+        assert!(
+            !names_target("https://api.example/orders", &unknown, &[]),
+            "a gateway that does not tell the path"
+        );
     }
 
     /// Each was a match for `http://api.example/orders` while the parts were put together and parsed again, the first four with any path.
@@ -149,12 +167,23 @@ mod tests {
             "\\api.example",
         ] {
             for path in ["/things/1?delete=all", "/orders"] {
-                assert!(!matches("http://api.example/orders", Some("http"), host, path), "{host} {path}");
+                assert!(
+                    !matches("http://api.example/orders", Some("http"), host, path),
+                    "{host} {path}"
+                );
             }
         }
-        assert!(!matches("https://api.example/orders", Some("https"), "api.example:0443", "/orders"));
+        assert!(!matches(
+            "https://api.example/orders",
+            Some("https"),
+            "api.example:0443",
+            "/orders"
+        ));
         for target in ["/orders#/things", "/orders?a#b", "/orders#"] {
-            assert!(!matches("http://api.example/orders", Some("http"), "api.example", target), "{target}");
+            assert!(
+                !matches("http://api.example/orders", Some("http"), "api.example", target),
+                "{target}"
+            );
         }
     }
 
@@ -184,7 +213,8 @@ mod tests {
 
     #[test]
     fn authorities_are_the_only_ones_to_be_named() {
-        let ours = ["API.example", "api.example:8443", "[::1]"].map(|text| Authority::parse(text).unwrap().into_owned());
+        let ours = ["API.example", "api.example:8443", "[::1]"]
+            .map(|text| Authority::parse(text).unwrap().into_owned());
         for (authority, is_ours) in [
             ("api.example", true),
             ("api.example:443", true),
@@ -197,12 +227,23 @@ mod tests {
         ] {
             let uri = format!("https://{authority}/orders");
             for scheme in [Some("https"), None] {
-                assert_eq!(names_target(&uri, &request(scheme, authority, "/orders"), &ours), is_ours, "{authority}");
-                assert!(names_target(&uri, &request(scheme, authority, "/orders"), &[]), "{authority}");
+                assert_eq!(
+                    names_target(&uri, &request(scheme, authority, "/orders"), &ours),
+                    is_ours,
+                    "{authority}"
+                );
+                assert!(
+                    names_target(&uri, &request(scheme, authority, "/orders"), &[]),
+                    "{authority}"
+                );
             }
         }
         // A gateway that another service runs, to which a token for us was relayed.
-        assert!(!names_target("https://api.example/orders", &request(Some("https"), "other.example", "/orders"), &ours));
+        assert!(!names_target(
+            "https://api.example/orders",
+            &request(Some("https"), "other.example", "/orders"),
+            &ours
+        ));
         assert!(
             names_target("http://api.example/", &request(None, "api.example:80", "/"), &ours),
             "the default port is the scheme's"
@@ -229,11 +270,21 @@ mod tests {
         }
         assert!(is_for(of_nothing, "/orders") && is_for(of_nothing, "/orders?"));
         assert!(!is_for(of_nothing, "/orders?a") && !is_for(of_nothing, "/orders#"));
-        for other in ["", "=", &format!("{of_nothing}="), &of_nothing.replace('-', "+").replace('_', "/"), &of_nothing[1..]] {
+        for other in [
+            "",
+            "=",
+            &format!("{of_nothing}="),
+            &of_nothing.replace('-', "+").replace('_', "/"),
+            &of_nothing[1..],
+        ] {
             assert!(!is_for(other, "/orders"), "{other}");
         }
-        assert!(!is_hash_of_query(of_nothing, &OriginalRequest::default()), "a gateway that does not tell the target");
-        let contradictory = OriginalRequest { path: Stated::Contradictory, ..OriginalRequest::default() };
+        assert!(
+            !is_hash_of_query(of_nothing, &OriginalRequest::default()),
+            "a gateway that does not tell the target"
+        );
+        let contradictory =
+            OriginalRequest { path: Reported::Conflicting, ..OriginalRequest::default() };
         assert!(!is_hash_of_query(of_nothing, &contradictory));
     }
 

@@ -26,7 +26,10 @@ pub(super) struct Decoys {
 
 impl Decoys {
     pub(super) fn generate() -> Result<Self, KeyError> {
-        let one = |family| PrivateKey::generate(family, RSA_BITS_MIN).map(|key| VerifyingKey::new(key.public_key()));
+        let one = |family| {
+            PrivateKey::generate(family, RSA_BITS_MIN)
+                .map(|key| VerifyingKey::new(key.public_key()))
+        };
         let decoys = Self {
             ed25519: one(KeyFamily::Ed25519)?,
             p256: one(KeyFamily::P256)?,
@@ -75,7 +78,10 @@ mod tests {
         let decoys = Decoys::generate().unwrap();
         for length in [RSA_BYTES_MIN, 257, 384, 512, 1000, RSA_BYTES_MAX] {
             let decoy = decoys.rsa(length).unwrap_or_else(|| panic!("no decoy for {length} bytes"));
-            assert!(decoy.fits(Algorithm::Rs256, &vec![0xff; length]), "any signature of {length} bytes costs the computation");
+            assert!(
+                decoy.fits(Algorithm::Rs256, &vec![0xff; length]),
+                "any signature of {length} bytes costs the computation"
+            );
         }
         assert!(decoys.rsa(RSA_BYTES_MIN - 1).is_none() && decoys.rsa(RSA_BYTES_MAX + 1).is_none());
     }

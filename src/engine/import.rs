@@ -9,12 +9,12 @@ mod report;
 use std::{fmt, sync::Arc, time::Duration};
 
 use self::plan::Plan;
-pub use self::report::{Counts, ImportReport, Kind, Outcome, Remark};
+pub use self::report::{Counts, ImportReport, Kind, Remark, RowOutcome};
 use super::{
     ports::{ImportStore, LegacyAccount, LegacyError, LegacySource, RegistryError},
     registry::{Registry, within},
 };
-use crate::domain::{opaque::NoRandomness, time::UnixMillis};
+use crate::domain::{secret_token::NoRandomness, time::UnixMillis};
 
 /// How many accounts are taken over in one transaction. Each may have many keys and tokens.
 const PAGE: u64 = 250;
@@ -65,12 +65,20 @@ pub enum ImportError {
 
 impl Import {
     /// An import from `source` into `store`, checked by the rules of `registry` and in its actor's name.
-    pub fn new(source: Arc<dyn LegacySource>, store: Arc<dyn ImportStore>, registry: Registry, terms: ImportTerms) -> Self {
+    pub fn new(
+        source: Arc<dyn LegacySource>,
+        store: Arc<dyn ImportStore>,
+        registry: Registry,
+        terms: ImportTerms,
+    ) -> Self {
         Self { source, store, registry, terms }
     }
 
     /// Takes everything over, page after page, and tells `progress` after each.
-    pub async fn run(&self, progress: &mut (dyn FnMut(Progress) + Send)) -> Result<ImportReport, ImportError> {
+    pub async fn run(
+        &self,
+        progress: &mut (dyn FnMut(Progress) + Send),
+    ) -> Result<ImportReport, ImportError> {
         let now = self.registry.author().now;
         let totals = self.source.totals(now).await?;
         let mut report = ImportReport::new(totals);
@@ -88,7 +96,11 @@ impl Import {
         }
     }
 
-    async fn take_over(&self, page: &[LegacyAccount], now: UnixMillis) -> Result<ImportReport, ImportError> {
+    async fn take_over(
+        &self,
+        page: &[LegacyAccount],
+        now: UnixMillis,
+    ) -> Result<ImportReport, ImportError> {
         let sought = plan::sought(page);
         let mut beaten = RegistryError::Changed;
         for _ in 0..ATTEMPTS {
@@ -101,7 +113,8 @@ impl Import {
             if self.terms.is_rehearsal || added.is_empty() {
                 return Ok(report);
             }
-            match within(PAGE_TIMEOUT, self.store.add_accounts(added, self.registry.author())).await {
+            match within(PAGE_TIMEOUT, self.store.add_accounts(added, self.registry.author())).await
+            {
                 Ok(()) => {
                     self.registry.announce().await;
                     return Ok(report);

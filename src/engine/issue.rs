@@ -3,7 +3,7 @@
 mod claims;
 mod error;
 mod exchange;
-mod found;
+mod introspect;
 mod mint;
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
@@ -13,24 +13,24 @@ use uuid::Uuid;
 use self::error::{reason, refuse_if};
 pub use self::{
     error::{IssueError, TokenRefusal},
-    found::{Introspection, Revoked, TokenKind, TokenName},
+    introspect::{Introspection, Revoked, TokenKind, TokenName},
     mint::{MalformedTerms, MintTerms},
 };
 use super::{
     ports::{
-        Author, ChangeHints, Clock, GrantRecord, GrantStore, IssuerKeySource, NewGrant, NewRefresh, PrincipalRecord, RegistryError,
-        RegistryStore, UsageLog,
+        Author, ChangeHints, Clock, GrantRecord, GrantStore, IssuerKeySource, NewGrant, NewRefresh,
+        PrincipalRecord, RegistryError, RegistryStore, UsageLog,
     },
     registry::in_time,
     verify::{Verdict, Verifier},
 };
 use crate::{
     domain::{
-        opaque::{NoRandomness, OpaqueKind, OpaqueToken},
-        presented::{Credentials, Door, Presented},
+        auth_request::{AuthRequest, Credentials, Door},
         principal::{GrantId, Username},
         profile::ProfileClaim,
         scope::Scopes,
+        secret_token::{NoRandomness, OpaqueKind, OpaqueToken},
         time::UnixMillis,
     },
     telemetry::tokens::{GrantKind, TokenObserver},
@@ -127,12 +127,19 @@ impl Issuer {
     }
 
     /// Gives tokens to a principal on behalf of a back end that knows who it is.
-    pub async fn mint(&self, username: &Username, terms: MintTerms, actor: &str) -> Result<Issued, IssueError> {
+    pub async fn mint(
+        &self,
+        username: &Username,
+        terms: MintTerms,
+        actor: &str,
+    ) -> Result<Issued, IssueError> {
         self.observed(GrantKind::Minted, async {
             let now = self.ports.clock.now();
             let holder = in_time(self.ports.registry.principal(username)).await?;
             refuse_if(!holder.is_active, TokenRefusal::DisabledPrincipal)?;
-            let scopes = terms.scopes.map_or_else(|| holder.scopes.clone(), |asked| holder.scopes.narrowed_by(&asked));
+            let scopes = terms
+                .scopes
+                .map_or_else(|| holder.scopes.clone(), |asked| holder.scopes.narrowed_by(&asked));
             let refresh_token = OpaqueToken::generate(OpaqueKind::RefreshToken)?;
             let usual = self.new_grant(random_uuid()?, scopes, None, now)?;
             let new = NewGrant {
@@ -155,7 +162,12 @@ impl Issuer {
 
     /// Decides about who calls the token API, by its `Authorization` header.
     pub async fn caller(&self, authorization: Credentials<'_>) -> Verdict {
-        self.verifier.decide(&Presented { authorization, ..Presented::alone(Door::TokenApi, Credentials::None) }).await
+        self.verifier
+            .decide(&AuthRequest {
+                authorization,
+                ..AuthRequest::alone(Door::TokenApi, Credentials::None)
+            })
+            .await
     }
 
     /// Up to `limit` grants, of one principal or of all, from the one after `after` on.
@@ -188,7 +200,10 @@ impl Issuer {
                 cleared = in_time(self.ports.grants.forget_grants(before)) => cleared,
             };
             if let Err(error) = cleared {
-                tracing::warn!(error = &error as &dyn std::error::Error, "expired grants could not be deleted");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "expired grants could not be deleted"
+                );
             }
         }
     }
@@ -201,7 +216,13 @@ impl Issuer {
         now: UnixMillis,
     ) -> Result<GrantRecord, RegistryError> {
         let ends_others = !self.terms.multiple_tokens;
-        let grant = in_time(self.ports.grants.add_grant(holder.id, new, ends_others, Author { actor, now })).await?;
+        let grant = in_time(self.ports.grants.add_grant(
+            holder.id,
+            new,
+            ends_others,
+            Author { actor, now },
+        ))
+        .await?;
         if ends_others {
             self.ports.hints.announce().await;
         }
@@ -251,7 +272,12 @@ impl Issuer {
     ) -> Result<Issued, IssueError> {
         let claims = claims::access_token(&self.terms, holder, &grant, identifier)?;
         let access_token = self.ports.keys.current().sign(&claims)?;
-        Ok(Issued { access_token, refresh_token, expires_in: grant.access_expires_at.since(now), grant })
+        Ok(Issued {
+            access_token,
+            refresh_token,
+            expires_in: grant.access_expires_at.since(now),
+            grant,
+        })
     }
 
     async fn observed(
@@ -261,7 +287,9 @@ impl Issuer {
     ) -> Result<Issued, IssueError> {
         let result = work.await;
         match &result {
-            Ok(issued) => self.observer.granted(kind, &issued.grant.username, issued.grant.access_jti),
+            Ok(issued) => {
+                self.observer.granted(kind, &issued.grant.username, issued.grant.access_jti)
+            }
             Err(error) => self.observer.not_granted(kind, reason(error), error),
         }
         result

@@ -22,8 +22,10 @@ use crate::domain::{
     issuer_keys::IssuerKeys,
     key_set::{KeySet, KeySetContents, MostTrials},
     nonce::{Claimed, NonceClaim},
-    opaque::SecretHash,
-    principal::{ApiKeyId, GrantId, KeyId, KnownPrincipal, KnownTrust, PrincipalId, TrustId, Username},
+    principal::{
+        ApiKeyId, GrantId, KeyId, KnownPrincipal, KnownTrust, PrincipalId, TrustId, Username,
+    },
+    secret_token::SecretHash,
     time::UnixMillis,
 };
 
@@ -90,7 +92,8 @@ pub trait NonceStore: Send + Sync {
 pub trait KeySetSource: Send + Sync {
     /// The set of `trust`; `None` if it was never fetched, or too long ago to be trusted. Only the first answer ever about a URL may
     /// wait for a fetch, which begins with the call, and not for long after it.
-    fn set<'a>(&'a self, trust: &'a KnownTrust, now: UnixMillis) -> Answer<'a, Option<Arc<KeySet>>>;
+    fn set<'a>(&'a self, trust: &'a KnownTrust, now: UnixMillis)
+    -> Answer<'a, Option<Arc<KeySet>>>;
 
     /// A token of a principal with `trust` was not signed by a key of its set, as far as is known: the set may have changed since.
     /// Fetches it beside the decision, at most once in a cooldown, whatever is asked how often.
@@ -257,11 +260,19 @@ pub enum RegistryTrouble {
 #[async_trait]
 pub trait RegistryStore: Send + Sync {
     /// Adds a principal with the keys and trusts that come with it, all or nothing.
-    async fn add_principal(&self, new: NewPrincipal, author: Author<'_>) -> Result<PrincipalRecord, RegistryError>;
+    async fn add_principal(
+        &self,
+        new: NewPrincipal,
+        author: Author<'_>,
+    ) -> Result<PrincipalRecord, RegistryError>;
     /// The principal of that name.
     async fn principal(&self, username: &Username) -> Result<PrincipalRecord, RegistryError>;
     /// Up to `limit` principals in the order of their numbers, from the one after `after` on.
-    async fn principals(&self, after: Option<PrincipalId>, limit: u64) -> Result<Vec<PrincipalRecord>, RegistryError>;
+    async fn principals(
+        &self,
+        after: Option<PrincipalId>,
+        limit: u64,
+    ) -> Result<Vec<PrincipalRecord>, RegistryError>;
     /// Changes a principal, if it still is at `expected`. A change to what it already is leaves no trace.
     async fn change_principal(
         &self,
@@ -279,11 +290,21 @@ pub trait RegistryStore: Send + Sync {
     ) -> Result<(), RegistryError>;
 
     /// Adds a key to a principal.
-    async fn add_key(&self, username: &Username, new: NewKey, author: Author<'_>) -> Result<KeyRecord, RegistryError>;
+    async fn add_key(
+        &self,
+        username: &Username,
+        new: NewKey,
+        author: Author<'_>,
+    ) -> Result<KeyRecord, RegistryError>;
     /// The key of that number.
     async fn key(&self, id: KeyId) -> Result<KeyRecord, RegistryError>;
     /// Up to `limit` keys, of one principal or of all, in the order of their numbers, from the one after `after` on.
-    async fn keys(&self, of: Option<&Username>, after: Option<KeyId>, limit: u64) -> Result<Vec<KeyRecord>, RegistryError>;
+    async fn keys(
+        &self,
+        of: Option<&Username>,
+        after: Option<KeyId>,
+        limit: u64,
+    ) -> Result<Vec<KeyRecord>, RegistryError>;
     /// Changes a key, if it still is at `expected`. A change to what it already is leaves no trace.
     async fn change_key(
         &self,
@@ -294,21 +315,45 @@ pub trait RegistryStore: Send + Sync {
     ) -> Result<KeyRecord, RegistryError>;
 
     /// Adds a trust to a principal.
-    async fn add_trust(&self, username: &Username, url: &str, author: Author<'_>) -> Result<TrustRecord, RegistryError>;
+    async fn add_trust(
+        &self,
+        username: &Username,
+        url: &str,
+        author: Author<'_>,
+    ) -> Result<TrustRecord, RegistryError>;
     /// The trust of that number.
     async fn trust(&self, id: TrustId) -> Result<TrustRecord, RegistryError>;
     /// Up to `limit` trusts, of one principal or of all, in the order of their numbers, from the one after `after` on.
-    async fn trusts(&self, of: Option<&Username>, after: Option<TrustId>, limit: u64) -> Result<Vec<TrustRecord>, RegistryError>;
+    async fn trusts(
+        &self,
+        of: Option<&Username>,
+        after: Option<TrustId>,
+        limit: u64,
+    ) -> Result<Vec<TrustRecord>, RegistryError>;
     /// Puts an entry about a trust into the change feed, so that every replica fetches its key set again.
     async fn touch_trust(&self, id: TrustId, author: Author<'_>) -> Result<(), RegistryError>;
     /// Removes a trust, if it still is at `expected`.
-    async fn remove_trust(&self, id: TrustId, expected: Option<Version>, author: Author<'_>) -> Result<(), RegistryError>;
+    async fn remove_trust(
+        &self,
+        id: TrustId,
+        expected: Option<Version>,
+        author: Author<'_>,
+    ) -> Result<(), RegistryError>;
 
     /// Adds an API key to a principal.
-    async fn add_api_key(&self, username: &Username, new: NewApiKey, author: Author<'_>) -> Result<ApiKeyRecord, RegistryError>;
+    async fn add_api_key(
+        &self,
+        username: &Username,
+        new: NewApiKey,
+        author: Author<'_>,
+    ) -> Result<ApiKeyRecord, RegistryError>;
     /// Adds an API key to the principal that is named by the key's identifier, and that principal where there is none. A key that
     /// is there already, for the same identifier and not revoked, gets the new expiry.
-    async fn register_api_key(&self, new: NewApiKey, author: Author<'_>) -> Result<ApiKeyRecord, RegistryError>;
+    async fn register_api_key(
+        &self,
+        new: NewApiKey,
+        author: Author<'_>,
+    ) -> Result<ApiKeyRecord, RegistryError>;
     /// The API key of that number.
     async fn api_key(&self, id: ApiKeyId) -> Result<ApiKeyRecord, RegistryError>;
     /// Up to `limit` API keys, of one principal or of all, in the order of their numbers, from the one after `after` on.
@@ -328,7 +373,12 @@ pub trait RegistryStore: Send + Sync {
     ) -> Result<ApiKeyRecord, RegistryError>;
 
     /// Up to `limit` audit events, of one principal or of all, the newest first, from the one before `before` on.
-    async fn audit(&self, of: Option<&str>, before: Option<i64>, limit: u64) -> Result<Vec<AuditEvent>, RegistryError>;
+    async fn audit(
+        &self,
+        of: Option<&str>,
+        before: Option<i64>,
+        limit: u64,
+    ) -> Result<Vec<AuditEvent>, RegistryError>;
 }
 
 /// What was given out: grants of access and refresh tokens, of which names and hashes are kept. A revocation is one transaction
@@ -336,7 +386,8 @@ pub trait RegistryStore: Send + Sync {
 #[async_trait]
 pub trait GrantStore: Send + Sync {
     /// The API key of that hash, whatever its state, with whose it is.
-    async fn api_key_by_hash(&self, hash: &SecretHash) -> Result<Option<HeldApiKey>, RegistryError>;
+    async fn api_key_by_hash(&self, hash: &SecretHash)
+    -> Result<Option<HeldApiKey>, RegistryError>;
 
     /// Adds a grant to a principal. Where `ends_others`, every other family of grants of the principal is revoked with it. An API
     /// key that was revoked since it was looked at is no such key, and a family of which nothing lives is no such
@@ -366,7 +417,12 @@ pub trait GrantStore: Send + Sync {
     /// The grant of that number.
     async fn grant(&self, id: GrantId) -> Result<GrantRecord, RegistryError>;
     /// Up to `limit` grants, of one principal or of all, in the order of their numbers, from the one after `after` on.
-    async fn grants(&self, of: Option<&Username>, after: Option<GrantId>, limit: u64) -> Result<Vec<GrantRecord>, RegistryError>;
+    async fn grants(
+        &self,
+        of: Option<&Username>,
+        after: Option<GrantId>,
+        limit: u64,
+    ) -> Result<Vec<GrantRecord>, RegistryError>;
     /// Forgets grants whose tokens all expired before `before`.
     async fn forget_grants(&self, before: UnixMillis) -> Result<(), RegistryError>;
 }
@@ -379,9 +435,17 @@ pub trait PrincipalSource: Send + Sync {
     async fn load(&self, username: &Username) -> Result<Option<KnownPrincipal>, RegistryError>;
     /// Up to `limit` principals in the order of their numbers, from the one after `after` on, each as [`PrincipalSource::load`]
     /// gives it.
-    async fn load_page(&self, after: Option<PrincipalId>, limit: u64) -> Result<Vec<KnownPrincipal>, RegistryError>;
+    async fn load_page(
+        &self,
+        after: Option<PrincipalId>,
+        limit: u64,
+    ) -> Result<Vec<KnownPrincipal>, RegistryError>;
     /// The names of up to `limit` principals in the order of their numbers, from the one after `after` on.
-    async fn names_page(&self, after: Option<PrincipalId>, limit: u64) -> Result<Vec<(PrincipalId, Username)>, RegistryError>;
+    async fn names_page(
+        &self,
+        after: Option<PrincipalId>,
+        limit: u64,
+    ) -> Result<Vec<(PrincipalId, Username)>, RegistryError>;
     /// The number of the newest change; 0 if there is none yet. Numbers have no gaps, and changes become visible in their order,
     /// whoever makes them at the same time: a reader who sees one sees all before it, but for those that were forgotten.
     async fn newest_change(&self) -> Result<i64, RegistryError>;
@@ -391,7 +455,10 @@ pub trait PrincipalSource: Send + Sync {
     /// only tell them apart.
     async fn unnumbered_changes(&self) -> Result<Vec<RegistryChange>, RegistryError>;
     /// The names of those of `ids` that still exist.
-    async fn usernames(&self, ids: &[PrincipalId]) -> Result<Vec<(PrincipalId, Username)>, RegistryError>;
+    async fn usernames(
+        &self,
+        ids: &[PrincipalId],
+    ) -> Result<Vec<(PrincipalId, Username)>, RegistryError>;
     /// Forgets the changes up to number `up_to`, and these of those without one. The number of the newest change stays.
     async fn forget_changes(&self, up_to: i64, unnumbered: &[i64]) -> Result<(), RegistryError>;
 }
@@ -412,15 +479,24 @@ pub trait LegacySource: Send + Sync {
     async fn totals(&self, now: UnixMillis) -> Result<LegacyTotals, LegacyError>;
     /// Up to `limit` accounts in the order of their cursors, from the one after `after` on, each with all that belongs to it and
     /// counts at `now`.
-    async fn accounts(&self, after: Option<&str>, limit: u64, now: UnixMillis) -> Result<Vec<LegacyAccount>, LegacyError>;
+    async fn accounts(
+        &self,
+        after: Option<&str>,
+        limit: u64,
+        now: UnixMillis,
+    ) -> Result<Vec<LegacyAccount>, LegacyError>;
 }
 
 /// Takes many accounts of another system into the registry.
 #[async_trait]
 pub trait ImportStore: Send + Sync {
     /// What of this there is.
-    async fn standing(&self, sought: &Sought) -> Result<Standing, RegistryError>;
+    async fn standing(&self, sought: &ImportLookup) -> Result<ExistingRecords, RegistryError>;
     /// Adds accounts, all or nothing, with their entries in the change feed and audit events. What others added or took away since
     /// it was looked for is an error that says so.
-    async fn add_accounts(&self, accounts: Vec<AddedAccount>, author: Author<'_>) -> Result<(), RegistryError>;
+    async fn add_accounts(
+        &self,
+        accounts: Vec<AddedAccount>,
+        author: Author<'_>,
+    ) -> Result<(), RegistryError>;
 }

@@ -8,7 +8,9 @@ use std::{
     },
 };
 
-use super::ports::{Clock, Dependency, KeyDirectory, NonceStore, RegistryHealth, RegistryTrouble, Unavailable};
+use super::ports::{
+    Clock, Dependency, KeyDirectory, NonceStore, RegistryHealth, RegistryTrouble, Unavailable,
+};
 
 /// Looks at what decisions depend on.
 #[derive(Clone)]
@@ -31,7 +33,14 @@ impl Readiness {
         nonces: Arc<dyn NonceStore>,
         registry: Arc<dyn RegistryHealth>,
     ) -> Self {
-        Self { clock, directory, nonces, registry, last: Arc::default(), is_draining: Arc::default() }
+        Self {
+            clock,
+            directory,
+            nonces,
+            registry,
+            last: Arc::default(),
+            is_draining: Arc::default(),
+        }
     }
 
     /// Whether logins and changes can be made. Decisions go on without them.

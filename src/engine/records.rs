@@ -9,11 +9,13 @@ use aws_lc_rs::digest;
 use serde::Serialize;
 
 pub use self::import::{
-    AddedAccount, AddedApiKey, AddedHolder, LegacyAccount, LegacyApiKey, LegacyError, LegacyKey, LegacyPerson, LegacyRefreshToken,
-    LegacyTotals, LegacyTrust, Origin, Sought, Standing, StandingPrincipal,
+    AddedAccount, AddedApiKey, AddedHolder, ExistingPrincipal, ExistingRecords, ImportLookup,
+    LegacyAccount, LegacyApiKey, LegacyError, LegacyKey, LegacyPerson, LegacyRefreshToken,
+    LegacyTotals, LegacyTrust, Origin,
 };
 pub use self::tokens::{
-    ApiKeyRecord, GrantName, GrantRecord, HeldApiKey, HeldGrant, NewApiKey, NewGrant, NewRefresh, RefreshRecord, Rotation,
+    ApiKeyRecord, GrantName, GrantRecord, HeldApiKey, HeldGrant, NewApiKey, NewGrant, NewRefresh,
+    RefreshRecord, Rotation,
 };
 pub use crate::domain::profile::Profile;
 use crate::domain::{
@@ -164,7 +166,8 @@ pub struct KeyChange {
 
 impl KeyChange {
     /// Revokes the key and changes nothing else.
-    pub const REVOCATION: Self = Self { comment: None, scopes: None, not_before: None, expires_at: None, revoke: true };
+    pub const REVOCATION: Self =
+        Self { comment: None, scopes: None, not_before: None, expires_at: None, revoke: true };
 
     /// What goes with the key after the change.
     pub fn applied_to(self, terms: &KeyTerms) -> KeyTerms {
@@ -247,14 +250,22 @@ impl KeyRecord {
     /// Whether it may be used at `now`, as far as it alone says.
     pub fn is_usable(&self, now: UnixMillis) -> bool {
         let KeyTerms { not_before, expires_at, .. } = self.terms;
-        self.revoked_at.is_none() && not_before.is_none_or(|from| from <= now) && expires_at.is_none_or(|until| now < until)
+        self.revoked_at.is_none()
+            && not_before.is_none_or(|from| from <= now)
+            && expires_at.is_none_or(|until| now < until)
     }
 }
 
 impl TrustRecord {
     /// Its state, but for when it was used and fetched.
     pub fn version(&self) -> Version {
-        Version::of(&Self { last_used_on: None, last_fetched_at: None, last_error: None, contents: None, ..self.clone() })
+        Version::of(&Self {
+            last_used_on: None,
+            last_fetched_at: None,
+            last_error: None,
+            contents: None,
+            ..self.clone()
+        })
     }
 }
 
@@ -290,7 +301,9 @@ pub enum RegistryError {
     #[error("there is no trust with the id {0}; list them with `countersign trust list`")]
     NoSuchTrust(TrustId),
     /// That API key is registered already, for another identifier or revoked.
-    #[error("that API key is registered for another identifier, or was revoked; choose another key")]
+    #[error(
+        "that API key is registered for another identifier, or was revoked; choose another key"
+    )]
     ApiKeyExists,
     /// No API key has that number.
     #[error("there is no API key with the id {0}; list them with `countersign api-key list`")]
@@ -302,10 +315,14 @@ pub enum RegistryError {
     #[error("it was changed since; look at it again before changing it")]
     Changed,
     /// It would never be usable.
-    #[error("the key would expire before it may be used; give an expiry that lies after its start and after now")]
+    #[error(
+        "the key would expire before it may be used; give an expiry that lies after its start and after now"
+    )]
     NeverUsable,
     /// A text that cannot be kept.
-    #[error("{what} has to have 1 to {characters_max} characters, none of them a control character")]
+    #[error(
+        "{what} has to have 1 to {characters_max} characters, none of them a control character"
+    )]
     BadText {
         /// Which.
         what: &'static str,
@@ -316,7 +333,9 @@ pub enum RegistryError {
     #[error("the database is not migrated; run `countersign migrate up`")]
     NotMigrated(#[source] Box<dyn Error + Send + Sync>),
     /// The database takes no changes.
-    #[error("the database is read-only; if another server took over, `database.url` has to lead there")]
+    #[error(
+        "the database is read-only; if another server took over, `database.url` has to lead there"
+    )]
     ReadOnly(#[source] Box<dyn Error + Send + Sync>),
     /// The database failed or cannot be reached.
     #[error("the database failed")]

@@ -6,8 +6,9 @@ use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 pub use self::api_keys::{ApiKeyError, ApiKeyTerms, Expiry};
 use super::ports::{
-    AuditEvent, Author, ChangeHints, Clock, FetchFailure, KeyChange, KeyRecord, KeySetSource, KeyTerms, NewKey, NewPrincipal,
-    PrincipalChange, PrincipalRecord, Profile, RegistryError, RegistryStore, TrustRecord, Version,
+    AuditEvent, Author, ChangeHints, Clock, FetchFailure, KeyChange, KeyRecord, KeySetSource,
+    KeyTerms, NewKey, NewPrincipal, PrincipalChange, PrincipalRecord, Profile, RegistryError,
+    RegistryStore, TrustRecord, Version,
 };
 use crate::domain::{
     key::{KeyError, PublicKey},
@@ -100,13 +101,18 @@ impl Registry {
     }
 
     /// Up to `limit` principals in the order of their numbers, from the one after `after` on.
-    pub async fn principals_page(&self, after: Option<PrincipalId>, limit: u64) -> Result<Vec<PrincipalRecord>, RegistryError> {
+    pub async fn principals_page(
+        &self,
+        after: Option<PrincipalId>,
+        limit: u64,
+    ) -> Result<Vec<PrincipalRecord>, RegistryError> {
         in_time(self.store.principals(after, limit)).await
     }
 
     /// Every principal.
     pub async fn principals(&self) -> Result<Vec<PrincipalRecord>, RegistryError> {
-        every(|after| self.principals_page(after, PAGE), |principal: &PrincipalRecord| principal.id).await
+        every(|after| self.principals_page(after, PAGE), |principal: &PrincipalRecord| principal.id)
+            .await
     }
 
     /// Changes a principal, if it still is at `expected`.
@@ -117,22 +123,44 @@ impl Registry {
         expected: Option<Version>,
     ) -> Result<PrincipalRecord, RegistryError> {
         let text = |value: &Option<Option<String>>| value.clone().flatten();
-        check_profile(text(&change.given_name).as_deref(), text(&change.family_name).as_deref(), text(&change.email).as_deref())?;
+        check_profile(
+            text(&change.given_name).as_deref(),
+            text(&change.family_name).as_deref(),
+            text(&change.email).as_deref(),
+        )?;
         self.change(self.store.change_principal(username, change, expected, self.author())).await
     }
 
     /// Lets a principal pass, or no longer pass; its keys stay.
-    pub async fn set_active(&self, username: &Username, is_active: bool) -> Result<PrincipalRecord, RegistryError> {
-        self.change_principal(username, PrincipalChange { is_active: Some(is_active), ..PrincipalChange::default() }, None).await
+    pub async fn set_active(
+        &self,
+        username: &Username,
+        is_active: bool,
+    ) -> Result<PrincipalRecord, RegistryError> {
+        self.change_principal(
+            username,
+            PrincipalChange { is_active: Some(is_active), ..PrincipalChange::default() },
+            None,
+        )
+        .await
     }
 
     /// Removes a principal with all that belongs to it, if it still is at `expected`.
-    pub async fn remove_principal(&self, username: &Username, expected: Option<Version>) -> Result<(), RegistryError> {
+    pub async fn remove_principal(
+        &self,
+        username: &Username,
+        expected: Option<Version>,
+    ) -> Result<(), RegistryError> {
         self.change(self.store.remove_principal(username, expected, self.author())).await
     }
 
     /// Adds a public key, in any format that [`PublicKey::parse`] reads.
-    pub async fn add_key(&self, username: &Username, text: &str, terms: KeyTerms) -> Result<KeyRecord, AddKeyError> {
+    pub async fn add_key(
+        &self,
+        username: &Username,
+        text: &str,
+        terms: KeyTerms,
+    ) -> Result<KeyRecord, AddKeyError> {
         let new = new_key(text, terms)?;
         self.check_terms(&new.terms)?;
         Ok(self.change(self.store.add_key(username, new, self.author())).await?)
@@ -159,8 +187,17 @@ impl Registry {
     }
 
     /// Changes a key, if it still is at `expected`.
-    pub async fn change_key(&self, id: KeyId, change: KeyChange, expected: Option<Version>) -> Result<KeyRecord, RegistryError> {
-        check_text("comment", change.comment.iter().flatten().next().map(String::as_str), COMMENT_CHARACTERS_MAX)?;
+    pub async fn change_key(
+        &self,
+        id: KeyId,
+        change: KeyChange,
+        expected: Option<Version>,
+    ) -> Result<KeyRecord, RegistryError> {
+        check_text(
+            "comment",
+            change.comment.iter().flatten().next().map(String::as_str),
+            COMMENT_CHARACTERS_MAX,
+        )?;
         if change.not_before.is_some() || change.expires_at.is_some() {
             self.check_terms(&change.clone().applied_to(&self.key(id).await?.terms))?;
         }
@@ -168,12 +205,20 @@ impl Registry {
     }
 
     /// Revokes a key, for good.
-    pub async fn revoke_key(&self, id: KeyId, expected: Option<Version>) -> Result<KeyRecord, RegistryError> {
+    pub async fn revoke_key(
+        &self,
+        id: KeyId,
+        expected: Option<Version>,
+    ) -> Result<KeyRecord, RegistryError> {
         self.change_key(id, KeyChange::REVOCATION, expected).await
     }
 
     /// Trusts the key set at `url` to hold keys of a principal.
-    pub async fn add_trust(&self, username: &Username, url: &str) -> Result<TrustRecord, TrustError> {
+    pub async fn add_trust(
+        &self,
+        username: &Username,
+        url: &str,
+    ) -> Result<TrustRecord, TrustError> {
         self.check_url(url)?;
         Ok(self.change(self.store.add_trust(username, url, self.author())).await?)
     }
@@ -200,7 +245,11 @@ impl Registry {
 
     /// Trusts the key set at `url`, and fetches it in this process to see what it has. The trust is there even if that fails, and its
     /// record says why.
-    pub async fn add_trust_and_look(&self, username: &Username, url: &str) -> Result<TrustRecord, TrustError> {
+    pub async fn add_trust_and_look(
+        &self,
+        username: &Username,
+        url: &str,
+    ) -> Result<TrustRecord, TrustError> {
         let added = self.add_trust(username, url).await?;
         let looked = self.key_sets.refresh(url).await;
         let record = self.trust(added.id).await?;
@@ -212,7 +261,10 @@ impl Registry {
 
     /// Fetches the key set of a trust now, tells every replica to do so, and says what it has. The others are told, too, where the
     /// fetch failed: what one replica cannot reach another may.
-    pub async fn refresh_trust(&self, id: TrustId) -> Result<(TrustRecord, Result<KeySetContents, FetchFailure>), RegistryError> {
+    pub async fn refresh_trust(
+        &self,
+        id: TrustId,
+    ) -> Result<(TrustRecord, Result<KeySetContents, FetchFailure>), RegistryError> {
         let trust = self.trust(id).await?;
         let fetched = self.key_sets.refresh(&trust.jwks_url).await;
         self.change(self.store.touch_trust(id, self.author())).await?;
@@ -220,12 +272,21 @@ impl Registry {
     }
 
     /// Trusts a key set no longer, if the trust still is at `expected`.
-    pub async fn remove_trust(&self, id: TrustId, expected: Option<Version>) -> Result<(), RegistryError> {
+    pub async fn remove_trust(
+        &self,
+        id: TrustId,
+        expected: Option<Version>,
+    ) -> Result<(), RegistryError> {
         self.change(self.store.remove_trust(id, expected, self.author())).await
     }
 
     /// Up to `limit` audit events, of one principal or of all, the newest first, from the one before `before` on.
-    pub async fn audit(&self, of: Option<&str>, before: Option<i64>, limit: u64) -> Result<Vec<AuditEvent>, RegistryError> {
+    pub async fn audit(
+        &self,
+        of: Option<&str>,
+        before: Option<i64>,
+        limit: u64,
+    ) -> Result<Vec<AuditEvent>, RegistryError> {
         in_time(self.store.audit(of, before, limit)).await
     }
 
@@ -234,7 +295,10 @@ impl Registry {
     }
 
     /// Makes a change, and tells the replicas to look for it.
-    async fn change<T>(&self, change: impl Future<Output = Result<T, RegistryError>>) -> Result<T, RegistryError> {
+    async fn change<T>(
+        &self,
+        change: impl Future<Output = Result<T, RegistryError>>,
+    ) -> Result<T, RegistryError> {
         let done = in_time(change).await?;
         self.announce().await;
         Ok(done)
@@ -252,7 +316,9 @@ impl Registry {
 
     pub(super) fn check_terms(&self, terms: &KeyTerms) -> Result<(), RegistryError> {
         check_text("comment", terms.comment.as_deref(), COMMENT_CHARACTERS_MAX)?;
-        if terms.expires_at.is_some_and(|until| until <= self.clock.now() || terms.not_before.is_some_and(|from| until <= from)) {
+        if terms.expires_at.is_some_and(|until| {
+            until <= self.clock.now() || terms.not_before.is_some_and(|from| until <= from)
+        }) {
             return Err(RegistryError::NeverUsable);
         }
         Ok(())
@@ -263,37 +329,61 @@ impl Registry {
 pub fn new_key(text: &str, terms: KeyTerms) -> Result<NewKey, AddKeyError> {
     let is_odd = |character: char| character.is_control() && !character.is_ascii_whitespace();
     if text.len() > KEY_CHARACTERS_MAX || text.contains(is_odd) {
-        return Err(RegistryError::BadText { what: "key", characters_max: KEY_CHARACTERS_MAX }.into());
+        return Err(
+            RegistryError::BadText { what: "key", characters_max: KEY_CHARACTERS_MAX }.into()
+        );
     }
     let parsed = PublicKey::parse(text)?;
     let terms = KeyTerms { comment: terms.comment.or(parsed.comment), ..terms };
     Ok(NewKey { as_given: text.trim().to_owned(), key: parsed.key, terms })
 }
 
-pub(super) fn check_profile(given_name: Option<&str>, family_name: Option<&str>, email: Option<&str>) -> Result<(), RegistryError> {
+pub(super) fn check_profile(
+    given_name: Option<&str>,
+    family_name: Option<&str>,
+    email: Option<&str>,
+) -> Result<(), RegistryError> {
     check_text("given_name", given_name, NAME_CHARACTERS_MAX)?;
     check_text("family_name", family_name, NAME_CHARACTERS_MAX)?;
     check_text("email", email, NAME_CHARACTERS_MAX)
 }
 
-fn check_text(what: &'static str, text: Option<&str>, characters_max: usize) -> Result<(), RegistryError> {
-    let is_good = |text: &str| (1..=characters_max).contains(&text.chars().count()) && !text.contains(char::is_control);
-    if text.is_none_or(is_good) { Ok(()) } else { Err(RegistryError::BadText { what, characters_max }) }
+fn check_text(
+    what: &'static str,
+    text: Option<&str>,
+    characters_max: usize,
+) -> Result<(), RegistryError> {
+    let is_good = |text: &str| {
+        (1..=characters_max).contains(&text.chars().count()) && !text.contains(char::is_control)
+    };
+    if text.is_none_or(is_good) {
+        Ok(())
+    } else {
+        Err(RegistryError::BadText { what, characters_max })
+    }
 }
 
 /// What the database answers, or that it took too long.
-pub(super) async fn in_time<T>(work: impl Future<Output = Result<T, RegistryError>>) -> Result<T, RegistryError> {
+pub(super) async fn in_time<T>(
+    work: impl Future<Output = Result<T, RegistryError>>,
+) -> Result<T, RegistryError> {
     within(STORE_TIMEOUT, work).await
 }
 
 /// The same, for work that may take another time.
-pub(super) async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, RegistryError>>) -> Result<T, RegistryError> {
+pub(super) async fn within<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, RegistryError>>,
+) -> Result<T, RegistryError> {
     let result = tokio::time::timeout(limit, work).await;
     result.unwrap_or_else(|_| Err(RegistryError::Store(StoreTimeout(limit).into())))
 }
 
 /// Page after page, until one is not full.
-pub(super) async fn every<T, I, F>(page: impl Fn(Option<I>) -> F, id: impl Fn(&T) -> I) -> Result<Vec<T>, RegistryError>
+pub(super) async fn every<T, I, F>(
+    page: impl Fn(Option<I>) -> F,
+    id: impl Fn(&T) -> I,
+) -> Result<Vec<T>, RegistryError>
 where
     F: Future<Output = Result<Vec<T>, RegistryError>>,
 {

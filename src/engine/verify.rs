@@ -7,14 +7,18 @@ use aws_lc_rs::digest;
 use super::{
     binding,
     decoy::Decoys,
-    ports::{Clock, IssuerKeySource, KeyDirectory, KeySetSource, NonceStore, Unavailable, UsageLog},
+    ports::{
+        Clock, IssuerKeySource, KeyDirectory, KeySetSource, NonceStore, Unavailable, UsageLog,
+    },
 };
 use crate::{
     domain::{
-        decision::{AuthMethod, Decision, DecisionId, Denial, DenialDetail, DenialReason, Identity},
+        auth_request::{AuthRequest, Credentials},
+        decision::{
+            AuthMethod, Decision, DecisionId, Denial, DenialDetail, DenialReason, Identity,
+        },
         key::KeyError,
         nonce::{Attempt, Claimed, NonceClaim},
-        presented::{Credentials, Presented},
         principal::PrincipalId,
         scope::Scopes,
         target::Authority,
@@ -103,7 +107,11 @@ pub struct Verifier {
 
 impl Verifier {
     /// Puts a verifier together, and makes the decoy keys. Fails only where the system has no randomness.
-    pub fn new(policy: Policy, ports: VerifierPorts, observer: Arc<DecisionObserver>) -> Result<Self, KeyError> {
+    pub fn new(
+        policy: Policy,
+        ports: VerifierPorts,
+        observer: Arc<DecisionObserver>,
+    ) -> Result<Self, KeyError> {
         Ok(Self { policy, ports, decoys: Decoys::generate()?, observer })
     }
 
@@ -113,67 +121,76 @@ impl Verifier {
     }
 
     /// Decides about one request, and counts and logs the decision.
-    pub async fn decide(&self, presented: &Presented<'_>) -> Verdict {
-        let observation = self.observer.begin(presented);
+    pub async fn decide(&self, auth_request: &AuthRequest<'_>) -> Verdict {
+        let observation = self.observer.begin(auth_request);
         let now = self.ports.clock.now();
         let id = new_decision_id(now);
         let version = self.ports.directory.version();
-        let credential = self.credential(presented);
+        let credential = self.credential(auth_request);
         let method = credential.as_ref().ok().map(Credential::method);
-        let mut judged = self.judge(presented, credential, id, now, &observation).await;
+        let mut judged = self.judge(auth_request, credential, id, now, &observation).await;
         // What was registered a moment ago may not be known here yet. The question is put again only where something changed;
         // waiting for the answer to that is the same for every user, known or not.
         if is_about_the_registry(&judged, method) && self.ports.directory.catch_up(version).await {
-            judged = self.judge(presented, credential, id, self.ports.clock.now(), &observation).await;
+            judged = self
+                .judge(auth_request, credential, id, self.ports.clock.now(), &observation)
+                .await;
         }
         let result = match judged {
             Ok(identity) => Ok(Decision::Allow(identity)),
-            Err(Refusal::Denied(denial)) => Ok(Decision::Deny(denial)),
-            Err(Refusal::Unavailable(unavailable)) => Err(unavailable),
+            Err(Stopped::Denied(denial)) => Ok(Decision::Deny(denial)),
+            Err(Stopped::Unavailable(unavailable)) => Err(unavailable),
         };
-        observation.end(presented, method, id, outcome(&result));
+        observation.end(auth_request, method, id, outcome(&result));
         Verdict { id, result }
     }
 
     /// Refuses a request that is not to be decided, for `reason`, at little cost: no store is asked and the credentials are not looked
     /// at. It is counted and logged like every decision.
-    pub fn refuse(&self, presented: &Presented<'_>, reason: DenialReason) -> Verdict {
-        let observation = self.observer.begin(presented);
+    pub fn refuse(&self, auth_request: &AuthRequest<'_>, reason: DenialReason) -> Verdict {
+        let observation = self.observer.begin(auth_request);
         let id = new_decision_id(self.ports.clock.now());
         let result = Ok(Decision::Deny(reason.into()));
-        observation.end(presented, None, id, outcome(&result));
+        observation.end(auth_request, None, id, outcome(&result));
         Verdict { id, result }
     }
 
     async fn judge(
         &self,
-        presented: &Presented<'_>,
+        auth_request: &AuthRequest<'_>,
         credential: Result<Credential<'_>, DenialReason>,
         id: DecisionId,
         now: UnixMillis,
         observation: &Observation<'_>,
-    ) -> Result<Identity, Refusal> {
-        if let Some(misconfiguration) = &presented.misconfiguration {
+    ) -> Result<Identity, Stopped> {
+        if let Some(misconfiguration) = &auth_request.misconfiguration {
             return Err(Denial::from(misconfiguration).into());
         }
         match credential? {
-            Credential::SelfSigned(text) => self.judge_self_signed(presented, text, id, now, observation).await,
-            Credential::AccessToken(text) => self.judge_access_token(presented, text, now, observation).await,
+            Credential::SelfSigned(text) => {
+                self.judge_self_signed(auth_request, text, id, now, observation).await
+            }
+            Credential::AccessToken(text) => {
+                self.judge_access_token(auth_request, text, now, observation).await
+            }
         }
     }
 
     /// The straight line: each step can only refuse, and the claim of the nonce comes last.
     async fn judge_self_signed(
         &self,
-        presented: &Presented<'_>,
+        auth_request: &AuthRequest<'_>,
         text: &str,
         id: DecisionId,
         now: UnixMillis,
         observation: &Observation<'_>,
-    ) -> Result<Identity, Refusal> {
+    ) -> Result<Identity, Stopped> {
         let token = Self::parse(text).map_err(malformed)?;
         let unverified_claims = token.unverified_claims();
-        let deny = |reason| Denial { unverified_username: Some(unverified_claims.username.clone()), ..Denial::from(reason) };
+        let deny = |reason| Denial {
+            unverified_username: Some(unverified_claims.username.clone()),
+            ..Denial::from(reason)
+        };
 
         self.check_time(unverified_claims, now).map_err(|reason| {
             if matches!(reason, DenialReason::TooOld | DenialReason::TooNew) {
@@ -188,19 +205,26 @@ impl Verifier {
         let principal = self.ports.directory.lookup(&unverified_claims.username, now).await?;
         drop(step);
         let step = observation.verification();
-        let (verified, proof) = self
-            .verify(&token, principal.as_deref(), now)
-            .await
-            .map_err(|reason| Denial { detail: DenialDetail::of_signature(&token), ..deny(reason) })?;
+        let (verified, proof) =
+            self.verify(&token, principal.as_deref(), now).await.map_err(|reason| Denial {
+                detail: DenialDetail::of_signature(&token),
+                ..deny(reason)
+            })?;
         drop(step);
         observation.token_time(verified.claims().time.millis(), now, true);
         let identity = principal
             .and_then(|principal| proof.identity(principal, &token))
             .ok_or_else(|| deny(DenialReason::UnknownPrincipal))?;
-        binding::check(verified.claims(), &presented.request, &self.policy).map_err(deny)?;
-        check_scopes(&presented.required_scopes, identity.scopes())
-            .map_err(|missing| Denial { missing_scopes: Some(missing), ..deny(DenialReason::InsufficientScope) })?;
-        let claim = self.nonce_claim(verified.claims(), identity.principal().id, attempt(presented, id), now);
+        binding::check(verified.claims(), &auth_request.request, &self.policy).map_err(deny)?;
+        check_scopes(&auth_request.required_scopes, identity.scopes()).map_err(|missing| {
+            Denial { missing_scopes: Some(missing), ..deny(DenialReason::InsufficientScope) }
+        })?;
+        let claim = self.nonce_claim(
+            verified.claims(),
+            identity.principal().id,
+            attempt(auth_request, id),
+            now,
+        );
         let step = observation.claim();
         let claimed = self.ports.nonces.claim(claim).await;
         step.end(claimed.as_ref().ok());
@@ -218,13 +242,29 @@ impl Verifier {
         }
     }
 
-    fn nonce_claim<'a>(&self, claims: &'a Claims, principal: PrincipalId, attempt: Attempt, now: UnixMillis) -> NonceClaim<'a> {
+    fn nonce_claim<'a>(
+        &self,
+        claims: &'a Claims,
+        principal: PrincipalId,
+        attempt: Attempt,
+        now: UnixMillis,
+    ) -> NonceClaim<'a> {
         let valid_until = self.policy.tolerance.valid_until(claims.time);
-        NonceClaim { principal, nonce: &claims.nonce, token_time: claims.time.millis(), valid_until, now, attempt }
+        NonceClaim {
+            principal,
+            nonce: &claims.nonce,
+            token_time: claims.time.millis(),
+            valid_until,
+            now,
+            attempt,
+        }
     }
 
-    fn credential<'a>(&self, presented: &Presented<'a>) -> Result<Credential<'a>, DenialReason> {
-        Credential::of(presented, &self.policy.scheme)
+    fn credential<'a>(
+        &self,
+        auth_request: &AuthRequest<'a>,
+    ) -> Result<Credential<'a>, DenialReason> {
+        Credential::of(auth_request, &self.policy.scheme)
     }
 
     fn parse(text: &str) -> Result<UntrustedToken<'_>, (DenialReason, TokenFault)> {
@@ -234,7 +274,11 @@ impl Verifier {
     /// Sorts out by time, before anything costly is done. May only deny.
     fn check_time(&self, claims: &Claims, now: UnixMillis) -> Result<(), DenialReason> {
         if !self.policy.tolerance.admits(claims.time, now) {
-            return Err(if claims.time.millis() < now { DenialReason::TooOld } else { DenialReason::TooNew });
+            return Err(if claims.time.millis() < now {
+                DenialReason::TooOld
+            } else {
+                DenialReason::TooNew
+            });
         }
         if claims.time.millis() <= self.ports.clock.set_back_from() {
             return Err(DenialReason::Fenced);
@@ -251,7 +295,11 @@ impl Verifier {
 
 /// Why `text` is no token. A gateway joins repeated headers with commas, and no token has commas or spaces inside.
 fn reason_of(text: &str, fault: &TokenFault) -> DenialReason {
-    if text.contains([',', ' ', '\t']) { DenialReason::SeveralCredentials } else { DenialReason::from(fault) }
+    if text.contains([',', ' ', '\t']) {
+        DenialReason::SeveralCredentials
+    } else {
+        DenialReason::from(fault)
+    }
 }
 
 fn malformed((reason, fault): (DenialReason, TokenFault)) -> Denial {
@@ -276,23 +324,25 @@ enum Credential<'a> {
 impl<'a> Credential<'a> {
     /// What is presented, told by its scheme. Where credentials come in a header of their own, `Authorization` belongs to the
     /// application, but for access tokens.
-    fn of(presented: &Presented<'a>, scheme: &str) -> Result<Self, DenialReason> {
-        let value = match presented.credentials {
+    fn of(auth_request: &AuthRequest<'a>, scheme: &str) -> Result<Self, DenialReason> {
+        let value = match auth_request.credentials {
             Credentials::One(value) if !is_empty(value) => value,
             Credentials::Unusable => return Err(DenialReason::SeveralCredentials),
             // A gateway that always sets the header sends it empty if the client sent none.
             Credentials::One(_) | Credentials::None => {
-                return match presented.authorization {
-                    Credentials::One(value) => {
-                        behind(BEARER, value).map(Credential::AccessToken).ok_or(DenialReason::NoCredentials)
-                    }
+                return match auth_request.authorization {
+                    Credentials::One(value) => behind(BEARER, value)
+                        .map(Credential::AccessToken)
+                        .ok_or(DenialReason::NoCredentials),
                     Credentials::None => Err(DenialReason::NoCredentials),
                     Credentials::Unusable => Err(DenialReason::SeveralCredentials),
                 };
             }
         };
         let self_signed = behind(scheme, value).map(Credential::SelfSigned);
-        self_signed.or_else(|| behind(BEARER, value).map(Credential::AccessToken)).ok_or(DenialReason::WrongScheme)
+        self_signed
+            .or_else(|| behind(BEARER, value).map(Credential::AccessToken))
+            .ok_or(DenialReason::WrongScheme)
     }
 
     const fn method(&self) -> AuthMethod {
@@ -320,32 +370,32 @@ fn behind<'a>(scheme: &str, value: &'a str) -> Option<&'a str> {
 }
 
 /// Why the straight line ended.
-enum Refusal {
+enum Stopped {
     Denied(Denial),
     Unavailable(Unavailable),
 }
 
-impl From<Denial> for Refusal {
+impl From<Denial> for Stopped {
     fn from(denial: Denial) -> Self {
         Self::Denied(denial)
     }
 }
 
-impl From<DenialReason> for Refusal {
+impl From<DenialReason> for Stopped {
     fn from(reason: DenialReason) -> Self {
         Self::Denied(reason.into())
     }
 }
 
-impl From<Unavailable> for Refusal {
+impl From<Unavailable> for Stopped {
     fn from(unavailable: Unavailable) -> Self {
         Self::Unavailable(unavailable)
     }
 }
 
 /// Whether a change in the registry could have made this another outcome. Such a refusal has claimed no nonce.
-fn is_about_the_registry(judged: &Result<Identity, Refusal>, method: Option<AuthMethod>) -> bool {
-    matches!(judged, Err(Refusal::Denied(denial)) if concerns_the_registry(denial.reason, method))
+fn is_about_the_registry(judged: &Result<Identity, Stopped>, method: Option<AuthMethod>) -> bool {
+    matches!(judged, Err(Stopped::Denied(denial)) if concerns_the_registry(denial.reason, method))
 }
 
 /// Whether a change in the registry could cure `reason`. Keys of principals sign self-signed tokens alone: a forged access token
@@ -355,21 +405,29 @@ const fn concerns_the_registry(reason: DenialReason, method: Option<AuthMethod>)
         return true;
     }
     matches!(method, Some(AuthMethod::SelfSigned))
-        && matches!(reason, DenialReason::NoMatchingKey | DenialReason::NoKeySet | DenialReason::BadSignature)
+        && matches!(
+            reason,
+            DenialReason::NoMatchingKey | DenialReason::NoKeySet | DenialReason::BadSignature
+        )
 }
 
 fn outcome(result: &Result<Decision, Unavailable>) -> Outcome<'_> {
     match result {
         Ok(Decision::Allow(identity)) => Outcome::Allowed(identity),
         Ok(Decision::Deny(denial)) => Outcome::Denied(denial),
-        Err(unavailable) => Outcome::Unavailable { dependency: unavailable.dependency.name(), source: unavailable },
+        Err(unavailable) => {
+            Outcome::Unavailable { dependency: unavailable.dependency.name(), source: unavailable }
+        }
     }
 }
 
 /// Every scope of every list must be held. Those that are not come back.
 fn check_scopes(required: &[&str], held: &Scopes) -> Result<(), Scopes> {
-    let missing: Vec<&str> =
-        required.iter().flat_map(|list| list.split_ascii_whitespace()).filter(|token| !held.contains(token)).collect();
+    let missing: Vec<&str> = required
+        .iter()
+        .flat_map(|list| list.split_ascii_whitespace())
+        .filter(|token| !held.contains(token))
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -379,9 +437,11 @@ fn check_scopes(required: &[&str], held: &Scopes) -> Result<(), Scopes> {
 
 /// A gateway's own name for a request stands for this presentation only together with what it asks for: the same name on
 /// another request is another presentation.
-fn attempt(presented: &Presented<'_>, id: DecisionId) -> Attempt {
-    let Some(name) = presented.attempt.filter(|name| !name.is_empty()) else { return Attempt::Unique(id.0.as_u128()) };
-    let request = &presented.request;
+fn attempt(auth_request: &AuthRequest<'_>, id: DecisionId) -> Attempt {
+    let Some(name) = auth_request.attempt.filter(|name| !name.is_empty()) else {
+        return Attempt::Unique(id.0.as_u128());
+    };
+    let request = &auth_request.request;
     let mut context = digest::Context::new(&digest::SHA256);
     for part in [Some(name), request.method.value(), request.host.value(), request.path.value()] {
         let part = part.unwrap_or_default();
@@ -389,7 +449,12 @@ fn attempt(presented: &Presented<'_>, id: DecisionId) -> Attempt {
         context.update(part.as_bytes());
     }
     let digest = context.finish();
-    Attempt::Named(digest.as_ref().first_chunk().map_or_else(|| id.0.as_u128(), |bytes| u128::from_be_bytes(*bytes)))
+    Attempt::Named(
+        digest
+            .as_ref()
+            .first_chunk()
+            .map_or_else(|| id.0.as_u128(), |bytes| u128::from_be_bytes(*bytes)),
+    )
 }
 
 fn new_decision_id(now: UnixMillis) -> DecisionId {
@@ -403,9 +468,9 @@ mod explain;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
-mod trials;
+mod key_trials;
 
-pub use explain::{AskedUrl, Explanation, Step, StepOutcome, Vantage};
+pub use explain::{AskedUrl, ExplainFrom, Explanation, Step, StepOutcome};
 
 #[cfg(test)]
 mod tests;

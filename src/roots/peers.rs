@@ -11,14 +11,16 @@
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, ExtendedKeyPurpose, OtherError, RootCertStore,
-    SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, ExtendedKeyPurpose,
+    OtherError, RootCertStore, SignatureScheme,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         verify_server_name,
     },
-    crypto::{WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
+    crypto::{
+        WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature, verify_tls13_signature,
+    },
     pki_types::{CertificateDer, ServerName, UnixTime},
     server::{
         ParsedCertificate, VerifierBuilderError, WebPkiClientVerifier,
@@ -43,7 +45,9 @@ pub const CURE: &str = "trust exactly this certificate, or give the peer one wit
 #[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
     /// It may sign others, and is not among those that are trusted.
-    #[error("the peer's own certificate is that of an authority (CA:TRUE), and not one of those that are trusted; {CURE}")]
+    #[error(
+        "the peer's own certificate is that of an authority (CA:TRUE), and not one of those that are trusted; {CURE}"
+    )]
     Authority,
     /// It is trusted, and is for signing others alone.
     #[error(
@@ -68,7 +72,9 @@ impl fmt::Debug for Unfit {
 impl Unfit {
     /// What `error` has of it.
     pub fn of(error: &Error) -> Option<Self> {
-        let Error::InvalidCertificate(CertificateError::Other(OtherError(cause))) = error else { return None };
+        let Error::InvalidCertificate(CertificateError::Other(OtherError(cause))) = error else {
+            return None;
+        };
         if let Some(unfit) = cause.downcast_ref::<Self>() {
             return Some(*unfit);
         }
@@ -87,11 +93,16 @@ impl From<Unfit> for Error {
 }
 
 /// Verifies servers by `trusted`.
-pub(super) fn servers(trusted: &[CertificateDer<'static>]) -> Result<Arc<dyn ServerCertVerifier>, VerifierBuilderError> {
+pub(super) fn servers(
+    trusted: &[CertificateDer<'static>],
+) -> Result<Arc<dyn ServerCertVerifier>, VerifierBuilderError> {
     let provider = aws_lc_rs::default_provider();
     let algorithms = provider.signature_verification_algorithms;
     let by_authorities = match authorities(trusted) {
-        Some(store) => Some(WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::new(provider)).build()?),
+        Some(store) => Some(
+            WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::new(provider))
+                .build()?,
+        ),
         None => None,
     };
     Ok(Arc::new(Servers { trusted: Trusted(trusted.into()), by_authorities, algorithms }))
@@ -99,12 +110,15 @@ pub(super) fn servers(trusted: &[CertificateDer<'static>]) -> Result<Arc<dyn Ser
 
 /// Verifies clients by `trusted`. A client without a certificate is refused. Clients are not told whose certificates are trusted: some
 /// would then keep back one that is trusted by itself.
-pub fn clients(trusted: &[CertificateDer<'static>]) -> Result<Arc<dyn ClientCertVerifier>, VerifierBuilderError> {
+pub fn clients(
+    trusted: &[CertificateDer<'static>],
+) -> Result<Arc<dyn ClientCertVerifier>, VerifierBuilderError> {
     let provider = aws_lc_rs::default_provider();
     let algorithms = provider.signature_verification_algorithms;
     let by_authorities = match authorities(trusted) {
         Some(store) => {
-            let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(store), Arc::new(provider));
+            let builder =
+                WebPkiClientVerifier::builder_with_provider(Arc::new(store), Arc::new(provider));
             Some(builder.clear_root_hint_subjects().build()?)
         }
         None => None,
@@ -115,7 +129,9 @@ pub fn clients(trusted: &[CertificateDer<'static>]) -> Result<Arc<dyn ClientCert
 /// Those that may sign others, if there are any.
 fn authorities(trusted: &[CertificateDer<'static>]) -> Option<RootCertStore> {
     let mut store = RootCertStore::empty();
-    store.add_parsable_certificates(trusted.iter().filter(|certificate| may_sign_others(certificate)).cloned());
+    store.add_parsable_certificates(
+        trusted.iter().filter(|certificate| may_sign_others(certificate)).cloned(),
+    );
     (!store.is_empty()).then_some(store)
 }
 
@@ -171,8 +187,11 @@ impl Trusted {
 }
 
 fn is_valid_at(certificate: &TbsCertificate, now: UnixTime) -> Result<(), Error> {
-    let moment = |time: x509_cert::time::Time| UnixTime::since_unix_epoch(Duration::from_secs(time.to_unix_duration().as_secs()));
-    let (not_before, not_after) = (moment(certificate.validity.not_before), moment(certificate.validity.not_after));
+    let moment = |time: x509_cert::time::Time| {
+        UnixTime::since_unix_epoch(Duration::from_secs(time.to_unix_duration().as_secs()))
+    };
+    let (not_before, not_after) =
+        (moment(certificate.validity.not_before), moment(certificate.validity.not_after));
     if now < not_before {
         return Err(CertificateError::NotValidYetContext { time: now, not_before }.into());
     }
@@ -186,15 +205,20 @@ fn is_valid_at(certificate: &TbsCertificate, now: UnixTime) -> Result<(), Error>
 fn is_for(certificate: &TbsCertificate, purpose: ObjectIdentifier) -> Result<(), Error> {
     let unreadable = |_| CertificateError::BadEncoding;
     let usage = certificate.get::<KeyUsage>().map_err(unreadable)?;
-    let may_shake_hands =
-        usage.is_none_or(|(_, usage)| usage.digital_signature() || usage.key_encipherment() || usage.key_agreement());
+    let may_shake_hands = usage.is_none_or(|(_, usage)| {
+        usage.digital_signature() || usage.key_encipherment() || usage.key_agreement()
+    });
     let is_constrained = certificate.get::<NameConstraints>().map_err(unreadable)?.is_some();
     if !may_shake_hands || is_constrained {
         return Err(Unfit::SignsOnly.into());
     }
     match certificate.get::<ExtendedKeyUsage>().map_err(unreadable)? {
         Some((_, purposes)) if !purposes.0.contains(&purpose) => {
-            let required = if purpose == SERVER_AUTH { ExtendedKeyPurpose::ServerAuth } else { ExtendedKeyPurpose::ClientAuth };
+            let required = if purpose == SERVER_AUTH {
+                ExtendedKeyPurpose::ServerAuth
+            } else {
+                ExtendedKeyPurpose::ClientAuth
+            };
             let presented = purposes.0.iter().map(shown).collect();
             Err(CertificateError::InvalidPurposeContext { required, presented }.into())
         }
@@ -206,20 +230,35 @@ fn shown(purpose: &ObjectIdentifier) -> ExtendedKeyPurpose {
     match *purpose {
         SERVER_AUTH => ExtendedKeyPurpose::ServerAuth,
         CLIENT_AUTH => ExtendedKeyPurpose::ClientAuth,
-        other => ExtendedKeyPurpose::Other(other.arcs().filter_map(|arc| arc.try_into().ok()).collect()),
+        other => {
+            ExtendedKeyPurpose::Other(other.arcs().filter_map(|arc| arc.try_into().ok()).collect())
+        }
     }
 }
 
 /// By its alternative names, as everywhere. Without any, by its common name: so `openssl req -x509 -subj /CN=redis.internal` is
 /// understood by other clients, and this certificate is trusted by itself.
-fn is_named(own: &CertificateDer<'_>, certificate: &TbsCertificate, name: &ServerName<'_>) -> Result<(), Error> {
+fn is_named(
+    own: &CertificateDer<'_>,
+    certificate: &TbsCertificate,
+    name: &ServerName<'_>,
+) -> Result<(), Error> {
     let refusal = match verify_server_name(&ParsedCertificate::try_from(own)?, name) {
         Ok(()) => return Ok(()),
         Err(refusal) => refusal,
     };
-    let has_names = certificate.get::<SubjectAltName>().map_err(|_| CertificateError::BadEncoding)?.is_some();
-    let mut common_names = certificate.subject.0.iter().flat_map(|part| part.0.iter()).filter(|part| part.oid == COMMON_NAME);
-    let (Some(common_name), None, false) = (common_names.next(), common_names.next(), has_names) else { return Err(refusal) };
+    let has_names =
+        certificate.get::<SubjectAltName>().map_err(|_| CertificateError::BadEncoding)?.is_some();
+    let mut common_names = certificate
+        .subject
+        .0
+        .iter()
+        .flat_map(|part| part.0.iter())
+        .filter(|part| part.oid == COMMON_NAME);
+    let (Some(common_name), None, false) = (common_names.next(), common_names.next(), has_names)
+    else {
+        return Err(refusal);
+    };
     let common_name = std::str::from_utf8(common_name.value.value()).unwrap_or_default();
     let is_it = match name {
         ServerName::DnsName(name) => name.as_ref().eq_ignore_ascii_case(common_name),
@@ -239,10 +278,12 @@ impl ServerCertVerifier for Servers {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let refusal = match &self.by_authorities {
-            Some(authorities) => match authorities.verify_server_cert(own, intermediates, name, ocsp_response, now) {
-                Ok(verified) => return Ok(verified),
-                Err(refusal) => Unfit::of(&refusal).map_or(refusal, Into::into),
-            },
+            Some(authorities) => {
+                match authorities.verify_server_cert(own, intermediates, name, ocsp_response, now) {
+                    Ok(verified) => return Ok(verified),
+                    Err(refusal) => Unfit::of(&refusal).map_or(refusal, Into::into),
+                }
+            }
             None => CertificateError::UnknownIssuer.into(),
         };
         let certificate = self.trusted.reconsider(own, SERVER_AUTH, now, refusal)?;

@@ -6,7 +6,7 @@
 //! After the start it reads as many principals as it may hold, and the names of all. From then on a name that nobody has is
 //! answered from memory, as one that somebody has is: neither costs a query, and the time tells nothing.
 
-mod follow;
+mod change_feed;
 mod most;
 mod names;
 
@@ -20,8 +20,8 @@ use std::{
     time::Duration,
 };
 
-pub use follow::Follower;
-use follow::Position;
+pub use change_feed::Follower;
+use change_feed::Position;
 use futures_util::{FutureExt, future::BoxFuture, future::Shared};
 use most::MostHeld;
 use names::Names;
@@ -40,7 +40,9 @@ use crate::{
         principal::{KnownPrincipal, PrincipalId, Username},
         time::UnixMillis,
     },
-    engine::ports::{Answer, Dependency, KeyDirectory, KeySetSource, PrincipalSource, RegistryError, Unavailable},
+    engine::ports::{
+        Answer, Dependency, KeyDirectory, KeySetSource, PrincipalSource, RegistryError, Unavailable,
+    },
     telemetry::metrics::CacheUse,
 };
 
@@ -69,7 +71,12 @@ fn known(entries: u64) -> Known {
     let capacity = entries.saturating_add(entries.div_ceil(SLACK));
     let mut options = OptionsBuilder::new();
     match options.shards(SHARDS).estimated_items_capacity(items).weight_capacity(capacity).build() {
-        Ok(options) => Known::with_options(options, UnitWeighter, DefaultHashBuilder::default(), DefaultLifecycle::default()),
+        Ok(options) => Known::with_options(
+            options,
+            UnitWeighter,
+            DefaultHashBuilder::default(),
+            DefaultLifecycle::default(),
+        ),
         // Only options that were left out are missing.
         Err(_) => Known::new(items),
     }
@@ -149,7 +156,10 @@ impl CachedDirectory {
             source,
             key_sets,
             known: known(settings.cache_entries),
-            absent: moka::sync::Cache::builder().max_capacity(ABSENT_ENTRIES).time_to_live(ABSENT_LIFETIME).build(),
+            absent: moka::sync::Cache::builder()
+                .max_capacity(ABSENT_ENTRIES)
+                .time_to_live(ABSENT_LIFETIME)
+                .build(),
             names: Names::default(),
             most: MostHeld::default(),
             loads: Mutex::default(),
@@ -169,7 +179,9 @@ impl CachedDirectory {
 
     /// How often it was asked, how often it could answer from memory, and how many principals it holds.
     pub fn usage(&self) -> CacheUse {
-        let sum = |count: fn(&Lookups) -> &AtomicU64| self.lookups.iter().map(|own| count(own).load(Ordering::Relaxed)).sum();
+        let sum = |count: fn(&Lookups) -> &AtomicU64| {
+            self.lookups.iter().map(|own| count(own).load(Ordering::Relaxed)).sum()
+        };
         let entries = u64::try_from(self.known.len()).unwrap_or(u64::MAX);
         CacheUse { hits: sum(|own| &own.hits), misses: sum(|own| &own.misses), entries }
     }
@@ -180,7 +192,8 @@ impl CachedDirectory {
 
     /// How long ago the change feed was last followed to its end.
     fn staleness(&self) -> Duration {
-        let ago = self.running_for(Instant::now()).saturating_sub(self.synced_at.load(Ordering::Acquire));
+        let ago =
+            self.running_for(Instant::now()).saturating_sub(self.synced_at.load(Ordering::Acquire));
         Duration::from_millis(u64::try_from(ago).unwrap_or_default())
     }
 
@@ -191,7 +204,8 @@ impl CachedDirectory {
 
     /// In milliseconds.
     fn running_for(&self, moment: Instant) -> i64 {
-        i64::try_from(moment.saturating_duration_since(self.started_at).as_millis()).unwrap_or(i64::MAX)
+        i64::try_from(moment.saturating_duration_since(self.started_at).as_millis())
+            .unwrap_or(i64::MAX)
     }
 
     /// The load of `username` that is under way, if no change was seen since it began; otherwise a new one, because it `changed` or
@@ -203,8 +217,10 @@ impl CachedDirectory {
             return load.clone();
         }
         let (directory, name) = (Arc::clone(self), username.clone());
-        let task = self.runtime.spawn(async move { directory.load_and_keep(name, epoch, changed).await });
-        let answer = task.map(|done| done.unwrap_or(Err(Arc::new(LoadError::Abandoned)))).boxed().shared();
+        let task =
+            self.runtime.spawn(async move { directory.load_and_keep(name, epoch, changed).await });
+        let answer =
+            task.map(|done| done.unwrap_or(Err(Arc::new(LoadError::Abandoned)))).boxed().shared();
         let load = Load { epoch, answer };
         loads.insert(username.clone(), load.clone());
         load
@@ -236,7 +252,10 @@ impl CachedDirectory {
         loaded
     }
 
-    async fn forget_principals(self: &Arc<Self>, concerned: BTreeSet<PrincipalId>) -> Result<(), RegistryError> {
+    async fn forget_principals(
+        self: &Arc<Self>,
+        concerned: BTreeSet<PrincipalId>,
+    ) -> Result<(), RegistryError> {
         let named = self.source.usernames(&concerned.iter().copied().collect::<Vec<_>>()).await?;
         // First the epoch, then the forgetting: a load that ends in between sees the one or is hit by the other.
         self.epoch.fetch_add(1, Ordering::AcqRel);
@@ -245,8 +264,10 @@ impl CachedDirectory {
             self.forget(username);
         }
         // Removed principals have no name any more; they are found by number, which takes a walk but happens rarely.
-        let removed: BTreeSet<PrincipalId> =
-            concerned.into_iter().filter(|id| !named.iter().any(|(named, _)| named == id)).collect();
+        let removed: BTreeSet<PrincipalId> = concerned
+            .into_iter()
+            .filter(|id| !named.iter().any(|(named, _)| named == id))
+            .collect();
         if !removed.is_empty() {
             self.known.retain(|_, known| !removed.contains(&known.id));
         }
@@ -272,7 +293,11 @@ impl CachedDirectory {
 
 /// Lookups need to start loads that outlive them, so the port is implemented on the shared directory.
 impl KeyDirectory for Arc<CachedDirectory> {
-    fn lookup<'a>(&'a self, username: &'a Username, _: UnixMillis) -> Answer<'a, Result<Option<Arc<KnownPrincipal>>, Unavailable>> {
+    fn lookup<'a>(
+        &'a self,
+        username: &'a Username,
+        _: UnixMillis,
+    ) -> Answer<'a, Result<Option<Arc<KnownPrincipal>>, Unavailable>> {
         if self.is_trusted() {
             let known = self.known.get(username);
             if known.is_some() || self.names.lack(username) || self.absent.contains_key(username) {
@@ -283,7 +308,9 @@ impl KeyDirectory for Arc<CachedDirectory> {
         self.lookups.get_or_default().misses.fetch_add(1, Ordering::Relaxed);
         let load = self.load(username, false);
         Answer::pending(async move {
-            load.answer.await.map_err(|error| Unavailable::new(Dependency::KeyDirectory, SharedLoadError(error)))
+            load.answer
+                .await
+                .map_err(|error| Unavailable::new(Dependency::KeyDirectory, SharedLoadError(error)))
         })
     }
 
@@ -297,7 +324,10 @@ impl KeyDirectory for Arc<CachedDirectory> {
         let mut ended = self.polls_ended.subscribe();
         self.look();
         Answer::pending(async move {
-            drop(tokio::time::timeout(CATCH_UP_TIMEOUT, ended.wait_for(|ended| *ended >= next)).await);
+            drop(
+                tokio::time::timeout(CATCH_UP_TIMEOUT, ended.wait_for(|ended| *ended >= next))
+                    .await,
+            );
             self.version() != version
         })
     }

@@ -81,7 +81,11 @@ impl RedisAccess {
     }
 
     /// Connects and logs in, within [`CONNECT_TIMEOUT`].
-    pub(crate) async fn connect(&self, address: &RedisAddress, purpose: Purpose) -> Result<Connection, RedisError> {
+    pub(crate) async fn connect(
+        &self,
+        address: &RedisAddress,
+        purpose: Purpose,
+    ) -> Result<Connection, RedisError> {
         let connect = async {
             let stream = connection::open(address, self.tls.as_ref()).await?;
             Connection::log_in(&self.login(purpose), stream).await
@@ -90,7 +94,12 @@ impl RedisAccess {
     }
 
     /// Connects, logs in and subscribes to `channel`, likewise.
-    pub(crate) async fn subscribe(&self, address: &RedisAddress, purpose: Purpose, channel: &str) -> Result<PubSub, RedisError> {
+    pub(crate) async fn subscribe(
+        &self,
+        address: &RedisAddress,
+        purpose: Purpose,
+        channel: &str,
+    ) -> Result<PubSub, RedisError> {
         let connect = async {
             let stream = connection::open(address, self.tls.as_ref()).await?;
             let mut subscriber = PubSub::new(&self.login(purpose), stream).await?;
@@ -105,22 +114,36 @@ impl RedisAccess {
         let (addresses, question) = match self.servers() {
             RedisServers::Single(address) => return Ok(address.clone()),
             RedisServers::Cluster(nodes) => (nodes.clone(), Question::ClusterNode),
-            RedisServers::Sentinel { sentinels, service, .. } => (sentinels.clone(), Question::Sentinel { service }),
+            RedisServers::Sentinel { sentinels, service, .. } => {
+                (sentinels.clone(), Question::Sentinel { service })
+            }
         };
         let told = ask_all(self, &mut Held::default(), addresses, question).await;
         let masters = told.map(|told| told.masters).unwrap_or_default();
-        masters.into_iter().next().map(|(address, _)| address).ok_or_else(|| failed("no server tells who is master"))
+        masters
+            .into_iter()
+            .next()
+            .map(|(address, _)| address)
+            .ok_or_else(|| failed("no server tells who is master"))
     }
 
     fn login(&self, purpose: Purpose) -> RedisConnectionInfo {
         let login = match (self.servers(), purpose) {
             (RedisServers::Sentinel { login, .. }, Purpose::Sentinel) => login,
-            (RedisServers::Single(_) | RedisServers::Cluster(_) | RedisServers::Sentinel { .. }, _) => &self.url.login,
+            (
+                RedisServers::Single(_) | RedisServers::Cluster(_) | RedisServers::Sentinel { .. },
+                _,
+            ) => &self.url.login,
         };
         // What the library would tell of itself is one more round trip on each new connection.
         let info = RedisConnectionInfo::default().set_skip_set_lib_name();
-        let info = info.set_protocol(if self.url.is_resp3 { ProtocolVersion::RESP3 } else { ProtocolVersion::RESP2 });
-        let info = if purpose == Purpose::Data { info.set_db(self.url.database.into()) } else { info };
+        let info = info.set_protocol(if self.url.is_resp3 {
+            ProtocolVersion::RESP3
+        } else {
+            ProtocolVersion::RESP2
+        });
+        let info =
+            if purpose == Purpose::Data { info.set_db(self.url.database.into()) } else { info };
         let Login { username, password } = login;
         let info = if let Some(username) = username { info.set_username(username) } else { info };
         if let Some(password) = password { info.set_password(password.expose()) } else { info }
@@ -138,7 +161,10 @@ pub(crate) fn failed(what: &'static str) -> RedisError {
     (ErrorKind::Io, what).into()
 }
 
-pub(crate) async fn within<T>(time: Duration, work: impl Future<Output = Result<T, RedisError>>) -> Result<T, RedisError> {
+pub(crate) async fn within<T>(
+    time: Duration,
+    work: impl Future<Output = Result<T, RedisError>>,
+) -> Result<T, RedisError> {
     tokio::time::timeout(time, work).await.unwrap_or_else(|_| Err(failed("no answer in time")))
 }
 
@@ -148,17 +174,25 @@ fn client_config(settings: &NonceSettings) -> Result<ClientConfig, BadRedisTls> 
     match (&settings.client_cert, &settings.client_key) {
         (Some(certificate), Some(key)) => {
             let chain = certificates("nonce.client_cert", certificate)?;
-            let key = PrivateKeyDer::from_pem_file(key).map_err(|error| bad_file("nonce.client_key", key, error.to_string()))?;
+            let key = PrivateKeyDer::from_pem_file(key)
+                .map_err(|error| bad_file("nonce.client_key", key, error.to_string()))?;
             builder.with_client_auth_cert(chain, key).map_err(BadRedisTls::Mismatch)
         }
         _ => Ok(builder.with_no_client_auth()),
     }
 }
 
-fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, BadRedisTls> {
+fn certificates(
+    key: &'static str,
+    path: &Path,
+) -> Result<Vec<CertificateDer<'static>>, BadRedisTls> {
     let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let certificates = read.map_err(|error| bad_file(key, path, error.to_string()))?;
-    if certificates.is_empty() { Err(bad_file(key, path, "it holds no certificate in PEM".to_owned())) } else { Ok(certificates) }
+    if certificates.is_empty() {
+        Err(bad_file(key, path, "it holds no certificate in PEM".to_owned()))
+    } else {
+        Ok(certificates)
+    }
 }
 
 fn bad_file(key: &'static str, path: &Path, reason: String) -> BadRedisTls {

@@ -22,7 +22,7 @@ use crate::{
         algorithm::{Algorithm, KeyFamily},
         issuer_keys::{IssuerKeys, ShortSecret, SigningKey},
         key::{KeyError, PrivateKey},
-        rotation::{KeyState, Rotation, Tenure},
+        key_schedule::{KeySchedule, KeyState, RotationTimes},
         time::UnixMillis,
     },
     engine::ports::{Clock, IssuerKeySource},
@@ -129,7 +129,7 @@ pub struct SigningKeyFolder {
 
 struct Watched {
     folder: Folder,
-    rotation: Rotation,
+    rotation: RotationTimes,
     seen: Mutex<Seen>,
 }
 
@@ -167,13 +167,17 @@ impl SigningKeyFolder {
 
     /// The keys that `settings` name, for a look at tokens: none is made. Where there are none yet, no token is one of ours, and
     /// the only key is one that nobody has.
-    pub fn look_at(settings: &IssuerSettings, now: UnixMillis) -> Result<Arc<Self>, SigningKeyError> {
+    pub fn look_at(
+        settings: &IssuerSettings,
+        now: UnixMillis,
+    ) -> Result<Arc<Self>, SigningKeyError> {
         if settings.hs256_secret_file.is_some() || !Folder::new(settings).stamps()?.is_empty() {
             return Self::open(settings, now);
         }
         let key = PrivateKey::generate(KeyFamily::Ed25519, 0).map_err(SigningKeyError::NotMade)?;
         let nobodys = Arc::new(SigningKey::new(key, None));
-        let current = ArcSwap::from_pointee(IssuerKeys::asymmetric(Arc::clone(&nobodys), vec![nobodys]));
+        let current =
+            ArcSwap::from_pointee(IssuerKeys::asymmetric(Arc::clone(&nobodys), vec![nobodys]));
         Ok(Arc::new(Self { current, watched: None }))
     }
 
@@ -228,7 +232,9 @@ impl IssuerKeySource for SigningKeyFolder {
 
 impl fmt::Debug for SigningKeyFolder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SigningKeyFolder").field("current", &self.current.load()).finish_non_exhaustive()
+        f.debug_struct("SigningKeyFolder")
+            .field("current", &self.current.load())
+            .finish_non_exhaustive()
     }
 }
 
@@ -272,7 +278,7 @@ pub struct ListedKey {
     /// When it was made: what its name says, or else its file.
     pub created_at: UnixMillis,
     /// What it does when.
-    pub tenure: Tenure,
+    pub schedule: KeySchedule,
 }
 
 /// Every key in the folder, oldest first. A folder that is not there has none, and none is made.
@@ -280,8 +286,8 @@ pub fn list(settings: &IssuerSettings, now: UnixMillis) -> Result<Vec<ListedKey>
     refuse_symmetric(settings)?;
     let folder = Folder::new(settings);
     let files = folder.read(&folder.stamps()?)?;
-    let tenures = tenures(&files, rotation(settings), now);
-    Ok(files.iter().zip(tenures).map(|(file, tenure)| file.listed(&folder, tenure)).collect())
+    let schedules = schedules(&files, rotation(settings), now);
+    Ok(files.iter().zip(schedules).map(|(file, schedule)| file.listed(&folder, schedule)).collect())
 }
 
 /// Makes a new key, newer than every other in the folder. Running services publish it within seconds, and sign with it after
@@ -289,9 +295,15 @@ pub fn list(settings: &IssuerSettings, now: UnixMillis) -> Result<Vec<ListedKey>
 pub fn rotate(settings: &IssuerSettings, now: UnixMillis) -> Result<ListedKey, SigningKeyError> {
     refuse_symmetric(settings)?;
     let folder = Folder::new(settings);
-    let newest = folder.read(&folder.stamps()?)?.last().map(|file| file.time.saturating_add(Duration::from_secs(1)));
+    let newest = folder
+        .read(&folder.stamps()?)?
+        .last()
+        .map(|file| file.time.saturating_add(Duration::from_secs(1)));
     let kid = folder.make_newer(newest.map_or(now, |newest| newest.max(now)))?;
-    list(settings, now)?.into_iter().find(|listed| listed.kid == kid).ok_or_else(|| folder.emptied())
+    list(settings, now)?
+        .into_iter()
+        .find(|listed| listed.kid == kid)
+        .ok_or_else(|| folder.emptied())
 }
 
 /// Whether what `settings` name can be used, as far as it is there. Nothing is made.
@@ -303,21 +315,35 @@ pub fn check(settings: &IssuerSettings) -> Result<(), SigningKeyError> {
     folder.read(&folder.stamps()?).map(drop)
 }
 
-fn rotation(settings: &IssuerSettings) -> Rotation {
-    Rotation { delay: settings.signing_key_delay, token_lifetime: settings.access_token_lifetime }
+fn rotation(settings: &IssuerSettings) -> RotationTimes {
+    RotationTimes {
+        delay: settings.signing_key_delay,
+        token_lifetime: settings.access_token_lifetime,
+    }
 }
 
-fn tenures(files: &[KeyFile], rotation: Rotation, now: UnixMillis) -> Vec<Tenure> {
+fn schedules(files: &[KeyFile], rotation: RotationTimes, now: UnixMillis) -> Vec<KeySchedule> {
     let times: Vec<UnixMillis> = files.iter().map(|file| file.time).collect();
-    rotation.tenures(&times, now)
+    rotation.schedules(&times, now)
 }
 
 /// The key that signs and all that verify, newest first; `None` where there are none.
-fn in_use(files: &[KeyFile], rotation: Rotation, now: UnixMillis) -> Option<(Arc<SigningKey>, Vec<Arc<SigningKey>>)> {
-    let tenures = tenures(files, rotation, now);
-    let signing = tenures.iter().position(|tenure| tenure.state == KeyState::Signing)?;
-    let published = files.iter().zip(tenures).rev().filter(|(_, tenure)| tenure.state != KeyState::Retired);
-    Some((Arc::clone(&files[signing].key), published.map(|(file, _)| Arc::clone(&file.key)).collect()))
+fn in_use(
+    files: &[KeyFile],
+    rotation: RotationTimes,
+    now: UnixMillis,
+) -> Option<(Arc<SigningKey>, Vec<Arc<SigningKey>>)> {
+    let schedules = schedules(files, rotation, now);
+    let signing = schedules.iter().position(|schedule| schedule.state == KeyState::Signing)?;
+    let published = files
+        .iter()
+        .zip(schedules)
+        .rev()
+        .filter(|(_, schedule)| schedule.state != KeyState::Retired);
+    Some((
+        Arc::clone(&files[signing].key),
+        published.map(|(file, _)| Arc::clone(&file.key)).collect(),
+    ))
 }
 
 fn refuse_symmetric(settings: &IssuerSettings) -> Result<(), SigningKeyError> {
@@ -329,11 +355,13 @@ fn refuse_symmetric(settings: &IssuerSettings) -> Result<(), SigningKeyError> {
 
 /// The secret in `file`, without the line end that editors add.
 fn symmetric(file: &Path) -> Result<IssuerKeys, SigningKeyError> {
-    let bytes = std::fs::read(file).map_err(|source| SigningKeyError::SecretUnreadable { file: file.to_owned(), source })?;
+    let bytes = std::fs::read(file)
+        .map_err(|source| SigningKeyError::SecretUnreadable { file: file.to_owned(), source })?;
     let bytes = Zeroizing::new(bytes);
     let secret = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
     let secret = secret.strip_suffix(b"\r").unwrap_or(secret);
-    IssuerKeys::symmetric(secret).map_err(|source| SigningKeyError::SecretTooShort { file: file.to_owned(), source })
+    IssuerKeys::symmetric(secret)
+        .map_err(|source| SigningKeyError::SecretTooShort { file: file.to_owned(), source })
 }
 
 #[cfg(test)]

@@ -47,8 +47,11 @@ pub struct BatchedUsage {
 impl BatchedUsage {
     /// Nothing noted yet, and what writes to `store`.
     pub fn new(store: Arc<dyn UsageStore>) -> (Arc<Self>, UsageWriter) {
-        let log =
-            Arc::new(Self { recent: Recent::default(), noted_for: AtomicU64::new(NOTED_FOR.as_secs()), pending: Mutex::default() });
+        let log = Arc::new(Self {
+            recent: Recent::default(),
+            noted_for: AtomicU64::new(NOTED_FOR.as_secs()),
+            pending: Mutex::default(),
+        });
         (Arc::clone(&log), UsageWriter { log, store, is_down: false })
     }
 
@@ -102,22 +105,30 @@ impl Recent {
     /// Two of one kind share a slot only where their numbers are far apart; they then cost each other notes.
     fn slot(&self, used: Used) -> &AtomicU64 {
         let (number, kind) = number(used);
-        let place = (number as usize).wrapping_add(kind as usize * (RECENT_SLOTS / 3)) % RECENT_SLOTS;
-        let segment =
-            self.0[place / SEGMENT_SLOTS].get_or_init(|| std::iter::repeat_with(AtomicU64::default).take(SEGMENT_SLOTS).collect());
+        let place =
+            (number as usize).wrapping_add(kind as usize * (RECENT_SLOTS / 3)) % RECENT_SLOTS;
+        let segment = self.0[place / SEGMENT_SLOTS].get_or_init(|| {
+            std::iter::repeat_with(AtomicU64::default).take(SEGMENT_SLOTS).collect()
+        });
         &segment[place % SEGMENT_SLOTS]
     }
 
     /// How many were noted at `second` or later.
     fn count_since(&self, second: u64) -> u64 {
         let slots = self.0.iter().filter_map(OnceLock::get).flat_map(|segment| segment.iter());
-        slots.map(|slot| slot.load(Ordering::Relaxed)).filter(|noted| *noted != 0 && noted & u64::from(u32::MAX) >= second).count()
-            as u64
+        slots
+            .map(|slot| slot.load(Ordering::Relaxed))
+            .filter(|noted| *noted != 0 && noted & u64::from(u32::MAX) >= second)
+            .count() as u64
     }
 }
 
 /// The low bits of the number, and the kind.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the low bits are what is wanted")]
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the low bits are what is wanted"
+)]
 const fn number(used: Used) -> (u32, u32) {
     match used {
         Used::Key(id) => (id.0 as u32, 0),
@@ -164,7 +175,9 @@ impl UsageWriter {
         let Some(latest) = notes.iter().map(|(_, at)| seconds(*at)).max() else { return };
         let noted_for = self.log.noted_for.load(Ordering::Relaxed);
         let in_use = self.log.recent.count_since(u64::from(latest).saturating_sub(noted_for));
-        self.log.noted_for.store((in_use / ROWS_PER_SECOND).max(NOTED_FOR.as_secs()), Ordering::Relaxed);
+        self.log
+            .noted_for
+            .store((in_use / ROWS_PER_SECOND).max(NOTED_FOR.as_secs()), Ordering::Relaxed);
     }
 
     /// Writes what waits. What cannot be written in time waits on.
@@ -175,7 +188,9 @@ impl UsageWriter {
             return;
         }
         let written = tokio::time::timeout(timeout, self.store.write_usage(&notes)).await;
-        let result = written.unwrap_or_else(|_| Err(RegistryError::Store(format!("no answer within {timeout:?}").into())));
+        let result = written.unwrap_or_else(|_| {
+            Err(RegistryError::Store(format!("no answer within {timeout:?}").into()))
+        });
         match result {
             Ok(()) => self.is_down = false,
             Err(error) => {
@@ -251,7 +266,8 @@ mod tests {
             writer.write(WRITE_TIMEOUT).await;
         }
         let batches = written.writes.lock().unwrap();
-        let times: Vec<UnixMillis> = batches.iter().flatten().filter(|(used, _)| *used == KEY).map(|(_, at)| *at).collect();
+        let times: Vec<UnixMillis> =
+            batches.iter().flatten().filter(|(used, _)| *used == KEY).map(|(_, at)| *at).collect();
         assert_eq!(times, [at(0), at(10), at(20)]);
         for other in [TRUST, API_KEY] {
             assert_eq!(
@@ -275,7 +291,10 @@ mod tests {
         let rows: usize = written.writes.lock().unwrap().iter().map(Vec::len).sum();
         let rows_a_minute = i64::try_from(rows).unwrap() / 5;
         let expected = IN_USE * 6 / 7..=IN_USE * 6 / 5;
-        assert!(expected.contains(&rows_a_minute), "{rows_a_minute} rows a minute, where each of {IN_USE} has one");
+        assert!(
+            expected.contains(&rows_a_minute),
+            "{rows_a_minute} rows a minute, where each of {IN_USE} has one"
+        );
     }
 
     #[tokio::test]

@@ -57,7 +57,15 @@ pub enum Overdue {
 }
 
 impl Overdue {
-    const ALL: [Self; 7] = [Self::Handshake, Self::Silent, Self::Idle, Self::Head, Self::Body, Self::Reader, Self::Memory];
+    const ALL: [Self; 7] = [
+        Self::Handshake,
+        Self::Silent,
+        Self::Idle,
+        Self::Head,
+        Self::Body,
+        Self::Reader,
+        Self::Memory,
+    ];
 
     /// The name in logs and metrics.
     pub const fn name(self) -> &'static str {
@@ -136,11 +144,16 @@ impl ConnectionCounts {
         let label = |counts: &Self| KeyValue::new("listener", counts.listener.name());
         let read = all.clone();
         #[allow(clippy::cast_precision_loss, reason = "a number of connections is far from 2^52")]
-        metrics.gauge("countersign.connections", "", "Connections that are open, by listener.", move |observer| {
-            for counts in &read {
-                observer.observe(counts.open.load(Ordering::Relaxed) as f64, &[label(counts)]);
-            }
-        });
+        metrics.gauge(
+            "countersign.connections",
+            "",
+            "Connections that are open, by listener.",
+            move |observer| {
+                for counts in &read {
+                    observer.observe(counts.open.load(Ordering::Relaxed) as f64, &[label(counts)]);
+                }
+            },
+        );
         let read = all.clone();
         let description = "Connections that were refused because there were too many, by listener.";
         metrics.counter("countersign.connections.refused", description, move |observer| {
@@ -149,7 +162,8 @@ impl ConnectionCounts {
             }
         });
         let read = all.clone();
-        let description = "Connections that were given up, by listener and by what they were too slow with.";
+        let description =
+            "Connections that were given up, by listener and by what they were too slow with.";
         metrics.counter("countersign.connections.given_up", description, move |observer| {
             for counts in &read {
                 for (reason, count) in Overdue::ALL.iter().zip(&counts.given_up) {
@@ -169,13 +183,20 @@ impl ConnectionCounts {
             }
         });
         let read = all.clone();
-        metrics.counter("countersign.malformed_requests", "What is no request, by listener and kind.", move |observer| {
-            for counts in &read {
-                for (kind, count) in Malformed::ALL.iter().zip(&counts.malformed) {
-                    observer.observe(count.load(Ordering::Relaxed), &[label(counts), KeyValue::new("kind", kind.name())]);
+        metrics.counter(
+            "countersign.malformed_requests",
+            "What is no request, by listener and kind.",
+            move |observer| {
+                for counts in &read {
+                    for (kind, count) in Malformed::ALL.iter().zip(&counts.malformed) {
+                        observer.observe(
+                            count.load(Ordering::Relaxed),
+                            &[label(counts), KeyValue::new("kind", kind.name())],
+                        );
+                    }
                 }
-            }
-        });
+            },
+        );
         let read = all.clone();
         let description = "Requests other than decisions that were refused because there were too many, by listener.";
         metrics.counter("countersign.requests.refused", description, move |observer| {
@@ -214,11 +235,21 @@ impl ConnectionCounts {
     /// A connection was given up.
     pub fn given_up(&self, reason: Overdue) {
         self.given_up[reason as usize].fetch_add(1, Ordering::Relaxed);
-        tracing::debug!(listener = self.listener.name(), reason = reason.name(), "a connection was given up");
+        tracing::debug!(
+            listener = self.listener.name(),
+            reason = reason.name(),
+            "a connection was given up"
+        );
     }
 
     /// A TLS handshake with `peer` failed, which the library calls `error`. The log tells of it, as often as it may.
-    pub fn handshake_failed(&self, failure: HandshakeFailure, peer: &dyn fmt::Display, error: String, now: Instant) {
+    pub fn handshake_failed(
+        &self,
+        failure: HandshakeFailure,
+        peer: &dyn fmt::Display,
+        error: String,
+        now: Instant,
+    ) {
         self.handshakes.failed(failure, peer, error);
         self.handshakes.tell(self.listener, now);
     }
@@ -238,26 +269,35 @@ impl ConnectionCounts {
     /// Whether [`Self::tell`] has something to tell.
     pub fn has_untold(&self) -> bool {
         let is_untold = |untold: &AtomicU64| untold.load(Ordering::Relaxed) > 0;
-        is_untold(&self.untold_malformed) || is_untold(&self.untold_overloaded) || self.handshakes.has_untold()
+        is_untold(&self.untold_malformed)
+            || is_untold(&self.untold_overloaded)
+            || self.handshakes.has_untold()
     }
 
     /// Logs which handshakes failed and how much was refused since it last did, at most once a second.
     pub fn tell(&self, now: Instant) {
         self.handshakes.tell(self.listener, now);
-        if [&self.untold_malformed, &self.untold_overloaded].iter().all(|untold| untold.load(Ordering::Relaxed) == 0) {
+        if [&self.untold_malformed, &self.untold_overloaded]
+            .iter()
+            .all(|untold| untold.load(Ordering::Relaxed) == 0)
+        {
             return;
         }
         let mut told_at = self.told_at.lock().unwrap_or_else(PoisonError::into_inner);
         if told_at.is_none_or(|told_at| now.duration_since(told_at) >= TELL_INTERVAL) {
             *told_at = Some(now);
             let listener = self.listener.name();
-            let [malformed, overloaded] =
-                [&self.untold_malformed, &self.untold_overloaded].map(|untold| untold.swap(0, Ordering::Relaxed));
+            let [malformed, overloaded] = [&self.untold_malformed, &self.untold_overloaded]
+                .map(|untold| untold.swap(0, Ordering::Relaxed));
             if malformed > 0 {
                 tracing::warn!(listener, count = malformed, "malformed requests were refused");
             }
             if overloaded > 0 {
-                tracing::warn!(listener, count = overloaded, "requests were refused because there were too many");
+                tracing::warn!(
+                    listener,
+                    count = overloaded,
+                    "requests were refused because there were too many"
+                );
             }
         }
     }

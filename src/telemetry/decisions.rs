@@ -25,9 +25,9 @@ use super::{
     traces::{Trace, TraceIds, Traces},
 };
 use crate::domain::{
+    auth_request::{AuthRequest, Door, OriginalRequest},
     decision::{AuthMethod, DecisionId, Denial, DenialReason, Identity},
     nonce::Claimed,
-    presented::{Door, OriginalRequest, Presented},
     time::UnixMillis,
 };
 
@@ -87,8 +87,10 @@ const METHODS: usize = AuthMethod::ALL.len() + 1;
 const NO_METHOD: usize = AuthMethod::ALL.len();
 
 /// Bounds of the histogram of clock skew, in seconds. Within a second the clocks agree: a token's time has no parts of one.
-const SKEWS: [f64; 20] =
-    [-3600.0, -300.0, -60.0, -20.0, -15.0, -10.0, -5.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 5.0, 10.0, 15.0, 20.0, 60.0, 300.0];
+const SKEWS: [f64; 20] = [
+    -3600.0, -300.0, -60.0, -20.0, -15.0, -10.0, -5.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 5.0,
+    10.0, 15.0, 20.0, 60.0, 300.0,
+];
 
 /// Watches decisions.
 #[derive(Debug)]
@@ -109,13 +111,19 @@ impl DecisionObserver {
     pub fn new(logging: Arc<DecisionLogging>, metrics: &Metrics, traces: Traces) -> Self {
         let counts = Arc::new(Counts::default());
         let (read, series) = (Arc::clone(&counts), Counts::series());
-        metrics.counter("countersign.decisions", "Decisions by door, method, outcome and exact reason.", move |observer| {
-            for (place, labels) in &series {
-                observer.observe(read.sum(*place), labels);
-            }
-        });
+        metrics.counter(
+            "countersign.decisions",
+            "Decisions by door, method, outcome and exact reason.",
+            move |observer| {
+                for (place, labels) in &series {
+                    observer.observe(read.sum(*place), labels);
+                }
+            },
+        );
         let durations = Door::ALL.map(|door| {
-            let labels = OUTCOMES.map(|outcome| [KeyValue::new("door", door.name()), KeyValue::new("outcome", outcome)]);
+            let labels = OUTCOMES.map(|outcome| {
+                [KeyValue::new("door", door.name()), KeyValue::new("outcome", outcome)]
+            });
             metrics.durations(
                 "countersign.decision.duration",
                 "How long decisions took.",
@@ -129,7 +137,8 @@ impl DecisionObserver {
             &SKEWS,
             verified.each_ref().map(<[_; 1]>::as_slice),
         );
-        let claimed = ["fresh", "replayed", "fenced", "unavailable"].map(|outcome| [KeyValue::new("outcome", outcome)]);
+        let claimed = ["fresh", "replayed", "fenced", "unavailable"]
+            .map(|outcome| [KeyValue::new("outcome", outcome)]);
         let claims = metrics.durations(
             "countersign.nonce_claim.duration",
             "How long claiming a nonce took.",
@@ -144,8 +153,12 @@ impl DecisionObserver {
     }
 
     /// A decision begins.
-    pub fn begin(&self, presented: &Presented<'_>) -> Observation<'_> {
-        Observation { observer: self, began: Instant::now(), trace: self.traces.begin("decision", presented.trace) }
+    pub fn begin(&self, auth_request: &AuthRequest<'_>) -> Observation<'_> {
+        Observation {
+            observer: self,
+            began: Instant::now(),
+            trace: self.traces.begin("decision", auth_request.trace),
+        }
     }
 }
 
@@ -179,27 +192,46 @@ impl Observation<'_> {
 
     /// The time of a token, of which it is known that it is `verified` or only that its time is bad.
     pub fn token_time(&self, time: UnixMillis, now: UnixMillis, verified: bool) {
-        #[allow(clippy::cast_precision_loss, reason = "what is lost of a skew of thousands of years is not missed")]
-        self.observer.skews[usize::from(verified)].record(time.0.saturating_sub(now.0) as f64 / 1000.0);
+        #[allow(
+            clippy::cast_precision_loss,
+            reason = "what is lost of a skew of thousands of years is not missed"
+        )]
+        self.observer.skews[usize::from(verified)]
+            .record(time.0.saturating_sub(now.0) as f64 / 1000.0);
     }
 
     /// It is made: counts it, about credentials of the kind `method`, and logs it where the settings say so. No token, key or nonce is
     /// written, and the name that a refused token claims is marked as unverified.
-    pub fn end(self, presented: &Presented<'_>, method: Option<AuthMethod>, id: DecisionId, outcome: Outcome<'_>) {
+    pub fn end(
+        self,
+        auth_request: &AuthRequest<'_>,
+        method: Option<AuthMethod>,
+        id: DecisionId,
+        outcome: Outcome<'_>,
+    ) {
         let observer = self.observer;
-        observer.counts.add(presented.door, method, outcome);
-        observer.durations[presented.door as usize][outcome.kind()].record(self.began.elapsed().as_secs_f64());
+        observer.counts.add(auth_request.door, method, outcome);
+        observer.durations[auth_request.door as usize][outcome.kind()]
+            .record(self.began.elapsed().as_secs_f64());
         if observer.logging.wants(outcome) {
-            let ids = self.trace.as_deref().map(Trace::ids).or_else(|| TraceIds::of_parent(presented.trace));
-            log::write(presented, method, id, outcome, ids);
+            let ids = self
+                .trace
+                .as_deref()
+                .map(Trace::ids)
+                .or_else(|| TraceIds::of_parent(auth_request.trace));
+            log::write(auth_request, method, id, outcome, ids);
         }
         if let Some(trace) = self.trace {
             let failure = match outcome {
-                Outcome::Unavailable { dependency, .. } => Some(format!("the {dependency} is out of reach")),
-                Outcome::Denied(denial) if denial.reason.is_undecided() => Some(denial.reason.name().to_owned()),
+                Outcome::Unavailable { dependency, .. } => {
+                    Some(format!("the {dependency} is out of reach"))
+                }
+                Outcome::Denied(denial) if denial.reason.is_undecided() => {
+                    Some(denial.reason.name().to_owned())
+                }
                 Outcome::Allowed(_) | Outcome::Denied(_) => None,
             };
-            trace.end(attributes(presented, method, id, outcome), failure);
+            trace.end(attributes(auth_request, method, id, outcome), failure);
         }
     }
 }
@@ -237,12 +269,13 @@ impl ClaimObservation<'_> {
 
 /// What a span says of its decision; the names of OpenTelemetry where it has some. Never a name that nothing proves.
 fn attributes(
-    presented: &Presented<'_>,
+    auth_request: &AuthRequest<'_>,
     method: Option<AuthMethod>,
     id: DecisionId,
     outcome: Outcome<'_>,
 ) -> impl IntoIterator<Item = KeyValue> {
-    let OriginalRequest { method: http_method, scheme, host, path, body: _ } = &presented.request;
+    let OriginalRequest { method: http_method, scheme, host, path, body: _ } =
+        &auth_request.request;
     let told = [
         ("http.request.method", http_method.value()),
         ("url.scheme", scheme.value()),
@@ -256,11 +289,13 @@ fn attributes(
     };
     let mut attributes = vec![
         KeyValue::new("countersign.decision_id", id.to_string()),
-        KeyValue::new("countersign.door", presented.door.name()),
+        KeyValue::new("countersign.door", auth_request.door.name()),
         KeyValue::new("countersign.outcome", outcome.name()),
         KeyValue::new("countersign.method", method.map_or("none", AuthMethod::name)),
     ];
-    attributes.extend(told.into_iter().filter_map(|(name, value)| Some(KeyValue::new(name, value?.to_owned()))));
+    attributes.extend(
+        told.into_iter().filter_map(|(name, value)| Some(KeyValue::new(name, value?.to_owned()))),
+    );
     attributes.extend(reason.map(|reason| KeyValue::new("countersign.reason", reason)));
     attributes.extend(username.map(|username| KeyValue::new("user.name", username)));
     attributes
@@ -290,7 +325,8 @@ impl Default for Cells {
 impl Counts {
     fn add(&self, door: Door, method: Option<AuthMethod>, outcome: Outcome<'_>) {
         let method = method.map_or(NO_METHOD, |method| method as usize);
-        self.by_thread.get_or_default().0[door as usize][method][outcome.cell()].fetch_add(1, Ordering::Relaxed);
+        self.by_thread.get_or_default().0[door as usize][method][outcome.cell()]
+            .fetch_add(1, Ordering::Relaxed);
     }
 
     fn sum(&self, (door, method, cell): Place) -> u64 {
@@ -299,15 +335,22 @@ impl Counts {
 
     /// Every place and its labels, so that each has a value before its first decision.
     fn series() -> Vec<(Place, [KeyValue; 4])> {
-        let reasons = DenialReason::ALL.iter().map(|reason| (OUTCOMES[kind_of(*reason)], reason.name()));
-        let cells: Vec<_> = [(OUTCOMES[ALLOWED], ""), (OUTCOMES[UNAVAILABLE], "")].into_iter().chain(reasons).collect();
+        let reasons =
+            DenialReason::ALL.iter().map(|reason| (OUTCOMES[kind_of(*reason)], reason.name()));
+        let cells: Vec<_> = [(OUTCOMES[ALLOWED], ""), (OUTCOMES[UNAVAILABLE], "")]
+            .into_iter()
+            .chain(reasons)
+            .collect();
         let mut series = Vec::with_capacity(Door::ALL.len() * METHODS * CELLS);
         for door in Door::ALL {
             for method in 0..METHODS {
                 for (cell, (outcome, reason)) in cells.iter().enumerate() {
                     let labels = [
                         KeyValue::new("door", door.name()),
-                        KeyValue::new("method", AuthMethod::ALL.get(method).map_or("none", |method| method.name())),
+                        KeyValue::new(
+                            "method",
+                            AuthMethod::ALL.get(method).map_or("none", |method| method.name()),
+                        ),
                         KeyValue::new("outcome", *outcome),
                         KeyValue::new("reason", *reason),
                     ];

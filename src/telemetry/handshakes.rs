@@ -230,17 +230,34 @@ mod tests {
     }
 
     fn told(handshakes: &Handshakes, now: Instant) -> Vec<(HandshakeFailure, u64, String)> {
-        handshakes.due(now).into_iter().map(|(failure, count, peer, _)| (failure, count, peer)).collect()
+        handshakes
+            .due(now)
+            .into_iter()
+            .map(|(failure, count, peer, _)| (failure, count, peer))
+            .collect()
     }
 
     #[test]
     fn numbers_and_names_are_their_own() {
         for (number, failure) in HandshakeFailure::ALL.into_iter().enumerate() {
             assert_eq!(failure as usize, number);
-            assert_eq!(HandshakeFailure::ALL.into_iter().filter(|other| other.name() == failure.name()).count(), 1);
-            assert!(!failure.in_words(TlsKeys::SERVER).contains("admin."), "the listener's own settings");
+            assert_eq!(
+                HandshakeFailure::ALL
+                    .into_iter()
+                    .filter(|other| other.name() == failure.name())
+                    .count(),
+                1
+            );
+            assert!(
+                !failure.in_words(TlsKeys::SERVER).contains("admin."),
+                "the listener's own settings"
+            );
         }
-        assert!(HandshakeFailure::NoCertificate.in_words(TlsKeys::ADMIN).contains("`admin.tls.client_ca`"));
+        assert!(
+            HandshakeFailure::NoCertificate
+                .in_words(TlsKeys::ADMIN)
+                .contains("`admin.tls.client_ca`")
+        );
     }
 
     #[test]
@@ -266,6 +283,9 @@ mod tests {
 
         handshakes.failed(Closed, &peer(0), String::new());
         assert!(!handshakes.has_untold(), "health checks are not told");
-        assert_eq!([NotTls, NoCertificate, Closed].map(|failure| handshakes.count(failure)), [3, 1, 1]);
+        assert_eq!(
+            [NotTls, NoCertificate, Closed].map(|failure| handshakes.count(failure)),
+            [3, 1, 1]
+        );
     }
 }

@@ -7,7 +7,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use tracing_subscriber::{EnvFilter, Registry, fmt::time::SystemTime, layer::SubscriberExt, reload, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter, Registry, fmt::time::SystemTime, layer::SubscriberExt, reload,
+    util::SubscriberInitExt,
+};
 
 use super::decisions::DecisionLogging;
 use crate::config::telemetry::{LogFilter, LogFormat, TelemetrySettings};
@@ -42,20 +45,29 @@ impl LogGuard {
 /// lines at a time, and no decision waits for a system call, nor for whoever reads the log.
 pub fn init(settings: &TelemetrySettings) -> Result<LogGuard, LogError> {
     let is_terminal = std::io::stderr().is_terminal();
-    let tell = |lost| tracing::warn!(lines = lost, "lines of the log were dropped: nobody took them");
-    let (lines, thread) = writer::start(std::io::stderr(), settings.log_overflow, tell).map_err(LogError::Thread)?;
+    let tell =
+        |lost| tracing::warn!(lines = lost, "lines of the log were dropped: nobody took them");
+    let (lines, thread) =
+        writer::start(std::io::stderr(), settings.log_overflow, tell).map_err(LogError::Thread)?;
     let (filter, handle) = reload::Layer::new(env_filter(&settings.log));
     let registry = tracing_subscriber::registry().with(filter);
-    let layer = tracing_subscriber::fmt::layer().with_writer(lines.clone()).with_ansi(is_terminal).with_timer(SystemTime);
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(lines.clone())
+        .with_ansi(is_terminal)
+        .with_timer(SystemTime);
     match settings.log_format {
-        LogFormat::Json => {
-            registry.with(layer.json().flatten_event(true).with_current_span(false).with_span_list(false)).try_init()
-        }
+        LogFormat::Json => registry
+            .with(layer.json().flatten_event(true).with_current_span(false).with_span_list(false))
+            .try_init(),
         LogFormat::Text => registry.with(layer).try_init(),
     }?;
     Ok(LogGuard {
         _thread: thread,
-        control: LogControl { handle: Some(handle), lines: Some(lines), ..LogControl::of_decisions(settings) },
+        control: LogControl {
+            handle: Some(handle),
+            lines: Some(lines),
+            ..LogControl::of_decisions(settings)
+        },
     })
 }
 
@@ -64,8 +76,9 @@ pub fn init(settings: &TelemetrySettings) -> Result<LogGuard, LogError> {
 fn env_filter(filter: &LogFilter) -> EnvFilter {
     const LIBRARY: &str = "opentelemetry";
     let directives = filter.directives();
-    let is_wordy =
-        directives.split(',').any(|word| ["info", "debug", "trace"].iter().any(|level| word.trim().eq_ignore_ascii_case(level)));
+    let is_wordy = directives.split(',').any(|word| {
+        ["info", "debug", "trace"].iter().any(|level| word.trim().eq_ignore_ascii_case(level))
+    });
     if is_wordy && !directives.contains(LIBRARY) {
         EnvFilter::new(format!("{directives},{LIBRARY}=warn"))
     } else {
@@ -86,7 +99,12 @@ impl LogControl {
     /// For a process whose log is not ours: only which decisions are logged can be changed.
     pub fn of_decisions(settings: &TelemetrySettings) -> Self {
         let decisions = DecisionLogging::new(settings.decision_log, settings.decision_log_sample);
-        Self { handle: None, lines: None, filter: Arc::new(Mutex::new(settings.log.clone())), decisions: Arc::new(decisions) }
+        Self {
+            handle: None,
+            lines: None,
+            filter: Arc::new(Mutex::new(settings.log.clone())),
+            decisions: Arc::new(decisions),
+        }
     }
 
     /// Which decisions are logged.

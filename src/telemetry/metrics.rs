@@ -19,7 +19,10 @@ use crate::config::telemetry::TelemetrySettings;
 const NAME: &str = env!("CARGO_PKG_NAME");
 
 /// Bounds of histograms of durations, in seconds: from 50 µs, which is about what a decision takes, to 1 s.
-const DURATIONS: [f64; 14] = [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0];
+const DURATIONS: [f64; 14] = [
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
+    1.0,
+];
 
 /// Every metric of this process.
 #[derive(Clone)]
@@ -55,8 +58,12 @@ impl Metrics {
     /// For `/metrics`, and for the collector where `settings` name one. To be called on a runtime, which goes on being used.
     pub fn new(settings: &TelemetrySettings) -> Result<Self, TelemetryError> {
         let registry = Registry::new();
-        let scraped = opentelemetry_prometheus::exporter().with_registry(registry.clone()).scope_info_enabled(false).build()?;
-        let mut builder = SdkMeterProvider::builder().with_resource(otlp::resource()).with_reader(scraped);
+        let scraped = opentelemetry_prometheus::exporter()
+            .with_registry(registry.clone())
+            .scope_info_enabled(false)
+            .build()?;
+        let mut builder =
+            SdkMeterProvider::builder().with_resource(otlp::resource()).with_reader(scraped);
         if let Some(exporter) = otlp::metric_exporter(settings)? {
             builder = builder.with_periodic_exporter(exporter);
         }
@@ -64,9 +71,14 @@ impl Metrics {
         let metrics = Self { registry, meter: provider.meter(NAME), provider: Some(provider) };
         process::observe(&metrics);
         let version = [KeyValue::new("version", env!("CARGO_PKG_VERSION"))];
-        metrics.gauge("countersign.build_info", "", "Always 1; its labels tell what runs.", move |observer| {
-            observer.observe(1.0, &version);
-        });
+        metrics.gauge(
+            "countersign.build_info",
+            "",
+            "Always 1; its labels tell what runs.",
+            move |observer| {
+                observer.observe(1.0, &version);
+            },
+        );
         Ok(metrics)
     }
 
@@ -94,13 +106,24 @@ impl Metrics {
     pub fn observe_key_cache(&self, read: impl Fn() -> CacheUse + Send + Sync + 'static) {
         let read = Arc::new(read);
         let (hits, misses, entries) = (Arc::clone(&read), Arc::clone(&read), read);
-        self.counter("countersign.key_cache.hits", "Principals looked up and answered from memory.", move |observer| {
-            observer.observe(hits().hits, &[]);
-        });
-        self.counter("countersign.key_cache.misses", "Principals looked up that memory could not answer.", move |observer| {
-            observer.observe(misses().misses, &[]);
-        });
-        #[allow(clippy::cast_precision_loss, reason = "a number of principals in memory is far from 2^52")]
+        self.counter(
+            "countersign.key_cache.hits",
+            "Principals looked up and answered from memory.",
+            move |observer| {
+                observer.observe(hits().hits, &[]);
+            },
+        );
+        self.counter(
+            "countersign.key_cache.misses",
+            "Principals looked up that memory could not answer.",
+            move |observer| {
+                observer.observe(misses().misses, &[]);
+            },
+        );
+        #[allow(
+            clippy::cast_precision_loss,
+            reason = "a number of principals in memory is far from 2^52"
+        )]
         self.gauge("countersign.key_cache.entries", "", "Principals in memory.", move |observer| {
             observer.observe(entries().entries as f64, &[]);
         });
@@ -110,26 +133,44 @@ impl Metrics {
     pub fn observe_key_sets(&self, read: impl Fn() -> KeySetUse + Send + Sync + 'static) {
         let read = Arc::new(read);
         let age = Arc::clone(&read);
-        let (fetched, failed) = ([KeyValue::new("outcome", "fetched")], [KeyValue::new("outcome", "failed")]);
-        self.counter("countersign.jwks.fetches", "Fetches of trusted key sets, by outcome.", move |observer| {
-            let now = read();
-            observer.observe(now.fetched, &fetched);
-            observer.observe(now.failed, &failed);
-        });
-        self.gauge("countersign.jwks.age", "s", "Age of the oldest trusted key set in memory.", move |observer| {
-            if let Some(age) = age().oldest_age {
-                observer.observe(age.as_secs_f64(), &[]);
-            }
-        });
+        let (fetched, failed) =
+            ([KeyValue::new("outcome", "fetched")], [KeyValue::new("outcome", "failed")]);
+        self.counter(
+            "countersign.jwks.fetches",
+            "Fetches of trusted key sets, by outcome.",
+            move |observer| {
+                let now = read();
+                observer.observe(now.fetched, &fetched);
+                observer.observe(now.failed, &failed);
+            },
+        );
+        self.gauge(
+            "countersign.jwks.age",
+            "s",
+            "Age of the oldest trusted key set in memory.",
+            move |observer| {
+                if let Some(age) = age().oldest_age {
+                    observer.observe(age.as_secs_f64(), &[]);
+                }
+            },
+        );
     }
 
     /// Has the stores looked at: each by its name, and whether it was last in reach.
-    pub fn observe_stores<const N: usize>(&self, read: impl Fn() -> [(&'static str, bool); N] + Send + Sync + 'static) {
-        self.gauge("countersign.store.up", "", "Whether a store was in reach when it was last looked at.", move |observer| {
-            for (store, is_up) in read() {
-                observer.observe(f64::from(u8::from(is_up)), &[KeyValue::new("store", store)]);
-            }
-        });
+    pub fn observe_stores<const N: usize>(
+        &self,
+        read: impl Fn() -> [(&'static str, bool); N] + Send + Sync + 'static,
+    ) {
+        self.gauge(
+            "countersign.store.up",
+            "",
+            "Whether a store was in reach when it was last looked at.",
+            move |observer| {
+                for (store, is_up) in read() {
+                    observer.observe(f64::from(u8::from(is_up)), &[KeyValue::new("store", store)]);
+                }
+            },
+        );
     }
 
     /// Has the lines looked at that the log lost.
@@ -144,7 +185,10 @@ impl Metrics {
     }
 
     /// Has the failures of the nonce store looked at: each kind by its name, and how many there were.
-    pub fn observe_nonce_failures(&self, read: impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + 'static) {
+    pub fn observe_nonce_failures(
+        &self,
+        read: impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + 'static,
+    ) {
         self.counter(
             "countersign.nonce.failures",
             "Claims and checks that the nonce store did not answer, by kind.",
@@ -159,9 +203,14 @@ impl Metrics {
     /// Has the difference of the clocks looked at: milliseconds by which this process is ahead of Redis.
     pub fn observe_redis_clock_skew(&self, read: impl Fn() -> i64 + Send + Sync + 'static) {
         #[allow(clippy::cast_precision_loss, reason = "some milliseconds")]
-        self.gauge("countersign.redis.clock_skew", "s", "How far the clock is ahead of that of Redis.", move |observer| {
-            observer.observe(read() as f64 / 1000.0, &[]);
-        });
+        self.gauge(
+            "countersign.redis.clock_skew",
+            "s",
+            "How far the clock is ahead of that of Redis.",
+            move |observer| {
+                observer.observe(read() as f64 / 1000.0, &[]);
+            },
+        );
     }
 
     /// A counter that is read when somebody looks, so that counting costs what its reader's own count does.
@@ -171,7 +220,11 @@ impl Metrics {
         description: &'static str,
         read: impl Fn(&dyn AsyncInstrument<u64>) + Send + Sync + 'static,
     ) {
-        self.meter.u64_observable_counter(name).with_description(description).with_callback(read).build();
+        self.meter
+            .u64_observable_counter(name)
+            .with_description(description)
+            .with_callback(read)
+            .build();
     }
 
     pub(super) fn gauge(
@@ -181,7 +234,12 @@ impl Metrics {
         description: &'static str,
         read: impl Fn(&dyn AsyncInstrument<f64>) + Send + Sync + 'static,
     ) {
-        self.meter.f64_observable_gauge(name).with_unit(unit).with_description(description).with_callback(read).build();
+        self.meter
+            .f64_observable_gauge(name)
+            .with_unit(unit)
+            .with_description(description)
+            .with_callback(read)
+            .build();
     }
 
     /// Durations, one histogram for each set of labels.

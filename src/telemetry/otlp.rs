@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use opentelemetry::{Key, KeyValue};
 use opentelemetry_otlp::{
-    ExporterBuildError, MetricExporter, OTEL_EXPORTER_OTLP_TIMEOUT, SpanExporter, WithExportConfig, WithHttpConfig,
-    WithTonicConfig, tonic_types::transport::ClientTlsConfig,
+    ExporterBuildError, MetricExporter, OTEL_EXPORTER_OTLP_TIMEOUT, SpanExporter, WithExportConfig,
+    WithHttpConfig, WithTonicConfig, tonic_types::transport::ClientTlsConfig,
 };
 use opentelemetry_sdk::{Resource, error::OTelSdkError};
 use reqwest::blocking::Client;
@@ -43,15 +43,22 @@ pub enum TelemetryError {
 }
 
 /// What sends spans, where the settings name a collector. To be called on a runtime, which it goes on using.
-pub(super) fn span_exporter(settings: &TelemetrySettings) -> Result<Option<SpanExporter>, TelemetryError> {
+pub(super) fn span_exporter(
+    settings: &TelemetrySettings,
+) -> Result<Option<SpanExporter>, TelemetryError> {
     let Some(endpoint) = &settings.otlp_endpoint else { return Ok(None) };
     let exporter = match settings.otlp_protocol {
         OtlpProtocol::Grpc => {
             let builder = SpanExporter::builder().with_tonic().with_endpoint(endpoint.url());
-            if endpoint.is_https() { builder.with_tls_config(tls()?).build() } else { builder.build() }
+            if endpoint.is_https() {
+                builder.with_tls_config(tls()?).build()
+            } else {
+                builder.build()
+            }
         }
         OtlpProtocol::Http => {
-            let builder = SpanExporter::builder().with_http().with_http_client(http_client(endpoint)?);
+            let builder =
+                SpanExporter::builder().with_http().with_http_client(http_client(endpoint)?);
             builder.with_endpoint(endpoint.join("v1/traces")).build()
         }
     };
@@ -59,15 +66,22 @@ pub(super) fn span_exporter(settings: &TelemetrySettings) -> Result<Option<SpanE
 }
 
 /// What sends metrics, likewise.
-pub(super) fn metric_exporter(settings: &TelemetrySettings) -> Result<Option<MetricExporter>, TelemetryError> {
+pub(super) fn metric_exporter(
+    settings: &TelemetrySettings,
+) -> Result<Option<MetricExporter>, TelemetryError> {
     let Some(endpoint) = &settings.otlp_endpoint else { return Ok(None) };
     let exporter = match settings.otlp_protocol {
         OtlpProtocol::Grpc => {
             let builder = MetricExporter::builder().with_tonic().with_endpoint(endpoint.url());
-            if endpoint.is_https() { builder.with_tls_config(tls()?).build() } else { builder.build() }
+            if endpoint.is_https() {
+                builder.with_tls_config(tls()?).build()
+            } else {
+                builder.build()
+            }
         }
         OtlpProtocol::Http => {
-            let builder = MetricExporter::builder().with_http().with_http_client(http_client(endpoint)?);
+            let builder =
+                MetricExporter::builder().with_http().with_http_client(http_client(endpoint)?);
             builder.with_endpoint(endpoint.join("v1/metrics")).build()
         }
     };
@@ -89,7 +103,10 @@ fn http_client(endpoint: &OtlpEndpoint) -> Result<Client, TelemetryError> {
     };
     let timeout = std::env::var(OTEL_EXPORTER_OTLP_TIMEOUT).ok().and_then(|text| text.parse().ok());
     let builder = builder.timeout(timeout.map_or(HTTP_TIMEOUT, Duration::from_millis));
-    let made = std::thread::Builder::new().spawn(move || builder.build()).map_err(TelemetryError::Thread)?.join();
+    let made = std::thread::Builder::new()
+        .spawn(move || builder.build())
+        .map_err(TelemetryError::Thread)?
+        .join();
     Ok(made.map_err(|_| TelemetryError::Thread(std::io::Error::other("it panicked")))??)
 }
 
@@ -97,7 +114,14 @@ fn http_client(endpoint: &OtlpEndpoint) -> Result<Client, TelemetryError> {
 pub(super) fn resource() -> Resource {
     const SERVICE_NAME: Key = Key::from_static_str("service.name");
     let from_environment = Resource::builder().build();
-    let is_named = from_environment.get(&SERVICE_NAME).is_some_and(|name| !name.as_str().starts_with("unknown_service"));
-    let builder = Resource::builder().with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
-    if is_named { builder.build() } else { builder.with_service_name(env!("CARGO_PKG_NAME")).build() }
+    let is_named = from_environment
+        .get(&SERVICE_NAME)
+        .is_some_and(|name| !name.as_str().starts_with("unknown_service"));
+    let builder = Resource::builder()
+        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
+    if is_named {
+        builder.build()
+    } else {
+        builder.with_service_name(env!("CARGO_PKG_NAME")).build()
+    }
 }

@@ -31,16 +31,27 @@ pub(super) fn observe(metrics: &Metrics) {
         .with_description("When the process was started, in seconds since 1970.")
         .with_callback(move |observer| {
             if let (Some(stat), Ok(boot)) = (stat(), procfs::boot_time_secs()) {
-                #[allow(clippy::cast_precision_loss, reason = "seconds since 1970 are far from 2^52")]
+                #[allow(
+                    clippy::cast_precision_loss,
+                    reason = "seconds since 1970 are far from 2^52"
+                )]
                 observer.observe(boot as f64 + seconds(stat.starttime), &[]);
             }
         })
         .build();
-    gauge(metrics, "process.resident_memory", "By", "Memory of the process that is resident.", move || {
-        Some(stat()?.rss.saturating_mul(procfs::page_size()))
+    gauge(
+        metrics,
+        "process.resident_memory",
+        "By",
+        "Memory of the process that is resident.",
+        move || Some(stat()?.rss.saturating_mul(procfs::page_size())),
+    );
+    gauge(metrics, "process.virtual_memory", "By", "Address space of the process.", move || {
+        Some(stat()?.vsize)
     });
-    gauge(metrics, "process.virtual_memory", "By", "Address space of the process.", move || Some(stat()?.vsize));
-    gauge(metrics, "process.threads", "", "Threads of the process.", move || u64::try_from(stat()?.num_threads).ok());
+    gauge(metrics, "process.threads", "", "Threads of the process.", move || {
+        u64::try_from(stat()?.num_threads).ok()
+    });
     gauge(metrics, "process.open_fds", "", "Open file descriptors of the process.", || {
         u64::try_from(Process::myself().ok()?.fd_count().ok()?).ok()
     });
@@ -65,5 +76,11 @@ fn gauge(
             observer.observe(value, &[]);
         }
     };
-    metrics.meter().u64_observable_gauge(name).with_unit(unit).with_description(description).with_callback(callback).build();
+    metrics
+        .meter()
+        .u64_observable_gauge(name)
+        .with_unit(unit)
+        .with_description(description)
+        .with_callback(callback)
+        .build();
 }

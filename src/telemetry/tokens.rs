@@ -30,7 +30,8 @@ pub enum GrantKind {
 }
 
 impl GrantKind {
-    const ALL: [Self; 5] = [Self::ApiKey, Self::Refresh, Self::Rotation, Self::ClientCredentials, Self::Minted];
+    const ALL: [Self; 5] =
+        [Self::ApiKey, Self::Refresh, Self::Rotation, Self::ClientCredentials, Self::Minted];
 
     /// The name in logs and metrics.
     pub const fn name(self) -> &'static str {
@@ -60,14 +61,21 @@ impl TokenObserver {
     pub fn new(metrics: &Metrics) -> Self {
         let counts: Arc<Counts> = Arc::default();
         let read = Arc::clone(&counts);
-        metrics.counter("countersign.token_grants", "Tokens given out or refused, by what was exchanged.", move |observer| {
-            for kind in GrantKind::ALL {
-                for (outcome, count) in OUTCOMES.iter().zip(&read[kind as usize]) {
-                    let labels = [KeyValue::new("grant", kind.name()), KeyValue::new("outcome", *outcome)];
-                    observer.observe(count.load(Ordering::Relaxed), &labels);
+        metrics.counter(
+            "countersign.token_grants",
+            "Tokens given out or refused, by what was exchanged.",
+            move |observer| {
+                for kind in GrantKind::ALL {
+                    for (outcome, count) in OUTCOMES.iter().zip(&read[kind as usize]) {
+                        let labels = [
+                            KeyValue::new("grant", kind.name()),
+                            KeyValue::new("outcome", *outcome),
+                        ];
+                        observer.observe(count.load(Ordering::Relaxed), &labels);
+                    }
                 }
-            }
-        });
+            },
+        );
         Self { counts }
     }
 
@@ -83,7 +91,12 @@ impl TokenObserver {
     }
 
     /// No token was given. What was presented is not logged.
-    pub fn not_granted(&self, kind: GrantKind, reason: &'static str, error: &(dyn Error + 'static)) {
+    pub fn not_granted(
+        &self,
+        kind: GrantKind,
+        reason: &'static str,
+        error: &(dyn Error + 'static),
+    ) {
         if reason == "unavailable" {
             self.count(kind, 2);
             tracing::error!(target: "countersign::token", grant = kind.name(), outcome = "unavailable", error, "no token could be given");

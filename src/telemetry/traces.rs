@@ -8,7 +8,9 @@ use std::{fmt, time::Duration};
 use opentelemetry::{
     Context, KeyValue, SpanId, TraceId,
     propagation::{Extractor, TextMapPropagator},
-    trace::{Span as _, SpanBuilder, SpanKind, Status, TraceContextExt, Tracer as _, TracerProvider as _},
+    trace::{
+        Span as _, SpanBuilder, SpanKind, Status, TraceContextExt, Tracer as _, TracerProvider as _,
+    },
 };
 use opentelemetry_sdk::{
     propagation::TraceContextPropagator,
@@ -16,7 +18,7 @@ use opentelemetry_sdk::{
 };
 
 use super::{TelemetryError, otlp};
-use crate::{config::telemetry::TelemetrySettings, domain::presented::TraceHeaders};
+use crate::{config::telemetry::TelemetrySettings, domain::auth_request::TraceHeaders};
 
 /// Where spans go.
 #[derive(Clone, Default)]
@@ -28,8 +30,10 @@ impl Traces {
     /// To the collector, where `settings` name one, else nowhere. To be called on a runtime, which goes on being used.
     pub fn new(settings: &TelemetrySettings) -> Result<Self, TelemetryError> {
         let Some(exporter) = otlp::span_exporter(settings)? else { return Ok(Self::default()) };
-        let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(settings.trace_sample.get())));
-        let builder = SdkTracerProvider::builder().with_batch_exporter(exporter).with_sampler(sampler);
+        let sampler =
+            Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(settings.trace_sample.get())));
+        let builder =
+            SdkTracerProvider::builder().with_batch_exporter(exporter).with_sampler(sampler);
         let provider = builder.with_resource(otlp::resource()).build();
         let tracer = provider.tracer(env!("CARGO_PKG_NAME"));
         Ok(Self { sent: Some((provider, tracer)) })
@@ -45,10 +49,19 @@ impl Traces {
     }
 
     /// Begins the span `name` as a part of the trace that `headers` tell, if it is sampled.
-    pub(super) fn begin(&self, name: &'static str, headers: TraceHeaders<'_>) -> Option<Box<Trace>> {
+    pub(super) fn begin(
+        &self,
+        name: &'static str,
+        headers: TraceHeaders<'_>,
+    ) -> Option<Box<Trace>> {
         let (_, tracer) = self.sent.as_ref()?;
-        let span = tracer.build_with_context(SpanBuilder::from_name(name).with_kind(SpanKind::Server), &parent(headers));
-        span.is_recording().then(|| Box::new(Trace { context: Context::new().with_span(span), tracer: tracer.clone() }))
+        let span = tracer.build_with_context(
+            SpanBuilder::from_name(name).with_kind(SpanKind::Server),
+            &parent(headers),
+        );
+        span.is_recording().then(|| {
+            Box::new(Trace { context: Context::new().with_span(span), tracer: tracer.clone() })
+        })
     }
 }
 
@@ -67,7 +80,10 @@ pub(super) struct Trace {
 impl Trace {
     /// A step of it, which ends when it is dropped.
     pub(super) fn step(&self, name: &'static str, kind: SpanKind) -> Box<Span> {
-        Box::new(self.tracer.build_with_context(SpanBuilder::from_name(name).with_kind(kind), &self.context))
+        Box::new(
+            self.tracer
+                .build_with_context(SpanBuilder::from_name(name).with_kind(kind), &self.context),
+        )
     }
 
     pub(super) fn ids(&self) -> TraceIds {
@@ -77,7 +93,11 @@ impl Trace {
     }
 
     /// Ends it. Only what went wrong here is an error: a denial is a result like any other.
-    pub(super) fn end(self, attributes: impl IntoIterator<Item = KeyValue>, failure: Option<String>) {
+    pub(super) fn end(
+        self,
+        attributes: impl IntoIterator<Item = KeyValue>,
+        failure: Option<String>,
+    ) {
         let span = self.context.span();
         span.set_attributes(attributes);
         if let Some(description) = failure {
@@ -138,11 +158,22 @@ mod tests {
     #[test]
     fn a_malformed_context_is_none() {
         let whole = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        assert_eq!(ids(whole).as_deref(), Some("0af7651916cd43dd8448eb211c80319c b7ad6b7169203331"));
-        assert_eq!(ids(&whole.replace("-01", "-00")), ids(whole), "that it is not sampled says nothing about its ids");
-        for broken in
-            ["", "00", &whole[..40], "00-00000000000000000000000000000000-b7ad6b7169203331-01", &whole.replace("0af", "0aX")]
-        {
+        assert_eq!(
+            ids(whole).as_deref(),
+            Some("0af7651916cd43dd8448eb211c80319c b7ad6b7169203331")
+        );
+        assert_eq!(
+            ids(&whole.replace("-01", "-00")),
+            ids(whole),
+            "that it is not sampled says nothing about its ids"
+        );
+        for broken in [
+            "",
+            "00",
+            &whole[..40],
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+            &whole.replace("0af", "0aX"),
+        ] {
             assert_eq!(ids(broken), None, "{broken}");
         }
         assert_eq!(TraceIds::of_parent(TraceHeaders::default()), None);

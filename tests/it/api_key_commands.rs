@@ -13,8 +13,10 @@ fn a_key_is_issued_listed_and_revoked() {
     for database in [Database::sqlite(), Database::postgres(), Database::mariadb()] {
         let deployment = Deployment::on(database);
         deployment.done(&["principal", "add", "alice"]);
-        let options = ["--expires-in", "90d", "--identifier", IDENTIFIER, "--comment", "nightly 佐"];
-        let mut issued = one(&deployment, &[["api-key", "issue", "alice"].as_slice(), &options].concat());
+        let options =
+            ["--expires-in", "90d", "--identifier", IDENTIFIER, "--comment", "nightly 佐"];
+        let mut issued =
+            one(&deployment, &[["api-key", "issue", "alice"].as_slice(), &options].concat());
         let key = issued.as_object_mut().unwrap().remove("key").unwrap();
         assert!(key.as_str().unwrap().starts_with("csk_"), "{key}");
         let expected = json!({
@@ -33,7 +35,10 @@ fn a_key_is_issued_listed_and_revoked() {
         assert_eq!(deployment.list(&["api-key", "list"]), [issued.clone()]);
         assert_eq!(deployment.list(&["api-key", "list", "alice"]), [issued.clone()]);
         let table = deployment.done(&["api-key", "list"]);
-        assert!(table.lines().next().unwrap().trim().starts_with("id ") && table.contains(IDENTIFIER), "{table}");
+        assert!(
+            table.lines().next().unwrap().trim().starts_with("id ") && table.contains(IDENTIFIER),
+            "{table}"
+        );
         assert!(!table.contains("csk_"), "{table}");
 
         let id = issued["id"].to_string();
@@ -56,7 +61,9 @@ fn what_is_not_said_is_made_up() {
     lasts(120 * DAY, &first);
     let table = deployment.done(&["api-key", "issue", "alice"]);
     let listed = deployment.list(&["api-key", "list"]).pop().unwrap();
-    for shown in ["csk_", listed["identifier"].as_str().unwrap(), listed["expires_at"].as_str().unwrap()] {
+    for shown in
+        ["csk_", listed["identifier"].as_str().unwrap(), listed["expires_at"].as_str().unwrap()]
+    {
         assert!(table.contains(shown), "{shown} is not in {table}");
     }
     // What ends after the last year that can be written ends with it.
@@ -82,7 +89,10 @@ fn exit_codes_tell_refusals_from_bad_usage() {
         (&["api-key", "revoke", "x"], 2, "ID"),
     ] {
         let ran: Ran = deployment.run(arguments);
-        assert!(ran.code == code && ran.stdout.is_empty() && ran.stderr.contains(named), "{arguments:?}: {ran:?}");
+        assert!(
+            ran.code == code && ran.stdout.is_empty() && ran.stderr.contains(named),
+            "{arguments:?}: {ran:?}"
+        );
     }
     assert_eq!(deployment.list(&["api-key", "list"]), [] as [Value; 0]);
 }

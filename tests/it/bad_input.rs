@@ -26,16 +26,24 @@ async fn a_short_rsa_key_is_refused() {
     refused(&deployment.run(&["key", "add", "alice", file.to_str().unwrap()]), &["1024", "2048"]);
 
     assert!(deployment.list(&["key", "list", "alice"]).is_empty());
-    refused(&deployment.run(&["key", "generate", "--type", "rsa", "--bits", "1024", "--out", "short"]), &["2048"]);
+    refused(
+        &deployment.run(&["key", "generate", "--type", "rsa", "--bits", "1024", "--out", "short"]),
+        &["2048"],
+    );
     assert!(!deployment.dir.path().join("short").exists());
 }
 
 #[tokio::test]
 async fn something_else_is_not_a_key() {
     let deployment = with_alice();
-    for (name, content) in [("empty", ""), ("text", "hello\n"), ("torn", "-----BEGIN PUBLIC KEY-----\nMCow\n")] {
+    for (name, content) in
+        [("empty", ""), ("text", "hello\n"), ("torn", "-----BEGIN PUBLIC KEY-----\nMCow\n")]
+    {
         let file = deployment.file(name, content);
-        refused(&deployment.run(&["key", "add", "alice", file.to_str().unwrap()]), &[name, "PEM", "OpenSSH"]);
+        refused(
+            &deployment.run(&["key", "add", "alice", file.to_str().unwrap()]),
+            &[name, "PEM", "OpenSSH"],
+        );
     }
     refused(&deployment.run(&["key", "add", "alice", "missing.pub"]), &["missing.pub"]);
     assert!(deployment.list(&["key", "list", "alice"]).is_empty());
@@ -101,7 +109,10 @@ async fn a_key_is_added_once() {
     deployment.add_key("alice", &key);
     let file = deployment.file("again.pub", &key.public_pem());
 
-    refused(&deployment.run(&["key", "add", "alice", file.to_str().unwrap()]), &["alice", &key.fingerprint()]);
+    refused(
+        &deployment.run(&["key", "add", "alice", file.to_str().unwrap()]),
+        &["alice", &key.fingerprint()],
+    );
 
     assert_eq!(deployment.list(&["key", "list", "alice"]).len(), 1);
     // Somebody else may hold it, too.
@@ -168,7 +179,8 @@ async fn an_unmigrated_database_is_not_served() {
 
 #[tokio::test]
 async fn an_unreachable_database_is_named() {
-    let url = format!("postgres://countersign@127.0.0.1:{}/countersign", crate::harness::free_port());
+    let url =
+        format!("postgres://countersign@127.0.0.1:{}/countersign", crate::harness::free_port());
     let deployment = Deployment::bare().set("database.url", &url);
     for command in [["serve"].as_slice(), &["principal", "list"], &["migrate", "up"]] {
         let ran = deployment.run(command);
@@ -187,7 +199,8 @@ fn refused(ran: &Ran, parts: &[&str]) {
     assert!([1, 2].contains(&ran.code), "{ran:?}");
     assert_eq!(ran.stdout, "", "{ran:?}");
     // The parser of the command line adds where to find help.
-    let complaint = ran.stderr.trim_end().trim_end_matches("\n\nFor more information, try '--help'.");
+    let complaint =
+        ran.stderr.trim_end().trim_end_matches("\n\nFor more information, try '--help'.");
     assert_eq!(complaint.lines().count(), 1, "not one line: {ran:?}");
     for part in parts {
         assert!(ran.stderr.contains(part), "{part} is not in {ran:?}");

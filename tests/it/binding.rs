@@ -4,7 +4,9 @@ use envoy_types::pb::envoy::service::auth::v3::attribute_context::HttpRequest;
 use serde_json::{Value, json};
 
 use crate::harness::http::Request;
-use crate::harness::{Claims, Countersign, Deployment, Door, Key, Question, Verdict, bare_request, http_attributes};
+use crate::harness::{
+    Claims, Countersign, Deployment, Door, Key, Question, Verdict, bare_request, http_attributes,
+};
 
 const AUDIENCE: &str = "https://countersign.test";
 /// SHA-256 of no bytes, and of `delete=one`, in base64url: `printf %s delete=one | openssl dgst -sha256 -binary | basenc --base64url`.
@@ -75,7 +77,11 @@ async fn a_contradicting_binding_is_refused() {
     ] {
         for door in Door::BOTH {
             let verdict = world.ask(door, method, target, &claims).await;
-            assert_eq!(verdict.code(), Some("request_mismatch"), "{door:?}, {method} {target}, {claims}: {verdict:?}");
+            assert_eq!(
+                verdict.code(),
+                Some("request_mismatch"),
+                "{door:?}, {method} {target}, {claims}: {verdict:?}"
+            );
         }
     }
 }
@@ -84,7 +90,18 @@ async fn a_contradicting_binding_is_refused() {
 #[tokio::test]
 async fn a_path_in_disguise_is_refused() {
     let world = World::start();
-    for path in ["/a/..%2fb", "/a/..%2Fb", "/a//b", "//a", "/a/../b", "/a/./b", "/a/%2e%2e/b", "/a/..", "/a\\b", "/a%5cb"] {
+    for path in [
+        "/a/..%2fb",
+        "/a/..%2Fb",
+        "/a//b",
+        "//a",
+        "/a/../b",
+        "/a/./b",
+        "/a/%2e%2e/b",
+        "/a/..",
+        "/a\\b",
+        "/a%5cb",
+    ] {
         for door in Door::BOTH {
             let claims = json!({"htu": format!("https://gateway.test{path}")});
             let verdict = world.ask(door, "GET", path, &claims).await;
@@ -113,11 +130,19 @@ async fn a_host_in_disguise_is_refused() {
     ] {
         for target in ["/orders", "/things/1?delete=all"] {
             let token = world.token(&json!({"htu": format!("{scheme}://gateway.test/orders")}));
-            let question =
-                Question { scheme: scheme.to_owned(), host: host.to_owned(), target: target.to_owned(), ..Question::with(token) };
+            let question = Question {
+                scheme: scheme.to_owned(),
+                host: host.to_owned(),
+                target: target.to_owned(),
+                ..Question::with(token)
+            };
             for door in Door::BOTH {
                 let verdict = door.ask(&world.countersign, &question).await;
-                assert_eq!(verdict.code(), Some("request_mismatch"), "{door:?}, {host} {target}: {verdict:?}");
+                assert_eq!(
+                    verdict.code(),
+                    Some("request_mismatch"),
+                    "{door:?}, {host} {target}: {verdict:?}"
+                );
             }
         }
     }
@@ -126,7 +151,8 @@ async fn a_host_in_disguise_is_refused() {
 /// A token that was sent to another service, and by that one to us, at the host that it is bound to.
 #[tokio::test]
 async fn authorities_are_the_only_hosts_to_be_bound_to() {
-    let world = World::on(Deployment::new().set("self_signed.authorities", "API.test, gateway.test:8443"));
+    let world =
+        World::on(Deployment::new().set("self_signed.authorities", "API.test, gateway.test:8443"));
     for (host, is_ours) in [
         ("api.test", true),
         ("api.test:443", true),
@@ -145,11 +171,16 @@ async fn authorities_are_the_only_hosts_to_be_bound_to() {
                 ..Question::with(token)
             };
             let verdict = door.ask(&world.countersign, &question).await;
-            assert_eq!(verdict.code(), (!is_ours).then_some("request_mismatch"), "{door:?}, {host}: {verdict:?}");
+            assert_eq!(
+                verdict.code(),
+                (!is_ours).then_some("request_mismatch"),
+                "{door:?}, {host}: {verdict:?}"
+            );
         }
     }
     // Without `htu` there is nothing to compare.
-    let verdict = Door::Http.ask(&world.countersign, &Question::with(world.token(&json!({})))).await;
+    let verdict =
+        Door::Http.ask(&world.countersign, &Question::with(world.token(&json!({})))).await;
     assert!(verdict.allowed(), "{verdict:?}");
 }
 
@@ -179,34 +210,74 @@ async fn a_body_that_is_seen_has_the_digest() {
     let world = World::start();
     let body = |body: &str, headers: &[(&str, &str)]| HttpRequest {
         body: body.to_owned(),
-        headers: headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        headers: headers
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect(),
         ..bare_request()
     };
-    let raw = |bytes: &[u8]| HttpRequest { raw_body: bytes.to_vec(), ..body("", &[(PARTIAL, "false")]) };
+    let raw =
+        |bytes: &[u8]| HttpRequest { raw_body: bytes.to_vec(), ..body("", &[(PARTIAL, "false")]) };
     for (case, request, of_hello, of_nothing) in [
         ("the body", body("hello", &[("content-length", "5"), (PARTIAL, "false")]), true, false),
         ("its bytes", raw(b"hello"), true, false),
         ("another", raw(b"hello\xff"), false, false),
-        ("only its beginning", body("hello", &[("content-length", "500"), (PARTIAL, "true")]), false, false),
+        (
+            "only its beginning",
+            body("hello", &[("content-length", "500"), (PARTIAL, "true")]),
+            false,
+            false,
+        ),
         ("of which the client says so", body("hello", &[(PARTIAL, "true")]), false, false),
         ("no body", body("", &[]), false, true),
         ("no body, by its length", body("", &[("content-length", "0")]), false, true),
         ("one that is not handed over", body("", &[("content-length", "5")]), true, true),
         ("one that nothing speaks of", body("", &[("content-type", "text/plain")]), false, true),
-        ("a length of nothing in another spelling", body("", &[("content-length", "00")]), false, true),
+        (
+            "a length of nothing in another spelling",
+            body("", &[("content-length", "00")]),
+            false,
+            true,
+        ),
         ("lengths that contradict each other", body("", &[("content-length", "0,5")]), false, true),
         ("a length that is none", body("", &[("content-length", "-5")]), false, true),
-        ("chunks that are not handed over", body("", &[("transfer-encoding", "chunked")]), false, false),
-        ("what comes with an upgrade", body("", &[("upgrade", "websocket"), ("content-length", "5")]), false, false),
+        (
+            "chunks that are not handed over",
+            body("", &[("transfer-encoding", "chunked")]),
+            false,
+            false,
+        ),
+        (
+            "what comes with an upgrade",
+            body("", &[("upgrade", "websocket"), ("content-length", "5")]),
+            false,
+            false,
+        ),
         ("an upgrade", body("", &[("upgrade", "websocket")]), false, true),
-        ("two bodies", HttpRequest { raw_body: b"hello".to_vec(), ..body("hullo", &[]) }, false, false),
+        (
+            "two bodies",
+            HttpRequest { raw_body: b"hello".to_vec(), ..body("hullo", &[]) },
+            false,
+            false,
+        ),
     ] {
         for (digest, is_good) in [(DIGEST_OF_HELLO, of_hello), (DIGEST_OF_NOTHING, of_nothing)] {
             let mut request = request.clone();
-            request.headers.insert("authorization".to_owned(), world.token(&json!({"content_digest": digest})));
-            let verdict = Verdict::from(world.countersign.ext_authz().check(http_attributes(request)).await);
-            assert_eq!(verdict.code(), (!is_good).then_some("request_mismatch"), "{case}, {digest}: {verdict:?}");
-            assert!(!is_good || verdict.header("x-auth-content-digest") == Some(digest), "{case}: {verdict:?}");
+            request.headers.insert(
+                "authorization".to_owned(),
+                world.token(&json!({"content_digest": digest})),
+            );
+            let verdict =
+                Verdict::from(world.countersign.ext_authz().check(http_attributes(request)).await);
+            assert_eq!(
+                verdict.code(),
+                (!is_good).then_some("request_mismatch"),
+                "{case}, {digest}: {verdict:?}"
+            );
+            assert!(
+                !is_good || verdict.header("x-auth-content-digest") == Some(digest),
+                "{case}: {verdict:?}"
+            );
         }
     }
 }
@@ -259,9 +330,16 @@ async fn the_command_line_binds_query_and_body() {
 #[tokio::test]
 async fn a_binding_needs_a_gateway_that_tells_the_request() {
     let world = World::start();
-    for claims in [json!({"htm": "GET"}), json!({"htu": "https://gateway.test/"}), json!({"htq": QUERY_OF_NOTHING})] {
+    for claims in [
+        json!({"htm": "GET"}),
+        json!({"htu": "https://gateway.test/"}),
+        json!({"htq": QUERY_OF_NOTHING}),
+    ] {
         let token = world.token(&claims);
-        let answer = Request::get("/validate_request").authorization(&token).send(world.countersign.http).await;
+        let answer = Request::get("/validate_request")
+            .authorization(&token)
+            .send(world.countersign.http)
+            .await;
         assert_eq!(answer.header("x-auth-error"), Some("request_mismatch"), "{claims}: {answer:?}");
     }
 }
@@ -271,7 +349,8 @@ async fn a_binding_needs_a_gateway_that_tells_the_request() {
 async fn a_mismatch_spends_nothing() {
     let world = World::start();
     let token = world.token(&json!({"htm": "POST"}));
-    let ask = |method: &str| Question { method: method.to_owned(), ..Question::with(token.as_str()) };
+    let ask =
+        |method: &str| Question { method: method.to_owned(), ..Question::with(token.as_str()) };
 
     let elsewhere = Door::Http.ask(&world.countersign, &ask("GET")).await;
     let meant = Door::Http.ask(&world.countersign, &ask("POST")).await;
@@ -311,7 +390,8 @@ impl World {
 
     fn token(&self, claims: &Value) -> String {
         let claims = claims.as_object().unwrap().iter();
-        let token = claims.fold(Claims::of("alice"), |token, (claim, value)| token.with(claim, value.clone()));
+        let token = claims
+            .fold(Claims::of("alice"), |token, (claim, value)| token.with(claim, value.clone()));
         token.authorization(&self.key)
     }
 }

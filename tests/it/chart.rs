@@ -14,10 +14,9 @@ fn all() -> Vec<(String, Rendered)> {
     let files = Chart::value_files();
     let values: Vec<&str> = files.iter().map(|(_, values)| values.as_str()).collect();
     let rendered = Chart::render(&values);
-    let named = files
-        .iter()
-        .zip(rendered)
-        .map(|((name, _), rendered)| (name.clone(), rendered.unwrap_or_else(|error| panic!("{name}: {error}"))));
+    let named = files.iter().zip(rendered).map(|((name, _), rendered)| {
+        (name.clone(), rendered.unwrap_or_else(|error| panic!("{name}: {error}")))
+    });
     named.collect()
 }
 
@@ -62,7 +61,10 @@ async fn the_api_server_would_take_every_manifest() {
         "ServiceAccount",
         "ServiceMonitor",
     ] {
-        assert!(documents.iter().any(|document| document["kind"] == kind), "no value file makes a {kind}");
+        assert!(
+            documents.iter().any(|document| document["kind"] == kind),
+            "no value file makes a {kind}"
+        );
     }
 }
 
@@ -91,7 +93,10 @@ async fn a_wrong_field_would_be_noticed() {
     let complaints = Chart::complaints(&manifests);
     for manifest in &manifests {
         let name = manifest["metadata"]["name"].as_str().unwrap();
-        assert!(complaints.iter().any(|complaint| complaint.as_str().unwrap().contains(name)), "{name} passes");
+        assert!(
+            complaints.iter().any(|complaint| complaint.as_str().unwrap().contains(name)),
+            "{name} passes"
+        );
     }
 }
 
@@ -114,7 +119,11 @@ async fn no_pod_has_more_rights_than_it_needs() {
             let context = &pod["securityContext"];
             assert_eq!(context["runAsNonRoot"], true, "{name}: {pod}");
             assert!(context["runAsUser"].as_u64().unwrap() > 0, "{name}: {pod}");
-            assert_eq!(context["seccompProfile"], json!({ "type": "RuntimeDefault" }), "{name}: {pod}");
+            assert_eq!(
+                context["seccompProfile"],
+                json!({ "type": "RuntimeDefault" }),
+                "{name}: {pod}"
+            );
             for container in pod["containers"].as_array().unwrap() {
                 let expected = json!({
                     "allowPrivilegeEscalation": false,
@@ -122,10 +131,18 @@ async fn no_pod_has_more_rights_than_it_needs() {
                     "capabilities": { "drop": ["ALL"] },
                 });
                 assert_eq!(container["securityContext"], expected, "{name}: {container}");
-                assert!(container["resources"]["limits"]["memory"].is_string(), "{name}: {container}");
+                assert!(
+                    container["resources"]["limits"]["memory"].is_string(),
+                    "{name}: {container}"
+                );
             }
             // Secrets that are mounted are nobody else's to read.
-            for volume in pod["volumes"].as_array().into_iter().flatten().filter(|volume| volume["secret"].is_object()) {
+            for volume in pod["volumes"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter(|volume| volume["secret"].is_object())
+            {
                 assert_eq!(volume["secret"]["defaultMode"], 0o440, "{name}: {volume}");
             }
         }
@@ -140,10 +157,16 @@ async fn no_pod_has_more_rights_than_it_needs() {
 async fn the_database_is_migrated_before_anything_else() {
     for (name, rendered) in all() {
         let Some(job) = rendered.all("Job").next() else {
-            assert!(["single-node-values.yaml", "own-environment-values.yaml"].contains(&name.as_str()), "{name}");
+            assert!(
+                ["single-node-values.yaml", "own-environment-values.yaml"].contains(&name.as_str()),
+                "{name}"
+            );
             continue;
         };
-        assert_eq!(job["metadata"]["annotations"]["helm.sh/hook"], "pre-install,pre-upgrade", "{name}");
+        assert_eq!(
+            job["metadata"]["annotations"]["helm.sh/hook"], "pre-install,pre-upgrade",
+            "{name}"
+        );
         let pod = &job["spec"]["template"]["spec"];
         let container = &pod["containers"][0];
         assert_eq!(container["args"], json!(["migrate", "up"]), "{name}");
@@ -151,37 +174,63 @@ async fn the_database_is_migrated_before_anything_else() {
         let own: Vec<&str> = rendered
             .documents
             .iter()
-            .filter(|manifest| ["ServiceAccount", "ConfigMap"].contains(&manifest["kind"].as_str().unwrap()))
+            .filter(|manifest| {
+                ["ServiceAccount", "ConfigMap"].contains(&manifest["kind"].as_str().unwrap())
+            })
             .map(|manifest| manifest["metadata"]["name"].as_str().unwrap())
             .collect();
         assert!(!own.contains(&pod["serviceAccountName"].as_str().unwrap()), "{name}: {pod}");
         for volume in pod["volumes"].as_array().into_iter().flatten() {
-            assert!(!own.contains(&volume["configMap"]["name"].as_str().unwrap_or_default()), "{name}: {volume}");
+            assert!(
+                !own.contains(&volume["configMap"]["name"].as_str().unwrap_or_default()),
+                "{name}: {volume}"
+            );
         }
-        let urls = container["env"].as_array().unwrap().iter().filter(|variable| variable["name"] == "COUNTERSIGN_DATABASE__URL");
+        let urls = container["env"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|variable| variable["name"] == "COUNTERSIGN_DATABASE__URL");
         assert_eq!(urls.count(), 1, "{name}: {container}");
         // Nothing that selects the pods of the service selects this one.
-        assert_eq!(job["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/component"], "migrate", "{name}");
+        assert_eq!(
+            job["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/component"], "migrate",
+            "{name}"
+        );
     }
 }
 
 #[tokio::test]
 async fn every_selector_finds_the_pods_and_every_port_is_there() {
     for (name, rendered) in all() {
-        let labels = rendered.deployment()["spec"]["template"]["metadata"]["labels"].as_object().unwrap();
-        let ports: Vec<&str> =
-            rendered.container()["ports"].as_array().unwrap().iter().map(|port| port["name"].as_str().unwrap()).collect();
+        let labels =
+            rendered.deployment()["spec"]["template"]["metadata"]["labels"].as_object().unwrap();
+        let ports: Vec<&str> = rendered.container()["ports"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|port| port["name"].as_str().unwrap())
+            .collect();
         let finds_pods = |selector: &Value| {
             let selector = selector.as_object().unwrap_or_else(|| panic!("{name}: no selector"));
-            assert!(selector.iter().all(|(key, value)| labels.get(key) == Some(value)), "{name}: {selector:?}");
-            assert_eq!(selector["app.kubernetes.io/component"], "service", "{name}: it would find other pods, too");
+            assert!(
+                selector.iter().all(|(key, value)| labels.get(key) == Some(value)),
+                "{name}: {selector:?}"
+            );
+            assert_eq!(
+                selector["app.kubernetes.io/component"], "service",
+                "{name}: it would find other pods, too"
+            );
         };
         finds_pods(&rendered.deployment()["spec"]["selector"]["matchLabels"]);
         let services: Vec<&Value> = rendered.all("Service").collect();
         assert_eq!(services.len(), 3, "{name}");
         for service in services {
             finds_pods(&service["spec"]["selector"]);
-            assert!(ports.contains(&service["spec"]["ports"][0]["targetPort"].as_str().unwrap()), "{name}: {service}");
+            assert!(
+                ports.contains(&service["spec"]["ports"][0]["targetPort"].as_str().unwrap()),
+                "{name}: {service}"
+            );
         }
         for kind in ["PodDisruptionBudget", "NetworkPolicy"] {
             for manifest in rendered.all(kind) {
@@ -192,13 +241,25 @@ async fn every_selector_finds_the_pods_and_every_port_is_there() {
         for monitor in rendered.all("ServiceMonitor") {
             let admin = rendered.one("Service", "-admin");
             let wanted = monitor["spec"]["selector"]["matchLabels"].as_object().unwrap();
-            assert!(wanted.iter().all(|(key, value)| &admin["metadata"]["labels"][key] == value), "{name}: {wanted:?}");
-            assert_eq!(monitor["spec"]["endpoints"][0]["port"], admin["spec"]["ports"][0]["name"], "{name}");
+            assert!(
+                wanted.iter().all(|(key, value)| &admin["metadata"]["labels"][key] == value),
+                "{name}: {wanted:?}"
+            );
+            assert_eq!(
+                monitor["spec"]["endpoints"][0]["port"], admin["spec"]["ports"][0]["name"],
+                "{name}"
+            );
             let http = rendered.one("Service", "-http");
-            assert_ne!(http["metadata"]["labels"]["app.kubernetes.io/component"], wanted["app.kubernetes.io/component"]);
+            assert_ne!(
+                http["metadata"]["labels"]["app.kubernetes.io/component"],
+                wanted["app.kubernetes.io/component"]
+            );
         }
         for autoscaler in rendered.all("HorizontalPodAutoscaler") {
-            assert_eq!(autoscaler["spec"]["scaleTargetRef"]["name"], rendered.deployment()["metadata"]["name"]);
+            assert_eq!(
+                autoscaler["spec"]["scaleTargetRef"]["name"],
+                rendered.deployment()["metadata"]["name"]
+            );
             // Both would set it, in turns.
             assert!(rendered.deployment()["spec"]["replicas"].is_null(), "{name}");
         }
@@ -211,7 +272,11 @@ async fn the_admin_listener_is_open_to_nobody_who_is_not_named() {
         let rules = policy["spec"]["ingress"].as_array().unwrap().iter();
         rules
             .map(|rule| {
-                let names = rule["ports"].as_array().unwrap().iter().map(|port| port["port"].as_str().unwrap().to_owned());
+                let names = rule["ports"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(|port| port["port"].as_str().unwrap().to_owned());
                 (names.collect(), rule["from"].as_array().is_some_and(|peers| !peers.is_empty()))
             })
             .collect()
@@ -221,7 +286,10 @@ async fn the_admin_listener_is_open_to_nobody_who_is_not_named() {
     let minimal = of("minimal");
     assert_eq!(ports(minimal.one("NetworkPolicy", "")), [(decisions.clone(), false)]);
     let production = of("production");
-    assert_eq!(ports(production.one("NetworkPolicy", "")), [(decisions, true), (vec!["admin".to_owned()], true)]);
+    assert_eq!(
+        ports(production.one("NetworkPolicy", "")),
+        [(decisions, true), (vec!["admin".to_owned()], true)]
+    );
     for rendered in [minimal, production] {
         let types = &rendered.one("NetworkPolicy", "")["spec"]["policyTypes"];
         assert!(types.as_array().unwrap().contains(&json!("Ingress")));
@@ -233,7 +301,9 @@ async fn the_admin_listener_is_open_to_nobody_who_is_not_named() {
 
 #[tokio::test]
 async fn grpc_ports_say_what_they_speak() {
-    let protocol = |rendered: &Rendered, suffix: &str| rendered.one("Service", suffix)["spec"]["ports"][0]["appProtocol"].clone();
+    let protocol = |rendered: &Rendered, suffix: &str| {
+        rendered.one("Service", suffix)["spec"]["ports"][0]["appProtocol"].clone()
+    };
     let (plain, tls) = (of("minimal"), of("tls"));
     assert_eq!(protocol(&plain, "-grpc"), "kubernetes.io/h2c");
     assert_eq!(protocol(&plain, "-http"), "http");
@@ -255,7 +325,10 @@ async fn pods_are_replaced_without_a_gap_or_an_overlap() {
     // A budget for one replica would be in the way of whoever drains its node.
     assert_eq!(of("single-node").all("PodDisruptionBudget").count(), 0);
     for (name, rendered) in all() {
-        let grace = rendered.deployment()["spec"]["template"]["spec"]["terminationGracePeriodSeconds"].as_u64().unwrap();
+        let grace =
+            rendered.deployment()["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+                .as_u64()
+                .unwrap();
         let drain = drain(&rendered);
         assert!(grace > drain + 7, "{name}: {grace} s are not enough");
         // The service waits by itself, and is not ready meanwhile.
@@ -269,14 +342,21 @@ async fn the_end_of_a_pod_is_noticed_before_it_comes() {
     for (name, rendered) in all().into_iter().filter(|(_, rendered)| drain(rendered) > 0) {
         let probe = &rendered.container()["readinessProbe"];
         let seconds = |name: &str| probe[name].as_u64().unwrap();
-        assert!(seconds("periodSeconds") * seconds("failureThreshold") < drain(&rendered), "{name}: {probe}");
+        assert!(
+            seconds("periodSeconds") * seconds("failureThreshold") < drain(&rendered),
+            "{name}: {probe}"
+        );
     }
     assert_eq!((drain(&of("minimal")), drain(&of("own-environment"))), (5, 0));
 }
 
 /// `server.drain`, in seconds.
 fn drain(rendered: &Rendered) -> u64 {
-    let line = rendered.settings().lines().find_map(|line| line.strip_prefix("drain = \"")).expect("no server.drain");
+    let line = rendered
+        .settings()
+        .lines()
+        .find_map(|line| line.strip_prefix("drain = \""))
+        .expect("no server.drain");
     line.strip_suffix("s\"").unwrap().parse().unwrap()
 }
 
@@ -284,7 +364,10 @@ fn drain(rendered: &Rendered) -> u64 {
 async fn a_change_of_settings_replaces_the_pods() {
     let checksum = |values: &str| {
         let rendered = Chart::rendered(values);
-        rendered.deployment()["spec"]["template"]["metadata"]["annotations"]["checksum/config"].as_str().unwrap().to_owned()
+        rendered.deployment()["spec"]["template"]["metadata"]["annotations"]["checksum/config"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     };
     let minimal = Chart::file("ci/minimal-values.yaml");
     let changed = format!("{minimal}\nconfig:\n  self_signed:\n    tolerance: 10s\n");
@@ -296,17 +379,38 @@ async fn a_change_of_settings_replaces_the_pods() {
 async fn an_image_is_named_by_its_digest_where_there_is_one() {
     let digest = format!("sha256:{}", "ab".repeat(32));
     let minimal = Chart::file("ci/minimal-values.yaml");
-    let image = |values: &str| Chart::rendered(&format!("{minimal}\n{values}")).container()["image"].as_str().unwrap().to_owned();
+    let image = |values: &str| {
+        Chart::rendered(&format!("{minimal}\n{values}")).container()["image"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
     assert_eq!(image(""), concat!("countersign:", env!("CARGO_PKG_VERSION")));
-    assert_eq!(image("image: {tag: nightly, registry: 'r.example:5000', repository: a/b}"), "r.example:5000/a/b:nightly");
-    assert_eq!(image(&format!("image: {{tag: nightly, digest: '{digest}'}}")), format!("countersign@{digest}"));
+    assert_eq!(
+        image("image: {tag: nightly, registry: 'r.example:5000', repository: a/b}"),
+        "r.example:5000/a/b:nightly"
+    );
+    assert_eq!(
+        image(&format!("image: {{tag: nightly, digest: '{digest}'}}")),
+        format!("countersign@{digest}")
+    );
 }
 
 #[tokio::test]
 async fn the_archive_has_what_it_needs_and_no_more() {
     let names = Chart::package();
-    for needed in ["Chart.yaml", "values.yaml", "values.schema.json", "README.md", "files/alerts.yaml", "files/dashboard.json"] {
-        assert!(names.iter().any(|name| name == &format!("countersign/{needed}")), "{needed} is not in {names:?}");
+    for needed in [
+        "Chart.yaml",
+        "values.yaml",
+        "values.schema.json",
+        "README.md",
+        "files/alerts.yaml",
+        "files/dashboard.json",
+    ] {
+        assert!(
+            names.iter().any(|name| name == &format!("countersign/{needed}")),
+            "{needed} is not in {names:?}"
+        );
     }
     assert!(!names.iter().any(|name| name.contains("/ci/")), "{names:?}");
 }

@@ -6,12 +6,21 @@ use crate::harness::{Deployment, Process, Signal, repository};
 #[test]
 fn it_shows_decisions_and_nothing_else() {
     let deployment = Deployment::bare().set("issuer.algorithm", "ES256");
-    let mut demo = Process::spawn("demo", &mut deployment.command(&["demo"]), deployment.dir.path(), Signal::Term);
+    let mut demo = Process::spawn(
+        "demo",
+        &mut deployment.command(&["demo"]),
+        deployment.dir.path(),
+        Signal::Term,
+    );
 
-    let shown = demo.wait_until(|| Some(demo_log(&deployment)).filter(|shown| shown.contains("Stop with Ctrl-C")));
+    let shown = demo.wait_until(|| {
+        Some(demo_log(&deployment)).filter(|shown| shown.contains("Stop with Ctrl-C"))
+    });
 
-    let decisions: Vec<&str> =
-        shown.lines().filter_map(|line| line.strip_prefix("  HTTP  ").or_else(|| line.strip_prefix("  gRPC  "))).collect();
+    let decisions: Vec<&str> = shown
+        .lines()
+        .filter_map(|line| line.strip_prefix("  HTTP  ").or_else(|| line.strip_prefix("  gRPC  ")))
+        .collect();
     let expected = [
         ("200 OK", "X-Auth-Username: demo"),
         ("0 Ok", "x-auth-username: demo"),
@@ -37,7 +46,9 @@ fn it_shows_decisions_and_nothing_else() {
 
 /// What the demo has printed so far, to standard output and error.
 fn demo_log(deployment: &Deployment) -> String {
-    let files = std::fs::read_dir(deployment.dir.path()).unwrap().map(|entry| entry.unwrap().path());
-    let log = files.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "log"));
+    let files =
+        std::fs::read_dir(deployment.dir.path()).unwrap().map(|entry| entry.unwrap().path());
+    let log =
+        files.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "log"));
     log.map(|log| std::fs::read_to_string(log).unwrap()).unwrap_or_default()
 }

@@ -4,14 +4,18 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 
-use crate::gateways::IDENTITY;
+use crate::gateways::every::IDENTITY;
 use crate::harness::{Claims, Countersign, Deployment, Door, Key, Question, Redis, Verdict, now};
 
 #[tokio::test]
 async fn missing_credentials() {
     let world = World::start();
     world.denies("missing_credentials", "no header", |_| Question::bare()).await;
-    world.denies("missing_credentials", "no header, and a scope asked for", |_| asking("admin", Question::bare())).await;
+    world
+        .denies("missing_credentials", "no header, and a scope asked for", |_| {
+            asking("admin", Question::bare())
+        })
+        .await;
     world.denies("missing_credentials", "an empty value", |_| Question::with("")).await;
 }
 
@@ -83,7 +87,11 @@ async fn malformed_claims() {
         world.denies("malformed_credentials", claim, |world| world.asks(&claims)).await;
     }
     for (case, claim, value) in mistyped {
-        world.denies("malformed_credentials", case, |world| world.asks(&Claims::of("alice").with(claim, value.clone()))).await;
+        world
+            .denies("malformed_credentials", case, |world| {
+                world.asks(&Claims::of("alice").with(claim, value.clone()))
+            })
+            .await;
     }
 }
 
@@ -92,7 +100,9 @@ async fn unsupported_algorithm() {
     let world = World::start();
     for algorithm in ["none", "None", "HS256", "HS512", "RS1", "ES256K", "EdDSA2", ""] {
         world
-            .denies("unsupported_algorithm", algorithm, |world| world.asks(&Claims::of("alice").with_header("alg", algorithm)))
+            .denies("unsupported_algorithm", algorithm, |world| {
+                world.asks(&Claims::of("alice").with_header("alg", algorithm))
+            })
             .await;
     }
 }
@@ -101,11 +111,27 @@ async fn unsupported_algorithm() {
 async fn invalid_token() {
     let world = World::start();
     let stranger = Key::ed25519();
-    world.denies("invalid_token", "an unknown principal", |world| world.asks(&Claims::of("nobody"))).await;
-    world.denies("invalid_token", "a disabled principal", |world| world.asks(&Claims::of("disabled"))).await;
-    world.denies("invalid_token", "a principal without keys", |world| world.asks(&Claims::of("keyless"))).await;
-    world.denies("invalid_token", "a revoked key", |world| world.asks(&Claims::of("revoked"))).await;
-    world.denies("invalid_token", "somebody's key", |_| Question::with(Claims::of("alice").authorization(&stranger))).await;
+    world
+        .denies("invalid_token", "an unknown principal", |world| world.asks(&Claims::of("nobody")))
+        .await;
+    world
+        .denies("invalid_token", "a disabled principal", |world| {
+            world.asks(&Claims::of("disabled"))
+        })
+        .await;
+    world
+        .denies("invalid_token", "a principal without keys", |world| {
+            world.asks(&Claims::of("keyless"))
+        })
+        .await;
+    world
+        .denies("invalid_token", "a revoked key", |world| world.asks(&Claims::of("revoked")))
+        .await;
+    world
+        .denies("invalid_token", "somebody's key", |_| {
+            Question::with(Claims::of("alice").authorization(&stranger))
+        })
+        .await;
     world
         .denies("invalid_token", "somebody's key under the right kid", |world| {
             let token = Claims::of("alice").with_header("kid", world.key.fingerprint());
@@ -113,9 +139,17 @@ async fn invalid_token() {
         })
         .await;
     world
-        .denies("invalid_token", "somebody's key under a kid that the principal does not have", |_| {
-            Question::with(Claims::of("alice").with_header("kid", stranger.fingerprint()).authorization(&stranger))
-        })
+        .denies(
+            "invalid_token",
+            "somebody's key under a kid that the principal does not have",
+            |_| {
+                Question::with(
+                    Claims::of("alice")
+                        .with_header("kid", stranger.fingerprint())
+                        .authorization(&stranger),
+                )
+            },
+        )
         .await;
     world
         .denies("invalid_token", "an algorithm that the key does not allow", |world| {
@@ -123,7 +157,9 @@ async fn invalid_token() {
             Question::with(token.authorization(&Key::p256()))
         })
         .await;
-    world.denies("invalid_token", "changed claims", |world| Question::with(tampered(&world.token()))).await;
+    world
+        .denies("invalid_token", "changed claims", |world| Question::with(tampered(&world.token())))
+        .await;
 }
 
 #[tokio::test]
@@ -145,16 +181,23 @@ async fn timestamp_outside_tolerance() {
             })
             .await;
     }
-    world.allows("15 s ago", |world| world.asks(&Claims::of("alice").with("time", now() - 15))).await;
-    world.allows("15 s ahead", |world| world.asks(&Claims::of("alice").with("time", now() + 15))).await;
+    world
+        .allows("15 s ago", |world| world.asks(&Claims::of("alice").with("time", now() - 15)))
+        .await;
+    world
+        .allows("15 s ahead", |world| world.asks(&Claims::of("alice").with("time", now() + 15)))
+        .await;
 }
 
 /// Nonces in memory are forgotten at a restart: whether a token from before was used cannot be told.
 #[tokio::test]
 async fn signed_before_the_start() {
-    for (fence, offset, allowed) in
-        [("minted_before", -5, false), ("strict", 5, false), ("off", -5, true), ("minted_before", 5, true)]
-    {
+    for (fence, offset, allowed) in [
+        ("minted_before", -5, false),
+        ("strict", 5, false),
+        ("off", -5, true),
+        ("minted_before", 5, true),
+    ] {
         let world = World::on(Deployment::new().set("nonce.fence", fence));
         let asks = |world: &World| world.asks(&Claims::of("alice").with("time", now() + offset));
         let case = format!("{fence}, {offset} s from now");
@@ -171,7 +214,11 @@ async fn signed_before_the_start() {
 async fn expired() {
     let world = World::start();
     for ago in [1, 100] {
-        world.denies("expired", &format!("{ago} s ago"), |world| world.asks(&Claims::of("alice").with("exp", now() - ago))).await;
+        world
+            .denies("expired", &format!("{ago} s ago"), |world| {
+                world.asks(&Claims::of("alice").with("exp", now() - ago))
+            })
+            .await;
     }
     world.allows("not yet", |world| world.asks(&Claims::of("alice").with("exp", now() + 60))).await;
 }
@@ -216,7 +263,11 @@ async fn request_mismatch() {
         ("aud", json!(["elsewhere", "and nowhere"])),
     ] {
         let case = format!("{claim} {value}");
-        world.denies("request_mismatch", &case, |world| world.asks(&Claims::of("alice").with(claim, value.clone()))).await;
+        world
+            .denies("request_mismatch", &case, |world| {
+                world.asks(&Claims::of("alice").with(claim, value.clone()))
+            })
+            .await;
     }
 }
 
@@ -224,9 +275,17 @@ async fn request_mismatch() {
 async fn insufficient_scope() {
     let world = World::start();
     for scope in ["admin", "orders:read admin", "orders", "Orders:read"] {
-        world.denies("insufficient_scope", scope, |world| asking(scope, world.asks(&Claims::of("alice")))).await;
+        world
+            .denies("insufficient_scope", scope, |world| {
+                asking(scope, world.asks(&Claims::of("alice")))
+            })
+            .await;
     }
-    world.allows("a scope that alice has", |world| asking("orders:read", world.asks(&Claims::of("alice")))).await;
+    world
+        .allows("a scope that alice has", |world| {
+            asking("orders:read", world.asks(&Claims::of("alice")))
+        })
+        .await;
 }
 
 #[tokio::test]
@@ -240,7 +299,9 @@ async fn unavailable() {
     world.denies("unavailable", "Redis is gone", |world| world.asks(&Claims::of("alice"))).await;
     // Without a valid signature nobody learns about the store.
     world
-        .denies("invalid_token", "and somebody's key", |_| Question::with(Claims::of("alice").authorization(&Key::ed25519())))
+        .denies("invalid_token", "and somebody's key", |_| {
+            Question::with(Claims::of("alice").authorization(&Key::ed25519()))
+        })
         .await;
 }
 
@@ -348,7 +409,8 @@ fn assert_denied(verdict: &Verdict, code: &str, case: &str) {
     }
 
     assert_eq!(verdict.header("content-type"), Some("application/problem+json"), "{case}");
-    let problem: Value = serde_json::from_slice(&verdict.body).unwrap_or_else(|error| panic!("{case}: {error}"));
+    let problem: Value =
+        serde_json::from_slice(&verdict.body).unwrap_or_else(|error| panic!("{case}: {error}"));
     assert_eq!(problem["status"], status, "{case}: {problem}");
     assert!(problem["type"].is_string() && problem["title"].is_string(), "{case}: {problem}");
 }
@@ -357,10 +419,13 @@ fn assert_denied(verdict: &Verdict, code: &str, case: &str) {
 /// HTTP is drawn by chance.
 fn anonymous(verdict: &Verdict) -> String {
     let wire = verdict.wire.iter().map(|byte| char::from(*byte)).collect::<String>();
-    let wire = [("date", "DATE"), ("x-auth-decision-id", "ID")].into_iter().fold(wire, |wire, (name, mark)| {
-        let value = verdict.header(name).unwrap_or_default();
-        if value.is_empty() { wire } else { wire.replace(value, mark) }
-    });
+    let wire = [("date", "DATE"), ("x-auth-decision-id", "ID")].into_iter().fold(
+        wire,
+        |wire, (name, mark)| {
+            let value = verdict.header(name).unwrap_or_default();
+            if value.is_empty() { wire } else { wire.replace(value, mark) }
+        },
+    );
     let Some((head, body)) = wire.split_once("\r\n\r\n") else { return wire };
     let mut lines: Vec<&str> = head.split("\r\n").collect();
     lines[1..].sort_unstable();

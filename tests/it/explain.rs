@@ -3,12 +3,22 @@
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Behaviour, Claims, Deployment, Door, JwksServer, Key, Question, Ran, Redis, Signer, free_port, member, now, pass_the_fence,
-    variable,
+    Behaviour, Claims, Deployment, Door, JwksServer, Key, Question, Ran, Redis, Signer, free_port,
+    member, now, pass_the_fence, variable,
 };
 
 /// In the order in which decisions take them.
-const STEPS: [&str; 9] = ["credentials", "token", "time", "required_claims", "principal", "key", "binding", "scopes", "nonce"];
+const STEPS: [&str; 9] = [
+    "credentials",
+    "token",
+    "time",
+    "required_claims",
+    "principal",
+    "key",
+    "binding",
+    "scopes",
+    "nonce",
+];
 
 /// What an explanation has to say: the verdict, the code that a client would be told, the exact reason, and the step that says it.
 type Expected = (&'static str, Option<&'static str>, Option<&'static str>, Option<&'static str>);
@@ -27,26 +37,76 @@ async fn every_verdict_has_its_reason_and_its_step() {
     let cases: Vec<(&str, String, &[&str], Expected)> = vec![
         ("good", sign(alice()), &[], ALLOW),
         ("good, of the other profile", sign(Claims::registered("alice")), &[], ALLOW),
-        ("good, naming its key", sign(alice().with_header("kid", world.key.fingerprint())), &[], ALLOW),
+        (
+            "good, naming its key",
+            sign(alice().with_header("kid", world.key.fingerprint())),
+            &[],
+            ALLOW,
+        ),
         ("good, with its scheme", alice().authorization(&world.key), &[], ALLOW),
         ("good, with the scheme in another case", format!("jwt  {}", sign(alice())), &[], ALLOW),
         ("good, with a scope that it holds", sign(alice()), &["--scope", "orders:read"], ALLOW),
-        ("too old", sign(alice().with("time", now() - 60)), &[], deny("timestamp_outside_tolerance", "too_old", "time")),
-        ("too new", sign(alice().with("time", now() + 60)), &[], deny("timestamp_outside_tolerance", "too_new", "time")),
+        (
+            "too old",
+            sign(alice().with("time", now() - 60)),
+            &[],
+            deny("timestamp_outside_tolerance", "too_old", "time"),
+        ),
+        (
+            "too new",
+            sign(alice().with("time", now() + 60)),
+            &[],
+            deny("timestamp_outside_tolerance", "too_new", "time"),
+        ),
         ("expired", sign(alice().with("exp", now() - 1)), &[], deny("expired", "expired", "time")),
-        ("not yet valid", sign(alice().with("nbf", now() + 15)), &[], deny("timestamp_outside_tolerance", "not_yet_valid", "time")),
-        ("a stranger's signature", alice().sign(&stranger), &[], deny("invalid_token", "bad_signature", "key")),
-        ("a key of another kind", alice().sign(&Key::p256()), &[], deny("invalid_token", "no_matching_key", "key")),
+        (
+            "not yet valid",
+            sign(alice().with("nbf", now() + 15)),
+            &[],
+            deny("timestamp_outside_tolerance", "not_yet_valid", "time"),
+        ),
+        (
+            "a stranger's signature",
+            alice().sign(&stranger),
+            &[],
+            deny("invalid_token", "bad_signature", "key"),
+        ),
+        (
+            "a key of another kind",
+            alice().sign(&Key::p256()),
+            &[],
+            deny("invalid_token", "no_matching_key", "key"),
+        ),
         (
             "a kid that alice has not, and a stranger's signature",
             alice().with_header("kid", stranger.fingerprint()).sign(&stranger),
             &[],
             deny("invalid_token", "bad_signature", "key"),
         ),
-        ("an unknown user", sign(Claims::of("nobody")), &[], deny("invalid_token", "unknown_principal", "principal")),
-        ("a disabled user", sign(Claims::of("disabled")), &[], deny("invalid_token", "disabled_principal", "principal")),
-        ("a revoked key", sign(Claims::of("revoked")), &[], deny("invalid_token", "no_matching_key", "key")),
-        ("a key before its time", sign(Claims::of("early")), &[], deny("invalid_token", "no_matching_key", "key")),
+        (
+            "an unknown user",
+            sign(Claims::of("nobody")),
+            &[],
+            deny("invalid_token", "unknown_principal", "principal"),
+        ),
+        (
+            "a disabled user",
+            sign(Claims::of("disabled")),
+            &[],
+            deny("invalid_token", "disabled_principal", "principal"),
+        ),
+        (
+            "a revoked key",
+            sign(Claims::of("revoked")),
+            &[],
+            deny("invalid_token", "no_matching_key", "key"),
+        ),
+        (
+            "a key before its time",
+            sign(Claims::of("early")),
+            &[],
+            deny("invalid_token", "no_matching_key", "key"),
+        ),
         ("a matching method", sign(alice().with("htm", "POST")), &["--method", "POST"], ALLOW),
         (
             "another method",
@@ -54,7 +114,12 @@ async fn every_verdict_has_its_reason_and_its_step() {
             &["--method", "GET"],
             deny("request_mismatch", "method_mismatch", "binding"),
         ),
-        ("a method not told", sign(alice().with("htm", "POST")), &[], deny("request_mismatch", "method_mismatch", "binding")),
+        (
+            "a method not told",
+            sign(alice().with("htm", "POST")),
+            &[],
+            deny("request_mismatch", "method_mismatch", "binding"),
+        ),
         (
             "a matching URL",
             sign(alice().with("htu", "https://api.example:8443/orders")),
@@ -67,7 +132,12 @@ async fn every_verdict_has_its_reason_and_its_step() {
             &["--url", "https://api.example/users"],
             deny("request_mismatch", "uri_mismatch", "binding"),
         ),
-        ("another service", sign(alice().with("aud", "elsewhere")), &[], deny("request_mismatch", "audience_mismatch", "binding")),
+        (
+            "another service",
+            sign(alice().with("aud", "elsewhere")),
+            &[],
+            deny("request_mismatch", "audience_mismatch", "binding"),
+        ),
         (
             "a missing scope",
             sign(alice()),
@@ -81,10 +151,30 @@ async fn every_verdict_has_its_reason_and_its_step() {
             deny("timestamp_outside_tolerance", "too_old", "time"),
         ),
         ("garbage", "hello".to_owned(), &[], deny("malformed_credentials", "not_a_jws", "token")),
-        ("garbage with its scheme", "JWT hello".to_owned(), &[], deny("malformed_credentials", "not_a_jws", "token")),
-        ("a lone scheme", "JWT".to_owned(), &[], deny("malformed_credentials", "not_a_jws", "token")),
-        ("nothing", String::new(), &[], deny("malformed_credentials", "wrong_scheme", "credentials")),
-        ("another scheme", "Basic YWxpY2U6".to_owned(), &[], deny("malformed_credentials", "wrong_scheme", "credentials")),
+        (
+            "garbage with its scheme",
+            "JWT hello".to_owned(),
+            &[],
+            deny("malformed_credentials", "not_a_jws", "token"),
+        ),
+        (
+            "a lone scheme",
+            "JWT".to_owned(),
+            &[],
+            deny("malformed_credentials", "not_a_jws", "token"),
+        ),
+        (
+            "nothing",
+            String::new(),
+            &[],
+            deny("malformed_credentials", "wrong_scheme", "credentials"),
+        ),
+        (
+            "another scheme",
+            "Basic YWxpY2U6".to_owned(),
+            &[],
+            deny("malformed_credentials", "wrong_scheme", "credentials"),
+        ),
         (
             "two tokens",
             format!("{}, {}", alice().authorization(&world.key), sign(alice())),
@@ -97,11 +187,36 @@ async fn every_verdict_has_its_reason_and_its_step() {
             &[],
             deny("malformed_credentials", "token_too_large", "token"),
         ),
-        ("no nonce", sign(alice().with("nonce", Value::Null)), &[], deny("malformed_credentials", "claim_missing", "token")),
-        ("a mistyped claim", sign(alice().with("time", "now")), &[], deny("malformed_credentials", "claims_mistyped", "token")),
-        ("two names, of which the own profile's counts", sign(alice().with("iss", "bob")), &[], ALLOW),
-        ("a kid of 64 digits that is no fingerprint of a key", sign(alice().with_header("kid", "ab".repeat(32))), &[], ALLOW),
-        ("two times", sign(alice().with("iat", now() - 10)), &[], deny("malformed_credentials", "claims_contradictory", "token")),
+        (
+            "no nonce",
+            sign(alice().with("nonce", Value::Null)),
+            &[],
+            deny("malformed_credentials", "claim_missing", "token"),
+        ),
+        (
+            "a mistyped claim",
+            sign(alice().with("time", "now")),
+            &[],
+            deny("malformed_credentials", "claims_mistyped", "token"),
+        ),
+        (
+            "two names, of which the own profile's counts",
+            sign(alice().with("iss", "bob")),
+            &[],
+            ALLOW,
+        ),
+        (
+            "a kid of 64 digits that is no fingerprint of a key",
+            sign(alice().with_header("kid", "ab".repeat(32))),
+            &[],
+            ALLOW,
+        ),
+        (
+            "two times",
+            sign(alice().with("iat", now() - 10)),
+            &[],
+            deny("malformed_credentials", "claims_contradictory", "token"),
+        ),
         (
             "alg none",
             sign(alice().with_header("alg", "none")),
@@ -130,8 +245,10 @@ async fn steps_tell_what_was_seen_and_expected() {
     says(&good, "scopes", &["orders:read orders:write"], &["orders:read"]);
     says(&good, "nonce", &["not used yet"], &["not claimed"]);
 
-    let old =
-        world.explain(&Claims::of("alice").with("time", now() - 60).with("htm", "POST").sign(&world.key), &["--method", "PUT"]);
+    let old = world.explain(
+        &Claims::of("alice").with("time", now() - 60).with("htm", "POST").sign(&world.key),
+        &["--method", "PUT"],
+    );
     says(&old, "time", &["signed 6"], &["20s"]);
     says(&old, "key", &["verifies"], &[]);
     says(&old, "binding", &["htm POST"], &["method PUT"]);
@@ -139,7 +256,8 @@ async fn steps_tell_what_was_seen_and_expected() {
 
     let early = world.explain(&Claims::of("early").sign(&world.key), &[]);
     says(&early, "key", &[&fingerprint, "not in its time of use"], &[]);
-    let other = world.explain(&Claims::of("alice").with_header("kid", "ab".repeat(32)).sign(&world.key), &[]);
+    let other = world
+        .explain(&Claims::of("alice").with_header("kid", "ab".repeat(32)).sign(&world.key), &[]);
     says(&other, "token", &[&"ab".repeat(32)], &[]);
     says(&other, "key", &["verifies"], &[]);
     let unknown = world.explain(&Claims::of("nobody").sign(&world.key), &[]);
@@ -147,9 +265,15 @@ async fn steps_tell_what_was_seen_and_expected() {
     for skipped in ["key", "scopes", "nonce"] {
         assert_eq!(step(&unknown, skipped)["outcome"], "skipped", "{unknown:#}");
     }
-    let required =
-        world.command(&["explain", &Claims::of("alice").sign(&world.key), "--output", "json"], &[("self_signed.require", "htm")]);
-    check("a claim that is required", &required, deny("malformed_credentials", "binding_missing", "required_claims"));
+    let required = world.command(
+        &["explain", &Claims::of("alice").sign(&world.key), "--output", "json"],
+        &[("self_signed.require", "htm")],
+    );
+    check(
+        "a claim that is required",
+        &required,
+        deny("malformed_credentials", "binding_missing", "required_claims"),
+    );
     says(&required, "required_claims", &["htm absent"], &["htm"]);
 }
 
@@ -172,8 +296,17 @@ async fn explaining_claims_no_nonce() {
     // Somebody else's nonce is another.
     world.deployment.enrol("bob", &world.key);
     let claims = Claims::of("alice").with("nonce", "same");
-    assert!(Door::Http.ask(&countersign, &Question::with(claims.authorization(&world.key))).await.allowed());
-    check("another's", &world.explain(&Claims::of("bob").with("nonce", "same").sign(&world.key), &[]), ALLOW);
+    assert!(
+        Door::Http
+            .ask(&countersign, &Question::with(claims.authorization(&world.key)))
+            .await
+            .allowed()
+    );
+    check(
+        "another's",
+        &world.explain(&Claims::of("bob").with("nonce", "same").sign(&world.key), &[]),
+        ALLOW,
+    );
     assert_eq!(world.deployment.list(&["key", "list", "bob"])[0]["last_used_on"], Value::Null);
 }
 
@@ -182,7 +315,8 @@ async fn used_nonces_in_the_memory_of_the_service_are_not_guessed() {
     let deployment = Deployment::new();
     let key = Key::ed25519();
     deployment.enrol("alice", &key);
-    let report = deployment.run(&["explain", &Claims::of("alice").sign(&key), "--output", "json"]).json();
+    let report =
+        deployment.run(&["explain", &Claims::of("alice").sign(&key), "--output", "json"]).json();
 
     assert_eq!(report["verdict"], "allow", "as far as can be seen from here");
     assert_eq!(step(&report, "nonce")["outcome"], "skipped", "{report:#}");
@@ -201,7 +335,8 @@ async fn what_is_out_of_reach_is_told() {
     check("no Redis", &report, ("unavailable", Some("unavailable"), None, Some("nonce")));
 
     let mut command = world.deployment.command(&arguments);
-    let ran = Ran::of(command.env(variable("database.url"), format!("postgres://nobody@{gone}/none")));
+    let ran =
+        Ran::of(command.env(variable("database.url"), format!("postgres://nobody@{gone}/none")));
     assert_eq!((ran.code, ran.stdout.as_str()), (1, ""), "{ran:?}");
     assert!(ran.stderr.contains("database.url"), "{ran:?}");
 }
@@ -220,7 +355,10 @@ async fn a_token_is_read_from_standard_input() {
     let mut command = world.deployment.command(&["explain", "-"]);
     let ran = Ran::reading(&mut command, b"\xff\xfe");
     assert_eq!((ran.code, ran.stdout.as_str()), (1, ""), "{ran:?}");
-    assert!(ran.stderr.contains("not text") && !ran.stderr.contains("key"), "it speaks of a token: {ran:?}");
+    assert!(
+        ran.stderr.contains("not text") && !ran.stderr.contains("key"),
+        "it speaks of a token: {ran:?}"
+    );
 }
 
 #[tokio::test]
@@ -272,7 +410,16 @@ async fn a_trusted_key_set_is_fetched() {
     server.put("/keys", Behaviour::set([signer.jwk(), member(stranger.jwk(), "use", "enc")]));
     let encrypting = explain(stranger.claims("alice"), &stranger.key);
     check("a key for encryption", &encrypting, deny("invalid_token", "no_matching_key", "key"));
-    says(&encrypting, "key", &["no usable key of that kid", "left out: kid \"another\", OKP Ed25519", "\"use\" is \"enc\""], &[]);
+    says(
+        &encrypting,
+        "key",
+        &[
+            "no usable key of that kid",
+            "left out: kid \"another\", OKP Ed25519",
+            "\"use\" is \"enc\"",
+        ],
+        &[],
+    );
 
     server.put("/keys", Behaviour::text("").with_status(500));
     let broken = explain(signer.claims("alice"), &signer.key);
@@ -326,8 +473,15 @@ impl World {
         for expected in report["steps"].as_array().unwrap() {
             let columns = lines.next().unwrap_or_default();
             let words: Vec<&str> = columns.split_whitespace().take(2).collect();
-            assert_eq!(words, [expected["step"].as_str().unwrap(), expected["outcome"].as_str().unwrap()], "{case}: {ran:?}");
-            assert!(columns.contains(expected["reason"].as_str().unwrap_or("-")), "{case}: {ran:?}");
+            assert_eq!(
+                words,
+                [expected["step"].as_str().unwrap(), expected["outcome"].as_str().unwrap()],
+                "{case}: {ran:?}"
+            );
+            assert!(
+                columns.contains(expected["reason"].as_str().unwrap_or("-")),
+                "{case}: {ran:?}"
+            );
         }
         let summary = ran.stdout.trim_end().lines().last().unwrap();
         let told = report["code"].as_str().unwrap_or("would pass, as alice");
@@ -345,9 +499,19 @@ fn check(case: &str, report: &Value, (verdict, code, reason, failed): Expected) 
         .filter(|step| ["credentials", "token"].contains(step))
         .map_or(STEPS.len(), |last| 1 + STEPS.iter().position(|name| *name == last).unwrap());
     assert_eq!(names, STEPS[..count], "{case}");
-    let failure = steps.iter().find(|step| ["denied", "unavailable"].contains(&step["outcome"].as_str().unwrap()));
-    assert_eq!(failure.map(|step| &step["step"]), failed.map(Value::from).as_ref(), "{case}: {report:#}");
-    assert_eq!(failure.map_or(&Value::Null, |step| &step["reason"]), &json!(reason), "{case}: {report:#}");
+    let failure = steps
+        .iter()
+        .find(|step| ["denied", "unavailable"].contains(&step["outcome"].as_str().unwrap()));
+    assert_eq!(
+        failure.map(|step| &step["step"]),
+        failed.map(Value::from).as_ref(),
+        "{case}: {report:#}"
+    );
+    assert_eq!(
+        failure.map_or(&Value::Null, |step| &step["reason"]),
+        &json!(reason),
+        "{case}: {report:#}"
+    );
     assert!(report["now"].as_str().is_some_and(|now| now.ends_with('Z')), "{case}: {report:#}");
 }
 
@@ -360,7 +524,10 @@ fn says(report: &Value, name: &str, seen: &[&str], expected: &[&str]) {
     let step = step(report, name);
     for (column, parts) in [("seen", seen), ("expected", expected)] {
         for part in parts {
-            assert!(step[column].as_str().unwrap().contains(part), "{part} is not {column} in {step:#}");
+            assert!(
+                step[column].as_str().unwrap().contains(part),
+                "{part} is not {column} in {step:#}"
+            );
         }
     }
 }

@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::harness::{Admin, Claims, Countersign, Database, Deployment, Door, Key, Question, eventually_async, execute};
+use crate::harness::{
+    Admin, Claims, Countersign, Database, Deployment, Door, Key, Question, eventually_async,
+    execute,
+};
 
 /// The promise, and a margin for the command itself to end and the question to be asked.
 const IN_FORCE_WITHIN: Duration = Duration::from_millis(1_000 + 250);
@@ -40,9 +43,13 @@ async fn on_postgres_with_numbers_in_blocks() {
         for is_active in [false, true, false] {
             let other = format!("{username}-{block}-{is_active}-{}", Key::ed25519().fingerprint());
             world.change(&["principal", "add", &other]);
-            let changed = admin.patch(&format!("/principals/{username}"), &json!({ "is_active": is_active })).await;
+            let changed = admin
+                .patch(&format!("/principals/{username}"), &json!({ "is_active": is_active }))
+                .await;
             assert_eq!(changed.status, 200, "{changed:?}");
-            world.in_force(if is_active { "allowed" } else { "invalid_token" }, username, &key).await;
+            world
+                .in_force(if is_active { "allowed" } else { "invalid_token" }, username, &key)
+                .await;
         }
     }
 }
@@ -85,11 +92,14 @@ async fn changes_take_effect(database: Database) {
 /// Whoever registers and then asks does not wait for the next look at the changes: a refusal looks first.
 #[tokio::test]
 async fn what_was_added_a_moment_ago_is_known() {
-    let deployment = Deployment::new().set("registry.poll_interval", "1m").set("registry.max_stale", "5m");
+    let deployment =
+        Deployment::new().set("registry.poll_interval", "1m").set("registry.max_stale", "5m");
     let countersign = deployment.serve();
     for (door, username) in Door::BOTH.into_iter().zip(["alice", "bob"]) {
         let (first, second) = (Key::ed25519(), Key::p256());
-        let ask = async |key: &Key| door.ask(&countersign, &Question::with(Claims::of(username).authorization(key))).await;
+        let ask = async |key: &Key| {
+            door.ask(&countersign, &Question::with(Claims::of(username).authorization(key))).await
+        };
         assert_eq!(ask(&first).await.code(), Some("invalid_token"), "nobody yet");
         deployment.enrol(username, &first);
         assert!(ask(&first).await.allowed(), "{username}, just added");
@@ -121,7 +131,10 @@ impl World {
         for replica in &self.replicas {
             let left = IN_FORCE_WITHIN.saturating_sub(start.elapsed());
             let what = format!("{username} is {expected}");
-            eventually_async(&what, left, async || (ask(replica, username, key).await == expected).then_some(())).await;
+            eventually_async(&what, left, async || {
+                (ask(replica, username, key).await == expected).then_some(())
+            })
+            .await;
         }
         // And stays so.
         self.everywhere(expected, username, key).await;
@@ -138,5 +151,9 @@ impl World {
 async fn ask(replica: &Countersign, username: &str, key: &Key) -> String {
     let question = Question::with(Claims::of(username).authorization(key));
     let verdict = Door::Http.ask(replica, &question).await;
-    if verdict.allowed() { "allowed".to_owned() } else { verdict.code().unwrap_or("no code").to_owned() }
+    if verdict.allowed() {
+        "allowed".to_owned()
+    } else {
+        verdict.code().unwrap_or("no code").to_owned()
+    }
 }

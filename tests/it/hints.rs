@@ -6,8 +6,8 @@
 use std::time::{Duration, Instant};
 
 use crate::harness::{
-    Claims, Countersign, Deployment, Door, Key, Question, Ran, Redis, RedisCluster, RedisSentinel, Sluice, eventually_async,
-    variable,
+    Claims, Countersign, Deployment, Door, Key, Question, Ran, Redis, RedisCluster, RedisSentinel,
+    Sluice, eventually_async, variable,
 };
 
 /// The longest that the settings take: no test here lasts until the second poll.
@@ -47,7 +47,9 @@ async fn over_a_cluster() {
 #[tokio::test]
 async fn over_sentinels() {
     let redis = RedisSentinel::start();
-    World::start(&format!("redis+sentinel://{}/main", redis.address)).follows_at_once("alice").await;
+    World::start(&format!("redis+sentinel://{}/main", redis.address))
+        .follows_at_once("alice")
+        .await;
 }
 
 /// Nodes that are gone are passed over, by the command as by the replicas.
@@ -55,9 +57,13 @@ async fn over_sentinels() {
 async fn over_the_nodes_that_are_there() {
     let gone = crate::harness::free_port();
     let cluster = RedisCluster::start();
-    World::start(&format!("redis+cluster://127.0.0.1:{gone},{}", cluster.address)).follows_at_once("alice").await;
+    World::start(&format!("redis+cluster://127.0.0.1:{gone},{}", cluster.address))
+        .follows_at_once("alice")
+        .await;
     let sentinel = RedisSentinel::start();
-    World::start(&format!("redis+sentinel://127.0.0.1:{gone},{}/main", sentinel.address)).follows_at_once("alice").await;
+    World::start(&format!("redis+sentinel://127.0.0.1:{gone},{}/main", sentinel.address))
+        .follows_at_once("alice")
+        .await;
 }
 
 #[tokio::test]
@@ -89,7 +95,10 @@ async fn changes_need_no_redis() {
     let id = deployment.enrol("alice", &key);
     deployment.enrol("bob", &other);
     let world = World { replicas: [(); 2].map(|()| deployment.serve()), deployment };
-    let (alice, bob) = (Holder { username: "alice", key, id }, Holder { username: "bob", key: other, id: String::new() });
+    let (alice, bob) = (
+        Holder { username: "alice", key, id },
+        Holder { username: "bob", key: other, id: String::new() },
+    );
     world.ask_all("allowed", &alice).await;
 
     redis.stop();
@@ -136,8 +145,10 @@ struct World {
 impl World {
     /// Two replicas that poll rarely.
     fn start(nonces: &str) -> Self {
-        let deployment =
-            Deployment::new().set("nonce.url", nonces).set("nonce.timeout", "1s").set("registry.poll_interval", RARELY);
+        let deployment = Deployment::new()
+            .set("nonce.url", nonces)
+            .set("nonce.timeout", "1s")
+            .set("registry.poll_interval", RARELY);
         Self { replicas: [(); 2].map(|()| deployment.serve()), deployment }
     }
 
@@ -150,7 +161,8 @@ impl World {
     async fn follows_at_once(&self, username: &'static str) {
         let first = self.enrol(username);
         let second = Key::ed25519();
-        let second = Holder { username, id: self.deployment.add_key(username, &second), key: second };
+        let second =
+            Holder { username, id: self.deployment.add_key(username, &second), key: second };
         self.ask_all("allowed", &first).await;
         self.ask_all("allowed", &second).await;
         self.deployment.done(&["key", "revoke", &first.id]);
@@ -172,7 +184,10 @@ impl World {
         for replica in &self.replicas {
             let what = format!("{} is {expected}", holder.username);
             let left = within.saturating_sub(start.elapsed());
-            eventually_async(&what, left, async || (ask(replica, holder).await == expected).then_some(())).await;
+            eventually_async(&what, left, async || {
+                (ask(replica, holder).await == expected).then_some(())
+            })
+            .await;
         }
     }
 
@@ -188,5 +203,9 @@ impl World {
 async fn ask(replica: &Countersign, holder: &Holder) -> String {
     let question = Question::with(Claims::of(holder.username).authorization(&holder.key));
     let verdict = Door::Http.ask(replica, &question).await;
-    if verdict.allowed() { "allowed".to_owned() } else { verdict.code().unwrap_or("no code").to_owned() }
+    if verdict.allowed() {
+        "allowed".to_owned()
+    } else {
+        verdict.code().unwrap_or("no code").to_owned()
+    }
 }

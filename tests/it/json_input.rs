@@ -6,26 +6,52 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use crate::harness::http::Request;
-use crate::harness::{ADMIN_TOKEN, Admin, Claims, Countersign, Deployment, Door, Key, Question, TokenApi, now};
+use crate::harness::{
+    ADMIN_TOKEN, Admin, Claims, Countersign, Deployment, Door, Key, Question, TokenApi, now,
+};
 
 #[tokio::test]
 async fn an_array_is_no_patch_and_nothing_to_add() {
     let (_deployment, countersign, key) = alice();
     let (admin, new) = (Admin::of(&countersign), Key::p256());
     let key_id = admin.all("/keys").await[0]["id"].clone();
-    let before = (admin.get("/principals/alice").await.json(), admin.all("/keys").await, admin.all("/principals").await);
+    let before = (
+        admin.get("/principals/alice").await.json(),
+        admin.all("/keys").await,
+        admin.all("/principals").await,
+    );
 
     for (method, path, body) in [
         // What disabled alice.
         ("PATCH", "/principals/alice".to_owned(), json!([false])),
-        ("PATCH", "/principals/alice".to_owned(), json!([false, ["admin"], "given", "family", "e@mail"])),
+        (
+            "PATCH",
+            "/principals/alice".to_owned(),
+            json!([false, ["admin"], "given", "family", "e@mail"]),
+        ),
         ("PATCH", "/principals/alice".to_owned(), json!([])),
         ("PATCH", format!("/keys/{key_id}"), json!(["a comment", ["admin"], null, null])),
         ("PATCH", "/log".to_owned(), json!(["debug", "all", 1])),
-        ("POST", "/principals".to_owned(), json!(["bob", true, ["admin"], null, null, null, null, null])),
-        ("POST", "/principals".to_owned(), json!({"username": "bob", "keys": [[new.public_pem(), null, null, null, null]]})),
-        ("POST", "/principals/alice/keys".to_owned(), json!([new.public_pem(), null, ["admin"], null, null])),
-        ("POST", "/principals/alice/jwks-trusts".to_owned(), json!(["https://id.example.com/jwks.json"])),
+        (
+            "POST",
+            "/principals".to_owned(),
+            json!(["bob", true, ["admin"], null, null, null, null, null]),
+        ),
+        (
+            "POST",
+            "/principals".to_owned(),
+            json!({"username": "bob", "keys": [[new.public_pem(), null, null, null, null]]}),
+        ),
+        (
+            "POST",
+            "/principals/alice/keys".to_owned(),
+            json!([new.public_pem(), null, ["admin"], null, null]),
+        ),
+        (
+            "POST",
+            "/principals/alice/jwks-trusts".to_owned(),
+            json!(["https://id.example.com/jwks.json"]),
+        ),
         ("POST", "/principals/alice/api-keys".to_owned(), json!([null, null, null])),
         ("POST", "/principals/alice/tokens".to_owned(), json!([null, null, null])),
         ("POST", "/explain".to_owned(), json!([Claims::of("alice").sign(&key), null, null, null])),
@@ -35,7 +61,11 @@ async fn an_array_is_no_patch_and_nothing_to_add() {
         assert_eq!(answer.status, 400, "{method} {path} {body}: {answer:?}");
     }
 
-    let after = (admin.get("/principals/alice").await.json(), admin.all("/keys").await, admin.all("/principals").await);
+    let after = (
+        admin.get("/principals/alice").await.json(),
+        admin.all("/keys").await,
+        admin.all("/principals").await,
+    );
     assert_eq!(before, after);
     assert!(admin.all("/jwks-trusts").await.is_empty() && admin.all("/api-keys").await.is_empty());
 }
@@ -45,11 +75,15 @@ async fn an_array_is_no_patch_and_nothing_to_add() {
 async fn an_array_registers_nothing() {
     let (_deployment, countersign, _) = alice();
     let key = "a long and chosen API key, for jwthenticator's sake";
-    for (path, body) in
-        [("/register_key", json!([key, "0e1b0a5e-6f55-4d3e-8d0a-6a4f7a1f3c52"])), ("/is_key_registered", json!([key]))]
-    {
-        let request = Request::new("POST", path).header("Content-Type", "application/json").body(body.to_string());
-        let answer = request.authorization(&format!("Bearer {ADMIN_TOKEN}")).send(countersign.admin).await;
+    for (path, body) in [
+        ("/register_key", json!([key, "0e1b0a5e-6f55-4d3e-8d0a-6a4f7a1f3c52"])),
+        ("/is_key_registered", json!([key])),
+    ] {
+        let request = Request::new("POST", path)
+            .header("Content-Type", "application/json")
+            .body(body.to_string());
+        let answer =
+            request.authorization(&format!("Bearer {ADMIN_TOKEN}")).send(countersign.admin).await;
         assert_eq!(answer.status, 400, "{path}: {answer:?}");
     }
 }
@@ -77,7 +111,8 @@ async fn an_array_is_no_question_to_the_token_api() {
 #[tokio::test]
 async fn a_token_has_a_header_and_claims_that_are_objects() {
     let (_deployment, countersign, key) = alice();
-    let claims = || json!({"username": "alice", "time": now(), "nonce": nonce()}).to_string().into_bytes();
+    let claims =
+        || json!({"username": "alice", "time": now(), "nonce": nonce()}).to_string().into_bytes();
     let header = || json!({"alg": "EdDSA"}).to_string().into_bytes();
     let with = |member: &str, value: Value| {
         let mut header = json!({"alg": "EdDSA"});
@@ -90,12 +125,24 @@ async fn a_token_has_a_header_and_claims_that_are_objects() {
         [None, Some("replayed".to_owned())],
         "or nothing is proven"
     );
-    assert_eq!(ask(&countersign, &signed(&key, &with("b64", json!(true)), &claims())).await[0], None, "RFC 7797: as it is anyway");
+    assert_eq!(
+        ask(&countersign, &signed(&key, &with("b64", json!(true)), &claims())).await[0],
+        None,
+        "RFC 7797: as it is anyway"
+    );
 
     for (case, header, claims) in [
         ("an array for a header", json!(["EdDSA"]).to_string().into_bytes(), claims()),
-        ("one with all members", json!(["EdDSA", null, false, true]).to_string().into_bytes(), claims()),
-        ("an array for claims", header(), json!(["alice", now(), nonce()]).to_string().into_bytes()),
+        (
+            "one with all members",
+            json!(["EdDSA", null, false, true]).to_string().into_bytes(),
+            claims(),
+        ),
+        (
+            "an array for claims",
+            header(),
+            json!(["alice", now(), nonce()]).to_string().into_bytes(),
+        ),
         ("crit: null", with("crit", json!(null)), claims()),
         ("crit: []", with("crit", json!([])), claims()),
         ("crit: [exp]", with("crit", json!(["exp"])), claims()),
@@ -105,7 +152,11 @@ async fn a_token_has_a_header_and_claims_that_are_objects() {
         ("claims with bytes that are no text", header(), not_text(claims())),
     ] {
         let token = signed(&key, &header, &claims);
-        assert_eq!(ask(&countersign, &token).await, [(); 2].map(|()| Some("malformed_credentials".to_owned())), "{case}");
+        assert_eq!(
+            ask(&countersign, &token).await,
+            [(); 2].map(|()| Some("malformed_credentials".to_owned())),
+            "{case}"
+        );
     }
 }
 
@@ -115,26 +166,50 @@ async fn so_has_an_access_token_and_an_assertion() {
     let (deployment, countersign, key) = alice();
     let api = TokenApi::of(&countersign);
     let access = api.login(&deployment.api_key("alice")).await.access;
-    let [header, payload, signature] = access.split('.').collect::<Vec<_>>()[..] else { panic!("{access}") };
-    let decoded = |part: &str| -> Value { serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap() };
+    let [header, payload, signature] = access.split('.').collect::<Vec<_>>()[..] else {
+        panic!("{access}")
+    };
+    let decoded = |part: &str| -> Value {
+        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap()
+    };
     let alg = decoded(header)["alg"].clone();
-    for header in [json!([alg, decoded(header)["kid"]]), json!({"alg": alg, "crit": null}), json!({"alg": alg, "b64": false})] {
-        let forged = format!("{}.{payload}.{signature}", URL_SAFE_NO_PAD.encode(header.to_string()));
-        let answer = Request::get("/validate_request").authorization(&format!("Bearer {forged}")).send(countersign.http).await;
-        assert_eq!(answer.header("x-auth-error"), Some("malformed_credentials"), "{header}: {answer:?}");
+    for header in [
+        json!([alg, decoded(header)["kid"]]),
+        json!({"alg": alg, "crit": null}),
+        json!({"alg": alg, "b64": false}),
+    ] {
+        let forged =
+            format!("{}.{payload}.{signature}", URL_SAFE_NO_PAD.encode(header.to_string()));
+        let answer = Request::get("/validate_request")
+            .authorization(&format!("Bearer {forged}"))
+            .send(countersign.http)
+            .await;
+        assert_eq!(
+            answer.header("x-auth-error"),
+            Some("malformed_credentials"),
+            "{header}: {answer:?}"
+        );
     }
 
-    let claims = json!({"sub": "alice", "iss": "alice", "aud": ISSUER, "iat": now(), "jti": nonce()}).to_string().into_bytes();
-    for (header, is_good) in
-        [(json!(["EdDSA"]), false), (json!({"alg": "EdDSA", "crit": null}), false), (json!({"alg": "EdDSA"}), true)]
-    {
+    let claims =
+        json!({"sub": "alice", "iss": "alice", "aud": ISSUER, "iat": now(), "jti": nonce()})
+            .to_string()
+            .into_bytes();
+    for (header, is_good) in [
+        (json!(["EdDSA"]), false),
+        (json!({"alg": "EdDSA", "crit": null}), false),
+        (json!({"alg": "EdDSA"}), true),
+    ] {
         let assertion = signed(&key, header.to_string().as_bytes(), &claims);
         let answer = api
             .form(
                 "/oauth2/token",
                 &[
                     ("grant_type", "client_credentials"),
-                    ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"),
+                    (
+                        "client_assertion_type",
+                        "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+                    ),
                     ("client_assertion", &assertion),
                 ],
             )
@@ -146,7 +221,8 @@ async fn so_has_an_access_token_and_an_assertion() {
 const ISSUER: &str = "http://issuer.test";
 
 fn alice() -> (Deployment, Countersign, Key) {
-    let (deployment, key) = (Deployment::new().administered().set("issuer.url", ISSUER), Key::ed25519());
+    let (deployment, key) =
+        (Deployment::new().administered().set("issuer.url", ISSUER), Key::ed25519());
     deployment.enrol("alice", &key);
     let countersign = deployment.serve();
     (deployment, countersign, key)

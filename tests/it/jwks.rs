@@ -1,9 +1,18 @@
 //! Key sets that principals trust: whose tokens pass, and what an operator's changes do while the service runs.
 
+pub mod fetching;
+pub mod guards;
+pub mod hostile;
+pub mod proxy;
+pub mod real;
+pub mod server;
+pub mod sets;
+
 use std::time::Duration;
 
 use crate::harness::{
-    Behaviour, Claims, Countersign, Deployment, Door, JwksServer, Key, Question, Signal, Signer, Verdict, eventually_async, member,
+    Behaviour, Claims, Countersign, Deployment, Door, JwksServer, Key, Question, Signal, Signer,
+    Verdict, eventually_async, member,
 };
 
 /// For whatever has no promised time.
@@ -36,8 +45,16 @@ async fn tokens_of_a_trusted_set_pass_once_at_either_door() {
             assert_eq!(verdict.header("x-auth-key-id"), Some(*key_id), "{door:?}");
             assert_eq!(verdict.header("x-auth-username"), Some("alice"), "{door:?}");
             assert_eq!(verdict.header("x-auth-method"), Some("self_signed"), "{door:?}");
-            assert_eq!(verdict.header("x-auth-scopes"), Some("orders:read orders:write"), "{door:?}");
-            assert_eq!(door.ask(&world.countersign, &question).await.code(), Some("replayed"), "{door:?}, {key_id}");
+            assert_eq!(
+                verdict.header("x-auth-scopes"),
+                Some("orders:read orders:write"),
+                "{door:?}"
+            );
+            assert_eq!(
+                door.ask(&world.countersign, &question).await.code(),
+                Some("replayed"),
+                "{door:?}, {key_id}"
+            );
         }
     }
 }
@@ -52,18 +69,29 @@ async fn only_the_named_key_of_a_trusting_principal_counts() {
     world.becomes("allowed", "alice", &signer, PATIENCE).await;
 
     assert_eq!(world.outcome("bob", &signer).await, "invalid_token", "bob does not trust the set");
-    assert_eq!(world.outcome("nobody", &signer).await, "invalid_token", "there is no such principal");
+    assert_eq!(
+        world.outcome("nobody", &signer).await,
+        "invalid_token",
+        "there is no such principal"
+    );
     for (case, claims) in [
         ("the kid of another key of the set", other.claims("alice")),
         ("another spelling of the kid", Claims::of("alice").with_header("kid", "ONE")),
-        ("the fingerprint, which names registered keys only", Claims::of("alice").with_header("kid", signer.key.fingerprint())),
+        (
+            "the fingerprint, which names registered keys only",
+            Claims::of("alice").with_header("kid", signer.key.fingerprint()),
+        ),
     ] {
         let verdict = world.ask(claims.authorization(&signer.key)).await;
         assert_eq!(verdict.code(), Some("invalid_token"), "{case}: {verdict:?}");
     }
     // Who names none means any, and is known by the fingerprint.
     let verdict = world.ask(Claims::of("alice").authorization(&signer.key)).await;
-    assert_eq!(verdict.header("x-auth-key-id"), Some(signer.key.fingerprint().as_str()), "{verdict:?}");
+    assert_eq!(
+        verdict.header("x-auth-key-id"),
+        Some(signer.key.fingerprint().as_str()),
+        "{verdict:?}"
+    );
 }
 
 /// Who wants a scope gets it by the principal's scopes: a key set narrows nothing, and widens nothing.
@@ -76,8 +104,15 @@ async fn scopes_are_those_of_the_principal() {
     world.becomes("allowed", "alice", &signer, PATIENCE).await;
 
     for door in Door::BOTH {
-        for (scope, code) in [("orders:read", None), ("orders:write orders:read", None), ("admin", Some("insufficient_scope"))] {
-            let question = Question { scope: Some(scope.to_owned()), ..Question::with(signer.authorization("alice")) };
+        for (scope, code) in [
+            ("orders:read", None),
+            ("orders:write orders:read", None),
+            ("admin", Some("insufficient_scope")),
+        ] {
+            let question = Question {
+                scope: Some(scope.to_owned()),
+                ..Question::with(signer.authorization("alice"))
+            };
             let verdict = door.ask(&world.countersign, &question).await;
             assert_eq!(verdict.code(), code, "{door:?}, {scope}: {verdict:?}");
         }
@@ -130,7 +165,8 @@ async fn a_removed_trust_and_a_disabled_principal_stop_at_once_everywhere() {
         for replica in &replicas {
             let left = within.saturating_sub(start.elapsed());
             eventually_async(&format!("alice is {expected}"), left, async || {
-                let verdict = Door::Http.ask(replica, &Question::with(signer.authorization("alice"))).await;
+                let verdict =
+                    Door::Http.ask(replica, &Question::with(signer.authorization("alice"))).await;
                 (outcome(&verdict) == expected).then_some(())
             })
             .await;
@@ -155,7 +191,8 @@ async fn a_removed_trust_and_a_disabled_principal_stop_at_once_everywhere() {
 #[tokio::test]
 async fn a_principal_may_trust_several_sets() {
     let world = World::start(&[]);
-    let (first, second, third) = (Signer::named("first"), Signer::new("second", Key::rsa()), Signer::named("third"));
+    let (first, second, third) =
+        (Signer::named("first"), Signer::new("second", Key::rsa()), Signer::named("third"));
     for (path, signer) in [("/first", &first), ("/second", &second), ("/third", &third)] {
         world.server.put(path, Behaviour::set([signer.jwk()]));
     }
@@ -213,7 +250,9 @@ async fn a_set_cannot_take_the_place_of_a_registered_key() {
     world.trust("alice", "/keys");
     world.becomes("allowed", "alice", &honest, PATIENCE).await;
 
-    for claims in [Claims::of("alice"), Claims::of("alice").with_header("kid", fingerprint.as_str())] {
+    for claims in
+        [Claims::of("alice"), Claims::of("alice").with_header("kid", fingerprint.as_str())]
+    {
         let verdict = world.ask(claims.authorization(&world.local)).await;
         assert!(verdict.allowed(), "{verdict:?}");
         assert_eq!(verdict.header("x-auth-key-id"), Some(fingerprint.as_str()));
@@ -243,11 +282,17 @@ async fn what_a_trust_is_used_for_is_written_down() {
     world.server.put("/often", Behaviour::set([often.jwk()]));
     world.server.put("/late", Behaviour::set([late.jwk()]));
     let [used, last, unused] = ["/often", "/late", "/never"].map(|path| world.trust("alice", path));
-    let last_used = |world: &World, trust: &str| world.deployment.listed_trust(trust)["last_used_on"].as_str().map(str::to_owned);
+    let last_used = |world: &World, trust: &str| {
+        world.deployment.listed_trust(trust)["last_used_on"].as_str().map(str::to_owned)
+    };
 
     world.becomes("allowed", "alice", &often, PATIENCE).await;
-    eventually_async("the use is written behind the decision", Duration::from_secs(12) + MARGIN, async || last_used(&world, &used))
-        .await;
+    eventually_async(
+        "the use is written behind the decision",
+        Duration::from_secs(12) + MARGIN,
+        async || last_used(&world, &used),
+    )
+    .await;
     assert_eq!(last_used(&world, &last), None);
 
     // What was not yet written is written at the end.
@@ -280,9 +325,13 @@ impl World {
     /// The server and the settings, without principals and not yet serving.
     pub fn prepare(settings: &[(&str, &str)]) -> (JwksServer, Deployment) {
         let server = JwksServer::https();
-        let rarely = [("jwks.refresh_interval", "10m"), ("jwks.cooldown", "10m"), ("jwks.timeout", "2s")];
+        let rarely =
+            [("jwks.refresh_interval", "10m"), ("jwks.cooldown", "10m"), ("jwks.timeout", "2s")];
         let deployment = Deployment::new().trusting(&server);
-        let deployment = rarely.iter().chain(settings).fold(deployment, |deployment, (key, value)| deployment.set(key, value));
+        let deployment = rarely
+            .iter()
+            .chain(settings)
+            .fold(deployment, |deployment, (key, value)| deployment.set(key, value));
         (server, deployment)
     }
 
@@ -302,13 +351,21 @@ impl World {
 
     pub async fn becomes(&self, expected: &str, username: &str, signer: &Signer, within: Duration) {
         let what = format!("{username} with {} is {expected}", signer.kid);
-        eventually_async(&what, within, async || (self.outcome(username, signer).await == expected).then_some(())).await;
+        eventually_async(&what, within, async || {
+            (self.outcome(username, signer).await == expected).then_some(())
+        })
+        .await;
     }
 
     /// Alice's registered key is allowed at both doors.
     pub async fn local_key_goes_on(&self) {
         for door in Door::BOTH {
-            let verdict = door.ask(&self.countersign, &Question::with(Claims::of("alice").authorization(&self.local))).await;
+            let verdict = door
+                .ask(
+                    &self.countersign,
+                    &Question::with(Claims::of("alice").authorization(&self.local)),
+                )
+                .await;
             assert!(verdict.allowed(), "{door:?}: {verdict:?}");
         }
     }
@@ -331,5 +388,9 @@ impl World {
 }
 
 pub fn outcome(verdict: &Verdict) -> String {
-    if verdict.allowed() { "allowed".to_owned() } else { verdict.code().unwrap_or("no code").to_owned() }
+    if verdict.allowed() {
+        "allowed".to_owned()
+    } else {
+        verdict.code().unwrap_or("no code").to_owned()
+    }
 }

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::{Claims, Countersign, Database, Deployment, Door, Key, Question, Signal, Sluice, eventually_async, now};
+use crate::harness::{
+    Claims, Countersign, Database, Deployment, Door, Key, Question, Signal, Sluice,
+    eventually_async, now,
+};
 
 /// A note waits up to 10 s for its turn; the rest is for the machine.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(12);
@@ -15,10 +18,16 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[tokio::test]
 async fn uses_are_written_every_ten_seconds_at_most() {
     let deployment = Deployment::new();
-    let holders = ["http", "grpc", "verification"].map(|username| Holder::enrol(&deployment, username));
-    let [unused, refused, replaced] = ["unused", "refused", "replaced"].map(|username| Holder::enrol(&deployment, username));
+    let holders =
+        ["http", "grpc", "verification"].map(|username| Holder::enrol(&deployment, username));
+    let [unused, refused, replaced] =
+        ["unused", "refused", "replaced"].map(|username| Holder::enrol(&deployment, username));
     let successor = Key::ed25519();
-    let successor = Holder { username: "replaced", id: deployment.add_key("replaced", &successor), key: successor };
+    let successor = Holder {
+        username: "replaced",
+        id: deployment.add_key("replaced", &successor),
+        key: successor,
+    };
     let countersign = deployment.serve();
 
     let began_at = now();
@@ -48,7 +57,11 @@ async fn uses_are_written_every_ten_seconds_at_most() {
     for (holder, seen) in holders.iter().zip(&seen) {
         // A second note may have come before the first was written.
         let first = [0, INTERVAL_SECONDS].map(|later| began_at + later);
-        assert!(first.iter().any(|at| (*at..=at + 1).contains(&seen[0])), "{}: begun at {began_at}, {seen:?}", holder.username);
+        assert!(
+            first.iter().any(|at| (*at..=at + 1).contains(&seen[0])),
+            "{}: begun at {began_at}, {seen:?}",
+            holder.username
+        );
         let far_apart = seen.windows(2).all(|pair| pair[1] - pair[0] >= INTERVAL_SECONDS);
         assert!(far_apart, "{}: {seen:?}", holder.username);
     }
@@ -62,7 +75,8 @@ async fn uses_are_written_every_ten_seconds_at_most() {
 async fn what_was_used_last_is_written_at_the_end() {
     for door in Door::BOTH {
         let deployment = Deployment::new();
-        let [first, last, unused] = ["first", "last", "unused"].map(|username| Holder::enrol(&deployment, username));
+        let [first, last, unused] =
+            ["first", "last", "unused"].map(|username| Holder::enrol(&deployment, username));
         let mut countersign = deployment.serve();
         let used_at = now();
         for holder in [&first, &last] {
@@ -74,7 +88,10 @@ async fn what_was_used_last_is_written_at_the_end() {
 
         for holder in [&first, &last] {
             let noted = deployment.last_used_on(&holder.id);
-            assert!(noted.is_some_and(|noted| (used_at..=now()).contains(&noted)), "{door:?}: {used_at}, {noted:?}");
+            assert!(
+                noted.is_some_and(|noted| (used_at..=now()).contains(&noted)),
+                "{door:?}: {used_at}, {noted:?}"
+            );
         }
         assert_eq!(deployment.last_used_on(&unused.id), None);
     }
@@ -89,7 +106,8 @@ async fn a_later_use_is_not_overwritten_by_an_earlier_one() {
 
     assert!(Door::Http.ask(&early, &alice.question()).await.allowed());
     let used_early = now();
-    eventually_async("the next second", PATIENCE, async || (now() > used_early).then_some(())).await;
+    eventually_async("the next second", PATIENCE, async || (now() > used_early).then_some(()))
+        .await;
     let used_late = now();
     assert!(Door::Http.ask(&late, &alice.question()).await.allowed());
     ends(&mut late);
@@ -111,7 +129,10 @@ async fn a_hanging_database_holds_nothing_up() {
 
     // So that connections are there to hang.
     assert!(Door::Http.ask(&countersign, &alice.question()).await.allowed());
-    eventually_async("a note is written", WRITTEN_WITHIN, async || deployment.last_used_on(&alice.id)).await;
+    eventually_async("a note is written", WRITTEN_WITHIN, async || {
+        deployment.last_used_on(&alice.id)
+    })
+    .await;
     assert!(Door::Http.ask(&countersign, &bob.question()).await.allowed());
     sluice.shut();
 

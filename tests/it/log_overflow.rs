@@ -8,7 +8,9 @@ use futures_util::future::join_all;
 use serde_json::Value;
 
 use crate::harness::http::{Connection, Request};
-use crate::harness::{Claims, Countersign, Deployment, Door, Key, Question, Signal, decision_request};
+use crate::harness::{
+    Claims, Countersign, Deployment, Door, Key, Question, Signal, decision_request,
+};
 
 /// Far more than pipes and memory take: each is a line of some 300 bytes.
 const DENIALS: u64 = 20_000;
@@ -19,14 +21,22 @@ async fn nobody_waits_for_a_reader_of_the_log() {
 
     deny(&countersign, DENIALS).await;
     for door in Door::BOTH {
-        assert!(door.ask(&countersign, &Question::with(Claims::of("alice").authorization(&key))).await.allowed(), "{door:?}");
+        assert!(
+            door.ask(&countersign, &Question::with(Claims::of("alice").authorization(&key)))
+                .await
+                .allowed(),
+            "{door:?}"
+        );
     }
     for listener in [countersign.http, countersign.admin] {
         assert_eq!(Request::get("/livez").send(listener).await.status, 200);
     }
     let ready = Request::get("/readyz").send(countersign.admin).await;
     assert_eq!((ready.status, ready.json()["result"].as_bool()), (200, Some(true)));
-    assert!(ready.json()["warnings"]["log"].as_str().is_some_and(|warning| warning.contains("dropped")), "{ready:?}");
+    assert!(
+        ready.json()["warnings"]["log"].as_str().is_some_and(|warning| warning.contains("dropped")),
+        "{ready:?}"
+    );
     let dropped = dropped(&countersign).await;
     assert!(dropped > 0);
 
@@ -55,7 +65,10 @@ async fn no_line_is_lost_if_decisions_wait() {
     let deployment = Deployment::new().set("telemetry.log_overflow", "wait");
     let (countersign, unread) = Countersign::start_unread(&deployment);
     let reading = tokio::task::spawn_blocking(move || {
-        let lines = BufReader::new(unread).lines().map(|line| line.unwrap()).filter(|line| is_denial(&parsed(line)));
+        let lines = BufReader::new(unread)
+            .lines()
+            .map(|line| line.unwrap())
+            .filter(|line| is_denial(&parsed(line)));
         lines.take(usize::try_from(DENIALS).unwrap()).count() as u64
     });
 
@@ -86,7 +99,8 @@ async fn deny(countersign: &Countersign, denials: u64) {
 
 async fn dropped(countersign: &Countersign) -> u64 {
     let metrics = Request::get("/metrics").send(countersign.admin).await.text();
-    let value = metrics.lines().find_map(|line| line.strip_prefix("countersign_log_lines_dropped_total "));
+    let value =
+        metrics.lines().find_map(|line| line.strip_prefix("countersign_log_lines_dropped_total "));
     value.unwrap_or_else(|| panic!("it is not counted: {metrics}")).parse().unwrap()
 }
 
@@ -95,7 +109,10 @@ fn read_until_told(unread: ChildStderr) -> (u64, u64) {
     let mut denials = 0;
     for line in BufReader::new(unread).lines() {
         let line = parsed(&line.unwrap());
-        if line["message"].as_str().is_some_and(|message| message.starts_with("lines of the log were dropped")) {
+        if line["message"]
+            .as_str()
+            .is_some_and(|message| message.starts_with("lines of the log were dropped"))
+        {
             return (denials, line["lines"].as_u64().unwrap());
         }
         denials += u64::from(is_denial(&line));

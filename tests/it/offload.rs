@@ -17,7 +17,12 @@ async fn pyjwt_verifies_our_tokens_from_our_key_set() {
         let token = deployment.tokens("alice").access;
 
         for path in ["/jwks", "/.well-known/jwks.json"] {
-            let claims = PyJwt::new().verified(&format!("http://{}{path}", countersign.http), ISSUER, AUDIENCE, &token);
+            let claims = PyJwt::new().verified(
+                &format!("http://{}{path}", countersign.http),
+                ISSUER,
+                AUDIENCE,
+                &token,
+            );
 
             assert_eq!(claims["username"], "alice", "{algorithm}");
             assert_eq!(claims["aud"], json!([AUDIENCE]));
@@ -49,10 +54,17 @@ async fn envoy_verifies_our_tokens_from_our_key_set() {
             assert!(seen.values("x-auth-key-id").is_empty(), "nobody sets it here");
         }
         let for_others = deployment.tokens_with("alice", &["--audience", "invoices"]).access;
-        let tampered =
-            format!("{}{}", &token[..token.len() - 8], if token.ends_with("AAAAAAAA") { "BBBBBBBB" } else { "AAAAAAAA" });
+        let tampered = format!(
+            "{}{}",
+            &token[..token.len() - 8],
+            if token.ends_with("AAAAAAAA") { "BBBBBBBB" } else { "AAAAAAAA" }
+        );
         assert_eq!(gateway.send(&with(&tampered)).await.status, 401, "{algorithm}");
-        assert_eq!(gateway.send(&with(&for_others)).await.status, 403, "Envoy tells another audience apart");
+        assert_eq!(
+            gateway.send(&with(&for_others)).await.status,
+            403,
+            "Envoy tells another audience apart"
+        );
         assert_eq!(gateway.send(&Request::get("/orders")).await.status, 401);
         assert_eq!(decisions(&countersign).await, 0, "no request was decided here");
     }
@@ -60,8 +72,17 @@ async fn envoy_verifies_our_tokens_from_our_key_set() {
 
 /// Alice, who may read and write.
 fn deployment(algorithm: &str) -> Deployment {
-    let deployment = Deployment::new().set("issuer.algorithm", algorithm).set("issuer.audience", AUDIENCE);
-    deployment.done(&["principal", "add", "alice", "--scope", "read write", "--given-name", "Alice"]);
+    let deployment =
+        Deployment::new().set("issuer.algorithm", algorithm).set("issuer.audience", AUDIENCE);
+    deployment.done(&[
+        "principal",
+        "add",
+        "alice",
+        "--scope",
+        "read write",
+        "--given-name",
+        "Alice",
+    ]);
     deployment
 }
 

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use crate::harness::http::Request;
-use crate::harness::{Claims, Database, Deployment, Door, Key, Question, Redis, ScriptedRedis, eventually_async};
+use crate::harness::{
+    Claims, Database, Deployment, Door, Key, Question, Redis, ScriptedRedis, eventually_async,
+};
 
 #[tokio::test]
 async fn redis_gone_and_back() {
@@ -22,7 +24,11 @@ async fn redis_gone_and_back() {
         for replica in &replicas {
             for door in Door::BOTH {
                 let verdict = door.ask(replica, &question()).await;
-                assert_eq!((verdict.status, verdict.code()), (503, Some("unavailable")), "{door:?}: {verdict:?}");
+                assert_eq!(
+                    (verdict.status, verdict.code()),
+                    (503, Some("unavailable")),
+                    "{door:?}: {verdict:?}"
+                );
             }
         }
     }
@@ -93,7 +99,11 @@ async fn a_token_from_before_a_loss_is_fenced() {
     .await;
     for door in Door::BOTH {
         for before in [&used, &unused] {
-            assert_eq!(door.ask(&countersign, before).await.code(), Some("timestamp_outside_tolerance"), "{door:?}");
+            assert_eq!(
+                door.ask(&countersign, before).await.code(),
+                Some("timestamp_outside_tolerance"),
+                "{door:?}"
+            );
         }
     }
     assert!(countersign.log().contains("\"fenced\""), "{}", countersign.log());

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::harness::{
-    Authority, Behaviour, Claims, Collector, Countersign, Database, Deployment, Door, JwksServer, Key, Question, Ran, Redis,
-    Signer, TlsFront, eventually_async, free_port,
+    Authority, Behaviour, Claims, Collector, Countersign, Database, Deployment, Door, JwksServer,
+    Key, Question, Ran, Redis, Signer, TlsFront, eventually_async, free_port,
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -43,13 +43,18 @@ impl Private {
 }
 
 /// What `check` says with no authority of ours, with `SSL_CERT_FILE`, and with `SSL_CERT_DIR`: only that of the first is a failure.
-fn believes_the_environment(private: &Private, deployment: impl Fn() -> Deployment, fails_with: &str) {
+fn believes_the_environment(
+    private: &Private,
+    deployment: impl Fn() -> Deployment,
+    fails_with: &str,
+) {
     let ran = deployment().run(&["config", "check"]);
     assert!(ran.code == 1 && ran.stderr.contains(fails_with), "{ran:?}");
     for (variable, value) in [("SSL_CERT_FILE", private.ca()), ("SSL_CERT_DIR", private.folder())] {
         let ran = deployment().variable(variable, &value).run(&["config", "check"]);
         assert_eq!(ran.code, 0, "{variable}: {ran:?}");
-        let told = ran.stdout.lines().find(|line| line.starts_with("outgoing TLS   note: ")).unwrap();
+        let told =
+            ran.stdout.lines().find(|line| line.starts_with("outgoing TLS   note: ")).unwrap();
         assert!(told.contains("certificate authorities: 1 ") && told.contains(variable), "{told}");
     }
 }
@@ -58,7 +63,12 @@ fn believes_the_environment(private: &Private, deployment: impl Fn() -> Deployme
 async fn redis() {
     let private = Private::new();
     let port = free_port();
-    let (port_text, cert, key, ca) = (port.to_string(), private.file("server", "pem"), private.file("server", "key"), private.ca());
+    let (port_text, cert, key, ca) = (
+        port.to_string(),
+        private.file("server", "pem"),
+        private.file("server", "key"),
+        private.ca(),
+    );
     let _redis = Redis::start_with(&[
         "--tls-port",
         &port_text,
@@ -85,21 +95,31 @@ async fn databases() {
         format!("--ssl-cert={}", private.file("server", "pem")),
         format!("--ssl-key={}", private.file("server", "key")),
     ]);
-    for (database, verified, ca) in
-        [(postgres, "sslmode=verify-full", "sslrootcert"), (maria, "ssl-mode=VERIFY_IDENTITY", "ssl-ca")]
-    {
+    for (database, verified, ca) in [
+        (postgres, "sslmode=verify-full", "sslrootcert"),
+        (maria, "ssl-mode=VERIFY_IDENTITY", "ssl-ca"),
+    ] {
         let url = format!("{}?{verified}", database.url.replace("127.0.0.1", "localhost"));
         Deployment::bare().set("database.url", &database.url).done(&["migrate", "up"]);
-        believes_the_environment(&private, || Deployment::bare().set("database.url", &url), "database.url");
+        believes_the_environment(
+            &private,
+            || Deployment::bare().set("database.url", &url),
+            "database.url",
+        );
 
         let named = format!("{url}&{ca}={}", private.ca());
         let ran = Deployment::bare().set("database.url", &named).run(&["config", "check"]);
         assert_eq!(ran.code, 0, "by the URL: {ran:?}");
         let elsewhere = Private::new();
-        let ran =
-            Deployment::bare().set("database.url", &named).variable("SSL_CERT_FILE", &elsewhere.ca()).run(&["config", "check"]);
+        let ran = Deployment::bare()
+            .set("database.url", &named)
+            .variable("SSL_CERT_FILE", &elsewhere.ca())
+            .run(&["config", "check"]);
         assert_eq!(ran.code, 0, "besides those of the environment: {ran:?}");
-        let ran = Deployment::bare().set("database.url", &url).variable("SSL_CERT_FILE", &elsewhere.ca()).run(&["config", "check"]);
+        let ran = Deployment::bare()
+            .set("database.url", &url)
+            .variable("SSL_CERT_FILE", &elsewhere.ca())
+            .run(&["config", "check"]);
         assert_eq!(ran.code, 1, "another authority: {ran:?}");
     }
 }
@@ -131,7 +151,10 @@ async fn key_sets() {
     assert!(believed(None, ours, &server));
     // The setting adds to what there is otherwise.
     assert!(believed(ours, others.to_str(), &server) && believed(ours, others.to_str(), &other));
-    assert!(!believed(others.to_str(), None, &server), "what the environment names replaces the rest");
+    assert!(
+        !believed(others.to_str(), None, &server),
+        "what the environment names replaces the rest"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -174,7 +197,8 @@ async fn top() {
     let front = TlsFront::start(&private.authority, countersign.admin).await;
     let look = |front: SocketAddr, ca: Option<&str>| -> Ran {
         let url = format!("https://localhost:{}", front.port());
-        let mut command = deployment.command(&["top", "--once", "--interval", "100ms", "--url", &url]);
+        let mut command =
+            deployment.command(&["top", "--once", "--interval", "100ms", "--url", &url]);
         Ran::of(command.envs(ca.map(|ca| ("SSL_CERT_FILE", ca))))
     };
     let address = front.address;
@@ -191,7 +215,12 @@ async fn without_authorities_what_needs_none_works() {
     let deployment = Deployment::new().nonces_in(&redis).variable("SSL_CERT_FILE", "/nowhere.pem");
     let ran = deployment.run(&["config", "check"]);
     assert!(ran.stderr.contains("jwks") && ran.stderr.contains("/nowhere.pem"), "{ran:?}");
-    assert!(ran.stdout.contains("outgoing TLS   warning: there are no certificate authorities named by SSL_CERT_FILE"), "{ran:?}");
+    assert!(
+        ran.stdout.contains(
+            "outgoing TLS   warning: there are no certificate authorities named by SSL_CERT_FILE"
+        ),
+        "{ran:?}"
+    );
     let countersign = deployment.serve();
     let url = format!("http://{}", countersign.admin);
     let ran = deployment.run(&["top", "--once", "--interval", "100ms", "--url", &url]);

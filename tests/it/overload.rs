@@ -9,7 +9,8 @@ use tokio::net::TcpStream;
 
 use crate::harness::http::{Answer, Connection, Request};
 use crate::harness::{
-    ADMIN_TOKEN, Claims, Countersign, Deployment, Key, Redis, Sluice, check_request, decision_request, eventually, eventually_async,
+    ADMIN_TOKEN, Claims, Countersign, Deployment, Key, Redis, Sluice, check_request,
+    decision_request, eventually, eventually_async,
 };
 
 /// Longer than any deadline of a connection that is not idle, for machines with much else to do.
@@ -23,7 +24,11 @@ async fn silent_connections_at_one_listener_starve_no_other() {
     let (deployment, key) = (Deployment::new(), Key::ed25519());
     deployment.enrol("alice", &key);
     let countersign = Countersign::start_with_files(&deployment, 143);
-    assert!(countersign.log().contains("server.max_connections"), "nothing is said of the limit: {}", countersign.log());
+    assert!(
+        countersign.log().contains("server.max_connections"),
+        "nothing is said of the limit: {}",
+        countersign.log()
+    );
     let token = || Claims::of("alice").authorization(&key);
     for silent_at in [countersign.http, countersign.grpc, countersign.admin] {
         let silent = connections(silent_at, 300).await;
@@ -55,7 +60,8 @@ async fn what_never_becomes_a_request_is_closed() {
         )
         .into_bytes()
     };
-    let half_chunk = b"POST /authenticate HTTP/1.1\r\nHost: countersign\r\nContent-Type: application/json\r\n\
+    let half_chunk =
+        b"POST /authenticate HTTP/1.1\r\nHost: countersign\r\nContent-Type: application/json\r\n\
                        Transfer-Encoding: chunked\r\n\r\n5\r\n{\"k";
     let bearer = format!("Bearer {ADMIN_TOKEN}");
     let mut waiting = Vec::new();
@@ -79,17 +85,27 @@ async fn what_never_becomes_a_request_is_closed() {
         waiting.push(async move {
             let mut told = Vec::new();
             let closed = tokio::time::timeout(SECONDS, stream.read_to_end(&mut told)).await;
-            assert!(closed.is_ok(), "{listener} keeps a connection that sent {:?}", String::from_utf8_lossy(&sent));
+            assert!(
+                closed.is_ok(),
+                "{listener} keeps a connection that sent {:?}",
+                String::from_utf8_lossy(&sent)
+            );
             let told = String::from_utf8_lossy(&told);
             if is_told {
-                assert!(told.starts_with("HTTP/1.1 408 ") && told.contains("\r\nx-auth-error: request_timeout\r\n"), "{told}");
+                assert!(
+                    told.starts_with("HTTP/1.1 408 ")
+                        && told.contains("\r\nx-auth-error: request_timeout\r\n"),
+                    "{told}"
+                );
             }
         });
     }
     futures_util::future::join_all(waiting).await;
     let metrics = Request::get("/metrics").send(countersign.admin).await.text();
     for reason in ["silent", "head", "body"] {
-        let line = format!("countersign_connections_given_up_total{{listener=\"http\",reason=\"{reason}\"}}");
+        let line = format!(
+            "countersign_connections_given_up_total{{listener=\"http\",reason=\"{reason}\"}}"
+        );
         let count = sample(&metrics, &line);
         assert!(count > 0.0, "{line} is {count}");
     }
@@ -105,19 +121,33 @@ async fn many_headers_are_taken_and_too_many_are_answered() {
     let many = (0..195).fold(decision_request(), |request, number| {
         request.header(&format!("X-Client-{number}"), &"v".repeat(64 * 1024 / 195 - 20))
     });
-    let answer = many.clone().authorization(&Claims::of("alice").authorization(&key)).send(countersign.http).await;
+    let answer = many
+        .clone()
+        .authorization(&Claims::of("alice").authorization(&key))
+        .send(countersign.http)
+        .await;
     assert_eq!(answer.status, 200, "{answer:?}");
 
-    let too_many = (0..400).fold(decision_request(), |request, number| request.header(&format!("X-Client-{number}"), "v"));
+    let too_many = (0..400).fold(decision_request(), |request, number| {
+        request.header(&format!("X-Client-{number}"), "v")
+    });
     let too_long = decision_request().header("X-Client", &"v".repeat(300 * 1024));
     for request in [too_many, too_long] {
         let answer = request.send(countersign.http).await;
-        assert_eq!((answer.status, answer.header("x-auth-error")), (431, Some("request_too_large")), "{answer:?}");
+        assert_eq!(
+            (answer.status, answer.header("x-auth-error")),
+            (431, Some("request_too_large")),
+            "{answer:?}"
+        );
         is_our_problem(&answer);
     }
     let metrics = Request::get("/metrics").send(countersign.admin).await.text();
     assert_eq!(
-        sample(&metrics, "countersign_malformed_requests_total{kind=\"headers_too_large\",listener=\"http\"}").to_string(),
+        sample(
+            &metrics,
+            "countersign_malformed_requests_total{kind=\"headers_too_large\",listener=\"http\"}"
+        )
+        .to_string(),
         "2"
     );
 }
@@ -139,7 +169,11 @@ async fn what_is_no_request_is_answered_counted_and_hardly_logged() {
             stream.write_all(bytes).await.unwrap();
             let mut text = String::new();
             stream.read_to_string(&mut text).await.unwrap();
-            assert!(text.starts_with("HTTP/1.1 400 "), "{} → {text}", String::from_utf8_lossy(bytes));
+            assert!(
+                text.starts_with("HTTP/1.1 400 "),
+                "{} → {text}",
+                String::from_utf8_lossy(bytes)
+            );
             assert!(text.contains("x-auth-error: malformed_request\r\n"), "{text}");
             assert!(text.contains("cache-control: no-store\r\n"), "{text}");
             let (_, body) = text.split_once("\r\n\r\n").unwrap();
@@ -148,7 +182,8 @@ async fn what_is_no_request_is_answered_counted_and_hardly_logged() {
         }
     }
     let metrics = Request::get("/metrics").send(countersign.admin).await.text();
-    let counted = sample(&metrics, "countersign_malformed_requests_total{kind=\"syntax\",listener=\"http\"}");
+    let counted =
+        sample(&metrics, "countersign_malformed_requests_total{kind=\"syntax\",listener=\"http\"}");
     assert_eq!(counted.to_string(), "100");
     let log = eventually_async("the log tells of them", SECONDS, async || {
         Some(countersign.log()).filter(|log| log.contains("malformed requests were refused"))
@@ -169,12 +204,18 @@ async fn one_connection_too_many_is_refused_at_once() {
         let mut text = String::new();
         refused.read_to_string(&mut text).await.unwrap();
         assert!(text.starts_with("HTTP/1.1 503 "), "{text}");
-        for header in ["x-auth-error: unavailable\r\n", "retry-after: 1\r\n", "connection: close\r\n"] {
+        for header in
+            ["x-auth-error: unavailable\r\n", "retry-after: 1\r\n", "connection: close\r\n"]
+        {
             assert!(text.contains(header), "{header} is not in {text}");
         }
         held.pop();
         eventually_async("a place is free", SECONDS, async || {
-            Request::get("/livez").try_send(listener).await.ok().filter(|answer| answer.status == 200)
+            Request::get("/livez")
+                .try_send(listener)
+                .await
+                .ok()
+                .filter(|answer| answer.status == 200)
         })
         .await;
     }
@@ -191,7 +232,12 @@ async fn one_connection_too_many_is_refused_at_once() {
     .await;
     let metrics = Request::get("/metrics").send(countersign.admin).await.text();
     for listener in ["http", "grpc", "admin"] {
-        assert!(sample(&metrics, &format!("countersign_connections_refused_total{{listener=\"{listener}\"}}")) >= 1.0);
+        assert!(
+            sample(
+                &metrics,
+                &format!("countersign_connections_refused_total{{listener=\"{listener}\"}}")
+            ) >= 1.0
+        );
     }
 }
 
@@ -199,7 +245,10 @@ async fn one_connection_too_many_is_refused_at_once() {
 async fn one_request_too_many_is_refused_before_anything_is_done() {
     let redis = Redis::start();
     let sluice = Sluice::before(redis.address).await;
-    let deployment = Deployment::new().nonces_at(sluice.address()).set("server.max_in_flight", "2").set("nonce.timeout", "1s");
+    let deployment = Deployment::new()
+        .nonces_at(sluice.address())
+        .set("server.max_in_flight", "2")
+        .set("nonce.timeout", "1s");
     let key = Key::ed25519();
     deployment.enrol("alice", &key);
     let countersign = deployment.serve();
@@ -219,25 +268,42 @@ async fn one_request_too_many_is_refused_before_anything_is_done() {
     let asked = others.map(|path| Request::new("POST", path).body("{}"));
     for request in [decision_request().authorization(&spared)].into_iter().chain(asked) {
         let answer = request.send(countersign.http).await;
-        assert_eq!((answer.status, answer.header("x-auth-error")), (503, Some("unavailable")), "{answer:?}");
-        assert_eq!((answer.header("retry-after"), answer.header("cache-control")), (Some("1"), Some("no-store")));
+        assert_eq!(
+            (answer.status, answer.header("x-auth-error")),
+            (503, Some("unavailable")),
+            "{answer:?}"
+        );
+        assert_eq!(
+            (answer.header("retry-after"), answer.header("cache-control")),
+            (Some("1"), Some("no-store"))
+        );
         if request.target() == "/validate_request" {
             assert_eq!(answer.json()["code"], "unavailable");
         } else {
             // In the words of the token API: nobody decided anything.
-            assert_eq!((answer.json()["error"].as_str(), &answer.json()["code"]), (Some("temporarily_unavailable"), &Value::Null));
+            assert_eq!(
+                (answer.json()["error"].as_str(), &answer.json()["code"]),
+                (Some("temporarily_unavailable"), &Value::Null)
+            );
             let is_oauth = request.target() == "/oauth2/token";
             let media_type = if is_oauth { "application/json" } else { "application/problem+json" };
             assert_eq!(answer.header("content-type"), Some(media_type));
         }
     }
     let metrics = Request::get("/metrics").send(countersign.admin).await.text();
-    let refused = |listener: &str| sample(&metrics, &format!("countersign_requests_refused_total{{listener=\"{listener}\"}}"));
-    assert_eq!(["http", "grpc", "admin"].map(|listener| refused(listener).to_string()), ["4", "0", "0"]);
+    let refused = |listener: &str| {
+        sample(&metrics, &format!("countersign_requests_refused_total{{listener=\"{listener}\"}}"))
+    };
+    assert_eq!(
+        ["http", "grpc", "admin"].map(|listener| refused(listener).to_string()),
+        ["4", "0", "0"]
+    );
     let overloaded = "countersign_decisions_total{door=\"http\",method=\"none\",outcome=\"unavailable\",reason=\"overloaded\"}";
     assert_eq!(sample(&metrics, overloaded).to_string(), "1", "what is no decision counts as none");
     let logged = |text: &str| countersign.log().lines().filter(|line| line.contains(text)).count();
-    eventually("a line tells of them", SECONDS, || (logged("requests were refused because there were too many") > 0).then_some(()));
+    eventually("a line tells of them", SECONDS, || {
+        (logged("requests were refused because there were too many") > 0).then_some(())
+    });
     assert_eq!(logged("\"overloaded\""), 1);
     assert_eq!(Request::get("/livez").send(countersign.http).await.status, 200);
     sluice.open();
@@ -282,7 +348,11 @@ async fn thousands_of_connections_take_bounded_memory() {
     // And the service is there.
     drop(all);
     eventually_async("decisions are answered", SECONDS, async || {
-        decision_request().try_send(countersign.http).await.ok().filter(|answer| answer.status == 401)
+        decision_request()
+            .try_send(countersign.http)
+            .await
+            .ok()
+            .filter(|answer| answer.status == 401)
     })
     .await;
 }
@@ -321,7 +391,11 @@ async fn kept_alive(listener: SocketAddr, count: usize) -> Vec<Connection> {
         let mut all = Vec::new();
         for _ in 0..count {
             let mut connection = Connection::open(listener).await.ok()?;
-            connection.send(&Request::get("/livez")).await.ok().filter(|answer| answer.status == 200)?;
+            connection
+                .send(&Request::get("/livez"))
+                .await
+                .ok()
+                .filter(|answer| answer.status == 200)?;
             all.push(connection);
         }
         Some(all)

@@ -37,12 +37,22 @@ fn bash_completes_with_the_script() {
             "source countersign.bash; COMP_WORDS=(countersign {typed} ''); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
              _countersign countersign '' '{typed}'; printf '%s\\n' \"${{COMPREPLY[@]}}\""
         );
-        let ran = Ran::of(Command::new(program("bash")).args(["-c", &complete]).current_dir(deployment.dir.path()));
+        let ran = Ran::of(
+            Command::new(program("bash"))
+                .args(["-c", &complete])
+                .current_dir(deployment.dir.path()),
+        );
         assert_eq!(ran.code, 0, "{ran:?}");
         let offered: BTreeSet<&str> = ran.stdout.lines().collect();
-        let below = commands.iter().filter_map(|command| command.strip_prefix(prefix)).filter(|rest| !rest.contains(' '));
+        let below = commands
+            .iter()
+            .filter_map(|command| command.strip_prefix(prefix))
+            .filter(|rest| !rest.contains(' '));
         for command in below {
-            assert!(offered.contains(command), "`countersign {typed}`: no {command} in {offered:?}");
+            assert!(
+                offered.contains(command),
+                "`countersign {typed}`: no {command} in {offered:?}"
+            );
         }
     }
 }
@@ -52,15 +62,22 @@ fn every_command_has_a_manual_page_that_renders() {
     let deployment = Deployment::bare();
     deployment.done(&["man", "--out", "pages/man1"]);
     let folder = deployment.dir.path().join("pages/man1");
-    let pages: BTreeSet<String> =
-        std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let pages: BTreeSet<String> = std::fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
 
-    let names = commands(&deployment).into_iter().map(|command| format!("countersign-{}.1", command.replace(' ', "-")));
+    let names = commands(&deployment)
+        .into_iter()
+        .map(|command| format!("countersign-{}.1", command.replace(' ', "-")));
     let expected: BTreeSet<String> = names.chain(["countersign.1".to_owned()]).collect();
     assert_eq!(pages, expected);
     for page in &pages {
-        let ran =
-            Ran::of(Command::new(program("groff")).args(["-man", "-ww", "-Tutf8", "-P-cbou", "-rLL=200n"]).arg(folder.join(page)));
+        let ran = Ran::of(
+            Command::new(program("groff"))
+                .args(["-man", "-ww", "-Tutf8", "-P-cbou", "-rLL=200n"])
+                .arg(folder.join(page)),
+        );
         assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{page}");
         assert!(ran.stdout.contains("NAME") && ran.stdout.contains("SYNOPSIS"), "{page}: {ran:?}");
         assert!(ran.stdout.contains(page.trim_end_matches(".1")), "{page}: {ran:?}");
@@ -80,11 +97,16 @@ const EXPOSURE_MOST: &str = "15";
 #[test]
 fn the_unit_is_sound_and_confined() {
     let deployment = Deployment::bare();
-    let unit = std::fs::read_to_string(repository().join("deploy/systemd/countersign.service")).unwrap();
+    let unit =
+        std::fs::read_to_string(repository().join("deploy/systemd/countersign.service")).unwrap();
     assert!(unit.contains("/usr/bin/countersign serve"), "{unit}");
-    let file = deployment.file("countersign.service", &unit.replace("/usr/bin/countersign", env!("CARGO_BIN_EXE_countersign")));
+    let file = deployment.file(
+        "countersign.service",
+        &unit.replace("/usr/bin/countersign", env!("CARGO_BIN_EXE_countersign")),
+    );
 
-    let verified = Ran::of(Command::new(program("systemd-analyze")).args(["verify", "--man=no"]).arg(&file));
+    let verified =
+        Ran::of(Command::new(program("systemd-analyze")).args(["verify", "--man=no"]).arg(&file));
     assert_eq!((verified.code, verified.stderr.as_str()), (0, ""), "{verified:?}");
 
     let security = |file: &Path| {
@@ -93,7 +115,8 @@ fn the_unit_is_sound_and_confined() {
     };
     let confined = security(&file);
     assert_eq!(confined.code, 0, "{confined:?}");
-    let bare = unit.lines().filter(|line| !line.starts_with("Protect")).collect::<Vec<_>>().join("\n");
+    let bare =
+        unit.lines().filter(|line| !line.starts_with("Protect")).collect::<Vec<_>>().join("\n");
     let open = security(&deployment.file("open.service", &bare));
     assert_ne!(open.code, 0, "the measure tells nothing: {open:?}");
 }
@@ -101,9 +124,15 @@ fn the_unit_is_sound_and_confined() {
 /// What the unit starts is a command of this binary, and the user it runs as is one that the package makes.
 #[test]
 fn the_unit_starts_what_is_installed() {
-    let unit = std::fs::read_to_string(repository().join("deploy/systemd/countersign.service")).unwrap();
-    let users = std::fs::read_to_string(repository().join("deploy/systemd/countersign.sysusers")).unwrap();
-    let of = |key: &str| unit.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_else(|| panic!("no {key} in {unit}"));
+    let unit =
+        std::fs::read_to_string(repository().join("deploy/systemd/countersign.service")).unwrap();
+    let users =
+        std::fs::read_to_string(repository().join("deploy/systemd/countersign.sysusers")).unwrap();
+    let of = |key: &str| {
+        unit.lines()
+            .find_map(|line| line.strip_prefix(key))
+            .unwrap_or_else(|| panic!("no {key} in {unit}"))
+    };
     assert!(users.lines().any(|line| line.starts_with(&format!("u {} ", of("User=")))), "{users}");
 
     let (_, arguments) = of("ExecStart=").split_once(' ').unwrap();
@@ -112,7 +141,10 @@ fn the_unit_starts_what_is_installed() {
         .unwrap()
         .iter()
         .any(|asset| asset[1] == "etc/countersign/" && asset[0] == "deploy/countersign.toml");
-    assert!(installed && arguments == "serve --config /etc/countersign/countersign.toml", "{arguments}");
+    assert!(
+        installed && arguments == "serve --config /etc/countersign/countersign.toml",
+        "{arguments}"
+    );
     let here = repository().join("deploy/countersign.toml");
     let deployment = Deployment::new();
     let ran = deployment.run(&["config", "check", "--config", here.to_str().unwrap()]);
@@ -126,19 +158,28 @@ fn the_socket_units_belong_to_the_unit() {
     let folder = repository().join("deploy/systemd");
     let service = std::fs::read_to_string(folder.join("countersign.service")).unwrap();
     assert!(service.lines().any(|line| line == "RuntimeDirectory=countersign"), "{service}");
-    deployment.file("countersign.service", &service.replace("/usr/bin/countersign", env!("CARGO_BIN_EXE_countersign")));
+    deployment.file(
+        "countersign.service",
+        &service.replace("/usr/bin/countersign", env!("CARGO_BIN_EXE_countersign")),
+    );
     for listener in ["http", "grpc"] {
         let name = format!("countersign-{listener}.socket");
         let unit = std::fs::read_to_string(folder.join("sockets").join(&name)).unwrap();
-        let has = |wanted: &str| assert!(unit.lines().any(|line| line == wanted), "no {wanted} in {unit}");
+        let has = |wanted: &str| {
+            assert!(unit.lines().any(|line| line == wanted), "no {wanted} in {unit}")
+        };
         has(&format!("FileDescriptorName={listener}"));
         has(&format!("ListenStream=/run/countersign/{listener}.sock"));
         has("Service=countersign.service");
 
         // The user of the gateway need not be here.
-        let file = deployment.file(&name, &unit.replace("www-data", "root").replace("envoy", "root"));
+        let file =
+            deployment.file(&name, &unit.replace("www-data", "root").replace("envoy", "root"));
         let mut verify = Command::new(program("systemd-analyze"));
-        verify.args(["verify", "--man=no"]).arg(&file).env("SYSTEMD_UNIT_PATH", format!("{}:", deployment.dir.path().display()));
+        verify
+            .args(["verify", "--man=no"])
+            .arg(&file)
+            .env("SYSTEMD_UNIT_PATH", format!("{}:", deployment.dir.path().display()));
         let verified = Ran::of(&mut verify);
         assert_eq!((verified.code, verified.stderr.as_str()), (0, ""), "{verified:?}");
     }
@@ -155,16 +196,20 @@ fn the_package_is_made_of_what_is_there() {
     let units = &deb["systemd-units"];
     let folder = repository().join(units["unit-scripts"].as_str().unwrap());
     for ending in ["service", "sysusers"] {
-        assert!(folder.join(format!("{}.{ending}", units["unit-name"].as_str().unwrap())).is_file());
+        assert!(
+            folder.join(format!("{}.{ending}", units["unit-name"].as_str().unwrap())).is_file()
+        );
     }
-    let ran = Ran::of(Command::new(program("bash")).arg("-n").arg(repository().join("deploy/deb/build")));
+    let ran =
+        Ran::of(Command::new(program("bash")).arg("-n").arg(repository().join("deploy/deb/build")));
     assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
 }
 
 /// `.cargo/config.toml` is lost to a build from outside the repository, so everything that builds a binary to ship looks for what it adds.
 #[test]
 fn a_shipped_binary_has_the_code_for_avx_512() {
-    let check = |binary: &Path| Ran::of(Command::new(repository().join("deploy/check-binary")).arg(binary));
+    let check =
+        |binary: &Path| Ran::of(Command::new(repository().join("deploy/check-binary")).arg(binary));
     let ours = check(Path::new(env!("CARGO_BIN_EXE_countersign")));
     assert_eq!(ours.code, 0, "{ours:?}");
     // On other architectures there is none to have, and in a script nothing to find.
@@ -184,7 +229,8 @@ fn a_shipped_binary_has_the_code_for_avx_512() {
 #[test]
 fn the_containerfile_passes_its_linter() {
     let linter = peer("hadolint/bin/hadolint");
-    let ran = Ran::of(Command::new(&linter).arg("--no-color").arg(repository().join("Containerfile")));
+    let ran =
+        Ran::of(Command::new(&linter).arg("--no-color").arg(repository().join("Containerfile")));
     assert_eq!(ran.code, 0, "{ran:?}");
 
     let deployment = Deployment::bare();
@@ -196,25 +242,38 @@ fn the_containerfile_passes_its_linter() {
 #[test]
 fn the_image_is_pinned_unprivileged_and_made_of_what_is_there() {
     let text = containerfile();
-    let instructions: Vec<(&str, &str)> = text.lines().filter_map(|line| line.split_once(' ')).collect();
-    let of = |wanted: &str| instructions.iter().filter(|(name, _)| *name == wanted).map(|(_, rest)| *rest).collect::<Vec<_>>();
+    let instructions: Vec<(&str, &str)> =
+        text.lines().filter_map(|line| line.split_once(' ')).collect();
+    let of = |wanted: &str| {
+        instructions
+            .iter()
+            .filter(|(name, _)| *name == wanted)
+            .map(|(_, rest)| *rest)
+            .collect::<Vec<_>>()
+    };
 
     let toolchain = metadata()["packages"][0]["rust_version"].as_str().unwrap().to_owned();
     assert_eq!(of("FROM").len(), 2);
     for image in of("FROM") {
         let image = image.split(' ').next().unwrap();
-        let (name, digest) = image.split_once("${").unwrap_or_else(|| panic!("{image} takes no digest"));
+        let (name, digest) =
+            image.split_once("${").unwrap_or_else(|| panic!("{image} takes no digest"));
         assert!(digest.ends_with("_DIGEST}"), "{image}");
         let (_, tag) = name.rsplit_once(':').unwrap_or_else(|| panic!("{image} has no tag"));
         assert_ne!(tag, "latest", "{image}");
-        assert!(!name.contains("/rust:") || tag.starts_with(&toolchain), "{image} is not {toolchain}");
+        assert!(
+            !name.contains("/rust:") || tag.starts_with(&toolchain),
+            "{image} is not {toolchain}"
+        );
     }
     let user = *of("USER").last().unwrap();
     assert!(user.split(':').all(|id| id.parse::<u32>().is_ok_and(|id| id > 0)), "{user}");
 
     let ignored = std::fs::read_to_string(repository().join(".containerignore")).unwrap();
     let copied = of("COPY").into_iter().filter(|arguments| !arguments.starts_with("--from"));
-    let sources: Vec<&str> = copied.flat_map(|arguments| arguments.split(' ').rev().skip(1).collect::<Vec<_>>()).collect();
+    let sources: Vec<&str> = copied
+        .flat_map(|arguments| arguments.split(' ').rev().skip(1).collect::<Vec<_>>())
+        .collect();
     assert!(sources.contains(&"src") && sources.contains(&"Cargo.lock"), "{sources:?}");
     for source in sources {
         assert!(repository().join(source).exists(), "{source} is not there");
@@ -225,7 +284,11 @@ fn the_image_is_pinned_unprivileged_and_made_of_what_is_there() {
         let path = PathBuf::from(target["src_path"].as_str().unwrap());
         let first = path.strip_prefix(repository()).unwrap().components().next().unwrap();
         let kind = target["kind"][0].as_str().unwrap();
-        assert!(kind == "test" || ignored.contains(&format!("!{}", first.as_os_str().display())), "{}", path.display());
+        assert!(
+            kind == "test" || ignored.contains(&format!("!{}", first.as_os_str().display())),
+            "{}",
+            path.display()
+        );
     }
 }
 
@@ -236,8 +299,13 @@ fn commands(deployment: &Deployment) -> BTreeSet<String> {
     while let Some(command) = open.pop() {
         let arguments: Vec<&str> = command.iter().map(String::as_str).chain(["--help"]).collect();
         let help = deployment.done(&arguments);
-        let below = help.split_once("\nCommands:\n").map_or("", |(_, listed)| listed.split("\n\n").next().unwrap());
-        let names = below.lines().filter_map(|line| line.strip_prefix("  ")).filter(|line| !line.starts_with(' '));
+        let below = help
+            .split_once("\nCommands:\n")
+            .map_or("", |(_, listed)| listed.split("\n\n").next().unwrap());
+        let names = below
+            .lines()
+            .filter_map(|line| line.strip_prefix("  "))
+            .filter(|line| !line.starts_with(' '));
         for name in names.filter_map(|line| line.split(' ').next()).filter(|name| *name != "help") {
             let deeper = [command.as_slice(), &[name.to_owned()]].concat();
             found.insert(deeper.join(" "));
@@ -257,7 +325,8 @@ fn deb() -> Value {
 
 fn metadata() -> Value {
     let arguments = ["metadata", "--format-version", "1", "--no-deps", "--offline", "--locked"];
-    let mut metadata = Ran::of(Command::new(env!("CARGO")).args(arguments).current_dir(repository())).json();
+    let mut metadata =
+        Ran::of(Command::new(env!("CARGO")).args(arguments).current_dir(repository())).json();
     // The package at the root comes with the members of its workspace.
     let packages = metadata["packages"].as_array_mut().unwrap();
     packages.retain(|package| package["name"] == "countersign");

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use crate::harness::http::Request;
 use crate::harness::{
-    AsymmetricJwtAuth, Behaviour, Deployment, DjangoSite, Echo, Gateway, JwksServer, Key, PyJwt, Seen, eventually_async,
+    AsymmetricJwtAuth, Behaviour, Deployment, DjangoSite, Echo, Gateway, JwksServer, Key, PyJwt,
+    Seen, eventually_async,
 };
 
 /// Its clients need no change: the header of its own `Token.create_auth_header` passes every gateway.
@@ -22,7 +23,12 @@ async fn its_tokens_are_accepted() {
         for key in [&ed25519, &rsa] {
             let request = Request::get("/").authorization(&peer.authorization("alice", key));
             let seen = Seen::by(&running.send(&request).await);
-            assert_eq!(seen.values("x-auth-username"), ["alice"], "{gateway:?}, {}", key.usual_algorithm());
+            assert_eq!(
+                seen.values("x-auth-username"),
+                ["alice"],
+                "{gateway:?}, {}",
+                key.usual_algorithm()
+            );
             assert_eq!(running.send(&request).await.status, 401, "{gateway:?}: a replay");
         }
     }
@@ -36,12 +42,18 @@ async fn our_tokens_are_accepted_by_its_middleware() {
     let site = DjangoSite::start("alice", &[&ed25519, &rsa]);
     let sign = |key: &Key, options: &[&str]| {
         let file = deployment.file("private.pem", &key.private_pem());
-        deployment.done(&[["sign", "alice", "--key", file.to_str().unwrap()].as_slice(), options].concat()).trim().to_owned()
+        deployment
+            .done(
+                &[["sign", "alice", "--key", file.to_str().unwrap()].as_slice(), options].concat(),
+            )
+            .trim()
+            .to_owned()
     };
 
     for key in [&ed25519, &rsa] {
         let header = sign(key, &["--header"]);
-        let value = header.strip_prefix("Authorization: ").unwrap_or_else(|| panic!("no header: {header}"));
+        let value =
+            header.strip_prefix("Authorization: ").unwrap_or_else(|| panic!("no header: {header}"));
         assert_eq!(site.recognises(value).await, "alice", "{header}");
         assert_eq!(site.recognises(value).await, "", "it knows a replay, too");
         let bound = sign(key, &["--method", "GET", "--url", "http://127.0.0.1/"]);
@@ -95,26 +107,38 @@ async fn tokens_of_pyjwt_verify_through_a_trust() {
     let peer = PyJwt::new();
     let keys = [("RS256", Key::rsa()), ("ES256", Key::p256()), ("EdDSA", Key::ed25519())];
     let kids = keys.each_ref().map(|(algorithm, _)| format!("pyjwt-{algorithm}"));
-    let set: Vec<_> = keys.iter().zip(&kids).map(|((algorithm, key), kid)| (kid.as_str(), *algorithm, key)).collect();
+    let set: Vec<_> = keys
+        .iter()
+        .zip(&kids)
+        .map(|((algorithm, key), kid)| (kid.as_str(), *algorithm, key))
+        .collect();
     server.put("/keys", Behaviour::text(peer.jwks(&set)));
     deployment.done(&["principal", "add", "alice"]);
     deployment.add_trust("alice", &server.url("/keys"));
     let countersign = deployment.serve();
 
     for (kid, algorithm, key) in set {
-        let token = eventually_async(&format!("{algorithm} is allowed"), Duration::from_secs(20), async || {
-            let token = peer.token("alice", kid, algorithm, key);
-            let answer = countersign.decide(&format!("JWT {token}")).await;
-            (answer.status == 200).then(|| {
-                assert_eq!(answer.header("x-auth-key-id"), Some(kid), "{answer:?}");
-                token
-            })
-        })
+        let token = eventually_async(
+            &format!("{algorithm} is allowed"),
+            Duration::from_secs(20),
+            async || {
+                let token = peer.token("alice", kid, algorithm, key);
+                let answer = countersign.decide(&format!("JWT {token}")).await;
+                (answer.status == 200).then(|| {
+                    assert_eq!(answer.header("x-auth-key-id"), Some(kid), "{answer:?}");
+                    token
+                })
+            },
+        )
         .await;
         let again = countersign.decide(&format!("JWT {token}")).await;
         assert_eq!(again.header("x-auth-error"), Some("replayed"), "{algorithm}: {again:?}");
         let stranger = peer.token("bob", kid, algorithm, key);
         let refused = countersign.decide(&format!("JWT {stranger}")).await;
-        assert_eq!(refused.header("x-auth-error"), Some("invalid_token"), "{algorithm}: {refused:?}");
+        assert_eq!(
+            refused.header("x-auth-error"),
+            Some("invalid_token"),
+            "{algorithm}: {refused:?}"
+        );
     }
 }

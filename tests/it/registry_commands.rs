@@ -7,7 +7,8 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::harness::{
-    Behaviour, Claims, Countersign, Database, Deployment, Door, JwksServer, Key, Question, Ran, Signer, eventually_async, now,
+    Behaviour, Claims, Countersign, Database, Deployment, Door, JwksServer, Key, Question, Ran,
+    Signer, eventually_async, now,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -62,7 +63,8 @@ async fn a_principal_is_added_with_all_that_people_know_of_it() {
             assert_eq!(bare[unknown], Value::Null);
         }
         let table = deployment.done(&["principal", "list"]);
-        let rows: Vec<&str> = table.lines().skip(1).map(|line| line.split_whitespace().nth(1).unwrap()).collect();
+        let rows: Vec<&str> =
+            table.lines().skip(1).map(|line| line.split_whitespace().nth(1).unwrap()).collect();
         assert_eq!(rows, ["zoë@example", "bare"], "{table}");
     }
 }
@@ -78,7 +80,10 @@ async fn bad_texts_and_scopes_add_nobody() {
         ("--scope", "qu\"ote", "scope"),
     ] {
         let ran = deployment.run(&["principal", "add", "alice", option, value]);
-        assert!(ran.code == 1 && ran.stdout.is_empty() && ran.stderr.contains(named), "{option}: {ran:?}");
+        assert!(
+            ran.code == 1 && ran.stdout.is_empty() && ran.stderr.contains(named),
+            "{option}: {ran:?}"
+        );
     }
     assert_eq!(deployment.list(&["principal", "list"]), [] as [Value; 0]);
 }
@@ -124,8 +129,23 @@ async fn a_key_is_shown_with_its_text_and_its_terms() {
         ]);
         deployment.add_key("alice", &other);
 
-        let fixed = [&added["username"], &added["fingerprint"], &added["family"], &added["comment"], &added["scopes"]];
-        assert_eq!(fixed, [&json!("alice"), &json!(key.fingerprint()), &json!("rsa"), &json!("laptop 佐"), &json!("a")]);
+        let fixed = [
+            &added["username"],
+            &added["fingerprint"],
+            &added["family"],
+            &added["comment"],
+            &added["scopes"],
+        ];
+        assert_eq!(
+            fixed,
+            [
+                &json!("alice"),
+                &json!(key.fingerprint()),
+                &json!("rsa"),
+                &json!("laptop 佐"),
+                &json!("a")
+            ]
+        );
         assert_eq!(added["not_before"], "2020-01-31T00:00:00Z");
         let expires_in = seconds(&added["expires_at"]) - added_at;
         assert!((90 * 86_400 - 2..=90 * 86_400 + 60).contains(&expires_in), "{added:#}");
@@ -134,11 +154,17 @@ async fn a_key_is_shown_with_its_text_and_its_terms() {
 
         let id = added["id"].to_string();
         let mut shown = deployment.list_one(&["key", "show", &id]);
-        assert_eq!(shown.as_object_mut().unwrap().remove("key"), Some(key.public_pem().trim().into()));
+        assert_eq!(
+            shown.as_object_mut().unwrap().remove("key"),
+            Some(key.public_pem().trim().into())
+        );
         assert_eq!(shown, added);
         let listed = deployment.list(&["key", "list", "alice"]);
         assert_eq!((listed.len(), &listed[0]), (2, &added));
-        assert_eq!([&listed[1]["comment"], &listed[1]["scopes"], &listed[1]["expires_at"]], [&Value::Null; 3]);
+        assert_eq!(
+            [&listed[1]["comment"], &listed[1]["scopes"], &listed[1]["expires_at"]],
+            [&Value::Null; 3]
+        );
 
         let table = deployment.done(&["key", "show", &id]);
         for text in [&key.fingerprint(), "laptop 佐", "2020-01-31", "BEGIN PUBLIC KEY"] {
@@ -148,7 +174,10 @@ async fn a_key_is_shown_with_its_text_and_its_terms() {
         assert!(head.lines().next().unwrap().contains("last_used_on"), "{head}");
         for command in ["show", "revoke"] {
             let ran = deployment.run(&["key", command, "12345"]);
-            assert!(ran.code == 1 && ran.stdout.is_empty() && ran.stderr.contains("12345"), "{ran:?}");
+            assert!(
+                ran.code == 1 && ran.stdout.is_empty() && ran.stderr.contains("12345"),
+                "{ran:?}"
+            );
         }
     }
 }
@@ -165,8 +194,12 @@ async fn a_key_without_use_is_not_taken() {
         (&["--expires-in", "soon"], 2),
         (&["--not-before", "tomorrow"], 2),
     ] {
-        let ran = deployment.run(&[["key", "add", "alice", file.to_str().unwrap()].as_slice(), options].concat());
-        assert!(ran.code == code && ran.stdout.is_empty() && !ran.stderr.is_empty(), "{options:?}: {ran:?}");
+        let ran = deployment
+            .run(&[["key", "add", "alice", file.to_str().unwrap()].as_slice(), options].concat());
+        assert!(
+            ran.code == code && ran.stdout.is_empty() && !ran.stderr.is_empty(),
+            "{options:?}: {ran:?}"
+        );
     }
     assert_eq!(deployment.list(&["key", "list"]), [] as [Value; 0]);
 }
@@ -204,7 +237,14 @@ async fn a_refresh_tells_what_it_found() {
     let trust = deployment.add_trust("alice", &server.url("/keys"));
     let [one, two] = ["one", "two"].map(Signer::named);
 
-    server.put("/keys", Behaviour::set([one.jwk(), two.jwk(), json!({"kty": "oct", "kid": "three", "k": "c2VjcmV0"})]));
+    server.put(
+        "/keys",
+        Behaviour::set([
+            one.jwk(),
+            two.jwk(),
+            json!({"kty": "oct", "kid": "three", "k": "c2VjcmV0"}),
+        ]),
+    );
     let said = deployment.done(&["trust", "refresh", &trust]);
     assert!(said.contains("2 usable keys") && said.contains(&server.url("/keys")), "{said}");
 
@@ -226,7 +266,10 @@ async fn trusts_are_listed_by_principal() {
         let trusts = deployment.list(arguments);
         trusts.iter().map(|trust| trust["jwks_url"].as_str().unwrap().to_owned()).collect()
     };
-    assert_eq!(urls(&["trust", "list"]), ["https://keys.example/alice", "https://keys.example/bob"]);
+    assert_eq!(
+        urls(&["trust", "list"]),
+        ["https://keys.example/alice", "https://keys.example/bob"]
+    );
     assert_eq!(urls(&["trust", "list", "bob"]), ["https://keys.example/bob"]);
     let unknown: Ran = deployment.run(&["trust", "list", "carol"]);
     assert!(unknown.code == 1 && unknown.stderr.contains("carol"), "{unknown:?}");
@@ -243,18 +286,28 @@ impl Deployment {
 
 async fn becomes(expected: &str, countersign: &Countersign, key: &Key) {
     let what = format!("the key is {expected}");
-    eventually_async(&what, PATIENCE, async || (ask(countersign, key).await == expected).then_some(())).await;
+    eventually_async(&what, PATIENCE, async || {
+        (ask(countersign, key).await == expected).then_some(())
+    })
+    .await;
 }
 
 /// `allowed`, or the code of the denial, for a fresh token of `alice`.
 async fn ask(countersign: &Countersign, key: &Key) -> String {
-    let verdict = Door::Http.ask(countersign, &Question::with(Claims::of("alice").authorization(key))).await;
-    if verdict.allowed() { "allowed".to_owned() } else { verdict.code().unwrap_or("no code").to_owned() }
+    let verdict =
+        Door::Http.ask(countersign, &Question::with(Claims::of("alice").authorization(key))).await;
+    if verdict.allowed() {
+        "allowed".to_owned()
+    } else {
+        verdict.code().unwrap_or("no code").to_owned()
+    }
 }
 
 fn seconds(moment: &Value) -> i64 {
     let text = moment.as_str().unwrap_or_else(|| panic!("{moment} is no moment"));
-    OffsetDateTime::parse(text, &Rfc3339).unwrap_or_else(|error| panic!("{error} in {text}")).unix_timestamp()
+    OffsetDateTime::parse(text, &Rfc3339)
+        .unwrap_or_else(|error| panic!("{error} in {text}"))
+        .unix_timestamp()
 }
 
 fn is_recent(moment: &Value) {

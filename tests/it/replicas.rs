@@ -3,7 +3,10 @@
 use tokio::task::JoinSet;
 
 use crate::harness::http::Connection;
-use crate::harness::{AsymmetricJwtAuth, Claims, Countersign, Deployment, ExtAuthz, Key, Redis, check_request, decision_request};
+use crate::harness::{
+    AsymmetricJwtAuth, Claims, Countersign, Deployment, ExtAuthz, Key, Redis, check_request,
+    decision_request,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_token_passes_once_over_three_replicas() {
@@ -85,14 +88,21 @@ enum Asker {
 
 impl Asker {
     async fn at(replica: &Countersign, grpc: bool) -> Self {
-        if grpc { Self::Grpc(replica.ext_authz()) } else { Self::Http(Connection::open(replica.http).await.unwrap()) }
+        if grpc {
+            Self::Grpc(replica.ext_authz())
+        } else {
+            Self::Http(Connection::open(replica.http).await.unwrap())
+        }
     }
 
     /// Whether the token is allowed. Anything but an allow and a replay is an error of its own.
     async fn ask(&mut self, authorization: &str) -> bool {
         match self {
             Self::Http(connection) => {
-                let answer = connection.send(&decision_request().authorization(authorization)).await.unwrap();
+                let answer = connection
+                    .send(&decision_request().authorization(authorization))
+                    .await
+                    .unwrap();
                 let replayed = answer.header("x-auth-error") == Some("replayed");
                 assert!(answer.status == 200 || replayed, "{answer:?}");
                 answer.status == 200

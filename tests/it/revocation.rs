@@ -4,7 +4,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Claims, Client, Countersign, Database, Deployment, Door, Key, Load, Question, Ran, Redis, Sample};
+use crate::harness::{
+    Claims, Client, Countersign, Database, Deployment, Door, Key, Load, Question, Ran, Redis,
+    Sample,
+};
 use crate::harness::{eventually_async, now, variable};
 
 /// All together. A machine that cannot keep up answers fewer, and the promises hold all the same.
@@ -52,7 +55,8 @@ async fn polling_alone_ends_a_key_within_1_s() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_of_the_database_is_outlived() {
     let mut world = World::start();
-    let [before, during, after, probe] = ["before", "during", "after", "probe"].map(|username| world.enrol(username));
+    let [before, during, after, probe] =
+        ["before", "during", "after", "probe"].map(|username| world.enrol(username));
     let load = world.load();
     load.has_decided(1000, None, world.began).await;
     world.uses(&probe).await;
@@ -71,7 +75,10 @@ async fn an_outage_of_the_database_is_outlived() {
     world.deployment.done(&["key", "revoke", &probe.id]);
     for replica in &world.replicas {
         let what = "a change after the outage is followed";
-        eventually_async(what, PATIENCE, async || (ask(replica, &probe).await == "invalid_token").then_some(())).await;
+        eventually_async(what, PATIENCE, async || {
+            (ask(replica, &probe).await == "invalid_token").then_some(())
+        })
+        .await;
     }
     eprintln!("changes are followed {:?} after the database is back", restored.elapsed());
     let newcomer = world.enrol("newcomer");
@@ -83,8 +90,10 @@ async fn an_outage_of_the_database_is_outlived() {
     judge(&samples, rate, &command, WITH_HINTS);
 
     for (number, client) in world.clients.iter().enumerate() {
-        let accepted =
-            samples.iter().filter(|sample| sample.client == number && sample.outcome == "allowed").map(|sample| sample.started);
+        let accepted = samples
+            .iter()
+            .filter(|sample| sample.client == number && sample.outcome == "allowed")
+            .map(|sample| sample.started);
         let ago = i64::try_from(accepted.max().unwrap().elapsed().as_secs()).unwrap();
         uses.push((client, now() - ago));
     }
@@ -107,15 +116,30 @@ struct Command {
 /// The only failures are those of the revoked key, after the command began; and `bound` after it ended it passes no more. Counts by
 /// the start of requests: one that was on its way at that moment may have been decided already.
 fn judge(samples: &[Sample], rate: usize, command: &Command, bound: Duration) {
-    let (revoked, others): (Vec<&Sample>, Vec<&Sample>) = samples.iter().partition(|sample| sample.client == REVOKED);
-    let failed: Vec<&&Sample> = others.iter().filter(|sample| sample.outcome != "allowed").collect();
-    assert!(failed.is_empty(), "{} of {} other decisions failed, the first: {:?}", failed.len(), others.len(), failed[0]);
+    let (revoked, others): (Vec<&Sample>, Vec<&Sample>) =
+        samples.iter().partition(|sample| sample.client == REVOKED);
+    let failed: Vec<&&Sample> =
+        others.iter().filter(|sample| sample.outcome != "allowed").collect();
+    assert!(
+        failed.is_empty(),
+        "{} of {} other decisions failed, the first: {:?}",
+        failed.len(),
+        others.len(),
+        failed[0]
+    );
     for sample in &revoked {
         let may_be_refused = sample.outcome == "invalid_token" && sample.ended >= command.began;
-        assert!(sample.outcome == "allowed" || may_be_refused, "before or instead of the revocation: {sample:?}");
+        assert!(
+            sample.outcome == "allowed" || may_be_refused,
+            "before or instead of the revocation: {sample:?}"
+        );
     }
     let accepted = revoked.iter().filter(|sample| sample.outcome == "allowed");
-    let last = accepted.map(|sample| sample.started).max().unwrap().saturating_duration_since(command.ended);
+    let last = accepted
+        .map(|sample| sample.started)
+        .max()
+        .unwrap()
+        .saturating_duration_since(command.ended);
     let slowest = others.iter().map(|sample| sample.ended - sample.started).max().unwrap();
     eprintln!(
         "{} decisions, {rate} a second, the slowest {slowest:?}; the revoked key was last accepted {last:?} after the command ended",
@@ -141,10 +165,20 @@ impl World {
         for username in ["alice", "bob", "carol", "dave"] {
             clients.push(enrol(&deployment, username));
             let second = Key::ed25519();
-            clients.push(Client { username: username.to_owned(), id: deployment.add_key(username, &second), key: second });
+            clients.push(Client {
+                username: username.to_owned(),
+                id: deployment.add_key(username, &second),
+                key: second,
+            });
         }
         let replicas = [(); 2].map(|()| deployment.serve());
-        Self { replicas, clients: Arc::new(clients), deployment, began: Instant::now(), _redis: redis }
+        Self {
+            replicas,
+            clients: Arc::new(clients),
+            deployment,
+            began: Instant::now(),
+            _redis: redis,
+        }
     }
 
     fn load(&self) -> Load {
@@ -187,5 +221,9 @@ fn enrol(deployment: &Deployment, username: &str) -> Client {
 async fn ask(replica: &Countersign, client: &Client) -> String {
     let question = Question::with(Claims::of(&client.username).authorization(&client.key));
     let verdict = Door::Http.ask(replica, &question).await;
-    if verdict.allowed() { "allowed".to_owned() } else { verdict.code().unwrap_or("no code").to_owned() }
+    if verdict.allowed() {
+        "allowed".to_owned()
+    } else {
+        verdict.code().unwrap_or("no code").to_owned()
+    }
 }

@@ -7,8 +7,8 @@ use serde_json::json;
 
 use crate::harness::http::Request;
 use crate::harness::{
-    Admin, ApiKey, Behaviour, Claims, Countersign, Database, Deployment, Door, JwksServer, Key, Question, Ran, Redis, Signer,
-    Tinyproxy, TokenApi, eventually_async, free_port, variable,
+    Admin, ApiKey, Behaviour, Claims, Countersign, Database, Deployment, Door, JwksServer, Key,
+    Question, Ran, Redis, Signer, Tinyproxy, TokenApi, eventually_async, free_port, variable,
 };
 
 /// Stands in every secret of a test, and nowhere else.
@@ -51,7 +51,10 @@ fn what_cannot_be_used_is_not_repeated() {
         ("nonce.url", format!("redis+cluster://user:{PLANTED}@127.0.0.1:{nobody},127.0.0.1:port")),
         ("nonce.url", format!("redis+cluster://user:{PLANTED}@127.0.0.1:{nobody}")),
         ("nonce.url", format!("redis+sentinel://user:{PLANTED}@127.0.0.1:{nobody}/service")),
-        ("nonce.url", format!("redis+sentinel://127.0.0.1:{nobody}/service?sentinel_password={PLANTED}")),
+        (
+            "nonce.url",
+            format!("redis+sentinel://127.0.0.1:{nobody}/service?sentinel_password={PLANTED}"),
+        ),
         ("nonce.url", PLANTED.to_owned()),
         ("admin.token", format!("{PLANTED}!")),
         ("admin.token_file", "short".to_owned()),
@@ -64,13 +67,23 @@ fn what_cannot_be_used_is_not_repeated() {
     for (key, value) in values {
         let deployment = Deployment::new().set("telemetry.log", EVERYTHING).set(key, &value);
         deployment.file("short", &format!("{PLANTED}!"));
-        for command in [["config", "check"].as_slice(), &["serve"], &["principal", "list"], &["migrate", "status"]] {
+        for command in [
+            ["config", "check"].as_slice(),
+            &["serve"],
+            &["principal", "list"],
+            &["migrate", "status"],
+        ] {
             // One that starts all the same is looked at elsewhere.
             let mut command_line = deployment.command(command);
             if command == ["serve"] {
                 let mut limited = std::process::Command::new("timeout");
-                limited.arg("3").arg(command_line.get_program()).args(command_line.get_args()).env_clear();
-                limited.envs(command_line.get_envs().filter_map(|(name, value)| Some((name, value?))));
+                limited
+                    .arg("3")
+                    .arg(command_line.get_program())
+                    .args(command_line.get_args())
+                    .env_clear();
+                limited
+                    .envs(command_line.get_envs().filter_map(|(name, value)| Some((name, value?))));
                 limited.current_dir(deployment.dir.path());
                 command_line = limited;
             }
@@ -102,14 +115,22 @@ fn arguments_are_not_repeated() {
             let ran = deployment.run(&["import", from, "--database", url]);
             assert_ne!(ran.code, 0, "{ran:?}");
             tells_nothing(from, &format!("{}{}", ran.stdout, ran.stderr));
-            let ran = Ran::of(deployment.command(&["import", from, "--database-env", "OLD"]).env("OLD", url));
+            let ran = Ran::of(
+                deployment.command(&["import", from, "--database-env", "OLD"]).env("OLD", url),
+            );
             tells_nothing(from, &format!("{}{}", ran.stdout, ran.stderr));
-            let ran = Ran::reading(&mut deployment.command(&["import", from, "--database", "-"]), url.as_bytes());
+            let ran = Ran::reading(
+                &mut deployment.command(&["import", from, "--database", "-"]),
+                url.as_bytes(),
+            );
             assert_ne!(ran.code, 0, "{ran:?}");
             tells_nothing(from, &format!("{}{}", ran.stdout, ran.stderr));
         }
     }
-    for url in [format!("ftp://user:{PLANTED}@127.0.0.1"), format!("http://user:{PLANTED}@127.0.0.1:{}", free_port())] {
+    for url in [
+        format!("ftp://user:{PLANTED}@127.0.0.1"),
+        format!("http://user:{PLANTED}@127.0.0.1:{}", free_port()),
+    ] {
         let ran = deployment.run(&["top", "--once", "--interval", "100ms", "--url", &url]);
         assert_ne!(ran.code, 0, "{ran:?}");
         tells_nothing("top", &format!("{}{}", ran.stdout, ran.stderr));
@@ -158,13 +179,19 @@ async fn a_service_that_logs_everything_tells_no_secret() {
             ("answers", told.as_str()),
             ("readiness", &ready),
             ("the command line", &countersign.command_line()),
-            ("the check", &format!("{}{}{}{}", check.stdout, check.stderr, away.stdout, away.stderr)),
+            (
+                "the check",
+                &format!("{}{}{}{}", check.stdout, check.stderr, away.stdout, away.stderr),
+            ),
         ] {
             tells_nothing(&format!("{kind}, {what}"), text);
         }
         let log = countersign.log();
         for crate_ in ["sqlx", "redis", "hyper", "reqwest", "rustls"] {
-            eprintln!("{kind}: {} lines of {crate_}", log.lines().filter(|line| line.contains(&format!("\"{crate_}"))).count());
+            eprintln!(
+                "{kind}: {} lines of {crate_}",
+                log.lines().filter(|line| line.contains(&format!("\"{crate_}"))).count()
+            );
         }
         assert!(log.contains("TRACE"), "everything is logged");
         tells_nothing(&format!("{kind}, the log"), &log);
@@ -177,21 +204,37 @@ async fn a_service_that_logs_everything_tells_no_secret() {
 /// A user with the password, and its URL.
 async fn with_password(database: &Database) -> String {
     if database.url.starts_with("postgres") {
-        crate::harness::execute(&database.url, &format!("ALTER USER countersign PASSWORD '{PLANTED}'")).await;
+        crate::harness::execute(
+            &database.url,
+            &format!("ALTER USER countersign PASSWORD '{PLANTED}'"),
+        )
+        .await;
         return database.url.replace("countersign@", &format!("countersign:{PLANTED}@"));
     }
-    crate::harness::execute(&database.url, &format!("CREATE USER planted@'%' IDENTIFIED BY '{PLANTED}'")).await;
+    crate::harness::execute(
+        &database.url,
+        &format!("CREATE USER planted@'%' IDENTIFIED BY '{PLANTED}'"),
+    )
+    .await;
     crate::harness::execute(&database.url, "GRANT ALL ON countersign.* TO planted@'%'").await;
     database.url.replace("root@", &format!("planted:{PLANTED}@"))
 }
 
 /// Asks for everything, rightly and wrongly, and yields all that was answered.
-async fn used(countersign: &Countersign, token: &str, presented: &str, signer: &Signer, api_key: &ApiKey) -> String {
+async fn used(
+    countersign: &Countersign,
+    token: &str,
+    presented: &str,
+    signer: &Signer,
+    api_key: &ApiKey,
+) -> String {
     // Writing to a String does not fail.
     let mut told = String::new();
-    for (username, authorization) in
-        [("alice", presented.to_owned()), ("bob", signer.authorization("bob")), ("nobody", "JWT a.b.c".to_owned())]
-    {
+    for (username, authorization) in [
+        ("alice", presented.to_owned()),
+        ("bob", signer.authorization("bob")),
+        ("nobody", "JWT a.b.c".to_owned()),
+    ] {
         for door in [Door::Http, Door::Grpc] {
             let verdict = door.ask(countersign, &Question::with(authorization.clone())).await;
             let _ = writeln!(told, "{username}: {verdict:?}");

@@ -18,10 +18,16 @@ async fn a_good_configuration_is_confirmed() {
 /// A token bound to any host can be relayed: that is told, and stops nothing.
 #[tokio::test]
 async fn a_required_uri_without_authorities_is_warned_of() {
-    for (require, authorities, warned) in
-        [("htu", "", true), ("htm,htu", "", true), ("htu", "api.example", false), ("htm", "", false), ("", "", false)]
-    {
-        let deployment = Deployment::new().set("self_signed.require", require).set("self_signed.authorities", authorities);
+    for (require, authorities, warned) in [
+        ("htu", "", true),
+        ("htm,htu", "", true),
+        ("htu", "api.example", false),
+        ("htm", "", false),
+        ("", "", false),
+    ] {
+        let deployment = Deployment::new()
+            .set("self_signed.require", require)
+            .set("self_signed.authorities", authorities);
 
         let ran = deployment.run(&["config", "check"]);
         let served = deployment.serve();
@@ -31,7 +37,11 @@ async fn a_required_uri_without_authorities_is_warned_of() {
             Some(served.log()).filter(|log| log.contains("\"serving\""))
         });
         for (place, text) in [("config check", ran.stdout), ("the log", log)] {
-            assert_eq!(text.contains("self_signed.authorities"), warned, "{place}, {require}, {authorities}: {text}");
+            assert_eq!(
+                text.contains("self_signed.authorities"),
+                warned,
+                "{place}, {require}, {authorities}: {text}"
+            );
         }
     }
 }
@@ -62,7 +72,10 @@ async fn an_unknown_key_in_the_file_is_named_with_its_place() {
 async fn an_unknown_key_in_the_environment_is_named() {
     let deployment = Deployment::new().set("server.htp_listen", "127.0.0.1:1");
 
-    names_the_fault(&deployment.run(&["config", "check"]), &["server.htp_listen", "COUNTERSIGN_SERVER__HTP_LISTEN"]);
+    names_the_fault(
+        &deployment.run(&["config", "check"]),
+        &["server.htp_listen", "COUNTERSIGN_SERVER__HTP_LISTEN"],
+    );
 }
 
 #[tokio::test]
@@ -146,8 +159,11 @@ async fn another_header_may_carry_the_token() {
     let countersign = deployment.serve();
     let token = Claims::of("alice").authorization(&key);
 
-    let ignored = Request::get("/validate_request").authorization(&token).send(countersign.http).await;
-    let request = Request::get("/validate_request").authorization("Basic anything").header("X-Client-Token", &token);
+    let ignored =
+        Request::get("/validate_request").authorization(&token).send(countersign.http).await;
+    let request = Request::get("/validate_request")
+        .authorization("Basic anything")
+        .header("X-Client-Token", &token);
     let allow = request.send(countersign.http).await;
 
     assert_eq!(ignored.header("x-auth-error"), Some("missing_credentials"));
@@ -164,7 +180,8 @@ async fn the_tolerance_is_a_setting() {
     deployment.enrol("alice", &key);
     let countersign = deployment.serve();
     for (offset, allowed) in [(-290, true), (290, true), (-310, false), (310, false)] {
-        let token = Claims::of("alice").with("time", crate::harness::now() + offset).authorization(&key);
+        let token =
+            Claims::of("alice").with("time", crate::harness::now() + offset).authorization(&key);
         let verdict = Door::Http.ask(&countersign, &Question::with(token)).await;
         assert_eq!(verdict.allowed(), allowed, "{offset} s: {verdict:?}");
     }

@@ -4,12 +4,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
 use crate::harness::http::{Connection, Request};
 use crate::harness::{
-    Claims, Countersign, Deployment, Door, Key, Process, Question, Redis, Signal, Sluice, check_request, decision_request,
-    eventually_async,
+    Claims, Countersign, Deployment, Door, Key, Process, Question, Redis, Signal, Sluice,
+    check_request, decision_request, eventually_async,
 };
 
 const EXIT_WITHIN: Duration = Duration::from_secs(10);
@@ -29,13 +31,15 @@ async fn decisions_in_flight_are_finished() {
     // Both have served before: kept-alive connections, one of them idle for good.
     let mut idle = Connection::open(countersign.http).await.unwrap();
     for connection in [&mut over_http, &mut idle] {
-        let answer = connection.send(&decision_request().authorization(&authorization())).await.unwrap();
+        let answer =
+            connection.send(&decision_request().authorization(&authorization())).await.unwrap();
         assert_eq!(answer.status, 200);
     }
     over_grpc.check(check_request(&authorization())).await.ok();
 
     sluice.shut();
-    let (question, request) = (decision_request().authorization(&authorization()), check_request(&authorization()));
+    let (question, request) =
+        (decision_request().authorization(&authorization()), check_request(&authorization()));
     let http = tokio::spawn(async move { over_http.send(&question).await });
     let grpc = tokio::spawn(async move { over_grpc.check(request).await });
     sluice.holds(2).await;
@@ -93,7 +97,11 @@ async fn a_hanging_store_holds_nothing_up() {
     countersign.signal(Signal::Term);
 
     let answer = undecided.await.unwrap();
-    assert_eq!((answer.status, answer.header("x-auth-error")), (503, Some("unavailable")), "{answer:?}");
+    assert_eq!(
+        (answer.status, answer.header("x-auth-error")),
+        (503, Some("unavailable")),
+        "{answer:?}"
+    );
     assert_eq!(countersign.exited_within(EXIT_WITHIN).code(), Some(0));
 }
 
@@ -114,7 +122,10 @@ async fn what_was_sent_is_answered() {
         }
         countersign.signal(Signal::Term);
         for (number, mut connection) in connections.into_iter().enumerate() {
-            let answer = connection.answer(false).await.unwrap_or_else(|error| panic!("drain {drain}: {number}: {error}"));
+            let answer = connection
+                .answer(false)
+                .await
+                .unwrap_or_else(|error| panic!("drain {drain}: {number}: {error}"));
             assert_eq!(answer.status, 401, "{answer:?}");
         }
         assert_eq!(countersign.exited_within(EXIT_WITHIN).code(), Some(0));
@@ -154,12 +165,16 @@ async fn nothing_is_lost_while_the_service_drains() {
     countersign.signal(Signal::Term);
     eventually_async("it is not ready", EXIT_WITHIN, async || {
         let answer = Request::get("/readyz").try_send(countersign.admin).await.ok()?;
-        (answer.status == 503 && answer.json()["reasons"]["service"] == "it was told to stop").then_some(())
+        (answer.status == 503 && answer.json()["reasons"]["service"] == "it was told to stop")
+            .then_some(())
     })
     .await;
     for client in clients {
         let (answered, closed) = client.await.unwrap();
-        assert!(answered > 0 && closed > 0, "{answered} answers, {closed} of which closed the connection");
+        assert!(
+            answered > 0 && closed > 0,
+            "{answered} answers, {closed} of which closed the connection"
+        );
     }
     assert_eq!(countersign.exited_within(EXIT_WITHIN).code(), Some(0));
 }
@@ -178,7 +193,9 @@ async fn every_connection_that_was_taken_is_answered() {
                     let mut answered = 0;
                     while let Ok(mut connection) = Connection::open(http).await {
                         let answer = connection.send(&decision_request()).await;
-                        let answer = answer.unwrap_or_else(|error| panic!("round {round}, after {answered} answers: {error}"));
+                        let answer = answer.unwrap_or_else(|error| {
+                            panic!("round {round}, after {answered} answers: {error}")
+                        });
                         assert_eq!(answer.status, 401);
                         answered += 1;
                     }
@@ -201,13 +218,19 @@ async fn every_connection_that_was_taken_is_answered() {
 async fn grpc_says_that_it_is_not_serving_and_goes_on() {
     let deployment = Deployment::new().set("server.drain", "5s");
     let countersign = deployment.serve();
-    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", countersign.grpc)).unwrap();
+    let endpoint =
+        tonic::transport::Endpoint::from_shared(format!("http://{}", countersign.grpc)).unwrap();
     let mut health = HealthClient::new(endpoint.connect().await.unwrap());
     let mut over_grpc = countersign.ext_authz();
     over_grpc.check(check_request("JWT nonsense")).await;
     countersign.signal(Signal::Term);
     eventually_async("it says that it does not serve", EXIT_WITHIN, async || {
-        let status = health.check(HealthCheckRequest { service: String::new() }).await.unwrap().into_inner().status();
+        let status = health
+            .check(HealthCheckRequest { service: String::new() })
+            .await
+            .unwrap()
+            .into_inner()
+            .status();
         (status == ServingStatus::NotServing).then_some(())
     })
     .await;
@@ -221,7 +244,10 @@ async fn a_second_signal_ends_it_at_once() {
     let deployment = Deployment::new().set("server.drain", "1m");
     let mut countersign = deployment.serve();
     countersign.signal(Signal::Term);
-    eventually_async("it drains", EXIT_WITHIN, async || countersign.log().contains("stopping").then_some(())).await;
+    eventually_async("it drains", EXIT_WITHIN, async || {
+        countersign.log().contains("stopping").then_some(())
+    })
+    .await;
     countersign.signal(Signal::Term);
     assert_eq!(countersign.exited_within(EXIT_WITHIN).code(), Some(0));
 }
@@ -236,7 +262,13 @@ async fn the_log_names_the_addresses_that_were_bound() {
         let log = process.log();
         let line = log.lines().find(|line| line.contains("\"serving\""))?;
         let line: serde_json::Value = serde_json::from_str(line).unwrap();
-        Some(line["http"].as_str().unwrap_or_else(|| panic!("{line}")).parse::<SocketAddr>().unwrap())
+        Some(
+            line["http"]
+                .as_str()
+                .unwrap_or_else(|| panic!("{line}"))
+                .parse::<SocketAddr>()
+                .unwrap(),
+        )
     })
     .await;
     assert_ne!(http.port(), 0);
@@ -265,7 +297,8 @@ async fn a_restart_forgets_no_nonce() {
 /// Who comes in the very moment of the end is passed over, and would try again by itself only after a second.
 async fn refuses_connections(door: SocketAddr) {
     eventually_async("new connections are refused", EXIT_WITHIN, async || {
-        let connected = tokio::time::timeout(Duration::from_millis(100), TcpStream::connect(door)).await;
+        let connected =
+            tokio::time::timeout(Duration::from_millis(100), TcpStream::connect(door)).await;
         connected.is_ok_and(|connected| connected.is_err()).then_some(())
     })
     .await;

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::gateways::Scene;
+use crate::gateways::every::Scene;
 use crate::harness::http::Request;
 use crate::harness::{
-    Admin, Behaviour, Claims, CollectedSpan, Collector, Countersign, Deployment, Door, Gateway, JwksServer, Key, Question, Redis,
-    Seen, Signal, eventually, eventually_async, now,
+    Admin, Behaviour, Claims, CollectedSpan, Collector, Countersign, Deployment, Door, Gateway,
+    JwksServer, Key, Question, Redis, Seen, Signal, eventually, eventually_async, now,
 };
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -60,14 +60,24 @@ async fn a_decision_is_part_of_the_gateways_trace(gateway: Gateway) {
     let scene = Scene::on(deployment, gateway, Key::ed25519(), &edits).await;
 
     let seen = Seen::by(&scene.send(Request::get("/orders/7?secret=1")).await);
-    let (decision, steps) = eventually("the decision with its steps, and Envoy's span", DEADLINE, || {
-        let (decision, steps) = collector.decision_about("/orders/7").filter(|(_, steps)| steps.len() == 3)?;
-        collector.spans().iter().any(|span| span.span_id == decision.parent_span_id).then_some((decision, steps))
-    });
+    let (decision, steps) =
+        eventually("the decision with its steps, and Envoy's span", DEADLINE, || {
+            let (decision, steps) =
+                collector.decision_about("/orders/7").filter(|(_, steps)| steps.len() == 3)?;
+            collector
+                .spans()
+                .iter()
+                .any(|span| span.span_id == decision.parent_span_id)
+                .then_some((decision, steps))
+        });
 
     let spans = collector.spans();
     let parent = spans.iter().find(|span| span.span_id == decision.parent_span_id).unwrap();
-    assert_eq!((parent.service.as_str(), &parent.trace_id), ("gateway", &decision.trace_id), "{parent:?}");
+    assert_eq!(
+        (parent.service.as_str(), &parent.trace_id),
+        ("gateway", &decision.trace_id),
+        "{parent:?}"
+    );
     assert_eq!(decision.service, "countersign");
     let attribute = |name: &str| decision.attributes.get(name).map(String::as_str);
     assert_eq!(attribute("countersign.outcome"), Some("allowed"));
@@ -111,24 +121,35 @@ async fn the_gateway_says_what_is_sampled() {
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     let ask = async |path: &str, flags: &str| {
         let request = Request::get("/validate_request").header("X-Original-URI", path);
-        let request =
-            if flags.is_empty() { request } else { request.header("traceparent", &format!("00-{trace}-00f067aa0ba902b7-{flags}")) };
+        let request = if flags.is_empty() {
+            request
+        } else {
+            request.header("traceparent", &format!("00-{trace}-00f067aa0ba902b7-{flags}"))
+        };
         request.authorization(&Claims::of("alice").authorization(&key)).send(countersign.http).await
     };
 
-    for (path, flags) in [("/unsampled", "00"), ("/without", ""), ("/malformed", "zz"), ("/sampled", "01")] {
+    for (path, flags) in
+        [("/unsampled", "00"), ("/without", ""), ("/malformed", "zz"), ("/sampled", "01")]
+    {
         assert_eq!(ask(path, flags).await.status, 200);
     }
-    let (decision, steps) =
-        eventually("the sampled decision", DEADLINE, || collector.decision_about("/sampled").filter(|(_, steps)| steps.len() == 3));
+    let (decision, steps) = eventually("the sampled decision", DEADLINE, || {
+        collector.decision_about("/sampled").filter(|(_, steps)| steps.len() == 3)
+    });
 
-    assert_eq!((decision.trace_id.as_str(), decision.parent_span_id.as_str()), (trace, "00f067aa0ba902b7"));
+    assert_eq!(
+        (decision.trace_id.as_str(), decision.parent_span_id.as_str()),
+        (trace, "00f067aa0ba902b7")
+    );
     assert_steps(&decision, &steps, ["key_lookup", "nonce_claim", "verification"]);
     // Spans are sent in the order in which they ended: those of earlier decisions would be here.
     assert_eq!(collector.spans().len(), 4, "{:?}", collector.spans());
     let resources = collector.resources();
     assert!(
-        resources.iter().all(|resource| resource.get("deployment.environment.name").is_some_and(|name| name == "test")),
+        resources.iter().all(|resource| resource
+            .get("deployment.environment.name")
+            .is_some_and(|name| name == "test")),
         "{resources:?}"
     );
 }
@@ -142,7 +163,11 @@ async fn a_span_tells_the_exact_reason_and_no_secret() {
     let countersign = deployment.serve();
     let token = Claims::of("alice").authorization(&key);
     let ask = async |path: &str| {
-        Request::get("/validate_request").header("X-Original-URI", path).authorization(&token).send(countersign.http).await
+        Request::get("/validate_request")
+            .header("X-Original-URI", path)
+            .authorization(&token)
+            .send(countersign.http)
+            .await
     };
 
     assert_eq!(ask("/first").await.status, 200);
@@ -161,18 +186,27 @@ async fn a_span_tells_the_exact_reason_and_no_secret() {
 #[tokio::test]
 async fn metrics_reach_the_collector_too() {
     for (collector, protocol) in [(Collector::grpc(), "grpc"), (Collector::http(), "http")] {
-        let deployment = telling(Deployment::new(), &collector).set("telemetry.otlp_protocol", protocol);
+        let deployment =
+            telling(Deployment::new(), &collector).set("telemetry.otlp_protocol", protocol);
         let countersign = deployment.serve();
         assert_eq!(countersign.decide("JWT nonsense").await.status, 401);
 
         let names = eventually("metrics", DEADLINE, || {
-            Some(collector.metrics()).filter(|names| names.contains("countersign.decision.duration"))
+            Some(collector.metrics())
+                .filter(|names| names.contains("countersign.decision.duration"))
         });
 
-        for name in ["countersign.decisions", "countersign.token_grants", "countersign.store.up", "process.cpu"] {
+        for name in [
+            "countersign.decisions",
+            "countersign.token_grants",
+            "countersign.store.up",
+            "process.cpu",
+        ] {
             assert!(names.contains(name), "{protocol}: {name} is not in {names:?}");
         }
-        assert!(collector.resources().iter().all(|resource| resource["service.name"] == "countersign"));
+        assert!(
+            collector.resources().iter().all(|resource| resource["service.name"] == "countersign")
+        );
     }
 }
 
@@ -180,7 +214,9 @@ async fn metrics_reach_the_collector_too() {
 #[tokio::test]
 async fn a_missing_collector_holds_nobody_up() {
     let key = Key::ed25519();
-    let deployment = Deployment::new().set("telemetry.otlp_endpoint", "http://127.0.0.1:9").set("telemetry.trace_sample", "1");
+    let deployment = Deployment::new()
+        .set("telemetry.otlp_endpoint", "http://127.0.0.1:9")
+        .set("telemetry.trace_sample", "1");
     deployment.enrol("alice", &key);
     let mut countersign = deployment.serve();
 
@@ -195,7 +231,8 @@ async fn a_missing_collector_holds_nobody_up() {
 /// Each series of a metric: its labels and value.
 fn series(text: &str, metric: &str) -> Vec<(String, String)> {
     let lines = text.lines().filter_map(|line| line.strip_prefix(metric));
-    let parts = lines.filter_map(|rest| rest.starts_with(['{', ' ']).then(|| rest.rsplit_once(' ')).flatten());
+    let parts = lines
+        .filter_map(|rest| rest.starts_with(['{', ' ']).then(|| rest.rsplit_once(' ')).flatten());
     parts.map(|(labels, value)| (labels.to_owned(), value.to_owned())).collect()
 }
 
@@ -241,7 +278,8 @@ async fn the_metrics_are_those_that_are_promised() {
         assert!(!series(&text, metric).is_empty(), "{metric} is not in {text}");
     }
     let value = |series_named: &str| {
-        let (metric, labels) = series_named.split_at(series_named.find('{').unwrap_or(series_named.len()));
+        let (metric, labels) =
+            series_named.split_at(series_named.find('{').unwrap_or(series_named.len()));
         let found = series(&text, metric).into_iter().find(|(found, _)| found == labels);
         found.unwrap_or_else(|| panic!("no {series_named} in {text}")).1
     };
@@ -250,20 +288,35 @@ async fn the_metrics_are_those_that_are_promised() {
             "countersign_decisions_total{{door=\"http\",method=\"self_signed\",outcome=\"{outcome}\",reason=\"{reason}\"}}"
         ))
     };
-    assert_eq!([decisions("allowed", ""), decisions("denied", "nonce_claimed"), decisions("denied", "too_old")], ["1"; 3]);
-    assert_eq!(value("countersign_decision_duration_seconds_count{door=\"http\",outcome=\"denied\"}"), "2");
+    assert_eq!(
+        [
+            decisions("allowed", ""),
+            decisions("denied", "nonce_claimed"),
+            decisions("denied", "too_old")
+        ],
+        ["1"; 3]
+    );
+    assert_eq!(
+        value("countersign_decision_duration_seconds_count{door=\"http\",outcome=\"denied\"}"),
+        "2"
+    );
     assert_eq!(value("countersign_nonce_claim_duration_seconds_count{outcome=\"fresh\"}"), "1");
     assert_eq!(value("countersign_nonce_claim_duration_seconds_count{outcome=\"replayed\"}"), "1");
     assert_eq!(value("countersign_clock_skew_seconds_count{verified=\"true\"}"), "2");
     assert_eq!(value("countersign_clock_skew_seconds_bucket{verified=\"false\",le=\"-60\"}"), "1");
     assert_eq!(value("countersign_key_cache_entries"), "1");
-    let lookups = ["hits", "misses"].map(|kind| value(&format!("countersign_key_cache_{kind}_total")).parse::<u64>().unwrap());
+    let lookups = ["hits", "misses"]
+        .map(|kind| value(&format!("countersign_key_cache_{kind}_total")).parse::<u64>().unwrap());
     assert_eq!(lookups.iter().sum::<u64>(), 2, "of the token that is too old nobody is looked up");
     assert_eq!(value("countersign_store_up{store=\"nonce_store\"}"), "1");
     let bounds: BTreeSet<&str> = text
         .lines()
         .filter_map(|line| {
-            line.strip_prefix("countersign_decision_duration_seconds_bucket{")?.split("le=\"").nth(1)?.split('"').next()
+            line.strip_prefix("countersign_decision_duration_seconds_bucket{")?
+                .split("le=\"")
+                .nth(1)?
+                .split('"')
+                .next()
         })
         .collect();
     assert!(bounds.contains("0.00005") && bounds.contains("1"), "{bounds:?}");
@@ -283,7 +336,12 @@ async fn fetches_of_key_sets_are_counted() {
     let countersign = deployment.serve();
     let fetches = |text: &str, outcome: &str| {
         let all = series(text, "countersign_jwks_fetches_total");
-        all.iter().find(|(labels, _)| labels == &format!("{{outcome=\"{outcome}\"}}")).unwrap().1.parse::<u64>().unwrap()
+        all.iter()
+            .find(|(labels, _)| labels == &format!("{{outcome=\"{outcome}\"}}"))
+            .unwrap()
+            .1
+            .parse::<u64>()
+            .unwrap()
     };
 
     let text = eventually_async("a fetch of each kind", DEADLINE, async || {
@@ -293,7 +351,10 @@ async fn fetches_of_key_sets_are_counted() {
     .await;
 
     let ages = series(&text, "countersign_jwks_age_seconds");
-    assert!(matches!(&ages[..], [(_, age)] if (0.0..60.0).contains(&age.parse().unwrap())), "{ages:?}");
+    assert!(
+        matches!(&ages[..], [(_, age)] if (0.0..60.0).contains(&age.parse().unwrap())),
+        "{ages:?}"
+    );
 }
 
 /// Readiness names what is missing and why; liveness does not care; gRPC health follows.
@@ -303,7 +364,10 @@ async fn readiness_names_what_is_missing() {
     let countersign = Deployment::new().nonces_in(&redis).serve();
     let ready = async || Request::get("/readyz").send(countersign.admin).await;
     let whole = ready().await.json();
-    assert_eq!(whole, json!({"result": true, "dependencies": {"key_directory": "ok", "nonce_store": "ok"}}));
+    assert_eq!(
+        whole,
+        json!({"result": true, "dependencies": {"key_directory": "ok", "nonce_store": "ok"}})
+    );
 
     redis.stop();
     let answer = ready().await;
@@ -314,7 +378,12 @@ async fn readiness_names_what_is_missing() {
         (&body["result"], &body["dependencies"]),
         (&json!(false), &json!({"key_directory": "ok", "nonce_store": "unavailable"}))
     );
-    assert!(body["reasons"]["nonce_store"].as_str().is_some_and(|reason| reason.contains("out of reach")), "{body}");
+    assert!(
+        body["reasons"]["nonce_store"]
+            .as_str()
+            .is_some_and(|reason| reason.contains("out of reach")),
+        "{body}"
+    );
     assert_eq!(body["reasons"].as_object().unwrap().len(), 1);
     for address in [countersign.http, countersign.admin] {
         assert_eq!(Request::get("/livez").send(address).await.status, 200);
@@ -326,17 +395,24 @@ async fn readiness_names_what_is_missing() {
 
 /// The log as lines of JSON.
 fn log(countersign: &Countersign) -> Vec<Value> {
-    countersign.log().lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"))).collect()
+    countersign
+        .log()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}")))
+        .collect()
 }
 
 /// The first line about a decision on `path`.
 fn logged(countersign: &Countersign, path: &str) -> Option<Value> {
-    log(countersign).into_iter().find(|line| line["target"] == "countersign::decision" && line["path"] == path)
+    log(countersign)
+        .into_iter()
+        .find(|line| line["target"] == "countersign::decision" && line["path"] == path)
 }
 
 async fn ask(countersign: &Countersign, path: &str, authorization: &str) {
     let request = Request::get("/validate_request").header("X-Original-URI", path);
-    let request = request.header("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00");
+    let request =
+        request.header("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00");
     request.authorization(authorization).send(countersign.http).await;
 }
 
@@ -348,11 +424,17 @@ async fn what_is_logged_changes_while_the_service_runs() {
     let countersign = deployment.serve();
     let admin = Admin::of(&countersign);
     let token = || Claims::of("alice").authorization(&key);
-    assert_eq!(admin.get("/log").await.json(), json!({"log": "warn", "decision_log": "denied", "decision_log_sample": 0.0}));
+    assert_eq!(
+        admin.get("/log").await.json(),
+        json!({"log": "warn", "decision_log": "denied", "decision_log_sample": 0.0})
+    );
 
     ask(&countersign, "/before", "JWT nonsense").await;
     let changed = admin.patch("/log", &json!({"log": "info", "decision_log": "all"})).await;
-    assert_eq!(changed.json(), json!({"log": "info", "decision_log": "all", "decision_log_sample": 0.0}));
+    assert_eq!(
+        changed.json(),
+        json!({"log": "info", "decision_log": "all", "decision_log_sample": 0.0})
+    );
     let presented = token();
     ask(&countersign, "/allowed", &presented).await;
     let line = eventually("the allowed decision", DEADLINE, || logged(&countersign, "/allowed"));
@@ -379,9 +461,14 @@ async fn what_is_logged_changes_while_the_service_runs() {
         (json!({"level": "info"}), "level"),
     ] {
         let refused = admin.patch("/log", &body).await;
-        assert_eq!((refused.status, &refused.json()["member"]), (400, &json!(member)), "{refused:?}");
+        assert_eq!(
+            (refused.status, &refused.json()["member"]),
+            (400, &json!(member)),
+            "{refused:?}"
+        );
     }
-    let audited = log(&countersign).into_iter().find(|line| line["message"] == "what is logged was changed");
+    let audited =
+        log(&countersign).into_iter().find(|line| line["message"] == "what is logged was changed");
     assert!(audited.unwrap()["actor"].as_str().unwrap().starts_with("admin-api@"));
 }
 
@@ -394,8 +481,15 @@ async fn a_denial_is_logged_for_people() {
     assert!(!verdict.allowed());
 
     let line = eventually("the denial", DEADLINE, || {
-        countersign.log().lines().find(|line| line.contains("countersign::decision")).map(str::to_owned)
+        countersign
+            .log()
+            .lines()
+            .find(|line| line.contains("countersign::decision"))
+            .map(str::to_owned)
     });
 
-    assert!(line.contains("denied") && line.contains("door=\"grpc\"") && line.contains("reason="), "{line}");
+    assert!(
+        line.contains("denied") && line.contains("door=\"grpc\"") && line.contains("reason="),
+        "{line}"
+    );
 }

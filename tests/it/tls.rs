@@ -9,7 +9,9 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::Endpoint;
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
 use crate::harness::{Authority, Countersign, Deployment, eventually_async};
 
@@ -22,7 +24,10 @@ async fn both_doors_speak_tls_and_nothing_else() {
     assert_eq!(health(&countersign, &authority).await, ServingStatus::Serving);
 
     let mut plain = TcpStream::connect(countersign.http).await.unwrap();
-    plain.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
+    plain
+        .write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .await
+        .unwrap();
     let mut answer = Vec::new();
     // The server may answer with an alert or close; it must not answer the request.
     let _ = plain.read_to_end(&mut answer).await;
@@ -39,9 +44,17 @@ async fn with_a_client_authority_only_its_clients_may_ask() {
     let deployment = deployment.set("server.tls.client_ca", "ca.pem");
     let countersign = deployment.serve();
 
-    assert!(alive(&countersign, &authority, Some(&authority)).await.unwrap().starts_with("HTTP/1.1 200"));
+    assert!(
+        alive(&countersign, &authority, Some(&authority))
+            .await
+            .unwrap()
+            .starts_with("HTTP/1.1 200")
+    );
     assert!(alive(&countersign, &authority, None).await.is_err(), "a client without a certificate");
-    assert!(alive(&countersign, &authority, Some(&stranger)).await.is_err(), "a client of another authority");
+    assert!(
+        alive(&countersign, &authority, Some(&stranger)).await.is_err(),
+        "a client of another authority"
+    );
 }
 
 #[tokio::test]
@@ -49,7 +62,14 @@ async fn certificates_that_change_are_used_without_a_restart() {
     let (deployment, authority) = with_tls();
     let countersign = deployment.serve();
     let served = async || {
-        connect(countersign.http, "http/1.1", &authority, None).await.unwrap().get_ref().1.peer_certificates().unwrap()[0].clone()
+        connect(countersign.http, "http/1.1", &authority, None)
+            .await
+            .unwrap()
+            .get_ref()
+            .1
+            .peer_certificates()
+            .unwrap()[0]
+            .clone()
     };
     let first = served().await;
 
@@ -73,7 +93,10 @@ async fn one_connection_too_many_is_told_so() {
     let (deployment, authority) = with_tls();
     let deployment = deployment.set("server.max_connections", "4");
     let countersign = deployment.serve();
-    for (door, protocol, told) in [(countersign.http, "http/1.1", &b"HTTP/1.1 503 "[..]), (countersign.grpc, "h2", &[0, 0, 0, 4])] {
+    for (door, protocol, told) in [
+        (countersign.http, "http/1.1", &b"HTTP/1.1 503 "[..]),
+        (countersign.grpc, "h2", &[0, 0, 0, 4]),
+    ] {
         // Such as say nothing make room after a second.
         eventually_async("it is told", Duration::from_secs(20), async || {
             let mut held = Vec::new();
@@ -81,7 +104,9 @@ async fn one_connection_too_many_is_told_so() {
                 held.push(TcpStream::connect(door).await.unwrap());
             }
             let mut answer = Vec::new();
-            let refused = async { connect(door, protocol, &authority, None).await?.read_to_end(&mut answer).await };
+            let refused = async {
+                connect(door, protocol, &authority, None).await?.read_to_end(&mut answer).await
+            };
             drop(tokio::time::timeout(Duration::from_secs(1), refused).await);
             answer.starts_with(told).then_some(())
         })
@@ -102,7 +127,8 @@ fn unusable_files_stop_the_start_by_name() {
 }
 
 fn with_tls() -> (Deployment, Authority) {
-    let deployment = Deployment::new().set("server.tls.cert", "server.pem").set("server.tls.key", "server.key");
+    let deployment =
+        Deployment::new().set("server.tls.cert", "server.pem").set("server.tls.key", "server.key");
     let authority = Authority::new(deployment.dir.path());
     authority.certify("server");
     (deployment, authority)
@@ -116,21 +142,34 @@ async fn connect(
 ) -> io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots.add(authority.certificate("ca")).unwrap();
-    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
-    let builder = builder.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
+    let builder = ClientConfig::builder_with_provider(Arc::new(
+        rustls::crypto::aws_lc_rs::default_provider(),
+    ));
+    let builder =
+        builder.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
     let mut config = match client {
         None => builder.with_no_client_auth(),
-        Some(client) => builder.with_client_auth_cert(vec![client.certificate("client")], client.private_key("client")).unwrap(),
+        Some(client) => builder
+            .with_client_auth_cert(vec![client.certificate("client")], client.private_key("client"))
+            .unwrap(),
     };
     config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
     let stream = TcpStream::connect(server).await?;
-    TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").unwrap(), stream).await
+    TlsConnector::from(Arc::new(config))
+        .connect(ServerName::try_from("localhost").unwrap(), stream)
+        .await
 }
 
 /// The answer of the HTTP door to a request for its liveness.
-async fn alive(countersign: &Countersign, authority: &Authority, client: Option<&Authority>) -> io::Result<String> {
+async fn alive(
+    countersign: &Countersign,
+    authority: &Authority,
+    client: Option<&Authority>,
+) -> io::Result<String> {
     let mut stream = connect(countersign.http, "http/1.1", authority, client).await?;
-    stream.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
+    stream
+        .write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
     Ok(answer)
@@ -139,9 +178,11 @@ async fn alive(countersign: &Countersign, authority: &Authority, client: Option<
 async fn health(countersign: &Countersign, authority: &Authority) -> ServingStatus {
     let stream = connect(countersign.grpc, "h2", authority, None).await.unwrap();
     let mut stream = Some(hyper_util::rt::TokioIo::new(stream));
-    let connector =
-        tower::service_fn(move |_| std::future::ready(stream.take().ok_or_else(|| io::Error::other("one connection only"))));
-    let channel = Endpoint::from_static("http://localhost").connect_with_connector(connector).await.unwrap();
+    let connector = tower::service_fn(move |_| {
+        std::future::ready(stream.take().ok_or_else(|| io::Error::other("one connection only")))
+    });
+    let channel =
+        Endpoint::from_static("http://localhost").connect_with_connector(connector).await.unwrap();
     let request = HealthCheckRequest { service: String::new() };
     HealthClient::new(channel).check(request).await.unwrap().into_inner().status()
 }

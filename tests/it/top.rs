@@ -2,7 +2,9 @@
 
 use serde_json::Value;
 
-use crate::harness::{Claims, Countersign, Database, Deployment, Door, Key, Question, Redis, free_port};
+use crate::harness::{
+    Claims, Countersign, Database, Deployment, Door, Key, Question, Redis, free_port,
+};
 
 #[tokio::test]
 async fn one_snapshot_shows_what_was_decided() {
@@ -31,14 +33,27 @@ async fn one_snapshot_shows_what_was_decided() {
 #[tokio::test]
 async fn one_snapshot_has_the_rates_of_its_interval() {
     let (deployment, countersign, key) = alice();
-    let command = deployment.command(&["top", "--output", "json", "--interval", "2s", "--url", &url(&countersign)]);
+    let command = deployment.command(&[
+        "top",
+        "--output",
+        "json",
+        "--interval",
+        "2s",
+        "--url",
+        &url(&countersign),
+    ]);
     let taking = tokio::task::spawn_blocking(move || {
         let mut command = command;
         crate::harness::Ran::of(&mut command)
     });
     let mut decided = 0.0;
     while !taking.is_finished() {
-        assert!(Door::Http.ask(&countersign, &Question::with(Claims::of("alice").authorization(&key))).await.allowed());
+        assert!(
+            Door::Http
+                .ask(&countersign, &Question::with(Claims::of("alice").authorization(&key)))
+                .await
+                .allowed()
+        );
         decided += 1.0;
     }
 
@@ -60,7 +75,17 @@ async fn replicas_that_are_not_well_are_told_apart() {
     redis.stop();
     let nobody = format!("http://127.0.0.1:{}", free_port());
 
-    let ran = deployment.run(&["top", "--output", "json", "--interval", "100ms", "--url", &url(&countersign), "--url", &nobody]);
+    let ran = deployment.run(&[
+        "top",
+        "--output",
+        "json",
+        "--interval",
+        "100ms",
+        "--url",
+        &url(&countersign),
+        "--url",
+        &nobody,
+    ]);
 
     assert_eq!(ran.code, 0, "{ran:?}");
     let replicas = ran.json()["replicas"].clone();
@@ -87,7 +112,10 @@ async fn where_no_replica_answers_a_script_can_tell() {
     for bad in [["--url", "ftp://127.0.0.1"], ["--interval", "1ms"]] {
         let ran = deployment.run(&["top", "--once", bad[0], bad[1]]);
         assert_eq!(ran.code, 2, "{ran:?}");
-        assert!(ran.stderr.contains("accepted are") || ran.stderr.contains("expected an address"), "{ran:?}");
+        assert!(
+            ran.stderr.contains("accepted are") || ran.stderr.contains("expected an address"),
+            "{ran:?}"
+        );
     }
 }
 
@@ -100,20 +128,31 @@ async fn the_settings_say_where_to_look() {
     let ran = here.run(&["top", "--interval", "100ms"]);
 
     assert_eq!(ran.code, 0, "{ran:?}");
-    assert!(ran.stdout.starts_with(&format!("replica              {} up\n", url(&countersign))), "{ran:?}");
+    assert!(
+        ran.stdout.starts_with(&format!("replica              {} up\n", url(&countersign))),
+        "{ran:?}"
+    );
 }
 
 #[tokio::test]
 async fn on_a_terminal_it_draws_until_a_key_or_a_signal_ends_it() {
     let (deployment, countersign, _) = alice();
     for action in ["type:q", "type:\u{1b}", "type:\u{3}", "type:ppr\u{1b}[B\tq", "signal:TERM"] {
-        let ran = deployment.on_terminal(&["top", "--url", &url(&countersign)], "countersign top", action);
+        let ran = deployment.on_terminal(
+            &["top", "--url", &url(&countersign)],
+            "countersign top",
+            action,
+        );
 
         assert_eq!(ran.code, 0, "{action:?}: {ran:?}");
         assert!(ran.is_restored, "{action:?}: {ran:?}");
-        let (before, drawn) = ran.written.split_once("\u{1b}[?1049h").unwrap_or_else(|| panic!("{action:?}: {ran:?}"));
+        let (before, drawn) = ran
+            .written
+            .split_once("\u{1b}[?1049h")
+            .unwrap_or_else(|| panic!("{action:?}: {ran:?}"));
         assert_eq!(before, "", "{action:?}");
-        let (drawn, after) = drawn.split_once("\u{1b}[?1049l").unwrap_or_else(|| panic!("{action:?}: {ran:?}"));
+        let (drawn, after) =
+            drawn.split_once("\u{1b}[?1049l").unwrap_or_else(|| panic!("{action:?}: {ran:?}"));
         for panel in ["Decisions", "Times", "Denials", "State", "Replicas"] {
             assert!(drawn.contains(&format!("┌{panel}")), "{action:?}: {ran:?}");
         }
@@ -143,14 +182,20 @@ fn migrating_on_a_terminal_still_prints_what_was_applied() {
 fn migrating_in_a_job_prints_what_was_applied() {
     let deployment = Deployment::unmigrated(Database::sqlite());
     let printed = deployment.done(&["migrate", "up"]);
-    assert!(!printed.is_empty() && printed.lines().all(|line| line.starts_with("applied m")), "{printed}");
+    assert!(
+        !printed.is_empty() && printed.lines().all(|line| line.starts_with("applied m")),
+        "{printed}"
+    );
     assert_eq!(deployment.done(&["migrate", "up"]), "nothing to apply\n");
 }
 
 fn snapshot(deployment: &Deployment, replicas: &[&Countersign]) -> Value {
-    let urls: Vec<String> = replicas.iter().flat_map(|replica| ["--url".to_owned(), url(replica)]).collect();
-    let arguments: Vec<&str> =
-        ["top", "--once", "--output", "json", "--interval", "100ms"].into_iter().chain(urls.iter().map(String::as_str)).collect();
+    let urls: Vec<String> =
+        replicas.iter().flat_map(|replica| ["--url".to_owned(), url(replica)]).collect();
+    let arguments: Vec<&str> = ["top", "--once", "--output", "json", "--interval", "100ms"]
+        .into_iter()
+        .chain(urls.iter().map(String::as_str))
+        .collect();
     serde_json::from_str(&deployment.done(&arguments)).unwrap()
 }
 

@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use tokio::net::UnixStream;
 
-use crate::gateways::{Scene, assert_challenge};
+use crate::gateways::every::{Scene, assert_challenge};
 use crate::harness::http::{Connection, Request};
 use crate::harness::{
-    ADMIN_TOKEN, Claims, Deployment, ExtAuthz, Gateway, Http2, Key, LISTENERS, Process, Ran, Redis, Seen, Signal, Sluice,
-    check_request, decision_request, eventually, eventually_async, free_port, pass_the_fence, program, variable,
+    ADMIN_TOKEN, Claims, Deployment, ExtAuthz, Gateway, Http2, Key, LISTENERS, Process, Ran, Redis,
+    Seen, Signal, Sluice, check_request, decision_request, eventually, eventually_async, free_port,
+    pass_the_fence, program, variable,
 };
 
 const EXIT_WITHIN: Duration = Duration::from_secs(10);
@@ -27,7 +28,8 @@ async fn every_listener_serves_on_one() {
 
     sockets.decide_at_both_doors().await;
     let over_http2 = Http2::open_unix(&sockets.http()).await;
-    let question = hyper::Request::get("http://localhost/validate_request").header("Authorization", sockets.token());
+    let question = hyper::Request::get("http://localhost/validate_request")
+        .header("Authorization", sockets.token());
     assert_eq!(over_http2.send(question.body("").unwrap()).await.status(), 200);
     for path in ["/readyz", "/metrics"] {
         assert_eq!(Request::get(path).send_to(&sockets.admin()).await.status, 200, "{path}");
@@ -48,9 +50,12 @@ async fn every_listener_serves_on_one() {
 
 #[tokio::test]
 async fn the_settings_say_who_may_connect() {
-    let sockets = Sockets::with(|deployment| deployment.set("server.socket_mode", "0666").set("admin.socket_mode", "0640"));
+    let sockets = Sockets::with(|deployment| {
+        deployment.set("server.socket_mode", "0666").set("admin.socket_mode", "0640")
+    });
     let _countersign = sockets.deployment.serve();
-    let modes = [sockets.http(), sockets.grpc(), sockets.admin()].map(|path| path.metadata().unwrap().permissions().mode() & 0o777);
+    let modes = [sockets.http(), sockets.grpc(), sockets.admin()]
+        .map(|path| path.metadata().unwrap().permissions().mode() & 0o777);
     assert_eq!(modes, [0o666, 0o666, 0o640]);
 }
 
@@ -86,23 +91,32 @@ async fn what_a_crash_left_is_replaced_and_what_is_in_use_is_not() {
 async fn decisions_in_flight_are_finished() {
     let redis = Redis::start();
     let sluice = Sluice::before(redis.address).await;
-    let sockets = Sockets::with(|deployment| deployment.nonces_at(sluice.address()).set("server.drain", "0s"));
+    let sockets = Sockets::with(|deployment| {
+        deployment.nonces_at(sluice.address()).set("server.drain", "0s")
+    });
     let mut countersign = sockets.deployment.serve();
     let mut over_http = Connection::open_unix(&sockets.http()).await.unwrap();
     let mut over_grpc = ExtAuthz::connect_to(&sockets.grpc());
     // Both have served before.
-    assert_eq!(over_http.send(&decision_request().authorization(&sockets.token())).await.unwrap().status, 200);
+    assert_eq!(
+        over_http.send(&decision_request().authorization(&sockets.token())).await.unwrap().status,
+        200
+    );
     over_grpc.check(check_request(&sockets.token())).await.ok();
     let idle = UnixStream::connect(sockets.http()).await.unwrap();
 
     sluice.shut();
-    let (question, request) = (decision_request().authorization(&sockets.token()), check_request(&sockets.token()));
+    let (question, request) =
+        (decision_request().authorization(&sockets.token()), check_request(&sockets.token()));
     let http = tokio::spawn(async move { over_http.send(&question).await });
     let grpc = tokio::spawn(async move { over_grpc.check(request).await });
     sluice.holds(2).await;
     countersign.signal(Signal::Term);
     for socket in [sockets.http(), sockets.grpc()] {
-        eventually_async("nobody finds it", EXIT_WITHIN, async || UnixStream::connect(&socket).await.err()).await;
+        eventually_async("nobody finds it", EXIT_WITHIN, async || {
+            UnixStream::connect(&socket).await.err()
+        })
+        .await;
     }
     sluice.open();
 
@@ -115,22 +129,32 @@ async fn decisions_in_flight_are_finished() {
 /// All connections look alike, but for the user of the process at their other end.
 #[tokio::test]
 async fn a_peer_is_the_user_of_its_process() {
-    let sockets = Sockets::with(|deployment| deployment.set("admin.token", ADMIN_TOKEN).set("admin.failures_per_peer", "3"));
+    let sockets = Sockets::with(|deployment| {
+        deployment.set("admin.token", ADMIN_TOKEN).set("admin.failures_per_peer", "3")
+    });
     let countersign = sockets.deployment.serve();
     let user = sockets.dir.path().metadata().unwrap().uid();
     let send = async |request: Request, token: &str| {
-        let request = request.header("Content-Type", "application/json").authorization(&format!("Bearer {token}"));
+        let request = request
+            .header("Content-Type", "application/json")
+            .authorization(&format!("Bearer {token}"));
         request.send_to(&sockets.admin()).await
     };
 
-    let added = send(Request::new("POST", "/admin/v1/principals").body("{\"username\": \"bob\"}"), ADMIN_TOKEN).await;
+    let added = send(
+        Request::new("POST", "/admin/v1/principals").body("{\"username\": \"bob\"}"),
+        ADMIN_TOKEN,
+    )
+    .await;
     assert_eq!(added.status, 201, "{added:?}");
     let audit = send(Request::get("/admin/v1/audit"), ADMIN_TOKEN).await;
     assert!(audit.text().contains(&format!("\"admin-api@uid:{user}\"")), "{audit:?}");
 
     let mut answers = Vec::new();
     for _ in 0..4 {
-        answers.push(send(Request::get("/admin/v1/principals"), "a wrong token, long enough").await.status);
+        answers.push(
+            send(Request::get("/admin/v1/principals"), "a wrong token, long enough").await.status,
+        );
     }
     assert_eq!(answers, [401, 401, 401, 429]);
     let log = countersign.log();
@@ -158,16 +182,29 @@ fn top_asks_there() {
 #[test]
 fn the_demo_serves_there() {
     let sockets = Sockets::on(Deployment::bare().set("issuer.algorithm", "ES256"));
-    let demo = Process::spawn("demo", &mut sockets.deployment.command(&["demo"]), sockets.deployment.dir.path(), Signal::Term);
+    let demo = Process::spawn(
+        "demo",
+        &mut sockets.deployment.command(&["demo"]),
+        sockets.deployment.dir.path(),
+        Signal::Term,
+    );
 
-    let shown = eventually("it serves", START, || Some(demo.log()).filter(|shown| shown.contains("Stop with Ctrl-C")));
+    let shown = eventually("it serves", START, || {
+        Some(demo.log()).filter(|shown| shown.contains("Stop with Ctrl-C"))
+    });
 
     for (door, answer) in [("HTTP", "200 OK"), ("gRPC", "0 Ok")] {
         let line = shown.lines().find(|line| line.trim_start().starts_with(door)).unwrap();
         assert!(line.contains(answer), "{shown}");
     }
     let command = shown.lines().find_map(|line| line.trim_start().strip_prefix("curl ")).unwrap();
-    assert!(command.contains(&format!("--unix-socket {} http://localhost/validate_request", sockets.http().display())), "{shown}");
+    assert!(
+        command.contains(&format!(
+            "--unix-socket {} http://localhost/validate_request",
+            sockets.http().display()
+        )),
+        "{shown}"
+    );
     let ran = Ran::of(Command::new(program("bash")).args(["-c", &format!("curl {command}")]));
     assert!(ran.stdout.starts_with("HTTP/1.1 200 OK"), "{ran:?}");
 }
@@ -177,8 +214,11 @@ async fn decides_for(gateway: Gateway) {
     let dir = tempfile::tempdir().unwrap();
     let [http, grpc] = ["http.sock", "grpc.sock"].map(|name| dir.path().join(name));
     let listens = |path: &Path| format!("unix:{}", path.display());
-    let deployment = Deployment::new().set("server.http_listen", &listens(&http)).set("server.grpc_listen", &listens(&grpc));
-    let (address, socket) = gateway.on_the_same_host(if gateway == Gateway::EnvoyGrpc { &grpc } else { &http });
+    let deployment = Deployment::new()
+        .set("server.http_listen", &listens(&http))
+        .set("server.grpc_listen", &listens(&grpc));
+    let (address, socket) =
+        gateway.on_the_same_host(if gateway == Gateway::EnvoyGrpc { &grpc } else { &http });
     let mut scene = Scene::on(deployment, gateway, Key::ed25519(), &[(&address, &socket)]).await;
 
     for _ in 0..2 {
@@ -194,7 +234,11 @@ async fn decides_for(gateway: Gateway) {
         scene.countersign.signal(Signal::Term);
         scene.countersign.exited_within(EXIT_WITHIN);
         let refused = scene.send(Request::get("/")).await;
-        assert_eq!((refused.status, refused.header("x-auth-error")), (503, Some("unavailable")), "{refused:?}");
+        assert_eq!(
+            (refused.status, refused.header("x-auth-error")),
+            (503, Some("unavailable")),
+            "{refused:?}"
+        );
         scene.countersign.start_again(&scene.deployment);
         pass_the_fence();
     }
@@ -245,12 +289,19 @@ async fn systemd_hands_over_all_three() {
     let process = Process::spawn("countersign", &mut command, deployment.dir.path(), Signal::Kill);
 
     // The first connection has it started, and waits for that.
-    let mut first = eventually_async("it listens", START, async || Connection::open_unix(&sockets.http()).await.ok()).await;
+    let mut first = eventually_async("it listens", START, async || {
+        Connection::open_unix(&sockets.http()).await.ok()
+    })
+    .await;
     assert_eq!(first.send(&Request::get("/livez")).await.unwrap().status, 200);
     pass_the_fence();
     sockets.decide_at_both_doors().await;
     assert_eq!(Request::get("/readyz").send(admin.parse().unwrap()).await.status, 200);
-    assert_ne!(sockets.http().metadata().unwrap().permissions().mode() & 0o777, 0o660, "the modes are systemd's");
+    assert_ne!(
+        sockets.http().metadata().unwrap().permissions().mode() & 0o777,
+        0o660,
+        "the modes are systemd's"
+    );
     let log = process.log();
     assert!(log.contains(&format!("\"admin\":\"{admin}\"")), "{log}");
 }
@@ -262,7 +313,10 @@ async fn a_socket_of_systemd_outlives_the_service() {
     let handed_over = UnixListener::bind(sockets.http()).unwrap();
     let mut before = sockets.start_with(&[("http", inheritable(&handed_over))]);
     pass_the_fence();
-    assert_eq!(decision_request().authorization(&sockets.token()).send_to(&sockets.http()).await.status, 200);
+    assert_eq!(
+        decision_request().authorization(&sockets.token()).send_to(&sockets.http()).await.status,
+        200
+    );
 
     before.signal(Signal::Term);
     assert_eq!(before.exited_within(EXIT_WITHIN).code(), Some(0));
@@ -273,7 +327,10 @@ async fn a_socket_of_systemd_outlives_the_service() {
 
     assert_eq!(waiting.await.unwrap().status, 200);
     pass_the_fence();
-    assert_eq!(decision_request().authorization(&sockets.token()).send_to(&sockets.http()).await.status, 200);
+    assert_eq!(
+        decision_request().authorization(&sockets.token()).send_to(&sockets.http()).await.status,
+        200
+    );
 }
 
 /// The filter that ends a TCP listener of our own would stay with one of systemd's.
@@ -295,9 +352,10 @@ fn what_is_handed_over_for_nothing_stops_the_start() {
     let sockets = Sockets::unused();
     let handed_over = TcpListener::bind("127.0.0.1:0").unwrap();
     let fd = inheritable(&handed_over);
-    for (named, expected) in
-        [(vec![("countersign.socket", fd)], "FileDescriptorName="), (vec![("http", fd), ("http", fd)], "called `http`")]
-    {
+    for (named, expected) in [
+        (vec![("countersign.socket", fd)], "FileDescriptorName="),
+        (vec![("http", fd), ("http", fd)], "called `http`"),
+    ] {
         let ran = Ran::of(&mut sockets.handing_over(&named));
         assert_eq!(ran.code, 1, "{ran:?}");
         assert!(ran.stderr.contains(expected), "{ran:?}");
@@ -332,13 +390,20 @@ impl Sockets {
     fn on(deployment: Deployment) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let socket = |name: &str| format!("unix:{}", dir.path().join(name).display());
-        let deployment = LISTENERS.into_iter().zip(NAMES).fold(deployment, |all, (key, name)| all.set(key, &socket(name)));
+        let deployment = LISTENERS
+            .into_iter()
+            .zip(NAMES)
+            .fold(deployment, |all, (key, name)| all.set(key, &socket(name)));
         Self { deployment, dir, key: Key::ed25519() }
     }
 
     /// The settings say nothing of the sockets.
     fn unused() -> Self {
-        let sockets = Self { deployment: Deployment::new(), dir: tempfile::tempdir().unwrap(), key: Key::ed25519() };
+        let sockets = Self {
+            deployment: Deployment::new(),
+            dir: tempfile::tempdir().unwrap(),
+            key: Key::ed25519(),
+        };
         sockets.deployment.enrol("alice", &sockets.key);
         sockets
     }
@@ -365,7 +430,11 @@ impl Sockets {
 
     async fn decide_at_both_doors(&self) {
         let allowed = decision_request().authorization(&self.token()).send_to(&self.http()).await;
-        assert_eq!((allowed.status, allowed.header("x-auth-username")), (200, Some("alice")), "{allowed:?}");
+        assert_eq!(
+            (allowed.status, allowed.header("x-auth-username")),
+            (200, Some("alice")),
+            "{allowed:?}"
+        );
         let mut over_grpc = ExtAuthz::connect_to(&self.grpc());
         over_grpc.check(check_request(&self.token())).await.ok();
         over_grpc.check(check_request("JWT nonsense")).await.denied();
@@ -375,15 +444,26 @@ impl Sockets {
     fn handing_over(&self, named: &[(&str, i32)]) -> Command {
         let served = self.deployment.command(&["serve"]);
         // First out of the way of the numbers that they get.
-        let moved = named.iter().zip(20..).map(|((_, fd), number)| format!("exec {number}<&{fd}; "));
-        let placed = (3..).zip(20..).take(named.len()).map(|(place, number)| format!("exec {place}<&{number} {number}<&-; "));
+        let moved =
+            named.iter().zip(20..).map(|((_, fd), number)| format!("exec {number}<&{fd}; "));
+        let placed = (3..)
+            .zip(20..)
+            .take(named.len())
+            .map(|(place, number)| format!("exec {place}<&{number} {number}<&-; "));
         let redirections = moved.chain(placed).collect::<Vec<_>>().concat();
         let known_as: Vec<&str> = named.iter().map(|(name, _)| *name).collect();
         let mut command = Command::new(program("bash"));
         let script = format!("{redirections}export LISTEN_PID=$$; exec \"$0\" \"$@\"");
-        command.arg("-c").arg(script).arg(served.get_program()).args(served.get_args()).current_dir(self.deployment.dir.path());
+        command
+            .arg("-c")
+            .arg(script)
+            .arg(served.get_program())
+            .args(served.get_args())
+            .current_dir(self.deployment.dir.path());
         command.envs(served.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        command.env("LISTEN_FDS", named.len().to_string()).env("LISTEN_FDNAMES", known_as.join(":"));
+        command
+            .env("LISTEN_FDS", named.len().to_string())
+            .env("LISTEN_FDNAMES", known_as.join(":"));
         for listener in LISTENERS {
             command.env(variable(listener), "127.0.0.1:0");
         }
@@ -392,7 +472,8 @@ impl Sockets {
 
     fn start_with(&self, named: &[(&str, i32)]) -> Process {
         let dir = self.deployment.dir.path();
-        let process = Process::spawn("countersign", &mut self.handing_over(named), dir, Signal::Kill);
+        let process =
+            Process::spawn("countersign", &mut self.handing_over(named), dir, Signal::Kill);
         eventually("it serves", START, || process.log().contains("\"serving\"").then_some(()));
         process
     }

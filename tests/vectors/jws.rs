@@ -18,7 +18,8 @@ pub fn verifies(jws: &str, jwk: &serde_json::Value) -> bool {
 
 /// The key that `jwk` holds, as everybody in the library gets it.
 pub fn key_of(jwk: &serde_json::Value) -> Result<VerifyingKey, KeyError> {
-    let jwk: Jwk = serde_json::from_value(jwk.clone()).map_err(|_| KeyError::UnsupportedKind { found: "no JWK".to_owned() })?;
+    let jwk: Jwk = serde_json::from_value(jwk.clone())
+        .map_err(|_| KeyError::UnsupportedKind { found: "no JWK".to_owned() })?;
     ParsedPublic::from_jwk(&jwk).map(|parsed| parsed.verifying_key())
 }
 
@@ -28,8 +29,14 @@ pub fn verifies_with(jws: &str, key: &VerifyingKey) -> bool {
     let [header, payload, signature] = parts[..] else { return false };
     let decoded = [header, payload, signature].map(|part| BASE64_URL_SAFE_NO_PAD.decode(part).ok());
     let [Some(header_json), Some(_), Some(signature_bytes)] = decoded else { return false };
-    let Ok(unverified_header) = serde_json::from_slice::<serde_json::Value>(&header_json) else { return false };
-    let Some(algorithm) = unverified_header["alg"].as_str().and_then(|alg| alg.parse::<Algorithm>().ok()) else { return false };
+    let Ok(unverified_header) = serde_json::from_slice::<serde_json::Value>(&header_json) else {
+        return false;
+    };
+    let Some(algorithm) =
+        unverified_header["alg"].as_str().and_then(|alg| alg.parse::<Algorithm>().ok())
+    else {
+        return false;
+    };
     key.verify(algorithm, format!("{header}.{payload}").as_bytes(), &signature_bytes)
 }
 

@@ -21,7 +21,9 @@ use crate::jws::{key_of, refused_by_form, verifies, verifies_with};
 
 /// The groups of a file, as they are in the JSON.
 fn groups(name: &str) -> Vec<Value> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/wycheproof").join(format!("{name}_test.json.gz"));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/vectors/wycheproof")
+        .join(format!("{name}_test.json.gz"));
     let file: Value = serde_json::from_slice(&gunzip(&std::fs::read(path).unwrap())).unwrap();
     let groups = file["testGroups"].as_array().unwrap().clone();
     let count: usize = groups.iter().map(|group| tests(group).len()).sum();
@@ -61,12 +63,23 @@ impl Tally {
     }
 
     fn assert(&self, expected: &[(&'static str, usize)]) {
-        assert_eq!(self.0, expected.iter().copied().collect(), "how many cases of which kind were judged");
+        assert_eq!(
+            self.0,
+            expected.iter().copied().collect(),
+            "how many cases of which kind were judged"
+        );
     }
 }
 
 /// Judges one raw signature. `ours` says whether the parameters of the group are those of `algorithm`.
-fn judge(tally: &mut Tally, case: (&str, &Value), key: &VerifyingKey, algorithm: Algorithm, ours: bool, signature: &[u8]) {
+fn judge(
+    tally: &mut Tally,
+    case: (&str, &Value),
+    key: &VerifyingKey,
+    algorithm: Algorithm,
+    ours: bool,
+    signature: &[u8],
+) {
     let (file, test) = case;
     let verified = key.verify(algorithm, &bytes(&test["msg"]), signature);
     let kind = match test["result"].as_str().unwrap() {
@@ -74,7 +87,11 @@ fn judge(tally: &mut Tally, case: (&str, &Value), key: &VerifyingKey, algorithm:
         "valid" => "valid by parameters that JOSE does not have",
         "invalid" => "invalid",
         "acceptable" => {
-            assert_eq!(test["flags"], serde_json::json!(["MissingNull"]), "a flag that the table above does not have");
+            assert_eq!(
+                test["flags"],
+                serde_json::json!(["MissingNull"]),
+                "a flag that the table above does not have"
+            );
             "acceptable"
         }
         other => panic!("{other}"),
@@ -87,7 +104,9 @@ fn judge(tally: &mut Tally, case: (&str, &Value), key: &VerifyingKey, algorithm:
 fn rsa_pkcs1() {
     let mut tally = Tally::default();
     for bits in [2048, 3072, 4096, 8192] {
-        for (hash, algorithm) in [("256", Algorithm::Rs256), ("384", Algorithm::Rs384), ("512", Algorithm::Rs512)] {
+        for (hash, algorithm) in
+            [("256", Algorithm::Rs256), ("384", Algorithm::Rs384), ("512", Algorithm::Rs512)]
+        {
             let file = format!("rsa_signature_{bits}_sha{hash}");
             for group in groups(&file) {
                 assert_eq!(group["sha"], format!("SHA-{hash}"));
@@ -121,7 +140,8 @@ fn rsa_pss() {
         "rsa_pss_misc",
     ] {
         for group in groups(file) {
-            let (hash, mask, salt) = (group["sha"].as_str().unwrap(), &group["mgfSha"], group["sLen"].as_u64().unwrap());
+            let (hash, mask, salt) =
+                (group["sha"].as_str().unwrap(), &group["mgfSha"], group["sLen"].as_u64().unwrap());
             let (named, length) = match hash {
                 "SHA-256" => (Algorithm::Ps256, 32),
                 "SHA-384" => (Algorithm::Ps384, 48),
@@ -135,12 +155,27 @@ fn rsa_pss() {
             for test in tests(&group) {
                 for algorithm in [Algorithm::Ps256, Algorithm::Ps384, Algorithm::Ps512] {
                     // Where another salt is right, one case is wrong for having the salt that is right here.
-                    if length > 0 && mask == hash && algorithm == named && test["comment"] == format!("s_len changed to {length}") {
-                        assert!(key.verify(algorithm, &bytes(&test["msg"]), &bytes(&test["sig"])), "{file} {}", test["tcId"]);
+                    if length > 0
+                        && mask == hash
+                        && algorithm == named
+                        && test["comment"] == format!("s_len changed to {length}")
+                    {
+                        assert!(
+                            key.verify(algorithm, &bytes(&test["msg"]), &bytes(&test["sig"])),
+                            "{file} {}",
+                            test["tcId"]
+                        );
                         tally.note("invalid for a salt that JOSE has");
                         continue;
                     }
-                    judge(&mut tally, (file, test), &key, algorithm, ours && algorithm == named, &bytes(&test["sig"]));
+                    judge(
+                        &mut tally,
+                        (file, test),
+                        &key,
+                        algorithm,
+                        ours && algorithm == named,
+                        &bytes(&test["sig"]),
+                    );
                 }
             }
         }
@@ -168,9 +203,10 @@ fn a_key_that_states_parameters_of_pss_is_refused() {
 #[test]
 fn ecdsa_as_in_jose() {
     let mut tally = Tally::default();
-    for (file, algorithm) in
-        [("ecdsa_secp256r1_sha256_p1363", Algorithm::Es256), ("ecdsa_secp384r1_sha384_p1363", Algorithm::Es384)]
-    {
+    for (file, algorithm) in [
+        ("ecdsa_secp256r1_sha256_p1363", Algorithm::Es256),
+        ("ecdsa_secp384r1_sha384_p1363", Algorithm::Es384),
+    ] {
         for group in groups(file) {
             let key = spki_key(&group);
             // Some are there in DER alone.
@@ -191,14 +227,19 @@ fn ecdsa_as_in_jose() {
 #[test]
 fn ecdsa_in_der() {
     let mut tally = Tally::default();
-    for (file, algorithm, length) in
-        [("ecdsa_secp256r1_sha256", Algorithm::Es256, 32), ("ecdsa_secp384r1_sha384", Algorithm::Es384, 48)]
-    {
+    for (file, algorithm, length) in [
+        ("ecdsa_secp256r1_sha256", Algorithm::Es256, 32),
+        ("ecdsa_secp384r1_sha384", Algorithm::Es384, 48),
+    ] {
         for group in groups(file) {
             let key = spki_key(&group);
             for test in tests(&group) {
                 let der = bytes(&test["sig"]);
-                assert!(!key.verify(algorithm, &bytes(&test["msg"]), &der), "{file} {}: DER passed", test["tcId"]);
+                assert!(
+                    !key.verify(algorithm, &bytes(&test["msg"]), &der),
+                    "{file} {}: DER passed",
+                    test["tcId"]
+                );
                 if let Some(fixed) = fixed(&der, length) {
                     judge(&mut tally, (file, test), &key, algorithm, true, &fixed);
                 } else {
@@ -217,7 +258,11 @@ fn fixed(signature: &[u8], length: usize) -> Option<Vec<u8>> {
     use der::{Decode, Reader, SliceReader, asn1::UintRef};
 
     let mut outer = SliceReader::new(signature).ok()?;
-    let numbers = outer.sequence(|inner| Ok([UintRef::decode(inner)?.as_bytes(), UintRef::decode(inner)?.as_bytes()])).ok()?;
+    let numbers = outer
+        .sequence(|inner| {
+            Ok([UintRef::decode(inner)?.as_bytes(), UintRef::decode(inner)?.as_bytes()])
+        })
+        .ok()?;
     if !outer.is_finished() {
         return None;
     }
@@ -234,9 +279,20 @@ fn ed25519() {
     let mut tally = Tally::default();
     for group in groups("ed25519") {
         let key = spki_key(&group);
-        assert_eq!(key.fingerprint(), key_of(&group["publicKeyJwk"]).unwrap().fingerprint(), "the key as a JWK");
+        assert_eq!(
+            key.fingerprint(),
+            key_of(&group["publicKeyJwk"]).unwrap().fingerprint(),
+            "the key as a JWK"
+        );
         for test in tests(&group) {
-            judge(&mut tally, ("ed25519", test), &key, Algorithm::EdDsa, true, &bytes(&test["sig"]));
+            judge(
+                &mut tally,
+                ("ed25519", test),
+                &key,
+                Algorithm::EdDsa,
+                true,
+                &bytes(&test["sig"]),
+            );
         }
     }
     tally.assert(&[("invalid", 63), ("valid", 88)]);
@@ -248,7 +304,9 @@ fn not_ours(key: &Value, jws: &str) -> Option<&'static str> {
         (Some("oct"), _) => Some("valid by HMAC, which nobody signs with here"),
         (Some("EC"), Some("P-521")) => Some("valid by P-521, which is not supported"),
         // RFC 7520's Figure 20 is signed with PS384. Its key names no algorithm in the RFC, and PS256 in this file.
-        _ if key["alg"] == "PS256" && header_of(jws).is_some_and(|header| header["alg"] == "PS384") => {
+        _ if key["alg"] == "PS256"
+            && header_of(jws).is_some_and(|header| header["alg"] == "PS384") =>
+        {
             Some("valid but for the algorithm that its key names")
         }
         _ => None,
@@ -299,12 +357,15 @@ fn json_web_keys() {
                 }
                 continue;
             }
-            let holder = if group["public"].is_object() { &group["public"] } else { &group["private"] };
+            let holder =
+                if group["public"].is_object() { &group["public"] } else { &group["private"] };
             let keys = holder["keys"].as_array().cloned().unwrap_or_else(|| vec![holder.clone()]);
             for test in tests(&group) {
                 // As a key set is used: the key that the `kid` names, whatever else is in the set.
                 let named = test["jws"].as_str().and_then(kid_of);
-                let key = keys.iter().find(|key| named.is_none() || key["kid"] == *named.as_ref().unwrap());
+                let key = keys
+                    .iter()
+                    .find(|key| named.is_none() || key["kid"] == *named.as_ref().unwrap());
                 judge_jws(&mut tally, key.unwrap_or(&Value::Null), test);
             }
         }

@@ -27,13 +27,16 @@ pub(crate) async fn run(is_quick: bool, baseline: Option<&Path>) -> Section {
         let signers: Vec<Signer> = (0..PRINCIPALS).map(|number| registry.signer(number)).collect();
         let own = Path::new(env!("CARGO_BIN_EXE_countersign"));
         let mut plan = vec![("as it comes", own, [].as_slice())];
-        plan.extend(baseline.map(|baseline| ("the baseline", baseline, BASELINE_SETTINGS.as_slice())));
+        plan.extend(
+            baseline.map(|baseline| ("the baseline", baseline, BASELINE_SETTINGS.as_slice())),
+        );
         let (mut stores, mut variants) = (Vec::new(), Vec::new());
         for (label, program, settings) in plan {
             let folder = tempfile::tempdir().unwrap();
             let redis = Server::redis(PLACEMENT, folder.path());
             let url = format!("redis://{}", redis.address);
-            let server = Server::countersign_from(program, PLACEMENT, registry.dir(), &url, settings);
+            let server =
+                Server::countersign_from(program, PLACEMENT, registry.dir(), &url, settings);
             variants.push(Variant::of(label, server, &signers).await);
             stores.push((redis, folder));
         }

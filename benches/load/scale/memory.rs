@@ -56,7 +56,12 @@ pub(super) const QUICK: Plan = Plan { principals: 20_000, rsa_principals: 2_000,
 pub(super) async fn measure(plan: &Plan) -> Section {
     let mut section = Section::default();
     let (idle, taken) = idle_and_nonces(plan).await;
-    section.rows.push(Row::limited("RSS, idle, one principal", idle.megabytes(), IDLE_BOUND_MEGABYTES, "MB"));
+    section.rows.push(Row::limited(
+        "RSS, idle, one principal",
+        idle.megabytes(),
+        IDLE_BOUND_MEGABYTES,
+        "MB",
+    ));
 
     let store = Nonces::measure(NONCES_OF_BOUND);
     let figure = format!("RSS, {} live in-memory nonces more", thousands(NONCES_OF_BOUND));
@@ -64,10 +69,17 @@ pub(super) async fn measure(plan: &Plan) -> Section {
 
     let dir = tempfile::tempdir().unwrap();
     let redis = Server::redis(Placement { is_pinned: false }, dir.path());
-    let ed25519 = Each::measure(&redis, plan.principals, Algorithm::EdDsa, ED25519_POOL, idle).await;
+    let ed25519 =
+        Each::measure(&redis, plan.principals, Algorithm::EdDsa, ED25519_POOL, idle).await;
     if plan.principals == PRINCIPALS_OF_BOUND {
-        let figure = format!("RSS, {} principals in memory, every key used", thousands(plan.principals));
-        section.rows.push(Row::limited(figure, ed25519.used.megabytes(), PRINCIPALS_BOUND_MEGABYTES, "MB"));
+        let figure =
+            format!("RSS, {} principals in memory, every key used", thousands(plan.principals));
+        section.rows.push(Row::limited(
+            figure,
+            ed25519.used.megabytes(),
+            PRINCIPALS_BOUND_MEGABYTES,
+            "MB",
+        ));
     }
     let rsa = Each::measure(&redis, plan.rsa_principals, Algorithm::Rs256, RSA_POOL, idle).await;
     section.notes.push(format!(
@@ -89,7 +101,12 @@ async fn idle_and_nonces(plan: &Plan) -> (Resident, f64) {
     let registry = Registry::new(1, 1, Algorithm::EdDsa, 1).await;
     // Nonces live for twice as long as that: longer than this takes.
     let settings = [("COUNTERSIGN_SELF_SIGNED__TOLERANCE", "10m")];
-    let server = Server::countersign_with(Placement { is_pinned: false }, registry.dir(), "memory:", &settings);
+    let server = Server::countersign_with(
+        Placement { is_pinned: false },
+        registry.dir(),
+        "memory:",
+        &settings,
+    );
     let idle = Resident::of_quiet(&server).await;
     let mut target = Target::of(server).await;
     let signers: Vec<Signer> = (0..plan.nonces).map(|_| registry.signer(0)).collect();
@@ -118,12 +135,23 @@ struct Each {
 
 impl Each {
     /// The nonces are in `redis`: they must not count.
-    async fn measure(redis: &Server, principals: usize, algorithm: Algorithm, pool: usize, idle: Resident) -> Self {
+    async fn measure(
+        redis: &Server,
+        principals: usize,
+        algorithm: Algorithm,
+        pool: usize,
+        idle: Resident,
+    ) -> Self {
         let service = |registry: &Registry| {
             let entries = principals.to_string();
             let settings = [("COUNTERSIGN_REGISTRY__CACHE_ENTRIES", entries.as_str())];
             let nonce_url = format!("redis://{}", redis.address);
-            Server::countersign_with(Placement { is_pinned: false }, registry.dir(), &nonce_url, &settings)
+            Server::countersign_with(
+                Placement { is_pinned: false },
+                registry.dir(),
+                &nonce_url,
+                &settings,
+            )
         };
         let with_one = Registry::new(principals, 1, algorithm, pool).await;
         let in_file = with_one.bytes() as f64 / principals as f64;
@@ -140,7 +168,9 @@ impl Each {
 
         let with_many = Registry::new(principals, MANY_KEYS, algorithm, pool).await;
         let many = Resident::of_quiet(&service(&with_many)).await;
-        println!("{algorithm}, {principals} principals: one key {one}, used {used}, {MANY_KEYS} keys {many}");
+        println!(
+            "{algorithm}, {principals} principals: one key {one}, used {used}, {MANY_KEYS} keys {many}"
+        );
         let count = principals as f64;
         let key = many.since(one) / (MANY_KEYS - 1) as f64 / count;
         Self {
@@ -181,11 +211,18 @@ struct Nonces {
 
 impl Nonces {
     fn measure(count: usize) -> Self {
-        let output = Command::new(env::current_exe().unwrap()).arg(NONCES).arg(count.to_string()).output().unwrap();
+        let output = Command::new(env::current_exe().unwrap())
+            .arg(NONCES)
+            .arg(count.to_string())
+            .output()
+            .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let figures = String::from_utf8(output.stdout).unwrap();
-        let figures: Vec<f64> = figures.split_whitespace().map(|figure| figure.parse().unwrap()).collect();
-        let [grown, grown_at_peak, claim_us] = figures[..] else { panic!("three figures were expected") };
+        let figures: Vec<f64> =
+            figures.split_whitespace().map(|figure| figure.parse().unwrap()).collect();
+        let [grown, grown_at_peak, claim_us] = figures[..] else {
+            panic!("three figures were expected")
+        };
         Self { grown, grown_at_peak, claim_us }
     }
 }
@@ -200,14 +237,19 @@ pub(crate) fn nonces(arguments: &[String]) -> ExitCode {
 
     let count: usize = arguments[0].parse().unwrap();
     // The bound holds for each shard, and nonces do not fall into them evenly.
-    let store = MemoryNonceStore::new(count + count / 10, Fence::since(UnixMillis(0), Tolerance::DEFAULT), FenceMode::MintedBefore)
-        .unwrap();
+    let store = MemoryNonceStore::new(
+        count + count / 10,
+        Fence::since(UnixMillis(0), Tolerance::DEFAULT),
+        FenceMode::MintedBefore,
+    )
+    .unwrap();
     let (before, mut millis) = (Resident::of_process(process::id()), 0.0);
     // Spread over a while, as expiries are.
     let start = UnixMillis::from(SystemTime::now()).0;
     let mut nonce = String::new();
     for number in 0..count {
-        let now = UnixMillis(start + (number as f64 / count as f64 * TOLERANCE_MILLIS as f64) as i64);
+        let now =
+            UnixMillis(start + (number as f64 / count as f64 * TOLERANCE_MILLIS as f64) as i64);
         nonce.clear();
         let _ = write!(nonce, "{:022x}", u128::from(fastrand::u64(..)) << 20 | number as u128);
         let claim = NonceClaim {
@@ -225,6 +267,11 @@ pub(crate) fn nonces(arguments: &[String]) -> ExitCode {
     }
     let after = Resident::of_process(process::id());
     assert_eq!(store.len(), count, "all of them are live");
-    println!("{} {} {}", after.since(before), after.peak as f64 - before.bytes as f64, millis * 1e3 / count as f64);
+    println!(
+        "{} {} {}",
+        after.since(before),
+        after.peak as f64 - before.bytes as f64,
+        millis * 1e3 / count as f64
+    );
     ExitCode::SUCCESS
 }

@@ -38,16 +38,28 @@ pub(super) struct Plan {
     rounds_of_misses: usize,
 }
 
-pub(super) const FULL: Plan =
-    Plan { registries: &[100, 1_000, 10_000, 100_000, 1_000_000], cache_entries: 100_000, rounds: 24, rounds_of_misses: 4 };
-pub(super) const QUICK: Plan = Plan { registries: &[100, 2_000, 20_000], cache_entries: 2_000, rounds: 9, rounds_of_misses: 2 };
+pub(super) const FULL: Plan = Plan {
+    registries: &[100, 1_000, 10_000, 100_000, 1_000_000],
+    cache_entries: 100_000,
+    rounds: 24,
+    rounds_of_misses: 4,
+};
+pub(super) const QUICK: Plan = Plan {
+    registries: &[100, 2_000, 20_000],
+    cache_entries: 2_000,
+    rounds: 9,
+    rounds_of_misses: 2,
+};
 
 pub(super) async fn measure(plan: &Plan) -> (Section, CostAgainstPrincipals) {
     let dir = tempfile::tempdir().unwrap();
     let redis = Server::redis(PLACEMENT, dir.path());
     let mut services = Vec::new();
     for principals in plan.registries {
-        services.push(Service::start(*principals, plan.cache_entries, &format!("redis://{}", redis.address)).await);
+        services.push(
+            Service::start(*principals, plan.cache_entries, &format!("redis://{}", redis.address))
+                .await,
+        );
     }
 
     let rounds = hits(&mut services, plan.rounds).await;
@@ -55,7 +67,9 @@ pub(super) async fn measure(plan: &Plan) -> (Section, CostAgainstPrincipals) {
     let missed = misses(most, plan.rounds_of_misses).await;
     let section = tell(&services, &rounds, &missed);
     let points = services.iter().enumerate();
-    let points = points.map(|(place, service)| (service.registry.principals, rounds.iter().map(|round| round[place]).collect()));
+    let points = points.map(|(place, service)| {
+        (service.registry.principals, rounds.iter().map(|round| round[place]).collect())
+    });
     (section, points.collect())
 }
 
@@ -75,7 +89,8 @@ async fn hits(services: &mut [Service], rounds: usize) -> Vec<Vec<f64>> {
         for place in order {
             let service = &mut services[place];
             let held = service.held;
-            let signers: Vec<Signer> = (0..DECISIONS).map(|_| service.registry.signer(fastrand::usize(..held))).collect();
+            let signers: Vec<Signer> =
+                (0..DECISIONS).map(|_| service.registry.signer(fastrand::usize(..held))).collect();
             taken[place] = service.ask(&signers).await;
         }
         let line: Vec<String> = taken.iter().map(|cpu_us| format!("{cpu_us:.1}")).collect();
@@ -98,7 +113,8 @@ async fn misses(service: &mut Service, rounds: usize) -> Spread {
     fastrand::shuffle(&mut numbers);
     let mut measured = Vec::new();
     for numbers in numbers.chunks(DECISIONS).take(rounds) {
-        let signers: Vec<Signer> = numbers.iter().map(|number| service.registry.signer(*number)).collect();
+        let signers: Vec<Signer> =
+            numbers.iter().map(|number| service.registry.signer(*number)).collect();
         measured.push(service.ask(&signers).await);
     }
     measured.into_iter().collect()
@@ -113,7 +129,9 @@ fn tell(services: &[Service], rounds: &[Vec<f64>], missed: &Spread) -> Section {
         let [registered, held] = [service.registry.principals, service.held].map(thousands);
         let cpu: Spread = rounds.iter().map(|round| round[place]).collect();
         section.rows.push(Row::new(
-            format!("allow, Ed25519, Redis nonces, {registered} principals, any of {held} in memory"),
+            format!(
+                "allow, Ed25519, Redis nonces, {registered} principals, any of {held} in memory"
+            ),
             format!("{} µs CPU", cpu.with_range(1)),
             format!("with {few} principals, {:.1} µs", base.median()),
             rounds.iter().map(|round| round[place] / round[0]).collect(),
@@ -170,19 +188,32 @@ impl Service {
         let registry = Registry::new(principals, 1, Algorithm::EdDsa, POOL).await;
         let entries = cache_entries.to_string();
         let settings = [("COUNTERSIGN_REGISTRY__CACHE_ENTRIES", entries.as_str())];
-        let start = |placement| Server::countersign_with(placement, registry.dir(), nonce_url, &settings);
+        let start =
+            |placement| Server::countersign_with(placement, registry.dir(), nonce_url, &settings);
         // As it would run, on any core.
-        let starts = (0..STARTS).map(|_| timed(|| start(Placement { is_pinned: false })).1.as_secs_f64()).collect();
+        let starts = (0..STARTS)
+            .map(|_| timed(|| start(Placement { is_pinned: false })).1.as_secs_f64())
+            .collect();
         let server = start(PLACEMENT);
         quiet(&server).await;
 
         let (mut target, held) = (Target::of(server).await, principals.min(cache_entries));
         // Several questions on each connection too, so that every worker has its connections.
-        let signers: Vec<Signer> = (0..held.max(4 * CONNECTIONS)).map(|number| registry.signer(number % held)).collect();
+        let signers: Vec<Signer> =
+            (0..held.max(4 * CONNECTIONS)).map(|number| registry.signer(number % held)).collect();
         target.ask_each(&signers).await;
         let in_use = Resident::of_quiet(&target.server).await;
         println!("{} principals: {in_use}", thousands(principals));
-        Self { registry, target, held, starts, in_use, began: None, whole_us: 0.0, busy: Vec::new() }
+        Self {
+            registry,
+            target,
+            held,
+            starts,
+            in_use,
+            began: None,
+            whole_us: 0.0,
+            busy: Vec::new(),
+        }
     }
 
     /// CPU microseconds of a decision about each of `signers`.
@@ -199,18 +230,27 @@ impl Service {
         let registered = thousands(self.registry.principals);
         let seconds = self.starts.median();
         if self.registry.principals == START_BOUND_PRINCIPALS {
-            let figure = format!("start to ready, {registered} principals, SQLite, median of {STARTS}");
+            let figure =
+                format!("start to ready, {registered} principals, SQLite, median of {STARTS}");
             section.rows.push(Row::limited(figure, seconds, START_BOUND_SECONDS, "s"));
         } else if self.registry.principals > START_BOUND_PRINCIPALS {
-            let (figure, limit) = (format!("start to ready, {registered} principals, SQLite"), START_BOUND_SECONDS);
+            let (figure, limit) =
+                (format!("start to ready, {registered} principals, SQLite"), START_BOUND_SECONDS);
             let times = Spread::from_iter([seconds / limit]);
-            section.rows.push(Row::new(figure, format!("{seconds:.2} s"), format!("{limit} s"), times, None));
+            section.rows.push(Row::new(
+                figure,
+                format!("{seconds:.2} s"),
+                format!("{limit} s"),
+                times,
+                None,
+            ));
         }
     }
 
     fn in_words(&self) -> String {
         let (registered, held) = (thousands(self.registry.principals), thousands(self.held));
-        let (in_use, busy) = (self.in_use, self.busy.iter().copied().collect::<Spread>().median() * 100.0);
+        let (in_use, busy) =
+            (self.in_use, self.busy.iter().copied().collect::<Spread>().median() * 100.0);
         format!("{registered} registered, {held} in memory, RSS {in_use}, {busy:.0} % of its core")
     }
 }

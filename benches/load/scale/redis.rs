@@ -23,7 +23,8 @@ pub(super) async fn measure(nonces: usize) -> Section {
     let redis = Server::redis(Placement { is_pinned: false }, registry.dir());
     let url = format!("redis://{}", redis.address);
     let settings = [("COUNTERSIGN_SELF_SIGNED__TOLERANCE", TOLERANCE)];
-    let server = Server::countersign_with(Placement { is_pinned: false }, registry.dir(), &url, &settings);
+    let server =
+        Server::countersign_with(Placement { is_pinned: false }, registry.dir(), &url, &settings);
     let mut target = Target::of(server).await;
     let signers: Vec<Signer> = (0..nonces).map(|_| registry.signer(0)).collect();
     // Connections and buffers are not the nonces'.
@@ -57,7 +58,9 @@ impl Held {
         let mut info = String::new();
         stream.read_to_string(&mut info).unwrap();
         let number = |name: &str, end: char| -> usize {
-            let rest = &info[info.find(name).unwrap_or_else(|| panic!("Redis says nothing of {name}")) + name.len()..];
+            let rest =
+                &info[info.find(name).unwrap_or_else(|| panic!("Redis says nothing of {name}"))
+                    + name.len()..];
             rest.split(end).next().unwrap().trim().parse().unwrap()
         };
         Self { keys: number("db0:keys=", ','), bytes: number("\nused_memory:", '\r') }

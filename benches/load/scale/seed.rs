@@ -19,15 +19,24 @@ pub(super) struct Registry {
 
 impl Registry {
     /// `principals` of them, with `keys_each` out of a pool of `pool` keys for `algorithm`.
-    pub(super) async fn new(principals: usize, keys_each: usize, algorithm: Algorithm, pool: usize) -> Self {
+    pub(super) async fn new(
+        principals: usize,
+        keys_each: usize,
+        algorithm: Algorithm,
+        pool: usize,
+    ) -> Self {
         assert!(keys_each <= pool, "a principal has no key twice");
         let pool: Vec<Signer> = (0..pool).map(|_| Signer::new(String::new(), algorithm)).collect();
         let dir = tempfile::tempdir().unwrap();
-        let settings = DatabaseSettings { url: database_url(dir.path()).parse().unwrap(), auto_migrate: None };
+        let settings =
+            DatabaseSettings { url: database_url(dir.path()).parse().unwrap(), auto_migrate: None };
         app::migrate_up(&settings).await.unwrap();
         let database = sea_orm::Database::connect(database_url(dir.path())).await.unwrap();
         let transaction = database.begin().await.unwrap();
-        for statement in [principals_statement(principals), keys_statement(principals, keys_each, algorithm, &pool)] {
+        for statement in [
+            principals_statement(principals),
+            keys_statement(principals, keys_each, algorithm, &pool),
+        ] {
             transaction.execute_unprepared(&statement).await.unwrap();
         }
         transaction.commit().await.unwrap();
@@ -60,7 +69,12 @@ fn principals_statement(principals: usize) -> String {
     )
 }
 
-fn keys_statement(principals: usize, keys_each: usize, algorithm: Algorithm, pool: &[Signer]) -> String {
+fn keys_statement(
+    principals: usize,
+    keys_each: usize,
+    algorithm: Algorithm,
+    pool: &[Signer],
+) -> String {
     let (family, size) = (algorithm.family(), pool.len());
     let mut rows = String::new();
     for (number, signer) in pool.iter().enumerate() {

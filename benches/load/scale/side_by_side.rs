@@ -14,7 +14,8 @@ const ROUNDS_QUICK: usize = 6;
 pub(super) const PLACEMENT: Placement = Placement { is_pinned: true };
 
 /// A baseline may be older than the migrations of the database that it is given.
-pub(super) const BASELINE_SETTINGS: [(&str, &str); 1] = [("COUNTERSIGN_DATABASE__AUTO_MIGRATE", "false")];
+pub(super) const BASELINE_SETTINGS: [(&str, &str); 1] =
+    [("COUNTERSIGN_DATABASE__AUTO_MIGRATE", "false")];
 
 /// A service, and what a decision took in each round, in microseconds of CPU time.
 pub(super) struct Variant {
@@ -41,14 +42,26 @@ impl Variant {
 
     /// The ratio to `other`, round by round.
     pub(super) fn against(&self, other: &Self, what: &str, bound: Option<Bound>) -> Row {
-        let ratios = self.rounds.iter().zip(&other.rounds).map(|(own, other)| own / other).collect();
+        let ratios =
+            self.rounds.iter().zip(&other.rounds).map(|(own, other)| own / other).collect();
         let own = format!("{:.1} µs CPU", self.median());
-        Row::new(format!("{what}, {}", self.label), own, format!("{}, {:.1} µs", other.label, other.median()), ratios, bound)
+        Row::new(
+            format!("{what}, {}", self.label),
+            own,
+            format!("{}, {:.1} µs", other.label, other.median()),
+            ratios,
+            bound,
+        )
     }
 }
 
 /// Measures all of them, each first in turn: whoever is first finds the caches as signing left them.
-pub(super) async fn measure(name: &str, variants: &mut [Variant], signers: &[Signer], is_quick: bool) {
+pub(super) async fn measure(
+    name: &str,
+    variants: &mut [Variant],
+    signers: &[Signer],
+    is_quick: bool,
+) {
     let rounds = if is_quick { ROUNDS_QUICK } else { ROUNDS_FULL };
     for round in 0..rounds {
         // Each service has nonces of its own, so that all are asked about the same.
@@ -61,8 +74,10 @@ pub(super) async fn measure(name: &str, variants: &mut [Variant], signers: &[Sig
             variant.rounds.push(taken.cpu_us);
         }
         PLACEMENT.withdraw(false);
-        let figures: Vec<String> =
-            variants.iter().map(|variant| format!("{} {:.1}", variant.label, variant.rounds[round])).collect();
+        let figures: Vec<String> = variants
+            .iter()
+            .map(|variant| format!("{} {:.1}", variant.label, variant.rounds[round]))
+            .collect();
         println!("{name}, round {} of {rounds}: {}", round + 1, figures.join("; "));
     }
 }

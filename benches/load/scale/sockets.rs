@@ -29,11 +29,15 @@ pub(crate) async fn run(is_quick: bool) -> Section {
         let path = folder.path().join("socket");
         let listens = format!("unix:{}", path.display());
         let settings = [(door.variable(), listens.as_str())];
-        let start = |settings: &[(&str, &str)]| Server::countersign_with(PLACEMENT, registry.dir(), "memory:", settings);
+        let start = |settings: &[(&str, &str)]| {
+            Server::countersign_with(PLACEMENT, registry.dir(), "memory:", settings)
+        };
         let over_tcp = door.target(start(&[]), None).await;
         let over_unix = door.target(start(&settings), Some(&path)).await;
-        let mut variants =
-            [Variant::asked("over a Unix socket", over_unix, &signers).await, Variant::asked("over TCP", over_tcp, &signers).await];
+        let mut variants = [
+            Variant::asked("over a Unix socket", over_unix, &signers).await,
+            Variant::asked("over TCP", over_tcp, &signers).await,
+        ];
         measure(&format!("sockets, {}", door.name()), &mut variants, &signers, is_quick).await;
         let [unix, tcp] = &variants;
         let what = format!("allow, {}, Ed25519, in-memory nonces", door.name());

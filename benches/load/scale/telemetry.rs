@@ -41,8 +41,12 @@ pub(crate) async fn run(is_quick: bool, baseline: Option<&Path>) -> Section {
     let signers: Vec<Signer> = (0..PRINCIPALS).map(|number| registry.signer(number)).collect();
     let collector = Server::collector(PLACEMENT);
     let endpoint = format!("http://{}", collector.address);
-    let traced =
-        |share| vec![("COUNTERSIGN_TELEMETRY__OTLP_ENDPOINT", endpoint.as_str()), ("COUNTERSIGN_TELEMETRY__TRACE_SAMPLE", share)];
+    let traced = |share| {
+        vec![
+            ("COUNTERSIGN_TELEMETRY__OTLP_ENDPOINT", endpoint.as_str()),
+            ("COUNTERSIGN_TELEMETRY__TRACE_SAMPLE", share),
+        ]
+    };
     let own = Path::new(env!("CARGO_BIN_EXE_countersign"));
     let mut plan = vec![
         ("as it comes", own, Vec::new()),
@@ -52,7 +56,8 @@ pub(crate) async fn run(is_quick: bool, baseline: Option<&Path>) -> Section {
     plan.extend(baseline.map(|baseline| ("the baseline", baseline, BASELINE_SETTINGS.to_vec())));
     let mut variants = Vec::new();
     for (label, program, settings) in plan {
-        let server = Server::countersign_from(program, PLACEMENT, registry.dir(), "memory:", &settings);
+        let server =
+            Server::countersign_from(program, PLACEMENT, registry.dir(), "memory:", &settings);
         variants.push(Variant::of(label, server, &signers).await);
     }
     measure("telemetry", &mut variants, &signers, is_quick).await;
@@ -61,12 +66,20 @@ pub(crate) async fn run(is_quick: bool, baseline: Option<&Path>) -> Section {
 
 fn tell(variants: &[Variant], has_baseline: bool) -> Section {
     const WHAT: &str = "allow, RS256, in-memory nonces, HTTP";
-    let [usual, sampled, traced, others @ ..] = variants else { panic!("three are always measured") };
+    let [usual, sampled, traced, others @ ..] = variants else {
+        panic!("three are always measured")
+    };
     let mut section = Section::default();
-    section.rows.extend(others.iter().map(|baseline| usual.against(baseline, WHAT, Some(Bound::AtMost(BOUND)))));
+    section.rows.extend(
+        others.iter().map(|baseline| usual.against(baseline, WHAT, Some(Bound::AtMost(BOUND)))),
+    );
     section.rows.push(sampled.against(usual, WHAT, None));
     section.rows.push(traced.against(usual, WHAT, None));
-    let baseline = if has_baseline { " The baseline is another build of the service, measured in the same rounds." } else { "" };
+    let baseline = if has_baseline {
+        " The baseline is another build of the service, measured in the same rounds."
+    } else {
+        ""
+    };
     section.notes.push(format!(
         "Telemetry: {} rounds of {DECISIONS} decisions of each service in turn, {CONNECTIONS} connections; the collector takes and forgets.{baseline}",
         usual.rounds.len()
@@ -80,7 +93,9 @@ pub(crate) fn collector(arguments: &[String]) -> ExitCode {
     end_with_input();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut server = transport::Server::builder();
-    let server = server.add_service(TraceServiceServer::new(Forgets)).add_service(MetricsServiceServer::new(Forgets));
+    let server = server
+        .add_service(TraceServiceServer::new(Forgets))
+        .add_service(MetricsServiceServer::new(Forgets));
     runtime.block_on(server.serve(address)).unwrap();
     ExitCode::SUCCESS
 }
@@ -89,14 +104,20 @@ struct Forgets;
 
 #[async_trait]
 impl TraceService for Forgets {
-    async fn export(&self, _: Request<ExportTraceServiceRequest>) -> Result<Response<ExportTraceServiceResponse>, Status> {
+    async fn export(
+        &self,
+        _: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
 }
 
 #[async_trait]
 impl MetricsService for Forgets {
-    async fn export(&self, _: Request<ExportMetricsServiceRequest>) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+    async fn export(
+        &self,
+        _: Request<ExportMetricsServiceRequest>,
+    ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
         Ok(Response::new(ExportMetricsServiceResponse::default()))
     }
 }

@@ -43,7 +43,8 @@ pub(super) async fn measure(is_quick: bool) -> Section {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let registry = Registry::new(PRINCIPALS, 1, Algorithm::EdDsa, PRINCIPALS).await;
     let signers: Vec<Signer> = (0..PRINCIPALS).map(|number| registry.signer(number)).collect();
-    let [apart, anywhere] = [ONE, SEVERAL].map(|placement| Server::redis(placement, registry.dir()));
+    let [apart, anywhere] =
+        [ONE, SEVERAL].map(|placement| Server::redis(placement, registry.dir()));
     let urls = [
         ("Redis", [&apart, &anywhere].map(|redis| format!("redis://{}", redis.address))),
         ("in-memory", ["memory:"; 2].map(str::to_owned)),
@@ -70,7 +71,13 @@ pub(super) async fn measure(is_quick: bool) -> Section {
             let one = pair.one.ask(&tokens).await;
             ONE.withdraw(false);
             let several = pair.several.ask(&tokens).await;
-            println!("workers, round {} of {rounds}: {} {:.1} {:.1}", round + 1, pair.nonces, one.cpu_us, several.cpu_us);
+            println!(
+                "workers, round {} of {rounds}: {} {:.1} {:.1}",
+                round + 1,
+                pair.nonces,
+                one.cpu_us,
+                several.cpu_us
+            );
             pair.rounds.push([one, several]);
         }
     }
@@ -83,10 +90,14 @@ pub(super) async fn measure(is_quick: bool) -> Section {
 
 impl Pair {
     fn tell(&self, cores: usize, section: &mut Section) {
-        let of = |figure: fn(&[Taken; 2]) -> f64| self.rounds.iter().map(figure).collect::<Spread>();
+        let of =
+            |figure: fn(&[Taken; 2]) -> f64| self.rounds.iter().map(figure).collect::<Spread>();
         let [one, several] = [of(|[one, _]| one.cpu_us), of(|[_, several]| several.cpu_us)];
-        let capacity = |workers: usize, cpu_us: f64| format!("{:.0} decisions/s", workers as f64 * 1e6 / cpu_us);
-        let ratios = self.rounds.iter().map(|[one, several]| cores as f64 * one.cpu_us / several.cpu_us);
+        let capacity = |workers: usize, cpu_us: f64| {
+            format!("{:.0} decisions/s", workers as f64 * 1e6 / cpu_us)
+        };
+        let ratios =
+            self.rounds.iter().map(|[one, several]| cores as f64 * one.cpu_us / several.cpu_us);
         let nonces = self.nonces;
         section.rows.push(Row::new(
             format!("{cores} workers on {cores} cores, HTTP, Ed25519, {nonces} nonces: cores / CPU per decision"),
@@ -95,8 +106,10 @@ impl Pair {
             ratios.collect(),
             Some(Bound::AtLeast(BOUND * cores as f64)),
         ));
-        let [one_busy, several_busy] = [of(|[one, _]| one.cores), of(|[_, several]| several.cores)].map(|busy| busy.median());
-        let [one_rate, several_rate] = [of(|[one, _]| one.rate), of(|[_, several]| several.rate)].map(|rate| rate.median());
+        let [one_busy, several_busy] =
+            [of(|[one, _]| one.cores), of(|[_, several]| several.cores)].map(|busy| busy.median());
+        let [one_rate, several_rate] =
+            [of(|[one, _]| one.rate), of(|[_, several]| several.rate)].map(|rate| rate.median());
         section.notes.push(format!(
             "Workers, {nonces} nonces: {:.1} µs of CPU per decision with one, {:.1} with {cores}, medians of {} rounds. The service kept \
              {one_busy:.2} cores busy with one worker, which had its core for itself, and {several_busy:.2} with {cores}, which shared theirs \

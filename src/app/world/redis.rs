@@ -89,7 +89,13 @@ struct Letter {
 
 impl Store {
     pub(super) fn new() -> Self {
-        Self { servers: vec![Server::default()], master: 0, inbox: Vec::new(), refuses_until: 0, slow_until: 0 }
+        Self {
+            servers: vec![Server::default()],
+            master: 0,
+            inbox: Vec::new(),
+            refuses_until: 0,
+            slow_until: 0,
+        }
     }
 
     pub(super) fn master(&self) -> usize {
@@ -115,7 +121,11 @@ impl Store {
             }
             Event::Refuse { for_ms } => self.refuses_until = now + for_ms,
             Event::Slow { for_ms } => self.slow_until = now + for_ms,
-            Event::Present { .. } | Event::Clock { .. } | Event::Restart { .. } | Event::Look { .. } | Event::Noticed { .. } => {}
+            Event::Present { .. }
+            | Event::Clock { .. }
+            | Event::Restart { .. }
+            | Event::Look { .. }
+            | Event::Noticed { .. } => {}
         }
     }
 
@@ -125,11 +135,12 @@ impl Store {
         let arrived = self.inbox.partition_point(|letter| letter.arrives <= now);
         for letter in self.inbox.drain(..arrived).collect::<Vec<_>>() {
             let server = &mut self.servers[letter.server];
-            let reply = if server.generation != letter.generation || letter.arrives < server.down_until {
-                Reply::Lost
-            } else {
-                server.run(letter.arrives, letter.command, letter.arrives < self.refuses_until)
-            };
+            let reply =
+                if server.generation != letter.generation || letter.arrives < server.down_until {
+                    Reply::Lost
+                } else {
+                    server.run(letter.arrives, letter.command, letter.arrives < self.refuses_until)
+                };
             let reply = if letter.is_lost_on_return { Reply::Lost } else { reply };
             *letter.answer.lock().unwrap() = Some((letter.returns, reply));
         }
@@ -141,7 +152,9 @@ impl Server {
         self.memory.nonces.retain(|_, (_, expires)| now < *expires);
         let expires = |seconds: u64| now + i64::try_from(seconds).unwrap() * 1000;
         match command {
-            Command::Claim { .. } | Command::Expire { .. } | Command::Replace { .. } if refuses => Reply::Refused,
+            Command::Claim { .. } | Command::Expire { .. } | Command::Replace { .. } if refuses => {
+                Reply::Refused
+            }
             Command::Claim { key, value, seconds } => {
                 let is_free = !self.memory.nonces.contains_key(&key);
                 if is_free {
@@ -149,7 +162,9 @@ impl Server {
                 }
                 Reply::Claim(is_free, self.memory.epoch.clone())
             }
-            Command::Holder { key } => Reply::Holder(self.memory.nonces.get(&key).map(|(value, _)| *value)),
+            Command::Holder { key } => {
+                Reply::Holder(self.memory.nonces.get(&key).map(|(value, _)| *value))
+            }
             Command::Expire { key, seconds } => {
                 let held = self.memory.nonces.get_mut(&key);
                 Reply::Expire(held.map(|(_, until)| *until = expires(seconds)).is_some())
@@ -170,7 +185,11 @@ impl Server {
 
 impl Universe {
     /// A claim of a replica, within the time that it may take. It may still arrive when that is over.
-    pub(super) async fn claim(&self, replica: usize, claim: NonceClaim<'_>) -> Result<Claimed, Failure> {
+    pub(super) async fn claim(
+        &self,
+        replica: usize,
+        claim: NonceClaim<'_>,
+    ) -> Result<Claimed, Failure> {
         let deadline = self.now() + TIMEOUT_MS;
         let mut claiming = std::pin::pin!(self.claim_once(replica, claim));
         let mut waits = false;
@@ -198,14 +217,18 @@ impl Universe {
         let link = self.link(replica).await?;
         let used = self.tolerance_in_use(replica);
         match self.ask(link, self.command(replica, &claim, used)).await {
-            Reply::Claim(is_free, epoch) => self.read_claim(replica, link, &claim, used, is_free, epoch).await,
+            Reply::Claim(is_free, epoch) => {
+                self.read_claim(replica, link, &claim, used, is_free, epoch).await
+            }
             Reply::Lost => {
                 self.change(replica, |replica| replica.link = None);
                 let again = NonceClaim { attempt: Attempt::Named(claim.attempt.number()), ..claim };
                 let link = self.link(replica).await?;
                 let used = self.tolerance_in_use(replica);
                 match self.ask(link, self.command(replica, &again, used)).await {
-                    Reply::Claim(is_free, epoch) => self.read_claim(replica, link, &again, used, is_free, epoch).await,
+                    Reply::Claim(is_free, epoch) => {
+                        self.read_claim(replica, link, &again, used, is_free, epoch).await
+                    }
                     _ => Err("lost again"),
                 }
             }
@@ -219,7 +242,8 @@ impl Universe {
     }
 
     fn remember_for(&self, replica: usize, claim: &NonceClaim<'_>, used: Tolerance) -> u64 {
-        let longer = used.duration().saturating_sub(tolerance(self.replica(replica).tolerance).duration());
+        let longer =
+            used.duration().saturating_sub(tolerance(self.replica(replica).tolerance).duration());
         // Counted from the time of the server, which forgets it by its own clock.
         let now = UnixMillis(self.now() + self.replica(replica).server_clock);
         remember_for(claim.valid_until.saturating_add(longer), now).as_secs()
@@ -228,7 +252,8 @@ impl Universe {
     fn tolerance_in_use(&self, replica: usize) -> Tolerance {
         let replica = self.replica(replica);
         let own = tolerance(replica.tolerance);
-        let known = replica.epoch.as_deref().and_then(Epoch::decode).map(|epoch| epoch.fence.tolerance);
+        let known =
+            replica.epoch.as_deref().and_then(Epoch::decode).map(|epoch| epoch.fence.tolerance);
         known.filter(|known| known.duration() > own.duration()).unwrap_or(own)
     }
 
@@ -259,7 +284,9 @@ impl Universe {
                 }
             }
         }
-        let Some(fence) = self.replica(replica).epoch.as_deref().and_then(Epoch::decode).map(|epoch| epoch.fence) else {
+        let Some(fence) =
+            self.replica(replica).epoch.as_deref().and_then(Epoch::decode).map(|epoch| epoch.fence)
+        else {
             return Ok(Claimed::Fenced);
         };
         if fence.excludes(claim.token_time, self.clock(replica).now(), *self.mode.lock().unwrap()) {
@@ -268,11 +295,13 @@ impl Universe {
         match claim.attempt {
             _ if is_free => Ok(Claimed::Fresh),
             Attempt::Unique(_) => Ok(Claimed::Replayed),
-            Attempt::Named(number) => match self.ask(link, Command::Holder { key: claim.nonce.into() }).await {
-                Reply::Holder(Some(holder)) if holder == number => Ok(Claimed::Fresh),
-                Reply::Holder(_) => Ok(Claimed::Replayed),
-                _ => Err("the holder is not told"),
-            },
+            Attempt::Named(number) => {
+                match self.ask(link, Command::Holder { key: claim.nonce.into() }).await {
+                    Reply::Holder(Some(holder)) if holder == number => Ok(Claimed::Fresh),
+                    Reply::Holder(_) => Ok(Claimed::Replayed),
+                    _ => Err("the holder is not told"),
+                }
+            }
         }
     }
 
@@ -298,14 +327,18 @@ impl Universe {
     /// Looks at the server of a replica, as happens twice a second.
     pub(super) async fn look_after(&self, replica: usize) {
         let known = self.replica(replica);
-        let link = known.link.unwrap_or_else(|| (known.server, self.store(|store| store.servers[known.server].generation)));
+        let link = known.link.unwrap_or_else(|| {
+            (known.server, self.store(|store| store.servers[known.server].generation))
+        });
         let _ = self.settle(replica, link).await;
     }
 
     async fn settle(&self, replica: usize, link: (usize, u64)) -> Result<(), Failure> {
         for _ in 0..ROUNDS {
             let sent = self.clock(replica).now();
-            let Reply::Settle(held, run_id, now) = self.ask(link, Command::Settle).await else { return Err("no settling") };
+            let Reply::Settle(held, run_id, now) = self.ask(link, Command::Settle).await else {
+                return Err("no settling");
+            };
             let received = self.clock(replica).now();
             let off = if now < sent { sent.0 - now.0 } else { (now.0 - received.0).max(0) };
             let known = self.replica(replica);
@@ -314,16 +347,20 @@ impl Universe {
                 replica.is_off = off > SKEW_MAX_MS;
                 replica.server_clock = server_clock;
             });
-            let known_tolerance = known.epoch.as_deref().and_then(Epoch::decode).map(|epoch| epoch.fence.tolerance);
+            let known_tolerance =
+                known.epoch.as_deref().and_then(Epoch::decode).map(|epoch| epoch.fence.tolerance);
             let takeover = if self.kind() == Kind::Failover { TAKEOVER } else { Duration::ZERO };
             let tolerance = tolerance(known.tolerance);
-            let sight = Sight { run_id: &run_id, evicted: 0, now, tolerance, known_tolerance, takeover };
+            let sight =
+                Sight { run_id: &run_id, evicted: 0, now, tolerance, known_tolerance, takeover };
             let Some((new, _)) = Epoch::replacement(held.as_deref(), sight) else {
                 self.change(replica, |replica| replica.epoch = held);
                 return Ok(());
             };
             let new = new.encode();
-            let Reply::Replace(counts) = self.ask(link, Command::Replace { held, new: new.clone() }).await else {
+            let Reply::Replace(counts) =
+                self.ask(link, Command::Replace { held, new: new.clone() }).await
+            else {
                 return Err("no settling");
             };
             if counts == new {
@@ -340,17 +377,30 @@ impl Universe {
         let is_slow = self.store(|store| now < store.slow_until);
         let (to, back, is_lost_on_return) = {
             let mut random = self.random();
-            let way = |random: &mut fastrand::Rng| if is_slow { random.i64(1..900) } else { random.i64(0..4) };
+            let way = |random: &mut fastrand::Rng| {
+                if is_slow { random.i64(1..900) } else { random.i64(0..4) }
+            };
             (way(&mut random), way(&mut random), is_slow && random.u8(..6) == 0)
         };
         let (arrives, returns) = (now + to, now + to + back);
         let answer = Arc::new(Mutex::new(None));
-        let letter = Letter { arrives, server, generation, command, is_lost_on_return, returns, answer: Arc::clone(&answer) };
+        let letter = Letter {
+            arrives,
+            server,
+            generation,
+            command,
+            is_lost_on_return,
+            returns,
+            answer: Arc::clone(&answer),
+        };
         self.store(|store| store.inbox.push(letter));
         self.wake_at(arrives);
         self.wait(returns, || {
             let answer = answer.lock().unwrap();
-            answer.as_ref().filter(|(returns, _)| *returns <= self.now()).map(|(_, reply)| reply.clone())
+            answer
+                .as_ref()
+                .filter(|(returns, _)| *returns <= self.now())
+                .map(|(_, reply)| reply.clone())
         })
         .await
     }

@@ -31,7 +31,8 @@ use crate::{
     },
     engine::{
         ports::{
-            Answer, Clock, Dependency, FetchFailure, IssuerKeySource, KeyDirectory, KeySetSource, NonceStore, Unavailable, UsageLog,
+            Answer, Clock, Dependency, FetchFailure, IssuerKeySource, KeyDirectory, KeySetSource,
+            NonceStore, Unavailable, UsageLog,
         },
         verify::{Policy, RequiredClaims, Verifier, VerifierPorts},
     },
@@ -54,10 +55,24 @@ pub(super) struct Stage {
 impl Stage {
     pub(super) fn new() -> Self {
         let key = PrivateKey::generate(KeyFamily::Ed25519, 2048).unwrap();
-        let known = KnownKey::new(KeyId(1), VerifyingKey::new(key.public_key()), Scopes::default(), None, None);
-        let principal = KnownPrincipal::new(PrincipalId(1), Username::new(USERNAME).unwrap(), true, Scopes::default());
+        let known = KnownKey::new(
+            KeyId(1),
+            VerifyingKey::new(key.public_key()),
+            Scopes::default(),
+            None,
+            None,
+        );
+        let principal = KnownPrincipal::new(
+            PrincipalId(1),
+            Username::new(USERNAME).unwrap(),
+            true,
+            Scopes::default(),
+        );
         let principal = Arc::new(principal.with_keys(vec![known]));
-        let own = Arc::new(SigningKey::new(PrivateKey::generate(KeyFamily::Ed25519, 2048).unwrap(), None));
+        let own = Arc::new(SigningKey::new(
+            PrivateKey::generate(KeyFamily::Ed25519, 2048).unwrap(),
+            None,
+        ));
         let issuer_keys = Arc::new(IssuerKeys::asymmetric(Arc::clone(&own), vec![own]));
         let universe = Arc::new(Universe::new());
         let verifiers = std::array::from_fn(|replica| {
@@ -65,7 +80,10 @@ impl Stage {
                 let place = Arc::new(Place { universe: Arc::clone(&universe), replica });
                 let ports = VerifierPorts {
                     clock: universe.clock(replica),
-                    directory: Arc::new(OneDirectory { principal: Arc::clone(&principal), universe: Arc::clone(&universe) }),
+                    directory: Arc::new(OneDirectory {
+                        principal: Arc::clone(&principal),
+                        universe: Arc::clone(&universe),
+                    }),
                     key_sets: Arc::new(NoKeySets),
                     issuer_keys: Arc::new(OwnKeys(Arc::clone(&issuer_keys))),
                     nonces: place,
@@ -82,8 +100,11 @@ impl Stage {
                 Verifier::new(policy, ports, Arc::new(DecisionObserver::unseen())).unwrap()
             })
         });
-        let numbers = (0..TOKEN_SECONDS).flat_map(|second| (0..TOKENS_A_SECOND).map(move |number| (second, number)));
-        let tokens = numbers.map(|(second, number)| ((second, number), sign(&key, second, number))).collect();
+        let numbers = (0..TOKEN_SECONDS)
+            .flat_map(|second| (0..TOKENS_A_SECOND).map(move |number| (second, number)));
+        let tokens = numbers
+            .map(|(second, number)| ((second, number), sign(&key, second, number)))
+            .collect();
         Self { universe, verifiers, tokens }
     }
 
@@ -96,7 +117,9 @@ impl Stage {
 fn sign(key: &PrivateKey, second: i64, number: usize) -> String {
     let part = |json: serde_json::Value| BASE64_URL_SAFE_NO_PAD.encode(json.to_string());
     let header = part(json!({"alg": "EdDSA", "kid": key.public_key().fingerprint().to_string()}));
-    let claims = part(json!({"username": USERNAME, "time": BEGINNING + second, "nonce": format!("{second}-{number}")}));
+    let claims = part(
+        json!({"username": USERNAME, "time": BEGINNING + second, "nonce": format!("{second}-{number}")}),
+    );
     let input = format!("{header}.{claims}");
     let signature = key.sign(Algorithm::EdDsa, input.as_bytes()).unwrap();
     format!("JWT {input}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))
@@ -192,7 +215,8 @@ impl Universe {
     pub(super) fn restart(&self, replica: usize, tolerance: usize, has_memory: bool) {
         self.clocks[replica].begin();
         let server = self.store(|store| store.master());
-        self.replicas.lock().unwrap()[replica] = Replica { tolerance, server, ..Replica::default() };
+        self.replicas.lock().unwrap()[replica] =
+            Replica { tolerance, server, ..Replica::default() };
         if has_memory && replica == 0 {
             let mode = *self.mode.lock().unwrap();
             *self.memory.lock().unwrap() = memory(self.clocks[0].now(), mode);
@@ -265,7 +289,11 @@ pub(super) struct ReplicaClock {
 impl ReplicaClock {
     fn new() -> Self {
         let reading = Reading { monotonic_before: 0, system: UnixMillis(0), monotonic_after: 0 };
-        Self { real: AtomicI64::new(0), ahead: AtomicI64::new(0), forward: Mutex::new(ForwardClock::new(reading)) }
+        Self {
+            real: AtomicI64::new(0),
+            ahead: AtomicI64::new(0),
+            forward: Mutex::new(ForwardClock::new(reading)),
+        }
     }
 
     fn begin(&self) {
@@ -322,7 +350,11 @@ struct OneDirectory {
 }
 
 impl KeyDirectory for OneDirectory {
-    fn lookup<'a>(&'a self, _: &'a Username, _: UnixMillis) -> Answer<'a, Result<Option<Arc<KnownPrincipal>>, Unavailable>> {
+    fn lookup<'a>(
+        &'a self,
+        _: &'a Username,
+        _: UnixMillis,
+    ) -> Answer<'a, Result<Option<Arc<KnownPrincipal>>, Unavailable>> {
         let takes_ms = self.universe.lookup_ms.swap(0, Ordering::Relaxed);
         Answer::pending(async move {
             self.universe.sleep(takes_ms).await;

@@ -21,7 +21,10 @@ pub(super) struct BadExposition {
 
 /// Every sample of `text`, in its order.
 pub(super) fn parse(text: &str) -> Result<Vec<Sample>, BadExposition> {
-    let lines = text.lines().enumerate().map(|(index, line)| (index + 1, line.trim_matches([' ', '\t', '\r'])));
+    let lines = text
+        .lines()
+        .enumerate()
+        .map(|(index, line)| (index + 1, line.trim_matches([' ', '\t', '\r'])));
     lines
         .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
         .map(|(number, line)| sample(line).ok_or(BadExposition { line: number }))
@@ -39,7 +42,11 @@ fn sample(line: &str) -> Option<Sample> {
     let mut numbers = rest.split_ascii_whitespace();
     let value = numbers.next()?.parse().ok()?;
     let time_is_one = numbers.next().is_none_or(|time| time.parse::<i64>().is_ok());
-    (time_is_one && numbers.next().is_none()).then(|| Sample { name: name.to_owned(), labels, value })
+    (time_is_one && numbers.next().is_none()).then(|| Sample {
+        name: name.to_owned(),
+        labels,
+        value,
+    })
 }
 
 /// What stands between the braces, and what comes after them.
@@ -103,9 +110,17 @@ mod tests {
         let samples = parse(text).unwrap();
 
         assert_eq!(samples[0], Sample { name: "up".to_owned(), labels: vec![], value: 1.0 });
-        let labels = vec![("a".to_owned(), "x,y".to_owned()), ("b".to_owned(), "}\"\\\n".to_owned())];
+        let labels =
+            vec![("a".to_owned(), "x,y".to_owned()), ("b".to_owned(), "}\"\\\n".to_owned())];
         assert_eq!(samples[1], Sample { name: "spaced".to_owned(), labels, value: f64::INFINITY });
-        assert_eq!(samples[2], Sample { name: "bucket".to_owned(), labels: vec![("le".to_owned(), "0.5".to_owned())], value: 1e3 });
+        assert_eq!(
+            samples[2],
+            Sample {
+                name: "bucket".to_owned(),
+                labels: vec![("le".to_owned(), "0.5".to_owned())],
+                value: 1e3
+            }
+        );
         assert!(samples[3].value.is_nan());
     }
 
@@ -135,8 +150,12 @@ mod tests {
         let mut text = String::new();
         for Sample { name, labels, value } in samples {
             text.push_str(name);
-            let escaped = |value: &str| value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-            let labels: Vec<String> = labels.iter().map(|(label, value)| format!("{label}=\"{}\"", escaped(value))).collect();
+            let escaped =
+                |value: &str| value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            let labels: Vec<String> = labels
+                .iter()
+                .map(|(label, value)| format!("{label}=\"{}\"", escaped(value)))
+                .collect();
             if !labels.is_empty() {
                 write!(text, "{{{}}}", labels.join(",")).unwrap();
             }

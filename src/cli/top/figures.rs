@@ -97,8 +97,10 @@ impl Figures {
             }
         }
         let gauge = |name| gauges.sum(name, &[]);
-        let spread =
-            |name| Spread { now: rates.histogram(name, &[]).quantiles(), counted: counted.histogram(name, &[]).quantiles() };
+        let spread = |name| Spread {
+            now: rates.histogram(name, &[]).quantiles(),
+            counted: counted.histogram(name, &[]).quantiles(),
+        };
         Self {
             decisions_per_second: matrix(&rates, "countersign_decisions_total", "door"),
             decisions_counted: matrix(&counted, "countersign_decisions_total", "door"),
@@ -112,7 +114,11 @@ impl Figures {
             denials: denials(&rates, &counted),
             decision_seconds: spread("countersign_decision_duration_seconds"),
             nonce_claim_seconds: spread("countersign_nonce_claim_duration_seconds"),
-            nonce_claims_per_second: rates.by("countersign_nonce_claim_duration_seconds_count", &[], "outcome"),
+            nonce_claims_per_second: rates.by(
+                "countersign_nonce_claim_duration_seconds_count",
+                &[],
+                "outcome",
+            ),
             clock_skew_seconds: spread("countersign_clock_skew_seconds"),
             key_cache_hit_share: hit_share(&rates).or_else(|| hit_share(&counted)),
             key_cache_entries: gauge("countersign_key_cache_entries"),
@@ -138,13 +144,20 @@ impl Figures {
 
     /// Decisions in a second with this outcome, at one door or at all.
     pub(super) fn decided(&self, door: Option<&str>, outcome: &str) -> f64 {
-        let doors = self.decisions_per_second.iter().filter(|(name, _)| door.is_none_or(|door| door == *name));
+        let doors = self
+            .decisions_per_second
+            .iter()
+            .filter(|(name, _)| door.is_none_or(|door| door == *name));
         doors.filter_map(|(_, outcomes)| outcomes.get(outcome)).sum()
     }
 
     /// The doors to show.
     pub(super) fn doors(&self) -> Vec<&str> {
-        let others = self.decisions_counted.keys().chain(self.decisions_per_second.keys()).map(String::as_str);
+        let others = self
+            .decisions_counted
+            .keys()
+            .chain(self.decisions_per_second.keys())
+            .map(String::as_str);
         let others: BTreeSet<&str> = others.filter(|door| !DOORS.contains(door)).collect();
         DOORS.into_iter().chain(others).collect()
     }
@@ -162,7 +175,11 @@ fn denials(rates: &Table, counted: &Table) -> Vec<DenialReason> {
     let reasons = counted.by("countersign_decisions_total", DENIED, "reason").into_iter();
     let mut denials: Vec<DenialReason> = reasons
         .filter(|(reason, counted)| *counted > 0.0 && !reason.is_empty())
-        .map(|(reason, counted)| DenialReason { per_second: now.get(&reason).copied().unwrap_or_default(), reason, counted })
+        .map(|(reason, counted)| DenialReason {
+            per_second: now.get(&reason).copied().unwrap_or_default(),
+            reason,
+            counted,
+        })
         .collect();
     denials.sort_by(|a, b| b.counted.total_cmp(&a.counted).then_with(|| a.reason.cmp(&b.reason)));
     denials
@@ -171,7 +188,8 @@ fn denials(rates: &Table, counted: &Table) -> Vec<DenialReason> {
 /// `None` where nothing was looked up.
 fn hit_share(table: &Table) -> Option<f64> {
     let sum = |name| table.sum(name, &[]).unwrap_or_default();
-    let (hits, misses) = (sum("countersign_key_cache_hits_total"), sum("countersign_key_cache_misses_total"));
+    let (hits, misses) =
+        (sum("countersign_key_cache_hits_total"), sum("countersign_key_cache_misses_total"));
     (hits + misses > 0.0).then(|| hits / (hits + misses))
 }
 

@@ -27,7 +27,10 @@ impl Histogram {
     /// The buckets in any order, several of one bound added up. Replicas of different versions may have different bounds; then a
     /// sum may lack what a lower bound has, which is made good here.
     pub(super) fn of(buckets: impl IntoIterator<Item = (f64, f64)>) -> Self {
-        let mut all: Vec<(f64, f64)> = buckets.into_iter().filter(|(bound, count)| !bound.is_nan() && count.is_finite()).collect();
+        let mut all: Vec<(f64, f64)> = buckets
+            .into_iter()
+            .filter(|(bound, count)| !bound.is_nan() && count.is_finite())
+            .collect();
         all.sort_by(|(a, _), (b, _)| a.total_cmp(b));
         let mut merged: Vec<(f64, f64)> = Vec::with_capacity(all.len());
         for (bound, count) in all {
@@ -46,7 +49,12 @@ impl Histogram {
 
     pub(super) fn quantiles(&self) -> Quantiles {
         let count = self.0.last().map_or(0.0, |(_, count)| *count);
-        Quantiles { count, p50: self.quantile(0.5), p90: self.quantile(0.9), p99: self.quantile(0.99) }
+        Quantiles {
+            count,
+            p50: self.quantile(0.5),
+            p90: self.quantile(0.9),
+            p99: self.quantile(0.99),
+        }
     }
 
     /// `None` where nothing was observed.
@@ -57,11 +65,14 @@ impl Histogram {
         let (upper, count) = *self.0.get(index)?;
         let below = index.checked_sub(1).and_then(|below| self.0.get(below)).copied();
         Some(match below {
-            _ if upper.is_infinite() => below.map_or(Quantile::Above(f64::NEG_INFINITY), |(bound, _)| Quantile::Above(bound)),
+            _ if upper.is_infinite() => below
+                .map_or(Quantile::Above(f64::NEG_INFINITY), |(bound, _)| Quantile::Above(bound)),
             // Nobody knows how far below its bound the lowest bucket reaches, unless nothing in it can be negative.
             None if upper <= 0.0 => Quantile::AtMost(upper),
             None => Quantile::Near(upper * rank / count),
-            Some((lower, before)) => Quantile::Near(lower + (upper - lower) * ((rank - before) / (count - before)).clamp(0.0, 1.0)),
+            Some((lower, before)) => Quantile::Near(
+                lower + (upper - lower) * ((rank - before) / (count - before)).clamp(0.0, 1.0),
+            ),
         })
     }
 }
@@ -89,7 +100,8 @@ mod tests {
 
     #[test]
     fn a_quantile_lies_on_the_line_through_its_bucket() {
-        let histogram = Histogram::of([(0.1, 50.0), (0.2, 90.0), (0.4, 100.0), (f64::INFINITY, 100.0)]);
+        let histogram =
+            Histogram::of([(0.1, 50.0), (0.2, 90.0), (0.4, 100.0), (f64::INFINITY, 100.0)]);
         assert_eq!(histogram.quantile(0.5), Some(Quantile::Near(0.1)));
         assert_eq!(histogram.quantile(0.25), Some(Quantile::Near(0.05)));
         assert_eq!(histogram.quantile(0.7).map(|q| (q.value() * 1e6).round()), Some(150_000.0));
@@ -102,7 +114,9 @@ mod tests {
         assert_eq!(beyond.quantile(0.99), Some(Quantile::Above(1.0)));
         let skew = Histogram::of([(-5.0, 6.0), (0.0, 9.0), (5.0, 10.0), (f64::INFINITY, 10.0)]);
         assert_eq!(skew.quantile(0.5), Some(Quantile::AtMost(-5.0)));
-        assert!(matches!(skew.quantile(0.8), Some(Quantile::Near(value)) if (-5.0..0.0).contains(&value)));
+        assert!(
+            matches!(skew.quantile(0.8), Some(Quantile::Near(value)) if (-5.0..0.0).contains(&value))
+        );
     }
 
     #[test]
@@ -112,8 +126,12 @@ mod tests {
     }
 
     fn buckets() -> impl Strategy<Value = Vec<(f64, f64)>> {
-        prop::collection::vec((-20_i16..20, 0_u16..50), 1..12)
-            .prop_map(|pairs| pairs.into_iter().map(|(bound, count)| (f64::from(bound) / 4.0, f64::from(count))).collect())
+        prop::collection::vec((-20_i16..20, 0_u16..50), 1..12).prop_map(|pairs| {
+            pairs
+                .into_iter()
+                .map(|(bound, count)| (f64::from(bound) / 4.0, f64::from(count)))
+                .collect()
+        })
     }
 
     proptest! {

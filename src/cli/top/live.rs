@@ -69,7 +69,8 @@ fn show(mut screen: Screen, messages: &Receiver<Message>) -> io::Result<()> {
         }
         has_changed = event::poll(ATTENTION)?;
         if has_changed && let Event::Key(key) = event::read()? {
-            let flow = if key.kind == KeyEventKind::Release { Flow::GoOn } else { screen.press(key) };
+            let flow =
+                if key.kind == KeyEventKind::Release { Flow::GoOn } else { screen.press(key) };
             if flow == Flow::Quit {
                 return Ok(());
             }

@@ -129,7 +129,8 @@ impl Replica {
             }
         }
         self.reading = look.reading;
-        let decided = self.rates.as_ref().and_then(|rates| rates.sum("countersign_decisions_total", &[]));
+        let decided =
+            self.rates.as_ref().and_then(|rates| rates.sum("countersign_decisions_total", &[]));
         if self.history.len() == HISTORY {
             self.history.pop_front();
         }
@@ -155,7 +156,9 @@ mod tests {
     }
 
     fn decisions(count: u32, started: u32) -> String {
-        format!("countersign_decisions_total{{door=\"http\"}} {count}\nprocess_start_time_seconds {started}\n")
+        format!(
+            "countersign_decisions_total{{door=\"http\"}} {count}\nprocess_start_time_seconds {started}\n"
+        )
     }
 
     fn rate(replica: &Replica) -> Option<f64> {
@@ -182,7 +185,11 @@ mod tests {
         replica.take(look(start, 1, &decisions(3, 500)));
         assert_eq!((rate(&replica), replica.restarts), (None, 1), "fewer than before");
         replica.take(look(start, 2, &decisions(9_000, 900)));
-        assert_eq!((rate(&replica), replica.restarts), (None, 2), "more than before, by another process");
+        assert_eq!(
+            (rate(&replica), replica.restarts),
+            (None, 2),
+            "more than before, by another process"
+        );
         replica.take(look(start, 3, &decisions(9_004, 901)));
         assert_eq!((rate(&replica), replica.restarts), (Some(4.0), 2));
         assert_eq!(replica.since.sum("countersign_decisions_total", &[]), Some(4.0));
@@ -211,8 +218,16 @@ mod tests {
     #[test]
     fn a_sum_that_falls_is_no_restart() {
         let (mut replica, start) = (Replica::at("one"), Instant::now());
-        replica.take(look(start, 0, "countersign_clock_skew_seconds_sum 5\ncountersign_clock_skew_seconds_count 2\n"));
-        replica.take(look(start, 1, "countersign_clock_skew_seconds_sum -5\ncountersign_clock_skew_seconds_count 3\n"));
+        replica.take(look(
+            start,
+            0,
+            "countersign_clock_skew_seconds_sum 5\ncountersign_clock_skew_seconds_count 2\n",
+        ));
+        replica.take(look(
+            start,
+            1,
+            "countersign_clock_skew_seconds_sum -5\ncountersign_clock_skew_seconds_count 3\n",
+        ));
         assert_eq!(replica.restarts, 0);
         assert!(replica.rates.is_some());
     }

@@ -46,7 +46,11 @@ pub(super) fn json(snapshot: &Snapshot, interval: Duration) -> serde_json::Resul
         },
         figures: snapshot.figures_of(replica),
     });
-    let report = Report { interval_seconds: interval.as_secs_f64(), replicas: replicas.collect(), all: snapshot.figures() };
+    let report = Report {
+        interval_seconds: interval.as_secs_f64(),
+        replicas: replicas.collect(),
+        all: snapshot.figures(),
+    };
     Ok(serde_json::to_string_pretty(&report)? + "\n")
 }
 
@@ -84,20 +88,34 @@ pub(super) fn lines(snapshot: &Snapshot, interval: Duration) -> String {
 impl Figures {
     /// What has quantiles, by the names that the panels and the lines give them.
     pub(super) fn spreads(&self) -> [(&'static str, &Spread); 3] {
-        [("decision", &self.decision_seconds), ("nonce claim", &self.nonce_claim_seconds), ("clock skew", &self.clock_skew_seconds)]
+        [
+            ("decision", &self.decision_seconds),
+            ("nonce claim", &self.nonce_claim_seconds),
+            ("clock skew", &self.clock_skew_seconds),
+        ]
     }
 
     /// What is told in a few words each, by name.
     pub(super) fn rows(&self) -> [(&'static str, String); 8] {
-        let number = |value: Option<f64>| value.map_or_else(|| units::NONE.to_owned(), units::number);
-        let of = |value: Option<f64>, unit: fn(f64) -> String| value.map_or_else(|| units::NONE.to_owned(), unit);
-        let stores = self.stores_up.iter().map(|(store, is_up)| format!("{store} {}", if *is_up { "up" } else { "DOWN" }));
+        let number =
+            |value: Option<f64>| value.map_or_else(|| units::NONE.to_owned(), units::number);
+        let of = |value: Option<f64>, unit: fn(f64) -> String| {
+            value.map_or_else(|| units::NONE.to_owned(), unit)
+        };
+        let stores = self
+            .stores_up
+            .iter()
+            .map(|(store, is_up)| format!("{store} {}", if *is_up { "up" } else { "DOWN" }));
         [
             ("stores", stores.collect::<Vec<_>>().join(", ")),
             ("claims", rates(&self.nonce_claims_per_second)),
             (
                 "key cache",
-                format!("{} hits, {} entries", of(self.key_cache_hit_share, units::share), number(self.key_cache_entries)),
+                format!(
+                    "{} hits, {} entries",
+                    of(self.key_cache_hit_share, units::share),
+                    number(self.key_cache_entries)
+                ),
             ),
             ("key sets", key_sets(self)),
             ("grants", grants(&self.token_grants_per_second, &self.token_grants_counted)),
@@ -119,27 +137,41 @@ impl Figures {
 }
 
 fn key_sets(figures: &Figures) -> String {
-    let age = figures.jwks_age_seconds.map_or_else(|| units::NONE.to_owned(), |age| format!("oldest {}", units::duration(age)));
-    let fetches = figures.jwks_fetches_counted.iter().map(|(outcome, count)| format!(", {} {outcome}", units::number(*count)));
+    let age = figures
+        .jwks_age_seconds
+        .map_or_else(|| units::NONE.to_owned(), |age| format!("oldest {}", units::duration(age)));
+    let fetches = figures
+        .jwks_fetches_counted
+        .iter()
+        .map(|(outcome, count)| format!(", {} {outcome}", units::number(*count)));
     age + &fetches.collect::<String>()
 }
 
 fn version(figures: &Figures) -> String {
     let versions = figures.versions.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
     let versions = if versions.is_empty() { units::NONE.to_owned() } else { versions };
-    figures.uptime_seconds.map_or_else(|| versions.clone(), |uptime| format!("{versions}, up {}", units::duration(uptime)))
+    figures.uptime_seconds.map_or_else(
+        || versions.clone(),
+        |uptime| format!("{versions}, up {}", units::duration(uptime)),
+    )
 }
 
 /// `allowed 12/s, denied 0.5/s`
 fn rates(outcomes: &std::collections::BTreeMap<String, f64>) -> String {
     let rates = outcomes.iter().filter(|(outcome, rate)| **rate > 0.0 && !outcome.is_empty());
-    rates.map(|(outcome, rate)| format!("{outcome} {}/s", units::number(*rate))).collect::<Vec<_>>().join(", ")
+    rates
+        .map(|(outcome, rate)| format!("{outcome} {}/s", units::number(*rate)))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// What is given out in a second, and what was not since the view began.
 fn grants(now: &Matrix, counted: &Matrix) -> String {
-    let granted = now.iter().filter_map(|(grant, outcomes)| Some((grant, *outcomes.get("granted")?)));
-    let granted = granted.filter(|(_, rate)| *rate > 0.0).map(|(grant, rate)| format!("{grant} {}/s", units::number(rate)));
+    let granted =
+        now.iter().filter_map(|(grant, outcomes)| Some((grant, *outcomes.get("granted")?)));
+    let granted = granted
+        .filter(|(_, rate)| *rate > 0.0)
+        .map(|(grant, rate)| format!("{grant} {}/s", units::number(rate)));
     let mut parts: Vec<String> = granted.collect();
     for outcome in ["refused", "unavailable"] {
         let count: f64 = counted.values().filter_map(|outcomes| outcomes.get(outcome)).sum();

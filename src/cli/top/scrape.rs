@@ -76,7 +76,9 @@ impl Scraper {
     /// Redirects are not followed and proxies not asked: an admin listener is near.
     pub(super) fn new(targets: Vec<Target>) -> Result<Self, ScraperError> {
         // Without TLS, no authorities are needed.
-        let uses_tls = targets.iter().any(|target| matches!(target, Target::Url(url) if url.scheme() == "https"));
+        let uses_tls = targets
+            .iter()
+            .any(|target| matches!(target, Target::Url(url) if url.scheme() == "https"));
         let tls = if uses_tls { Some(Roots::load(None)?.for_reqwest()) } else { None };
         let builder = || {
             let builder = match &tls {
@@ -107,7 +109,9 @@ impl Scraper {
 async fn look_at(client: &Client, target: &Url) -> Look {
     match future::try_join(metrics(client, target), readiness(client, target)).await {
         Ok((reading, state)) => Look { state, reading: Some(reading) },
-        Err(error) => Look { state: State::Unreachable(super::printable(&error.to_string())), reading: None },
+        Err(error) => {
+            Look { state: State::Unreachable(super::printable(&error.to_string())), reading: None }
+        }
     }
 }
 
@@ -132,7 +136,11 @@ async fn readiness(client: &Client, target: &Url) -> Result<State, ScrapeError> 
     Ok(State::NotReady(down.map(|(dependency, _)| super::printable(&dependency)).collect()))
 }
 
-async fn get(client: &Client, target: &Url, path: &str) -> Result<(StatusCode, String), ScrapeError> {
+async fn get(
+    client: &Client,
+    target: &Url,
+    path: &str,
+) -> Result<(StatusCode, String), ScrapeError> {
     let mut url = target.clone();
     url.set_path(&format!("{}/{path}", target.path().trim_end_matches('/')));
     let response = client.get(url).send().await.map_err(innermost)?;
@@ -233,7 +241,10 @@ mod tests {
 
     #[test]
     fn a_password_is_not_shown() {
-        assert_eq!(target("https://top:secret@admin.test/auth/").unwrap().name(), "https://admin.test/auth");
+        assert_eq!(
+            target("https://top:secret@admin.test/auth/").unwrap().name(),
+            "https://admin.test/auth"
+        );
         assert_eq!(target("unix:/run/admin.sock").unwrap().name(), "unix:/run/admin.sock");
     }
 

@@ -88,7 +88,9 @@ impl Screen {
         match key.code {
             KeyCode::Char('c' | 'd') if is_control => return Flow::Quit,
             KeyCode::Char('q') | KeyCode::Esc => return Flow::Quit,
-            KeyCode::Char('p' | ' ') => self.frozen = if self.is_paused() { None } else { Some(self.live.clone()) },
+            KeyCode::Char('p' | ' ') => {
+                self.frozen = if self.is_paused() { None } else { Some(self.live.clone()) }
+            }
             KeyCode::Char('r') => {
                 self.frozen = None;
                 self.live.replicas.iter_mut().for_each(Replica::reset);
@@ -134,12 +136,19 @@ mod tests {
     #[test]
     fn arrows_go_around() {
         let mut screen = screen();
-        let after: Vec<_> = [KeyCode::Down, KeyCode::Tab, KeyCode::Right, KeyCode::Up, KeyCode::Left, KeyCode::BackTab]
-            .map(|code| {
-                press(&mut screen, code);
-                screen.selected()
-            })
-            .into();
+        let after: Vec<_> = [
+            KeyCode::Down,
+            KeyCode::Tab,
+            KeyCode::Right,
+            KeyCode::Up,
+            KeyCode::Left,
+            KeyCode::BackTab,
+        ]
+        .map(|code| {
+            press(&mut screen, code);
+            screen.selected()
+        })
+        .into();
         assert_eq!(after, [Some(0), Some(1), None, Some(1), Some(0), None]);
         assert_eq!(screen.chosen().len(), 2);
         press(&mut screen, KeyCode::Down);

@@ -27,7 +27,10 @@ impl Table {
     pub(super) fn of<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> Self {
         let mut table = Self::default();
         for Sample { name, labels, value } in samples {
-            let mut labels: Vec<_> = labels.iter().map(|(name, value)| (name.clone(), super::printable(value))).collect();
+            let mut labels: Vec<_> = labels
+                .iter()
+                .map(|(name, value)| (name.clone(), super::printable(value)))
+                .collect();
             labels.sort();
             *table.0.entry(Series { name: name.clone(), labels }).or_default() += value;
         }
@@ -84,14 +87,19 @@ impl Table {
     /// The histogram `name`, all series of it together.
     pub(super) fn histogram(&self, name: &str, filter: Filter<'_>) -> Histogram {
         let name = format!("{name}_bucket");
-        Histogram::of(self.series(&name, filter).filter_map(|(series, count)| Some((series.value_of("le").parse().ok()?, count))))
+        Histogram::of(
+            self.series(&name, filter)
+                .filter_map(|(series, count)| Some((series.value_of("le").parse().ok()?, count))),
+        )
     }
 
     fn series(&self, name: &str, filter: Filter<'_>) -> impl Iterator<Item = (&Series, f64)> {
         let first = Series { name: name.to_owned(), labels: Vec::new() };
         let of_name = self.0.range(first..).take_while(move |(series, _)| series.name == name);
         of_name
-            .filter(move |(series, _)| filter.iter().all(|(label, wanted)| series.value_of(label) == *wanted))
+            .filter(move |(series, _)| {
+                filter.iter().all(|(label, wanted)| series.value_of(label) == *wanted)
+            })
             .map(|(series, value)| (series, *value))
     }
 }
@@ -116,19 +124,28 @@ mod tests {
 
     #[test]
     fn sums_go_by_label_and_filter() {
-        let table = table("n{a=\"x\",b=\"1\"} 1\nn{b=\"2\",a=\"x\"} 2\nn{a=\"y\",b=\"1\"} 4\nna{a=\"x\"} 8\n");
+        let table = table(
+            "n{a=\"x\",b=\"1\"} 1\nn{b=\"2\",a=\"x\"} 2\nn{a=\"y\",b=\"1\"} 4\nna{a=\"x\"} 8\n",
+        );
         assert_eq!(table.sum("n", &[]), Some(7.0));
         assert_eq!(table.sum("n", &[("a", "x")]), Some(3.0));
         assert_eq!(table.sum("n", &[("c", "")]), Some(7.0), "a label that is missing is empty");
         assert_eq!(table.sum("m", &[]), None);
-        assert_eq!(table.by("n", &[("b", "1")], "a"), BTreeMap::from([("x".to_owned(), 1.0), ("y".to_owned(), 4.0)]));
+        assert_eq!(
+            table.by("n", &[("b", "1")], "a"),
+            BTreeMap::from([("x".to_owned(), 1.0), ("y".to_owned(), 4.0)])
+        );
         assert_eq!(table.largest("n"), Some(4.0));
     }
 
     #[test]
     fn a_series_that_appears_has_grown_from_nothing() {
-        let grown = table("n{a=\"x\"} 5\nn{a=\"new\"} 2\n").since(&table("n{a=\"x\"} 3\n")).unwrap();
-        assert_eq!(grown.by("n", &[], "a"), BTreeMap::from([("new".to_owned(), 2.0), ("x".to_owned(), 2.0)]));
+        let grown =
+            table("n{a=\"x\"} 5\nn{a=\"new\"} 2\n").since(&table("n{a=\"x\"} 3\n")).unwrap();
+        assert_eq!(
+            grown.by("n", &[], "a"),
+            BTreeMap::from([("new".to_owned(), 2.0), ("x".to_owned(), 2.0)])
+        );
     }
 
     #[test]
@@ -139,7 +156,10 @@ mod tests {
 
     #[test]
     fn nothing_of_a_label_steers_a_terminal() {
-        assert_eq!(table("n{a=\"\u{1b}[2J\\n\"} 1\n").by("n", &[], "a").into_keys().next().unwrap(), "\u{fffd}[2J\u{fffd}");
+        assert_eq!(
+            table("n{a=\"\u{1b}[2J\\n\"} 1\n").by("n", &[], "a").into_keys().next().unwrap(),
+            "\u{fffd}[2J\u{fffd}"
+        );
     }
 
     prop_compose! {

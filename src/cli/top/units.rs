@@ -61,13 +61,19 @@ pub(super) fn bytes(value: f64) -> String {
 /// A part of a whole. Nearly all is not all.
 pub(super) fn share(value: f64) -> String {
     match value * 100.0 {
-        percent if (99.9..100.0).contains(&percent) => format!("{:.2} %", (percent * 100.0).floor() / 100.0),
+        percent if (99.9..100.0).contains(&percent) => {
+            format!("{:.2} %", (percent * 100.0).floor() / 100.0)
+        }
         percent => format!("{percent:.1} %"),
     }
 }
 
 /// What a `u64` holds of it.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` saturates, which is what is wanted")]
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "`as` saturates, which is what is wanted"
+)]
 pub(super) fn whole(value: f64) -> u64 {
     value.round() as u64
 }
@@ -107,14 +113,21 @@ mod tests {
         }
         assert_eq!(quantile(Some(Quantile::Above(1.0))), ">1.0 s");
         assert_eq!(quantile(None), "-");
-        for (value, text) in [(0.2, "0s"), (59.0, "59s"), (61.0, "1m 1s"), (7_500.0, "2h 5m"), (90_000.0, "1d 1h")] {
+        for (value, text) in
+            [(0.2, "0s"), (59.0, "59s"), (61.0, "1m 1s"), (7_500.0, "2h 5m"), (90_000.0, "1d 1h")]
+        {
             assert_eq!(duration(value), text);
         }
     }
 
     #[test]
     fn sizes_and_shares_are_short() {
-        for (value, text) in [(2_048.0, "2 KiB"), (25_165_824.0, "24.0 MiB"), (161_480_704.0, "154 MiB"), (1.1e11, "102.4 GiB")] {
+        for (value, text) in [
+            (2_048.0, "2 KiB"),
+            (25_165_824.0, "24.0 MiB"),
+            (161_480_704.0, "154 MiB"),
+            (1.1e11, "102.4 GiB"),
+        ] {
             assert_eq!(bytes(value), text);
         }
         for (value, text) in [(1.0, "100.0 %"), (0.999_99, "99.99 %"), (0.5, "50.0 %")] {

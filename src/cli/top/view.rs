@@ -25,20 +25,30 @@ const WIDE: u16 = 100;
 pub(super) fn draw(frame: &mut Frame<'_>, screen: &Screen) {
     let figures = Figures::of(screen.chosen(), screen.shown().at);
     let [head, body, foot] =
-        Layout::vertical([Constraint::Length(1), Constraint::Fill(1), Constraint::Length(1)]).areas(frame.area());
+        Layout::vertical([Constraint::Length(1), Constraint::Fill(1), Constraint::Length(1)])
+            .areas(frame.area());
     frame.render_widget(header(screen), head);
-    frame.render_widget(Line::from("q quit   p pause   r reset   \u{2190} \u{2192} replica").dim(), foot);
+    frame.render_widget(
+        Line::from("q quit   p pause   r reset   \u{2190} \u{2192} replica").dim(),
+        foot,
+    );
     if body.height < TALL {
         return decisions(frame, body, screen, &figures);
     }
     let rows = screen.shown().replicas.len() + usize::from(has_sum(screen.shown()));
-    let of_replicas = u16::try_from(rows).unwrap_or(u16::MAX).saturating_add(3).min(body.height / 3);
-    let [upper, middle, lower] =
-        Layout::vertical([Constraint::Length(9), Constraint::Fill(1), Constraint::Length(of_replicas)]).areas(body);
+    let of_replicas =
+        u16::try_from(rows).unwrap_or(u16::MAX).saturating_add(3).min(body.height / 3);
+    let [upper, middle, lower] = Layout::vertical([
+        Constraint::Length(9),
+        Constraint::Fill(1),
+        Constraint::Length(of_replicas),
+    ])
+    .areas(body);
     let [left, right] = Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1)]).areas(upper);
     decisions(frame, left, screen, &figures);
     frame.render_widget(times(&figures), right);
-    let [left, right] = Layout::horizontal([Constraint::Fill(2), Constraint::Fill(3)]).areas(middle);
+    let [left, right] =
+        Layout::horizontal([Constraint::Fill(2), Constraint::Fill(3)]).areas(middle);
     frame.render_widget(denials(&figures), left);
     frame.render_widget(states(&figures), right);
     replicas(frame, lower, screen);
@@ -50,7 +60,10 @@ fn header(screen: &Screen) -> Line<'static> {
         replicas => format!("{} replicas", replicas.len()),
     };
     let every = humantime::format_duration(screen.interval);
-    let mut line = Line::from(vec![" countersign top ".bold().reversed(), Span::raw(format!("  {what}, every {every}"))]);
+    let mut line = Line::from(vec![
+        " countersign top ".bold().reversed(),
+        Span::raw(format!("  {what}, every {every}")),
+    ]);
     if screen.is_paused() {
         line.push_span("  PAUSED".bold().yellow());
     }
@@ -74,18 +87,31 @@ fn decisions(frame: &mut Frame<'_>, area: Rect, screen: &Screen, figures: &Figur
         })
         .collect();
     let of_table = u16::try_from(rows.len() + 1).unwrap_or(u16::MAX);
-    let [upper, lower] = Layout::vertical([Constraint::Length(of_table), Constraint::Fill(1)]).areas(inside);
-    let widths = [Constraint::Fill(1), Constraint::Length(8), Constraint::Length(7), Constraint::Length(11)];
-    frame.render_widget(Table::new(rows, widths).header(headings(&["", OUTCOMES[0], OUTCOMES[1], OUTCOMES[2]])), upper);
+    let [upper, lower] =
+        Layout::vertical([Constraint::Length(of_table), Constraint::Fill(1)]).areas(inside);
+    let widths =
+        [Constraint::Fill(1), Constraint::Length(8), Constraint::Length(7), Constraint::Length(11)];
+    frame.render_widget(
+        Table::new(rows, widths).header(headings(&["", OUTCOMES[0], OUTCOMES[1], OUTCOMES[2]])),
+        upper,
+    );
     let history = history(screen.chosen(), usize::from(lower.width));
-    frame.render_widget(Sparkline::default().data(history).style(Style::new().fg(Color::Cyan)), lower);
+    frame.render_widget(
+        Sparkline::default().data(history).style(Style::new().fg(Color::Cyan)),
+        lower,
+    );
 }
 
 /// The sum over the replicas of the last looks that fit, in hundredths, so that a few a minute are seen as well.
 fn history(replicas: &[Replica], width: usize) -> Vec<u64> {
     let longest = replicas.iter().map(|replica| replica.history.len()).max().unwrap_or_default();
     let sum = |ago: usize| -> f64 {
-        replicas.iter().filter_map(|replica| replica.history.len().checked_sub(ago).and_then(|at| replica.history.get(at))).sum()
+        replicas
+            .iter()
+            .filter_map(|replica| {
+                replica.history.len().checked_sub(ago).and_then(|at| replica.history.get(at))
+            })
+            .sum()
     };
     (1..=longest.min(width)).rev().map(|ago| units::whole(sum(ago) * 100.0)).collect()
 }
@@ -97,16 +123,26 @@ fn times(figures: &Figures) -> Table<'static> {
         Row::new(std::iter::once(Cell::from(name.to_owned())).chain(values))
     };
     let rows = figures.spreads().into_iter().flat_map(|(name, spread)| {
-        [row(name, spread.now), row("since reset", spread.counted).style(Style::new().add_modifier(Modifier::DIM))]
+        [
+            row(name, spread.now),
+            row("since reset", spread.counted).style(Style::new().add_modifier(Modifier::DIM)),
+        ]
     });
-    let widths = [Constraint::Fill(1), Constraint::Length(8), Constraint::Length(8), Constraint::Length(8)];
-    Table::new(rows, widths).header(headings(&["", "p50", "p90", "p99"])).block(Block::bordered().title("Times"))
+    let widths =
+        [Constraint::Fill(1), Constraint::Length(8), Constraint::Length(8), Constraint::Length(8)];
+    Table::new(rows, widths)
+        .header(headings(&["", "p50", "p90", "p99"]))
+        .block(Block::bordered().title("Times"))
 }
 
 /// The most frequent first.
 fn denials(figures: &Figures) -> Table<'static> {
     let rows = figures.denials.iter().map(|denial| {
-        Row::new([Cell::from(denial.reason.clone()), right(units::number(denial.per_second)), right(units::number(denial.counted))])
+        Row::new([
+            Cell::from(denial.reason.clone()),
+            right(units::number(denial.per_second)),
+            right(units::number(denial.counted)),
+        ])
     });
     let widths = [Constraint::Fill(1), Constraint::Length(6), Constraint::Length(7)];
     Table::new(rows.collect::<Vec<_>>(), widths)
@@ -119,7 +155,8 @@ fn states(figures: &Figures) -> Paragraph<'static> {
     let any_is_down = figures.stores_up.values().any(|is_up| !is_up);
     let lines = figures.rows().into_iter().map(|(name, value)| {
         let value = if value.is_empty() { units::NONE.to_owned() } else { value };
-        let value = if name == "stores" && any_is_down { value.bold().red() } else { Span::raw(value) };
+        let value =
+            if name == "stores" && any_is_down { value.bold().red() } else { Span::raw(value) };
         Line::from(vec![format!("{name:<10}").dim(), value])
     });
     Paragraph::new(lines.collect::<Vec<_>>()).block(Block::bordered().title("State"))
@@ -129,9 +166,15 @@ fn states(figures: &Figures) -> Paragraph<'static> {
 fn replicas(frame: &mut Frame<'_>, area: Rect, screen: &Screen) {
     let snapshot = screen.shown();
     let is_wide = area.width >= WIDE;
-    let sum = has_sum(snapshot).then(|| replica_row("all", &state_of_all(snapshot), &snapshot.figures(), is_wide));
+    let sum = has_sum(snapshot)
+        .then(|| replica_row("all", &state_of_all(snapshot), &snapshot.figures(), is_wide));
     let each = snapshot.replicas.iter().map(|replica| {
-        replica_row(&replica.url, &(replica.state.to_string(), colour(&replica.state)), &snapshot.figures_of(replica), is_wide)
+        replica_row(
+            &replica.url,
+            &(replica.state.to_string(), colour(&replica.state)),
+            &snapshot.figures_of(replica),
+            is_wide,
+        )
     });
     let mut titles = vec!["replica", "state", "per s", "CPU", "memory", "uptime"];
     let mut widths = vec![
@@ -156,8 +199,15 @@ fn replicas(frame: &mut Frame<'_>, area: Rect, screen: &Screen) {
     frame.render_stateful_widget(table, area, &mut state);
 }
 
-fn replica_row(name: &str, (state, colour): &(String, Color), figures: &Figures, is_wide: bool) -> Row<'static> {
-    let or_none = |value: Option<f64>, unit: fn(f64) -> String| right(value.map_or_else(|| units::NONE.to_owned(), unit));
+fn replica_row(
+    name: &str,
+    (state, colour): &(String, Color),
+    figures: &Figures,
+    is_wide: bool,
+) -> Row<'static> {
+    let or_none = |value: Option<f64>, unit: fn(f64) -> String| {
+        right(value.map_or_else(|| units::NONE.to_owned(), unit))
+    };
     let decided: f64 = OUTCOMES.iter().map(|outcome| figures.decided(None, outcome)).sum();
     let mut cells = vec![
         Cell::from(name.to_owned()),
@@ -169,7 +219,8 @@ fn replica_row(name: &str, (state, colour): &(String, Color), figures: &Figures,
     ];
     if is_wide {
         cells.push(right(units::number(figures.restarts.into())));
-        cells.push(right(figures.versions.iter().map(String::as_str).collect::<Vec<_>>().join(" ")));
+        cells
+            .push(right(figures.versions.iter().map(String::as_str).collect::<Vec<_>>().join(" ")));
     }
     Row::new(cells)
 }
@@ -197,7 +248,9 @@ fn colour(state: &State) -> Color {
 /// The first names rows, the others numbers.
 fn headings(titles: &[&'static str]) -> Row<'static> {
     let is_text = |title: &str| ["", "replica", "state"].contains(&title);
-    let cells = titles.iter().map(|title| if is_text(title) { Cell::from(*title) } else { right((*title).to_owned()) });
+    let cells = titles
+        .iter()
+        .map(|title| if is_text(title) { Cell::from(*title) } else { right((*title).to_owned()) });
     Row::new(cells).style(Style::new().add_modifier(Modifier::DIM))
 }
 

@@ -10,7 +10,10 @@ fn load_text(text: &str, environment: &[(&str, &str)]) -> Result<Settings, Setti
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("countersign.toml");
     std::fs::write(&path, text).unwrap();
-    load(Some(&path), environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+    load(
+        Some(&path),
+        environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+    )
 }
 
 fn message(text: &str, environment: &[(&str, &str)]) -> String {
@@ -51,14 +54,25 @@ fn secrets_are_not_shown() {
         ],
     )
     .unwrap();
-    for shown in [format!("{settings:?}"), format!("{settings:#?}"), serde_json::to_string(&settings).unwrap()] {
-        assert!(shown.contains("http://proxy.example:3128") && !shown.contains("correcthorse"), "{shown}");
+    for shown in [
+        format!("{settings:?}"),
+        format!("{settings:#?}"),
+        serde_json::to_string(&settings).unwrap(),
+    ] {
+        assert!(
+            shown.contains("http://proxy.example:3128") && !shown.contains("correcthorse"),
+            "{shown}"
+        );
     }
 }
 
 #[test]
 fn a_line_that_cannot_be_read_is_not_shown() {
-    for line in ["url = 'postgres://user:correcthorse@host/name", "url = correcthorse", "url = \"correcthorse\" \"correcthorse\""] {
+    for line in [
+        "url = 'postgres://user:correcthorse@host/name",
+        "url = correcthorse",
+        "url = \"correcthorse\" \"correcthorse\"",
+    ] {
         let message = message(&format!("[database]\n{line}\n"), &[]);
         assert!(message.contains("line 2") && !message.contains("correcthorse"), "{message}");
     }
@@ -98,13 +112,20 @@ fn the_environment_overrides_the_file() {
 fn unknown_keys_are_named_with_their_source_and_their_neighbours() {
     let error = message("[server]\nhttp_lisen = \"127.0.0.1:1\"", &[]);
     assert!(
-        error.contains("`server.http_lisen`") && error.contains("countersign.toml") && error.contains("`http_listen`"),
+        error.contains("`server.http_lisen`")
+            && error.contains("countersign.toml")
+            && error.contains("`http_listen`"),
         "{error}"
     );
     let error = message("[sever]\nhttp_listen = \"127.0.0.1:1\"", &[]);
     assert!(error.contains("`sever`") && error.contains("`server`"), "{error}");
     let error = message("", &[("COUNTERSIGN_NONCE__URI", "memory:")]);
-    assert!(error.contains("`nonce.uri`") && error.contains("COUNTERSIGN_NONCE__URI") && error.contains("`url`"), "{error}");
+    assert!(
+        error.contains("`nonce.uri`")
+            && error.contains("COUNTERSIGN_NONCE__URI")
+            && error.contains("`url`"),
+        "{error}"
+    );
     let error = message("", &[("COUNTERSIGN_SERVER_HTTP_LISTEN", "127.0.0.1:1")]);
     assert!(error.contains("COUNTERSIGN_SERVER__HTTP_LISTEN"), "{error}");
 }
@@ -112,16 +133,28 @@ fn unknown_keys_are_named_with_their_source_and_their_neighbours() {
 #[test]
 fn bad_values_are_named_with_their_source_and_what_is_accepted() {
     for (text, environment, parts) in [
-        ("[server]\nhttp_listen = \"localhost\"", &[][..], &["`server.http_listen`", "countersign.toml", "127.0.0.1:8080"][..]),
+        (
+            "[server]\nhttp_listen = \"localhost\"",
+            &[][..],
+            &["`server.http_listen`", "countersign.toml", "127.0.0.1:8080"][..],
+        ),
         (
             "",
             &[("COUNTERSIGN_SELF_SIGNED__TOLERANCE", "soon")],
             &["`self_signed.tolerance`", "COUNTERSIGN_SELF_SIGNED__TOLERANCE", "20s"],
         ),
-        ("[self_signed]\ntolerance = \"2h\"", &[], &["`self_signed.tolerance`", "countersign.toml", "1h"]),
+        (
+            "[self_signed]\ntolerance = \"2h\"",
+            &[],
+            &["`self_signed.tolerance`", "countersign.toml", "1h"],
+        ),
         ("[self_signed]\nrequire = [\"jti\"]", &[], &["`self_signed.require`", "`htm`"]),
         ("[telemetry]\nlog_format = \"xml\"", &[], &["`telemetry.log_format`", "`json`", "`text`"]),
-        ("[telemetry]\nlog_overflow = \"block\"", &[], &["`telemetry.log_overflow`", "`drop`", "`wait`"]),
+        (
+            "[telemetry]\nlog_overflow = \"block\"",
+            &[],
+            &["`telemetry.log_overflow`", "`drop`", "`wait`"],
+        ),
         ("[telemetry]\nlog = \"loud\"", &[], &["`telemetry.log`", "debug"]),
         ("[database]\nurl = \"oracle://u:hunter2@h\"", &[], &["`database.url`", "postgres://"]),
         ("", &[("COUNTERSIGN_NONCE__URL", "memcached://h")], &["`nonce.url`", "redis://"]),
@@ -130,26 +163,54 @@ fn bad_values_are_named_with_their_source_and_what_is_accepted() {
             &[("COUNTERSIGN_DATABASE__AUTO_MIGRATE", "perhaps")],
             &["`database.auto_migrate`", "COUNTERSIGN_DATABASE__AUTO_MIGRATE"],
         ),
-        ("[registry]\ncache_entries = \"many\"", &[], &["`registry.cache_entries`", "countersign.toml"]),
+        (
+            "[registry]\ncache_entries = \"many\"",
+            &[],
+            &["`registry.cache_entries`", "countersign.toml"],
+        ),
         (
             "[issuer]\nalgorithm = \"RS512\"",
             &[],
             &["`issuer.algorithm`", "countersign.toml", "RS256, PS256, ES256, ES384 and EdDSA"],
         ),
-        ("", &[("COUNTERSIGN_ISSUER__ALGORITHM", "HS256")], &["`issuer.algorithm`", "`issuer.hs256_secret_file`"]),
+        (
+            "",
+            &[("COUNTERSIGN_ISSUER__ALGORITHM", "HS256")],
+            &["`issuer.algorithm`", "`issuer.hs256_secret_file`"],
+        ),
         ("[issuer]\nsigning_key_delay = \"8d\"", &[], &["`issuer.signing_key_delay`", "7d"]),
         ("[server]\nurl_prefix = \"auth\"", &[], &["`server.url_prefix`", "`/auth`"]),
-        ("[server]\nhttp_listen = \"unix:http.sock\"", &[], &["`server.http_listen`", "countersign.toml", "unix:/run/"]),
-        ("[server]\nsocket_mode = \"rw\"", &[], &["`server.socket_mode`", "countersign.toml", "\"0660\""]),
+        (
+            "[server]\nhttp_listen = \"unix:http.sock\"",
+            &[],
+            &["`server.http_listen`", "countersign.toml", "unix:/run/"],
+        ),
+        (
+            "[server]\nsocket_mode = \"rw\"",
+            &[],
+            &["`server.socket_mode`", "countersign.toml", "\"0660\""],
+        ),
         // 0o660, as the reader of the file hands it on.
         ("[server]\nsocket_mode = 0o660", &[], &["`server.socket_mode`", "\"0660\""]),
-        ("", &[("COUNTERSIGN_ADMIN__SOCKET_MODE", "0880")], &["`admin.socket_mode`", "COUNTERSIGN_ADMIN__SOCKET_MODE"]),
+        (
+            "",
+            &[("COUNTERSIGN_ADMIN__SOCKET_MODE", "0880")],
+            &["`admin.socket_mode`", "COUNTERSIGN_ADMIN__SOCKET_MODE"],
+        ),
         ("[server]\ndrain = \"2m\"", &[], &["`server.drain`", "`1m`"]),
         ("[server]\nmax_connections = 0", &[], &["`server.max_connections`", "1 to 1000000"]),
         ("[server]\nmax_in_flight = 0", &[], &["`server.max_in_flight`", "1 to 1000000"]),
         ("[server.tls]\ncert = \"a.pem\"", &[], &["`server.tls.cert`", "`server.tls.key`"]),
-        ("[server.grpc]\nmax_message = 16777217", &[], &["`server.grpc.max_message`", "countersign.toml", "16777216"]),
-        ("", &[("COUNTERSIGN_SERVER__GRPC__MAX_MESSAGE", "1")], &["`server.grpc.max_message`", "16384"]),
+        (
+            "[server.grpc]\nmax_message = 16777217",
+            &[],
+            &["`server.grpc.max_message`", "countersign.toml", "16777216"],
+        ),
+        (
+            "",
+            &[("COUNTERSIGN_SERVER__GRPC__MAX_MESSAGE", "1")],
+            &["`server.grpc.max_message`", "16384"],
+        ),
         ("server = 5", &[], &["`server`"]),
     ] {
         let error = message(text, environment);
@@ -161,13 +222,22 @@ fn bad_values_are_named_with_their_source_and_what_is_accepted() {
 fn a_listener_may_be_a_unix_socket() {
     let settings = load_text(
         "[server]\nhttp_listen = \"unix:/run/countersign/http.sock\"\nsocket_mode = \"0666\"",
-        &[("COUNTERSIGN_SERVER__GRPC_LISTEN", "unix:/run/g"), ("COUNTERSIGN_ADMIN__SOCKET_MODE", "0640")],
+        &[
+            ("COUNTERSIGN_SERVER__GRPC_LISTEN", "unix:/run/g"),
+            ("COUNTERSIGN_ADMIN__SOCKET_MODE", "0640"),
+        ],
     )
     .unwrap();
-    assert_eq!(settings.server.http_listen, ListenAddress::Unix("/run/countersign/http.sock".into()));
+    assert_eq!(
+        settings.server.http_listen,
+        ListenAddress::Unix("/run/countersign/http.sock".into())
+    );
     assert_eq!(settings.server.http_listen.to_string(), "unix:/run/countersign/http.sock");
     assert_eq!(settings.server.grpc_listen, ListenAddress::Unix("/run/g".into()));
-    assert_eq!((settings.server.socket_mode.to_string(), settings.admin.socket_mode.to_string()), ("0666".into(), "0640".into()));
+    assert_eq!(
+        (settings.server.socket_mode.to_string(), settings.admin.socket_mode.to_string()),
+        ("0666".into(), "0640".into())
+    );
 }
 
 #[test]
@@ -176,23 +246,33 @@ fn contradictions_are_refused() {
     assert!(error.contains("`admin.token_file`") && error.contains("`admin.token`"), "{error}");
     let error = message("[server]\nhttp_listen = \"0.0.0.0:1\"\ngrpc_listen = \"0.0.0.0:1\"", &[]);
     assert!(error.contains("`server.grpc_listen`"), "{error}");
-    let error = message("[server]\ngrpc_listen = \"unix:/run/a\"\nadmin_listen = \"unix:/run/a\"", &[]);
+    let error =
+        message("[server]\ngrpc_listen = \"unix:/run/a\"\nadmin_listen = \"unix:/run/a\"", &[]);
     assert!(error.contains("`server.admin_listen`"), "{error}");
     let error = message(
         "[server]\nhttp_listen = \"unix:/run/a\"\ngrpc_listen = \"unix:/run/b\"\n[server.tls]\ncert = \"c\"\nkey = \"k\"",
         &[],
     );
     assert!(error.contains("`server.tls.cert`") && error.contains("Unix socket"), "{error}");
-    let error = message("[server]\nadmin_listen = \"unix:/run/a\"\n[admin.tls]\ncert = \"c\"\nkey = \"k\"", &[]);
+    let error = message(
+        "[server]\nadmin_listen = \"unix:/run/a\"\n[admin.tls]\ncert = \"c\"\nkey = \"k\"",
+        &[],
+    );
     assert!(error.contains("`admin.tls.cert`") && error.contains("Unix socket"), "{error}");
     let error = message("[self_signed]\nscheme = \"bearer\"", &[]);
     assert!(error.contains("`self_signed.scheme`"), "{error}");
     let error = message("[nonce]\nurl = \"redis://h\"\nca_file = \"ca.pem\"", &[]);
     assert!(error.contains("`nonce.ca_file`") && error.contains("`rediss`"), "{error}");
     let error = message("[nonce]\nurl = \"rediss://h\"\nclient_cert = \"c.pem\"", &[]);
-    assert!(error.contains("`nonce.client_cert`") && error.contains("`nonce.client_key`"), "{error}");
+    assert!(
+        error.contains("`nonce.client_cert`") && error.contains("`nonce.client_key`"),
+        "{error}"
+    );
     let error = message("[issuer]\nalgorithm = \"ES256\"\nhs256_secret_file = \"secret\"", &[]);
-    assert!(error.contains("`issuer.algorithm`") && error.contains("`issuer.hs256_secret_file`"), "{error}");
+    assert!(
+        error.contains("`issuer.algorithm`") && error.contains("`issuer.hs256_secret_file`"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -209,8 +289,14 @@ fn secrets_are_never_echoed() {
         assert!(!format!("{error} {error:?}").contains(secret), "{error:?}");
     }
     let token = secret.repeat(3);
-    let settings =
-        load_text("", &[("COUNTERSIGN_ADMIN__TOKEN", &token), ("COUNTERSIGN_DATABASE__URL", "postgres://u:hunter2@h/n")]).unwrap();
+    let settings = load_text(
+        "",
+        &[
+            ("COUNTERSIGN_ADMIN__TOKEN", &token),
+            ("COUNTERSIGN_DATABASE__URL", "postgres://u:hunter2@h/n"),
+        ],
+    )
+    .unwrap();
     assert!(!format!("{settings:?}").contains(secret));
     assert!(!serde_json::to_string(&settings).unwrap().contains(secret));
 }
@@ -227,8 +313,10 @@ fn files_that_cannot_be_read_are_named() {
 fn the_commented_file_has_every_setting_with_its_default() {
     let text = include_str!("../../../deploy/countersign.toml");
     let is_setting = |line: &str| line.starts_with(|c: char| c.is_ascii_lowercase());
-    let uncommented: Vec<&str> =
-        text.lines().map(|line| line.strip_prefix('#').filter(|rest| is_setting(rest)).unwrap_or(line)).collect();
+    let uncommented: Vec<&str> = text
+        .lines()
+        .map(|line| line.strip_prefix('#').filter(|rest| is_setting(rest)).unwrap_or(line))
+        .collect();
 
     let defaults = schema().unwrap();
     for text in [text, &uncommented.join("\n")] {

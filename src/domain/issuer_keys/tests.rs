@@ -24,7 +24,13 @@ fn each_kind_of_key_has_its_algorithm() {
 #[test]
 fn what_is_signed_verifies_here_and_elsewhere() {
     let ps256 = key_with(KeyFamily::Rsa, Some(Algorithm::Ps256));
-    for key in [key(KeyFamily::Rsa), ps256, key(KeyFamily::Ed25519), key(KeyFamily::P256), key(KeyFamily::P384)] {
+    for key in [
+        key(KeyFamily::Rsa),
+        ps256,
+        key(KeyFamily::Ed25519),
+        key(KeyFamily::P256),
+        key(KeyFamily::P384),
+    ] {
         let keys = IssuerKeys::asymmetric(Arc::clone(&key), vec![Arc::clone(&key)]);
         let token = keys.sign(CLAIMS).unwrap();
         let (header, message, signature) = parts(&token);
@@ -32,7 +38,10 @@ fn what_is_signed_verifies_here_and_elsewhere() {
         assert_eq!(key.kid(), key.public_key().fingerprint().to_string());
         assert_eq!(keys.algorithm(), key.algorithm().name());
         for kid in [Some(key.kid()), None] {
-            assert_eq!(keys.verify(keys.algorithm(), kid, message, &signature), Ok(key.kid().into()));
+            assert_eq!(
+                keys.verify(keys.algorithm(), kid, message, &signature),
+                Ok(key.kid().into())
+            );
         }
 
         let jwk: jsonwebtoken::jwk::JwkSet = serde_json::from_str(keys.jwks()).unwrap();
@@ -53,7 +62,9 @@ fn the_key_set_has_what_verifying_needs_and_no_more() {
         (KeyFamily::P384, json!({"kty": "EC", "alg": "ES384", "crv": "P-384"})),
     ] {
         let key = key(family);
-        let set: Value = serde_json::from_str(IssuerKeys::asymmetric(Arc::clone(&key), Vec::new()).jwks()).unwrap();
+        let set: Value =
+            serde_json::from_str(IssuerKeys::asymmetric(Arc::clone(&key), Vec::new()).jwks())
+                .unwrap();
         let [jwk] = set["keys"].as_array().unwrap().as_slice() else { panic!("{set}") };
         let mut expected = expected;
         expected["use"] = "sig".into();
@@ -87,8 +98,14 @@ fn only_the_published_verify_and_only_one_signs() {
         let (_, message, signature) = parts(&token);
         let is_known = key.kid() != foreign.kid();
         let expected = |fault| if is_known { Ok(key.kid().into()) } else { Err(fault) };
-        assert_eq!(keys.verify("EdDSA", Some(key.kid()), message, &signature), expected(KeyFault::UnknownKey));
-        assert_eq!(keys.verify("EdDSA", None, message, &signature), expected(KeyFault::BadSignature));
+        assert_eq!(
+            keys.verify("EdDSA", Some(key.kid()), message, &signature),
+            expected(KeyFault::UnknownKey)
+        );
+        assert_eq!(
+            keys.verify("EdDSA", None, message, &signature),
+            expected(KeyFault::BadSignature)
+        );
         assert_eq!(keys.jwks().contains(key.kid()), is_known);
         assert_eq!(keys.verify("EdDSA", Some(""), message, &signature), Err(KeyFault::UnknownKey));
     }
@@ -100,12 +117,17 @@ fn a_change_from_rs256_to_ps256_ends_no_token() {
     let private = PrivateKey::generate(KeyFamily::Rsa, 2048).unwrap();
     let pem = private.to_pem().unwrap();
     let again = PrivateKey::parse(secrecy::ExposeSecret::expose_secret(&pem), None).unwrap();
-    let [before, after] = [SigningKey::new(private, None), SigningKey::new(again, Some(Algorithm::Ps256))]
-        .map(|key| IssuerKeys::asymmetric(Arc::new(key), Vec::new()));
+    let [before, after] =
+        [SigningKey::new(private, None), SigningKey::new(again, Some(Algorithm::Ps256))]
+            .map(|key| IssuerKeys::asymmetric(Arc::new(key), Vec::new()));
     for (signer, verifier) in [(&before, &after), (&after, &before)] {
         let token = signer.sign(CLAIMS).unwrap();
         let (header, message, signature) = parts(&token);
-        assert!(verifier.verify(signer.algorithm(), header["kid"].as_str(), message, &signature).is_ok());
+        assert!(
+            verifier
+                .verify(signer.algorithm(), header["kid"].as_str(), message, &signature)
+                .is_ok()
+        );
         assert!(verifier.verify(signer.algorithm(), None, message, &signature).is_ok());
     }
 }
@@ -116,25 +138,44 @@ fn keys_decide_algorithms() {
     let rsa = key(KeyFamily::Rsa);
     let keys = IssuerKeys::asymmetric(Arc::clone(&rsa), Vec::new());
     let public = rsa.public_key().to_pem();
-    for secret in [public.as_bytes(), public.trim_end().as_bytes(), rsa.public_key().spki(), keys.jwks().as_bytes()] {
+    for secret in [
+        public.as_bytes(),
+        public.trim_end().as_bytes(),
+        rsa.public_key().spki(),
+        keys.jwks().as_bytes(),
+    ] {
         let forged = IssuerKeys::symmetric(secret).unwrap().sign(CLAIMS).unwrap();
         let (_, message, signature) = parts(&forged);
         for kid in [None, Some(rsa.kid())] {
-            assert_eq!(keys.verify("HS256", kid, message, &signature), Err(KeyFault::UnsupportedAlgorithm));
+            assert_eq!(
+                keys.verify("HS256", kid, message, &signature),
+                Err(KeyFault::UnsupportedAlgorithm)
+            );
             assert!(keys.verify("RS256", kid, message, &signature).is_err());
         }
     }
     let token = keys.sign(CLAIMS).unwrap();
     let (_, message, signature) = parts(&token);
-    for alg in ["none", "None", "", "HS256", "HS512", "rs256", "RS512", "RS384", "PS512", "ES256", "ES384", "EdDSA"] {
-        assert_eq!(keys.verify(alg, Some(rsa.kid()), message, &signature), Err(KeyFault::UnsupportedAlgorithm), "{alg}");
+    for alg in [
+        "none", "None", "", "HS256", "HS512", "rs256", "RS512", "RS384", "PS512", "ES256", "ES384",
+        "EdDSA",
+    ] {
+        assert_eq!(
+            keys.verify(alg, Some(rsa.kid()), message, &signature),
+            Err(KeyFault::UnsupportedAlgorithm),
+            "{alg}"
+        );
         assert!(keys.verify(alg, None, message, &signature).is_err(), "{alg}");
         assert!(keys.verify(alg, None, message, b"").is_err(), "{alg}");
     }
 
     let symmetric = IssuerKeys::symmetric(SECRET).unwrap();
     for alg in ["RS256", "PS256", "ES256", "EdDSA", "none", "HS384", "HS512", "hs256"] {
-        assert_eq!(symmetric.verify(alg, Some(rsa.kid()), message, &signature), Err(KeyFault::UnsupportedAlgorithm), "{alg}");
+        assert_eq!(
+            symmetric.verify(alg, Some(rsa.kid()), message, &signature),
+            Err(KeyFault::UnsupportedAlgorithm),
+            "{alg}"
+        );
     }
 }
 
@@ -150,7 +191,14 @@ fn a_secret_signs_and_verifies_and_is_not_published() {
     assert_eq!(keys.jwks(), r#"{"keys":[]}"#);
     assert!(keys.published().is_empty() && keys.signing_key().is_none());
     let validation = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::HS256);
-    assert!(jsonwebtoken::decode::<Value>(&token, &jsonwebtoken::DecodingKey::from_secret(SECRET), &validation).is_ok());
+    assert!(
+        jsonwebtoken::decode::<Value>(
+            &token,
+            &jsonwebtoken::DecodingKey::from_secret(SECRET),
+            &validation
+        )
+        .is_ok()
+    );
 
     let mut other = SECRET.to_vec();
     other[0] ^= 1;

@@ -28,7 +28,9 @@ impl Key {
 
     fn with(implementation: Implementation, encoded: &[u8; 32]) -> Self {
         match implementation {
-            Implementation::AwsLc => Self::AwsLc(ParsedPublicKey::new(Algorithm::EdDsa.verification(), encoded).ok().map(Box::new)),
+            Implementation::AwsLc => Self::AwsLc(
+                ParsedPublicKey::new(Algorithm::EdDsa.verification(), encoded).ok().map(Box::new),
+            ),
             #[cfg(target_arch = "x86_64")]
             Implementation::Dalek => Self::Dalek { encoded: *encoded, decoded: OnceLock::new() },
         }
@@ -36,13 +38,18 @@ impl Key {
 
     pub(super) fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
         match self {
-            Self::AwsLc(parsed) => parsed.as_ref().is_some_and(|key| key.verify_sig(message, signature).is_ok()),
+            Self::AwsLc(parsed) => {
+                parsed.as_ref().is_some_and(|key| key.verify_sig(message, signature).is_ok())
+            }
             #[cfg(target_arch = "x86_64")]
             Self::Dalek { encoded, decoded } => {
                 use ed25519_dalek::{Signature, Verifier};
 
                 let Ok(signature) = Signature::from_slice(signature) else { return false };
-                decoded.get_or_init(|| decode(encoded)).as_ref().is_some_and(|key| key.verify(message, &signature).is_ok())
+                decoded
+                    .get_or_init(|| decode(encoded))
+                    .as_ref()
+                    .is_some_and(|key| key.verify(message, &signature).is_ok())
             }
         }
     }
@@ -71,7 +78,9 @@ impl Implementation {
     /// needs more.
     #[cfg(target_arch = "x86_64")]
     fn of_this_processor() -> Self {
-        let is_faster = HAS_AVX512_CODE && is_x86_feature_detected!("avx512ifma") && is_x86_feature_detected!("avx512vl");
+        let is_faster = HAS_AVX512_CODE
+            && is_x86_feature_detected!("avx512ifma")
+            && is_x86_feature_detected!("avx512vl");
         if is_faster { Self::Dalek } else { Self::AwsLc }
     }
 

@@ -68,7 +68,10 @@ impl Numbers {
             return Ok(Self::Ec { family, point: point.to_vec() });
         }
         let reason = match point.first() {
-            Some(2 | 3) => "its point is compressed; write it with `openssl ec -pubin -conv_form uncompressed`".to_owned(),
+            Some(2 | 3) => {
+                "its point is compressed; write it with `openssl ec -pubin -conv_form uncompressed`"
+                    .to_owned()
+            }
             _ => format!("its point is not {length} bytes long and uncompressed"),
         };
         Err(KeyError::Invalid { family, reason })
@@ -76,18 +79,26 @@ impl Numbers {
 
     pub(super) fn ed25519(point: &[u8]) -> Result<Self, KeyError> {
         let reason = || format!("it is {} bytes long instead of 32", point.len());
-        point.try_into().map(Self::Ed25519).map_err(|_| KeyError::Invalid { family: KeyFamily::Ed25519, reason: reason() })
+        point
+            .try_into()
+            .map(Self::Ed25519)
+            .map_err(|_| KeyError::Invalid { family: KeyFamily::Ed25519, reason: reason() })
     }
 
     /// Reads RFC 8017's `RSAPublicKey`, the content of a `BEGIN RSA PUBLIC KEY` block.
     pub(super) fn from_pkcs1(der: &[u8]) -> Result<Self, KeyError> {
-        let key = pkcs1::RsaPublicKey::from_der(der).map_err(|error| KeyError::malformed("PKCS#1 RSA public key", error))?;
+        let key = pkcs1::RsaPublicKey::from_der(der)
+            .map_err(|error| KeyError::malformed("PKCS#1 RSA public key", error))?;
         Self::rsa(key.modulus.as_bytes(), key.public_exponent.as_bytes())
     }
 
     pub(super) fn from_spki(der: &[u8]) -> Result<Self, KeyError> {
-        let spki = SubjectPublicKeyInfoRef::from_der(der).map_err(|error| KeyError::malformed(SPKI, error))?;
-        let bits = spki.subject_public_key.as_bytes().ok_or_else(|| KeyError::malformed(SPKI, "unused bits in the key"))?;
+        let spki = SubjectPublicKeyInfoRef::from_der(der)
+            .map_err(|error| KeyError::malformed(SPKI, error))?;
+        let bits = spki
+            .subject_public_key
+            .as_bytes()
+            .ok_or_else(|| KeyError::malformed(SPKI, "unused bits in the key"))?;
         match spki.algorithm.oid {
             RSA_ENCRYPTION => Self::from_pkcs1(bits),
             ED25519 => Self::ed25519(bits),
@@ -104,11 +115,18 @@ impl Numbers {
     fn encode(&self) -> der::Result<Vec<u8>> {
         let spki = |oid, parameters, bits: &[u8]| {
             let algorithm = AlgorithmIdentifierRef { oid, parameters };
-            SubjectPublicKeyInfoRef { algorithm, subject_public_key: BitStringRef::from_bytes(bits)? }.to_der()
+            SubjectPublicKeyInfoRef {
+                algorithm,
+                subject_public_key: BitStringRef::from_bytes(bits)?,
+            }
+            .to_der()
         };
         match self {
             Self::Rsa { modulus, exponent } => {
-                let key = pkcs1::RsaPublicKey { modulus: UintRef::new(modulus)?, public_exponent: UintRef::new(exponent)? };
+                let key = pkcs1::RsaPublicKey {
+                    modulus: UintRef::new(modulus)?,
+                    public_exponent: UintRef::new(exponent)?,
+                };
                 spki(RSA_ENCRYPTION, Some(AnyRef::NULL), &key.to_der()?)
             }
             Self::Ed25519(point) => spki(ED25519, None, point),
@@ -133,7 +151,9 @@ fn curve(algorithm: AlgorithmIdentifierRef<'_>) -> Result<KeyFamily, KeyError> {
         Ok(P256) => Ok(KeyFamily::P256),
         Ok(P384) => Ok(KeyFamily::P384),
         Ok(other) => Err(KeyError::UnsupportedKind { found: kind_of_oid(&other.to_string()) }),
-        Err(_) => Err(KeyError::UnsupportedKind { found: "EC curve given by its parameters".to_owned() }),
+        Err(_) => {
+            Err(KeyError::UnsupportedKind { found: "EC curve given by its parameters".to_owned() })
+        }
     }
 }
 
@@ -195,7 +215,9 @@ pub(super) fn foreign_format(text: &str) -> Option<KeyError> {
 /// What a kind of key is called that PKCS#8 or SPKI names by its number.
 pub(super) fn kind_of_oid(number: &str) -> String {
     let name = match number {
-        "1.2.840.113549.1.1.10" => "RSASSA-PSS, which is RSA bound to PSS; a plain RSA key signs PS256, PS384 and PS512, too",
+        "1.2.840.113549.1.1.10" => {
+            "RSASSA-PSS, which is RSA bound to PSS; a plain RSA key signs PS256, PS384 and PS512, too"
+        }
         "1.2.840.113549.1.1.7" => "RSAES-OAEP, for encryption",
         "1.2.840.10040.4.1" => "DSA",
         "1.2.840.113549.1.3.1" | "1.2.840.10046.2.1" => "Diffie-Hellman",
@@ -204,7 +226,9 @@ pub(super) fn kind_of_oid(number: &str) -> String {
         "1.3.101.113" => "Ed448",
         "1.3.132.0.35" => "EC P-521",
         "1.3.132.0.10" => "EC secp256k1",
-        "2.16.840.1.101.3.4.3.17" | "2.16.840.1.101.3.4.3.18" | "2.16.840.1.101.3.4.3.19" => "ML-DSA",
+        "2.16.840.1.101.3.4.3.17" | "2.16.840.1.101.3.4.3.18" | "2.16.840.1.101.3.4.3.19" => {
+            "ML-DSA"
+        }
         _ => return number.to_owned(),
     };
     format!("{name}; {number}")

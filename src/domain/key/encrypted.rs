@@ -23,10 +23,19 @@ const PBE_SHA1_2DES: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.11
 /// Decrypts an `EncryptedPrivateKeyInfo` to the `PrivateKeyInfo` in it, both as DER.
 ///
 /// A wrong passphrase shows as damaged padding, or now and then as something that is no key.
-pub(super) fn open(work: &Work, der: &[u8], passphrase: Option<&SecretString>) -> Result<Zeroizing<Vec<u8>>, KeyError> {
+pub(super) fn open(
+    work: &Work,
+    der: &[u8],
+    passphrase: Option<&SecretString>,
+) -> Result<Zeroizing<Vec<u8>>, KeyError> {
     let (algorithm, ciphertext) = AnyRef::from_der(der)
         .and_then(|info| {
-            info.sequence(|fields| Ok((AlgorithmIdentifierRef::decode(fields)?, OctetStringRef::decode(fields)?.as_bytes())))
+            info.sequence(|fields| {
+                Ok((
+                    AlgorithmIdentifierRef::decode(fields)?,
+                    OctetStringRef::decode(fields)?.as_bytes(),
+                ))
+            })
         })
         .map_err(malformed)?;
     match algorithm.oid {
@@ -34,11 +43,15 @@ pub(super) fn open(work: &Work, der: &[u8], passphrase: Option<&SecretString>) -
             let scheme = EncryptionScheme::Pbes2(pbes2_parameters(algorithm)?);
             let passphrase = passphrase.ok_or(KeyError::PassphraseMissing)?;
             work.covers_pkcs8(&scheme)?;
-            scheme.decrypt(passphrase.expose_secret(), ciphertext).map(Zeroizing::new).map_err(|error| match error {
-                // The library calls damaged padding either.
-                pkcs5::Error::DecryptFailed | pkcs5::Error::EncryptFailed => KeyError::WrongPassphrase,
-                other => malformed(other.to_string()),
-            })
+            scheme.decrypt(passphrase.expose_secret(), ciphertext).map(Zeroizing::new).map_err(
+                |error| match error {
+                    // The library calls damaged padding either.
+                    pkcs5::Error::DecryptFailed | pkcs5::Error::EncryptFailed => {
+                        KeyError::WrongPassphrase
+                    }
+                    other => malformed(other.to_string()),
+                },
+            )
         }
         PBE_SHA1_3DES | PBE_SHA1_2DES => {
             let passphrase = passphrase.ok_or(KeyError::PassphraseMissing)?;
@@ -53,13 +66,19 @@ fn malformed(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Key
 }
 
 fn parameters(algorithm: AlgorithmIdentifierRef<'_>) -> Result<AnyRef<'_>, KeyError> {
-    algorithm.parameters.ok_or_else(|| malformed(format!("{} without its parameters", algorithm.oid)))
+    algorithm
+        .parameters
+        .ok_or_else(|| malformed(format!("{} without its parameters", algorithm.oid)))
 }
 
 /// RFC 8018 appendix A.4.
-fn pbes2_parameters(algorithm: AlgorithmIdentifierRef<'_>) -> Result<pbes2::Parameters<'_>, KeyError> {
+fn pbes2_parameters(
+    algorithm: AlgorithmIdentifierRef<'_>,
+) -> Result<pbes2::Parameters<'_>, KeyError> {
     let (kdf, cipher) = parameters(algorithm)?
-        .sequence(|fields| Ok((AlgorithmIdentifierRef::decode(fields)?, AlgorithmIdentifierRef::decode(fields)?)))
+        .sequence(|fields| {
+            Ok((AlgorithmIdentifierRef::decode(fields)?, AlgorithmIdentifierRef::decode(fields)?))
+        })
         .map_err(malformed)?;
     let kdf = match kdf.oid {
         pbes2::PBKDF2_OID => pbes2::Kdf::Pbkdf2(pbkdf2_parameters(parameters(kdf)?)?),
@@ -70,7 +89,9 @@ fn pbes2_parameters(algorithm: AlgorithmIdentifierRef<'_>) -> Result<pbes2::Para
     match (cipher.oid, vector) {
         (pbes2::AES_128_CBC_OID | pbes2::AES_192_CBC_OID | pbes2::AES_256_CBC_OID, Ok(_)) => {}
         (DES_EDE3_CBC, Ok(vector)) if vector.as_bytes().len() == 8 => {}
-        (DES_EDE3_CBC, _) => return Err(malformed("its initialisation vector is not 8 bytes long")),
+        (DES_EDE3_CBC, _) => {
+            return Err(malformed("its initialisation vector is not 8 bytes long"));
+        }
         (other, _) => return Err(not_opened(other)),
     }
     let encryption = cipher.try_into().map_err(|error: der::Error| malformed(error))?;
@@ -83,7 +104,12 @@ fn pbkdf2_parameters(parameters: AnyRef<'_>) -> Result<pbes2::Pbkdf2Params<'_>, 
         .sequence(|fields| {
             let salt = OctetStringRef::decode(fields)?.as_bytes();
             let (iterations, key_length) = (fields.decode()?, fields.decode()?);
-            Ok((salt, iterations, key_length, Option::<AlgorithmIdentifierRef<'_>>::decode(fields)?))
+            Ok((
+                salt,
+                iterations,
+                key_length,
+                Option::<AlgorithmIdentifierRef<'_>>::decode(fields)?,
+            ))
         })
         .map_err(malformed)?;
     let prf = match prf {
@@ -99,7 +125,10 @@ fn pbkdf2_parameters(parameters: AnyRef<'_>) -> Result<pbes2::Pbkdf2Params<'_>, 
                 pbes2::Pbkdf2Prf::HmacWithSha384,
                 pbes2::Pbkdf2Prf::HmacWithSha512,
             ];
-            known.into_iter().find(|known| known.oid() == prf.oid).ok_or_else(|| not_opened(prf.oid))?
+            known
+                .into_iter()
+                .find(|known| known.oid() == prf.oid)
+                .ok_or_else(|| not_opened(prf.oid))?
         }
     };
     Ok(pbes2::Pbkdf2Params { salt, iteration_count, key_length, prf })
@@ -122,20 +151,32 @@ fn open_pkcs12_pbe(
     work.covers_iterations("PKCS#12's derivation", iterations)?;
     let derived = |kind, length| {
         let iterations = i32::try_from(iterations).unwrap_or(i32::MAX);
-        let derived = derive_key_utf8::<sha1::Sha1>(passphrase.expose_secret(), salt, kind, iterations, length);
+        let derived = derive_key_utf8::<sha1::Sha1>(
+            passphrase.expose_secret(),
+            salt,
+            kind,
+            iterations,
+            length,
+        );
         derived.map(Zeroizing::new).map_err(malformed)
     };
-    let mut key = derived(Pkcs12KeyType::EncryptionKey, if algorithm.oid == PBE_SHA1_3DES { 24 } else { 16 })?;
+    let mut key = derived(
+        Pkcs12KeyType::EncryptionKey,
+        if algorithm.oid == PBE_SHA1_3DES { 24 } else { 16 },
+    )?;
     if key.len() == 16 {
         key.extend_from_within(..BLOCK);
     }
     let vector = derived(Pkcs12KeyType::Iv, BLOCK)?;
     let mut plain = Zeroizing::new(ciphertext.to_vec());
     // OpenSSH calls the same cipher its own, and its library has it without the padding of PKCS#7.
-    ssh_key::Cipher::TDesCbc.decrypt(&key, &vector, &mut plain, None).map_err(|error| malformed(error.to_string()))?;
+    ssh_key::Cipher::TDesCbc
+        .decrypt(&key, &vector, &mut plain, None)
+        .map_err(|error| malformed(error.to_string()))?;
     let padding = usize::from(plain.last().copied().unwrap_or(0));
     let unpadded = plain.len().checked_sub(padding).filter(|_| (1..=BLOCK).contains(&padding));
-    let unpadded = unpadded.filter(|end| plain[*end..].iter().all(|byte| usize::from(*byte) == padding));
+    let unpadded =
+        unpadded.filter(|end| plain[*end..].iter().all(|byte| usize::from(*byte) == padding));
     plain.truncate(unpadded.ok_or(KeyError::WrongPassphrase)?);
     Ok(plain)
 }
@@ -155,7 +196,9 @@ fn not_opened(algorithm: ObjectIdentifier) -> KeyError {
         "1.2.840.113549.1.12.1.6" => "PBE-SHA1-RC2-40",
         "1.3.14.3.2.7" => "DES-CBC",
         "1.2.840.113549.3.2" => "RC2-CBC",
-        "2.16.840.1.101.3.4.1.6" | "2.16.840.1.101.3.4.1.26" | "2.16.840.1.101.3.4.1.46" => "AES-GCM",
+        "2.16.840.1.101.3.4.1.6" | "2.16.840.1.101.3.4.1.26" | "2.16.840.1.101.3.4.1.46" => {
+            "AES-GCM"
+        }
         _ => "an unknown scheme",
     };
     KeyError::Convert {

@@ -22,8 +22,13 @@ const MAGIC: &[u8] = b"openssh-key-v1\0";
 const BLOCK: usize = 8;
 
 /// Reads the content of a `BEGIN OPENSSH PRIVATE KEY` block, and decrypts it if it is encrypted.
-pub(super) fn open(work: &Work, bytes: &[u8], passphrase: Option<&SecretString>) -> Result<ssh_key::PrivateKey, KeyError> {
-    let file = Container::read(bytes).ok_or_else(|| KeyError::malformed(OPENSSH, "it is cut short, or something else"))?;
+pub(super) fn open(
+    work: &Work,
+    bytes: &[u8],
+    passphrase: Option<&SecretString>,
+) -> Result<ssh_key::PrivateKey, KeyError> {
+    let file = Container::read(bytes)
+        .ok_or_else(|| KeyError::malformed(OPENSSH, "it is cut short, or something else"))?;
     if file.keys != 1 {
         return Err(KeyError::SeveralKeys { count: file.keys as usize });
     }
@@ -61,10 +66,17 @@ impl<'a> Container<'a> {
         Some(Self { cipher, kdf, kdf_options, keys, public, private, tag: fields.0 })
     }
 
-    fn decrypt(&self, work: &Work, passphrase: Option<&SecretString>) -> Result<Zeroizing<Vec<u8>>, KeyError> {
+    fn decrypt(
+        &self,
+        work: &Work,
+        passphrase: Option<&SecretString>,
+    ) -> Result<Zeroizing<Vec<u8>>, KeyError> {
         let passphrase = passphrase.ok_or(KeyError::PassphraseMissing)?;
         let unknown = |what: &str, name: &[u8]| KeyError::Convert {
-            found: format!("an OpenSSH private key with the {what} {:?}", String::from_utf8_lossy(name)),
+            found: format!(
+                "an OpenSSH private key with the {what} {:?}",
+                String::from_utf8_lossy(name)
+            ),
             command: "ssh-keygen -p -Z aes256-ctr -f FILE",
         };
         let cipher = std::str::from_utf8(self.cipher).ok().and_then(|name| Cipher::new(name).ok());
@@ -78,7 +90,8 @@ impl<'a> Container<'a> {
         };
         let kdf = Kdf::Bcrypt { salt: salt.to_vec(), rounds };
         work.covers_openssh(&kdf)?;
-        let malformed = |error: &dyn std::fmt::Display| KeyError::malformed(OPENSSH, error.to_string());
+        let malformed =
+            |error: &dyn std::fmt::Display| KeyError::malformed(OPENSSH, error.to_string());
         let tag = match (cipher.has_tag(), <[u8; 16]>::try_from(self.tag)) {
             (false, _) if self.tag.is_empty() => None,
             (true, Ok(tag)) => Some(tag),
@@ -87,7 +100,9 @@ impl<'a> Container<'a> {
         if !self.private.len().is_multiple_of(cipher.block_size()) {
             return Err(malformed(&"it is not a whole number of blocks"));
         }
-        let (key, iv) = kdf.derive_key_and_iv(cipher, passphrase.expose_secret().as_bytes()).map_err(|error| malformed(&error))?;
+        let (key, iv) = kdf
+            .derive_key_and_iv(cipher, passphrase.expose_secret().as_bytes())
+            .map_err(|error| malformed(&error))?;
         let mut section = Zeroizing::new(self.private.to_vec());
         cipher.decrypt(&key, &iv, &mut section, tag).map_err(|_| KeyError::WrongPassphrase)?;
         Ok(section)
@@ -98,7 +113,9 @@ impl<'a> Container<'a> {
 fn canonical_section(section: &[u8], was_encrypted: bool) -> Result<Zeroizing<Vec<u8>>, KeyError> {
     let cut_short = || KeyError::malformed(OPENSSH, "its private part is cut short");
     let mut fields = Fields(section);
-    let (Some(check), Some(again)) = (fields.number(), fields.number()) else { return Err(cut_short()) };
+    let (Some(check), Some(again)) = (fields.number(), fields.number()) else {
+        return Err(cut_short());
+    };
     if check != again {
         let damaged = || KeyError::malformed(OPENSSH, "its two check numbers differ");
         return Err(if was_encrypted { KeyError::WrongPassphrase } else { damaged() });
@@ -111,7 +128,11 @@ fn canonical_section(section: &[u8], was_encrypted: bool) -> Result<Zeroizing<Ve
     let plain_fields = match kind {
         b"ssh-rsa" => 6,
         b"ssh-ed25519" | b"ecdsa-sha2-nistp256" | b"ecdsa-sha2-nistp384" => 2,
-        other => return Err(KeyError::UnsupportedKind { found: kind_of_openssh(&String::from_utf8_lossy(other)) }),
+        other => {
+            return Err(KeyError::UnsupportedKind {
+                found: kind_of_openssh(&String::from_utf8_lossy(other)),
+            });
+        }
     };
     for _ in 0..plain_fields {
         put_string(&mut canonical, fields.string().ok_or_else(cut_short)?);

@@ -14,7 +14,9 @@ use zeroize::Zeroizing;
 
 use super::{
     KeyError, PublicKey,
-    encoding::{foreign_format, kind_of_oid, pem_blocks, plain_text, to_pem, without_leading_zeros},
+    encoding::{
+        foreign_format, kind_of_oid, pem_blocks, plain_text, to_pem, without_leading_zeros,
+    },
     encrypted,
     openssh::{self, OPENSSH},
 };
@@ -51,19 +53,31 @@ impl PrivateKey {
     #[cfg(feature = "fuzzing")]
     #[doc(hidden)]
     pub fn parse_if_cheap(text: &str, passphrase: Option<&SecretString>) -> Result<Self, KeyError> {
-        Self::parse_within(&Work { pbkdf2_iterations: 16, scrypt_bytes: 1 << 14, bcrypt_rounds: 1 }, text, passphrase)
+        Self::parse_within(
+            &Work { pbkdf2_iterations: 16, scrypt_bytes: 1 << 14, bcrypt_rounds: 1 },
+            text,
+            passphrase,
+        )
     }
 
-    fn parse_within(work: &Work, text: &str, passphrase: Option<&SecretString>) -> Result<Self, KeyError> {
+    fn parse_within(
+        work: &Work,
+        text: &str,
+        passphrase: Option<&SecretString>,
+    ) -> Result<Self, KeyError> {
         let text = plain_text(text);
         let blocks = pem_blocks(text)?;
         // Certificates and public keys may stand before or behind it, as in what `openssl pkcs12 -nodes` prints.
         let mut private = blocks.iter().filter(|block| block.tag().ends_with("PRIVATE KEY"));
         let Some(block) = private.next() else {
-            let is_public = |block: &pem::Pem| matches!(block.tag(), "PUBLIC KEY" | "RSA PUBLIC KEY" | "CERTIFICATE");
+            let is_public = |block: &pem::Pem| {
+                matches!(block.tag(), "PUBLIC KEY" | "RSA PUBLIC KEY" | "CERTIFICATE")
+            };
             return Err(match foreign_format(text) {
                 Some(foreign) => foreign,
-                None if blocks.iter().any(is_public) || PublicKey::parse(text).is_ok() => KeyError::PublicKeyGiven,
+                None if blocks.iter().any(is_public) || PublicKey::parse(text).is_ok() => {
+                    KeyError::PublicKeyGiven
+                }
                 None => KeyError::UnknownFormat { accepted: ACCEPTED },
             });
         };
@@ -72,15 +86,22 @@ impl PrivateKey {
             return Err(KeyError::SeveralKeys { count: others + 1 });
         }
         let der = Zeroizing::new(block.contents().to_vec());
-        if block.headers().iter().any(|(name, value)| name == "Proc-Type" && value.contains("ENCRYPTED")) {
+        if block
+            .headers()
+            .iter()
+            .any(|(name, value)| name == "Proc-Type" && value.contains("ENCRYPTED"))
+        {
             return Err(KeyError::LegacyEncryption);
         }
         match block.tag() {
             "PRIVATE KEY" => Self::from_pkcs8(&der),
             "ENCRYPTED PRIVATE KEY" => Self::from_encrypted_pkcs8(work, &der, passphrase),
-            "RSA PRIVATE KEY" => RsaKeyPair::from_der(&der).map_err(|error| refused_rsa(&der, &error)).and_then(Self::rsa),
+            "RSA PRIVATE KEY" => RsaKeyPair::from_der(&der)
+                .map_err(|error| refused_rsa(&der, &error))
+                .and_then(Self::rsa),
             "EC PRIVATE KEY" => Self::from_sec1(&der),
-            "OPENSSH PRIVATE KEY" => openssh::open(work, &der, passphrase).and_then(|key| Self::from_openssh_pair(key.key_data())),
+            "OPENSSH PRIVATE KEY" => openssh::open(work, &der, passphrase)
+                .and_then(|key| Self::from_openssh_pair(key.key_data())),
             "DSA PRIVATE KEY" => Err(KeyError::UnsupportedKind { found: "DSA".to_owned() }),
             _ => Err(KeyError::UnknownFormat { accepted: ACCEPTED }),
         }
@@ -88,13 +109,17 @@ impl PrivateKey {
 
     /// Reads the DER form of an unencrypted PKCS#8 `PrivateKeyInfo` (RFC 5208, RFC 5958).
     pub fn from_pkcs8(der: &[u8]) -> Result<Self, KeyError> {
-        let info = pkcs8::PrivateKeyInfo::try_from(der).map_err(|error| KeyError::malformed(PKCS8, error))?;
+        let info = pkcs8::PrivateKeyInfo::try_from(der)
+            .map_err(|error| KeyError::malformed(PKCS8, error))?;
         match info.algorithm.oid.to_string().as_str() {
-            "1.2.840.113549.1.1.1" => {
-                RsaKeyPair::from_pkcs8(der).map_err(|error| refused_rsa(info.private_key, &error)).and_then(Self::rsa)
-            }
+            "1.2.840.113549.1.1.1" => RsaKeyPair::from_pkcs8(der)
+                .map_err(|error| refused_rsa(info.private_key, &error))
+                .and_then(Self::rsa),
             "1.3.101.112" => Ed25519KeyPair::from_pkcs8_maybe_unchecked(der)
-                .map_err(|error| KeyError::Invalid { family: KeyFamily::Ed25519, reason: error.to_string() })
+                .map_err(|error| KeyError::Invalid {
+                    family: KeyFamily::Ed25519,
+                    reason: error.to_string(),
+                })
                 .and_then(|pair| Self::new(Pair::Ed25519(pair))),
             "1.2.840.10045.2.1" => Self::ec(|algorithm| EcdsaKeyPair::from_pkcs8(algorithm, der)),
             other => Err(KeyError::UnsupportedKind { found: kind_of_oid(other) }),
@@ -112,14 +137,22 @@ impl PrivateKey {
                     4096 => KeySize::Rsa4096,
                     8192 => KeySize::Rsa8192,
                     other => {
-                        return Err(failed(format!("{other} is not a size that can be made; choose 2048, 3072, 4096 or 8192")));
+                        return Err(failed(format!(
+                            "{other} is not a size that can be made; choose 2048, 3072, 4096 or 8192"
+                        )));
                     }
                 };
                 RsaKeyPair::generate(size).map(Pair::Rsa)
             }
             KeyFamily::Ed25519 => Ed25519KeyPair::generate().map(Pair::Ed25519),
-            KeyFamily::P256 => EcdsaKeyPair::generate(&aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED_SIGNING).map(Pair::Ec),
-            KeyFamily::P384 => EcdsaKeyPair::generate(&aws_lc_rs::signature::ECDSA_P384_SHA384_FIXED_SIGNING).map(Pair::Ec),
+            KeyFamily::P256 => {
+                EcdsaKeyPair::generate(&aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED_SIGNING)
+                    .map(Pair::Ec)
+            }
+            KeyFamily::P384 => {
+                EcdsaKeyPair::generate(&aws_lc_rs::signature::ECDSA_P384_SHA384_FIXED_SIGNING)
+                    .map(Pair::Ec)
+            }
         };
         pair.map_err(|error| failed(error.to_string())).and_then(Self::new)
     }
@@ -155,23 +188,31 @@ impl PrivateKey {
     /// its usual parameters.
     pub fn to_encrypted_pem(&self, passphrase: &SecretString) -> Result<SecretString, KeyError> {
         let der = self.to_pkcs8()?;
-        let info = pkcs8::PrivateKeyInfo::try_from(der.as_slice()).map_err(|error| KeyError::malformed(PKCS8, error))?;
+        let info = pkcs8::PrivateKeyInfo::try_from(der.as_slice())
+            .map_err(|error| KeyError::malformed(PKCS8, error))?;
         let (mut salt, mut iv) = ([0; 16], [0; 16]);
         for random in [&mut salt, &mut iv] {
             aws_lc_rs::rand::fill(random).map_err(|error| self.invalid(error))?;
         }
-        let parameters = pkcs8::pkcs5::pbes2::Parameters::pbkdf2_sha256_aes256cbc(PBKDF2_ITERATIONS, &salt, &iv)
-            .map_err(|error| KeyError::malformed(PKCS8, error.to_string()))?;
-        let encrypted =
-            info.encrypt_with_params(parameters, passphrase.expose_secret()).map_err(|error| KeyError::malformed(PKCS8, error))?;
+        let parameters =
+            pkcs8::pkcs5::pbes2::Parameters::pbkdf2_sha256_aes256cbc(PBKDF2_ITERATIONS, &salt, &iv)
+                .map_err(|error| KeyError::malformed(PKCS8, error.to_string()))?;
+        let encrypted = info
+            .encrypt_with_params(parameters, passphrase.expose_secret())
+            .map_err(|error| KeyError::malformed(PKCS8, error))?;
         Ok(to_pem("ENCRYPTED PRIVATE KEY", encrypted.as_bytes()).into())
     }
 
     fn to_pkcs8(&self) -> Result<Zeroizing<Vec<u8>>, KeyError> {
         match &self.pair {
-            Pair::Rsa(pair) => AsDer::<Pkcs8V1Der<'_>>::as_der(pair).map(|der| Zeroizing::new(der.as_ref().to_vec())),
-            Pair::Ed25519(pair) => pair.to_pkcs8v1().map(|document| Zeroizing::new(document.as_ref().to_vec())),
-            Pair::Ec(pair) => pair.to_pkcs8v1().map(|document| Zeroizing::new(document.as_ref().to_vec())),
+            Pair::Rsa(pair) => AsDer::<Pkcs8V1Der<'_>>::as_der(pair)
+                .map(|der| Zeroizing::new(der.as_ref().to_vec())),
+            Pair::Ed25519(pair) => {
+                pair.to_pkcs8v1().map(|document| Zeroizing::new(document.as_ref().to_vec()))
+            }
+            Pair::Ec(pair) => {
+                pair.to_pkcs8v1().map(|document| Zeroizing::new(document.as_ref().to_vec()))
+            }
         }
         .map_err(|error| self.invalid(error))
     }
@@ -200,8 +241,9 @@ impl PrivateKey {
     ) -> Result<Self, KeyError> {
         let p256 = load(&aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED_SIGNING);
         let pair = p256.or_else(|_| load(&aws_lc_rs::signature::ECDSA_P384_SHA384_FIXED_SIGNING));
-        let unsupported =
-            |_| KeyError::UnsupportedKind { found: "an EC key on another curve than P-256 and P-384, or damaged".to_owned() };
+        let unsupported = |_| KeyError::UnsupportedKind {
+            found: "an EC key on another curve than P-256 and P-384, or damaged".to_owned(),
+        };
         Self::new(Pair::Ec(pair.map_err(unsupported)?))
     }
 
@@ -209,7 +251,11 @@ impl PrivateKey {
         Self::ec(|algorithm| EcdsaKeyPair::from_private_key_der(algorithm, der))
     }
 
-    fn from_encrypted_pkcs8(work: &Work, der: &[u8], passphrase: Option<&SecretString>) -> Result<Self, KeyError> {
+    fn from_encrypted_pkcs8(
+        work: &Work,
+        der: &[u8],
+        passphrase: Option<&SecretString>,
+    ) -> Result<Self, KeyError> {
         let document = encrypted::open(work, der, passphrase)?;
         // By chance the padding of nonsense is right.
         Self::from_pkcs8(&document).map_err(|error| match error {
@@ -223,17 +269,31 @@ impl PrivateKey {
 
         let ec = |pair: &EcdsaKeypair| {
             Self::ec(|algorithm| {
-                EcdsaKeyPair::from_private_key_and_public_key(algorithm, pair.private_key_bytes(), pair.public_key_bytes())
+                EcdsaKeyPair::from_private_key_and_public_key(
+                    algorithm,
+                    pair.private_key_bytes(),
+                    pair.public_key_bytes(),
+                )
             })
         };
         match pair {
             KeypairData::Rsa(pair) => Self::from_openssh_rsa(pair),
-            KeypairData::Ed25519(pair) => Ed25519KeyPair::from_seed_and_public_key(&pair.private.to_bytes(), &pair.public.0)
-                .map_err(|error| KeyError::Invalid { family: KeyFamily::Ed25519, reason: error.to_string() })
-                .and_then(|pair| Self::new(Pair::Ed25519(pair))),
-            KeypairData::Ecdsa(pair @ (EcdsaKeypair::NistP256 { .. } | EcdsaKeypair::NistP384 { .. })) => ec(pair),
+            KeypairData::Ed25519(pair) => {
+                Ed25519KeyPair::from_seed_and_public_key(&pair.private.to_bytes(), &pair.public.0)
+                    .map_err(|error| KeyError::Invalid {
+                        family: KeyFamily::Ed25519,
+                        reason: error.to_string(),
+                    })
+                    .and_then(|pair| Self::new(Pair::Ed25519(pair)))
+            }
+            KeypairData::Ecdsa(
+                pair @ (EcdsaKeypair::NistP256 { .. } | EcdsaKeypair::NistP384 { .. }),
+            ) => ec(pair),
             other => {
-                let found = other.algorithm().map_or_else(|_| "an unknown one".to_owned(), |algorithm| algorithm.to_string());
+                let found = other.algorithm().map_or_else(
+                    |_| "an unknown one".to_owned(),
+                    |algorithm| algorithm.to_string(),
+                );
                 Err(KeyError::UnsupportedKind { found })
             }
         }
@@ -243,11 +303,15 @@ impl PrivateKey {
     #[allow(clippy::many_single_char_names, reason = "the names of RFC 8017")]
     fn from_openssh_rsa(pair: &ssh_key::private::RsaKeypair) -> Result<Self, KeyError> {
         let number = |mpint: &ssh_key::Mpint| {
-            let bytes = mpint.as_positive_bytes().map(|bytes| Zeroizing::new(without_leading_zeros(bytes).to_vec()));
+            let bytes = mpint
+                .as_positive_bytes()
+                .map(|bytes| Zeroizing::new(without_leading_zeros(bytes).to_vec()));
             bytes.ok_or_else(|| KeyError::malformed(OPENSSH, "a negative number"))
         };
-        let (n, e, d) = (number(&pair.public.n)?, number(&pair.public.e)?, number(&pair.private.d)?);
-        let (p, q, q_inverse) = (number(&pair.private.p)?, number(&pair.private.q)?, number(&pair.private.iqmp)?);
+        let (n, e, d) =
+            (number(&pair.public.n)?, number(&pair.public.e)?, number(&pair.private.d)?);
+        let (p, q, q_inverse) =
+            (number(&pair.private.p)?, number(&pair.private.q)?, number(&pair.private.iqmp)?);
         let crt_exponent = |prime: &[u8]| {
             let below = BigUint::from_bytes_be(prime) - 1_u8;
             Zeroizing::new((BigUint::from_bytes_be(&d) % below).to_bytes_be())
@@ -266,7 +330,10 @@ impl PrivateKey {
             qInv: q_inverse.as_slice(),
         };
         RsaKeyPair::from_components(&components)
-            .map_err(|error| KeyError::Invalid { family: KeyFamily::Rsa, reason: error.to_string() })
+            .map_err(|error| KeyError::Invalid {
+                family: KeyFamily::Rsa,
+                reason: error.to_string(),
+            })
             .and_then(Self::rsa)
     }
 }
@@ -282,9 +349,13 @@ pub(super) struct Work {
 
 impl Work {
     /// Each is several times what tools choose and guides recommend, and takes seconds.
-    pub(super) const ACCEPTED: Self = Self { pbkdf2_iterations: 5_000_000, scrypt_bytes: 1 << 30, bcrypt_rounds: 1024 };
+    pub(super) const ACCEPTED: Self =
+        Self { pbkdf2_iterations: 5_000_000, scrypt_bytes: 1 << 30, bcrypt_rounds: 1024 };
 
-    pub(super) fn covers_pkcs8(&self, scheme: &pkcs8::pkcs5::EncryptionScheme<'_>) -> Result<(), KeyError> {
+    pub(super) fn covers_pkcs8(
+        &self,
+        scheme: &pkcs8::pkcs5::EncryptionScheme<'_>,
+    ) -> Result<(), KeyError> {
         use pkcs8::pkcs5::{EncryptionScheme, pbes2::Kdf};
 
         // The library opens no other.
@@ -300,29 +371,40 @@ impl Work {
                     .fold(kdf.cost_parameter, u64::saturating_mul);
                 if bytes > self.scrypt_bytes {
                     let accepted = format!("{} bytes", self.scrypt_bytes);
-                    return Err(KeyError::TooCostly { found: format!("scrypt with {bytes} bytes"), accepted });
+                    return Err(KeyError::TooCostly {
+                        found: format!("scrypt with {bytes} bytes"),
+                        accepted,
+                    });
                 }
                 Ok(())
             }
             // What the library may learn later is not used before its cost is known here.
-            other => Err(KeyError::malformed(PKCS8, format!("an unknown derivation of keys ({})", other.oid()))),
+            other => Err(KeyError::malformed(
+                PKCS8,
+                format!("an unknown derivation of keys ({})", other.oid()),
+            )),
         }
     }
 
     pub(super) fn covers_iterations(&self, of: &str, iterations: u32) -> Result<(), KeyError> {
         if iterations > self.pbkdf2_iterations {
             let accepted = format!("{}", self.pbkdf2_iterations);
-            return Err(KeyError::TooCostly { found: format!("{of} with {iterations} iterations"), accepted });
+            return Err(KeyError::TooCostly {
+                found: format!("{of} with {iterations} iterations"),
+                accepted,
+            });
         }
         Ok(())
     }
 
     pub(super) fn covers_openssh(&self, kdf: &ssh_key::Kdf) -> Result<(), KeyError> {
         match kdf {
-            ssh_key::Kdf::Bcrypt { rounds, .. } if *rounds > self.bcrypt_rounds => Err(KeyError::TooCostly {
-                found: format!("bcrypt with {rounds} rounds"),
-                accepted: format!("{}", self.bcrypt_rounds),
-            }),
+            ssh_key::Kdf::Bcrypt { rounds, .. } if *rounds > self.bcrypt_rounds => {
+                Err(KeyError::TooCostly {
+                    found: format!("bcrypt with {rounds} rounds"),
+                    accepted: format!("{}", self.bcrypt_rounds),
+                })
+            }
             _ => Ok(()),
         }
     }
@@ -337,7 +419,9 @@ impl fmt::Debug for PrivateKey {
 /// Why the library refused an RSA key, told as its size where that is the reason.
 fn refused_rsa(pkcs1: &[u8], error: &aws_lc_rs::error::KeyRejected) -> KeyError {
     let invalid = || KeyError::Invalid { family: KeyFamily::Rsa, reason: error.to_string() };
-    let Ok(key) = <pkcs1::RsaPrivateKey<'_> as der::Decode>::from_der(pkcs1) else { return invalid() };
+    let Ok(key) = <pkcs1::RsaPrivateKey<'_> as der::Decode>::from_der(pkcs1) else {
+        return invalid();
+    };
     match super::encoding::Numbers::rsa(key.modulus.as_bytes(), key.public_exponent.as_bytes()) {
         Err(size) => size,
         Ok(_) => invalid(),

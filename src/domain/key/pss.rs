@@ -24,16 +24,20 @@ pub(super) fn salt_length(
     };
     let encoded_bits = bit_length(modulus).checked_sub(1)?;
     let number = BigUint::from_bytes_be(signature);
-    let number = number.modpow(&BigUint::from_bytes_be(exponent), &BigUint::from_bytes_be(modulus)).to_bytes_be();
+    let number = number
+        .modpow(&BigUint::from_bytes_be(exponent), &BigUint::from_bytes_be(modulus))
+        .to_bytes_be();
     let length = encoded_bits.div_ceil(8);
     let encoded = [vec![0; length.checked_sub(number.len())?], number].concat();
 
-    let (masked, rest) = encoded.split_at_checked(length.checked_sub(hash.output_len())?.checked_sub(1)?)?;
+    let (masked, rest) =
+        encoded.split_at_checked(length.checked_sub(hash.output_len())?.checked_sub(1)?)?;
     let (digest_of_salted, trailer) = rest.split_at(hash.output_len());
     if trailer != [0xbc] {
         return None;
     }
-    let mut block: Vec<u8> = masked.iter().zip(mask(hash, digest_of_salted)).map(|(byte, mask)| byte ^ mask).collect();
+    let mut block: Vec<u8> =
+        masked.iter().zip(mask(hash, digest_of_salted)).map(|(byte, mask)| byte ^ mask).collect();
     *block.first_mut()? &= 0xff >> (8 * length - encoded_bits);
     let zeros = block.iter().take_while(|byte| **byte == 0).count();
     let (marker, salt) = block[zeros..].split_first()?;

@@ -10,19 +10,23 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Fingerprint, KeyError, VerifyingKey,
-    encoding::{Numbers, bit_length, coordinate_length, foreign_format, kind_of_openssh, pem_blocks, plain_text, to_pem},
+    encoding::{
+        Numbers, bit_length, coordinate_length, foreign_format, kind_of_openssh, pem_blocks,
+        plain_text, to_pem,
+    },
 };
 use crate::domain::{
     algorithm::{Algorithm, KeyFamily},
     json,
 };
 
-const ACCEPTED: &str =
-    "PEM (BEGIN PUBLIC KEY, BEGIN RSA PUBLIC KEY, BEGIN CERTIFICATE), OpenSSH (ssh-rsa, ssh-ed25519, ecdsa-sha2-*) and JWK";
+const ACCEPTED: &str = "PEM (BEGIN PUBLIC KEY, BEGIN RSA PUBLIC KEY, BEGIN CERTIFICATE), OpenSSH (ssh-rsa, ssh-ed25519, ecdsa-sha2-*) and JWK";
 
 /// Base64url without padding (RFC 7518 section 2), and with it, as some libraries write members of JWKs.
-const BASE64_URL: GeneralPurpose =
-    GeneralPurpose::new(&alphabet::URL_SAFE, NO_PAD.with_decode_padding_mode(DecodePaddingMode::Indifferent));
+const BASE64_URL: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::URL_SAFE,
+    NO_PAD.with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// The values of a JWK's `use` that say that it verifies signatures: that of RFC 7517, and that of the keys of JWT-SVIDs in SPIFFE
 /// trust bundles.
@@ -58,7 +62,8 @@ impl PublicKey {
             return Self::from_pem_blocks(&blocks).map(ParsedPublic::alone);
         }
         if text.starts_with('{') {
-            let jwk = json::object(text.as_bytes()).map_err(|error| KeyError::malformed("JWK", error))?;
+            let jwk =
+                json::object(text.as_bytes()).map_err(|error| KeyError::malformed("JWK", error))?;
             return ParsedPublic::from_jwk(&jwk);
         }
         Self::from_openssh(text)
@@ -76,14 +81,21 @@ impl PublicKey {
             return Err(KeyError::PrivateKeyGiven);
         }
         let member = |name: &'static str, value: &Option<String>| {
-            let text = value.as_deref().ok_or_else(|| KeyError::malformed("JWK", format!("member {name:?} is missing")))?;
-            BASE64_URL.decode(text).map_err(|error| KeyError::malformed("JWK", format!("member {name:?}: {error}")))
+            let text = value
+                .as_deref()
+                .ok_or_else(|| KeyError::malformed("JWK", format!("member {name:?} is missing")))?;
+            BASE64_URL
+                .decode(text)
+                .map_err(|error| KeyError::malformed("JWK", format!("member {name:?}: {error}")))
         };
         let curve = jwk.crv.as_deref().unwrap_or_default();
         let ec = |family| {
             let (x, y) = (member("x", &jwk.x)?, member("y", &jwk.y)?);
             if x.len() != coordinate_length(family) || y.len() != coordinate_length(family) {
-                return Err(KeyError::Invalid { family, reason: "a coordinate has the wrong length".to_owned() });
+                return Err(KeyError::Invalid {
+                    family,
+                    reason: "a coordinate has the wrong length".to_owned(),
+                });
             }
             Numbers::ec(family, &[&[4], &*x, &*y].concat())
         };
@@ -92,7 +104,9 @@ impl PublicKey {
             ("OKP", "Ed25519") => Numbers::ed25519(&member("x", &jwk.x)?),
             ("EC", "P-256") => ec(KeyFamily::P256),
             ("EC", "P-384") => ec(KeyFamily::P384),
-            (kty, curve) => Err(KeyError::UnsupportedKind { found: format!("JWK of type {kty:?}, curve {curve:?}") }),
+            (kty, curve) => Err(KeyError::UnsupportedKind {
+                found: format!("JWK of type {kty:?}, curve {curve:?}"),
+            }),
         }?;
         Self::new(numbers)
     }
@@ -107,12 +121,25 @@ impl PublicKey {
             ..Jwk::default()
         };
         match &self.numbers {
-            Numbers::Rsa { modulus, exponent } => Jwk { kty: "RSA".to_owned(), n: encode(modulus), e: encode(exponent), ..common },
-            Numbers::Ed25519(point) => Jwk { kty: "OKP".to_owned(), crv: Some("Ed25519".to_owned()), x: encode(point), ..common },
+            Numbers::Rsa { modulus, exponent } => {
+                Jwk { kty: "RSA".to_owned(), n: encode(modulus), e: encode(exponent), ..common }
+            }
+            Numbers::Ed25519(point) => Jwk {
+                kty: "OKP".to_owned(),
+                crv: Some("Ed25519".to_owned()),
+                x: encode(point),
+                ..common
+            },
             Numbers::Ec { family, point } => {
                 let (x, y) = point[1..].split_at(coordinate_length(*family));
                 let crv = if *family == KeyFamily::P384 { "P-384" } else { "P-256" };
-                Jwk { kty: "EC".to_owned(), crv: Some(crv.to_owned()), x: encode(x), y: encode(y), ..common }
+                Jwk {
+                    kty: "EC".to_owned(),
+                    crv: Some(crv.to_owned()),
+                    x: encode(x),
+                    y: encode(y),
+                    ..common
+                }
             }
         }
     }
@@ -182,7 +209,9 @@ impl PublicKey {
         if blocks.iter().any(|block| block.tag().ends_with("PRIVATE KEY")) {
             return Err(KeyError::PrivateKeyGiven);
         }
-        let is_known = |block: &&pem::Pem| matches!(block.tag(), "PUBLIC KEY" | "RSA PUBLIC KEY" | "CERTIFICATE");
+        let is_known = |block: &&pem::Pem| {
+            matches!(block.tag(), "PUBLIC KEY" | "RSA PUBLIC KEY" | "CERTIFICATE")
+        };
         let known: Vec<&pem::Pem> = blocks.iter().filter(is_known).collect();
         match known[..] {
             [] => Err(KeyError::UnknownFormat { accepted: ACCEPTED }),
@@ -191,10 +220,9 @@ impl PublicKey {
                 let key = Self::from_pem_block(first);
                 if known.iter().all(|block| block.tag() == "CERTIFICATE") {
                     check_chain(&known)?;
-                } else if !others
-                    .iter()
-                    .all(|other| Self::from_pem_block(other).is_ok_and(|other| Some(&other) == key.as_ref().ok()))
-                {
+                } else if !others.iter().all(|other| {
+                    Self::from_pem_block(other).is_ok_and(|other| Some(&other) == key.as_ref().ok())
+                }) {
                     return Err(KeyError::SeveralKeys { count: known.len() });
                 }
                 key
@@ -208,8 +236,9 @@ impl PublicKey {
             "RSA PUBLIC KEY" => Numbers::from_pkcs1(block.contents()).and_then(Self::new),
             _ => {
                 let certificate = certificate(block)?;
-                let spki = der::Encode::to_der(&certificate.tbs_certificate.subject_public_key_info)
-                    .map_err(|error| KeyError::malformed(X509, error))?;
+                let spki =
+                    der::Encode::to_der(&certificate.tbs_certificate.subject_public_key_info)
+                        .map_err(|error| KeyError::malformed(X509, error))?;
                 Self::from_spki(&spki)
             }
         }
@@ -228,12 +257,20 @@ impl PublicKey {
         let parsed = ssh_key::PublicKey::from_openssh(line).map_err(malformed)?;
         let numbers = match parsed.key_data() {
             KeyData::Rsa(key) => Numbers::rsa(
-                key.n.as_positive_bytes().ok_or_else(|| malformed(ssh_key::Error::FormatEncoding))?,
-                key.e.as_positive_bytes().ok_or_else(|| malformed(ssh_key::Error::FormatEncoding))?,
+                key.n
+                    .as_positive_bytes()
+                    .ok_or_else(|| malformed(ssh_key::Error::FormatEncoding))?,
+                key.e
+                    .as_positive_bytes()
+                    .ok_or_else(|| malformed(ssh_key::Error::FormatEncoding))?,
             ),
             KeyData::Ed25519(key) => Numbers::ed25519(&key.0),
-            KeyData::Ecdsa(key @ EcdsaPublicKey::NistP256(_)) => Numbers::ec(KeyFamily::P256, key.as_sec1_bytes()),
-            KeyData::Ecdsa(key @ EcdsaPublicKey::NistP384(_)) => Numbers::ec(KeyFamily::P384, key.as_sec1_bytes()),
+            KeyData::Ecdsa(key @ EcdsaPublicKey::NistP256(_)) => {
+                Numbers::ec(KeyFamily::P256, key.as_sec1_bytes())
+            }
+            KeyData::Ecdsa(key @ EcdsaPublicKey::NistP384(_)) => {
+                Numbers::ec(KeyFamily::P384, key.as_sec1_bytes())
+            }
             _ => Err(KeyError::UnsupportedKind { found: parsed.algorithm().to_string() }),
         }?;
         let comment = (!parsed.comment().is_empty()).then(|| parsed.comment().to_owned());
@@ -245,7 +282,8 @@ const X509: &str = "X.509 certificate";
 const OPENSSH: &str = "OpenSSH public key";
 
 fn certificate(block: &pem::Pem) -> Result<x509_cert::Certificate, KeyError> {
-    x509_cert::Certificate::from_der(block.contents()).map_err(|error| KeyError::malformed(X509, error))
+    x509_cert::Certificate::from_der(block.contents())
+        .map_err(|error| KeyError::malformed(X509, error))
 }
 
 /// That `blocks` are the certificate of one key, and behind it those of authorities.
@@ -258,9 +296,14 @@ fn check_chain(blocks: &[&pem::Pem]) -> Result<(), KeyError> {
     }
     // Authorities from before version 3 do not say that they are some.
     let issued_any = |other: &x509_cert::Certificate| {
-        chain.iter().any(|issued| issued.tbs_certificate.issuer == other.tbs_certificate.subject && issued != other)
+        chain.iter().any(|issued| {
+            issued.tbs_certificate.issuer == other.tbs_certificate.subject && issued != other
+        })
     };
-    let strangers = others.iter().filter(|other| !is_authority(other) && !issued_any(other) && *other != first).count();
+    let strangers = others
+        .iter()
+        .filter(|other| !is_authority(other) && !issued_any(other) && *other != first)
+        .count();
     if strangers > 0 { Err(KeyError::SeveralKeys { count: strangers + 1 }) } else { Ok(()) }
 }
 
@@ -272,11 +315,17 @@ fn is_authority(certificate: &x509_cert::Certificate) -> bool {
 
 /// The one line with a key, of a file as OpenSSH reads it: with comments, empty lines, and keys behind options.
 fn one_openssh_line(text: &str) -> Result<&str, KeyError> {
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .collect();
     let keys: Vec<(&str, &str)> = lines.iter().filter_map(|line| behind_options(line)).collect();
     match keys[..] {
         [] => Err(foreign_format(text).unwrap_or(KeyError::UnknownFormat { accepted: ACCEPTED })),
-        [("", _)] if lines.len() > 1 => Err(KeyError::malformed(OPENSSH, "it is broken over several lines")),
+        [("", _)] if lines.len() > 1 => {
+            Err(KeyError::malformed(OPENSSH, "it is broken over several lines"))
+        }
         [("", key)] => Ok(key),
         [(options, key)] => {
             let kind = key.split(' ').next().unwrap_or_default().to_owned();
@@ -288,7 +337,8 @@ fn one_openssh_line(text: &str) -> Result<&str, KeyError> {
 
 /// `line` in two: the options of an `authorized_keys` line, which are mostly empty, and the key.
 fn behind_options(line: &str) -> Option<(&str, &str)> {
-    let is_kind = |word: &str| ["ssh-", "ecdsa-sha2-", "sk-"].iter().any(|prefix| word.starts_with(prefix));
+    let is_kind =
+        |word: &str| ["ssh-", "ecdsa-sha2-", "sk-"].iter().any(|prefix| word.starts_with(prefix));
     if is_kind(line) {
         return Some(("", line));
     }
@@ -310,14 +360,19 @@ impl ParsedPublic {
                 expected: "\"sig\" or \"jwt-svid\"",
             });
         }
-        if let Some(others) = jwk.key_ops.as_ref().filter(|found| !found.iter().any(|operation| operation == "verify")) {
+        if let Some(others) = jwk
+            .key_ops
+            .as_ref()
+            .filter(|found| !found.iter().any(|operation| operation == "verify"))
+        {
             return Err(KeyError::NotForSignatures {
                 member: "key_ops",
                 value: format!("{others:?}"),
                 expected: "one with \"verify\"",
             });
         }
-        let only = jwk.alg.as_deref().map(|name| algorithm_of_jwk(name, key.family())).transpose()?;
+        let only =
+            jwk.alg.as_deref().map(|name| algorithm_of_jwk(name, key.family())).transpose()?;
         Ok(Self { key, comment: None, only })
     }
 
@@ -338,7 +393,8 @@ impl ParsedPublic {
 fn algorithm_of_jwk(name: &str, family: KeyFamily) -> Result<Algorithm, KeyError> {
     let found: Option<Algorithm> = name.parse().ok();
     found.filter(|algorithm| family.algorithms().contains(algorithm)).ok_or_else(|| {
-        let expected: Vec<&str> = family.algorithms().iter().map(|algorithm| algorithm.name()).collect();
+        let expected: Vec<&str> =
+            family.algorithms().iter().map(|algorithm| algorithm.name()).collect();
         KeyError::AlgorithmOfJwk { name: name.to_owned(), family, expected: expected.join(", ") }
     })
 }

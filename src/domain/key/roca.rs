@@ -3,8 +3,8 @@
 
 /// The odd primes up to 167. The primes of all keys concerned, of 512 bits and more, have the property modulo each of these.
 const PRIMES: [u64; 38] = [
-    3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113, 127, 131,
-    137, 139, 149, 151, 157, 163, 167,
+    3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97,
+    101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157, 163, 167,
 ];
 const GENERATOR: u64 = 65537;
 
@@ -29,7 +29,8 @@ const SUBGROUPS: [[u64; 3]; PRIMES.len()] = {
 /// Whether a big-endian modulus has that structure. Of other RSA keys one in 2^28 is taken for one by chance.
 pub(super) fn is_of_the_broken_generator(modulus: &[u8]) -> bool {
     PRIMES.iter().zip(&SUBGROUPS).all(|(prime, subgroup)| {
-        let remainder = modulus.iter().fold(0, |remainder, byte| (remainder << 8 | u64::from(*byte)) % prime);
+        let remainder =
+            modulus.iter().fold(0, |remainder, byte| (remainder << 8 | u64::from(*byte)) % prime);
         let word = usize::try_from(remainder / 64).ok().and_then(|word| subgroup.get(word));
         word.is_some_and(|word| word >> (remainder % 64) & 1 == 1)
     })

@@ -14,7 +14,11 @@ fn run(program: &str, arguments: &[&str]) -> Vec<u8> {
         .args(arguments)
         .output()
         .unwrap_or_else(|error| panic!("{program}: {error}; install it with `make test-setup`"));
-    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     output.stdout
 }
 
@@ -40,7 +44,8 @@ fn a_fingerprint_is_the_digest_of_the_pem_text() {
         let pem = text("openssl", &["pkey", "-in", file.to_str().unwrap(), "-pubout"]);
         assert_eq!(key.public_key().to_pem(), pem, "{family}");
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, pem.as_bytes());
-        let hex = digest.as_ref().iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
+        let hex =
+            digest.as_ref().iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
         assert_eq!(key.public_key().fingerprint().to_string(), hex);
         assert_eq!(hex.parse(), Ok(key.public_key().fingerprint()));
     }
@@ -57,7 +62,8 @@ fn every_public_format_gives_the_same_key() {
         let expected = key.public_key();
         assert_eq!(&PublicKey::parse(&expected.to_pem()).unwrap().key, expected, "{family} SPKI");
 
-        let certificate = text("openssl", &["req", "-x509", "-key", path, "-subj", "/CN=test", "-days", "1"]);
+        let certificate =
+            text("openssl", &["req", "-x509", "-key", path, "-subj", "/CN=test", "-days", "1"]);
         assert_eq!(&PublicKey::parse(&certificate).unwrap().key, expected, "{family} certificate");
 
         let jwk = serde_json::to_string(&expected.to_jwk()).unwrap();
@@ -74,18 +80,25 @@ fn every_public_format_gives_the_same_key() {
 
 #[test]
 fn openssh_keys_are_read_with_and_without_passphrase() {
-    for (kind, bits) in [("rsa", "2048"), ("rsa", "3072"), ("ed25519", "256"), ("ecdsa", "256"), ("ecdsa", "384")] {
+    for (kind, bits) in
+        [("rsa", "2048"), ("rsa", "3072"), ("ed25519", "256"), ("ecdsa", "256"), ("ecdsa", "384")]
+    {
         for passphrase in ["", "a passphrase"] {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("key");
             let path = path.to_str().unwrap();
-            run("ssh-keygen", &["-q", "-t", kind, "-b", bits, "-N", passphrase, "-C", "alice@laptop", "-f", path]);
+            run(
+                "ssh-keygen",
+                &["-q", "-t", kind, "-b", bits, "-N", passphrase, "-C", "alice@laptop", "-f", path],
+            );
             let private = std::fs::read_to_string(path).unwrap();
-            let public = PublicKey::parse(&std::fs::read_to_string(format!("{path}.pub")).unwrap()).unwrap();
+            let public =
+                PublicKey::parse(&std::fs::read_to_string(format!("{path}.pub")).unwrap()).unwrap();
             assert_eq!(public.comment.as_deref(), Some("alice@laptop"));
 
             let secret = SecretString::from(passphrase);
-            let key = PrivateKey::parse(&private, (!passphrase.is_empty()).then_some(&secret)).unwrap();
+            let key =
+                PrivateKey::parse(&private, (!passphrase.is_empty()).then_some(&secret)).unwrap();
             assert_eq!(key.public_key(), &public.key, "{kind} {bits}");
             assert_eq!(key.public_key().bits().to_string(), bits);
             let algorithm = key.public_key().family().algorithms()[0];
@@ -93,8 +106,14 @@ fn openssh_keys_are_read_with_and_without_passphrase() {
             assert!(VerifyingKey::new(&public.key).verify(algorithm, b"message", &signature));
 
             if !passphrase.is_empty() {
-                assert!(matches!(PrivateKey::parse(&private, None), Err(KeyError::PassphraseMissing)));
-                assert!(matches!(PrivateKey::parse(&private, Some(&"wrong".into())), Err(KeyError::WrongPassphrase)));
+                assert!(matches!(
+                    PrivateKey::parse(&private, None),
+                    Err(KeyError::PassphraseMissing)
+                ));
+                assert!(matches!(
+                    PrivateKey::parse(&private, Some(&"wrong".into())),
+                    Err(KeyError::WrongPassphrase)
+                ));
             }
             assert!(matches!(PublicKey::parse(&private), Err(KeyError::PrivateKeyGiven)));
         }
@@ -103,7 +122,9 @@ fn openssh_keys_are_read_with_and_without_passphrase() {
 
 #[test]
 fn private_formats_of_openssl_are_read() {
-    for (family, traditional) in [(KeyFamily::Rsa, "rsa"), (KeyFamily::P256, "ec"), (KeyFamily::P384, "ec")] {
+    for (family, traditional) in
+        [(KeyFamily::Rsa, "rsa"), (KeyFamily::P256, "ec"), (KeyFamily::P384, "ec")]
+    {
         let key = sample(family);
         let file = pem_file(&key);
         let path = file.to_str().unwrap();
@@ -112,11 +133,18 @@ fn private_formats_of_openssl_are_read() {
             other => text("openssl", &[other, "-in", path]),
         };
         assert!(pem.contains("RSA PRIVATE KEY") || pem.contains("EC PRIVATE KEY"), "{pem}");
-        assert_eq!(PrivateKey::parse(&pem, None).unwrap().public_key(), key.public_key(), "{family}");
+        assert_eq!(
+            PrivateKey::parse(&pem, None).unwrap().public_key(),
+            key.public_key(),
+            "{family}"
+        );
     }
     let with_parameters = text("openssl", &["ecparam", "-name", "prime256v1", "-genkey"]);
     assert!(with_parameters.contains("BEGIN EC PARAMETERS"));
-    assert_eq!(PrivateKey::parse(&with_parameters, None).unwrap().public_key().family(), KeyFamily::P256);
+    assert_eq!(
+        PrivateKey::parse(&with_parameters, None).unwrap().public_key().family(),
+        KeyFamily::P256
+    );
 }
 
 #[test]
@@ -124,14 +152,34 @@ fn encrypted_pkcs8_opens_with_its_passphrase_alone() {
     for family in KeyFamily::ALL {
         let key = sample(family);
         let file = pem_file(&key);
-        let by_openssl =
-            text("openssl", &["pkcs8", "-topk8", "-in", file.to_str().unwrap(), "-passout", "pass:secret", "-v2", "aes-256-cbc"]);
+        let by_openssl = text(
+            "openssl",
+            &[
+                "pkcs8",
+                "-topk8",
+                "-in",
+                file.to_str().unwrap(),
+                "-passout",
+                "pass:secret",
+                "-v2",
+                "aes-256-cbc",
+            ],
+        );
         let by_us = key.to_encrypted_pem(&"secret".into()).unwrap();
         for pem in [by_openssl.as_str(), by_us.expose_secret()] {
             assert!(pem.contains("BEGIN ENCRYPTED PRIVATE KEY"));
-            assert_eq!(PrivateKey::parse(pem, Some(&"secret".into())).unwrap().public_key(), key.public_key());
+            assert_eq!(
+                PrivateKey::parse(pem, Some(&"secret".into())).unwrap().public_key(),
+                key.public_key()
+            );
             assert!(matches!(PrivateKey::parse(pem, None), Err(KeyError::PassphraseMissing)));
-            assert!(matches!(PrivateKey::parse(pem, Some(&"wrong".into())), Err(KeyError::WrongPassphrase)), "{family}");
+            assert!(
+                matches!(
+                    PrivateKey::parse(pem, Some(&"wrong".into())),
+                    Err(KeyError::WrongPassphrase)
+                ),
+                "{family}"
+            );
         }
     }
 }
@@ -141,13 +189,20 @@ fn encrypted_pkcs8_opens_with_its_passphrase_alone() {
 fn an_encrypted_key_that_asks_for_too_much_work_is_refused_at_once() {
     let key = sample(KeyFamily::Ed25519);
     let file = pem_file(&key);
-    let by_scrypt = text("openssl", &["pkcs8", "-topk8", "-in", file.to_str().unwrap(), "-passout", "pass:secret", "-scrypt"]);
+    let by_scrypt = text(
+        "openssl",
+        &["pkcs8", "-topk8", "-in", file.to_str().unwrap(), "-passout", "pass:secret", "-scrypt"],
+    );
     let by_pbkdf2 = key.to_encrypted_pem(&"secret".into()).unwrap();
     for (pem, asked, patched) in [
         // 600,000 iterations, and 8,388,607.
         (by_pbkdf2.expose_secret(), &[2, 3, 0x09, 0x27, 0xc0][..], &[2, 3, 0x7f, 0xff, 0xff][..]),
         // N = 16384, r = 8 and p = 1, and p = 127: 16 MB, 127 times.
-        (by_scrypt.as_str(), &[2, 2, 0x40, 0, 2, 1, 8, 2, 1, 1], &[2, 2, 0x40, 0, 2, 1, 8, 2, 1, 127]),
+        (
+            by_scrypt.as_str(),
+            &[2, 2, 0x40, 0, 2, 1, 8, 2, 1, 1],
+            &[2, 2, 0x40, 0, 2, 1, 8, 2, 1, 127],
+        ),
     ] {
         assert!(PrivateKey::parse(pem, Some(&"secret".into())).is_ok());
         let mut der = pem::parse(pem).unwrap().contents().to_vec();
@@ -163,7 +218,10 @@ fn an_encrypted_key_that_asks_for_too_much_work_is_refused_at_once() {
 fn an_openssh_key_that_asks_for_too_much_work_is_refused_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("key");
-    run("ssh-keygen", &["-q", "-t", "ed25519", "-a", "4", "-N", "secret", "-f", path.to_str().unwrap()]);
+    run(
+        "ssh-keygen",
+        &["-q", "-t", "ed25519", "-a", "4", "-N", "secret", "-f", path.to_str().unwrap()],
+    );
     let armoured = std::fs::read_to_string(&path).unwrap();
     assert!(PrivateKey::parse(&armoured, Some(&"secret".into())).is_ok());
     let mut bytes = pem::parse(&armoured).unwrap().contents().to_vec();
@@ -182,8 +240,19 @@ fn what_openssl_reads_of_ours_is_the_same_key() {
     for family in KeyFamily::ALL {
         let key = sample(family);
         let encrypted = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(encrypted.path(), key.to_encrypted_pem(&"secret".into()).unwrap().expose_secret()).unwrap();
-        let arguments = ["pkey", "-in", encrypted.path().to_str().unwrap(), "-passin", "pass:secret", "-pubout"];
+        std::fs::write(
+            encrypted.path(),
+            key.to_encrypted_pem(&"secret".into()).unwrap().expose_secret(),
+        )
+        .unwrap();
+        let arguments = [
+            "pkey",
+            "-in",
+            encrypted.path().to_str().unwrap(),
+            "-passin",
+            "pass:secret",
+            "-pubout",
+        ];
         assert_eq!(text("openssl", &arguments), key.public_key().to_pem(), "{family}");
     }
 }
@@ -199,15 +268,25 @@ fn weak_and_foreign_keys_are_refused_by_name() {
 
     let secp256k1 = text("openssl", &["ecparam", "-name", "secp256k1", "-genkey", "-noout"]);
     assert!(matches!(PrivateKey::parse(&secp256k1, None), Err(KeyError::UnsupportedKind { .. })));
-    let legacy = text("openssl", &["genrsa", "-aes128", "-passout", "pass:secret", "-traditional", "2048"]);
-    assert!(matches!(PrivateKey::parse(&legacy, Some(&"secret".into())), Err(KeyError::LegacyEncryption)));
+    let legacy =
+        text("openssl", &["genrsa", "-aes128", "-passout", "pass:secret", "-traditional", "2048"]);
+    assert!(matches!(
+        PrivateKey::parse(&legacy, Some(&"secret".into())),
+        Err(KeyError::LegacyEncryption)
+    ));
 }
 
 #[test]
 fn the_wrong_half_is_told_apart() {
     let key = sample(KeyFamily::Ed25519);
-    assert!(matches!(PublicKey::parse(key.to_pem().unwrap().expose_secret()), Err(KeyError::PrivateKeyGiven)));
-    assert!(matches!(PrivateKey::parse(&key.public_key().to_pem(), None), Err(KeyError::PublicKeyGiven)));
+    assert!(matches!(
+        PublicKey::parse(key.to_pem().unwrap().expose_secret()),
+        Err(KeyError::PrivateKeyGiven)
+    ));
+    assert!(matches!(
+        PrivateKey::parse(&key.public_key().to_pem(), None),
+        Err(KeyError::PublicKeyGiven)
+    ));
     let private_jwk = r#"{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A"}"#;
     assert!(matches!(PublicKey::parse(private_jwk), Err(KeyError::PrivateKeyGiven)));
     assert!(matches!(PublicKey::parse("hello"), Err(KeyError::UnknownFormat { .. })));
@@ -217,7 +296,10 @@ fn the_wrong_half_is_told_apart() {
 fn points_off_the_curve_are_refused() {
     let mut jwk = sample(KeyFamily::P256).public_key().to_jwk();
     jwk.y.clone_from(&jwk.x);
-    assert!(matches!(ParsedPublic::from_jwk(&jwk), Err(KeyError::Invalid { family: KeyFamily::P256, .. })));
+    assert!(matches!(
+        ParsedPublic::from_jwk(&jwk),
+        Err(KeyError::Invalid { family: KeyFamily::P256, .. })
+    ));
 }
 
 #[test]
@@ -238,7 +320,9 @@ fn keys_of_the_broken_generator_are_refused_in_every_format() {
 fn what_a_jwk_is_for_binds() {
     let key = sample(KeyFamily::Rsa);
     let read = |member: &str, value: serde_json::Value| {
-        let mut jwk = serde_json::to_value(Jwk { r#use: None, alg: None, ..key.public_key().to_jwk() }).unwrap();
+        let mut jwk =
+            serde_json::to_value(Jwk { r#use: None, alg: None, ..key.public_key().to_jwk() })
+                .unwrap();
         jwk[member] = value;
         PublicKey::parse(&jwk.to_string())
     };
@@ -248,14 +332,26 @@ fn what_a_jwk_is_for_binds() {
         named.alg = Some(name.to_owned());
         assert_eq!(ParsedPublic::from_jwk(&named).unwrap().only, Some(Algorithm::EdDsa), "{name}");
     }
-    let unbound =
-        [("use", json!("sig")), ("key_ops", json!(["verify"])), ("key_ops", json!(["sign", "verify"])), ("kid", json!("x"))];
+    let unbound = [
+        ("use", json!("sig")),
+        ("key_ops", json!(["verify"])),
+        ("key_ops", json!(["sign", "verify"])),
+        ("kid", json!("x")),
+    ];
     for (member, value) in unbound {
         assert_eq!(read(member, value).unwrap().only, None, "{member}");
     }
-    for (member, value) in [("use", json!("enc")), ("use", json!("")), ("key_ops", json!(["encrypt"])), ("key_ops", json!([]))] {
+    for (member, value) in [
+        ("use", json!("enc")),
+        ("use", json!("")),
+        ("key_ops", json!(["encrypt"])),
+        ("key_ops", json!([])),
+    ] {
         let error = read(member, value).unwrap_err();
-        assert!(matches!(&error, KeyError::NotForSignatures { member: named, .. } if *named == member), "{error:?}");
+        assert!(
+            matches!(&error, KeyError::NotForSignatures { member: named, .. } if *named == member),
+            "{error:?}"
+        );
     }
     for name in ["ES256", "RSA-OAEP", "HS256", "none", ""] {
         let error = read("alg", json!(name)).unwrap_err();
@@ -270,7 +366,10 @@ fn what_a_jwk_is_for_binds() {
 #[test]
 fn keys_do_not_show_themselves() {
     let key = sample(KeyFamily::Ed25519);
-    assert_eq!(format!("{key:?}"), format!("PrivateKey(ed25519 {})", key.public_key().fingerprint()));
+    assert_eq!(
+        format!("{key:?}"),
+        format!("PrivateKey(ed25519 {})", key.public_key().fingerprint())
+    );
 }
 
 proptest! {

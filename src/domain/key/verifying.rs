@@ -39,7 +39,10 @@ impl Prepared {
         }
         match key.family().algorithms() {
             [only] => Self::Once(parse(*only, key.spki())),
-            several => Self::ByAlgorithm { spki: key.spki().into(), slots: several.iter().map(|_| OnceLock::new()).collect() },
+            several => Self::ByAlgorithm {
+                spki: key.spki().into(),
+                slots: several.iter().map(|_| OnceLock::new()).collect(),
+            },
         }
     }
 
@@ -115,13 +118,20 @@ impl VerifyingKey {
 
     /// The length of the salt of an RSASSA-PSS signature of this key over `message`; `None` if it is no such signature, or the salt is
     /// as long as `algorithm` wants it.
-    pub(in crate::domain) fn pss_salt(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> Option<usize> {
+    pub(in crate::domain) fn pss_salt(
+        &self,
+        algorithm: Algorithm,
+        message: &[u8],
+        signature: &[u8],
+    ) -> Option<usize> {
         let Prepared::ByAlgorithm { spki, .. } = &self.prepared else { return None };
         if !self.fits(algorithm, signature) || self.verify(algorithm, message, signature) {
             return None;
         }
         match Numbers::from_spki(spki).ok()? {
-            Numbers::Rsa { modulus, exponent } => pss::salt_length(&modulus, &exponent, algorithm, message, signature),
+            Numbers::Rsa { modulus, exponent } => {
+                pss::salt_length(&modulus, &exponent, algorithm, message, signature)
+            }
             Numbers::Ed25519(_) | Numbers::Ec { .. } => None,
         }
     }

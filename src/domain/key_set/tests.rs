@@ -40,7 +40,8 @@ fn left_out(set: &KeySet) -> Vec<String> {
 
 #[test]
 fn good_keys_are_kept_and_bad_ones_left_out_with_the_reason() {
-    let good: Vec<Value> = KeyFamily::ALL.into_iter().map(|family| jwk(family, family.name()).1).collect();
+    let good: Vec<Value> =
+        KeyFamily::ALL.into_iter().map(|family| jwk(family, family.name()).1).collect();
     let ed25519 = |kid: &str| jwk(KeyFamily::Ed25519, kid).1;
     let bad = [
         (
@@ -59,12 +60,30 @@ fn good_keys_are_kept_and_bad_ones_left_out_with_the_reason() {
             json!({"kty": "RSA", "kid": "broken", "n": BASE64_URL_SAFE_NO_PAD.encode(broken_modulus(2048)), "e": "AQAB"}),
             r#"kid "broken", RSA: RSA key of a broken generator refused"#,
         ),
-        (with(ed25519("private"), "d", json!("AAAA")), r#"kid "private", OKP Ed25519: this is a private key"#),
-        (with(ed25519("short"), "x", json!("AAAA")), r#"kid "short", OKP Ed25519: the ed25519 key is not valid"#),
-        (with(ed25519("other"), "alg", json!("RS256")), r#"kid "other", OKP Ed25519: the JWK is for the algorithm "RS256" alone"#),
-        (with(ed25519("none"), "alg", json!("none")), r#"kid "none", OKP Ed25519: the JWK is for the algorithm "none" alone"#),
-        (with(ed25519(""), "kid", json!(7)), r#"kid "7", OKP Ed25519: not a JWK: invalid type: integer `7`, expected a string"#),
-        (with(ed25519("typeless"), "kty", json!(7)), r#"kid "typeless", 7 Ed25519: not a JWK: invalid type"#),
+        (
+            with(ed25519("private"), "d", json!("AAAA")),
+            r#"kid "private", OKP Ed25519: this is a private key"#,
+        ),
+        (
+            with(ed25519("short"), "x", json!("AAAA")),
+            r#"kid "short", OKP Ed25519: the ed25519 key is not valid"#,
+        ),
+        (
+            with(ed25519("other"), "alg", json!("RS256")),
+            r#"kid "other", OKP Ed25519: the JWK is for the algorithm "RS256" alone"#,
+        ),
+        (
+            with(ed25519("none"), "alg", json!("none")),
+            r#"kid "none", OKP Ed25519: the JWK is for the algorithm "none" alone"#,
+        ),
+        (
+            with(ed25519(""), "kid", json!(7)),
+            r#"kid "7", OKP Ed25519: not a JWK: invalid type: integer `7`, expected a string"#,
+        ),
+        (
+            with(ed25519("typeless"), "kty", json!(7)),
+            r#"kid "typeless", 7 Ed25519: not a JWK: invalid type"#,
+        ),
         (
             json!({"kty": "oct", "kid": "symmetric", "k": "AAAA"}),
             r#"kid "symmetric", oct: unsupported kind of key (JWK of type "oct", curve "")"#,
@@ -73,10 +92,14 @@ fn good_keys_are_kept_and_bad_ones_left_out_with_the_reason() {
             json!({"kty": "AKP", "alg": "ML-DSA-44", "pub": "AAAA"}),
             r#"no kid, AKP: unsupported kind of key (JWK of type "AKP", curve "")"#,
         ),
-        (json!("not an object"), r#"no kid: not a JWK: invalid type: string "not an object", expected a JSON object"#),
+        (
+            json!("not an object"),
+            r#"no kid: not a JWK: invalid type: string "not an object", expected a JSON object"#,
+        ),
         (array_form(&good[1]), "no kid: not a JWK: invalid type: sequence, expected a JSON object"),
     ];
-    let set = set_of(&[good.clone(), bad.iter().map(|(entry, _)| entry.clone()).collect()].concat());
+    let set =
+        set_of(&[good.clone(), bad.iter().map(|(entry, _)| entry.clone()).collect()].concat());
     assert_eq!(kids(&set), ["ed25519", "p256", "p384", "rsa"]);
     assert_eq!(set.contents().usable_keys, 4);
     let told = left_out(&set);
@@ -85,7 +108,10 @@ fn good_keys_are_kept_and_bad_ones_left_out_with_the_reason() {
         assert!(told.starts_with(expected), "{entry}: {told}");
     }
     let alarming = set.contents().left_out.iter().filter(|left_out| left_out.is_alarming);
-    assert_eq!(alarming.map(|left_out| left_out.kid.as_deref().unwrap()).collect::<Vec<_>>(), ["broken", "private"]);
+    assert_eq!(
+        alarming.map(|left_out| left_out.kid.as_deref().unwrap()).collect::<Vec<_>>(),
+        ["broken", "private"]
+    );
 }
 
 /// The members of a key without their names, which a derived reader takes for the key.
@@ -98,8 +124,9 @@ fn array_form(jwk: &Value) -> Value {
 fn what_says_that_it_signs_is_kept_however_it_says_so() {
     let key = jwk(KeyFamily::Rsa, "rsa").1;
     let bare = without(without(key.clone(), "use"), "alg");
-    let nulls =
-        ["d", "use", "alg", "key_ops", "x5c", "crv"].into_iter().fold(key.clone(), |jwk, name| with(jwk, name, Value::Null));
+    let nulls = ["d", "use", "alg", "key_ops", "x5c", "crv"]
+        .into_iter()
+        .fold(key.clone(), |jwk, name| with(jwk, name, Value::Null));
     let padded = with(key.clone(), "n", format!("{}==", key["n"].as_str().unwrap()).into());
     for (case, entry) in [
         ("neither `use` nor `alg`", bare.clone()),
@@ -119,11 +146,18 @@ fn what_says_that_it_signs_is_kept_however_it_says_so() {
 fn members_that_nobody_reads_may_hold_anything() {
     let key = jwk(KeyFamily::Ed25519, "good").1.to_string();
     let key = key.strip_suffix('}').unwrap();
-    let body = format!("{{\"note\": 1e400, \"keys\": [{key}, \"x_note\": -1e999999, \"y\": null}}, 1e400, {{\"kid\": 1e400}}]}}");
+    let body = format!(
+        "{{\"note\": 1e400, \"keys\": [{key}, \"x_note\": -1e999999, \"y\": null}}, 1e400, {{\"kid\": 1e400}}]}}"
+    );
     let set = KeySet::parse(body.as_bytes()).unwrap();
     assert_eq!(kids(&set), ["good"]);
     let told = left_out(&set);
-    assert!(told.len() == 2 && told[0].starts_with("no kid: ") && told[1].starts_with("kid \"1e400\": "), "{told:#?}");
+    assert!(
+        told.len() == 2
+            && told[0].starts_with("no kid: ")
+            && told[1].starts_with("kid \"1e400\": "),
+        "{told:#?}"
+    );
 }
 
 #[test]
@@ -133,7 +167,10 @@ fn a_set_is_an_object_in_utf8() {
     assert!(KeySet::parse(body.as_bytes()).is_ok());
     let marked = KeySet::parse(&[BYTE_ORDER_MARK, body.as_bytes()].concat()).unwrap();
     assert_eq!(kids(&marked), ["good"]);
-    assert!(matches!(KeySet::parse(json!([[key]]).to_string().as_bytes()), Err(KeySetError::NotAKeySet(_))));
+    assert!(matches!(
+        KeySet::parse(json!([[key]]).to_string().as_bytes()),
+        Err(KeySetError::NotAKeySet(_))
+    ));
     let with_bytes = [format!("{{\"keys\":[{key}],\"x\":\"").as_bytes(), b"\xff\"}"].concat();
     assert!(matches!(KeySet::parse(&with_bytes), Err(KeySetError::NotAKeySet(_))));
     let marked_twice = [BYTE_ORDER_MARK, BYTE_ORDER_MARK, body.as_bytes()].concat();
@@ -146,7 +183,8 @@ fn keys_may_share_a_name_and_equal_ones_are_one() {
     let (_, rsa) = jwk(KeyFamily::Rsa, "same");
     let unmarked = without(rsa.clone(), "alg");
     let encrypting = with(with(rsa.clone(), "use", json!("enc")), "alg", json!("RSA-OAEP-256"));
-    let (rs256, ps256) = (with(rsa.clone(), "alg", json!("RS256")), with(rsa, "alg", json!("PS256")));
+    let (rs256, ps256) =
+        (with(rsa.clone(), "alg", json!("RS256")), with(rsa, "alg", json!("PS256")));
     let nameless = without(one.clone(), "kid");
     for (case, entries, named, unnamed, usable) in [
         ("twice", vec![one.clone(), one.clone()], 1, 1, 1),
@@ -165,7 +203,11 @@ fn keys_may_share_a_name_and_equal_ones_are_one() {
         }
     }
     let set = set_of(&[nameless, with(other, "kid", json!(""))]);
-    assert_eq!((set.nameless().count(), set.named("").count(), set.keys().count()), (2, 0, 2), "an empty name is none");
+    assert_eq!(
+        (set.nameless().count(), set.named("").count(), set.keys().count()),
+        (2, 0, 2),
+        "an empty name is none"
+    );
 }
 
 #[test]
@@ -199,10 +241,17 @@ fn how_many_keys_a_token_may_cost_is_known_before_it_comes() {
 
 #[test]
 fn what_is_no_key_set_is_refused() {
-    let many: Vec<Value> = (0..=ENTRIES_MAX).map(|number| json!({"kid": number.to_string()})).collect();
-    assert!(matches!(KeySet::parse(json!({ "keys": many }).to_string().as_bytes()), Err(KeySetError::TooManyKeys)));
+    let many: Vec<Value> =
+        (0..=ENTRIES_MAX).map(|number| json!({"kid": number.to_string()})).collect();
+    assert!(matches!(
+        KeySet::parse(json!({ "keys": many }).to_string().as_bytes()),
+        Err(KeySetError::TooManyKeys)
+    ));
     for body in ["", "[]", "{}", "{\"keys\": {}}", "<html>", "{\"keys\": [}", "{\"keys\": null}"] {
-        assert!(matches!(KeySet::parse(body.as_bytes()), Err(KeySetError::NotAKeySet(_))), "{body}");
+        assert!(
+            matches!(KeySet::parse(body.as_bytes()), Err(KeySetError::NotAKeySet(_))),
+            "{body}"
+        );
     }
     let deep = format!("{{\"keys\": {}{}}}", "[".repeat(20), "]".repeat(20));
     assert!(matches!(KeySet::parse(deep.as_bytes()), Err(KeySetError::TooDeep)));
@@ -216,9 +265,14 @@ fn what_is_shown_of_a_set_is_short_and_on_one_line() {
     let set = set_of(&[long]);
     let [told] = &set.contents().left_out[..] else { panic!("{set:?}") };
     let length = |text: &str| text.chars().count();
-    assert!(told.kid.as_deref().is_some_and(|kid| kid.starts_with("a\u{fffd}b") && length(kid) == KID_CHARACTERS_MAX + 1));
     assert!(
-        length(&told.kind) <= 2 * (KIND_CHARACTERS_MAX + 1) + 1 && length(&told.reason) <= REASON_CHARACTERS_MAX + 1,
+        told.kid.as_deref().is_some_and(
+            |kid| kid.starts_with("a\u{fffd}b") && length(kid) == KID_CHARACTERS_MAX + 1
+        )
+    );
+    assert!(
+        length(&told.kind) <= 2 * (KIND_CHARACTERS_MAX + 1) + 1
+            && length(&told.reason) <= REASON_CHARACTERS_MAX + 1,
         "{told:?}"
     );
     assert!(!format!("{told}").contains(char::is_control));

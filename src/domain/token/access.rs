@@ -75,7 +75,8 @@ impl AccessClaims {
             is_access_token: raw.ttype.is_some_and(|Text(kind)| kind == ACCESS_TOKEN_TYPE),
             username: Username::new(&username).map_err(|_| ClaimsFault::BadUsername)?,
             principal: PrincipalId(raw.principal_id.ok_or(ClaimsFault::Missing)?),
-            scopes: Scopes::parse(raw.scope.as_ref().map_or("", |Text(scopes)| scopes)).map_err(|_| ClaimsFault::Mistyped)?,
+            scopes: Scopes::parse(raw.scope.as_ref().map_or("", |Text(scopes)| scopes))
+                .map_err(|_| ClaimsFault::Mistyped)?,
         })
     }
 
@@ -86,7 +87,8 @@ impl AccessClaims {
 
     /// Whether it may be used from later than `now` on.
     pub fn is_early(&self, now: UnixMillis) -> bool {
-        self.not_before.is_some_and(|not_before| now.saturating_add(ACCESS_TOKEN_LEEWAY) < not_before.millis())
+        self.not_before
+            .is_some_and(|not_before| now.saturating_add(ACCESS_TOKEN_LEEWAY) < not_before.millis())
     }
 }
 
@@ -128,13 +130,23 @@ impl<'a> UntrustedAccessToken<'a> {
         let (algorithm, key_id) = (header.alg.0.into(), header.kid.map(|Text(kid)| kid.into()));
         parts.decode_rest(&mut decoded)?;
         let unverified_claims = AccessClaims::parse(decoded.payload())?;
-        Ok(Self { signing_input: parts.signing_input, decoded, algorithm, key_id, unverified_claims })
+        Ok(Self {
+            signing_input: parts.signing_input,
+            decoded,
+            algorithm,
+            key_id,
+            unverified_claims,
+        })
     }
 
     /// Verifies the signature with the keys of this service. The only way to a [`VerifiedAccessToken`].
     pub fn verify(&self, keys: &IssuerKeys) -> Result<VerifiedAccessToken<'_>, KeyFault> {
-        let key_id =
-            keys.verify(&self.algorithm, self.key_id.as_deref(), self.signing_input.as_bytes(), self.decoded.signature())?;
+        let key_id = keys.verify(
+            &self.algorithm,
+            self.key_id.as_deref(),
+            self.signing_input.as_bytes(),
+            self.decoded.signature(),
+        )?;
         Ok(VerifiedAccessToken { claims: &self.unverified_claims, key_id })
     }
 

@@ -78,7 +78,9 @@ pub enum ClaimsFault {
     #[error("`{0}` is not text (nonce may also be a number)")]
     NotText(&'static str),
     /// The payload begins with U+FEFF, as some editors and shells begin files.
-    #[error("the payload begins with a byte order mark (BOM), which JSON may not (RFC 8259 section 8.1)")]
+    #[error(
+        "the payload begins with a byte order mark (BOM), which JSON may not (RFC 8259 section 8.1)"
+    )]
     ByteOrderMark,
     /// No `username`, `iss` or `sub`.
     #[error("no claim names the user (username, or iss or sub)")]
@@ -113,7 +115,8 @@ impl Claims {
         let (username, nonce) = if raw.username.is_some() && time.is_some() && nonce.is_some() {
             (raw.username, nonce)
         } else {
-            let named = agreed(agreed(raw.username, text("iss", raw.iss)?)?, text("sub", raw.sub)?)?;
+            let named =
+                agreed(agreed(raw.username, text("iss", raw.iss)?)?, text("sub", raw.sub)?)?;
             (named, agreed(nonce, text("jti", raw.jti)?)?)
         };
         let username = username.ok_or(ClaimsFault::NoUsername)?;
@@ -128,26 +131,39 @@ impl Claims {
             method: raw.htm.map(Into::into),
             uri: raw.htu.map(Into::into),
             query: raw.htq.map(Into::into),
-            content_digest: raw.content_digest.map(|text| text.parse().map_err(|_| ClaimsFault::Mistyped)).transpose()?,
+            content_digest: raw
+                .content_digest
+                .map(|text| text.parse().map_err(|_| ClaimsFault::Mistyped))
+                .transpose()?,
         })
     }
 }
 
 /// Why `payload` is no JSON object of claims.
 fn fault_of(payload: &[u8]) -> ClaimsFault {
-    if payload.starts_with("\u{feff}".as_bytes()) { ClaimsFault::ByteOrderMark } else { ClaimsFault::Mistyped }
+    if payload.starts_with("\u{feff}".as_bytes()) {
+        ClaimsFault::ByteOrderMark
+    } else {
+        ClaimsFault::Mistyped
+    }
 }
 
 fn seconds(name: &'static str, claim: Option<&RawValue>) -> Result<Option<TokenTime>, ClaimsFault> {
     claim.map(|claim| number::seconds(claim).ok_or(ClaimsFault::NotATime(name))).transpose()
 }
 
-fn text<'a>(name: &'static str, claim: Option<&'a RawValue>) -> Result<Option<Cow<'a, str>>, ClaimsFault> {
+fn text<'a>(
+    name: &'static str,
+    claim: Option<&'a RawValue>,
+) -> Result<Option<Cow<'a, str>>, ClaimsFault> {
     claim.map(|claim| json::string(claim.get()).map_err(|_| ClaimsFault::NotText(name))).transpose()
 }
 
 /// The digits of a number as they stand, so that `5` and `"5"` are one nonce, and numbers of any size are told apart.
-fn text_or_number<'a>(name: &'static str, claim: Option<&'a RawValue>) -> Result<Option<Cow<'a, str>>, ClaimsFault> {
+fn text_or_number<'a>(
+    name: &'static str,
+    claim: Option<&'a RawValue>,
+) -> Result<Option<Cow<'a, str>>, ClaimsFault> {
     match claim {
         Some(claim) if number::is_number(claim) => Ok(Some(Cow::Borrowed(claim.get()))),
         claim => text(name, claim),
@@ -209,7 +225,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for RawClaims<'a> {
                         "htm" => claim(&mut map, &mut claims.htm, |Text(text)| text)?,
                         "htu" => claim(&mut map, &mut claims.htu, |Text(text)| text)?,
                         "htq" => claim(&mut map, &mut claims.htq, |Text(text)| text)?,
-                        "content_digest" => claim(&mut map, &mut claims.content_digest, |Text(text)| text)?,
+                        "content_digest" => {
+                            claim(&mut map, &mut claims.content_digest, |Text(text)| text)?
+                        }
                         _ => drop(map.next_value::<IgnoredAny>()?),
                     }
                 }

@@ -18,7 +18,9 @@ pub(super) fn seconds(value: &RawValue) -> Option<TokenTime> {
 /// `text` is a number as JSON has them (RFC 8259 section 6).
 fn moment(text: &str) -> TokenTime {
     let (is_negative, text) = text.strip_prefix('-').map_or((false, text), |text| (true, text));
-    let (mantissa, exponent) = text.split_once(['e', 'E']).map_or((text, 0), |(mantissa, text)| (mantissa, exponent(text)));
+    let (mantissa, exponent) = text
+        .split_once(['e', 'E'])
+        .map_or((text, 0), |(mantissa, text)| (mantissa, exponent(text)));
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     // How many digits stand before the point if milliseconds are counted.
     let before_point = place(whole.len()).saturating_add(exponent).saturating_add(3);

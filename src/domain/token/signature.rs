@@ -22,7 +22,12 @@ impl SignatureFault {
             KeyFamily::P384 => 96,
         };
         let is_der = algorithm != Algorithm::EdDsa && is_der_pair(signature);
-        (signature.len() != expected).then_some(Self { algorithm, length: signature.len(), expected, is_der })
+        (signature.len() != expected).then_some(Self {
+            algorithm,
+            length: signature.len(),
+            expected,
+            is_der,
+        })
     }
 }
 
@@ -39,7 +44,9 @@ impl fmt::Display for SignatureFault {
 
 /// Whether it is a SEQUENCE of two INTEGERs, as X9.62 and most libraries' own functions have ECDSA signatures.
 fn is_der_pair(signature: &[u8]) -> bool {
-    let Ok(sequence) = <der::asn1::AnyRef<'_> as der::Decode>::from_der(signature) else { return false };
+    let Ok(sequence) = <der::asn1::AnyRef<'_> as der::Decode>::from_der(signature) else {
+        return false;
+    };
     let pair = sequence.sequence(|fields| {
         let r: der::asn1::UintRef<'_> = der::Decode::decode(fields)?;
         let s: der::asn1::UintRef<'_> = der::Decode::decode(fields)?;

@@ -18,14 +18,18 @@ fn unsigned(header: &Value, claims: &Value) -> String {
 }
 
 fn claims_of(claims: &Value) -> Result<Claims, TokenFault> {
-    UntrustedToken::parse(&unsigned(&json!({"alg": "EdDSA"}), claims)).map(|token| token.unverified_claims)
+    UntrustedToken::parse(&unsigned(&json!({"alg": "EdDSA"}), claims))
+        .map(|token| token.unverified_claims)
 }
 
 #[test]
 fn both_profiles_say_the_same() {
-    let own = claims_of(&json!({"username": "alice", "time": 1_700_000_000, "nonce": "n-1"})).unwrap();
-    let registered = claims_of(&json!({"iss": "alice", "iat": 1_700_000_000, "jti": "n-1"})).unwrap();
-    let by_subject = claims_of(&json!({"sub": "alice", "iat": 1_700_000_000.0, "jti": "n-1"})).unwrap();
+    let own =
+        claims_of(&json!({"username": "alice", "time": 1_700_000_000, "nonce": "n-1"})).unwrap();
+    let registered =
+        claims_of(&json!({"iss": "alice", "iat": 1_700_000_000, "jti": "n-1"})).unwrap();
+    let by_subject =
+        claims_of(&json!({"sub": "alice", "iat": 1_700_000_000.0, "jti": "n-1"})).unwrap();
     let both = claims_of(&json!({
         "username": "alice", "time": 1_700_000_000, "nonce": "n-1", "sub": "alice", "iss": "alice", "iat": 1_700_000_000, "jti": "n-1",
     }))
@@ -42,23 +46,35 @@ fn both_profiles_say_the_same() {
 fn integer_nonces_are_taken_in_decimal() {
     assert_eq!(&*claims_of(&json!({"username": "a", "time": 1, "nonce": 5})).unwrap().nonce, "5");
     assert_eq!(&*claims_of(&json!({"username": "a", "time": 1, "nonce": -5})).unwrap().nonce, "-5");
-    assert_eq!(&*claims_of(&json!({"username": "a", "time": 1, "nonce": u64::MAX})).unwrap().nonce, "18446744073709551615");
+    assert_eq!(
+        &*claims_of(&json!({"username": "a", "time": 1, "nonce": u64::MAX})).unwrap().nonce,
+        "18446744073709551615"
+    );
 }
 
 fn claims_in(payload: &str) -> Result<Claims, TokenFault> {
-    let token = format!("{}.{}.AAAA", part(&json!({"alg": "EdDSA"})), BASE64_URL_SAFE_NO_PAD.encode(payload));
+    let token = format!(
+        "{}.{}.AAAA",
+        part(&json!({"alg": "EdDSA"})),
+        BASE64_URL_SAFE_NO_PAD.encode(payload)
+    );
     UntrustedToken::parse(&token).map(|token| token.unverified_claims)
 }
 
 #[test]
 fn numbers_count_by_their_digits() {
-    for nonce in ["0.9845574553073804", "123456789012345678901234567890", "1e3", "-0", "1.50", "0.1e-400"] {
-        let claims = claims_in(&format!(r#"{{"username":"a","time":1764300000.337586,"nonce":{nonce}}}"#)).unwrap();
+    for nonce in
+        ["0.9845574553073804", "123456789012345678901234567890", "1e3", "-0", "1.50", "0.1e-400"]
+    {
+        let claims =
+            claims_in(&format!(r#"{{"username":"a","time":1764300000.337586,"nonce":{nonce}}}"#))
+                .unwrap();
         assert_eq!(&*claims.nonce, nonce);
         assert_eq!(claims.time, TokenTime::new(UnixMillis(1_764_300_000_337), true));
     }
     for time in ["1764300000.0", "1.7643e9", "1764300000"] {
-        let claims = claims_in(&format!(r#"{{"iss":"a", "iat" : {time} ,"jti":"n\u0041"}}"#)).unwrap();
+        let claims =
+            claims_in(&format!(r#"{{"iss":"a", "iat" : {time} ,"jti":"n\u0041"}}"#)).unwrap();
         assert_eq!((claims.time, &*claims.nonce), (UnixSeconds(1_764_300_000).into(), "nA"));
     }
     for (payload, fault) in [
@@ -106,7 +122,8 @@ fn what_libraries_add_only_restricts() {
         ("jti", json!(["x"])),
         ("aud", json!(null)),
     ] {
-        let claims = with(claim, value.clone()).unwrap_or_else(|fault| panic!("{claim} {value}: {fault}"));
+        let claims =
+            with(claim, value.clone()).unwrap_or_else(|fault| panic!("{claim} {value}: {fault}"));
         assert_eq!(claims, claims_of(&own).unwrap(), "{claim} {value}");
     }
     for (claim, value, fault) in [
@@ -123,13 +140,17 @@ fn what_libraries_add_only_restricts() {
 #[test]
 fn faults_say_what_is_wrong() {
     let fault = |token: &str| UntrustedToken::parse(token).unwrap_err().to_string();
-    let (header, payload) = (part(&json!({"alg": "EdDSA"})), part(&json!({"username": "a", "time": 1, "nonce": "n"})));
+    let (header, payload) =
+        (part(&json!({"alg": "EdDSA"})), part(&json!({"username": "a", "time": 1, "nonce": "n"})));
     assert!(fault(&format!("{header}==.{payload}.AAAA")).contains("its header ends with `=`"));
     assert!(fault(&format!("{header}.{payload}=.AAAA")).contains("its payload ends with `=`"));
     assert!(fault(&format!("{header}.{payload}.AAA=")).contains("its signature ends with `=`"));
     assert!(fault(&format!("{header}.{payload}.A+/A")).contains("base64url has `-` and `_`"));
     let marked = |json: &str| BASE64_URL_SAFE_NO_PAD.encode(format!("\u{feff}{json}"));
-    assert!(fault(&format!("{}.{payload}.AAAA", marked(r#"{"alg":"EdDSA"}"#))).contains("byte order mark"));
+    assert!(
+        fault(&format!("{}.{payload}.AAAA", marked(r#"{"alg":"EdDSA"}"#)))
+            .contains("byte order mark")
+    );
     assert!(fault(&format!("{header}.{}.AAAA", marked("{}"))).contains("byte order mark"));
     assert!(fault(&unsigned(&json!({"alg": "HS256"}), &json!({}))).contains("Ed25519"));
 }
@@ -143,7 +164,11 @@ fn profiles_may_not_contradict_each_other() {
         json!({"username": "a", "time": 1, "iat": 4, "nonce": "n"}),
         json!({"iss": "a", "time": 1, "nonce": "n", "jti": "m"}),
     ] {
-        assert_eq!(claims_of(&claims), Err(TokenFault::Claims(ClaimsFault::Contradictory)), "{claims}");
+        assert_eq!(
+            claims_of(&claims),
+            Err(TokenFault::Claims(ClaimsFault::Contradictory)),
+            "{claims}"
+        );
     }
 }
 
@@ -160,7 +185,10 @@ fn missing_and_mistyped_claims_are_refused() {
         (json!({"username": "a", "time": "1", "nonce": "n"}), ClaimsFault::NotATime("time")),
         (json!({"username": "a", "time": 1, "nonce": true}), ClaimsFault::NotText("nonce")),
         (json!({"username": "a", "time": null, "nonce": "n"}), ClaimsFault::NotATime("time")),
-        (json!({"username": "a", "time": 1, "nonce": "n", "exp": "soon"}), ClaimsFault::NotATime("exp")),
+        (
+            json!({"username": "a", "time": 1, "nonce": "n", "exp": "soon"}),
+            ClaimsFault::NotATime("exp"),
+        ),
         (json!({"username": "a", "time": 1, "nonce": "n", "aud": 7}), ClaimsFault::Mistyped),
         (json!({"username": "a", "time": 1, "nonce": "n", "htm": 7}), ClaimsFault::Mistyped),
         (json!(["a", 1, "n"]), ClaimsFault::Mistyped),
@@ -172,16 +200,26 @@ fn missing_and_mistyped_claims_are_refused() {
 #[test]
 fn a_claim_or_header_that_comes_twice_is_refused() {
     let header = BASE64_URL_SAFE_NO_PAD.encode(r#"{"alg":"EdDSA"}"#);
-    let payload = BASE64_URL_SAFE_NO_PAD.encode(r#"{"username":"a","username":"a","time":1,"nonce":"n"}"#);
-    assert_eq!(UntrustedToken::parse(&format!("{header}.{payload}.AAAA")).unwrap_err(), TokenFault::Claims(ClaimsFault::Mistyped));
+    let payload =
+        BASE64_URL_SAFE_NO_PAD.encode(r#"{"username":"a","username":"a","time":1,"nonce":"n"}"#);
+    assert_eq!(
+        UntrustedToken::parse(&format!("{header}.{payload}.AAAA")).unwrap_err(),
+        TokenFault::Claims(ClaimsFault::Mistyped)
+    );
     let header = BASE64_URL_SAFE_NO_PAD.encode(r#"{"alg":"EdDSA","alg":"EdDSA"}"#);
     let payload = part(&json!({"username": "a", "time": 1, "nonce": "n"}));
-    assert!(matches!(UntrustedToken::parse(&format!("{header}.{payload}.AAAA")), Err(TokenFault::NotAJws(_))));
+    assert!(matches!(
+        UntrustedToken::parse(&format!("{header}.{payload}.AAAA")),
+        Err(TokenFault::NotAJws(_))
+    ));
 }
 
 #[test]
 fn an_encoded_payload_may_be_said_to_be_one() {
-    let token = unsigned(&json!({"alg": "EdDSA", "b64": true}), &json!({"username": "a", "time": 1, "nonce": "n"}));
+    let token = unsigned(
+        &json!({"alg": "EdDSA", "b64": true}),
+        &json!({"username": "a", "time": 1, "nonce": "n"}),
+    );
     assert!(UntrustedToken::parse(&token).is_ok(), "RFC 7797 section 3: true is what is so anyway");
 }
 
@@ -205,25 +243,40 @@ fn claims_are_text_in_an_object() {
 
 #[test]
 fn a_content_digest_is_one_that_can_be_checked() {
-    let with = |digest: Value| claims_of(&json!({"username": "a", "time": 1, "nonce": "n", "content_digest": digest}));
+    let with = |digest: Value| {
+        claims_of(&json!({"username": "a", "time": 1, "nonce": "n", "content_digest": digest}))
+    };
     let digest = "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:";
     assert!(with(json!(digest)).unwrap().content_digest.unwrap().matches(b""));
-    for other in [json!(""), json!("sha-256=:AAAA:"), json!("md5=:AAAA:"), json!([digest]), json!({"sha-256": "AAAA"}), json!(null)]
-    {
+    for other in [
+        json!(""),
+        json!("sha-256=:AAAA:"),
+        json!("md5=:AAAA:"),
+        json!([digest]),
+        json!({"sha-256": "AAAA"}),
+        json!(null),
+    ] {
         assert_eq!(with(other.clone()), Err(TokenFault::Claims(ClaimsFault::Mistyped)), "{other}");
     }
 }
 
 #[test]
 fn dates_are_rounded_against_the_token() {
-    let claims = claims_of(&json!({"iss": "a", "iat": 1, "jti": "n", "exp": 10.9, "nbf": 5.1})).unwrap();
+    let claims =
+        claims_of(&json!({"iss": "a", "iat": 1, "jti": "n", "exp": 10.9, "nbf": 5.1})).unwrap();
     assert_eq!(claims.expires_at, Some(UnixSeconds(10)));
     assert_eq!(claims.not_before, Some(UnixSeconds(6)));
 }
 
 #[test]
 fn audiences_come_alone_or_in_a_list() {
-    let named = |aud| claims_of(&json!({"iss": "a", "iat": 1, "jti": "n", "aud": aud})).unwrap().audience.unwrap().names("us");
+    let named = |aud| {
+        claims_of(&json!({"iss": "a", "iat": 1, "jti": "n", "aud": aud}))
+            .unwrap()
+            .audience
+            .unwrap()
+            .names("us")
+    };
     assert!(named(json!("us")) && named(json!(["them", "us"])));
     assert!(!named(json!("them")) && !named(json!([])));
 }
@@ -255,8 +308,14 @@ fn what_is_not_a_jws_is_refused() {
         format!("{}.{claims}.AAAA", part(&json!(["EdDSA"]))),
         format!("{}.{claims}.AAAA", part(&json!(["EdDSA", null, null]))),
         format!("{}.{claims}.AAAA", part(&json!("EdDSA"))),
-        format!("{}.{claims}.AAAA", BASE64_URL_SAFE_NO_PAD.encode(b"{\"alg\":\"EdDSA\",\"typ\":\"\xff\"}")),
-        format!("{}.{claims}.AAAA", BASE64_URL_SAFE_NO_PAD.encode(b"{\"alg\":\"EdDSA\",\"\xc3\x28\":1}")),
+        format!(
+            "{}.{claims}.AAAA",
+            BASE64_URL_SAFE_NO_PAD.encode(b"{\"alg\":\"EdDSA\",\"typ\":\"\xff\"}")
+        ),
+        format!(
+            "{}.{claims}.AAAA",
+            BASE64_URL_SAFE_NO_PAD.encode(b"{\"alg\":\"EdDSA\",\"\xc3\x28\":1}")
+        ),
     ] {
         assert!(matches!(UntrustedToken::parse(&token), Err(TokenFault::NotAJws(_))), "{token:?}");
     }
@@ -265,8 +324,13 @@ fn what_is_not_a_jws_is_refused() {
 #[test]
 fn only_listed_algorithms_are_read() {
     for alg in ["none", "HS256", "HS512", "ES512", "eddsa", "RSA1_5", ""] {
-        let token = unsigned(&json!({"alg": alg}), &json!({"username": "a", "time": 1, "nonce": "n"}));
-        assert_eq!(UntrustedToken::parse(&token).unwrap_err(), TokenFault::UnsupportedAlgorithm, "{alg}");
+        let token =
+            unsigned(&json!({"alg": alg}), &json!({"username": "a", "time": 1, "nonce": "n"}));
+        assert_eq!(
+            UntrustedToken::parse(&token).unwrap_err(),
+            TokenFault::UnsupportedAlgorithm,
+            "{alg}"
+        );
     }
 }
 
@@ -280,14 +344,23 @@ fn size_is_capped_before_anything_is_decoded() {
 #[test]
 fn only_the_right_key_over_the_right_bytes_verifies() {
     let now = UnixMillis(0);
-    for (family, algorithm) in
-        KeyFamily::ALL.into_iter().flat_map(|family| family.algorithms().iter().map(move |algorithm| (family, *algorithm)))
+    for (family, algorithm) in KeyFamily::ALL
+        .into_iter()
+        .flat_map(|family| family.algorithms().iter().map(move |algorithm| (family, *algorithm)))
     {
-        let (key, other) = (PrivateKey::generate(family, 2048).unwrap(), PrivateKey::generate(family, 2048).unwrap());
-        let (ready, other) = (VerifyingKey::new(key.public_key()), VerifyingKey::new(other.public_key()));
-        let input =
-            format!("{}.{}", part(&json!({"alg": algorithm.name()})), part(&json!({"username": "a", "time": 1, "nonce": "n"})));
-        let signature = BASE64_URL_SAFE_NO_PAD.encode(key.sign(algorithm, input.as_bytes()).unwrap());
+        let (key, other) = (
+            PrivateKey::generate(family, 2048).unwrap(),
+            PrivateKey::generate(family, 2048).unwrap(),
+        );
+        let (ready, other) =
+            (VerifyingKey::new(key.public_key()), VerifyingKey::new(other.public_key()));
+        let input = format!(
+            "{}.{}",
+            part(&json!({"alg": algorithm.name()})),
+            part(&json!({"username": "a", "time": 1, "nonce": "n"}))
+        );
+        let signature =
+            BASE64_URL_SAFE_NO_PAD.encode(key.sign(algorithm, input.as_bytes()).unwrap());
         let token = format!("{input}.{signature}");
         let parsed = UntrustedToken::parse(&token).unwrap();
         assert!(parsed.fits(&ready), "{algorithm}");
@@ -300,7 +373,10 @@ fn only_the_right_key_over_the_right_bytes_verifies() {
             part(&json!({"alg": algorithm.name()})),
             part(&json!({"username": "b", "time": 1, "nonce": "n"}))
         );
-        assert!(UntrustedToken::parse(&forged).unwrap().verify(&ready, now).is_none(), "{algorithm}: other claims");
+        assert!(
+            UntrustedToken::parse(&forged).unwrap().verify(&ready, now).is_none(),
+            "{algorithm}: other claims"
+        );
     }
 }
 

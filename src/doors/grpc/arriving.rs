@@ -87,7 +87,11 @@ impl<B: Body<Data = Bytes> + Unpin> Arriving<B> {
                     if parts.held.is_given_up(context.waker()) {
                         return Poll::Ready(Err(in_vain.unwrap_or(Lacking::NoRoom)));
                     }
-                    return parts.end.as_mut().poll(context).map(|()| Err(in_vain.unwrap_or(Lacking::Incomplete)));
+                    return parts
+                        .end
+                        .as_mut()
+                        .poll(context)
+                        .map(|()| Err(in_vain.unwrap_or(Lacking::Incomplete)));
                 }
             }
         }
@@ -140,7 +144,8 @@ impl<B: Body<Data = Bytes> + Unpin> Arriving<B> {
             (None, Some(parts)) => Message { bytes: parts.bytes.into(), held: Some(parts.held) },
             (None, None) => return Err(Lacking::Incomplete),
         };
-        let is_whole = length(&message.bytes).is_some_and(|length| message.bytes.len() - PREFIX >= length);
+        let is_whole =
+            length(&message.bytes).is_some_and(|length| message.bytes.len() - PREFIX >= length);
         if is_whole { Ok(message) } else { Err(Lacking::Incomplete) }
     }
 }
@@ -207,7 +212,10 @@ mod tests {
         type Data = Bytes;
         type Error = Infallible;
 
-        fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
             match self.left.pop_front() {
                 Some(Some(piece)) => Poll::Ready(Some(Ok(Frame::data(piece)))),
                 Some(None) => {
@@ -239,7 +247,11 @@ mod tests {
         Arriving::new(Pieces { left, ends }, MAX, Arc::clone(room), until)
     }
 
-    fn arriving(pieces: impl IntoIterator<Item = Option<Vec<u8>>>, ends: bool, room: &Arc<Pending>) -> Arriving<Pieces> {
+    fn arriving(
+        pieces: impl IntoIterator<Item = Option<Vec<u8>>>,
+        ends: bool,
+        room: &Arc<Pending>,
+    ) -> Arriving<Pieces> {
         arriving_until(Instant::now() + Duration::from_mins(1), pieces, ends, room)
     }
 
@@ -274,7 +286,10 @@ mod tests {
     async fn a_message_that_is_too_large_is_known_by_its_prefix() {
         let room = Pending::new(64 * 1024);
         let prefix = &message(MAX + 1)[..5];
-        for pieces in [vec![Some(prefix.to_vec())], prefix.chunks(1).map(|byte| Some(byte.to_vec())).collect::<Vec<_>>()] {
+        for pieces in [
+            vec![Some(prefix.to_vec())],
+            prefix.chunks(1).map(|byte| Some(byte.to_vec())).collect::<Vec<_>>(),
+        ] {
             for ends in [false, true] {
                 let arriving = arriving_until(Instant::now(), pieces.clone(), ends, &room);
                 assert_eq!(arrived(arriving).await.unwrap_err(), Lacking::TooLarge);
@@ -296,7 +311,11 @@ mod tests {
             (vec![Some(whole.clone())], false),
         ] {
             let arriving = arriving_until(Instant::now(), pieces.clone(), ends, &room);
-            assert_eq!(arrived(arriving).await.unwrap_err(), Lacking::Incomplete, "{pieces:?} {ends}");
+            assert_eq!(
+                arrived(arriving).await.unwrap_err(),
+                Lacking::Incomplete,
+                "{pieces:?} {ends}"
+            );
         }
     }
 
@@ -305,13 +324,18 @@ mod tests {
     async fn a_message_that_is_too_large_is_read_to_its_end() {
         let room = Pending::new(PENDING_MESSAGE);
         let whole = message(MAX + 1);
-        let pieces: Vec<_> = whole.chunks(100).flat_map(|piece| [Some(piece.to_vec()), None]).collect();
+        let pieces: Vec<_> =
+            whole.chunks(100).flat_map(|piece| [Some(piece.to_vec()), None]).collect();
         let mut arriving = arriving(pieces, true, &room);
         let lacking = std::future::poll_fn(|context| arriving.poll(context)).await.unwrap_err();
         assert_eq!((lacking, arriving.body.left.len()), (Lacking::TooLarge, 0));
         let endless = std::iter::repeat_n(Some(vec![0; 1024 * 1024]), 20);
-        let mut arriving =
-            arriving_until(Instant::now() + Duration::from_mins(1), [Some(whole)].into_iter().chain(endless), false, &room);
+        let mut arriving = arriving_until(
+            Instant::now() + Duration::from_mins(1),
+            [Some(whole)].into_iter().chain(endless),
+            false,
+            &room,
+        );
         let lacking = std::future::poll_fn(|context| arriving.poll(context)).await.unwrap_err();
         assert_eq!((lacking, arriving.body.left.is_empty()), (Lacking::TooLarge, false));
     }
@@ -322,7 +346,9 @@ mod tests {
         let _entered = runtime.enter();
         let room = Pending::new(2 * PENDING_MESSAGE);
         let mut context = Context::from_waker(Waker::noop());
-        let mut begun: Vec<_> = (0..2).map(|_| arriving([Some(message(500)[..400].to_vec()), None, None], false, &room)).collect();
+        let mut begun: Vec<_> = (0..2)
+            .map(|_| arriving([Some(message(500)[..400].to_vec()), None, None], false, &room))
+            .collect();
         assert!(begun[0].poll(&mut context).is_pending());
         let mut at_once = arriving([Some(message(MAX))], true, &room);
         assert!(matches!(at_once.poll(&mut context), Poll::Ready(Ok(Message { held: None, .. }))));
@@ -338,7 +364,9 @@ mod tests {
         let _entered = runtime.enter();
         let room = Pending::new(10 * (PENDING_MESSAGE + 5));
         let mut context = Context::from_waker(Waker::noop());
-        let mut begun: Vec<_> = (0..10).map(|_| arriving([Some(message(MAX)[..5].to_vec()), None], false, &room)).collect();
+        let mut begun: Vec<_> = (0..10)
+            .map(|_| arriving([Some(message(MAX)[..5].to_vec()), None], false, &room))
+            .collect();
         for arriving in &mut begun {
             assert!(arriving.poll(&mut context).is_pending());
         }

@@ -5,30 +5,33 @@ use std::sync::Arc;
 use envoy_types::ext_authz::v3::pb::{Authorization, CheckRequest, CheckResponse};
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{answer::respond, request::presented, service::Refused};
+use super::{request::auth_request, response::respond, service::Refused};
 use crate::{
-    doors::{answer::Language, listen::Standing},
+    doors::{listen::TurnRecord, response::ResponseConfig},
     engine::verify::Verifier,
 };
 
 pub(super) struct ExtAuthz {
     pub(super) verifier: Arc<Verifier>,
-    pub(super) language: Arc<Language>,
+    pub(super) responses: Arc<ResponseConfig>,
     /// Of the connection that this answers.
-    pub(super) standing: Standing,
+    pub(super) standing: TurnRecord,
 }
 
 #[async_trait]
 impl Authorization for ExtAuthz {
     /// Every answer is an OK RPC: to Envoy a gRPC error is no denial, but a case for `failure_mode_allow`.
-    async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
+    async fn check(
+        &self,
+        request: Request<CheckRequest>,
+    ) -> Result<Response<CheckResponse>, Status> {
         let (metadata, extensions, request) = request.into_parts();
-        let presented = presented(&request, &metadata, &self.language);
+        let auth_request = auth_request(&request, &metadata, &self.responses);
         let verdict = match Refused::reason(&extensions) {
-            None => self.verifier.decide(&presented).await,
-            Some(reason) => self.verifier.refuse(&presented, reason),
+            None => self.verifier.decide(&auth_request).await,
+            Some(reason) => self.verifier.refuse(&auth_request, reason),
         };
         self.standing.note(&verdict);
-        Ok(Response::new(respond(&verdict, &self.language)))
+        Ok(Response::new(respond(&verdict, &self.responses)))
     }
 }

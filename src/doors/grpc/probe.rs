@@ -11,7 +11,7 @@ use envoy_types::{
 
 use crate::{
     config::ListenAddress,
-    doors::{answer::name, http::probe::Answer},
+    doors::{http::probe::Answer, response::name},
 };
 
 /// The gRPC door could not be asked.
@@ -41,14 +41,25 @@ pub async fn ask(address: &ListenAddress, authorization: &str) -> Result<Answer,
     };
     let request = Request { http: Some(http), ..Request::default() };
     let attributes = AttributeContext { request: Some(request), ..AttributeContext::default() };
-    let answer = client.check(CheckRequest { attributes: Some(attributes) }).await.map_err(Box::new)?.into_inner();
-    let code = tonic::Code::from(answer.status.map_or(tonic::Code::Unknown as i32, |status| status.code));
+    let answer = client
+        .check(CheckRequest { attributes: Some(attributes) })
+        .await
+        .map_err(Box::new)?
+        .into_inner();
+    let code =
+        tonic::Code::from(answer.status.map_or(tonic::Code::Unknown as i32, |status| status.code));
     let (wanted, headers) = match answer.http_response {
         Some(HttpResponse::OkResponse(response)) => (name::USERNAME, response.headers),
         Some(HttpResponse::DeniedResponse(response)) => (name::ERROR, response.headers),
         Some(HttpResponse::ErrorResponse(_)) | None => ("", Vec::new()),
     };
-    let value =
-        headers.into_iter().filter_map(|option| option.header).find(|header| header.key == wanted).map(|header| header.value);
-    Ok(Answer { status: format!("{} {code:?}", code as i32), says: format!("{wanted}: {}", value.unwrap_or_default()) })
+    let value = headers
+        .into_iter()
+        .filter_map(|option| option.header)
+        .find(|header| header.key == wanted)
+        .map(|header| header.value);
+    Ok(Answer {
+        status: format!("{} {code:?}", code as i32),
+        says: format!("{wanted}: {}", value.unwrap_or_default()),
+    })
 }

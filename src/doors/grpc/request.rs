@@ -8,8 +8,11 @@ use envoy_types::{
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 
 use crate::{
-    domain::presented::{Body, Credentials, Door, Misconfiguration, OriginalRequest, Presented, Stated, TraceHeaders},
-    doors::answer::{AUTHORIZATION, Language, name},
+    domain::auth_request::{
+        AuthRequest, Body, Credentials, Door, Misconfiguration, OriginalRequest, Reported,
+        TraceHeaders,
+    },
+    doors::response::{AUTHORIZATION, ResponseConfig, name},
 };
 
 /// The key of a route's `context_extensions` that asks for scopes.
@@ -19,30 +22,48 @@ const SCOPE_EXTENSION: &str = "scope";
 const PARTIAL_BODY: &str = "x-envoy-auth-partial-body";
 
 /// Anything that a `CheckRequest` leaves out is simply not presented; nothing can be left out that would allow.
-pub(super) fn presented<'a>(request: &'a CheckRequest, metadata: &'a MetadataMap, language: &Language) -> Presented<'a> {
+pub(super) fn auth_request<'a>(
+    request: &'a CheckRequest,
+    metadata: &'a MetadataMap,
+    responses: &ResponseConfig,
+) -> AuthRequest<'a> {
     let attributes = request.attributes.as_ref();
     let http = attributes.and_then(|attributes| attributes.request.as_ref()?.http.as_ref());
-    let source = attributes.and_then(|attributes| attributes.source.as_ref()?.address.as_ref()?.address.as_ref());
+    let source = attributes
+        .and_then(|attributes| attributes.source.as_ref()?.address.as_ref()?.address.as_ref());
     let extensions = attributes.map(|attributes| &attributes.context_extensions);
     let scope = extensions.and_then(|extensions| extensions.get(SCOPE_EXTENSION));
     let mut required_scopes: Vec<&str> = scope.map(String::as_str).into_iter().collect();
-    let misspelt = extensions.and_then(|extensions| extensions.keys().find(|name| is_misspelt(name)));
+    let misspelt =
+        extensions.and_then(|extensions| extensions.keys().find(|name| is_misspelt(name)));
     let misconfiguration = misspelt.map(|name| Misconfiguration::UnknownExtension(name));
     let peer = match source {
         Some(Address::SocketAddress(socket)) => socket.address.parse().ok(),
         _ => None,
     };
     let Some(http) = http else {
-        let nothing = Presented::alone(Door::Grpc, Credentials::None);
-        return Presented { required_scopes, peer, trace: trace(metadata), misconfiguration, ..nothing };
+        let nothing = AuthRequest::alone(Door::Grpc, Credentials::None);
+        return AuthRequest {
+            required_scopes,
+            peer,
+            trace: trace(metadata),
+            misconfiguration,
+            ..nothing
+        };
     };
     let headers = Headers(http);
     // Envoy joins repeated headers with commas; a token has none, so joined credentials are refused as two.
-    required_scopes.extend(headers.all(name::REQUIRED_SCOPE).flat_map(|value| value.unwrap_or("\"").split(',')));
-    Presented {
+    required_scopes.extend(
+        headers.all(name::REQUIRED_SCOPE).flat_map(|value| value.unwrap_or("\"").split(',')),
+    );
+    AuthRequest {
         door: Door::Grpc,
-        credentials: headers.credentials(&language.credentials_header),
-        authorization: if language.uses_authorization() { Credentials::None } else { headers.credentials(AUTHORIZATION) },
+        credentials: headers.credentials(&responses.credentials_header),
+        authorization: if responses.uses_authorization() {
+            Credentials::None
+        } else {
+            headers.credentials(AUTHORIZATION)
+        },
         request: OriginalRequest {
             method: stated(&http.method),
             scheme: headers.scheme(),
@@ -67,7 +88,8 @@ pub(super) fn presented<'a>(request: &'a CheckRequest, metadata: &'a MetadataMap
 /// no attempt, for whoever saw the request could have its token pass again.
 fn stream_number(id: &str) -> Option<&str> {
     const DIGITS_MAX: usize = 20;
-    let is_decimal = (1..=DIGITS_MAX).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_digit());
+    let is_decimal =
+        (1..=DIGITS_MAX).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_digit());
     is_decimal.then_some(id)
 }
 
@@ -75,17 +97,19 @@ fn stream_number(id: &str) -> Option<&str> {
 /// control planes add some of their own.
 fn is_misspelt(name: &str) -> bool {
     let scope = SCOPE_EXTENSION.as_bytes();
-    name != SCOPE_EXTENSION && name.as_bytes().windows(scope.len()).any(|part| part.eq_ignore_ascii_case(scope))
+    name != SCOPE_EXTENSION
+        && name.as_bytes().windows(scope.len()).any(|part| part.eq_ignore_ascii_case(scope))
 }
 
 /// The trace that a call is part of.
 pub(super) fn trace(metadata: &MetadataMap) -> TraceHeaders<'_> {
-    let value = |name| metadata.get(name).and_then(|value: &MetadataValue<Ascii>| value.to_str().ok());
+    let value =
+        |name| metadata.get(name).and_then(|value: &MetadataValue<Ascii>| value.to_str().ok());
     TraceHeaders { traceparent: value(name::TRACEPARENT), tracestate: value(name::TRACESTATE) }
 }
 
-fn stated(value: &str) -> Stated<'_> {
-    Stated::from(Some(value))
+fn stated(value: &str) -> Reported<'_> {
+    Reported::from(Some(value))
 }
 
 /// The request's headers, in either of two forms: `headers`, or with `encode_raw_headers` the entries of `header_map`.
@@ -99,7 +123,8 @@ impl<'a> Headers<'a> {
     }
 
     fn credentials(&self, name: &str) -> Credentials<'a> {
-        let plain = self.0.headers.get(name).map_or(Credentials::None, |value| Credentials::One(value));
+        let plain =
+            self.0.headers.get(name).map_or(Credentials::None, |value| Credentials::One(value));
         let raw = self.raw(name).fold(Credentials::None, |known, value| match value {
             Some(value) => known.and_another(value),
             None => Credentials::Unusable,
@@ -109,11 +134,12 @@ impl<'a> Headers<'a> {
 
     /// Over HTTP/2 the attribute is what the client writes into `:scheme`, whatever it connects with. The header is Envoy's own,
     /// unless its settings leave it to the proxy in front.
-    fn scheme(&self) -> Stated<'a> {
-        let header = self.all(name::FORWARDED_PROTO).fold(Stated::Nowhere, |known, value| match value {
-            Some(value) => known.and(Some(value)),
-            None => Stated::Contradictory,
-        });
+    fn scheme(&self) -> Reported<'a> {
+        let header =
+            self.all(name::FORWARDED_PROTO).fold(Reported::Missing, |known, value| match value {
+                Some(value) => known.and(Some(value)),
+                None => Reported::Conflicting,
+            });
         header.or(stated(&self.0.scheme))
     }
 
@@ -137,7 +163,9 @@ impl<'a> Headers<'a> {
     /// signs a digest knows the length. Envoy never hands over what comes with an upgrade, and leaves `transfer-encoding` there alone.
     fn body_that_is_kept(&self) -> Body<'a> {
         let has = |name| self.all(name).next().is_some();
-        let is_length = |value: Option<&str>| value.and_then(|value| value.parse().ok()).is_some_and(|length: u64| length > 0);
+        let is_length = |value: Option<&str>| {
+            value.and_then(|value| value.parse().ok()).is_some_and(|length: u64| length > 0)
+        };
         let has_length = has("content-length") && self.all("content-length").all(is_length);
         match (has_length, has("upgrade")) {
             _ if has("transfer-encoding") => Body::Partial,
@@ -156,7 +184,11 @@ impl<'a> Headers<'a> {
     fn raw(&self, name: &str) -> impl Iterator<Item = Option<&'a str>> {
         let entries = self.0.header_map.as_ref().map_or(&[][..], |map| &map.headers);
         entries.iter().filter(move |entry| entry.key.eq_ignore_ascii_case(name)).map(|entry| {
-            if entry.raw_value.is_empty() { Some(entry.value.as_str()) } else { std::str::from_utf8(&entry.raw_value).ok() }
+            if entry.raw_value.is_empty() {
+                Some(entry.value.as_str())
+            } else {
+                std::str::from_utf8(&entry.raw_value).ok()
+            }
         })
     }
 }

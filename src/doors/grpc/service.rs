@@ -36,7 +36,7 @@ use super::{
 };
 use crate::{
     domain::decision::DenialReason,
-    doors::{in_flight::Served, listen::Standing},
+    doors::{in_flight::Served, listen::TurnRecord},
 };
 
 /// What is asked in streams.
@@ -53,7 +53,7 @@ pub(super) struct DoorService {
     pub(super) others: Routes,
     pub(super) limits: Limits,
     /// Of the connection.
-    pub(super) standing: Standing,
+    pub(super) standing: TurnRecord,
 }
 
 /// A check with this among its extensions is refused, whatever is in it.
@@ -89,7 +89,10 @@ impl Asked {
 }
 
 /// The body of a request, as a server gives it.
-pub(super) trait Incoming: Body<Data = Bytes, Error: Into<StdError> + Send> + Send + Unpin + 'static {}
+pub(super) trait Incoming:
+    Body<Data = Bytes, Error: Into<StdError> + Send> + Send + Unpin + 'static
+{
+}
 
 impl<B: Body<Data = Bytes, Error: Into<StdError> + Send> + Send + Unpin + 'static> Incoming for B {}
 
@@ -111,29 +114,47 @@ impl<B: Incoming> Service<Request<B>> for DoorService {
             Asked::Other => SMALL_MESSAGE_MAX,
             Asked::Reflection => {
                 return match self.limits.reflections.enter() {
-                    Some(served) => self.serve_others(Request::from_parts(head, Handed::Streamed(body, served))),
-                    None => Answering::with(Status::resource_exhausted("too many streams of reflection are open")),
+                    Some(served) => {
+                        self.serve_others(Request::from_parts(head, Handed::Streamed(body, served)))
+                    }
+                    None => Answering::with(Status::resource_exhausted(
+                        "too many streams of reflection are open",
+                    )),
                 };
             }
         };
-        let arriving = Arriving::new(body, max, Arc::clone(&self.limits.pending), Instant::now() + ARRIVAL);
+        let arriving =
+            Arriving::new(body, max, Arc::clone(&self.limits.pending), Instant::now() + ARRIVAL);
         Answering::Arriving(Box::new(Asking { head, arriving, asked, service: self.clone() }))
     }
 }
 
 impl DoorService {
     fn serve_others<B: Incoming>(&mut self, request: Request<Handed<B>>) -> Answering<B> {
-        Answering::Serving { answer: Box::pin(self.others.call(request)), _served: None, _held: None }
+        Answering::Serving {
+            answer: Box::pin(self.others.call(request)),
+            _served: None,
+            _held: None,
+        }
     }
 
-    fn serve<B: Incoming>(&mut self, asked: Asked, mut head: Parts, arrived: Result<Message, Lacking>) -> Answering<B> {
+    fn serve<B: Incoming>(
+        &mut self,
+        asked: Asked,
+        mut head: Parts,
+        arrived: Result<Message, Lacking>,
+    ) -> Answering<B> {
         if asked == Asked::Other {
             return match arrived {
-                Ok(message) => self.serve_others(Request::from_parts(head, Handed::whole(message.bytes))),
+                Ok(message) => {
+                    self.serve_others(Request::from_parts(head, Handed::whole(message.bytes)))
+                }
                 Err(lacking) => Answering::with(lacking.into()),
             };
         }
-        let admitted = arrived.and_then(|message| Ok((message, self.limits.decisions.enter().ok_or(Lacking::NoRoom)?)));
+        let admitted = arrived.and_then(|message| {
+            Ok((message, self.limits.decisions.enter().ok_or(Lacking::NoRoom)?))
+        });
         let (bytes, room, served) = match admitted {
             Ok((message, place)) => (message.bytes, message.held, Some(place)),
             Err(lacking) => {
@@ -187,7 +208,11 @@ pub(super) enum Answering<B> {
     /// Its message is on its way.
     Arriving(Box<Asking<B>>),
     /// Somebody answers it. Until then it keeps what it takes of this door.
-    Serving { answer: BoxFuture<Response<Answer>, Infallible>, _served: Option<Served>, _held: Option<Held> },
+    Serving {
+        answer: BoxFuture<Response<Answer>, Infallible>,
+        _served: Option<Served>,
+        _held: Option<Held>,
+    },
     /// It is there; `None` when it was taken.
     Answered(Option<Response<Answer>>),
 }
@@ -214,7 +239,9 @@ impl<B: Incoming> Future for Answering<B> {
                     }
                 }
                 Self::Serving { answer, .. } => return answer.as_mut().poll(context),
-                Self::Answered(answer) => return answer.take().map_or(Poll::Pending, |answer| Poll::Ready(Ok(answer))),
+                Self::Answered(answer) => {
+                    return answer.take().map_or(Poll::Pending, |answer| Poll::Ready(Ok(answer)));
+                }
             }
         }
     }
@@ -238,9 +265,14 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Handed<B> {
     type Data = Bytes;
     type Error = B::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match &mut *self {
-            Self::Whole(message) => Poll::Ready(message.take().map(|message| Ok(Frame::data(message)))),
+            Self::Whole(message) => {
+                Poll::Ready(message.take().map(|message| Ok(Frame::data(message))))
+            }
             Self::Streamed(body, _) => Pin::new(body).poll_frame(context),
         }
     }

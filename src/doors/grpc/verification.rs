@@ -6,49 +6,61 @@ use bytestring::ByteString;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{
-    answer::date,
-    generated::{self as wire, VerifyRequest, VerifyResponse, verification_server::Verification, verify_response},
+    generated::{
+        self as wire, VerifyRequest, VerifyResponse, verification_server::Verification,
+        verify_response,
+    },
     request::trace,
+    response::date,
     service::Refused,
 };
 use crate::{
     domain::{
+        auth_request::{AuthRequest, Body, Credentials, Door, OriginalRequest, Reported},
         decision::Identity,
-        presented::{Body, Credentials, Door, OriginalRequest, Presented, Stated},
         scope::Scopes,
     },
     doors::{
-        answer::{Language, RETRY_AFTER_SECONDS, Refusal, RefusalKind, identity_values, name, spoken},
-        listen::Standing,
+        listen::TurnRecord,
+        response::{
+            RETRY_AFTER_SECONDS, Refusal, RefusalKind, ResponseConfig, identity_values, name,
+            to_response,
+        },
     },
     engine::verify::{Verdict, Verifier},
 };
 
 pub(super) struct PluginVerification {
     pub(super) verifier: Arc<Verifier>,
-    pub(super) language: Arc<Language>,
+    pub(super) responses: Arc<ResponseConfig>,
     /// Of the connection that this answers.
-    pub(super) standing: Standing,
+    pub(super) standing: TurnRecord,
 }
 
 #[async_trait]
 impl Verification for PluginVerification {
     /// Every answer is an OK RPC, as for Envoy: a plugin then needs no second way to read a denial.
-    async fn verify(&self, request: Request<VerifyRequest>) -> Result<Response<VerifyResponse>, Status> {
+    async fn verify(
+        &self,
+        request: Request<VerifyRequest>,
+    ) -> Result<Response<VerifyResponse>, Status> {
         let (metadata, extensions, request) = request.into_parts();
-        let presented = Presented { trace: trace(&metadata), ..Presented::from(&request) };
+        let auth_request = AuthRequest { trace: trace(&metadata), ..AuthRequest::from(&request) };
         let verdict = match Refused::reason(&extensions) {
-            None => self.verifier.decide(&presented).await,
-            Some(reason) => self.verifier.refuse(&presented, reason),
+            None => self.verifier.decide(&auth_request).await,
+            Some(reason) => self.verifier.refuse(&auth_request, reason),
         };
         self.standing.note(&verdict);
-        Ok(Response::new(respond(&verdict, &self.language)))
+        Ok(Response::new(respond(&verdict, &self.responses)))
     }
 }
 
-impl<'a> From<&'a VerifyRequest> for Presented<'a> {
+impl<'a> From<&'a VerifyRequest> for AuthRequest<'a> {
     fn from(asked: &'a VerifyRequest) -> Self {
-        let credentials = asked.credentials.iter().fold(Credentials::None, |known, value| known.and_another(value));
+        let credentials = asked
+            .credentials
+            .iter()
+            .fold(Credentials::None, |known, value| known.and_another(value));
         Self {
             request: asked.request.as_ref().map(OriginalRequest::from).unwrap_or_default(),
             required_scopes: asked.required_scopes.iter().map(String::as_str).collect(),
@@ -61,23 +73,23 @@ impl<'a> From<&'a VerifyRequest> for Presented<'a> {
 
 impl<'a> From<&'a wire::OriginalRequest> for OriginalRequest<'a> {
     fn from(told: &'a wire::OriginalRequest) -> Self {
-        let [method, scheme, host, path] =
-            [&told.method, &told.scheme, &told.host, &told.path].map(|value| Stated::from(Some(value.as_str())));
+        let [method, scheme, host, path] = [&told.method, &told.scheme, &told.host, &told.path]
+            .map(|value| Reported::from(Some(value.as_str())));
         Self { method, scheme, host, path, body: Body::Unseen }
     }
 }
 
 /// The whole answer, always with a result.
-fn respond(verdict: &Verdict, language: &Language) -> VerifyResponse {
+fn respond(verdict: &Verdict, responses: &ResponseConfig) -> VerifyResponse {
     let decision_id = verdict.id.to_string();
-    let result = match spoken(verdict, language) {
-        Ok(identity) => verify_response::Result::Allowed(allow(identity, &decision_id, language)),
+    let result = match to_response(verdict, responses) {
+        Ok(identity) => verify_response::Result::Allowed(allow(identity, &decision_id, responses)),
         Err(refusal) => refuse(&refusal, &decision_id),
     };
     VerifyResponse { decision_id, result: Some(result) }
 }
 
-fn allow(identity: &Identity, id: &str, language: &Language) -> wire::Allowed {
+fn allow(identity: &Identity, id: &str, responses: &ResponseConfig) -> wire::Allowed {
     let values = identity_values(identity, id);
     let [_, principal_id, method, key_id, ..] = &values;
     wire::Allowed {
@@ -88,8 +100,16 @@ fn allow(identity: &Identity, id: &str, language: &Language) -> wire::Allowed {
             key_id: key_id.to_string(),
             scopes: listed(identity.scopes()),
         }),
-        identity_headers: name::IDENTITY.into_iter().zip(values.iter().cloned()).map(wire::Header::from).collect(),
-        headers_to_remove: language.header_to_remove(identity).map(str::to_owned).into_iter().collect(),
+        identity_headers: name::IDENTITY
+            .into_iter()
+            .zip(values.iter().cloned())
+            .map(wire::Header::from)
+            .collect(),
+        headers_to_remove: responses
+            .header_to_remove(identity)
+            .map(str::to_owned)
+            .into_iter()
+            .collect(),
     }
 }
 

@@ -28,7 +28,10 @@ use super::{bridge::Bridge, get, health, not_found, peer};
 use crate::{
     config::Secret,
     doors::{
-        listen::{self, Activity, Connection, ListenError, Listener, Listening, Peer, Protocol, Served, Stream, Watched},
+        listen::{
+            self, Activity, Connection, ListenError, Listener, Listening, Peer, Protocol, Served,
+            Stream, Watched,
+        },
         tls::ServerTls,
     },
     engine::{issue::Issuer, readiness::Readiness, registry::Registry, verify::Verifier},
@@ -68,13 +71,22 @@ pub struct AdminDoor {
 
 impl AdminDoor {
     /// Serves on `listener`, with one thread.
-    pub fn serve(self, listener: Listener, tls: Option<&ServerTls>, listening: Listening) -> Result<Served, ListenError> {
+    pub fn serve(
+        self,
+        listener: Listener,
+        tls: Option<&ServerTls>,
+        listening: Listening,
+    ) -> Result<Served, ListenError> {
         listen::serve(listener, 1, tls.map(ServerTls::for_http).as_ref(), &self, listening)
     }
 
     fn routes(&self) -> impl FnOnce(&mut web::ServiceConfig) + use<> {
         let (prefix, is_open) = (Arc::clone(&self.url_prefix), self.open_key_registration);
-        let entrance = Entrance::new(self.token.as_ref(), Hosts::new(&self.allowed_hosts), self.failures_per_peer);
+        let entrance = Entrance::new(
+            self.token.as_ref(),
+            Hosts::new(&self.allowed_hosts),
+            self.failures_per_peer,
+        );
         let entrance = web::Data::new(entrance);
         move |config| {
             config.app_data(entrance);
@@ -108,7 +120,12 @@ impl Protocol for AdminDoor {
         Bridge::to(app!(self, routes)).await
     }
 
-    fn serve<S: Stream>(app: &Bridge, stream: Watched<S>, peer: Peer, activity: &Rc<Activity>) -> impl Connection {
+    fn serve<S: Stream>(
+        app: &Bridge,
+        stream: Watched<S>,
+        peer: Peer,
+        activity: &Rc<Activity>,
+    ) -> impl Connection {
         let (app, serving) = (app.clone(), Rc::clone(activity));
         listen::serve_http1(stream, activity, move |request| {
             let (app, activity) = (app.clone(), Rc::clone(&serving));
@@ -126,10 +143,18 @@ fn api(config: &mut web::ServiceConfig, prefix: &str) {
     let mount = Mount::under(prefix);
     let scope = web::scope(mount.as_str())
         .app_data(web::Data::new(mount.clone()))
-        .service(resource("/principals", [get().to(principals::list), web::post().to(principals::create)], "GET, HEAD, POST"))
+        .service(resource(
+            "/principals",
+            [get().to(principals::list), web::post().to(principals::create)],
+            "GET, HEAD, POST",
+        ))
         .service(resource(
             "/principals/{username}",
-            [get().to(principals::show), web::patch().to(principals::change), web::delete().to(principals::remove)],
+            [
+                get().to(principals::show),
+                web::patch().to(principals::change),
+                web::delete().to(principals::remove),
+            ],
             "GET, HEAD, PATCH, DELETE",
         ))
         .service(resource(
@@ -159,15 +184,31 @@ fn api(config: &mut web::ServiceConfig, prefix: &str) {
             "GET, HEAD, PATCH, DELETE",
         ))
         .service(resource("/jwks-trusts", [get().to(trusts::list)], "GET, HEAD"))
-        .service(resource("/jwks-trusts/{id}", [get().to(trusts::show), web::delete().to(trusts::remove)], "GET, HEAD, DELETE"))
+        .service(resource(
+            "/jwks-trusts/{id}",
+            [get().to(trusts::show), web::delete().to(trusts::remove)],
+            "GET, HEAD, DELETE",
+        ))
         .service(resource("/jwks-trusts/{id}/refresh", [web::post().to(trusts::refresh)], "POST"))
         .service(resource("/api-keys", [get().to(api_keys::list)], "GET, HEAD"))
-        .service(resource("/api-keys/{id}", [get().to(api_keys::show), web::delete().to(api_keys::revoke)], "GET, HEAD, DELETE"))
+        .service(resource(
+            "/api-keys/{id}",
+            [get().to(api_keys::show), web::delete().to(api_keys::revoke)],
+            "GET, HEAD, DELETE",
+        ))
         .service(resource("/tokens", [get().to(tokens::list)], "GET, HEAD"))
-        .service(resource("/tokens/{id}", [get().to(tokens::show), web::delete().to(tokens::revoke)], "GET, HEAD, DELETE"))
+        .service(resource(
+            "/tokens/{id}",
+            [get().to(tokens::show), web::delete().to(tokens::revoke)],
+            "GET, HEAD, DELETE",
+        ))
         .service(resource("/audit", [get().to(audit::list)], "GET, HEAD"))
         .service(resource("/explain", [web::post().to(explain::explain)], "POST"))
-        .service(resource("/log", [get().to(log::show), web::patch().to(log::change)], "GET, HEAD, PATCH"))
+        .service(resource(
+            "/log",
+            [get().to(log::show), web::patch().to(log::change)],
+            "GET, HEAD, PATCH",
+        ))
         .service(resource("/openapi.json", [get().to(openapi::show)], "GET, HEAD"))
         .default_service(web::to(no_such_path))
         .wrap(from_fn(auth::check));
@@ -177,9 +218,13 @@ fn api(config: &mut web::ServiceConfig, prefix: &str) {
 /// What is at `path`, for the methods that `allow` names.
 fn resource<const N: usize>(path: &str, routes: [Route; N], allow: &'static str) -> Resource {
     let resource = routes.into_iter().fold(web::resource(path), Resource::route);
-    resource.default_service(web::to(move || async move { HttpResponse::from_error(Problem::method_not_allowed(allow)) }))
+    resource.default_service(web::to(move || async move {
+        HttpResponse::from_error(Problem::method_not_allowed(allow))
+    }))
 }
 
 async fn no_such_path() -> HttpResponse {
-    HttpResponse::from_error(Problem::not_found("there is nothing at this path; `openapi.json` lists what there is"))
+    HttpResponse::from_error(Problem::not_found(
+        "there is nothing at this path; `openapi.json` lists what there is",
+    ))
 }

@@ -43,12 +43,19 @@ impl Bridge {
     pub(super) async fn to<A, F>(app: A) -> Self
     where
         A: IntoServiceFactory<F, Request>,
-        F: ServiceFactory<Request, Config = AppConfig, Response = ServiceResponse<BoxBody>, Error = Error>,
+        F: ServiceFactory<
+                Request,
+                Config = AppConfig,
+                Response = ServiceResponse<BoxBody>,
+                Error = Error,
+            >,
         F::Service: 'static,
     {
         let Ok(service) = app.into_factory().new_service(AppConfig::default()).await else {
             tracing::error!("an application could not be made");
-            return Self { call: Rc::new(|_| Box::pin(async { HttpResponse::ServiceUnavailable().finish() })) };
+            return Self {
+                call: Rc::new(|_| Box::pin(async { HttpResponse::ServiceUnavailable().finish() })),
+            };
         };
         let service = Rc::new(service);
         let call = move |request| -> LocalBoxFuture<'static, HttpResponse> {
@@ -78,7 +85,11 @@ impl Bridge {
 }
 
 /// The same request in the types of actix-web. `None` if it takes something for no HTTP, which it has no reason to.
-fn translate(request: hyper::Request<Incoming>, peer: Peer, activity: &Rc<Activity>) -> Option<Request> {
+fn translate(
+    request: hyper::Request<Incoming>,
+    peer: Peer,
+    activity: &Rc<Activity>,
+) -> Option<Request> {
     let (parts, body) = request.into_parts();
     let mut translated = Request::with_payload(payload(body, activity));
     let head = translated.head_mut();
@@ -119,17 +130,20 @@ fn payload(body: Incoming, activity: &Rc<Activity>) -> Payload {
         Poll::Ready(None)
     });
     let parts = frames.chain(end);
-    let payload: Pin<Box<dyn futures_util::Stream<Item = Result<Bytes, PayloadError>>>> = match bounds {
-        None => Box::pin(parts),
-        Some(bounds) => Box::pin(stream::unfold(Some((Box::pin(parts), bounds)), |rest| async {
-            let (mut parts, bounds) = rest?;
-            match bounds.next(&mut parts).await {
-                Ok(Some(part)) => Some((part, Some((parts, bounds)))),
-                Ok(None) => None,
-                Err(error) => Some((Err(PayloadError::Io(error)), None)),
+    let payload: Pin<Box<dyn futures_util::Stream<Item = Result<Bytes, PayloadError>>>> =
+        match bounds {
+            None => Box::pin(parts),
+            Some(bounds) => {
+                Box::pin(stream::unfold(Some((Box::pin(parts), bounds)), |rest| async {
+                    let (mut parts, bounds) = rest?;
+                    match bounds.next(&mut parts).await {
+                        Ok(Some(part)) => Some((part, Some((parts, bounds)))),
+                        Ok(None) => None,
+                        Err(error) => Some((Err(PayloadError::Io(error)), None)),
+                    }
+                }))
             }
-        })),
-    };
+        };
     Payload::Stream { payload }
 }
 
@@ -167,7 +181,8 @@ pub(super) async fn give_back(response: HttpResponse) -> Response<Full<Bytes>> {
         return empty(StatusCode::INTERNAL_SERVER_ERROR);
     };
     let mut given = Response::new(Full::new(body));
-    *given.status_mut() = StatusCode::from_u16(head.status().as_u16()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *given.status_mut() =
+        StatusCode::from_u16(head.status().as_u16()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     for (name, value) in head.headers() {
         let name = HeaderName::from_bytes(name.as_str().as_bytes());
         if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(value.as_bytes())) {

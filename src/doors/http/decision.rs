@@ -18,12 +18,12 @@ use super::{
 };
 use crate::{
     domain::{
+        auth_request::{AuthRequest, Credentials, Door, TraceHeaders},
         decision::DenialReason,
-        presented::{Credentials, Door, Presented, TraceHeaders},
     },
     doors::{
-        answer::{NO_STORE, identity_values, name, spoken},
-        listen::Standing,
+        listen::TurnRecord,
+        response::{NO_STORE, identity_values, name, to_response},
     },
     engine::verify::Verdict,
 };
@@ -44,7 +44,7 @@ const IDENTITY: [HeaderName; 7] = [
     HeaderName::from_static(name::IDENTITY[6]),
 ];
 
-/// The names of [`Refusal::values`](crate::doors::answer::Refusal::values), in the same order.
+/// The names of [`Refusal::values`](crate::doors::response::Refusal::values), in the same order.
 const REFUSAL: [HeaderName; 5] = [
     HeaderName::from_static(name::REFUSAL[0]),
     HeaderName::from_static(name::REFUSAL[1]),
@@ -54,14 +54,20 @@ const REFUSAL: [HeaderName; 5] = [
 ];
 
 /// Decides what `request` asks, and answers; if `is_overloaded`, without a look at it.
-pub(super) async fn answer(mut request: Parts, door: &HttpDoor, standing: &Standing, is_overloaded: bool) -> Response<Full<Bytes>> {
+pub(super) async fn answer(
+    mut request: Parts,
+    door: &HttpDoor,
+    standing: &TurnRecord,
+    is_overloaded: bool,
+) -> Response<Full<Bytes>> {
     let verdict = {
         let route = Route::of(door.url_prefix.len(), &request.uri);
-        let presented = presented(&request, &route, &door.credentials_header, door.attempt_header.as_ref());
+        let auth_request =
+            auth_request(&request, &route, &door.credentials_header, door.attempt_header.as_ref());
         if is_overloaded {
-            door.verifier.refuse(&presented, DenialReason::Overloaded)
+            door.verifier.refuse(&auth_request, DenialReason::Overloaded)
         } else {
-            door.verifier.decide(&presented).await
+            door.verifier.decide(&auth_request).await
         }
     };
     standing.note(&verdict);
@@ -72,12 +78,12 @@ pub(super) async fn answer(mut request: Parts, door: &HttpDoor, standing: &Stand
 }
 
 /// What is presented with `request`, whose target is that of `route`.
-pub(super) fn presented<'a>(
+pub(super) fn auth_request<'a>(
     request: &'a Parts,
     route: &'a Route<'a>,
     credentials_header: &HeaderName,
     attempt_header: Option<&HeaderName>,
-) -> Presented<'a> {
+) -> AuthRequest<'a> {
     let (headers, host) = (&request.headers, original::own_host(request));
     let original = match route.tail {
         None => original::from_headers(request, host),
@@ -89,8 +95,13 @@ pub(super) fn presented<'a>(
         credentials(values(headers, &header::AUTHORIZATION))
     };
     let mut required_scopes: Vec<&str> = route.scopes.iter().map(AsRef::as_ref).collect();
-    required_scopes.extend(headers.get_all(&REQUIRED_SCOPE).iter().map(|value| text(value).unwrap_or(UNREADABLE_SCOPE)));
-    Presented {
+    required_scopes.extend(
+        headers
+            .get_all(&REQUIRED_SCOPE)
+            .iter()
+            .map(|value| text(value).unwrap_or(UNREADABLE_SCOPE)),
+    );
+    AuthRequest {
         door: Door::Http,
         credentials: credentials(values(headers, credentials_header)),
         authorization,
@@ -112,8 +123,13 @@ fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
 
 /// The trace that the question is part of. Whatever else is told of it is of no use without its first header.
 fn trace(headers: &HeaderMap) -> TraceHeaders<'_> {
-    let Some(traceparent) = headers.get(&TRACEPARENT).and_then(text) else { return TraceHeaders::default() };
-    TraceHeaders { traceparent: Some(traceparent), tracestate: headers.get(&TRACESTATE).and_then(text) }
+    let Some(traceparent) = headers.get(&TRACEPARENT).and_then(text) else {
+        return TraceHeaders::default();
+    };
+    TraceHeaders {
+        traceparent: Some(traceparent),
+        tracestate: headers.get(&TRACESTATE).and_then(text),
+    }
 }
 
 fn values<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
@@ -134,20 +150,21 @@ const UNREADABLE_SCOPE: &str = "\"";
 fn render(verdict: &Verdict, door: &HttpDoor, mut headers: HeaderMap) -> Response<Full<Bytes>> {
     let mut id = [0; uuid::fmt::Hyphenated::LENGTH];
     let id: &str = verdict.id.0.hyphenated().encode_lower(&mut id);
-    let mut response = match spoken(verdict, &door.language) {
+    let mut response = match to_response(verdict, &door.responses) {
         Ok(identity) => {
             for (name, value) in IDENTITY.into_iter().zip(identity_values(identity, id)) {
                 headers.insert(name, header_value(value));
             }
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(NO_STORE));
-            if door.language.header_to_remove(identity).is_some() {
+            if door.responses.header_to_remove(identity).is_some() {
                 headers.insert(HEADERS_TO_REMOVE, door.headers_to_remove.clone());
             }
             Response::new(Full::default())
         }
         Err(refusal) => {
             let mut response = Response::new(Full::from(refusal.body(id)));
-            *response.status_mut() = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+            *response.status_mut() =
+                StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
             for (name, value) in REFUSAL.into_iter().zip(refusal.values(id)) {
                 headers.insert(name, header_value(value));
             }
@@ -163,5 +180,6 @@ fn render(verdict: &Verdict, door: &HttpDoor, mut headers: HeaderMap) -> Respons
 
 /// Values are visible ASCII by the time they come here; if one were not, it would be empty, never the client's.
 fn header_value(value: ByteString) -> HeaderValue {
-    HeaderValue::from_maybe_shared(value.into_bytes()).unwrap_or_else(|_| HeaderValue::from_static(""))
+    HeaderValue::from_maybe_shared(value.into_bytes())
+        .unwrap_or_else(|_| HeaderValue::from_static(""))
 }

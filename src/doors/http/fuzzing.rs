@@ -6,10 +6,10 @@ use hyper::{
 };
 
 use super::{
-    decision::presented,
+    decision::auth_request,
     route::{Route, is_question},
 };
-use crate::domain::presented::Presented;
+use crate::domain::auth_request::AuthRequest;
 
 const ATTEMPT: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -19,17 +19,19 @@ pub fn decision_request<T>(
     method: &str,
     target: &str,
     headers: &[(&[u8], &[u8])],
-    look: impl FnOnce(&Presented<'_>) -> T,
+    look: impl FnOnce(&AuthRequest<'_>) -> T,
 ) -> Option<T> {
     let method = Method::from_bytes(method.as_bytes()).ok()?;
     let uri: Uri = target.parse().ok()?;
     let (mut request, ()) = Request::new(()).into_parts();
     (request.method, request.uri) = (method, uri);
     for (name, value) in headers {
-        request.headers.append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?);
+        request
+            .headers
+            .append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?);
     }
     is_question("", &request.uri).then(|| {
         let route = Route::of(0, &request.uri);
-        look(&presented(&request, &route, &header::AUTHORIZATION, Some(&ATTEMPT)))
+        look(&auth_request(&request, &route, &header::AUTHORIZATION, Some(&ATTEMPT)))
     })
 }

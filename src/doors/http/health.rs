@@ -21,7 +21,9 @@ pub(super) fn routes(config: &mut web::ServiceConfig, prefix: &str) {
 
 /// Depends on nothing.
 pub(super) async fn alive() -> HttpResponse {
-    HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).json(json!({ "result": true }))
+    HttpResponse::Ok()
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .json(json!({ "result": true }))
 }
 
 /// 200 if decisions can be made and the service is not about to end, else 503; either way with the state of each dependency, and with why
@@ -34,11 +36,15 @@ async fn ready(door: web::Data<AdminDoor>) -> HttpResponse {
     let is_ready = !is_draining && states.iter().all(|(_, state)| state.is_ok());
     let mut dependencies: Map<String, Value> = states
         .iter()
-        .map(|(dependency, state)| (dependency.name().to_owned(), json!(if state.is_ok() { "ok" } else { "unavailable" })))
+        .map(|(dependency, state)| {
+            (dependency.name().to_owned(), json!(if state.is_ok() { "ok" } else { "unavailable" }))
+        })
         .collect();
     let mut reasons: Map<String, Value> = states
         .iter()
-        .filter_map(|(dependency, state)| Some((dependency.name().to_owned(), json!(causes(state.as_ref().err()?)))))
+        .filter_map(|(dependency, state)| {
+            Some((dependency.name().to_owned(), json!(causes(state.as_ref().err()?))))
+        })
         .collect();
     // Only if there is something to tell: decisions do not depend on it.
     if let Err(trouble) = registry {
@@ -60,13 +66,17 @@ async fn ready(door: web::Data<AdminDoor>) -> HttpResponse {
     if lost > 0 {
         body["warnings"] = json!({ "log": format!("nobody reads standard error: {lost} lines were dropped so far") });
     }
-    let mut response = if is_ready { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
+    let mut response =
+        if is_ready { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
     response.insert_header((header::CACHE_CONTROL, "no-store")).json(body)
 }
 
 /// An error and what it goes back to, on one line.
 fn causes(error: &dyn Error) -> String {
-    successors(Some(error), |&error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    successors(Some(error), |&error| error.source())
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
 }
 
 async fn metrics(door: web::Data<AdminDoor>) -> HttpResponse {

@@ -6,8 +6,8 @@ use hyper::{
 };
 
 use crate::{
-    domain::presented::{Body, OriginalRequest, Stated},
-    doors::answer::name,
+    domain::auth_request::{Body, OriginalRequest, Reported},
+    doors::response::name,
 };
 
 const ORIGINAL_METHOD: HeaderName = HeaderName::from_static("x-original-method");
@@ -23,7 +23,9 @@ const FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
 /// other is told: a gateway that passes the original one along does so there.
 pub(super) fn from_headers<'a>(request: &'a Parts, host: Option<&'a str>) -> OriginalRequest<'a> {
     let headers = &request.headers;
-    let from = |names: [HeaderName; 2]| names.iter().fold(Stated::Nowhere, |known, name| told(known, headers, name));
+    let from = |names: [HeaderName; 2]| {
+        names.iter().fold(Reported::Missing, |known, name| told(known, headers, name))
+    };
     OriginalRequest {
         method: from([ORIGINAL_METHOD, FORWARDED_METHOD]),
         scheme: only(headers, &FORWARDED_PROTO),
@@ -35,25 +37,29 @@ pub(super) fn from_headers<'a>(request: &'a Parts, host: Option<&'a str>) -> Ori
 
 /// Told by the request line: `path` is what stands behind our own. Headers are ignored, since here they are the client's; but for the
 /// scheme, which the request line does not have: without the header any scheme fits, so that a client can only hurt itself with it.
-pub(super) fn from_request_line<'a>(request: &'a Parts, host: Option<&'a str>, path: &'a str) -> OriginalRequest<'a> {
+pub(super) fn from_request_line<'a>(
+    request: &'a Parts,
+    host: Option<&'a str>,
+    path: &'a str,
+) -> OriginalRequest<'a> {
     OriginalRequest {
-        method: Stated::As(request.method.as_str()),
+        method: Reported::Value(request.method.as_str()),
         scheme: only(&request.headers, &FORWARDED_PROTO),
         host: host.into(),
-        path: Stated::As(path),
+        path: Reported::Value(path),
         body: Body::Unseen,
     }
 }
 
-fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Stated<'a> {
-    told(Stated::Nowhere, headers, name)
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Reported<'a> {
+    told(Reported::Missing, headers, name)
 }
 
 /// A header that is there twice with different values, or is not text, contradicts itself.
-fn told<'a>(known: Stated<'a>, headers: &'a HeaderMap, name: &HeaderName) -> Stated<'a> {
+fn told<'a>(known: Reported<'a>, headers: &'a HeaderMap, name: &HeaderName) -> Reported<'a> {
     headers.get_all(name).iter().fold(known, |known, value| match text(value) {
         Some(value) => known.and(Some(value)),
-        None => Stated::Contradictory,
+        None => Reported::Conflicting,
     })
 }
 

@@ -22,8 +22,16 @@ pub(super) enum Unread {
 }
 
 /// The whole body, of at most `bytes_max` bytes.
-pub(super) async fn body(request: &HttpRequest, mut payload: web::Payload, bytes_max: usize) -> Result<Vec<u8>, Unread> {
-    let announced = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(0);
+pub(super) async fn body(
+    request: &HttpRequest,
+    mut payload: web::Payload,
+    bytes_max: usize,
+) -> Result<Vec<u8>, Unread> {
+    let announced = request
+        .headers()
+        .get(CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse().ok())
+        .unwrap_or(0);
     let mut body = Vec::with_capacity(if announced > bytes_max { 0 } else { announced });
     let mut length: usize = 0;
     while let Some(chunk) = payload.next().await {

@@ -6,7 +6,7 @@ use hyper::Uri;
 use percent_encoding::percent_decode_str;
 use url::form_urlencoded;
 
-use crate::domain::{presented::Misconfiguration, scope::is_scope_list};
+use crate::domain::{auth_request::Misconfiguration, scope::is_scope_list};
 
 /// For gateways that ask about everything alike, or say what a route asks for in the query or a header.
 const VALIDATE: &str = "/validate_request";
@@ -21,10 +21,9 @@ const SCOPE_NAME: &str = "scope";
 /// Whether `target`, under `prefix`, is answered with a decision, if only with a refusal.
 pub(super) fn is_question(prefix: &str, target: &Uri) -> bool {
     let is_at_or_below = |rest: &str| rest.is_empty() || rest.starts_with('/');
-    target
-        .path()
-        .strip_prefix(prefix)
-        .is_some_and(|path| [VALIDATE, DECIDE].iter().any(|root| path.strip_prefix(root).is_some_and(is_at_or_below)))
+    target.path().strip_prefix(prefix).is_some_and(|path| {
+        [VALIDATE, DECIDE].iter().any(|root| path.strip_prefix(root).is_some_and(is_at_or_below))
+    })
 }
 
 /// A question, by its target.
@@ -40,7 +39,11 @@ pub(super) struct Route<'u> {
 impl<'u> Route<'u> {
     /// Of a question at `target`, whose path begins with a prefix of `prefix_length` bytes.
     pub(super) fn of(prefix_length: usize, target: &'u Uri) -> Self {
-        let target = target.path_and_query().map_or("", |target| target.as_str()).get(prefix_length..).unwrap_or_default();
+        let target = target
+            .path_and_query()
+            .map_or("", |target| target.as_str())
+            .get(prefix_length..)
+            .unwrap_or_default();
         if let Some(rest) = target.strip_prefix(VALIDATE) {
             return Self::before(rest, Vec::new());
         }
@@ -67,7 +70,8 @@ impl<'u> Route<'u> {
                 if name == SCOPE_NAME {
                     scopes.push(value);
                 } else {
-                    misconfiguration = misconfiguration.or(Some(Misconfiguration::UnknownQueryName(name)));
+                    misconfiguration =
+                        misconfiguration.or(Some(Misconfiguration::UnknownQueryName(name)));
                 }
             }
         }
@@ -91,7 +95,10 @@ fn segment(path: &str) -> (&str, &str) {
 
 /// The scopes that a part of a segment names; `None` if there are none, or malformed ones.
 fn scopes_in(part: &str) -> Option<Cow<'_, str>> {
-    let is_escaped_well = part.split('%').skip(1).all(|rest| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2);
+    let is_escaped_well = part
+        .split('%')
+        .skip(1)
+        .all(|rest| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2);
     let scopes = percent_decode_str(part).decode_utf8().ok()?;
     // Dots are well-formed scopes, but a proxy on the way would take them for steps in the path.
     (is_escaped_well && is_scope_list(&scopes) && part != "." && part != "..").then_some(scopes)
@@ -128,7 +135,11 @@ mod tests {
             ("/decide/scope/a+b/", Some("/"), &["a", "b"]),
             ("/decide/scope/a//b", Some("//b"), &["a"]),
             ("/decide/scope/a/../b", Some("/../b"), &["a"]),
-            ("/decide/scope/https:%2f%2Fapi%2Fread+a%2Bb/x", Some("/x"), &["https://api/read", "a+b"]),
+            (
+                "/decide/scope/https:%2f%2Fapi%2Fread+a%2Bb/x",
+                Some("/x"),
+                &["https://api/read", "a+b"],
+            ),
             ("/decide/scope/a%20b+c/x", Some("/x"), &["a b", "c"]),
         ] {
             let uri = uri(target);
@@ -182,12 +193,21 @@ mod tests {
 
     #[test]
     fn other_paths_are_no_questions() {
-        for target in
-            ["/", "/validate_requests", "/decided", "/decide%2fscope", "/Decide/scope/a", "//decide/scope/a", "/x/decide/scope/a"]
-        {
+        for target in [
+            "/",
+            "/validate_requests",
+            "/decided",
+            "/decide%2fscope",
+            "/Decide/scope/a",
+            "//decide/scope/a",
+            "/x/decide/scope/a",
+        ] {
             assert!(!is_question("", &uri(target)), "{target}");
         }
-        assert!(is_question("/auth", &uri("/auth/decide/scope/a")) && !is_question("/auth", &uri("/decide/scope/a")));
+        assert!(
+            is_question("/auth", &uri("/auth/decide/scope/a"))
+                && !is_question("/auth", &uri("/decide/scope/a"))
+        );
         assert_eq!(Route::of("/auth".len(), &uri("/auth/decide/scope/a/x")).tail, Some("/x"));
     }
 }

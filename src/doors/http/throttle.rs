@@ -50,7 +50,7 @@ pub(super) struct Throttle<C: Clock = MonotonicClock> {
 /// Somebody is about to present a secret.
 #[derive(Debug)]
 #[must_use]
-pub(super) struct Attempt<'a, C: Clock = MonotonicClock> {
+pub(super) struct SecretAttempt<'a, C: Clock = MonotonicClock> {
     throttle: &'a Throttle<C>,
     peer: Option<Origin>,
     claimant: Option<Claimant>,
@@ -74,12 +74,16 @@ impl Throttle {
     }
 
     /// The attempt that `request` is, where it may be made at all.
-    pub(super) fn admit(&self, request: &HttpRequest, claimant: Option<Claimant>) -> Result<Attempt<'_>, TooManyFailures> {
+    pub(super) fn admit(
+        &self,
+        request: &HttpRequest,
+        claimant: Option<Claimant>,
+    ) -> Result<SecretAttempt<'_>, TooManyFailures> {
         self.attempt(peer::origin(request), claimant).map_err(TooManyFailures)
     }
 }
 
-impl Attempt<'_> {
+impl SecretAttempt<'_> {
     /// It failed. An error where it was one too many: of attempts that are made at the same time, too, no more than the limit
     /// are answered.
     pub(super) fn failed(&self) -> Result<(), TooManyFailures> {
@@ -97,14 +101,18 @@ impl<C: Clock + Clone> Throttle<C> {
     }
 
     /// Fails with how long to wait.
-    fn attempt(&self, peer: Option<Origin>, claimant: Option<Claimant>) -> Result<Attempt<'_, C>, Duration> {
-        let attempt = Attempt { throttle: self, peer: peer.map(network), claimant };
+    fn attempt(
+        &self,
+        peer: Option<Origin>,
+        claimant: Option<Claimant>,
+    ) -> Result<SecretAttempt<'_, C>, Duration> {
+        let attempt = SecretAttempt { throttle: self, peer: peer.map(network), claimant };
         attempt.look(false)?;
         Ok(attempt)
     }
 }
 
-impl<C: Clock + Clone> Attempt<'_, C> {
+impl<C: Clock + Clone> SecretAttempt<'_, C> {
     fn count(&self) -> Result<(), Duration> {
         self.look(true)
     }
@@ -112,8 +120,12 @@ impl<C: Clock + Clone> Attempt<'_, C> {
     /// Both are looked at, and the longer time is what has to be waited.
     fn look(&self, counts: bool) -> Result<(), Duration> {
         let Throttle { peers, claimants } = self.throttle;
-        let by_peer = peers.as_ref().zip(self.peer.as_ref()).map(|(limit, peer)| limit.look(peer, counts));
-        let by_claimant = claimants.as_ref().zip(self.claimant.as_ref()).map(|(limit, claimant)| limit.look(claimant, counts));
+        let by_peer =
+            peers.as_ref().zip(self.peer.as_ref()).map(|(limit, peer)| limit.look(peer, counts));
+        let by_claimant = claimants
+            .as_ref()
+            .zip(self.claimant.as_ref())
+            .map(|(limit, claimant)| limit.look(claimant, counts));
         let wait = by_peer.into_iter().chain(by_claimant).filter_map(Result::err).max();
         wait.map_or(Ok(()), Err)
     }
@@ -158,7 +170,9 @@ impl<K: Key, C: Clock> Limit<K, C> {
     /// Whether one more failure of `key` would be within the limit; where it `counts`, it is one.
     fn look(&self, key: &K, counts: bool) -> Result<(), Duration> {
         let look = Look { key: key.clone(), counts };
-        self.limiter.check_key(&look).map_err(|until| until.wait_time_from(self.limiter.clock().now()))
+        self.limiter
+            .check_key(&look)
+            .map_err(|until| until.wait_time_from(self.limiter.clock().now()))
     }
 }
 
@@ -180,17 +194,26 @@ struct Cells<K>(Cache<K, Arc<InMemoryState>>);
 impl<K: Key> StateStore for Cells<K> {
     type Key = Look<K>;
 
-    fn measure_and_replace<T, F, E>(&self, Look { key, counts }: &Look<K>, measure: F) -> Result<T, E>
+    fn measure_and_replace<T, F, E>(
+        &self,
+        Look { key, counts }: &Look<K>,
+        measure: F,
+    ) -> Result<T, E>
     where
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
         if *counts {
-            return self.0.get_with_by_ref(key, Arc::default).measure_and_replace(&NotKeyed::NonKey, measure);
+            return self
+                .0
+                .get_with_by_ref(key, Arc::default)
+                .measure_and_replace(&NotKeyed::NonKey, measure);
         }
         let Some(cell) = self.0.get(key) else { return measure(None).map(|(told, _)| told) };
         // A cell that is told of an error stays as it is.
-        let looked: Result<(), Result<T, E>> =
-            cell.measure_and_replace(&NotKeyed::NonKey, |state| Err(measure(state).map(|(told, _)| told)));
+        let looked: Result<(), Result<T, E>> = cell
+            .measure_and_replace(&NotKeyed::NonKey, |state| {
+                Err(measure(state).map(|(told, _)| told))
+            });
         match looked {
             Err(told) => told,
             Ok(()) => measure(None).map(|(told, _)| told),
@@ -230,8 +253,13 @@ mod tests {
             self.admit(peer, claimant)?.count()
         }
 
-        fn admit(&self, peer: &str, claimant: Option<u128>) -> Result<Attempt<'_, FakeRelativeClock>, Duration> {
-            let claimant = claimant.map(|identifier| Claimant::Identifier(Uuid::from_u128(identifier)));
+        fn admit(
+            &self,
+            peer: &str,
+            claimant: Option<u128>,
+        ) -> Result<SecretAttempt<'_, FakeRelativeClock>, Duration> {
+            let claimant =
+                claimant.map(|identifier| Claimant::Identifier(Uuid::from_u128(identifier)));
             self.throttle.attempt(Some(origin(peer)), claimant)
         }
     }
@@ -250,7 +278,11 @@ mod tests {
         }
         assert_eq!(setup.fail(PEER, None), Err(Duration::from_secs(20)));
         setup.clock.advance(Duration::from_secs(15));
-        assert_eq!(setup.fail(PEER, None), Err(Duration::from_secs(5)), "waiting in vain makes it no longer");
+        assert_eq!(
+            setup.fail(PEER, None),
+            Err(Duration::from_secs(5)),
+            "waiting in vain makes it no longer"
+        );
         setup.clock.advance(Duration::from_secs(5));
         assert_eq!(setup.fail(PEER, None), Ok(()));
         assert_eq!(setup.fail(PEER, None), Err(Duration::from_secs(20)));

@@ -1,12 +1,12 @@
 //! The token API: access tokens for API keys, refresh tokens and client assertions; what a token is, and taking it back; and the
 //! keys that our tokens are signed with.
 
-mod api_keys;
 mod body;
-mod known;
+mod discovery;
+mod jwtconnect;
+mod jwthenticator;
 mod oauth;
 mod problem;
-mod published;
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,12 +16,12 @@ use actix_web::{
     web,
 };
 
-pub use self::published::token_endpoint;
-use self::{problem::Problem, published::Places};
-use super::{gate::Gate, get, throttle::Throttle};
+pub use self::discovery::token_endpoint;
+use self::{discovery::Places, problem::TokenProblem};
+use super::{admin_token::AdminToken, get, throttle::Throttle};
 use crate::{
     config::Secret,
-    doors::answer::{NO_STORE, name},
+    doors::response::{NO_STORE, name},
     engine::issue::Issuer,
 };
 
@@ -47,7 +47,7 @@ pub struct TokenDoor {
 pub(super) struct TokenApi {
     issuer: Issuer,
     is_open: bool,
-    gate: Gate,
+    admin_token: AdminToken,
     throttle: Throttle,
     places: Places,
     key_set_max_age: Duration,
@@ -57,10 +57,10 @@ impl TokenApi {
     pub(super) fn new(door: TokenDoor, url_prefix: &str) -> Self {
         Self {
             is_open: door.is_open,
-            gate: Gate::new(door.admin_token.as_ref()),
+            admin_token: AdminToken::new(door.admin_token.as_ref()),
             throttle: Throttle::new(door.failures_per_peer, door.failures_per_identifier),
             places: Places::new(&door.issuer.terms().issuer, url_prefix),
-            key_set_max_age: published::key_set_max_age(door.signing_key_delay),
+            key_set_max_age: discovery::key_set_max_age(door.signing_key_delay),
             issuer: door.issuer,
         }
     }
@@ -70,24 +70,24 @@ impl TokenApi {
 pub(super) fn routes(config: &mut web::ServiceConfig, prefix: &str, api: &Arc<TokenApi>) {
     let at = |path: &str| format!("{prefix}{path}");
     config.app_data(web::Data::from(Arc::clone(api)));
-    for path in [published::JWKS, published::WELL_KNOWN_JWKS] {
-        config.service(readable(web::resource(at(path)).route(get().to(published::key_set))));
+    for path in [discovery::JWKS, discovery::WELL_KNOWN_JWKS] {
+        config.service(readable(web::resource(at(path)).route(get().to(discovery::key_set))));
     }
     if !api.is_open {
         return;
     }
-    let mut described_at = vec![at(published::METADATA)];
+    let mut described_at = vec![at(discovery::METADATA)];
     described_at.extend(api.places.metadata_of_issuer());
     described_at.dedup();
     config
-        .service(postable(web::resource(at("/authenticate")).post(api_keys::authenticate)))
-        .service(postable(web::resource(at("/refresh")).post(api_keys::refresh)))
-        .service(postable(web::resource(at("/validate")).post(api_keys::validate)))
-        .service(postable(web::resource(at("/token/refresh")).post(known::refresh)))
-        .service(postable(web::resource(at(published::INTROSPECTION)).post(known::introspect)))
-        .service(postable(web::resource(at(published::REVOCATION)).post(known::revoke)))
-        .service(postable(web::resource(at(published::TOKEN)).post(oauth::token)))
-        .service(readable(web::resource(described_at).route(get().to(published::metadata))));
+        .service(postable(web::resource(at("/authenticate")).post(jwthenticator::authenticate)))
+        .service(postable(web::resource(at("/refresh")).post(jwthenticator::refresh)))
+        .service(postable(web::resource(at("/validate")).post(jwthenticator::validate)))
+        .service(postable(web::resource(at("/token/refresh")).post(jwtconnect::refresh)))
+        .service(postable(web::resource(at(discovery::INTROSPECTION)).post(jwtconnect::introspect)))
+        .service(postable(web::resource(at(discovery::REVOCATION)).post(jwtconnect::revoke)))
+        .service(postable(web::resource(at(discovery::TOKEN)).post(oauth::token)))
+        .service(readable(web::resource(described_at).route(get().to(discovery::metadata))));
 }
 
 fn postable(resource: actix_web::Resource) -> actix_web::Resource {
@@ -99,16 +99,21 @@ fn readable(resource: actix_web::Resource) -> actix_web::Resource {
 }
 
 fn otherwise(resource: actix_web::Resource, allow: &'static str) -> actix_web::Resource {
-    resource.default_service(web::to(move || async move { HttpResponse::from_error(Problem::method_not_allowed(allow)) }))
+    resource.default_service(web::to(move || async move {
+        HttpResponse::from_error(TokenProblem::method_not_allowed(allow))
+    }))
 }
 
 /// What a request for `path` is answered that nobody looks at, because there are too many: in the form of the token API, whatever is
 /// there. It is no decision.
 pub(super) fn overloaded(prefix: &str, path: &str) -> HttpResponse {
-    let problem = Problem::overloaded();
-    let is_token_endpoint = path.strip_prefix(prefix) == Some(published::TOKEN);
-    let mut response = HttpResponse::from_error(if is_token_endpoint { problem.in_plain_json() } else { problem });
-    response.headers_mut().insert(HeaderName::from_static(name::ERROR), HeaderValue::from_static("unavailable"));
+    let problem = TokenProblem::overloaded();
+    let is_token_endpoint = path.strip_prefix(prefix) == Some(discovery::TOKEN);
+    let mut response =
+        HttpResponse::from_error(if is_token_endpoint { problem.in_plain_json() } else { problem });
+    response
+        .headers_mut()
+        .insert(HeaderName::from_static(name::ERROR), HeaderValue::from_static("unavailable"));
     response
 }
 

@@ -77,15 +77,16 @@ impl Accepting {
         let Self { mut listener, workers, max_connections, refusal, tls, stages, counts } = self;
         let mut turns = workers.queues.iter().cycle();
         let mut refused = Refused::new(refusal, tls);
-        let mut hand_out = |stream: AcceptedStream, peer| match Place::take(&counts, max_connections) {
-            None => refused.add(stream),
-            Some(place) => {
-                if let Some(worker) = turns.next() {
-                    // A worker that has ended ends the service, so the connection is not missed.
-                    drop(worker.send(Accepted { stream, peer, place }));
+        let mut hand_out =
+            |stream: AcceptedStream, peer| match Place::take(&counts, max_connections) {
+                None => refused.add(stream),
+                Some(place) => {
+                    if let Some(worker) = turns.next() {
+                        // A worker that has ended ends the service, so the connection is not missed.
+                        drop(worker.send(Accepted { stream, peer, place }));
+                    }
                 }
-            }
-        };
+            };
         let mut warned = None::<Instant>;
         let mut closing = std::pin::pin!(stages.reached(Stage::Closing));
         loop {
@@ -124,7 +125,12 @@ struct Kept {
 
 impl Refused {
     fn new(bytes: Vec<u8>, tls: Option<Acceptor>) -> Self {
-        Self { bytes: bytes.into(), tls, kept: VecDeque::new(), handshakes: Arc::new(Semaphore::new(REFUSED_MAX)) }
+        Self {
+            bytes: bytes.into(),
+            tls,
+            kept: VecDeque::new(),
+            handshakes: Arc::new(Semaphore::new(REFUSED_MAX)),
+        }
     }
 
     /// What cannot be told is seen from the closed connection.
@@ -141,7 +147,9 @@ impl Refused {
 
     fn keep(&mut self, mut stream: AcceptedStream) {
         let since = Instant::now();
-        while self.kept.front().is_some_and(|first| self.kept.len() >= REFUSED_MAX || since - first.since > REFUSED_FOR) {
+        while self.kept.front().is_some_and(|first| {
+            self.kept.len() >= REFUSED_MAX || since - first.since > REFUSED_FOR
+        }) {
             self.kept.pop_front();
         }
         // A new connection has room for as little.
@@ -152,7 +160,12 @@ impl Refused {
 }
 
 /// Keeps its `place` for as long, however soon it is done.
-async fn refuse_over_tls(stream: TcpStream, tls: Acceptor, bytes: Bytes, place: OwnedSemaphorePermit) {
+async fn refuse_over_tls(
+    stream: TcpStream,
+    tls: Acceptor,
+    bytes: Bytes,
+    place: OwnedSemaphorePermit,
+) {
     let until = Instant::now() + REFUSED_FOR;
     let told = async {
         let mut stream = tls.accept(tokio::net::TcpStream::from_std(stream)?).await?;
@@ -164,7 +177,9 @@ async fn refuse_over_tls(stream: TcpStream, tls: Acceptor, bytes: Bytes, place: 
     };
     match tokio::time::timeout_at(until, told).await {
         Ok(Ok(())) | Err(_) => {}
-        Ok(Err(error)) => tracing::debug!(error = %error, "a connection could not be told that there are too many"),
+        Ok(Err(error)) => {
+            tracing::debug!(error = %error, "a connection could not be told that there are too many")
+        }
     }
     tokio::time::sleep_until(until).await;
     drop(place);

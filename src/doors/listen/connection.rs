@@ -62,7 +62,12 @@ impl<P: Protocol> Serving<P> {
                         self.speak(stream, peer, &activity).await;
                     }
                     Some(Err(error)) => {
-                        self.counts.handshake_failed(tls::failure(&error), &peer, error.to_string(), Instant::now());
+                        self.counts.handshake_failed(
+                            tls::failure(&error),
+                            &peer,
+                            error.to_string(),
+                            Instant::now(),
+                        );
                     }
                     None => {}
                 },
@@ -76,7 +81,12 @@ impl<P: Protocol> Serving<P> {
     }
 
     /// Speaks once the client does, and without TLS.
-    async fn speak_when_spoken_to<S: super::Stream + Readable>(&self, stream: S, peer: Peer, activity: &Rc<Activity>) {
+    async fn speak_when_spoken_to<S: super::Stream + Readable>(
+        &self,
+        stream: S,
+        peer: Peer,
+        activity: &Rc<Activity>,
+    ) {
         activity.connected();
         if has_something(&stream, activity).await {
             self.speak(stream, peer, activity).await;

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     memory::Memory,
-    turns::{Place, Standing, Turns},
+    turns::{Place, TurnRecord, Turns},
 };
 use crate::telemetry::connections::{ConnectionCounts, Malformed, Overdue};
 
@@ -93,7 +93,7 @@ pub(in crate::doors) struct Activity {
     is_multiplexed: Cell<bool>,
     /// Whether the head of a request did not arrive in time.
     is_late: Cell<bool>,
-    standing: Standing,
+    standing: TurnRecord,
     place: Place,
     counts: Arc<ConnectionCounts>,
     command: Cell<Command>,
@@ -124,7 +124,7 @@ impl Activity {
             is_unread: Cell::default(),
             is_multiplexed: Cell::default(),
             is_late: Cell::default(),
-            standing: Standing::default(),
+            standing: TurnRecord::default(),
             place: Place::default(),
             counts,
             command: Cell::new(Command::GoOn),
@@ -181,7 +181,7 @@ impl Activity {
     }
 
     /// What came of its requests.
-    pub(in crate::doors) const fn standing(&self) -> &Standing {
+    pub(in crate::doors) const fn standing(&self) -> &TurnRecord {
         &self.standing
     }
 
@@ -200,7 +200,12 @@ impl Activity {
         match self.phase.get() {
             Phase::Silent | Phase::Idle => self.enter(Phase::Head),
             Phase::Closing => return true,
-            Phase::Handshake | Phase::Head | Phase::Body | Phase::Serving | Phase::Answering | Phase::Open => {}
+            Phase::Handshake
+            | Phase::Head
+            | Phase::Body
+            | Phase::Serving
+            | Phase::Answering
+            | Phase::Open => {}
         }
         let held = self.held.get();
         self.held.set(held + bytes);
@@ -232,7 +237,9 @@ impl Activity {
     pub(super) fn is_answering(&self) -> bool {
         match self.phase.get() {
             Phase::Body | Phase::Serving | Phase::Answering | Phase::Open | Phase::Closing => true,
-            Phase::Handshake | Phase::Silent | Phase::Head | Phase::Idle => self.is_multiplexed.get(),
+            Phase::Handshake | Phase::Silent | Phase::Head | Phase::Idle => {
+                self.is_multiplexed.get()
+            }
         }
     }
 
@@ -321,7 +328,8 @@ impl Activity {
             Phase::Head => (unless_crowded(HEAD), Overdue::Head),
             Phase::Body => {
                 let last = self.received.get().unwrap_or(since);
-                return (is_over(since, BODY) || is_over(last, BODY_PROGRESS)).then_some(Overdue::Body);
+                return (is_over(since, BODY) || is_over(last, BODY_PROGRESS))
+                    .then_some(Overdue::Body);
             }
             Phase::Idle => (IDLE, Overdue::Idle),
             Phase::Closing => (LINGER, Overdue::Reader),

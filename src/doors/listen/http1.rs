@@ -25,7 +25,7 @@ use super::{
     stream::{Stream, Watched},
 };
 use crate::{
-    doors::answer::{NO_STORE, PROBLEM_JSON, RETRY_AFTER, name},
+    doors::response::{NO_STORE, PROBLEM_JSON, RETRY_AFTER, name},
     telemetry::connections::Malformed,
 };
 
@@ -37,7 +37,11 @@ pub(super) const HEAD_BYTES_MAX: usize = 80 * 1024;
 const READ_BYTES_MAX: usize = HEAD_BYTES_MAX + 16 * 1024;
 
 /// Serves HTTP/1 on `stream`: `answer` has an answer to every request.
-pub(in crate::doors) fn serve<S, F, A>(stream: Watched<S>, activity: &Rc<Activity>, answer: F) -> impl Connection + use<S, F, A>
+pub(in crate::doors) fn serve<S, F, A>(
+    stream: Watched<S>,
+    activity: &Rc<Activity>,
+    answer: F,
+) -> impl Connection + use<S, F, A>
 where
     S: Stream,
     F: Fn(Request<Incoming>) -> A + 'static,
@@ -90,14 +94,18 @@ where
 /// The answer to what is no request.
 pub(super) fn not_a_request(kind: Malformed) -> Problem {
     let (status, title, code, detail) = match kind {
-        Malformed::Syntax => (400, "Bad Request", "malformed_request", "What was sent is not an HTTP request."),
+        Malformed::Syntax => {
+            (400, "Bad Request", "malformed_request", "What was sent is not an HTTP request.")
+        }
         Malformed::HeadersTooLarge => (
             431,
             "Request Header Fields Too Large",
             "request_too_large",
             "The request has more than 256 headers, or more than 64 KiB of them.",
         ),
-        Malformed::TargetTooLong => (414, "URI Too Long", "request_too_large", "The target of the request is too long."),
+        Malformed::TargetTooLong => {
+            (414, "URI Too Long", "request_too_large", "The target of the request is too long.")
+        }
     };
     Problem { status, title, code, detail, is_passing: false }
 }
@@ -105,7 +113,13 @@ pub(super) fn not_a_request(kind: Malformed) -> Problem {
 /// The answer to a request whose head did not arrive in time.
 pub(super) fn too_slow() -> Problem {
     let detail = "The head of the request did not arrive within five seconds.";
-    Problem { status: 408, title: "Request Timeout", code: "request_timeout", detail, is_passing: false }
+    Problem {
+        status: 408,
+        title: "Request Timeout",
+        code: "request_timeout",
+        detail,
+        is_passing: false,
+    }
 }
 
 /// The answer to a request for which there is no memory.
@@ -121,7 +135,8 @@ pub(super) fn too_many_requests() -> Problem {
 
 /// What one connection too many is told.
 pub(in crate::doors) fn too_many_connections() -> Vec<u8> {
-    Problem { detail: "There are too many connections; try again.", ..too_many_requests() }.last_answer()
+    Problem { detail: "There are too many connections; try again.", ..too_many_requests() }
+        .last_answer()
 }
 
 /// A problem (RFC 9457).
@@ -144,7 +159,11 @@ impl Problem {
     pub(super) fn last_answer(&self) -> Vec<u8> {
         let Self { status, title, code, .. } = self;
         let body = self.body();
-        let retry_after = if self.is_passing { format!("{}: {RETRY_AFTER}\r\n", name::RETRY_AFTER) } else { String::new() };
+        let retry_after = if self.is_passing {
+            format!("{}: {RETRY_AFTER}\r\n", name::RETRY_AFTER)
+        } else {
+            String::new()
+        };
         let head = format!(
             "HTTP/1.1 {status} {title}\r\n{}: {code}\r\ncontent-type: {PROBLEM_JSON}\r\ncache-control: {NO_STORE}\r\n{retry_after}\
              connection: close\r\ncontent-length: {}\r\n\r\n",
@@ -159,7 +178,8 @@ impl From<Problem> for Response<Full<Bytes>> {
     /// Over HTTP/2, where the connection goes on.
     fn from(problem: Problem) -> Self {
         let mut response = Response::new(Full::from(problem.body()));
-        *response.status_mut() = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+        *response.status_mut() =
+            StatusCode::from_u16(problem.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
         let headers = response.headers_mut();
         headers.insert(name::ERROR, HeaderValue::from_static(problem.code));
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));

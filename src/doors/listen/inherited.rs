@@ -17,7 +17,9 @@ pub struct Inherited {
 #[derive(Debug, thiserror::Error)]
 pub enum InheritedError {
     /// The variables of the environment contradict themselves.
-    #[error("the sockets that were handed over cannot be told: `LISTEN_FDS` or `LISTEN_PID` is no number")]
+    #[error(
+        "the sockets that were handed over cannot be told: `LISTEN_FDS` or `LISTEN_PID` is no number"
+    )]
     Environment,
     /// Nobody knows what a socket is for.
     #[error(
@@ -25,10 +27,14 @@ pub enum InheritedError {
     )]
     Name(String),
     /// A listener has one socket.
-    #[error("two sockets that were handed over are called `{0}`; a listener has one, so give each socket unit one `ListenStream=`")]
+    #[error(
+        "two sockets that were handed over are called `{0}`; a listener has one, so give each socket unit one `ListenStream=`"
+    )]
     Twice(&'static str),
     /// It is no socket that listens.
-    #[error("what was handed over as `{name}` is no listening stream socket (`ListenStream=`, `Accept=no`)")]
+    #[error(
+        "what was handed over as `{name}` is no listening stream socket (`ListenStream=`, `Accept=no`)"
+    )]
     NoListener {
         /// What it is called.
         name: &'static str,
@@ -41,7 +47,11 @@ impl Inherited {
     /// Takes what was handed over to this process. To be called once, before other files are opened in their place.
     pub fn take() -> Result<Self, InheritedError> {
         let handed_over = sd_listen_fds::get().map_err(|_| InheritedError::Environment)?;
-        Self::of(handed_over.into_iter().map(|(name, descriptor)| (name.unwrap_or_default(), descriptor.into_std())))
+        Self::of(
+            handed_over
+                .into_iter()
+                .map(|(name, descriptor)| (name.unwrap_or_default(), descriptor.into_std())),
+        )
     }
 
     fn of(handed_over: impl Iterator<Item = (String, OwnedFd)>) -> Result<Self, InheritedError> {
@@ -52,7 +62,8 @@ impl Inherited {
             let name = listener.name();
             let no_listener = |source| InheritedError::NoListener { name, source };
             let socket = Socket::from(descriptor);
-            let is_listener = socket.is_listener().and_then(|is| Ok(is && socket.r#type()? == Type::STREAM));
+            let is_listener =
+                socket.is_listener().and_then(|is| Ok(is && socket.r#type()? == Type::STREAM));
             match is_listener {
                 Ok(true) => {}
                 Ok(false) => return Err(no_listener(None)),
@@ -93,7 +104,9 @@ mod tests {
         let (http, admin) = (listener(), listener());
         let expected = [&admin, &http].map(|listener| listener.local_addr().unwrap());
         let mut inherited = of([("admin", admin.into()), ("http", http.into())]).unwrap();
-        let mut address = |listener| inherited.socket(listener).map(|bound| bound.address().unwrap().tcp().unwrap());
+        let mut address = |listener| {
+            inherited.socket(listener).map(|bound| bound.address().unwrap().tcp().unwrap())
+        };
         assert_eq!([address(ListenerName::Admin), address(ListenerName::Http)], expected.map(Some));
         assert_eq!(address(ListenerName::Grpc), None);
     }
@@ -103,11 +116,20 @@ mod tests {
         assert!(
             matches!(of([("countersign.socket", listener().into())]), Err(InheritedError::Name(name)) if name == "countersign.socket")
         );
-        assert!(matches!(of([("http", listener().into()), ("http", listener().into())]), Err(InheritedError::Twice("http"))));
+        assert!(matches!(
+            of([("http", listener().into()), ("http", listener().into())]),
+            Err(InheritedError::Twice("http"))
+        ));
         let listener = listener();
         let connection = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        assert!(matches!(of([("http", connection.into())]), Err(InheritedError::NoListener { name: "http", .. })));
+        assert!(matches!(
+            of([("http", connection.into())]),
+            Err(InheritedError::NoListener { name: "http", .. })
+        ));
         let file = std::fs::File::open("/dev/null").unwrap();
-        assert!(matches!(of([("grpc", file.into())]), Err(InheritedError::NoListener { name: "grpc", .. })));
+        assert!(matches!(
+            of([("grpc", file.into())]),
+            Err(InheritedError::NoListener { name: "grpc", .. })
+        ));
     }
 }

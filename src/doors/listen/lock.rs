@@ -24,7 +24,8 @@ impl Lock {
         name.push(".lock");
         let path = PathBuf::from(name);
         for _ in 0..ATTEMPTS {
-            let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path)?;
+            let file =
+                File::options().create(true).truncate(false).write(true).mode(0o600).open(&path)?;
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::AddrInUse.into()),

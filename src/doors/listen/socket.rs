@@ -42,7 +42,8 @@ impl Bound {
     pub fn bind(address: &ListenAddress, mode: SocketMode) -> io::Result<Self> {
         match address {
             ListenAddress::Tcp(address) => {
-                let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+                let socket =
+                    if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
                 // As the standard library does: connections of a process before may still be about to end.
                 socket.set_reuseaddr(true)?;
                 socket.bind(*address)?;
@@ -211,7 +212,8 @@ impl Listener {
             (Open::Tcp(listener), Owner::This | Owner::File(_)) => {
                 pass_over_syn(listener).unwrap_or_else(|error| still_completes(&error));
                 let end = Instant::now() + LAST_LOOK;
-                while let Ok(Ok((stream, peer))) = tokio::time::timeout_at(end, self.accept()).await {
+                while let Ok(Ok((stream, peer))) = tokio::time::timeout_at(end, self.accept()).await
+                {
                     hand_out(stream, peer);
                 }
             }
@@ -224,8 +226,9 @@ impl Listener {
                 // counts as readable for good.
                 listener.shutdown(Shutdown::Read).unwrap_or_else(|error| still_completes(&error));
                 while let Ok((stream, _)) = listener.accept() {
-                    if let Ok((stream, peer)) =
-                        stream.set_nonblocking(true).and_then(|()| unix(UnixStream::from_std(stream.into())?))
+                    if let Ok((stream, peer)) = stream
+                        .set_nonblocking(true)
+                        .and_then(|()| unix(UnixStream::from_std(stream.into())?))
                     {
                         hand_out(stream, peer);
                     }
@@ -290,7 +293,10 @@ impl SocketFile {
         let lock = Lock::beside(path)?;
         match fs::symlink_metadata(path) {
             Ok(metadata) if !metadata.file_type().is_socket() => {
-                return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file of that name, and it is no socket"));
+                return Err(io::Error::new(
+                    io::ErrorKind::AlreadyExists,
+                    "there is a file of that name, and it is no socket",
+                ));
             }
             Ok(_) if is_listened_on(&address) => return Err(io::ErrorKind::AddrInUse.into()),
             Ok(_) => fs::remove_file(path)?,
@@ -299,7 +305,11 @@ impl SocketFile {
         }
         socket.bind(&address)?;
         let metadata = fs::symlink_metadata(path)?;
-        let bound = Self { path: path.to_owned(), file: Some((metadata.dev(), metadata.ino())), _lock: lock };
+        let bound = Self {
+            path: path.to_owned(),
+            file: Some((metadata.dev(), metadata.ino())),
+            _lock: lock,
+        };
         // Nobody can connect yet, whatever the permissions have been for a moment.
         fs::set_permissions(path, fs::Permissions::from_mode(mode.0))?;
         Ok(bound)
@@ -308,7 +318,8 @@ impl SocketFile {
     /// From now on nobody finds it.
     fn remove(&mut self) {
         let Some(file) = self.file.take() else { return };
-        let found = fs::symlink_metadata(&self.path).map(|metadata| (metadata.dev(), metadata.ino()));
+        let found =
+            fs::symlink_metadata(&self.path).map(|metadata| (metadata.dev(), metadata.ino()));
         if found.is_ok_and(|found| found == file)
             && let Err(error) = fs::remove_file(&self.path)
         {
@@ -330,7 +341,9 @@ fn is_listened_on(address: &SockAddr) -> bool {
         socket.set_nonblocking(true)?;
         socket.connect(address)
     });
-    !connected.is_err_and(|error| matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound))
+    !connected.is_err_and(|error| {
+        matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)
+    })
 }
 
 #[cfg(test)]
@@ -357,7 +370,10 @@ mod tests {
         assert!(TcpStream::connect(address).is_err(), "bound is not open");
         let listener = bound.open().unwrap();
         let _gateway = TcpStream::connect(address).unwrap();
-        let (AcceptedStream::Tcp(stream), Peer::Address(_)) = listener.accept().await.unwrap() else { panic!("over TCP") };
+        let (AcceptedStream::Tcp(stream), Peer::Address(_)) = listener.accept().await.unwrap()
+        else {
+            panic!("over TCP")
+        };
         assert!(stream.nodelay().unwrap());
     }
 
@@ -371,7 +387,9 @@ mod tests {
         let listener = bound.open().unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
         let _gateway = StdUnixStream::connect(&path).unwrap();
-        let (AcceptedStream::Unix(_), Peer::Process { user, process }) = listener.accept().await.unwrap() else {
+        let (AcceptedStream::Unix(_), Peer::Process { user, process }) =
+            listener.accept().await.unwrap()
+        else {
             panic!("over a file")
         };
         assert_eq!(user, fs::metadata(dir.path()).unwrap().uid());
@@ -397,7 +415,11 @@ mod tests {
         drop((foreign, fs::remove_file(&path)));
 
         let first = bind(&path).unwrap();
-        assert_eq!(bind(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse, "bound, and not yet open");
+        assert_eq!(
+            bind(&path).unwrap_err().kind(),
+            io::ErrorKind::AddrInUse,
+            "bound, and not yet open"
+        );
         drop(first);
 
         fs::write(&path, "precious").unwrap();
@@ -429,7 +451,10 @@ mod tests {
         listener.last(|stream, _| accepted.push(stream)).await;
         assert!(matches!(accepted[..], [AcceptedStream::Unix(_)]), "{accepted:?}");
         assert!(!path.exists());
-        assert_eq!(StdUnixStream::connect(&hard_link).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(
+            StdUnixStream::connect(&hard_link).unwrap_err().kind(),
+            io::ErrorKind::ConnectionRefused
+        );
     }
 
     #[tokio::test]
@@ -437,7 +462,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("socket");
         let owner = StdUnixListener::bind(&path).unwrap();
-        let mut listener = Bound::inherited(Socket::from(owner.try_clone().unwrap())).open().unwrap();
+        let mut listener =
+            Bound::inherited(Socket::from(owner.try_clone().unwrap())).open().unwrap();
         assert_eq!(listener.address(), &unix(&path));
         let _waiting = StdUnixStream::connect(&path).unwrap();
         listener.last(|_, _| panic!("it waits for the next")).await;

@@ -15,7 +15,10 @@ use super::{deadlines::Activity, http1};
 use crate::telemetry::connections::{ConnectionCounts, Malformed, Overdue};
 
 /// What connections come on.
-pub(in crate::doors) trait Stream: AsyncRead + AsyncWrite + Unpin + 'static {}
+pub(in crate::doors) trait Stream:
+    AsyncRead + AsyncWrite + Unpin + 'static
+{
+}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Stream for S {}
 
@@ -77,7 +80,11 @@ impl<S: Stream> Watched<S> {
         }
     }
 
-    fn poll_more(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_more(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.activity.is_late() {
             // No part of a head may hold this, so the HTTP library takes it for none, and answers.
             buffer.put_slice(&[0]);
@@ -101,7 +108,8 @@ impl<S: Stream> Watched<S> {
             self.activity.malformed();
             return;
         }
-        let status: &[u8] = head.get("HTTP/1.1 ".len()..).and_then(|rest| rest.get(..3)).unwrap_or_default();
+        let status: &[u8] =
+            head.get("HTTP/1.1 ".len()..).and_then(|rest| rest.get(..3)).unwrap_or_default();
         let kind = match status {
             b"431" => Malformed::HeadersTooLarge,
             b"414" => Malformed::TargetTooLong,
@@ -134,7 +142,11 @@ impl<S: Stream> Watched<S> {
 }
 
 impl<S: Stream> AsyncRead for Watched<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let Ahead { bytes, received, taken } = &mut self.ahead;
         if taken < received {
             let length = buffer.remaining().min(*received - *taken);
@@ -147,7 +159,11 @@ impl<S: Stream> AsyncRead for Watched<S> {
 }
 
 impl<S: Stream> AsyncWrite for Watched<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         if !self.activity.is_answering() && !bytes.is_empty() {
             self.replace(bytes);
         }
@@ -191,7 +207,11 @@ impl<S: Stream> AsyncWrite for Watched<S> {
         self.inner.is_write_vectored()
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         if !self.activity.is_answering()
             && let Some(first) = slices.iter().find(|slice| !slice.is_empty())
         {

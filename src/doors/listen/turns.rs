@@ -40,7 +40,7 @@ thread_local! {
 
 /// What came of the last requests of one connection. Only its worker uses it.
 #[derive(Clone, Debug, Default)]
-pub(in crate::doors) struct Standing(Arc<Counts>);
+pub(in crate::doors) struct TurnRecord(Arc<Counts>);
 
 #[derive(Debug, Default)]
 struct Counts {
@@ -49,7 +49,7 @@ struct Counts {
     owed: AtomicU32,
 }
 
-impl Standing {
+impl TurnRecord {
     /// A request begins.
     pub(in crate::doors) fn begin(&self) {
         if !self.waits() {
@@ -77,7 +77,10 @@ impl Standing {
                 | DenialCode::RequestMismatch
                 | DenialCode::Misconfigured => {
                     for count in [&self.0.denied_in_a_row, &self.0.owed] {
-                        count.store(count.load(Ordering::Relaxed).saturating_add(1), Ordering::Relaxed);
+                        count.store(
+                            count.load(Ordering::Relaxed).saturating_add(1),
+                            Ordering::Relaxed,
+                        );
                     }
                 }
             },
@@ -116,7 +119,12 @@ pub(super) struct Place(RefCell<Option<Rc<Turn>>>);
 
 impl Turns {
     /// Is ready when more may be read from the connection of this `standing`, whose place in the queue is `place`.
-    pub(super) fn poll(&self, standing: &Standing, place: &Place, context: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll(
+        &self,
+        standing: &TurnRecord,
+        place: &Place,
+        context: &mut Context<'_>,
+    ) -> Poll<()> {
         let cost = standing.owed();
         let mut place = place.0.borrow_mut();
         if cost == 0 {
@@ -132,7 +140,11 @@ impl Turns {
             turn.waker.borrow_mut().clone_from(context.waker());
             return Poll::Pending;
         }
-        let turn = Rc::new(Turn { cost, has_come: Cell::new(false), waker: RefCell::new(context.waker().clone()) });
+        let turn = Rc::new(Turn {
+            cost,
+            has_come: Cell::new(false),
+            waker: RefCell::new(context.waker().clone()),
+        });
         let mut queue = self.queue.borrow_mut();
         if queue.is_empty() {
             self.first.notify_one();
@@ -154,7 +166,8 @@ impl Turns {
             // Everything for which there is something to do comes before this goes on.
             task::yield_now().await;
             let begun = BEGUN.take();
-            credit = if begun == 0 { IDLE * SHARE } else { (credit + i64::from(begun)).min(CREDIT_MAX) };
+            credit =
+                if begun == 0 { IDLE * SHARE } else { (credit + i64::from(begun)).min(CREDIT_MAX) };
             self.give(&mut credit);
         }
     }
@@ -182,25 +195,27 @@ mod tests {
         Verdict { id: DecisionId(uuid::Uuid::nil()), result: Ok(Decision::Deny(reason.into())) }
     }
 
-    fn denied(times: u32) -> Standing {
-        let standing = Standing::default();
+    fn denied(times: u32) -> TurnRecord {
+        let standing = TurnRecord::default();
         for _ in 0..times {
             standing.note(&verdict(DenialReason::NotAJws));
         }
         standing
     }
 
-    fn is_ready(turns: &Turns, standing: &Standing, place: &Place) -> bool {
+    fn is_ready(turns: &Turns, standing: &TurnRecord, place: &Place) -> bool {
         turns.poll(standing, place, &mut Context::from_waker(Waker::noop())).is_ready()
     }
 
     #[test]
     fn only_whoever_is_denied_again_and_again_waits() {
         let turns = Turns::default();
-        for (standing, waits) in [(denied(DENIED_IN_A_ROW - 1), false), (denied(DENIED_IN_A_ROW), true)] {
+        for (standing, waits) in
+            [(denied(DENIED_IN_A_ROW - 1), false), (denied(DENIED_IN_A_ROW), true)]
+        {
             assert_eq!(!is_ready(&turns, &standing, &Place::default()), waits);
         }
-        let standing = Standing::default();
+        let standing = TurnRecord::default();
         for _ in 0..100 {
             standing.note(&verdict(DenialReason::InsufficientScope));
             standing.note(&verdict(DenialReason::Overloaded));
@@ -211,26 +226,41 @@ mod tests {
     #[test]
     fn those_that_wait_share_what_the_others_leave_in_the_order_in_which_they_came() {
         let turns = Turns::default();
-        let waiting: Vec<(Standing, Place)> = (0..4).map(|_| (denied(DENIED_IN_A_ROW), Place::default())).collect();
+        let waiting: Vec<(TurnRecord, Place)> =
+            (0..4).map(|_| (denied(DENIED_IN_A_ROW), Place::default())).collect();
         for (standing, place) in &waiting {
             assert!(!is_ready(&turns, standing, place));
         }
-        let come = || waiting.iter().map(|(_, place)| place.0.borrow().as_ref().is_some_and(|turn| turn.has_come.get()));
+        let come = || {
+            waiting
+                .iter()
+                .map(|(_, place)| place.0.borrow().as_ref().is_some_and(|turn| turn.has_come.get()))
+        };
         let mut credit = 1;
         turns.give(&mut credit);
         assert_eq!(come().collect::<Vec<_>>(), [true, false, false, false]);
-        assert_eq!(credit, 1 - SHARE * i64::from(DENIED_IN_A_ROW), "all that it owes is paid later");
+        assert_eq!(
+            credit,
+            1 - SHARE * i64::from(DENIED_IN_A_ROW),
+            "all that it owes is paid later"
+        );
         credit = 2 * SHARE * i64::from(DENIED_IN_A_ROW);
         turns.give(&mut credit);
         assert_eq!(come().collect::<Vec<_>>(), [true, true, true, false]);
         let (standing, place) = &waiting[0];
-        assert!(is_ready(&turns, standing, place) && is_ready(&turns, standing, place), "it has paid");
+        assert!(
+            is_ready(&turns, standing, place) && is_ready(&turns, standing, place),
+            "it has paid"
+        );
     }
 
     #[test]
     fn a_closed_connection_takes_no_turn() {
         let turns = Turns::default();
-        let (gone, there) = ((denied(DENIED_IN_A_ROW), Place::default()), (denied(DENIED_IN_A_ROW), Place::default()));
+        let (gone, there) = (
+            (denied(DENIED_IN_A_ROW), Place::default()),
+            (denied(DENIED_IN_A_ROW), Place::default()),
+        );
         assert!(!is_ready(&turns, &gone.0, &gone.1) && !is_ready(&turns, &there.0, &there.1));
         drop(gone);
         turns.give(&mut 1);

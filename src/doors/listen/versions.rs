@@ -27,13 +27,21 @@ use crate::telemetry::connections::Malformed;
 const HEADER_LIST_BYTES_MAX: u32 = (http1::HEAD_BYTES_MAX + PER_HEADER * http1::HEADERS_MAX) as u32;
 
 /// Serves `stream` in the version of HTTP that the client speaks: `answer` has an answer to every request.
-pub(in crate::doors) fn serve<S, F, A>(stream: Watched<S>, activity: &Rc<Activity>, answer: F) -> impl Connection
+pub(in crate::doors) fn serve<S, F, A>(
+    stream: Watched<S>,
+    activity: &Rc<Activity>,
+    answer: F,
+) -> impl Connection
 where
     S: Stream,
     F: Fn(Request<Incoming>) -> A + 'static,
     A: Future<Output = Response<Full<Bytes>>> + 'static,
 {
-    Versions { state: State::Unknown(stream, answer), activity: Rc::clone(activity), is_closing: false }
+    Versions {
+        state: State::Unknown(stream, answer),
+        activity: Rc::clone(activity),
+        is_closing: false,
+    }
 }
 
 struct Versions<S, F> {
@@ -74,7 +82,9 @@ where
             },
             State::Between => return Poll::Ready(Ok(())),
         };
-        let State::Unknown(stream, answer) = mem::replace(&mut this.state, State::Between) else { return Poll::Ready(Ok(())) };
+        let State::Unknown(stream, answer) = mem::replace(&mut this.state, State::Between) else {
+            return Poll::Ready(Ok(()));
+        };
         let mut connection: Pin<Box<dyn Connection>> = match version {
             Version::Http1 => Box::pin(http1::serve(stream, &this.activity, answer)),
             Version::Http2 => Box::pin(serve_http2(stream, &this.activity, answer)),
@@ -93,7 +103,11 @@ where
 }
 
 /// With the limits that requests over HTTP/1 have.
-fn serve_http2<S, F, A>(stream: Watched<S>, activity: &Rc<Activity>, answer: F) -> impl Connection + 'static
+fn serve_http2<S, F, A>(
+    stream: Watched<S>,
+    activity: &Rc<Activity>,
+    answer: F,
+) -> impl Connection + 'static
 where
     S: Stream,
     F: Fn(Request<Incoming>) -> A + 'static,
@@ -125,12 +139,17 @@ fn check(request: &Request<Incoming>, activity: &Rc<Activity>) -> Result<Held, h
     }
     // RFC 9113 section 8.3.1: one that names two hosts is malformed.
     let authority = request.uri().authority().map(|authority| authority.as_str().as_bytes());
-    let is_other = |host: &[u8]| authority.is_some_and(|authority| !authority.eq_ignore_ascii_case(host));
+    let is_other =
+        |host: &[u8]| authority.is_some_and(|authority| !authority.eq_ignore_ascii_case(host));
     if request.headers().get_all(HOST).iter().any(|host| is_other(host.as_bytes())) {
         activity.count_malformed(Malformed::Syntax);
         return Err(http1::not_a_request(Malformed::Syntax));
     }
-    let headers: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + PER_HEADER).sum();
+    let headers: usize = request
+        .headers()
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + PER_HEADER)
+        .sum();
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
     activity.hold(headers + target).ok_or_else(http1::too_many_requests)
 }

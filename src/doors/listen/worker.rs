@@ -51,12 +51,16 @@ impl Workers {
         for number in 0..count {
             let (queue, accepted) = mpsc::unbounded_channel();
             let (ended, end) = oneshot::channel();
-            let (protocol, tls, stages, counts) = (protocol.clone(), tls.cloned(), stages.clone(), Arc::clone(counts));
+            let (protocol, tls, stages, counts) =
+                (protocol.clone(), tls.cloned(), stages.clone(), Arc::clone(counts));
             let name = format!("{}-{number}", counts.listener().name());
             // The runtime never leaves its thread, which therefore makes it; whether it can is known before anything is served.
             let (made, making) = std::sync::mpsc::channel();
             let work = move || {
-                let runtime = match runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+                let runtime = match runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build_local(LocalOptions::default())
+                {
                     Ok(runtime) => runtime,
                     Err(error) => return drop(made.send(Err(error))),
                 };
@@ -132,7 +136,11 @@ impl<P: Protocol> Worker<P>
 where
     Serving<P>: 'static,
 {
-    fn new(accepted: mpsc::UnboundedReceiver<Accepted>, serving: Serving<P>, stages: Stages) -> Self {
+    fn new(
+        accepted: mpsc::UnboundedReceiver<Accepted>,
+        serving: Serving<P>,
+        stages: Stages,
+    ) -> Self {
         Self {
             accepted,
             serving: Rc::new(serving),
@@ -190,7 +198,8 @@ where
 
     fn begin(&self, accepted: Accepted) {
         self.tell_time();
-        let activity = Rc::new(Activity::new(Rc::clone(&self.shared), Arc::clone(&self.serving.counts)));
+        let activity =
+            Rc::new(Activity::new(Rc::clone(&self.shared), Arc::clone(&self.serving.counts)));
         let (entry, serving) = (self.table.add(&activity), Rc::clone(&self.serving));
         task::spawn_local(async move {
             serving.serve(accepted, activity).await;
@@ -210,9 +219,13 @@ where
                 (_, Command::Cut) => {}
                 // Nothing is wrong with it, and what has come in this moment is answered.
                 (Overdue::Idle, Command::GoOn) => activity.order(Command::Close),
-                (Overdue::Silent, Command::GoOn) if activity.has_spoken() => activity.order(Command::Close),
+                (Overdue::Silent, Command::GoOn) if activity.has_spoken() => {
+                    activity.order(Command::Close)
+                }
                 // In a crowd there is no time for it, nor for whoever does not take it.
-                (Overdue::Head, _) if !self.shared.is_crowded.get() && activity.has_head_late() => counts.given_up(overdue),
+                (Overdue::Head, _) if !self.shared.is_crowded.get() && activity.has_head_late() => {
+                    counts.given_up(overdue)
+                }
                 _ => {
                     counts.given_up(overdue);
                     activity.order(Command::Cut);
@@ -224,7 +237,10 @@ where
     fn tell_time(&self) -> Instant {
         let now = Instant::now();
         let ticks = now.duration_since(self.began).as_millis() / TICK.as_millis();
-        #[allow(clippy::cast_possible_truncation, reason = "differences are looked at, and they wrap as well")]
+        #[allow(
+            clippy::cast_possible_truncation,
+            reason = "differences are looked at, and they wrap as well"
+        )]
         self.shared.now.set(ticks as u32);
         now
     }

@@ -11,9 +11,10 @@ pub(in crate::doors) fn failure(error: &io::Error) -> Failure {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
         Some(error) => of_tls(error),
         None => match error.kind() {
-            ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe => {
-                Failure::Closed
-            }
+            ErrorKind::UnexpectedEof
+            | ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::BrokenPipe => Failure::Closed,
             _ => Failure::Other,
         },
     }
@@ -29,7 +30,9 @@ fn of_tls(error: &Error) -> Failure {
             None => of_certificate(certificate),
         },
         Error::AlertReceived(alert) => of_alert(*alert),
-        Error::InvalidMessage(InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion) => Failure::NotTls,
+        Error::InvalidMessage(
+            InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion,
+        ) => Failure::NotTls,
         Error::PeerIncompatible(_) => Failure::Incompatible,
         _ => Failure::Other,
     }
@@ -39,8 +42,12 @@ fn of_certificate(error: &CertificateError) -> Failure {
     match error {
         CertificateError::UnknownIssuer => Failure::UnknownIssuer,
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => Failure::Expired,
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Failure::NotYetValid,
-        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => Failure::WrongPurpose,
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            Failure::NotYetValid
+        }
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            Failure::WrongPurpose
+        }
         CertificateError::BadSignature => Failure::BadSignature,
         _ => Failure::BadCertificate,
     }
@@ -86,7 +93,10 @@ mod tests {
             (Error::AlertReceived(AlertDescription::UnknownCA), Failure::RefusedByClient),
             (Error::AlertReceived(AlertDescription::ProtocolVersion), Failure::Incompatible),
             (Error::AlertReceived(AlertDescription::CloseNotify), Failure::Closed),
-            (Error::PeerIncompatible(PeerIncompatible::NoCipherSuitesInCommon), Failure::Incompatible),
+            (
+                Error::PeerIncompatible(PeerIncompatible::NoCipherSuitesInCommon),
+                Failure::Incompatible,
+            ),
             (Error::InvalidMessage(InvalidMessage::InvalidContentType), Failure::NotTls),
             (Error::DecryptError, Failure::Other),
         ] {

@@ -12,28 +12,35 @@ use super::{
     super::{
         issue::random_uuid,
         ports::{
-            AddedAccount, AddedApiKey, AddedHolder, KeyTerms, LegacyAccount, LegacyApiKey, LegacyKey, LegacyRefreshToken,
-            LegacyTrust, NewApiKey, NewGrant, NewKey, NewPrincipal, NewRefresh, Origin, Profile, RegistryError, Sought, Standing,
-            StandingPrincipal,
+            AddedAccount, AddedApiKey, AddedHolder, ExistingPrincipal, ExistingRecords,
+            ImportLookup, KeyTerms, LegacyAccount, LegacyApiKey, LegacyKey, LegacyRefreshToken,
+            LegacyTrust, NewApiKey, NewGrant, NewKey, NewPrincipal, NewRefresh, Origin, Profile,
+            RegistryError,
         },
         registry::{Registry, check_profile, new_key},
     },
-    ImportReport, Kind, Outcome,
+    ImportReport, Kind, RowOutcome,
 };
 use crate::domain::{
     decision::Used,
-    opaque::{NoRandomness, SecretHash},
     principal::{ApiKeyId, Username},
     scope::Scopes,
+    secret_token::{NoRandomness, SecretHash},
     time::UnixMillis,
 };
 
 /// What to look for before the accounts of a page are judged.
-pub(super) fn sought(page: &[LegacyAccount]) -> Sought {
+pub(super) fn sought(page: &[LegacyAccount]) -> ImportLookup {
     let api_keys = || page.iter().flat_map(|account| &account.api_keys);
-    let tokens = page.iter().flat_map(|account| &account.refresh_tokens).chain(api_keys().flat_map(|key| &key.refresh_tokens));
-    Sought {
-        usernames: page.iter().filter_map(|account| Username::new(&account.unverified_username).ok()).collect(),
+    let tokens = page
+        .iter()
+        .flat_map(|account| &account.refresh_tokens)
+        .chain(api_keys().flat_map(|key| &key.refresh_tokens));
+    ImportLookup {
+        usernames: page
+            .iter()
+            .filter_map(|account| Username::new(&account.unverified_username).ok())
+            .collect(),
         api_keys: api_keys().filter_map(|key| SecretHash::written(&key.key_hash)).collect(),
         refresh_tokens: tokens.map(hash).collect(),
     }
@@ -41,7 +48,7 @@ pub(super) fn sought(page: &[LegacyAccount]) -> Sought {
 
 /// What is to be done about the accounts of one page, and what there is to say about them.
 pub(super) struct Plan<'a> {
-    standing: &'a Standing,
+    standing: &'a ExistingRecords,
     registry: &'a Registry,
     /// Of this service's own access tokens.
     audience: &'a [String],
@@ -54,7 +61,7 @@ pub(super) struct Plan<'a> {
 
 /// The account at hand.
 struct Current<'a> {
-    known: Option<&'a StandingPrincipal>,
+    known: Option<&'a ExistingPrincipal>,
     /// None where it was refused: nothing is given to a principal that is, or may be, somebody else.
     holder: Option<AddedHolder>,
     scopes: Scopes,
@@ -70,14 +77,28 @@ impl Current<'_> {
         let Self { holder, keys, trusts, api_keys, grants, .. } = self;
         let holder = holder?;
         let is_new = matches!(holder, AddedHolder::New(..));
-        let is_empty = keys.is_empty() && trusts.is_empty() && api_keys.is_empty() && grants.is_empty();
+        let is_empty =
+            keys.is_empty() && trusts.is_empty() && api_keys.is_empty() && grants.is_empty();
         (is_new || !is_empty).then_some(AddedAccount { holder, keys, trusts, api_keys, grants })
     }
 }
 
 impl<'a> Plan<'a> {
-    pub(super) fn new(standing: &'a Standing, registry: &'a Registry, audience: &'a [String], now: UnixMillis) -> Self {
-        Self { standing, registry, audience, now, added: Vec::new(), report: ImportReport::default(), seen: HashSet::new() }
+    pub(super) fn new(
+        standing: &'a ExistingRecords,
+        registry: &'a Registry,
+        audience: &'a [String],
+        now: UnixMillis,
+    ) -> Self {
+        Self {
+            standing,
+            registry,
+            audience,
+            now,
+            added: Vec::new(),
+            report: ImportReport::default(),
+            seen: HashSet::new(),
+        }
     }
 
     pub(super) fn into_parts(self) -> (Vec<AddedAccount>, ImportReport) {
@@ -107,97 +128,137 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    fn holder(&self, account: &LegacyAccount) -> (Current<'a>, Outcome) {
+    fn holder(&self, account: &LegacyAccount) -> (Current<'a>, RowOutcome) {
         let profile = account.person.as_ref().map(|person| cleaned(&person.profile));
         let username = Username::new(&account.unverified_username);
-        let known = username.as_ref().ok().and_then(|username| self.standing.principals.get(username));
+        let known =
+            username.as_ref().ok().and_then(|username| self.standing.principals.get(username));
         let (holder, outcome) = match (username, known) {
-            (Err(error), _) => (None, Outcome::Refused(error.to_string())),
+            (Err(error), _) => (None, RowOutcome::Refused(error.to_string())),
             (Ok(_), Some(known)) => {
                 let is_active = account.person.as_ref().map(|person| person.is_active);
                 match &differing(known, is_active, profile.as_ref())[..] {
-                    [] => (Some(AddedHolder::Known(known.record.id)), Outcome::AlreadyThere),
+                    [] => (Some(AddedHolder::Known(known.record.id)), RowOutcome::AlreadyThere),
                     parts => {
-                        let reason = format!("there is a principal of that name with another {}", parts.join(", "));
-                        (None, Outcome::Refused(reason))
+                        let reason = format!(
+                            "there is a principal of that name with another {}",
+                            parts.join(", ")
+                        );
+                        (None, RowOutcome::Refused(reason))
                     }
                 }
             }
-            (Ok(username), None) => match self.new_principal(account, username, profile.unwrap_or_default()) {
-                Ok(new) => (Some(new), Outcome::TakenOver),
-                Err(error) => (None, Outcome::Refused(error.to_string())),
-            },
+            (Ok(username), None) => {
+                match self.new_principal(account, username, profile.unwrap_or_default()) {
+                    Ok(new) => (Some(new), RowOutcome::TakenOver),
+                    Err(error) => (None, RowOutcome::Refused(error.to_string())),
+                }
+            }
         };
         let scopes = known.map_or_else(Scopes::default, |known| known.record.scopes.clone());
-        (Current { known, holder, scopes, keys: Vec::new(), trusts: Vec::new(), api_keys: Vec::new(), grants: Vec::new() }, outcome)
+        (
+            Current {
+                known,
+                holder,
+                scopes,
+                keys: Vec::new(),
+                trusts: Vec::new(),
+                api_keys: Vec::new(),
+                grants: Vec::new(),
+            },
+            outcome,
+        )
     }
 
-    fn new_principal(&self, account: &LegacyAccount, username: Username, profile: Profile) -> Result<AddedHolder, RegistryError> {
+    fn new_principal(
+        &self,
+        account: &LegacyAccount,
+        username: Username,
+        profile: Profile,
+    ) -> Result<AddedHolder, RegistryError> {
         let Profile { given_name, family_name, email } = &profile;
         check_profile(given_name.as_deref(), family_name.as_deref(), email.as_deref())?;
         let is_active = account.person.as_ref().is_none_or(|person| person.is_active);
         let created_at = account.created_at.unwrap_or(self.now).min(self.now);
-        Ok(AddedHolder::New(NewPrincipal { is_active, profile, ..NewPrincipal::named(username) }, created_at))
+        Ok(AddedHolder::New(
+            NewPrincipal { is_active, profile, ..NewPrincipal::named(username) },
+            created_at,
+        ))
     }
 
-    fn key(&self, current: &mut Current<'_>, key: &LegacyKey, seen: &mut HashMap<String, Origin>) -> Outcome {
-        let terms = KeyTerms { comment: key.comment.as_deref().and_then(clean), ..KeyTerms::default() };
+    fn key(
+        &self,
+        current: &mut Current<'_>,
+        key: &LegacyKey,
+        seen: &mut HashMap<String, Origin>,
+    ) -> RowOutcome {
+        let terms =
+            KeyTerms { comment: key.comment.as_deref().and_then(clean), ..KeyTerms::default() };
         let new = match new_key(&key.text, terms) {
             Ok(new) => new,
-            Err(error) => return Outcome::Refused(with_causes(&error)),
+            Err(error) => return RowOutcome::Refused(with_causes(&error)),
         };
         let fingerprint = new.key.fingerprint().to_string();
         match current.known.and_then(|known| known.keys.get(&fingerprint)) {
-            Some(true) => return Outcome::Refused("that key was revoked here".to_owned()),
-            Some(false) => return Outcome::AlreadyThere,
+            Some(true) => return RowOutcome::Refused("that key was revoked here".to_owned()),
+            Some(false) => return RowOutcome::AlreadyThere,
             None => {}
         }
         if let Some(first) = seen.get(&fingerprint) {
-            return Outcome::Duplicate(format!("the same key as {first}"));
+            return RowOutcome::Duplicate(format!("the same key as {first}"));
         }
         if let Err(error) = self.registry.check_terms(&new.terms) {
-            return Outcome::Refused(error.to_string());
+            return RowOutcome::Refused(error.to_string());
         }
         if current.holder.is_none() {
             return orphaned("principal");
         }
         seen.insert(fingerprint, key.origin.clone());
         current.keys.push((new, key.last_used_on));
-        Outcome::TakenOver
+        RowOutcome::TakenOver
     }
 
-    fn trust(&self, current: &mut Current<'_>, trust: &LegacyTrust) -> Outcome {
+    fn trust(&self, current: &mut Current<'_>, trust: &LegacyTrust) -> RowOutcome {
         if current.known.is_some_and(|known| known.jwks_urls.contains(&trust.url)) {
-            return Outcome::AlreadyThere;
+            return RowOutcome::AlreadyThere;
         }
         if let Err(error) = self.registry.check_url(&trust.url) {
-            return Outcome::Refused(with_causes(&error));
+            return RowOutcome::Refused(with_causes(&error));
         }
         if current.holder.is_none() {
             return orphaned("principal");
         }
         current.trusts.push((trust.url.clone(), trust.last_used_on));
-        Outcome::TakenOver
+        RowOutcome::TakenOver
     }
 
-    fn api_key(&mut self, current: &mut Current<'_>, name: &str, key: &LegacyApiKey) -> Result<(), NoRandomness> {
+    fn api_key(
+        &mut self,
+        current: &mut Current<'_>,
+        name: &str,
+        key: &LegacyApiKey,
+    ) -> Result<(), NoRandomness> {
         let judged = self.judged(current, key);
         let (outcome, new, known) = match judged {
-            Ok(ApiKeyPlan::Known(id)) => (Outcome::AlreadyThere, None, Some(id)),
-            Ok(ApiKeyPlan::New(new)) => (Outcome::TakenOver, Some(new), None),
-            Err(reason) => (Outcome::Refused(reason), None, None),
+            Ok(ApiKeyPlan::Known(id)) => (RowOutcome::AlreadyThere, None, Some(id)),
+            Ok(ApiKeyPlan::New(new)) => (RowOutcome::TakenOver, Some(new), None),
+            Err(reason) => (RowOutcome::Refused(reason), None, None),
         };
-        let is_refused = matches!(outcome, Outcome::Refused(_));
+        let is_refused = matches!(outcome, RowOutcome::Refused(_));
         self.report.note(Kind::ApiKey, &key.origin, name, outcome);
         if is_refused {
             for token in &key.refresh_tokens {
-                let outcome =
-                    if self.standing.refresh_tokens.contains(&hash(token)) { Outcome::AlreadyThere } else { orphaned("API key") };
+                let outcome = if self.standing.refresh_tokens.contains(&hash(token)) {
+                    RowOutcome::AlreadyThere
+                } else {
+                    orphaned("API key")
+                };
                 self.report.note(Kind::RefreshToken, &token.origin, name, outcome);
             }
             return Ok(());
         }
-        let grants = self.grants(current, name, key.refresh_tokens.iter().map(|token| (token, known)))?;
+        let grants =
+            self.grants(current, name, key.refresh_tokens.iter().map(|token| (token, known)))?;
         match new {
             Some(new) => {
                 let created_at = key.created_at.unwrap_or(self.now).min(self.now);
@@ -209,12 +270,18 @@ impl<'a> Plan<'a> {
     }
 
     fn judged(&mut self, current: &Current<'_>, key: &LegacyApiKey) -> Result<ApiKeyPlan, String> {
-        let hash = SecretHash::written(&key.key_hash).ok_or("its key_hash is no SHA-512 in hexadecimal digits")?;
-        let identifier = Uuid::parse_str(&key.identifier).map_err(|error| format!("its identifier is no UUID: {error}"))?;
+        let hash = SecretHash::written(&key.key_hash)
+            .ok_or("its key_hash is no SHA-512 in hexadecimal digits")?;
+        let identifier = Uuid::parse_str(&key.identifier)
+            .map_err(|error| format!("its identifier is no UUID: {error}"))?;
         let expires_at = key.expires_at.ok_or(UNREADABLE_EXPIRY)?.min(UnixMillis::LAST_WRITABLE);
         if let Some(held) = self.standing.api_keys.get(&hash) {
             let is_same = held.key.identifier == identifier && held.key.revoked_at.is_none();
-            return if is_same { Ok(ApiKeyPlan::Known(held.key.id)) } else { Err(RegistryError::ApiKeyExists.to_string()) };
+            return if is_same {
+                Ok(ApiKeyPlan::Known(held.key.id))
+            } else {
+                Err(RegistryError::ApiKeyExists.to_string())
+            };
         }
         // Its refresh tokens outlive it: they need the key as the place where its identifier is kept.
         if expires_at <= self.now && key.refresh_tokens.is_empty() {
@@ -239,22 +306,30 @@ impl<'a> Plan<'a> {
         for (token, api_key) in tokens {
             let hash = hash(token);
             let outcome = if self.standing.refresh_tokens.contains(&hash) {
-                Outcome::AlreadyThere
+                RowOutcome::AlreadyThere
             } else if token.text.expose_secret().is_empty() {
-                Outcome::Refused("it is empty".to_owned())
+                RowOutcome::Refused("it is empty".to_owned())
             } else if current.holder.is_none() {
                 orphaned("principal")
             } else if self.audience.is_empty() && !token.audience.is_empty() {
                 let theirs = token.audience.join(" ");
-                Outcome::Refused(format!("access tokens for {theirs:?} are refused here unless issuer.audience is set"))
+                RowOutcome::Refused(format!(
+                    "access tokens for {theirs:?} are refused here unless issuer.audience is set"
+                ))
             } else if !self.seen.insert(hash.clone()) {
-                Outcome::Duplicate("another row has the same token".to_owned())
+                RowOutcome::Duplicate("another row has the same token".to_owned())
             } else if let Some(expires_at) = token.expires_at {
                 let expires_at = expires_at.min(UnixMillis::LAST_WRITABLE);
-                grants.push(self.grant(token, hash, expires_at, api_key, current.scopes.clone())?);
-                Outcome::TakenOver
+                grants.push(self.grant(
+                    token,
+                    hash,
+                    expires_at,
+                    api_key,
+                    current.scopes.clone(),
+                )?);
+                RowOutcome::TakenOver
             } else {
-                Outcome::Refused(UNREADABLE_EXPIRY.to_owned())
+                RowOutcome::Refused(UNREADABLE_EXPIRY.to_owned())
             };
             self.report.note(Kind::RefreshToken, &token.origin, name, outcome);
         }
@@ -275,7 +350,12 @@ impl<'a> Plan<'a> {
         Ok(NewGrant {
             family: random_uuid()?,
             access_jti: random_uuid()?,
-            refresh: Some(NewRefresh { jti: random_uuid()?, hash, seed: random_uuid()?, expires_at }),
+            refresh: Some(NewRefresh {
+                jti: random_uuid()?,
+                hash,
+                seed: random_uuid()?,
+                expires_at,
+            }),
             audience: token.audience.iter().chain(ours).cloned().collect(),
             sid: token.sid.as_deref().and_then(clean),
             scopes,
@@ -295,8 +375,8 @@ enum ApiKeyPlan {
 const UNREADABLE_EXPIRY: &str = "its expires_at is missing or cannot be read";
 const ORPHANED_FROM_PRINCIPAL: &str = "its principal was not taken over";
 
-fn orphaned(from: &str) -> Outcome {
-    Outcome::Refused(format!("its {from} was not taken over"))
+fn orphaned(from: &str) -> RowOutcome {
+    RowOutcome::Refused(format!("its {from} was not taken over"))
 }
 
 fn hash(token: &LegacyRefreshToken) -> SecretHash {
@@ -304,7 +384,11 @@ fn hash(token: &LegacyRefreshToken) -> SecretHash {
 }
 
 /// What is not the same about a principal and an account that has its name.
-fn differing(known: &StandingPrincipal, is_active: Option<bool>, profile: Option<&Profile>) -> Vec<&'static str> {
+fn differing(
+    known: &ExistingPrincipal,
+    is_active: Option<bool>,
+    profile: Option<&Profile>,
+) -> Vec<&'static str> {
     let record = &known.record;
     let mut differing = Vec::new();
     if is_active.is_some_and(|is_active| is_active != record.is_active) {
@@ -316,13 +400,19 @@ fn differing(known: &StandingPrincipal, is_active: Option<bool>, profile: Option
         ("family_name", &profile.family_name, &record.profile.family_name),
         ("email", &profile.email, &record.profile.email),
     ];
-    differing.extend(parts.into_iter().filter(|(_, theirs, ours)| theirs != ours).map(|(name, ..)| name));
+    differing.extend(
+        parts.into_iter().filter(|(_, theirs, ours)| theirs != ours).map(|(name, ..)| name),
+    );
     differing
 }
 
 fn cleaned(profile: &Profile) -> Profile {
     let text = |text: &Option<String>| text.as_deref().and_then(clean);
-    Profile { given_name: text(&profile.given_name), family_name: text(&profile.family_name), email: text(&profile.email) }
+    Profile {
+        given_name: text(&profile.given_name),
+        family_name: text(&profile.family_name),
+        email: text(&profile.email),
+    }
 }
 
 /// A text for people without the control characters that other systems let pass; none where nothing is left.

@@ -19,7 +19,8 @@ pub enum Kind {
 
 impl Kind {
     /// Every one of them.
-    pub const ALL: [Self; 5] = [Self::Principal, Self::Key, Self::Trust, Self::ApiKey, Self::RefreshToken];
+    pub const ALL: [Self; 5] =
+        [Self::Principal, Self::Key, Self::Trust, Self::ApiKey, Self::RefreshToken];
 
     /// The name in output.
     pub const fn name(self) -> &'static str {
@@ -35,7 +36,7 @@ impl Kind {
 
 /// What came of one row.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum RowOutcome {
     /// It was taken over.
     TakenOver,
     /// The registry has it already.
@@ -104,27 +105,39 @@ impl ImportReport {
         self.counts.iter().map(|counts| counts.refused).sum()
     }
 
-    pub(super) fn note(&mut self, kind: Kind, origin: &Origin, username: &str, outcome: Outcome) {
+    pub(super) fn note(
+        &mut self,
+        kind: Kind,
+        origin: &Origin,
+        username: &str,
+        outcome: RowOutcome,
+    ) {
         let counts = &mut self.counts[kind as usize];
         let (is_refused, reason) = match outcome {
-            Outcome::TakenOver => {
+            RowOutcome::TakenOver => {
                 counts.taken_over += 1;
                 return;
             }
-            Outcome::AlreadyThere => {
+            RowOutcome::AlreadyThere => {
                 counts.already_there += 1;
                 return;
             }
-            Outcome::Duplicate(reason) => {
+            RowOutcome::Duplicate(reason) => {
                 counts.already_there += 1;
                 (false, reason)
             }
-            Outcome::Refused(reason) => {
+            RowOutcome::Refused(reason) => {
                 counts.refused += 1;
                 (true, reason)
             }
         };
-        self.remarks.push(Remark { kind, origin: origin.clone(), username: username.to_owned(), is_refused, reason });
+        self.remarks.push(Remark {
+            kind,
+            origin: origin.clone(),
+            username: username.to_owned(),
+            is_refused,
+            reason,
+        });
     }
 
     pub(super) fn absorb(&mut self, part: Self) {

@@ -10,7 +10,7 @@ use super::{
     super::ports::{GrantRecord, PrincipalRecord},
     IssuerTerms,
 };
-use crate::domain::{opaque::hex, token::ACCESS_TOKEN_TYPE};
+use crate::domain::{secret_token::hex, token::ACCESS_TOKEN_TYPE};
 
 #[derive(Serialize)]
 struct AccessToken<'a> {

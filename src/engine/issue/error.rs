@@ -1,7 +1,9 @@
 //! Why no token is given.
 
 use super::super::ports::{RegistryError, Unavailable};
-use crate::domain::{decision::DenialReason, issuer_keys::NotSigned, opaque::NoRandomness, scope::Scopes};
+use crate::domain::{
+    decision::DenialReason, issuer_keys::NotSigned, scope::Scopes, secret_token::NoRandomness,
+};
 
 /// Why no token was given.
 #[derive(Debug, thiserror::Error)]
@@ -99,10 +101,12 @@ pub(super) fn reason(error: &IssueError) -> &'static str {
 /// What was removed or revoked just now, while a token was about to be given for it, is a refusal and no outage.
 pub(super) fn gone(refusal: TokenRefusal) -> impl Fn(RegistryError) -> IssueError {
     move |error| match error {
-        RegistryError::NoSuchApiKey(_) | RegistryError::NoSuchGrant(_) | RegistryError::NoSuchPrincipal(_) => {
-            IssueError::Refused(refusal)
+        RegistryError::NoSuchApiKey(_)
+        | RegistryError::NoSuchGrant(_)
+        | RegistryError::NoSuchPrincipal(_) => IssueError::Refused(refusal),
+        RegistryError::NoSuchKey(_) | RegistryError::NoSuchTrust(_) => {
+            IssueError::Refused(TokenRefusal::RevokedKey)
         }
-        RegistryError::NoSuchKey(_) | RegistryError::NoSuchTrust(_) => IssueError::Refused(TokenRefusal::RevokedKey),
         error => error.into(),
     }
 }

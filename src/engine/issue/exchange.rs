@@ -15,11 +15,11 @@ use super::{
 };
 use crate::{
     domain::{
+        auth_request::{AuthRequest, Credentials, Door},
         decision::{Decision, Identity, Used},
-        opaque::{NoRandomness, OpaqueKind, OpaqueToken, SecretHash},
-        presented::{Credentials, Door, Presented},
         principal::PrincipalId,
         scope::Scopes,
+        secret_token::{NoRandomness, OpaqueKind, OpaqueToken, SecretHash},
         time::UnixMillis,
     },
     telemetry::tokens::GrantKind,
@@ -47,34 +47,64 @@ impl Issuer {
         refuse_if(!held.holder.is_active, TokenRefusal::DisabledPrincipal)?;
         let refresh_token = OpaqueToken::generate(OpaqueKind::RefreshToken)?;
         let new = NewGrant {
-            refresh: Some(self.new_refresh(&refresh_token, random_uuid()?, Some(held.key.expires_at), now)?),
+            refresh: Some(self.new_refresh(
+                &refresh_token,
+                random_uuid()?,
+                Some(held.key.expires_at),
+                now,
+            )?),
             proven_by: Some(Used::ApiKey(held.key.id)),
-            ..self.new_grant(random_uuid()?, held.holder.scopes.clone(), Some(held.key.expires_at), now)?
+            ..self.new_grant(
+                random_uuid()?,
+                held.holder.scopes.clone(),
+                Some(held.key.expires_at),
+                now,
+            )?
         };
-        let grant = self.add(&held.holder, new, ACTOR, now).await.map_err(gone(TokenRefusal::RevokedApiKey))?;
+        let grant = self
+            .add(&held.holder, new, ACTOR, now)
+            .await
+            .map_err(gone(TokenRefusal::RevokedApiKey))?;
         self.ports.usage.note(Used::ApiKey(held.key.id), now);
         self.issued(&held.holder, grant, Some(identifier), Some(refresh_token), now)
     }
 
     /// Exchanges a refresh token for one more access token; the refresh token stays (jwthenticator's `/refresh`).
-    pub async fn refresh(&self, refresh_token: &str, identifier: Uuid) -> Result<Issued, IssueError> {
+    pub async fn refresh(
+        &self,
+        refresh_token: &str,
+        identifier: Uuid,
+    ) -> Result<Issued, IssueError> {
         self.observed(GrantKind::Refresh, self.refresh_in_place(refresh_token, identifier)).await
     }
 
-    async fn refresh_in_place(&self, refresh_token: &str, identifier: Uuid) -> Result<Issued, IssueError> {
+    async fn refresh_in_place(
+        &self,
+        refresh_token: &str,
+        identifier: Uuid,
+    ) -> Result<Issued, IssueError> {
         let now = self.ports.clock.now();
         let held = self.held(refresh_token, now).await?;
         refuse_if(held.identifier != Some(identifier), TokenRefusal::WrongIdentifier)?;
-        if let Some(rotated_at) = held.grant.refresh.as_ref().and_then(|refresh| refresh.rotated_at) {
+        if let Some(rotated_at) = held.grant.refresh.as_ref().and_then(|refresh| refresh.rotated_at)
+        {
             return Err(self.presented_again(&held, rotated_at, now).await);
         }
         let new = self.next_grant(&held, now)?;
-        let grant = self.add(&held.holder, new, ACTOR, now).await.map_err(gone(TokenRefusal::RevokedRefreshToken))?;
+        let grant = self
+            .add(&held.holder, new, ACTOR, now)
+            .await
+            .map_err(gone(TokenRefusal::RevokedRefreshToken))?;
         self.issued(&held.holder, grant, held.identifier, None, now)
     }
 
     /// A refresh token that was exchanged for the next one, where no next one is given.
-    async fn presented_again(&self, held: &HeldGrant, rotated_at: UnixMillis, now: UnixMillis) -> IssueError {
+    async fn presented_again(
+        &self,
+        held: &HeldGrant,
+        rotated_at: UnixMillis,
+        now: UnixMillis,
+    ) -> IssueError {
         if rotated_at.saturating_add(ROTATION_GRACE) >= now {
             return IssueError::Refused(TokenRefusal::RevokedRefreshToken);
         }
@@ -86,11 +116,19 @@ impl Issuer {
 
     /// Exchanges a refresh token for an access token and the next refresh token. Where `only` is given, the token has to be that
     /// principal's.
-    pub async fn rotate(&self, refresh_token: &str, only: Option<PrincipalId>) -> Result<Issued, IssueError> {
+    pub async fn rotate(
+        &self,
+        refresh_token: &str,
+        only: Option<PrincipalId>,
+    ) -> Result<Issued, IssueError> {
         self.observed(GrantKind::Rotation, self.exchange_refresh_token(refresh_token, only)).await
     }
 
-    async fn exchange_refresh_token(&self, refresh_token: &str, only: Option<PrincipalId>) -> Result<Issued, IssueError> {
+    async fn exchange_refresh_token(
+        &self,
+        refresh_token: &str,
+        only: Option<PrincipalId>,
+    ) -> Result<Issued, IssueError> {
         let now = self.ports.clock.now();
         let held = self.held(refresh_token, now).await?;
         refuse_if(only.is_some_and(|only| only != held.holder.id), TokenRefusal::AnotherPrincipal)?;
@@ -100,7 +138,14 @@ impl Issuer {
         let new = NewGrant { refresh: Some(refresh), ..self.next_grant(&held, now)? };
         let author = Author { actor: ACTOR, now };
         let ends_others = !self.terms.multiple_tokens;
-        let rotation = in_time(self.ports.grants.rotate(held.grant.id, new, ROTATION_GRACE, ends_others, author)).await?;
+        let rotation = in_time(self.ports.grants.rotate(
+            held.grant.id,
+            new,
+            ROTATION_GRACE,
+            ends_others,
+            author,
+        ))
+        .await?;
         let (grant, successor) = match rotation {
             Rotation::Rotated(grant) => {
                 if ends_others {
@@ -123,22 +168,31 @@ impl Issuer {
 
     /// Gives an access token to the client whose assertion this is (RFC 7523 section 2.2). The assertion is a self-signed token: it
     /// passes once.
-    pub async fn client_credentials(&self, assertion: &str, asked: Option<&Scopes>) -> Result<Issued, IssueError> {
+    pub async fn client_credentials(
+        &self,
+        assertion: &str,
+        asked: Option<&Scopes>,
+    ) -> Result<Issued, IssueError> {
         self.observed(GrantKind::ClientCredentials, async {
             let identity = self.client(assertion).await?;
             let scopes = match asked {
                 None => identity.scopes().clone(),
                 Some(asked) => {
-                    let missing: Vec<&str> = asked.iter().filter(|scope| !identity.scopes().contains(scope)).collect();
+                    let missing: Vec<&str> =
+                        asked.iter().filter(|scope| !identity.scopes().contains(scope)).collect();
                     if !missing.is_empty() {
-                        return Err(IssueError::ScopeNotHeld(Scopes::parse(&missing.join(" ")).unwrap_or_default()));
+                        return Err(IssueError::ScopeNotHeld(
+                            Scopes::parse(&missing.join(" ")).unwrap_or_default(),
+                        ));
                     }
                     asked.clone()
                 }
             };
             let now = self.ports.clock.now();
             let name = &identity.principal().username;
-            let holder = in_time(self.ports.registry.principal(name)).await.map_err(gone(TokenRefusal::UnknownPrincipal))?;
+            let holder = in_time(self.ports.registry.principal(name))
+                .await
+                .map_err(gone(TokenRefusal::UnknownPrincipal))?;
             // The name may have been given to another since the assertion was verified.
             refuse_if(holder.id != identity.principal().id, TokenRefusal::UnknownPrincipal)?;
             refuse_if(!holder.is_active, TokenRefusal::DisabledPrincipal)?;
@@ -146,7 +200,10 @@ impl Issuer {
                 proven_by: identity.used(),
                 ..self.new_grant(random_uuid()?, scopes, identity.proof_expires_at(), now)?
             };
-            let grant = self.add(&holder, new, ACTOR, now).await.map_err(gone(TokenRefusal::UnknownPrincipal))?;
+            let grant = self
+                .add(&holder, new, ACTOR, now)
+                .await
+                .map_err(gone(TokenRefusal::UnknownPrincipal))?;
             self.issued(&holder, grant, None, None, now)
         })
         .await
@@ -155,7 +212,10 @@ impl Issuer {
     /// Who signed this client assertion.
     pub async fn client(&self, assertion: &str) -> Result<Identity, IssueError> {
         let credentials = format!("{} {assertion}", self.assertions.scheme());
-        let verdict = self.assertions.decide(&Presented::alone(Door::TokenApi, Credentials::One(&credentials))).await;
+        let verdict = self
+            .assertions
+            .decide(&AuthRequest::alone(Door::TokenApi, Credentials::One(&credentials)))
+            .await;
         match verdict.result? {
             Decision::Allow(identity) => Ok(identity),
             Decision::Deny(denial) => Err(IssueError::Assertion(denial.reason)),
@@ -169,7 +229,12 @@ impl Issuer {
             proven_by: grant.proven_by,
             audience: grant.audience.clone(),
             sid: grant.sid.clone(),
-            ..self.new_grant(grant.family, grant.scopes.narrowed_by(&holder.scopes), ends_at_the_latest(held, now), now)?
+            ..self.new_grant(
+                grant.family,
+                grant.scopes.narrowed_by(&holder.scopes),
+                ends_at_the_latest(held, now),
+                now,
+            )?
         })
     }
 
@@ -181,8 +246,12 @@ impl Issuer {
         let is_over = held.grant.refresh.as_ref().is_none_or(|refresh| refresh.expires_at <= now);
         refuse_if(is_over, TokenRefusal::ExpiredRefreshToken)?;
         refuse_if(!held.holder.is_active, TokenRefusal::DisabledPrincipal)?;
-        let was_rotated = held.grant.refresh.as_ref().is_some_and(|refresh| refresh.rotated_at.is_some());
-        refuse_if(held.grant.revoked_at.is_some() && !was_rotated, TokenRefusal::RevokedRefreshToken)?;
+        let was_rotated =
+            held.grant.refresh.as_ref().is_some_and(|refresh| refresh.rotated_at.is_some());
+        refuse_if(
+            held.grant.revoked_at.is_some() && !was_rotated,
+            TokenRefusal::RevokedRefreshToken,
+        )?;
         Ok(held)
     }
 }
@@ -191,5 +260,9 @@ impl Issuer {
 /// over while its refresh tokens were not; they last as long as they did there, and nothing that follows them lasts longer.
 fn ends_at_the_latest(held: &HeldGrant, now: UnixMillis) -> Option<UnixMillis> {
     let key_expires_at = held.api_key_expires_at?;
-    if now < key_expires_at { Some(key_expires_at) } else { held.grant.refresh.as_ref().map(|refresh| refresh.expires_at) }
+    if now < key_expires_at {
+        Some(key_expires_at)
+    } else {
+        held.grant.refresh.as_ref().map(|refresh| refresh.expires_at)
+    }
 }

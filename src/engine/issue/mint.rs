@@ -22,28 +22,39 @@ pub enum MalformedTerms {
     #[error("too many audiences; accepted are up to {AUDIENCES_MAX}")]
     TooManyAudiences,
     /// The audience at that place is none.
-    #[error("malformed audience: an audience has 1 to {AUDIENCE_CHARACTERS_MAX} visible characters, none of them a space")]
+    #[error(
+        "malformed audience: an audience has 1 to {AUDIENCE_CHARACTERS_MAX} visible characters, none of them a space"
+    )]
     Audience(usize),
     /// The `sid` is none.
-    #[error("sid has to have 1 to {SID_CHARACTERS_MAX} characters, none of them a control character")]
+    #[error(
+        "sid has to have 1 to {SID_CHARACTERS_MAX} characters, none of them a control character"
+    )]
     Sid,
 }
 
 impl MintTerms {
     /// `audience` instead of the usual `aud`, none where it is empty; of `scopes` what the principal may do, instead of all of it;
     /// and `sid`, the session at the back end.
-    pub fn new(audience: Option<Vec<String>>, scopes: Option<Scopes>, sid: Option<String>) -> Result<Self, MalformedTerms> {
+    pub fn new(
+        audience: Option<Vec<String>>,
+        scopes: Option<Scopes>,
+        sid: Option<String>,
+    ) -> Result<Self, MalformedTerms> {
         let audiences = audience.as_deref().unwrap_or_default();
         if audiences.len() > AUDIENCES_MAX {
             return Err(MalformedTerms::TooManyAudiences);
         }
         let is_bad = |text: &String| {
-            !has_length(text, AUDIENCE_CHARACTERS_MAX) || text.contains(|c: char| c.is_control() || c.is_whitespace())
+            !has_length(text, AUDIENCE_CHARACTERS_MAX)
+                || text.contains(|c: char| c.is_control() || c.is_whitespace())
         };
         if let Some(place) = audiences.iter().position(is_bad) {
             return Err(MalformedTerms::Audience(place));
         }
-        if sid.as_deref().is_some_and(|sid| !has_length(sid, SID_CHARACTERS_MAX) || sid.contains(char::is_control)) {
+        if sid.as_deref().is_some_and(|sid| {
+            !has_length(sid, SID_CHARACTERS_MAX) || sid.contains(char::is_control)
+        }) {
             return Err(MalformedTerms::Sid);
         }
         Ok(Self { audience, scopes, sid })
@@ -59,13 +70,20 @@ mod tests {
     use super::*;
 
     fn audience(list: &[&str]) -> Result<(), MalformedTerms> {
-        MintTerms::new(Some(list.iter().map(|one| (*one).to_owned()).collect()), None, None).map(drop)
+        MintTerms::new(Some(list.iter().map(|one| (*one).to_owned()).collect()), None, None)
+            .map(drop)
     }
 
     #[test]
     fn audiences_are_visible_and_few() {
         let longest = "ü".repeat(255);
-        for good in [[].as_slice(), &["orders"], &["https://api.example.com/", "名前"], &[longest.as_str()], &["a"; 20]] {
+        for good in [
+            [].as_slice(),
+            &["orders"],
+            &["https://api.example.com/", "名前"],
+            &[longest.as_str()],
+            &["a"; 20],
+        ] {
             assert_eq!(audience(good), Ok(()), "{good:?}");
         }
         for bad in ["", "a b", " a", "a\t", "a\u{a0}b", "a\u{7}", &"a".repeat(256)] {

@@ -11,8 +11,8 @@ use secrecy::SecretString;
 
 use super::{HeldApiKey, NewApiKey, NewGrant, NewKey, NewPrincipal, PrincipalRecord, Profile};
 use crate::domain::{
-    opaque::SecretHash,
     principal::{PrincipalId, Username},
+    secret_token::SecretHash,
     time::UnixMillis,
 };
 
@@ -154,7 +154,7 @@ pub enum LegacyError {
 
 /// What to look for in the registry.
 #[derive(Clone, Debug, Default)]
-pub struct Sought {
+pub struct ImportLookup {
     /// Principals, with their keys and trusts.
     pub usernames: Vec<Username>,
     /// API keys.
@@ -165,9 +165,9 @@ pub struct Sought {
 
 /// What the registry has of it.
 #[derive(Clone, Debug, Default)]
-pub struct Standing {
+pub struct ExistingRecords {
     /// Principals by name.
-    pub principals: HashMap<Username, StandingPrincipal>,
+    pub principals: HashMap<Username, ExistingPrincipal>,
     /// API keys, whosever they are.
     pub api_keys: HashMap<SecretHash, HeldApiKey>,
     /// Refresh tokens, whosever they are.
@@ -176,7 +176,7 @@ pub struct Standing {
 
 /// A principal with all its keys and trusts.
 #[derive(Clone, Debug)]
-pub struct StandingPrincipal {
+pub struct ExistingPrincipal {
     /// The principal.
     pub record: PrincipalRecord,
     /// The fingerprints of its keys, and whether each is revoked.

@@ -6,9 +6,9 @@ use uuid::Uuid;
 use super::{PrincipalRecord, Version};
 use crate::domain::{
     decision::Used,
-    opaque::SecretHash,
     principal::{ApiKeyId, GrantId, KeyId, TrustId, Username},
     scope::Scopes,
+    secret_token::SecretHash,
     time::UnixMillis,
 };
 
@@ -95,7 +95,7 @@ pub struct NewRefresh {
     pub jti: Uuid,
     /// What is kept of it.
     pub hash: SecretHash,
-    /// What makes it out of the one before it; see [`OpaqueToken::successor`](crate::domain::opaque::OpaqueToken::successor).
+    /// What makes it out of the one before it; see [`OpaqueToken::successor`](crate::domain::secret_token::OpaqueToken::successor).
     pub seed: Uuid,
     /// Until when it may be used.
     pub expires_at: UnixMillis,

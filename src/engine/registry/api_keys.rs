@@ -12,8 +12,8 @@ use super::{
     COMMENT_CHARACTERS_MAX, PAGE, Registry, check_text, every, in_time,
 };
 use crate::domain::{
-    opaque::{NoRandomness, OpaqueKind, OpaqueToken, SecretHash},
     principal::{ApiKeyId, Username},
+    secret_token::{NoRandomness, OpaqueKind, OpaqueToken, SecretHash},
     time::UnixMillis,
 };
 
@@ -53,20 +53,37 @@ pub enum ApiKeyError {
 
 impl Registry {
     /// Makes an API key for a principal. The key is told now and never again.
-    pub async fn issue_api_key(&self, username: &Username, terms: ApiKeyTerms) -> Result<(ApiKeyRecord, OpaqueToken), ApiKeyError> {
+    pub async fn issue_api_key(
+        &self,
+        username: &Username,
+        terms: ApiKeyTerms,
+    ) -> Result<(ApiKeyRecord, OpaqueToken), ApiKeyError> {
         check_text("comment", terms.comment.as_deref(), COMMENT_CHARACTERS_MAX)?;
         let key = OpaqueToken::generate(OpaqueKind::ApiKey)?;
         let identifier = terms.identifier.map_or_else(random_uuid, Ok)?;
-        let new = NewApiKey { hash: key.hash(), identifier, comment: terms.comment, expires_at: self.expires_at(terms.expiry)? };
+        let new = NewApiKey {
+            hash: key.hash(),
+            identifier,
+            comment: terms.comment,
+            expires_at: self.expires_at(terms.expiry)?,
+        };
         let record = self.change(self.store.add_api_key(username, new, self.author())).await?;
         Ok((record, key))
     }
 
     /// Registers a key that its holder chose, for the principal that is named by `identifier`, which is added where there is none.
     /// Registering it again extends it.
-    pub async fn register_api_key(&self, key: &str, identifier: Uuid, lifetime: Duration) -> Result<ApiKeyRecord, RegistryError> {
+    pub async fn register_api_key(
+        &self,
+        key: &str,
+        identifier: Uuid,
+        lifetime: Duration,
+    ) -> Result<ApiKeyRecord, RegistryError> {
         if key.is_empty() || key.chars().count() > CHOSEN_KEY_CHARACTERS_MAX {
-            return Err(RegistryError::BadText { what: "key", characters_max: CHOSEN_KEY_CHARACTERS_MAX });
+            return Err(RegistryError::BadText {
+                what: "key",
+                characters_max: CHOSEN_KEY_CHARACTERS_MAX,
+            });
         }
         let expires_at = self.expires_at(Expiry::In(lifetime))?;
         let new = NewApiKey { hash: SecretHash::of(key), identifier, comment: None, expires_at };
@@ -89,12 +106,19 @@ impl Registry {
     }
 
     /// Every API key, of one principal or of all, revoked ones too.
-    pub async fn api_keys(&self, of: Option<&Username>) -> Result<Vec<ApiKeyRecord>, RegistryError> {
+    pub async fn api_keys(
+        &self,
+        of: Option<&Username>,
+    ) -> Result<Vec<ApiKeyRecord>, RegistryError> {
         every(|after| self.api_keys_page(of, after, PAGE), |key: &ApiKeyRecord| key.id).await
     }
 
     /// Revokes an API key, if it still is at `expected`, and all tokens that it was exchanged for.
-    pub async fn revoke_api_key(&self, id: ApiKeyId, expected: Option<Version>) -> Result<ApiKeyRecord, RegistryError> {
+    pub async fn revoke_api_key(
+        &self,
+        id: ApiKeyId,
+        expected: Option<Version>,
+    ) -> Result<ApiKeyRecord, RegistryError> {
         self.change(self.store.revoke_api_key(id, expected, self.author())).await
     }
 

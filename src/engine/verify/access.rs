@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Refusal, Verifier, check_scopes, malformed, reason_of};
+use super::{Stopped, Verifier, check_scopes, malformed, reason_of};
 use crate::{
     domain::{
+        auth_request::AuthRequest,
         decision::{Denial, DenialReason, Identity},
-        presented::Presented,
         principal::KnownPrincipal,
         time::UnixMillis,
         token::{AccessClaims, TokenFault, UntrustedAccessToken},
@@ -19,14 +19,17 @@ impl Verifier {
     /// known to be ours, so that nobody learns from it who exists.
     pub(super) async fn judge_access_token(
         &self,
-        presented: &Presented<'_>,
+        auth_request: &AuthRequest<'_>,
         text: &str,
         now: UnixMillis,
         observation: &Observation<'_>,
-    ) -> Result<Identity, Refusal> {
+    ) -> Result<Identity, Stopped> {
         let token = Self::parse_access_token(text).map_err(malformed)?;
         let unverified_claims = token.unverified_claims();
-        let deny = |reason| Denial { unverified_username: Some(unverified_claims.username.clone()), ..Denial::from(reason) };
+        let deny = |reason| Denial {
+            unverified_username: Some(unverified_claims.username.clone()),
+            ..Denial::from(reason)
+        };
 
         check_lifetime(unverified_claims, now).map_err(deny)?;
         self.check_origin(unverified_claims).map_err(deny)?;
@@ -40,12 +43,15 @@ impl Verifier {
         drop(step);
         let principal = check_principal(claims, principal).map_err(deny)?;
         let identity = Identity::by_access_token(principal, verified.key_id(), &claims.scopes);
-        check_scopes(&presented.required_scopes, identity.scopes())
-            .map_err(|missing| Denial { missing_scopes: Some(missing), ..deny(DenialReason::InsufficientScope) })?;
+        check_scopes(&auth_request.required_scopes, identity.scopes()).map_err(|missing| {
+            Denial { missing_scopes: Some(missing), ..deny(DenialReason::InsufficientScope) }
+        })?;
         Ok(identity)
     }
 
-    pub(super) fn parse_access_token(text: &str) -> Result<UntrustedAccessToken<'_>, (DenialReason, TokenFault)> {
+    pub(super) fn parse_access_token(
+        text: &str,
+    ) -> Result<UntrustedAccessToken<'_>, (DenialReason, TokenFault)> {
         UntrustedAccessToken::parse(text).map_err(|fault| (reason_of(text, &fault), fault))
     }
 
@@ -80,7 +86,9 @@ pub(super) fn check_principal(
     claims: &AccessClaims,
     principal: Option<Arc<KnownPrincipal>>,
 ) -> Result<Arc<KnownPrincipal>, DenialReason> {
-    let principal = principal.filter(|found| found.id == claims.principal).ok_or(DenialReason::UnknownPrincipal)?;
+    let principal = principal
+        .filter(|found| found.id == claims.principal)
+        .ok_or(DenialReason::UnknownPrincipal)?;
     if !principal.is_active {
         return Err(DenialReason::DisabledPrincipal);
     }

@@ -10,14 +10,14 @@ use url::{Position, Url};
 use super::{
     super::ports::{FetchFailure, Unavailable},
     BEARER, Credential, Verifier, binding, check_scopes, concerns_the_registry,
-    trials::{ProvenBy, Trials},
+    key_trials::{KeyTrials, ProvenBy},
 };
 use crate::domain::{
+    auth_request::{AuthRequest, Body, Credentials, OriginalRequest, Reported},
     decision::{DenialCode, DenialReason, Identity},
     key::{Fingerprint, VerifyingKey},
     key_set::{KeySet, LeftOutKey},
     nonce::{Attempt, Claimed},
-    presented::{Body, Credentials, OriginalRequest, Presented, Stated},
     principal::{CANDIDATE_KEYS_MAX, KnownPrincipal, TrustId, Username},
     time::UnixMillis,
     token::{TokenKeyId, UntrustedToken},
@@ -56,7 +56,9 @@ impl Explanation {
 
     /// The first step that did not pass.
     pub fn failure(&self) -> Option<&Step> {
-        self.steps.iter().find(|step| matches!(step.outcome, StepOutcome::Denied(_) | StepOutcome::Unavailable))
+        self.steps
+            .iter()
+            .find(|step| matches!(step.outcome, StepOutcome::Denied(_) | StepOutcome::Unavailable))
     }
 }
 
@@ -84,7 +86,9 @@ pub struct AskedUrl {
 impl AskedUrl {
     /// The parts of `url` that a gateway tells.
     pub fn of(url: &Url) -> Self {
-        let host = url.host_str().map(|host| url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")));
+        let host = url.host_str().map(|host| {
+            url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+        });
         let path = url[Position::BeforePath..Position::AfterQuery].to_owned();
         Self { scheme: url.scheme().to_owned(), host, path }
     }
@@ -103,7 +107,7 @@ impl AskedUrl {
 
 /// Where an explanation is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Vantage {
+pub enum ExplainFrom {
     /// In the service that decides: what it sees is what decisions see.
     Inside,
     /// In another process, which fetches key sets anew, and sees used nonces only where they are shared.
@@ -113,7 +117,7 @@ pub enum Vantage {
     },
 }
 
-impl Vantage {
+impl ExplainFrom {
     const fn sees_nonces(self) -> bool {
         match self {
             Self::Inside => true,
@@ -169,50 +173,82 @@ struct Walk {
 }
 
 impl Walk {
-    fn step(&mut self, name: &'static str, outcome: StepOutcome, seen: impl Into<String>, expected: impl Into<String>) {
+    fn step(
+        &mut self,
+        name: &'static str,
+        outcome: StepOutcome,
+        seen: impl Into<String>,
+        expected: impl Into<String>,
+    ) {
         self.steps.push(Step { name, outcome, seen: seen.into(), expected: expected.into() });
     }
 
-    fn checked(&mut self, name: &'static str, result: Result<(), DenialReason>, seen: String, expected: impl Into<String>) {
-        self.step(name, result.map_or_else(StepOutcome::Denied, |()| StepOutcome::Passed), seen, expected);
+    fn checked(
+        &mut self,
+        name: &'static str,
+        result: Result<(), DenialReason>,
+        seen: String,
+        expected: impl Into<String>,
+    ) {
+        self.step(
+            name,
+            result.map_or_else(StepOutcome::Denied, |()| StepOutcome::Passed),
+            seen,
+            expected,
+        );
     }
 }
 
 impl Verifier {
     /// Runs what is presented through every step of a decision.
-    pub async fn explain(&self, presented: &Presented<'_>, vantage: Vantage) -> Explanation {
+    pub async fn explain(&self, auth_request: &AuthRequest<'_>, from: ExplainFrom) -> Explanation {
         let version = self.ports.directory.version();
-        let explanation = self.walk_once(presented, vantage).await;
+        let explanation = self.walk_once(auth_request, from).await;
         // As a decision does: what was registered a moment ago may not be known here yet.
         let reason = explanation.failure().and_then(|step| step.outcome.reason());
-        let method = self.credential(presented).ok().map(|credential| credential.method());
-        let is_about_the_registry = reason.is_some_and(|reason| concerns_the_registry(reason, method));
+        let method = self.credential(auth_request).ok().map(|credential| credential.method());
+        let is_about_the_registry =
+            reason.is_some_and(|reason| concerns_the_registry(reason, method));
         if is_about_the_registry && self.ports.directory.catch_up(version).await {
-            return self.walk_once(presented, vantage).await;
+            return self.walk_once(auth_request, from).await;
         }
         explanation
     }
 
-    async fn walk_once(&self, presented: &Presented<'_>, vantage: Vantage) -> Explanation {
+    async fn walk_once(&self, auth_request: &AuthRequest<'_>, from: ExplainFrom) -> Explanation {
         let now = self.ports.clock.now();
         let mut walk = Walk { steps: Vec::new() };
-        let identity = self.walk(presented, vantage, now, &mut walk).await;
+        let identity = self.walk(auth_request, from, now, &mut walk).await;
         let explanation = Explanation { now, steps: walk.steps, identity: None };
         let identity = identity.filter(|_| explanation.failure().is_none());
         Explanation { identity, ..explanation }
     }
 
-    async fn walk(&self, presented: &Presented<'_>, vantage: Vantage, now: UnixMillis, walk: &mut Walk) -> Option<Identity> {
-        if let Some(misconfiguration) = &presented.misconfiguration {
+    async fn walk(
+        &self,
+        auth_request: &AuthRequest<'_>,
+        from: ExplainFrom,
+        now: UnixMillis,
+        walk: &mut Walk,
+    ) -> Option<Identity> {
+        if let Some(misconfiguration) = &auth_request.misconfiguration {
             let outcome = StepOutcome::Denied(DenialReason::GatewayMisconfigured);
-            walk.step("question", outcome, misconfiguration.to_string(), "a question that asks for scopes, or for nothing");
+            walk.step(
+                "question",
+                outcome,
+                misconfiguration.to_string(),
+                "a question that asks for scopes, or for nothing",
+            );
             return None;
         }
-        let scheme = format!("one value of the credentials header, with the scheme {} or {BEARER}", self.policy.scheme);
-        let credential = match self.credential(presented) {
+        let scheme = format!(
+            "one value of the credentials header, with the scheme {} or {BEARER}",
+            self.policy.scheme
+        );
+        let credential = match self.credential(auth_request) {
             Ok(credential) => credential,
             Err(reason) => {
-                let seen = match presented.credentials {
+                let seen = match auth_request.credentials {
                     Credentials::None => "no such header",
                     Credentials::One(_) => "another scheme, or none",
                     Credentials::Unusable => "the header more than once, or bytes that are no text",
@@ -225,16 +261,20 @@ impl Verifier {
         let seen = format!("one, {}, of {} bytes", credential.method().name(), text.len());
         walk.step("credentials", StepOutcome::Passed, seen, scheme);
         match credential {
-            Credential::SelfSigned(text) => self.walk_self_signed(presented, text, vantage, now, walk).await,
-            Credential::AccessToken(text) => self.walk_access_token(presented, text, now, walk).await,
+            Credential::SelfSigned(text) => {
+                self.walk_self_signed(auth_request, text, from, now, walk).await
+            }
+            Credential::AccessToken(text) => {
+                self.walk_access_token(auth_request, text, now, walk).await
+            }
         }
     }
 
     async fn walk_self_signed(
         &self,
-        presented: &Presented<'_>,
+        auth_request: &AuthRequest<'_>,
         text: &str,
-        vantage: Vantage,
+        from: ExplainFrom,
         now: UnixMillis,
         walk: &mut Walk,
     ) -> Option<Identity> {
@@ -251,9 +291,10 @@ impl Verifier {
         walk.step("token", StepOutcome::Passed, seen, expected);
 
         self.explain_claims(&token, now, walk);
-        let principal = self.explain_principal(&token.unverified_claims().username, now, walk).await;
+        let principal =
+            self.explain_principal(&token.unverified_claims().username, now, walk).await;
         let mut failures = HashMap::new();
-        if let (Vantage::Outside { .. }, Some(principal)) = (vantage, &principal) {
+        if let (ExplainFrom::Outside { .. }, Some(principal)) = (from, &principal) {
             for (_, trust) in principal.trusts_in_use() {
                 if let Err(failure) = self.ports.key_sets.refresh(&trust.url).await {
                     failures.insert(trust.id, failure);
@@ -263,7 +304,7 @@ impl Verifier {
         let proof = self.explain_key(&token, principal.as_deref(), &failures, now, walk).await;
         let claims = token.unverified_claims();
 
-        let bound = binding::check(claims, &presented.request, &self.policy);
+        let bound = binding::check(claims, &auth_request.request, &self.policy);
         let seen = format!(
             "htm {}, htu {}, htq {}, content_digest {}, aud {}",
             or_none(claims.method.as_deref()),
@@ -272,11 +313,11 @@ impl Verifier {
             claims.content_digest.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string),
             if claims.audience.is_some() { "present" } else { "none" }
         );
-        let request = &presented.request;
-        let asked = |stated: Stated<'_>| match stated {
-            Stated::As(value) => value.to_owned(),
-            Stated::Nowhere => "not told".to_owned(),
-            Stated::Contradictory => "contradictory".to_owned(),
+        let request = &auth_request.request;
+        let asked = |stated: Reported<'_>| match stated {
+            Reported::Value(value) => value.to_owned(),
+            Reported::Missing => "not told".to_owned(),
+            Reported::Conflicting => "contradictory".to_owned(),
         };
         let mut expected = format!(
             "nothing, or method {}, scheme {}, host {}, path and query {}, audience {}",
@@ -287,7 +328,8 @@ impl Verifier {
             or_none(Some(&self.policy.audiences.join(" or ")))
         );
         if !self.policy.authorities.is_empty() {
-            let authorities: Vec<String> = self.policy.authorities.iter().map(ToString::to_string).collect();
+            let authorities: Vec<String> =
+                self.policy.authorities.iter().map(ToString::to_string).collect();
             expected.extend([", at ", &authorities.join(" or ")]);
         }
         walk.checked("binding", bound, seen, expected);
@@ -298,9 +340,9 @@ impl Verifier {
             walk.step("nonce", StepOutcome::Skipped, "", "a verified key");
             return None;
         };
-        explain_scopes(presented, &identity, walk);
+        explain_scopes(auth_request, &identity, walk);
 
-        let (outcome, seen) = if vantage.sees_nonces() {
+        let (outcome, seen) = if from.sees_nonces() {
             let attempt = Attempt::Unique(fastrand::u128(..));
             match self.ports.nonces.look(self.nonce_claim(claims, identity.principal().id, attempt, now)).await {
                 Ok(Claimed::Fresh) => (StepOutcome::Passed, "not used yet".to_owned()),
@@ -312,28 +354,42 @@ impl Verifier {
                 Err(unavailable) => (StepOutcome::Unavailable, described(&unavailable)),
             }
         } else {
-            (StepOutcome::Skipped, "used nonces are in the memory of the serving process; ask its admin API".to_owned())
+            (
+                StepOutcome::Skipped,
+                "used nonces are in the memory of the serving process; ask its admin API"
+                    .to_owned(),
+            )
         };
-        walk.step("nonce", outcome, seen, "a nonce that was not used before; looked at, not claimed");
+        walk.step(
+            "nonce",
+            outcome,
+            seen,
+            "a nonce that was not used before; looked at, not claimed",
+        );
         Some(identity)
     }
 
     fn explain_claims(&self, token: &UntrustedToken<'_>, now: UnixMillis, walk: &mut Walk) {
         let claims = token.unverified_claims();
         let offset_ms = now.0.saturating_sub(claims.time.millis().0);
-        let (sign, distance_ms) = (if offset_ms < 0 { "ahead" } else { "ago" }, offset_ms.unsigned_abs());
+        let (sign, distance_ms) =
+            (if offset_ms < 0 { "ahead" } else { "ago" }, offset_ms.unsigned_abs());
         let mut seen = format!("signed {}.{:03} s {sign}", distance_ms / 1000, distance_ms % 1000);
         for (name, at) in [("exp", claims.expires_at), ("nbf", claims.not_before)] {
             if let Some(at) = at {
                 seen.extend([", ", name, " ", &at.millis().to_rfc3339()]);
             }
         }
-        let expected =
-            format!("at most {:?} from {}, before its exp, not before its nbf", self.policy.tolerance.duration(), now.to_rfc3339());
+        let expected = format!(
+            "at most {:?} from {}, before its exp, not before its nbf",
+            self.policy.tolerance.duration(),
+            now.to_rfc3339()
+        );
         walk.checked("time", self.check_time(claims, now), seen, expected);
 
         let required = self.policy.required_claims;
-        let result = if required.are_met_by(claims) { Ok(()) } else { Err(DenialReason::BindingMissing) };
+        let result =
+            if required.are_met_by(claims) { Ok(()) } else { Err(DenialReason::BindingMissing) };
         let claims = [
             ("htm", required.method, claims.method.is_some()),
             ("htu", required.uri, claims.uri.is_some()),
@@ -341,13 +397,25 @@ impl Verifier {
             ("content_digest", required.digest, claims.content_digest.is_some()),
             ("aud", required.audience, claims.audience.is_some()),
         ];
-        let seen = claims.map(|(name, _, there)| format!("{name} {}", if there { "present" } else { "absent" })).join(", ");
-        let asked: Vec<&str> = claims.iter().filter(|(_, is_required, _)| *is_required).map(|(name, ..)| *name).collect();
-        let expected = if asked.is_empty() { "none is required".to_owned() } else { asked.join(", ") };
+        let seen = claims
+            .map(|(name, _, there)| format!("{name} {}", if there { "present" } else { "absent" }))
+            .join(", ");
+        let asked: Vec<&str> = claims
+            .iter()
+            .filter(|(_, is_required, _)| *is_required)
+            .map(|(name, ..)| *name)
+            .collect();
+        let expected =
+            if asked.is_empty() { "none is required".to_owned() } else { asked.join(", ") };
         walk.checked("required_claims", result, seen, expected);
     }
 
-    async fn explain_principal(&self, username: &Username, now: UnixMillis, walk: &mut Walk) -> Option<Arc<KnownPrincipal>> {
+    async fn explain_principal(
+        &self,
+        username: &Username,
+        now: UnixMillis,
+        walk: &mut Walk,
+    ) -> Option<Arc<KnownPrincipal>> {
         let expected = "a principal that is there and enabled";
         match self.ports.directory.lookup(username, now).await {
             Err(unavailable) => {
@@ -369,7 +437,10 @@ impl Verifier {
                 let result = if is_active { Ok(()) } else { Err(DenialReason::DisabledPrincipal) };
                 let state = if is_active { "enabled" } else { "disabled" };
                 let (keys, trusts) = (principal.keys.len(), principal.trusts.len());
-                let seen = format!("{:?}, id {id}, {state}, with {keys} unrevoked keys and {trusts} trusts", username.as_str());
+                let seen = format!(
+                    "{:?}, id {id}, {state}, with {keys} unrevoked keys and {trusts} trusts",
+                    username.as_str()
+                );
                 walk.checked("principal", result, seen, expected);
                 Some(principal)
             }
@@ -390,7 +461,9 @@ impl Verifier {
                 Some(set) => explain_set(token, &set, now, attempts),
                 None => "no key set: never fetched, or too old".to_owned(),
             };
-            let failure = failures.get(&trust.id).map_or_else(String::new, |failure| format!("; fetching it failed: {failure}"));
+            let failure = failures
+                .get(&trust.id)
+                .map_or_else(String::new, |failure| format!("; fetching it failed: {failure}"));
             seen.push(format!("trust {} ({}): {finding}{failure}", trust.id, trust.url));
         }
     }
@@ -408,10 +481,13 @@ impl Verifier {
             walk.step("key", StepOutcome::Skipped, "", "a principal");
             return None;
         };
-        let expected =
-            format!("a signature by one of the principal's keys or trusts, at most {CANDIDATE_KEYS_MAX} of which are tried");
-        let mut attempts = Attempts { is_active: principal.is_active, failed: Vec::new(), is_proven: false };
-        let mut seen: Vec<String> = token.signature_fault().iter().map(ToString::to_string).collect();
+        let expected = format!(
+            "a signature by one of the principal's keys or trusts, at most {CANDIDATE_KEYS_MAX} of which are tried"
+        );
+        let mut attempts =
+            Attempts { is_active: principal.is_active, failed: Vec::new(), is_proven: false };
+        let mut seen: Vec<String> =
+            token.signature_fault().iter().map(ToString::to_string).collect();
         // In the order of a decision, since it ends with the first that verifies, and with the eighth that does not.
         let trusts_come_first = token.key_id().is_some() && principal.named_key(token).is_none();
         if trusts_come_first {
@@ -426,7 +502,12 @@ impl Verifier {
             } else {
                 attempts.finding(token, &known.key, now)
             };
-            seen.push(format!("key {} ({} {}): {finding}", known.id, known.key.family(), known.key.fingerprint()));
+            seen.push(format!(
+                "key {} ({} {}): {finding}",
+                known.id,
+                known.key.family(),
+                known.key.fingerprint()
+            ));
         }
         if !trusts_come_first {
             self.explain_trusts(token, principal, failures, now, &mut attempts, &mut seen).await;
@@ -435,12 +516,19 @@ impl Verifier {
             for (_, trust) in principal.trusts_in_use() {
                 let Some(set) = self.ports.key_sets.set(trust, now).await else { continue };
                 let findings = set.nameless().map(|key| attempts.finding(token, key, now));
-                seen.extend(findings.map(|finding| format!("trust {} ({}): a key without kid, {finding}", trust.id, trust.url)));
+                seen.extend(findings.map(|finding| {
+                    format!("trust {} ({}): a key without kid, {finding}", trust.id, trust.url)
+                }));
             }
         }
-        let seen = if seen.is_empty() { "no keys and no trusts".to_owned() } else { seen.join("; ") };
-        let mut trials = Trials::default();
-        let proof = if principal.is_active { self.try_everything(token, principal, now, &mut trials).await } else { None };
+        let seen =
+            if seen.is_empty() { "no keys and no trusts".to_owned() } else { seen.join("; ") };
+        let mut trials = KeyTrials::default();
+        let proof = if principal.is_active {
+            self.try_everything(token, principal, now, &mut trials).await
+        } else {
+            None
+        };
         let outcome = match &proof {
             Some(_) => StepOutcome::Passed,
             None => StepOutcome::Denied(trials.reason(Some(principal))),
@@ -451,19 +539,37 @@ impl Verifier {
 }
 
 /// What the keys of a set make of the token that it may name, or all of them if it names none; and which of its entries are left out.
-fn explain_set(token: &UntrustedToken<'_>, set: &KeySet, now: UnixMillis, attempts: &mut Attempts) -> String {
+fn explain_set(
+    token: &UntrustedToken<'_>,
+    set: &KeySet,
+    now: UnixMillis,
+    attempts: &mut Attempts,
+) -> String {
     let kid = token.key_id().map(TokenKeyId::text);
     let mut found: Vec<String> = if let Some(kid) = &kid {
-        set.named(kid).map(|key| format!("kid found, {}", attempts.finding(token, key, now))).collect()
+        set.named(kid)
+            .map(|key| format!("kid found, {}", attempts.finding(token, key, now)))
+            .collect()
     } else {
-        let finding = |key: &VerifyingKey| format!("a key ({} {}), ", key.family(), key.fingerprint());
+        let finding =
+            |key: &VerifyingKey| format!("a key ({} {}), ", key.family(), key.fingerprint());
         set.keys().map(|key| finding(key) + &attempts.finding(token, key, now)).collect()
     };
     if found.is_empty() {
-        found.push(if kid.is_some() { "no usable key of that kid" } else { "no usable key" }.to_owned());
+        found.push(
+            if kid.is_some() { "no usable key of that kid" } else { "no usable key" }.to_owned(),
+        );
     }
-    let is_meant = |left_out: &&LeftOutKey| kid.is_none() || left_out.kid.is_none() || left_out.kid.as_deref() == kid.as_deref();
-    found.extend(set.contents().left_out.iter().filter(is_meant).map(|left_out| format!("left out: {left_out}")));
+    let is_meant = |left_out: &&LeftOutKey| {
+        kid.is_none() || left_out.kid.is_none() || left_out.kid.as_deref() == kid.as_deref()
+    };
+    found.extend(
+        set.contents()
+            .left_out
+            .iter()
+            .filter(is_meant)
+            .map(|left_out| format!("left out: {left_out}")),
+    );
     found.join(", ")
 }
 
@@ -476,7 +582,12 @@ struct Attempts {
 
 impl Attempts {
     /// What came of `key`, which is tried only if a decision would try it.
-    fn finding(&mut self, token: &UntrustedToken<'_>, key: &VerifyingKey, now: UnixMillis) -> String {
+    fn finding(
+        &mut self,
+        token: &UntrustedToken<'_>,
+        key: &VerifyingKey,
+        now: UnixMillis,
+    ) -> String {
         if !token.fits(key) {
             return "of another kind or size, or not for this alg".to_owned();
         }
@@ -510,10 +621,15 @@ impl Attempts {
     }
 }
 
-fn explain_scopes(presented: &Presented<'_>, identity: &Identity, walk: &mut Walk) {
-    let required = presented.required_scopes.join(" ");
-    let held = check_scopes(&presented.required_scopes, identity.scopes()).map_err(|_| DenialReason::InsufficientScope);
-    let expected = if required.is_empty() { "nothing is asked for".to_owned() } else { format!("all of: {required}") };
+fn explain_scopes(auth_request: &AuthRequest<'_>, identity: &Identity, walk: &mut Walk) {
+    let required = auth_request.required_scopes.join(" ");
+    let held = check_scopes(&auth_request.required_scopes, identity.scopes())
+        .map_err(|_| DenialReason::InsufficientScope);
+    let expected = if required.is_empty() {
+        "nothing is asked for".to_owned()
+    } else {
+        format!("all of: {required}")
+    };
     walk.checked("scopes", held, or_none(Some(identity.scopes().as_str())).to_owned(), expected);
 }
 

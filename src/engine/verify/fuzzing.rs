@@ -2,16 +2,19 @@
 
 use super::{Credential, Policy, RequiredClaims, binding};
 use crate::domain::{
+    auth_request::{AuthRequest, OriginalRequest},
     decision::{AuthMethod, DenialReason},
-    presented::{OriginalRequest, Presented},
     target::Authority,
     time::Tolerance,
     token::Claims,
 };
 
 /// What is presented, as the engine tells by its scheme, and its text behind that.
-pub fn credential<'a>(scheme: &str, presented: &Presented<'a>) -> Result<(AuthMethod, &'a str), DenialReason> {
-    let credential = Credential::of(presented, scheme)?;
+pub fn credential<'a>(
+    scheme: &str,
+    auth_request: &AuthRequest<'a>,
+) -> Result<(AuthMethod, &'a str), DenialReason> {
+    let credential = Credential::of(auth_request, scheme)?;
     let (Credential::SelfSigned(text) | Credential::AccessToken(text)) = credential;
     Ok((credential.method(), text))
 }
@@ -28,7 +31,11 @@ pub fn check_binding(
         tolerance: Tolerance::DEFAULT,
         audiences: [audience.into()].into(),
         issuer: "".into(),
-        authorities: authorities.iter().filter_map(|text| Authority::parse(text)).map(Authority::into_owned).collect(),
+        authorities: authorities
+            .iter()
+            .filter_map(|text| Authority::parse(text))
+            .map(Authority::into_owned)
+            .collect(),
         required_claims: RequiredClaims::default(),
     };
     binding::check(claims, request, &policy)

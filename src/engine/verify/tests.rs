@@ -1,7 +1,7 @@
 mod access;
 mod fakes;
+mod key_trials;
 mod time;
-mod trials;
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -15,9 +15,9 @@ use super::*;
 use crate::{
     domain::{
         algorithm::{Algorithm, KeyFamily},
+        auth_request::{Body, Misconfiguration, OriginalRequest},
         decision::{DenialCode, Used},
         key::{PrivateKey, VerifyingKey},
-        presented::{Body, Misconfiguration, OriginalRequest},
         principal::{KeyId, KnownKey, TrustId},
     },
     engine::ports::Dependency,
@@ -62,18 +62,26 @@ fn each_refusal_has_its_reason_and_none_burns_the_nonce() {
         (with("nbf", json!(NOW + 1)), DenialReason::NotYetValid),
         (with("htm", json!("POST")), DenialReason::MethodMismatch),
         (with("htu", json!("https://api.example/other")), DenialReason::UriMismatch),
-        (with("htq", json!("47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU")), DenialReason::QueryMismatch),
+        (
+            with("htq", json!("47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU")),
+            DenialReason::QueryMismatch,
+        ),
         (with("content_digest", json!("sha-256")), DenialReason::ClaimsMistyped),
         (with("aud", json!("them")), DenialReason::AudienceMismatch),
         (sign(&other, Algorithm::EdDsa, &json!({}), &claims("n")), DenialReason::BadSignature),
         (
-            sign(&other, Algorithm::EdDsa, &json!({"kid": other.public_key().fingerprint().to_string()}), &claims("n")),
+            sign(
+                &other,
+                Algorithm::EdDsa,
+                &json!({"kid": other.public_key().fingerprint().to_string()}),
+                &claims("n"),
+            ),
             DenialReason::BadSignature,
         ),
     ] {
         assert_eq!(bench.present(&credentials), Err(reason), "{credentials}");
     }
-    let mut scoped = presented("");
+    let mut scoped = auth_request("");
     let token = bench.sign(&claims("n"));
     scoped.credentials = Credentials::One(&token);
     scoped.required_scopes = vec!["read", "write admin"];
@@ -87,12 +95,20 @@ fn a_question_that_is_not_looked_at_is_refused_with_stores_out_of_reach_and_burn
     for (directory_down, nonces_down) in [(false, false), (true, true)] {
         let bench = bench_with(policy(), directory_down, nonces_down);
         let token = bench.sign(&claims("n"));
-        let (first, second) = (bench.verifier.refuse(&presented(&token), DenialReason::Overloaded), DenialReason::RequestTooLarge);
-        let second = bench.verifier.refuse(&presented(&token), second);
+        let (first, second) = (
+            bench.verifier.refuse(&auth_request(&token), DenialReason::Overloaded),
+            DenialReason::RequestTooLarge,
+        );
+        let second = bench.verifier.refuse(&auth_request(&token), second);
         assert_ne!(first.id, second.id);
-        for (verdict, expected) in [(first, DenialReason::Overloaded), (second, DenialReason::RequestTooLarge)] {
+        for (verdict, expected) in
+            [(first, DenialReason::Overloaded), (second, DenialReason::RequestTooLarge)]
+        {
             match verdict.result.unwrap() {
-                Decision::Deny(denial) => assert_eq!((denial.reason, denial.reason.code()), (expected, DenialCode::Unavailable)),
+                Decision::Deny(denial) => assert_eq!(
+                    (denial.reason, denial.reason.code()),
+                    (expected, DenialCode::Unavailable)
+                ),
                 Decision::Allow(identity) => panic!("{identity:?}"),
             }
         }
@@ -104,12 +120,18 @@ fn a_question_that_is_not_looked_at_is_refused_with_stores_out_of_reach_and_burn
 fn a_misconfigured_question_is_refused_and_burns_nothing() {
     let bench = bench();
     let token = bench.sign(&claims("n"));
-    let misconfigured = |credentials| Presented { misconfiguration: Some(Misconfiguration::NoScopes), ..presented(credentials) };
+    let misconfigured = |credentials| AuthRequest {
+        misconfiguration: Some(Misconfiguration::NoScopes),
+        ..auth_request(credentials)
+    };
     for credentials in [&*token, "JWT abc", ""] {
-        assert_eq!(bench.decide(&misconfigured(credentials)), Err(DenialReason::GatewayMisconfigured));
+        assert_eq!(
+            bench.decide(&misconfigured(credentials)),
+            Err(DenialReason::GatewayMisconfigured)
+        );
     }
     let misconfigured = misconfigured(&token);
-    let verdict = bench.verifier.explain(&misconfigured, Vantage::Inside);
+    let verdict = bench.verifier.explain(&misconfigured, ExplainFrom::Inside);
     assert_eq!(now_or_never(verdict).told(), Some("misconfigured"));
     assert_eq!(bench.claimed(), 0);
     assert_eq!(bench.present(&token), Ok(()));
@@ -140,7 +162,11 @@ fn bindings_can_be_required() {
     ] {
         let bench = bench_with(Policy { required_claims, ..policy() }, false, false);
         let mut bound = claims("n");
-        assert_eq!(bench.present(&bench.sign(&bound)), Err(DenialReason::BindingMissing), "{claim}");
+        assert_eq!(
+            bench.present(&bench.sign(&bound)),
+            Err(DenialReason::BindingMissing),
+            "{claim}"
+        );
         bound[claim] = json!(value);
         assert_eq!(bench.present(&bench.sign(&bound)), Ok(()), "{claim}");
     }
@@ -159,8 +185,8 @@ fn a_digest_is_compared_with_a_body_that_is_seen_and_handed_on() {
     bound["content_digest"] = json!(EMPTY);
     let token = bench.sign(&bound);
     let with = |body| {
-        let presented = presented(&token);
-        Presented { request: OriginalRequest { body, ..presented.request }, ..presented }
+        let auth_request = auth_request(&token);
+        AuthRequest { request: OriginalRequest { body, ..auth_request.request }, ..auth_request }
     };
     for body in [Body::Whole(b"hello"), Body::Partial] {
         assert_eq!(bench.decide(&with(body)), Err(DenialReason::DigestMismatch), "{body:?}");
@@ -175,7 +201,8 @@ fn a_digest_is_compared_with_a_body_that_is_seen_and_handed_on() {
 
 #[test]
 fn a_bound_token_names_one_of_the_authorities() {
-    let authorities = ["other.example", "api.example:8443"].map(|text| Authority::parse(text).unwrap().into_owned());
+    let authorities = ["other.example", "api.example:8443"]
+        .map(|text| Authority::parse(text).unwrap().into_owned());
     let bench = bench_with(Policy { authorities: authorities.into(), ..policy() }, false, false);
     let mut bound = claims("n");
     bound["htu"] = json!("https://api.example/orders");
@@ -187,26 +214,34 @@ fn a_bound_token_names_one_of_the_authorities() {
 fn scopes_are_asked_for_by_every_list() {
     let bench = bench();
     let token = bench.sign(&claims("n"));
-    let mut presented = presented(&token);
-    presented.required_scopes = vec!["read", "", "write"];
-    assert_eq!(bench.decide(&presented), Ok(()));
+    let mut auth_request = auth_request(&token);
+    auth_request.required_scopes = vec!["read", "", "write"];
+    assert_eq!(bench.decide(&auth_request), Ok(()));
 }
 
 #[test]
 fn missing_scopes_are_named() {
     let bench = bench();
     let token = bench.sign(&claims("n"));
-    let mut presented = presented(&token);
-    presented.required_scopes = vec!["read admin", "audit", "\""];
-    match now_or_never(bench.verifier.decide(&presented)).result.unwrap() {
-        Decision::Deny(Denial { reason: DenialReason::InsufficientScope, missing_scopes, .. }) => {
-            assert_eq!(missing_scopes.unwrap().as_str(), "", "a list with what is no scope is not repeated");
+    let mut auth_request = auth_request(&token);
+    auth_request.required_scopes = vec!["read admin", "audit", "\""];
+    match now_or_never(bench.verifier.decide(&auth_request)).result.unwrap() {
+        Decision::Deny(Denial {
+            reason: DenialReason::InsufficientScope, missing_scopes, ..
+        }) => {
+            assert_eq!(
+                missing_scopes.unwrap().as_str(),
+                "",
+                "a list with what is no scope is not repeated"
+            );
         }
         other @ (Decision::Allow(_) | Decision::Deny(_)) => panic!("{other:?}"),
     }
-    presented.required_scopes = vec!["read admin", "audit"];
-    match now_or_never(bench.verifier.decide(&presented)).result.unwrap() {
-        Decision::Deny(Denial { missing_scopes, .. }) => assert_eq!(missing_scopes.unwrap().as_str(), "admin audit"),
+    auth_request.required_scopes = vec!["read admin", "audit"];
+    match now_or_never(bench.verifier.decide(&auth_request)).result.unwrap() {
+        Decision::Deny(Denial { missing_scopes, .. }) => {
+            assert_eq!(missing_scopes.unwrap().as_str(), "admin audit")
+        }
         Decision::Allow(identity) => panic!("{identity:?}"),
     }
 }
@@ -218,7 +253,7 @@ fn what_a_store_cannot_say_is_no_decision() {
     {
         let bench = bench_with(policy(), directory_is_down, nonces_are_down);
         let token = bench.sign(&claims("n"));
-        let verdict = now_or_never(bench.verifier.decide(&presented(&token)));
+        let verdict = now_or_never(bench.verifier.decide(&auth_request(&token)));
         assert_eq!(verdict.result.unwrap_err().dependency, dependency);
     }
 }
@@ -227,18 +262,22 @@ fn what_a_store_cannot_say_is_no_decision() {
 fn a_gateway_that_asks_again_about_the_same_request_is_answered_the_same() {
     let bench = bench();
     let token = bench.sign(&claims("n"));
-    let mut attempt = presented(&token);
+    let mut attempt = auth_request(&token);
     attempt.attempt = Some("stream-1");
     assert_eq!(bench.decide(&attempt), Ok(()));
     assert_eq!(bench.decide(&attempt), Ok(()), "the same request, checked again");
 
-    let other_name = Presented { attempt: Some("stream-2"), ..attempt.clone() };
+    let other_name = AuthRequest { attempt: Some("stream-2"), ..attempt.clone() };
     assert_eq!(bench.decide(&other_name), Err(DenialReason::NonceClaimed));
-    let no_name = Presented { attempt: None, ..attempt.clone() };
+    let no_name = AuthRequest { attempt: None, ..attempt.clone() };
     assert_eq!(bench.decide(&no_name), Err(DenialReason::NonceClaimed));
     let mut other_path = attempt.clone();
     other_path.request.path = Some("/admin").into();
-    assert_eq!(bench.decide(&other_path), Err(DenialReason::NonceClaimed), "the same name on another request");
+    assert_eq!(
+        bench.decide(&other_path),
+        Err(DenialReason::NonceClaimed),
+        "the same name on another request"
+    );
     let mut other_method = attempt;
     other_method.request.method = Some("DELETE").into();
     assert_eq!(bench.decide(&other_method), Err(DenialReason::NonceClaimed));
@@ -255,14 +294,39 @@ fn the_scheme_is_compared_without_case() {
 
 #[test]
 fn principals_keep_their_nonces_apart() {
-    let (alice, bob) = (PrivateKey::generate(KeyFamily::P256, 2048).unwrap(), PrivateKey::generate(KeyFamily::P256, 2048).unwrap());
-    let verifier = verifier_of([principal(1, "alice", true, &[&alice], ""), principal(2, "bob", true, &[&bob], "")]);
+    let (alice, bob) = (
+        PrivateKey::generate(KeyFamily::P256, 2048).unwrap(),
+        PrivateKey::generate(KeyFamily::P256, 2048).unwrap(),
+    );
+    let verifier = verifier_of([
+        principal(1, "alice", true, &[&alice], ""),
+        principal(2, "bob", true, &[&bob], ""),
+    ]);
     for (name, key) in [("alice", &alice), ("bob", &bob)] {
-        let token = sign(key, Algorithm::Es256, &json!({}), &json!({"username": name, "time": NOW, "nonce": "same"}));
-        assert!(matches!(now_or_never(verifier.decide(&presented(&token))).result, Ok(Decision::Allow(_))), "{name}");
+        let token = sign(
+            key,
+            Algorithm::Es256,
+            &json!({}),
+            &json!({"username": name, "time": NOW, "nonce": "same"}),
+        );
+        assert!(
+            matches!(
+                now_or_never(verifier.decide(&auth_request(&token))).result,
+                Ok(Decision::Allow(_))
+            ),
+            "{name}"
+        );
     }
-    let stolen = sign(&bob, Algorithm::Es256, &json!({}), &json!({"username": "alice", "time": NOW, "nonce": "x"}));
-    assert!(matches!(now_or_never(verifier.decide(&presented(&stolen))).result, Ok(Decision::Deny(_))));
+    let stolen = sign(
+        &bob,
+        Algorithm::Es256,
+        &json!({}),
+        &json!({"username": "alice", "time": NOW, "nonce": "x"}),
+    );
+    assert!(matches!(
+        now_or_never(verifier.decide(&auth_request(&stolen))).result,
+        Ok(Decision::Deny(_))
+    ));
 }
 
 #[test]
@@ -273,7 +337,10 @@ fn a_key_decides_its_algorithms() {
     // The classic confusion: an HMAC keyed with the public key's text.
     let part = |json: &Value| BASE64_URL_SAFE_NO_PAD.encode(json.to_string());
     let input = format!("{}.{}", part(&json!({"alg": "HS256"})), part(&claims("n")));
-    let hmac = aws_lc_rs::hmac::sign(&aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, public.as_bytes()), input.as_bytes());
+    let hmac = aws_lc_rs::hmac::sign(
+        &aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, public.as_bytes()),
+        input.as_bytes(),
+    );
     let confused = format!("JWT {input}.{}", BASE64_URL_SAFE_NO_PAD.encode(hmac.as_ref()));
     assert_eq!(bench.present(&confused), Err(DenialReason::AlgorithmNotAllowed));
     let none = format!("JWT {}.{}.AAAA", part(&json!({"alg": "none"})), part(&claims("n")));
@@ -288,30 +355,51 @@ fn at_most_eight_keys_are_tried_and_a_kid_picks_its_own() {
     let verifier = verifier_of([principal(1, "alice", true, &keys.iter().collect::<Vec<_>>(), "")]);
     let lets_in = |key: usize, header: &Value| {
         let token = sign(&keys[key], Algorithm::EdDsa, header, &claims(&format!("{key} {header}")));
-        matches!(now_or_never(verifier.decide(&presented(&token))).result.unwrap(), Decision::Allow(_))
+        matches!(
+            now_or_never(verifier.decide(&auth_request(&token))).result.unwrap(),
+            Decision::Allow(_)
+        )
     };
     let passed: Vec<usize> = (0..10).filter(|key| lets_in(*key, &json!({}))).collect();
     assert_eq!(passed, [2, 3, 4, 5, 6, 7, 8, 9], "the newest eight");
-    let passed: Vec<usize> = (0..10).filter(|key| lets_in(*key, &json!({"kid": "key-1"}))).collect();
+    let passed: Vec<usize> =
+        (0..10).filter(|key| lets_in(*key, &json!({"kid": "key-1"}))).collect();
     assert_eq!(passed, [2, 3, 4, 5, 6, 7, 8, 9], "names that others gave say nothing here");
-    let passed: Vec<usize> = (0..10).filter(|key| lets_in(*key, &json!({"kid": "ab".repeat(32)}))).collect();
+    let passed: Vec<usize> =
+        (0..10).filter(|key| lets_in(*key, &json!({"kid": "ab".repeat(32)}))).collect();
     assert_eq!(passed, [2, 3, 4, 5, 6, 7, 8, 9], "nor do those that only look like fingerprints");
-    assert!((0..10).all(|key| lets_in(key, &json!({"kid": keys[key].public_key().fingerprint().to_string()}))));
+    assert!((0..10).all(|key| lets_in(
+        key,
+        &json!({"kid": keys[key].public_key().fingerprint().to_string()})
+    )));
     let another = json!({"kid": keys[5].public_key().fingerprint().to_string()});
     assert!(!lets_in(4, &another), "a registered key that the kid names is the only one");
-    let passed: Vec<usize> = (0..10).filter(|key| lets_in(*key, &json!({"kid": "5a".repeat(32)}))).collect();
-    assert_eq!(passed, [2, 3, 4, 5, 6, 7, 8, 9], "64 digits that are no fingerprint of a key are a name like any other");
+    let passed: Vec<usize> =
+        (0..10).filter(|key| lets_in(*key, &json!({"kid": "5a".repeat(32)}))).collect();
+    assert_eq!(
+        passed,
+        [2, 3, 4, 5, 6, 7, 8, 9],
+        "64 digits that are no fingerprint of a key are a name like any other"
+    );
 }
 
 #[test]
 fn a_key_of_a_trusted_set_counts_under_its_name_there() {
     let bench = bench();
     let token = |key: &PrivateKey, username: &str, header: &Value, nonce: &str| {
-        sign(key, Algorithm::EdDsa, header, &json!({"username": username, "time": NOW, "nonce": nonce}))
+        sign(
+            key,
+            Algorithm::EdDsa,
+            header,
+            &json!({"username": username, "time": NOW, "nonce": nonce}),
+        )
     };
     let remote = json!({"kid": "remote"});
     assert_eq!(bench.present(&token(&bench.remote, "tina", &remote, "a")), Ok(()));
-    assert_eq!(bench.present(&token(&bench.remote, "tina", &remote, "a")), Err(DenialReason::NonceClaimed));
+    assert_eq!(
+        bench.present(&token(&bench.remote, "tina", &remote, "a")),
+        Err(DenialReason::NonceClaimed)
+    );
     assert_eq!(*bench.usage.0.lock().unwrap(), [(Used::Trust(TrustId(1)), UnixMillis(NOW_MS))]);
     for (key, username, header, reason) in [
         (&bench.key, "tina", &remote, DenialReason::BadSignature),
@@ -319,14 +407,28 @@ fn a_key_of_a_trusted_set_counts_under_its_name_there() {
         (&bench.remote, "alice", &remote, DenialReason::BadSignature),
         (&bench.remote, "tom", &remote, DenialReason::NoKeySet),
     ] {
-        assert_eq!(bench.present(&token(key, username, header, "b")), Err(reason), "{username} {header}");
+        assert_eq!(
+            bench.present(&token(key, username, header, "b")),
+            Err(reason),
+            "{username} {header}"
+        );
     }
 
-    let verdict = now_or_never(bench.verifier.decide(&presented(&token(&bench.remote, "tina", &remote, "c"))));
+    let verdict = now_or_never(bench.verifier.decide(&auth_request(&token(
+        &bench.remote,
+        "tina",
+        &remote,
+        "c",
+    ))));
     let Ok(Decision::Allow(identity)) = verdict.result else { panic!("{verdict:?}") };
     assert_eq!((&*identity.encoded_key_id(), identity.scopes().as_str()), ("remote", "read"));
     // Without a name it is known by its fingerprint.
-    let verdict = now_or_never(bench.verifier.decide(&presented(&token(&bench.remote, "tina", &json!({}), "d"))));
+    let verdict = now_or_never(bench.verifier.decide(&auth_request(&token(
+        &bench.remote,
+        "tina",
+        &json!({}),
+        "d",
+    ))));
     let Ok(Decision::Allow(identity)) = verdict.result else { panic!("{verdict:?}") };
     assert_eq!(*identity.encoded_key_id(), bench.remote.public_key().fingerprint().to_string());
 }
@@ -347,7 +449,8 @@ fn an_explanation_goes_on_after_a_step_that_fails() {
     late["time"] = json!(NOW - 60);
     late["htm"] = json!("POST");
     let token = bench.sign(&late);
-    let explanation = now_or_never(bench.verifier.explain(&presented(&token), Vantage::Inside));
+    let explanation =
+        now_or_never(bench.verifier.explain(&auth_request(&token), ExplainFrom::Inside));
     let outcomes: Vec<_> = explanation.steps.iter().map(|step| (step.name, step.outcome)).collect();
     let passed = StepOutcome::Passed;
     let expected = [
@@ -362,14 +465,25 @@ fn an_explanation_goes_on_after_a_step_that_fails() {
         ("nonce", passed),
     ];
     assert_eq!(outcomes, expected);
-    assert!(explanation.steps[2].seen.starts_with("signed 60.500 s ago"), "{:?}", explanation.steps[2]);
+    assert!(
+        explanation.steps[2].seen.starts_with("signed 60.500 s ago"),
+        "{:?}",
+        explanation.steps[2]
+    );
     assert_eq!(explanation.verdict(), "deny");
 
-    let aside = now_or_never(bench.verifier.explain(&presented(&token), Vantage::Outside { nonces_are_shared: false }));
+    let aside = now_or_never(
+        bench
+            .verifier
+            .explain(&auth_request(&token), ExplainFrom::Outside { nonces_are_shared: false }),
+    );
     assert_eq!(aside.steps.last().unwrap().outcome, StepOutcome::Skipped);
     let down = bench_with(policy(), false, true);
     let token = down.sign(&claims("n"));
-    assert_eq!(now_or_never(down.verifier.explain(&presented(&token), Vantage::Inside)).verdict(), "unavailable");
+    assert_eq!(
+        now_or_never(down.verifier.explain(&auth_request(&token), ExplainFrom::Inside)).verdict(),
+        "unavailable"
+    );
 }
 
 #[test]
@@ -394,8 +508,17 @@ fn refusals_that_would_tell_users_apart_share_a_code() {
     let bench = bench();
     let other = new_key();
     for username in ["alice", "dora", "nobody"] {
-        let token = sign(&other, Algorithm::EdDsa, &json!({}), &json!({"username": username, "time": NOW, "nonce": "n"}));
-        assert_eq!(bench.present(&token).unwrap_err().code(), DenialCode::InvalidToken, "{username}");
+        let token = sign(
+            &other,
+            Algorithm::EdDsa,
+            &json!({}),
+            &json!({"username": username, "time": NOW, "nonce": "n"}),
+        );
+        assert_eq!(
+            bench.present(&token).unwrap_err().code(),
+            DenialCode::InvalidToken,
+            "{username}"
+        );
     }
 }
 

@@ -58,10 +58,15 @@ fn verify(trusted: &[&str], peer: Peer, own: &str, at: u64) -> Result<(), Error>
     let trusted: Vec<_> = trusted.iter().map(|pem| certificate(pem)).collect();
     let now = UnixTime::since_unix_epoch(Duration::from_secs(at));
     match peer {
-        Peer::Client => clients(&trusted).unwrap().verify_client_cert(&certificate(own), &[], now).map(drop),
+        Peer::Client => {
+            clients(&trusted).unwrap().verify_client_cert(&certificate(own), &[], now).map(drop)
+        }
         Peer::Server(name) => {
             let name = ServerName::try_from(name).unwrap();
-            servers(&trusted).unwrap().verify_server_cert(&certificate(own), &[], &name, &[], now).map(drop)
+            servers(&trusted)
+                .unwrap()
+                .verify_server_cert(&certificate(own), &[], &name, &[], now)
+                .map(drop)
         }
     }
 }
@@ -75,7 +80,11 @@ fn what_is_trusted_is_taken_as_a_peer_s_own_and_so_is_what_it_signs() {
     for peer in BOTH {
         for (trusted, own) in [(OWN, OWN), (PLAIN, PLAIN), (OWN, LEAF), (LEAF, LEAF)] {
             assert_eq!(verify(&[trusted], peer, own, NOW), Ok(()), "{peer:?} {own}");
-            assert_eq!(verify(&[TWIN, trusted], peer, own, NOW), Ok(()), "{peer:?}, behind another of the same name: {own}");
+            assert_eq!(
+                verify(&[TWIN, trusted], peer, own, NOW),
+                Ok(()),
+                "{peer:?}, behind another of the same name: {own}"
+            );
         }
     }
     assert_eq!(verify(&[OWN], Peer::Server("127.0.0.1"), OWN, NOW), Ok(()));
@@ -99,7 +108,11 @@ fn what_says_that_it_signs_no_others_does_not() {
             let error = refused(trusted, peer, LEAF_OF_PLAIN, NOW);
             assert!(matches!(error, Error::InvalidCertificate(_)), "{peer:?}: {error}");
         }
-        assert_eq!(verify(&[PLAIN], peer, LEAF, NOW), Err(CertificateError::UnknownIssuer.into()), "{peer:?}");
+        assert_eq!(
+            verify(&[PLAIN], peer, LEAF, NOW),
+            Err(CertificateError::UnknownIssuer.into()),
+            "{peer:?}"
+        );
     }
 }
 
@@ -107,9 +120,15 @@ fn what_says_that_it_signs_no_others_does_not() {
 fn time_counts() {
     for peer in BOTH {
         let error = refused(&[OWN], peer, OWN, TOO_LATE);
-        assert!(matches!(error, Error::InvalidCertificate(CertificateError::ExpiredContext { .. })), "{peer:?}: {error}");
+        assert!(
+            matches!(error, Error::InvalidCertificate(CertificateError::ExpiredContext { .. })),
+            "{peer:?}: {error}"
+        );
         let error = refused(&[OWN], peer, OWN, TOO_EARLY);
-        assert!(matches!(error, Error::InvalidCertificate(CertificateError::NotValidYetContext { .. })), "{peer:?}: {error}");
+        assert!(
+            matches!(error, Error::InvalidCertificate(CertificateError::NotValidYetContext { .. })),
+            "{peer:?}: {error}"
+        );
     }
 }
 
@@ -120,17 +139,35 @@ fn time_counts_in_the_second_look_by_itself() {
     for (at, is_valid) in [(TOO_EARLY, false), (NOW, true), (TOO_LATE, false)] {
         let now = UnixTime::since_unix_epoch(Duration::from_secs(at));
         let refusal = CertificateError::UnknownIssuer.into();
-        assert_eq!(trusted.reconsider(&certificate(OWN), SERVER_AUTH, now, refusal).is_ok(), is_valid, "{at}");
+        assert_eq!(
+            trusted.reconsider(&certificate(OWN), SERVER_AUTH, now, refusal).is_ok(),
+            is_valid,
+            "{at}"
+        );
     }
 }
 
 #[test]
 fn the_name_of_a_server_counts() {
-    for (own, wrong) in [(OWN, "other.example"), (OWN, "peer"), (OWN, "127.0.0.2"), (COMMON_NAME_ONLY, "other.example")] {
+    for (own, wrong) in [
+        (OWN, "other.example"),
+        (OWN, "peer"),
+        (OWN, "127.0.0.2"),
+        (COMMON_NAME_ONLY, "other.example"),
+    ] {
         let error = refused(&[own], Peer::Server(wrong), own, NOW);
-        assert!(matches!(error, Error::InvalidCertificate(CertificateError::NotValidForNameContext { .. })), "{wrong}: {error}");
+        assert!(
+            matches!(
+                error,
+                Error::InvalidCertificate(CertificateError::NotValidForNameContext { .. })
+            ),
+            "{wrong}: {error}"
+        );
     }
-    assert_eq!(verify(&[COMMON_NAME_ONLY], Peer::Server("Redis.internal"), COMMON_NAME_ONLY, NOW), Ok(()));
+    assert_eq!(
+        verify(&[COMMON_NAME_ONLY], Peer::Server("Redis.internal"), COMMON_NAME_ONLY, NOW),
+        Ok(())
+    );
     assert_eq!(verify(&[COMMON_NAME_ONLY], Peer::Client, COMMON_NAME_ONLY, NOW), Ok(()));
 }
 
@@ -148,7 +185,10 @@ fn what_only_signs_others_is_no_peer_s_own() {
 fn the_purpose_counts() {
     assert_eq!(verify(&[FOR_CLIENTS], Peer::Client, FOR_CLIENTS, NOW), Ok(()));
     let error = refused(&[FOR_CLIENTS], Peer::Server("localhost"), FOR_CLIENTS, NOW);
-    assert!(error.to_string().contains("server authentication, allows client authentication"), "{error}");
+    assert!(
+        error.to_string().contains("server authentication, allows client authentication"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -163,16 +203,30 @@ fn version_1_is_named() {
 #[test]
 fn the_peer_has_to_have_the_key() {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new()).unwrap();
-    let key = provider.key_provider.load_private_key(PrivatePkcs8KeyDer::from(key.as_ref().to_vec()).into()).unwrap();
+    let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new())
+        .unwrap();
+    let key = provider
+        .key_provider
+        .load_private_key(PrivatePkcs8KeyDer::from(key.as_ref().to_vec()).into())
+        .unwrap();
     let shown = Arc::new(CertifiedKey::new(vec![certificate(OWN)], key));
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
-        let client = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(&[version]).unwrap();
-        let client =
-            client.dangerous().with_custom_certificate_verifier(servers(&[certificate(OWN)]).unwrap()).with_no_client_auth();
-        let server = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(&[version]).unwrap();
-        let server = server.with_no_client_auth().with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&shown))));
-        let mut client = ClientConnection::new(Arc::new(client), ServerName::try_from("localhost").unwrap()).unwrap();
+        let client = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&[version])
+            .unwrap();
+        let client = client
+            .dangerous()
+            .with_custom_certificate_verifier(servers(&[certificate(OWN)]).unwrap())
+            .with_no_client_auth();
+        let server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&[version])
+            .unwrap();
+        let server = server
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&shown))));
+        let mut client =
+            ClientConnection::new(Arc::new(client), ServerName::try_from("localhost").unwrap())
+                .unwrap();
         let mut server = ServerConnection::new(Arc::new(server)).unwrap();
         let error = loop {
             let mut flight = Vec::new();

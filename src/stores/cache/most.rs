@@ -15,7 +15,10 @@ pub(super) struct MostHeld {
 impl MostHeld {
     pub(super) fn note(&self, principal: &KnownPrincipal) {
         for (family, most) in KeyFamily::ALL.into_iter().zip(&self.keys) {
-            most.fetch_max(principal.keys.iter().filter(|known| known.key.family() == family).count(), Ordering::Relaxed);
+            most.fetch_max(
+                principal.keys.iter().filter(|known| known.key.family() == family).count(),
+                Ordering::Relaxed,
+            );
         }
         self.trusts.fetch_max(principal.trusts.len(), Ordering::Relaxed);
     }

@@ -49,8 +49,10 @@ impl TestSource {
 
     fn page(&self, after: Option<PrincipalId>, limit: u64) -> Vec<(PrincipalId, Username, bool)> {
         let principals = self.principals.lock().unwrap();
-        let mut rows: Vec<_> =
-            principals.iter().map(|(name, (id, active))| (PrincipalId(*id), Username::new(name).unwrap(), *active)).collect();
+        let mut rows: Vec<_> = principals
+            .iter()
+            .map(|(name, (id, active))| (PrincipalId(*id), Username::new(name).unwrap(), *active))
+            .collect();
         rows.retain(|(id, ..)| after.is_none_or(|after| *id > after));
         rows.sort_by_key(|(id, ..)| *id);
         rows.truncate(limit.try_into().unwrap());
@@ -58,18 +60,28 @@ impl TestSource {
     }
 
     fn change(&self, number: i64, principal: i64) {
-        self.changes.lock().unwrap().push(RegistryChange { number, principal: PrincipalId(principal) });
+        self.changes
+            .lock()
+            .unwrap()
+            .push(RegistryChange { number, principal: PrincipalId(principal) });
         self.newest.fetch_max(number, Ordering::SeqCst);
     }
 
     fn up(&self) -> Result<(), RegistryError> {
-        if *self.is_down.lock().unwrap() { Err(RegistryError::Store("down".into())) } else { Ok(()) }
+        if *self.is_down.lock().unwrap() {
+            Err(RegistryError::Store("down".into()))
+        } else {
+            Ok(())
+        }
     }
 }
 
 /// Everybody trusts one key set.
 fn known(id: PrincipalId, username: Username, is_active: bool) -> KnownPrincipal {
-    let trust = KnownTrust { id: TrustId(id.0), url: format!("https://{}.example/", username.as_str()).into() };
+    let trust = KnownTrust {
+        id: TrustId(id.0),
+        url: format!("https://{}.example/", username.as_str()).into(),
+    };
     KnownPrincipal::new(id, username, is_active, Scopes::default()).with_trusts(vec![trust])
 }
 
@@ -84,14 +96,22 @@ impl PrincipalSource for TestSource {
         Ok(found.map(|(id, is_active)| known(PrincipalId(id), username.clone(), is_active)))
     }
 
-    async fn load_page(&self, after: Option<PrincipalId>, limit: u64) -> Result<Vec<KnownPrincipal>, RegistryError> {
+    async fn load_page(
+        &self,
+        after: Option<PrincipalId>,
+        limit: u64,
+    ) -> Result<Vec<KnownPrincipal>, RegistryError> {
         self.up()?;
         drop(self.gate.acquire().await.unwrap());
         let page = self.page(after, limit).into_iter();
         Ok(page.map(|(id, name, is_active)| known(id, name, is_active)).collect())
     }
 
-    async fn names_page(&self, after: Option<PrincipalId>, limit: u64) -> Result<Vec<(PrincipalId, Username)>, RegistryError> {
+    async fn names_page(
+        &self,
+        after: Option<PrincipalId>,
+        limit: u64,
+    ) -> Result<Vec<(PrincipalId, Username)>, RegistryError> {
         self.up()?;
         Ok(self.page(after, limit).into_iter().map(|(id, name, _)| (id, name)).collect())
     }
@@ -103,7 +123,14 @@ impl PrincipalSource for TestSource {
 
     async fn changes(&self, seen: i64, limit: u64) -> Result<Vec<RegistryChange>, RegistryError> {
         self.up()?;
-        let mut changes: Vec<_> = self.changes.lock().unwrap().iter().copied().filter(|change| change.number > seen).collect();
+        let mut changes: Vec<_> = self
+            .changes
+            .lock()
+            .unwrap()
+            .iter()
+            .copied()
+            .filter(|change| change.number > seen)
+            .collect();
         changes.sort_by_key(|change| change.number);
         changes.truncate(limit.try_into().unwrap());
         self.read.fetch_add(changes.len(), Ordering::SeqCst);
@@ -115,7 +142,10 @@ impl PrincipalSource for TestSource {
         Ok(self.unnumbered.lock().unwrap().clone())
     }
 
-    async fn usernames(&self, ids: &[PrincipalId]) -> Result<Vec<(PrincipalId, Username)>, RegistryError> {
+    async fn usernames(
+        &self,
+        ids: &[PrincipalId],
+    ) -> Result<Vec<(PrincipalId, Username)>, RegistryError> {
         let principals = self.principals.lock().unwrap();
         let named = principals.iter().filter(|(_, (id, _))| ids.contains(&PrincipalId(*id)));
         Ok(named.map(|(name, (id, _))| (PrincipalId(*id), Username::new(name).unwrap())).collect())
@@ -177,7 +207,9 @@ impl Setup {
         source.set("alice", 1, true);
         let key_sets = Arc::new(TestKeySets::default());
         let (directory, follower) =
-            CachedDirectory::start(Arc::clone(&source) as _, Arc::clone(&key_sets) as _, settings).await.unwrap();
+            CachedDirectory::start(Arc::clone(&source) as _, Arc::clone(&key_sets) as _, settings)
+                .await
+                .unwrap();
         Self { source, key_sets, directory, follower }
     }
 
@@ -230,7 +262,8 @@ async fn changes_are_seen_at_the_next_poll() {
 #[tokio::test]
 async fn changes_without_a_number_are_acted_on_once_each() {
     let mut setup = Setup::new().await;
-    let unnumbered = |number: i64, principal: i64| RegistryChange { number, principal: PrincipalId(principal) };
+    let unnumbered =
+        |number: i64, principal: i64| RegistryChange { number, principal: PrincipalId(principal) };
     for number in [700, 3, 5000] {
         let was = setup.lookup("alice").await.unwrap().unwrap();
         setup.source.set("alice", 1, !was);
@@ -289,7 +322,12 @@ async fn what_was_followed_long_ago_is_cleared_and_nothing_else() {
     let mut setup = Setup::new().await;
     let began = Instant::now();
     setup.source.change(1, 1);
-    setup.source.unnumbered.lock().unwrap().push(RegistryChange { number: 77, principal: PrincipalId(1) });
+    setup
+        .source
+        .unnumbered
+        .lock()
+        .unwrap()
+        .push(RegistryChange { number: 77, principal: PrincipalId(1) });
     setup.follower.poll().await.unwrap();
     let forgotten = |setup: &Setup| setup.source.forgotten.lock().unwrap().clone();
     setup.follower.clear(began + Duration::from_mins(10)).await;
@@ -316,11 +354,18 @@ async fn removed_principals_are_found_by_their_number() {
 #[tokio::test]
 async fn a_load_that_a_change_overtakes_is_not_kept() {
     let mut setup = Setup::new().await;
-    let held = setup.source.gate.acquire_many(u32::try_from(Semaphore::MAX_PERMITS.min(u32::MAX as usize)).unwrap()).await.unwrap();
+    let held = setup
+        .source
+        .gate
+        .acquire_many(u32::try_from(Semaphore::MAX_PERMITS.min(u32::MAX as usize)).unwrap())
+        .await
+        .unwrap();
     let everything = setup.source.gate.available_permits();
     setup.source.gate.forget_permits(everything);
     let (directory, username) = (Arc::clone(&setup.directory), Username::new("alice").unwrap());
-    let slow = tokio::spawn(async move { directory.lookup(&username, UnixMillis(1_000_000)).await.unwrap().unwrap().is_active });
+    let slow = tokio::spawn(async move {
+        directory.lookup(&username, UnixMillis(1_000_000)).await.unwrap().unwrap().is_active
+    });
     while setup.loads() == 0 {
         tokio::task::yield_now().await;
     }
@@ -339,7 +384,11 @@ async fn many_who_wait_for_one_principal_wait_for_one_query() {
         .map(|_| {
             let directory = Arc::clone(&setup.directory);
             tokio::spawn(async move {
-                directory.lookup(&Username::new("alice").unwrap(), UnixMillis(1_000_000)).await.unwrap().is_some()
+                directory
+                    .lookup(&Username::new("alice").unwrap(), UnixMillis(1_000_000))
+                    .await
+                    .unwrap()
+                    .is_some()
             })
         })
         .collect();
@@ -351,18 +400,27 @@ async fn many_who_wait_for_one_principal_wait_for_one_query() {
 
 #[tokio::test]
 async fn a_lost_database_is_outlived_for_a_while_and_recovered_from() {
-    let settings = RegistrySettings { max_stale: Duration::from_mins(1), ..RegistrySettings::default() };
+    let settings =
+        RegistrySettings { max_stale: Duration::from_mins(1), ..RegistrySettings::default() };
     let mut setup = Setup::with(&settings).await;
     assert_eq!(setup.lookup("alice").await.unwrap(), Some(true));
     *setup.source.is_down.lock().unwrap() = true;
     setup.let_pass(30_000);
     assert!(setup.follower.poll().await.is_err());
     assert_eq!(setup.lookup("alice").await.unwrap(), Some(true), "known principals go on");
-    assert_eq!(setup.lookup("bob").await.unwrap_err().dependency, Dependency::KeyDirectory, "unknown ones cannot be told");
+    assert_eq!(
+        setup.lookup("bob").await.unwrap_err().dependency,
+        Dependency::KeyDirectory,
+        "unknown ones cannot be told"
+    );
     assert!(setup.directory.check(NOW).is_ok());
 
     setup.let_pass(30_001);
-    assert_eq!(setup.lookup("alice").await.unwrap_err().dependency, Dependency::KeyDirectory, "but not for ever");
+    assert_eq!(
+        setup.lookup("alice").await.unwrap_err().dependency,
+        Dependency::KeyDirectory,
+        "but not for ever"
+    );
     assert!(setup.directory.check(NOW).is_err());
 
     *setup.source.is_down.lock().unwrap() = false;
@@ -374,7 +432,8 @@ async fn a_lost_database_is_outlived_for_a_while_and_recovered_from() {
 /// Somebody sets the clock of the wall: neither is a lost database outlived for longer, nor one that is there taken for lost.
 #[tokio::test]
 async fn how_old_it_is_does_not_depend_on_what_time_it_is() {
-    let settings = RegistrySettings { max_stale: Duration::from_mins(1), ..RegistrySettings::default() };
+    let settings =
+        RegistrySettings { max_stale: Duration::from_mins(1), ..RegistrySettings::default() };
     let setup = Setup::with(&settings).await;
     let alice = Username::new("alice").unwrap();
     let (long_ago, in_a_year) = (UnixMillis(0), UnixMillis(NOW.0 + 365 * 86_400_000));
@@ -424,7 +483,11 @@ async fn once_warm_no_name_costs_a_query() {
     setup.source.set("late", 5000, true);
     setup.source.change(1, 5000);
     setup.follower.poll().await.unwrap();
-    assert_eq!(setup.lookup("late").await.unwrap(), Some(true), "who comes later is known by name from the next poll on");
+    assert_eq!(
+        setup.lookup("late").await.unwrap(),
+        Some(true),
+        "who comes later is known by name from the next poll on"
+    );
 }
 
 #[tokio::test]
@@ -457,13 +520,20 @@ async fn a_registry_that_cannot_be_read_to_its_end_says_nothing_about_names() {
 
 #[tokio::test]
 async fn who_was_added_a_moment_ago_is_found_by_catching_up() {
-    let settings = RegistrySettings { poll_interval: Duration::from_mins(1), ..RegistrySettings::default() };
+    let settings =
+        RegistrySettings { poll_interval: Duration::from_mins(1), ..RegistrySettings::default() };
     let mut setup = Setup::with(&settings).await;
     setup.follower.warm().await.unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let directory = Arc::clone(&setup.directory);
     let running = tokio::spawn(setup.follower.run(async move { drop(stopped.await) }));
-    let lookup = async |name: &str| directory.lookup(&Username::new(name).unwrap(), UnixMillis(1_000_000)).await.unwrap().is_some();
+    let lookup = async |name: &str| {
+        directory
+            .lookup(&Username::new(name).unwrap(), UnixMillis(1_000_000))
+            .await
+            .unwrap()
+            .is_some()
+    };
 
     let version = directory.version();
     assert!(!lookup("bob").await);
@@ -475,7 +545,10 @@ async fn who_was_added_a_moment_ago_is_found_by_catching_up() {
     assert!(lookup("bob").await);
 
     *setup.source.is_down.lock().unwrap() = true;
-    assert!(!directory.catch_up(directory.version()).await, "an outage is no change, and nobody waits for its end");
+    assert!(
+        !directory.catch_up(directory.version()).await,
+        "an outage is no change, and nobody waits for its end"
+    );
     drop(stop);
     running.await.unwrap();
 }
@@ -489,7 +562,8 @@ async fn a_page_that_never_comes_holds_nothing_up() {
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let running = tokio::spawn(setup.follower.run(async move { drop(stopped.await) }));
     let mut polls = setup.directory.polls_ended.subscribe();
-    let second = tokio::time::timeout(Duration::from_secs(20), polls.wait_for(|polls| *polls >= 2)).await;
+    let second =
+        tokio::time::timeout(Duration::from_secs(20), polls.wait_for(|polls| *polls >= 2)).await;
     assert!(second.is_ok_and(|polls| polls.is_ok()), "the feed is not followed");
     drop(stop);
     let ended = tokio::time::timeout(Duration::from_secs(1), running).await;
@@ -498,7 +572,8 @@ async fn a_page_that_never_comes_holds_nothing_up() {
 
 #[tokio::test]
 async fn a_flood_of_refusals_causes_few_polls() {
-    let settings = RegistrySettings { poll_interval: Duration::from_mins(1), ..RegistrySettings::default() };
+    let settings =
+        RegistrySettings { poll_interval: Duration::from_mins(1), ..RegistrySettings::default() };
     let setup = Setup::with(&settings).await;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let directory = Arc::clone(&setup.directory);

@@ -134,17 +134,27 @@ impl JwksCache {
     pub fn usage(&self) -> KeySetUse {
         let now = self.clock.now();
         let sets = self.sets.read().unwrap_or_else(PoisonError::into_inner);
-        let oldest_age = sets.values().filter_map(|watched| Some(now.since(watched.current.load().as_ref()?.fetched_at))).max();
-        KeySetUse { fetched: self.fetched.load(Ordering::Relaxed), failed: self.failed.load(Ordering::Relaxed), oldest_age }
+        let oldest_age = sets
+            .values()
+            .filter_map(|watched| Some(now.since(watched.current.load().as_ref()?.fetched_at)))
+            .max();
+        KeySetUse {
+            fetched: self.fetched.load(Ordering::Relaxed),
+            failed: self.failed.load(Ordering::Relaxed),
+            oldest_age,
+        }
     }
 
     /// What is known about `url`, from now on if not before.
     fn watched(&self, url: &str, now: UnixMillis) -> Arc<Watched> {
-        let known = self.sets.read().unwrap_or_else(PoisonError::into_inner).get(url).map(Arc::clone);
+        let known =
+            self.sets.read().unwrap_or_else(PoisonError::into_inner).get(url).map(Arc::clone);
         let watched = known.unwrap_or_else(|| {
             let url: Arc<str> = url.into();
             let mut sets = self.sets.write().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(sets.entry(Arc::clone(&url)).or_insert_with(|| Arc::new(Watched::new(url, now))))
+            Arc::clone(
+                sets.entry(Arc::clone(&url)).or_insert_with(|| Arc::new(Watched::new(url, now))),
+            )
         });
         watched.last_asked.store(now.0, Ordering::Relaxed);
         watched
@@ -182,7 +192,9 @@ impl JwksCache {
             Ok(keys) => {
                 self.expect_trials(&keys);
                 let keys = Arc::new(keys);
-                let before = watched.current.swap(Some(Arc::new(Held { keys: Arc::clone(&keys), fetched_at: now })));
+                let before = watched
+                    .current
+                    .swap(Some(Arc::new(Held { keys: Arc::clone(&keys), fetched_at: now })));
                 self.fetched.fetch_add(1, Ordering::Relaxed);
                 if before.is_none_or(|before| before.keys.contents() != keys.contents()) {
                     log_contents(&watched.url, keys.contents());
@@ -193,7 +205,11 @@ impl JwksCache {
                 self.failed.fetch_add(1, Ordering::Relaxed);
                 let failure = described(&error);
                 let (url, error) = (&*watched.url, &failure.reason);
-                tracing::warn!(url, error, "a key set could not be fetched; the last good one stays until it is too old");
+                tracing::warn!(
+                    url,
+                    error,
+                    "a key set could not be fetched; the last good one stays until it is too old"
+                );
                 Err(failure)
             }
         };
@@ -215,7 +231,8 @@ impl JwksCache {
 
     fn remembered(&self, watched: &Watched, now: UnixMillis) -> Option<Arc<KeySet>> {
         let held = watched.current.load();
-        let held = held.as_ref().filter(|held| now.since(held.fetched_at) <= self.settings.max_age)?;
+        let held =
+            held.as_ref().filter(|held| now.since(held.fetched_at) <= self.settings.max_age)?;
         Some(Arc::clone(&held.keys))
     }
 
@@ -229,7 +246,11 @@ impl JwksCache {
 
 /// Fetches outlive the decisions that ask for them, so the port is implemented on the shared cache.
 impl KeySetSource for Arc<JwksCache> {
-    fn set<'a>(&'a self, trust: &'a KnownTrust, now: UnixMillis) -> Answer<'a, Option<Arc<KeySet>>> {
+    fn set<'a>(
+        &'a self,
+        trust: &'a KnownTrust,
+        now: UnixMillis,
+    ) -> Answer<'a, Option<Arc<KeySet>>> {
         let watched = self.watched(&trust.url, now);
         match self.remembered(&watched, now) {
             None if !watched.was_fetched() => {
@@ -237,7 +258,9 @@ impl KeySetSource for Arc<JwksCache> {
                 let _already = self.begin_fetch(&watched);
                 let until = tokio::time::Instant::now() + FIRST_FETCH_WAIT;
                 Answer::pending(async move {
-                    drop(tokio::time::timeout_at(until, fetches.wait_for(|count| *count > 0)).await);
+                    drop(
+                        tokio::time::timeout_at(until, fetches.wait_for(|count| *count > 0)).await,
+                    );
                     self.remembered(&watched, self.clock.now())
                 })
             }
@@ -257,7 +280,9 @@ impl KeySetSource for Arc<JwksCache> {
         let now = self.clock.now();
         for trust in trusts {
             let watched = self.watched(&trust.url, now);
-            if !watched.was_fetched() || changed && watched.began_before(now.saturating_sub(CHANGE_DISTANCE)) {
+            if !watched.was_fetched()
+                || changed && watched.began_before(now.saturating_sub(CHANGE_DISTANCE))
+            {
                 self.queue_fetch(watched, now, changed);
             } else if changed {
                 watched.bring_forward(now.saturating_add(CHANGE_DISTANCE));
@@ -343,7 +368,8 @@ impl Watched {
         let mut state = self.state();
         let waiting = state.queued;
         state.queued = Some(Queued {
-            asked_at: waiting.map_or(asked.asked_at, |waiting| waiting.asked_at.max(asked.asked_at)),
+            asked_at: waiting
+                .map_or(asked.asked_at, |waiting| waiting.asked_at.max(asked.asked_at)),
             changed: asked.changed || waiting.is_some_and(|waiting| waiting.changed),
         });
         waiting.is_none()
@@ -368,9 +394,11 @@ impl Watched {
             state.is_fetching = false;
             let pause = if failure.is_none() {
                 state.failures = 0;
-                refresh_interval.mul_f64(REFRESH_SHARE_MIN + (1.0 - REFRESH_SHARE_MIN) * fastrand::f64())
+                refresh_interval
+                    .mul_f64(REFRESH_SHARE_MIN + (1.0 - REFRESH_SHARE_MIN) * fastrand::f64())
             } else {
-                let pause = BACKOFF_FIRST.saturating_mul(1 << state.failures.min(16)).min(refresh_interval);
+                let pause =
+                    BACKOFF_FIRST.saturating_mul(1 << state.failures.min(16)).min(refresh_interval);
                 state.failures = state.failures.saturating_add(1);
                 pause
             };
@@ -426,7 +454,8 @@ impl Refresher {
     /// Goes on until `shutdown` is done.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let Self(cache) = self;
-        let tick = (cache.settings.refresh_interval / 20).clamp(Duration::from_millis(10), TICK_MAX);
+        let tick =
+            (cache.settings.refresh_interval / 20).clamp(Duration::from_millis(10), TICK_MAX);
         let mut ticks = tokio::time::interval(tick);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut shutdown = std::pin::pin!(shutdown);
@@ -442,11 +471,16 @@ impl Refresher {
 impl JwksCache {
     fn fetch_due(self: &Arc<Self>) {
         let now = self.clock.now();
-        let asked_since = now.saturating_sub(self.settings.max_age.saturating_mul(UNWATCH_AFTER_MAX_AGES));
-        let is_wanted = |watched: &Watched| watched.last_asked.load(Ordering::Relaxed) >= asked_since.0;
+        let asked_since =
+            now.saturating_sub(self.settings.max_age.saturating_mul(UNWATCH_AFTER_MAX_AGES));
+        let is_wanted =
+            |watched: &Watched| watched.last_asked.load(Ordering::Relaxed) >= asked_since.0;
         let due: Vec<Arc<Watched>> = {
             let sets = self.sets.read().unwrap_or_else(PoisonError::into_inner);
-            sets.values().filter(|watched| watched.is_due(now) || !is_wanted(watched)).map(Arc::clone).collect()
+            sets.values()
+                .filter(|watched| watched.is_due(now) || !is_wanted(watched))
+                .map(Arc::clone)
+                .collect()
         };
         for watched in due {
             if is_wanted(&watched) {

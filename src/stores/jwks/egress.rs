@@ -18,7 +18,10 @@ pub(super) struct Egress {
 
 impl Egress {
     /// As the setting has it. `variable` yields the value of one of the environment.
-    pub(super) fn new(setting: Option<&JwksProxy>, variable: impl Fn(&str) -> Option<String>) -> Result<Self, FetcherError> {
+    pub(super) fn new(
+        setting: Option<&JwksProxy>,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, FetcherError> {
         let mut egress = Self::default();
         match setting {
             None => {}
@@ -26,14 +29,21 @@ impl Egress {
             Some(JwksProxy::Environment) => {
                 // Names in capitals go first, as with the clients that know both.
                 let first = |names: [&'static str; 4]| {
-                    names.into_iter().find_map(|name| variable(name).filter(|value| !value.is_empty()).map(|value| (name, value)))
+                    names.into_iter().find_map(|name| {
+                        variable(name).filter(|value| !value.is_empty()).map(|value| (name, value))
+                    })
                 };
-                let exceptions = first(["NO_PROXY", "no_proxy", "", ""]).and_then(|(_, hosts)| NoProxy::from_string(&hosts));
-                if let Some((name, value)) = first(["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]) {
+                let exceptions = first(["NO_PROXY", "no_proxy", "", ""])
+                    .and_then(|(_, hosts)| NoProxy::from_string(&hosts));
+                if let Some((name, value)) =
+                    first(["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"])
+                {
                     let url = parse(name, &value)?;
                     egress.add(&url, Proxy::https(url.expose())?.no_proxy(exceptions.clone()));
                 }
-                if let Some((name, value)) = first(["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"]) {
+                if let Some((name, value)) =
+                    first(["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
+                {
                     let url = parse(name, &value)?;
                     egress.add(&url, Proxy::http(url.expose())?.no_proxy(exceptions));
                 }
@@ -105,7 +115,10 @@ mod tests {
             (&[("https_proxy", "proxy.example:3128")], &["proxy.example"]),
             (&[("HTTPS_PROXY", ""), ("https_proxy", "http://Proxy.example")], &["proxy.example"]),
             (&[("ALL_PROXY", "http://user:pw@proxy.example")], &["proxy.example"]),
-            (&[("HTTPS_PROXY", "http://one.example"), ("HTTP_PROXY", "http://two.example")], &["one.example", "two.example"]),
+            (
+                &[("HTTPS_PROXY", "http://one.example"), ("HTTP_PROXY", "http://two.example")],
+                &["one.example", "two.example"],
+            ),
             (&[("NO_PROXY", "keys.example")], &[]),
         ] {
             let egress = from(variables).unwrap();
@@ -115,7 +128,12 @@ mod tests {
 
     #[test]
     fn what_is_no_proxy_is_told_without_its_value() {
-        for value in ["socks5://hunter2@proxy.example", "http://user:hunter2@proxy.example/path", "hunter2@", "http://[hunter2"] {
+        for value in [
+            "socks5://hunter2@proxy.example",
+            "http://user:hunter2@proxy.example/path",
+            "hunter2@",
+            "http://[hunter2",
+        ] {
             let error = from(&[("HTTPS_PROXY", value)]).unwrap_err().to_string();
             assert!(error.contains("HTTPS_PROXY") && !error.contains("hunter2"), "{error}");
         }
@@ -125,7 +143,10 @@ mod tests {
     fn a_password_is_not_described() {
         let egress = from(&[("HTTPS_PROXY", "http://user:hunter2@proxy.example:3128")]).unwrap();
         let described = egress.described(Some(&JwksProxy::Environment)).unwrap();
-        assert!(described.contains("http://proxy.example:3128") && !described.contains("hunter2"), "{described}");
+        assert!(
+            described.contains("http://proxy.example:3128") && !described.contains("hunter2"),
+            "{described}"
+        );
         assert!(!format!("{egress:?}").contains("hunter2"), "{egress:?}");
     }
 }

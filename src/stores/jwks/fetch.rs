@@ -126,7 +126,12 @@ impl Fetcher {
         Ok(Self {
             guard: Guard::new(settings, &egress.hosts),
             egress,
-            roots: settings.ca_file.as_deref().map(|file| Roots::load(Some(file))).transpose().map_err(FetcherError::CaFile)?,
+            roots: settings
+                .ca_file
+                .as_deref()
+                .map(|file| Roots::load(Some(file)))
+                .transpose()
+                .map_err(FetcherError::CaFile)?,
             client: OnceLock::new(),
             timeout: settings.timeout,
             max_bytes: settings.max_bytes,
@@ -146,7 +151,8 @@ impl Fetcher {
         };
         // The library would look into the environment by itself.
         let direct = Client::builder().no_proxy();
-        let builder = self.egress.proxies.iter().cloned().fold(direct, reqwest::ClientBuilder::proxy);
+        let builder =
+            self.egress.proxies.iter().cloned().fold(direct, reqwest::ClientBuilder::proxy);
         let builder = builder
             .dns_resolver(Arc::new(self.guard.clone()))
             .redirect(redirect::Policy::none())
@@ -159,7 +165,8 @@ impl Fetcher {
     /// What `config check` says.
     pub(super) fn described(&self, settings: &JwksSettings) -> Option<String> {
         let roots = self.roots.as_ref().map(ToString::to_string);
-        let notes: Vec<String> = roots.into_iter().chain(self.egress.described(settings.proxy.as_ref())).collect();
+        let notes: Vec<String> =
+            roots.into_iter().chain(self.egress.described(settings.proxy.as_ref())).collect();
         (!notes.is_empty()).then(|| notes.join("; "))
     }
 
@@ -173,15 +180,20 @@ impl Fetcher {
     pub(super) async fn fetch(&self, url: &str) -> Result<KeySet, FetchError> {
         let url = Url::parse(url).map_err(FetchError::NotAUrl)?;
         self.guard.check_url(&url)?;
-        let body =
-            tokio::time::timeout(self.timeout, self.download(url)).await.map_err(|_| FetchError::Timeout(self.timeout))??;
+        let body = tokio::time::timeout(self.timeout, self.download(url))
+            .await
+            .map_err(|_| FetchError::Timeout(self.timeout))??;
         // Up to a hundred keys are checked, which takes milliseconds: not on a thread that decides.
-        tokio::task::spawn_blocking(move || KeySet::parse(&body)).await.map_err(|_| FetchError::Abandoned)?.map_err(Into::into)
+        tokio::task::spawn_blocking(move || KeySet::parse(&body))
+            .await
+            .map_err(|_| FetchError::Abandoned)?
+            .map_err(Into::into)
     }
 
     async fn download(&self, url: Url) -> Result<Vec<u8>, FetchError> {
         // There are servers that compress whatever is asked of them. The client undoes that, and the cap is on what comes out.
-        let request = self.client()?.get(url).header(ACCEPT, ACCEPTED).header(ACCEPT_ENCODING, "identity");
+        let request =
+            self.client()?.get(url).header(ACCEPT, ACCEPTED).header(ACCEPT_ENCODING, "identity");
         let mut response = request.send().await.map_err(|source| match self.egress.shown() {
             Some(proxy) if source.is_connect() => FetchError::Proxy { proxy, source },
             Some(_) | None => FetchError::Request(source),
@@ -190,10 +202,14 @@ impl Fetcher {
             return Err(FetchError::Status(response.status().as_u16()));
         }
         // The client takes away what it undoes.
-        if let Some(left) =
-            response.headers().get(CONTENT_ENCODING).filter(|left| !left.as_bytes().eq_ignore_ascii_case(b"identity"))
+        if let Some(left) = response
+            .headers()
+            .get(CONTENT_ENCODING)
+            .filter(|left| !left.as_bytes().eq_ignore_ascii_case(b"identity"))
         {
-            return Err(FetchError::Encoding(String::from_utf8_lossy(left.as_bytes()).into_owned()));
+            return Err(FetchError::Encoding(
+                String::from_utf8_lossy(left.as_bytes()).into_owned(),
+            ));
         }
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(FetchError::Request)? {

@@ -52,7 +52,8 @@ pub(super) enum Forbidden {
 impl Guard {
     /// For fetches as `settings` say, through proxies on these hosts.
     pub(super) fn new(settings: &JwksSettings, proxies: &[String]) -> Self {
-        let allowed_hosts = settings.allowed_hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
+        let allowed_hosts =
+            settings.allowed_hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
         Self { allow_http: settings.allow_http, allowed_hosts, proxies: proxies.into() }
     }
 
@@ -76,7 +77,9 @@ impl Guard {
             Some(Host::Domain(_)) | None => None,
         };
         match address {
-            Some(address) if !is_listed && !is_public(address) => Err(Forbidden::Address { host, address }),
+            Some(address) if !is_listed && !is_public(address) => {
+                Err(Forbidden::Address { host, address })
+            }
             None if !is_listed && self.is_hidden(&host) => Err(Forbidden::Name(host)),
             _ => Ok(()),
         }
@@ -104,10 +107,12 @@ impl Resolve for Guard {
         let guard = self.clone();
         Box::pin(async move {
             let host = name.as_str().to_ascii_lowercase();
-            let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), 0)).await?.collect();
+            let addresses: Vec<SocketAddr> =
+                tokio::net::lookup_host((host.as_str(), 0)).await?.collect();
             if !guard.is_listed(&host)
                 && !guard.is_proxy(&host)
-                && let Some(private) = addresses.iter().map(SocketAddr::ip).find(|address| !is_public(*address))
+                && let Some(private) =
+                    addresses.iter().map(SocketAddr::ip).find(|address| !is_public(*address))
             {
                 return Err(Forbidden::Address { host, address: private }.into());
             }
@@ -118,7 +123,8 @@ impl Resolve for Guard {
 }
 
 /// Domains that are nobody's on the internet: RFC 6761, RFC 6762, RFC 8375, ICANN's `internal`, and what networks use without asking.
-const LOCAL_DOMAINS: [&str; 9] = ["localhost", "local", "internal", "intranet", "lan", "home", "corp", "private", "arpa"];
+const LOCAL_DOMAINS: [&str; 9] =
+    ["localhost", "local", "internal", "intranet", "lan", "home", "corp", "private", "arpa"];
 
 fn is_public_name(host: &str) -> bool {
     let host = host.strip_suffix('.').unwrap_or(host);
@@ -130,7 +136,9 @@ fn is_public_name(host: &str) -> bool {
 fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_public_v4(address),
-        IpAddr::V6(address) => embedded_v4(address).map_or_else(|| is_public_v6(address), is_public_v4),
+        IpAddr::V6(address) => {
+            embedded_v4(address).map_or_else(|| is_public_v6(address), is_public_v4)
+        }
     }
 }
 
@@ -154,7 +162,9 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
 fn is_public_v6(address: Ipv6Addr) -> bool {
     let segments = address.segments();
     let is_global = segments[0] & 0xe000 == 0x2000;
-    let is_documentation = segments[0] == 0x2001 && (segments[1] == 0x0db8 || segments[1] == 0x0002) || segments[0] == 0x3fff;
+    let is_documentation = segments[0] == 0x2001
+        && (segments[1] == 0x0db8 || segments[1] == 0x0002)
+        || segments[0] == 0x3fff;
     is_global && !is_documentation
 }
 
@@ -166,9 +176,9 @@ fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
         Ipv4Addr::new(a, b, c, d)
     };
     match segments {
-        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
-            Some(v4(high, low))
-        }
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low]
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
+        | [0x2002, high, low, ..] => Some(v4(high, low)),
         _ => None,
     }
 }
@@ -178,12 +188,18 @@ mod tests {
     use super::*;
 
     fn guard(allow_http: bool, hosts: &[&str]) -> Guard {
-        Guard { allow_http, allowed_hosts: hosts.iter().map(|host| (*host).to_owned()).collect(), proxies: Arc::default() }
+        Guard {
+            allow_http,
+            allowed_hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+            proxies: Arc::default(),
+        }
     }
 
     #[test]
     fn only_public_addresses_are_public() {
-        for address in ["1.1.1.1", "93.184.216.34", "2606:4700::1111", "2a00:1450::1", "64:ff9b::101:101"] {
+        for address in
+            ["1.1.1.1", "93.184.216.34", "2606:4700::1111", "2a00:1450::1", "64:ff9b::101:101"]
+        {
             assert!(is_public(address.parse().unwrap()), "{address}");
         }
         for address in [
@@ -245,18 +261,35 @@ mod tests {
 
     #[test]
     fn behind_a_proxy_names_are_checked() {
-        let behind = Guard { proxies: ["proxy.example".to_owned()].into(), ..guard(false, &["keys.internal"]) };
+        let behind = Guard {
+            proxies: ["proxy.example".to_owned()].into(),
+            ..guard(false, &["keys.internal"])
+        };
         let open = Guard { allowed_hosts: Arc::default(), ..behind.clone() };
-        let check = |guard: &Guard, host: &str| guard.check_url(&Url::parse(&format!("https://{host}/")).unwrap());
+        let check = |guard: &Guard, host: &str| {
+            guard.check_url(&Url::parse(&format!("https://{host}/")).unwrap())
+        };
         for host in ["keys.example", "keys.example.", "a.b.keys.example", "1.1.1.1"] {
             assert_eq!(check(&open, host), Ok(()), "{host}");
         }
-        for host in ["localhost", "localhost.", "keys", "keys.local", "keys.internal", "KEYS.svc.cluster.local", "proxy.example"] {
+        for host in [
+            "localhost",
+            "localhost.",
+            "keys",
+            "keys.local",
+            "keys.internal",
+            "KEYS.svc.cluster.local",
+            "proxy.example",
+        ] {
             assert!(matches!(check(&open, host), Err(Forbidden::Name(_))), "{host}");
         }
         assert!(matches!(check(&open, "10.0.0.1"), Err(Forbidden::Address { .. })));
         assert_eq!(check(&behind, "keys.internal"), Ok(()), "it is listed");
-        assert_eq!(check(&guard(false, &[]), "keys.internal"), Ok(()), "its address is checked when it is looked up");
+        assert_eq!(
+            check(&guard(false, &[]), "keys.internal"),
+            Ok(()),
+            "its address is checked when it is looked up"
+        );
     }
 
     #[tokio::test]
@@ -268,7 +301,11 @@ mod tests {
 
     #[tokio::test]
     async fn names_of_private_addresses_are_not_resolved() {
-        let error = guard(false, &[]).resolve("localhost".parse().unwrap()).await.err().expect("localhost is loopback");
+        let error = guard(false, &[])
+            .resolve("localhost".parse().unwrap())
+            .await
+            .err()
+            .expect("localhost is loopback");
         assert!(matches!(error.downcast_ref(), Some(Forbidden::Address { .. })), "{error}");
         assert!(guard(false, &["localhost"]).resolve("localhost".parse().unwrap()).await.is_ok());
     }

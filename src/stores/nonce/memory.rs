@@ -45,13 +45,19 @@ pub struct MemoryNonceStore {
 
 /// The store holds as many live nonces as it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the in-memory nonce store is full of live nonces; raise `nonce.memory_entries`, or use Redis (`nonce.url`)")]
+#[error(
+    "the in-memory nonce store is full of live nonces; raise `nonce.memory_entries`, or use Redis (`nonce.url`)"
+)]
 pub struct NonceStoreFull;
 
 impl MemoryNonceStore {
     /// A store of `entries` live nonces, but at least one; a large one takes up to a tenth more. `fence` says since when it
     /// remembers. Fails only if the system has no randomness.
-    pub fn new(entries: usize, fence: Fence, fence_mode: FenceMode) -> Result<Self, aws_lc_rs::error::Unspecified> {
+    pub fn new(
+        entries: usize,
+        fence: Fence,
+        fence_mode: FenceMode,
+    ) -> Result<Self, aws_lc_rs::error::Unspecified> {
         let mut hash_key = [0; 16];
         aws_lc_rs::rand::fill(&mut hash_key)?;
         let shards = entries.div_ceil(SHARD_ENTRIES).max(1);
@@ -62,7 +68,10 @@ impl MemoryNonceStore {
 
     /// How many nonces are held, live or not yet cleared away.
     pub fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).claims.len()).sum()
+        self.shards
+            .iter()
+            .map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).claims.len())
+            .sum()
     }
 
     /// Whether none is held.
@@ -97,8 +106,16 @@ impl MemoryNonceStore {
             return Claimed::Fenced;
         }
         let digest = self.digest(claim.principal, claim.nonce);
-        let live = self.shard(digest).claims.find(digest.place, |live| live.digest == digest).map(|live| live.forgotten_at);
-        if live.is_some_and(|forgotten_at| claim.now.seconds() < forgotten_at) { Claimed::Replayed } else { Claimed::Fresh }
+        let live = self
+            .shard(digest)
+            .claims
+            .find(digest.place, |live| live.digest == digest)
+            .map(|live| live.forgotten_at);
+        if live.is_some_and(|forgotten_at| claim.now.seconds() < forgotten_at) {
+            Claimed::Replayed
+        } else {
+            Claimed::Fresh
+        }
     }
 }
 
@@ -114,7 +131,9 @@ impl NonceStore for MemoryNonceStore {
 
     /// A nonce may fall on any shard: one without room is enough for claims to fail.
     fn check(&self, now: UnixMillis) -> Answer<'_, Result<(), Unavailable>> {
-        let has_room = |shard: &Mutex<Shard>| shard.lock().unwrap_or_else(PoisonError::into_inner).has_room(now.seconds());
+        let has_room = |shard: &Mutex<Shard>| {
+            shard.lock().unwrap_or_else(PoisonError::into_inner).has_room(now.seconds())
+        };
         let checked = if self.shards.iter().all(has_room) { Ok(()) } else { Err(NonceStoreFull) };
         Answer::ready(checked.map_err(|full| Unavailable::new(Dependency::NonceStore, full)))
     }
@@ -122,7 +141,9 @@ impl NonceStore for MemoryNonceStore {
 
 impl fmt::Debug for MemoryNonceStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryNonceStore").field("shards", &self.shards.len()).finish_non_exhaustive()
+        f.debug_struct("MemoryNonceStore")
+            .field("shards", &self.shards.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -163,9 +184,14 @@ impl Shard {
         let forgotten_at = now.saturating_add(remember).saturating_add(1);
         let live = Live { digest, forgotten_at, attempt: low_half(claim.attempt) };
         let is_full = self.claims.len() >= self.entries_max;
-        match self.claims.entry(digest.place, |held| held.digest == digest, |held| held.digest.place) {
+        match self.claims.entry(
+            digest.place,
+            |held| held.digest == digest,
+            |held| held.digest.place,
+        ) {
             Entry::Occupied(held) if now < held.get().forgotten_at => {
-                let is_same = matches!(claim.attempt, Attempt::Named(_)) && held.get().attempt == live.attempt;
+                let is_same = matches!(claim.attempt, Attempt::Named(_))
+                    && held.get().attempt == live.attempt;
                 return Ok(if is_same { Claimed::Fresh } else { Claimed::Replayed });
             }
             Entry::Occupied(mut expired) => *expired.get_mut() = live,
@@ -195,7 +221,9 @@ impl Shard {
                 Some(place) => {
                     // The same nonce may have been claimed anew after it was forgotten; then the newer expiry counts. Of two at one
                     // place that are forgotten at one time, each is found in turn.
-                    let is_it = |live: &Live| live.digest.place == place && live.forgotten_at == forgotten_at;
+                    let is_it = |live: &Live| {
+                        live.digest.place == place && live.forgotten_at == forgotten_at
+                    };
                     if let Ok(forgotten) = self.claims.find_entry(place, is_it) {
                         forgotten.remove();
                     }
@@ -250,9 +278,17 @@ mod tests {
         assert!(!is_ready(1) && !is_ready(21), "readiness says so");
         assert!(is_ready(22), "and that there is room again, without a claim that finds it");
         for name in &names {
-            assert_eq!(store.claim_now(&claim(name, 20_000, 20_000)), Ok(Claimed::Replayed), "{name}");
+            assert_eq!(
+                store.claim_now(&claim(name, 20_000, 20_000)),
+                Ok(Claimed::Replayed),
+                "{name}"
+            );
         }
-        assert_eq!(store.claim_now(&claim("one more", 22_000, 42_000)), Ok(Claimed::Fresh), "expired ones made room");
+        assert_eq!(
+            store.claim_now(&claim("one more", 22_000, 42_000)),
+            Ok(Claimed::Fresh),
+            "expired ones made room"
+        );
     }
 
     #[test]
@@ -277,9 +313,11 @@ mod tests {
                 .take_while(|n| store.claim_now(&claim(&format!("{n}"), 0, 20_000)).is_ok())
                 .count();
             assert!(claimed >= entries, "{entries}: full at {claimed}");
-            let bound: usize = store.shards.iter().map(|shard| shard.lock().unwrap().entries_max).sum();
+            let bound: usize =
+                store.shards.iter().map(|shard| shard.lock().unwrap().entries_max).sum();
             assert!(
-                store.shards.len() == 1 && bound == entries || bound <= entries + entries / 8 + SHARD_ENTRIES_MAX,
+                store.shards.len() == 1 && bound == entries
+                    || bound <= entries + entries / 8 + SHARD_ENTRIES_MAX,
                 "{entries}: {bound}"
             );
         }
@@ -296,7 +334,10 @@ mod tests {
         for second in 0_u32..200 {
             for n in 0..100 {
                 let now = i64::from(second) * 1000;
-                assert_eq!(store.claim_now(&claim(&format!("{second}-{n}"), now, now + 20_000)), Ok(Claimed::Fresh));
+                assert_eq!(
+                    store.claim_now(&claim(&format!("{second}-{n}"), now, now + 20_000)),
+                    Ok(Claimed::Fresh)
+                );
             }
         }
         assert!(store.len() < 100 * 30, "{}", store.len());

@@ -105,14 +105,19 @@ struct KnownEpoch {
 
 impl RedisNonceStore {
     /// A store on the Redis that `settings` name, for tokens of `tolerance`; `None` if they name none. Nothing is connected yet.
-    pub fn new(settings: &NonceSettings, tolerance: Tolerance, clock: Arc<dyn Clock>) -> Option<Result<Arc<Self>, BadRedis>> {
+    pub fn new(
+        settings: &NonceSettings,
+        tolerance: Tolerance,
+        clock: Arc<dyn Clock>,
+    ) -> Option<Result<Arc<Self>, BadRedis>> {
         let access = match RedisAccess::new(settings).transpose()? {
             Ok(access) => access,
             Err(error) => return Some(Err(error.into())),
         };
         let servers = Servers::new(access);
         let epochs = (0..servers.partitions()).map(|_| ArcSwapOption::empty()).collect();
-        let epoch_gets = (0..servers.partitions()).map(|partition| get(&key::epoch(partition))).collect();
+        let epoch_gets =
+            (0..servers.partitions()).map(|partition| get(&key::epoch(partition))).collect();
         let rules = Rules {
             timeout: settings.timeout,
             tolerance,
@@ -144,7 +149,10 @@ impl RedisNonceStore {
 
     /// How often something could not be asked or was not answered, by kind.
     pub fn failures(&self) -> impl Iterator<Item = (FailureKind, u64)> {
-        FailureKind::ALL.iter().zip(&self.failures).map(|(kind, count)| (*kind, count.load(Ordering::Relaxed)))
+        FailureKind::ALL
+            .iter()
+            .zip(&self.failures)
+            .map(|(kind, count)| (*kind, count.load(Ordering::Relaxed)))
     }
 
     fn thread(&self) -> &Arc<Thread> {
@@ -169,7 +177,8 @@ impl RedisNonceStore {
             Ok(Err(error)) => error,
             Err(_) => {
                 self.look_for_life(thread, partition);
-                let address = self.servers.layout().server(partition).map(|server| server.address.clone());
+                let address =
+                    self.servers.layout().server(partition).map(|server| server.address.clone());
                 ClaimError::Timeout { address, timeout }
             }
         };
@@ -181,10 +190,14 @@ impl RedisNonceStore {
         self.failures[error.kind() as usize].fetch_add(1, Ordering::Relaxed);
         self.is_any_down.store(true, Ordering::Relaxed);
         let server = self.servers.layout().server(partition).cloned();
-        let is_news = server.as_ref().map_or_else(|| !self.is_lost.swap(true, Ordering::Relaxed), |server| server.is_news(true));
+        let is_news = server.as_ref().map_or_else(
+            || !self.is_lost.swap(true, Ordering::Relaxed),
+            |server| server.is_news(true),
+        );
         if is_news {
             let server = server.map(|server| server.address.to_string());
-            let (cause, kind) = (std::error::Error::source(&error).map(ToString::to_string), error.kind().name());
+            let (cause, kind) =
+                (std::error::Error::source(&error).map(ToString::to_string), error.kind().name());
             tracing::error!(
                 error = %error, cause, kind, server, "Redis cannot claim nonces: decisions are unavailable until it can"
             );
@@ -209,7 +222,11 @@ impl RedisNonceStore {
     /// slow, and a new connection would be no faster.
     fn look_for_life(&self, thread: &Arc<Thread>, partition: usize) {
         let Some(server) = self.servers.layout().server(partition).cloned() else { return };
-        let (Some(link), Some(sent)) = (thread.held(server.id), Instant::now().checked_sub(self.rules.timeout)) else { return };
+        let (Some(link), Some(sent)) =
+            (thread.held(server.id), Instant::now().checked_sub(self.rules.timeout))
+        else {
+            return;
+        };
         if link.connection.heard_since(sent) {
             return;
         }
@@ -264,12 +281,17 @@ impl RedisNonceStore {
         let layout = self.servers.layout();
         let Some(server) = layout.server(partition) else { return Ok(None) };
         match server.has_problem().then(|| server.problem()).flatten() {
-            Some(problem) => Err(ClaimError::Problem(problem)),
+            Some(problem) => Err(ClaimError::Unfit(problem)),
             None => Ok(thread.held(server.id)),
         }
     }
 
-    async fn connect(&self, thread: &Arc<Thread>, partition: usize, may_borrow: bool) -> Result<Link, ClaimError> {
+    async fn connect(
+        &self,
+        thread: &Arc<Thread>,
+        partition: usize,
+        may_borrow: bool,
+    ) -> Result<Link, ClaimError> {
         let server = || self.servers.layout_now().server(partition).cloned();
         let server = if let Some(server) = server() {
             server
@@ -287,7 +309,12 @@ impl RedisNonceStore {
     }
 
     /// The connection of `thread` to `server` that is being made from now on, if it is not already.
-    fn connecting(&self, thread: &Arc<Thread>, server: Arc<Server>, suspect: Option<Suspect>) -> Connecting {
+    fn connecting(
+        &self,
+        thread: &Arc<Thread>,
+        server: Arc<Server>,
+        suspect: Option<Suspect>,
+    ) -> Connecting {
         let (store, own_thread) = (Weak::clone(&self.me), Arc::clone(thread));
         thread.connecting(server.id, async move {
             if let Some(Suspect { link, silence, sent }) = &suspect {
@@ -299,8 +326,13 @@ impl RedisNonceStore {
             let connect = async {
                 let connected = server.connect().await;
                 let address = || server.address.clone();
-                let mut connection = connected.map_err(|error| ClaimError::Connect { address: address(), error })?;
-                store.upgrade().ok_or(ClaimError::Stopping)?.settle(&server, &mut connection).await?;
+                let mut connection =
+                    connected.map_err(|error| ClaimError::Connect { address: address(), error })?;
+                store
+                    .upgrade()
+                    .ok_or(ClaimError::Stopping)?
+                    .settle(&server, &mut connection)
+                    .await?;
                 let link = Link::new(server.id, connection);
                 match &suspect {
                     Some(suspect) => own_thread.keep_instead(&suspect.link, suspect.sent, link),
@@ -308,7 +340,10 @@ impl RedisNonceStore {
                 }
                 Ok(())
             };
-            let late = ClaimError::Timeout { address: Some(server.address.clone()), timeout: CONNECT_TIMEOUT };
+            let late = ClaimError::Timeout {
+                address: Some(server.address.clone()),
+                timeout: CONNECT_TIMEOUT,
+            };
             tokio::time::timeout(CONNECT_TIMEOUT, connect).await.unwrap_or(Err(late))
         })
     }
@@ -324,7 +359,12 @@ impl RedisNonceStore {
     async fn try_claim(&self, thread: &Arc<Thread>, partition: usize) -> Result<(), ClaimError> {
         let link = self.link(thread, partition).await?;
         let mut set = Cmd::new();
-        set.arg("SET").arg(key::trial(partition)).arg("").arg("NX").arg("PX").arg(TRIAL_LIFETIME_MS);
+        set.arg("SET")
+            .arg(key::trial(partition))
+            .arg("")
+            .arg("NX")
+            .arg("PX")
+            .arg(TRIAL_LIFETIME_MS);
         let reply = self.ask(&link, &set).await?;
         match self.read(&link, reply::set(reply))? {
             SetReply::Stored => Ok(()),
@@ -340,12 +380,20 @@ impl RedisNonceStore {
 impl NonceStore for RedisNonceStore {
     fn claim<'a>(&'a self, claim: NonceClaim<'a>) -> Answer<'a, Result<Claimed, Unavailable>> {
         let (thread, key) = (self.thread(), self.key(&claim));
-        Answer::pending(self.within_timeout(thread, key.partition, self.claim_once(thread, key, claim)))
+        Answer::pending(self.within_timeout(
+            thread,
+            key.partition,
+            self.claim_once(thread, key, claim),
+        ))
     }
 
     fn look<'a>(&'a self, claim: NonceClaim<'a>) -> Answer<'a, Result<Claimed, Unavailable>> {
         let (thread, key) = (self.thread(), self.key(&claim));
-        Answer::pending(self.within_timeout(thread, key.partition, self.look_once(thread, key, claim)))
+        Answer::pending(self.within_timeout(
+            thread,
+            key.partition,
+            self.look_once(thread, key, claim),
+        ))
     }
 
     /// Every server takes a claim on trial.
@@ -353,8 +401,9 @@ impl NonceStore for RedisNonceStore {
         Answer::pending(async {
             let thread = self.thread();
             let partitions = self.first_partitions().await;
-            let trials =
-                partitions.into_iter().map(|partition| self.within_timeout(thread, partition, self.try_claim(thread, partition)));
+            let trials = partitions.into_iter().map(|partition| {
+                self.within_timeout(thread, partition, self.try_claim(thread, partition))
+            });
             join_all(trials).await.into_iter().collect()
         })
     }

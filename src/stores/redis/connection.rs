@@ -13,7 +13,9 @@ use std::{
 };
 
 use futures_util::future::select_ok;
-use redis::{AsyncConnectionConfig, ErrorKind, RedisConnectionInfo, RedisError, aio::MultiplexedConnection};
+use redis::{
+    AsyncConnectionConfig, ErrorKind, RedisConnectionInfo, RedisError, aio::MultiplexedConnection,
+};
 use rustls::{ClientConfig, pki_types::ServerName};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
@@ -55,11 +57,16 @@ struct Heard {
 }
 
 impl Connection {
-    pub(super) async fn log_in(login: &RedisConnectionInfo, stream: Stream) -> Result<Self, RedisError> {
+    pub(super) async fn log_in(
+        login: &RedisConnectionInfo,
+        stream: Stream,
+    ) -> Result<Self, RedisError> {
         let heard = Arc::clone(&stream.heard);
         // Whoever asks has a time of their own.
-        let config = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
-        let (multiplexed, driver) = MultiplexedConnection::new_with_config(login, stream, config).await?;
+        let config =
+            AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
+        let (multiplexed, driver) =
+            MultiplexedConnection::new_with_config(login, stream, config).await?;
         let driver = tokio::spawn(driver).abort_handle();
         Ok(Self { multiplexed, life: Arc::new(Life { heard, driver }) })
     }
@@ -122,13 +129,20 @@ trait Bytes: AsyncRead + AsyncWrite + Send {}
 impl<T: AsyncRead + AsyncWrite + Send> Bytes for T {}
 
 /// Connects to `address`, and does the handshake of TLS if there is any.
-pub(super) async fn open(address: &RedisAddress, tls: Option<&Arc<ClientConfig>>) -> Result<Stream, RedisError> {
+pub(super) async fn open(
+    address: &RedisAddress,
+    tls: Option<&Arc<ClientConfig>>,
+) -> Result<Stream, RedisError> {
     let bytes: Pin<Box<dyn Bytes>> = match (address, tls) {
         (RedisAddress::Unix(path), _) => Box::pin(UnixStream::connect(path).await?),
         (RedisAddress::Tcp(host, port), None) => Box::pin(tcp(host, *port).await?),
         (RedisAddress::Tcp(host, port), Some(tls)) => {
-            let name = ServerName::try_from(host.clone())
-                .map_err(|_| RedisError::from((ErrorKind::InvalidClientConfig, "a host that no certificate can name")))?;
+            let name = ServerName::try_from(host.clone()).map_err(|_| {
+                RedisError::from((
+                    ErrorKind::InvalidClientConfig,
+                    "a host that no certificate can name",
+                ))
+            })?;
             let connector = TlsConnector::from(Arc::clone(tls));
             Box::pin(connector.connect(name, tcp(host, *port).await?).await?)
         }
@@ -141,11 +155,16 @@ async fn tcp(host: &str, port: u16) -> Result<TcpStream, RedisError> {
     if addresses.is_empty() {
         return Err(failed("the host has no address"));
     }
-    let (stream, _) = select_ok(addresses.into_iter().map(|address| Box::pin(TcpStream::connect(address)))).await?;
+    let (stream, _) =
+        select_ok(addresses.into_iter().map(|address| Box::pin(TcpStream::connect(address))))
+            .await?;
     // A claim is smaller than a segment: it must not wait for the acknowledgement of the one before.
     stream.set_nodelay(true)?;
     let socket = SockRef::from(&stream);
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_RETRIES);
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_RETRIES);
     socket.set_tcp_keepalive(&keepalive)?;
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
@@ -153,7 +172,11 @@ async fn tcp(host: &str, port: u16) -> Result<TcpStream, RedisError> {
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(self.bytes.as_mut().poll_read(context, buffer))?;
         if buffer.filled().len() > before {
@@ -164,7 +187,11 @@ impl AsyncRead for Stream {
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.bytes.as_mut().poll_write(context, bytes)
     }
 

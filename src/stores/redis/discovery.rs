@@ -115,9 +115,13 @@ impl Question<'_> {
             None => access.connect(address, purpose).await?,
         };
         let told = match self {
-            Self::Sentinel { service } => {
-                told_by_sentinel(redis::cmd("SENTINEL").arg("MASTER").arg(service).query_async(&mut *connection).await?)
-            }
+            Self::Sentinel { service } => told_by_sentinel(
+                redis::cmd("SENTINEL")
+                    .arg("MASTER")
+                    .arg(service)
+                    .query_async(&mut *connection)
+                    .await?,
+            ),
             Self::ClusterNode => ask_node(&mut connection, address).await?,
         };
         Ok((told, connection))
@@ -126,20 +130,33 @@ impl Question<'_> {
 
 fn told_by_sentinel(reply: Value) -> Option<Told> {
     let fields: Vec<String> = match reply {
-        Value::Map(pairs) => pairs.into_iter().flat_map(|(name, value)| [text(name), text(value)]).collect::<Option<_>>()?,
+        Value::Map(pairs) => pairs
+            .into_iter()
+            .flat_map(|(name, value)| [text(name), text(value)])
+            .collect::<Option<_>>()?,
         Value::Array(values) => values.into_iter().map(text).collect::<Option<_>>()?,
         _ => return None,
     };
-    let field = |name: &str| fields.chunks_exact(2).find(|pair| pair[0] == name).map(|pair| pair[1].as_str());
+    let field = |name: &str| {
+        fields.chunks_exact(2).find(|pair| pair[0] == name).map(|pair| pair[1].as_str())
+    };
     let address = RedisAddress::Tcp(field("ip")?.to_owned(), field("port")?.parse().ok()?);
-    Some(Told { number: field("config-epoch")?.parse().ok()?, masters: vec![(address, vec![(0, SLOTS - 1)])] })
+    Some(Told {
+        number: field("config-epoch")?.parse().ok()?,
+        masters: vec![(address, vec![(0, SLOTS - 1)])],
+    })
 }
 
-async fn ask_node(connection: &mut Connection, asked: &RedisAddress) -> Result<Option<Told>, RedisError> {
+async fn ask_node(
+    connection: &mut Connection,
+    asked: &RedisAddress,
+) -> Result<Option<Told>, RedisError> {
     let mut pipeline = redis::pipe();
     pipeline.cmd("CLUSTER").arg("INFO").cmd("CLUSTER").arg("SLOTS");
     let (info, slots): (String, Value) = pipeline.query_async(&mut **connection).await?;
-    let number = info.lines().find_map(|line| line.strip_prefix("cluster_current_epoch:")?.trim().parse().ok());
+    let number = info
+        .lines()
+        .find_map(|line| line.strip_prefix("cluster_current_epoch:")?.trim().parse().ok());
     Ok(number.and_then(|number| Some(Told { number, masters: masters(slots, asked)? })))
 }
 
@@ -152,7 +169,9 @@ fn masters(slots: Value, asked: &RedisAddress) -> Option<Vec<Master>> {
         let Value::Array(range) = range else { return None };
         let [first, last, Value::Array(master), ..] = &*range else { return None };
         let (host, port) = (master.first()?, master.get(1)?);
-        let number = |value: &Value| if let Value::Int(number) = value { u16::try_from(*number).ok() } else { None };
+        let number = |value: &Value| {
+            if let Value::Int(number) = value { u16::try_from(*number).ok() } else { None }
+        };
         let told = text(host.clone()).filter(|host| !host.is_empty() && host != "?");
         let host = match (told, asked) {
             (Some(host), _) => host,
@@ -195,7 +214,12 @@ mod tests {
             Told { number, masters: vec![(address, vec![(0, SLOTS - 1)])] }
         };
         // 1 was replaced by 2, and wakes up.
-        for all in [[(5, 1), (5, 2), (5, 2)], [(5, 2), (5, 1), (5, 2)], [(5, 2), (5, 2), (5, 1)], [(4, 1), (4, 1), (5, 2)]] {
+        for all in [
+            [(5, 1), (5, 2), (5, 2)],
+            [(5, 2), (5, 1), (5, 2)],
+            [(5, 2), (5, 2), (5, 1)],
+            [(4, 1), (4, 1), (5, 2)],
+        ] {
             let chosen = newest(all.map(|(number, port)| told(number, port)).into()).unwrap();
             assert_eq!(chosen.masters, told(5, 2).masters, "{all:?}");
         }
@@ -206,30 +230,66 @@ mod tests {
     fn a_sentinel_names_the_master_and_how_new_that_is() {
         let wire = "*6\r\n$2\r\nip\r\n$9\r\n127.0.0.1\r\n$4\r\nport\r\n$4\r\n7001\r\n$12\r\nconfig-epoch\r\n$1\r\n3\r\n";
         let told = told_by_sentinel(parse_redis_value(wire.as_bytes()).unwrap()).unwrap();
-        assert_eq!((told.number, &told.masters[0].0), (3, &RedisAddress::Tcp("127.0.0.1".to_owned(), 7001)));
-        for wire in ["*0\r\n", "$-1\r\n", "-ERR No such master with that name\r\n", "*2\r\n$2\r\nip\r\n$1\r\nx\r\n"] {
-            assert!(told_by_sentinel(parse_redis_value(wire.as_bytes()).unwrap()).is_none(), "{wire:?}");
+        assert_eq!(
+            (told.number, &told.masters[0].0),
+            (3, &RedisAddress::Tcp("127.0.0.1".to_owned(), 7001))
+        );
+        for wire in [
+            "*0\r\n",
+            "$-1\r\n",
+            "-ERR No such master with that name\r\n",
+            "*2\r\n$2\r\nip\r\n$1\r\nx\r\n",
+        ] {
+            assert!(
+                told_by_sentinel(parse_redis_value(wire.as_bytes()).unwrap()).is_none(),
+                "{wire:?}"
+            );
         }
     }
 
     #[test]
     fn the_masters_of_a_cluster_have_their_ranges() {
         let range = |first: i64, last: i64, host: &str, port: i64| {
-            let node = vec![Value::BulkString(host.into()), Value::Int(port), Value::BulkString(b"id".to_vec())];
-            Value::Array(vec![Value::Int(first), Value::Int(last), Value::Array(node.clone()), Value::Array(node)])
+            let node = vec![
+                Value::BulkString(host.into()),
+                Value::Int(port),
+                Value::BulkString(b"id".to_vec()),
+            ];
+            Value::Array(vec![
+                Value::Int(first),
+                Value::Int(last),
+                Value::Array(node.clone()),
+                Value::Array(node),
+            ])
         };
-        let slots = Value::Array(vec![range(0, 99, "10.0.0.1", 1), range(100, 199, "", 2), range(200, 299, "10.0.0.1", 1)]);
+        let slots = Value::Array(vec![
+            range(0, 99, "10.0.0.1", 1),
+            range(100, 199, "", 2),
+            range(200, 299, "10.0.0.1", 1),
+        ]);
         let named = |host: &str, port| RedisAddress::Tcp(host.to_owned(), port);
         let found = masters(slots, &named("10.0.0.9", 1)).unwrap();
-        assert_eq!(found, [(named("10.0.0.1", 1), vec![(0, 99), (200, 299)]), (named("10.0.0.9", 2), vec![(100, 199)])]);
+        assert_eq!(
+            found,
+            [
+                (named("10.0.0.1", 1), vec![(0, 99), (200, 299)]),
+                (named("10.0.0.9", 2), vec![(100, 199)])
+            ]
+        );
         let unknown = Value::Array(vec![Value::Array(vec![
             Value::Int(0),
             Value::Int(99),
             Value::Array(vec![Value::Nil, Value::Int(3), Value::BulkString(b"id".to_vec())]),
         ])]);
         let found = masters(unknown, &named("redis.example", 1)).unwrap();
-        assert_eq!(found[0].0, named("redis.example", 3), "`cluster-preferred-endpoint-type unknown-endpoint`");
-        assert!(masters(Value::Array(vec![range(0, 70_000, "10.0.0.1", 1)]), &named("", 1)).is_none());
+        assert_eq!(
+            found[0].0,
+            named("redis.example", 3),
+            "`cluster-preferred-endpoint-type unknown-endpoint`"
+        );
+        assert!(
+            masters(Value::Array(vec![range(0, 70_000, "10.0.0.1", 1)]), &named("", 1)).is_none()
+        );
         assert!(masters(Value::Nil, &named("", 1)).is_none());
     }
 }

@@ -22,7 +22,7 @@ use crate::{
         algorithm::{Algorithm, Ed25519Name},
         issuer_keys::SigningKey,
         key::{KeyError, PrivateKey},
-        rotation::Tenure,
+        key_schedule::KeySchedule,
         time::{UnixMillis, UnixSeconds},
     },
 };
@@ -30,7 +30,8 @@ use crate::{
 /// The key that is made where there is none. Older than every other, whatever its file says.
 const FIRST: &str = "initial.pem";
 /// How the names of keys that we make begin.
-const TIME_IN_NAME: &[BorrowedFormatItem<'_>] = format_description!("[year][month][day]T[hour][minute][second]Z");
+const TIME_IN_NAME: &[BorrowedFormatItem<'_>] =
+    format_description!("[year][month][day]T[hour][minute][second]Z");
 /// Size of the RSA keys that are made. Each of our tokens is one signature, which twice the size would make five times as slow.
 const RSA_BITS: usize = 2048;
 
@@ -77,12 +78,20 @@ impl Folder {
         };
         let mut stamps = Vec::new();
         for entry in entries {
-            let name = entry.map_err(|source| self.unusable(source))?.file_name().to_string_lossy().into_owned();
-            if name.starts_with('.') || Path::new(&name).extension().is_none_or(|extension| extension != "pem") {
+            let name = entry
+                .map_err(|source| self.unusable(source))?
+                .file_name()
+                .to_string_lossy()
+                .into_owned();
+            if name.starts_with('.')
+                || Path::new(&name).extension().is_none_or(|extension| extension != "pem")
+            {
                 continue;
             }
             let file = self.path.join(&name);
-            match fs::metadata(&file).and_then(|metadata| Ok((metadata.is_file(), metadata.modified()?, metadata.len()))) {
+            match fs::metadata(&file)
+                .and_then(|metadata| Ok((metadata.is_file(), metadata.modified()?, metadata.len())))
+            {
                 Ok((true, modified, length)) => stamps.push(Stamp { name, modified, length }),
                 Ok((false, ..)) => {}
                 // Removed just now.
@@ -96,7 +105,8 @@ impl Folder {
 
     /// Reads the keys, oldest first. A copy of a key under another name is passed over: the key is as old as its oldest file.
     pub(super) fn read(&self, stamps: &[Stamp]) -> Result<Vec<KeyFile>, SigningKeyError> {
-        let mut files: Vec<KeyFile> = stamps.iter().map(|stamp| self.read_one(stamp)).collect::<Result<_, _>>()?;
+        let mut files: Vec<KeyFile> =
+            stamps.iter().map(|stamp| self.read_one(stamp)).collect::<Result<_, _>>()?;
         files.sort_by(|one, other| (one.time, &one.name).cmp(&(other.time, &other.name)));
         let mut kids = std::collections::HashSet::new();
         files.retain(|file| kids.insert(file.key.kid().to_owned()));
@@ -110,23 +120,34 @@ impl Folder {
             Err(source) => return Err(SigningKeyError::Unreadable { file, source }),
         };
         let key = PrivateKey::parse(&pem, None).map_err(|source| match source {
-            KeyError::PassphraseMissing | KeyError::LegacyEncryption => SigningKeyError::Encrypted { file },
+            KeyError::PassphraseMissing | KeyError::LegacyEncryption => {
+                SigningKeyError::Encrypted { file }
+            }
             source => SigningKeyError::Unusable { file, source },
         })?;
         let modified = UnixSeconds(UnixMillis::from(stamp.modified).seconds()).millis();
         let created_at = time_in(&stamp.name).unwrap_or(modified);
         let time = if stamp.name == FIRST { UnixMillis(0) } else { created_at };
-        let key = Arc::new(SigningKey::new(key, Some(self.algorithm)).naming_ed25519(self.ed25519_name));
+        let key =
+            Arc::new(SigningKey::new(key, Some(self.algorithm)).naming_ed25519(self.ed25519_name));
         Ok(KeyFile { name: stamp.name.clone(), time, created_at, key })
     }
 
     /// Makes the folder where it is missing, and the first key in it, unless somebody else was faster.
     pub(super) fn make_first(&self) -> Result<(), SigningKeyError> {
-        let made = self.write(&self.generate()?, FIRST, |draft, file| fs::hard_link(draft, file))?;
+        let made =
+            self.write(&self.generate()?, FIRST, |draft, file| fs::hard_link(draft, file))?;
         match made {
-            Ok(()) => tracing::info!(file = %self.path.join(FIRST).display(), "there was no signing key, and one was made"),
+            Ok(()) => {
+                tracing::info!(file = %self.path.join(FIRST).display(), "there was no signing key, and one was made")
+            }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(source) => return Err(SigningKeyError::FirstNotWritten { file: self.path.join(FIRST), source }),
+            Err(source) => {
+                return Err(SigningKeyError::FirstNotWritten {
+                    file: self.path.join(FIRST),
+                    source,
+                });
+            }
         }
         Ok(())
     }
@@ -135,7 +156,8 @@ impl Folder {
     pub(super) fn make_newer(&self, at: UnixMillis) -> Result<String, SigningKeyError> {
         let key = self.generate()?;
         let kid = key.public_key().fingerprint().to_string();
-        let name = format!("{}-{}.pem", at.to_utc().format(TIME_IN_NAME).unwrap_or_default(), &kid[..8]);
+        let name =
+            format!("{}-{}.pem", at.to_utc().format(TIME_IN_NAME).unwrap_or_default(), &kid[..8]);
         match self.write(&key, &name, |draft, file| fs::rename(draft, file))? {
             Ok(()) => Ok(kid),
             Err(source) => Err(SigningKeyError::NotWritten { file: self.path.join(name), source }),
@@ -153,13 +175,20 @@ impl Folder {
         name: &str,
         publish: impl FnOnce(&Path, &Path) -> io::Result<()>,
     ) -> Result<io::Result<()>, SigningKeyError> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.path).map_err(|source| self.unusable(source))?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.path)
+            .map_err(|source| self.unusable(source))?;
         let pem = key.to_pem().map_err(SigningKeyError::NotMade)?;
         let draft = self.path.join(format!(".{}.draft", key.public_key().fingerprint()));
-        let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft).and_then(|mut file| {
-            file.write_all(pem.expose_secret().as_bytes())?;
-            file.sync_all()
-        });
+        let written =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft).and_then(
+                |mut file| {
+                    file.write_all(pem.expose_secret().as_bytes())?;
+                    file.sync_all()
+                },
+            );
         let published = written.and_then(|()| publish(&draft, &self.path.join(name)));
         // Where it was renamed it is gone already.
         drop(fs::remove_file(&draft));
@@ -178,15 +207,16 @@ impl Folder {
 }
 
 impl KeyFile {
-    pub(super) fn listed(&self, folder: &Folder, tenure: Tenure) -> ListedKey {
+    pub(super) fn listed(&self, folder: &Folder, schedule: KeySchedule) -> ListedKey {
         // The first key has the oldest of all times, at which there was nothing to sign.
-        let tenure = Tenure { signs_from: tenure.signs_from.max(self.created_at), ..tenure };
+        let schedule =
+            KeySchedule { signs_from: schedule.signs_from.max(self.created_at), ..schedule };
         ListedKey {
             kid: self.key.kid().to_owned(),
             algorithm: self.key.algorithm(),
             file: folder.path.join(&self.name),
             created_at: self.created_at,
-            tenure,
+            schedule,
         }
     }
 }
@@ -214,7 +244,11 @@ mod tests {
             ("ключ-a.pem", None),
             ("initial.pem", None),
         ] {
-            assert_eq!(time_in(name), seconds.map(|seconds| UnixSeconds(seconds).millis()), "{name}");
+            assert_eq!(
+                time_in(name),
+                seconds.map(|seconds| UnixSeconds(seconds).millis()),
+                "{name}"
+            );
         }
     }
 }

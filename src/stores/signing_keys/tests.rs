@@ -24,9 +24,12 @@ const FOLDER_VARIABLE: &str = "COUNTERSIGN_TEST_SIGNING_KEYS";
 
 #[test]
 fn an_empty_folder_gets_one_key_of_the_kind_that_is_set() {
-    for (algorithm, family) in [("RS256", KeyFamily::Rsa), ("PS256", KeyFamily::Rsa), ("ES384", KeyFamily::P384)] {
+    for (algorithm, family) in
+        [("RS256", KeyFamily::Rsa), ("PS256", KeyFamily::Rsa), ("ES384", KeyFamily::P384)]
+    {
         let folder = tempfile::tempdir().unwrap();
-        let settings = IssuerSettings { algorithm: algorithm.parse().unwrap(), ..settings(&folder) };
+        let settings =
+            IssuerSettings { algorithm: algorithm.parse().unwrap(), ..settings(&folder) };
         let keys = SigningKeyFolder::open(&settings, NOW).unwrap();
         assert_eq!(keys.current().algorithm(), algorithm);
         assert_eq!(keys.current().signing_key().unwrap().public_key().family(), family);
@@ -89,7 +92,10 @@ fn processes_that_start_at_once_agree_on_one_key() {
 #[allow(clippy::print_stdout, reason = "it tells the process that started it")]
 fn a_process_of_its_own() {
     let Some(folder) = std::env::var_os(FOLDER_VARIABLE) else { return };
-    let settings = IssuerSettings { signing_keys_dir: PathBuf::from(folder).join("keys"), ..IssuerSettings::default() };
+    let settings = IssuerSettings {
+        signing_keys_dir: PathBuf::from(folder).join("keys"),
+        ..IssuerSettings::default()
+    };
     println!("kid={}", signing(&SigningKeyFolder::open(&settings, NOW).unwrap()));
 }
 
@@ -102,14 +108,22 @@ fn a_new_key_is_published_then_signs_and_the_old_one_retires() {
     let of_the_old = keys.current().sign(b"{}").unwrap();
 
     let rotated = rotate(&settings, NOW).unwrap();
-    assert_eq!(rotated.tenure.state, KeyState::Published);
-    assert_eq!(rotated.tenure.signs_from, NOW.saturating_add(DELAY));
-    assert_eq!(rotated.file, settings.signing_keys_dir.join(format!("20270115T080000Z-{}.pem", &rotated.kid[..8])));
-    let signs_until = rotated.tenure.signs_from;
+    assert_eq!(rotated.schedule.state, KeyState::Published);
+    assert_eq!(rotated.schedule.signs_from, NOW.saturating_add(DELAY));
+    assert_eq!(
+        rotated.file,
+        settings.signing_keys_dir.join(format!("20270115T080000Z-{}.pem", &rotated.kid[..8]))
+    );
+    let signs_until = rotated.schedule.signs_from;
     let retires = signs_until.saturating_add(LIFETIME).saturating_add(Duration::from_mins(1));
     for (at, signs, published, of_the_old_verifies) in [
         (NOW, &old, vec![&rotated.kid, &old], true),
-        (signs_until.saturating_sub(Duration::from_millis(1)), &old, vec![&rotated.kid, &old], true),
+        (
+            signs_until.saturating_sub(Duration::from_millis(1)),
+            &old,
+            vec![&rotated.kid, &old],
+            true,
+        ),
         (signs_until, &rotated.kid, vec![&rotated.kid, &old], true),
         (retires, &rotated.kid, vec![&rotated.kid, &old], true),
         (retires.saturating_add(Duration::from_millis(1)), &rotated.kid, vec![&rotated.kid], false),
@@ -136,15 +150,15 @@ fn a_rotation_is_newer_than_every_other() {
     check(&settings).unwrap();
     assert!(!settings.signing_keys_dir.exists(), "looking makes nothing");
     let first = rotate(&settings, NOW).unwrap();
-    assert_eq!(first.tenure.state, KeyState::Signing);
+    assert_eq!(first.schedule.state, KeyState::Signing);
     let made: Vec<ListedKey> = (0..5).map(|_| rotate(&settings, NOW).unwrap()).collect();
     let listed = list(&settings, NOW.saturating_add(DELAY * 2)).unwrap();
     let kids = |keys: &[ListedKey]| keys.iter().map(|key| key.kid.clone()).collect::<Vec<_>>();
     assert_eq!(kids(&listed), kids(&[&[first], &made[..]].concat()));
-    assert_eq!(listed.last().unwrap().tenure.state, KeyState::Signing);
+    assert_eq!(listed.last().unwrap().schedule.state, KeyState::Signing);
     for (made, seconds) in made.iter().zip(1_u64..) {
         assert_eq!(made.created_at, NOW.saturating_add(Duration::from_secs(seconds)));
-        assert_eq!(made.tenure.signs_from, made.created_at.saturating_add(DELAY));
+        assert_eq!(made.schedule.signs_from, made.created_at.saturating_add(DELAY));
     }
 }
 
@@ -157,7 +171,8 @@ fn keys_that_others_put_there_have_the_time_of_their_file() {
     let pem = pem(KeyFamily::P256);
     let file = settings.signing_keys_dir.join("by-hand.pem");
     fs::write(&file, &pem).unwrap();
-    let modified = SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(NOW.0).unwrap() + 900);
+    let modified =
+        SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(NOW.0).unwrap() + 900);
     fs::File::open(&file).unwrap().set_modified(modified).unwrap();
     // What is hidden, or named otherwise, or no file, is not looked at.
     fs::write(settings.signing_keys_dir.join(".draft.pem"), "half").unwrap();
@@ -188,7 +203,8 @@ fn what_cannot_be_read_changes_nothing_and_stops_a_start() {
     let pem = pem(KeyFamily::Ed25519);
     let file = settings.signing_keys_dir.join("20270115T080000Z-new.pem");
     let public = PrivateKey::parse(&pem, None).unwrap().public_key().to_pem();
-    let encrypted = PrivateKey::parse(&pem, None).unwrap().to_encrypted_pem(&"secret".into()).unwrap();
+    let encrypted =
+        PrivateKey::parse(&pem, None).unwrap().to_encrypted_pem(&"secret".into()).unwrap();
     for (content, reason) in [
         (&pem[..pem.len() / 2], "cannot be used"),
         ("", "cannot be used"),
@@ -206,7 +222,10 @@ fn what_cannot_be_read_changes_nothing_and_stops_a_start() {
             rotate(&settings, later).unwrap_err(),
         ] {
             let error = error.to_string();
-            assert!(error.contains("20270115T080000Z-new.pem") && error.contains(reason), "{error}");
+            assert!(
+                error.contains("20270115T080000Z-new.pem") && error.contains(reason),
+                "{error}"
+            );
         }
     }
     // Once it is whole it counts.
@@ -217,7 +236,10 @@ fn what_cannot_be_read_changes_nothing_and_stops_a_start() {
     let before = keys.current();
     fs::remove_dir_all(&settings.signing_keys_dir).unwrap();
     keys.look(NOW.saturating_add(DELAY));
-    assert!(Arc::ptr_eq(&before, &keys.current()), "no key is made while tokens of others are about");
+    assert!(
+        Arc::ptr_eq(&before, &keys.current()),
+        "no key is made while tokens of others are about"
+    );
     assert!(!settings.signing_keys_dir.exists());
 
     fs::write(&settings.signing_keys_dir, "a file where a folder belongs").unwrap();
@@ -231,7 +253,12 @@ fn a_secret_is_used_instead_of_keys() {
     let secret = "0123456789abcdef0123456789abcdef";
     let file = folder.path().join("secret");
     let settings = IssuerSettings { hs256_secret_file: Some(file.clone()), ..settings(&folder) };
-    assert!(SigningKeyFolder::open(&settings, NOW).unwrap_err().to_string().contains("issuer.hs256_secret_file"));
+    assert!(
+        SigningKeyFolder::open(&settings, NOW)
+            .unwrap_err()
+            .to_string()
+            .contains("issuer.hs256_secret_file")
+    );
     let token = IssuerKeys::symmetric(secret.as_bytes()).unwrap().sign(b"{}").unwrap();
     for end in ["", "\n", "\r\n"] {
         fs::write(&file, format!("{secret}{end}")).unwrap();
@@ -245,7 +272,12 @@ fn a_secret_is_used_instead_of_keys() {
     assert!(matches!(check(&settings), Err(SigningKeyError::SecretTooShort { .. })));
     let error = SigningKeyFolder::open(&settings, NOW).unwrap_err();
     let text = format!("{error}: {}", error.source().unwrap());
-    assert!(text.contains("issuer.hs256_secret_file") && text.contains("32 bytes") && !text.contains(&secret[1..]), "{text}");
+    assert!(
+        text.contains("issuer.hs256_secret_file")
+            && text.contains("32 bytes")
+            && !text.contains(&secret[1..]),
+        "{text}"
+    );
     for error in [list(&settings, NOW).unwrap_err(), rotate(&settings, NOW).unwrap_err()] {
         assert!(error.to_string().contains("there are no signing keys"), "{error}");
     }
@@ -259,7 +291,10 @@ async fn the_folder_and_the_time_are_watched() {
     let keys = SigningKeyFolder::open(&settings, NOW).unwrap();
     let clock = Arc::new(SetClock(AtomicI64::new(NOW.0)));
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let watching = tokio::spawn(Arc::clone(&keys).watch(Arc::clone(&clock) as Arc<dyn Clock>, async { drop(stopped.await) }));
+    let watching = tokio::spawn(
+        Arc::clone(&keys)
+            .watch(Arc::clone(&clock) as Arc<dyn Clock>, async { drop(stopped.await) }),
+    );
 
     let rotated = rotate(&settings, NOW).unwrap();
     until(|| keys.current().jwks().contains(&rotated.kid)).await;

@@ -3,26 +3,29 @@
 use sea_orm::{ActiveModelTrait, ColumnTrait, EntityTrait, QueryFilter, QuerySelect, Set};
 
 use super::{
-    SqlRegistry,
+    SqlRegistry, by_principal,
     database::Transaction,
     entity::{
         api_keys::{ActiveModel, Column, Entity, Model},
         principals,
     },
     error::{or_conflict, registry_error},
-    grants, owned,
+    grants,
     record::{api_key_record, moment},
     registry::{check_version, find, insert_principal},
-    writing::Trail,
+    transaction::Trail,
 };
 use crate::{
     domain::{
         decision::Used,
-        opaque::SecretHash,
         principal::{ApiKeyId, Username},
+        secret_token::SecretHash,
         time::UnixMillis,
     },
-    engine::ports::{ApiKeyRecord, Author, HeldApiKey, NewApiKey, NewPrincipal, PrincipalRecord, RegistryError, Version},
+    engine::ports::{
+        ApiKeyRecord, Author, HeldApiKey, NewApiKey, NewPrincipal, PrincipalRecord, RegistryError,
+        Version,
+    },
 };
 
 pub(super) async fn add(
@@ -43,7 +46,11 @@ pub(super) async fn add(
 /// Each attempt begins anew: on PostgreSQL nothing more can be done in a transaction that found a name taken. Two attempts serve
 /// those who register one key at once; the third those who register two for one identifier, and find first the principal
 /// taken and then the key.
-pub(super) async fn register(registry: &SqlRegistry, new: &NewApiKey, author: Author<'_>) -> Result<ApiKeyRecord, RegistryError> {
+pub(super) async fn register(
+    registry: &SqlRegistry,
+    new: &NewApiKey,
+    author: Author<'_>,
+) -> Result<ApiKeyRecord, RegistryError> {
     const ATTEMPTS: usize = 3;
 
     for _ in 0..ATTEMPTS {
@@ -54,8 +61,13 @@ pub(super) async fn register(registry: &SqlRegistry, new: &NewApiKey, author: Au
     Err(RegistryError::Changed)
 }
 
-pub(super) async fn one(registry: &SqlRegistry, id: ApiKeyId) -> Result<ApiKeyRecord, RegistryError> {
-    let (row, owner) = owned::one::<Entity>(registry, id.0).await?.ok_or(RegistryError::NoSuchApiKey(id))?;
+pub(super) async fn one(
+    registry: &SqlRegistry,
+    id: ApiKeyId,
+) -> Result<ApiKeyRecord, RegistryError> {
+    let (row, owner) = by_principal::one::<Entity>(registry, id.0)
+        .await?
+        .ok_or(RegistryError::NoSuchApiKey(id))?;
     api_key_record(row, &owner)
 }
 
@@ -65,7 +77,7 @@ pub(super) async fn page(
     after: Option<ApiKeyId>,
     limit: u64,
 ) -> Result<Vec<ApiKeyRecord>, RegistryError> {
-    let rows = owned::page::<Entity>(registry, of, after.map(|id| id.0), limit).await?;
+    let rows = by_principal::page::<Entity>(registry, of, after.map(|id| id.0), limit).await?;
     rows.map(|(key, owner)| api_key_record(key, &owner)).collect()
 }
 
@@ -76,7 +88,11 @@ pub(super) async fn revoke(
     author: Author<'_>,
 ) -> Result<ApiKeyRecord, RegistryError> {
     let missing = || RegistryError::NoSuchApiKey(id);
-    let known = Entity::find_by_id(id.0).one(&registry.database).await.map_err(registry_error)?.ok_or_else(missing)?;
+    let known = Entity::find_by_id(id.0)
+        .one(&registry.database)
+        .await
+        .map_err(registry_error)?
+        .ok_or_else(missing)?;
     let (writing, owner) = registry.begin_holding(known.principal_id).await?.ok_or_else(missing)?;
     let row = find_to_change(&writing, id.0).await?.ok_or_else(missing)?;
     let before = api_key_record(row.clone(), &owner.username)?;
@@ -85,7 +101,8 @@ pub(super) async fn revoke(
         return Ok(before);
     }
     let changed = ActiveModel { revoked_at: Set(Some(moment(author.now))), ..row.into() };
-    let after = api_key_record(changed.update(&*writing).await.map_err(registry_error)?, &owner.username)?;
+    let after =
+        api_key_record(changed.update(&*writing).await.map_err(registry_error)?, &owner.username)?;
     grants::revoke_earned(&writing, &owner, Used::ApiKey(id), author.now).await?;
     let mut trail = Trail::of(&owner, author);
     trail.changed("api_key.revoke", id.0, &before, &after);
@@ -93,32 +110,57 @@ pub(super) async fn revoke(
     Ok(after)
 }
 
-pub(super) async fn held(registry: &SqlRegistry, hash: &SecretHash) -> Result<Option<HeldApiKey>, RegistryError> {
-    let query = Entity::find().filter(Column::KeyHash.eq(hash.as_str())).find_also_related(principals::Entity);
-    let Some((row, Some(owner))) = query.one(&registry.database).await.map_err(registry_error)? else { return Ok(None) };
-    Ok(Some(HeldApiKey { key: api_key_record(row, &owner.username)?, holder: PrincipalRecord::try_from(owner)? }))
+pub(super) async fn held(
+    registry: &SqlRegistry,
+    hash: &SecretHash,
+) -> Result<Option<HeldApiKey>, RegistryError> {
+    let query = Entity::find()
+        .filter(Column::KeyHash.eq(hash.as_str()))
+        .find_also_related(principals::Entity);
+    let Some((row, Some(owner))) = query.one(&registry.database).await.map_err(registry_error)?
+    else {
+        return Ok(None);
+    };
+    Ok(Some(HeldApiKey {
+        key: api_key_record(row, &owner.username)?,
+        holder: PrincipalRecord::try_from(owner)?,
+    }))
 }
 
 /// `None` where somebody else came between.
-async fn try_register(registry: &SqlRegistry, new: &NewApiKey, author: Author<'_>) -> Result<Option<ApiKeyRecord>, RegistryError> {
-    let known = Entity::find().filter(Column::KeyHash.eq(new.hash.as_str())).one(&registry.database).await;
+async fn try_register(
+    registry: &SqlRegistry,
+    new: &NewApiKey,
+    author: Author<'_>,
+) -> Result<Option<ApiKeyRecord>, RegistryError> {
+    let known =
+        Entity::find().filter(Column::KeyHash.eq(new.hash.as_str())).one(&registry.database).await;
     if let Some(known) = known.map_err(registry_error)? {
         return extend(registry, &known, new, author).await;
     }
-    let name = Username::new(&new.identifier.to_string()).map_err(|error| RegistryError::Store(error.into()))?;
+    let name = Username::new(&new.identifier.to_string())
+        .map_err(|error| RegistryError::Store(error.into()))?;
     // Looked for outside of the transaction: on MySQL and MariaDB two who look for a name there, and then both add it, wait for
     // each other in a circle.
-    let named = principals::Entity::find().filter(principals::Column::Username.eq(name.as_str())).one(&registry.database).await;
+    let named = principals::Entity::find()
+        .filter(principals::Column::Username.eq(name.as_str()))
+        .one(&registry.database)
+        .await;
     let (writing, owner, is_new) = if let Some(known) = named.map_err(registry_error)? {
-        let Some((writing, owner)) = registry.begin_holding(known.id).await? else { return Ok(None) };
+        let Some((writing, owner)) = registry.begin_holding(known.id).await? else {
+            return Ok(None);
+        };
         (writing, owner, false)
     } else {
         let writing = registry.begin().await?;
-        let inserted = insert_principal(&writing, &NewPrincipal::named(name), author.now, author.now).await;
+        let inserted =
+            insert_principal(&writing, &NewPrincipal::named(name), author.now, author.now).await;
         let Some(owner) = unless_taken(inserted)? else { return Ok(None) };
         (writing, owner, true)
     };
-    let Some(added) = unless_taken(insert(&writing, &owner, new, author.now).await)? else { return Ok(None) };
+    let Some(added) = unless_taken(insert(&writing, &owner, new, author.now).await)? else {
+        return Ok(None);
+    };
     let mut trail = Trail::of(&owner, author);
     if is_new {
         trail.added("principal.add", owner.id, &PrincipalRecord::try_from(owner.clone())?);
@@ -135,7 +177,9 @@ async fn extend(
     new: &NewApiKey,
     author: Author<'_>,
 ) -> Result<Option<ApiKeyRecord>, RegistryError> {
-    let Some((writing, owner)) = registry.begin_holding(known.principal_id).await? else { return Ok(None) };
+    let Some((writing, owner)) = registry.begin_holding(known.principal_id).await? else {
+        return Ok(None);
+    };
     let Some(row) = find_to_change(&writing, known.id).await? else { return Ok(None) };
     let before = api_key_record(row.clone(), &owner.username)?;
     if before.identifier != new.identifier || before.revoked_at.is_some() {
@@ -146,7 +190,8 @@ async fn extend(
     if !changed.is_changed() {
         return Ok(Some(before));
     }
-    let after = api_key_record(changed.update(&*writing).await.map_err(registry_error)?, &owner.username)?;
+    let after =
+        api_key_record(changed.update(&*writing).await.map_err(registry_error)?, &owner.username)?;
     if after.expires_at < before.expires_at {
         grants::shorten(&writing, &owner, after.id, after.expires_at).await?;
     }
@@ -171,11 +216,17 @@ pub(super) async fn insert(
         created_at: Set(moment(created_at)),
         ..Default::default()
     };
-    let row = row.insert(transaction).await.map_err(|error| or_conflict(error, RegistryError::ApiKeyExists))?;
+    let row = row
+        .insert(transaction)
+        .await
+        .map_err(|error| or_conflict(error, RegistryError::ApiKeyExists))?;
     api_key_record(row, &owner.username)
 }
 
-async fn find_to_change(transaction: &Transaction, id: i64) -> Result<Option<Model>, RegistryError> {
+async fn find_to_change(
+    transaction: &Transaction,
+    id: i64,
+) -> Result<Option<Model>, RegistryError> {
     Entity::find_by_id(id).lock_exclusive().one(transaction).await.map_err(registry_error)
 }
 

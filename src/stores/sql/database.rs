@@ -14,10 +14,13 @@ use std::{
 
 use async_trait::async_trait;
 use sea_orm::{
-    ConnectionTrait, DatabaseBackend, DatabaseConnection, DatabaseTransaction, DbErr, ExecResult, IsolationLevel, QueryResult,
-    RuntimeErr, SqliteTransactionMode, SqlxMySqlConnector, SqlxPostgresConnector, SqlxSqliteConnector, Statement,
-    TransactionOptions, TransactionTrait,
-    sqlx::{self, Connection, PgPool, PgTransaction, mysql::MySqlPoolOptions, postgres::PgPoolOptions, sqlite::SqlitePoolOptions},
+    ConnectionTrait, DatabaseBackend, DatabaseConnection, DatabaseTransaction, DbErr, ExecResult,
+    IsolationLevel, QueryResult, RuntimeErr, SqliteTransactionMode, SqlxMySqlConnector,
+    SqlxPostgresConnector, SqlxSqliteConnector, Statement, TransactionOptions, TransactionTrait,
+    sqlx::{
+        self, Connection, PgPool, PgTransaction, mysql::MySqlPoolOptions, postgres::PgPoolOptions,
+        sqlite::SqlitePoolOptions,
+    },
 };
 use tokio::{
     sync::{Notify, watch},
@@ -26,8 +29,9 @@ use tokio::{
 
 use super::{
     open::{
-        Access, CONNECT_TIMEOUT, ConnectError, Reached, Server, is_mysql_marked_read_only, is_postgres_marked_read_only,
-        is_read_only, is_write_failure, reach_patiently, set_up_mysql,
+        Access, CONNECT_TIMEOUT, ConnectError, Reached, Server, is_mysql_marked_read_only,
+        is_postgres_marked_read_only, is_read_only, is_write_failure, reach_patiently,
+        set_up_mysql,
     },
     unprepared,
 };
@@ -135,7 +139,10 @@ impl Database {
     }
 
     /// A transaction. On SQLite it takes the write lock at once.
-    pub(super) async fn begin(&self, isolation_level: Option<IsolationLevel>) -> Result<Transaction, DbErr> {
+    pub(super) async fn begin(
+        &self,
+        isolation_level: Option<IsolationLevel>,
+    ) -> Result<Transaction, DbErr> {
         let begun = self.guard(async {
             Ok(match self.pool() {
                 Pool::Direct(connection) => {
@@ -146,7 +153,9 @@ impl Database {
                     };
                     Begun::Direct(connection.begin_with_options(options).await?)
                 }
-                Pool::Pooled(pool) => Begun::Pooled(tokio::sync::Mutex::new(unprepared::begin(&pool, isolation_level).await?)),
+                Pool::Pooled(pool) => Begun::Pooled(tokio::sync::Mutex::new(
+                    unprepared::begin(&pool, isolation_level).await?,
+                )),
             })
         });
         Ok(Transaction { begun: begun.await?, database: self.clone() })
@@ -159,7 +168,10 @@ impl Database {
     /// Gives all connections up. The next ones are to `server`.
     pub(super) fn turn_to(&self, server: &Server) {
         let new = Pool::to(server, self.0.is_pooled, &self.0.signs);
-        let old = std::mem::replace(&mut *self.0.pool.write().unwrap_or_else(PoisonError::into_inner), new);
+        let old = std::mem::replace(
+            &mut *self.0.pool.write().unwrap_or_else(PoisonError::into_inner),
+            new,
+        );
         // Nobody waits for connections that may never answer.
         drop(tokio::spawn(old.close()));
     }
@@ -227,7 +239,10 @@ impl RegistryHealth for Database {
 
 impl fmt::Debug for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Database").field("kind", &self.0.kind).field("state", &*self.0.state.borrow()).finish_non_exhaustive()
+        f.debug_struct("Database")
+            .field("kind", &self.0.kind)
+            .field("state", &*self.0.state.borrow())
+            .finish_non_exhaustive()
     }
 }
 
@@ -245,7 +260,10 @@ impl ConnectionTrait for Database {
         self.guard(async {
             match self.pool() {
                 Pool::Direct(connection) => connection.execute_raw(statement).await,
-                Pool::Pooled(pool) => unprepared::alone(&pool, async |one| unprepared::execute(one, statement).await).await,
+                Pool::Pooled(pool) => {
+                    unprepared::alone(&pool, async |one| unprepared::execute(one, statement).await)
+                        .await
+                }
             }
         })
         .await
@@ -255,7 +273,10 @@ impl ConnectionTrait for Database {
         self.guard(async {
             match self.pool() {
                 Pool::Direct(connection) => connection.execute_unprepared(sql).await,
-                Pool::Pooled(pool) => unprepared::alone(&pool, async |one| unprepared::execute_text(one, sql).await).await,
+                Pool::Pooled(pool) => {
+                    unprepared::alone(&pool, async |one| unprepared::execute_text(one, sql).await)
+                        .await
+                }
             }
         })
         .await
@@ -265,7 +286,12 @@ impl ConnectionTrait for Database {
         self.guard(async {
             match self.pool() {
                 Pool::Direct(connection) => connection.query_one_raw(statement).await,
-                Pool::Pooled(pool) => unprepared::alone(&pool, async |one| unprepared::query_one(one, statement).await).await,
+                Pool::Pooled(pool) => {
+                    unprepared::alone(&pool, async |one| {
+                        unprepared::query_one(one, statement).await
+                    })
+                    .await
+                }
             }
         })
         .await
@@ -275,7 +301,12 @@ impl ConnectionTrait for Database {
         self.guard(async {
             match self.pool() {
                 Pool::Direct(connection) => connection.query_all_raw(statement).await,
-                Pool::Pooled(pool) => unprepared::alone(&pool, async |one| unprepared::query_all(one, statement).await).await,
+                Pool::Pooled(pool) => {
+                    unprepared::alone(&pool, async |one| {
+                        unprepared::query_all(one, statement).await
+                    })
+                    .await
+                }
             }
         })
         .await
@@ -300,7 +331,9 @@ impl Transaction {
             .guard(async {
                 match begun {
                     Begun::Direct(transaction) => transaction.commit().await,
-                    Begun::Pooled(transaction) => unprepared::commit(transaction.into_inner()).await,
+                    Begun::Pooled(transaction) => {
+                        unprepared::commit(transaction.into_inner()).await
+                    }
                 }
             })
             .await
@@ -318,7 +351,9 @@ impl ConnectionTrait for Transaction {
             .guard(async {
                 match &self.begun {
                     Begun::Direct(transaction) => transaction.execute_raw(statement).await,
-                    Begun::Pooled(transaction) => unprepared::execute(&mut *transaction.lock().await, statement).await,
+                    Begun::Pooled(transaction) => {
+                        unprepared::execute(&mut *transaction.lock().await, statement).await
+                    }
                 }
             })
             .await
@@ -329,7 +364,9 @@ impl ConnectionTrait for Transaction {
             .guard(async {
                 match &self.begun {
                     Begun::Direct(transaction) => transaction.execute_unprepared(sql).await,
-                    Begun::Pooled(transaction) => unprepared::execute_text(&mut *transaction.lock().await, sql).await,
+                    Begun::Pooled(transaction) => {
+                        unprepared::execute_text(&mut *transaction.lock().await, sql).await
+                    }
                 }
             })
             .await
@@ -340,7 +377,9 @@ impl ConnectionTrait for Transaction {
             .guard(async {
                 match &self.begun {
                     Begun::Direct(transaction) => transaction.query_one_raw(statement).await,
-                    Begun::Pooled(transaction) => unprepared::query_one(&mut *transaction.lock().await, statement).await,
+                    Begun::Pooled(transaction) => {
+                        unprepared::query_one(&mut *transaction.lock().await, statement).await
+                    }
                 }
             })
             .await
@@ -351,7 +390,9 @@ impl ConnectionTrait for Transaction {
             .guard(async {
                 match &self.begun {
                     Begun::Direct(transaction) => transaction.query_all_raw(statement).await,
-                    Begun::Pooled(transaction) => unprepared::query_all(&mut *transaction.lock().await, statement).await,
+                    Begun::Pooled(transaction) => {
+                        unprepared::query_all(&mut *transaction.lock().await, statement).await
+                    }
                 }
             })
             .await
@@ -371,13 +412,19 @@ impl Pool {
                     .test_before_acquire(false)
                     .before_acquire(move |connection, _| {
                         let signs = Arc::clone(&signs);
-                        Box::pin(async move { Ok(signs.admit(is_postgres_marked_read_only(connection).await?)) })
+                        Box::pin(async move {
+                            Ok(signs.admit(is_postgres_marked_read_only(connection).await?))
+                        })
                     });
                 let options = (**options).clone();
                 if is_pooled {
-                    return Self::Pooled(pool.connect_lazy_with(options.statement_cache_capacity(0)));
+                    return Self::Pooled(
+                        pool.connect_lazy_with(options.statement_cache_capacity(0)),
+                    );
                 }
-                Self::Direct(SqlxPostgresConnector::from_sqlx_postgres_pool(pool.connect_lazy_with(options)))
+                Self::Direct(SqlxPostgresConnector::from_sqlx_postgres_pool(
+                    pool.connect_lazy_with(options),
+                ))
             }
             Server::MySql(options) => {
                 let pool = MySqlPoolOptions::new()
@@ -387,13 +434,19 @@ impl Pool {
                     .after_connect(|connection, _| Box::pin(set_up_mysql(connection)))
                     .before_acquire(move |connection, _| {
                         let signs = Arc::clone(&signs);
-                        Box::pin(async move { Ok(signs.admit(is_mysql_marked_read_only(connection).await?)) })
+                        Box::pin(async move {
+                            Ok(signs.admit(is_mysql_marked_read_only(connection).await?))
+                        })
                     });
-                Self::Direct(SqlxMySqlConnector::from_sqlx_mysql_pool(pool.connect_lazy_with((**options).clone())))
+                Self::Direct(SqlxMySqlConnector::from_sqlx_mysql_pool(
+                    pool.connect_lazy_with((**options).clone()),
+                ))
             }
             Server::Sqlite(options) => {
                 let pool = sqlite_pool(CONNECTIONS_MAX).acquire_timeout(CONNECT_TIMEOUT);
-                Self::Direct(SqlxSqliteConnector::from_sqlx_sqlite_pool(pool.connect_lazy_with((**options).clone())))
+                Self::Direct(SqlxSqliteConnector::from_sqlx_sqlite_pool(
+                    pool.connect_lazy_with((**options).clone()),
+                ))
             }
         }
     }

@@ -26,12 +26,20 @@ pub(super) fn or_conflict(error: DbErr, conflict: RegistryError) -> RegistryErro
 }
 
 fn is_refused(error: &DbErr) -> bool {
-    let (DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error))) = error else { return false };
+    let (DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error))) =
+        error
+    else {
+        return false;
+    };
     is_read_only(error)
 }
 
 pub(super) fn is_missing_schema(error: &DbErr) -> bool {
-    let (DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error))) = error else { return false };
+    let (DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error))) =
+        error
+    else {
+        return false;
+    };
     let Some(error) = error.as_database_error() else { return false };
     // PostgreSQL and MySQL by SQLSTATE: undefined table, undefined column. SQLite has one code for every mistake.
     matches!(error.code().as_deref(), Some("42P01" | "42703" | "42S02" | "42S22"))

@@ -8,32 +8,33 @@ use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait, Select, Set,
+    ActiveModelTrait, ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
+    QueryTrait, Select, Set,
     sea_query::{Expr, IntoCondition},
 };
 use uuid::Uuid;
 
 use super::{
-    SqlRegistry, api_keys,
+    SqlRegistry, api_keys, by_principal,
     database::Transaction,
     entity::{
         api_keys as api_key_rows, jwks_trusts, principals, public_keys,
         token_grants::{ActiveModel, Column, Entity, Model},
     },
     error::registry_error,
-    owned,
     record::{AUDIENCE_SEPARATOR, api_key_record, grant_record, millis, moment},
-    writing::{Trail, Writing},
+    transaction::{Trail, Writing},
 };
 use crate::{
     domain::{
         decision::Used,
-        opaque::SecretHash,
         principal::{ApiKeyId, GrantId, PrincipalId, Username},
+        secret_token::SecretHash,
         time::UnixMillis,
     },
     engine::ports::{
-        Author, GrantName, GrantRecord, GrantStore, HeldApiKey, HeldGrant, NewGrant, PrincipalRecord, RegistryError, Rotation,
+        Author, GrantName, GrantRecord, GrantStore, HeldApiKey, HeldGrant, NewGrant,
+        PrincipalRecord, RegistryError, Rotation,
     },
 };
 
@@ -42,7 +43,10 @@ const ROWS_MAX: usize = 500;
 
 #[async_trait]
 impl GrantStore for SqlRegistry {
-    async fn api_key_by_hash(&self, hash: &SecretHash) -> Result<Option<HeldApiKey>, RegistryError> {
+    async fn api_key_by_hash(
+        &self,
+        hash: &SecretHash,
+    ) -> Result<Option<HeldApiKey>, RegistryError> {
         api_keys::held(self, hash).await
     }
 
@@ -61,7 +65,8 @@ impl GrantStore for SqlRegistry {
         };
         check_not_revoked(&writing, new.proven_by).await?;
         check_not_ended(&writing, new.family).await?;
-        let others = unended(owner.id, author.now).filter(Column::Family.ne(new.family.to_string()));
+        let others =
+            unended(owner.id, author.now).filter(Column::Family.ne(new.family.to_string()));
         let is_minted = new.is_minted;
         let added = insert(&writing, &owner, new, None).await?;
         let mut trail = Trail::of(&owner, author);
@@ -74,15 +79,22 @@ impl GrantStore for SqlRegistry {
 
     async fn find_grant(&self, name: GrantName<'_>) -> Result<Option<HeldGrant>, RegistryError> {
         let named = match name {
-            GrantName::Jti(jti) => {
-                Condition::any().add(Column::AccessJti.eq(jti.to_string())).add(Column::RefreshJti.eq(jti.to_string()))
-            }
+            GrantName::Jti(jti) => Condition::any()
+                .add(Column::AccessJti.eq(jti.to_string()))
+                .add(Column::RefreshJti.eq(jti.to_string())),
             GrantName::Refresh(hash) => Column::RefreshHash.eq(hash.as_str()).into_condition(),
         };
-        let found = Entity::find().filter(named).find_also_related(principals::Entity).one(&self.database).await;
+        let found = Entity::find()
+            .filter(named)
+            .find_also_related(principals::Entity)
+            .one(&self.database)
+            .await;
         let Some((row, Some(owner))) = found.map_err(registry_error)? else { return Ok(None) };
         let api_key = match row.api_key_id {
-            Some(id) => api_key_rows::Entity::find_by_id(id).one(&self.database).await.map_err(registry_error)?,
+            Some(id) => api_key_rows::Entity::find_by_id(id)
+                .one(&self.database)
+                .await
+                .map_err(registry_error)?,
             None => None,
         };
         let api_key = api_key.map(|key| api_key_record(key, &owner.username)).transpose()?;
@@ -102,9 +114,16 @@ impl GrantStore for SqlRegistry {
         ends_others: bool,
         author: Author<'_>,
     ) -> Result<Rotation, RegistryError> {
-        let Some((writing, owner)) = self.begin_about(Column::Id.eq(id.0)).await? else { return Ok(Rotation::Ended) };
-        let row = Entity::find_by_id(id.0).lock_exclusive().one(&*writing).await.map_err(registry_error)?;
-        let usable = row.filter(|row| row.refresh_expires_at.is_some_and(|until| author.now < millis(until)));
+        let Some((writing, owner)) = self.begin_about(Column::Id.eq(id.0)).await? else {
+            return Ok(Rotation::Ended);
+        };
+        let row = Entity::find_by_id(id.0)
+            .lock_exclusive()
+            .one(&*writing)
+            .await
+            .map_err(registry_error)?;
+        let usable = row
+            .filter(|row| row.refresh_expires_at.is_some_and(|until| author.now < millis(until)));
         let Some(row) = usable else { return Ok(Rotation::Ended) };
         // What it was exchanged for comes before whether it was revoked: the exchange itself may have revoked it.
         match row.rotated_at.map(millis) {
@@ -117,8 +136,15 @@ impl GrantStore for SqlRegistry {
 
     async fn revoke_family(&self, family: Uuid, author: Author<'_>) -> Result<u64, RegistryError> {
         let family = family.to_string();
-        let Some((writing, owner)) = self.begin_about(Column::Family.eq(family.as_str())).await? else { return Ok(0) };
-        let grants = unrevoked(owner.id).filter(Column::Family.eq(family)).all(&*writing).await.map_err(registry_error)?;
+        let Some((writing, owner)) = self.begin_about(Column::Family.eq(family.as_str())).await?
+        else {
+            return Ok(0);
+        };
+        let grants = unrevoked(owner.id)
+            .filter(Column::Family.eq(family))
+            .all(&*writing)
+            .await
+            .map_err(registry_error)?;
         if grants.is_empty() {
             return Ok(0);
         }
@@ -129,17 +155,25 @@ impl GrantStore for SqlRegistry {
     }
 
     async fn grant(&self, id: GrantId) -> Result<GrantRecord, RegistryError> {
-        let (row, owner) = owned::one::<Entity>(self, id.0).await?.ok_or(RegistryError::NoSuchGrant(id))?;
+        let (row, owner) =
+            by_principal::one::<Entity>(self, id.0).await?.ok_or(RegistryError::NoSuchGrant(id))?;
         grant_record(row, &owner)
     }
 
-    async fn grants(&self, of: Option<&Username>, after: Option<GrantId>, limit: u64) -> Result<Vec<GrantRecord>, RegistryError> {
-        let rows = owned::page::<Entity>(self, of, after.map(|id| id.0), limit).await?;
+    async fn grants(
+        &self,
+        of: Option<&Username>,
+        after: Option<GrantId>,
+        limit: u64,
+    ) -> Result<Vec<GrantRecord>, RegistryError> {
+        let rows = by_principal::page::<Entity>(self, of, after.map(|id| id.0), limit).await?;
         rows.map(|(grant, owner)| grant_record(grant, &owner)).collect()
     }
 
     async fn forget_grants(&self, before: UnixMillis) -> Result<(), RegistryError> {
-        let refresh = Condition::any().add(Column::RefreshExpiresAt.is_null()).add(Column::RefreshExpiresAt.lt(moment(before)));
+        let refresh = Condition::any()
+            .add(Column::RefreshExpiresAt.is_null())
+            .add(Column::RefreshExpiresAt.lt(moment(before)));
         let ids: Vec<i64> = Entity::find()
             .select_only()
             .column(Column::Id)
@@ -162,9 +196,13 @@ impl GrantStore for SqlRegistry {
 
 impl SqlRegistry {
     /// Begins a transaction that holds the principal whose grant is `which`, if there is one. Whose a grant is never changes.
-    async fn begin_about(&self, which: impl IntoCondition) -> Result<Option<(Writing, principals::Model)>, RegistryError> {
+    async fn begin_about(
+        &self,
+        which: impl IntoCondition,
+    ) -> Result<Option<(Writing, principals::Model)>, RegistryError> {
         let query = Entity::find().select_only().column(Column::PrincipalId).filter(which);
-        let principal: Option<i64> = query.into_tuple().one(&self.database).await.map_err(registry_error)?;
+        let principal: Option<i64> =
+            query.into_tuple().one(&self.database).await.map_err(registry_error)?;
         match principal {
             Some(principal) => self.begin_holding(principal).await,
             None => Ok(None),
@@ -184,10 +222,20 @@ pub(super) async fn revoke_earned(
         Used::Key(id) => Column::PublicKeyId.eq(id.0),
         Used::Trust(id) => Column::JwksTrustId.eq(id.0),
     };
-    let families =
-        Entity::find().select_only().column(Column::Family).filter(Column::PrincipalId.eq(owner.id)).filter(earned).into_query();
+    let families = Entity::find()
+        .select_only()
+        .column(Column::Family)
+        .filter(Column::PrincipalId.eq(owner.id))
+        .filter(earned)
+        .into_query();
     let grants = unrevoked(owner.id).filter(Column::Family.in_subquery(families));
-    let ids: Vec<i64> = grants.select_only().column(Column::Id).into_tuple().all(transaction).await.map_err(registry_error)?;
+    let ids: Vec<i64> = grants
+        .select_only()
+        .column(Column::Id)
+        .into_tuple()
+        .all(transaction)
+        .await
+        .map_err(registry_error)?;
     set_revoked(transaction, &ids, now).await
 }
 
@@ -198,8 +246,16 @@ pub(super) async fn shorten(
     key: ApiKeyId,
     until: UnixMillis,
 ) -> Result<(), RegistryError> {
-    let grants = unrevoked(owner.id).filter(Column::ApiKeyId.eq(key.0)).filter(Column::RefreshExpiresAt.gt(moment(until)));
-    let ids: Vec<i64> = grants.select_only().column(Column::Id).into_tuple().all(transaction).await.map_err(registry_error)?;
+    let grants = unrevoked(owner.id)
+        .filter(Column::ApiKeyId.eq(key.0))
+        .filter(Column::RefreshExpiresAt.gt(moment(until)));
+    let ids: Vec<i64> = grants
+        .select_only()
+        .column(Column::Id)
+        .into_tuple()
+        .all(transaction)
+        .await
+        .map_err(registry_error)?;
     for ids in ids.chunks(ROWS_MAX) {
         let update = Entity::update_many()
             .col_expr(Column::RefreshExpiresAt, Expr::value(moment(until)))
@@ -210,19 +266,33 @@ pub(super) async fn shorten(
 }
 
 /// A key may have been revoked since it was looked at, or a trust removed; its grants would outlive it.
-pub(super) async fn check_not_revoked(transaction: &Transaction, proof: Option<Used>) -> Result<(), RegistryError> {
+pub(super) async fn check_not_revoked(
+    transaction: &Transaction,
+    proof: Option<Used>,
+) -> Result<(), RegistryError> {
     match proof {
         None => Ok(()),
         Some(Used::ApiKey(id)) => {
-            let row = api_key_rows::Entity::find_by_id(id.0).one(transaction).await.map_err(registry_error)?;
-            row.filter(|key| key.revoked_at.is_none()).map(drop).ok_or(RegistryError::NoSuchApiKey(id))
+            let row = api_key_rows::Entity::find_by_id(id.0)
+                .one(transaction)
+                .await
+                .map_err(registry_error)?;
+            row.filter(|key| key.revoked_at.is_none())
+                .map(drop)
+                .ok_or(RegistryError::NoSuchApiKey(id))
         }
         Some(Used::Key(id)) => {
-            let row = public_keys::Entity::find_by_id(id.0).one(transaction).await.map_err(registry_error)?;
+            let row = public_keys::Entity::find_by_id(id.0)
+                .one(transaction)
+                .await
+                .map_err(registry_error)?;
             row.filter(|key| key.revoked_at.is_none()).map(drop).ok_or(RegistryError::NoSuchKey(id))
         }
         Some(Used::Trust(id)) => {
-            let row = jwks_trusts::Entity::find_by_id(id.0).one(transaction).await.map_err(registry_error)?;
+            let row = jwks_trusts::Entity::find_by_id(id.0)
+                .one(transaction)
+                .await
+                .map_err(registry_error)?;
             row.map(drop).ok_or(RegistryError::NoSuchTrust(id))
         }
     }
@@ -231,7 +301,12 @@ pub(super) async fn check_not_revoked(transaction: &Transaction, proof: Option<U
 /// So may what it would belong to: a family of which nothing lives gets nothing new.
 async fn check_not_ended(transaction: &Transaction, family: Uuid) -> Result<(), RegistryError> {
     let grants = Entity::find().filter(Column::Family.eq(family.to_string()));
-    let living = grants.clone().filter(Column::RevokedAt.is_null()).one(transaction).await.map_err(registry_error)?;
+    let living = grants
+        .clone()
+        .filter(Column::RevokedAt.is_null())
+        .one(transaction)
+        .await
+        .map_err(registry_error)?;
     if living.is_some() {
         return Ok(());
     }
@@ -253,14 +328,23 @@ async fn exchange(
     let spent = ActiveModel { rotated_at: Set(Some(moment(author.now))), ..row.into() };
     spent.update(&*writing).await.map_err(registry_error)?;
     let added = insert(&writing, owner, new, Some(predecessor)).await?;
-    let others = ends_others.then(|| unended(owner.id, author.now).filter(Column::Id.ne(added.id.0)));
+    let others =
+        ends_others.then(|| unended(owner.id, author.now).filter(Column::Id.ne(added.id.0)));
     supersede(writing, Trail::of(owner, author), others, owner, author).await?;
     Ok(Rotation::Rotated(added))
 }
 
 /// What grant `id` was exchanged for, unless that was revoked.
-async fn successor(transaction: &Transaction, owner: &principals::Model, id: GrantId) -> Result<Rotation, RegistryError> {
-    let found = Entity::find().filter(Column::PredecessorId.eq(id.0)).one(transaction).await.map_err(registry_error)?;
+async fn successor(
+    transaction: &Transaction,
+    owner: &principals::Model,
+    id: GrantId,
+) -> Result<Rotation, RegistryError> {
+    let found = Entity::find()
+        .filter(Column::PredecessorId.eq(id.0))
+        .one(transaction)
+        .await
+        .map_err(registry_error)?;
     match found.filter(|row| row.revoked_at.is_none()) {
         Some(row) => grant_record(row, &owner.username).map(Rotation::RotatedBefore),
         None => Ok(Rotation::Ended),
@@ -314,7 +398,8 @@ async fn revoke(
 ) -> Result<(), RegistryError> {
     let ids: Vec<i64> = grants.iter().map(|grant| grant.id).collect();
     set_revoked(transaction, &ids, now).await?;
-    let newest: BTreeMap<&str, &Model> = grants.iter().map(|grant| (grant.family.as_str(), grant)).collect();
+    let newest: BTreeMap<&str, &Model> =
+        grants.iter().map(|grant| (grant.family.as_str(), grant)).collect();
     for grant in newest.into_values() {
         let before = grant_record(grant.clone(), &owner.username)?;
         let after = GrantRecord { revoked_at: Some(now), ..before.clone() };
@@ -323,7 +408,11 @@ async fn revoke(
     Ok(())
 }
 
-async fn set_revoked(transaction: &Transaction, ids: &[i64], now: UnixMillis) -> Result<(), RegistryError> {
+async fn set_revoked(
+    transaction: &Transaction,
+    ids: &[i64],
+    now: UnixMillis,
+) -> Result<(), RegistryError> {
     for ids in ids.chunks(ROWS_MAX) {
         let update = Entity::update_many()
             .col_expr(Column::RevokedAt, Expr::value(moment(now)))
@@ -343,7 +432,11 @@ async fn insert(
     grant_record(row.insert(transaction).await.map_err(registry_error)?, &owner.username)
 }
 
-pub(super) fn row(owner: &principals::Model, new: NewGrant, predecessor: Option<i64>) -> ActiveModel {
+pub(super) fn row(
+    owner: &principals::Model,
+    new: NewGrant,
+    predecessor: Option<i64>,
+) -> ActiveModel {
     let refresh = new.refresh.as_ref();
     let (api_key, public_key, trust) = match new.proven_by {
         None => (None, None, None),
@@ -374,11 +467,16 @@ pub(super) fn row(owner: &principals::Model, new: NewGrant, predecessor: Option<
 
 /// The unrevoked grants of a principal of which a token may still be used.
 fn unended(principal: i64, now: UnixMillis) -> Select<Entity> {
-    let unexpired = Condition::any().add(Column::AccessExpiresAt.gt(moment(now))).add(Column::RefreshExpiresAt.gt(moment(now)));
+    let unexpired = Condition::any()
+        .add(Column::AccessExpiresAt.gt(moment(now)))
+        .add(Column::RefreshExpiresAt.gt(moment(now)));
     unrevoked(principal).filter(unexpired)
 }
 
 /// The unrevoked grants of a principal, in the order of their numbers.
 fn unrevoked(principal: i64) -> Select<Entity> {
-    Entity::find().filter(Column::PrincipalId.eq(principal)).filter(Column::RevokedAt.is_null()).order_by_asc(Column::Id)
+    Entity::find()
+        .filter(Column::PrincipalId.eq(principal))
+        .filter(Column::RevokedAt.is_null())
+        .order_by_asc(Column::Id)
 }

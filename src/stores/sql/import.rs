@@ -12,13 +12,13 @@ use super::{
     grants,
     record::{api_key_record, grant_record},
     registry::{insert_key, insert_principal, insert_trust},
-    writing::{Trail, Writing},
+    transaction::{Trail, Writing},
 };
 use crate::{
-    domain::{decision::Used, opaque::SecretHash, principal::Username},
+    domain::{decision::Used, principal::Username, secret_token::SecretHash},
     engine::ports::{
-        AddedAccount, AddedApiKey, AddedHolder, Author, HeldApiKey, ImportStore, NewGrant, PrincipalRecord, RegistryError, Sought,
-        Standing, StandingPrincipal,
+        AddedAccount, AddedApiKey, AddedHolder, Author, ExistingPrincipal, ExistingRecords,
+        HeldApiKey, ImportLookup, ImportStore, NewGrant, PrincipalRecord, RegistryError,
     },
 };
 
@@ -27,43 +27,69 @@ const ROWS_MAX: usize = 500;
 
 #[async_trait]
 impl ImportStore for SqlRegistry {
-    async fn standing(&self, sought: &Sought) -> Result<Standing, RegistryError> {
-        let mut standing = Standing::default();
+    async fn standing(&self, sought: &ImportLookup) -> Result<ExistingRecords, RegistryError> {
+        let mut standing = ExistingRecords::default();
         for names in sought.usernames.chunks(ROWS_MAX) {
             let named = principals::Column::Username.is_in(names.iter().map(Username::as_str));
-            let rows = principals::Entity::find().filter(named).all(&self.database).await.map_err(registry_error)?;
+            let rows = principals::Entity::find()
+                .filter(named)
+                .all(&self.database)
+                .await
+                .map_err(registry_error)?;
             for principal in self.with_keys_and_trusts(rows).await? {
                 standing.principals.insert(principal.record.username.clone(), principal);
             }
         }
         for hashes in sought.api_keys.chunks(ROWS_MAX) {
             let hashed = api_key_rows::Column::KeyHash.is_in(hashes.iter().map(SecretHash::as_str));
-            let query = api_key_rows::Entity::find().filter(hashed).find_also_related(principals::Entity);
+            let query =
+                api_key_rows::Entity::find().filter(hashed).find_also_related(principals::Entity);
             for (row, owner) in query.all(&self.database).await.map_err(registry_error)? {
-                let (Some(hash), Some(owner)) = (SecretHash::written(&row.key_hash), owner) else { continue };
-                let held = HeldApiKey { key: api_key_record(row, &owner.username)?, holder: PrincipalRecord::try_from(owner)? };
+                let (Some(hash), Some(owner)) = (SecretHash::written(&row.key_hash), owner) else {
+                    continue;
+                };
+                let held = HeldApiKey {
+                    key: api_key_record(row, &owner.username)?,
+                    holder: PrincipalRecord::try_from(owner)?,
+                };
                 standing.api_keys.insert(hash, held);
             }
         }
         for hashes in sought.refresh_tokens.chunks(ROWS_MAX) {
-            let hashed = token_grants::Column::RefreshHash.is_in(hashes.iter().map(SecretHash::as_str));
-            let query = token_grants::Entity::find().select_only().column(token_grants::Column::RefreshHash).filter(hashed);
-            let found: Vec<Option<String>> = query.into_tuple().all(&self.database).await.map_err(registry_error)?;
-            standing.refresh_tokens.extend(found.into_iter().flatten().filter_map(|hash| SecretHash::written(&hash)));
+            let hashed =
+                token_grants::Column::RefreshHash.is_in(hashes.iter().map(SecretHash::as_str));
+            let query = token_grants::Entity::find()
+                .select_only()
+                .column(token_grants::Column::RefreshHash)
+                .filter(hashed);
+            let found: Vec<Option<String>> =
+                query.into_tuple().all(&self.database).await.map_err(registry_error)?;
+            standing
+                .refresh_tokens
+                .extend(found.into_iter().flatten().filter_map(|hash| SecretHash::written(&hash)));
         }
         Ok(standing)
     }
 
-    async fn add_accounts(&self, accounts: Vec<AddedAccount>, author: Author<'_>) -> Result<(), RegistryError> {
+    async fn add_accounts(
+        &self,
+        accounts: Vec<AddedAccount>,
+        author: Author<'_>,
+    ) -> Result<(), RegistryError> {
         let writing = self.begin().await?;
         let mut known = hold(&writing, &accounts).await?;
         let mut owners = Vec::with_capacity(accounts.len());
         for account in &accounts {
             owners.push(match &account.holder {
-                AddedHolder::New(new, created_at) => (insert_principal(&writing, new, *created_at, author.now).await?, true),
-                AddedHolder::Known(id) => {
-                    (known.remove(&id.0).ok_or_else(|| RegistryError::NoSuchPrincipal(id.to_string()))?, false)
+                AddedHolder::New(new, created_at) => {
+                    (insert_principal(&writing, new, *created_at, author.now).await?, true)
                 }
+                AddedHolder::Known(id) => (
+                    known
+                        .remove(&id.0)
+                        .ok_or_else(|| RegistryError::NoSuchPrincipal(id.to_string()))?,
+                    false,
+                ),
             });
         }
         let mut trails = Vec::with_capacity(accounts.len());
@@ -80,12 +106,18 @@ impl ImportStore for SqlRegistry {
 }
 
 impl SqlRegistry {
-    async fn with_keys_and_trusts(&self, rows: Vec<principals::Model>) -> Result<Vec<StandingPrincipal>, RegistryError> {
+    async fn with_keys_and_trusts(
+        &self,
+        rows: Vec<principals::Model>,
+    ) -> Result<Vec<ExistingPrincipal>, RegistryError> {
         let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
         let mut keys: HashMap<i64, HashMap<String, bool>> = HashMap::new();
-        let query = public_keys::Entity::find().filter(public_keys::Column::PrincipalId.is_in(ids.iter().copied()));
+        let query = public_keys::Entity::find()
+            .filter(public_keys::Column::PrincipalId.is_in(ids.iter().copied()));
         for key in query.all(&self.database).await.map_err(registry_error)? {
-            keys.entry(key.principal_id).or_default().insert(key.fingerprint, key.revoked_at.is_some());
+            keys.entry(key.principal_id)
+                .or_default()
+                .insert(key.fingerprint, key.revoked_at.is_some());
         }
         let mut trusts: HashMap<i64, Vec<String>> = HashMap::new();
         let query = jwks_trusts::Entity::find().filter(jwks_trusts::Column::PrincipalId.is_in(ids));
@@ -94,8 +126,15 @@ impl SqlRegistry {
         }
         rows.into_iter()
             .map(|row| {
-                let (keys, jwks_urls) = (keys.remove(&row.id).unwrap_or_default(), trusts.remove(&row.id).unwrap_or_default());
-                Ok(StandingPrincipal { record: row.try_into()?, keys, jwks_urls: jwks_urls.into_iter().collect() })
+                let (keys, jwks_urls) = (
+                    keys.remove(&row.id).unwrap_or_default(),
+                    trusts.remove(&row.id).unwrap_or_default(),
+                );
+                Ok(ExistingPrincipal {
+                    record: row.try_into()?,
+                    keys,
+                    jwks_urls: jwks_urls.into_iter().collect(),
+                })
             })
             .collect()
     }
@@ -103,7 +142,10 @@ impl SqlRegistry {
 
 /// The rows of the principals that something is added to, held against other changes: in one order, so that two imports do not wait
 /// for each other in a circle.
-async fn hold(writing: &Writing, accounts: &[AddedAccount]) -> Result<HashMap<i64, principals::Model>, RegistryError> {
+async fn hold(
+    writing: &Writing,
+    accounts: &[AddedAccount],
+) -> Result<HashMap<i64, principals::Model>, RegistryError> {
     let ids: BTreeSet<i64> = accounts
         .iter()
         .filter_map(|account| match account.holder {
@@ -114,7 +156,9 @@ async fn hold(writing: &Writing, accounts: &[AddedAccount]) -> Result<HashMap<i6
     if ids.is_empty() {
         return Ok(HashMap::new());
     }
-    let query = principals::Entity::find().filter(principals::Column::Id.is_in(ids)).order_by_asc(principals::Column::Id);
+    let query = principals::Entity::find()
+        .filter(principals::Column::Id.is_in(ids))
+        .order_by_asc(principals::Column::Id);
     let rows = query.lock_exclusive().all(&**writing).await.map_err(registry_error)?;
     Ok(rows.into_iter().map(|row| (row.id, row)).collect())
 }
@@ -138,7 +182,13 @@ async fn add_to(
         let added = api_keys::insert(writing, owner, &new, created_at).await?;
         trail.added("api_key.add", added.id.0, &added);
         for grant in grants {
-            add_grant(writing, trail, owner, NewGrant { proven_by: Some(Used::ApiKey(added.id)), ..grant }).await?;
+            add_grant(
+                writing,
+                trail,
+                owner,
+                NewGrant { proven_by: Some(Used::ApiKey(added.id)), ..grant },
+            )
+            .await?;
         }
     }
     let proofs: HashSet<Used> = account.grants.iter().filter_map(|grant| grant.proven_by).collect();
@@ -158,7 +208,10 @@ async fn add_grant(
     grant: NewGrant,
 ) -> Result<(), RegistryError> {
     let row = grants::row(owner, grant, None).insert(&**writing).await;
-    let added = grant_record(row.map_err(|error| or_conflict(error, RegistryError::Changed))?, &owner.username)?;
+    let added = grant_record(
+        row.map_err(|error| or_conflict(error, RegistryError::Changed))?,
+        &owner.username,
+    )?;
     trail.added("token.import", added.id.0, &added);
     Ok(())
 }

@@ -107,21 +107,34 @@ impl Keeper {
             self.set(State::Away(format!("no answer within {ANSWER_TIMEOUT:?}")));
         }
         let is_broken = matches!(asked, Some(Err(_)));
-        let reached = match timeout(CONNECT_TIMEOUT, reach_any(&self.database.0.servers, CONNECT_TIMEOUT)).await {
-            Ok(Ok(reached)) => reached,
-            Ok(Err(error)) if !matches!(error, sqlx::Error::PoolTimedOut) => return self.lose(error.to_string()),
-            Ok(Err(_)) | Err(_) => return self.lose(format!("no connection within {CONNECT_TIMEOUT:?}")),
-        };
+        let reached =
+            match timeout(CONNECT_TIMEOUT, reach_any(&self.database.0.servers, CONNECT_TIMEOUT))
+                .await
+            {
+                Ok(Ok(reached)) => reached,
+                Ok(Err(error)) if !matches!(error, sqlx::Error::PoolTimedOut) => {
+                    return self.lose(error.to_string());
+                }
+                Ok(Err(_)) | Err(_) => {
+                    return self.lose(format!("no connection within {CONNECT_TIMEOUT:?}"));
+                }
+            };
         let Reached { server, session, writes, .. } = reached;
         let before = self.state();
         let now = writes.refused.map_or(State::Usable, State::ReadOnly);
         // One that can be read is not given up before there is a better one.
         let is_better = match (&before, &now) {
             (State::Away(_), _) | (State::ReadOnly(_), State::Usable) => true,
-            (State::Usable, State::Usable) => was_refused || is_broken || (asked.is_some() && !is_fine),
+            (State::Usable, State::Usable) => {
+                was_refused || is_broken || (asked.is_some() && !is_fine)
+            }
             (_, State::ReadOnly(_) | State::Away(_)) => is_broken,
         };
-        self.database.0.signs.is_marked_read_only.store(writes.is_marked_read_only, Ordering::Release);
+        self.database
+            .0
+            .signs
+            .is_marked_read_only
+            .store(writes.is_marked_read_only, Ordering::Release);
         if is_better {
             self.database.turn_to(&server);
         }
@@ -143,7 +156,11 @@ impl Keeper {
     /// Asks over the connection that is there.
     async fn ask(&mut self) -> Option<Result<Writes, sqlx::Error>> {
         let session = self.session.as_mut()?;
-        Some(timeout(ANSWER_TIMEOUT, session.writes()).await.unwrap_or(Err(sqlx::Error::PoolTimedOut)))
+        Some(
+            timeout(ANSWER_TIMEOUT, session.writes())
+                .await
+                .unwrap_or(Err(sqlx::Error::PoolTimedOut)),
+        )
     }
 
     /// Tells the log of what changed. That the database is out of reach, those who read tell.
@@ -157,7 +174,9 @@ impl Keeper {
                     "the database takes no changes; logins and changes fail until it does, or another one is found"
                 );
             }
-            (State::ReadOnly(_), State::Usable) => tracing::info!("the database takes changes again"),
+            (State::ReadOnly(_), State::Usable) => {
+                tracing::info!("the database takes changes again")
+            }
             (_, State::Usable | State::Away(_)) => {}
         }
     }

@@ -12,7 +12,8 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use sea_orm::{
     DatabaseConnection, SqlxMySqlConnector, SqlxPostgresConnector, SqlxSqliteConnector,
     sqlx::{
-        self, ConnectOptions, Connection, Executor, MySqlConnection, PgConnection, Row, SqliteConnection,
+        self, ConnectOptions, Connection, Executor, MySqlConnection, PgConnection, Row,
+        SqliteConnection,
         mysql::{MySqlConnectOptions, MySqlPoolOptions},
         postgres::{PgConnectOptions, PgPoolOptions},
         sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions},
@@ -65,7 +66,11 @@ pub enum ConnectError {
 impl ConnectError {
     fn unreachable(error: sqlx::Error) -> Self {
         // The driver keeps the library's error in one of its own, of which there is a different one for each kind of database.
-        if format!("{error:?}").contains("CaUsedAsEndEntity") { Self::AuthorityAsServer(error) } else { Self::Unreachable(error) }
+        if format!("{error:?}").contains("CaUsedAsEndEntity") {
+            Self::AuthorityAsServer(error)
+        } else {
+            Self::Unreachable(error)
+        }
     }
 }
 
@@ -130,7 +135,9 @@ impl Server {
             // A pooler refuses parameters that it does not keep, and floats are not used.
             DatabaseKind::Postgres => {
                 let options: PgConnectOptions = url.parse().map_err(bad)?;
-                Self::Postgres(Box::new(options.extra_float_digits(None).disable_statement_logging()))
+                Self::Postgres(Box::new(
+                    options.extra_float_digits(None).disable_statement_logging(),
+                ))
             }
             DatabaseKind::MySql => {
                 let options: MySqlConnectOptions = url.parse().map_err(bad)?;
@@ -139,7 +146,10 @@ impl Server {
             }
             DatabaseKind::Sqlite => {
                 let options: SqliteConnectOptions = url.parse().map_err(bad)?;
-                let options = options.busy_timeout(SQLITE_BUSY_TIMEOUT).foreign_keys(true).disable_statement_logging();
+                let options = options
+                    .busy_timeout(SQLITE_BUSY_TIMEOUT)
+                    .foreign_keys(true)
+                    .disable_statement_logging();
                 Self::Sqlite(Box::new(match access {
                     Access::Use => {
                         if url.contains("mode=rwc") {
@@ -175,23 +185,36 @@ impl Server {
 }
 
 /// Connections to a database that is only read, and is another system's: on its own terms but for what cannot be read otherwise.
-pub(super) async fn open_to_read(url: &DatabaseUrl, limit: Duration) -> Result<DatabaseConnection, ConnectError> {
+pub(super) async fn open_to_read(
+    url: &DatabaseUrl,
+    limit: Duration,
+) -> Result<DatabaseConnection, ConnectError> {
     const CONNECTIONS_MAX: u32 = 2;
 
     let mut failure = ConnectError::Url;
     for server in Server::all(url, Access::Look)? {
         let opened = match server {
             Server::Postgres(options) => {
-                let pool = PgPoolOptions::new().max_connections(CONNECTIONS_MAX).acquire_timeout(limit).connect_with(*options);
+                let pool = PgPoolOptions::new()
+                    .max_connections(CONNECTIONS_MAX)
+                    .acquire_timeout(limit)
+                    .connect_with(*options);
                 pool.await.map(SqlxPostgresConnector::from_sqlx_postgres_pool)
             }
             Server::MySql(options) => {
-                let pool = MySqlPoolOptions::new().max_connections(CONNECTIONS_MAX).acquire_timeout(limit).connect_with(*options);
+                let pool = MySqlPoolOptions::new()
+                    .max_connections(CONNECTIONS_MAX)
+                    .acquire_timeout(limit)
+                    .connect_with(*options);
                 pool.await.map(SqlxMySqlConnector::from_sqlx_mysql_pool)
             }
             Server::Sqlite(options) => {
-                let pool = SqlitePoolOptions::new().max_connections(CONNECTIONS_MAX).acquire_timeout(limit);
-                pool.connect_with(options.read_only(true)).await.map(SqlxSqliteConnector::from_sqlx_sqlite_pool)
+                let pool = SqlitePoolOptions::new()
+                    .max_connections(CONNECTIONS_MAX)
+                    .acquire_timeout(limit);
+                pool.connect_with(options.read_only(true))
+                    .await
+                    .map(SqlxSqliteConnector::from_sqlx_sqlite_pool)
             }
         };
         match opened {
@@ -206,11 +229,15 @@ pub(super) async fn open_to_read(url: &DatabaseUrl, limit: Duration) -> Result<D
 async fn connect_postgres(options: &PgConnectOptions) -> Result<(Session, bool), sqlx::Error> {
     match options.clone().options([DIRECT]).connect().await {
         Ok(mut session) => {
-            let row = session.fetch_one("SELECT current_setting('countersign.direct', true)").await?;
-            let is_direct = row.try_get::<Option<String>, _>(0)?.is_some_and(|value| value == DIRECT.1);
+            let row =
+                session.fetch_one("SELECT current_setting('countersign.direct', true)").await?;
+            let is_direct =
+                row.try_get::<Option<String>, _>(0)?.is_some_and(|value| value == DIRECT.1);
             Ok((Session::Postgres(session), !is_direct))
         }
-        Err(sqlx::Error::Database(error)) if !is_final(error.code().as_deref().unwrap_or_default()) => {
+        Err(sqlx::Error::Database(error))
+            if !is_final(error.code().as_deref().unwrap_or_default()) =>
+        {
             Ok((Session::Postgres(options.connect().await?), true))
         }
         Err(error) => Err(error),
@@ -227,17 +254,28 @@ impl Session {
     pub(super) async fn writes(&mut self) -> Result<Writes, sqlx::Error> {
         match self {
             Self::Postgres(session) => {
-                let query = "SELECT current_setting('transaction_read_only') = 'on', pg_is_in_recovery()";
+                let query =
+                    "SELECT current_setting('transaction_read_only') = 'on', pg_is_in_recovery()";
                 let row = session.fetch_one(query).await?;
                 let (is_marked_read_only, is_standby) = (row.try_get(0)?, row.try_get(1)?);
-                let why = if is_standby { "it is a standby" } else { "`default_transaction_read_only` is on" };
-                Ok(Writes { is_marked_read_only, refused: is_marked_read_only.then(|| why.to_owned()) })
+                let why = if is_standby {
+                    "it is a standby"
+                } else {
+                    "`default_transaction_read_only` is on"
+                };
+                Ok(Writes {
+                    is_marked_read_only,
+                    refused: is_marked_read_only.then(|| why.to_owned()),
+                })
             }
             Self::MySql(session) => {
                 if !is_mysql_marked_read_only(session).await? {
                     return Ok(Writes::TAKEN);
                 }
-                let refused = session.execute("UPDATE registry_feed SET newest = newest WHERE id < 0").await.err();
+                let refused = session
+                    .execute("UPDATE registry_feed SET newest = newest WHERE id < 0")
+                    .await
+                    .err();
                 let refused = refused.filter(is_read_only).map(|error| error.to_string());
                 Ok(Writes { is_marked_read_only: true, refused })
             }
@@ -268,13 +306,18 @@ impl Session {
     }
 }
 
-pub(super) async fn is_postgres_marked_read_only(session: &mut PgConnection) -> Result<bool, sqlx::Error> {
+pub(super) async fn is_postgres_marked_read_only(
+    session: &mut PgConnection,
+) -> Result<bool, sqlx::Error> {
     Ok(session.fetch_one("SHOW transaction_read_only").await?.try_get::<String, _>(0)? == "on")
 }
 
 /// Newer versions of MariaDB have words for it.
-pub(super) async fn is_mysql_marked_read_only(session: &mut MySqlConnection) -> Result<bool, sqlx::Error> {
-    let value: String = session.fetch_one("SELECT CAST(@@global.read_only AS CHAR)").await?.try_get(0)?;
+pub(super) async fn is_mysql_marked_read_only(
+    session: &mut MySqlConnection,
+) -> Result<bool, sqlx::Error> {
+    let value: String =
+        session.fetch_one("SELECT CAST(@@global.read_only AS CHAR)").await?.try_get(0)?;
     Ok(!matches!(value.as_str(), "0" | "OFF"))
 }
 
@@ -294,8 +337,12 @@ pub(super) async fn reach_any(servers: &[Server], limit: Duration) -> Result<Rea
     while let Some((place, attempt)) = attempts.next().await {
         match attempt {
             Ok(reached) if reached.writes.refused.is_none() => return Ok(reached),
-            Ok(reached) if second_best.as_ref().is_none_or(|(before, _)| place < *before) => second_best = Some((place, reached)),
-            Err(error) if failure.as_ref().is_none_or(|(before, _)| place < *before) => failure = Some((place, error)),
+            Ok(reached) if second_best.as_ref().is_none_or(|(before, _)| place < *before) => {
+                second_best = Some((place, reached))
+            }
+            Err(error) if failure.as_ref().is_none_or(|(before, _)| place < *before) => {
+                failure = Some((place, error))
+            }
             Ok(_) | Err(_) => {}
         }
     }
@@ -325,7 +372,9 @@ pub(super) async fn reach_patiently(servers: &[Server]) -> Result<Reached, Conne
 fn is_passing(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(error) => error.kind() == ErrorKind::ConnectionRefused,
-        sqlx::Error::Database(error) => error.is_transient_in_connect_phase() || is_busy_code(error.code().as_deref()),
+        sqlx::Error::Database(error) => {
+            error.is_transient_in_connect_phase() || is_busy_code(error.code().as_deref())
+        }
         _ => false,
     }
 }
@@ -337,7 +386,9 @@ pub(super) fn is_busy(error: &sqlx::Error) -> bool {
 
 /// `SQLITE_BUSY`, `SQLITE_LOCKED`, and what they are extended to.
 fn is_busy_code(code: Option<&str>) -> bool {
-    code.filter(|code| code.len() < 5).and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| matches!(code & 0xff, 5 | 6))
+    code.filter(|code| code.len() < 5)
+        .and_then(|code| code.parse::<u32>().ok())
+        .is_some_and(|code| matches!(code & 0xff, 5 | 6))
 }
 
 /// Whether the server says that it takes no changes.

@@ -11,13 +11,16 @@ use crate::{
         json,
         key::PublicKey,
         key_set::{KeySetContents, LeftOutKey},
-        principal::{ApiKeyId, GrantId, KeyId, KnownKey, KnownPrincipal, KnownTrust, PrincipalId, TrustId, Username},
+        principal::{
+            ApiKeyId, GrantId, KeyId, KnownKey, KnownPrincipal, KnownTrust, PrincipalId, TrustId,
+            Username,
+        },
         scope::Scopes,
         time::UnixMillis,
     },
     engine::ports::{
-        ApiKeyRecord, AuditEvent, GrantRecord, KeyRecord, KeyTerms, PrincipalRecord, Profile, RefreshRecord, RegistryError,
-        TrustRecord,
+        ApiKeyRecord, AuditEvent, GrantRecord, KeyRecord, KeyTerms, PrincipalRecord, Profile,
+        RefreshRecord, RegistryError, TrustRecord,
     },
 };
 
@@ -44,7 +47,11 @@ impl TryFrom<principals::Model> for PrincipalRecord {
             username: username(&row.username)?,
             is_active: row.is_active,
             scopes: scopes(&row.scopes)?,
-            profile: Profile { given_name: row.given_name, family_name: row.family_name, email: row.email },
+            profile: Profile {
+                given_name: row.given_name,
+                family_name: row.family_name,
+                email: row.email,
+            },
             created_at: millis(row.created_at),
             updated_at: millis(row.updated_at),
         })
@@ -70,7 +77,10 @@ pub(super) fn key_record(row: public_keys::Model, owner: &str) -> Result<KeyReco
     })
 }
 
-pub(super) fn trust_record(row: jwks_trusts::Model, owner: &str) -> Result<TrustRecord, RegistryError> {
+pub(super) fn trust_record(
+    row: jwks_trusts::Model,
+    owner: &str,
+) -> Result<TrustRecord, RegistryError> {
     Ok(TrustRecord {
         id: TrustId(row.id),
         username: username(owner)?,
@@ -78,7 +88,10 @@ pub(super) fn trust_record(row: jwks_trusts::Model, owner: &str) -> Result<Trust
         last_used_on: row.last_used_on.map(millis),
         last_fetched_at: row.last_fetched_at.map(millis),
         last_error: row.last_error,
-        contents: row.usable_keys.map(|usable_keys| contents(usable_keys, row.left_out.as_deref())).transpose()?,
+        contents: row
+            .usable_keys
+            .map(|usable_keys| contents(usable_keys, row.left_out.as_deref()))
+            .transpose()?,
         created_at: millis(row.created_at),
     })
 }
@@ -94,8 +107,12 @@ struct LeftOut<T> {
 
 fn contents(usable_keys: i64, left_out: Option<&str>) -> Result<KeySetContents, RegistryError> {
     let read = |text: &str| json::object(text.as_bytes()).map(|LeftOut { keys }| keys);
-    let left_out = left_out.map(read).transpose().map_err(|error| RegistryError::Store(error.into()))?;
-    Ok(KeySetContents { usable_keys: usize::try_from(usable_keys).unwrap_or_default(), left_out: left_out.unwrap_or_default() })
+    let left_out =
+        left_out.map(read).transpose().map_err(|error| RegistryError::Store(error.into()))?;
+    Ok(KeySetContents {
+        usable_keys: usize::try_from(usable_keys).unwrap_or_default(),
+        left_out: left_out.unwrap_or_default(),
+    })
 }
 
 pub(super) fn usable_keys(contents: &KeySetContents) -> i64 {
@@ -106,7 +123,8 @@ pub(super) fn usable_keys(contents: &KeySetContents) -> i64 {
 pub(super) fn left_out(keys: &[LeftOutKey]) -> Result<Option<String>, RegistryError> {
     let mut keys = keys;
     while !keys.is_empty() {
-        let text = serde_json::to_string(&LeftOut { keys }).map_err(|error| RegistryError::Store(error.into()))?;
+        let text = serde_json::to_string(&LeftOut { keys })
+            .map_err(|error| RegistryError::Store(error.into()))?;
         if text.len() <= LEFT_OUT_BYTES_MAX {
             return Ok(Some(text));
         }
@@ -115,7 +133,10 @@ pub(super) fn left_out(keys: &[LeftOutKey]) -> Result<Option<String>, RegistryEr
     Ok(None)
 }
 
-pub(super) fn api_key_record(row: api_keys::Model, owner: &str) -> Result<ApiKeyRecord, RegistryError> {
+pub(super) fn api_key_record(
+    row: api_keys::Model,
+    owner: &str,
+) -> Result<ApiKeyRecord, RegistryError> {
     Ok(ApiKeyRecord {
         id: ApiKeyId(row.id),
         username: username(owner)?,
@@ -128,7 +149,10 @@ pub(super) fn api_key_record(row: api_keys::Model, owner: &str) -> Result<ApiKey
     })
 }
 
-pub(super) fn grant_record(row: token_grants::Model, owner: &str) -> Result<GrantRecord, RegistryError> {
+pub(super) fn grant_record(
+    row: token_grants::Model,
+    owner: &str,
+) -> Result<GrantRecord, RegistryError> {
     let refresh = match (row.refresh_jti, row.refresh_seed, row.refresh_expires_at) {
         (Some(jti), Some(seed), Some(expires_at)) => Some(RefreshRecord {
             jti: uuid(&jti)?,
@@ -150,7 +174,12 @@ pub(super) fn grant_record(row: token_grants::Model, owner: &str) -> Result<Gran
         family: uuid(&row.family)?,
         access_jti: uuid(&row.access_jti)?,
         refresh,
-        audience: row.audience.split(AUDIENCE_SEPARATOR).filter(|one| !one.is_empty()).map(str::to_owned).collect(),
+        audience: row
+            .audience
+            .split(AUDIENCE_SEPARATOR)
+            .filter(|one| !one.is_empty())
+            .map(str::to_owned)
+            .collect(),
         sid: row.sid,
         scopes: scopes(&row.scopes)?,
         proven_by,
@@ -189,7 +218,8 @@ pub(super) fn known_principal(
         });
         match usable {
             Ok((parsed, narrowed)) => {
-                let scopes = narrowed.map_or_else(|| held.clone(), |narrowed| held.narrowed_by(&narrowed));
+                let scopes =
+                    narrowed.map_or_else(|| held.clone(), |narrowed| held.narrowed_by(&narrowed));
                 let (from, until) = (key.not_before.map(millis), key.expires_at.map(millis));
                 Some(KnownKey::new(KeyId(key.id), parsed.verifying_key(), scopes, from, until))
             }
@@ -204,14 +234,21 @@ pub(super) fn known_principal(
             }
         }
     };
-    let keys = keys.into_iter().filter(|key| key.revoked_at.is_none()).filter_map(known_key).collect();
-    let trusts = trusts.into_iter().map(|trust| KnownTrust { id: TrustId(trust.id), url: trust.jwks_url.into() }).collect();
-    let principal = KnownPrincipal::new(PrincipalId(row.id), username(&row.username)?, row.is_active, held);
+    let keys =
+        keys.into_iter().filter(|key| key.revoked_at.is_none()).filter_map(known_key).collect();
+    let trusts = trusts
+        .into_iter()
+        .map(|trust| KnownTrust { id: TrustId(trust.id), url: trust.jwks_url.into() })
+        .collect();
+    let principal =
+        KnownPrincipal::new(PrincipalId(row.id), username(&row.username)?, row.is_active, held);
     Ok(principal.with_keys(keys).with_trusts(trusts).with_revoked(revoked))
 }
 
 pub(super) fn username(stored: &str) -> Result<Username, RegistryError> {
-    Username::new(stored).map_err(|error| RegistryError::Store(format!("the table principals holds {stored:?}: {error}").into()))
+    Username::new(stored).map_err(|error| {
+        RegistryError::Store(format!("the table principals holds {stored:?}: {error}").into())
+    })
 }
 
 /// The `jti` of a revoked access token. One that can no longer be read is left out and logged, as keys are: no token has that name.
@@ -224,7 +261,9 @@ pub(super) fn revoked_jti(grant_id: i64, stored: &str) -> Option<Uuid> {
 }
 
 fn uuid(stored: &str) -> Result<Uuid, RegistryError> {
-    let unreadable = |error| RegistryError::Store(format!("the database holds {stored:?} for a UUID: {error}").into());
+    let unreadable = |error| {
+        RegistryError::Store(format!("the database holds {stored:?} for a UUID: {error}").into())
+    };
     Uuid::try_parse(stored).map_err(unreadable)
 }
 

@@ -4,18 +4,19 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseBackend, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Set,
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseBackend, EntityTrait, QueryFilter,
+    QueryOrder, QuerySelect, Set,
 };
 use tokio::sync::Semaphore;
 
 use super::{
-    api_keys,
+    api_keys, by_principal,
     database::{Database, Transaction},
     entity::{audit_events, jwks_trusts, principals, public_keys},
     error::{or_conflict, registry_error},
-    grants, owned,
+    grants,
     record::{audit_event, key_record, moment, trust_record},
-    writing::Trail,
+    transaction::Trail,
 };
 use crate::{
     domain::{
@@ -24,8 +25,8 @@ use crate::{
         time::UnixMillis,
     },
     engine::ports::{
-        ApiKeyRecord, AuditEvent, Author, KeyChange, KeyRecord, NewApiKey, NewKey, NewPrincipal, PrincipalChange, PrincipalRecord,
-        RegistryError, RegistryStore, TrustRecord, Version,
+        ApiKeyRecord, AuditEvent, Author, KeyChange, KeyRecord, NewApiKey, NewKey, NewPrincipal,
+        PrincipalChange, PrincipalRecord, RegistryError, RegistryStore, TrustRecord, Version,
     },
 };
 
@@ -41,14 +42,22 @@ pub struct SqlRegistry {
 impl SqlRegistry {
     /// The registry in `database`.
     pub fn new(database: Database) -> Self {
-        let turns = if database.get_database_backend() == DatabaseBackend::Sqlite { 1 } else { Semaphore::MAX_PERMITS };
+        let turns = if database.get_database_backend() == DatabaseBackend::Sqlite {
+            1
+        } else {
+            Semaphore::MAX_PERMITS
+        };
         Self { database, turns: Arc::new(Semaphore::new(turns)) }
     }
 }
 
 #[async_trait]
 impl RegistryStore for SqlRegistry {
-    async fn add_principal(&self, new: NewPrincipal, author: Author<'_>) -> Result<PrincipalRecord, RegistryError> {
+    async fn add_principal(
+        &self,
+        new: NewPrincipal,
+        author: Author<'_>,
+    ) -> Result<PrincipalRecord, RegistryError> {
         let writing = self.begin().await?;
         let owner = insert_principal(&writing, &new, author.now, author.now).await?;
         let record = PrincipalRecord::try_from(owner.clone())?;
@@ -70,7 +79,11 @@ impl RegistryStore for SqlRegistry {
         find(&self.database, username).await?.try_into()
     }
 
-    async fn principals(&self, after: Option<PrincipalId>, limit: u64) -> Result<Vec<PrincipalRecord>, RegistryError> {
+    async fn principals(
+        &self,
+        after: Option<PrincipalId>,
+        limit: u64,
+    ) -> Result<Vec<PrincipalRecord>, RegistryError> {
         page(&self.database, after, limit).await?.into_iter().map(TryInto::try_into).collect()
     }
 
@@ -87,15 +100,22 @@ impl RegistryStore for SqlRegistry {
         check_version(expected, before.version())?;
         let mut changed: principals::ActiveModel = row.clone().into();
         changed.is_active.set_if_not_equals(change.is_active.unwrap_or(row.is_active));
-        changed.scopes.set_if_not_equals(change.scopes.map_or_else(|| row.scopes.clone(), |scopes| scopes.to_string()));
-        changed.given_name.set_if_not_equals(change.given_name.unwrap_or_else(|| row.given_name.clone()));
-        changed.family_name.set_if_not_equals(change.family_name.unwrap_or_else(|| row.family_name.clone()));
+        changed.scopes.set_if_not_equals(
+            change.scopes.map_or_else(|| row.scopes.clone(), |scopes| scopes.to_string()),
+        );
+        changed
+            .given_name
+            .set_if_not_equals(change.given_name.unwrap_or_else(|| row.given_name.clone()));
+        changed
+            .family_name
+            .set_if_not_equals(change.family_name.unwrap_or_else(|| row.family_name.clone()));
         changed.email.set_if_not_equals(change.email.unwrap_or_else(|| row.email.clone()));
         if !changed.is_changed() {
             return Ok(before);
         }
         changed.updated_at = Set(moment(author.now));
-        let after = PrincipalRecord::try_from(changed.update(&*writing).await.map_err(registry_error)?)?;
+        let after =
+            PrincipalRecord::try_from(changed.update(&*writing).await.map_err(registry_error)?)?;
         let mut trail = Trail::of(&row, author);
         trail.changed("principal.change", row.id, &before, &after);
         trail.commit(writing).await?;
@@ -118,7 +138,12 @@ impl RegistryStore for SqlRegistry {
         trail.commit(writing).await
     }
 
-    async fn add_key(&self, username: &Username, new: NewKey, author: Author<'_>) -> Result<KeyRecord, RegistryError> {
+    async fn add_key(
+        &self,
+        username: &Username,
+        new: NewKey,
+        author: Author<'_>,
+    ) -> Result<KeyRecord, RegistryError> {
         let writing = self.begin().await?;
         let owner = find(&*writing, username).await?;
         let added = insert_key(&writing, &owner, new, author.now, None).await?;
@@ -129,12 +154,20 @@ impl RegistryStore for SqlRegistry {
     }
 
     async fn key(&self, id: KeyId) -> Result<KeyRecord, RegistryError> {
-        let (row, owner) = owned::one::<public_keys::Entity>(self, id.0).await?.ok_or(RegistryError::NoSuchKey(id))?;
+        let (row, owner) = by_principal::one::<public_keys::Entity>(self, id.0)
+            .await?
+            .ok_or(RegistryError::NoSuchKey(id))?;
         key_record(row, &owner)
     }
 
-    async fn keys(&self, of: Option<&Username>, after: Option<KeyId>, limit: u64) -> Result<Vec<KeyRecord>, RegistryError> {
-        let rows = owned::page::<public_keys::Entity>(self, of, after.map(|id| id.0), limit).await?;
+    async fn keys(
+        &self,
+        of: Option<&Username>,
+        after: Option<KeyId>,
+        limit: u64,
+    ) -> Result<Vec<KeyRecord>, RegistryError> {
+        let rows = by_principal::page::<public_keys::Entity>(self, of, after.map(|id| id.0), limit)
+            .await?;
         rows.map(|(key, owner)| key_record(key, &owner)).collect()
     }
 
@@ -146,9 +179,17 @@ impl RegistryStore for SqlRegistry {
         author: Author<'_>,
     ) -> Result<KeyRecord, RegistryError> {
         let missing = || RegistryError::NoSuchKey(id);
-        let known = public_keys::Entity::find_by_id(id.0).one(&self.database).await.map_err(registry_error)?.ok_or_else(missing)?;
+        let known = public_keys::Entity::find_by_id(id.0)
+            .one(&self.database)
+            .await
+            .map_err(registry_error)?
+            .ok_or_else(missing)?;
         let (writing, owner) = self.begin_holding(known.principal_id).await?.ok_or_else(missing)?;
-        let found = public_keys::Entity::find_by_id(id.0).lock_exclusive().one(&*writing).await.map_err(registry_error)?;
+        let found = public_keys::Entity::find_by_id(id.0)
+            .lock_exclusive()
+            .one(&*writing)
+            .await
+            .map_err(registry_error)?;
         let row = found.ok_or_else(missing)?;
         let before = key_record(row.clone(), &owner.username)?;
         check_version(expected, before.version())?;
@@ -167,7 +208,8 @@ impl RegistryStore for SqlRegistry {
         if !changed.is_changed() {
             return Ok(before);
         }
-        let after = key_record(changed.update(&*writing).await.map_err(registry_error)?, &owner.username)?;
+        let after =
+            key_record(changed.update(&*writing).await.map_err(registry_error)?, &owner.username)?;
         // What earned a grant and may no longer be used takes it along.
         if !after.is_usable(author.now) {
             grants::revoke_earned(&writing, &owner, Used::Key(id), author.now).await?;
@@ -178,7 +220,12 @@ impl RegistryStore for SqlRegistry {
         Ok(after)
     }
 
-    async fn add_trust(&self, username: &Username, url: &str, author: Author<'_>) -> Result<TrustRecord, RegistryError> {
+    async fn add_trust(
+        &self,
+        username: &Username,
+        url: &str,
+        author: Author<'_>,
+    ) -> Result<TrustRecord, RegistryError> {
         let writing = self.begin().await?;
         let owner = find_to_change(&writing, username).await?;
         let added = insert_trust(&writing, &owner, url, author.now, None).await?;
@@ -189,12 +236,20 @@ impl RegistryStore for SqlRegistry {
     }
 
     async fn trust(&self, id: TrustId) -> Result<TrustRecord, RegistryError> {
-        let (row, owner) = owned::one::<jwks_trusts::Entity>(self, id.0).await?.ok_or(RegistryError::NoSuchTrust(id))?;
+        let (row, owner) = by_principal::one::<jwks_trusts::Entity>(self, id.0)
+            .await?
+            .ok_or(RegistryError::NoSuchTrust(id))?;
         trust_record(row, &owner)
     }
 
-    async fn trusts(&self, of: Option<&Username>, after: Option<TrustId>, limit: u64) -> Result<Vec<TrustRecord>, RegistryError> {
-        let rows = owned::page::<jwks_trusts::Entity>(self, of, after.map(|id| id.0), limit).await?;
+    async fn trusts(
+        &self,
+        of: Option<&Username>,
+        after: Option<TrustId>,
+        limit: u64,
+    ) -> Result<Vec<TrustRecord>, RegistryError> {
+        let rows = by_principal::page::<jwks_trusts::Entity>(self, of, after.map(|id| id.0), limit)
+            .await?;
         rows.map(|(trust, owner)| trust_record(trust, &owner)).collect()
     }
 
@@ -206,9 +261,18 @@ impl RegistryStore for SqlRegistry {
         trail.commit(writing).await
     }
 
-    async fn remove_trust(&self, id: TrustId, expected: Option<Version>, author: Author<'_>) -> Result<(), RegistryError> {
+    async fn remove_trust(
+        &self,
+        id: TrustId,
+        expected: Option<Version>,
+        author: Author<'_>,
+    ) -> Result<(), RegistryError> {
         let missing = || RegistryError::NoSuchTrust(id);
-        let known = jwks_trusts::Entity::find_by_id(id.0).one(&self.database).await.map_err(registry_error)?.ok_or_else(missing)?;
+        let known = jwks_trusts::Entity::find_by_id(id.0)
+            .one(&self.database)
+            .await
+            .map_err(registry_error)?
+            .ok_or_else(missing)?;
         let (writing, owner) = self.begin_holding(known.principal_id).await?.ok_or_else(missing)?;
         let (trust, _) = trust_to_change(&writing, id).await?;
         check_version(expected, trust.version())?;
@@ -219,11 +283,20 @@ impl RegistryStore for SqlRegistry {
         trail.commit(writing).await
     }
 
-    async fn add_api_key(&self, username: &Username, new: NewApiKey, author: Author<'_>) -> Result<ApiKeyRecord, RegistryError> {
+    async fn add_api_key(
+        &self,
+        username: &Username,
+        new: NewApiKey,
+        author: Author<'_>,
+    ) -> Result<ApiKeyRecord, RegistryError> {
         api_keys::add(self, username, new, author).await
     }
 
-    async fn register_api_key(&self, new: NewApiKey, author: Author<'_>) -> Result<ApiKeyRecord, RegistryError> {
+    async fn register_api_key(
+        &self,
+        new: NewApiKey,
+        author: Author<'_>,
+    ) -> Result<ApiKeyRecord, RegistryError> {
         api_keys::register(self, &new, author).await
     }
 
@@ -249,8 +322,14 @@ impl RegistryStore for SqlRegistry {
         api_keys::revoke(self, id, expected, author).await
     }
 
-    async fn audit(&self, of: Option<&str>, before: Option<i64>, limit: u64) -> Result<Vec<AuditEvent>, RegistryError> {
-        let mut query = audit_events::Entity::find().order_by_desc(audit_events::Column::Id).limit(limit);
+    async fn audit(
+        &self,
+        of: Option<&str>,
+        before: Option<i64>,
+        limit: u64,
+    ) -> Result<Vec<AuditEvent>, RegistryError> {
+        let mut query =
+            audit_events::Entity::find().order_by_desc(audit_events::Column::Id).limit(limit);
         if let Some(username) = of {
             query = query.filter(audit_events::Column::Username.eq(username));
         }
@@ -291,7 +370,10 @@ pub(super) async fn insert_key(
     last_used_on: Option<UnixMillis>,
 ) -> Result<KeyRecord, RegistryError> {
     let fingerprint = new.key.fingerprint().to_string();
-    let duplicate = RegistryError::KeyExists { username: owner.username.clone(), fingerprint: fingerprint.clone() };
+    let duplicate = RegistryError::KeyExists {
+        username: owner.username.clone(),
+        fingerprint: fingerprint.clone(),
+    };
     let row = public_keys::ActiveModel {
         principal_id: Set(owner.id),
         key: Set(new.as_given),
@@ -317,9 +399,15 @@ pub(super) async fn insert_trust(
     now: UnixMillis,
     last_used_on: Option<UnixMillis>,
 ) -> Result<TrustRecord, RegistryError> {
-    let held = jwks_trusts::Entity::find().filter(jwks_trusts::Column::PrincipalId.eq(owner.id)).all(transaction).await;
+    let held = jwks_trusts::Entity::find()
+        .filter(jwks_trusts::Column::PrincipalId.eq(owner.id))
+        .all(transaction)
+        .await;
     if held.map_err(registry_error)?.iter().any(|trust| trust.jwks_url == url) {
-        return Err(RegistryError::TrustExists { username: owner.username.clone(), jwks_url: url.to_owned() });
+        return Err(RegistryError::TrustExists {
+            username: owner.username.clone(),
+            jwks_url: url.to_owned(),
+        });
     }
     let row = jwks_trusts::ActiveModel {
         principal_id: Set(owner.id),
@@ -331,31 +419,62 @@ pub(super) async fn insert_trust(
     trust_record(row.insert(transaction).await.map_err(registry_error)?, &owner.username)
 }
 
-async fn trust_to_change(transaction: &Transaction, id: TrustId) -> Result<(TrustRecord, principals::Model), RegistryError> {
-    let found = jwks_trusts::Entity::find_by_id(id.0).lock_exclusive().one(transaction).await.map_err(registry_error)?;
+async fn trust_to_change(
+    transaction: &Transaction,
+    id: TrustId,
+) -> Result<(TrustRecord, principals::Model), RegistryError> {
+    let found = jwks_trusts::Entity::find_by_id(id.0)
+        .lock_exclusive()
+        .one(transaction)
+        .await
+        .map_err(registry_error)?;
     let row = found.ok_or(RegistryError::NoSuchTrust(id))?;
-    let owner = owner(transaction, row.principal_id).await?.ok_or(RegistryError::NoSuchTrust(id))?;
+    let owner =
+        owner(transaction, row.principal_id).await?.ok_or(RegistryError::NoSuchTrust(id))?;
     Ok((trust_record(row, &owner.username)?, owner))
 }
 
-async fn owner(connection: &impl ConnectionTrait, id: i64) -> Result<Option<principals::Model>, RegistryError> {
+async fn owner(
+    connection: &impl ConnectionTrait,
+    id: i64,
+) -> Result<Option<principals::Model>, RegistryError> {
     principals::Entity::find_by_id(id).one(connection).await.map_err(registry_error)
 }
 
-pub(super) async fn find(connection: &impl ConnectionTrait, username: &Username) -> Result<principals::Model, RegistryError> {
-    let found = principals::Entity::find().filter(principals::Column::Username.eq(username.as_str())).one(connection).await;
-    found.map_err(registry_error)?.ok_or_else(|| RegistryError::NoSuchPrincipal(username.to_string()))
+pub(super) async fn find(
+    connection: &impl ConnectionTrait,
+    username: &Username,
+) -> Result<principals::Model, RegistryError> {
+    let found = principals::Entity::find()
+        .filter(principals::Column::Username.eq(username.as_str()))
+        .one(connection)
+        .await;
+    found
+        .map_err(registry_error)?
+        .ok_or_else(|| RegistryError::NoSuchPrincipal(username.to_string()))
 }
 
 /// The same, held against other changes until the transaction ends.
-async fn find_to_change(transaction: &Transaction, username: &Username) -> Result<principals::Model, RegistryError> {
-    let query = principals::Entity::find().filter(principals::Column::Username.eq(username.as_str())).lock_exclusive();
+async fn find_to_change(
+    transaction: &Transaction,
+    username: &Username,
+) -> Result<principals::Model, RegistryError> {
+    let query = principals::Entity::find()
+        .filter(principals::Column::Username.eq(username.as_str()))
+        .lock_exclusive();
     let found = query.one(transaction).await.map_err(registry_error)?;
     found.ok_or_else(|| RegistryError::NoSuchPrincipal(username.to_string()))
 }
 
-pub(super) fn check_version(expected: Option<Version>, found: Version) -> Result<(), RegistryError> {
-    if expected.is_none_or(|expected| expected == found) { Ok(()) } else { Err(RegistryError::Changed) }
+pub(super) fn check_version(
+    expected: Option<Version>,
+    found: Version,
+) -> Result<(), RegistryError> {
+    if expected.is_none_or(|expected| expected == found) {
+        Ok(())
+    } else {
+        Err(RegistryError::Changed)
+    }
 }
 
 /// Up to `limit` principals in the order of their numbers, from the one after `after` on.

@@ -3,15 +3,19 @@
 use std::time::Duration;
 
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, IsolationLevel, RuntimeErr, SqliteTransactionMode,
-    SqlxMySqlConnector, SqlxPostgresConnector, SqlxSqliteConnector, Statement, TransactionOptions, TransactionTrait,
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, IsolationLevel, RuntimeErr,
+    SqliteTransactionMode, SqlxMySqlConnector, SqlxPostgresConnector, SqlxSqliteConnector,
+    Statement, TransactionOptions, TransactionTrait,
     sqlx::{mysql::MySqlPoolOptions, postgres::PgPoolOptions},
 };
 use tokio::time::Instant;
 
 use super::{
     database::sqlite_pool,
-    open::{Access, CONNECT_TIMEOUT, ConnectError, Reached, Server, is_busy, reach_patiently, set_up_mysql},
+    open::{
+        Access, CONNECT_TIMEOUT, ConnectError, Reached, Server, is_busy, reach_patiently,
+        set_up_mysql,
+    },
 };
 use crate::config::database::{DatabaseKind, DatabaseSettings};
 
@@ -49,7 +53,11 @@ impl Schema {
 
     /// The same, which makes nothing. `None` if the file of SQLite is not there.
     pub async fn look_at(settings: &DatabaseSettings) -> Result<Option<Self>, ConnectError> {
-        if is_missing_file(settings)? { Ok(None) } else { Self::connect(settings, Access::Look).await.map(Some) }
+        if is_missing_file(settings)? {
+            Ok(None)
+        } else {
+            Self::connect(settings, Access::Look).await.map(Some)
+        }
     }
 
     async fn connect(settings: &DatabaseSettings, access: Access) -> Result<Self, ConnectError> {
@@ -59,11 +67,13 @@ impl Schema {
         let connection = match server {
             Server::Postgres(options) => {
                 let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(CONNECT_TIMEOUT);
-                let options = if is_pooled { options.statement_cache_capacity(0) } else { *options };
+                let options =
+                    if is_pooled { options.statement_cache_capacity(0) } else { *options };
                 SqlxPostgresConnector::from_sqlx_postgres_pool(pool.connect_lazy_with(options))
             }
             Server::MySql(options) => {
-                let pool = MySqlPoolOptions::new().max_connections(1).acquire_timeout(CONNECT_TIMEOUT);
+                let pool =
+                    MySqlPoolOptions::new().max_connections(1).acquire_timeout(CONNECT_TIMEOUT);
                 let pool = pool.after_connect(|connection, _| Box::pin(set_up_mysql(connection)));
                 SqlxMySqlConnector::from_sqlx_mysql_pool(pool.connect_lazy_with(*options))
             }
@@ -76,7 +86,10 @@ impl Schema {
     }
 
     /// Does `work`, which changes nothing, in one transaction.
-    pub async fn look<T>(&self, work: impl AsyncFnOnce(&DatabaseTransaction) -> Result<T, DbErr>) -> Result<T, DbErr> {
+    pub async fn look<T>(
+        &self,
+        work: impl AsyncFnOnce(&DatabaseTransaction) -> Result<T, DbErr>,
+    ) -> Result<T, DbErr> {
         let transaction = self.connection.begin().await?;
         self.forget_statements(&transaction).await?;
         let result = work(&transaction).await;
@@ -98,8 +111,11 @@ impl Schema {
         let result = work(&transaction).await;
         if self.kind == DatabaseKind::MySql {
             // What changes a schema ends the transaction there, and the lock is the connection's.
-            let released = transaction.execute_unprepared(&format!("DO RELEASE_LOCK({MYSQL_LOCK})")).await;
-            return Ok(self.end(transaction, result.and_then(|done| released.map(|_| done))).await?);
+            let released =
+                transaction.execute_unprepared(&format!("DO RELEASE_LOCK({MYSQL_LOCK})")).await;
+            return Ok(self
+                .end(transaction, result.and_then(|done| released.map(|_| done)))
+                .await?);
         }
         Ok(self.end(transaction, result).await?)
     }
@@ -109,7 +125,11 @@ impl Schema {
         drop(self.connection.close().await);
     }
 
-    async fn end<T>(&self, transaction: DatabaseTransaction, result: Result<T, DbErr>) -> Result<T, DbErr> {
+    async fn end<T>(
+        &self,
+        transaction: DatabaseTransaction,
+        result: Result<T, DbErr>,
+    ) -> Result<T, DbErr> {
         match result {
             Ok(done) => {
                 self.forget_statements(&transaction).await?;
@@ -127,14 +147,27 @@ impl Schema {
 
     /// Behind a pooler the connection may have named statements from others, and others get it after this.
     async fn forget_statements(&self, transaction: &DatabaseTransaction) -> Result<(), DbErr> {
-        if self.is_pooled { transaction.execute_unprepared("DEALLOCATE ALL").await.map(drop) } else { Ok(()) }
+        if self.is_pooled {
+            transaction.execute_unprepared("DEALLOCATE ALL").await.map(drop)
+        } else {
+            Ok(())
+        }
     }
 
     /// The lock is the transaction's, so that it also holds behind a pooler. What others did is seen once it is held.
-    async fn lock_postgres(&self, mut waits: impl FnMut()) -> Result<DatabaseTransaction, SchemaError> {
-        let transaction = self.connection.begin_with_config(Some(IsolationLevel::ReadCommitted), None).await?;
+    async fn lock_postgres(
+        &self,
+        mut waits: impl FnMut(),
+    ) -> Result<DatabaseTransaction, SchemaError> {
+        let transaction =
+            self.connection.begin_with_config(Some(IsolationLevel::ReadCommitted), None).await?;
         self.forget_statements(&transaction).await?;
-        if is_yes(&transaction, &format!("SELECT pg_try_advisory_xact_lock({POSTGRES_LOCK})::int::bigint AS locked")).await? {
+        if is_yes(
+            &transaction,
+            &format!("SELECT pg_try_advisory_xact_lock({POSTGRES_LOCK})::int::bigint AS locked"),
+        )
+        .await?
+        {
             return Ok(transaction);
         }
         waits();
@@ -150,17 +183,28 @@ impl Schema {
     }
 
     /// The transaction keeps one connection, which has the lock.
-    async fn lock_mysql(&self, mut waits: impl FnMut()) -> Result<DatabaseTransaction, SchemaError> {
+    async fn lock_mysql(
+        &self,
+        mut waits: impl FnMut(),
+    ) -> Result<DatabaseTransaction, SchemaError> {
         let transaction = self.connection.begin().await?;
-        let lock = |seconds| format!("SELECT CAST(GET_LOCK({MYSQL_LOCK}, {seconds}) AS SIGNED) AS locked");
+        let lock =
+            |seconds| format!("SELECT CAST(GET_LOCK({MYSQL_LOCK}, {seconds}) AS SIGNED) AS locked");
         if is_yes(&transaction, &lock(0)).await? {
             return Ok(transaction);
         }
         waits();
-        if is_yes(&transaction, &lock(PATIENCE.as_secs())).await? { Ok(transaction) } else { Err(SchemaError::Held) }
+        if is_yes(&transaction, &lock(PATIENCE.as_secs())).await? {
+            Ok(transaction)
+        } else {
+            Err(SchemaError::Held)
+        }
     }
 
-    async fn lock_sqlite(&self, mut waits: impl FnMut()) -> Result<DatabaseTransaction, SchemaError> {
+    async fn lock_sqlite(
+        &self,
+        mut waits: impl FnMut(),
+    ) -> Result<DatabaseTransaction, SchemaError> {
         let began_at = Instant::now();
         loop {
             let options = TransactionOptions {
@@ -169,7 +213,10 @@ impl Schema {
             };
             match self.connection.begin_with_options(options).await {
                 Ok(transaction) => return Ok(transaction),
-                Err(DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error))) if is_busy(&error) => {
+                Err(
+                    DbErr::Exec(RuntimeErr::SqlxError(error))
+                    | DbErr::Query(RuntimeErr::SqlxError(error)),
+                ) if is_busy(&error) => {
                     waits();
                     if began_at.elapsed() >= PATIENCE {
                         return Err(SchemaError::Held);
@@ -190,11 +237,17 @@ pub fn is_missing_file(settings: &DatabaseSettings) -> Result<bool, ConnectError
 }
 
 async fn is_yes(transaction: &DatabaseTransaction, query: &str) -> Result<bool, DbErr> {
-    let row = transaction.query_one_raw(Statement::from_string(transaction.get_database_backend(), query)).await?;
+    let row = transaction
+        .query_one_raw(Statement::from_string(transaction.get_database_backend(), query))
+        .await?;
     Ok(row.map(|row| row.try_get::<Option<i64>>("", "locked")).transpose()?.flatten() == Some(1))
 }
 
 fn sql_state(error: &DbErr) -> Option<String> {
-    let (DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error))) = error else { return None };
+    let (DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error))) =
+        error
+    else {
+        return None;
+    };
     error.as_database_error()?.code().map(Into::into)
 }

@@ -7,7 +7,8 @@ use std::{
 
 use async_trait::async_trait;
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, EntityTrait, JoinType, LoaderTrait, QueryFilter, QueryOrder, QuerySelect, RelationTrait, Select,
+    ColumnTrait, ConnectionTrait, EntityTrait, JoinType, LoaderTrait, QueryFilter, QueryOrder,
+    QuerySelect, RelationTrait, Select,
 };
 use uuid::Uuid;
 
@@ -54,20 +55,35 @@ impl PrincipalSource for SqlRegistry {
             trusts.extend(trust.map(|trust| (trust.id, trust)));
         }
         let Some(row) = found else { return Ok(None) };
-        let revoked = revoked.into_iter().filter_map(|(grant, _, jti)| revoked_jti(grant, &jti)).collect();
-        known_principal(&row, keys.into_values().collect(), trusts.into_values().collect(), revoked).map(Some)
+        let revoked =
+            revoked.into_iter().filter_map(|(grant, _, jti)| revoked_jti(grant, &jti)).collect();
+        known_principal(&row, keys.into_values().collect(), trusts.into_values().collect(), revoked)
+            .map(Some)
     }
 
-    async fn load_page(&self, after: Option<PrincipalId>, limit: u64) -> Result<Vec<KnownPrincipal>, RegistryError> {
+    async fn load_page(
+        &self,
+        after: Option<PrincipalId>,
+        limit: u64,
+    ) -> Result<Vec<KnownPrincipal>, RegistryError> {
         let rows = page(&self.database, after, limit).await?;
-        let keys = rows.load_many(public_keys::Entity, &self.database).await.map_err(registry_error)?;
-        let trusts = rows.load_many(jwks_trusts::Entity, &self.database).await.map_err(registry_error)?;
+        let keys =
+            rows.load_many(public_keys::Entity, &self.database).await.map_err(registry_error)?;
+        let trusts =
+            rows.load_many(jwks_trusts::Entity, &self.database).await.map_err(registry_error)?;
         let mut revoked = self.revoked_of(&rows).await?;
         let all = rows.iter().zip(keys.into_iter().zip(trusts));
-        all.map(|(row, (keys, trusts))| known_principal(row, keys, trusts, revoked.remove(&row.id).unwrap_or_default())).collect()
+        all.map(|(row, (keys, trusts))| {
+            known_principal(row, keys, trusts, revoked.remove(&row.id).unwrap_or_default())
+        })
+        .collect()
     }
 
-    async fn names_page(&self, after: Option<PrincipalId>, limit: u64) -> Result<Vec<(PrincipalId, Username)>, RegistryError> {
+    async fn names_page(
+        &self,
+        after: Option<PrincipalId>,
+        limit: u64,
+    ) -> Result<Vec<(PrincipalId, Username)>, RegistryError> {
         let rows: Vec<(i64, String)> = principals::Entity::find()
             .select_only()
             .column(principals::Column::Id)
@@ -89,20 +105,31 @@ impl PrincipalSource for SqlRegistry {
     async fn changes(&self, seen: i64, limit: u64) -> Result<Vec<RegistryChange>, RegistryError> {
         use registry_changes::Column;
 
-        let query = registry_changes::Entity::find().filter(Column::Ordinal.gt(seen)).order_by_asc(Column::Ordinal).limit(limit);
+        let query = registry_changes::Entity::find()
+            .filter(Column::Ordinal.gt(seen))
+            .order_by_asc(Column::Ordinal)
+            .limit(limit);
         let rows = query.all(&self.database).await.map_err(registry_error)?;
-        let numbered =
-            |row: registry_changes::Model| Some(RegistryChange { number: row.ordinal?, principal: PrincipalId(row.principal_id) });
+        let numbered = |row: registry_changes::Model| {
+            Some(RegistryChange { number: row.ordinal?, principal: PrincipalId(row.principal_id) })
+        };
         Ok(rows.into_iter().filter_map(numbered).collect())
     }
 
     async fn unnumbered_changes(&self) -> Result<Vec<RegistryChange>, RegistryError> {
-        let query = registry_changes::Entity::find().filter(registry_changes::Column::Ordinal.is_null());
+        let query =
+            registry_changes::Entity::find().filter(registry_changes::Column::Ordinal.is_null());
         let rows = query.all(&self.database).await.map_err(registry_error)?;
-        Ok(rows.into_iter().map(|row| RegistryChange { number: row.id, principal: PrincipalId(row.principal_id) }).collect())
+        Ok(rows
+            .into_iter()
+            .map(|row| RegistryChange { number: row.id, principal: PrincipalId(row.principal_id) })
+            .collect())
     }
 
-    async fn usernames(&self, ids: &[PrincipalId]) -> Result<Vec<(PrincipalId, Username)>, RegistryError> {
+    async fn usernames(
+        &self,
+        ids: &[PrincipalId],
+    ) -> Result<Vec<(PrincipalId, Username)>, RegistryError> {
         let mut found = Vec::with_capacity(ids.len());
         for ids in ids.chunks(PARAMETERS_MAX) {
             let rows: Vec<(i64, String)> = principals::Entity::find()
@@ -124,9 +151,15 @@ impl PrincipalSource for SqlRegistry {
     async fn forget_changes(&self, up_to: i64, unnumbered: &[i64]) -> Result<(), RegistryError> {
         use registry_changes::{Column, Entity};
 
-        Entity::delete_many().filter(Column::Ordinal.lte(up_to)).exec(&self.database).await.map_err(registry_error)?;
+        Entity::delete_many()
+            .filter(Column::Ordinal.lte(up_to))
+            .exec(&self.database)
+            .await
+            .map_err(registry_error)?;
         for ids in unnumbered.chunks(PARAMETERS_MAX) {
-            let delete = Entity::delete_many().filter(Column::Id.is_in(ids.iter().copied())).filter(Column::Ordinal.is_null());
+            let delete = Entity::delete_many()
+                .filter(Column::Id.is_in(ids.iter().copied()))
+                .filter(Column::Ordinal.is_null());
             delete.exec(&self.database).await.map_err(registry_error)?;
         }
         Ok(())
@@ -135,16 +168,27 @@ impl PrincipalSource for SqlRegistry {
 
 /// The number of the newest change, as `connection` sees it.
 pub(super) async fn newest_change(connection: &impl ConnectionTrait) -> Result<i64, RegistryError> {
-    let feed = registry_feed::Entity::find_by_id(registry_feed::ROW).one(connection).await.map_err(registry_error)?;
-    feed.map(|feed| feed.newest).ok_or_else(|| RegistryError::Store("the table registry_feed has lost its row".into()))
+    let feed = registry_feed::Entity::find_by_id(registry_feed::ROW)
+        .one(connection)
+        .await
+        .map_err(registry_error)?;
+    feed.map(|feed| feed.newest)
+        .ok_or_else(|| RegistryError::Store("the table registry_feed has lost its row".into()))
 }
 
 impl SqlRegistry {
     /// The revoked access tokens of a page of principals, by the principal's number.
-    async fn revoked_of(&self, page: &[principals::Model]) -> Result<HashMap<i64, Vec<Uuid>>, RegistryError> {
-        let (Some(first), Some(last)) = (page.first(), page.last()) else { return Ok(HashMap::new()) };
-        let query = revoked_tokens().filter(token_grants::Column::PrincipalId.between(first.id, last.id));
-        let rows: Vec<RevokedToken> = query.into_tuple().all(&self.database).await.map_err(registry_error)?;
+    async fn revoked_of(
+        &self,
+        page: &[principals::Model],
+    ) -> Result<HashMap<i64, Vec<Uuid>>, RegistryError> {
+        let (Some(first), Some(last)) = (page.first(), page.last()) else {
+            return Ok(HashMap::new());
+        };
+        let query =
+            revoked_tokens().filter(token_grants::Column::PrincipalId.between(first.id, last.id));
+        let rows: Vec<RevokedToken> =
+            query.into_tuple().all(&self.database).await.map_err(registry_error)?;
         let mut revoked = HashMap::<i64, Vec<Uuid>>::new();
         for (grant, principal, jti) in rows {
             revoked.entry(principal).or_default().extend(revoked_jti(grant, &jti));

@@ -34,9 +34,27 @@ impl UsageStore for SqlRegistry {
             }
         }
         let writing = self.begin().await?;
-        write::<public_keys::Entity>(&writing, &keys, public_keys::Column::Id, public_keys::Column::LastUsedOn).await?;
-        write::<jwks_trusts::Entity>(&writing, &trusts, jwks_trusts::Column::Id, jwks_trusts::Column::LastUsedOn).await?;
-        write::<api_keys::Entity>(&writing, &api_keys, api_keys::Column::Id, api_keys::Column::LastUsedOn).await?;
+        write::<public_keys::Entity>(
+            &writing,
+            &keys,
+            public_keys::Column::Id,
+            public_keys::Column::LastUsedOn,
+        )
+        .await?;
+        write::<jwks_trusts::Entity>(
+            &writing,
+            &trusts,
+            jwks_trusts::Column::Id,
+            jwks_trusts::Column::LastUsedOn,
+        )
+        .await?;
+        write::<api_keys::Entity>(
+            &writing,
+            &api_keys,
+            api_keys::Column::Id,
+            api_keys::Column::LastUsedOn,
+        )
+        .await?;
         writing.commit().await
     }
 }
@@ -60,7 +78,9 @@ async fn write<E: EntityTrait>(
     Ok(())
 }
 
-fn chunks<'a>((second, ids): (&'a i64, &'a Vec<i64>)) -> impl Iterator<Item = (UnixMillis, &'a [i64])> {
+fn chunks<'a>(
+    (second, ids): (&'a i64, &'a Vec<i64>),
+) -> impl Iterator<Item = (UnixMillis, &'a [i64])> {
     let at = UnixMillis(second.saturating_mul(1000));
     ids.chunks(ROWS_MAX).map(move |ids| (at, ids))
 }
@@ -78,14 +98,16 @@ impl FetchReports for SqlRegistry {
         at: UnixMillis,
         outcome: Result<&KeySetContents, &FetchFailure>,
     ) -> Result<(), RegistryError> {
-        let update = jwks_trusts::Entity::update_many().filter(jwks_trusts::Column::JwksUrl.eq(url));
+        let update =
+            jwks_trusts::Entity::update_many().filter(jwks_trusts::Column::JwksUrl.eq(url));
         let update = match outcome {
             Ok(contents) => update
                 .col_expr(jwks_trusts::Column::LastFetchedAt, Expr::value(moment(at)))
                 .col_expr(jwks_trusts::Column::LastError, Expr::value(None::<String>))
                 .col_expr(jwks_trusts::Column::UsableKeys, Expr::value(usable_keys(contents)))
                 .col_expr(jwks_trusts::Column::LeftOut, Expr::value(left_out(&contents.left_out)?)),
-            Err(failure) => update.col_expr(jwks_trusts::Column::LastError, Expr::value(failure.reason.as_str())),
+            Err(failure) => update
+                .col_expr(jwks_trusts::Column::LastError, Expr::value(failure.reason.as_str())),
         };
         update.exec(&self.database).await.map(drop).map_err(registry_error)
     }

@@ -8,8 +8,8 @@ use super::{Outcome, TraceIds};
 use crate::{
     config::telemetry::{DecisionLog, Share},
     domain::{
+        auth_request::AuthRequest,
         decision::{AuthMethod, DecisionId},
-        presented::Presented,
         principal::Username,
     },
 };
@@ -44,14 +44,18 @@ impl DecisionLogging {
     /// What is logged now.
     pub fn now(&self) -> (DecisionLog, Share) {
         let log = self.log.load(Ordering::Relaxed);
-        let log = DecisionLog::EVERY.into_iter().find(|known| *known as u8 == log).unwrap_or_default();
+        let log =
+            DecisionLog::EVERY.into_iter().find(|known| *known as u8 == log).unwrap_or_default();
         (log, Share::new(f64::from_bits(self.sample.load(Ordering::Relaxed))).unwrap_or_default())
     }
 
     pub(super) fn wants(&self, outcome: Outcome<'_>) -> bool {
         match (self.now(), outcome) {
-            ((DecisionLog::All, _), _) | ((DecisionLog::Denied, _), Outcome::Denied(_) | Outcome::Unavailable { .. }) => true,
-            ((DecisionLog::Denied, sample), Outcome::Allowed(_)) => sample.get() > 0.0 && fastrand::f64() < sample.get(),
+            ((DecisionLog::All, _), _)
+            | ((DecisionLog::Denied, _), Outcome::Denied(_) | Outcome::Unavailable { .. }) => true,
+            ((DecisionLog::Denied, sample), Outcome::Allowed(_)) => {
+                sample.get() > 0.0 && fastrand::f64() < sample.get()
+            }
             ((DecisionLog::Off, _), _) => false,
         }
     }
@@ -64,18 +68,18 @@ pub(super) fn without_query(path: &str) -> &str {
 
 /// One line, at level info under the target `countersign::decision`.
 pub(super) fn write(
-    presented: &Presented<'_>,
+    auth_request: &AuthRequest<'_>,
     auth_method: Option<AuthMethod>,
     id: DecisionId,
     outcome: Outcome<'_>,
     ids: Option<TraceIds>,
 ) {
     let auth_method = auth_method.map(AuthMethod::name);
-    let (door, request) = (presented.door.name(), &presented.request);
+    let (door, request) = (auth_request.door.name(), &auth_request.request);
     let (method, host) = (request.method.value(), request.host.value());
     let path = request.path.value().map(without_query);
     let (trace_id, span_id) = (ids.map(|ids| display(ids.trace)), ids.map(|ids| display(ids.span)));
-    let peer = presented.peer.map(display);
+    let peer = auth_request.peer.map(display);
     match outcome {
         Outcome::Allowed(identity) => tracing::info!(
             target: "countersign::decision", decision_id = %id, door, outcome = "allowed", method, host, path, peer, trace_id, span_id,

@@ -47,7 +47,9 @@ pub(super) fn start(
 ) -> io::Result<(Lines, WritingThread)> {
     let shared = Arc::new(Shared { overflow, ..Shared::default() });
     let writing = Arc::clone(&shared);
-    let thread = thread::Builder::new().name("log".to_owned()).spawn(move || writing.write_to(target, tell))?;
+    let thread = thread::Builder::new()
+        .name("log".to_owned())
+        .spawn(move || writing.write_to(target, tell))?;
     Ok((Lines(Arc::clone(&shared)), WritingThread { shared, thread: Some(thread) }))
 }
 
@@ -172,7 +174,9 @@ impl Shared {
         let mut waiting = self.lock();
         for _ in 0..LAST_PATIENCES {
             let writes = self.writes.load(Ordering::Relaxed);
-            let ended = self.ended.wait_timeout_while(waiting, LAST_PATIENCE, |waiting| !waiting.is_written);
+            let ended = self
+                .ended
+                .wait_timeout_while(waiting, LAST_PATIENCE, |waiting| !waiting.is_written);
             waiting = ended.unwrap_or_else(PoisonError::into_inner).0;
             if waiting.is_written || self.writes.load(Ordering::Relaxed) == writes {
                 break;
@@ -240,7 +244,8 @@ mod tests {
         const THREADS: usize = 4;
         const EACH: usize = 5_000;
         let target = Target::default();
-        let (lines, writing) = start(target.clone(), LogOverflow::Wait, |_| panic!("nothing is lost")).unwrap();
+        let (lines, writing) =
+            start(target.clone(), LogOverflow::Wait, |_| panic!("nothing is lost")).unwrap();
         thread::scope(|scope| {
             for number in 0..THREADS {
                 let lines = &lines;
@@ -285,7 +290,9 @@ mod tests {
 
     impl Write for Gate {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            drop(self.opened.1.wait_while(self.opened.0.lock().unwrap(), |opened| !*opened).unwrap());
+            drop(
+                self.opened.1.wait_while(self.opened.0.lock().unwrap(), |opened| !*opened).unwrap(),
+            );
             self.target.write(bytes)
         }
 
@@ -305,7 +312,8 @@ mod tests {
     #[test]
     fn lines_without_room_are_lost_and_counted_and_nobody_waits() {
         let gate = Gate::default();
-        let (told, lines_of_teller) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(None::<Lines>)));
+        let (told, lines_of_teller) =
+            (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(None::<Lines>)));
         let (telling, teller) = (Arc::clone(&told), Arc::clone(&lines_of_teller));
         let tell = move |lost| {
             log(teller.lock().unwrap().as_ref().unwrap(), "some were lost\n");
@@ -330,7 +338,10 @@ mod tests {
         let told = mem::take(&mut *told.lock().unwrap());
         assert_eq!(told.iter().sum::<u64>(), lost);
         let text = gate.text();
-        assert_eq!(text.lines().filter(|line| *line == LINE.trim_end()).count() as u64, MANY - lost);
+        assert_eq!(
+            text.lines().filter(|line| *line == LINE.trim_end()).count() as u64,
+            MANY - lost
+        );
         assert_eq!(text.lines().filter(|line| *line == "some were lost").count(), told.len());
         assert_eq!(text.lines().last(), Some("and then"));
     }
@@ -338,7 +349,8 @@ mod tests {
     #[test]
     fn lines_without_room_are_waited_for_if_none_may_be_lost() {
         let gate = Gate::default();
-        let (lines, writing) = start(gate.clone(), LogOverflow::Wait, |_| panic!("nothing is lost")).unwrap();
+        let (lines, writing) =
+            start(gate.clone(), LogOverflow::Wait, |_| panic!("nothing is lost")).unwrap();
         thread::scope(|scope| {
             let logging = scope.spawn(|| (0..MANY).for_each(|_| log(&lines, LINE)));
             while lines.0.lock().lines.len() < WAITING_BYTES_MAX {

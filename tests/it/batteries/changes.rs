@@ -12,8 +12,9 @@ use countersign::{
         time::UnixMillis,
     },
     engine::ports::{
-        Author, FetchFailure, FetchReports, KeyChange, KeyRecord, KeyTerms, NewPrincipal, PrincipalChange, PrincipalRecord,
-        PrincipalSource, Profile, RegistryError, RegistryStore, TrustRecord, UsageStore,
+        Author, FetchFailure, FetchReports, KeyChange, KeyRecord, KeyTerms, NewPrincipal,
+        PrincipalChange, PrincipalRecord, PrincipalSource, Profile, RegistryError, RegistryStore,
+        TrustRecord, UsageStore,
     },
     stores::sql::SqlRegistry,
 };
@@ -46,7 +47,8 @@ async fn a_principal_comes_with_keys_and_trusts_or_not_at_all(registry: &SqlRegi
         ..NewPrincipal::named(username(name))
     };
     let urls = ["https://a.example/jwks", "https://b.example/jwks", "https://c.example/jwks"];
-    let record = registry.add_principal(whole("whole", &[&first, &second], &urls), by_us()).await.unwrap();
+    let record =
+        registry.add_principal(whole("whole", &[&first, &second], &urls), by_us()).await.unwrap();
     assert_eq!(record.profile, profile);
     assert_eq!(registry.principal(&username("whole")).await.unwrap(), record);
     let known = registry.load(&username("whole")).await.unwrap().unwrap();
@@ -56,7 +58,8 @@ async fn a_principal_comes_with_keys_and_trusts_or_not_at_all(registry: &SqlRegi
 
     let again = registry.add_principal(whole("half", &[&first, &first], &urls), by_us()).await;
     assert!(matches!(again, Err(RegistryError::KeyExists { .. })), "{again:?}");
-    let again = registry.add_principal(whole("half", &[&first], &[urls[0], urls[0]]), by_us()).await;
+    let again =
+        registry.add_principal(whole("half", &[&first], &[urls[0], urls[0]]), by_us()).await;
     assert!(matches!(again, Err(RegistryError::TrustExists { .. })), "{again:?}");
     assert!(registry.load(&username("half")).await.unwrap().is_none());
     let disabled = NewPrincipal { is_active: false, ..NewPrincipal::named(username("half")) };
@@ -73,16 +76,31 @@ async fn principals_and_keys_are_changed_if_they_are_what_was_looked_at(registry
         ..PrincipalChange::default()
     };
     let later = Author { now: before.updated_at.saturating_add(Duration::from_secs(1)), ..by_us() };
-    let after = registry.change_principal(&whole, change.clone(), Some(before.version()), later).await.unwrap();
-    let profile = Profile { given_name: None, email: Some("new@example.com".to_owned()), ..before.profile.clone() };
-    let expected = PrincipalRecord { scopes: Scopes::parse("read").unwrap(), profile, updated_at: later.now, ..before.clone() };
+    let after = registry
+        .change_principal(&whole, change.clone(), Some(before.version()), later)
+        .await
+        .unwrap();
+    let profile = Profile {
+        given_name: None,
+        email: Some("new@example.com".to_owned()),
+        ..before.profile.clone()
+    };
+    let expected = PrincipalRecord {
+        scopes: Scopes::parse("read").unwrap(),
+        profile,
+        updated_at: later.now,
+        ..before.clone()
+    };
     assert_eq!(after, expected);
     assert_eq!(registry.principal(&whole).await.unwrap(), after);
-    let outdated = registry.change_principal(&whole, PrincipalChange::default(), Some(before.version()), later).await;
+    let outdated = registry
+        .change_principal(&whole, PrincipalChange::default(), Some(before.version()), later)
+        .await;
     assert!(matches!(outdated, Err(RegistryError::Changed)), "{outdated:?}");
     let outdated = registry.remove_principal(&whole, Some(before.version()), later).await;
     assert!(matches!(outdated, Err(RegistryError::Changed)), "{outdated:?}");
-    let same = registry.change_principal(&whole, change, Some(after.version()), by_us()).await.unwrap();
+    let same =
+        registry.change_principal(&whole, change, Some(after.version()), by_us()).await.unwrap();
     assert_eq!(same, after, "what is already so changes nothing");
 
     let key = registry.keys(Some(&whole), None, 1).await.unwrap().remove(0);
@@ -94,13 +112,24 @@ async fn principals_and_keys_are_changed_if_they_are_what_was_looked_at(registry
         expires_at: Some(Some(until)),
         revoke: false,
     };
-    let changed = registry.change_key(key.id, change.clone(), Some(key.version()), by_us()).await.unwrap();
+    let changed =
+        registry.change_key(key.id, change.clone(), Some(key.version()), by_us()).await.unwrap();
     assert_eq!(changed, KeyRecord { terms: change.applied_to(&key.terms), ..key.clone() });
     assert_eq!(registry.key(key.id).await.unwrap(), changed);
-    let outdated = registry.change_key(key.id, KeyChange::REVOCATION, Some(key.version()), by_us()).await;
+    let outdated =
+        registry.change_key(key.id, KeyChange::REVOCATION, Some(key.version()), by_us()).await;
     assert!(matches!(outdated, Err(RegistryError::Changed)), "{outdated:?}");
-    let bare = KeyChange { comment: Some(None), scopes: Some(None), not_before: Some(None), expires_at: Some(None), revoke: false };
-    assert_eq!(registry.change_key(key.id, bare, None, by_us()).await.unwrap().terms, KeyTerms::default());
+    let bare = KeyChange {
+        comment: Some(None),
+        scopes: Some(None),
+        not_before: Some(None),
+        expires_at: Some(None),
+        revoke: false,
+    };
+    assert_eq!(
+        registry.change_key(key.id, bare, None, by_us()).await.unwrap().terms,
+        KeyTerms::default()
+    );
 
     // Of two who look at the same and change it at the same time, one is told that it changed.
     let seen = registry.principal(&whole).await.unwrap().version();
@@ -108,13 +137,19 @@ async fn principals_and_keys_are_changed_if_they_are_what_was_looked_at(registry
     for number in 0..8 {
         let (registry, name) = (registry.clone(), whole.clone());
         at_once.spawn(async move {
-            let change = PrincipalChange { email: Some(Some(format!("{number}@example.com"))), ..PrincipalChange::default() };
+            let change = PrincipalChange {
+                email: Some(Some(format!("{number}@example.com"))),
+                ..PrincipalChange::default()
+            };
             registry.change_principal(&name, change, Some(seen), by_us()).await
         });
     }
     let outcomes = at_once.join_all().await;
     assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1, "{outcomes:?}");
-    assert!(outcomes.iter().all(|outcome| matches!(outcome, Ok(_) | Err(RegistryError::Changed))), "{outcomes:?}");
+    assert!(
+        outcomes.iter().all(|outcome| matches!(outcome, Ok(_) | Err(RegistryError::Changed))),
+        "{outcomes:?}"
+    );
 }
 
 async fn trusts_are_kept_and_listed(registry: &SqlRegistry) {
@@ -124,16 +159,31 @@ async fn trusts_are_kept_and_listed(registry: &SqlRegistry) {
     assert_eq!((added.username.as_str(), added.jwks_url.as_str()), ("whole", url.as_str()));
     assert_eq!(registry.trust(added.id).await.unwrap(), added);
     let again = registry.add_trust(&whole, &url, by_us()).await;
-    assert!(matches!(&again, Err(RegistryError::TrustExists { jwks_url, .. }) if *jwks_url == url), "{again:?}");
-    registry.add_trust(&whole, &url.to_uppercase(), by_us()).await.expect("URLs are compared byte for byte");
-    assert!(matches!(registry.add_trust(&username("nobody"), &url, by_us()).await, Err(RegistryError::NoSuchPrincipal(_))));
+    assert!(
+        matches!(&again, Err(RegistryError::TrustExists { jwks_url, .. }) if *jwks_url == url),
+        "{again:?}"
+    );
+    registry
+        .add_trust(&whole, &url.to_uppercase(), by_us())
+        .await
+        .expect("URLs are compared byte for byte");
+    assert!(matches!(
+        registry.add_trust(&username("nobody"), &url, by_us()).await,
+        Err(RegistryError::NoSuchPrincipal(_))
+    ));
 
     let mut at_once = tokio::task::JoinSet::new();
     for _ in 0..8 {
         let (registry, name) = (registry.clone(), whole.clone());
-        at_once.spawn(async move { registry.add_trust(&name, "https://raced.example/", by_us()).await.is_ok() });
+        at_once.spawn(async move {
+            registry.add_trust(&name, "https://raced.example/", by_us()).await.is_ok()
+        });
     }
-    assert_eq!(at_once.join_all().await.into_iter().filter(|added| *added).count(), 1, "of eight at once");
+    assert_eq!(
+        at_once.join_all().await.into_iter().filter(|added| *added).count(),
+        1,
+        "of eight at once"
+    );
 
     let all = registry.trusts(Some(&whole), None, 100).await.unwrap();
     assert_eq!(all.len(), 6);
@@ -146,7 +196,10 @@ async fn trusts_are_kept_and_listed(registry: &SqlRegistry) {
         reason: "unsupported".to_owned(),
         is_alarming: true,
     };
-    let contents = KeySetContents { usable_keys: 2, left_out: vec![unfit.clone(), LeftOutKey { kid: None, ..unfit.clone() }] };
+    let contents = KeySetContents {
+        usable_keys: 2,
+        left_out: vec![unfit.clone(), LeftOutKey { kid: None, ..unfit.clone() }],
+    };
     registry.fetched(&url, fetched_at, Ok(&contents)).await.unwrap();
     registry.fetched(&url, now(), Err(&failure)).await.unwrap();
     let noted = TrustRecord {
@@ -162,7 +215,10 @@ async fn trusts_are_kept_and_listed(registry: &SqlRegistry) {
     let worst = KeySetContents { usable_keys: 0, left_out: vec![worst; 100] };
     registry.fetched(&url, fetched_at, Ok(&worst)).await.unwrap();
     let kept = registry.trust(added.id).await.unwrap().contents.unwrap();
-    assert!((20..100).contains(&kept.left_out.len()) && kept.left_out.iter().all(|left_out| *left_out == worst.left_out[0]));
+    assert!(
+        (20..100).contains(&kept.left_out.len())
+            && kept.left_out.iter().all(|left_out| *left_out == worst.left_out[0])
+    );
     registry.fetched(&url, fetched_at, Ok(&KeySetContents::default())).await.unwrap();
     let emptied = registry.trust(added.id).await.unwrap();
     assert_eq!((emptied.last_error, emptied.contents), (None, Some(KeySetContents::default())));
@@ -174,8 +230,14 @@ async fn trusts_are_kept_and_listed(registry: &SqlRegistry) {
     let (gone, never) = (added.id, TrustId(i64::MAX));
     for id in [gone, never] {
         assert!(matches!(registry.trust(id).await, Err(RegistryError::NoSuchTrust(_))));
-        assert!(matches!(registry.touch_trust(id, by_us()).await, Err(RegistryError::NoSuchTrust(_))));
-        assert!(matches!(registry.remove_trust(id, None, by_us()).await, Err(RegistryError::NoSuchTrust(_))));
+        assert!(matches!(
+            registry.touch_trust(id, by_us()).await,
+            Err(RegistryError::NoSuchTrust(_))
+        ));
+        assert!(matches!(
+            registry.remove_trust(id, None, by_us()).await,
+            Err(RegistryError::NoSuchTrust(_))
+        ));
     }
     let known = registry.load(&whole).await.unwrap().unwrap();
     assert_eq!((known.keys.len(), known.trusts.len()), (2, 5), "none twice, however they are read");
@@ -183,13 +245,19 @@ async fn trusts_are_kept_and_listed(registry: &SqlRegistry) {
         revoke(registry, key.id, by_us()).await.unwrap();
     }
     let known = registry.load(&whole).await.unwrap().unwrap();
-    assert_eq!((known.keys.len(), known.trusts.len()), (0, 5), "revoked keys take no trusts with them");
+    assert_eq!(
+        (known.keys.len(), known.trusts.len()),
+        (0, 5),
+        "revoked keys take no trusts with them"
+    );
 }
 
 async fn use_is_written_and_never_goes_back(registry: &SqlRegistry) {
     let whole = username("whole");
-    let (keys, trusts) =
-        (registry.keys(Some(&whole), None, 2).await.unwrap(), registry.trusts(Some(&whole), None, 2).await.unwrap());
+    let (keys, trusts) = (
+        registry.keys(Some(&whole), None, 2).await.unwrap(),
+        registry.trusts(Some(&whole), None, 2).await.unwrap(),
+    );
     let at = |second: i64| UnixMillis(1_900_000_000_000 + second * 1000);
     let seen = registry.newest_change().await.unwrap();
     let used = [
@@ -199,7 +267,10 @@ async fn use_is_written_and_never_goes_back(registry: &SqlRegistry) {
         (Used::Key(KeyId(i64::MAX)), at(6)),
     ];
     registry.write_usage(&used).await.unwrap();
-    registry.write_usage(&[(Used::Key(keys[0].id), at(4)), (Used::Trust(trusts[0].id), at(9))]).await.unwrap();
+    registry
+        .write_usage(&[(Used::Key(keys[0].id), at(4)), (Used::Trust(trusts[0].id), at(9))])
+        .await
+        .unwrap();
     registry.write_usage(&[]).await.unwrap();
     let key = async |index: usize| registry.key(keys[index].id).await.unwrap();
     let trust = async |index: usize| registry.trust(trusts[index].id).await.unwrap();
@@ -209,13 +280,17 @@ async fn use_is_written_and_never_goes_back(registry: &SqlRegistry) {
     assert_eq!(key(0).await.version(), keys[0].version(), "use is no change");
     assert_eq!(registry.newest_change().await.unwrap(), seen, "nor anything for the feed");
 
-    let many: Vec<_> = (0..2000).map(|number| (Used::Key(KeyId(1_000_000 + number)), at(number % 11))).collect();
+    let many: Vec<_> =
+        (0..2000).map(|number| (Used::Key(KeyId(1_000_000 + number)), at(number % 11))).collect();
     registry.write_usage(&many).await.unwrap();
 }
 
 async fn every_change_is_audited(registry: &SqlRegistry) {
     let name = username("audited");
-    let by = |second: i64| Author { actor: "cli:ada", now: UnixMillis(1_900_000_000_000 + second * 1000) };
+    let by = |second: i64| Author {
+        actor: "cli:ada",
+        now: UnixMillis(1_900_000_000_000 + second * 1000),
+    };
     registry.add_principal(NewPrincipal::named(name.clone()), by(0)).await.unwrap();
     let key = registry.add_key(&name, new_key(&public_key()), by(1)).await.unwrap();
     let comment = KeyChange { comment: Some(Some("c".to_owned())), ..KeyChange::default() };
@@ -228,8 +303,11 @@ async fn every_change_is_audited(registry: &SqlRegistry) {
     registry.remove_principal(&name, None, by(8)).await.unwrap();
 
     let events = registry.audit(Some("audited"), None, 100).await.unwrap();
-    let said: Vec<_> =
-        events.iter().rev().map(|event| (event.action.as_str(), event.before.is_some(), event.after.is_some())).collect();
+    let said: Vec<_> = events
+        .iter()
+        .rev()
+        .map(|event| (event.action.as_str(), event.before.is_some(), event.after.is_some()))
+        .collect();
     let expected = [
         ("principal.add", false, true),
         ("key.add", false, true),
@@ -249,7 +327,10 @@ async fn every_change_is_audited(registry: &SqlRegistry) {
     let revoked = &events[4];
     assert_eq!(revoked.subject_id, key.id.0);
     assert!(revoked.before.as_deref().unwrap().contains("\"revoked_at\":null"), "{revoked:?}");
-    assert!(revoked.after.as_deref().unwrap().contains("\"revoked_at\":\"2030-03-17T17:46:44Z\""), "{revoked:?}");
+    assert!(
+        revoked.after.as_deref().unwrap().contains("\"revoked_at\":\"2030-03-17T17:46:44Z\""),
+        "{revoked:?}"
+    );
 
     let page = registry.audit(Some("audited"), Some(events[2].id), 2).await.unwrap();
     assert_eq!(page, events[3..5]);

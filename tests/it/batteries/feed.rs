@@ -13,7 +13,8 @@ use countersign::{
         time::UnixMillis,
     },
     engine::ports::{
-        Answer, Author, FetchFailure, KeyDirectory, KeySetSource, NewPrincipal, PrincipalChange, PrincipalSource, RegistryStore,
+        Answer, Author, FetchFailure, KeyDirectory, KeySetSource, NewPrincipal, PrincipalChange,
+        PrincipalSource, RegistryStore,
     },
     stores::{
         cache::{CachedDirectory, Follower},
@@ -30,7 +31,8 @@ const HOUR: Duration = Duration::from_hours(1);
 #[tokio::test]
 async fn no_change_is_missed_on_sqlite() {
     let folder = tempfile::tempdir().unwrap();
-    let world = World::new(&format!("sqlite://{}?mode=rwc", folder.path().join("feed.db").display())).await;
+    let world =
+        World::new(&format!("sqlite://{}?mode=rwc", folder.path().join("feed.db").display())).await;
     world.changes_by_several_writers_are_followed().await;
     world.a_change_that_stays_invisible_for_long_is_followed(false).await;
 }
@@ -50,7 +52,9 @@ async fn no_change_is_missed_on_postgresql() {
         assert!(world.numbers_of_rows_go_back().await, "{numbers}: it shows nothing else");
     }
     // A server that is set to be strict does not refuse those who write at the same time.
-    world.execute("ALTER DATABASE postgres SET default_transaction_isolation = 'serializable'").await;
+    world
+        .execute("ALTER DATABASE postgres SET default_transaction_isolation = 'serializable'")
+        .await;
     world.connect_anew(async |_| ()).await;
     world.changes_at_once_are_followed().await;
 }
@@ -98,7 +102,11 @@ impl World {
             registry.add_principal(NewPrincipal::named(username(name)), by(0)).await.unwrap();
         }
         let replica = Replica::start(registry).await;
-        let mut world = Self { url: url.to_owned(), writers: Vec::new(), replica: tokio::sync::Mutex::new(replica) };
+        let mut world = Self {
+            url: url.to_owned(),
+            writers: Vec::new(),
+            replica: tokio::sync::Mutex::new(replica),
+        };
         world.connect_anew(async |_| ()).await;
         world
     }
@@ -110,7 +118,10 @@ impl World {
             before(number).await;
             let registry = SqlRegistry::new(connect(&settings(&self.url)).await.unwrap());
             // So that it has its connection, with what was set, and its numbers.
-            registry.change_principal(&username(NAMES[0]), email(number), None, by(0)).await.unwrap();
+            registry
+                .change_principal(&username(NAMES[0]), email(number), None, by(0))
+                .await
+                .unwrap();
             self.writers.push(registry);
         }
     }
@@ -126,9 +137,17 @@ impl World {
                 for name in NAMES {
                     let is_active = round % 2 == 1;
                     self.set_active(writer, name, is_active, by(offset)).await;
-                    assert_eq!(self.sees(name).await, is_active, "{name} in round {round}, written {offset} h from now");
+                    assert_eq!(
+                        self.sees(name).await,
+                        is_active,
+                        "{name} in round {round}, written {offset} h from now"
+                    );
                     self.set_active(writer, name, !is_active, by(offset)).await;
-                    assert_eq!(self.sees(name).await, !is_active, "{name} in round {round}, written {offset} h from now");
+                    assert_eq!(
+                        self.sees(name).await,
+                        !is_active,
+                        "{name} in round {round}, written {offset} h from now"
+                    );
                 }
             }
         }
@@ -174,8 +193,14 @@ impl World {
             for (writer, name) in self.writers.iter().zip(NAMES).flat_map(|pair| [pair; 5]) {
                 let (writer, number) = (writer.clone(), at_once.len() as u64);
                 at_once.spawn(async move {
-                    writer.change_principal(&username(name), active(is_active), None, by(0)).await.unwrap();
-                    writer.change_principal(&username(name), email(number), None, by(0)).await.unwrap();
+                    writer
+                        .change_principal(&username(name), active(is_active), None, by(0))
+                        .await
+                        .unwrap();
+                    writer
+                        .change_principal(&username(name), email(number), None, by(0))
+                        .await
+                        .unwrap();
                 });
             }
             at_once.join_all().await;
@@ -190,14 +215,24 @@ impl World {
     /// Whether rows that became visible later have smaller numbers, by more than a follower would ever look back.
     async fn numbers_of_rows_go_back(&self) -> bool {
         let database = sea_orm::Database::connect(&self.url).await.unwrap();
-        let statement =
-            "SELECT COUNT(*) AS found FROM registry_changes a JOIN registry_changes b ON b.ordinal = a.ordinal + 1 AND b.id < a.id";
-        let row =
-            database.query_one_raw(sea_orm::Statement::from_string(database.get_database_backend(), statement)).await.unwrap();
+        let statement = "SELECT COUNT(*) AS found FROM registry_changes a JOIN registry_changes b ON b.ordinal = a.ordinal + 1 AND b.id < a.id";
+        let row = database
+            .query_one_raw(sea_orm::Statement::from_string(
+                database.get_database_backend(),
+                statement,
+            ))
+            .await
+            .unwrap();
         row.unwrap().try_get::<i64>("", "found").unwrap() > 0
     }
 
-    async fn set_active(&self, writer: &SqlRegistry, name: &str, is_active: bool, author: Author<'_>) {
+    async fn set_active(
+        &self,
+        writer: &SqlRegistry,
+        name: &str,
+        is_active: bool,
+        author: Author<'_>,
+    ) {
         writer.change_principal(&username(name), active(is_active), None, author).await.unwrap();
     }
 
@@ -211,8 +246,10 @@ impl World {
 
 impl Replica {
     async fn start(registry: SqlRegistry) -> Self {
-        let (source, settings) = (Arc::new(registry) as Arc<dyn PrincipalSource>, RegistrySettings::default());
-        let (directory, follower) = CachedDirectory::start(source, Arc::new(NoKeySets), &settings).await.unwrap();
+        let (source, settings) =
+            (Arc::new(registry) as Arc<dyn PrincipalSource>, RegistrySettings::default());
+        let (directory, follower) =
+            CachedDirectory::start(source, Arc::new(NoKeySets), &settings).await.unwrap();
         Self { directory, follower }
     }
 }

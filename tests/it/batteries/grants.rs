@@ -6,12 +6,15 @@ pub(super) use countersign::engine::ports::{GrantName, NewGrant};
 use countersign::{
     domain::{
         decision::Used,
-        opaque::SecretHash,
         principal::{GrantId, PrincipalId},
         scope::Scopes,
+        secret_token::SecretHash,
         time::UnixMillis,
     },
-    engine::ports::{GrantRecord, GrantStore, NewRefresh, PrincipalSource, RefreshRecord, RegistryError, RegistryStore, Rotation},
+    engine::ports::{
+        GrantRecord, GrantStore, NewRefresh, PrincipalSource, RefreshRecord, RegistryError,
+        RegistryStore, Rotation,
+    },
     stores::sql::SqlRegistry,
 };
 
@@ -93,7 +96,12 @@ async fn grants_are_found_by_each_of_their_names(registry: &SqlRegistry) {
         username: username("found"),
         family: new.family,
         access_jti: new.access_jti,
-        refresh: Some(RefreshRecord { jti: refresh.jti, seed: refresh.seed, expires_at: refresh.expires_at, rotated_at: None }),
+        refresh: Some(RefreshRecord {
+            jti: refresh.jti,
+            seed: refresh.seed,
+            expires_at: refresh.expires_at,
+            rotated_at: None,
+        }),
         audience: new.audience.clone(),
         sid: new.sid.clone(),
         scopes: new.scopes.clone(),
@@ -104,11 +112,23 @@ async fn grants_are_found_by_each_of_their_names(registry: &SqlRegistry) {
     };
     assert_eq!(added, expected);
     assert_eq!(registry.grant(added.id).await.unwrap(), added);
-    for name in [GrantName::Jti(new.access_jti), GrantName::Jti(refresh.jti), GrantName::Refresh(&refresh.hash)] {
+    for name in [
+        GrantName::Jti(new.access_jti),
+        GrantName::Jti(refresh.jti),
+        GrantName::Refresh(&refresh.hash),
+    ] {
         let held = registry.find_grant(name).await.unwrap().unwrap();
-        assert_eq!((held.grant, held.holder.id, held.identifier), (added.clone(), holder, None), "{name:?}");
+        assert_eq!(
+            (held.grant, held.holder.id, held.identifier),
+            (added.clone(), holder, None),
+            "{name:?}"
+        );
     }
-    for name in [GrantName::Jti(new.family), GrantName::Jti(refresh.seed), GrantName::Refresh(&SecretHash::of("other"))] {
+    for name in [
+        GrantName::Jti(new.family),
+        GrantName::Jti(refresh.seed),
+        GrantName::Refresh(&SecretHash::of("other")),
+    ] {
         assert!(registry.find_grant(name).await.unwrap().is_none(), "{name:?}");
     }
     assert_eq!(announced(registry, holder).await, seen, "giving out is no change");
@@ -120,19 +140,40 @@ async fn grants_are_found_by_each_of_their_names(registry: &SqlRegistry) {
     registry.revoke_family(minted.family, later(0)).await.unwrap();
     let late = NewGrant { family: minted.family, ..new_grant(None, new.issued_at) };
     let late = registry.add_grant(holder, late, false, later(0)).await;
-    assert!(matches!(late, Err(RegistryError::NoSuchGrant(_))), "nothing new in a family that ended: {late:?}");
+    assert!(
+        matches!(late, Err(RegistryError::NoSuchGrant(_))),
+        "nothing new in a family that ended: {late:?}"
+    );
 
-    let bare =
-        NewGrant { refresh: None, audience: Vec::new(), sid: None, scopes: Scopes::default(), ..new_grant(None, new.issued_at) };
+    let bare = NewGrant {
+        refresh: None,
+        audience: Vec::new(),
+        sid: None,
+        scopes: Scopes::default(),
+        ..new_grant(None, new.issued_at)
+    };
     let bare = registry.add_grant(holder, bare, true, later(0)).await.unwrap();
-    assert!(bare.refresh.is_none() && bare.audience.is_empty() && bare.sid.is_none() && bare.scopes.is_empty());
+    assert!(
+        bare.refresh.is_none()
+            && bare.audience.is_empty()
+            && bare.sid.is_none()
+            && bare.scopes.is_empty()
+    );
     assert!(matches!(rotate(registry, &bare, 1).await, Rotation::Ended), "it has no refresh token");
-    assert_eq!(registry.grants(Some(&username("found")), None, 10).await.unwrap()[2..], *std::slice::from_ref(&bare));
+    assert_eq!(
+        registry.grants(Some(&username("found")), None, 10).await.unwrap()[2..],
+        *std::slice::from_ref(&bare)
+    );
     assert_eq!(registry.grants(None, Some(minted.id), 1).await.unwrap(), [bare]);
     assert!(matches!(registry.grant(GrantId(i64::MAX)).await, Err(RegistryError::NoSuchGrant(_))));
-    assert!(matches!(registry.grants(Some(&username("nobody")), None, 1).await, Err(RegistryError::NoSuchPrincipal(_))));
+    assert!(matches!(
+        registry.grants(Some(&username("nobody")), None, 1).await,
+        Err(RegistryError::NoSuchPrincipal(_))
+    ));
     for ends_others in [false, true] {
-        let nobody = registry.add_grant(PrincipalId(i64::MAX), new_grant(None, new.issued_at), ends_others, author).await;
+        let nobody = registry
+            .add_grant(PrincipalId(i64::MAX), new_grant(None, new.issued_at), ends_others, author)
+            .await;
         assert!(matches!(nobody, Err(RegistryError::NoSuchPrincipal(_))), "{nobody:?}");
     }
 }
@@ -144,21 +185,34 @@ async fn of_many_exchanges_at_once_one_adds(registry: &SqlRegistry) {
         let mut at_once = tokio::task::JoinSet::new();
         for _ in 0..16 {
             let (registry, id, new) = (registry.clone(), grant.id, next(&grant, 1));
-            at_once.spawn(async move { registry.rotate(id, new, GRACE, ends_others, later(1)).await.unwrap() });
+            at_once.spawn(async move {
+                registry.rotate(id, new, GRACE, ends_others, later(1)).await.unwrap()
+            });
         }
         let (mut successors, mut added) = (BTreeSet::new(), 0);
         for rotation in at_once.join_all().await {
             added += usize::from(matches!(rotation, Rotation::Rotated(_)));
-            let (Rotation::Rotated(grant) | Rotation::RotatedBefore(grant)) = rotation else { panic!("{rotation:?}") };
+            let (Rotation::Rotated(grant) | Rotation::RotatedBefore(grant)) = rotation else {
+                panic!("{rotation:?}")
+            };
             successors.insert(grant.id);
         }
         assert_eq!((successors.len(), added), (1, 1));
         let all = registry.grants(Some(&username(&name)), None, 100).await.unwrap();
-        assert_eq!(all.iter().map(|grant| grant.revoked_at.is_some()).collect::<Vec<_>>(), [ends_others, false]);
+        assert_eq!(
+            all.iter().map(|grant| grant.revoked_at.is_some()).collect::<Vec<_>>(),
+            [ends_others, false]
+        );
         let spent = all[0].refresh.as_ref().unwrap();
-        assert!(spent.rotated_at.is_some() && all[1].refresh.as_ref().unwrap().rotated_at.is_none());
+        assert!(
+            spent.rotated_at.is_some() && all[1].refresh.as_ref().unwrap().rotated_at.is_none()
+        );
     }
-    assert_eq!(actions(registry, "raced-false").await, ["principal.add"], "an exchange leaves no trail but the grant itself");
+    assert_eq!(
+        actions(registry, "raced-false").await,
+        ["principal.add"],
+        "an exchange leaves no trail but the grant itself"
+    );
     assert_eq!(actions(registry, "raced-true").await, ["principal.add", "token.supersede"]);
 }
 
@@ -167,16 +221,26 @@ async fn a_reused_refresh_token_ends_its_family(registry: &SqlRegistry) {
     let (first, unrelated) = (give(registry, holder).await, give(registry, holder).await);
     let second = rotated(rotate(registry, &first, 1).await);
     let third = rotated(rotate(registry, &second, 5).await);
-    assert!(matches!(rotate(registry, &first, 10).await, Rotation::RotatedBefore(grant) if grant.id == second.id));
+    assert!(
+        matches!(rotate(registry, &first, 10).await, Rotation::RotatedBefore(grant) if grant.id == second.id)
+    );
     let seen = announced(registry, holder).await;
     let mut at_once = tokio::task::JoinSet::new();
     for grant in [&first, &second].repeat(4) {
         let (registry, id, new) = (registry.clone(), grant.id, next(grant, 60));
-        at_once.spawn(async move { registry.rotate(id, new, GRACE, false, later(60)).await.unwrap() });
+        at_once
+            .spawn(async move { registry.rotate(id, new, GRACE, false, later(60)).await.unwrap() });
     }
     let outcomes = at_once.join_all().await;
-    assert_eq!(outcomes.iter().filter(|outcome| matches!(outcome, Rotation::Reused)).count(), 1, "{outcomes:?}");
-    assert!(outcomes.iter().all(|outcome| matches!(outcome, Rotation::Reused | Rotation::Ended)), "{outcomes:?}");
+    assert_eq!(
+        outcomes.iter().filter(|outcome| matches!(outcome, Rotation::Reused)).count(),
+        1,
+        "{outcomes:?}"
+    );
+    assert!(
+        outcomes.iter().all(|outcome| matches!(outcome, Rotation::Reused | Rotation::Ended)),
+        "{outcomes:?}"
+    );
     for grant in [&first, &second, &third] {
         assert!(is_revoked(registry, grant).await);
         assert!(matches!(rotate(registry, grant, 61).await, Rotation::Ended));
@@ -195,7 +259,10 @@ async fn what_was_ended_is_not_exchanged(registry: &SqlRegistry) {
     let (first, other) = (give(registry, holder).await, give(registry, holder).await);
     let second = rotated(rotate(registry, &first, 1).await);
     registry.revoke_family(first.family, later(2)).await.unwrap();
-    assert!(matches!(rotate(registry, &first, 3).await, Rotation::Ended), "within the grace, but what follows it was revoked");
+    assert!(
+        matches!(rotate(registry, &first, 3).await, Rotation::Ended),
+        "within the grace, but what follows it was revoked"
+    );
     assert!(matches!(rotate(registry, &second, 3).await, Rotation::Ended));
     registry.revoke_family(other.family, later(2)).await.unwrap();
     assert!(matches!(rotate(registry, &other, 3).await, Rotation::Ended));
@@ -206,14 +273,21 @@ async fn one_login_may_end_all_others(registry: &SqlRegistry) {
     let holder = add(registry, "single").await;
     let bystander = give(registry, add(registry, "bystander").await).await;
     let long_ago = UnixMillis(1_700_000_000_000);
-    let expired = registry.add_grant(holder, new_grant(None, long_ago), false, later(0)).await.unwrap();
+    let expired =
+        registry.add_grant(holder, new_grant(None, long_ago), false, later(0)).await.unwrap();
     let (first, second) = (give(registry, holder).await, give(registry, holder).await);
     let follower = rotated(rotate(registry, &first, 1).await);
     let seen = announced(registry, holder).await;
-    let login = registry.add_grant(holder, new_grant(None, later(2).now), true, later(2)).await.unwrap();
-    for (grant, revoked) in
-        [(&expired, false), (&first, true), (&second, true), (&follower, true), (&login, false), (&bystander, false)]
-    {
+    let login =
+        registry.add_grant(holder, new_grant(None, later(2).now), true, later(2)).await.unwrap();
+    for (grant, revoked) in [
+        (&expired, false),
+        (&first, true),
+        (&second, true),
+        (&follower, true),
+        (&login, false),
+        (&bystander, false),
+    ] {
         assert_eq!(is_revoked(registry, grant).await, revoked, "{grant:?}");
     }
     let expected = ["principal.add", "token.supersede", "token.supersede"];
@@ -237,8 +311,14 @@ async fn one_exchange_may_end_all_others(registry: &SqlRegistry) {
         assert_eq!(is_revoked(registry, grant).await, revoked);
     }
     let known = registry.load(&username("exchanged")).await.unwrap().unwrap();
-    assert!(known.has_revoked(first.access_jti) && known.has_revoked(other.access_jti) && !known.has_revoked(second.access_jti));
-    assert!(matches!(exchange(&first, 2).await, Rotation::RotatedBefore(grant) if grant.id == second.id));
+    assert!(
+        known.has_revoked(first.access_jti)
+            && known.has_revoked(other.access_jti)
+            && !known.has_revoked(second.access_jti)
+    );
+    assert!(
+        matches!(exchange(&first, 2).await, Rotation::RotatedBefore(grant) if grant.id == second.id)
+    );
     assert!(matches!(exchange(&other, 2).await, Rotation::Ended));
     assert!(matches!(exchange(&first, 60).await, Rotation::Reused));
     assert!(is_revoked(registry, &second).await);
@@ -258,7 +338,11 @@ async fn families_are_revoked_once(registry: &SqlRegistry) {
     assert_eq!(registry.revoke_family(first.family, later(3)).await.unwrap(), 0);
     assert_eq!(registry.revoke_family(new_uuid(), later(3)).await.unwrap(), 0);
     for grant in [&first, &second] {
-        assert_eq!(registry.grant(grant.id).await.unwrap().revoked_at, Some(author.now), "the first date stays");
+        assert_eq!(
+            registry.grant(grant.id).await.unwrap().revoked_at,
+            Some(author.now),
+            "the first date stays"
+        );
     }
     let events = registry.audit(Some("leaver"), None, 1).await.unwrap();
     assert_eq!((events[0].action.as_str(), events[0].subject_id), ("token.revoke", second.id.0));
@@ -273,9 +357,15 @@ async fn changes_of_many_principals_at_once_do_not_disturb_each_other(registry: 
         for _ in 0..3 {
             let registry = registry.clone();
             at_once.spawn(async move {
-                let grant = registry.add_grant(holder, new_grant(None, later(0).now), true, later(0)).await.unwrap();
+                let grant = registry
+                    .add_grant(holder, new_grant(None, later(0).now), true, later(0))
+                    .await
+                    .unwrap();
                 registry.rotate(grant.id, next(&grant, 1), GRACE, true, later(1)).await.unwrap();
-                registry.add_grant(holder, new_grant(None, later(1).now), false, later(1)).await.unwrap();
+                registry
+                    .add_grant(holder, new_grant(None, later(1).now), false, later(1))
+                    .await
+                    .unwrap();
                 registry.revoke_family(grant.family, later(2)).await.unwrap();
                 registry.forget_grants(UnixMillis(1)).await.unwrap();
             });
@@ -283,17 +373,25 @@ async fn changes_of_many_principals_at_once_do_not_disturb_each_other(registry: 
     }
     // Among them those who remove a principal while tokens are given to it.
     for number in 0..4 {
-        let (registry, holder) = (registry.clone(), add(registry, &format!("removed-{number}")).await);
+        let (registry, holder) =
+            (registry.clone(), add(registry, &format!("removed-{number}")).await);
         let grant = give(&registry, holder).await;
         let (giving, removing, jti) = (registry.clone(), registry, grant.access_jti);
         at_once.spawn(async move {
-            let given = giving.add_grant(holder, new_grant(None, later(0).now), false, later(0)).await;
+            let given =
+                giving.add_grant(holder, new_grant(None, later(0).now), false, later(0)).await;
             assert!(matches!(given, Ok(_) | Err(RegistryError::NoSuchPrincipal(_))), "{given:?}");
             giving.rotate(grant.id, next(&grant, 1), GRACE, false, later(1)).await.unwrap();
         });
         at_once.spawn(async move {
-            removing.remove_principal(&username(&format!("removed-{number}")), None, later(0)).await.unwrap();
-            assert!(removing.find_grant(GrantName::Jti(jti)).await.unwrap().is_none(), "its grants went with it");
+            removing
+                .remove_principal(&username(&format!("removed-{number}")), None, later(0))
+                .await
+                .unwrap();
+            assert!(
+                removing.find_grant(GrantName::Jti(jti)).await.unwrap().is_none(),
+                "its grants went with it"
+            );
         });
     }
     at_once.join_all().await;
@@ -301,9 +399,11 @@ async fn changes_of_many_principals_at_once_do_not_disturb_each_other(registry: 
 
 async fn revoked_access_tokens_are_known_to_decisions(registry: &SqlRegistry) {
     let holder = add(registry, "revoked").await;
-    let (first, second, kept) = (give(registry, holder).await, give(registry, holder).await, give(registry, holder).await);
+    let (first, second, kept) =
+        (give(registry, holder).await, give(registry, holder).await, give(registry, holder).await);
     let long_ago = UnixMillis(1_700_000_000_000);
-    let expired = registry.add_grant(holder, new_grant(None, long_ago), false, later(0)).await.unwrap();
+    let expired =
+        registry.add_grant(holder, new_grant(None, long_ago), false, later(0)).await.unwrap();
     for grant in [&first, &second, &expired] {
         assert_eq!(registry.revoke_family(grant.family, later(0)).await.unwrap(), 1);
     }
@@ -319,7 +419,14 @@ async fn revoked_access_tokens_are_known_to_decisions(registry: &SqlRegistry) {
     }
     let all = registry.load_page(None, 1000).await.unwrap();
     let known = |name: &str| all.iter().find(|known| known.username.as_str() == name).unwrap();
-    assert_eq!((known("revoked").revoked.len(), known("keeper").revoked.len(), known("leaver").revoked.len()), (2, 0, 2));
+    assert_eq!(
+        (
+            known("revoked").revoked.len(),
+            known("keeper").revoked.len(),
+            known("leaver").revoked.len()
+        ),
+        (2, 0, 2)
+    );
     assert!(registry.load(&username("keeper")).await.unwrap().unwrap().revoked.is_empty());
 }
 

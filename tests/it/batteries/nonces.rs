@@ -31,7 +31,14 @@ fn claim(principal: i64, nonce: &str, valid: Duration) -> NonceClaim<'_> {
     let valid_until = now().saturating_add(valid);
     // As if it were of a client whose clock is ahead: what was signed before a store began is fenced.
     let token_time = now().saturating_add(VALID);
-    NonceClaim { principal: PrincipalId(principal), nonce, token_time, valid_until, now: now(), attempt }
+    NonceClaim {
+        principal: PrincipalId(principal),
+        nonce,
+        token_time,
+        valid_until,
+        now: now(),
+        attempt,
+    }
 }
 
 const VALID: Duration = Duration::from_secs(20);
@@ -42,22 +49,50 @@ async fn nonce_battery(store: Arc<dyn NonceStore>) {
 
     assert_eq!(outcome(claim(1, "n", VALID)).await, Claimed::Fresh);
     assert_eq!(outcome(claim(1, "n", VALID)).await, Claimed::Replayed);
-    assert_eq!(outcome(claim(1, "n", Duration::from_secs(1))).await, Claimed::Replayed, "whatever the second token's time");
+    assert_eq!(
+        outcome(claim(1, "n", Duration::from_secs(1))).await,
+        Claimed::Replayed,
+        "whatever the second token's time"
+    );
     assert_eq!(outcome(claim(2, "n", VALID)).await, Claimed::Fresh, "another principal's");
-    assert_eq!(outcome(claim(1, "N", VALID)).await, Claimed::Fresh, "nonces are compared byte for byte");
+    assert_eq!(
+        outcome(claim(1, "N", VALID)).await,
+        Claimed::Fresh,
+        "nonces are compared byte for byte"
+    );
 
-    let is_claimed = async |principal, nonce| store.look(claim(principal, nonce, VALID)).await.unwrap() == Claimed::Replayed;
-    assert!(is_claimed(1, "n").await && !is_claimed(2, "N").await && !is_claimed(1, "looked at").await);
-    assert_eq!(outcome(claim(1, "looked at", VALID)).await, Claimed::Fresh, "looking claims nothing");
+    let is_claimed = async |principal, nonce| {
+        store.look(claim(principal, nonce, VALID)).await.unwrap() == Claimed::Replayed
+    };
+    assert!(
+        is_claimed(1, "n").await && !is_claimed(2, "N").await && !is_claimed(1, "looked at").await
+    );
+    assert_eq!(
+        outcome(claim(1, "looked at", VALID)).await,
+        Claimed::Fresh,
+        "looking claims nothing"
+    );
 
-    let odd = ["", " ", "a b", "a\r\nSET x y", "{tag}", "ü", "\u{0}", &"x".repeat(64), &"x".repeat(65), &"x".repeat(7000)];
+    let odd = [
+        "",
+        " ",
+        "a b",
+        "a\r\nSET x y",
+        "{tag}",
+        "ü",
+        "\u{0}",
+        &"x".repeat(64),
+        &"x".repeat(65),
+        &"x".repeat(7000),
+    ];
     for nonce in odd {
         assert_eq!(outcome(claim(3, nonce, VALID)).await, Claimed::Fresh, "{nonce:?}");
         assert_eq!(outcome(claim(3, nonce, VALID)).await, Claimed::Replayed, "{nonce:?}");
         assert!(is_claimed(3, nonce).await, "{nonce:?}");
     }
 
-    let named = |number| NonceClaim { attempt: Attempt::Named(number), ..claim(4, "retried", VALID) };
+    let named =
+        |number| NonceClaim { attempt: Attempt::Named(number), ..claim(4, "retried", VALID) };
     assert_eq!(outcome(named(7)).await, Claimed::Fresh);
     assert_eq!(outcome(named(7)).await, Claimed::Fresh, "the same attempt asks again");
     assert_eq!(outcome(named(8)).await, Claimed::Replayed);
@@ -67,7 +102,9 @@ async fn nonce_battery(store: Arc<dyn NonceStore>) {
         let claims: Vec<_> = (0..64)
             .map(|_| {
                 let store = Arc::clone(&store);
-                tokio::spawn(async move { store.claim(claim(5, &format!("raced-{round}"), VALID)).await.unwrap() })
+                tokio::spawn(async move {
+                    store.claim(claim(5, &format!("raced-{round}"), VALID)).await.unwrap()
+                })
             })
             .collect();
         let mut fresh = 0;
@@ -94,7 +131,12 @@ async fn nonce_battery(store: Arc<dyn NonceStore>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_memory_store_keeps_the_nonce_promise() {
     nonce_battery(Arc::new(
-        MemoryNonceStore::new(100_000, Fence::since(now(), Tolerance::DEFAULT), FenceMode::MintedBefore).unwrap(),
+        MemoryNonceStore::new(
+            100_000,
+            Fence::since(now(), Tolerance::DEFAULT),
+            FenceMode::MintedBefore,
+        )
+        .unwrap(),
     ))
     .await;
 }
@@ -155,13 +197,25 @@ async fn no_reply_but_ok_is_fresh() {
         "ERR max number of clients reached",
         "WHATEVER comes next",
     ];
-    const NONSENSE: [&str; 8] = ["+QUEUED\r\n", "+ok\r\n", "$2\r\nOK\r\n", ":1\r\n", ":0\r\n", "*1\r\n+OK\r\n", "*0\r\n", "%0\r\n"];
+    const NONSENSE: [&str; 8] = [
+        "+QUEUED\r\n",
+        "+ok\r\n",
+        "$2\r\nOK\r\n",
+        ":1\r\n",
+        ":0\r\n",
+        "*1\r\n+OK\r\n",
+        "*0\r\n",
+        "%0\r\n",
+    ];
 
     let redis = Redis::start();
     let scripted = ScriptedRedis::before(redis.address).await;
     let store = redis_store(&format!("redis://{}", scripted.address));
     let mut numbers = 0..;
-    let replies = ERRORS.iter().map(|text| format!("-{text}\r\n")).chain(NONSENSE.iter().map(ToString::to_string));
+    let replies = ERRORS
+        .iter()
+        .map(|text| format!("-{text}\r\n"))
+        .chain(NONSENSE.iter().map(ToString::to_string));
     for reply in replies {
         let nonce = format!("n{}", numbers.next().unwrap());
         let named = NonceClaim { attempt: Attempt::Named(7), ..claim(1, &nonce, VALID) };
@@ -172,15 +226,27 @@ async fn no_reply_but_ok_is_fresh() {
         assert!(store.check(now()).await.is_err(), "{reply:?} to a claim on trial");
         scripted.pass();
         store.check(now()).await.unwrap();
-        assert_eq!(store.claim(claim(1, &nonce, VALID)).await.unwrap(), Claimed::Fresh, "after {reply:?}");
-        assert_eq!(store.claim(claim(1, &nonce, VALID)).await.unwrap(), Claimed::Replayed, "after {reply:?}");
+        assert_eq!(
+            store.claim(claim(1, &nonce, VALID)).await.unwrap(),
+            Claimed::Fresh,
+            "after {reply:?}"
+        );
+        assert_eq!(
+            store.claim(claim(1, &nonce, VALID)).await.unwrap(),
+            Claimed::Replayed,
+            "after {reply:?}"
+        );
     }
     for half in ["", "+", "+OK", "+OK\r", "$-1", "-OOM command"] {
         let nonce = format!("n{}", numbers.next().unwrap());
         scripted.reply_and_close(half);
         assert!(store.claim(claim(1, &nonce, VALID)).await.is_err(), "{half:?}");
         scripted.pass();
-        assert_eq!(store.claim(claim(1, &nonce, VALID)).await.unwrap(), Claimed::Fresh, "after {half:?}");
+        assert_eq!(
+            store.claim(claim(1, &nonce, VALID)).await.unwrap(),
+            Claimed::Fresh,
+            "after {half:?}"
+        );
     }
     let failures: u64 = store.failures().map(|(_, count)| count).sum();
     let oom = store.failures().find(|(kind, _)| kind.name() == "oom").map(|(_, count)| count);
@@ -189,6 +255,7 @@ async fn no_reply_but_ok_is_fresh() {
 
 fn redis_store(url: &str) -> Arc<RedisNonceStore> {
     let url: NonceUrl = url.parse().unwrap();
-    let settings = NonceSettings { url, timeout: Duration::from_secs(5), ..NonceSettings::default() };
+    let settings =
+        NonceSettings { url, timeout: Duration::from_secs(5), ..NonceSettings::default() };
     RedisNonceStore::new(&settings, Tolerance::DEFAULT, Arc::new(SystemClock)).unwrap().unwrap()
 }

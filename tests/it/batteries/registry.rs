@@ -13,8 +13,8 @@ use countersign::{
         time::UnixMillis,
     },
     engine::ports::{
-        Author, KeyChange, KeyRecord, KeyTerms, NewKey, NewPrincipal, PrincipalChange, PrincipalRecord, PrincipalSource,
-        RegistryError, RegistryStore,
+        Author, KeyChange, KeyRecord, KeyTerms, NewKey, NewPrincipal, PrincipalChange,
+        PrincipalRecord, PrincipalSource, RegistryError, RegistryStore,
     },
     stores::sql::{SqlRegistry, connect},
 };
@@ -25,7 +25,8 @@ use crate::harness::Database;
 #[tokio::test]
 async fn the_registry_keeps_its_promise_on_sqlite() {
     let folder = tempfile::tempdir().unwrap();
-    registry_battery(&format!("sqlite://{}?mode=rwc", folder.path().join("registry.db").display())).await;
+    registry_battery(&format!("sqlite://{}?mode=rwc", folder.path().join("registry.db").display()))
+        .await;
 }
 
 #[tokio::test]
@@ -79,13 +80,27 @@ pub(super) fn username(name: &str) -> Username {
 }
 
 async fn add(registry: &SqlRegistry, name: &str, scopes: &str) {
-    let new = NewPrincipal { scopes: Scopes::parse(scopes).unwrap(), ..NewPrincipal::named(username(name)) };
+    let new = NewPrincipal {
+        scopes: Scopes::parse(scopes).unwrap(),
+        ..NewPrincipal::named(username(name))
+    };
     registry.add_principal(new, by_us()).await.unwrap();
 }
 
 async fn names_are_compared_byte_for_byte(registry: &SqlRegistry) {
     let longest = "é".repeat(255);
-    let names = ["alice", "Alice", "alice ", " alice", "àlice", "a\u{300}lice", "ALICE", "аlice", "💡", longest.as_str()];
+    let names = [
+        "alice",
+        "Alice",
+        "alice ",
+        " alice",
+        "àlice",
+        "a\u{300}lice",
+        "ALICE",
+        "аlice",
+        "💡",
+        longest.as_str(),
+    ];
     for name in names {
         add(registry, name, "").await;
     }
@@ -101,7 +116,13 @@ async fn names_are_compared_byte_for_byte(registry: &SqlRegistry) {
     }
     for name in ["alicE", "alice  ", "alic", "'; DROP TABLE principals; --"] {
         assert!(registry.load(&username(name)).await.unwrap().is_none(), "{name:?}");
-        assert!(matches!(registry.principal(&username(name)).await, Err(RegistryError::NoSuchPrincipal(_))), "{name:?}");
+        assert!(
+            matches!(
+                registry.principal(&username(name)).await,
+                Err(RegistryError::NoSuchPrincipal(_))
+            ),
+            "{name:?}"
+        );
     }
 }
 
@@ -141,12 +162,18 @@ async fn keys_are_kept_as_given(registry: &SqlRegistry) {
         not_before: Some(from),
         expires_at: Some(until),
     };
-    let record = registry.add_key(&keeper, NewKey { terms: terms.clone(), ..new_key(&key) }, by_us()).await.unwrap();
+    let record = registry
+        .add_key(&keeper, NewKey { terms: terms.clone(), ..new_key(&key) }, by_us())
+        .await
+        .unwrap();
     assert_eq!(record.fingerprint, key.fingerprint().to_string());
     assert_eq!(record.terms, terms);
     assert_eq!(record.key, key.to_pem());
     assert_eq!(registry.key(record.id).await.unwrap(), record);
-    assert_eq!(registry.keys(Some(&keeper), None, 10).await.unwrap(), std::slice::from_ref(&record));
+    assert_eq!(
+        registry.keys(Some(&keeper), None, 10).await.unwrap(),
+        std::slice::from_ref(&record)
+    );
 
     let known = registry.load(&keeper).await.unwrap().unwrap();
     assert_eq!(known.keys.len(), 1);
@@ -156,19 +183,40 @@ async fn keys_are_kept_as_given(registry: &SqlRegistry) {
 
     let duplicate = registry.add_key(&keeper, new_key(&key), by_us()).await;
     assert!(matches!(duplicate, Err(RegistryError::KeyExists { .. })), "{duplicate:?}");
-    assert_eq!(registry.keys(Some(&keeper), None, 10).await.unwrap().len(), 1, "nothing half-written");
-    registry.add_key(&username("other"), new_key(&key), by_us()).await.expect("two principals may share a key");
-    assert!(matches!(registry.add_key(&username("nobody"), new_key(&key), by_us()).await, Err(RegistryError::NoSuchPrincipal(_))));
-    assert!(matches!(registry.keys(Some(&username("nobody")), None, 10).await, Err(RegistryError::NoSuchPrincipal(_))));
+    assert_eq!(
+        registry.keys(Some(&keeper), None, 10).await.unwrap().len(),
+        1,
+        "nothing half-written"
+    );
+    registry
+        .add_key(&username("other"), new_key(&key), by_us())
+        .await
+        .expect("two principals may share a key");
+    assert!(matches!(
+        registry.add_key(&username("nobody"), new_key(&key), by_us()).await,
+        Err(RegistryError::NoSuchPrincipal(_))
+    ));
+    assert!(matches!(
+        registry.keys(Some(&username("nobody")), None, 10).await,
+        Err(RegistryError::NoSuchPrincipal(_))
+    ));
     let all = registry.keys(None, None, 100).await.unwrap();
     assert_eq!(registry.keys(None, Some(all[0].id), 100).await.unwrap(), all[1..]);
 }
 
-pub(super) async fn revoke(registry: &SqlRegistry, id: KeyId, author: Author<'_>) -> Result<KeyRecord, RegistryError> {
+pub(super) async fn revoke(
+    registry: &SqlRegistry,
+    id: KeyId,
+    author: Author<'_>,
+) -> Result<KeyRecord, RegistryError> {
     registry.change_key(id, KeyChange::REVOCATION, None, author).await
 }
 
-async fn set_active(registry: &SqlRegistry, name: &Username, is_active: bool) -> Result<PrincipalRecord, RegistryError> {
+async fn set_active(
+    registry: &SqlRegistry,
+    name: &Username,
+    is_active: bool,
+) -> Result<PrincipalRecord, RegistryError> {
     let change = PrincipalChange { is_active: Some(is_active), ..PrincipalChange::default() };
     registry.change_principal(name, change, None, by_us()).await
 }
@@ -177,12 +225,18 @@ async fn revoked_and_removed_is_gone(registry: &SqlRegistry) {
     let keeper = username("keeper");
     let newer = registry.add_key(&keeper, new_key(&public_key()), by_us()).await.unwrap();
     assert_eq!(registry.load(&keeper).await.unwrap().unwrap().keys.len(), 2);
-    let revoked = revoke(registry, newer.id, Author { now: UnixMillis(1_750_000_000_000), ..by_us() }).await.unwrap();
+    let revoked =
+        revoke(registry, newer.id, Author { now: UnixMillis(1_750_000_000_000), ..by_us() })
+            .await
+            .unwrap();
     assert_eq!(revoked.revoked_at, Some(UnixMillis(1_750_000_000_000)));
     let again = revoke(registry, newer.id, by_us()).await.unwrap();
     assert_eq!(again.revoked_at, revoked.revoked_at, "the first date stays");
     assert_eq!(registry.load(&keeper).await.unwrap().unwrap().keys.len(), 1);
-    assert!(matches!(revoke(registry, KeyId(i64::MAX), by_us()).await, Err(RegistryError::NoSuchKey(_))));
+    assert!(matches!(
+        revoke(registry, KeyId(i64::MAX), by_us()).await,
+        Err(RegistryError::NoSuchKey(_))
+    ));
 
     assert!(!set_active(registry, &keeper, false).await.unwrap().is_active);
     assert!(!registry.load(&keeper).await.unwrap().unwrap().is_active);
@@ -191,8 +245,14 @@ async fn revoked_and_removed_is_gone(registry: &SqlRegistry) {
     let id = registry.principal(&keeper).await.unwrap().id;
     registry.remove_principal(&keeper, None, by_us()).await.unwrap();
     assert!(registry.load(&keeper).await.unwrap().is_none());
-    assert!(registry.keys(None, None, 100).await.unwrap().iter().all(|key| key.username != keeper), "its keys went with it");
-    assert!(matches!(registry.remove_principal(&keeper, None, by_us()).await, Err(RegistryError::NoSuchPrincipal(_))));
+    assert!(
+        registry.keys(None, None, 100).await.unwrap().iter().all(|key| key.username != keeper),
+        "its keys went with it"
+    );
+    assert!(matches!(
+        registry.remove_principal(&keeper, None, by_us()).await,
+        Err(RegistryError::NoSuchPrincipal(_))
+    ));
     add(registry, "keeper", "").await;
     assert_ne!(registry.principal(&keeper).await.unwrap().id, id, "a number is never given again");
 }
@@ -204,7 +264,11 @@ async fn every_change_is_in_the_feed(registry: &SqlRegistry) {
     let mut seen = registry.newest_change().await.unwrap();
     let mut expect_one = async |what: &str| {
         let changes = registry.changes(seen, 100).await.unwrap();
-        assert_eq!(changes.iter().map(|change| change.principal).collect::<Vec<_>>(), [id], "{what}");
+        assert_eq!(
+            changes.iter().map(|change| change.principal).collect::<Vec<_>>(),
+            [id],
+            "{what}"
+        );
         seen += 1;
         assert_eq!(changes[0].number, seen, "without a gap");
         assert_eq!(registry.newest_change().await.unwrap(), seen);
@@ -217,13 +281,22 @@ async fn every_change_is_in_the_feed(registry: &SqlRegistry) {
     expect_one("disabled").await;
     set_active(registry, &name, true).await.unwrap();
     expect_one("enabled").await;
-    assert_eq!(registry.usernames(&[id, PrincipalId(i64::MAX)]).await.unwrap(), [(id, name.clone())]);
+    assert_eq!(
+        registry.usernames(&[id, PrincipalId(i64::MAX)]).await.unwrap(),
+        [(id, name.clone())]
+    );
     registry.remove_principal(&name, None, by_us()).await.unwrap();
     expect_one("removed").await;
     assert!(registry.usernames(&[id]).await.unwrap().is_empty());
 
     let numbers = async |after: i64, limit: u64| {
-        registry.changes(after, limit).await.unwrap().iter().map(|change| change.number).collect::<Vec<_>>()
+        registry
+            .changes(after, limit)
+            .await
+            .unwrap()
+            .iter()
+            .map(|change| change.number)
+            .collect::<Vec<_>>()
     };
     assert_eq!(numbers(seen - 4, 3).await, [seen - 3, seen - 2, seen - 1], "in pages");
     assert!(registry.unnumbered_changes().await.unwrap().is_empty());
@@ -248,5 +321,8 @@ async fn changes_at_once_do_not_disturb_each_other(registry: &SqlRegistry) {
     let entries = registry.changes(seen, 100).await.unwrap();
     let changed: BTreeSet<_> = entries.iter().map(|change| change.principal).collect();
     assert_eq!(changed.len(), 20);
-    assert!(entries.iter().zip(seen + 1..).all(|(change, expected)| change.number == expected), "{entries:?}");
+    assert!(
+        entries.iter().zip(seen + 1..).all(|(change, expected)| change.number == expected),
+        "{entries:?}"
+    );
 }

@@ -15,12 +15,25 @@ const WALK_FILES: usize = 12;
 const RECORD_LINES: usize = 60;
 
 /// Folders whose files the documents name by their full path.
-const NAMED_FOLDERS: [&str; 9] = ["src/", "tests/", "benches/", "fuzz/", "docs/", "migrations/", "proto/", "deploy/", "examples/"];
+const NAMED_FOLDERS: [&str; 9] = [
+    "src/",
+    "tests/",
+    "benches/",
+    "fuzz/",
+    "docs/",
+    "migrations/",
+    "proto/",
+    "deploy/",
+    "examples/",
+];
 
 #[test]
 fn the_readme_is_short() {
     let lines = read("README.md").lines().count();
-    assert!(lines <= README_LINES, "README.md has {lines} lines, and may have {README_LINES}: the book has room");
+    assert!(
+        lines <= README_LINES,
+        "README.md has {lines} lines, and may have {README_LINES}: the book has room"
+    );
 }
 
 #[test]
@@ -46,9 +59,16 @@ fn a_decision_is_followed_in_a_dozen_files() {
 #[test]
 fn every_file_that_is_named_exists() {
     let mut named = 0;
-    for document in ["README.md", "ARCHITECTURE.md"].into_iter().map(str::to_owned).chain(records()) {
-        for path in spans(&read(&document)).into_iter().filter(|span| NAMED_FOLDERS.iter().any(|folder| span.starts_with(folder))) {
-            assert!(repository().join(path).exists(), "{document} names {path}, which does not exist");
+    for document in ["README.md", "ARCHITECTURE.md"].into_iter().map(str::to_owned).chain(records())
+    {
+        for path in spans(&read(&document))
+            .into_iter()
+            .filter(|span| NAMED_FOLDERS.iter().any(|folder| span.starts_with(folder)))
+        {
+            assert!(
+                repository().join(path).exists(),
+                "{document} names {path}, which does not exist"
+            );
             named += 1;
         }
     }
@@ -68,14 +88,19 @@ fn the_table_of_modules_is_that_of_the_layering_test() {
         })
         .collect();
     let wanted = layers(&read("tests/layering.rs"));
-    assert!(wanted.len() > 8 && wanted["client"] == ["domain", "roots"].map(str::to_owned).into(), "{wanted:?}");
+    assert!(
+        wanted.len() > 8 && wanted["client"] == ["domain", "roots"].map(str::to_owned).into(),
+        "{wanted:?}"
+    );
     assert_eq!(table, wanted);
 }
 
 #[test]
 fn what_the_readme_shows_of_gateways_is_in_the_examples_that_are_tested() {
     let blocks = Document::read(&repository().join("README.md")).code;
-    for (language, example) in [("nginx", "examples/nginx/nginx.conf"), ("yaml", "examples/envoy/envoy-grpc.yaml")] {
+    for (language, example) in
+        [("nginx", "examples/nginx/nginx.conf"), ("yaml", "examples/envoy/envoy-grpc.yaml")]
+    {
         let block = blocks.iter().find(|block| block.language == language).unwrap();
         let example: BTreeSet<String> = read(example).lines().map(one_spaced).collect();
         for line in block.text.lines().map(one_spaced) {
@@ -91,40 +116,63 @@ fn decision_records_have_one_form() {
     let mut last = 0;
     for file in &files {
         let name = Path::new(file).file_name().unwrap().to_str().unwrap();
-        let number: usize = name.split('-').next().unwrap().parse().unwrap_or_else(|error| panic!("{file}: {error}"));
+        let number: usize = name
+            .split('-')
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap_or_else(|error| panic!("{file}: {error}"));
         assert_eq!(number, last + 1, "{file} is not the next one");
         last = number;
         let text = read(file);
-        assert!(text.starts_with(&format!("# {number}. ")), "the title of {file} does not begin with its number");
+        assert!(
+            text.starts_with(&format!("# {number}. ")),
+            "the title of {file} does not begin with its number"
+        );
         let headings: Vec<&str> = text.lines().filter(|line| line.starts_with("## ")).collect();
         assert_eq!(headings, ["## Context", "## Decision", "## Consequences"], "{file}");
         let lines = text.lines().count();
         assert!(lines <= RECORD_LINES, "{file} has {lines} lines, and may have {RECORD_LINES}");
         assert!(index.iter().any(|link| link == name), "docs/adr/README.md does not list {name}");
     }
-    assert!(last > 0 && index.len() == files.len(), "docs/adr/README.md lists {} of {last} records", index.len());
+    assert!(
+        last > 0 && index.len() == files.len(),
+        "docs/adr/README.md lists {} of {last} records",
+        index.len()
+    );
 }
 
 fn read(document: &str) -> String {
-    std::fs::read_to_string(repository().join(document)).unwrap_or_else(|error| panic!("{document}: {error}"))
+    std::fs::read_to_string(repository().join(document))
+        .unwrap_or_else(|error| panic!("{document}: {error}"))
 }
 
 /// The decision records, in the order of their numbers.
 fn records() -> Vec<String> {
     let entries = std::fs::read_dir(repository().join("docs/adr")).unwrap();
-    let names: BTreeSet<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.into_iter().filter(|name| name != "README.md").map(|name| format!("docs/adr/{name}")).collect()
+    let names: BTreeSet<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names
+        .into_iter()
+        .filter(|name| name != "README.md")
+        .map(|name| format!("docs/adr/{name}"))
+        .collect()
 }
 
 /// What follows `heading`, up to the next one of its rank.
 fn section<'a>(text: &'a str, heading: &str) -> &'a str {
-    let (_, rest) = text.split_once(&format!("{heading}\n")).unwrap_or_else(|| panic!("there is no `{heading}`"));
+    let (_, rest) = text
+        .split_once(&format!("{heading}\n"))
+        .unwrap_or_else(|| panic!("there is no `{heading}`"));
     rest.split("\n## ").next().unwrap()
 }
 
 /// What is written between backticks.
 fn spans(text: &str) -> Vec<&str> {
-    text.lines().filter(|line| !line.starts_with("```")).flat_map(|line| line.split('`').skip(1).step_by(2)).collect()
+    text.lines()
+        .filter(|line| !line.starts_with("```"))
+        .flat_map(|line| line.split('`').skip(1).step_by(2))
+        .collect()
 }
 
 fn is_rust_file(path: &str) -> bool {
@@ -139,8 +187,12 @@ fn one_spaced(line: &str) -> String {
 fn layers(source: &str) -> BTreeMap<String, BTreeSet<String>> {
     let (_, table) = source.split_once("const LAYERS").unwrap();
     let (table, _) = table.split_once("];").unwrap();
-    let rows = table.lines().map(|line| line.split('"').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>());
-    rows.filter(|row| !row.is_empty()).map(|row| (row[0].clone(), row[1..].iter().cloned().collect())).collect()
+    let rows = table
+        .lines()
+        .map(|line| line.split('"').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>());
+    rows.filter(|row| !row.is_empty())
+        .map(|row| (row[0].clone(), row[1..].iter().cloned().collect()))
+        .collect()
 }
 
 #[test]
@@ -148,6 +200,9 @@ fn sections_and_spans_are_cut_where_they_end() {
     let text = "## A\n`b.rs` c `d`\n\n## E\n`f`\n";
     assert_eq!(spans(section(text, "## A")), ["b.rs", "d"]);
     let source = "const LAYERS: [X; 2] = [\n    (\"a\", &[]),\n    (\"b\", &[\"a\", \"c::d\"]),\n];\n(\"e\", &[])";
-    let wanted = BTreeMap::from([("a".to_owned(), BTreeSet::new()), ("b".to_owned(), ["a", "c::d"].map(str::to_owned).into())]);
+    let wanted = BTreeMap::from([
+        ("a".to_owned(), BTreeSet::new()),
+        ("b".to_owned(), ["a", "c::d"].map(str::to_owned).into()),
+    ]);
     assert_eq!(layers(source), wanted);
 }

@@ -6,7 +6,8 @@ use crate::harness::repository;
 #[test]
 fn every_test_on_the_page_of_known_holes_exists() {
     let page = std::fs::read_to_string(pages().join("more/known-holes.md")).unwrap();
-    let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| ---")).collect();
+    let rows: Vec<&str> =
+        page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| ---")).collect();
     let mut named = 0;
     for row in rows.iter().filter(|row| !row.starts_with("| hole |")) {
         let tests = row.trim_end_matches('|').rsplit('|').next().unwrap();
@@ -14,7 +15,8 @@ fn every_test_on_the_page_of_known_holes_exists() {
         assert!(!tests.is_empty(), "no test is named: {row}");
         for test in tests {
             let (file, name) = test.split_once("::").unwrap();
-            let source = std::fs::read_to_string(repository().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+            let source = std::fs::read_to_string(repository().join(file))
+                .unwrap_or_else(|error| panic!("{file}: {error}"));
             assert!(is_a_test(&source, name), "{file} has no test {name}");
             named += 1;
         }
@@ -27,9 +29,14 @@ fn is_a_test(source: &str, name: &str) -> bool {
     let lines: Vec<&str> = source.lines().map(str::trim).collect();
     let head = format!("fn {name}(");
     lines.iter().enumerate().any(|(at, line)| {
-        let attributes = lines[..at].iter().rev().take_while(|above| above.starts_with("#[") || above.starts_with("//"));
+        let attributes = lines[..at]
+            .iter()
+            .rev()
+            .take_while(|above| above.starts_with("#[") || above.starts_with("//"));
         line.trim_start_matches("async ").starts_with(&head)
-            && attributes.clone().any(|above| above.starts_with("#[test]") || above.starts_with("#[tokio::test"))
+            && attributes
+                .clone()
+                .any(|above| above.starts_with("#[test]") || above.starts_with("#[tokio::test"))
     })
 }
 

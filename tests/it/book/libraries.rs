@@ -14,10 +14,21 @@ use crate::harness::{Countersign, Deployment, Key, Ran, now, peer, program, repo
 const PAGE: &str = "clients/libraries.md";
 /// A client assertion of `oauth4webapi` is made for this audience.
 const AUDIENCE: &str = "https://countersign.test";
-const ALGORITHMS: [&str; 10] = ["Ed25519", "EdDSA", "ES256", "ES384", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512"];
+const ALGORITHMS: [&str; 10] =
+    ["Ed25519", "EdDSA", "ES256", "ES384", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512"];
 
-const PYTHON: [&str; 8] = ["PyJWT", "joserfc", "Authlib", "jwcrypto", "cryptojwt", "jwskate", "python-jose", "google-auth"];
-const NODE: [&str; 8] = ["jose", "jsonwebtoken", "fast-jwt", "node-jose", "jsrsasign", "jws", "njwt", "oauth4webapi"];
+const PYTHON: [&str; 8] = [
+    "PyJWT",
+    "joserfc",
+    "Authlib",
+    "jwcrypto",
+    "cryptojwt",
+    "jwskate",
+    "python-jose",
+    "google-auth",
+];
+const NODE: [&str; 8] =
+    ["jose", "jsonwebtoken", "fast-jwt", "node-jose", "jsrsasign", "jws", "njwt", "oauth4webapi"];
 
 /// What a library made of each algorithm that it knows.
 struct Signed {
@@ -36,7 +47,9 @@ async fn tokens_pass_as_libraries_make_them() {
     }
     let countersign = deployment.serve();
     let [python, node] = [("Python", &PYTHON), ("Node.js", &NODE)];
-    let mut rows = String::from("| library | language | signs with | adds by itself |\n| --- | --- | --- | --- |\n");
+    let mut rows = String::from(
+        "| library | language | signs with | adds by itself |\n| --- | --- | --- | --- |\n",
+    );
     for (language, libraries) in [python, node] {
         for library in libraries {
             let signed = sign(language, library, &keys);
@@ -82,7 +95,8 @@ fn sign(language: &str, library: &'static str, keys: &[Key; 4]) -> Signed {
         (command, version)
     } else {
         let folder = peer("node_signers");
-        let package = std::fs::read(folder.join("node_modules").join(library).join("package.json")).unwrap();
+        let package =
+            std::fs::read(folder.join("node_modules").join(library).join("package.json")).unwrap();
         let package: Value = serde_json::from_slice(&package).unwrap();
         let mut command = Command::new(program("node"));
         command.arg(scripts.join("sign.mjs")).env("SIGNERS", folder);
@@ -90,9 +104,13 @@ fn sign(language: &str, library: &'static str, keys: &[Key; 4]) -> Signed {
     };
     let ran = Ran::reading(command.arg(library), &serde_json::to_vec(&wanted).unwrap());
     assert_eq!(ran.code, 0, "{library}: {ran:?}");
-    let tokens: Vec<Option<String>> =
-        serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{library}: {error}: {ran:?}"));
-    Signed { library, version: version.trim().to_owned(), tokens: tokens.into_iter().flatten().collect() }
+    let tokens: Vec<Option<String>> = serde_json::from_str(&ran.stdout)
+        .unwrap_or_else(|error| panic!("{library}: {error}: {ran:?}"));
+    Signed {
+        library,
+        version: version.trim().to_owned(),
+        tokens: tokens.into_iter().flatten().collect(),
+    }
 }
 
 impl Signed {
@@ -102,11 +120,25 @@ impl Signed {
         for token in &self.tokens {
             let [header, claims] = parts(token);
             let algorithm = header["alg"].as_str().unwrap();
-            algorithms.insert(ALGORITHMS.iter().position(|known| *known == algorithm).unwrap(), format!("`{algorithm}`"));
-            let members = |part: &Value| part.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-            added.extend(members(&header).into_iter().filter(|name| name != "alg").map(|name| format!("header `{name}`")));
+            algorithms.insert(
+                ALGORITHMS.iter().position(|known| *known == algorithm).unwrap(),
+                format!("`{algorithm}`"),
+            );
+            let members =
+                |part: &Value| part.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+            added.extend(
+                members(&header)
+                    .into_iter()
+                    .filter(|name| name != "alg")
+                    .map(|name| format!("header `{name}`")),
+            );
             let own = ["username", "time", "nonce"];
-            added.extend(members(&claims).into_iter().filter(|name| !own.contains(&name.as_str())).map(|name| format!("`{name}`")));
+            added.extend(
+                members(&claims)
+                    .into_iter()
+                    .filter(|name| !own.contains(&name.as_str()))
+                    .map(|name| format!("`{name}`")),
+            );
         }
         let Self { library, version, .. } = self;
         let algorithms = algorithms.into_values().collect::<Vec<_>>().join(", ");

@@ -22,7 +22,10 @@ fn links_in_the_repository_lead_somewhere() {
     for file in documents.iter().filter(|file| !file.starts_with(&book)) {
         for link in Document::read(file).links {
             if let Err(fault) = check_link(file, &link, &Document::read) {
-                wrong.push(format!("{}: {link}: {fault}", file.strip_prefix(repository()).unwrap().display()));
+                wrong.push(format!(
+                    "{}: {link}: {fault}",
+                    file.strip_prefix(repository()).unwrap().display()
+                ));
             }
         }
     }
@@ -44,15 +47,25 @@ fn links_in_the_book_lead_somewhere_in_the_book() {
         for link in document.links {
             let read = |target: &Path| Document::parse(&expanded(target).unwrap_or_default());
             let found = check_link(page, &link, &read).and_then(|target| match target {
-                Some(target) if !target.starts_with(pages()) => Err("it leads out of the book; name the file instead".to_owned()),
-                Some(target) if target.extension().is_some_and(|extension| extension == "md") && !listed.contains(&target) => {
+                Some(target) if !target.starts_with(pages()) => {
+                    Err("it leads out of the book; name the file instead".to_owned())
+                }
+                Some(target)
+                    if target.extension().is_some_and(|extension| extension == "md")
+                        && !listed.contains(&target) =>
+                {
                     Err("SUMMARY.md does not list it".to_owned())
                 }
-                Some(target) if target.is_dir() => Err("the book has no page for a folder".to_owned()),
+                Some(target) if target.is_dir() => {
+                    Err("the book has no page for a folder".to_owned())
+                }
                 _ => Ok(()),
             });
             if let Err(fault) = found {
-                wrong.push(format!("docs/src/{}: {link}: {fault}", page.strip_prefix(pages()).unwrap().display()));
+                wrong.push(format!(
+                    "docs/src/{}: {link}: {fault}",
+                    page.strip_prefix(pages()).unwrap().display()
+                ));
             }
         }
     }
@@ -65,8 +78,10 @@ fn the_summary_lists_every_page_once() {
     let links = Document::read(&summary).links;
     let listed = listed_pages();
     assert_eq!(links.len(), listed.len(), "SUMMARY.md lists a page twice");
-    let unlisted: Vec<PathBuf> =
-        markdown_under(&pages()).into_iter().filter(|file| *file != summary && !listed.contains(file)).collect();
+    let unlisted: Vec<PathBuf> = markdown_under(&pages())
+        .into_iter()
+        .filter(|file| *file != summary && !listed.contains(file))
+        .collect();
     assert!(unlisted.is_empty(), "SUMMARY.md does not list {unlisted:?}");
 }
 
@@ -82,9 +97,12 @@ fn expanded(page: &Path) -> Result<String, String> {
     let mut whole = String::new();
     let mut rest = text.as_str();
     while let Some((before, after)) = rest.split_once("{{#include ") {
-        let (included, after) = after.split_once("}}").ok_or_else(|| format!("{}: an include does not end", name(page)))?;
+        let (included, after) = after
+            .split_once("}}")
+            .ok_or_else(|| format!("{}: an include does not end", name(page)))?;
         let file = normalised(&page.parent().unwrap().join(included.trim()));
-        let text = std::fs::read_to_string(&file).map_err(|error| format!("{} includes {}: {error}", name(page), name(&file)))?;
+        let text = std::fs::read_to_string(&file)
+            .map_err(|error| format!("{} includes {}: {error}", name(page), name(&file)))?;
         whole += before;
         whole += &text;
         rest = after;
@@ -93,17 +111,31 @@ fn expanded(page: &Path) -> Result<String, String> {
 }
 
 /// The file that a link of `from` leads to, where it leads to one at all.
-fn check_link(from: &Path, link: &str, read: &dyn Fn(&Path) -> Document) -> Result<Option<PathBuf>, String> {
+fn check_link(
+    from: &Path,
+    link: &str,
+    read: &dyn Fn(&Path) -> Document,
+) -> Result<Option<PathBuf>, String> {
     if link.contains("://") || link.starts_with("mailto:") {
         return Ok(None);
     }
-    let (path, anchor) = link.split_once('#').map_or((link, None), |(path, anchor)| (path, Some(anchor)));
-    let target = if path.is_empty() { from.to_owned() } else { normalised(&from.parent().unwrap().join(path)) };
+    let (path, anchor) =
+        link.split_once('#').map_or((link, None), |(path, anchor)| (path, Some(anchor)));
+    let target = if path.is_empty() {
+        from.to_owned()
+    } else {
+        normalised(&from.parent().unwrap().join(path))
+    };
     if !target.exists() {
-        return Err(format!("{} is not there", target.strip_prefix(repository()).unwrap_or(&target).display()));
+        return Err(format!(
+            "{} is not there",
+            target.strip_prefix(repository()).unwrap_or(&target).display()
+        ));
     }
     match anchor {
-        Some(anchor) if !read(&target).anchors.contains(anchor) => Err(format!("nothing there is called #{anchor}")),
+        Some(anchor) if !read(&target).anchors.contains(anchor) => {
+            Err(format!("nothing there is called #{anchor}"))
+        }
         _ => Ok(Some(target)),
     }
 }

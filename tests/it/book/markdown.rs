@@ -21,12 +21,16 @@ pub(crate) struct CodeBlock {
 
 impl Document {
     pub(crate) fn read(file: &Path) -> Self {
-        Self::parse(&std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display())))
+        Self::parse(
+            &std::fs::read_to_string(file)
+                .unwrap_or_else(|error| panic!("{}: {error}", file.display())),
+        )
     }
 
     pub(crate) fn parse(text: &str) -> Self {
         let mut document = Self { links: Vec::new(), anchors: BTreeSet::new(), code: Vec::new() };
-        let (mut heading, mut block, mut seen) = (None::<String>, None::<CodeBlock>, BTreeMap::new());
+        let (mut heading, mut block, mut seen) =
+            (None::<String>, None::<CodeBlock>, BTreeMap::new());
         for event in Parser::new_ext(text, Options::ENABLE_TABLES) {
             match event {
                 Event::Start(Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. }) => {
@@ -35,8 +39,15 @@ impl Document {
                 Event::Start(Tag::Heading { .. }) => heading = Some(String::new()),
                 Event::End(TagEnd::Heading(_)) => {
                     let anchor = anchor(&heading.take().unwrap_or_default());
-                    let times = seen.entry(anchor.clone()).and_modify(|times| *times += 1).or_insert(0_usize);
-                    document.anchors.insert(if *times == 0 { anchor } else { format!("{anchor}-{times}") });
+                    let times = seen
+                        .entry(anchor.clone())
+                        .and_modify(|times| *times += 1)
+                        .or_insert(0_usize);
+                    document.anchors.insert(if *times == 0 {
+                        anchor
+                    } else {
+                        format!("{anchor}-{times}")
+                    });
                 }
                 Event::Start(Tag::CodeBlock(kind)) => {
                     let language = match kind {
@@ -64,7 +75,9 @@ fn anchor(heading: &str) -> String {
     let lowercase = heading.trim().to_lowercase();
     let kept = lowercase.chars().filter_map(|character| match character {
         character if character.is_whitespace() => Some('-'),
-        character if character.is_alphanumeric() || character == '-' || character == '_' => Some(character),
+        character if character.is_alphanumeric() || character == '-' || character == '_' => {
+            Some(character)
+        }
         _ => None,
     });
     kept.collect()
@@ -72,7 +85,8 @@ fn anchor(heading: &str) -> String {
 
 #[test]
 fn anchors_are_those_of_mdbook() {
-    let document = Document::parse("# What `server.http_listen` is\n\n## Once, twice\n\n## Once twice\n");
+    let document =
+        Document::parse("# What `server.http_listen` is\n\n## Once, twice\n\n## Once twice\n");
     let wanted = ["once-twice", "once-twice-1", "what-serverhttp_listen-is"].map(str::to_owned);
     assert_eq!(document.anchors, BTreeSet::from(wanted));
 }

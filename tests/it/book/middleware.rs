@@ -27,8 +27,13 @@ async fn the_middleware_side_by_side() {
         match (there == here, case.why) {
             (true, None) => {}
             (false, Some(why)) => differences.add(&case.what, [there, here], why),
-            (true, Some(_)) => faults.push(format!("{}: no difference any more: {there:?}", case.what)),
-            (false, None) => faults.push(format!("{}: there {there:?}, here {here:?}, and nobody says why", case.what)),
+            (true, Some(_)) => {
+                faults.push(format!("{}: no difference any more: {there:?}", case.what))
+            }
+            (false, None) => faults.push(format!(
+                "{}: there {there:?}, here {here:?}, and nobody says why",
+                case.what
+            )),
         }
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
@@ -37,7 +42,12 @@ async fn the_middleware_side_by_side() {
 }
 
 /// What each makes of the last request of a case: whether it takes it.
-async fn answers(case: &Case, world: &World, theirs: &DjangoSite, ours: &Countersign) -> (Answer, Answer) {
+async fn answers(
+    case: &Case,
+    world: &World,
+    theirs: &DjangoSite,
+    ours: &Countersign,
+) -> (Answer, Answer) {
     let mut answers = (Answer::Refused, Answer::Refused);
     for authorizations in (case.sent)(world) {
         let username = theirs.recognises_in(&authorizations).await;
@@ -45,7 +55,9 @@ async fn answers(case: &Case, world: &World, theirs: &DjangoSite, ours: &Counter
         let question = Question { authorization: authorizations, ..Question::bare() };
         let verdict = Door::Http.ask(ours, &question).await;
         answers.1 = if verdict.allowed() {
-            let username = percent_decode_str(verdict.header("x-auth-username").unwrap()).decode_utf8().unwrap();
+            let username = percent_decode_str(verdict.header("x-auth-username").unwrap())
+                .decode_utf8()
+                .unwrap();
             Answer::Taken(username.into_owned())
         } else {
             assert_eq!(verdict.status, 401, "{}: {verdict:?}", case.what);
@@ -91,7 +103,9 @@ impl Differences {
     fn add(&mut self, what: &str, answers: [Answer; 2], why: &'static str) {
         self.count += 1;
         let answers = answers.map(|answer| answer.text());
-        if let Some((whats, ..)) = self.rows.iter_mut().find(|(_, known, reason)| (known, *reason) == (&answers, why)) {
+        if let Some((whats, ..)) =
+            self.rows.iter_mut().find(|(_, known, reason)| (known, *reason) == (&answers, why))
+        {
             whats.push(what.to_owned());
         } else {
             self.rows.push((vec![what.to_owned()], answers, why));
@@ -106,7 +120,8 @@ impl Differences {
             self.count
         );
         // What is refused here concerns those who move.
-        let (refused, taken): (Vec<_>, Vec<_>) = self.rows.iter().partition(|(_, [_, here], _)| *here == "refused");
+        let (refused, taken): (Vec<_>, Vec<_>) =
+            self.rows.iter().partition(|(_, [_, here], _)| *here == "refused");
         for (whats, [there, here], why) in refused.into_iter().chain(taken) {
             // Writing to a String does not fail.
             let _ = writeln!(text, "| {} | {there} | {here} | {why} |", whats.join("; "));

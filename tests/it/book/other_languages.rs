@@ -27,9 +27,14 @@ async fn assert_passes(language: &str, interpreter: &str, generate: &[&str]) {
     let page = Document::read(&pages().join("clients/other-languages.md"));
     let snippet = page.code.iter().find(|block| block.language == language).expect("a snippet");
     let file = deployment.file("snippet", &snippet.text);
-    let ran = Ran::of(Command::new(program(interpreter)).arg(file).current_dir(deployment.dir.path()));
+    let ran =
+        Ran::of(Command::new(program(interpreter)).arg(file).current_dir(deployment.dir.path()));
     assert_eq!(ran.code, 0, "{ran:?}");
 
     let answer = countersign.decide(ran.stdout.trim()).await;
-    assert_eq!((answer.status, answer.header("x-auth-username")), (200, Some("alice")), "{answer:?}");
+    assert_eq!(
+        (answer.status, answer.header("x-auth-username")),
+        (200, Some("alice")),
+        "{answer:?}"
+    );
 }

@@ -34,8 +34,13 @@ fn the_commands_of_the_quick_start_print_what_it_says() {
 
 /// Every line of `wanted` is there; `...` stands for anything. In any order: headers have none.
 pub(crate) fn assert_prints(output: &str, wanted: &str) {
-    for wanted in wanted.lines().map(str::trim_end).filter(|line| !line.is_empty() && *line != "...") {
-        assert!(output.lines().any(|line| fits(line.trim_end(), wanted)), "no line `{wanted}` in:\n{output}");
+    for wanted in
+        wanted.lines().map(str::trim_end).filter(|line| !line.is_empty() && *line != "...")
+    {
+        assert!(
+            output.lines().any(|line| fits(line.trim_end(), wanted)),
+            "no line `{wanted}` in:\n{output}"
+        );
     }
 }
 
@@ -53,16 +58,25 @@ struct Checkout {
 
 impl Checkout {
     fn new() -> Self {
-        let ports = ["8000", "3000", "8080", "9191", "8081"].map(|port| (port, free_port().to_string()));
+        let ports =
+            ["8000", "3000", "8080", "9191", "8081"].map(|port| (port, free_port().to_string()));
         let checkout = Self { dir: tempfile::tempdir().unwrap(), ports };
         let dir = checkout.dir.path();
         std::fs::create_dir_all(dir.join("target/debug")).unwrap();
         std::fs::create_dir_all(dir.join("examples/nginx")).unwrap();
-        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_countersign"), dir.join("target/debug/countersign")).unwrap();
-        let example = std::fs::read_to_string(repository().join("examples/nginx/nginx.conf")).unwrap();
+        std::os::unix::fs::symlink(
+            env!("CARGO_BIN_EXE_countersign"),
+            dir.join("target/debug/countersign"),
+        )
+        .unwrap();
+        let example =
+            std::fs::read_to_string(repository().join("examples/nginx/nginx.conf")).unwrap();
         // Its workers have to read what the user of the tests wrote, and it runs beside others.
-        let example = example.replace("user www-data;", "user root;").replace("/var/log/nginx", dir.to_str().unwrap());
-        let example = format!("pid {};\n{}", checkout.nginx_pid().display(), checkout.with_ports(&example));
+        let example = example
+            .replace("user www-data;", "user root;")
+            .replace("/var/log/nginx", dir.to_str().unwrap());
+        let example =
+            format!("pid {};\n{}", checkout.nginx_pid().display(), checkout.with_ports(&example));
         std::fs::write(dir.join("examples/nginx/nginx.conf"), example).unwrap();
         checkout
     }
@@ -77,7 +91,9 @@ impl Checkout {
         let mut command = Command::new("bash");
         command.args(["-euo", "pipefail", "-c", &script]).current_dir(self.dir.path()).env_clear();
         let path = std::env::var("PATH").unwrap_or_default();
-        command.env("PATH", format!("{path}:/usr/local/sbin:/usr/sbin:/sbin")).env("TMPDIR", self.dir.path());
+        command
+            .env("PATH", format!("{path}:/usr/local/sbin:/usr/sbin:/sbin"))
+            .env("TMPDIR", self.dir.path());
         for (listener, (_, port)) in LISTENERS.iter().zip(&self.ports[2..]) {
             command.env(variable(listener), format!("127.0.0.1:{port}"));
         }
@@ -102,10 +118,15 @@ impl Checkout {
         let mut rest = text;
         while let Some(start) = rest.find(|character: char| character.is_ascii_digit()) {
             let (before, digits) = rest.split_at(start);
-            let end = digits.find(|character: char| !character.is_ascii_digit()).unwrap_or(digits.len());
+            let end =
+                digits.find(|character: char| !character.is_ascii_digit()).unwrap_or(digits.len());
             let (number, after) = digits.split_at(end);
             whole += before;
-            whole += self.ports.iter().find(|(usual, _)| *usual == number).map_or(number, |(_, port)| port);
+            whole += self
+                .ports
+                .iter()
+                .find(|(usual, _)| *usual == number)
+                .map_or(number, |(_, port)| port);
             rest = after;
         }
         whole + rest

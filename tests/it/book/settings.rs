@@ -5,7 +5,10 @@ use std::fmt::Write as _;
 
 use countersign::config::Settings;
 use serde_json::Value;
-use syn::{Attribute, Expr, Fields, GenericArgument, Item, ItemEnum, ItemStruct, Lit, Meta, PathArguments, Type};
+use syn::{
+    Attribute, Expr, Fields, GenericArgument, Item, ItemEnum, ItemStruct, Lit, Meta, PathArguments,
+    Type,
+};
 
 use super::hold;
 use crate::harness::{repository, variable};
@@ -19,11 +22,11 @@ fn reference() -> String {
     let mut defaults = serde_json::to_value(Settings::default()).unwrap();
     // Not shown, because a URL may hold a password; the default does not.
     defaults["database"]["url"] = Settings::default().database.url.servers().next().unwrap().into();
-    let root = Source::read("mod");
+    let root = Source::read("src/config.rs");
     let mut text = String::new();
     for field in named_fields(&root.structs["Settings"]) {
         let section = field.ident.as_ref().unwrap().to_string();
-        let source = Source::read(&section);
+        let source = Source::read(&format!("src/config/{section}.rs"));
         let settings = &source.structs[&type_name(&field.ty)];
         source.section(&section, &source.intro, settings, &defaults[&section], &mut text);
     }
@@ -38,10 +41,11 @@ struct Source {
 }
 
 impl Source {
-    fn read(module: &str) -> Self {
-        let path = repository().join(format!("src/config/{module}.rs"));
+    fn read(file: &str) -> Self {
+        let path = repository().join(file);
         let file = syn::parse_file(&std::fs::read_to_string(path).unwrap()).unwrap();
-        let mut source = Self { intro: doc(&file.attrs), structs: BTreeMap::new(), enums: BTreeMap::new() };
+        let mut source =
+            Self { intro: doc(&file.attrs), structs: BTreeMap::new(), enums: BTreeMap::new() };
         for item in file.items {
             match item {
                 Item::Struct(item) => drop(source.structs.insert(item.ident.to_string(), item)),
@@ -53,25 +57,48 @@ impl Source {
     }
 
     /// Writes the settings of a section, and then those of the sections in it.
-    fn section(&self, path: &str, intro: &str, settings: &ItemStruct, defaults: &Value, text: &mut String) {
-        let (inner, own): (Vec<_>, Vec<_>) = named_fields(settings).partition(|field| self.is_section(&field.ty));
+    fn section(
+        &self,
+        path: &str,
+        intro: &str,
+        settings: &ItemStruct,
+        defaults: &Value,
+        text: &mut String,
+    ) {
+        let (inner, own): (Vec<_>, Vec<_>) =
+            named_fields(settings).partition(|field| self.is_section(&field.ty));
         write!(text, "## `{path}`\n\n{intro}\n\n").unwrap();
         let said = doc(&settings.attrs);
-        let about = said.strip_prefix(&format!("`{path}.*`")).unwrap_or(&said).trim_start_matches([':', ' ']);
+        let about = said
+            .strip_prefix(&format!("`{path}.*`"))
+            .unwrap_or(&said)
+            .trim_start_matches([':', ' ']);
         if !about.is_empty() {
             write!(text, "{about}\n\n").unwrap();
         }
         for field in own {
             let key = format!("{path}.{}", field.ident.as_ref().unwrap());
-            let default = defaults.get(field.ident.as_ref().unwrap().to_string()).unwrap_or_else(|| panic!("{key} has no default"));
+            let default = defaults
+                .get(field.ident.as_ref().unwrap().to_string())
+                .unwrap_or_else(|| panic!("{key} has no default"));
             let (meaning, default) = meaning_and_default(&key, &doc(&field.attrs), default);
             let (kind, variable) = (self.kind(&field.ty), variable(&key));
-            write!(text, "### `{key}`\n\n{meaning}\n\n- {kind}\n- default: {default}\n- `{variable}`\n\n").unwrap();
+            write!(
+                text,
+                "### `{key}`\n\n{meaning}\n\n- {kind}\n- default: {default}\n- `{variable}`\n\n"
+            )
+            .unwrap();
         }
         for field in inner {
             let name = field.ident.as_ref().unwrap().to_string();
             let inner = &self.structs[&type_name(&field.ty)];
-            self.section(&format!("{path}.{name}"), &doc(&field.attrs), inner, &defaults[&name], text);
+            self.section(
+                &format!("{path}.{name}"),
+                &doc(&field.attrs),
+                inner,
+                &defaults[&name],
+                text,
+            );
         }
     }
 
@@ -95,7 +122,10 @@ impl Source {
             "ListenAddress" => "address and port".to_owned(),
             "Secret" => "text; secret, never shown".to_owned(),
             "DatabaseUrl" => "URL; never shown, because it may hold a password".to_owned(),
-            "NonceUrl" => "`memory:`, or a URL, which is never shown, because it may hold a password".to_owned(),
+            "NonceUrl" => {
+                "`memory:`, or a URL, which is never shown, because it may hold a password"
+                    .to_owned()
+            }
             _ => self.enums.get(&name).and_then(choices).unwrap_or_else(|| "text".to_owned()),
         }
     }
@@ -107,9 +137,14 @@ fn choices(item: &ItemEnum) -> Option<String> {
     let all_plain = item.variants.iter().all(|variant| variant.fields.is_empty());
     let choice = |variant: &syn::Variant| {
         let about = doc(&variant.attrs);
-        format!("`{}` ({})", variant.ident.to_string().to_lowercase(), lowercase_first(about.trim_end_matches('.')))
+        format!(
+            "`{}` ({})",
+            variant.ident.to_string().to_lowercase(),
+            lowercase_first(about.trim_end_matches('.'))
+        )
     };
-    (is_lowercase && all_plain).then(|| item.variants.iter().map(choice).collect::<Vec<_>>().join(", "))
+    (is_lowercase && all_plain)
+        .then(|| item.variants.iter().map(choice).collect::<Vec<_>>().join(", "))
 }
 
 fn lowercase_first(text: &str) -> String {
@@ -126,11 +161,15 @@ fn meaning_and_default(key: &str, comment: &str, real: &Value) -> (String, Strin
     let real = match real {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
-        Value::Array(items) => items.iter().map(|item| item.as_str().unwrap()).collect::<Vec<_>>().join(","),
+        Value::Array(items) => {
+            items.iter().map(|item| item.as_str().unwrap()).collect::<Vec<_>>().join(",")
+        }
         other => other.to_string(),
     };
     let shown = if real.is_empty() { String::new() } else { format!("`{real}`") };
-    let Some(start) = comment.find("Default ").filter(|&start| start == 0 || comment[..start].ends_with(' ')) else {
+    let Some(start) =
+        comment.find("Default ").filter(|&start| start == 0 || comment[..start].ends_with(' '))
+    else {
         return (comment.to_owned(), if shown.is_empty() { "none".to_owned() } else { shown });
     };
     let rest = &comment[start + "Default ".len()..];
@@ -138,19 +177,32 @@ fn meaning_and_default(key: &str, comment: &str, real: &Value) -> (String, Strin
     let meaning = format!("{}{after}", &comment[..start]).trim().to_owned();
     assert!(!meaning.is_empty(), "the comment of {key} says nothing but its default");
 
-    let value =
-        said.strip_prefix('`').and_then(|rest| rest.split('`').next()).or_else(|| said.split([' ', ';', ':']).next()).unwrap();
+    let value = said
+        .strip_prefix('`')
+        .and_then(|rest| rest.split('`').next())
+        .or_else(|| said.split([' ', ';', ':']).next())
+        .unwrap();
     let default = if is_same(value, &real) {
-        said.replacen(&format!("`{value}`"), value, 1).replacen(value, &format!("`{}`", value.replace(',', "")), 1)
+        said.replacen(&format!("`{value}`"), value, 1).replacen(
+            value,
+            &format!("`{}`", value.replace(',', "")),
+            1,
+        )
     } else if real.is_empty() {
         said.to_owned()
     } else {
         let is_value = said.starts_with(['`', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9']);
         let is_wrong = is_value || ["none", "empty", "true", "false"].contains(&value);
-        assert!(!is_wrong, "the comment of {key} says that its default is {said}, and it is {real}");
+        assert!(
+            !is_wrong,
+            "the comment of {key} says that its default is {said}, and it is {real}"
+        );
         format!("{shown}, {said}")
     };
-    assert!(!real.is_empty() || !said.starts_with('`'), "the comment of {key} says that its default is {said}, and there is none");
+    assert!(
+        !real.is_empty() || !said.starts_with('`'),
+        "the comment of {key} says that its default is {said}, and there is none"
+    );
     (meaning, default)
 }
 
@@ -158,7 +210,11 @@ fn meaning_and_default(key: &str, comment: &str, real: &Value) -> (String, Strin
 /// more than one form.
 fn is_same(said: &str, real: &str) -> bool {
     let is_same_number = || said.parse::<f64>().is_ok_and(|it| real.parse() == Ok(it));
-    let is_same_duration = || humantime::parse_duration(said).ok().is_some_and(|it| humantime::parse_duration(real) == Ok(it));
+    let is_same_duration = || {
+        humantime::parse_duration(said)
+            .ok()
+            .is_some_and(|it| humantime::parse_duration(real) == Ok(it))
+    };
     said.replace(',', "") == real || is_same_number() || is_same_duration()
 }
 
@@ -174,8 +230,13 @@ fn type_name(ty: &Type) -> String {
 
 fn type_argument(ty: &Type) -> Option<&Type> {
     let Type::Path(path) = ty else { return None };
-    let PathArguments::AngleBracketed(arguments) = &path.path.segments.last()?.arguments else { return None };
-    arguments.args.iter().find_map(|argument| if let GenericArgument::Type(ty) = argument { Some(ty) } else { None })
+    let PathArguments::AngleBracketed(arguments) = &path.path.segments.last()?.arguments else {
+        return None;
+    };
+    arguments
+        .args
+        .iter()
+        .find_map(|argument| if let GenericArgument::Type(ty) = argument { Some(ty) } else { None })
 }
 
 /// A documentation comment, its lines joined; paragraphs stay.
@@ -191,5 +252,8 @@ pub(super) fn doc(attributes: &[Attribute]) -> String {
         _ => None,
     });
     let text = lines.map(|line| line.trim().to_owned()).collect::<Vec<_>>().join("\n");
-    text.split("\n\n").map(|paragraph| paragraph.replace('\n', " ")).collect::<Vec<_>>().join("\n\n")
+    text.split("\n\n")
+        .map(|paragraph| paragraph.replace('\n', " "))
+        .collect::<Vec<_>>()
+        .join("\n\n")
 }

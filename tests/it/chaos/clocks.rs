@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Fault, World, deployment, plan};
-use crate::harness::{Claims, Countersign, Door, Key, Plan, Presenter, Question, Redis, SetClock, Sluice};
+use crate::harness::{
+    Claims, Countersign, Door, Key, Plan, Presenter, Question, Redis, SetClock, Sluice,
+};
 
 const TOLERANCE: Duration = Duration::from_secs(2);
 const WRONG_MS: i64 = 3000;
@@ -23,7 +25,10 @@ async fn a_replica_is_behind() {
     report.tells();
     report.allows_no_token_twice();
     // The two others decide as ever.
-    assert!(report.allows_between(began, Instant::now()).len() > super::REPLAYS_MIN, "too few to show anything");
+    assert!(
+        report.allows_between(began, Instant::now()).len() > super::REPLAYS_MIN,
+        "too few to show anything"
+    );
 }
 
 /// A replica 3 s ahead has the store remember a token for less than its window.
@@ -40,7 +45,10 @@ async fn a_replica_is_ahead() {
     let report = presenter.end().await;
     report.tells();
     report.allows_no_token_twice();
-    assert!(report.allows_between(began, Instant::now()).len() > super::REPLAYS_MIN, "too few to show anything");
+    assert!(
+        report.allows_between(began, Instant::now()).len() > super::REPLAYS_MIN,
+        "too few to show anything"
+    );
 }
 
 /// Set forward while it decides, it must not have the store forget early what it claims before it finds out.
@@ -61,7 +69,11 @@ async fn the_clock_of_a_replica_is_set_forward() {
         presenter.has_signed_for(second + 1).await;
         clock.set(0);
         // It does not go back by itself.
-        fault = Fault { began, ended: began, returned: Instant::now() + Duration::from_millis(WRONG_MS.unsigned_abs()) };
+        fault = Fault {
+            began,
+            ended: began,
+            returned: Instant::now() + Duration::from_millis(WRONG_MS.unsigned_abs()),
+        };
     }
     presenter.fault_is_over();
     let report = presenter.end().await;
@@ -128,7 +140,11 @@ async fn a_claim_comes_back_when_the_window_is_over() {
     world.replicas = vec![Countersign::start_by(&world.deployment, &clock)];
     let question = |key: &Key| Question::with(Claims::of("alice").authorization(key));
     crate::harness::eventually_async("fresh tokens pass", Duration::from_secs(10), async || {
-        Door::Http.ask(&world.replicas[0], &question(&world.client.key)).await.allowed().then_some(())
+        Door::Http
+            .ask(&world.replicas[0], &question(&world.client.key))
+            .await
+            .allowed()
+            .then_some(())
     })
     .await;
 
@@ -139,7 +155,11 @@ async fn a_claim_comes_back_when_the_window_is_over() {
         clock.set(60_000);
         sluice.open();
     });
-    assert_eq!((verdict.status, verdict.code()), (401, Some("timestamp_outside_tolerance")), "{verdict:?}");
+    assert_eq!(
+        (verdict.status, verdict.code()),
+        (401, Some("timestamp_outside_tolerance")),
+        "{verdict:?}"
+    );
     clock.set(0);
     assert!(!Door::Http.ask(&world.replicas[0], &asked).await.allowed());
 }
@@ -147,7 +167,11 @@ async fn a_claim_comes_back_when_the_window_is_over() {
 /// Two replicas by the machine's clock, and one by `clock`.
 fn with_one_by(redis: &Redis, clock: &SetClock, tolerance: Duration) -> World {
     let mut world = World::of(deployment(&redis.url(), tolerance));
-    world.replicas = vec![world.deployment.serve(), world.deployment.serve(), Countersign::start_by(&world.deployment, clock)];
+    world.replicas = vec![
+        world.deployment.serve(),
+        world.deployment.serve(),
+        Countersign::start_by(&world.deployment, clock),
+    ];
     world
 }
 

@@ -59,7 +59,8 @@ async fn the_network_forgets_connections() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgresql_is_killed_and_back() {
     let redis = Redis::start();
-    let mut world = World::of(settle(Deployment::on(Database::postgres()), &redis.url(), TOLERANCE));
+    let mut world =
+        World::of(settle(Deployment::on(Database::postgres()), &redis.url(), TOLERANCE));
     world.replicas = (0..3).map(|_| world.deployment.serve()).collect();
     let presenter = world.present(10);
     presenter.has_signed_for(3).await;

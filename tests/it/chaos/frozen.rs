@@ -68,5 +68,8 @@ fn others_go_on(report: &Report, began: Instant) {
     let allowed = report.latencies(began, meanwhile, "allowed").len();
     let refused = report.latencies(began, meanwhile, "unavailable").len();
     eprintln!("before the nodes noticed: {allowed} allowed, {refused} unavailable");
-    assert!(allowed >= refused / 2, "two of three slots are served, yet {allowed} were allowed and {refused} were unavailable");
+    assert!(
+        allowed >= refused / 2,
+        "two of three slots are served, yet {allowed} were allowed and {refused} were unavailable"
+    );
 }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{TOLERANCE, World, settle};
-use crate::harness::{ChaosProxy, Client, Database, Deployment, Load, Network, Redis, Signal, Usage};
+use crate::harness::{
+    ChaosProxy, Client, Database, Deployment, Load, Network, Redis, Signal, Usage,
+};
 
 /// Without `SOAK_SECONDS`.
 const QUICK: Duration = Duration::from_secs(30);
@@ -43,17 +45,25 @@ const FAULTS: [Fault; 8] = [
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_grows() {
-    let seconds = std::env::var("SOAK_SECONDS").ok().map(|seconds| seconds.parse().expect("SOAK_SECONDS is no number"));
-    let (whole, part) = seconds.map_or((QUICK, QUICK_PART), |seconds| (Duration::from_secs(seconds), PART));
+    let seconds = std::env::var("SOAK_SECONDS")
+        .ok()
+        .map(|seconds| seconds.parse().expect("SOAK_SECONDS is no number"));
+    let (whole, part) =
+        seconds.map_or((QUICK, QUICK_PART), |seconds| (Duration::from_secs(seconds), PART));
     let parts = usize::try_from(whole.as_secs() / part.as_secs()).unwrap().max(WARM_UP_PARTS + 2);
 
     let (redis, mut database) = (Redis::start(), Database::postgres());
     let nonces = ChaosProxy::before(redis.address).await;
     let registry = ChaosProxy::before(database.address()).await;
     database.url = database.url_through(registry.address);
-    let mut world = World::of(settle(Deployment::on(database), &format!("redis://{}", nonces.address), TOLERANCE));
+    let mut world = World::of(settle(
+        Deployment::on(database),
+        &format!("redis://{}", nonces.address),
+        TOLERANCE,
+    ));
     world.replicas = vec![world.deployment.serve()];
-    let clients: Arc<Vec<Client>> = Arc::new((0..20).map(|number| world.client(&format!("client-{number}"))).collect());
+    let clients: Arc<Vec<Client>> =
+        Arc::new((0..20).map(|number| world.client(&format!("client-{number}"))).collect());
 
     let busy = Load::start(&world.replicas, &clients, PER_SECOND_MAX);
     busy.has_decided(1_000, None, Instant::now()).await;
@@ -64,9 +74,15 @@ async fn nothing_grows() {
     for number in 0..parts {
         let fault = FAULTS[number % FAULTS.len()];
         let became = |network| match fault {
-            Fault::Nonces(bad) => nonces.becomes(if network == Network::Fine { network } else { bad }),
-            Fault::Registry(bad) => registry.becomes(if network == Network::Fine { network } else { bad }),
-            Fault::RedisHangs => redis.signal(if network == Network::Fine { Signal::Continue } else { Signal::Stop }),
+            Fault::Nonces(bad) => {
+                nonces.becomes(if network == Network::Fine { network } else { bad })
+            }
+            Fault::Registry(bad) => {
+                registry.becomes(if network == Network::Fine { network } else { bad })
+            }
+            Fault::RedisHangs => {
+                redis.signal(if network == Network::Fine { Signal::Continue } else { Signal::Stop })
+            }
         };
         let load = Load::start(&world.replicas, &clients, per_second);
         tokio::time::sleep(part / 3).await;
@@ -83,8 +99,16 @@ async fn nothing_grows() {
             "part {number} of {parts}, {fault:?}: {rate} decisions a second, {allowed} of {} allowed; {usage:?}",
             samples.len()
         );
-        let late: Vec<_> = samples.iter().filter(|sample| sample.started >= since && sample.outcome != "allowed").collect();
-        assert!(late.is_empty(), "{} refused long after {fault:?}, the first of them: {:?}", late.len(), late[0]);
+        let late: Vec<_> = samples
+            .iter()
+            .filter(|sample| sample.started >= since && sample.outcome != "allowed")
+            .collect();
+        assert!(
+            late.is_empty(),
+            "{} refused long after {fault:?}, the first of them: {:?}",
+            late.len(),
+            late[0]
+        );
         held.push(usage);
     }
     let (before, after) = (held[WARM_UP_PARTS - 1], held[parts - 1]);

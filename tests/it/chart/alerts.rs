@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 use super::of;
 use crate::harness::chart::{Chart, promtool};
 use crate::harness::http::Request;
-use crate::harness::{Behaviour, Claims, Countersign, Deployment, JwksServer, Key, Signer, TokenApi, eventually_async};
+use crate::harness::{
+    Behaviour, Claims, Countersign, Deployment, JwksServer, Key, Signer, TokenApi, eventually_async,
+};
 
 /// What Prometheus adds to every series of a target.
 const TARGET_LABELS: [&str; 4] = ["instance", "job", "namespace", "pod"];
@@ -51,7 +53,10 @@ async fn every_alert_says_what_to_do() {
         let severity = alert["labels"]["severity"].as_str().unwrap_or_default();
         assert!(["critical", "warning", "info"].contains(&severity), "{alert}");
         for annotation in ["summary", "description"] {
-            assert!(alert["annotations"][annotation].as_str().is_some_and(|text| text.len() > 20), "{annotation}: {alert}");
+            assert!(
+                alert["annotations"][annotation].as_str().is_some_and(|text| text.len() > 20),
+                "{annotation}: {alert}"
+            );
         }
     }
 }
@@ -63,8 +68,11 @@ async fn the_rule_is_made_from_the_file() {
     let groups = rendered.one("PrometheusRule", "")["spec"]["groups"].as_array().unwrap();
     let (own, extra) = groups.split_at(groups.len() - 1);
     assert_eq!(extra[0]["name"], "example");
-    let names = |rules: &[Value]| -> Vec<String> { rules.iter().map(|rule| rule["alert"].as_str().unwrap().to_owned()).collect() };
-    let rules: Vec<Value> = own.iter().flat_map(|group| group["rules"].as_array().unwrap().clone()).collect();
+    let names = |rules: &[Value]| -> Vec<String> {
+        rules.iter().map(|rule| rule["alert"].as_str().unwrap().to_owned()).collect()
+    };
+    let rules: Vec<Value> =
+        own.iter().flat_map(|group| group["rules"].as_array().unwrap().clone()).collect();
     for rule in &rules {
         assert_eq!(rule["labels"]["team"], "identity", "{rule}");
         assert!(rule["labels"]["severity"].is_string(), "{rule}");
@@ -77,14 +85,18 @@ async fn the_rule_is_made_from_the_file() {
 #[tokio::test]
 async fn prometheus_reads_every_query_of_the_dashboard() {
     let check = |queries: &[String]| {
-        let rules: Vec<Value> =
-            queries.iter().enumerate().map(|(n, query)| json!({ "record": format!("query:{n}"), "expr": query })).collect();
+        let rules: Vec<Value> = queries
+            .iter()
+            .enumerate()
+            .map(|(n, query)| json!({ "record": format!("query:{n}"), "expr": query }))
+            .collect();
         let dir = tempfile::tempdir().unwrap();
         let file = json!({ "groups": [{ "name": "dashboard", "rules": rules }] });
         std::fs::write(dir.path().join("queries.yaml"), file.to_string()).unwrap();
         promtool(&["check", "rules", "queries.yaml"], dir.path())
     };
-    let queries: Vec<String> = queries(&dashboard()).iter().map(|query| query.replace("$__rate_interval", "5m")).collect();
+    let queries: Vec<String> =
+        queries(&dashboard()).iter().map(|query| query.replace("$__rate_interval", "5m")).collect();
     assert!(queries.len() >= 30, "{}", queries.len());
 
     let ran = check(&queries);
@@ -103,7 +115,8 @@ async fn the_dashboard_is_packaged_as_it_is() {
     let map = rendered.one("ConfigMap", "-dashboard");
     assert_eq!(map["metadata"]["labels"]["grafana_dashboard"], "1");
     assert_eq!(map["metadata"]["annotations"]["grafana_folder"], "Gateways");
-    let packaged: Value = serde_json::from_str(map["data"]["countersign.json"].as_str().unwrap()).unwrap();
+    let packaged: Value =
+        serde_json::from_str(map["data"]["countersign.json"].as_str().unwrap()).unwrap();
     assert_eq!(packaged, dashboard());
     assert!(of("minimal").all("ConfigMap").all(|map| map["data"]["countersign.json"].is_null()));
 }
@@ -119,7 +132,9 @@ async fn the_dashboard_is_in_order() {
         let title = panel["title"].as_str().unwrap();
         let at = |name: &str| panel["gridPos"][name].as_u64().unwrap();
         assert!(at("x") + at("w") <= 24, "{title}");
-        for place in (at("x")..at("x") + at("w")).flat_map(|x| (at("y")..at("y") + at("h")).map(move |y| (x, y))) {
+        for place in (at("x")..at("x") + at("w"))
+            .flat_map(|x| (at("y")..at("y") + at("h")).map(move |y| (x, y)))
+        {
             assert!(taken.insert(place), "{title} lies upon another panel");
         }
         if panel["type"] == "row" {
@@ -135,8 +150,12 @@ async fn the_dashboard_is_in_order() {
             }
         }
     }
-    let variables: Vec<&str> =
-        dashboard["templating"]["list"].as_array().unwrap().iter().map(|variable| variable["name"].as_str().unwrap()).collect();
+    let variables: Vec<&str> = dashboard["templating"]["list"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|variable| variable["name"].as_str().unwrap())
+        .collect();
     assert_eq!(variables, ["datasource", "namespace", "instance"]);
 }
 
@@ -158,8 +177,14 @@ async fn every_metric_that_is_named_exists() {
     let exposed = exposed(&countersign).await;
     assert_eq!(missing(&named, &exposed), Vec::<String>::new());
     // What is misspelt would be noticed.
-    let misspelt = selectors(&["rate(countersign_decision_total[5m]) + countersign_store_up{stor=\"nonce_store\"}".to_owned()]);
-    assert_eq!(missing(&misspelt, &exposed), ["countersign_decision_total", "countersign_store_up{stor}"]);
+    let misspelt = selectors(&[
+        "rate(countersign_decision_total[5m]) + countersign_store_up{stor=\"nonce_store\"}"
+            .to_owned(),
+    ]);
+    assert_eq!(
+        missing(&misspelt, &exposed),
+        ["countersign_decision_total", "countersign_store_up{stor}"]
+    );
 }
 
 /// Reasons that are named are reasons that there are.
@@ -169,7 +194,10 @@ async fn every_reason_that_is_named_exists() {
     let mut count = 0;
     for query in &all_queries() {
         for part in query.split("reason").skip(1) {
-            let Some((_, value)) = part.trim_start_matches(['=', '~', '!']).split_once('"').filter(|(before, _)| before.is_empty())
+            let Some((_, value)) = part
+                .trim_start_matches(['=', '~', '!'])
+                .split_once('"')
+                .filter(|(before, _)| before.is_empty())
             else {
                 continue;
             };
@@ -183,7 +211,12 @@ async fn every_reason_that_is_named_exists() {
 }
 
 /// Decisions of every outcome but one, a claim, a fetch, tokens.
-async fn use_everything(deployment: &Deployment, countersign: &Countersign, signer: &Signer, key: &Key) {
+async fn use_everything(
+    deployment: &Deployment,
+    countersign: &Countersign,
+    signer: &Signer,
+    key: &Key,
+) {
     let token = Claims::of("alice").authorization(key);
     assert_eq!(countersign.decide(&token).await.status, 200);
     assert_eq!(countersign.decide(&token).await.status, 401, "a replay");
@@ -209,13 +242,18 @@ async fn exposed(countersign: &Countersign) -> BTreeMap<String, BTreeSet<String>
 }
 
 /// What of `named` is not among `exposed`.
-fn missing(named: &BTreeMap<String, BTreeSet<String>>, exposed: &BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
+fn missing(
+    named: &BTreeMap<String, BTreeSet<String>>,
+    exposed: &BTreeMap<String, BTreeSet<String>>,
+) -> Vec<String> {
     let mut missing = Vec::new();
     for (metric, labels) in named.iter().filter(|(metric, _)| *metric != "up") {
         match exposed.get(metric) {
             None => missing.push(metric.clone()),
             Some(known) => {
-                let unknown = labels.iter().filter(|label| !known.contains(*label) && !TARGET_LABELS.contains(&label.as_str()));
+                let unknown = labels.iter().filter(|label| {
+                    !known.contains(*label) && !TARGET_LABELS.contains(&label.as_str())
+                });
                 missing.extend(unknown.map(|label| format!("{metric}{{{label}}}")));
             }
         }
@@ -231,12 +269,16 @@ fn selectors(queries: &[String]) -> BTreeMap<String, BTreeSet<String>> {
         let mut grouped: BTreeSet<String> = query
             .split(" by (")
             .skip(1)
-            .flat_map(|part| part.split_once(')').unwrap().0.split(", ").map(str::to_owned).collect::<Vec<_>>())
+            .flat_map(|part| {
+                part.split_once(')').unwrap().0.split(", ").map(str::to_owned).collect::<Vec<_>>()
+            })
             .collect();
         // `namespace` and the like come from the target; `le` is of histograms alone.
         grouped.remove("le");
         let mut rest = query.as_str();
-        while let Some(start) = ["countersign_", "process_"].iter().filter_map(|prefix| rest.find(prefix)).min() {
+        while let Some(start) =
+            ["countersign_", "process_"].iter().filter_map(|prefix| rest.find(prefix)).min()
+        {
             rest = &rest[start..];
             let end = rest.find(|c| !is_name(c)).unwrap_or(rest.len());
             let labels = found.entry(rest[..end].to_owned()).or_default();
@@ -253,15 +295,20 @@ fn selectors(queries: &[String]) -> BTreeMap<String, BTreeSet<String>> {
 /// The names in `a="1",b=~"2"`.
 fn labels_in(text: &str) -> Vec<String> {
     let names = text.split(',').filter(|part| part.contains('"'));
-    names.map(|part| part.split(['=', '!', '~']).next().unwrap().trim().to_owned()).filter(|name| !name.is_empty()).collect()
+    names
+        .map(|part| part.split(['=', '!', '~']).next().unwrap().trim().to_owned())
+        .filter(|name| !name.is_empty())
+        .collect()
 }
 
 fn alerts() -> Vec<Value> {
     // Rendered with nothing disabled.
-    let values = format!("{}\nprometheusRule: {{enabled: true}}\n", Chart::file("ci/minimal-values.yaml"));
+    let values =
+        format!("{}\nprometheusRule: {{enabled: true}}\n", Chart::file("ci/minimal-values.yaml"));
     let rendered = Chart::rendered(&values);
     let groups = rendered.one("PrometheusRule", "")["spec"]["groups"].as_array().unwrap().clone();
-    let rules: Vec<Value> = groups.iter().flat_map(|group| group["rules"].as_array().unwrap().clone()).collect();
+    let rules: Vec<Value> =
+        groups.iter().flat_map(|group| group["rules"].as_array().unwrap().clone()).collect();
     assert!(rules.len() > 10, "{rules:?}");
     rules
 }

@@ -8,7 +8,11 @@ const REFUSED: &[(&str, &str, &[&str])] = &[
     ("minimal", "database: {existingSecret: {name: ''}}", &["database.existingSecret.name"]),
     ("minimal", "nonce: {existingSecret: {name: ''}}", &["nonce.existingSecret.name"]),
     // Secrets in the ConfigMap, or in the Deployment.
-    ("minimal", "config: {admin: {token: change-me}}", &["config.admin.token", "admin.existingSecret.name"]),
+    (
+        "minimal",
+        "config: {admin: {token: change-me}}",
+        &["config.admin.token", "admin.existingSecret.name"],
+    ),
     (
         "autoscaling-off",
         "config: {database: {url: 'postgres://countersign:hunter2@database/countersign'}}",
@@ -19,20 +23,52 @@ const REFUSED: &[(&str, &str, &[&str])] = &[
         "config: {database: {url: 'postgres://database/countersign?user=u&password=hunter2'}}",
         &["config.database.url", "database.existingSecret.name"],
     ),
-    ("tls", "config: {nonce: {url: 'redis://:hunter2@redis:6379'}}", &["config.nonce.url", "nonce.existingSecret.name"]),
-    ("tls", "config: {nonce: {url: 'redis+cluster://a:6379,:hunter2@b:6379'}}", &["config.nonce.url", "nonce.existingSecret.name"]),
-    ("minimal", "config: {telemetry: {otlp_endpoint: 'http://u:hunter2@collector:4317'}}", &["config.telemetry.otlp_endpoint"]),
-    ("minimal", "extraEnv: [{name: COUNTERSIGN_ADMIN__TOKEN, value: hunter2}]", &["COUNTERSIGN_ADMIN__TOKEN", "valueFrom"]),
+    (
+        "tls",
+        "config: {nonce: {url: 'redis://:hunter2@redis:6379'}}",
+        &["config.nonce.url", "nonce.existingSecret.name"],
+    ),
+    (
+        "tls",
+        "config: {nonce: {url: 'redis+cluster://a:6379,:hunter2@b:6379'}}",
+        &["config.nonce.url", "nonce.existingSecret.name"],
+    ),
+    (
+        "minimal",
+        "config: {telemetry: {otlp_endpoint: 'http://u:hunter2@collector:4317'}}",
+        &["config.telemetry.otlp_endpoint"],
+    ),
+    (
+        "minimal",
+        "extraEnv: [{name: COUNTERSIGN_ADMIN__TOKEN, value: hunter2}]",
+        &["COUNTERSIGN_ADMIN__TOKEN", "valueFrom"],
+    ),
     (
         "minimal",
         "nonce: {existingSecret: {name: ''}}\nextraEnv: [{name: COUNTERSIGN_NONCE__URL, value: 'redis://:hunter2@redis'}]",
         &["COUNTERSIGN_NONCE__URL", "valueFrom"],
     ),
     // What the chart decides itself.
-    ("minimal", "config: {server: {admin_listen: '127.0.0.1:8081'}}", &["config.server.admin_listen", "listenAddress"]),
-    ("minimal", "config: {server: {tls: {cert: /a, key: /b}}}", &["config.server.tls", "tls.existingSecret"]),
-    ("minimal", "config: {issuer: {signing_keys_dir: /keys}}", &["config.issuer.signing_keys_dir", "signingKeys.existingSecret"]),
-    ("minimal", "config: {admin: {token_file: /token}}", &["config.admin.token_file", "admin.existingSecret.name"]),
+    (
+        "minimal",
+        "config: {server: {admin_listen: '127.0.0.1:8081'}}",
+        &["config.server.admin_listen", "listenAddress"],
+    ),
+    (
+        "minimal",
+        "config: {server: {tls: {cert: /a, key: /b}}}",
+        &["config.server.tls", "tls.existingSecret"],
+    ),
+    (
+        "minimal",
+        "config: {issuer: {signing_keys_dir: /keys}}",
+        &["config.issuer.signing_keys_dir", "signingKeys.existingSecret"],
+    ),
+    (
+        "minimal",
+        "config: {admin: {token_file: /token}}",
+        &["config.admin.token_file", "admin.existingSecret.name"],
+    ),
     // Two of what there can be one of.
     (
         "tls",
@@ -44,15 +80,27 @@ const REFUSED: &[(&str, &str, &[&str])] = &[
         "config: {nonce: {url: 'redis+unix:/redis.sock?user=u&pass=hunter2'}}",
         &["config.nonce.url", "nonce.existingSecret.name"],
     ),
-    ("minimal", "config: {nonce: {url: 'redis://redis'}}", &["nonce.existingSecret.name, config.nonce.url"]),
+    (
+        "minimal",
+        "config: {nonce: {url: 'redis://redis'}}",
+        &["nonce.existingSecret.name, config.nonce.url"],
+    ),
     (
         "minimal",
         "extraEnv: [{name: COUNTERSIGN_DATABASE__URL, valueFrom: {secretKeyRef: {name: a, key: b}}}]",
         &["database.existingSecret.name, COUNTERSIGN_DATABASE__URL"],
     ),
-    ("minimal", "signingKeys: {existingSecret: a, existingClaim: b}", &["signingKeys.existingSecret", "signingKeys.existingClaim"]),
+    (
+        "minimal",
+        "signingKeys: {existingSecret: a, existingClaim: b}",
+        &["signingKeys.existingSecret", "signingKeys.existingClaim"],
+    ),
     ("tls", "config: {nonce: {url: 'gopher://hunter2'}}", &["config.nonce.url", "redis://"]),
-    ("autoscaling-off", "config: {database: {url: 'oracle://hunter2'}}", &["config.database.url", "postgres:"]),
+    (
+        "autoscaling-off",
+        "config: {database: {url: 'oracle://hunter2'}}",
+        &["config.database.url", "postgres:"],
+    ),
     // Replicas that share nothing.
     (
         "single-node",
@@ -69,7 +117,11 @@ const REFUSED: &[(&str, &str, &[&str])] = &[
         "nonce: {existingSecret: {name: ''}}\nextraEnv: [{name: COUNTERSIGN_NONCE__URL, value: 'memory:'}]",
         &["config.nonce.url", "replicaCount", "nonce.existingSecret.name"],
     ),
-    ("minimal", "signingKeys: {existingSecret: ''}", &["signingKeys.existingSecret", "replicaCount"]),
+    (
+        "minimal",
+        "signingKeys: {existingSecret: ''}",
+        &["signingKeys.existingSecret", "replicaCount"],
+    ),
     (
         "minimal",
         "signingKeys: {existingSecret: ''}\nreplicaCount: 1\nautoscaling: {enabled: true}",
@@ -79,10 +131,18 @@ const REFUSED: &[(&str, &str, &[&str])] = &[
     // One replica, and for a moment two.
     ("single-node", "strategy: {type: RollingUpdate}", &["strategy.type", "Recreate"]),
     // The rest.
-    ("minimal", "tls: {clientCa: {existingSecret: ca}}", &["tls.existingSecret", "tls.clientCa.existingSecret"]),
+    (
+        "minimal",
+        "tls: {clientCa: {existingSecret: ca}}",
+        &["tls.existingSecret", "tls.clientCa.existingSecret"],
+    ),
     ("minimal", "config: {server: {drain: 2s}}", &["config.server.drain", "drainSeconds"]),
     ("minimal", "terminationGracePeriodSeconds: 12", &["terminationGracePeriodSeconds", "13"]),
-    ("minimal", "autoscaling: {enabled: true, minReplicas: 5, maxReplicas: 4}", &["autoscaling.maxReplicas"]),
+    (
+        "minimal",
+        "autoscaling: {enabled: true, minReplicas: 5, maxReplicas: 4}",
+        &["autoscaling.maxReplicas"],
+    ),
     ("minimal", "serviceMonitor: {enabled: true}", &["networkPolicy.operators"]),
     // What the schema does not take.
     ("minimal", "replicas: 3", &["replicas"]),
@@ -98,7 +158,11 @@ const REFUSED: &[(&str, &str, &[&str])] = &[
     ("minimal", "service: {http: {port: 0}}", &["/service/http/port"]),
     ("minimal", "networkPolicy: {operators: [{}]}", &["/networkPolicy/operators/0"]),
     ("minimal", "podAntiAffinity: always", &["/podAntiAffinity"]),
-    ("minimal", "podDisruptionBudget: {maxUnavailable: 0}", &["/podDisruptionBudget/maxUnavailable"]),
+    (
+        "minimal",
+        "podDisruptionBudget: {maxUnavailable: 0}",
+        &["/podDisruptionBudget/maxUnavailable"],
+    ),
 ];
 
 #[tokio::test]
@@ -119,29 +183,47 @@ async fn what_cannot_work_is_refused_with_the_value_to_change() {
 async fn what_can_work_is_taken() {
     let taken = [
         ("minimal", "replicaCount: 1\nsigningKeys: {existingSecret: ''}"),
-        ("minimal", "replicaCount: 1\nnonce: {existingSecret: {name: ''}}\nconfig: {nonce: {url: 'memory:'}}"),
-        ("minimal", "signingKeys: {existingSecret: ''}\nconfig: {issuer: {hs256_secret_file: /run/secrets/hs256/secret}}"),
+        (
+            "minimal",
+            "replicaCount: 1\nnonce: {existingSecret: {name: ''}}\nconfig: {nonce: {url: 'memory:'}}",
+        ),
+        (
+            "minimal",
+            "signingKeys: {existingSecret: ''}\nconfig: {issuer: {hs256_secret_file: /run/secrets/hs256/secret}}",
+        ),
         ("minimal", "replicaCount: 0"),
         ("single-node", "strategy: {type: Recreate}"),
         ("tls", "config: {nonce: {url: 'redis://countersign@redis:6379'}}"),
         ("minimal", "terminationGracePeriodSeconds: 13"),
         ("minimal", "serviceMonitor: {enabled: true}\nnetworkPolicy: {enabled: false}"),
-        ("minimal", "extraEnv: [{name: COUNTERSIGN_ADMIN__TOKEN, valueFrom: {secretKeyRef: {name: a, key: b}}}]"),
+        (
+            "minimal",
+            "extraEnv: [{name: COUNTERSIGN_ADMIN__TOKEN, valueFrom: {secretKeyRef: {name: a, key: b}}}]",
+        ),
         ("minimal", "global: {anything: of a chart above}"),
-        ("minimal", "prometheusRule: {enabled: true, disabledAlerts: [CountersignSlow, CountersignClaimsSlow]}"),
+        (
+            "minimal",
+            "prometheusRule: {enabled: true, disabledAlerts: [CountersignSlow, CountersignClaimsSlow]}",
+        ),
     ];
     let values: Vec<String> = taken.iter().map(|(base, values)| over(base, values)).collect();
     let values: Vec<&str> = values.iter().map(String::as_str).collect();
     let mut documents = Vec::new();
     for ((base, values), rendered) in taken.iter().zip(Chart::render(&values)) {
-        documents.extend(rendered.unwrap_or_else(|error| panic!("{base} with {values}: {error}")).documents);
+        documents.extend(
+            rendered.unwrap_or_else(|error| panic!("{base} with {values}: {error}")).documents,
+        );
     }
     assert_eq!(Chart::complaints(&documents), Vec::<serde_json::Value>::new());
 }
 
 /// The values of a file under `ci`, without the sections that `values` has.
 fn over(base: &str, values: &str) -> String {
-    let section = |line: &str| line.split_once(':').map(|(name, _)| name.to_owned()).filter(|_| !line.starts_with([' ', '#', '-']));
+    let section = |line: &str| {
+        line.split_once(':')
+            .map(|(name, _)| name.to_owned())
+            .filter(|_| !line.starts_with([' ', '#', '-']))
+    };
     let replaced: Vec<String> = values.lines().filter_map(section).collect();
     let mut kept = Vec::new();
     let mut keeps = true;

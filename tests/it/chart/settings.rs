@@ -26,7 +26,8 @@ const HERE: [(&str, &str); 8] = [
 
 /// A deployment with the rendered settings in its directory.
 fn deployed(rendered: &Rendered) -> Deployment {
-    let deployment = HERE.iter().fold(Deployment::bare(), |deployment, (key, value)| deployment.set(key, value));
+    let deployment =
+        HERE.iter().fold(Deployment::bare(), |deployment, (key, value)| deployment.set(key, value));
     deployment.file("countersign.toml", rendered.settings());
     deployment
 }
@@ -99,7 +100,8 @@ fn accepted(section: &str, file: &str) -> BTreeSet<String> {
     deployment.file("countersign.toml", file);
     let ran = deployment.run(&["config", "check"]);
     assert_eq!(ran.code, 2, "{section}: {ran:?}");
-    let (_, list) = ran.stderr.split_once("accepted here are ").unwrap_or_else(|| panic!("{ran:?}"));
+    let (_, list) =
+        ran.stderr.split_once("accepted here are ").unwrap_or_else(|| panic!("{ran:?}"));
     list.trim().split(", ").map(|name| name.trim_matches('`').to_owned()).collect()
 }
 
@@ -114,10 +116,15 @@ async fn a_pod_serves_and_its_probes_pass() {
         let rendered = of(name);
         let container = rendered.container();
         assert_eq!(strings(&container["command"]), ["countersign"]);
-        assert_eq!(strings(&container["args"]), ["serve", "--config", "/etc/countersign/countersign.toml"]);
+        assert_eq!(
+            strings(&container["args"]),
+            ["serve", "--config", "/etc/countersign/countersign.toml"]
+        );
         // The settings are where the command line looks for them by itself, too.
         assert_eq!(container["workingDir"], "/etc/countersign");
-        let deployment = deployed(&rendered).set("server.url_prefix", prefix(&rendered)).set("self_signed.require", "");
+        let deployment = deployed(&rendered)
+            .set("server.url_prefix", prefix(&rendered))
+            .set("self_signed.require", "");
         deployment.done(&["migrate", "up"]);
         let key = Key::ed25519();
         deployment.enrol("alice", &key);
@@ -146,7 +153,10 @@ async fn a_pod_serves_and_its_probes_pass() {
 async fn probes_ask_where_they_are_answered() {
     let probe = |name: &str| {
         let get = of(name).container()["livenessProbe"]["httpGet"].clone();
-        (get["port"].as_str().unwrap().to_owned(), get["scheme"].as_str().unwrap_or("HTTP").to_owned())
+        (
+            get["port"].as_str().unwrap().to_owned(),
+            get["scheme"].as_str().unwrap_or("HTTP").to_owned(),
+        )
     };
     assert_eq!(probe("minimal"), ("http".to_owned(), "HTTP".to_owned()));
     assert_eq!(probe("production"), ("http".to_owned(), "HTTPS".to_owned()));
@@ -208,8 +218,10 @@ async fn signing_keys_are_read_as_a_secret_mounts_them() {
     })
     .await;
     let keys = deployment.list(&["signing-key", "list"]);
-    let states: Vec<(&str, &str)> =
-        keys.iter().map(|key| (key["file"].as_str().unwrap(), key["state"].as_str().unwrap())).collect();
+    let states: Vec<(&str, &str)> = keys
+        .iter()
+        .map(|key| (key["file"].as_str().unwrap(), key["state"].as_str().unwrap()))
+        .collect();
     let [old, new] = [old_file, new_file].map(|(name, _)| format!("signing-keys/{name}"));
     assert_eq!(states, [(old.as_str(), "signing"), (new.as_str(), "published")]);
 }

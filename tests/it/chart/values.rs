@@ -21,7 +21,10 @@ async fn the_readme_lists_every_value() {
         std::fs::write(Chart::dir().join("README.md"), &expected).unwrap();
         return;
     }
-    assert!(readme == expected, "the table is stale: run UPDATE_DOCS=1 cargo nextest run --all-features --test it chart::values");
+    assert!(
+        readme == expected,
+        "the table is stale: run UPDATE_DOCS=1 cargo nextest run --all-features --test it chart::values"
+    );
 }
 
 /// Every leaf of `values.yaml` has a description, its own or that of what it belongs to.
@@ -64,7 +67,13 @@ async fn versions_are_those_of_the_package() {
 }
 
 /// The objects that have a list of keys, with these; empty ones in `values.yaml` are for users to fill.
-fn objects(root: &Value, schema: &Value, value: &Value, path: &str, found: &mut Vec<(String, BTreeSet<String>)>) {
+fn objects(
+    root: &Value,
+    schema: &Value,
+    value: &Value,
+    path: &str,
+    found: &mut Vec<(String, BTreeSet<String>)>,
+) {
     let schema = match schema["$ref"].as_str() {
         Some(reference) => root.pointer(reference.trim_start_matches('#')).unwrap(),
         None => schema,
@@ -85,7 +94,9 @@ fn table() -> String {
     let values = Chart::describe()["values"].clone();
     let mut table = String::from("| value | default | meaning |\n| --- | --- | --- |\n");
     for (key, description) in described() {
-        let default = values.pointer(&format!("/{}", key.replace('.', "/"))).unwrap_or_else(|| panic!("{key} is not there"));
+        let default = values
+            .pointer(&format!("/{}", key.replace('.', "/")))
+            .unwrap_or_else(|| panic!("{key} is not there"));
         let default = match default {
             Value::String(text) if text.is_empty() => "empty".to_owned(),
             Value::Object(object) if object.is_empty() => "none".to_owned(),
@@ -109,7 +120,10 @@ fn described() -> Vec<(String, String)> {
             description = Some(words.to_owned());
             continue;
         }
-        let Some((key, _)) = content.split_once(':').filter(|_| !content.starts_with(['#', '-'])) else { continue };
+        let Some((key, _)) = content.split_once(':').filter(|_| !content.starts_with(['#', '-']))
+        else {
+            continue;
+        };
         let indentation = line.len() - content.len();
         path.retain(|(outer, _)| *outer < indentation);
         path.push((indentation, key.to_owned()));
@@ -125,7 +139,9 @@ fn leaves(value: &Value, path: &str) -> Vec<String> {
     match value.as_object().filter(|object| !object.is_empty()) {
         Some(object) => object
             .iter()
-            .flat_map(|(key, inner)| leaves(inner, &if path.is_empty() { key.clone() } else { format!("{path}.{key}") }))
+            .flat_map(|(key, inner)| {
+                leaves(inner, &if path.is_empty() { key.clone() } else { format!("{path}.{key}") })
+            })
             .collect(),
         None => vec![path.to_owned()],
     }

@@ -4,10 +4,16 @@ use serde_json::Value;
 
 use super::{PATIENCE, RECOVERY, login_status, logs_in_within, registry_becomes, registry_state};
 use crate::harness::http::Request;
-use crate::harness::{Claims, Countersign, Database, Deployment, Door, Key, MovableName, Question, Signal, eventually_async};
+use crate::harness::{
+    Claims, Countersign, Database, Deployment, Door, Key, MovableName, Question, Signal,
+    eventually_async,
+};
 
 async fn decides(countersign: &Countersign, key: &Key) -> bool {
-    Door::Http.ask(countersign, &Question::with(Claims::of("alice").authorization(key))).await.allowed()
+    Door::Http
+        .ask(countersign, &Question::with(Claims::of("alice").authorization(key)))
+        .await
+        .allowed()
 }
 
 /// The old primary lives on and takes no changes, and connections to it stay.
@@ -30,8 +36,18 @@ async fn a_name_moves_to_the_new_primary() {
     registry_becomes(&countersign, "read_only").await;
     assert_eq!(login_status(&countersign, &api_key).await, 503);
     let answer = Request::get("/readyz").send(countersign.admin).await;
-    assert_eq!((answer.status, &answer.json()["result"]), (200, &true.into()), "decisions go on: {answer:?}");
-    assert!(answer.json()["reasons"]["registry"].as_str().unwrap().contains("default_transaction_read_only"), "{answer:?}");
+    assert_eq!(
+        (answer.status, &answer.json()["result"]),
+        (200, &true.into()),
+        "decisions go on: {answer:?}"
+    );
+    assert!(
+        answer.json()["reasons"]["registry"]
+            .as_str()
+            .unwrap()
+            .contains("default_transaction_read_only"),
+        "{answer:?}"
+    );
     assert!(decides(&countersign, &key).await);
     let check = deployment.run(&["config", "check"]);
     assert!(check.code != 0 && check.stderr.contains("the database is read-only"), "{check:?}");
@@ -44,7 +60,10 @@ async fn a_name_moves_to_the_new_primary() {
     assert!(deployment.run(&["config", "check"]).code == 0);
     // Changes there are seen: not one connection is left to the old one.
     deployment.done(&["principal", "disable", "alice"]);
-    eventually_async("the change is not seen", PATIENCE, async || (!decides(&countersign, &key).await).then_some(())).await;
+    eventually_async("the change is not seen", PATIENCE, async || {
+        (!decides(&countersign, &key).await).then_some(())
+    })
+    .await;
 }
 
 /// Without a look in between: the first login that the old primary refuses is the sign.
@@ -80,7 +99,11 @@ async fn a_url_names_several_servers() {
     let api_key = deployment.api_key("alice");
     let new = old.standby();
     // The one that takes changes is not the first.
-    let url = format!("postgres://countersign@{},{}/postgres?target_session_attrs=read-write", new.address(), old.address());
+    let url = format!(
+        "postgres://countersign@{},{}/postgres?target_session_attrs=read-write",
+        new.address(),
+        old.address()
+    );
     let deployment = deployment.set("database.url", &url);
     assert_eq!(deployment.run(&["config", "check"]).code, 0);
     let countersign = deployment.serve();
@@ -99,7 +122,12 @@ async fn a_url_names_several_servers() {
 fn a_server_to_read_from_is_refused() {
     let url = "postgres://countersign:hunter2@one,two/postgres?target_session_attrs=standby";
     let ran = Deployment::bare().set("database.url", url).run(&["config", "check"]);
-    assert!(ran.code != 0 && ran.stderr.contains("`target_session_attrs`") && !ran.stderr.contains("hunter2"), "{ran:?}");
+    assert!(
+        ran.code != 0
+            && ran.stderr.contains("`target_session_attrs`")
+            && !ran.stderr.contains("hunter2"),
+        "{ran:?}"
+    );
 }
 
 /// A server that is set read-only and back again, under connections that stay.
@@ -117,13 +145,18 @@ async fn a_server_takes_no_changes_for_a_while() {
 
         deployment.database().refuse_changes(true).await;
 
-        eventually_async("logins go on", PATIENCE, async || (login_status(&countersign, &api_key).await == 503).then_some(()))
-            .await;
+        eventually_async("logins go on", PATIENCE, async || {
+            (login_status(&countersign, &api_key).await == 503).then_some(())
+        })
+        .await;
         registry_becomes(&countersign, "read_only").await;
         let check = deployment.run(&["config", "check"]);
         assert!(check.code != 0 && check.stderr.contains("read-only"), "{check:?}");
         let refused = deployment.run(&["principal", "add", "bob"]);
-        assert!(refused.code != 0 && refused.stderr.contains("the database is read-only"), "{refused:?}");
+        assert!(
+            refused.code != 0 && refused.stderr.contains("the database is read-only"),
+            "{refused:?}"
+        );
         assert!(decides(&countersign, &key).await, "decisions go on");
 
         deployment.database().refuse_changes(false).await;

@@ -23,7 +23,11 @@ async fn changes_work_again_as_soon_as_there_is_room() {
     let mut refused = 0;
     for _ in 0..200 {
         let statuses = [(); 8].map(|()| login_status(&countersign, &api_key));
-        refused += futures_util::future::join_all(statuses).await.into_iter().filter(|status| *status == 503).count();
+        refused += futures_util::future::join_all(statuses)
+            .await
+            .into_iter()
+            .filter(|status| *status == 503)
+            .count();
         if refused >= 32 {
             break;
         }
@@ -38,7 +42,9 @@ async fn changes_work_again_as_soon_as_there_is_room() {
     .await;
     // Not by chance: every connection is good again, and none keeps the file from other processes.
     for _ in 0..5 {
-        let statuses = futures_util::future::join_all([(); 8].map(|()| login_status(&countersign, &api_key))).await;
+        let statuses =
+            futures_util::future::join_all([(); 8].map(|()| login_status(&countersign, &api_key)))
+                .await;
         assert_eq!(statuses, vec![200; 8]);
     }
     deployment.done(&["principal", "add", "bob"]);
@@ -52,7 +58,10 @@ async fn the_files_are_for_their_owner_alone() {
     let countersign = deployment.serve();
     deployment.done(&["principal", "add", "alice"]);
     drop(deployment.api_key("alice"));
-    let mode = |name: &str| std::fs::metadata(deployment.dir.path().join(name)).map(|file| file.permissions().mode() & 0o777);
+    let mode = |name: &str| {
+        std::fs::metadata(deployment.dir.path().join(name))
+            .map(|file| file.permissions().mode() & 0o777)
+    };
     for name in ["countersign.db", "countersign.db-wal", "countersign.db-shm"] {
         assert_eq!(mode(name).unwrap_or_else(|error| panic!("{name}: {error}")), 0o600, "{name}");
     }

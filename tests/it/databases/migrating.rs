@@ -47,7 +47,8 @@ fn four_at_once(deployment: &Deployment) {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     });
     let running: Vec<_> = commands.collect();
-    let ran: Vec<Ran> = running.into_iter().map(|child| child.wait_with_output().unwrap().into()).collect();
+    let ran: Vec<Ran> =
+        running.into_iter().map(|child| child.wait_with_output().unwrap().into()).collect();
     let mut applied: Vec<&str> = Vec::new();
     for ran in &ran {
         assert_eq!(ran.code, 0, "{ran:?}");
@@ -67,7 +68,9 @@ async fn three_replicas_and_a_command_start_on_an_empty_database() {
     for round in 0..2 {
         for server in &servers {
             let url = empty(&server.url, round).await;
-            start_on(&Deployment::bare().set("database.url", &url).set("database.auto_migrate", "true"));
+            start_on(
+                &Deployment::bare().set("database.url", &url).set("database.auto_migrate", "true"),
+            );
         }
         start_on(&Deployment::bare());
     }
@@ -78,7 +81,8 @@ fn start_on(deployment: &Deployment) {
     deployment.done(&["signing-key", "list"]);
     thread::scope(|scope| {
         let command = scope.spawn(|| deployment.run(&["principal", "add", "alice"]));
-        let replicas: Vec<_> = (0..3).map(|_| scope.spawn(|| Countersign::start(deployment))).collect();
+        let replicas: Vec<_> =
+            (0..3).map(|_| scope.spawn(|| Countersign::start(deployment))).collect();
         for replica in replicas {
             replica.join().unwrap();
         }
@@ -91,10 +95,17 @@ fn start_on(deployment: &Deployment) {
 async fn looking_makes_nothing() {
     let deployment = Deployment::bare();
     let states = deployment.list(&["migrate", "status"]);
-    assert!(!states.is_empty() && states.iter().all(|state| state["applied"] == false), "{states:?}");
+    assert!(
+        !states.is_empty() && states.iter().all(|state| state["applied"] == false),
+        "{states:?}"
+    );
     let check = deployment.run(&["config", "check"]);
     assert!(check.stderr.contains("the database is not migrated"), "{check:?}");
-    assert_eq!(std::fs::read_dir(deployment.dir.path()).unwrap().count(), 0, "a look at SQLite made a file");
+    assert_eq!(
+        std::fs::read_dir(deployment.dir.path()).unwrap().count(),
+        0,
+        "a look at SQLite made a file"
+    );
 
     for database in [Database::postgres(), Database::mariadb()] {
         let deployment = Deployment::bare().set("database.url", &database.url);
@@ -102,7 +113,8 @@ async fn looking_makes_nothing() {
         let connection = sea_orm::Database::connect(&database.url).await.unwrap();
         let backend = connection.get_database_backend();
         let query = "SELECT table_name FROM information_schema.tables WHERE table_schema IN ('public', 'countersign')";
-        let tables = connection.query_all_raw(Statement::from_string(backend, query)).await.unwrap();
+        let tables =
+            connection.query_all_raw(Statement::from_string(backend, query)).await.unwrap();
         assert!(tables.is_empty(), "{}: {tables:?}", database.url);
     }
 }

@@ -7,7 +7,8 @@ use serde_json::Value;
 use super::{PATIENCE, login_status, logs_in_within, registry_becomes};
 use crate::harness::http::Request;
 use crate::harness::{
-    ApiKey, ChaosProxy, Claims, Countersign, Database, Deployment, Door, Key, Network, Question, Signal, eventually_async,
+    ApiKey, ChaosProxy, Claims, Countersign, Database, Deployment, Door, Key, Network, Question,
+    Signal, eventually_async,
 };
 
 const MAX_STALE: &str = "2s";
@@ -27,7 +28,8 @@ impl Scene {
 
     fn by_way_of(database: Database, url: Option<&str>) -> Self {
         let deployment = Deployment::on(database).set("registry.max_stale", MAX_STALE);
-        let deployment = if let Some(url) = url { deployment.set("database.url", url) } else { deployment };
+        let deployment =
+            if let Some(url) = url { deployment.set("database.url", url) } else { deployment };
         let key = Key::ed25519();
         deployment.enrol("alice", &key);
         let api_key = deployment.api_key("alice");
@@ -49,13 +51,17 @@ impl Scene {
         for username in ["alice", "somebody"] {
             at_once(async || assert_eq!(self.decision(username).await, 503)).await;
         }
-        at_once(async || assert_eq!(login_status(&self.countersign, &self.api_key).await, 503)).await;
+        at_once(async || assert_eq!(login_status(&self.countersign, &self.api_key).await, 503))
+            .await;
     }
 
     async fn is_back(&self) {
         logs_in_within(PATIENCE, &self.countersign, &self.api_key).await;
         registry_becomes(&self.countersign, Value::Null).await;
-        eventually_async("decisions do not work", PATIENCE, async || (self.decision("alice").await == 200).then_some(())).await;
+        eventually_async("decisions do not work", PATIENCE, async || {
+            (self.decision("alice").await == 200).then_some(())
+        })
+        .await;
         for _ in 0..16 {
             assert_eq!(login_status(&self.countersign, &self.api_key).await, 200);
         }

@@ -1,7 +1,10 @@
 //! `PgBouncer` between the service and `PostgreSQL`.
 
 use super::{login_status, statements_left};
-use crate::harness::{Claims, Database, Deployment, Door, Key, PgBouncer, PoolMode, Question, TokenApi, eventually_async};
+use crate::harness::{
+    Claims, Database, Deployment, Door, Key, PgBouncer, PoolMode, Question, TokenApi,
+    eventually_async,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_works_behind_pgbouncer() {

@@ -14,13 +14,23 @@ async fn nothing_is_cut_on_a_lax_server() {
     deployment.done(&["principal", "add", "alice"]);
     let connection = sea_orm::Database::connect(&url).await.unwrap();
     // What the service writes into it does not fit any more.
-    connection.execute_unprepared("ALTER TABLE audit_events MODIFY action VARCHAR(8) NOT NULL").await.unwrap_or_else(|error| {
-        panic!("{error}");
-    });
+    connection
+        .execute_unprepared("ALTER TABLE audit_events MODIFY action VARCHAR(8) NOT NULL")
+        .await
+        .unwrap_or_else(|error| {
+            panic!("{error}");
+        });
 
     let ran = deployment.run(&["principal", "add", "bob"]);
 
     assert_ne!(ran.code, 0, "{ran:?}");
-    let query = Statement::from_string(connection.get_database_backend(), "SELECT username FROM principals");
-    assert_eq!(connection.query_all_raw(query).await.unwrap().len(), 1, "bob was added with half of an audit event");
+    let query = Statement::from_string(
+        connection.get_database_backend(),
+        "SELECT username FROM principals",
+    );
+    assert_eq!(
+        connection.query_all_raw(query).await.unwrap().len(),
+        1,
+        "bob was added with half of an audit event"
+    );
 }

@@ -32,7 +32,12 @@ impl Admin {
     }
 
     pub async fn post(&self, path: &str, body: &Value) -> Answer {
-        self.send(&Self::request("POST", path).header("Content-Type", "application/json").body(body.to_string())).await
+        self.send(
+            &Self::request("POST", path)
+                .header("Content-Type", "application/json")
+                .body(body.to_string()),
+        )
+        .await
     }
 
     pub async fn patch(&self, path: &str, body: &Value) -> Answer {
@@ -68,11 +73,14 @@ impl Admin {
 
     /// A request to `path` under `/admin/v1`.
     pub fn request(method: &str, path: &str) -> Request {
-        Request::new(method, &format!("/admin/v1{path}")).authorization(&format!("Bearer {ADMIN_TOKEN}"))
+        Request::new(method, &format!("/admin/v1{path}"))
+            .authorization(&format!("Bearer {ADMIN_TOKEN}"))
     }
 
     fn patch_request(path: &str, body: &Value) -> Request {
-        Self::request("PATCH", path).header("Content-Type", "application/merge-patch+json").body(body.to_string())
+        Self::request("PATCH", path)
+            .header("Content-Type", "application/merge-patch+json")
+            .body(body.to_string())
     }
 
     pub async fn send(&self, request: &Request) -> Answer {

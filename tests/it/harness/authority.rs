@@ -22,7 +22,8 @@ impl Authority {
 
     /// Makes NAME.pem and NAME.key, new ones each time.
     pub fn certify(&self, name: &str) {
-        std::fs::write(self.dir.join("names"), "subjectAltName=DNS:localhost,IP:127.0.0.1\n").unwrap();
+        std::fs::write(self.dir.join("names"), "subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+            .unwrap();
         self.openssl(&format!(
             "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN={name} -keyout {name}.next.key -out {name}.csr"
         ));
@@ -30,7 +31,8 @@ impl Authority {
             "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out {name}.next.pem"
         ));
         for kind in ["key", "pem"] {
-            std::fs::rename(self.file(&format!("{name}.next"), kind), self.file(name, kind)).unwrap();
+            std::fs::rename(self.file(&format!("{name}.next"), kind), self.file(name, kind))
+                .unwrap();
         }
     }
 
@@ -50,7 +52,15 @@ impl Authority {
     }
 
     fn openssl(&self, arguments: &str) {
-        let output = Command::new("openssl").args(arguments.split(' ')).current_dir(&self.dir).output().unwrap();
-        assert!(output.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+        let output = Command::new("openssl")
+            .args(arguments.split(' '))
+            .current_dir(&self.dir)
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "openssl {arguments}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 }

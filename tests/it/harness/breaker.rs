@@ -47,7 +47,9 @@ impl Breaker {
 impl State {
     /// Whether the answer at hand is to be lost.
     fn is_loss(&self) -> bool {
-        self.losses.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |losses| losses.checked_sub(1)).is_ok()
+        self.losses
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |losses| losses.checked_sub(1))
+            .is_ok()
     }
 }
 

@@ -48,7 +48,8 @@ impl ChaosProxy {
     pub async fn before(server: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let network = watch::Sender::new(State { network: Network::Fine, forgotten: 0, connections: 0 });
+        let network =
+            watch::Sender::new(State { network: Network::Fine, forgotten: 0, connections: 0 });
         let sender = network.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -79,7 +80,12 @@ impl ChaosProxy {
     }
 }
 
-async fn relay(client: TcpStream, server: SocketAddr, number: usize, state: watch::Receiver<State>) {
+async fn relay(
+    client: TcpStream,
+    server: SocketAddr,
+    number: usize,
+    state: watch::Receiver<State>,
+) {
     passes(&mut state.clone()).await;
     let Ok(server) = TcpStream::connect(server).await else { return };
     for side in [&client, &server] {
@@ -102,7 +108,13 @@ async fn passes(state: &mut watch::Receiver<State>) {
 }
 
 /// Passes on what one side sends, until it ends or the network resets the connection.
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, number: usize, mut state: watch::Receiver<State>, is_answers: bool) {
+async fn pass(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    number: usize,
+    mut state: watch::Receiver<State>,
+    is_answers: bool,
+) {
     let mut buffer = vec![0; 64 * 1024];
     let mut waiting: VecDeque<(Instant, Vec<u8>)> = VecDeque::new();
     loop {

@@ -73,7 +73,10 @@ impl Chart {
     /// What an API server would find wrong with manifests.
     pub fn complaints(manifests: &[Value]) -> Vec<Value> {
         let mut command = Command::new(peer("kubernetes_validate/bin/python"));
-        command.arg(script("chart_check.py")).arg(repository().join("tests/it/fixtures/chart")).args(KUBERNETES);
+        command
+            .arg(script("chart_check.py"))
+            .arg(repository().join("tests/it/fixtures/chart"))
+            .args(KUBERNETES);
         list(answer(&mut command, &json!(manifests)))
     }
 
@@ -87,8 +90,11 @@ impl Chart {
 impl Rendered {
     /// The one manifest of this kind whose name ends like this.
     pub fn one(&self, kind: &str, suffix: &str) -> &Value {
-        let mut found = self.all(kind).filter(|manifest| manifest["metadata"]["name"].as_str().unwrap().ends_with(suffix));
-        let one = found.next().unwrap_or_else(|| panic!("no {kind} *{suffix} in {:?}", self.kinds()));
+        let mut found = self
+            .all(kind)
+            .filter(|manifest| manifest["metadata"]["name"].as_str().unwrap().ends_with(suffix));
+        let one =
+            found.next().unwrap_or_else(|| panic!("no {kind} *{suffix} in {:?}", self.kinds()));
         assert!(found.next().is_none(), "several {kind} *{suffix} in {:?}", self.kinds());
         one
     }
@@ -114,7 +120,8 @@ impl Rendered {
 
     /// `countersign.toml`.
     pub fn settings(&self) -> &str {
-        let mut found = self.all("ConfigMap").filter_map(|map| map["data"]["countersign.toml"].as_str());
+        let mut found =
+            self.all("ConfigMap").filter_map(|map| map["data"]["countersign.toml"].as_str());
         let settings = found.next().expect("a ConfigMap with settings");
         assert_eq!(found.next(), None, "a second ConfigMap with settings");
         settings

@@ -47,7 +47,9 @@ impl ReplicatedCluster {
             eventually("every node sees every slot and every role", PATIENCE, || {
                 let is_ok = node.command(&["CLUSTER", "INFO"]).contains("cluster_state:ok");
                 let roles = node.command(&["CLUSTER", "NODES"]);
-                let replicas = roles.lines().filter(|line| line.split(' ').nth(2).is_some_and(|flags| flags.contains("slave")));
+                let replicas = roles.lines().filter(|line| {
+                    line.split(' ').nth(2).is_some_and(|flags| flags.contains("slave"))
+                });
                 (is_ok && replicas.count() == 3).then_some(())
             });
         }
@@ -55,7 +57,8 @@ impl ReplicatedCluster {
     }
 
     pub fn url(&self) -> String {
-        let masters: Vec<String> = self.masters.iter().map(|node| node.address.to_string()).collect();
+        let masters: Vec<String> =
+            self.masters.iter().map(|node| node.address.to_string()).collect();
         format!("redis+cluster://{}", masters.join(","))
     }
 
@@ -64,12 +67,20 @@ impl ReplicatedCluster {
         let promoted = &self.replicas[number];
         eventually("the replica takes over", PATIENCE, || {
             let is_master = promoted.info("replication").contains("role:master");
-            (is_master && promoted.command(&["CLUSTER", "INFO"]).contains("cluster_state:ok")).then_some(())
+            (is_master && promoted.command(&["CLUSTER", "INFO"]).contains("cluster_state:ok"))
+                .then_some(())
         });
     }
 }
 
 fn node(bus_port: &str) -> Redis {
     // The bus port, which is the port plus 10,000 by default, may lie beyond the last port.
-    Redis::start_with(&["--cluster-enabled", "yes", "--cluster-port", bus_port, "--cluster-node-timeout", NODE_TIMEOUT_MS])
+    Redis::start_with(&[
+        "--cluster-enabled",
+        "yes",
+        "--cluster-port",
+        bus_port,
+        "--cluster-node-timeout",
+        NODE_TIMEOUT_MS,
+    ])
 }

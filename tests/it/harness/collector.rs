@@ -7,10 +7,18 @@ use std::thread::JoinHandle;
 
 use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpResponse, HttpServer, web};
-use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{MetricsService, MetricsServiceServer};
-use opentelemetry_proto::tonic::collector::metrics::v1::{ExportMetricsServiceRequest, ExportMetricsServiceResponse};
-use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
-use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
+use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
+    MetricsService, MetricsServiceServer,
+};
+use opentelemetry_proto::tonic::collector::metrics::v1::{
+    ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
+    TraceService, TraceServiceServer,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use prost::Message;
@@ -60,10 +68,13 @@ impl Collector {
         let (stop, stopped) = oneshot::channel();
         let kept = received.clone();
         let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 listener.set_nonblocking(true).unwrap();
-                let incoming = tokio_stream::wrappers::TcpListenerStream::new(tokio::net::TcpListener::from_std(listener).unwrap());
+                let incoming = tokio_stream::wrappers::TcpListenerStream::new(
+                    tokio::net::TcpListener::from_std(listener).unwrap(),
+                );
                 tonic::transport::Server::builder()
                     .add_service(TraceServiceServer::new(kept.clone()))
                     .add_service(MetricsServiceServer::new(kept))
@@ -88,7 +99,12 @@ impl Collector {
                         .route("/v1/traces", web::post().to(traces_over_http))
                         .route("/v1/metrics", web::post().to(metrics_over_http))
                 };
-                let server = HttpServer::new(app).workers(1).disable_signals().listen(listener).unwrap().run();
+                let server = HttpServer::new(app)
+                    .workers(1)
+                    .disable_signals()
+                    .listen(listener)
+                    .unwrap()
+                    .run();
                 started.send(server.handle()).unwrap();
                 server.await.unwrap();
             });
@@ -111,9 +127,11 @@ impl Collector {
     /// The span of the one decision that was about `path`, if it is here with all of its steps.
     pub fn decision_about(&self, path: &str) -> Option<(CollectedSpan, Vec<CollectedSpan>)> {
         let spans = self.spans();
-        let decision =
-            spans.iter().find(|span| span.name == "decision" && span.attributes.get("url.path").is_some_and(|of| of == path))?;
-        let steps = spans.iter().filter(|span| span.parent_span_id == decision.span_id).cloned().collect();
+        let decision = spans.iter().find(|span| {
+            span.name == "decision" && span.attributes.get("url.path").is_some_and(|of| of == path)
+        })?;
+        let steps =
+            spans.iter().filter(|span| span.parent_span_id == decision.span_id).cloned().collect();
         Some((decision.clone(), steps))
     }
 
@@ -179,7 +197,10 @@ impl Received {
 
 #[tonic::async_trait]
 impl TraceService for Received {
-    async fn export(&self, request: Request<ExportTraceServiceRequest>) -> Result<Response<ExportTraceServiceResponse>, Status> {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
         self.take_traces(request.into_inner());
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
@@ -198,12 +219,16 @@ impl MetricsService for Received {
 
 async fn traces_over_http(received: web::Data<Received>, body: web::Bytes) -> HttpResponse {
     received.take_traces(ExportTraceServiceRequest::decode(&*body).unwrap());
-    HttpResponse::Ok().content_type("application/x-protobuf").body(ExportTraceServiceResponse::default().encode_to_vec())
+    HttpResponse::Ok()
+        .content_type("application/x-protobuf")
+        .body(ExportTraceServiceResponse::default().encode_to_vec())
 }
 
 async fn metrics_over_http(received: web::Data<Received>, body: web::Bytes) -> HttpResponse {
     received.take_metrics(ExportMetricsServiceRequest::decode(&*body).unwrap());
-    HttpResponse::Ok().content_type("application/x-protobuf").body(ExportMetricsServiceResponse::default().encode_to_vec())
+    HttpResponse::Ok()
+        .content_type("application/x-protobuf")
+        .body(ExportMetricsServiceResponse::default().encode_to_vec())
 }
 
 fn resource(resource: Option<Resource>) -> BTreeMap<String, String> {
@@ -215,7 +240,10 @@ fn attributes(attributes: Vec<KeyValue>) -> BTreeMap<String, String> {
         any_value::Value::StringValue(text) => text,
         other => format!("{other:?}"),
     };
-    attributes.into_iter().filter_map(|attribute| Some((attribute.key, text(attribute.value?.value?)))).collect()
+    attributes
+        .into_iter()
+        .filter_map(|attribute| Some((attribute.key, text(attribute.value?.value?))))
+        .collect()
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -27,7 +27,8 @@ impl Countersign {
     /// With its HTTP listener at `http`.
     pub fn start_at(deployment: &Deployment, http: SocketAddr) -> Self {
         let [grpc, admin] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
-        let started = Self::spawn(deployment, deployment.command(&["serve"]), [http, grpc, admin], true);
+        let started =
+            Self::spawn(deployment, deployment.command(&["serve"]), [http, grpc, admin], true);
         pass_the_fence();
         started
     }
@@ -43,8 +44,14 @@ impl Countersign {
         let listeners = [(); 3].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
         let served = deployment.command(&["serve"]);
         let mut command = Command::new("prlimit");
-        command.arg(format!("--nofile={files}:{files}")).arg(served.get_program()).args(served.get_args()).env_clear();
-        command.envs(served.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir(deployment.dir.path());
+        command
+            .arg(format!("--nofile={files}:{files}"))
+            .arg(served.get_program())
+            .args(served.get_args())
+            .env_clear();
+        command
+            .envs(served.get_envs().filter_map(|(name, value)| Some((name, value?))))
+            .current_dir(deployment.dir.path());
         let started = Self::spawn(deployment, command, listeners, true);
         pass_the_fence();
         started
@@ -67,7 +74,12 @@ impl Countersign {
 
     /// Starts it where it was, after it ended.
     pub fn start_again(&mut self, deployment: &Deployment) {
-        *self = Self::spawn(deployment, deployment.command(&["serve"]), [self.http, self.grpc, self.admin], true);
+        *self = Self::spawn(
+            deployment,
+            deployment.command(&["serve"]),
+            [self.http, self.grpc, self.admin],
+            true,
+        );
     }
 
     /// Ends it as a crash would, and starts another in its place, with the same listeners and the settings of `deployment`.
@@ -80,20 +92,32 @@ impl Countersign {
         let listeners = [(); 3].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
         let mut command = deployment.command(&["serve"]);
         listening(deployment, &mut command, listeners);
-        let (process, unread) = Process::spawn_unread("countersign", &mut command, deployment.dir.path(), Signal::Kill);
+        let (process, unread) =
+            Process::spawn_unread("countersign", &mut command, deployment.dir.path(), Signal::Kill);
         let started = Self::wait_for(deployment, process, listeners, true);
         pass_the_fence();
         (started, unread)
     }
 
     /// Runs `command` with these listeners, and waits until it is alive, or ready.
-    fn spawn(deployment: &Deployment, mut command: Command, listeners: [SocketAddr; 3], until_ready: bool) -> Self {
+    fn spawn(
+        deployment: &Deployment,
+        mut command: Command,
+        listeners: [SocketAddr; 3],
+        until_ready: bool,
+    ) -> Self {
         listening(deployment, &mut command, listeners);
-        let process = Process::spawn("countersign", &mut command, deployment.dir.path(), Signal::Kill);
+        let process =
+            Process::spawn("countersign", &mut command, deployment.dir.path(), Signal::Kill);
         Self::wait_for(deployment, process, listeners, until_ready)
     }
 
-    fn wait_for(deployment: &Deployment, mut process: Process, listeners: [SocketAddr; 3], until_ready: bool) -> Self {
+    fn wait_for(
+        deployment: &Deployment,
+        mut process: Process,
+        listeners: [SocketAddr; 3],
+        until_ready: bool,
+    ) -> Self {
         let [http, grpc, admin] = listeners;
         let [alive_at, asked_at, ready_at] = places(deployment, listeners);
         let prefix = deployment.setting("server.url_prefix").unwrap_or_default();
@@ -102,7 +126,8 @@ impl Countersign {
         let until_ready = until_ready && deployment.setting("admin.tls.cert").is_none();
         process.wait_until(|| {
             let alive = !is_plain || answers_200(&alive_at, &format!("{prefix}/livez"));
-            let ready = alive && (!until_ready || answers_200(&ready_at, &format!("{prefix}/readyz")));
+            let ready =
+                alive && (!until_ready || answers_200(&ready_at, &format!("{prefix}/readyz")));
             (ready && asked_at.connect().is_ok()).then_some(())
         });
         Self { http, grpc, admin, process }
@@ -183,7 +208,8 @@ impl Place {
 }
 
 fn places(deployment: &Deployment, listeners: [SocketAddr; 3]) -> [Place; 3] {
-    let set = LISTENERS.map(|listener| deployment.setting(listener).and_then(|set| set.strip_prefix("unix:")));
+    let set = LISTENERS
+        .map(|listener| deployment.setting(listener).and_then(|set| set.strip_prefix("unix:")));
     let mut addresses = listeners.into_iter();
     set.map(|path| {
         let address = addresses.next().unwrap();
@@ -210,6 +236,7 @@ pub fn decision_request() -> Request {
 fn answers_200(server: &Place, path: &str) -> bool {
     let Ok(mut stream) = server.connect() else { return false };
     let mut answer = String::new();
-    let sent = write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    let sent =
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     sent.is_ok() && stream.read_to_string(&mut answer).is_ok() && answer.starts_with("HTTP/1.1 200")
 }

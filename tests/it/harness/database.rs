@@ -52,7 +52,13 @@ impl Database {
         let user = unprivileged_user(dir.path());
         let data = dir.path().join("data");
         run(as_user(user.as_ref(), &postgres_program("initdb"))
-            .args(["--username=countersign", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"])
+            .args([
+                "--username=countersign",
+                "--auth=trust",
+                "--encoding=UTF8",
+                "--locale=C",
+                "--no-sync",
+            ])
             .arg(&data));
         let files = Files { dir, port: free_port() };
         let server = start_postgres(&files);
@@ -69,9 +75,17 @@ impl Database {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
         // Run by root, the server wants to be told that this is meant.
-        let user = format!("--user={}", String::from_utf8(run(Command::new("id").arg("-un"))).unwrap().trim());
+        let user = format!(
+            "--user={}",
+            String::from_utf8(run(Command::new("id").arg("-un"))).unwrap().trim()
+        );
         run(Command::new(program("mariadb-install-db"))
-            .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db", &user])
+            .args([
+                "--no-defaults",
+                "--auth-root-authentication-method=normal",
+                "--skip-test-db",
+                &user,
+            ])
             .arg(format!("--datadir={}", data.display()))
             // Two of them at once take the same names for their temporary files.
             .env("TMPDIR", dir.path()));
@@ -102,12 +116,22 @@ impl Database {
         let user = unprivileged_user(dir.path());
         let primary = self.files.as_ref().expect("a database with a server");
         run(as_user(user.as_ref(), &postgres_program("pg_basebackup"))
-            .args(["--host=127.0.0.1", "--username=countersign", "--write-recovery-conf", "--checkpoint=fast", "--no-sync"])
+            .args([
+                "--host=127.0.0.1",
+                "--username=countersign",
+                "--write-recovery-conf",
+                "--checkpoint=fast",
+                "--no-sync",
+            ])
             .arg(format!("--port={}", primary.port))
             .arg(format!("--pgdata={}", dir.path().join("data").display())));
         let files = Files { dir, port: free_port() };
         let server = start_postgres(&files);
-        Self { url: self.url_through(SocketAddr::from(([127, 0, 0, 1], files.port))), server: Some(server), files: Some(files) }
+        Self {
+            url: self.url_through(SocketAddr::from(([127, 0, 0, 1], files.port))),
+            server: Some(server),
+            files: Some(files),
+        }
     }
 
     /// Makes a standby the primary.
@@ -121,19 +145,25 @@ impl Database {
             execute(&self.url, &format!("SET GLOBAL read_only = {}", u8::from(refused))).await;
             return;
         }
-        execute(&self.url, &format!("ALTER SYSTEM SET default_transaction_read_only = {refused}")).await;
+        execute(&self.url, &format!("ALTER SYSTEM SET default_transaction_read_only = {refused}"))
+            .await;
         execute(&self.url, "SELECT pg_reload_conf()").await;
     }
 
     /// The URL of a user who may do with the tables what it likes, and nothing to the server.
     pub async fn url_of_a_user(&self) -> String {
         if self.url.starts_with("postgres") {
-            for statement in ["CREATE USER tables PASSWORD 'tables'", "GRANT ALL ON SCHEMA public TO tables"] {
+            for statement in
+                ["CREATE USER tables PASSWORD 'tables'", "GRANT ALL ON SCHEMA public TO tables"]
+            {
                 execute(&self.url, statement).await;
             }
             return self.url.replace("countersign@", "tables:tables@");
         }
-        for statement in ["CREATE USER tables@'%' IDENTIFIED BY 'tables'", "GRANT ALL ON countersign.* TO tables@'%'"] {
+        for statement in [
+            "CREATE USER tables@'%' IDENTIFIED BY 'tables'",
+            "GRANT ALL ON countersign.* TO tables@'%'",
+        ] {
             execute(&self.url, statement).await;
         }
         self.url.replace("root@", "tables:tables@")
@@ -146,14 +176,18 @@ impl Database {
 
     /// Where its server listens.
     pub fn address(&self) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], self.files.as_ref().expect("a database with a server").port))
+        SocketAddr::from((
+            [127, 0, 0, 1],
+            self.files.as_ref().expect("a database with a server").port,
+        ))
     }
 }
 
 impl Database {
     /// Has a `PostgreSQL` take connections over TLS as well, with the certificate `server` of `authority`.
     pub async fn serve_tls(&self, authority: &Authority) {
-        self.serve_certificate(&authority.file("server", "pem"), &authority.file("server", "key")).await;
+        self.serve_certificate(&authority.file("server", "pem"), &authority.file("server", "key"))
+            .await;
     }
 
     /// With these files.
@@ -166,7 +200,9 @@ impl Database {
             std::os::unix::fs::chown(&file, Some(owner.uid()), Some(owner.gid())).unwrap();
             std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
         }
-        for (setting, value) in [("ssl_cert_file", "server.pem"), ("ssl_key_file", "server.key"), ("ssl", "on")] {
+        for (setting, value) in
+            [("ssl_cert_file", "server.pem"), ("ssl_key_file", "server.key"), ("ssl", "on")]
+        {
             execute(&self.url, &format!("ALTER SYSTEM SET {setting} = '{value}'")).await;
         }
         execute(&self.url, "SELECT pg_reload_conf()").await;
@@ -176,18 +212,29 @@ impl Database {
 /// Runs one statement at the server of `url`.
 pub async fn execute(url: &str, statement: &str) {
     let connection = sea_orm::Database::connect(url).await.unwrap();
-    connection.execute_unprepared(statement).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
+    connection
+        .execute_unprepared(statement)
+        .await
+        .unwrap_or_else(|error| panic!("{statement}: {error}"));
     connection.close().await.unwrap();
 }
 
 fn start_postgres(files: &Files) -> Process {
-    let (user, data, port) = (unprivileged_user(files.dir.path()), files.dir.path().join("data"), files.port);
+    let (user, data, port) =
+        (unprivileged_user(files.dir.path()), files.dir.path().join("data"), files.port);
     let process = Process::spawn(
         "postgres",
         as_user(user.as_ref(), &postgres_program("postgres"))
             .arg("-D")
             .arg(&data)
-            .args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off"])
+            .args([
+                "-c",
+                "listen_addresses=127.0.0.1",
+                "-c",
+                "unix_socket_directories=",
+                "-c",
+                "fsync=off",
+            ])
             .args(["-c", "max_wal_senders=4"])
             .args(["-c", &format!("port={port}")]),
         files.dir.path(),
@@ -215,7 +262,8 @@ pub(super) fn unprivileged_user(dir: &Path) -> Option<(String, String)> {
     }
     let name = if id(&["-u", "postgres"]).is_some() { "postgres" } else { "nobody" };
     let (user, group) = (id(&["-u", name]).unwrap(), id(&["-g", name]).unwrap());
-    std::os::unix::fs::chown(dir, Some(user.parse().unwrap()), Some(group.parse().unwrap())).unwrap();
+    std::os::unix::fs::chown(dir, Some(user.parse().unwrap()), Some(group.parse().unwrap()))
+        .unwrap();
     Some((user, group))
 }
 

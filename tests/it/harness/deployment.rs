@@ -35,14 +35,24 @@ impl Deployment {
 
     pub fn unmigrated(database: Database) -> Self {
         let url = database.url.clone();
-        let deployment = Self { dir: tempfile::tempdir().unwrap(), settings: Vec::new(), variables: Vec::new(), database };
+        let deployment = Self {
+            dir: tempfile::tempdir().unwrap(),
+            settings: Vec::new(),
+            variables: Vec::new(),
+            database,
+        };
         // A key of the default kind takes some tenths of a second to make, at the first start of each of hundreds of deployments.
         deployment.set("database.url", &url).set("issuer.algorithm", "ES256")
     }
 
     /// An empty directory, and no settings.
     pub fn bare() -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), settings: Vec::new(), variables: Vec::new(), database: Database::sqlite() }
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            settings: Vec::new(),
+            variables: Vec::new(),
+            database: Database::sqlite(),
+        }
     }
 
     /// Sets the setting `key`, through the environment.
@@ -79,7 +89,8 @@ impl Deployment {
     /// Key sets may come from `server` although it is a local one, whose authority nobody else knows.
     #[must_use]
     pub fn trusting(self, server: &JwksServer) -> Self {
-        self.set("jwks.ca_file", server.ca_file().to_str().unwrap()).set("jwks.allowed_hosts", "localhost,127.0.0.1")
+        self.set("jwks.ca_file", server.ca_file().to_str().unwrap())
+            .set("jwks.allowed_hosts", "localhost,127.0.0.1")
     }
 
     /// Adds a principal with one key, and yields the key's id.
@@ -188,7 +199,11 @@ impl Deployment {
     pub fn last_used_on(&self, key: &str) -> Option<i64> {
         let listed = self.listed_key(key);
         let text = listed["last_used_on"].as_str()?;
-        Some(OffsetDateTime::parse(text, &Rfc3339).unwrap_or_else(|error| panic!("{error} in {listed}")).unix_timestamp())
+        Some(
+            OffsetDateTime::parse(text, &Rfc3339)
+                .unwrap_or_else(|error| panic!("{error} in {listed}"))
+                .unix_timestamp(),
+        )
     }
 
     /// Starts a replica and waits until it is ready.
@@ -198,7 +213,8 @@ impl Deployment {
 }
 
 /// The settings with an address to listen on.
-pub const LISTENERS: [&str; 3] = ["server.http_listen", "server.grpc_listen", "server.admin_listen"];
+pub const LISTENERS: [&str; 3] =
+    ["server.http_listen", "server.grpc_listen", "server.admin_listen"];
 
 /// How a command ended, and what it printed.
 #[derive(Debug)]

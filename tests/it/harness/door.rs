@@ -148,7 +148,8 @@ impl Verdict {
 
     /// The value of the one header of that name.
     pub fn header(&self, name: &str) -> Option<&str> {
-        let mut values = self.headers.iter().filter(|(found, _)| found == name).map(|(_, value)| value.as_str());
+        let mut values =
+            self.headers.iter().filter(|(found, _)| found == name).map(|(_, value)| value.as_str());
         let value = values.next();
         assert_eq!(values.next(), None, "a second {name} header in {self:?}");
         value
@@ -158,7 +159,13 @@ impl Verdict {
 impl From<Answer> for Verdict {
     fn from(answer: Answer) -> Self {
         let wire = [answer.head.as_slice(), &answer.body].concat();
-        Self { headers: answer.headers, status: answer.status, inner_code: None, body: answer.body, wire }
+        Self {
+            headers: answer.headers,
+            status: answer.status,
+            inner_code: None,
+            body: answer.body,
+            wire,
+        }
     }
 }
 
@@ -169,7 +176,11 @@ impl From<CheckAnswer> for Verdict {
             (200, &answer.ok().headers, "")
         } else {
             let denied = answer.denied();
-            (denied.status.as_ref().map_or(0, |status| status.code), &denied.headers, denied.body.as_str())
+            (
+                denied.status.as_ref().map_or(0, |status| status.code),
+                &denied.headers,
+                denied.body.as_str(),
+            )
         };
         Self {
             headers: headers.iter().map(pair).collect(),
@@ -190,7 +201,9 @@ fn in_order(answer: &CheckAnswer) -> Vec<u8> {
     let mut metadata: Vec<String> = Vec::new();
     for (name, value) in response.dynamic_metadata.take().unwrap_or_default().fields {
         let Some(Kind::StructValue(inner)) = value.kind else { panic!("{name} is no object") };
-        metadata.extend(inner.fields.iter().map(|(field, value)| format!("{name}.{field}: {:?}\n", value.kind)));
+        metadata.extend(
+            inner.fields.iter().map(|(field, value)| format!("{name}.{field}: {:?}\n", value.kind)),
+        );
     }
     metadata.sort_unstable();
     let length = answer.bytes.len().to_string();

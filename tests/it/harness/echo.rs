@@ -33,8 +33,11 @@ impl Echo {
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async { serve(tokio::net::TcpListener::from_std(listener).unwrap()).await });
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                serve(tokio::net::TcpListener::from_std(listener).unwrap()).await
+            });
         });
         Self { address }
     }
@@ -58,7 +61,8 @@ async fn serve(listener: tokio::net::TcpListener) {
         let service = TowerToHyperService::new(app.clone());
         tokio::spawn(async move {
             let mut server = hyper::server::conn::http1::Builder::new();
-            let connection = server.max_headers(HEADERS_MAX).serve_connection(TokioIo::new(stream), service);
+            let connection =
+                server.max_headers(HEADERS_MAX).serve_connection(TokioIo::new(stream), service);
             // A client that goes away is none of the test's business.
             let _ = connection.with_upgrades().await;
         });
@@ -67,10 +71,14 @@ async fn serve(listener: tokio::net::TcpListener) {
 
 /// With 200, or with N where the query is `answer=N`. At `/with-cors` it has an opinion of its own about pages of other origins.
 async fn echo(method: Method, target: Uri, headers: HeaderMap, body: Bytes) -> Response {
-    let asked = target.query().and_then(|query| query.strip_prefix("answer=")).map(|status| status.parse().unwrap());
+    let asked = target
+        .query()
+        .and_then(|query| query.strip_prefix("answer="))
+        .map(|status| status.parse().unwrap());
     let status = StatusCode::from_u16(asked.unwrap_or(200)).unwrap();
     let seen = seen(&method, &target, &headers, &body);
-    let mut answer = (status, [("content-type", "application/json")], seen.to_string()).into_response();
+    let mut answer =
+        (status, [("content-type", "application/json")], seen.to_string()).into_response();
     if target.path() == "/with-cors" {
         let headers = answer.headers_mut();
         headers.insert("access-control-allow-origin", HeaderValue::from_static("*"));
@@ -81,7 +89,12 @@ async fn echo(method: Method, target: Uri, headers: HeaderMap, body: Bytes) -> R
 }
 
 /// A WebSocket that says what its handshake was, and then whatever it hears.
-async fn socket(upgrade: WebSocketUpgrade, method: Method, target: Uri, headers: HeaderMap) -> Response {
+async fn socket(
+    upgrade: WebSocketUpgrade,
+    method: Method,
+    target: Uri,
+    headers: HeaderMap,
+) -> Response {
     let greeting = seen(&method, &target, &headers, b"").to_string();
     upgrade.on_upgrade(async move |mut socket| {
         let mut next = Some(Message::Text(greeting.into()));
@@ -101,7 +114,12 @@ async fn socket(upgrade: WebSocketUpgrade, method: Method, target: Uri, headers:
 }
 
 /// Server-sent events: what reached it at once, and another each time that `/events/next` is called.
-async fn events(State(next): State<Arc<Notify>>, method: Method, target: Uri, headers: HeaderMap) -> Response {
+async fn events(
+    State(next): State<Arc<Notify>>,
+    method: Method,
+    target: Uri,
+    headers: HeaderMap,
+) -> Response {
     let greeting = seen(&method, &target, &headers, b"").to_string();
     let stream = futures_util::stream::unfold(Some(greeting), move |event| {
         let next = Arc::clone(&next);
@@ -123,7 +141,10 @@ async fn send_next_event(State(next): State<Arc<Notify>>) {
 }
 
 fn seen(method: &Method, target: &Uri, headers: &HeaderMap, body: &[u8]) -> Value {
-    let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), String::from_utf8_lossy(value.as_bytes()))).collect();
+    let headers: Vec<_> = headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), String::from_utf8_lossy(value.as_bytes())))
+        .collect();
     json!({"method": method.as_str(), "target": target.to_string(), "headers": headers, "body": String::from_utf8_lossy(body)})
 }
 
@@ -159,7 +180,9 @@ impl Seen {
             method: request.method().to_string(),
             target: request.uri().to_string(),
             headers: headers
-                .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+                .map(|(name, value)| {
+                    (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+                })
                 .collect(),
             body: String::from_utf8_lossy(body).into_owned(),
         }
@@ -169,6 +192,10 @@ impl Seen {
     /// underscores for dashes, as CGI, WSGI and their like do.
     pub fn values(&self, name: &str) -> Vec<&str> {
         let fold = |name: &str| name.to_ascii_lowercase().replace('_', "-");
-        self.headers.iter().filter(|(found, _)| fold(found) == fold(name)).map(|(_, value)| value.as_str()).collect()
+        self.headers
+            .iter()
+            .filter(|(found, _)| fold(found) == fold(name))
+            .map(|(_, value)| value.as_str())
+            .collect()
     }
 }

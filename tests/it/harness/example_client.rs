@@ -30,9 +30,14 @@ impl ExampleClient {
     /// One of each language. Go's is left out where the machine has no Go.
     pub fn all() -> Vec<Self> {
         let examples = repository().join("examples/clients");
-        let python = [peer("asymmetric_jwt_auth/bin/python"), examples.join("python/countersign_client.py")];
+        let python =
+            [peer("asymmetric_jwt_auth/bin/python"), examples.join("python/countersign_client.py")];
         let node = [program("node"), examples.join("node/countersign-client.mjs")];
-        let mut clients = vec![Self::new("Python", &python), Self::new("Node.js", &node), Self::shell(&examples.join("curl"))];
+        let mut clients = vec![
+            Self::new("Python", &python),
+            Self::new("Node.js", &node),
+            Self::shell(&examples.join("curl")),
+        ];
         if let Some(go) = optional_program("go") {
             clients.push(Self::go(&go, &examples.join("go")));
         } else {
@@ -70,7 +75,12 @@ impl ExampleClient {
             program(tool);
         }
         let script = |name: &str| vec![program("bash"), scripts.join(name)];
-        Self { language: "curl", signed: script("signed.sh"), exchanged: script("exchanged.sh"), dir: tempfile::tempdir().unwrap() }
+        Self {
+            language: "curl",
+            signed: script("signed.sh"),
+            exchanged: script("exchanged.sh"),
+            dir: tempfile::tempdir().unwrap(),
+        }
     }
 
     /// Asks for `url` with tokens that it signs itself.
@@ -83,13 +93,27 @@ impl ExampleClient {
     }
 
     /// Asks for `url` with a token that it gets from the service at `server` for its API key.
-    pub fn exchanged(&self, url: &str, server: &str, identifier: &str, api_key: &str, options: &[&str]) -> Told {
+    pub fn exchanged(
+        &self,
+        url: &str,
+        server: &str,
+        identifier: &str,
+        api_key: &str,
+        options: &[&str],
+    ) -> Told {
         let ran = self.try_exchanged(url, server, identifier, api_key, options);
         self.told(&ran)
     }
 
     /// [`Self::exchanged`], perhaps without any answer.
-    pub fn try_exchanged(&self, url: &str, server: &str, identifier: &str, api_key: &str, options: &[&str]) -> Ran {
+    pub fn try_exchanged(
+        &self,
+        url: &str,
+        server: &str,
+        identifier: &str,
+        api_key: &str,
+        options: &[&str],
+    ) -> Ran {
         let mut command = self.command(&self.exchanged, url);
         command.args(["--server", server, "--identifier", identifier]).args(options);
         Ran::of(command.env("COUNTERSIGN_API_KEY", api_key))
@@ -98,15 +122,21 @@ impl ExampleClient {
     fn command(&self, mode: &[PathBuf], url: &str) -> Command {
         let mut command = Command::new(&mode[0]);
         command.args(&mode[1..]).arg(url).env_clear();
-        command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", self.dir.path());
+        command
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.dir.path());
         // Into the checkout it would be written otherwise.
         command.env("PYTHONDONTWRITEBYTECODE", "1").current_dir(self.dir.path());
         command
     }
 
     fn told(&self, ran: &Ran) -> Told {
-        let told = ran.stdout.split_once('\n').and_then(|(status, body)| Some((status.parse().ok()?, body)));
-        let (status, body) = told.unwrap_or_else(|| panic!("{}: no status on the first line: {ran:?}", self.language));
+        let told = ran
+            .stdout
+            .split_once('\n')
+            .and_then(|(status, body)| Some((status.parse().ok()?, body)));
+        let (status, body) = told
+            .unwrap_or_else(|| panic!("{}: no status on the first line: {ran:?}", self.language));
         assert_eq!(ran.code == 0, (200..300).contains(&status), "{}: {ran:?}", self.language);
         Told { status, body: body.trim_end().to_owned() }
     }

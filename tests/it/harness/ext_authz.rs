@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use bytes::{Buf as _, Bytes};
-use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Request as RequestAttributes};
+use envoy_types::pb::envoy::service::auth::v3::attribute_context::{
+    HttpRequest, Request as RequestAttributes,
+};
 use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use envoy_types::pb::envoy::service::auth::v3::{
     AttributeContext, CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse,
@@ -82,7 +84,12 @@ fn random() -> u64 {
 
 pub fn http_attributes(http: HttpRequest) -> CheckRequest {
     let request = RequestAttributes { http: Some(http), ..RequestAttributes::default() };
-    CheckRequest { attributes: Some(AttributeContext { request: Some(request), ..AttributeContext::default() }) }
+    CheckRequest {
+        attributes: Some(AttributeContext {
+            request: Some(request),
+            ..AttributeContext::default()
+        }),
+    }
 }
 
 #[derive(Debug)]

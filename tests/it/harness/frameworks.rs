@@ -53,7 +53,8 @@ impl Framework {
         let dir = tempfile::tempdir().unwrap();
         command.arg(address.port().to_string()).current_dir(dir.path());
         let name = if self == Self::Express { "express" } else { "django" };
-        let process = Process::spawn(name, &mut command, dir.path(), Signal::Term).listening(address);
+        let process =
+            Process::spawn(name, &mut command, dir.path(), Signal::Term).listening(address);
         BackEnd { address, _running: Some((process, dir)) }
     }
 }
@@ -80,7 +81,8 @@ fn lenient() -> SocketAddr {
 }
 
 async fn leniently(target: Uri) -> Response {
-    let without_parameters = |segment: &str| segment.split(';').next().unwrap_or_default().to_owned();
+    let without_parameters =
+        |segment: &str| segment.split(';').next().unwrap_or_default().to_owned();
     let path: Vec<_> = target.path().split('/').map(without_parameters).collect();
     let path = percent_decode_str(&path.join("/")).decode_utf8_lossy().to_lowercase();
     let path = path.trim_end_matches('/');

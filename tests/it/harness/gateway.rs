@@ -75,19 +75,30 @@ impl Gateway {
     }
 
     /// [`Self::start`] with the example changed: in each pair, the second in place of the first.
-    pub async fn start_edited(self, countersign: &Countersign, echo: &Echo, edits: &[(&str, &str)]) -> RunningGateway {
+    pub async fn start_edited(
+        self,
+        countersign: &Countersign,
+        echo: &Echo,
+        edits: &[(&str, &str)],
+    ) -> RunningGateway {
         self.start_asking(std::slice::from_ref(countersign), echo, edits).await
     }
 
     /// Asking any of `replicas`: of several, with the lines taken in that the example has for that.
-    pub async fn start_asking(self, replicas: &[Countersign], echo: &Echo, edits: &[(&str, &str)]) -> RunningGateway {
+    pub async fn start_asking(
+        self,
+        replicas: &[Countersign],
+        echo: &Echo,
+        edits: &[(&str, &str)],
+    ) -> RunningGateway {
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let dir = tempfile::tempdir().unwrap();
         let places = Places { gateway: address, way: free_port(), replicas, echo, dir: dir.path() };
         let file = self.put_files(&places, edits);
 
         let mut command = self.command(dir.path(), &file);
-        let process = Process::spawn(self.name(), &mut command, dir.path(), Signal::Term).listening(address);
+        let process =
+            Process::spawn(self.name(), &mut command, dir.path(), Signal::Term).listening(address);
         let gateway = RunningGateway { address, _process: process, dir };
         gateway.reaches_the_back_end().await;
         gateway
@@ -98,12 +109,18 @@ impl Gateway {
         // The workers of Apache are somebody else than who runs the tests.
         std::fs::set_permissions(places.dir, Permissions::from_mode(0o755)).unwrap();
         let paths = self.example();
-        let mut texts: Vec<_> = paths.iter().map(|path| std::fs::read_to_string(repository().join(path)).unwrap()).collect();
+        let mut texts: Vec<_> = paths
+            .iter()
+            .map(|path| std::fs::read_to_string(repository().join(path)).unwrap())
+            .collect();
         if let [_, more @ ..] = places.replicas
             && !more.is_empty()
         {
             let second = self.second_replica();
-            assert!(texts.iter().any(|text| text.contains(second)), "{self:?} has no second replica");
+            assert!(
+                texts.iter().any(|text| text.contains(second)),
+                "{self:?} has no second replica"
+            );
             let addresses: Vec<_> = more.iter().map(|replica| self.replica(replica)).collect();
             texts = texts.iter().map(|text| with_more_replicas(text, second, &addresses)).collect();
         }
@@ -119,8 +136,10 @@ impl Gateway {
     pub fn on_the_same_host(self, socket: &Path) -> (String, String) {
         let text = std::fs::read_to_string(repository().join(self.example()[0])).unwrap();
         let lines: Vec<&str> = text.lines().collect();
-        let told =
-            lines.iter().position(|line| line.contains(ON_THE_SAME_HOST)).unwrap_or_else(|| panic!("{self:?} says nothing of it"));
+        let told = lines
+            .iter()
+            .position(|line| line.contains(ON_THE_SAME_HOST))
+            .unwrap_or_else(|| panic!("{self:?} says nothing of it"));
         let [above, note, commented] = [lines[told - 1], lines[told], lines[told + 1]];
         let (indent, line) = commented.split_once("# ").unwrap();
         let (before, rest) = line.split_once("/run/countersign/").unwrap();
@@ -132,7 +151,11 @@ impl Gateway {
     fn name(self) -> &'static str {
         match self {
             Self::Nginx | Self::NginxMainline => "nginx",
-            Self::EnvoyGrpc | Self::EnvoyHttp | Self::OlderEnvoyGrpc(_) | Self::OlderEnvoyHttp(_) | Self::EnvoyJwtAuthn => "envoy",
+            Self::EnvoyGrpc
+            | Self::EnvoyHttp
+            | Self::OlderEnvoyGrpc(_)
+            | Self::OlderEnvoyHttp(_)
+            | Self::EnvoyJwtAuthn => "envoy",
             Self::Caddy | Self::CaddyDebian => "caddy",
             Self::Haproxy => "haproxy",
             Self::Apache => "apache2",
@@ -147,11 +170,15 @@ impl Gateway {
             "caddy" | "traefik" => "version",
             _ => "-v",
         };
-        let output = Command::new(self.command(Path::new("/"), Path::new("/")).get_program()).arg(flag).output().unwrap();
+        let output = Command::new(self.command(Path::new("/"), Path::new("/")).get_program())
+            .arg(flag)
+            .output()
+            .unwrap();
         let said = [output.stdout, output.stderr].concat();
         let said = String::from_utf8_lossy(&said);
         let words = said.split(|character: char| !character.is_ascii_digit() && character != '.');
-        let version = words.map(|word| word.trim_matches('.')).find(|word| word.split('.').count() == 3);
+        let version =
+            words.map(|word| word.trim_matches('.')).find(|word| word.split('.').count() == 3);
         let version = version.unwrap_or_else(|| panic!("{self:?} says no version: {said}"));
         let numbers = if matches!(self, Self::Haproxy | Self::Apache) { 2 } else { 3 };
         version.split('.').take(numbers).collect::<Vec<_>>().join(".")
@@ -192,24 +219,40 @@ impl Gateway {
     fn command(self, dir: &Path, config: &Path) -> Command {
         match self {
             Self::Nginx | Self::NginxMainline => {
-                let nginx = if self == Self::Nginx { program("nginx") } else { peer("nginx/nginx") };
+                let nginx =
+                    if self == Self::Nginx { program("nginx") } else { peer("nginx/nginx") };
                 let mut command = Command::new(nginx);
                 command.arg("-p").arg(dir).arg("-c").arg(config);
-                command.arg("-g").arg(format!("daemon off; pid {};", dir.join("nginx.pid").display()));
+                command
+                    .arg("-g")
+                    .arg(format!("daemon off; pid {};", dir.join("nginx.pid").display()));
                 command
             }
-            Self::EnvoyGrpc | Self::EnvoyHttp | Self::OlderEnvoyGrpc(_) | Self::OlderEnvoyHttp(_) | Self::EnvoyJwtAuthn => {
+            Self::EnvoyGrpc
+            | Self::EnvoyHttp
+            | Self::OlderEnvoyGrpc(_)
+            | Self::OlderEnvoyHttp(_)
+            | Self::EnvoyJwtAuthn => {
                 let envoy = match self {
-                    Self::OlderEnvoyGrpc(version) | Self::OlderEnvoyHttp(version) => peer(&format!("envoy_{version}/envoy")),
+                    Self::OlderEnvoyGrpc(version) | Self::OlderEnvoyHttp(version) => {
+                        peer(&format!("envoy_{version}/envoy"))
+                    }
                     _ => peer("envoy/envoy"),
                 };
                 let mut command = Command::new(envoy);
-                command.args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]);
+                command.args([
+                    "--disable-hot-restart",
+                    "--concurrency",
+                    "1",
+                    "--log-level",
+                    "warning",
+                ]);
                 command.arg("-c").arg(config);
                 command
             }
             Self::Caddy | Self::CaddyDebian => {
-                let caddy = if self == Self::Caddy { peer("caddy/bin/caddy") } else { program("caddy") };
+                let caddy =
+                    if self == Self::Caddy { peer("caddy/bin/caddy") } else { program("caddy") };
                 let mut command = Command::new(caddy);
                 command.arg("run").arg("--config").arg(config);
                 // It keeps its state in the home of whoever starts it.
@@ -272,7 +315,10 @@ impl Gateway {
                 ("abns@countersign", format!("abns@countersign-{}", places.gateway.port())),
             ],
             Self::Apache => vec![
-                ("/etc/apache2/countersign.lua", places.dir.join("countersign.lua").display().to_string()),
+                (
+                    "/etc/apache2/countersign.lua",
+                    places.dir.join("countersign.lua").display().to_string(),
+                ),
                 ("/var/log/apache2", places.dir.display().to_string()),
                 ("/run/apache2", places.dir.display().to_string()),
                 ("127.0.0.1:8000", places.gateway.to_string()),
@@ -348,12 +394,15 @@ fn with_more_replicas(text: &str, second: &str, addresses: &[String]) -> String 
         let indent = &line[..line.len() - line.trim_start().len()];
         let uncommented = leader.and_then(|leader| line.trim_start().strip_prefix(leader));
         let Some(code) = uncommented else {
-            leader = line.contains(FOR_SEVERAL).then(|| if line.trim_start().starts_with("--") { "-- " } else { "# " });
+            leader = line
+                .contains(FOR_SEVERAL)
+                .then(|| if line.trim_start().starts_with("--") { "-- " } else { "# " });
             taken_in.extend([line, "\n"]);
             continue;
         };
-        let numbered =
-            |number: usize, address: &str| code.replace(second, address).replace("countersign-2", &format!("countersign-{number}"));
+        let numbered = |number: usize, address: &str| {
+            code.replace(second, address).replace("countersign-2", &format!("countersign-{number}"))
+        };
         let lines = if code.contains(second) {
             addresses.iter().zip(2..).map(|(address, number)| numbered(number, address)).collect()
         } else {
@@ -371,7 +420,10 @@ fn with_more_replicas(text: &str, second: &str, addresses: &[String]) -> String 
 fn replaced(mut texts: Vec<String>, replacements: &[(&str, impl AsRef<str>)]) -> Vec<String> {
     let marker = |index: usize| format!("\u{1}{index}\u{1}");
     for (index, (pattern, _)) in replacements.iter().enumerate() {
-        assert!(texts.iter().any(|text| text.contains(pattern)), "the example has no `{pattern}` any more");
+        assert!(
+            texts.iter().any(|text| text.contains(pattern)),
+            "the example has no `{pattern}` any more"
+        );
         for text in &mut texts {
             *text = text.replace(pattern, &marker(index));
         }

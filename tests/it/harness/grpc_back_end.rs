@@ -34,7 +34,10 @@ impl GrpcBackEnd {
             remembered.lock().unwrap().push(request.metadata().clone());
             Ok(request)
         };
-        let server = Server::builder().layer(InterceptorLayer::new(remember)).add_service(health).add_service(reflection);
+        let server = Server::builder()
+            .layer(InterceptorLayer::new(remember))
+            .add_service(health)
+            .add_service(reflection);
         tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
         Self { address, reporter, seen }
     }
@@ -51,6 +54,12 @@ impl GrpcBackEnd {
 
     /// The metadata of all calls and streams so far that name who is asking.
     pub fn named(&self) -> Vec<MetadataMap> {
-        self.seen.lock().unwrap().iter().filter(|metadata| metadata.contains_key("x-auth-username")).cloned().collect()
+        self.seen
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|metadata| metadata.contains_key("x-auth-username"))
+            .cloned()
+            .collect()
     }
 }

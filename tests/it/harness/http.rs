@@ -30,7 +30,14 @@ impl Request {
 
     pub fn new(method: &str, target: &str) -> Self {
         let (method, target) = (method.to_owned(), target.to_owned());
-        Self { method, target, headers: Vec::new(), body: Vec::new(), version: "HTTP/1.1", needs_host: true }
+        Self {
+            method,
+            target,
+            headers: Vec::new(),
+            body: Vec::new(),
+            version: "HTTP/1.1",
+            needs_host: true,
+        }
     }
 
     /// Adds a header, also when one of that name is there already.
@@ -82,7 +89,9 @@ impl Request {
 
     /// Sends it over a connection of its own.
     pub async fn send(&self, server: SocketAddr) -> Answer {
-        self.try_send(server).await.unwrap_or_else(|error| panic!("no answer from {server}: {error}"))
+        self.try_send(server)
+            .await
+            .unwrap_or_else(|error| panic!("no answer from {server}: {error}"))
     }
 
     /// [`Self::send`] to a server that may not be there.
@@ -98,7 +107,9 @@ impl Request {
 
     fn encode(&self, host: &str) -> Vec<u8> {
         let mut text = format!("{} {} {}\r\n", self.method, self.target, self.version);
-        if self.needs_host && !self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+        if self.needs_host
+            && !self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host"))
+        {
             text.extend(["Host: ", host, "\r\n"]);
         }
         for (name, value) in &self.headers {
@@ -239,7 +250,8 @@ impl Answer {
     /// # Panics
     /// When there are two: then it would be luck which one a client believes.
     pub fn header(&self, name: &str) -> Option<&str> {
-        let mut values = self.headers.iter().filter(|(found, _)| found == name).map(|(_, value)| value.as_str());
+        let mut values =
+            self.headers.iter().filter(|(found, _)| found == name).map(|(_, value)| value.as_str());
         let value = values.next();
         assert_eq!(values.next(), None, "a second {name} header in {self:?}");
         value

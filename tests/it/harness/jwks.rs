@@ -63,7 +63,9 @@ impl Behaviour {
     #[must_use]
     pub fn redirecting(self, status: u16, location: &str) -> Self {
         match self {
-            Self::Answers { body, .. } => Self::Answers { status, headers: format!("Location: {location}\r\n"), body },
+            Self::Answers { body, .. } => {
+                Self::Answers { status, headers: format!("Location: {location}\r\n"), body }
+            }
             other => other,
         }
     }
@@ -84,7 +86,10 @@ impl JwksServer {
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::new(dir.path());
         authority.certify("server");
-        Self::start(Some(acceptor(authority.certificate("server"), authority.private_key("server"))), dir)
+        Self::start(
+            Some(acceptor(authority.certificate("server"), authority.private_key("server"))),
+            dir,
+        )
     }
 
     /// With this certificate.
@@ -128,12 +133,24 @@ impl JwksServer {
 
     /// When requests for `path` came.
     pub fn requests(&self, path: &str) -> Vec<Instant> {
-        self.state.traffic.lock().unwrap().get(path).map(|traffic| traffic.requests.clone()).unwrap_or_default()
+        self.state
+            .traffic
+            .lock()
+            .unwrap()
+            .get(path)
+            .map(|traffic| traffic.requests.clone())
+            .unwrap_or_default()
     }
 
     /// The head of the last request for `path`, in lower case; empty if there was none.
     pub fn last_head(&self, path: &str) -> String {
-        self.state.traffic.lock().unwrap().get(path).map(|traffic| traffic.head.clone()).unwrap_or_default()
+        self.state
+            .traffic
+            .lock()
+            .unwrap()
+            .get(path)
+            .map(|traffic| traffic.head.clone())
+            .unwrap_or_default()
     }
 
     /// How many requests for `path` were being answered at once, at most.
@@ -161,7 +178,8 @@ impl JwksServer {
         let (stop, stopped) = oneshot::channel();
         let (state, tls) = (Arc::clone(&self.state), self.tls.clone());
         let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let listener = TcpListener::from_std(listener).unwrap();
                 tokio::select! {
@@ -175,12 +193,14 @@ impl JwksServer {
 }
 
 fn acceptor(certificate: CertificateDer<'static>, key: PrivateKeyDer<'static>) -> TlsAcceptor {
-    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
-        .unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(
+        rustls::crypto::aws_lc_rs::default_provider(),
+    ))
+    .with_safe_default_protocol_versions()
+    .unwrap()
+    .with_no_client_auth()
+    .with_single_cert(vec![certificate], key)
+    .unwrap();
     TlsAcceptor::from(Arc::new(config))
 }
 
@@ -229,7 +249,10 @@ impl State {
     /// What `path` does, which is anything but holding.
     async fn behaviour(&self, path: &str) -> Behaviour {
         let mut behaviours = self.behaviours.subscribe();
-        let decided = behaviours.wait_for(|all| !matches!(all.get(path), Some(Behaviour::Holds))).await.unwrap();
+        let decided = behaviours
+            .wait_for(|all| !matches!(all.get(path), Some(Behaviour::Holds)))
+            .await
+            .unwrap();
         decided.get(path).cloned().unwrap_or_else(|| Behaviour::text("").with_status(404))
     }
 }
@@ -279,12 +302,18 @@ async fn answer(stream: impl AsyncRead + AsyncWrite, state: &State) -> std::io::
     }
 }
 
-async fn send(writer: &mut (impl AsyncWrite + Unpin), state: &State, path: &str) -> std::io::Result<()> {
+async fn send(
+    writer: &mut (impl AsyncWrite + Unpin),
+    state: &State,
+    path: &str,
+) -> std::io::Result<()> {
     let endless = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n";
     match state.behaviour(path).await {
         Behaviour::Holds => Ok(()),
         Behaviour::Answers { status, headers, body } => {
-            let head = format!("HTTP/1.1 {status} Whatever\r\nContent-Type: application/json\r\nConnection: close\r\n{headers}");
+            let head = format!(
+                "HTTP/1.1 {status} Whatever\r\nContent-Type: application/json\r\nConnection: close\r\n{headers}"
+            );
             let head = format!("{head}Content-Length: {}\r\n\r\n", body.len());
             writer.write_all(&[head.as_bytes(), &body].concat()).await?;
             writer.shutdown().await

@@ -55,26 +55,42 @@ impl Jwthenticator {
         let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = piped.spawn().unwrap();
         let (questions, answers) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        let conversation = Conversation { questions, answers: BufReader::new(answers).lines(), _child: child };
+        let conversation =
+            Conversation { questions, answers: BufReader::new(answers).lines(), _child: child };
         Self { process: Arc::new(Mutex::new(conversation)) }
     }
 
     /// Its `Client` of the service at `server`.
     pub async fn client(&self, server: &str, identifier: &str, key: &str) -> JwthenticatorClient {
-        let number = self.ask("client", json!({"server": server, "identifier": identifier, "key": key})).await.unwrap();
+        let number = self
+            .ask("client", json!({"server": server, "identifier": identifier, "key": key}))
+            .await
+            .unwrap();
         JwthenticatorClient { peer: self.clone(), number }
     }
 
     /// Its `Client` that has a refresh token, and no key.
-    pub async fn client_with_refresh_token(&self, server: &str, identifier: &str, token: &str) -> JwthenticatorClient {
+    pub async fn client_with_refresh_token(
+        &self,
+        server: &str,
+        identifier: &str,
+        token: &str,
+    ) -> JwthenticatorClient {
         let question = json!({"server": server, "identifier": identifier, "refresh_token": token});
         let number = self.ask("client", question).await.unwrap();
         JwthenticatorClient { peer: self.clone(), number }
     }
 
     /// Its `InternalClient` of the service at `server`.
-    pub async fn internal_client(&self, server: &str, identifier: &str) -> JwthenticatorInternalClient {
-        let number = self.ask("internal_client", json!({"server": server, "identifier": identifier})).await.unwrap();
+    pub async fn internal_client(
+        &self,
+        server: &str,
+        identifier: &str,
+    ) -> JwthenticatorInternalClient {
+        let number = self
+            .ask("internal_client", json!({"server": server, "identifier": identifier}))
+            .await
+            .unwrap();
         JwthenticatorInternalClient { peer: self.clone(), number }
     }
 
@@ -84,17 +100,23 @@ impl Jwthenticator {
         address.parse().unwrap()
     }
 
-    async fn ask<T: DeserializeOwned>(&self, operation: &str, mut question: Value) -> Result<T, Exception> {
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        operation: &str,
+        mut question: Value,
+    ) -> Result<T, Exception> {
         question["do"] = operation.into();
         let mut process = self.process.lock().await;
         process.questions.write_all(format!("{question}\n").as_bytes()).await.unwrap();
         let line = process.answers.next_line().await.unwrap();
         let line = line.unwrap_or_else(|| panic!("jwthenticator_clients.py ended at {question}"));
-        let mut answer: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line}"));
+        let mut answer: Value =
+            serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line}"));
         if answer.get("class").is_some() {
             return Err(serde_json::from_value(answer).unwrap());
         }
-        Ok(serde_json::from_value(answer["result"].take()).unwrap_or_else(|error| panic!("{error} in {line}")))
+        Ok(serde_json::from_value(answer["result"].take())
+            .unwrap_or_else(|error| panic!("{error} in {line}")))
     }
 }
 

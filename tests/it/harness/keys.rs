@@ -1,11 +1,14 @@
 //! Key pairs made and used without any of Countersign's code.
 
-use aws_lc_rs::encoding::{AsBigEndian as _, AsDer, Curve25519SeedBin, Pkcs8V1Der, PublicKeyX509Der};
+use aws_lc_rs::encoding::{
+    AsBigEndian as _, AsDer, Curve25519SeedBin, Pkcs8V1Der, PublicKeyX509Der,
+};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::{KeyPair as RsaKeyPair, KeySize};
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256,
-    RSA_PKCS1_SHA384, RSA_PKCS1_SHA512, RSA_PSS_SHA256, RSA_PSS_SHA384, RSA_PSS_SHA512,
+    ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair,
+    KeyPair as _, RSA_PKCS1_SHA256, RSA_PKCS1_SHA384, RSA_PKCS1_SHA512, RSA_PSS_SHA256,
+    RSA_PSS_SHA384, RSA_PSS_SHA512,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -31,7 +34,10 @@ impl Key {
 
     /// Out of PKCS#8 PEM.
     pub fn ed25519_in(pem: &str) -> Self {
-        Self::Ed25519(Ed25519KeyPair::from_pkcs8_maybe_unchecked(pem::parse(pem).unwrap().contents()).unwrap())
+        Self::Ed25519(
+            Ed25519KeyPair::from_pkcs8_maybe_unchecked(pem::parse(pem).unwrap().contents())
+                .unwrap(),
+        )
     }
 
     pub fn ed25519() -> Self {
@@ -61,7 +67,9 @@ impl Key {
         let random = SystemRandom::new();
         match self {
             Self::Ed25519(key) => key.sign(message).as_ref().to_vec(),
-            Self::P256(key) | Self::P384(key) => key.sign(&random, message).unwrap().as_ref().to_vec(),
+            Self::P256(key) | Self::P384(key) => {
+                key.sign(&random, message).unwrap().as_ref().to_vec()
+            }
             Self::Rsa(key) => {
                 let padding: &'static dyn aws_lc_rs::signature::RsaEncoding = match algorithm {
                     "RS256" => &RSA_PKCS1_SHA256,
@@ -82,9 +90,13 @@ impl Key {
     /// PKCS#8 PEM.
     pub fn private_pem(&self) -> String {
         match self {
-            Self::Rsa(key) => pem("PRIVATE KEY", AsDer::<Pkcs8V1Der<'_>>::as_der(key).unwrap().as_ref()),
+            Self::Rsa(key) => {
+                pem("PRIVATE KEY", AsDer::<Pkcs8V1Der<'_>>::as_der(key).unwrap().as_ref())
+            }
             Self::Ed25519(key) => pem("PRIVATE KEY", key.to_pkcs8v1().unwrap().as_ref()),
-            Self::P256(key) | Self::P384(key) => pem("PRIVATE KEY", key.to_pkcs8v1().unwrap().as_ref()),
+            Self::P256(key) | Self::P384(key) => {
+                pem("PRIVATE KEY", key.to_pkcs8v1().unwrap().as_ref())
+            }
         }
     }
 
@@ -103,7 +115,8 @@ impl Key {
     pub fn jwk(&self, kid: &str) -> Value {
         let curve = |name: &str, key: &EcdsaKeyPair| {
             // 0x04, and the two coordinates.
-            let (x, y) = key.public_key().as_ref()[1..].split_at(key.public_key().as_ref().len() / 2);
+            let (x, y) =
+                key.public_key().as_ref()[1..].split_at(key.public_key().as_ref().len() / 2);
             json!({"kty": "EC", "crv": name, "kid": kid, "x": base64url(x), "y": base64url(y)})
         };
         match self {
@@ -112,7 +125,9 @@ impl Key {
                 let (n, e) = (public.modulus.as_bytes(), public.public_exponent.as_bytes());
                 json!({"kty": "RSA", "kid": kid, "n": base64url(n), "e": base64url(e)})
             }
-            Self::Ed25519(key) => json!({"kty": "OKP", "crv": "Ed25519", "kid": kid, "x": base64url(key.public_key().as_ref())}),
+            Self::Ed25519(key) => {
+                json!({"kty": "OKP", "crv": "Ed25519", "kid": kid, "x": base64url(key.public_key().as_ref())})
+            }
             Self::P256(key) => curve("P-256", key),
             Self::P384(key) => curve("P-384", key),
         }
@@ -127,7 +142,8 @@ impl Key {
 
     /// The fingerprint, which tokens call the `kid`.
     pub fn fingerprint(&self) -> String {
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, self.public_pem().as_bytes());
+        let digest =
+            aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, self.public_pem().as_bytes());
         digest.as_ref().iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"))
     }
 }
@@ -138,6 +154,7 @@ fn base64url(bytes: &[u8]) -> String {
 
 fn pem(label: &str, der: &[u8]) -> String {
     let base64 = STANDARD.encode(der);
-    let lines: Vec<&str> = base64.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    let lines: Vec<&str> =
+        base64.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
     format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }

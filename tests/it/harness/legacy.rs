@@ -22,7 +22,11 @@ pub struct LegacyDatabase {
 impl LegacyDatabase {
     pub fn sqlite() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        Self { url: format!("sqlite://{}", dir.path().join("legacy.db").display()), dir, _server: None }
+        Self {
+            url: format!("sqlite://{}", dir.path().join("legacy.db").display()),
+            dir,
+            _server: None,
+        }
     }
 
     /// With a server of its own.
@@ -64,7 +68,8 @@ impl LegacyDatabase {
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let mut command = self.jwthenticator_command();
         command.args(["serve", &address.port().to_string()]);
-        let process = Process::spawn("jwthenticator", &mut command, self.dir.path(), Signal::Term).listening(address);
+        let process = Process::spawn("jwthenticator", &mut command, self.dir.path(), Signal::Term)
+            .listening(address);
         JwthenticatorServer { address, _process: process }
     }
 
@@ -120,20 +125,30 @@ impl Imported {
     /// How many rows of a kind were taken over, were there already, and were refused.
     pub fn counts(&self, kind: &str) -> [u64; 3] {
         let counts = self.result["counts"].as_array().unwrap();
-        let found = counts.iter().find(|counts| counts["id"] == kind).unwrap_or_else(|| panic!("{kind} is not in {self:?}"));
+        let found = counts
+            .iter()
+            .find(|counts| counts["id"] == kind)
+            .unwrap_or_else(|| panic!("{kind} is not in {self:?}"));
         ["taken_over", "already_there", "refused"].map(|name| found[name].as_u64().unwrap())
     }
 
     /// Table, number, owner, and the reason, of each row that was remarked upon.
     pub fn remarks(&self) -> Vec<[&str; 4]> {
         let remarks = self.result["remarks"].as_array().unwrap();
-        remarks.iter().map(|remark| ["table", "id", "username", "reason"].map(|name| remark[name].as_str().unwrap())).collect()
+        remarks
+            .iter()
+            .map(|remark| {
+                ["table", "id", "username", "reason"].map(|name| remark[name].as_str().unwrap())
+            })
+            .collect()
     }
 }
 
 fn python(venv: &str, script: &str) -> Command {
     let mut command = Command::new(peer(&format!("{venv}/bin/python")));
-    command.arg(repository().join("tests/it/peers").join(script)).env("PYTHONDONTWRITEBYTECODE", "1");
+    command
+        .arg(repository().join("tests/it/peers").join(script))
+        .env("PYTHONDONTWRITEBYTECODE", "1");
     command
 }
 

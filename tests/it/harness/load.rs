@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 use super::http::Connection;
-use super::{Claims, Countersign, ExtAuthz, Key, check_request, decision_request, eventually_async};
+use super::{
+    Claims, Countersign, ExtAuthz, Key, check_request, decision_request, eventually_async,
+};
 
 /// On each replica; a refusal that waits holds up no more than its own.
 const WORKERS_PER_REPLICA: u32 = 6;
@@ -27,7 +29,8 @@ impl Client {
     /// A value for `Authorization`, fresh.
     pub fn authorization(&self, names_its_key: bool) -> String {
         let claims = Claims::of(&self.username);
-        let claims = if names_its_key { claims.with_header("kid", self.key.fingerprint()) } else { claims };
+        let claims =
+            if names_its_key { claims.with_header("kid", self.key.fingerprint()) } else { claims };
         claims.authorization(&self.key)
     }
 }
@@ -61,9 +64,18 @@ impl Load {
         let mut workers = JoinSet::new();
         for number in 0..workers_count {
             let replica = &replicas[number as usize % replicas.len()];
-            let asker = if number % 3 == 2 { Asker::Grpc(replica.ext_authz()) } else { Asker::Http(replica.http, None) };
-            let worker =
-                Worker { number, asker, clients: Arc::clone(clients), samples: Arc::clone(&samples), stop: Arc::clone(&stop) };
+            let asker = if number % 3 == 2 {
+                Asker::Grpc(replica.ext_authz())
+            } else {
+                Asker::Http(replica.http, None)
+            };
+            let worker = Worker {
+                number,
+                asker,
+                clients: Arc::clone(clients),
+                samples: Arc::clone(&samples),
+                stop: Arc::clone(&stop),
+            };
             workers.spawn(worker.run(pace, DECISIONS_MAX / workers_count));
         }
         Self { samples, stop, workers, began: Instant::now() }
@@ -74,7 +86,9 @@ impl Load {
         eventually_async("decisions go on", Duration::from_mins(1), async || {
             let samples = self.samples.lock().unwrap();
             let late = samples.iter().rev().take_while(|sample| sample.ended >= moment);
-            let wanted = late.filter(|sample| sample.started >= moment && client.is_none_or(|client| sample.client == client));
+            let wanted = late.filter(|sample| {
+                sample.started >= moment && client.is_none_or(|client| sample.client == client)
+            });
             (wanted.count() >= count).then_some(())
         })
         .await;
@@ -113,7 +127,12 @@ impl Worker {
             let authorization = self.clients[client].authorization(round.is_multiple_of(2));
             let started = Instant::now();
             let outcome = self.asker.ask(&authorization).await;
-            self.samples.lock().unwrap().push(Sample { client, started, ended: Instant::now(), outcome });
+            self.samples.lock().unwrap().push(Sample {
+                client,
+                started,
+                ended: Instant::now(),
+                outcome,
+            });
         }
     }
 }
@@ -128,26 +147,34 @@ impl Asker {
     /// `allowed`, the code of the denial, or what went wrong.
     pub(super) async fn ask(&mut self, authorization: &str) -> String {
         match self {
-            Self::Http(server, connection) => match ask_over_http(*server, connection, authorization).await {
-                Ok(outcome) => outcome,
-                Err(error) => {
-                    *connection = None;
-                    format!("no answer: {error}")
+            Self::Http(server, connection) => {
+                match ask_over_http(*server, connection, authorization).await {
+                    Ok(outcome) => outcome,
+                    Err(error) => {
+                        *connection = None;
+                        format!("no answer: {error}")
+                    }
                 }
-            },
-            Self::Grpc(ext_authz) => match ext_authz.try_check(check_request(authorization)).await {
-                Ok(answer) if answer.code() == 0 => "allowed".to_owned(),
-                Ok(answer) => code(answer.denied().headers.iter().filter_map(|option| {
-                    let header = option.header.as_ref()?;
-                    Some((header.key.as_str(), header.value.as_str()))
-                })),
-                Err(status) => format!("no answer: {status}"),
-            },
+            }
+            Self::Grpc(ext_authz) => {
+                match ext_authz.try_check(check_request(authorization)).await {
+                    Ok(answer) if answer.code() == 0 => "allowed".to_owned(),
+                    Ok(answer) => code(answer.denied().headers.iter().filter_map(|option| {
+                        let header = option.header.as_ref()?;
+                        Some((header.key.as_str(), header.value.as_str()))
+                    })),
+                    Err(status) => format!("no answer: {status}"),
+                }
+            }
         }
     }
 }
 
-async fn ask_over_http(server: SocketAddr, kept: &mut Option<Connection>, authorization: &str) -> std::io::Result<String> {
+async fn ask_over_http(
+    server: SocketAddr,
+    kept: &mut Option<Connection>,
+    authorization: &str,
+) -> std::io::Result<String> {
     let connection = match kept {
         Some(connection) => connection,
         None => kept.insert(Connection::open(server).await?),

@@ -45,15 +45,21 @@ impl Manifests {
     /// The documents of a kind, in one file or, without one, in all of them.
     pub fn kind(&self, kind: &str, file: Option<&str>) -> Vec<&Value> {
         let in_file = |manifest: &&Manifest| file.is_none_or(|file| manifest.path.ends_with(file));
-        let found: Vec<_> =
-            self.0.iter().filter(in_file).map(|manifest| &manifest.document).filter(|it| it["kind"] == kind).collect();
+        let found: Vec<_> = self
+            .0
+            .iter()
+            .filter(in_file)
+            .map(|manifest| &manifest.document)
+            .filter(|it| it["kind"] == kind)
+            .collect();
         assert!(!found.is_empty(), "there is no {kind}");
         found
     }
 
     /// The document of a kind and a name.
     pub fn named(&self, kind: &str, name: &str) -> &Value {
-        let found = self.kind(kind, None).into_iter().find(|document| document["metadata"]["name"] == name);
+        let found =
+            self.kind(kind, None).into_iter().find(|document| document["metadata"]["name"] == name);
         found.unwrap_or_else(|| panic!("there is no {kind} {name}"))
     }
 
@@ -82,7 +88,11 @@ pub fn unnoticed(files: &[PathBuf]) -> Vec<String> {
     let place = |found: &Value| {
         let file = PathBuf::from(found["file"].as_str().unwrap());
         let kind = found["kind"].as_str().unwrap_or("-");
-        format!("{} {kind} {}", file.file_name().unwrap().to_str().unwrap(), found["path"].as_str().unwrap())
+        format!(
+            "{} {kind} {}",
+            file.file_name().unwrap().to_str().unwrap(),
+            found["path"].as_str().unwrap()
+        )
     };
     run("unnoticed", files).iter().map(place).collect()
 }
@@ -90,12 +100,16 @@ pub fn unnoticed(files: &[PathBuf]) -> Vec<String> {
 /// A list of texts.
 pub fn texts(list: &Value) -> Vec<String> {
     let list = list.as_array().unwrap_or_else(|| panic!("no list: {list}"));
-    list.iter().map(|text| text.as_str().unwrap_or_else(|| panic!("no text: {text}")).to_owned()).collect()
+    list.iter()
+        .map(|text| text.as_str().unwrap_or_else(|| panic!("no text: {text}")).to_owned())
+        .collect()
 }
 
 /// The manifests of one gateway's example.
 pub fn example_files(gateway: &str) -> Vec<PathBuf> {
-    let is_yaml = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
+    let is_yaml = |path: &PathBuf| {
+        path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
+    };
     let entries = std::fs::read_dir(repository().join("examples").join(gateway)).unwrap();
     let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).filter(is_yaml).collect();
     files.sort();
@@ -125,7 +139,8 @@ fn leave_out(value: &mut Value, name: &str) {
             }
         }
         Value::String(text) if text.contains(", ") => {
-            let others: Vec<_> = text.split(", ").filter(|item| !item.eq_ignore_ascii_case(name)).collect();
+            let others: Vec<_> =
+                text.split(", ").filter(|item| !item.eq_ignore_ascii_case(name)).collect();
             *text = others.join(", ");
         }
         Value::String(_) | Value::Null | Value::Bool(_) | Value::Number(_) => {}

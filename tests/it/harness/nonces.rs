@@ -40,7 +40,8 @@ impl Redis {
     fn run(program: PathBuf, options: &[&str]) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let options = options.iter().map(ToString::to_string).collect();
-        let mut redis = Self { address, program, options, process: None, dir: tempfile::tempdir().unwrap() };
+        let mut redis =
+            Self { address, program, options, process: None, dir: tempfile::tempdir().unwrap() };
         redis.restart();
         redis
     }
@@ -66,7 +67,9 @@ impl Redis {
 
     /// Waits until it has a master and all of the master's data.
     pub fn is_in_sync(&self) {
-        eventually("the replica is in sync", PATIENCE, || self.info("replication").contains("master_link_status:up").then_some(()));
+        eventually("the replica is in sync", PATIENCE, || {
+            self.info("replication").contains("master_link_status:up").then_some(())
+        });
     }
 
     /// Ends it as a crash would, and with it every connection.
@@ -111,7 +114,11 @@ impl Redis {
 
     /// Makes it a replica of `master`, whose data replaces its own.
     pub fn demote_to_replica_of(&self, master: &Self) {
-        self.command(&["REPLICAOF", &master.address.ip().to_string(), &master.address.port().to_string()]);
+        self.command(&[
+            "REPLICAOF",
+            &master.address.ip().to_string(),
+            &master.address.port().to_string(),
+        ]);
         self.is_in_sync();
     }
 
@@ -158,13 +165,17 @@ pub struct RedisCluster {
 
 impl RedisCluster {
     pub fn start() -> Self {
-        let (dir, address) = (tempfile::tempdir().unwrap(), SocketAddr::from(([127, 0, 0, 1], free_port())));
+        let (dir, address) =
+            (tempfile::tempdir().unwrap(), SocketAddr::from(([127, 0, 0, 1], free_port())));
         let mut command = server(&program("redis-server"), address, dir.path());
         // The bus port, which is the port plus 10,000 by default, may lie beyond the last port.
         command.args(["--cluster-enabled", "yes", "--cluster-port", &free_port().to_string()]);
-        let mut process = Process::spawn("redis-cluster", &mut command, dir.path(), Signal::Term).listening(address);
+        let mut process = Process::spawn("redis-cluster", &mut command, dir.path(), Signal::Term)
+            .listening(address);
         assert_eq!(cli(address, &["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]), "OK");
-        process.wait_until(|| cli(address, &["CLUSTER", "INFO"]).contains("cluster_state:ok").then_some(()));
+        process.wait_until(|| {
+            cli(address, &["CLUSTER", "INFO"]).contains("cluster_state:ok").then_some(())
+        });
         Self { address, _process: process, _dir: dir }
     }
 }
@@ -179,22 +190,33 @@ pub struct RedisSentinel {
 
 impl RedisSentinel {
     pub fn start() -> Self {
-        let (dir, address) = (tempfile::tempdir().unwrap(), SocketAddr::from(([127, 0, 0, 1], free_port())));
+        let (dir, address) =
+            (tempfile::tempdir().unwrap(), SocketAddr::from(([127, 0, 0, 1], free_port())));
         let watched = Redis::start();
         let settings = dir.path().join("sentinel.conf");
-        let monitor = format!("sentinel monitor main {} {} 1", watched.address.ip(), watched.address.port());
-        std::fs::write(&settings, format!("bind 127.0.0.1\nport {}\n{monitor}\n", address.port())).unwrap();
+        let monitor =
+            format!("sentinel monitor main {} {} 1", watched.address.ip(), watched.address.port());
+        std::fs::write(&settings, format!("bind 127.0.0.1\nport {}\n{monitor}\n", address.port()))
+            .unwrap();
         let mut command = Command::new(program("redis-server"));
         command.arg(&settings).arg("--sentinel");
-        let mut process = Process::spawn("redis-sentinel", &mut command, dir.path(), Signal::Term).listening(address);
-        process.wait_until(|| cli(address, &["SENTINEL", "CKQUORUM", "main"]).starts_with("OK").then_some(()));
+        let mut process = Process::spawn("redis-sentinel", &mut command, dir.path(), Signal::Term)
+            .listening(address);
+        process.wait_until(|| {
+            cli(address, &["SENTINEL", "CKQUORUM", "main"]).starts_with("OK").then_some(())
+        });
         Self { address, _sentinel: process, _watched: watched, _dir: dir }
     }
 }
 
 fn server(program: &Path, address: SocketAddr, dir: &Path) -> Command {
     let mut command = Command::new(program);
-    command.args(["--bind", "127.0.0.1", "--port", &address.port().to_string()]).args(["--save", "", "--appendonly", "no"]);
+    command.args(["--bind", "127.0.0.1", "--port", &address.port().to_string()]).args([
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+    ]);
     // A replica that asks for all data gets it at once, rather than after waiting 5 s for others that may ask, too.
     command.args(["--repl-diskless-sync-delay", "0"]).arg("--dir").arg(dir);
     command
@@ -202,6 +224,10 @@ fn server(program: &Path, address: SocketAddr, dir: &Path) -> Command {
 
 /// The standard output of `redis-cli`.
 pub fn cli(address: SocketAddr, arguments: &[&str]) -> String {
-    let output = Command::new(program("redis-cli")).args(["-p", &address.port().to_string()]).args(arguments).output().unwrap();
+    let output = Command::new(program("redis-cli"))
+        .args(["-p", &address.port().to_string()])
+        .args(arguments)
+        .output()
+        .unwrap();
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }

@@ -78,7 +78,8 @@ impl DjangoSite {
         std::fs::write(&file, users.to_string()).unwrap();
         let mut command = python();
         command.args(["serve", &address.port().to_string()]).arg(file).current_dir(dir.path());
-        let process = Process::spawn("django", &mut command, dir.path(), Signal::Term).listening(address);
+        let process =
+            Process::spawn("django", &mut command, dir.path(), Signal::Term).listening(address);
         Self { address, _process: process, _dir: dir }
     }
 
@@ -89,7 +90,9 @@ impl DjangoSite {
 
     /// The same, with the header as often as there are values of it.
     pub async fn recognises_in(&self, authorizations: &[impl AsRef<str>]) -> String {
-        let request = authorizations.iter().fold(Request::get("/"), |request, value| request.authorization(value.as_ref()));
+        let request = authorizations
+            .iter()
+            .fold(Request::get("/"), |request, value| request.authorization(value.as_ref()));
         let answer = request.send(self.address).await;
         assert_eq!(answer.status, 200, "the middleware handles {:?}", answer.text());
         answer.json()["username"].as_str().unwrap().to_owned()
@@ -108,18 +111,26 @@ impl PyJwt {
 
     /// The key set that it makes of the public halves: each with its `kid` and the algorithm that it is for.
     pub fn jwks(&self, keys: &[(&str, &str, &Key)]) -> String {
-        let arguments = keys.iter().flat_map(|(kid, algorithm, key)| [(*kid).to_owned(), (*algorithm).to_owned(), self.file(key)]);
+        let arguments = keys.iter().flat_map(|(kid, algorithm, key)| {
+            [(*kid).to_owned(), (*algorithm).to_owned(), self.file(key)]
+        });
         self.run("jwks", arguments.collect())
     }
 
     /// A token that it signs.
     pub fn token(&self, username: &str, kid: &str, algorithm: &str, key: &Key) -> String {
-        self.run("sign", vec![username.to_owned(), kid.to_owned(), algorithm.to_owned(), self.file(key)]).trim().to_owned()
+        self.run(
+            "sign",
+            vec![username.to_owned(), kid.to_owned(), algorithm.to_owned(), self.file(key)],
+        )
+        .trim()
+        .to_owned()
     }
 
     /// The claims of `token`, verified with the key set at `jwks_url`.
     pub fn verified(&self, jwks_url: &str, issuer: &str, audience: &str, token: &str) -> Value {
-        let claims = self.run("verify", [jwks_url, issuer, audience, token].map(str::to_owned).into());
+        let claims =
+            self.run("verify", [jwks_url, issuer, audience, token].map(str::to_owned).into());
         serde_json::from_str(&claims).unwrap()
     }
 
@@ -130,8 +141,17 @@ impl PyJwt {
     }
 
     fn run(&self, command: &str, arguments: Vec<String>) -> String {
-        let output = script("pyjwt.py").arg(command).args(arguments).current_dir(self.dir.path()).output().unwrap();
-        assert!(output.status.success(), "pyjwt.py {command}: {}", String::from_utf8_lossy(&output.stderr));
+        let output = script("pyjwt.py")
+            .arg(command)
+            .args(arguments)
+            .current_dir(self.dir.path())
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "pyjwt.py {command}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         String::from_utf8(output.stdout).unwrap()
     }
 }

@@ -48,7 +48,8 @@ impl PgBouncer {
         let mut command = as_user(user.as_ref(), &program("pgbouncer"));
         command.arg("-q").arg(dir.path().join("settings.ini"));
         let address = SocketAddr::from(([127, 0, 0, 1], port));
-        let process = Process::spawn("pgbouncer", &mut command, dir.path(), Signal::Kill).listening(address);
+        let process =
+            Process::spawn("pgbouncer", &mut command, dir.path(), Signal::Kill).listening(address);
         Self { url: database.url_through(address), _process: process, _dir: dir }
     }
 }

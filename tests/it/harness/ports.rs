@@ -27,7 +27,8 @@ pub fn free_port() -> u16 {
 /// The local ports of the established connections to `port` on this machine, by the kernel's own list.
 pub fn established_to(port: u16) -> Vec<u16> {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
-    let port_of = |address: &str| u16::from_str_radix(address.rsplit(':').next().unwrap(), 16).unwrap();
+    let port_of =
+        |address: &str| u16::from_str_radix(address.rsplit(':').next().unwrap(), 16).unwrap();
     table
         .lines()
         .skip(1)

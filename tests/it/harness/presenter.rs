@@ -122,7 +122,10 @@ impl Presenter {
     pub async fn has_signed_for(&self, seconds: usize) {
         let count = self.per_second * seconds;
         super::eventually_async("tokens are presented", Duration::from_mins(2), async || {
-            assert!(!self.run.is_finished() || self.minted.load(Ordering::SeqCst) >= count, "the presenter ended before");
+            assert!(
+                !self.run.is_finished() || self.minted.load(Ordering::SeqCst) >= count,
+                "the presenter ended before"
+            );
             (self.minted.load(Ordering::SeqCst) >= count).then_some(())
         })
         .await;
@@ -225,7 +228,10 @@ impl Run {
         let mut ticks = tokio::time::interval(TICK);
         // Behind time it would otherwise sign many tokens at once.
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        while self.signed.len() < self.plan.tokens || !self.due.is_empty() || !self.waiting.is_empty() {
+        while self.signed.len() < self.plan.tokens
+            || !self.due.is_empty()
+            || !self.waiting.is_empty()
+        {
             ticks.tick().await;
             let planned = began.elapsed().as_millis() * u128::from(self.plan.per_second) / 1000;
             let planned = usize::try_from(planned).unwrap().min(self.plan.tokens);
@@ -251,9 +257,14 @@ impl Run {
         let claims = Claims::of(&self.client.username).with("time", now_ms.div_euclid(1000));
         let within_its_second = Duration::from_millis(now_ms.rem_euclid(1000).unsigned_abs());
         let expires = at + self.plan.tolerance.saturating_sub(within_its_second);
-        self.signed.push(Signed { at, expires, authorization: claims.authorization(&self.client.key).into() });
+        self.signed.push(Signed {
+            at,
+            expires,
+            authorization: claims.authorization(&self.client.key).into(),
+        });
         self.minted.store(number + 1, Ordering::SeqCst);
-        let last = self.plan.last[number / PATTERNS.len() % self.plan.last.len()].saturating_sub(within_its_second);
+        let last = self.plan.last[number / PATTERNS.len() % self.plan.last.len()]
+            .saturating_sub(within_its_second);
         for (place, when) in PATTERNS[number % PATTERNS.len()].iter().enumerate() {
             // Each pattern begins everywhere in turn.
             let target = (number + number / PATTERNS.len() + place) % self.targets.len();
@@ -310,7 +321,13 @@ async fn present(
 ) {
     let started = Instant::now();
     let outcome = targets[target].ask(&authorization).await;
-    presented.lock().unwrap().push(Presentation { token, target, started, ended: Instant::now(), outcome });
+    presented.lock().unwrap().push(Presentation {
+        token,
+        target,
+        started,
+        ended: Instant::now(),
+        outcome,
+    });
 }
 
 /// What became of every token.
@@ -333,8 +350,14 @@ impl Report {
 
     /// Allows that began and ended between these moments.
     pub fn allows_between(&self, began: Instant, ended: Instant) -> Vec<&Presentation> {
-        let within = |presentation: &&Presentation| presentation.started > began && presentation.ended < ended;
-        self.presented.iter().filter(|presentation| presentation.is_allowed()).filter(within).collect()
+        let within = |presentation: &&Presentation| {
+            presentation.started > began && presentation.ended < ended
+        };
+        self.presented
+            .iter()
+            .filter(|presentation| presentation.is_allowed())
+            .filter(within)
+            .collect()
     }
 
     /// How long the answers took that began between these moments, the shortest first: those of one `outcome`, or all.
@@ -343,14 +366,18 @@ impl Report {
             let is_within = presentation.started > began && presentation.started < ended;
             is_within && (outcome.is_empty() || presentation.outcome == outcome)
         });
-        let mut latencies: Vec<Duration> = wanted.map(|presentation| presentation.ended - presentation.started).collect();
+        let mut latencies: Vec<Duration> =
+            wanted.map(|presentation| presentation.ended - presentation.started).collect();
         latencies.sort_unstable();
         latencies
     }
 
     /// How long after `returned` the first token passed.
     pub fn first_allow_after(&self, returned: Instant) -> Option<Duration> {
-        let later = self.presented.iter().filter(|presentation| presentation.is_allowed() && presentation.started >= returned);
+        let later = self
+            .presented
+            .iter()
+            .filter(|presentation| presentation.is_allowed() && presentation.started >= returned);
         later.map(|presentation| presentation.ended - returned).min()
     }
 
@@ -366,7 +393,12 @@ impl Report {
         for presentation in self.presented.iter().filter(|presentation| presentation.is_allowed()) {
             passed[presentation.token] = true;
         }
-        let never = self.signed.iter().zip(passed).filter(|(token, passed)| token.at >= moment && !passed).count();
+        let never = self
+            .signed
+            .iter()
+            .zip(passed)
+            .filter(|(token, passed)| token.at >= moment && !passed)
+            .count();
         (refused.collect(), never)
     }
 
@@ -378,18 +410,28 @@ impl Report {
     /// Presentations, after `ended` and within their window, of tokens that had been allowed before `began`.
     pub fn replays_across(&self, began: Instant, ended: Instant) -> usize {
         let mut used = vec![false; self.signed.len()];
-        for presentation in self.presented.iter().filter(|presentation| presentation.is_allowed() && presentation.ended < began) {
+        for presentation in self
+            .presented
+            .iter()
+            .filter(|presentation| presentation.is_allowed() && presentation.ended < began)
+        {
             used[presentation.token] = true;
         }
-        let again = self.presented.iter().filter(|presentation| presentation.started > ended && used[presentation.token]);
-        again.filter(|presentation| presentation.ended < self.signed[presentation.token].expires).count()
+        let again = self
+            .presented
+            .iter()
+            .filter(|presentation| presentation.started > ended && used[presentation.token]);
+        again
+            .filter(|presentation| presentation.ended < self.signed[presentation.token].expires)
+            .count()
     }
 
     /// A presentation in words, its times counted from the signing of its token.
     pub fn describe(&self, presentation: &Presentation) -> String {
         let signed = self.signed[presentation.token].at;
         let Presentation { token, target, started, ended, outcome } = presentation;
-        let (from, to) = (started.saturating_duration_since(signed), ended.saturating_duration_since(signed));
+        let (from, to) =
+            (started.saturating_duration_since(signed), ended.saturating_duration_since(signed));
         format!("token {token}: {outcome} at {} from {from:.1?} to {to:.1?}", self.targets[*target])
     }
 }
@@ -398,7 +440,11 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut outcomes: BTreeMap<&str, usize> = BTreeMap::new();
         for presentation in &self.presented {
-            let outcome = if presentation.outcome.starts_with(NO_ANSWER) { NO_ANSWER } else { &presentation.outcome };
+            let outcome = if presentation.outcome.starts_with(NO_ANSWER) {
+                NO_ANSWER
+            } else {
+                &presentation.outcome
+            };
             *outcomes.entry(outcome).or_default() += 1;
         }
         let twice = self.allowed_more_than_once().len();

@@ -60,7 +60,12 @@ impl Process {
     }
 
     /// The same, but that standard error is a pipe, of which the other end comes back: nobody reads it yet.
-    pub fn spawn_unread(name: &'static str, command: &mut Command, dir: &Path, stop: Signal) -> (Self, ChildStderr) {
+    pub fn spawn_unread(
+        name: &'static str,
+        command: &mut Command,
+        dir: &Path,
+        stop: Signal,
+    ) -> (Self, ChildStderr) {
         let log = dir.join(format!("{name}-{}.log", super::free_port()));
         let output = File::create(&log).unwrap();
         let mut child = command
@@ -93,14 +98,18 @@ impl Process {
     pub fn signal(&self, signal: Signal) {
         send(&self.child, signal);
         if matches!(signal, Signal::Stop) {
-            eventually(&format!("{} is not frozen", self.name), STOP, || is_frozen(self.child.id()).then_some(()));
+            eventually(&format!("{} is not frozen", self.name), STOP, || {
+                is_frozen(self.child.id()).then_some(())
+            });
         }
     }
 
     /// The same to the processes that it started as well, and to it first: a frozen one starts no other meanwhile.
     pub fn signal_all(&self, signal: Signal) {
         self.signal(signal);
-        let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.child.id())).unwrap();
+        let children =
+            std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.child.id()))
+                .unwrap();
         for child in children.split_whitespace() {
             // One may have ended by itself since they were listed.
             let is_there = kill(child, signal) || !Path::new("/proc").join(child).exists();
@@ -113,21 +122,32 @@ impl Process {
         let proc = PathBuf::from(format!("/proc/{}", self.child.id()));
         let status = std::fs::read_to_string(proc.join("status")).unwrap();
         let figure = |name: &str| -> u64 {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name} in {status}"));
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix(name))
+                .unwrap_or_else(|| panic!("no {name} in {status}"));
             line.split_whitespace().next().unwrap().parse().unwrap()
         };
         let descriptors = std::fs::read_dir(proc.join("fd")).unwrap().count();
-        Usage { resident_kib: figure("VmRSS:"), threads: usize::try_from(figure("Threads:")).unwrap(), descriptors }
+        Usage {
+            resident_kib: figure("VmRSS:"),
+            threads: usize::try_from(figure("Threads:")).unwrap(),
+            descriptors,
+        }
     }
 
     /// What others who are logged in see of it.
     pub fn command_line(&self) -> String {
-        std::fs::read_to_string(format!("/proc/{}/cmdline", self.child.id())).unwrap().replace('\0', " ")
+        std::fs::read_to_string(format!("/proc/{}/cmdline", self.child.id()))
+            .unwrap()
+            .replace('\0', " ")
     }
 
     /// Waits for the process to end by itself, and panics when it does not within `deadline`.
     pub fn exited_within(&mut self, deadline: Duration) -> ExitStatus {
-        eventually(&format!("{} does not end", self.name), deadline, || self.child.try_wait().unwrap())
+        eventually(&format!("{} does not end", self.name), deadline, || {
+            self.child.try_wait().unwrap()
+        })
     }
 
     /// Everything that the process has printed so far.
@@ -189,5 +209,9 @@ fn kill(id: &str, signal: Signal) -> bool {
         Signal::Stop => "STOP",
         Signal::Continue => "CONT",
     };
-    Command::new("/bin/sh").args(["-c", "kill -s \"$1\" \"$2\"", "kill", name, id]).status().unwrap().success()
+    Command::new("/bin/sh")
+        .args(["-c", "kill -s \"$1\" \"$2\"", "kill", name, id])
+        .status()
+        .unwrap()
+        .success()
 }

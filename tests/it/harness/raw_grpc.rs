@@ -39,13 +39,18 @@ impl RawGrpc {
     /// Calls the method at `path`, and yields the one message that is answered.
     pub async fn call<M: Message + Default>(&self, path: &str, sent: Sent) -> Result<M, Status> {
         let mut channel = self.channel.clone();
-        poll_fn(|context| channel.poll_ready(context)).await.map_err(|error| Status::unavailable(format!("{error:?}")))?;
+        poll_fn(|context| channel.poll_ready(context))
+            .await
+            .map_err(|error| Status::unavailable(format!("{error:?}")))?;
         let request = Request::post(format!("http://door{path}"))
             .header("content-type", "application/grpc")
             .header("te", "trailers")
             .body(Body::new(sent))
             .unwrap();
-        let response = channel.call(request).await.map_err(|error| Status::unavailable(format!("{error:?}")))?;
+        let response = channel
+            .call(request)
+            .await
+            .map_err(|error| Status::unavailable(format!("{error:?}")))?;
         let (head, body) = response.into_parts();
         check(&head.headers)?;
         let (mut body, mut message) = (pin!(body), Vec::new());
@@ -103,7 +108,10 @@ impl http_body::Body for Sent {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match self.pieces.pop_front() {
             Some(piece) => Poll::Ready(Some(Ok(Frame::data(piece)))),
             None if self.ends => Poll::Ready(None),

@@ -56,13 +56,15 @@ impl Scripted {
         let shared = web::Data::from(Arc::clone(&script));
         std::thread::spawn(move || {
             actix_web::rt::System::new().block_on(async {
-                HttpServer::new(move || App::new().app_data(shared.clone()).default_service(web::to(reply)))
-                    .workers(1)
-                    .disable_signals()
-                    .listen(listener)
-                    .unwrap()
-                    .run()
-                    .await
+                HttpServer::new(move || {
+                    App::new().app_data(shared.clone()).default_service(web::to(reply))
+                })
+                .workers(1)
+                .disable_signals()
+                .listen(listener)
+                .unwrap()
+                .run()
+                .await
             })
         });
         Self { address, script }
@@ -74,11 +76,22 @@ impl Scripted {
 
     /// The requests to this path, in their order.
     pub fn asked(&self, path: &str) -> Vec<Seen> {
-        self.script.lock().unwrap().seen.iter().filter(|seen| seen.target == path).cloned().collect()
+        self.script
+            .lock()
+            .unwrap()
+            .seen
+            .iter()
+            .filter(|seen| seen.target == path)
+            .cloned()
+            .collect()
     }
 }
 
-async fn reply(request: HttpRequest, body: web::Bytes, script: web::Data<Mutex<Script>>) -> HttpResponse {
+async fn reply(
+    request: HttpRequest,
+    body: web::Bytes,
+    script: web::Data<Mutex<Script>>,
+) -> HttpResponse {
     let mut script = script.lock().unwrap();
     script.seen.push(Seen::of(&request, &body));
     let reply = match script.replies.get_mut(request.path()) {

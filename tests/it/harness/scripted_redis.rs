@@ -58,7 +58,8 @@ async fn relay(client: TcpStream, redis: SocketAddr, script: Arc<Mutex<Script>>)
     let Ok(redis) = TcpStream::connect(redis).await else { return };
     let (from_client, mut to_client) = client.into_split();
     let (from_redis, mut to_redis) = redis.into_split();
-    let (mut from_client, mut from_redis) = (BufReader::new(from_client), BufReader::new(from_redis));
+    let (mut from_client, mut from_redis) =
+        (BufReader::new(from_client), BufReader::new(from_redis));
     // One command after the other: a pipeline is answered in its order.
     while let Some(command) = read_value(&mut from_client).await {
         let script = if is_claim(&command) { script.lock().unwrap().clone() } else { Script::Pass };
@@ -110,7 +111,8 @@ async fn read_value(from: &mut BufReader<OwnedReadHalf>) -> Option<Vec<u8>> {
             return None;
         }
         let (kind, length) = (bytes[start], &bytes[start + 1..bytes.len() - 2]);
-        let length: usize = std::str::from_utf8(length).ok().and_then(|length| length.parse().ok()).unwrap_or(0);
+        let length: usize =
+            std::str::from_utf8(length).ok().and_then(|length| length.parse().ok()).unwrap_or(0);
         match kind {
             b'$' | b'=' if !bytes[start..].starts_with(b"$-1") => {
                 let end = bytes.len();

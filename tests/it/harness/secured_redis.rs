@@ -44,12 +44,21 @@ impl SecuredRedis {
         let mut redis = Self::without_servers();
         let bus_ports = [(); 3].map(|()| free_port().to_string());
         for bus_port in &bus_ports {
-            let lines = ["cluster-enabled yes".to_owned(), format!("cluster-port {bus_port}"), "tls-cluster yes".to_owned()];
+            let lines = [
+                "cluster-enabled yes".to_owned(),
+                format!("cluster-port {bus_port}"),
+                "tls-cluster yes".to_owned(),
+            ];
             redis.start("redis", &lines);
         }
         let nodes = redis.addresses.clone();
-        for (node, slots) in nodes.iter().zip([["0", "5460"], ["5461", "10922"], ["10923", "16383"]]) {
-            assert_eq!(redis.cli(*node, &[&["CLUSTER", "ADDSLOTSRANGE"][..], &slots].concat()), "OK");
+        for (node, slots) in
+            nodes.iter().zip([["0", "5460"], ["5461", "10922"], ["10923", "16383"]])
+        {
+            assert_eq!(
+                redis.cli(*node, &[&["CLUSTER", "ADDSLOTSRANGE"][..], &slots].concat()),
+                "OK"
+            );
         }
         for (node, bus_port) in nodes.iter().zip(&bus_ports).skip(1) {
             let (host, port) = (node.ip().to_string(), node.port().to_string());
@@ -79,8 +88,10 @@ impl SecuredRedis {
         eventually("the sentinel watches the master", PATIENCE, || {
             redis.cli(sentinel, &["SENTINEL", "CKQUORUM", "main"]).starts_with("OK").then_some(())
         });
-        let sentinels = format!("sentinel_username=watch&sentinel_password={SENTINEL_PASSWORD_ENCODED}");
-        redis.url = format!("rediss+sentinel://claims:{PASSWORD_ENCODED}@{sentinel}/main/3?{sentinels}");
+        let sentinels =
+            format!("sentinel_username=watch&sentinel_password={SENTINEL_PASSWORD_ENCODED}");
+        redis.url =
+            format!("rediss+sentinel://claims:{PASSWORD_ENCODED}@{sentinel}/main/3?{sentinels}");
         redis
     }
 
@@ -89,12 +100,16 @@ impl SecuredRedis {
         let file = |name: &str| self.dir.path().join(name).display().to_string();
         let deployment = Deployment::new().set("nonce.url", &self.url).set("nonce.timeout", "1s");
         let deployment = deployment.set("nonce.ca_file", &file("ca.pem"));
-        deployment.set("nonce.client_cert", &file("client.pem")).set("nonce.client_key", &file("client.key"))
+        deployment
+            .set("nonce.client_cert", &file("client.pem"))
+            .set("nonce.client_key", &file("client.key"))
     }
 
     /// How many keys are in that database, on all servers.
     pub fn keys_in(&self, database: u32) -> usize {
-        let count = |address: &SocketAddr| self.cli(*address, &["-n", &database.to_string(), "DBSIZE"]).parse::<usize>().unwrap();
+        let count = |address: &SocketAddr| {
+            self.cli(*address, &["-n", &database.to_string(), "DBSIZE"]).parse::<usize>().unwrap()
+        };
         self.addresses.iter().map(count).sum()
     }
 
@@ -120,7 +135,13 @@ impl SecuredRedis {
         address
     }
 
-    fn spawn(&mut self, name: &'static str, address: SocketAddr, lines: &[String], arguments: &[&str]) {
+    fn spawn(
+        &mut self,
+        name: &'static str,
+        address: SocketAddr,
+        lines: &[String],
+        arguments: &[&str],
+    ) {
         let dir = self.dir.path().join(address.port().to_string());
         std::fs::create_dir(&dir).unwrap();
         let file = |name: &str| self.dir.path().join(name).display().to_string();
@@ -140,12 +161,22 @@ impl SecuredRedis {
         std::fs::write(&settings, [&common, lines].concat().join("\n") + "\n").unwrap();
         let mut command = Command::new(program("redis-server"));
         command.arg(&settings).args(arguments);
-        self.processes.push(Process::spawn(name, &mut command, &dir, Signal::Term).listening(address));
+        self.processes
+            .push(Process::spawn(name, &mut command, &dir, Signal::Term).listening(address));
     }
 
     fn cli(&self, address: SocketAddr, arguments: &[&str]) -> String {
         let mut command = Command::new(program("redis-cli"));
-        command.args(["--tls", "--cacert", "ca.pem", "--cert", "client.pem", "--key", "client.key", "--no-auth-warning"]);
+        command.args([
+            "--tls",
+            "--cacert",
+            "ca.pem",
+            "--cert",
+            "client.pem",
+            "--key",
+            "client.key",
+            "--no-auth-warning",
+        ]);
         command.args(["-a", OPERATOR, "-p", &address.port().to_string()]).args(arguments);
         let output = command.current_dir(Path::new(self.dir.path())).output().unwrap();
         String::from_utf8_lossy(&output.stdout).trim().to_owned()

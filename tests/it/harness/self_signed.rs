@@ -37,8 +37,26 @@ impl SelfSigned {
                         basicConstraints=critical,CA:TRUE\nsubjectAltName=DNS:localhost\n";
         std::fs::write(made.dir.path().join("settings"), settings).unwrap();
         made.openssl(&[&["req", "-out", "own.csr"][..], &NEW_KEY].concat());
-        let mut arguments = vec!["ca", "-batch", "-config", "settings", "-selfsign", "-keyfile", "own.key", "-in", "own.csr"];
-        arguments.extend(["-startdate", "20200101000000Z", "-enddate", "20210101000000Z", "-notext", "-out", "own.pem"]);
+        let mut arguments = vec![
+            "ca",
+            "-batch",
+            "-config",
+            "settings",
+            "-selfsign",
+            "-keyfile",
+            "own.key",
+            "-in",
+            "own.csr",
+        ];
+        arguments.extend([
+            "-startdate",
+            "20200101000000Z",
+            "-enddate",
+            "20210101000000Z",
+            "-notext",
+            "-out",
+            "own.pem",
+        ]);
         made.openssl(&arguments);
         made
     }
@@ -78,7 +96,17 @@ impl SelfSigned {
             "leaf.csr",
         ]);
         std::fs::write(self.dir.path().join("names"), "subjectAltName=DNS:localhost\n").unwrap();
-        let mut arguments = vec!["x509", "-req", "-in", "leaf.csr", "-CA", "own.pem", "-CAkey", "own.key", "-CAcreateserial"];
+        let mut arguments = vec![
+            "x509",
+            "-req",
+            "-in",
+            "leaf.csr",
+            "-CA",
+            "own.pem",
+            "-CAkey",
+            "own.key",
+            "-CAcreateserial",
+        ];
         arguments.extend(["-days", "2", "-extfile", "names", "-out", "leaf.pem"]);
         self.openssl(&arguments);
         (self.file("leaf.pem"), self.file("leaf.key"))
@@ -89,11 +117,28 @@ impl SelfSigned {
     }
 
     fn openssl(&self, arguments: &[&str]) {
-        let output = Command::new("openssl").args(arguments).current_dir(Path::new(self.dir.path())).output().unwrap();
-        assert!(output.status.success(), "openssl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        let output = Command::new("openssl")
+            .args(arguments)
+            .current_dir(Path::new(self.dir.path()))
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "openssl {arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 }
 
 /// All of them have one name.
-const NEW_KEY: [&str; 9] =
-    ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=localhost", "-keyout", "own.key"];
+const NEW_KEY: [&str; 9] = [
+    "-newkey",
+    "ec",
+    "-pkeyopt",
+    "ec_paramgen_curve:P-256",
+    "-nodes",
+    "-subj",
+    "/CN=localhost",
+    "-keyout",
+    "own.key",
+];

@@ -37,9 +37,11 @@ impl Sentinels {
         let sentinels = Self { addresses, first, second, _processes: processes, _dir: dir };
         for address in addresses {
             eventually("the sentinels know each other and the replica", PATIENCE, || {
-                let has = |counted: &str| cli(address, &["SENTINEL", "MASTER", NAME]).contains(counted);
+                let has =
+                    |counted: &str| cli(address, &["SENTINEL", "MASTER", NAME]).contains(counted);
                 let is_agreed = cli(address, &["SENTINEL", "CKQUORUM", NAME]).starts_with("OK 3");
-                (is_agreed && has("num-slaves\n1\n") && has("num-other-sentinels\n2\n")).then_some(())
+                (is_agreed && has("num-slaves\n1\n") && has("num-other-sentinels\n2\n"))
+                    .then_some(())
             });
         }
         sentinels
@@ -64,8 +66,13 @@ impl Sentinels {
     pub fn has_failed_over(&self) {
         let expected = self.second.address.port().to_string();
         eventually("the replica takes over", PATIENCE, || {
-            let named = |address: &SocketAddr| cli(*address, &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME]);
-            self.addresses.iter().any(|address| named(address).lines().nth(1) == Some(expected.as_str())).then_some(())
+            let named = |address: &SocketAddr| {
+                cli(*address, &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME])
+            };
+            self.addresses
+                .iter()
+                .any(|address| named(address).lines().nth(1) == Some(expected.as_str()))
+                .then_some(())
         });
     }
 }

@@ -52,11 +52,18 @@ impl Sluice {
     pub async fn holds(&self, count: usize) {
         let mut held = self.held.clone();
         let wait = tokio::time::timeout(DEADLINE, held.wait_for(|held| *held >= count));
-        wait.await.unwrap_or_else(|_| panic!("{count} commands do not arrive within {DEADLINE:?}")).unwrap();
+        wait.await
+            .unwrap_or_else(|_| panic!("{count} commands do not arrive within {DEADLINE:?}"))
+            .unwrap();
     }
 }
 
-async fn relay(client: TcpStream, server: SocketAddr, mut open: watch::Receiver<bool>, counter: watch::Sender<usize>) {
+async fn relay(
+    client: TcpStream,
+    server: SocketAddr,
+    mut open: watch::Receiver<bool>,
+    counter: watch::Sender<usize>,
+) {
     let Ok(server) = TcpStream::connect(server).await else { return };
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
@@ -71,7 +78,8 @@ async fn relay(client: TcpStream, server: SocketAddr, mut open: watch::Receiver<
             }
         }
     });
-    let answers = tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
+    let answers =
+        tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
 
     // Reading goes on while the sluice is shut: several commands may wait on one connection.
     let mut buffer = vec![0; 64 * 1024];

@@ -21,7 +21,10 @@ impl SmallDisk {
             .output()
             .unwrap_or_else(|error| panic!("mount cannot be run: {error}"));
         let complaint = String::from_utf8_lossy(&mounted.stderr);
-        assert!(mounted.status.success(), "a small disk cannot be mounted, which takes root with CAP_SYS_ADMIN: {complaint}");
+        assert!(
+            mounted.status.success(),
+            "a small disk cannot be mounted, which takes root with CAP_SYS_ADMIN: {complaint}"
+        );
         Self { dir }
     }
 

@@ -21,7 +21,9 @@ impl Deployment {
     pub fn on_terminal(&self, arguments: &[&str], expected: &str, action: &str) -> OnTerminal {
         let ours = self.command(arguments);
         let mut command = Command::new(program("python3"));
-        command.arg(repository().join("tests/it/peers/on_terminal.py")).args(["100x30", expected, action]);
+        command
+            .arg(repository().join("tests/it/peers/on_terminal.py"))
+            .args(["100x30", expected, action]);
         command
             .arg(ours.get_program())
             .args(ours.get_args())

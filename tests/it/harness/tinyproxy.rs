@@ -27,7 +27,12 @@ impl Tinyproxy {
         let file = dir.path().join("tinyproxy.conf");
         std::fs::write(&file, config).unwrap();
         let mut command = Command::new(program("tinyproxy"));
-        let process = Process::spawn("tinyproxy", command.arg("-d").arg("-c").arg(&file), dir.path(), Signal::Term);
+        let process = Process::spawn(
+            "tinyproxy",
+            command.arg("-d").arg("-c").arg(&file),
+            dir.path(),
+            Signal::Term,
+        );
         Self { address, process: process.listening(address), _dir: dir }
     }
 

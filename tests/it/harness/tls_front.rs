@@ -19,12 +19,14 @@ pub struct TlsFront {
 impl TlsFront {
     /// With the certificate `server` of `authority`, in front of `behind`. Speaks HTTP/1.1 and HTTP/2.
     pub async fn start(authority: &Authority, behind: SocketAddr) -> Self {
-        let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![authority.certificate("server")], authority.private_key("server"))
-            .unwrap();
+        let mut config = ServerConfig::builder_with_provider(Arc::new(
+            rustls::crypto::aws_lc_rs::default_provider(),
+        ))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![authority.certificate("server")], authority.private_key("server"))
+        .unwrap();
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -45,7 +45,9 @@ impl Deployment {
     }
 
     pub fn tokens_with(&self, username: &str, options: &[&str]) -> Pair {
-        let issued = object(&self.done(&[["token", "issue", username, "--output", "json"].as_slice(), options].concat()));
+        let issued = object(&self.done(
+            &[["token", "issue", username, "--output", "json"].as_slice(), options].concat(),
+        ));
         Pair { access: text(&issued["access_token"]), refresh: text(&issued["refresh_token"]) }
     }
 }
@@ -106,21 +108,35 @@ impl TokenApi {
     }
 
     pub fn form_request(path: &str, parameters: &[(&str, &str)]) -> Request {
-        let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish();
-        Request::new("POST", path).header("Content-Type", "application/x-www-form-urlencoded").body(body)
+        let body =
+            url::form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish();
+        Request::new("POST", path)
+            .header("Content-Type", "application/x-www-form-urlencoded")
+            .body(body)
     }
 
     pub async fn send(&self, request: &Request) -> Answer {
         let answer = request.clone().below(&self.prefix).send(self.address).await;
         // RFC 6749 section 5.2; that there is no such method says the HTTP of it.
         let is_oauth = request.target().starts_with("/oauth2/") && answer.status != 405;
-        hold_to_promises_in(if is_oauth { "application/json" } else { "application/problem+json" }, &answer);
+        hold_to_promises_in(
+            if is_oauth { "application/json" } else { "application/problem+json" },
+            &answer,
+        );
         if answer.status >= 400 {
             let problem = answer.json();
             assert!(problem["error"].as_str().is_some_and(|error| !error.is_empty()), "{answer:?}");
             assert_eq!(problem["error_description"], problem["detail"], "{answer:?}");
-            assert_eq!(answer.header("www-authenticate").is_some(), answer.status == 401, "{answer:?}");
-            assert_eq!(answer.header("retry-after").is_some(), matches!(answer.status, 429 | 503), "{answer:?}");
+            assert_eq!(
+                answer.header("www-authenticate").is_some(),
+                answer.status == 401,
+                "{answer:?}"
+            );
+            assert_eq!(
+                answer.header("retry-after").is_some(),
+                matches!(answer.status, 429 | 503),
+                "{answer:?}"
+            );
         }
         answer
     }
@@ -142,13 +158,19 @@ pub fn claims_in(token: &str) -> Value {
 
 /// The names of a JSON object's members, sorted.
 pub fn members(object: &Value) -> Vec<&str> {
-    let mut names: Vec<&str> = object.as_object().unwrap_or_else(|| panic!("{object}")).keys().map(String::as_str).collect();
+    let mut names: Vec<&str> = object
+        .as_object()
+        .unwrap_or_else(|| panic!("{object}"))
+        .keys()
+        .map(String::as_str)
+        .collect();
     names.sort_unstable();
     names
 }
 
 fn object(json: &str) -> Value {
-    let value: Value = serde_json::from_str(json).unwrap_or_else(|error| panic!("{error} in {json}"));
+    let value: Value =
+        serde_json::from_str(json).unwrap_or_else(|error| panic!("{error} in {json}"));
     if let Value::Array(items) = &value { items[0].clone() } else { value }
 }
 

@@ -35,7 +35,8 @@ impl Claims {
 
     /// The compact JWS with whatever stands for a signature of it.
     pub fn sealed(&self, seal: impl FnOnce(&[u8]) -> Vec<u8>) -> String {
-        let [header, payload] = [&self.header, &self.payload].map(|part| encode(&Value::Object(part.clone())));
+        let [header, payload] =
+            [&self.header, &self.payload].map(|part| encode(&Value::Object(part.clone())));
         let signed = format!("{header}.{payload}");
         let seal = URL_SAFE_NO_PAD.encode(seal(signed.as_bytes()));
         format!("{signed}.{seal}")
@@ -64,7 +65,11 @@ impl Claims {
         let mut header = self.header.clone();
         let algorithm = header.entry("alg").or_insert_with(|| key.usual_algorithm().into());
         let algorithm = algorithm.as_str().unwrap_or_default().to_owned();
-        let signed = format!("{}.{}", encode(&Value::Object(header)), encode(&Value::Object(self.payload.clone())));
+        let signed = format!(
+            "{}.{}",
+            encode(&Value::Object(header)),
+            encode(&Value::Object(self.payload.clone()))
+        );
         let signature = key.sign(&algorithm, signed.as_bytes());
         format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
     }

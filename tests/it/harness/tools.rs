@@ -35,7 +35,10 @@ pub fn postgres_program(name: &str) -> PathBuf {
 /// The library that, loaded before a program's own, has it see another time.
 pub fn libfaketime() -> PathBuf {
     let packaged = std::fs::read_dir("/usr/lib").into_iter().flatten();
-    let found = packaged.flatten().map(|dir| dir.path().join("faketime/libfaketimeMT.so.1")).find(|library| library.is_file());
+    let found = packaged
+        .flatten()
+        .map(|dir| dir.path().join("faketime/libfaketimeMT.so.1"))
+        .find(|library| library.is_file());
     found.unwrap_or_else(|| panic!("libfaketime is not installed: {REMEDY}"))
 }
 

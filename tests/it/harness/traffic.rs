@@ -69,7 +69,8 @@ impl Traffic {
         let moment = Instant::now();
         eventually_async("requests are answered", Duration::from_mins(1), async || {
             let exchanges = self.exchanges.lock().unwrap();
-            (exchanges.iter().filter(|exchange| exchange.started >= moment).count() >= count).then_some(())
+            (exchanges.iter().filter(|exchange| exchange.started >= moment).count() >= count)
+                .then_some(())
         })
         .await;
     }
@@ -84,7 +85,9 @@ impl Traffic {
 
 /// Requests that came out wrong: what of each, after which time, and how long it took.
 pub fn wrong(exchanges: &[Exchange]) -> Vec<String> {
-    let Some(began) = exchanges.iter().map(|exchange| exchange.started).min() else { return Vec::new() };
+    let Some(began) = exchanges.iter().map(|exchange| exchange.started).min() else {
+        return Vec::new();
+    };
     let wrong = exchanges.iter().filter(|exchange| exchange.is_wrong());
     wrong
         .map(|Exchange { started, ended, is_replay, outcome }| {
@@ -106,7 +109,8 @@ struct Client {
 impl Client {
     async fn run(mut self) {
         let pace = Duration::from_secs(1) * u32::try_from(CLIENTS).unwrap() / PER_SECOND;
-        let first = tokio::time::Instant::now() + pace * u32::try_from(self.number).unwrap() / u32::try_from(CLIENTS).unwrap();
+        let first = tokio::time::Instant::now()
+            + pace * u32::try_from(self.number).unwrap() / u32::try_from(CLIENTS).unwrap();
         let mut ticks = tokio::time::interval_at(first, pace);
         // Behind time it would otherwise send many requests at once.
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -131,7 +135,12 @@ impl Client {
             Err(_) => format!("no answer within {PATIENCE:?}"),
         };
         let is_allowed = outcome == "allowed";
-        self.exchanges.lock().unwrap().push(Exchange { started, ended: Instant::now(), is_replay, outcome });
+        self.exchanges.lock().unwrap().push(Exchange {
+            started,
+            ended: Instant::now(),
+            is_replay,
+            outcome,
+        });
         is_allowed
     }
 

@@ -38,7 +38,8 @@ impl Verification {
     pub async fn verify(&mut self, request: impl Into<VerifyRequest>) -> VerifyResponse {
         self.client.ready().await.unwrap();
         let path = PathAndQuery::from_static("/countersign.v1.Verification/Verify");
-        let answer = self.client.unary(Request::new(request.into()), path, ProstCodec::default()).await;
+        let answer =
+            self.client.unary(Request::new(request.into()), path, ProstCodec::default()).await;
         answer.unwrap_or_else(|status| panic!("the RPC failed: {status:?}")).into_inner()
     }
 }
@@ -85,7 +86,8 @@ impl VerifyResponse {
 
 /// The value of the one header of that name.
 pub fn header<'a>(headers: &'a [Header], name: &str) -> Option<&'a str> {
-    let mut values = headers.iter().filter(|header| header.name == name).map(|header| header.value.as_str());
+    let mut values =
+        headers.iter().filter(|header| header.name == name).map(|header| header.value.as_str());
     let value = values.next();
     assert_eq!(values.next(), None, "a second {name} header in {headers:?}");
     value

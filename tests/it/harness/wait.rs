@@ -8,7 +8,11 @@ const INTERVAL: Duration = Duration::from_millis(5);
 ///
 /// # Panics
 /// With `what` when `deadline` has passed.
-pub fn eventually<T>(what: &str, deadline: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
+pub fn eventually<T>(
+    what: &str,
+    deadline: Duration,
+    mut condition: impl FnMut() -> Option<T>,
+) -> T {
     let start = Instant::now();
     loop {
         if let Some(value) = condition() {
@@ -20,7 +24,11 @@ pub fn eventually<T>(what: &str, deadline: Duration, mut condition: impl FnMut()
 }
 
 /// [`eventually`] for conditions that have to be asked over the network.
-pub async fn eventually_async<T>(what: &str, deadline: Duration, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+pub async fn eventually_async<T>(
+    what: &str,
+    deadline: Duration,
+    mut condition: impl AsyncFnMut() -> Option<T>,
+) -> T {
     let start = Instant::now();
     loop {
         if let Some(value) = condition().await {

@@ -33,17 +33,25 @@ impl NoWebSocket {
 }
 
 impl WebSocket {
-    pub async fn open(gateway: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Result<Self, NoWebSocket> {
+    pub async fn open(
+        gateway: SocketAddr,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Self, NoWebSocket> {
         let mut request = format!("ws://{gateway}{path}").into_client_request().unwrap();
         for (name, value) in headers {
-            request.headers_mut().append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+            request
+                .headers_mut()
+                .append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
         }
         let stream = TcpStream::connect(gateway).await.unwrap();
         let mut stream = match tokio_tungstenite::client_async(request, stream).await {
             Ok((stream, _)) => stream,
             Err(Error::Http(answer)) => {
                 let headers = answer.headers().iter();
-                let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
+                let headers = headers
+                    .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
+                    .collect();
                 return Err(NoWebSocket { status: answer.status().as_u16(), headers });
             }
             Err(error) => panic!("no handshake with {gateway}: {error}"),

@@ -26,17 +26,22 @@ impl Apisix {
     /// By the files of the standalone mode.
     pub fn by_file(manifests: &Manifests, countersign: SocketAddr) -> Self {
         let routes = manifests.file("apisix.yaml")["routes"].as_array().unwrap().iter();
-        let routes = routes.map(|route| Route::new(&route["uri"], |plugin| route["plugins"].get(plugin).cloned()));
+        let routes = routes
+            .map(|route| Route::new(&route["uri"], |plugin| route["plugins"].get(plugin).cloned()));
         Self::new(manifests, routes.collect(), countersign)
     }
 
     /// By the custom resource of the ingress controller.
     pub fn by_crd(manifests: &Manifests, countersign: SocketAddr) -> Self {
-        let routes = manifests.named("ApisixRoute", "api")["spec"]["http"].as_array().unwrap().iter();
+        let routes =
+            manifests.named("ApisixRoute", "api")["spec"]["http"].as_array().unwrap().iter();
         let routes = routes.map(|route| {
             let plugins = route["plugins"].as_array().unwrap();
             Route::new(&route["match"]["paths"][0], |name| {
-                plugins.iter().find(|plugin| plugin["name"] == name && plugin["enable"] == true).map(|it| it["config"].clone())
+                plugins
+                    .iter()
+                    .find(|plugin| plugin["name"] == name && plugin["enable"] == true)
+                    .map(|it| it["config"].clone())
             })
         });
         Self::new(manifests, routes.collect(), countersign)
@@ -54,7 +59,9 @@ impl Apisix {
         asked.headers.retain(|(name, _)| !(self.drops_underscores && name.contains('_')));
         let route = self.routes.iter().find(|route| route.matches(asked.path())).unwrap();
         // proxy-rewrite runs before forward-auth.
-        asked.headers.retain(|(name, _)| !route.removes.iter().any(|removed| removed.eq_ignore_ascii_case(name)));
+        asked.headers.retain(|(name, _)| {
+            !route.removes.iter().any(|removed| removed.eq_ignore_ascii_case(name))
+        });
         match &route.forward_auth {
             Some(config) => self.forward_auth(&asked, config).await,
             None => Passage::on(&asked, asked.headers.clone()),
@@ -68,7 +75,9 @@ impl Apisix {
         };
         if answer.status >= 300 {
             let listed = texts(&config["client_headers"]);
-            return Passage::back(answer.status, Some(&answer), |name| listed.iter().any(|it| it.eq_ignore_ascii_case(name)));
+            return Passage::back(answer.status, Some(&answer), |name| {
+                listed.iter().any(|it| it.eq_ignore_ascii_case(name))
+            });
         }
         Passage::on(asked, upstream_headers(asked, config, &answer))
     }
@@ -83,7 +92,10 @@ fn question(asked: &Asked, config: &Value) -> Request {
         // nginx's $host: without the port.
         ("X-Forwarded-Host".to_owned(), asked.server()),
         // Decoded.
-        ("X-Forwarded-Uri".to_owned(), percent_decode_str(&asked.target).decode_utf8().unwrap().into_owned()),
+        (
+            "X-Forwarded-Uri".to_owned(),
+            percent_decode_str(&asked.target).decode_utf8().unwrap().into_owned(),
+        ),
         ("X-Forwarded-For".to_owned(), "192.0.2.7".to_owned()),
     ];
     for (name, value) in config["extra_headers"].as_object().unwrap() {
@@ -119,7 +131,8 @@ fn resolved(value: &str, asked: &Asked) -> String {
         ("$real_request_uri", asked.path_and_query().to_owned()),
         ("$remote_addr", "192.0.2.7".to_owned()),
     ];
-    let resolved = variables.iter().fold(value.to_owned(), |text, (name, value)| text.replace(name, value));
+    let resolved =
+        variables.iter().fold(value.to_owned(), |text, (name, value)| text.replace(name, value));
     assert!(!resolved.contains('$'), "{value} is not modelled");
     resolved
 }
@@ -130,8 +143,14 @@ fn status(value: &Value) -> u16 {
 
 impl Route {
     fn new(uri: &Value, plugin: impl Fn(&str) -> Option<Value>) -> Self {
-        let removes = plugin("proxy-rewrite").map(|config| texts(&config["headers"]["remove"])).unwrap_or_default();
-        Self { uri: uri.as_str().unwrap().to_owned(), forward_auth: plugin("forward-auth"), removes }
+        let removes = plugin("proxy-rewrite")
+            .map(|config| texts(&config["headers"]["remove"]))
+            .unwrap_or_default();
+        Self {
+            uri: uri.as_str().unwrap().to_owned(),
+            forward_auth: plugin("forward-auth"),
+            removes,
+        }
     }
 
     fn matches(&self, path: &str) -> bool {

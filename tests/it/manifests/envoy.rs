@@ -23,7 +23,12 @@ impl Running {
 }
 
 /// The ingress gateway of Istio, asking the provider of that name.
-pub async fn istio(manifests: &Manifests, provider: &str, countersign: &Countersign, echo: &Echo) -> Running {
+pub async fn istio(
+    manifests: &Manifests,
+    provider: &str,
+    countersign: &Countersign,
+    echo: &Echo,
+) -> Running {
     let mesh = &manifests.file("mesh-config.yaml")["meshConfig"];
     let providers = mesh["extensionProviders"].as_array().unwrap();
     let chosen = providers.iter().find(|it| it["name"] == provider).unwrap();
@@ -40,7 +45,9 @@ pub async fn istio(manifests: &Manifests, provider: &str, countersign: &Counters
         "http_filters": [istio_shadow_rules(policy, provider), istio_ext_authz(chosen, provider), cors(), router()],
         "route_config": routes(&istio_routes(manifests.named("VirtualService", "api"))),
     });
-    for patch in manifests.named("EnvoyFilter", "countersign")["spec"]["configPatches"].as_array().unwrap() {
+    for patch in
+        manifests.named("EnvoyFilter", "countersign")["spec"]["configPatches"].as_array().unwrap()
+    {
         let value = &patch["patch"]["value"];
         if patch["applyTo"] == "NETWORK_FILTER" {
             merge(&mut manager, &value["typed_config"]);
@@ -49,18 +56,23 @@ pub async fn istio(manifests: &Manifests, provider: &str, countersign: &Counters
             manager["http_filters"].as_array_mut().unwrap().insert(0, value.clone());
         } else {
             let name = &patch["match"]["routeConfiguration"]["vhost"]["route"]["name"];
-            let routes = manager["route_config"]["virtual_hosts"][0]["routes"].as_array_mut().unwrap();
+            let routes =
+                manager["route_config"]["virtual_hosts"][0]["routes"].as_array_mut().unwrap();
             merge(routes.iter_mut().find(|route| route["name"] == *name).unwrap(), value);
         }
     }
-    let asked = if chosen.get("envoyExtAuthzGrpc").is_some() { countersign.grpc } else { countersign.http };
+    let asked =
+        if chosen.get("envoyExtAuthzGrpc").is_some() { countersign.grpc } else { countersign.http };
     start(&manager, asked == countersign.grpc, asked, echo).await
 }
 
 /// The rules of a CUSTOM policy enforce nothing: they leave a mark where Countersign has to be asked.
 fn istio_shadow_rules(policy: &Value, provider: &str) -> Value {
     let operation = &policy["spec"]["rules"][0]["to"][0]["operation"];
-    let paths: Vec<_> = texts(&operation["notPaths"]).iter().map(|path| json!({"url_path": {"path": {"exact": path}}})).collect();
+    let paths: Vec<_> = texts(&operation["notPaths"])
+        .iter()
+        .map(|path| json!({"url_path": {"path": {"exact": path}}}))
+        .collect();
     let name = format!("istio-ext-authz-{provider}-ns[istio-ingress]-policy[countersign]-rule[0]");
     json!({
         "name": "envoy.filters.http.rbac",
@@ -103,7 +115,8 @@ fn istio_ext_authz(provider: &Value, name: &str) -> Value {
             },
         });
     } else {
-        typed["grpc_service"] = grpc_service(config["service"].as_str().unwrap(), &config["timeout"]);
+        typed["grpc_service"] =
+            grpc_service(config["service"].as_str().unwrap(), &config["timeout"]);
     }
     json!({"name": EXT_AUTHZ, "typed_config": typed})
 }
@@ -141,7 +154,12 @@ fn istio_routes(service: &Value) -> Vec<Value> {
 }
 
 /// The Envoy of a Gateway, with the policies of one file.
-pub async fn gateway(manifests: &Manifests, policies: &str, countersign: &Countersign, echo: &Echo) -> Running {
+pub async fn gateway(
+    manifests: &Manifests,
+    policies: &str,
+    countersign: &Countersign,
+    echo: &Echo,
+) -> Running {
     let policies = manifests.kind("SecurityPolicy", Some(policies));
     let client = &manifests.named("ClientTrafficPolicy", "api")["spec"];
     let asking = policies.iter().filter(|policy| policy["spec"].get("extAuth").is_some());
@@ -167,7 +185,8 @@ pub async fn gateway(manifests: &Manifests, policies: &str, countersign: &Counte
 /// A filter for each policy, which no route runs until it says so.
 fn gateway_ext_authz(policy: &Value) -> Value {
     let config = &policy["spec"]["extAuth"];
-    let timeout = config["timeout"].as_str().unwrap().strip_suffix("ms").unwrap().parse::<f64>().unwrap();
+    let timeout =
+        config["timeout"].as_str().unwrap().strip_suffix("ms").unwrap().parse::<f64>().unwrap();
     let timeout = json!(format!("{}s", timeout / 1_000.0));
     let mut typed = json!({
         "@type": format!("{TYPE}.http.ext_authz.v3.ExtAuthz"),
@@ -192,11 +211,15 @@ fn gateway_ext_authz(policy: &Value) -> Value {
 
 fn gateway_routes(routes: &[&Value], policies: &[&Value]) -> Vec<Value> {
     let of = |kind: &str, name: &Value| {
-        policies
-            .iter()
-            .find(|policy| policy["spec"]["targetRefs"][0]["kind"] == kind && policy["spec"]["targetRefs"][0]["name"] == *name)
+        policies.iter().find(|policy| {
+            policy["spec"]["targetRefs"][0]["kind"] == kind
+                && policy["spec"]["targetRefs"][0]["name"] == *name
+        })
     };
-    let mut routes: Vec<_> = routes.iter().map(|route| (&route["metadata"]["name"], &route["spec"]["rules"][0])).collect();
+    let mut routes: Vec<_> = routes
+        .iter()
+        .map(|route| (&route["metadata"]["name"], &route["spec"]["rules"][0]))
+        .collect();
     // Whole paths first, then expressions, then the longest prefix.
     let path = |rule: &Value| rule["matches"][0]["path"].clone();
     let kinds = ["Exact", "RegularExpression", "PathPrefix"];
@@ -246,14 +269,21 @@ fn gateway_filter(policy: &Value) -> String {
 }
 
 /// The Envoy of a Gateway of Cilium's, with the `HTTPRoute` of one file: no timeout, status or header rule of its own can be said there.
-pub async fn filters(manifests: &Manifests, route: &str, countersign: &Countersign, echo: &Echo) -> Running {
+pub async fn filters(
+    manifests: &Manifests,
+    route: &str,
+    countersign: &Countersign,
+    echo: &Echo,
+) -> Running {
     let [route] = manifests.kind("HTTPRoute", Some(route))[..] else { panic!("several routes") };
     let rules: Vec<_> = route["spec"]["rules"].as_array().unwrap().iter().collect();
     let of = |rule: &Value, kind: &str| {
         let filters = rule["filters"].as_array().unwrap();
         filters.iter().find(|filter| filter["type"] == kind).cloned()
     };
-    let [asking] = &rules.iter().filter_map(|rule| of(rule, "ExternalAuth")).collect::<Vec<_>>()[..] else {
+    let [asking] =
+        &rules.iter().filter_map(|rule| of(rule, "ExternalAuth")).collect::<Vec<_>>()[..]
+    else {
         panic!("not one filter")
     };
     let asking = &asking["externalAuth"];
@@ -308,7 +338,8 @@ async fn start(manager: &Value, is_grpc: bool, asked: SocketAddr, echo: &Echo) -
             "explicit_http_config": {"http2_protocol_options": {}},
         }});
     }
-    let filter = json!({"name": "envoy.filters.network.http_connection_manager", "typed_config": manager});
+    let filter =
+        json!({"name": "envoy.filters.network.http_connection_manager", "typed_config": manager});
     let config = json!({"static_resources": {
         "listeners": [{"name": "gateway", "address": socket(address), "filter_chains": [{"filters": [filter]}]}],
         "clusters": [countersign, cluster("backend", echo.address)],
@@ -365,7 +396,8 @@ fn grpc_service(authority: &str, timeout: &Value) -> Value {
 }
 
 fn exactly(headers: &Value) -> Value {
-    let patterns: Vec<_> = texts(headers).iter().map(|name| json!({"exact": name, "ignore_case": true})).collect();
+    let patterns: Vec<_> =
+        texts(headers).iter().map(|name| json!({"exact": name, "ignore_case": true})).collect();
     json!({"patterns": patterns})
 }
 

@@ -22,15 +22,18 @@ impl Running {
 pub async fn start(manifests: &Manifests, countersign: &Countersign, echo: &Echo) -> Running {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let controller = &manifests.named("ConfigMap", "ingress-nginx-controller")["data"];
-    let underscores = if controller["enable-underscores-in-headers"] == "true" { "on" } else { "off" };
+    let underscores =
+        if controller["enable-underscores-in-headers"] == "true" { "on" } else { "off" };
     let buffers = controller["large-client-header-buffers"].as_str().unwrap();
-    let mut config = format!("underscores_in_headers {underscores};\nlarge_client_header_buffers {buffers};\n");
+    let mut config =
+        format!("underscores_in_headers {underscores};\nlarge_client_header_buffers {buffers};\n");
     // The controller keeps a client's own id.
     config += "map $http_x_request_id $req_id { default $http_x_request_id; \"\" $request_id; }\n";
     config += "map $scheme $pass_access_scheme { default $scheme; }\n";
     writeln!(config, "server {{\nlisten {address};").unwrap();
     for ingress in manifests.kind("Ingress", None) {
-        let places = Places { manifests, ingress, countersign: countersign.http, backend: echo.address };
+        let places =
+            Places { manifests, ingress, countersign: countersign.http, backend: echo.address };
         config += &places.question();
         config += &places.application();
     }
@@ -79,7 +82,11 @@ impl Places<'_> {
         }
         location += "proxy_pass_request_body off;\nproxy_pass_request_headers on;\nproxy_http_version 1.1;\n";
         writeln!(location, "proxy_buffer_size {buffer};\nproxy_buffers 4 {buffer};").unwrap();
-        location + &format!("set $target http://{}{target};\nproxy_pass $target;\n}}\n", self.countersign)
+        location
+            + &format!(
+                "set $target http://{}{target};\nproxy_pass $target;\n}}\n",
+                self.countersign
+            )
     }
 
     fn application(&self) -> String {
@@ -88,15 +95,28 @@ impl Places<'_> {
         let mut location = format!("location {modifier}{} {{\n", path["path"].as_str().unwrap());
         if self.annotation("auth-url").is_some() {
             writeln!(location, "auth_request /_external-auth-{};", self.name()).unwrap();
-            let listed = self.annotation("auth-response-headers").unwrap_or_default().split(',').map(str::trim);
+            let listed = self
+                .annotation("auth-response-headers")
+                .unwrap_or_default()
+                .split(',')
+                .map(str::trim);
             for (index, header) in listed.filter(|header| !header.is_empty()).enumerate() {
                 let variable = header.to_ascii_lowercase().replace('-', "_");
-                writeln!(location, "auth_request_set $authHeader{index} $upstream_http_{variable};").unwrap();
+                writeln!(
+                    location,
+                    "auth_request_set $authHeader{index} $upstream_http_{variable};"
+                )
+                .unwrap();
                 writeln!(location, "proxy_set_header '{header}' $authHeader{index};").unwrap();
             }
         }
         location += "set $pass_port $server_port;\n";
-        writeln!(location, "proxy_set_header Host \"{}\";", self.annotation("upstream-vhost").unwrap_or("$http_host")).unwrap();
+        writeln!(
+            location,
+            "proxy_set_header Host \"{}\";",
+            self.annotation("upstream-vhost").unwrap_or("$http_host")
+        )
+        .unwrap();
         location += "proxy_set_header X-Request-ID $req_id;\nproxy_set_header Proxy \"\";\n";
         // Of the controller, for every location.
         let controller = &self.manifests.named("ConfigMap", "ingress-nginx-controller")["data"];

@@ -35,30 +35,36 @@ impl Kong {
         });
         let mut routes: Vec<_> = routes.collect();
         // Regular expressions first, then the longest prefix.
-        routes.sort_by_key(|route| (!route.path.starts_with('~'), std::cmp::Reverse(route.path.len())));
+        routes.sort_by_key(|route| {
+            (!route.path.starts_with('~'), std::cmp::Reverse(route.path.len()))
+        });
         Self { routes, countersign, edited: None }
     }
 
     /// Puts `new` in place of `old` in the plugin's handler, as it is in the example.
     pub fn edit(&mut self, old: &str, new: &str) {
-        let (example, edited) = (repository().join("examples/kong").join(PLUGIN), tempfile::tempdir().unwrap());
+        let (example, edited) =
+            (repository().join("examples/kong").join(PLUGIN), tempfile::tempdir().unwrap());
         std::fs::create_dir_all(edited.path().join(PLUGIN)).unwrap();
         for file in ["handler.lua", "schema.lua"] {
             std::fs::copy(example.join(file), edited.path().join(PLUGIN).join(file)).unwrap();
         }
         let handler = std::fs::read_to_string(example.join("handler.lua")).unwrap();
         assert!(handler.contains(old), "the plugin has no `{old}` any more");
-        std::fs::write(edited.path().join(PLUGIN).join("handler.lua"), handler.replace(old, new)).unwrap();
+        std::fs::write(edited.path().join(PLUGIN).join("handler.lua"), handler.replace(old, new))
+            .unwrap();
         self.edited = Some(edited);
     }
 
     pub fn send(&self, asked: &Asked) -> Passage {
         let route = self.routes.iter().find(|route| route.matches(asked.path())).unwrap();
         let told = self.run(asked, &route.config);
-        let pairs = |list: &Value| serde_json::from_value::<Vec<(String, String)>>(list.clone()).unwrap();
+        let pairs =
+            |list: &Value| serde_json::from_value::<Vec<(String, String)>>(list.clone()).unwrap();
         match told["exit"].as_object() {
             Some(exit) => {
-                let status = exit["status"].as_u64().and_then(|status| status.try_into().ok()).unwrap();
+                let status =
+                    exit["status"].as_u64().and_then(|status| status.try_into().ok()).unwrap();
                 Passage { status, headers: pairs(&exit["headers"]), seen: None }
             }
             None => Passage::on(asked, pairs(&told["headers"])),
@@ -81,7 +87,11 @@ impl Kong {
         });
         let mut command = Command::new(peer("lupa/bin/python"));
         command.arg(repository().join("tests/it/peers/kong.py"));
-        command.arg(self.edited.as_ref().map_or_else(|| repository().join("examples/kong"), |dir| dir.path().to_owned()));
+        command.arg(
+            self.edited
+                .as_ref()
+                .map_or_else(|| repository().join("examples/kong"), |dir| dir.path().to_owned()),
+        );
         let ran = Ran::reading(&mut command, input.to_string().as_bytes());
         assert_eq!(ran.code, 0, "{ran:?}");
         ran.json()

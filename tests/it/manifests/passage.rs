@@ -75,7 +75,11 @@ impl Asked {
 
     /// The values of a header.
     pub fn values(&self, name: &str) -> Vec<&str> {
-        self.headers.iter().filter(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str()).collect()
+        self.headers
+            .iter()
+            .filter(|(found, _)| found.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
+            .collect()
     }
 
     /// Sends it to a real gateway in front of an echo.
@@ -90,7 +94,11 @@ impl Asked {
         let answer = request.send(gateway).await;
         // A gateway's own answer has no body.
         let is_of_the_back_end = answer.status == 200 && !answer.body.is_empty();
-        Passage { seen: is_of_the_back_end.then(|| Seen::by(&answer)), status: answer.status, headers: answer.headers }
+        Passage {
+            seen: is_of_the_back_end.then(|| Seen::by(&answer)),
+            status: answer.status,
+            headers: answer.headers,
+        }
     }
 }
 
@@ -108,14 +116,23 @@ pub struct Passage {
 impl Passage {
     /// On to the back end, with these headers.
     pub fn on(asked: &Asked, headers: Vec<(String, String)>) -> Self {
-        let seen = Seen { method: asked.method.clone(), target: asked.target.clone(), headers, body: asked.body.clone() };
+        let seen = Seen {
+            method: asked.method.clone(),
+            target: asked.target.clone(),
+            headers,
+            body: asked.body.clone(),
+        };
         Self { status: 200, headers: Vec::new(), seen: Some(seen) }
     }
 
     /// Back to the client, with those headers of an answer that are wanted.
     pub fn back(status: u16, answer: Option<&Answer>, wanted: impl Fn(&str) -> bool) -> Self {
         let headers = answer.map_or(&[][..], |answer| &answer.headers);
-        Self { status, headers: headers.iter().filter(|(name, _)| wanted(name)).cloned().collect(), seen: None }
+        Self {
+            status,
+            headers: headers.iter().filter(|(name, _)| wanted(name)).cloned().collect(),
+            seen: None,
+        }
     }
 
     pub fn seen(&self) -> &Seen {
@@ -126,6 +143,9 @@ impl Passage {
     pub fn assert_challenge(&self, code: &str) {
         let challenge = self.headers.iter().find(|(name, _)| name == "www-authenticate");
         let (_, challenge) = challenge.unwrap_or_else(|| panic!("no challenge in {self:?}"));
-        assert!(challenge.contains(&format!("error=\"{code}\"")), "{challenge} does not say {code}");
+        assert!(
+            challenge.contains(&format!("error=\"{code}\"")),
+            "{challenge} does not say {code}"
+        );
     }
 }

@@ -18,12 +18,18 @@ impl Running {
     pub async fn by_file(manifests: &Manifests, countersign: &Countersign, echo: &Echo) -> Self {
         let [address, way] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
         let elsewhere = |document: &Value| {
-            let text =
-                document.to_string().replace("127.0.0.1:8000", &address.to_string()).replace("127.0.0.1:8079", &way.to_string());
-            let text = text.replace("127.0.0.1:8080", "{countersign}").replace("127.0.0.1:3000", &echo.address.to_string());
-            serde_json::from_str(&text.replace("{countersign}", &countersign.http.to_string())).unwrap()
+            let text = document
+                .to_string()
+                .replace("127.0.0.1:8000", &address.to_string())
+                .replace("127.0.0.1:8079", &way.to_string());
+            let text = text
+                .replace("127.0.0.1:8080", "{countersign}")
+                .replace("127.0.0.1:3000", &echo.address.to_string());
+            serde_json::from_str(&text.replace("{countersign}", &countersign.http.to_string()))
+                .unwrap()
         };
-        let [fixed, dynamic] = ["traefik.yaml", "dynamic.yaml"].map(|name| elsewhere(manifests.file(name)));
+        let [fixed, dynamic] =
+            ["traefik.yaml", "dynamic.yaml"].map(|name| elsewhere(manifests.file(name)));
         Self(StandIn::traefik(address, fixed, &dynamic, HOST).await)
     }
 
@@ -33,7 +39,12 @@ impl Running {
         let route = &manifests.named("IngressRoute", "api")["spec"];
         let mut routers = Map::new();
         for (number, rule) in route["routes"].as_array().unwrap().iter().enumerate() {
-            let middlewares: Vec<_> = rule["middlewares"].as_array().unwrap().iter().map(|it| it["name"].clone()).collect();
+            let middlewares: Vec<_> = rule["middlewares"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|it| it["name"].clone())
+                .collect();
             let mut router = json!({
                 "entryPoints": route["entryPoints"],
                 "rule": rule["match"],
@@ -55,12 +66,14 @@ impl Running {
             }
             middlewares.insert(middleware["metadata"]["name"].as_str().unwrap().to_owned(), spec);
         }
-        let backend = json!({"loadBalancer": {"servers": [{"url": format!("http://{}", echo.address)}]}});
+        let backend =
+            json!({"loadBalancer": {"servers": [{"url": format!("http://{}", echo.address)}]}});
         let dynamic = json!({"http": {"routers": routers, "middlewares": middlewares, "services": {"backend": backend}}});
         // Its options are those that the example's own entry point has.
         let gateway = &manifests.file("traefik.yaml")["entryPoints"]["gateway"];
         let entry_point = json!({"address": address.to_string(), "http": gateway["http"]});
-        let fixed = json!({"entryPoints": {route["entryPoints"][0].as_str().unwrap(): entry_point}});
+        let fixed =
+            json!({"entryPoints": {route["entryPoints"][0].as_str().unwrap(): entry_point}});
         Self(StandIn::traefik(address, fixed, &dynamic, HOST).await)
     }
 }

@@ -31,13 +31,19 @@ fn every_metric_has_its_place() {
     assert_eq!(figures.key_cache_entries, Some(1242.0));
     assert_eq!(figures.jwks_age_seconds, Some(12.25));
     assert_eq!(figures.jwks_fetches_counted["failed"], 1.0);
-    assert_eq!(figures.stores_up, BTreeMap::from([("key_directory".to_owned(), true), ("nonce_store".to_owned(), false)]));
+    assert_eq!(
+        figures.stores_up,
+        BTreeMap::from([("key_directory".to_owned(), true), ("nonce_store".to_owned(), false)])
+    );
     assert_eq!(figures.token_grants_per_second["api_key"]["granted"], 3.0);
     assert_eq!(figures.token_grants_counted["api_key"]["refused"], 3.0);
     let cpu = figures.cpu_cores.unwrap();
     assert!((0.154..0.156).contains(&cpu), "{cpu}");
     assert_eq!(figures.resident_memory_bytes, Some(25_169_920.0));
-    assert_eq!((figures.open_fds, figures.max_fds, figures.threads), (Some(34.0), Some(1024.0), Some(9.0)));
+    assert_eq!(
+        (figures.open_fds, figures.max_fds, figures.threads),
+        (Some(34.0), Some(1024.0), Some(9.0))
+    );
     assert_eq!(figures.uptime_seconds, Some(3660.0));
     assert_eq!(figures.versions, BTreeSet::from(["0.1.0".to_owned()]));
 }
@@ -45,7 +51,8 @@ fn every_metric_has_its_place() {
 #[test]
 fn reasons_are_ranked_by_how_often_they_came() {
     let denials = fixtures::one().figures().denials;
-    let reasons: Vec<_> = denials.iter().map(|denial| (denial.reason.as_str(), denial.counted)).collect();
+    let reasons: Vec<_> =
+        denials.iter().map(|denial| (denial.reason.as_str(), denial.counted)).collect();
     assert_eq!(reasons, [("nonce_claimed", 60.0), ("bad_signature", 5.0), ("too_old", 4.0)]);
 }
 
@@ -69,7 +76,10 @@ fn a_service_without_metrics_has_no_figures() {
     let figures = Figures::of([&replica], 0.0);
     assert_eq!(figures.decided(None, "allowed"), 0.0);
     assert_eq!(figures.decision_seconds.now.p50, None);
-    assert_eq!((figures.cpu_cores, figures.uptime_seconds, figures.key_cache_hit_share), (None, None, None));
+    assert_eq!(
+        (figures.cpu_cores, figures.uptime_seconds, figures.key_cache_hit_share),
+        (None, None, None)
+    );
 }
 
 #[test]
@@ -77,9 +87,17 @@ fn a_door_that_is_new_comes_after_those_that_are_known() {
     let mut replica = Replica::at("one");
     let start = Instant::now();
     for (count, seconds) in [(1, 0), (2, 1)] {
-        let text = format!("countersign_decisions_total{{door=\"carrier_pigeon\",outcome=\"allowed\"}} {count}\n");
+        let text = format!(
+            "countersign_decisions_total{{door=\"carrier_pigeon\",outcome=\"allowed\"}} {count}\n"
+        );
         let at = start + std::time::Duration::from_secs(seconds);
-        replica.take(Look { state: State::Up, reading: Some(Reading::of(&parse(&text).unwrap(), at)) });
+        replica.take(Look {
+            state: State::Up,
+            reading: Some(Reading::of(&parse(&text).unwrap(), at)),
+        });
     }
-    assert_eq!(Figures::of([&replica], 0.0).doors(), ["http", "grpc", "token_api", "carrier_pigeon"]);
+    assert_eq!(
+        Figures::of([&replica], 0.0).doors(),
+        ["http", "grpc", "token_api", "carrier_pigeon"]
+    );
 }

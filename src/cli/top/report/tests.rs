@@ -5,7 +5,8 @@ use crate::cli::top::fixtures;
 
 #[test]
 fn scripts_get_one_object() {
-    let report: Value = serde_json::from_str(&json(&fixtures::three(), Duration::from_secs(2)).unwrap()).unwrap();
+    let report: Value =
+        serde_json::from_str(&json(&fixtures::three(), Duration::from_secs(2)).unwrap()).unwrap();
 
     assert_eq!(report["interval_seconds"], 2.0);
     assert_eq!(report["replicas"][0]["state"], "not_ready");

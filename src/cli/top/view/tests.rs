@@ -38,7 +38,9 @@ fn no_size_is_too_small_or_too_large() {
     for snapshot in [Snapshot::of([]), Snapshot::of(["a"]), fixtures::one(), fixtures::three()] {
         let mut screen = screen(snapshot);
         screen.press(KeyCode::Up.into());
-        for (width, height) in [(1, 1), (2, 2), (20, 5), (5, 20), (40, 15), (300, 100), (80, 17), (17, 80)] {
+        for (width, height) in
+            [(1, 1), (2, 2), (20, 5), (5, 20), (40, 15), (300, 100), (80, 17), (17, 80)]
+        {
             drawn(&screen, width, height);
         }
     }
@@ -62,13 +64,16 @@ fn drawn(screen: &Screen, width: u16, height: u16) -> String {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
     terminal.draw(|frame| draw(frame, screen)).unwrap();
     let buffer = terminal.backend().buffer();
-    let line = |y| (0..width).map(|x| buffer[(x, y)].symbol()).collect::<String>().trim_end().to_owned() + "\n";
+    let line = |y| {
+        (0..width).map(|x| buffer[(x, y)].symbol()).collect::<String>().trim_end().to_owned() + "\n"
+    };
     (0..height).map(line).collect()
 }
 
 /// With the file that holds what was found to be right; `UPDATE_SNAPSHOTS=1` writes it.
 fn compare(name: &str, text: &str) {
-    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("src/cli/top/view/{name}.txt"));
+    let file =
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("src/cli/top/view/{name}.txt"));
     if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
         std::fs::write(&file, text).unwrap();
     }

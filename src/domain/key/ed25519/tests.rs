@@ -20,20 +20,28 @@ const ALL: [Implementation; 2] = [Implementation::AwsLc, Implementation::Dalek];
 
 /// The order of the base point, little-endian.
 const ORDER: [u8; 32] = [
-    0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-    0, 0, 0, 0, 0, 0x10,
+    0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14,
+    0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
 ];
 
 /// Whether `signature` verifies, which both implementations have to agree on.
 fn judge(key: &[u8; 32], message: &[u8], signature: &[u8]) -> bool {
-    let [aws_lc, dalek] = ALL.map(|implementation| Key::with(implementation, key).verify(message, signature));
-    assert_eq!(aws_lc, dalek, "aws-lc and ed25519-dalek on key {key:02x?}, message {message:02x?}, signature {signature:02x?}");
+    let [aws_lc, dalek] =
+        ALL.map(|implementation| Key::with(implementation, key).verify(message, signature));
+    assert_eq!(
+        aws_lc, dalek,
+        "aws-lc and ed25519-dalek on key {key:02x?}, message {message:02x?}, signature {signature:02x?}"
+    );
     dalek
 }
 
 #[test]
 fn the_choice_is_the_processors() {
-    assert_eq!(option_env!("CARGO_CFG_CURVE25519_DALEK_BACKEND"), Some("avx512"), "built without .cargo/config.toml");
+    assert_eq!(
+        option_env!("CARGO_CFG_CURVE25519_DALEK_BACKEND"),
+        Some("avx512"),
+        "built without .cargo/config.toml"
+    );
     let has_ifma = is_x86_feature_detected!("avx512ifma") && is_x86_feature_detected!("avx512vl");
     let expected = if has_ifma { Implementation::Dalek } else { Implementation::AwsLc };
     assert_eq!(Implementation::of_this_processor(), expected);
@@ -43,7 +51,9 @@ fn the_choice_is_the_processors() {
 /// As many changed signatures as `ED25519_CASES` says (`make signatures`: 1,000,000).
 #[test]
 fn changed_keys_signatures_and_messages_are_judged_alike() {
-    let cases = std::env::var("ED25519_CASES").ok().map_or(5_000, |cases| cases.parse().expect("ED25519_CASES is no number"));
+    let cases = std::env::var("ED25519_CASES")
+        .ok()
+        .map_or(5_000, |cases| cases.parse().expect("ED25519_CASES is no number"));
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let counts = [const { Cell::new(0_u32) }; 2];
     TestRunner::new(config)
@@ -51,7 +61,8 @@ fn changed_keys_signatures_and_messages_are_judged_alike() {
             for change in changes {
                 signed.apply(change);
             }
-            let count = &counts[usize::from(judge(&signed.key, &signed.message, &signed.signature))];
+            let count =
+                &counts[usize::from(judge(&signed.key, &signed.message, &signed.signature))];
             count.set(count.get() + 1);
             Ok(())
         })
@@ -70,7 +81,11 @@ struct Signed {
 impl Signed {
     /// A signature that solves the equation but for the components of small order in the key and in `R`, each with the scalar that the
     /// rest of it is a multiple of the base point by: the private key and the nonce.
-    fn new((scalar, key): (Scalar, [u8; 32]), (nonce, r): (Scalar, [u8; 32]), message: Vec<u8>) -> Self {
+    fn new(
+        (scalar, key): (Scalar, [u8; 32]),
+        (nonce, r): (Scalar, [u8; 32]),
+        message: Vec<u8>,
+    ) -> Self {
         let hash = digest::digest(&digest::SHA512, &[&r, &key, &*message].concat());
         let k = Scalar::from_bytes_mod_order_wide(hash.as_ref().try_into().unwrap());
         let s = nonce + k * scalar;
@@ -101,7 +116,8 @@ impl Signed {
             }
             Change::Negate => {
                 let bytes: [u8; 32] = self.signature[s.clone()].try_into().unwrap();
-                self.signature[s].copy_from_slice(&(-Scalar::from_bytes_mod_order(bytes)).to_bytes());
+                self.signature[s]
+                    .copy_from_slice(&(-Scalar::from_bytes_mod_order(bytes)).to_bytes());
             }
         }
     }
@@ -123,17 +139,21 @@ enum Change {
 fn signed() -> impl Strategy<Value = Signed> {
     let scalar = prop_oneof![1 => Just(Scalar::ZERO), 4 => any::<[u8; 32]>().prop_map(Scalar::from_bytes_mod_order)];
     let torsion = prop_oneof![1 => Just(0_usize), 1 => 0..8_usize];
-    let encode =
-        |(scalar, torsion): (Scalar, usize)| (scalar, (EdwardsPoint::mul_base(&scalar) + EIGHT_TORSION[torsion]).compress().0);
-    let special = proptest::sample::select(special_encodings()).prop_map(|encoded| (Scalar::ZERO, encoded));
+    let encode = |(scalar, torsion): (Scalar, usize)| {
+        (scalar, (EdwardsPoint::mul_base(&scalar) + EIGHT_TORSION[torsion]).compress().0)
+    };
+    let special =
+        proptest::sample::select(special_encodings()).prop_map(|encoded| (Scalar::ZERO, encoded));
     let point = prop_oneof![5 => (scalar, torsion).prop_map(encode), 1 => special];
     (point.clone(), point, proptest::collection::vec(any::<u8>(), 0..300))
         .prop_map(|(key, r, message)| Signed::new(key, r, message))
 }
 
 fn change() -> impl Strategy<Value = Change> {
-    let encoding = prop_oneof![1 => any::<[u8; 32]>(), 3 => proptest::sample::select(special_encodings())];
-    let special_s = proptest::sample::select(vec![[0; 32], ORDER, [0xff; 32], Scalar::ONE.to_bytes()]);
+    let encoding =
+        prop_oneof![1 => any::<[u8; 32]>(), 3 => proptest::sample::select(special_encodings())];
+    let special_s =
+        proptest::sample::select(vec![[0; 32], ORDER, [0xff; 32], Scalar::ONE.to_bytes()]);
     prop_oneof![
         4 => any::<Index>().prop_map(Change::Flip),
         1 => encoding.clone().prop_map(Change::Key),
@@ -147,7 +167,8 @@ fn change() -> impl Strategy<Value = Change> {
 
 /// The points of small order, those of them again that have a sign with `x = 0`, and every `y` that is not reduced, with either sign.
 fn special_encodings() -> Vec<[u8; 32]> {
-    let mut encodings: Vec<[u8; 32]> = EIGHT_TORSION.iter().map(|point| point.compress().0).collect();
+    let mut encodings: Vec<[u8; 32]> =
+        EIGHT_TORSION.iter().map(|point| point.compress().0).collect();
     for beyond in 0..19 {
         let mut y = [0xff; 32];
         y[0] = 0xed + beyond;
@@ -174,7 +195,10 @@ fn special_encodings_are_judged_alike() {
         for r in &special {
             for message in 0_u8..16 {
                 let good = judge(key, &[message], &[*r, [0; 32]].concat());
-                assert!(!good || (canonical.contains(key) && canonical.contains(r)), "{key:02x?} {r:02x?}");
+                assert!(
+                    !good || (canonical.contains(key) && canonical.contains(r)),
+                    "{key:02x?} {r:02x?}"
+                );
                 verified += u32::from(good);
             }
         }
@@ -225,11 +249,20 @@ fn the_vectors_of_speccheck() {
 
     let answers: Vec<bool> = list::<Case>(vectors!("speccheck/cases.json"))
         .iter()
-        .map(|case| judge(&bytes(&case.pub_key).try_into().unwrap(), &bytes(&case.message), &bytes(&case.signature)))
+        .map(|case| {
+            judge(
+                &bytes(&case.pub_key).try_into().unwrap(),
+                &bytes(&case.message),
+                &bytes(&case.signature),
+            )
+        })
         .collect();
     // Components of small order that cancel out (0 to 3); that do not (4, 5); s out of range (6, 7); R (8, 9) and key (10, 11) in another
     // encoding than their own.
-    assert_eq!(answers, [true, true, true, true, false, false, false, false, false, false, false, false]);
+    assert_eq!(
+        answers,
+        [true, true, true, true, false, false, false, false, false, false, false, false]
+    );
 }
 
 /// [CCTV](https://github.com/C2SP/CCTV), commit 1e3d2860d46e94e777e1b17c7a6f2436387e3ecc, `ed25519/ed25519vectors.json`, compressed with
@@ -247,7 +280,8 @@ fn the_vectors_of_cctv() {
 
     let mut counts = BTreeMap::<bool, u32>::new();
     for case in list::<Case>(&gunzip(vectors!("cctv/ed25519vectors.json.gz"))) {
-        let verified = judge(&bytes(&case.key).try_into().unwrap(), case.msg.as_bytes(), &bytes(&case.sig));
+        let verified =
+            judge(&bytes(&case.key).try_into().unwrap(), case.msg.as_bytes(), &bytes(&case.sig));
         let refused = ["non_canonical_A", "non_canonical_R", "low_order_residue"];
         let expected = !case.flags.iter().flatten().any(|flag| refused.contains(&flag.as_str()));
         assert_eq!(verified, expected, "{}: {:?}", case.number, case.flags);
@@ -284,10 +318,18 @@ fn the_vectors_of_wycheproof() {
     }
 
     let mut judged = 0;
-    for group in json::object::<File>(&gunzip(vectors!("wycheproof/ed25519_test.json.gz"))).unwrap().test_groups {
+    for group in json::object::<File>(&gunzip(vectors!("wycheproof/ed25519_test.json.gz")))
+        .unwrap()
+        .test_groups
+    {
         let key = bytes(&group.public_key.pk).try_into().unwrap();
         for case in group.tests {
-            assert_eq!(judge(&key, &bytes(&case.msg), &bytes(&case.sig)), case.result == "valid", "{}", case.tc_id);
+            assert_eq!(
+                judge(&key, &bytes(&case.msg), &bytes(&case.sig)),
+                case.result == "valid",
+                "{}",
+                case.tc_id
+            );
             judged += 1;
         }
     }

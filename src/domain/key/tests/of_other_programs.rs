@@ -34,10 +34,14 @@ fn private_keys_are_opened() {
         ("pkcs8-pbe-sha1-3des.pem", "rsa.pub.pem"),
         ("pkcs8-pycryptodome-default.pem", "rsa.pub.pem"),
     ] {
-        let key = PrivateKey::parse(&fixture(name), Some(&passphrase)).unwrap_or_else(|error| panic!("{name}: {error:?}"));
+        let key = PrivateKey::parse(&fixture(name), Some(&passphrase))
+            .unwrap_or_else(|error| panic!("{name}: {error:?}"));
         assert_eq!(key.public_key(), &public(expected), "{name}");
         if name.starts_with("pkcs8-") {
-            assert!(matches!(PrivateKey::parse(&fixture(name), None), Err(KeyError::PassphraseMissing)), "{name}");
+            assert!(
+                matches!(PrivateKey::parse(&fixture(name), None), Err(KeyError::PassphraseMissing)),
+                "{name}"
+            );
             let refused = PrivateKey::parse(&fixture(name), Some(&"other".into()));
             assert!(matches!(refused, Err(KeyError::WrongPassphrase)), "{name}: {refused:?}");
         }
@@ -51,7 +55,8 @@ fn private_keys_are_opened() {
 fn openssh_keys_are_read_however_they_are_padded_and_wrapped() {
     let (_folder, path) = generated(&["-t", "ed25519", "-N", "", "-C", ""]);
     let file = std::fs::read_to_string(&path).unwrap();
-    let expected = PublicKey::parse(&std::fs::read_to_string(format!("{path}.pub")).unwrap()).unwrap().key;
+    let expected =
+        PublicKey::parse(&std::fs::read_to_string(format!("{path}.pub")).unwrap()).unwrap().key;
     let bytes = pem::parse(&file).unwrap().contents().to_vec();
     // The private part is the last field: its length, and then two check numbers.
     let public_length = 4 + 11 + 4 + 32;
@@ -60,35 +65,69 @@ fn openssh_keys_are_read_however_they_are_padded_and_wrapped() {
     let private = &private[4..];
     let unpadded = private.len() - usize::from(*private.last().unwrap());
     for padding in [0, 1, 5, 8, 16, 255, 300] {
-        let padded: Vec<u8> = private[..unpadded].iter().copied().chain((0..=255).cycle().skip(1).take(padding)).collect();
-        let container = [head, &u32::try_from(padded.len()).unwrap().to_be_bytes(), &padded].concat();
+        let padded: Vec<u8> = private[..unpadded]
+            .iter()
+            .copied()
+            .chain((0..=255).cycle().skip(1).take(padding))
+            .collect();
+        let container =
+            [head, &u32::try_from(padded.len()).unwrap().to_be_bytes(), &padded].concat();
         for columns in [48, 64, 70, 76] {
             let config = pem::EncodeConfig::new().set_line_wrap(columns);
-            let text = pem::encode_config(&pem::Pem::new("OPENSSH PRIVATE KEY", container.clone()), config);
+            let text = pem::encode_config(
+                &pem::Pem::new("OPENSSH PRIVATE KEY", container.clone()),
+                config,
+            );
             let text = format!("\u{feff}{text}");
-            assert_eq!(PrivateKey::parse(&text, None).unwrap().public_key(), &expected, "{padding} {columns}");
+            assert_eq!(
+                PrivateKey::parse(&text, None).unwrap().public_key(),
+                &expected,
+                "{padding} {columns}"
+            );
         }
     }
     for (at, byte) in [(8, 1_u8), (private.len() - 1, 99)] {
         let mut damaged = private.to_vec();
         damaged[at] ^= byte;
-        let container = [head, &u32::try_from(damaged.len()).unwrap().to_be_bytes(), &damaged].concat();
-        let error = PrivateKey::parse(&encoding::to_pem("OPENSSH PRIVATE KEY", &container), None).unwrap_err();
-        assert!(matches!(error, KeyError::Malformed { .. } | KeyError::UnsupportedKind { .. }), "{error:?}");
+        let container =
+            [head, &u32::try_from(damaged.len()).unwrap().to_be_bytes(), &damaged].concat();
+        let error = PrivateKey::parse(&encoding::to_pem("OPENSSH PRIVATE KEY", &container), None)
+            .unwrap_err();
+        assert!(
+            matches!(error, KeyError::Malformed { .. } | KeyError::UnsupportedKind { .. }),
+            "{error:?}"
+        );
     }
 }
 
 #[test]
 fn openssh_keys_are_opened_whatever_their_cipher() {
-    for cipher in ["3des-cbc", "aes128-cbc", "aes192-ctr", "aes256-cbc", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com"]
-    {
+    for cipher in [
+        "3des-cbc",
+        "aes128-cbc",
+        "aes192-ctr",
+        "aes256-cbc",
+        "aes256-gcm@openssh.com",
+        "chacha20-poly1305@openssh.com",
+    ] {
         let (_folder, path) = generated(&["-t", "ecdsa", "-Z", cipher, "-a", "4", "-N", TEST]);
         let file = std::fs::read_to_string(&path).unwrap();
-        let key = PrivateKey::parse(&file, Some(&TEST.into())).unwrap_or_else(|error| panic!("{cipher}: {error:?}"));
-        let public = PublicKey::parse(&std::fs::read_to_string(format!("{path}.pub")).unwrap()).unwrap();
+        let key = PrivateKey::parse(&file, Some(&TEST.into()))
+            .unwrap_or_else(|error| panic!("{cipher}: {error:?}"));
+        let public =
+            PublicKey::parse(&std::fs::read_to_string(format!("{path}.pub")).unwrap()).unwrap();
         assert_eq!(key.public_key(), &public.key, "{cipher}");
-        assert!(matches!(PrivateKey::parse(&file, None), Err(KeyError::PassphraseMissing)), "{cipher}");
-        assert!(matches!(PrivateKey::parse(&file, Some(&"other".into())), Err(KeyError::WrongPassphrase)), "{cipher}");
+        assert!(
+            matches!(PrivateKey::parse(&file, None), Err(KeyError::PassphraseMissing)),
+            "{cipher}"
+        );
+        assert!(
+            matches!(
+                PrivateKey::parse(&file, Some(&"other".into())),
+                Err(KeyError::WrongPassphrase)
+            ),
+            "{cipher}"
+        );
     }
 }
 
@@ -114,7 +153,8 @@ fn every_scheme_of_openssl_is_opened_or_named_with_its_cure() {
     ];
     for options in opened {
         let pem = encrypt(options);
-        let read = PrivateKey::parse(&pem, Some(&TEST.into())).unwrap_or_else(|error| panic!("{options:?}: {error:?}"));
+        let read = PrivateKey::parse(&pem, Some(&TEST.into()))
+            .unwrap_or_else(|error| panic!("{options:?}: {error:?}"));
         assert_eq!(read.public_key(), key.public_key(), "{options:?}");
         let wrong = PrivateKey::parse(&pem, Some(&"other".into()));
         assert!(matches!(wrong, Err(KeyError::WrongPassphrase)), "{options:?}: {wrong:?}");
@@ -130,16 +170,23 @@ fn every_scheme_of_openssl_is_opened_or_named_with_its_cure() {
         let error = PrivateKey::parse(&pem, Some(&TEST.into())).unwrap_err().to_string();
         assert!(error.contains(name) && error.contains("openssl pkcs8 -topk8"), "{error}");
         // What it says has to be true.
-        let (old, new) = (tempfile::NamedTempFile::new().unwrap(), tempfile::NamedTempFile::new().unwrap());
+        let (old, new) =
+            (tempfile::NamedTempFile::new().unwrap(), tempfile::NamedTempFile::new().unwrap());
         std::fs::write(old.path(), pem).unwrap();
         let command = error.split('`').nth(1).unwrap();
         let (old, new) = (old.path().to_str().unwrap(), new.path().to_str().unwrap());
         let words: Vec<&str> = command
             .split(' ')
-            .map(|word| [("FILE", old), ("NEW", new)].into_iter().find(|(name, _)| *name == word).map_or(word, |(_, path)| path))
+            .map(|word| {
+                [("FILE", old), ("NEW", new)]
+                    .into_iter()
+                    .find(|(name, _)| *name == word)
+                    .map_or(word, |(_, path)| path)
+            })
             .collect();
         run(words[0], &[&words[1..], &["-passin", "pass:test", "-passout", "pass:test"]].concat());
-        let converted = PrivateKey::parse(&std::fs::read_to_string(new).unwrap(), Some(&TEST.into())).unwrap();
+        let converted =
+            PrivateKey::parse(&std::fs::read_to_string(new).unwrap(), Some(&TEST.into())).unwrap();
         assert_eq!(converted.public_key(), key.public_key(), "{name}");
     }
 }
@@ -171,11 +218,17 @@ fn a_file_with_two_keys_is_refused() {
     let certificate = fixture("certificate-before-key.pem");
     let certificate = &certificate[..certificate.find("-----BEGIN PRIVATE KEY-----").unwrap()];
     assert_eq!(PublicKey::parse(certificate).unwrap().key, public("rsa.pub.pem"));
-    assert_eq!(PublicKey::parse(&format!("{certificate}{}", fixture("rsa.pub.pem"))).unwrap().key, public("rsa.pub.pem"));
+    assert_eq!(
+        PublicKey::parse(&format!("{certificate}{}", fixture("rsa.pub.pem"))).unwrap().key,
+        public("rsa.pub.pem")
+    );
     let other = PublicKey::parse(&format!("{certificate}{}", fixture("ed25519.pub.pem")));
     assert!(matches!(other, Err(KeyError::SeveralKeys { count: 2 })));
     let private = PublicKey::parse(&fixture("certificate-before-key.pem"));
-    assert!(matches!(private, Err(KeyError::PrivateKeyGiven)), "it would be kept with the certificate: {private:?}");
+    assert!(
+        matches!(private, Err(KeyError::PrivateKeyGiven)),
+        "it would be kept with the certificate: {private:?}"
+    );
 }
 
 #[test]
@@ -185,15 +238,37 @@ fn of_a_chain_the_leaf_is_taken() {
     let (authority, leaf) = (sample(KeyFamily::P256), sample(KeyFamily::Ed25519));
     std::fs::write(at("ca.key"), authority.to_pem().unwrap().expose_secret()).unwrap();
     std::fs::write(at("leaf.key"), leaf.to_pem().unwrap().expose_secret()).unwrap();
-    let ca = text("openssl", &["req", "-x509", "-key", &at("ca.key"), "-subj", "/CN=the authority", "-days", "1"]);
+    let ca = text(
+        "openssl",
+        &["req", "-x509", "-key", &at("ca.key"), "-subj", "/CN=the authority", "-days", "1"],
+    );
     std::fs::write(at("ca.pem"), &ca).unwrap();
-    let request = ["req", "-new", "-key", &at("leaf.key"), "-subj", "/CN=client", "-out", &at("leaf.csr")];
+    let request =
+        ["req", "-new", "-key", &at("leaf.key"), "-subj", "/CN=client", "-out", &at("leaf.csr")];
     run("openssl", &request);
-    let signing = ["x509", "-req", "-in", &at("leaf.csr"), "-CA", &at("ca.pem"), "-CAkey", &at("ca.key"), "-days", "1"];
+    let signing = [
+        "x509",
+        "-req",
+        "-in",
+        &at("leaf.csr"),
+        "-CA",
+        &at("ca.pem"),
+        "-CAkey",
+        &at("ca.key"),
+        "-days",
+        "1",
+    ];
     let leaf_certificate = text("openssl", &signing);
 
-    assert_eq!(&PublicKey::parse(&ca).unwrap().key, authority.public_key(), "alone, also what `openssl req -x509` makes");
-    assert_eq!(&PublicKey::parse(&format!("{leaf_certificate}{ca}")).unwrap().key, leaf.public_key());
+    assert_eq!(
+        &PublicKey::parse(&ca).unwrap().key,
+        authority.public_key(),
+        "alone, also what `openssl req -x509` makes"
+    );
+    assert_eq!(
+        &PublicKey::parse(&format!("{leaf_certificate}{ca}")).unwrap().key,
+        leaf.public_key()
+    );
     let error = PublicKey::parse(&format!("{ca}{leaf_certificate}")).unwrap_err().to_string();
     assert!(error.contains("the authority") && error.contains("2 certificates"), "{error}");
     let stranger = fixture("certificate-before-key.pem");
@@ -215,7 +290,8 @@ fn of_a_chain_the_leaf_is_taken() {
         "pass:test",
     ];
     run("openssl", &[&export[..], &["-out", &at("all.p12")]].concat());
-    let printed = text("openssl", &["pkcs12", "-in", &at("all.p12"), "-nodes", "-passin", "pass:test"]);
+    let printed =
+        text("openssl", &["pkcs12", "-in", &at("all.p12"), "-nodes", "-passin", "pass:test"]);
     assert!(printed.contains("Bag Attributes"), "{printed}");
     assert_eq!(PrivateKey::parse(&printed, None).unwrap().public_key(), leaf.public_key());
     assert!(matches!(PublicKey::parse(&printed), Err(KeyError::PrivateKeyGiven)));
@@ -224,20 +300,34 @@ fn of_a_chain_the_leaf_is_taken() {
 #[test]
 fn authorized_keys_files_are_read_or_refused_with_the_reason() {
     let line = fixture("two-openssh-lines.pub").lines().next().unwrap().to_owned();
-    assert_eq!(PublicKey::parse(&fixture("openssh-with-bom.pub")).unwrap().key, public("ed25519.pub.pem"));
-    for text in [format!("# the laptop\n\n{line}\n"), format!("\u{feff}# x\r\n{line}\r\n"), format!("  {line}  \n#end")] {
+    assert_eq!(
+        PublicKey::parse(&fixture("openssh-with-bom.pub")).unwrap().key,
+        public("ed25519.pub.pem")
+    );
+    for text in [
+        format!("# the laptop\n\n{line}\n"),
+        format!("\u{feff}# x\r\n{line}\r\n"),
+        format!("  {line}  \n#end"),
+    ] {
         let parsed = PublicKey::parse(&text).unwrap_or_else(|error| panic!("{text:?}: {error:?}"));
-        assert_eq!((parsed.key, parsed.comment.as_deref()), (public("ed25519.pub.pem"), Some("laptop")));
+        assert_eq!(
+            (parsed.key, parsed.comment.as_deref()),
+            (public("ed25519.pub.pem"), Some("laptop"))
+        );
     }
     for options in ["restrict", r#"from="10.0.0.0/8",command="/bin/true a b""#, "cert-authority"] {
         let error = PublicKey::parse(&format!("{options} {line}")).unwrap_err();
-        assert!(matches!(&error, KeyError::OptionsBeforeKey { options: found, kind } if found == options && kind == "ssh-ed25519"));
+        assert!(
+            matches!(&error, KeyError::OptionsBeforeKey { options: found, kind } if found == options && kind == "ssh-ed25519")
+        );
         assert!(error.to_string().contains(options), "{error}");
     }
     let (kind, rest) = line.split_at(40);
     let error = PublicKey::parse(&format!("{kind}\n{rest}")).unwrap_err();
     assert!(error.to_string().contains("OpenSSH"), "{error}");
-    let with_kind = |kind: &str| PublicKey::parse(&line.replacen("ssh-ed25519", kind, 1)).unwrap_err().to_string();
+    let with_kind = |kind: &str| {
+        PublicKey::parse(&line.replacen("ssh-ed25519", kind, 1)).unwrap_err().to_string()
+    };
     assert!(with_kind("sk-ssh-ed25519@openssh.com").contains("security key"));
     assert!(with_kind("ssh-ed25519-cert-v01@openssh.com").contains("certificate"));
     for (text, command) in [
@@ -268,7 +358,18 @@ fn kinds_that_are_not_taken_are_named() {
 fn rsa_exponents_are_taken_or_called_what_they_are() {
     let made = |exponent: &str| {
         let option = format!("rsa_keygen_pubexp:{exponent}");
-        let private = text("openssl", &["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-pkeyopt", &option]);
+        let private = text(
+            "openssl",
+            &[
+                "genpkey",
+                "-algorithm",
+                "RSA",
+                "-pkeyopt",
+                "rsa_keygen_bits:2048",
+                "-pkeyopt",
+                &option,
+            ],
+        );
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), &private).unwrap();
         let public = text("openssl", &["pkey", "-in", file.path().to_str().unwrap(), "-pubout"]);
@@ -278,7 +379,10 @@ fn rsa_exponents_are_taken_or_called_what_they_are() {
         let (public, private) = made(exponent);
         let (public, private) = (public.unwrap(), private.unwrap());
         let signature = private.sign(Algorithm::Rs256, b"message").unwrap();
-        assert!(VerifyingKey::new(&public.key).verify(Algorithm::Rs256, b"message", &signature), "{exponent}");
+        assert!(
+            VerifyingKey::new(&public.key).verify(Algorithm::Rs256, b"message", &signature),
+            "{exponent}"
+        );
     }
     let (public, private) = made("18446744073709551557");
     for error in [public.unwrap_err(), private.unwrap_err()] {
@@ -295,18 +399,28 @@ fn another_salt_than_the_digest_has_is_found_out() {
     let signed = |digest: &str, salt: &str| {
         let salt = format!("rsa_pss_saltlen:{salt}");
         let padding = ["-sigopt", "rsa_padding_mode:pss", "-sigopt", &salt];
-        let arguments = [&["dgst", digest, "-sign", file.to_str().unwrap()], &padding[..], &[message.path().to_str().unwrap()]];
+        let arguments = [
+            &["dgst", digest, "-sign", file.to_str().unwrap()],
+            &padding[..],
+            &[message.path().to_str().unwrap()],
+        ];
         run("openssl", &arguments.concat())
     };
-    for (digest, algorithm, right) in
-        [("-sha256", Algorithm::Ps256, "32"), ("-sha384", Algorithm::Ps384, "48"), ("-sha512", Algorithm::Ps512, "64")]
-    {
+    for (digest, algorithm, right) in [
+        ("-sha256", Algorithm::Ps256, "32"),
+        ("-sha384", Algorithm::Ps384, "48"),
+        ("-sha512", Algorithm::Ps512, "64"),
+    ] {
         assert!(ready.verify(algorithm, b"message", &signed(digest, right)), "{algorithm}");
         assert_eq!(ready.pss_salt(algorithm, b"message", &signed(digest, right)), None);
         for salt in [0, 20, 100] {
             let signature = signed(digest, &salt.to_string());
             assert!(!ready.verify(algorithm, b"message", &signature), "{algorithm}");
-            assert_eq!(ready.pss_salt(algorithm, b"message", &signature), Some(salt), "{algorithm}");
+            assert_eq!(
+                ready.pss_salt(algorithm, b"message", &signature),
+                Some(salt),
+                "{algorithm}"
+            );
             assert_eq!(ready.pss_salt(algorithm, b"another", &signature), None);
             assert_eq!(ready.pss_salt(Algorithm::Rs256, b"message", &signature), None);
         }

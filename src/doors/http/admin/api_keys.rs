@@ -28,7 +28,7 @@ use crate::{
 /// An API key of a principal. The key itself is not kept.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = ApiKey)]
-pub(super) struct Shown {
+pub(super) struct ApiKeyView {
     /// Its number.
     #[schema(minimum = 1)]
     id: i64,
@@ -55,7 +55,7 @@ pub(super) struct Shown {
     created_at: String,
 }
 
-impl From<ApiKeyRecord> for Shown {
+impl From<ApiKeyRecord> for ApiKeyView {
     fn from(record: ApiKeyRecord) -> Self {
         Self {
             id: record.id.0,
@@ -92,7 +92,7 @@ struct New {
 struct Issued {
     /// What is kept of it.
     #[serde(flatten)]
-    record: Shown,
+    record: ApiKeyView,
     /// The key. It is shown this once, and cannot be found out again.
     #[schema(pattern = "^csk_[0-9A-Za-z]{49}$")]
     key: String,
@@ -110,23 +110,34 @@ struct ApiKeyIdInPath {
 
 /// List the API keys of all principals, revoked ones too, in the order in which they were added.
 #[utoipa::path(get, path = "/admin/v1/api-keys", operation_id = "list_api_keys", tag = "api-keys", params(PageQuery),
-    responses((status = 200, description = "A page of API keys.", body = Page<Shown>)))]
-pub(super) async fn list(door: web::Data<AdminDoor>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    responses((status = 200, description = "A page of API keys.", body = Page<ApiKeyView>)))]
+pub(super) async fn list(
+    door: web::Data<AdminDoor>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
     page(&door, &request, None).await
 }
 
 /// List the API keys of a principal, revoked ones too, in the order in which they were added.
 #[utoipa::path(get, path = "/admin/v1/principals/{username}/api-keys", operation_id = "list_api_keys_of_principal",
     tag = "api-keys", params(UsernameInPath, PageQuery),
-    responses((status = 200, description = "A page of API keys.", body = Page<Shown>)))]
-pub(super) async fn list_of_principal(door: web::Data<AdminDoor>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    responses((status = 200, description = "A page of API keys.", body = Page<ApiKeyView>)))]
+pub(super) async fn list_of_principal(
+    door: web::Data<AdminDoor>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
     page(&door, &request, Some(&path::username(&request)?)).await
 }
 
-async fn page(door: &AdminDoor, request: &HttpRequest, of: Option<&Username>) -> Result<HttpResponse, Problem> {
+async fn page(
+    door: &AdminDoor,
+    request: &HttpRequest,
+    of: Option<&Username>,
+) -> Result<HttpResponse, Problem> {
     let query = PageQuery::of(request, List::ApiKeys)?;
     let rows = door.registry.api_keys_page(of, query.cursor.map(ApiKeyId), query.rows()).await?;
-    Ok(HttpResponse::Ok().json(query.page::<_, Shown>(List::ApiKeys, rows, |record| record.id.0)))
+    Ok(HttpResponse::Ok()
+        .json(query.page::<_, ApiKeyView>(List::ApiKeys, rows, |record| record.id.0)))
 }
 
 /// Make an API key for a principal. The answer is the only one that ever shows it.
@@ -142,27 +153,38 @@ pub(super) async fn create(
 ) -> Result<HttpResponse, Problem> {
     let username = path::username(&request)?;
     let new: New = body::json_if_any(&request, payload).await?;
-    let expiry = new.expires_at.map_or(Expiry::In(door.api_key_lifetime), |moment| Expiry::At(moment.0));
+    let expiry =
+        new.expires_at.map_or(Expiry::In(door.api_key_lifetime), |moment| Expiry::At(moment.0));
     let terms = ApiKeyTerms { identifier: new.identifier, comment: new.comment, expiry };
     let (record, key) = door.registry_for(&request).issue_api_key(&username, terms).await?;
     let (location, version) = (mount.api_key(record.id.0), record.version());
-    Ok(etag::created(&location, &Issued { record: record.into(), key: key.expose().to_owned() }, version))
+    Ok(etag::created(
+        &location,
+        &Issued { record: record.into(), key: key.expose().to_owned() },
+        version,
+    ))
 }
 
 /// Show an API key, but not the key itself.
 #[utoipa::path(get, path = "/admin/v1/api-keys/{id}", operation_id = "show_api_key", tag = "api-keys", params(ApiKeyIdInPath),
-    responses((status = 200, description = "The API key.", body = Shown,
+    responses((status = 200, description = "The API key.", body = ApiKeyView,
         headers(("ETag" = String, description = "The tag of its state, which its use does not change.")))))]
-pub(super) async fn show(door: web::Data<AdminDoor>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+pub(super) async fn show(
+    door: web::Data<AdminDoor>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
     Ok(shown(door.registry.api_key(ApiKeyId(path::id(&request)?)).await?))
 }
 
 /// Revoke an API key and every token that it was exchanged for, for good. It stays where it is, and shows when it was revoked.
 #[utoipa::path(delete, path = "/admin/v1/api-keys/{id}", operation_id = "revoke_api_key", tag = "api-keys",
     params(ApiKeyIdInPath, etag::IfMatch),
-    responses((status = 200, description = "The API key as it is now.", body = Shown,
+    responses((status = 200, description = "The API key as it is now.", body = ApiKeyView,
         headers(("ETag" = String, description = "The tag of its state.")))))]
-pub(super) async fn revoke(door: web::Data<AdminDoor>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+pub(super) async fn revoke(
+    door: web::Data<AdminDoor>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
     let id = ApiKeyId(path::id(&request)?);
     let current = async { Ok(door.registry.api_key(id).await?.version()) };
     let expected = etag::expected(&request, current).await?;
@@ -171,5 +193,5 @@ pub(super) async fn revoke(door: web::Data<AdminDoor>, request: HttpRequest) -> 
 
 fn shown(record: ApiKeyRecord) -> HttpResponse {
     let version = record.version();
-    etag::tagged(StatusCode::OK, &Shown::from(record), version)
+    etag::tagged(StatusCode::OK, &ApiKeyView::from(record), version)
 }

@@ -15,7 +15,7 @@ use crate::{domain::principal::Username, doors::http::AdminDoor, engine::ports::
 /// A change that was made.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = AuditEvent)]
-struct Shown {
+struct AuditEventView {
     /// Its number. Later changes have higher ones.
     #[schema(minimum = 1)]
     id: i64,
@@ -42,7 +42,7 @@ struct Shown {
     after: Value,
 }
 
-impl From<AuditEvent> for Shown {
+impl From<AuditEvent> for AuditEventView {
     fn from(event: AuditEvent) -> Self {
         Self {
             id: event.id,
@@ -60,7 +60,9 @@ impl From<AuditEvent> for Shown {
 /// A state as it was written down, with its scopes listed as everywhere in this API.
 fn state(written: Option<String>) -> Value {
     let Some(written) = written else { return Value::Null };
-    let Ok(mut state) = serde_json::from_str::<Value>(&written) else { return serde_json::json!({ "unreadable": written }) };
+    let Ok(mut state) = serde_json::from_str::<Value>(&written) else {
+        return serde_json::json!({ "unreadable": written });
+    };
     if let Some(scopes) = state.get_mut("scopes")
         && let Some(list) = scopes.as_str()
     {
@@ -81,14 +83,21 @@ struct AuditQuery {
 
 /// List changes, the newest first.
 #[utoipa::path(get, path = "/admin/v1/audit", operation_id = "list_audit_events", tag = "audit", params(AuditQuery, PageQuery),
-    responses((status = 200, description = "A page of changes.", body = Page<Shown>)))]
-pub(super) async fn list(door: web::Data<AdminDoor>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    responses((status = 200, description = "A page of changes.", body = Page<AuditEventView>)))]
+pub(super) async fn list(
+    door: web::Data<AdminDoor>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
     let [username, limit, cursor] = parameters(&request, ["username", "limit", "cursor"])?;
     let username = username.map(|name| Username::new(&name)).transpose();
     let username = username.map_err(|error| Problem::bad_member("username", error.to_string()))?;
     let query = PageQuery::read(limit.as_deref(), cursor.as_deref(), List::Audit)?;
-    let rows = door.registry.audit(username.as_ref().map(Username::as_str), query.cursor, query.rows()).await?;
-    Ok(HttpResponse::Ok().json(query.page::<_, Shown>(List::Audit, rows, |event| event.id)))
+    let rows = door
+        .registry
+        .audit(username.as_ref().map(Username::as_str), query.cursor, query.rows())
+        .await?;
+    Ok(HttpResponse::Ok()
+        .json(query.page::<_, AuditEventView>(List::Audit, rows, |event| event.id)))
 }
 
 #[cfg(test)]
@@ -100,7 +109,10 @@ mod tests {
     #[test]
     fn states_list_their_scopes() {
         assert_eq!(state(None), Value::Null);
-        assert_eq!(state(Some(r#"{"id":1,"scopes":"a b"}"#.to_owned())), json!({ "id": 1, "scopes": ["a", "b"] }));
+        assert_eq!(
+            state(Some(r#"{"id":1,"scopes":"a b"}"#.to_owned())),
+            json!({ "id": 1, "scopes": ["a", "b"] })
+        );
         assert_eq!(state(Some(r#"{"scopes":null}"#.to_owned())), json!({ "scopes": null }));
         assert_eq!(state(Some("{".to_owned())), json!({ "unreadable": "{" }));
     }

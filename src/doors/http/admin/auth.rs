@@ -13,9 +13,9 @@ use super::{hosts::Hosts, problem::Problem};
 use crate::{
     config::Secret,
     doors::{
-        answer::NO_STORE,
-        http::{gate::Gate, peer, throttle::Throttle},
+        http::{admin_token::AdminToken, peer, throttle::Throttle},
         listen::Peer,
+        response::NO_STORE,
     },
 };
 
@@ -23,14 +23,18 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Entrance {
     hosts: Hosts,
-    gate: Gate,
+    admin_token: AdminToken,
     throttle: Throttle,
 }
 
 impl Entrance {
     /// For whoever holds `token`, at one of `hosts`. A peer may present so many wrong ones in a minute; 0 is no limit.
     pub(super) fn new(token: Option<&Secret>, hosts: Hosts, failures_per_peer: u32) -> Self {
-        Self { hosts, gate: Gate::new(token), throttle: Throttle::new(failures_per_peer, 0) }
+        Self {
+            hosts,
+            admin_token: AdminToken::new(token),
+            throttle: Throttle::new(failures_per_peer, 0),
+        }
     }
 
     fn check(&self, request: &HttpRequest) -> Result<(), Problem> {
@@ -40,12 +44,12 @@ impl Entrance {
             return Err(Problem::unauthorized());
         }
         let attempt = self.throttle.admit(request, None)?;
-        if self.gate.opens_for(request.headers()) {
+        if self.admin_token.is_in(request.headers()) {
             return Ok(());
         }
         attempt.failed()?;
         let process = peer::of(request).and_then(Peer::process);
-        tracing::warn!(peer = peer::name(request), process, "a wrong admin token was presented");
+        tracing::warn!(peer = peer::name(request), process, "a wrong admin token was auth_request");
         Err(Problem::unauthorized())
     }
 }

@@ -17,21 +17,34 @@ pub(super) const MERGE_PATCH: &str = "application/merge-patch+json";
 const BYTES_MAX: usize = 1024 * 1024;
 
 /// The body that adds something, or asks.
-pub(super) async fn json<T: DeserializeOwned>(request: &HttpRequest, payload: web::Payload) -> Result<T, Problem> {
+pub(super) async fn json<T: DeserializeOwned>(
+    request: &HttpRequest,
+    payload: web::Payload,
+) -> Result<T, Problem> {
     parsed(&read(request, payload, &[JSON]).await?)
 }
 
 /// The same for jwthenticator's API, which does not look at what type a body is said to have. Pages of other hosts are kept out before.
-pub(super) async fn json_of_any_type<T: DeserializeOwned>(request: &HttpRequest, payload: web::Payload) -> Result<T, Problem> {
+pub(super) async fn json_of_any_type<T: DeserializeOwned>(
+    request: &HttpRequest,
+    payload: web::Payload,
+) -> Result<T, Problem> {
     parsed(&read_any(request, payload).await?)
 }
 
 /// The body that changes something: what it does not name stays, `null` takes away.
-pub(super) async fn merge_patch<T: DeserializeOwned>(request: &HttpRequest, payload: web::Payload) -> Result<T, Problem> {
+pub(super) async fn merge_patch<T: DeserializeOwned>(
+    request: &HttpRequest,
+    payload: web::Payload,
+) -> Result<T, Problem> {
     parsed(&read(request, payload, &[JSON, MERGE_PATCH]).await?)
 }
 
-async fn read(request: &HttpRequest, payload: web::Payload, accepted: &[&str]) -> Result<Vec<u8>, Problem> {
+async fn read(
+    request: &HttpRequest,
+    payload: web::Payload,
+    accepted: &[&str],
+) -> Result<Vec<u8>, Problem> {
     let media_type = reading::media_type(request);
     if !accepted.iter().any(|accepted| media_type.eq_ignore_ascii_case(accepted)) {
         return Err(Problem::unsupported_media_type(accepted));
@@ -41,27 +54,42 @@ async fn read(request: &HttpRequest, payload: web::Payload, accepted: &[&str]) -
 
 async fn read_any(request: &HttpRequest, payload: web::Payload) -> Result<Vec<u8>, Problem> {
     reading::body(request, payload, BYTES_MAX).await.map_err(|unread| match unread {
-        Unread::Broken(error) => Problem::malformed(format!("the body did not arrive as a whole: {error}")),
+        Unread::Broken(error) => {
+            Problem::malformed(format!("the body did not arrive as a whole: {error}"))
+        }
         Unread::TooLarge => Problem::too_large(BYTES_MAX),
     })
 }
 
 fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    let mut json = serde_json::Deserializer::from_str(json::text(body).map_err(|error| Problem::malformed(error.to_string()))?);
+    let mut json = serde_json::Deserializer::from_str(
+        json::text(body).map_err(|error| Problem::malformed(error.to_string()))?,
+    );
     let Object(value) = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let member = error.path().to_string();
         let fault = error.into_inner();
         let detail = fault.to_string();
         // Where it is no JSON at all, no member is to blame.
-        if fault.is_data() && member != "." { Problem::bad_member(member, detail) } else { Problem::malformed(detail) }
+        if fault.is_data() && member != "." {
+            Problem::bad_member(member, detail)
+        } else {
+            Problem::malformed(detail)
+        }
     })?;
     json.end().map_err(|error| Problem::malformed(error.to_string()))?;
     Ok(value)
 }
 
 /// The body that adds something of which nothing has to be said: no body at all is one that says nothing.
-pub(super) async fn json_if_any<T: DeserializeOwned + Default>(request: &HttpRequest, payload: web::Payload) -> Result<T, Problem> {
+pub(super) async fn json_if_any<T: DeserializeOwned + Default>(
+    request: &HttpRequest,
+    payload: web::Payload,
+) -> Result<T, Problem> {
     let has_body = request.headers().contains_key(header::TRANSFER_ENCODING)
         || request.headers().get(header::CONTENT_LENGTH).is_some_and(|length| length != "0");
-    if !has_body && !request.headers().contains_key(header::CONTENT_TYPE) { Ok(T::default()) } else { json(request, payload).await }
+    if !has_body && !request.headers().contains_key(header::CONTENT_TYPE) {
+        Ok(T::default())
+    } else {
+        json(request, payload).await
+    }
 }

@@ -44,13 +44,20 @@ pub(super) struct IfNoneMatch {
 }
 
 /// An answer with a record and the tag of its state.
-pub(super) fn tagged(status: StatusCode, record: &impl Serialize, version: Version) -> HttpResponse {
+pub(super) fn tagged(
+    status: StatusCode,
+    record: &impl Serialize,
+    version: Version,
+) -> HttpResponse {
     HttpResponse::build(status).insert_header((ETAG, tag(version))).json(record)
 }
 
 /// An answer with a record that was added.
 pub(super) fn created(location: &str, record: &impl Serialize, version: Version) -> HttpResponse {
-    HttpResponse::Created().insert_header((LOCATION, location)).insert_header((ETAG, tag(version))).json(record)
+    HttpResponse::Created()
+        .insert_header((LOCATION, location))
+        .insert_header((ETAG, tag(version)))
+        .json(record)
 }
 
 /// The state that `request` is meant for, where it says so. `current` is asked only then.
@@ -109,8 +116,17 @@ struct Tag {
 
 /// What all headers of that name say; `None` where there is none.
 fn tags(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, Problem> {
-    let bad = || Problem::bad_member(name.as_str(), "accepted are `*` and tags such as \"0123456789abcdef\", separated by commas");
-    let values: Vec<&str> = headers.get_all(name).map(HeaderValue::to_str).collect::<Result<_, _>>().map_err(|_| bad())?;
+    let bad = || {
+        Problem::bad_member(
+            name.as_str(),
+            "accepted are `*` and tags such as \"0123456789abcdef\", separated by commas",
+        )
+    };
+    let values: Vec<&str> = headers
+        .get_all(name)
+        .map(HeaderValue::to_str)
+        .collect::<Result<_, _>>()
+        .map_err(|_| bad())?;
     if values.is_empty() {
         return Ok(None);
     }
@@ -152,13 +168,29 @@ mod tests {
     fn lists_are_read_as_written() {
         let these = |tags: &[(bool, &str)]| {
             Some(Tags::These(
-                tags.iter().map(|(is_weak, opaque)| Tag { is_weak: *is_weak, opaque: (*opaque).to_owned() }).collect(),
+                tags.iter()
+                    .map(|(is_weak, opaque)| Tag {
+                        is_weak: *is_weak,
+                        opaque: (*opaque).to_owned(),
+                    })
+                    .collect(),
             ))
         };
         assert_eq!(parse(" * "), Some(Tags::Any));
         assert_eq!(parse("\"a\""), these(&[(false, "a")]));
         assert_eq!(parse("\"a,b\" ,, W/\"\","), these(&[(false, "a,b"), (true, "")]));
-        for bad in ["", ",", "a", "\"a", "\"a\" \"b\"", "\"a\"b", "w/\"a\"", "*, \"a\"", "\"a b\"", "\"é\""] {
+        for bad in [
+            "",
+            ",",
+            "a",
+            "\"a",
+            "\"a\" \"b\"",
+            "\"a\"b",
+            "w/\"a\"",
+            "*, \"a\"",
+            "\"a b\"",
+            "\"é\"",
+        ] {
             assert_eq!(parse(bad), None, "{bad}");
         }
     }

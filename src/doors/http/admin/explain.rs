@@ -13,11 +13,11 @@ use super::{
 use crate::{
     config::self_signed::credentials,
     domain::{
+        auth_request::{AuthRequest, Credentials, Door},
         decision::{DenialReason, Identity, Used},
-        presented::{Credentials, Door, Presented},
     },
     doors::http::AdminDoor,
-    engine::verify::{AskedUrl, Explanation, Step, StepOutcome, Vantage},
+    engine::verify::{AskedUrl, ExplainFrom, Explanation, Step, StepOutcome},
 };
 
 /// A token, and the request that it comes with.
@@ -107,7 +107,7 @@ struct ShownStep {
     #[schema(example = "principal")]
     step: &'static str,
     /// What came of it.
-    outcome: Outcome,
+    outcome: StepResult,
     /// The exact reason of a denial; null where there is none.
     #[schema(required = true, example = "unknown_principal")]
     reason: Option<&'static str>,
@@ -120,7 +120,7 @@ struct ShownStep {
 /// What came of a step.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-enum Outcome {
+enum StepResult {
     Passed,
     Denied,
     Unavailable,
@@ -139,12 +139,12 @@ pub(super) async fn explain(
     let credentials = credentials(&door.scheme, &asked.token);
     let url = asked.url.as_ref().map(AskedUrl::of);
     let scopes = asked.required_scopes.unwrap_or_default();
-    let presented = Presented {
+    let auth_request = AuthRequest {
         request: AskedUrl::request(url.as_ref(), asked.method.as_deref()),
         required_scopes: scopes.0.iter().collect(),
-        ..Presented::alone(Door::Http, Credentials::One(&credentials))
+        ..AuthRequest::alone(Door::Http, Credentials::One(&credentials))
     };
-    let explanation = door.verifier.explain(&presented, Vantage::Inside).await;
+    let explanation = door.verifier.explain(&auth_request, ExplainFrom::Inside).await;
     Ok(HttpResponse::Ok().json(Explained::from(&explanation)))
 }
 
@@ -153,7 +153,9 @@ impl From<&Explanation> for Explained {
         let verdict = match explanation.failure().map(|step| step.outcome) {
             None => Verdict::Allow,
             Some(StepOutcome::Unavailable) => Verdict::Unavailable,
-            Some(StepOutcome::Denied(_) | StepOutcome::Passed | StepOutcome::Skipped) => Verdict::Deny,
+            Some(StepOutcome::Denied(_) | StepOutcome::Passed | StepOutcome::Skipped) => {
+                Verdict::Deny
+            }
         };
         Self {
             now: explanation.now.to_rfc3339(),
@@ -188,21 +190,29 @@ impl From<&Identity> for Passing {
 impl From<&Step> for ShownStep {
     fn from(step: &Step) -> Self {
         let outcome = match step.outcome {
-            StepOutcome::Passed => Outcome::Passed,
-            StepOutcome::Denied(_) => Outcome::Denied,
-            StepOutcome::Unavailable => Outcome::Unavailable,
-            StepOutcome::Skipped => Outcome::Skipped,
+            StepOutcome::Passed => StepResult::Passed,
+            StepOutcome::Denied(_) => StepResult::Denied,
+            StepOutcome::Unavailable => StepResult::Unavailable,
+            StepOutcome::Skipped => StepResult::Skipped,
         };
         let reason = step.outcome.reason().map(DenialReason::name);
-        Self { step: step.name, outcome, reason, seen: step.seen.clone(), expected: step.expected.clone() }
+        Self {
+            step: step.name,
+            outcome,
+            reason,
+            seen: step.seen.clone(),
+            expected: step.expected.clone(),
+        }
     }
 }
 
 /// A method is a token (RFC 9110 section 5.6.2).
 fn method<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     let method = Option::<String>::deserialize(deserializer)?;
-    let is_token_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    let is_good = |method: &String| (1..=100).contains(&method.len()) && method.bytes().all(is_token_byte);
+    let is_token_byte =
+        |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    let is_good =
+        |method: &String| (1..=100).contains(&method.len()) && method.bytes().all(is_token_byte);
     if method.as_ref().is_none_or(is_good) {
         Ok(method)
     } else {
@@ -212,9 +222,12 @@ fn method<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, 
 
 fn url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Url>, D::Error> {
     let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
-    let is_uri = (text.starts_with("https://") || text.starts_with("http://")) && text.bytes().all(is_uri_byte);
+    let is_uri = (text.starts_with("https://") || text.starts_with("http://"))
+        && text.bytes().all(is_uri_byte);
     let url = if is_uri { Url::parse(&text).ok() } else { None };
-    url.map(Some).ok_or_else(|| D::Error::custom("not a URL; accepted is one such as https://api.example.com/orders?page=2"))
+    url.map(Some).ok_or_else(|| {
+        D::Error::custom("not a URL; accepted is one such as https://api.example.com/orders?page=2")
+    })
 }
 
 /// RFC 3986, where every character is ASCII.

@@ -25,10 +25,16 @@ impl Hosts {
     }
 
     /// Refuses what is sent to another host, or by a web page of another. `target` is the authority in the request line, if one is.
-    pub(super) fn check(&self, headers: &HeaderMap, target: Option<&Authority>) -> Result<(), Problem> {
+    pub(super) fn check(
+        &self,
+        headers: &HeaderMap,
+        target: Option<&Authority>,
+    ) -> Result<(), Problem> {
         let mut hosts = headers.get_all(HOST);
         let host = match (hosts.next(), hosts.next()) {
-            (Some(host), None) => host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()),
+            (Some(host), None) => {
+                host.to_str().ok().and_then(|host| host.parse::<Authority>().ok())
+            }
             (Some(_), Some(_)) | (None, _) => None,
         };
         let host = host.filter(|host| self.goes_by(host)).ok_or_else(Problem::misdirected)?;
@@ -38,7 +44,9 @@ impl Hosts {
         let is_own = match headers.get(ORIGIN) {
             Some(origin) => origin.to_str().is_ok_and(|origin| self.is_own(origin, &host)),
             // A picture or a link, say, in a page of others: browsers name the origin of some requests alone.
-            None => headers.get(SEC_FETCH_SITE).is_none_or(|site| site == "same-origin" || site == "none"),
+            None => headers
+                .get(SEC_FETCH_SITE)
+                .is_none_or(|site| site == "same-origin" || site == "none"),
         };
         if is_own { Ok(()) } else { Err(Problem::foreign_origin()) }
     }
@@ -46,8 +54,12 @@ impl Hosts {
     fn goes_by(&self, authority: &Authority) -> bool {
         let host = authority.host();
         // Neither credentials nor a port that is no number: the parser lets both through.
-        let is_plain = authority.as_str() == host || authority.as_str().starts_with(host) && authority.port_u16().is_some();
-        is_plain && (is_address(host) || without_dot(host).eq_ignore_ascii_case("localhost") || self.is_listed(host))
+        let is_plain = authority.as_str() == host
+            || authority.as_str().starts_with(host) && authority.port_u16().is_some();
+        is_plain
+            && (is_address(host)
+                || without_dot(host).eq_ignore_ascii_case("localhost")
+                || self.is_listed(host))
     }
 
     fn is_listed(&self, host: &str) -> bool {
@@ -58,8 +70,12 @@ impl Hosts {
     fn is_own(&self, origin: &str, host: &Authority) -> bool {
         // `null`, of pages without an origin, has no scheme.
         let Ok(origin) = origin.parse::<Uri>() else { return false };
-        let (Some(scheme), Some(from)) = (origin.scheme_str(), origin.authority()) else { return false };
-        let port = |authority: &Authority| authority.port_u16().unwrap_or(if scheme == "https" { 443 } else { 80 });
+        let (Some(scheme), Some(from)) = (origin.scheme_str(), origin.authority()) else {
+            return false;
+        };
+        let port = |authority: &Authority| {
+            authority.port_u16().unwrap_or(if scheme == "https" { 443 } else { 80 })
+        };
         let is_same = from.host().eq_ignore_ascii_case(host.host()) && port(from) == port(host);
         is_same || self.is_listed(from.host())
     }
@@ -85,7 +101,10 @@ mod tests {
         for (name, value) in headers {
             map.append(name.clone(), HeaderValue::from_str(value).unwrap());
         }
-        Hosts::new(&["admin.example".to_owned()]).check(&map, None).err().map(|problem| problem.status())
+        Hosts::new(&["admin.example".to_owned()])
+            .check(&map, None)
+            .err()
+            .map(|problem| problem.status())
     }
 
     #[test]
@@ -128,7 +147,9 @@ mod tests {
     fn the_target_counts_as_well() {
         let (mut headers, hosts) = (HeaderMap::new(), Hosts::new(&[]));
         headers.insert(HOST, HeaderValue::from_static("localhost"));
-        let check = |target: &'static str| hosts.check(&headers, Some(&Authority::from_static(target))).is_ok();
+        let check = |target: &'static str| {
+            hosts.check(&headers, Some(&Authority::from_static(target))).is_ok()
+        };
         assert!(check("localhost:8081") && !check("page.example"));
     }
 

@@ -24,7 +24,7 @@ use crate::{
 /// A public key of a principal.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Key)]
-pub(super) struct Shown {
+pub(super) struct KeyView {
     /// Its number.
     #[schema(minimum = 1)]
     id: i64,
@@ -62,7 +62,7 @@ pub(super) struct Shown {
     created_at: String,
 }
 
-impl From<KeyRecord> for Shown {
+impl From<KeyRecord> for KeyView {
     fn from(record: KeyRecord) -> Self {
         let KeyTerms { comment, scopes, not_before, expires_at } = record.terms;
         Self {
@@ -171,29 +171,39 @@ pub(super) struct KeyIdInPath {
 
 /// List the keys of all principals, revoked ones too, in the order in which they were added.
 #[utoipa::path(get, path = "/admin/v1/keys", operation_id = "list_keys", tag = "keys", params(PageQuery),
-    responses((status = 200, description = "A page of keys.", body = Page<Shown>)))]
-pub(super) async fn list(door: web::Data<AdminDoor>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    responses((status = 200, description = "A page of keys.", body = Page<KeyView>)))]
+pub(super) async fn list(
+    door: web::Data<AdminDoor>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
     page(&door, &request, None).await
 }
 
 /// List the keys of a principal, revoked ones too, in the order in which they were added.
 #[utoipa::path(get, path = "/admin/v1/principals/{username}/keys", operation_id = "list_keys_of_principal", tag = "keys",
-    params(UsernameInPath, PageQuery), responses((status = 200, description = "A page of keys.", body = Page<Shown>)))]
-pub(super) async fn list_of_principal(door: web::Data<AdminDoor>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    params(UsernameInPath, PageQuery), responses((status = 200, description = "A page of keys.", body = Page<KeyView>)))]
+pub(super) async fn list_of_principal(
+    door: web::Data<AdminDoor>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
     page(&door, &request, Some(&path::username(&request)?)).await
 }
 
-async fn page(door: &AdminDoor, request: &HttpRequest, of: Option<&Username>) -> Result<HttpResponse, Problem> {
+async fn page(
+    door: &AdminDoor,
+    request: &HttpRequest,
+    of: Option<&Username>,
+) -> Result<HttpResponse, Problem> {
     let query = PageQuery::of(request, List::Keys)?;
     let rows = door.registry.keys_page(of, query.cursor.map(KeyId), query.rows()).await?;
-    Ok(HttpResponse::Ok().json(query.page::<_, Shown>(List::Keys, rows, |record| record.id.0)))
+    Ok(HttpResponse::Ok().json(query.page::<_, KeyView>(List::Keys, rows, |record| record.id.0)))
 }
 
 /// Add a key to a principal.
 #[utoipa::path(post, path = "/admin/v1/principals/{username}/keys", operation_id = "add_key", tag = "keys",
     params(UsernameInPath), request_body = NewKey,
     responses(
-        (status = 201, description = "It was added.", body = Shown, headers(
+        (status = 201, description = "It was added.", body = KeyView, headers(
             ("Location" = String, description = "Where it is."), ("ETag" = String, description = "The tag of its state."))),
         (status = 409, description = "The principal has that key, perhaps revoked.", body = Problem,
             content_type = "application/problem+json")))]
@@ -207,14 +217,17 @@ pub(super) async fn create(
     let (text, terms) = body::json::<NewKey>(&request, payload).await?.into_terms();
     let record = door.registry_for(&request).add_key(&username, &text, terms).await?;
     let (location, version) = (mount.key(record.id.0), record.version());
-    Ok(etag::created(&location, &Shown::from(record), version))
+    Ok(etag::created(&location, &KeyView::from(record), version))
 }
 
 /// Show a key.
 #[utoipa::path(get, path = "/admin/v1/keys/{id}", operation_id = "show_key", tag = "keys", params(KeyIdInPath),
-    responses((status = 200, description = "The key.", body = Shown,
+    responses((status = 200, description = "The key.", body = KeyView,
         headers(("ETag" = String, description = "The tag of its state, which its use does not change.")))))]
-pub(super) async fn show(door: web::Data<AdminDoor>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+pub(super) async fn show(
+    door: web::Data<AdminDoor>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
     Ok(shown(door.registry.key(KeyId(path::id(&request)?)).await?))
 }
 
@@ -222,7 +235,7 @@ pub(super) async fn show(door: web::Data<AdminDoor>, request: HttpRequest) -> Re
 #[utoipa::path(patch, path = "/admin/v1/keys/{id}", operation_id = "change_key", tag = "keys",
     params(KeyIdInPath, etag::IfMatch),
     request_body(content((Change = "application/merge-patch+json"), (Change = "application/json"))),
-    responses((status = 200, description = "The key as it is now.", body = Shown,
+    responses((status = 200, description = "The key as it is now.", body = KeyView,
         headers(("ETag" = String, description = "The tag of its state.")))))]
 pub(super) async fn change(
     door: web::Data<AdminDoor>,
@@ -239,9 +252,12 @@ pub(super) async fn change(
 /// Revoke a key, for good. It stays where it is, and shows when it was revoked.
 #[utoipa::path(delete, path = "/admin/v1/keys/{id}", operation_id = "revoke_key", tag = "keys",
     params(KeyIdInPath, etag::IfMatch),
-    responses((status = 200, description = "The key as it is now.", body = Shown,
+    responses((status = 200, description = "The key as it is now.", body = KeyView,
         headers(("ETag" = String, description = "The tag of its state.")))))]
-pub(super) async fn revoke(door: web::Data<AdminDoor>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+pub(super) async fn revoke(
+    door: web::Data<AdminDoor>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
     let id = KeyId(path::id(&request)?);
     let current = async { Ok(door.registry.key(id).await?.version()) };
     let expected = etag::expected(&request, current).await?;
@@ -250,5 +266,5 @@ pub(super) async fn revoke(door: web::Data<AdminDoor>, request: HttpRequest) -> 
 
 fn shown(record: KeyRecord) -> HttpResponse {
     let version = record.version();
-    etag::tagged(StatusCode::OK, &Shown::from(record), version)
+    etag::tagged(StatusCode::OK, &KeyView::from(record), version)
 }

@@ -14,7 +14,7 @@ use crate::{
 /// What is logged.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Logging)]
-struct Shown {
+struct LogView {
     /// `telemetry.log`.
     #[schema(value_type = String, example = "info,countersign=debug")]
     log: LogFilter,
@@ -57,14 +57,14 @@ enum DecisionLogName {
 
 /// Show what is logged.
 #[utoipa::path(get, path = "/admin/v1/log", operation_id = "show_log", tag = "log",
-    responses((status = 200, description = "What is logged.", body = Shown)))]
+    responses((status = 200, description = "What is logged.", body = LogView)))]
 pub(super) async fn show(door: web::Data<AdminDoor>) -> HttpResponse {
-    HttpResponse::Ok().json(Shown::by(&door.log))
+    HttpResponse::Ok().json(LogView::by(&door.log))
 }
 
 /// Change what this replica logs, until it is started again.
 #[utoipa::path(patch, path = "/admin/v1/log", operation_id = "change_log", tag = "log", request_body = Change,
-    responses((status = 200, description = "What is logged from now on.", body = Shown)))]
+    responses((status = 200, description = "What is logged from now on.", body = LogView)))]
 pub(super) async fn change(
     door: web::Data<AdminDoor>,
     request: HttpRequest,
@@ -77,20 +77,22 @@ pub(super) async fn change(
     if let Some(filter) = change.log {
         door.log.set_filter(filter);
     }
-    let shown = Shown::by(&door.log);
+    let shown = LogView::by(&door.log);
     let (log, sample) = (shown.log.directives(), shown.decision_log_sample.get());
     tracing::warn!(actor = AdminDoor::actor(&request), log, decision_log = ?shown.decision_log, sample, "what is logged was changed");
     Ok(HttpResponse::Ok().json(shown))
 }
 
-impl Shown {
+impl LogView {
     fn by(control: &LogControl) -> Self {
         let (decision_log, decision_log_sample) = control.decisions().now();
         Self { log: control.filter(), decision_log, decision_log_sample }
     }
 }
 
-fn parsed<'de, D: Deserializer<'de>, T: std::str::FromStr<Err = &'static str>>(deserializer: D) -> Result<Option<T>, D::Error> {
+fn parsed<'de, D: Deserializer<'de>, T: std::str::FromStr<Err = &'static str>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
     String::deserialize(deserializer)?.parse().map(Some).map_err(D::Error::custom)
 }
 

@@ -4,7 +4,8 @@ use actix_web::{HttpResponse, web};
 use utoipa::{
     Modify, OpenApi,
     openapi::{
-        Content, Header, ObjectBuilder, Ref, RefOr, Required, Response, ResponseBuilder, Server, Type,
+        Content, Header, ObjectBuilder, Ref, RefOr, Required, Response, ResponseBuilder, Server,
+        Type,
         path::{Operation, ParameterIn, PathItem},
         security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
     },
@@ -17,7 +18,7 @@ use super::{
     problem::{CHALLENGE, Problem},
     tokens, trusts,
 };
-use crate::doors::answer::{PROBLEM_JSON, RETRY_AFTER_SECONDS};
+use crate::doors::response::{PROBLEM_JSON, RETRY_AFTER_SECONDS};
 
 const SECURITY_SCHEME: &str = "admin_token";
 /// Operations whose body may be left out, since nothing in it has to be said.
@@ -90,8 +91,13 @@ struct CommonAnswers;
 
 impl Modify for CommonAnswers {
     fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
-        let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("The value of `admin.token`.")).build();
-        api.components.get_or_insert_default().add_security_scheme(SECURITY_SCHEME, SecurityScheme::Http(bearer));
+        let bearer = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some("The value of `admin.token`."))
+            .build();
+        api.components
+            .get_or_insert_default()
+            .add_security_scheme(SECURITY_SCHEME, SecurityScheme::Http(bearer));
         for operation in api.paths.paths.values_mut().flat_map(operations) {
             add_common_answers(operation);
         }
@@ -104,17 +110,16 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
 
 fn add_common_answers(operation: &mut Operation) {
     let is_there = |place: ParameterIn, name: &str| {
-        operation
-            .parameters
-            .iter()
-            .flatten()
-            .any(|parameter| parameter.parameter_in == place && (name.is_empty() || parameter.name == name))
+        operation.parameters.iter().flatten().any(|parameter| {
+            parameter.parameter_in == place && (name.is_empty() || parameter.name == name)
+        })
     };
     let has_path = is_there(ParameterIn::Path, "");
     let has_arguments = is_there(ParameterIn::Query, "") || is_there(ParameterIn::Header, "");
     let has_if_match = is_there(ParameterIn::Header, "If-Match");
     let has_body = operation.request_body.is_some();
-    let is_one_of = |ids: &[&str]| operation.operation_id.as_deref().is_some_and(|id| ids.contains(&id));
+    let is_one_of =
+        |ids: &[&str]| operation.operation_id.as_deref().is_some_and(|id| ids.contains(&id));
     let asks_registry = !is_one_of(&WITHOUT_REGISTRY);
     let has_optional_body = is_one_of(&WITH_OPTIONAL_BODY);
     if let Some(body) = operation.request_body.as_mut().filter(|_| has_optional_body) {
@@ -126,18 +131,43 @@ fn add_common_answers(operation: &mut Operation) {
             operation.responses.responses.entry(status.to_owned()).or_insert(RefOr::T(response));
         }
     };
-    add(has_body || has_arguments, "400", problem("Something about the request is malformed; `member` names it.").build());
-    add(true, "401", problem("The admin token is missing or wrong.").header("WWW-Authenticate", constant(CHALLENGE)).build());
+    add(
+        has_body || has_arguments,
+        "400",
+        problem("Something about the request is malformed; `member` names it.").build(),
+    );
+    add(
+        true,
+        "401",
+        problem("The admin token is missing or wrong.")
+            .header("WWW-Authenticate", constant(CHALLENGE))
+            .build(),
+    );
     add(true, "403", problem("A web page of another host had a browser send this.").build());
     add(has_path, "404", problem("There is no such principal, key, trust or token.").build());
     add(has_if_match, "412", problem("It is not in a state that `If-Match` names.").build());
     add(has_body, "413", problem("The body is larger than 1 MiB.").build());
     add(has_body, "415", problem("The body is of another type.").build());
-    add(true, "421", problem("`Host` is no address, and not listed in `admin.allowed_hosts`.").build());
-    let seconds = Header::new(ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).build());
-    add(true, "429", problem("Wrong admin tokens were presented too often.").header("Retry-After", seconds).build());
+    add(
+        true,
+        "421",
+        problem("`Host` is no address, and not listed in `admin.allowed_hosts`.").build(),
+    );
+    let seconds =
+        Header::new(ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).build());
+    add(
+        true,
+        "429",
+        problem("Wrong admin tokens were auth_request too often.")
+            .header("Retry-After", seconds)
+            .build(),
+    );
     let retry_after = constant(&RETRY_AFTER_SECONDS.to_string());
-    add(asks_registry, "503", problem("The registry is out of reach.").header("Retry-After", retry_after).build());
+    add(
+        asks_registry,
+        "503",
+        problem("The registry is out of reach.").header("Retry-After", retry_after).build(),
+    );
 }
 
 fn problem(description: &str) -> ResponseBuilder {

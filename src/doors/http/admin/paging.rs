@@ -52,16 +52,30 @@ impl PageQuery {
         Self::read(limit.as_deref(), cursor.as_deref(), list)
     }
 
-    pub(super) fn read(limit: Option<&str>, cursor: Option<&str>, list: List) -> Result<Self, Problem> {
+    pub(super) fn read(
+        limit: Option<&str>,
+        cursor: Option<&str>,
+        list: List,
+    ) -> Result<Self, Problem> {
         let limit = match limit {
             None => LIMIT_DEFAULT,
             Some(text) => text
                 .parse()
                 .ok()
-                .filter(|limit| (1..=LIMIT_MAX).contains(limit) && text.bytes().all(|byte| byte.is_ascii_digit()))
-                .ok_or_else(|| Problem::bad_member("limit", format!("accepted is a whole number from 1 to {LIMIT_MAX}")))?,
+                .filter(|limit| {
+                    (1..=LIMIT_MAX).contains(limit)
+                        && text.bytes().all(|byte| byte.is_ascii_digit())
+                })
+                .ok_or_else(|| {
+                    Problem::bad_member(
+                        "limit",
+                        format!("accepted is a whole number from 1 to {LIMIT_MAX}"),
+                    )
+                })?,
         };
-        let bad_cursor = || Problem::bad_member("cursor", "accepted is `next_cursor` of the page before, unchanged");
+        let bad_cursor = || {
+            Problem::bad_member("cursor", "accepted is `next_cursor` of the page before, unchanged")
+        };
         let cursor = cursor.map(|text| decode(list, text).ok_or_else(bad_cursor)).transpose()?;
         Ok(Self { limit, cursor })
     }
@@ -72,7 +86,12 @@ impl PageQuery {
     }
 
     /// The page, from up to [`PageQuery::rows`] rows.
-    pub(super) fn page<R, T: From<R>>(&self, list: List, mut rows: Vec<R>, id: impl Fn(&R) -> i64) -> Page<T> {
+    pub(super) fn page<R, T: From<R>>(
+        &self,
+        list: List,
+        mut rows: Vec<R>,
+        id: impl Fn(&R) -> i64,
+    ) -> Page<T> {
         let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);
         let has_next = rows.len() > limit;
         rows.truncate(limit);
@@ -82,11 +101,17 @@ impl PageQuery {
 }
 
 /// The values of the query parameters `names`. Others, and one given twice, are refused: a misspelt one would be silently ignored.
-pub(super) fn parameters<const N: usize>(request: &HttpRequest, names: [&str; N]) -> Result<[Option<String>; N], Problem> {
+pub(super) fn parameters<const N: usize>(
+    request: &HttpRequest,
+    names: [&str; N],
+) -> Result<[Option<String>; N], Problem> {
     let mut values = [const { None }; N];
     for (name, value) in url::form_urlencoded::parse(request.query_string().as_bytes()) {
         let Some(index) = names.iter().position(|known| *known == name) else {
-            return Err(Problem::bad_member(name, format!("unknown parameter; accepted are {}", names.join(", "))));
+            return Err(Problem::bad_member(
+                name,
+                format!("unknown parameter; accepted are {}", names.join(", ")),
+            ));
         };
         if values[index].replace(value.into_owned()).is_some() {
             return Err(Problem::bad_member(name, "given twice; accepted is one value"));
@@ -142,7 +167,8 @@ mod tests {
 
     #[test]
     fn limits_are_whole_numbers_in_range() {
-        let limit = |text| PageQuery::read(Some(text), None, List::Keys).ok().map(|query| query.limit);
+        let limit =
+            |text| PageQuery::read(Some(text), None, List::Keys).ok().map(|query| query.limit);
         assert_eq!((limit("1"), limit("1000")), (Some(1), Some(1000)));
         for bad in ["", "0", "1001", "-1", "+1", "1.0", "ten", "99999999999999999999"] {
             assert_eq!(limit(bad), None, "{bad}");

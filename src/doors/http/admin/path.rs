@@ -54,7 +54,11 @@ impl Mount {
 /// percent sign not left encoded with it.
 pub(super) fn username(request: &HttpRequest) -> Result<Username, Problem> {
     let written = request.match_info().get("username").unwrap_or_default();
-    let nobody = || Problem::not_found("there is no such principal: a username has 1 to 255 characters and no control characters");
+    let nobody = || {
+        Problem::not_found(
+            "there is no such principal: a username has 1 to 255 characters and no control characters",
+        )
+    };
     // Bytes that are no text were replaced when the path was matched, and would name somebody else.
     percent_decode_str(request.uri().path()).decode_utf8().map_err(|_| nobody())?;
     let name = percent_decode_str(written).decode_utf8().map_err(|_| nobody())?;
@@ -65,6 +69,7 @@ pub(super) fn username(request: &HttpRequest) -> Result<Username, Problem> {
 pub(super) fn id(request: &HttpRequest) -> Result<i64, Problem> {
     let written = request.match_info().get("id").unwrap_or_default();
     let id: Option<i64> = written.parse().ok();
-    id.filter(|id| *id > 0 && id.to_string() == written)
-        .ok_or_else(|| Problem::not_found("there is nothing with that id: ids are whole numbers from 1 on"))
+    id.filter(|id| *id > 0 && id.to_string() == written).ok_or_else(|| {
+        Problem::not_found("there is nothing with that id: ids are whole numbers from 1 on")
+    })
 }

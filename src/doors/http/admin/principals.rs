@@ -30,7 +30,7 @@ const TOGETHER_MAX: usize = 100;
 /// A principal: who may pass.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Principal)]
-pub(super) struct Shown {
+pub(super) struct PrincipalView {
     /// Its number. It is never given to another.
     #[schema(minimum = 1)]
     id: i64,
@@ -58,7 +58,7 @@ pub(super) struct Shown {
     updated_at: String,
 }
 
-impl From<PrincipalRecord> for Shown {
+impl From<PrincipalRecord> for PrincipalView {
     fn from(record: PrincipalRecord) -> Self {
         let Profile { given_name, family_name, email } = record.profile;
         Self {
@@ -119,24 +119,32 @@ impl TryFrom<New> for NewPrincipal {
     type Error = Problem;
 
     fn try_from(new: New) -> Result<Self, Problem> {
-        let (keys, jwks_trusts) = (new.keys.unwrap_or_default(), new.jwks_trusts.unwrap_or_default());
+        let (keys, jwks_trusts) =
+            (new.keys.unwrap_or_default(), new.jwks_trusts.unwrap_or_default());
         for (member, count) in [("keys", keys.len()), ("jwks_trusts", jwks_trusts.len())] {
             if count > TOGETHER_MAX {
                 return Err(Problem::bad_member(
                     member,
-                    format!("accepted are up to {TOGETHER_MAX} at once; more can be added one by one"),
+                    format!(
+                        "accepted are up to {TOGETHER_MAX} at once; more can be added one by one"
+                    ),
                 ));
             }
         }
         let read = |(index, Object(key)): (usize, Object<NewKey>)| {
             let (text, terms) = key.into_terms();
-            registry::new_key(&text, terms).map_err(|error| Problem::from(error).within(&format!("keys[{index}]")))
+            registry::new_key(&text, terms)
+                .map_err(|error| Problem::from(error).within(&format!("keys[{index}]")))
         };
         Ok(Self {
             username: new.username,
             is_active: new.is_active.unwrap_or(true),
             scopes: new.scopes.unwrap_or_default().0,
-            profile: Profile { given_name: new.given_name, family_name: new.family_name, email: new.email },
+            profile: Profile {
+                given_name: new.given_name,
+                family_name: new.family_name,
+                email: new.email,
+            },
             keys: keys.into_iter().enumerate().map(read).collect::<Result<_, _>>()?,
             jwks_urls: jwks_trusts.into_iter().map(|url| url.0).collect(),
         })
@@ -195,17 +203,21 @@ pub(super) struct UsernameInPath {
 
 /// List principals, in the order in which they were added.
 #[utoipa::path(get, path = "/admin/v1/principals", operation_id = "list_principals", tag = "principals", params(PageQuery),
-    responses((status = 200, description = "A page of principals.", body = Page<Shown>)))]
-pub(super) async fn list(door: web::Data<AdminDoor>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    responses((status = 200, description = "A page of principals.", body = Page<PrincipalView>)))]
+pub(super) async fn list(
+    door: web::Data<AdminDoor>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
     let query = PageQuery::of(&request, List::Principals)?;
     let rows = door.registry.principals_page(query.cursor.map(PrincipalId), query.rows()).await?;
-    Ok(HttpResponse::Ok().json(query.page::<_, Shown>(List::Principals, rows, |record| record.id.0)))
+    Ok(HttpResponse::Ok()
+        .json(query.page::<_, PrincipalView>(List::Principals, rows, |record| record.id.0)))
 }
 
 /// Add a principal, with its first keys and trusts.
 #[utoipa::path(post, path = "/admin/v1/principals", operation_id = "add_principal", tag = "principals", request_body = New,
     responses(
-        (status = 201, description = "It was added.", body = Shown, headers(
+        (status = 201, description = "It was added.", body = PrincipalView, headers(
             ("Location" = String, description = "Where it is."), ("ETag" = String, description = "The tag of its state."))),
         (status = 409, description = "The username is taken, or a key or trust is given twice.", body = Problem,
             content_type = "application/problem+json")))]
@@ -217,31 +229,35 @@ pub(super) async fn create(
 ) -> Result<HttpResponse, Problem> {
     let new: New = body::json(&request, payload).await?;
     let added = door.registry_for(&request).add_principal(new.try_into()?).await;
-    let record = added.map_err(|error| Problem::from(error).with_member_renamed("jwks_url", "jwks_trusts"))?;
+    let record = added
+        .map_err(|error| Problem::from(error).with_member_renamed("jwks_url", "jwks_trusts"))?;
     let (location, version) = (mount.principal(&record.username), record.version());
-    Ok(etag::created(&location, &Shown::from(record), version))
+    Ok(etag::created(&location, &PrincipalView::from(record), version))
 }
 
 /// Show a principal.
 #[utoipa::path(get, path = "/admin/v1/principals/{username}", operation_id = "show_principal", tag = "principals",
     params(UsernameInPath, etag::IfNoneMatch),
     responses(
-        (status = 200, description = "The principal.", body = Shown, headers(("ETag" = String, description = "The tag of its state."))),
+        (status = 200, description = "The principal.", body = PrincipalView, headers(("ETag" = String, description = "The tag of its state."))),
         (status = 304, description = "It is as `If-None-Match` names it.", headers(("ETag" = String, description = "The tag of its state.")))))]
-pub(super) async fn show(door: web::Data<AdminDoor>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+pub(super) async fn show(
+    door: web::Data<AdminDoor>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
     let record = door.registry.principal(&path::username(&request)?).await?;
     let version = record.version();
     if etag::is_known(&request, version)? {
         return Ok(etag::not_modified(version));
     }
-    Ok(etag::tagged(StatusCode::OK, &Shown::from(record), version))
+    Ok(etag::tagged(StatusCode::OK, &PrincipalView::from(record), version))
 }
 
 /// Change a principal.
 #[utoipa::path(patch, path = "/admin/v1/principals/{username}", operation_id = "change_principal", tag = "principals",
     params(UsernameInPath, etag::IfMatch),
     request_body(content((Change = "application/merge-patch+json"), (Change = "application/json"))),
-    responses((status = 200, description = "The principal as it is now.", body = Shown,
+    responses((status = 200, description = "The principal as it is now.", body = PrincipalView,
         headers(("ETag" = String, description = "The tag of its state.")))))]
 pub(super) async fn change(
     door: web::Data<AdminDoor>,
@@ -252,15 +268,19 @@ pub(super) async fn change(
     let change: Change = body::merge_patch(&request, payload).await?;
     let current = async { Ok(door.registry.principal(&username).await?.version()) };
     let expected = etag::expected(&request, current).await?;
-    let record = door.registry_for(&request).change_principal(&username, change.into(), expected).await?;
+    let record =
+        door.registry_for(&request).change_principal(&username, change.into(), expected).await?;
     let version = record.version();
-    Ok(etag::tagged(StatusCode::OK, &Shown::from(record), version))
+    Ok(etag::tagged(StatusCode::OK, &PrincipalView::from(record), version))
 }
 
 /// Remove a principal with its keys and trusts.
 #[utoipa::path(delete, path = "/admin/v1/principals/{username}", operation_id = "remove_principal", tag = "principals",
     params(UsernameInPath, etag::IfMatch), responses((status = 204, description = "It was removed.")))]
-pub(super) async fn remove(door: web::Data<AdminDoor>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+pub(super) async fn remove(
+    door: web::Data<AdminDoor>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
     let username = path::username(&request)?;
     let current = async { Ok(door.registry.principal(&username).await?.version()) };
     let expected = etag::expected(&request, current).await?;

@@ -15,8 +15,8 @@ use utoipa::ToSchema;
 use crate::{
     domain::key::KeyError,
     doors::{
-        answer::{PROBLEM_JSON, RETRY_AFTER_SECONDS},
         http::throttle::TooManyFailures,
+        response::{PROBLEM_JSON, RETRY_AFTER_SECONDS},
     },
     engine::{
         issue::{IssueError, MalformedTerms, TokenRefusal},
@@ -100,7 +100,10 @@ impl Problem {
     }
 
     pub(super) fn unauthorized() -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, "send the admin token as `Authorization: Bearer TOKEN`; it is set by `admin.token`")
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "send the admin token as `Authorization: Bearer TOKEN`; it is set by `admin.token`",
+        )
     }
 
     /// The listener does not go by the name that it was asked under.
@@ -113,7 +116,10 @@ impl Problem {
 
     /// A web page of others had a browser send this.
     pub(super) fn foreign_origin() -> Self {
-        Self::new(StatusCode::FORBIDDEN, "web pages of other hosts may not ask; those of the names in `admin.allowed_hosts` may")
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "web pages of other hosts may not ask; those of the names in `admin.allowed_hosts` may",
+        )
     }
 
     /// The body or the request as a whole is malformed.
@@ -131,7 +137,10 @@ impl Problem {
     }
 
     pub(super) fn method_not_allowed(allow: &'static str) -> Self {
-        Self { allow: Some(allow), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, format!("accepted are {allow}")) }
+        Self {
+            allow: Some(allow),
+            ..Self::new(StatusCode::METHOD_NOT_ALLOWED, format!("accepted are {allow}"))
+        }
     }
 
     pub(super) fn changed() -> Self {
@@ -142,11 +151,17 @@ impl Problem {
     }
 
     pub(super) fn too_large(bytes_max: usize) -> Self {
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a body may have at most {bytes_max} bytes"))
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("a body may have at most {bytes_max} bytes"),
+        )
     }
 
     pub(super) fn unsupported_media_type(accepted: &[&str]) -> Self {
-        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, format!("send a body with Content-Type {}", accepted.join(" or ")))
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            format!("send a body with Content-Type {}", accepted.join(" or ")),
+        )
     }
 
     /// A key set could not be fetched when asked to.
@@ -163,7 +178,10 @@ impl Problem {
     /// The same problem where the body calls the member `name` something else.
     #[must_use]
     pub(super) fn with_member_renamed(self, name: &str, here: &str) -> Self {
-        Self { member: self.member.map(|member| if member == name { here.to_owned() } else { member }), ..self }
+        Self {
+            member: self.member.map(|member| if member == name { here.to_owned() } else { member }),
+            ..self
+        }
     }
 
     fn conflict(detail: String, conflict: Conflict) -> Self {
@@ -172,7 +190,9 @@ impl Problem {
 
     fn refused(refusal: TokenRefusal) -> Self {
         let detail = match refusal {
-            TokenRefusal::DisabledPrincipal => "the principal is disabled; enable it before giving it tokens",
+            TokenRefusal::DisabledPrincipal => {
+                "the principal is disabled; enable it before giving it tokens"
+            }
             TokenRefusal::UnknownApiKey
             | TokenRefusal::WrongIdentifier
             | TokenRefusal::ExpiredApiKey
@@ -197,7 +217,8 @@ impl Problem {
 
 impl From<TooManyFailures> for Problem {
     fn from(too_many: TooManyFailures) -> Self {
-        let detail = "wrong admin tokens were presented too often; wait as long as Retry-After says";
+        let detail =
+            "wrong admin tokens were auth_request too often; wait as long as Retry-After says";
         Self {
             retry_after: Some(u32::try_from(too_many.seconds()).unwrap_or(u32::MAX)),
             ..Self::new(StatusCode::TOO_MANY_REQUESTS, detail)
@@ -208,30 +229,51 @@ impl From<TooManyFailures> for Problem {
 impl From<RegistryError> for Problem {
     fn from(error: RegistryError) -> Self {
         match error {
-            RegistryError::PrincipalExists(username) => {
-                Self::conflict(format!("there is already a principal named {username:?}"), Conflict::Principal { username })
-            }
+            RegistryError::PrincipalExists(username) => Self::conflict(
+                format!("there is already a principal named {username:?}"),
+                Conflict::Principal { username },
+            ),
             RegistryError::KeyExists { username, fingerprint } => Self::conflict(
-                format!("{username:?} already has the key {fingerprint}; a revoked key cannot be added again"),
+                format!(
+                    "{username:?} already has the key {fingerprint}; a revoked key cannot be added again"
+                ),
                 Conflict::Key { username, fingerprint },
             ),
-            RegistryError::TrustExists { username, jwks_url } => {
-                Self::conflict(format!("{username:?} already trusts {jwks_url}"), Conflict::JwksTrust { username, jwks_url })
+            RegistryError::TrustExists { username, jwks_url } => Self::conflict(
+                format!("{username:?} already trusts {jwks_url}"),
+                Conflict::JwksTrust { username, jwks_url },
+            ),
+            error @ RegistryError::ApiKeyExists => {
+                Self::conflict(error.to_string(), Conflict::ApiKey)
             }
-            error @ RegistryError::ApiKeyExists => Self::conflict(error.to_string(), Conflict::ApiKey),
-            RegistryError::NoSuchPrincipal(username) => Self::not_found(format!("there is no principal named {username:?}")),
-            RegistryError::NoSuchKey(id) => Self::not_found(format!("there is no key with the id {id}")),
-            RegistryError::NoSuchTrust(id) => Self::not_found(format!("there is no trust with the id {id}")),
-            RegistryError::NoSuchApiKey(id) => Self::not_found(format!("there is no API key with the id {id}")),
-            RegistryError::NoSuchGrant(id) => Self::not_found(format!("there is no token with the id {id}")),
+            RegistryError::NoSuchPrincipal(username) => {
+                Self::not_found(format!("there is no principal named {username:?}"))
+            }
+            RegistryError::NoSuchKey(id) => {
+                Self::not_found(format!("there is no key with the id {id}"))
+            }
+            RegistryError::NoSuchTrust(id) => {
+                Self::not_found(format!("there is no trust with the id {id}"))
+            }
+            RegistryError::NoSuchApiKey(id) => {
+                Self::not_found(format!("there is no API key with the id {id}"))
+            }
+            RegistryError::NoSuchGrant(id) => {
+                Self::not_found(format!("there is no token with the id {id}"))
+            }
             RegistryError::Changed => Self::changed(),
             error @ RegistryError::NeverUsable => Self::bad_member("expires_at", error.to_string()),
             RegistryError::BadText { what, .. } => Self::bad_member(what, error.to_string()),
-            RegistryError::NotMigrated(source) => {
-                Self::unavailable("the database is not migrated; run `countersign migrate up`", &*source)
+            RegistryError::NotMigrated(source) => Self::unavailable(
+                "the database is not migrated; run `countersign migrate up`",
+                &*source,
+            ),
+            RegistryError::ReadOnly(source) => {
+                Self::unavailable("the database is read-only; try again", &*source)
             }
-            RegistryError::ReadOnly(source) => Self::unavailable("the database is read-only; try again", &*source),
-            RegistryError::Store(source) => Self::unavailable("the database failed or cannot be reached; try again", &*source),
+            RegistryError::Store(source) => {
+                Self::unavailable("the database failed or cannot be reached; try again", &*source)
+            }
         }
     }
 }
@@ -248,7 +290,9 @@ impl From<AddKeyError> for Problem {
 impl From<ApiKeyError> for Problem {
     fn from(error: ApiKeyError) -> Self {
         match error {
-            ApiKeyError::NoRandomness(error) => Self::unavailable("no key can be made; try again", &error),
+            ApiKeyError::NoRandomness(error) => {
+                Self::unavailable("no key can be made; try again", &error)
+            }
             ApiKeyError::Registry(error) => error.into(),
         }
     }
@@ -294,7 +338,9 @@ impl From<TrustError> for Problem {
 impl From<KeyError> for Problem {
     fn from(error: KeyError) -> Self {
         match &error {
-            KeyError::Malformed { source, .. } => Self::bad_member("key", format!("{error}: {source}")),
+            KeyError::Malformed { source, .. } => {
+                Self::bad_member("key", format!("{error}: {source}"))
+            }
             KeyError::PrivateKeyGiven
             | KeyError::PublicKeyGiven
             | KeyError::UnknownFormat { .. }

@@ -39,13 +39,21 @@ struct Question {
 }
 
 /// Registers a key for an identifier, or extends it.
-async fn register(door: web::Data<AdminDoor>, request: HttpRequest, payload: web::Payload) -> Result<HttpResponse, Problem> {
+async fn register(
+    door: web::Data<AdminDoor>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
     let Registration { key, identifier } = body::json_of_any_type(&request, payload).await?;
     door.registry_for(&request).register_api_key(&key, identifier, door.api_key_lifetime).await?;
     Ok(HttpResponse::Created().json(json!({ "result": true })))
 }
 
-async fn is_registered(door: web::Data<AdminDoor>, request: HttpRequest, payload: web::Payload) -> Result<HttpResponse, Problem> {
+async fn is_registered(
+    door: web::Data<AdminDoor>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
     let Question { key } = body::json_of_any_type(&request, payload).await?;
     let is_registered = door.issuer.is_api_key_registered(&key).await?;
     Ok(HttpResponse::Ok().json(json!({ "result": is_registered })))

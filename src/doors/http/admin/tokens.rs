@@ -27,7 +27,7 @@ use crate::{
 /// An access token that was given out, with the refresh token that goes with it. The tokens themselves are not kept.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = TokenGrant)]
-pub(super) struct Shown {
+pub(super) struct TokenView {
     /// Its number.
     #[schema(minimum = 1)]
     id: i64,
@@ -76,7 +76,7 @@ pub(super) struct Shown {
     revoked_at: Option<String>,
 }
 
-impl From<GrantRecord> for Shown {
+impl From<GrantRecord> for TokenView {
     fn from(record: GrantRecord) -> Self {
         let (api_key, key, trust) = (record.api_key(), record.key(), record.trust());
         let refresh = record.refresh.as_ref();
@@ -123,7 +123,7 @@ struct New {
 struct Issued {
     /// What is kept of them.
     #[serde(flatten)]
-    record: Shown,
+    record: TokenView,
     /// The access token, a JWT. It is shown this once.
     access_token: String,
     /// The refresh token. It is shown this once.
@@ -161,22 +161,33 @@ struct TokenIdInPath {
 /// List the tokens of all principals, revoked and expired ones too, in the order in which they were given out. A day after they
 /// expired they are forgotten.
 #[utoipa::path(get, path = "/admin/v1/tokens", operation_id = "list_tokens", tag = "tokens", params(PageQuery),
-    responses((status = 200, description = "A page of tokens.", body = Page<Shown>)))]
-pub(super) async fn list(door: web::Data<AdminDoor>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    responses((status = 200, description = "A page of tokens.", body = Page<TokenView>)))]
+pub(super) async fn list(
+    door: web::Data<AdminDoor>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
     page(&door, &request, None).await
 }
 
 /// List the tokens of a principal, revoked and expired ones too, in the order in which they were given out.
 #[utoipa::path(get, path = "/admin/v1/principals/{username}/tokens", operation_id = "list_tokens_of_principal", tag = "tokens",
-    params(UsernameInPath, PageQuery), responses((status = 200, description = "A page of tokens.", body = Page<Shown>)))]
-pub(super) async fn list_of_principal(door: web::Data<AdminDoor>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    params(UsernameInPath, PageQuery), responses((status = 200, description = "A page of tokens.", body = Page<TokenView>)))]
+pub(super) async fn list_of_principal(
+    door: web::Data<AdminDoor>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
     page(&door, &request, Some(&path::username(&request)?)).await
 }
 
-async fn page(door: &AdminDoor, request: &HttpRequest, of: Option<&Username>) -> Result<HttpResponse, Problem> {
+async fn page(
+    door: &AdminDoor,
+    request: &HttpRequest,
+    of: Option<&Username>,
+) -> Result<HttpResponse, Problem> {
     let query = PageQuery::of(request, List::Tokens)?;
     let rows = door.issuer.grants_page(of, query.cursor.map(GrantId), query.rows()).await?;
-    Ok(HttpResponse::Ok().json(query.page::<_, Shown>(List::Tokens, rows, |record| record.id.0)))
+    Ok(HttpResponse::Ok()
+        .json(query.page::<_, TokenView>(List::Tokens, rows, |record| record.id.0)))
 }
 
 /// Give an access token and a refresh token to a principal. The answer is the only one that ever shows them.
@@ -202,18 +213,24 @@ pub(super) async fn create(
 
 /// Show what is kept of a token.
 #[utoipa::path(get, path = "/admin/v1/tokens/{id}", operation_id = "show_token", tag = "tokens", params(TokenIdInPath),
-    responses((status = 200, description = "What is kept of it.", body = Shown)))]
-pub(super) async fn show(door: web::Data<AdminDoor>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    responses((status = 200, description = "What is kept of it.", body = TokenView)))]
+pub(super) async fn show(
+    door: web::Data<AdminDoor>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
     let record = door.issuer.grant(GrantId(path::id(&request)?)).await?;
-    Ok(HttpResponse::Ok().json(Shown::from(record)))
+    Ok(HttpResponse::Ok().json(TokenView::from(record)))
 }
 
 /// Revoke a token, and with it its whole family, for good. What is revoked already keeps its date.
 #[utoipa::path(delete, path = "/admin/v1/tokens/{id}", operation_id = "revoke_token", tag = "tokens", params(TokenIdInPath),
-    responses((status = 200, description = "What is kept of it, as it is now.", body = Shown)))]
-pub(super) async fn revoke(door: web::Data<AdminDoor>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    responses((status = 200, description = "What is kept of it, as it is now.", body = TokenView)))]
+pub(super) async fn revoke(
+    door: web::Data<AdminDoor>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
     let id = GrantId(path::id(&request)?);
     let record = door.issuer.grant(id).await?;
     door.issuer.revoke_family(record.family, &AdminDoor::actor(&request)).await?;
-    Ok(HttpResponse::Ok().json(Shown::from(door.issuer.grant(id).await?)))
+    Ok(HttpResponse::Ok().json(TokenView::from(door.issuer.grant(id).await?)))
 }

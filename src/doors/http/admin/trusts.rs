@@ -25,7 +25,7 @@ use crate::{
 /// A trust: the keys of the set at `jwks_url` count as the principal's.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = JwksTrust)]
-pub(super) struct Shown {
+pub(super) struct TrustView {
     /// Its number.
     #[schema(minimum = 1)]
     id: i64,
@@ -79,7 +79,7 @@ fn left_out(contents: KeySetContents) -> Vec<LeftOut> {
     contents.left_out.into_iter().map(LeftOut::from).collect()
 }
 
-impl From<TrustRecord> for Shown {
+impl From<TrustRecord> for TrustView {
     fn from(record: TrustRecord) -> Self {
         Self {
             usable_keys: record.contents.as_ref().map(|contents| contents.usable_keys),
@@ -109,7 +109,7 @@ struct New {
 #[schema(as = RefreshedJwksTrust)]
 struct Refreshed {
     /// The trust.
-    jwks_trust: Shown,
+    jwks_trust: TrustView,
     /// How many keys of the set can be used.
     usable_keys: usize,
     /// The entries of the set that are not used.
@@ -128,30 +128,41 @@ struct TrustIdInPath {
 
 /// List the trusts of all principals, in the order in which they were added.
 #[utoipa::path(get, path = "/admin/v1/jwks-trusts", operation_id = "list_jwks_trusts", tag = "jwks-trusts", params(PageQuery),
-    responses((status = 200, description = "A page of trusts.", body = Page<Shown>)))]
-pub(super) async fn list(door: web::Data<AdminDoor>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    responses((status = 200, description = "A page of trusts.", body = Page<TrustView>)))]
+pub(super) async fn list(
+    door: web::Data<AdminDoor>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
     page(&door, &request, None).await
 }
 
 /// List the trusts of a principal, in the order in which they were added.
 #[utoipa::path(get, path = "/admin/v1/principals/{username}/jwks-trusts", operation_id = "list_jwks_trusts_of_principal",
     tag = "jwks-trusts", params(UsernameInPath, PageQuery),
-    responses((status = 200, description = "A page of trusts.", body = Page<Shown>)))]
-pub(super) async fn list_of_principal(door: web::Data<AdminDoor>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    responses((status = 200, description = "A page of trusts.", body = Page<TrustView>)))]
+pub(super) async fn list_of_principal(
+    door: web::Data<AdminDoor>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
     page(&door, &request, Some(&path::username(&request)?)).await
 }
 
-async fn page(door: &AdminDoor, request: &HttpRequest, of: Option<&Username>) -> Result<HttpResponse, Problem> {
+async fn page(
+    door: &AdminDoor,
+    request: &HttpRequest,
+    of: Option<&Username>,
+) -> Result<HttpResponse, Problem> {
     let query = PageQuery::of(request, List::Trusts)?;
     let rows = door.registry.trusts_page(of, query.cursor.map(TrustId), query.rows()).await?;
-    Ok(HttpResponse::Ok().json(query.page::<_, Shown>(List::Trusts, rows, |record| record.id.0)))
+    Ok(HttpResponse::Ok()
+        .json(query.page::<_, TrustView>(List::Trusts, rows, |record| record.id.0)))
 }
 
 /// Let a principal trust a key set. It is fetched soon, and the trust then shows what it has.
 #[utoipa::path(post, path = "/admin/v1/principals/{username}/jwks-trusts", operation_id = "add_jwks_trust", tag = "jwks-trusts",
     params(UsernameInPath), request_body = New,
     responses(
-        (status = 201, description = "It was added.", body = Shown, headers(
+        (status = 201, description = "It was added.", body = TrustView, headers(
             ("Location" = String, description = "Where it is."), ("ETag" = String, description = "The tag of its state."))),
         (status = 409, description = "The principal trusts that key set already.", body = Problem,
             content_type = "application/problem+json")))]
@@ -165,24 +176,30 @@ pub(super) async fn create(
     let new: New = body::json(&request, payload).await?;
     let record = door.registry_for(&request).add_trust(&username, &new.jwks_url.0).await?;
     let (location, version) = (mount.trust(record.id.0), record.version());
-    Ok(etag::created(&location, &Shown::from(record), version))
+    Ok(etag::created(&location, &TrustView::from(record), version))
 }
 
 /// Show a trust.
 #[utoipa::path(get, path = "/admin/v1/jwks-trusts/{id}", operation_id = "show_jwks_trust", tag = "jwks-trusts",
     params(TrustIdInPath),
-    responses((status = 200, description = "The trust.", body = Shown,
+    responses((status = 200, description = "The trust.", body = TrustView,
         headers(("ETag" = String, description = "The tag of its state, which fetches and use do not change.")))))]
-pub(super) async fn show(door: web::Data<AdminDoor>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+pub(super) async fn show(
+    door: web::Data<AdminDoor>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
     let record = door.registry.trust(TrustId(path::id(&request)?)).await?;
     let version = record.version();
-    Ok(etag::tagged(StatusCode::OK, &Shown::from(record), version))
+    Ok(etag::tagged(StatusCode::OK, &TrustView::from(record), version))
 }
 
 /// Let a principal trust a key set no longer.
 #[utoipa::path(delete, path = "/admin/v1/jwks-trusts/{id}", operation_id = "remove_jwks_trust", tag = "jwks-trusts",
     params(TrustIdInPath, etag::IfMatch), responses((status = 204, description = "It was removed.")))]
-pub(super) async fn remove(door: web::Data<AdminDoor>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+pub(super) async fn remove(
+    door: web::Data<AdminDoor>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
     let id = TrustId(path::id(&request)?);
     let current = async { Ok(door.registry.trust(id).await?.version()) };
     let expected = etag::expected(&request, current).await?;
@@ -197,10 +214,17 @@ pub(super) async fn remove(door: web::Data<AdminDoor>, request: HttpRequest) -> 
         (status = 200, description = "The key set was fetched.", body = Refreshed),
         (status = 502, description = "The key set could not be fetched; the one before, if any, is still in use.", body = Problem,
             content_type = "application/problem+json")))]
-pub(super) async fn refresh(door: web::Data<AdminDoor>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+pub(super) async fn refresh(
+    door: web::Data<AdminDoor>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
     let id = TrustId(path::id(&request)?);
     let (record, fetched) = door.registry_for(&request).refresh_trust(id).await?;
     let contents = fetched.map_err(|failure| Problem::not_fetched(&failure))?;
     let usable_keys = contents.usable_keys;
-    Ok(HttpResponse::Ok().json(Refreshed { jwks_trust: record.into(), usable_keys, left_out: left_out(contents) }))
+    Ok(HttpResponse::Ok().json(Refreshed {
+        jwks_trust: record.into(),
+        usable_keys,
+        left_out: left_out(contents),
+    }))
 }

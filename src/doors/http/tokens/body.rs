@@ -5,7 +5,7 @@ use std::{borrow::Cow, convert::Infallible};
 use actix_web::{HttpRequest, web};
 use serde::de::DeserializeOwned;
 
-use super::{super::reading, problem::Problem};
+use super::{super::reading, problem::TokenProblem};
 use crate::domain::json;
 
 const JSON: &str = "application/json";
@@ -33,15 +33,20 @@ pub(super) async fn json<T: DeserializeOwned>(
     request: &HttpRequest,
     payload: web::Payload,
     expected: &'static str,
-) -> Result<T, Problem> {
+) -> Result<T, TokenProblem> {
     parsed(&read(request, payload).await?, expected)
 }
 
 /// A form.
-pub(super) async fn form(request: &HttpRequest, payload: web::Payload) -> Result<Form, Problem> {
+pub(super) async fn form(
+    request: &HttpRequest,
+    payload: web::Payload,
+) -> Result<Form, TokenProblem> {
     match format(request) {
         Some(Format::Form) => Form::parse(&read(request, payload).await?),
-        Some(Format::Json | Format::Multipart) | None => Err(Problem::unsupported_media_type(FORM)),
+        Some(Format::Json | Format::Multipart) | None => {
+            Err(TokenProblem::unsupported_media_type(FORM))
+        }
     }
 }
 
@@ -51,50 +56,66 @@ pub(super) async fn either<T: DeserializeOwned>(
     payload: web::Payload,
     expected: &'static str,
     from_form: impl FnOnce(&Form) -> T,
-) -> Result<(T, Format), Problem> {
+) -> Result<(T, Format), TokenProblem> {
     let Some(format) = format(request) else {
-        return Err(Problem::unsupported_media_type("application/json, application/x-www-form-urlencoded or multipart/form-data"));
+        return Err(TokenProblem::unsupported_media_type(
+            "application/json, application/x-www-form-urlencoded or multipart/form-data",
+        ));
     };
     let body = read(request, payload).await?;
     let value = match format {
         Format::Json => parsed(&body, expected)?,
         Format::Form => from_form(&Form::parse(&body)?),
-        Format::Multipart => from_form(&Form::parse_multipart(reading::content_type(request), body).await?),
+        Format::Multipart => {
+            from_form(&Form::parse_multipart(reading::content_type(request), body).await?)
+        }
     };
     Ok((value, format))
 }
 
 impl Form {
     /// A parameter may be there once (RFC 6749 section 3.2).
-    fn parse(body: &[u8]) -> Result<Self, Problem> {
+    fn parse(body: &[u8]) -> Result<Self, TokenProblem> {
         let mut form = Self(Vec::new());
-        for (name, value) in url::form_urlencoded::parse(body).map(|(name, value)| (Cow::into_owned(name), value.into_owned())) {
+        for (name, value) in url::form_urlencoded::parse(body)
+            .map(|(name, value)| (Cow::into_owned(name), value.into_owned()))
+        {
             form.add(name, value)?;
         }
         Ok(form)
     }
 
     /// Files are passed over, as are parts without a name.
-    async fn parse_multipart(content_type: &str, body: Vec<u8>) -> Result<Self, Problem> {
-        let malformed = |_| Problem::invalid_request("the body is not the multipart/form-data that it is said to be");
+    async fn parse_multipart(content_type: &str, body: Vec<u8>) -> Result<Self, TokenProblem> {
+        let malformed = |_| {
+            TokenProblem::invalid_request(
+                "the body is not the multipart/form-data that it is said to be",
+            )
+        };
         let boundary = multer::parse_boundary(content_type).map_err(malformed)?;
         let whole = futures_util::stream::iter([Ok::<_, Infallible>(body)]);
         let mut parts = multer::Multipart::new(whole, boundary);
         let mut form = Self(Vec::new());
         while let Some(part) = parts.next_field().await.map_err(malformed)? {
-            let Some(name) = part.name().filter(|_| part.file_name().is_none()).map(str::to_owned) else { continue };
+            let Some(name) = part.name().filter(|_| part.file_name().is_none()).map(str::to_owned)
+            else {
+                continue;
+            };
             let value = String::from_utf8(part.bytes().await.map_err(malformed)?.into());
-            form.add(name, value.map_err(|_| Problem::invalid_request("a parameter is not UTF-8"))?)?;
+            form.add(
+                name,
+                value.map_err(|_| TokenProblem::invalid_request("a parameter is not UTF-8"))?,
+            )?;
         }
         Ok(form)
     }
 
-    fn add(&mut self, name: String, value: String) -> Result<(), Problem> {
+    fn add(&mut self, name: String, value: String) -> Result<(), TokenProblem> {
         if self.0.iter().any(|(known, _)| *known == name) {
-            return Err(Problem::invalid_request("a parameter is there twice"));
+            return Err(TokenProblem::invalid_request("a parameter is there twice"));
         }
         if self.0.len() == PARAMETERS_MAX {
-            return Err(Problem::invalid_request("there are too many parameters"));
+            return Err(TokenProblem::invalid_request("there are too many parameters"));
         }
         self.0.push((name, value));
         Ok(())
@@ -102,7 +123,11 @@ impl Form {
 
     /// A parameter; one without a value is as good as none (RFC 6749 section 3.2).
     pub(super) fn parameter(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
+        self.0
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value.as_str())
+            .filter(|value| !value.is_empty())
     }
 }
 
@@ -123,17 +148,23 @@ fn format(request: &HttpRequest) -> Option<Format> {
     }
 }
 
-async fn read(request: &HttpRequest, payload: web::Payload) -> Result<Vec<u8>, Problem> {
-    reading::body(request, payload, BYTES_MAX).await.map_err(|unread| Problem::unread(&unread, BYTES_MAX))
+async fn read(request: &HttpRequest, payload: web::Payload) -> Result<Vec<u8>, TokenProblem> {
+    reading::body(request, payload, BYTES_MAX)
+        .await
+        .map_err(|unread| TokenProblem::unread(&unread, BYTES_MAX))
 }
 
 /// serde's own words would repeat values.
-fn parsed<T: DeserializeOwned>(body: &[u8], expected: &'static str) -> Result<T, Problem> {
+fn parsed<T: DeserializeOwned>(body: &[u8], expected: &'static str) -> Result<T, TokenProblem> {
     json::object(body).map_err(|fault| {
         if fault.is_data() {
-            Problem::invalid_request(expected)
+            TokenProblem::invalid_request(expected)
         } else {
-            Problem::invalid_request(format!("no JSON, from line {} column {} on; {expected}", fault.line(), fault.column()))
+            TokenProblem::invalid_request(format!(
+                "no JSON, from line {} column {} on; {expected}",
+                fault.line(),
+                fault.column()
+            ))
         }
     })
 }
@@ -144,7 +175,9 @@ mod tests {
 
     #[test]
     fn forms_are_read_as_browsers_write_them() {
-        let form = Form::parse(b"grant_type=client_credentials&scope=a+b%20c&empty=&token_type_hint").unwrap();
+        let form =
+            Form::parse(b"grant_type=client_credentials&scope=a+b%20c&empty=&token_type_hint")
+                .unwrap();
         assert_eq!(form.parameter("grant_type"), Some("client_credentials"));
         assert_eq!(form.parameter("scope"), Some("a b c"));
         assert_eq!(form.parameter("empty"), None);
@@ -159,13 +192,19 @@ mod tests {
         }
     }
 
-    async fn multipart(body: &str) -> Result<Form, Problem> {
-        Form::parse_multipart("multipart/form-data; boundary=\"b\"", body.replace('\n', "\r\n").into()).await
+    async fn multipart(body: &str) -> Result<Form, TokenProblem> {
+        Form::parse_multipart(
+            "multipart/form-data; boundary=\"b\"",
+            body.replace('\n', "\r\n").into(),
+        )
+        .await
     }
 
     #[tokio::test]
     async fn forms_may_come_in_parts() {
-        let part = |head: &str, body: &str| format!("--b\nContent-Disposition: form-data; {head}\n\n{body}\n");
+        let part = |head: &str, body: &str| {
+            format!("--b\nContent-Disposition: form-data; {head}\n\n{body}\n")
+        };
         let whole = format!(
             "{}{}{}--b--\n",
             part("name=\"token\"", "a+b%20c"),
@@ -173,13 +212,26 @@ mod tests {
             part("name=\"file\"; filename=\"f\"", "content")
         );
         let form = multipart(&whole).await.unwrap();
-        assert_eq!([form.parameter("token"), form.parameter("empty"), form.parameter("file")], [Some("a+b%20c"), None, None]);
+        assert_eq!(
+            [form.parameter("token"), form.parameter("empty"), form.parameter("file")],
+            [Some("a+b%20c"), None, None]
+        );
         let twice = format!("{0}{0}--b--\n", part("name=\"token\"", "a"));
-        let many: String = (0..=PARAMETERS_MAX).map(|number| part(&format!("name=\"{number}\""), "")).collect();
-        for wrong in [twice, format!("{many}--b--\n"), part("name=\"token\"", "a"), "token=a".to_owned(), String::new()] {
+        let many: String =
+            (0..=PARAMETERS_MAX).map(|number| part(&format!("name=\"{number}\""), "")).collect();
+        for wrong in [
+            twice,
+            format!("{many}--b--\n"),
+            part("name=\"token\"", "a"),
+            "token=a".to_owned(),
+            String::new(),
+        ] {
             assert!(multipart(&wrong).await.is_err(), "{wrong}");
         }
-        assert!(Form::parse_multipart("multipart/form-data", Vec::new()).await.is_err(), "no boundary");
+        assert!(
+            Form::parse_multipart("multipart/form-data", Vec::new()).await.is_err(),
+            "no boundary"
+        );
     }
 
     #[test]

@@ -14,16 +14,16 @@ use super::{
     TokenApi,
     body::{self, Form},
     fresh,
-    problem::{Failure, Problem},
+    problem::{Failure, TokenProblem},
 };
 use crate::{
     domain::{
-        opaque::OpaqueToken,
         principal::Username,
         scope::Scopes,
+        secret_token::OpaqueToken,
         token::{TokenFault, UntrustedToken},
     },
-    doors::http::throttle::{Attempt, Claimant},
+    doors::http::throttle::{Claimant, SecretAttempt},
     engine::issue::{IssueError, Issued},
 };
 
@@ -42,30 +42,45 @@ struct AccessTokenResponse<'a> {
 }
 
 /// `POST /oauth2/token`
-pub(super) async fn token(request: HttpRequest, payload: web::Payload, api: web::Data<TokenApi>) -> Result<HttpResponse, Problem> {
-    answer(&request, payload, &api).await.map_err(Problem::in_plain_json)
+pub(super) async fn token(
+    request: HttpRequest,
+    payload: web::Payload,
+    api: web::Data<TokenApi>,
+) -> Result<HttpResponse, TokenProblem> {
+    answer(&request, payload, &api).await.map_err(TokenProblem::in_plain_json)
 }
 
-async fn answer(request: &HttpRequest, payload: web::Payload, api: &TokenApi) -> Result<HttpResponse, Problem> {
+async fn answer(
+    request: &HttpRequest,
+    payload: web::Payload,
+    api: &TokenApi,
+) -> Result<HttpResponse, TokenProblem> {
     let form = body::form(request, payload).await?;
     let grant = match form.parameter("grant_type") {
         Some("client_credentials") => Grant::ClientCredentials,
         Some("refresh_token") => Grant::Refresh,
         Some(_) => {
             let accepted = "accepted as `grant_type` are client_credentials and refresh_token";
-            return Err(Problem::token_endpoint("unsupported_grant_type", accepted));
+            return Err(TokenProblem::token_endpoint("unsupported_grant_type", accepted));
         }
-        None => return Err(Problem::invalid_request("there is no `grant_type`")),
+        None => return Err(TokenProblem::invalid_request("there is no `grant_type`")),
     };
     let client = Client::read(request, &form)?;
     let asked = form.parameter("scope").map(Scopes::parse).transpose().map_err(|_| {
-        Problem::token_endpoint("invalid_scope", "a scope is made of visible ASCII characters other than '\"' and '\\'")
+        TokenProblem::token_endpoint(
+            "invalid_scope",
+            "a scope is made of visible ASCII characters other than '\"' and '\\'",
+        )
     })?;
-    let claimant = client.as_ref().and_then(|client| client.unverified_username.clone().ok()).map(Claimant::Username);
+    let claimant = client
+        .as_ref()
+        .and_then(|client| client.unverified_username.clone().ok())
+        .map(Claimant::Username);
     let attempt = api.throttle.admit(request, claimant)?;
     let issued = match grant {
         Grant::ClientCredentials => {
-            let client = client.ok_or_else(|| invalid_client("prove who you are with a `client_assertion`"))?;
+            let client = client
+                .ok_or_else(|| invalid_client("prove who you are with a `client_assertion`"))?;
             match api.issuer.client_credentials(client.assertion, asked.as_ref()).await {
                 Ok(issued) => issued,
                 Err(error) => return Err(refused(&error, client.not_verified(), &attempt)),
@@ -82,13 +97,19 @@ enum Grant {
     Refresh,
 }
 
-const NOT_VERIFIED: &str =
-    "the client assertion does not verify: it needs a fresh `jti`, a fresh time, and this service as its `aud`";
+const NOT_VERIFIED: &str = "the client assertion does not verify: it needs a fresh `jti`, a fresh time, and this service as its `aud`";
 
 /// A refresh token needs no client beside it, but where there is one, it has to be its own. A `scope` that is narrower than what
 /// was given once is not heeded, which the answer tells (RFC 6749 section 3.3).
-async fn refresh(api: &TokenApi, form: &Form, client: Option<&Client<'_>>, attempt: &Attempt<'_>) -> Result<Issued, Problem> {
-    let token = form.parameter("refresh_token").ok_or_else(|| Problem::invalid_request("there is no `refresh_token`"))?;
+async fn refresh(
+    api: &TokenApi,
+    form: &Form,
+    client: Option<&Client<'_>>,
+    attempt: &SecretAttempt<'_>,
+) -> Result<Issued, TokenProblem> {
+    let token = form
+        .parameter("refresh_token")
+        .ok_or_else(|| TokenProblem::invalid_request("there is no `refresh_token`"))?;
     let only = match client {
         None => None,
         Some(client) => {
@@ -97,16 +118,22 @@ async fn refresh(api: &TokenApi, form: &Form, client: Option<&Client<'_>>, attem
         }
     };
     let only = only.as_ref().map(|identity| identity.principal().id);
-    let ended = Problem::token_endpoint("invalid_grant", "the refresh token is unknown, or it ended, or it is not yours");
+    let ended = TokenProblem::token_endpoint(
+        "invalid_grant",
+        "the refresh token is unknown, or it ended, or it is not yours",
+    );
     api.issuer.rotate(token, only).await.map_err(|error| refused(&error, ended, attempt))
 }
 
 /// What to say where no token is given: `denied` where what was presented is at fault, which then counts.
-fn refused(error: &IssueError, denied: Problem, attempt: &Attempt<'_>) -> Problem {
+fn refused(error: &IssueError, denied: TokenProblem, attempt: &SecretAttempt<'_>) -> TokenProblem {
     match Failure::from(error) {
         Failure::Refused => attempt.failed().err().map_or(denied, Into::into),
-        Failure::ScopeNotHeld => Problem::token_endpoint("invalid_scope", "a scope was asked for that the client does not hold"),
-        Failure::Unavailable => Problem::unavailable(),
+        Failure::ScopeNotHeld => TokenProblem::token_endpoint(
+            "invalid_scope",
+            "a scope was asked for that the client does not hold",
+        ),
+        Failure::Unavailable => TokenProblem::unavailable(),
     }
 }
 
@@ -119,32 +146,40 @@ struct Client<'a> {
 
 impl<'a> Client<'a> {
     /// `None` where it says nothing.
-    fn read(request: &HttpRequest, form: &'a Form) -> Result<Option<Self>, Problem> {
+    fn read(request: &HttpRequest, form: &'a Form) -> Result<Option<Self>, TokenProblem> {
         let only_assertions = "clients prove who they are with a `client_assertion` of the type jwt-bearer, and in no other way";
-        if form.parameter("client_secret").is_some() || request.headers().contains_key(AUTHORIZATION) {
+        if form.parameter("client_secret").is_some()
+            || request.headers().contains_key(AUTHORIZATION)
+        {
             return Err(invalid_client(only_assertions));
         }
-        let assertion = match (form.parameter("client_assertion_type"), form.parameter("client_assertion")) {
-            (None, None) => return Ok(None),
-            (Some(JWT_BEARER), Some(assertion)) => assertion,
-            (Some(_), Some(_)) => return Err(invalid_client(only_assertions)),
-            (None, Some(_)) | (Some(_), None) => {
-                return Err(Problem::invalid_request("`client_assertion` and `client_assertion_type` go together"));
-            }
-        };
+        let assertion =
+            match (form.parameter("client_assertion_type"), form.parameter("client_assertion")) {
+                (None, None) => return Ok(None),
+                (Some(JWT_BEARER), Some(assertion)) => assertion,
+                (Some(_), Some(_)) => return Err(invalid_client(only_assertions)),
+                (None, Some(_)) | (Some(_), None) => {
+                    return Err(TokenProblem::invalid_request(
+                        "`client_assertion` and `client_assertion_type` go together",
+                    ));
+                }
+            };
         let token = UntrustedToken::parse(assertion);
         let unverified_username = token.map(|token| token.unverified_claims().username.clone());
         // RFC 7521 section 4.2: where there is one, too, it names the same client. An assertion that cannot be read names nobody, and is
         // refused for what it is.
         let named = form.parameter("client_id");
-        if named.zip(unverified_username.as_ref().ok()).is_some_and(|(named, username)| username.as_str() != named) {
+        if named
+            .zip(unverified_username.as_ref().ok())
+            .is_some_and(|(named, username)| username.as_str() != named)
+        {
             return Err(invalid_client("the `client_id` is not who signed the assertion"));
         }
         Ok(Some(Self { assertion, unverified_username }))
     }
 
     /// What to say where the assertion is refused. Only of what is wrong with it whoever it names is there more to say.
-    fn not_verified(&self) -> Problem {
+    fn not_verified(&self) -> TokenProblem {
         match &self.unverified_username {
             Ok(_) => invalid_client(NOT_VERIFIED),
             Err(fault) => invalid_client(format!("the client assertion cannot be read: {fault}")),
@@ -152,8 +187,8 @@ impl<'a> Client<'a> {
     }
 }
 
-fn invalid_client(detail: impl Into<Cow<'static, str>>) -> Problem {
-    Problem::unauthorized("invalid_client", detail)
+fn invalid_client(detail: impl Into<Cow<'static, str>>) -> TokenProblem {
+    TokenProblem::unauthorized("invalid_client", detail)
 }
 
 fn given(issued: &Issued) -> HttpResponse {

@@ -13,13 +13,13 @@ use serde::Serialize;
 
 use super::super::{reading::Unread, throttle::TooManyFailures};
 use crate::{
-    doors::answer::{NO_STORE, PROBLEM_JSON, RETRY_AFTER_SECONDS},
+    doors::response::{NO_STORE, PROBLEM_JSON, RETRY_AFTER_SECONDS},
     engine::{issue::IssueError, ports::RegistryError},
 };
 
 /// Why a request to the token API was not carried out. It never repeats anything of the request.
 #[derive(Debug)]
-pub(super) struct Problem {
+pub(super) struct TokenProblem {
     status: StatusCode,
     /// RFC 6749 section 5.2, RFC 6750 section 3.1.
     error: &'static str,
@@ -38,7 +38,7 @@ struct Written<'a> {
     error_description: &'a str,
 }
 
-impl Problem {
+impl TokenProblem {
     fn new(status: StatusCode, error: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
         Self { status, error, detail: detail.into(), header: None, media_type: PROBLEM_JSON }
     }
@@ -71,7 +71,8 @@ impl Problem {
 
     /// Nothing was presented.
     pub(super) fn no_credentials(detail: &'static str) -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, "invalid_token", detail).with(WWW_AUTHENTICATE, CHALLENGE)
+        Self::new(StatusCode::UNAUTHORIZED, "invalid_token", detail)
+            .with(WWW_AUTHENTICATE, CHALLENGE)
     }
 
     /// Whoever asks may not.
@@ -80,7 +81,12 @@ impl Problem {
     }
 
     pub(super) fn method_not_allowed(allow: &'static str) -> Self {
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request", format!("accepted are {allow}")).with(ALLOW, allow)
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "invalid_request",
+            format!("accepted are {allow}"),
+        )
+        .with(ALLOW, allow)
     }
 
     pub(super) fn unsupported_media_type(accepted: &'static str) -> Self {
@@ -141,9 +147,10 @@ impl From<&IssueError> for Failure {
             IssueError::Refused(_) | IssueError::Assertion(_) => Self::Refused,
             IssueError::ScopeNotHeld(_) => Self::ScopeNotHeld,
             IssueError::Registry(error) => error.into(),
-            IssueError::Unavailable(_) | IssueError::NotSigned(_) | IssueError::Claims(_) | IssueError::NoRandomness(_) => {
-                Self::Unavailable
-            }
+            IssueError::Unavailable(_)
+            | IssueError::NotSigned(_)
+            | IssueError::Claims(_)
+            | IssueError::NoRandomness(_) => Self::Unavailable,
         }
     }
 }
@@ -152,7 +159,9 @@ impl From<&RegistryError> for Failure {
     fn from(error: &RegistryError) -> Self {
         match error {
             // Gone since they were looked at.
-            RegistryError::NoSuchPrincipal(_) | RegistryError::NoSuchApiKey(_) | RegistryError::NoSuchGrant(_) => Self::Refused,
+            RegistryError::NoSuchPrincipal(_)
+            | RegistryError::NoSuchApiKey(_)
+            | RegistryError::NoSuchGrant(_) => Self::Refused,
             RegistryError::PrincipalExists(_)
             | RegistryError::KeyExists { .. }
             | RegistryError::TrustExists { .. }
@@ -169,24 +178,24 @@ impl From<&RegistryError> for Failure {
     }
 }
 
-impl From<TooManyFailures> for Problem {
+impl From<TooManyFailures> for TokenProblem {
     fn from(too_many: TooManyFailures) -> Self {
         Self::new(
             StatusCode::TOO_MANY_REQUESTS,
             "too_many_failures",
-            "wrong credentials were presented too often; wait as long as Retry-After says",
+            "wrong credentials were auth_request too often; wait as long as Retry-After says",
         )
         .with(RETRY_AFTER, too_many.seconds().to_string())
     }
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for TokenProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.detail)
     }
 }
 
-impl ResponseError for Problem {
+impl ResponseError for TokenProblem {
     fn status_code(&self) -> StatusCode {
         self.status
     }

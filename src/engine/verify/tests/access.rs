@@ -34,7 +34,7 @@ fn an_access_token_passes_any_number_of_times() {
     assert_eq!(bench.present(&token.replace("Bearer", "bearer  ")), Ok(()));
     assert_eq!(bench.claimed(), 0, "no nonce is claimed for it");
     assert!(bench.usage.0.lock().unwrap().is_empty(), "nothing registered was used");
-    let verdict = now_or_never(bench.verifier.decide(&presented(&token)));
+    let verdict = now_or_never(bench.verifier.decide(&auth_request(&token)));
     let Ok(Decision::Allow(identity)) = verdict.result else { panic!("{verdict:?}") };
     assert_eq!(identity.method(), AuthMethod::AccessToken);
     assert_eq!(identity.scopes().as_str(), "read write");
@@ -71,9 +71,14 @@ fn each_refusal_of_an_access_token_has_its_reason() {
         (with("scope", json!(["read"])), DenialReason::ClaimsMistyped),
         (without("principal_id"), DenialReason::ClaimMissing),
         (without("exp"), DenialReason::ClaimMissing),
-        (format!("Bearer {}", strangers.sign(access_claims().to_string().as_bytes()).unwrap()), DenialReason::UnknownSigningKey),
         (
-            with("sub", json!("y")).rsplit_once('.').unwrap().0.to_owned() + "." + good.rsplit_once('.').unwrap().1,
+            format!("Bearer {}", strangers.sign(access_claims().to_string().as_bytes()).unwrap()),
+            DenialReason::UnknownSigningKey,
+        ),
+        (
+            with("sub", json!("y")).rsplit_once('.').unwrap().0.to_owned()
+                + "."
+                + good.rsplit_once('.').unwrap().1,
             DenialReason::BadSignature,
         ),
         (good.replace("Bearer", "Basic"), DenialReason::WrongScheme),
@@ -88,7 +93,11 @@ fn each_refusal_of_an_access_token_has_its_reason() {
     let mut claims = access_claims();
     claims.as_object_mut().unwrap().extend(disabled.as_object().unwrap().clone());
     assert_eq!(bench.present(&bench.issue(&claims)), Err(DenialReason::DisabledPrincipal));
-    assert_eq!(bench.present(&with("exp", json!(NOW - 4))), Ok(()), "clocks may differ by a few seconds");
+    assert_eq!(
+        bench.present(&with("exp", json!(NOW - 4))),
+        Ok(()),
+        "clocks may differ by a few seconds"
+    );
     assert_eq!(bench.present(&with("nbf", json!(NOW + 5))), Ok(()), "either way");
 }
 
@@ -98,7 +107,11 @@ fn no_key_of_ours_is_an_hmac_secret_and_no_token_goes_unsigned() {
     let part = |json: &Value| BASE64_URL_SAFE_NO_PAD.encode(json.to_string());
     let key = bench.issuer_keys.signing_key().unwrap();
     for secret in [key.public_key().to_pem().into_bytes(), key.public_key().spki().to_vec()] {
-        let input = format!("{}.{}", part(&json!({"alg": "HS256", "kid": key.kid()})), part(&access_claims()));
+        let input = format!(
+            "{}.{}",
+            part(&json!({"alg": "HS256", "kid": key.kid()})),
+            part(&access_claims())
+        );
         let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &secret), input.as_bytes());
         let confused = format!("Bearer {input}.{}", BASE64_URL_SAFE_NO_PAD.encode(tag.as_ref()));
         assert_eq!(bench.present(&confused), Err(DenialReason::AlgorithmNotAllowed));
@@ -110,14 +123,16 @@ fn no_key_of_ours_is_an_hmac_secret_and_no_token_goes_unsigned() {
 #[test]
 fn what_a_token_is_for_is_narrowed_to_what_its_principal_may_still_do() {
     let bench = bench();
-    for (scope, held) in [("read", "read"), ("read admin", "read"), ("", ""), ("read write", "read write")] {
+    for (scope, held) in
+        [("read", "read"), ("read admin", "read"), ("", ""), ("read write", "read write")]
+    {
         let mut claims = access_claims();
         claims["scope"] = json!(scope);
         let token = bench.issue(&claims);
-        let verdict = now_or_never(bench.verifier.decide(&presented(&token)));
+        let verdict = now_or_never(bench.verifier.decide(&auth_request(&token)));
         let Ok(Decision::Allow(identity)) = verdict.result else { panic!("{verdict:?}") };
         assert_eq!((identity.scopes().as_str(), &*identity.encoded_scopes()), (held, held));
-        let mut asking = presented(&token);
+        let mut asking = auth_request(&token);
         asking.required_scopes = vec!["admin"];
         assert_eq!(bench.decide(&asking), Err(DenialReason::InsufficientScope));
     }
@@ -127,20 +142,30 @@ fn what_a_token_is_for_is_narrowed_to_what_its_principal_may_still_do() {
 #[test]
 fn a_forgery_of_an_access_token_asks_nobody() {
     let (own, access) = (Some(AuthMethod::SelfSigned), Some(AuthMethod::AccessToken));
-    for reason in [DenialReason::BadSignature, DenialReason::NoMatchingKey, DenialReason::NoKeySet] {
-        assert!(concerns_the_registry(reason, own) && !concerns_the_registry(reason, access), "{reason:?}");
+    for reason in [DenialReason::BadSignature, DenialReason::NoMatchingKey, DenialReason::NoKeySet]
+    {
+        assert!(
+            concerns_the_registry(reason, own) && !concerns_the_registry(reason, access),
+            "{reason:?}"
+        );
     }
     for reason in [DenialReason::UnknownPrincipal, DenialReason::DisabledPrincipal] {
-        assert!(concerns_the_registry(reason, own) && concerns_the_registry(reason, access), "{reason:?}");
+        assert!(
+            concerns_the_registry(reason, own) && concerns_the_registry(reason, access),
+            "{reason:?}"
+        );
     }
-    for reason in [DenialReason::UnknownSigningKey, DenialReason::Revoked, DenialReason::ForeignIssuer] {
+    for reason in
+        [DenialReason::UnknownSigningKey, DenialReason::Revoked, DenialReason::ForeignIssuer]
+    {
         assert!(!concerns_the_registry(reason, access), "{reason:?}");
     }
 }
 
 #[test]
 fn a_revoked_token_is_refused_and_others_are_not() {
-    let known = keyless(1, "alice", true, "read").with_revoked(vec![JTI.parse().unwrap(), uuid::Uuid::nil()]);
+    let known = keyless(1, "alice", true, "read")
+        .with_revoked(vec![JTI.parse().unwrap(), uuid::Uuid::nil()]);
     assert_eq!(known.id, PrincipalId(1));
     let bench = bench_of([Arc::new(known)]);
     assert_eq!(bench.present(&bench.issue(&access_claims())), Err(DenialReason::Revoked));
@@ -153,12 +178,21 @@ fn a_revoked_token_is_refused_and_others_are_not() {
 fn authorization_counts_for_access_tokens_alone_where_credentials_have_a_header_of_their_own() {
     let bench = bench();
     let (access, own) = (bench.issue(&access_claims()), bench.sign(&claims("n")));
-    let decide = |credentials, authorization| bench.decide(&Presented { credentials, authorization, ..presented("") });
+    let decide = |credentials, authorization| {
+        bench.decide(&AuthRequest { credentials, authorization, ..auth_request("") })
+    };
     let one = |value| Credentials::One(value);
     assert_eq!(decide(Credentials::None, one(&access)), Ok(()));
-    assert_eq!(decide(Credentials::None, one("Basic YTpi")), Err(DenialReason::NoCredentials), "the application's own");
+    assert_eq!(
+        decide(Credentials::None, one("Basic YTpi")),
+        Err(DenialReason::NoCredentials),
+        "the application's own"
+    );
     assert_eq!(decide(Credentials::None, one(&own)), Err(DenialReason::NoCredentials));
-    assert_eq!(decide(Credentials::None, Credentials::Unusable), Err(DenialReason::SeveralCredentials));
+    assert_eq!(
+        decide(Credentials::None, Credentials::Unusable),
+        Err(DenialReason::SeveralCredentials)
+    );
     assert_eq!(decide(one(" "), one(&access)), Ok(()), "an empty header is none");
     assert_eq!(decide(one(""), one("")), Err(DenialReason::NoCredentials));
     assert_eq!(decide(Credentials::Unusable, one(&access)), Err(DenialReason::SeveralCredentials));

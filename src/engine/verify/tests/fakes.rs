@@ -14,12 +14,12 @@ use super::super::*;
 use crate::{
     domain::{
         algorithm::{Algorithm, KeyFamily},
+        auth_request::{Body, Door, OriginalRequest},
         decision::Used,
         issuer_keys::{IssuerKeys, SigningKey},
         key::{PrivateKey, VerifyingKey},
         key_set::{KeySet, KeySetContents, MostTrials},
         nonce::NonceClaim,
-        presented::{Body, Door, OriginalRequest},
         principal::{KeyId, KnownKey, KnownPrincipal, KnownTrust, PrincipalId, TrustId, Username},
     },
     engine::ports::{Answer, Dependency, FetchFailure},
@@ -58,13 +58,18 @@ pub(super) struct TestDirectory {
 
 impl TestDirectory {
     fn of(principals: impl IntoIterator<Item = Arc<KnownPrincipal>>) -> Self {
-        let principals = principals.into_iter().map(|known| (known.username.to_string(), known)).collect();
+        let principals =
+            principals.into_iter().map(|known| (known.username.to_string(), known)).collect();
         Self { principals, is_down: false }
     }
 }
 
 impl KeyDirectory for TestDirectory {
-    fn lookup<'a>(&'a self, username: &'a Username, _: UnixMillis) -> Answer<'a, Result<Option<Arc<KnownPrincipal>>, Unavailable>> {
+    fn lookup<'a>(
+        &'a self,
+        username: &'a Username,
+        _: UnixMillis,
+    ) -> Answer<'a, Result<Option<Arc<KnownPrincipal>>, Unavailable>> {
         Answer::ready(if self.is_down {
             Err(Unavailable::new(Dependency::KeyDirectory, "down"))
         } else {
@@ -81,7 +86,9 @@ impl KeyDirectory for TestDirectory {
     }
 
     fn most_keys(&self, family: KeyFamily) -> usize {
-        let of_kind = |known: &Arc<KnownPrincipal>| known.keys.iter().filter(|known| known.key.family() == family).count();
+        let of_kind = |known: &Arc<KnownPrincipal>| {
+            known.keys.iter().filter(|known| known.key.family() == family).count()
+        };
         self.principals.values().map(of_kind).max().unwrap_or(0)
     }
 
@@ -107,7 +114,10 @@ pub(super) struct TestKeySets {
 impl TestKeySets {
     pub(super) fn of(sets: impl IntoIterator<Item = (&'static str, Value)>) -> Self {
         let read = |set: Value| Arc::new(KeySet::parse(set.to_string().as_bytes()).unwrap());
-        Self { sets: sets.into_iter().map(|(url, set)| (url.to_owned(), read(set))).collect(), missed: Mutex::default() }
+        Self {
+            sets: sets.into_iter().map(|(url, set)| (url.to_owned(), read(set))).collect(),
+            missed: Mutex::default(),
+        }
     }
 }
 
@@ -121,7 +131,9 @@ impl KeySetSource for TestKeySets {
     }
 
     fn most_trials(&self, family: KeyFamily) -> MostTrials {
-        self.sets.values().fold(MostTrials::default(), |most, set| most.max(set.most_trials(family)))
+        self.sets
+            .values()
+            .fold(MostTrials::default(), |most, set| most.max(set.most_trials(family)))
     }
 
     fn anticipate(&self, _: &[KnownTrust], _: bool) {}
@@ -182,11 +194,14 @@ impl NonceStore for TestNonces {
         }
         let mut claims = self.claims.lock().unwrap();
         let key = (claim.principal.0, claim.nonce.to_owned());
-        if let Some((_, holder)) = claims.get(&key).filter(|(forgotten_at, _)| claim.now < *forgotten_at) {
+        if let Some((_, holder)) =
+            claims.get(&key).filter(|(forgotten_at, _)| claim.now < *forgotten_at)
+        {
             let is_same = matches!(claim.attempt, Attempt::Named(number) if number == *holder);
             return Answer::ready(Ok(if is_same { Claimed::Fresh } else { Claimed::Replayed }));
         }
-        claims.insert(key, (claim.now.saturating_add(claim.remember_for()), claim.attempt.number()));
+        claims
+            .insert(key, (claim.now.saturating_add(claim.remember_for()), claim.attempt.number()));
         Answer::ready(Ok(Claimed::Fresh))
     }
 
@@ -220,21 +235,41 @@ pub(super) struct Bench {
 pub(super) const KEY_SET: &str = "https://keys.example/jwks";
 pub(super) const NEVER_FETCHED: &str = "https://down.example/jwks";
 
-pub(super) fn principal(id: i64, username: &str, is_active: bool, keys: &[&PrivateKey], scopes: &str) -> Arc<KnownPrincipal> {
+pub(super) fn principal(
+    id: i64,
+    username: &str,
+    is_active: bool,
+    keys: &[&PrivateKey],
+    scopes: &str,
+) -> Arc<KnownPrincipal> {
     let keys = keys.iter().zip(1..).map(|(key, number)| {
-        KnownKey::new(KeyId(number), VerifyingKey::new(key.public_key()), Scopes::parse(scopes).unwrap(), None, None)
+        KnownKey::new(
+            KeyId(number),
+            VerifyingKey::new(key.public_key()),
+            Scopes::parse(scopes).unwrap(),
+            None,
+            None,
+        )
     });
     Arc::new(keyless(id, username, is_active, scopes).with_keys(keys.collect()))
 }
 
 /// A principal that trusts the key sets at `urls` and has no key of its own.
 pub(super) fn trusting(id: i64, username: &str, urls: &[&str]) -> Arc<KnownPrincipal> {
-    let trusts = urls.iter().zip(1..).map(|(url, number)| KnownTrust { id: TrustId(number), url: (*url).into() });
+    let trusts = urls
+        .iter()
+        .zip(1..)
+        .map(|(url, number)| KnownTrust { id: TrustId(number), url: (*url).into() });
     Arc::new(keyless(id, username, true, "read").with_trusts(trusts.collect()))
 }
 
 pub(super) fn keyless(id: i64, username: &str, is_active: bool, scopes: &str) -> KnownPrincipal {
-    KnownPrincipal::new(PrincipalId(id), Username::new(username).unwrap(), is_active, Scopes::parse(scopes).unwrap())
+    KnownPrincipal::new(
+        PrincipalId(id),
+        Username::new(username).unwrap(),
+        is_active,
+        Scopes::parse(scopes).unwrap(),
+    )
 }
 
 pub(super) fn policy() -> Policy {
@@ -265,8 +300,15 @@ pub(super) fn bench_of(principals: impl IntoIterator<Item = Arc<KnownPrincipal>>
     assembled(policy(), TestDirectory::of(principals), false, new_key(), new_key())
 }
 
-fn assembled(policy: Policy, directory: TestDirectory, nonces_are_down: bool, key: PrivateKey, remote: PrivateKey) -> Bench {
-    let key_sets = Arc::new(TestKeySets::of([(KEY_SET, json!({"keys": [jwk(&remote, "remote")]}))]));
+fn assembled(
+    policy: Policy,
+    directory: TestDirectory,
+    nonces_are_down: bool,
+    key: PrivateKey,
+    remote: PrivateKey,
+) -> Bench {
+    let key_sets =
+        Arc::new(TestKeySets::of([(KEY_SET, json!({"keys": [jwk(&remote, "remote")]}))]));
     let (clock, usage) = (Arc::new(TestClock::at(NOW_MS)), Arc::new(TestUsage::default()));
     let nonces = Arc::new(TestNonces { is_down: nonces_are_down, ..TestNonces::default() });
     let issuer_keys = issuer_keys();
@@ -293,7 +335,10 @@ pub(super) fn verifier_of(principals: impl IntoIterator<Item = Arc<KnownPrincipa
     verifier_with(principals, TestKeySets::default())
 }
 
-pub(super) fn verifier_with(principals: impl IntoIterator<Item = Arc<KnownPrincipal>>, key_sets: TestKeySets) -> Verifier {
+pub(super) fn verifier_with(
+    principals: impl IntoIterator<Item = Arc<KnownPrincipal>>,
+    key_sets: TestKeySets,
+) -> Verifier {
     let ports = VerifierPorts {
         clock: Arc::new(TestClock::at(NOW_MS)),
         directory: Arc::new(TestDirectory::of(principals)),
@@ -313,7 +358,12 @@ pub(super) fn bench() -> Bench {
     bench_with(policy(), false, false)
 }
 
-pub(super) fn sign(key: &PrivateKey, algorithm: Algorithm, header: &Value, claims: &Value) -> String {
+pub(super) fn sign(
+    key: &PrivateKey,
+    algorithm: Algorithm,
+    header: &Value,
+    claims: &Value,
+) -> String {
     let mut header = header.clone();
     header["alg"] = algorithm.name().into();
     let part = |json: &Value| BASE64_URL_SAFE_NO_PAD.encode(json.to_string());
@@ -326,8 +376,8 @@ pub(super) fn claims(nonce: &str) -> Value {
     json!({"username": "alice", "time": NOW, "nonce": nonce})
 }
 
-pub(super) fn presented(credentials: &str) -> Presented<'_> {
-    Presented {
+pub(super) fn auth_request(credentials: &str) -> AuthRequest<'_> {
+    AuthRequest {
         request: OriginalRequest {
             method: Some("GET").into(),
             scheme: Some("https").into(),
@@ -335,7 +385,7 @@ pub(super) fn presented(credentials: &str) -> Presented<'_> {
             path: Some("/orders?page=1").into(),
             body: Body::Unseen,
         },
-        ..Presented::alone(Door::Http, Credentials::One(credentials))
+        ..AuthRequest::alone(Door::Http, Credentials::One(credentials))
     }
 }
 
@@ -353,20 +403,21 @@ impl Bench {
     }
 
     /// Decides, and holds the explanation given just before to the decision.
-    pub(super) fn decide(&self, presented: &Presented<'_>) -> Result<(), DenialReason> {
+    pub(super) fn decide(&self, auth_request: &AuthRequest<'_>) -> Result<(), DenialReason> {
         let claimed = self.claimed();
-        let explanation = now_or_never(self.verifier.explain(presented, Vantage::Inside));
+        let explanation = now_or_never(self.verifier.explain(auth_request, ExplainFrom::Inside));
         assert_eq!(self.claimed(), claimed, "explaining claims nothing");
-        let decided = match now_or_never(self.verifier.decide(presented)).result.unwrap() {
+        let decided = match now_or_never(self.verifier.decide(auth_request)).result.unwrap() {
             Decision::Allow(identity) => {
                 assert!(matches!(identity.principal().username.as_str(), "alice" | "tina"));
                 Ok(())
             }
             Decision::Deny(denial) => Err(denial.reason),
         };
-        let explained = explanation.failure().map_or(Ok(()), |step| Err(step.outcome.reason().unwrap()));
+        let explained =
+            explanation.failure().map_or(Ok(()), |step| Err(step.outcome.reason().unwrap()));
         // A retry of the same attempt passes; an explanation is no attempt.
-        if presented.attempt.is_none() || decided.is_err() {
+        if auth_request.attempt.is_none() || decided.is_err() {
             assert_eq!(explained, decided, "{explanation:#?}");
             assert_eq!(explanation.identity.is_some(), decided.is_ok());
         }
@@ -374,7 +425,7 @@ impl Bench {
     }
 
     pub(super) fn present(&self, credentials: &str) -> Result<(), DenialReason> {
-        self.decide(&presented(credentials))
+        self.decide(&auth_request(credentials))
     }
 
     pub(super) fn claimed(&self) -> usize {

@@ -30,7 +30,12 @@ struct NoReports;
 
 #[async_trait]
 impl FetchReports for NoReports {
-    async fn fetched(&self, _: &str, _: UnixMillis, _: Result<&KeySetContents, &FetchFailure>) -> Result<(), RegistryError> {
+    async fn fetched(
+        &self,
+        _: &str,
+        _: UnixMillis,
+        _: Result<&KeySetContents, &FetchFailure>,
+    ) -> Result<(), RegistryError> {
         Ok(())
     }
 }
@@ -55,7 +60,8 @@ impl Endpoint {
             max_age: Duration::from_hours(20_000),
             ..JwksSettings::default()
         };
-        let (cache, refresher) = JwksCache::new(&settings, Arc::new(FastClock), Arc::new(NoReports)).unwrap();
+        let (cache, refresher) =
+            JwksCache::new(&settings, Arc::new(FastClock), Arc::new(NoReports)).unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         tokio::spawn(refresher.run(async move { drop(stopped.await) }));
         Self { listener, trust: KnownTrust { id: TrustId(1), url: url.into() }, cache, _stop: stop }
@@ -63,7 +69,10 @@ impl Endpoint {
 
     /// The next request, which waits for its answer.
     async fn asked(&self) -> TcpStream {
-        let (mut stream, _) = tokio::time::timeout(PATIENCE, self.listener.accept()).await.expect("nobody asks").unwrap();
+        let (mut stream, _) = tokio::time::timeout(PATIENCE, self.listener.accept())
+            .await
+            .expect("nobody asks")
+            .unwrap();
         let mut request = Vec::new();
         while !request.ends_with(b"\r\n\r\n") {
             request.push(stream.read_u8().await.unwrap());
@@ -86,7 +95,8 @@ async fn answer(mut stream: TcpStream, kids: &[&str]) {
         jwk
     };
     let body = json!({ "keys": kids.iter().map(jwk).collect::<Vec<Value>>() }).to_string();
-    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+    let head =
+        format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
     stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
     stream.shutdown().await.unwrap();
 }
@@ -119,7 +129,10 @@ async fn a_refresh_tells_of_a_fetch_that_began_after_it() {
     let refreshed = tokio::spawn(async move {
         let mut refresh = cache.refresh(&url);
         // So that it has asked for its fetch before the one under way ends.
-        let is_pending = std::future::poll_fn(|context| Poll::Ready(Pin::new(&mut refresh).poll(context).is_pending())).await;
+        let is_pending = std::future::poll_fn(|context| {
+            Poll::Ready(Pin::new(&mut refresh).poll(context).is_pending())
+        })
+        .await;
         assert!(is_pending);
         polled.send(()).unwrap();
         refresh.await
@@ -127,7 +140,10 @@ async fn a_refresh_tells_of_a_fetch_that_began_after_it() {
     is_polled.await.unwrap();
     answer(slow, &["old"]).await;
     answer(endpoint.asked().await, &["new", "newer"]).await;
-    assert_eq!(tokio::time::timeout(PATIENCE, refreshed).await.unwrap().unwrap().unwrap().usable_keys, 2);
+    assert_eq!(
+        tokio::time::timeout(PATIENCE, refreshed).await.unwrap().unwrap().unwrap().usable_keys,
+        2
+    );
 }
 
 /// A key set may change under a name that it had before. Whoever signs what no key fits makes it fetched, and once in a cooldown.
@@ -140,7 +156,8 @@ async fn what_was_missed_is_fetched_once_in_a_cooldown() {
     };
     answer(endpoint.asked().await, &["old"]).await;
     tokio::time::timeout(PATIENCE, refreshed).await.unwrap().unwrap().unwrap();
-    let began = endpoint.cache.watched(&endpoint.trust.url, FastClock.now()).state().last_began.unwrap();
+    let began =
+        endpoint.cache.watched(&endpoint.trust.url, FastClock.now()).state().last_began.unwrap();
     let cooldown = endpoint.cache.settings.cooldown;
 
     // It is the caller who says when.
@@ -161,7 +178,11 @@ async fn what_was_missed_is_fetched_once_in_a_cooldown() {
     .await
     .expect("the second set is not used");
     // It counts once it is over, a moment after its keys do.
-    let mut fetches = endpoint.cache.watched(&endpoint.trust.url, FastClock.now()).fetches.subscribe();
-    let counted = *tokio::time::timeout(PATIENCE, fetches.wait_for(|fetches| *fetches >= 2)).await.unwrap().unwrap();
+    let mut fetches =
+        endpoint.cache.watched(&endpoint.trust.url, FastClock.now()).fetches.subscribe();
+    let counted = *tokio::time::timeout(PATIENCE, fetches.wait_for(|fetches| *fetches >= 2))
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(counted, 2);
 }

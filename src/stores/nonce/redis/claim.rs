@@ -28,7 +28,9 @@ impl RedisNonceStore {
         let (commands, tolerance) = self.claim_commands(&key, &claim);
         match link.connection.req_packed_commands(&commands, 0, commands.len()).await {
             Ok(replies) => match self.read_claim(&link, &key, &claim, tolerance, replies).await {
-                Err(error) if error.leads_elsewhere() => Box::pin(self.claim_elsewhere(thread, &link, &key, &claim, error)).await,
+                Err(error) if error.leads_elsewhere() => {
+                    Box::pin(self.claim_elsewhere(thread, &link, &key, &claim, error)).await
+                }
                 result => result,
             },
             Err(error) => {
@@ -45,7 +47,12 @@ impl RedisNonceStore {
 
     /// A second try, on another connection. Boxed where it is called, so that the claims to which this does not happen stay
     /// small.
-    async fn claim_again(&self, thread: &Arc<Thread>, key: &NonceKey, claim: &NonceClaim<'_>) -> Result<Claimed, ClaimError> {
+    async fn claim_again(
+        &self,
+        thread: &Arc<Thread>,
+        key: &NonceKey,
+        claim: &NonceClaim<'_>,
+    ) -> Result<Claimed, ClaimError> {
         // What another thread has may have broken like the first.
         let mut link = self.own_link(thread, key.partition).await?;
         let (commands, tolerance) = self.claim_commands(key, claim);
@@ -92,7 +99,11 @@ impl RedisNonceStore {
 
     fn check_acknowledged(&self, acknowledged: i64) -> Result<(), ClaimError> {
         let wanted = self.rules.replicas_ack;
-        if acknowledged < wanted.into() { Err(ClaimError::TooFewReplicas { acknowledged, wanted }) } else { Ok(()) }
+        if acknowledged < wanted.into() {
+            Err(ClaimError::TooFewReplicas { acknowledged, wanted })
+        } else {
+            Ok(())
+        }
     }
 
     /// The seconds that a claim is remembered if replicas accept its token for `tolerance`: counted from the time of the server,
@@ -107,7 +118,11 @@ impl RedisNonceStore {
     fn tolerance_in_use(&self, partition: usize) -> Tolerance {
         let own = self.rules.tolerance;
         let known = self.epochs[partition].load();
-        known.as_ref().map(|known| known.epoch.fence.tolerance).filter(|known| known.duration() > own.duration()).unwrap_or(own)
+        known
+            .as_ref()
+            .map(|known| known.epoch.fence.tolerance)
+            .filter(|known| known.duration() > own.duration())
+            .unwrap_or(own)
     }
 
     /// What the replies to a claim say.
@@ -155,21 +170,28 @@ impl RedisNonceStore {
     /// The same attempt made this claim before, perhaps without enough replicas hearing of it. `WAIT` covers what was written over its
     /// own connection alone, and a `SET NX` that is refused writes nothing (Valkey then says that all replicas have it): so the claim
     /// is written once more, by setting its expiry again.
-    async fn acknowledge(&self, link: &Link, key: &NonceKey, claim: &NonceClaim<'_>) -> Result<(), ClaimError> {
+    async fn acknowledge(
+        &self,
+        link: &Link,
+        key: &NonceKey,
+        claim: &NonceClaim<'_>,
+    ) -> Result<(), ClaimError> {
         let seconds = self.remember_for(key.partition, claim, self.tolerance_in_use(key.partition));
         let mut commands = Pipeline::with_capacity(4);
         commands.cmd("EXPIRE").arg(&key.text).arg(seconds);
         self.add_wait(&mut commands);
         commands.add_command(get(&key.text));
         commands.add_command(self.epoch_gets[key.partition].clone());
-        let replies = link.connection.clone().req_packed_commands(&commands, 0, commands.len()).await;
+        let replies =
+            link.connection.clone().req_packed_commands(&commands, 0, commands.len()).await;
         let mut replies = replies.inspect_err(|_| self.drop_link(link))?.into_iter();
         let was_there = self.read(link, reply::integer(reply::next(&mut replies)))? == 1;
         self.check_acknowledged(self.read(link, reply::integer(reply::next(&mut replies)))?)?;
         let holder = self.read(link, reply::get(reply::next(&mut replies)))?;
         let epoch = self.read(link, reply::get(reply::next(&mut replies)))?;
         // What was flushed in between may have been claimed by another attempt.
-        let is_still_held = was_there && holder.is_some_and(|holder| holder == claim.attempt.number().to_be_bytes());
+        let is_still_held = was_there
+            && holder.is_some_and(|holder| holder == claim.attempt.number().to_be_bytes());
         if !(is_still_held && self.knows(key.partition, epoch.as_deref())) {
             return Err(ClaimError::EpochChanged);
         }

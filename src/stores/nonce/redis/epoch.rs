@@ -72,7 +72,8 @@ impl Epoch {
     /// As it is stored: words, the last of which is the server.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let Fence { lost_at, tolerance, raised } = self.fence;
-        let (from, at) = raised.map_or((0, 0), |raised| (raised.from.duration().as_millis(), raised.at.0));
+        let (from, at) =
+            raised.map_or((0, 0), |raised| (raised.from.duration().as_millis(), raised.at.0));
         let mut text = String::with_capacity(96);
         // Writing to a String does not fail.
         let _ = write!(
@@ -159,53 +160,89 @@ mod tests {
     };
 
     fn epoch() -> Epoch {
-        Epoch { fence: Fence::since(UnixMillis(5), Tolerance::DEFAULT), run_id: "one".into(), evicted: 0 }
+        Epoch {
+            fence: Fence::since(UnixMillis(5), Tolerance::DEFAULT),
+            run_id: "one".into(),
+            evicted: 0,
+        }
     }
 
     #[test]
     fn an_epoch_that_is_right_stays() {
         assert_eq!(Epoch::replacement(Some(&epoch().encode()), SIGHT), None);
         let smaller = Sight { tolerance: tolerance(5), ..SIGHT };
-        assert_eq!(Epoch::replacement(Some(&epoch().encode()), smaller), None, "the largest in use counts");
+        assert_eq!(
+            Epoch::replacement(Some(&epoch().encode()), smaller),
+            None,
+            "the largest in use counts"
+        );
     }
 
     #[test]
     fn what_is_gone_was_lost_by_now_or_by_the_time_everybody_left_the_server_before() {
         let single = Sight { takeover: Duration::ZERO, ..SIGHT };
         let (new, change) = Epoch::replacement(None, single).unwrap();
-        assert_eq!((new.fence, change), (Fence::since(SIGHT.now, Tolerance::DEFAULT), Change::Empty));
+        assert_eq!(
+            (new.fence, change),
+            (Fence::since(SIGHT.now, Tolerance::DEFAULT), Change::Empty)
+        );
         let (new, _) = Epoch::replacement(None, SIGHT).unwrap();
-        assert_eq!(new.fence.lost_at, UnixMillis(1_000_750), "the new server was empty when it took over");
-        let (new, _) = Epoch::replacement(None, Sight { known_tolerance: Some(tolerance(60)), ..SIGHT }).unwrap();
-        assert_eq!(new.fence.tolerance, tolerance(60), "other replicas may still accept for longer");
+        assert_eq!(
+            new.fence.lost_at,
+            UnixMillis(1_000_750),
+            "the new server was empty when it took over"
+        );
+        let (new, _) =
+            Epoch::replacement(None, Sight { known_tolerance: Some(tolerance(60)), ..SIGHT })
+                .unwrap();
+        assert_eq!(
+            new.fence.tolerance,
+            tolerance(60),
+            "other replicas may still accept for longer"
+        );
         let (new, change) = Epoch::replacement(Some(b"1 5 20000"), SIGHT).unwrap();
         assert_eq!((new.fence.lost_at, change), (UnixMillis(1_000_750), Change::Unreadable));
     }
 
     #[test]
     fn another_server_may_lack_what_the_one_before_had_until_everybody_left_it() {
-        let (new, change) = Epoch::replacement(Some(&epoch().encode()), Sight { run_id: "two", ..SIGHT }).unwrap();
+        let (new, change) =
+            Epoch::replacement(Some(&epoch().encode()), Sight { run_id: "two", ..SIGHT }).unwrap();
         assert_eq!(change, Change::OtherServer);
         assert_eq!((new.fence.lost_at, &*new.run_id), (UnixMillis(1_000_750), "two"));
-        assert_eq!(Epoch::replacement(Some(&new.encode()), Sight { run_id: "two", ..SIGHT }), None, "once");
-        let later = Epoch { fence: Fence::since(UnixMillis(2_000_000), Tolerance::DEFAULT), ..epoch() };
-        let (new, _) = Epoch::replacement(Some(&later.encode()), Sight { run_id: "two", ..SIGHT }).unwrap();
+        assert_eq!(
+            Epoch::replacement(Some(&new.encode()), Sight { run_id: "two", ..SIGHT }),
+            None,
+            "once"
+        );
+        let later =
+            Epoch { fence: Fence::since(UnixMillis(2_000_000), Tolerance::DEFAULT), ..epoch() };
+        let (new, _) =
+            Epoch::replacement(Some(&later.encode()), Sight { run_id: "two", ..SIGHT }).unwrap();
         assert_eq!(new.fence.lost_at, UnixMillis(2_000_000), "a fence is never lowered");
     }
 
     #[test]
     fn evictions_are_losses() {
-        let (new, change) = Epoch::replacement(Some(&epoch().encode()), Sight { evicted: 3, ..SIGHT }).unwrap();
+        let (new, change) =
+            Epoch::replacement(Some(&epoch().encode()), Sight { evicted: 3, ..SIGHT }).unwrap();
         assert_eq!((new.fence.lost_at, new.evicted, change), (SIGHT.now, 3, Change::Evicted));
         assert_eq!(Epoch::replacement(Some(&new.encode()), Sight { evicted: 3, ..SIGHT }), None);
     }
 
     #[test]
     fn a_larger_tolerance_is_written_down_with_the_one_before() {
-        let (new, change) = Epoch::replacement(Some(&epoch().encode()), Sight { tolerance: tolerance(60), ..SIGHT }).unwrap();
+        let (new, change) = Epoch::replacement(
+            Some(&epoch().encode()),
+            Sight { tolerance: tolerance(60), ..SIGHT },
+        )
+        .unwrap();
         assert_eq!(change, Change::ToleranceRaised);
         let raised = RaisedTolerance { from: Tolerance::DEFAULT, at: SIGHT.now };
-        assert_eq!(new.fence, Fence { lost_at: UnixMillis(5), tolerance: tolerance(60), raised: Some(raised) });
+        assert_eq!(
+            new.fence,
+            Fence { lost_at: UnixMillis(5), tolerance: tolerance(60), raised: Some(raised) }
+        );
     }
 
     #[test]

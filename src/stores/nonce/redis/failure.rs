@@ -6,7 +6,7 @@ use redis::RedisError;
 
 use super::{
     reply::{FailureKind, ReplyError},
-    server::Problem,
+    server::Unfit,
     servers::DiscoveryError,
 };
 use crate::{config::redis_url::RedisAddress, stores::redis::BadRedisTls};
@@ -22,7 +22,9 @@ pub(super) enum ClaimError {
     Redis(#[from] RedisError),
     #[error(transparent)]
     Reply(#[from] ReplyError),
-    #[error("only {acknowledged} of {wanted} replicas of Redis have the claim (`nonce.replicas_ack`)")]
+    #[error(
+        "only {acknowledged} of {wanted} replicas of Redis have the claim (`nonce.replicas_ack`)"
+    )]
     TooFewReplicas { acknowledged: i64, wanted: u32 },
     #[error("the Redis server was replaced by another while it answered")]
     Replaced,
@@ -35,7 +37,7 @@ pub(super) enum ClaimError {
     #[error("no Redis server has the nonces")]
     NoServer(#[source] Option<DiscoveryError>),
     #[error(transparent)]
-    Problem(Arc<Problem>),
+    Unfit(Arc<Unfit>),
     #[error(transparent)]
     Shared(Arc<ClaimError>),
     #[error("the service is stopping")]
@@ -46,15 +48,17 @@ impl ClaimError {
     pub(super) fn kind(&self) -> FailureKind {
         match self {
             Self::Timeout { .. } => FailureKind::Timeout,
-            Self::Connect { .. } | Self::Redis(_) | Self::NoServer(_) | Self::Stopping => FailureKind::Connection,
+            Self::Connect { .. } | Self::Redis(_) | Self::NoServer(_) | Self::Stopping => {
+                FailureKind::Connection
+            }
             Self::Reply(error) => error.kind(),
             Self::TooFewReplicas { .. } => FailureKind::TooFewAcknowledged,
             Self::Replaced => FailureKind::Replaced,
             Self::NotMaster => FailureKind::ReadOnly,
             Self::EpochChanged | Self::EpochsUnsettled => FailureKind::MemoryLost,
-            Self::Problem(problem) => match **problem {
-                Problem::ClockSkew { .. } => FailureKind::ClockSkew,
-                Problem::Evicts { .. } => FailureKind::Evicts,
+            Self::Unfit(problem) => match **problem {
+                Unfit::ClockSkew { .. } => FailureKind::ClockSkew,
+                Unfit::Evicts { .. } => FailureKind::Evicts,
             },
             Self::Shared(error) => error.kind(),
         }

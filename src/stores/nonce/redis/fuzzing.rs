@@ -11,8 +11,15 @@ pub fn rewritten_epoch(record: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// What a replica with these eyes writes instead of `record`; `None` if it leaves it as it is.
-pub fn replaced_epoch(record: Option<&[u8]>, run_id: &str, evicted: u64, now: i64, tolerance: Tolerance) -> Option<Vec<u8>> {
+pub fn replaced_epoch(
+    record: Option<&[u8]>,
+    run_id: &str,
+    evicted: u64,
+    now: i64,
+    tolerance: Tolerance,
+) -> Option<Vec<u8>> {
     let takeover = Duration::from_secs(2);
-    let sight = Sight { run_id, evicted, now: UnixMillis(now), tolerance, known_tolerance: None, takeover };
+    let sight =
+        Sight { run_id, evicted, now: UnixMillis(now), tolerance, known_tolerance: None, takeover };
     Epoch::replacement(record, sight).map(|(epoch, _)| epoch.encode())
 }

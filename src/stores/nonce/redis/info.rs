@@ -15,9 +15,13 @@ pub(super) struct ServerInfo {
 impl ServerInfo {
     /// `None` if it lacks what tells servers apart.
     pub(super) fn parse(text: &str) -> Option<Self> {
-        let field = |name: &str| text.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim()));
+        let field = |name: &str| {
+            text.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim()))
+        };
         Some(Self {
-            run_id: field("run_id").filter(|id| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_graphic()))?.to_owned(),
+            run_id: field("run_id")
+                .filter(|id| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_graphic()))?
+                .to_owned(),
             is_master: field("role")? == "master",
             evicted_keys: field("evicted_keys").and_then(|count| count.parse().ok()).unwrap_or(0),
             eviction_policy: field("maxmemory_policy").map(ToOwned::to_owned),
@@ -38,10 +42,19 @@ mod tests {
     fn the_lines_that_matter_are_read_and_a_text_without_them_is_not_taken() {
         let text = "# Server\r\nrun_id:abc\r\nmulti_run_id:x\r\n# Stats\r\nevicted_keys:7\r\nrole:master\r\nmaxmemory_policy:allkeys-lru\r\n";
         let info = ServerInfo::parse(text).unwrap();
-        assert_eq!((&*info.run_id, info.is_master, info.evicted_keys, info.evicts_any_key()), ("abc", true, 7, true));
+        assert_eq!(
+            (&*info.run_id, info.is_master, info.evicted_keys, info.evicts_any_key()),
+            ("abc", true, 7, true)
+        );
         let replica = ServerInfo::parse("run_id:abc\r\nrole:slave\r\n").unwrap();
         assert!(!replica.is_master && !replica.evicts_any_key() && replica.evicted_keys == 0);
-        for text in ["", "role:master\r\n", "run_id:\r\nrole:master\r\n", "run_id:a b\r\nrole:master\r\n", "run_id:abc\r\n"] {
+        for text in [
+            "",
+            "role:master\r\n",
+            "run_id:\r\nrole:master\r\n",
+            "run_id:a b\r\nrole:master\r\n",
+            "run_id:abc\r\n",
+        ] {
             assert_eq!(ServerInfo::parse(text), None, "{text:?}");
         }
     }

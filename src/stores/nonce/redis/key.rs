@@ -25,12 +25,15 @@ impl NonceKey {
         let mut text = String::with_capacity(56 + PLAIN_NONCE_BYTES_MAX);
         // Writing to a String does not fail.
         let _ = write!(text, "countersign:{{{partition}}}:nonce:{principal}:");
-        if nonce.len() <= PLAIN_NONCE_BYTES_MAX && nonce.bytes().all(|byte| byte.is_ascii_graphic()) {
+        if nonce.len() <= PLAIN_NONCE_BYTES_MAX && nonce.bytes().all(|byte| byte.is_ascii_graphic())
+        {
             text.push('n');
             text.push_str(nonce);
         } else {
             text.push('h');
-            for byte in aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, nonce.as_bytes()).as_ref() {
+            for byte in
+                aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, nonce.as_bytes()).as_ref()
+            {
                 let _ = write!(text, "{byte:02x}");
             }
         }
@@ -99,8 +102,11 @@ mod tests {
 
     #[test]
     fn nonces_spread_over_all_partitions() {
-        let partitions: BTreeSet<usize> =
-            (0..2000).map(|n| NonceKey::new(PrincipalId(7), &format!("nonce-{n}"), CLUSTER_PARTITIONS).partition).collect();
+        let partitions: BTreeSet<usize> = (0..2000)
+            .map(|n| {
+                NonceKey::new(PrincipalId(7), &format!("nonce-{n}"), CLUSTER_PARTITIONS).partition
+            })
+            .collect();
         assert_eq!(partitions.len(), CLUSTER_PARTITIONS);
     }
 }

@@ -82,7 +82,10 @@ impl Thread {
             lock(&thread.connecting).retain(|(begun, _)| *begun != server);
             connected.map_err(Arc::new)
         });
-        let begun = task.map(|ended| ended.unwrap_or_else(|_| Err(Arc::new(ClaimError::Stopping)))).boxed().shared();
+        let begun = task
+            .map(|ended| ended.unwrap_or_else(|_| Err(Arc::new(ClaimError::Stopping))))
+            .boxed()
+            .shared();
         connecting.push((server, begun.clone()));
         begun
     }

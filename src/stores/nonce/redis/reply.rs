@@ -38,7 +38,9 @@ impl ReplyError {
     /// right one, or that wants to know the client again.
     pub(super) fn ends_connection(&self) -> bool {
         match self {
-            Self::Refused { code, .. } => matches!(&**code, "READONLY" | "MASTERDOWN" | "NOAUTH" | "LOADING" | "NOREPLICAS"),
+            Self::Refused { code, .. } => {
+                matches!(&**code, "READONLY" | "MASTERDOWN" | "NOAUTH" | "LOADING" | "NOREPLICAS")
+            }
             Self::Unexpected(_) => true,
         }
     }
@@ -176,7 +178,9 @@ pub(super) fn integer(reply: Value) -> Result<i64, ReplyError> {
 /// Reads a text, such as that of `INFO`.
 pub(super) fn text(reply: Value) -> Result<String, ReplyError> {
     match reply {
-        Value::BulkString(bytes) => String::from_utf8(bytes).map_err(|_| ReplyError::Unexpected("bytes that are no text")),
+        Value::BulkString(bytes) => {
+            String::from_utf8(bytes).map_err(|_| ReplyError::Unexpected("bytes that are no text"))
+        }
         Value::VerbatimString { text, .. } => Ok(text),
         other => Err(not_an_answer(other)),
     }
@@ -188,7 +192,9 @@ pub(super) fn time(reply: Value) -> Result<UnixMillis, ReplyError> {
     let number = |part: Value| text(part).ok()?.parse::<i64>().ok();
     let numbers: Option<Vec<i64>> = parts.into_iter().map(number).collect();
     match numbers.as_deref() {
-        Some([seconds, micros]) => Ok(UnixMillis(seconds.saturating_mul(1000).saturating_add(micros / 1000))),
+        Some([seconds, micros]) => {
+            Ok(UnixMillis(seconds.saturating_mul(1000).saturating_add(micros / 1000)))
+        }
         _ => Err(ReplyError::Unexpected("an array that is no time")),
     }
 }
@@ -255,9 +261,17 @@ mod tests {
     fn only_ok_is_stored_and_only_nil_is_held() {
         assert_eq!(set(read("+OK\r\n")).unwrap(), SetReply::Stored);
         assert_eq!(set(read("$-1\r\n")).unwrap(), SetReply::Held);
-        for nonsense in
-            ["+QUEUED\r\n", "+ok\r\n", "$2\r\nOK\r\n", ":1\r\n", "*0\r\n", "*1\r\n+OK\r\n", "#t\r\n", "%0\r\n", ",1\r\n"]
-        {
+        for nonsense in [
+            "+QUEUED\r\n",
+            "+ok\r\n",
+            "$2\r\nOK\r\n",
+            ":1\r\n",
+            "*0\r\n",
+            "*1\r\n+OK\r\n",
+            "#t\r\n",
+            "%0\r\n",
+            ",1\r\n",
+        ] {
             assert!(matches!(set(read(nonsense)), Err(ReplyError::Unexpected(_))), "{nonsense:?}");
         }
     }
@@ -277,12 +291,18 @@ mod tests {
 
     #[test]
     fn times_and_texts_are_read() {
-        assert_eq!(time(read("*2\r\n$10\r\n1764300000\r\n$6\r\n123456\r\n")).unwrap(), UnixMillis(1_764_300_000_123));
+        assert_eq!(
+            time(read("*2\r\n$10\r\n1764300000\r\n$6\r\n123456\r\n")).unwrap(),
+            UnixMillis(1_764_300_000_123)
+        );
         for nonsense in ["*0\r\n", "*1\r\n$1\r\n1\r\n", "*2\r\n$1\r\nx\r\n$1\r\n1\r\n", ":1\r\n"] {
             assert!(time(read(nonsense)).is_err(), "{nonsense:?}");
         }
         assert_eq!(text(read("=5\r\ntxt:x\r\n")).unwrap(), "x");
-        assert!(set(next(&mut std::iter::empty())).is_err() && get(next(&mut std::iter::empty())).is_err());
+        assert!(
+            set(next(&mut std::iter::empty())).is_err()
+                && get(next(&mut std::iter::empty())).is_err()
+        );
     }
 
     #[test]

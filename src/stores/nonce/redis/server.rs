@@ -25,7 +25,7 @@ pub(super) struct Server {
     pub(super) address: RedisAddress,
     access: RedisAccess,
     /// Why nothing may be claimed here, although it answers.
-    problem: ArcSwapOption<Problem>,
+    problem: ArcSwapOption<Unfit>,
     clock: ServerClock,
     is_down: AtomicBool,
 }
@@ -46,7 +46,7 @@ impl ServerClock {
 
 /// A server that answers, and is not fit for claims.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Problem {
+pub(super) enum Unfit {
     #[error(
         "the clock of this replica and that of Redis at {address} are {skew_ms} ms apart, more than `nonce.max_clock_skew` allows; \
          set them by NTP"
@@ -87,7 +87,7 @@ impl Server {
         self.access.connect(&self.address, Purpose::Data).await
     }
 
-    pub(super) fn problem(&self) -> Option<Arc<Problem>> {
+    pub(super) fn problem(&self) -> Option<Arc<Unfit>> {
         self.problem.load_full()
     }
 
@@ -95,7 +95,7 @@ impl Server {
         self.problem.load().is_some()
     }
 
-    pub(super) fn set_problem(&self, problem: Option<Problem>) {
+    pub(super) fn set_problem(&self, problem: Option<Unfit>) {
         let before = self.problem.load();
         if before.as_deref() == problem.as_ref() {
             return;
@@ -104,7 +104,9 @@ impl Server {
             (None, Some(problem)) => {
                 tracing::error!(problem = %problem, "nothing is claimed at a Redis server until this is mended");
             }
-            (Some(_), None) => tracing::info!(server = %self.address, "the Redis server is fit for claims again"),
+            (Some(_), None) => {
+                tracing::info!(server = %self.address, "the Redis server is fit for claims again")
+            }
             (Some(_), Some(_)) | (None, None) => {}
         }
         drop(before);
@@ -118,7 +120,8 @@ impl Server {
 
     /// Notes whether it takes claims, and says whether that is new.
     pub(super) fn is_news(&self, is_down: bool) -> bool {
-        self.is_down.load(Ordering::Relaxed) != is_down && self.is_down.swap(is_down, Ordering::Relaxed) != is_down
+        self.is_down.load(Ordering::Relaxed) != is_down
+            && self.is_down.swap(is_down, Ordering::Relaxed) != is_down
     }
 }
 

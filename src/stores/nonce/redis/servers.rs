@@ -44,7 +44,8 @@ impl Layout {
 
     /// The partitions of a server.
     pub(super) fn partitions(&self, server: u64) -> Vec<usize> {
-        let has = |partition: &usize| self.server(*partition).is_some_and(|found| found.id == server);
+        let has =
+            |partition: &usize| self.server(*partition).is_some_and(|found| found.id == server);
         (0..self.places.len()).filter(has).collect()
     }
 }
@@ -76,9 +77,10 @@ impl Servers {
     /// Nothing is connected yet.
     pub(super) fn new(access: RedisAccess) -> Self {
         let layout = match access.servers() {
-            RedisServers::Single(address) => {
-                Layout { servers: vec![Arc::new(Server::new(&access, address.clone()))], places: vec![Some(0)] }
-            }
+            RedisServers::Single(address) => Layout {
+                servers: vec![Arc::new(Server::new(&access, address.clone()))],
+                places: vec![Some(0)],
+            },
             RedisServers::Cluster(_) | RedisServers::Sentinel { .. } => Layout::default(),
         };
         Self {
@@ -134,13 +136,21 @@ impl Servers {
         let told = match self.access.servers() {
             RedisServers::Single(_) => return Ok(false),
             RedisServers::Sentinel { sentinels, service, .. } => {
-                let told = ask_all(&self.access, &mut held, sentinels.clone(), Question::Sentinel { service }).await;
+                let told = ask_all(
+                    &self.access,
+                    &mut held,
+                    sentinels.clone(),
+                    Question::Sentinel { service },
+                )
+                .await;
                 told.ok_or_else(|| DiscoveryError::NoMaster(service.clone()))?
             }
             RedisServers::Cluster(seeds) => {
                 let servers = now.servers.iter().map(|server| &server.address);
                 let nodes = seeds.iter().chain(servers).cloned().collect();
-                ask_all(&self.access, &mut held, nodes, Question::ClusterNode).await.ok_or(DiscoveryError::NoNode)?
+                ask_all(&self.access, &mut held, nodes, Question::ClusterNode)
+                    .await
+                    .ok_or(DiscoveryError::NoNode)?
             }
         };
         // Whoever answers late must not bring back what was replaced.
@@ -167,22 +177,31 @@ impl Servers {
             servers.push(server);
         }
         let same = |one: &Arc<Server>, other: &Arc<Server>| Arc::ptr_eq(one, other);
-        let is_same = |partition| match (now.server(partition), places[partition].map(|place: usize| &servers[place])) {
+        let is_same = |partition| match (
+            now.server(partition),
+            places[partition].map(|place: usize| &servers[place]),
+        ) {
             (Some(one), Some(other)) => same(one, other),
             (one, other) => one.is_none() && other.is_none(),
         };
         if (0..places.len()).all(is_same) {
             return false;
         }
-        let addresses: Vec<String> = servers.iter().map(|server| server.address.to_string()).collect();
-        tracing::info!(servers = addresses.join(", "), "nonces are claimed at these Redis servers from now on");
+        let addresses: Vec<String> =
+            servers.iter().map(|server| server.address.to_string()).collect();
+        tracing::info!(
+            servers = addresses.join(", "),
+            "nonces are claimed at these Redis servers from now on"
+        );
         self.layout.store(Arc::new(Layout { servers, places }));
         true
     }
 
     /// Listens to the sentinels, for ever: each says at once when another master was chosen.
     pub(super) async fn listen(&self) {
-        let RedisServers::Sentinel { sentinels, .. } = self.access.servers() else { return std::future::pending().await };
+        let RedisServers::Sentinel { sentinels, .. } = self.access.servers() else {
+            return std::future::pending().await;
+        };
         let listening = sentinels.iter().map(|sentinel| async move {
             loop {
                 if let Err(error) = self.listen_to(sentinel).await {
@@ -195,7 +214,8 @@ impl Servers {
     }
 
     async fn listen_to(&self, sentinel: &RedisAddress) -> Result<(), RedisError> {
-        let subscriber = self.access.subscribe(sentinel, Purpose::Sentinel, "+switch-master").await?;
+        let subscriber =
+            self.access.subscribe(sentinel, Purpose::Sentinel, "+switch-master").await?;
         let mut messages = subscriber.into_on_message();
         while messages.next().await.is_some() {
             self.wanted.notify_one();

@@ -18,7 +18,7 @@ use super::{
     failure::{BadRedis, ClaimError},
     info::ServerInfo,
     key, reply,
-    server::{Problem, Server},
+    server::{Server, Unfit},
     servers::DiscoveryError,
 };
 use crate::{
@@ -65,19 +65,27 @@ impl RedisNonceStore {
         let thread = self.thread();
         let connected = async {
             let partitions = self.first_partitions().await;
-            let trials =
-                partitions.into_iter().map(|partition| async move { (partition, self.try_claim(thread, partition).await) });
+            let trials = partitions.into_iter().map(|partition| async move {
+                (partition, self.try_claim(thread, partition).await)
+            });
             for (partition, tried) in join_all(trials).await {
                 drop(tried.map_err(|error| self.unavailable(partition, error)));
             }
         };
         let in_time = tokio::time::timeout(CONNECT_TIMEOUT, connected).await;
-        let evicts = self.servers.layout_now().servers.iter().find_map(|server| match server.problem().as_deref() {
-            Some(problem @ Problem::Evicts { .. }) => Some(problem.to_string()),
-            Some(Problem::ClockSkew { .. }) | None => None,
+        let evicts = self.servers.layout_now().servers.iter().find_map(|server| {
+            match server.problem().as_deref() {
+                Some(problem @ Unfit::Evicts { .. }) => Some(problem.to_string()),
+                Some(Unfit::ClockSkew { .. }) | None => None,
+            }
         });
         if in_time.is_err() {
-            drop(self.unavailable(0, ClaimError::Timeout { address: None, timeout: CONNECT_TIMEOUT }));
+            drop(
+                self.unavailable(
+                    0,
+                    ClaimError::Timeout { address: None, timeout: CONNECT_TIMEOUT },
+                ),
+            );
         }
         evicts.map_or(Ok(()), |problem| Err(BadRedis::Evicts(problem)))
     }
@@ -90,7 +98,8 @@ impl RedisNonceStore {
             info.arg("INFO");
             let asked = async { server.connect().await?.req_packed_command(&info).await };
             let Ok(text) = within(CONNECT_TIMEOUT, asked).await else { continue };
-            let policy = reply::text(text).ok().and_then(|text| ServerInfo::parse(&text)?.eviction_policy);
+            let policy =
+                reply::text(text).ok().and_then(|text| ServerInfo::parse(&text)?.eviction_policy);
             if let Some(policy) = policy.filter(|policy| policy != "noeviction") {
                 advice.push(format!(
                     "Redis at {} has `maxmemory-policy {policy}`: when it is full, it forgets nonces, and tokens signed until then \
@@ -106,7 +115,8 @@ impl RedisNonceStore {
     pub async fn watch(self: Arc<Self>, shutdown: impl Future<Output = ()>) {
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let (mut shutdown, mut listening) = (std::pin::pin!(shutdown), std::pin::pin!(self.servers.listen()));
+        let (mut shutdown, mut listening) =
+            (std::pin::pin!(shutdown), std::pin::pin!(self.servers.listen()));
         let mut connections = HashMap::new();
         loop {
             tokio::select! {
@@ -128,7 +138,12 @@ impl RedisNonceStore {
         connections.retain(|id, _| layout.servers.iter().any(|server| server.id == *id));
         let looks = layout.servers.iter().map(|server| {
             let held = connections.get(&server.id).cloned();
-            async move { (server.id, tokio::time::timeout(LOOK_TIMEOUT, self.look_at(server, held)).await.ok()) }
+            async move {
+                (
+                    server.id,
+                    tokio::time::timeout(LOOK_TIMEOUT, self.look_at(server, held)).await.ok(),
+                )
+            }
         });
         for (id, looked) in join_all(looks).await {
             match looked {
@@ -139,7 +154,11 @@ impl RedisNonceStore {
         }
     }
 
-    async fn look_at(&self, server: &Server, held: Option<Connection>) -> Result<Connection, ClaimError> {
+    async fn look_at(
+        &self,
+        server: &Server,
+        held: Option<Connection>,
+    ) -> Result<Connection, ClaimError> {
         let mut connection = match held {
             Some(connection) => connection,
             None => server.connect().await?,
@@ -172,17 +191,26 @@ impl RedisNonceStore {
             self.find_servers_or_tell().await;
         }
         let layout = self.servers.layout_now();
-        let mut firsts: Vec<usize> =
-            layout.servers.iter().filter_map(|server| layout.partitions(server.id).first().copied()).collect();
+        let mut firsts: Vec<usize> = layout
+            .servers
+            .iter()
+            .filter_map(|server| layout.partitions(server.id).first().copied())
+            .collect();
         // One that nobody has is unavailable like a server that is out of reach.
-        firsts.extend((0..self.servers.partitions()).find(|partition| layout.server(*partition).is_none()));
+        firsts.extend(
+            (0..self.servers.partitions()).find(|partition| layout.server(*partition).is_none()),
+        );
         firsts
     }
 
     /// [`RedisNonceStore::settle`], done by one of all that come at the same time.
     pub(super) async fn settle_once(&self, link: &super::Link) -> Result<(), ClaimError> {
         let layout = self.servers.layout_now();
-        let server = layout.servers.iter().find(|server| server.id == link.server).ok_or(ClaimError::Replaced)?;
+        let server = layout
+            .servers
+            .iter()
+            .find(|server| server.id == link.server)
+            .ok_or(ClaimError::Replaced)?;
         let before = self.settling.ended.load(Ordering::Acquire);
         let _one = self.settling.one.lock().await;
         if self.settling.ended.load(Ordering::Acquire) > before + 1 {
@@ -195,7 +223,11 @@ impl RedisNonceStore {
 
     /// Reads the epochs of a server, replaces those that are not right, and judges whether the server is fit for claims. To be done
     /// on each new connection before the first claim, and when a claim found another epoch.
-    pub(super) async fn settle(&self, server: &Server, connection: &mut Connection) -> Result<(), ClaimError> {
+    pub(super) async fn settle(
+        &self,
+        server: &Server,
+        connection: &mut Connection,
+    ) -> Result<(), ClaimError> {
         let partitions = self.servers.layout_now().partitions(server.id);
         for _ in 0..ROUNDS {
             let (info, now, held) = self.look_at_epochs(server, connection, &partitions).await?;
@@ -222,7 +254,8 @@ impl RedisNonceStore {
         // After the epochs: what was lost was lost before this time.
         commands.cmd("TIME").cmd("INFO");
         let sent = self.clock.now();
-        let mut replies = connection.req_packed_commands(&commands, 0, commands.len()).await?.into_iter();
+        let mut replies =
+            connection.req_packed_commands(&commands, 0, commands.len()).await?.into_iter();
         let received = self.clock.now();
         let mut held = Vec::with_capacity(partitions.len());
         for partition in partitions {
@@ -230,7 +263,8 @@ impl RedisNonceStore {
         }
         let now = reply::time(reply::next(&mut replies))?;
         let info = reply::text(reply::next(&mut replies))?;
-        let info = ServerInfo::parse(&info).ok_or(reply::ReplyError::Unexpected("an INFO without run_id and role"))?;
+        let info = ServerInfo::parse(&info)
+            .ok_or(reply::ReplyError::Unexpected("an INFO without run_id and role"))?;
         server.read_clock(now);
         let skew_ms = skew_ms(sent, now, received);
         self.clock_skew.0.store(skew_ms, Ordering::Relaxed);
@@ -238,14 +272,14 @@ impl RedisNonceStore {
         Ok((info, now, held))
     }
 
-    fn problem(&self, server: &Server, info: &ServerInfo, skew_ms: i64) -> Option<Problem> {
+    fn problem(&self, server: &Server, info: &ServerInfo, skew_ms: i64) -> Option<Unfit> {
         let address = || server.address.clone();
         if u128::from(skew_ms.unsigned_abs()) > self.rules.max_clock_skew.as_millis() {
-            return Some(Problem::ClockSkew { address: address(), skew_ms });
+            return Some(Unfit::ClockSkew { address: address(), skew_ms });
         }
         if info.evicts_any_key() && !self.rules.allow_eviction {
             let policy = info.eviction_policy.clone().unwrap_or_default();
-            return Some(Problem::Evicts { address: address(), policy });
+            return Some(Unfit::Evicts { address: address(), policy });
         }
         None
     }
@@ -265,9 +299,18 @@ impl RedisNonceStore {
             let known = self.epochs[partition].load();
             let known_tolerance = known.as_ref().map(|known| known.epoch.fence.tolerance);
             let takeover = self.servers.takeover();
-            let sight = Sight { run_id: &info.run_id, evicted, now, tolerance: self.rules.tolerance, known_tolerance, takeover };
+            let sight = Sight {
+                run_id: &info.run_id,
+                evicted,
+                now,
+                tolerance: self.rules.tolerance,
+                known_tolerance,
+                takeover,
+            };
             match (Epoch::replacement(held.as_deref(), sight), held) {
-                (Some((epoch, change)), held) => replacements.push((partition, held.unwrap_or_default(), epoch, change)),
+                (Some((epoch, change)), held) => {
+                    replacements.push((partition, held.unwrap_or_default(), epoch, change))
+                }
                 (None, Some(held)) => self.remember(partition, held),
                 (None, None) => {}
             }
@@ -277,9 +320,16 @@ impl RedisNonceStore {
         }
         let mut commands = Pipeline::with_capacity(replacements.len());
         for (partition, held, epoch, _) in &replacements {
-            commands.cmd("EVAL").arg(REPLACE).arg(1).arg(key::epoch(*partition)).arg(held).arg(epoch.encode());
+            commands
+                .cmd("EVAL")
+                .arg(REPLACE)
+                .arg(1)
+                .arg(key::epoch(*partition))
+                .arg(held)
+                .arg(epoch.encode());
         }
-        let mut replies = connection.req_packed_commands(&commands, 0, commands.len()).await?.into_iter();
+        let mut replies =
+            connection.req_packed_commands(&commands, 0, commands.len()).await?.into_iter();
         let mut are_all_right = true;
         let mut told: Option<Change> = None;
         for (partition, _, epoch, change) in replacements {
@@ -340,7 +390,9 @@ mod tests {
 
     #[test]
     fn a_clock_is_off_by_what_the_way_does_not_explain() {
-        let skew = |sent, redis, received| skew_ms(UnixMillis(sent), UnixMillis(redis), UnixMillis(received));
+        let skew = |sent, redis, received| {
+            skew_ms(UnixMillis(sent), UnixMillis(redis), UnixMillis(received))
+        };
         assert_eq!(skew(1000, 1005, 1010), 0);
         assert_eq!(skew(1000, 990, 1010), 10, "ahead");
         assert_eq!(skew(1000, 1500, 1010), -490, "behind");

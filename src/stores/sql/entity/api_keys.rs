@@ -1,6 +1,6 @@
 use sea_orm::entity::prelude::*;
 
-use super::super::owned::Owned;
+use super::super::by_principal::Owned;
 
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "api_keys")]

@@ -19,7 +19,10 @@ pub struct Model {
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {
     /// Those that can still decide: revoked ones stay where they are.
-    #[sea_orm(has_many = "super::public_keys::Entity", on_condition = r#"super::public_keys::Column::RevokedAt.is_null()"#)]
+    #[sea_orm(
+        has_many = "super::public_keys::Entity",
+        on_condition = r#"super::public_keys::Column::RevokedAt.is_null()"#
+    )]
     PublicKeys,
     #[sea_orm(has_many = "super::jwks_trusts::Entity")]
     JwksTrusts,

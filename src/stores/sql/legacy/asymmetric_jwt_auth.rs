@@ -11,7 +11,9 @@ use super::{
 use crate::{
     config::database::DatabaseUrl,
     domain::time::UnixMillis,
-    engine::ports::{LegacyAccount, LegacyError, LegacyKey, LegacySource, LegacyTotals, LegacyTrust},
+    engine::ports::{
+        LegacyAccount, LegacyError, LegacyKey, LegacySource, LegacyTotals, LegacyTrust,
+    },
 };
 
 /// The database of a Django project with `asymmetric_jwt_auth`, of any version.
@@ -30,10 +32,16 @@ pub struct AsymmetricJwtAuth {
 
 impl AsymmetricJwtAuth {
     /// Reaches it. Users with neither a key nor a trust could not use it: they are taken only where `takes_all_users`.
-    pub async fn open(url: &DatabaseUrl, users: &UserTable, takes_all_users: bool) -> Result<Self, LegacyError> {
+    pub async fn open(
+        url: &DatabaseUrl,
+        users: &UserTable,
+        takes_all_users: bool,
+    ) -> Result<Self, LegacyError> {
         let snapshot = Snapshot::open(url, "asymmetric_jwt_auth").await?;
-        let (keys, trusts) =
-            (Table::new("asymmetric_jwt_auth_publickey", "k"), Table::new("asymmetric_jwt_auth_jwksendpointtrust", "t"));
+        let (keys, trusts) = (
+            Table::new("asymmetric_jwt_auth_publickey", "k"),
+            Table::new("asymmetric_jwt_auth_jwksendpointtrust", "t"),
+        );
         snapshot.require(&keys, &["user_id", "key"]).await?;
         let users = Users::find(&snapshot, users).await?;
         let mut key_columns = vec!["key"];
@@ -47,7 +55,15 @@ impl AsymmetricJwtAuth {
         if has_trusts && snapshot.has(&trusts, "last_used_on").await? {
             trust_columns.push("last_used_on");
         }
-        Ok(Self { snapshot, users, keys, key_columns, trusts: has_trusts.then_some(trusts), trust_columns, takes_all_users })
+        Ok(Self {
+            snapshot,
+            users,
+            keys,
+            key_columns,
+            trusts: has_trusts.then_some(trusts),
+            trust_columns,
+            takes_all_users,
+        })
     }
 
     /// Whether a user has a key or a trust.
@@ -78,10 +94,16 @@ impl LegacySource for AsymmetricJwtAuth {
         })
     }
 
-    async fn accounts(&self, after: Option<&str>, limit: u64, _: UnixMillis) -> Result<Vec<LegacyAccount>, LegacyError> {
+    async fn accounts(
+        &self,
+        after: Option<&str>,
+        limit: u64,
+        _: UnixMillis,
+    ) -> Result<Vec<LegacyAccount>, LegacyError> {
         let condition = (!self.takes_all_users).then(|| self.has_credentials());
         let mut page = self.users.page(&self.snapshot, condition, after, limit).await?;
-        let Some(query) = self.users.rows_of(&self.snapshot, &page, &self.keys, &self.key_columns) else {
+        let Some(query) = self.users.rows_of(&self.snapshot, &page, &self.keys, &self.key_columns)
+        else {
             return Ok(page.accounts);
         };
         for row in self.snapshot.rows(&query).await? {
@@ -96,7 +118,10 @@ impl LegacySource for AsymmetricJwtAuth {
             }
         }
         let Some(trusts) = &self.trusts else { return Ok(page.accounts) };
-        let Some(query) = self.users.rows_of(&self.snapshot, &page, trusts, &self.trust_columns) else { return Ok(page.accounts) };
+        let Some(query) = self.users.rows_of(&self.snapshot, &page, trusts, &self.trust_columns)
+        else {
+            return Ok(page.accounts);
+        };
         for row in self.snapshot.rows(&query).await? {
             let trust = LegacyTrust {
                 origin: origin(trusts, &row)?,

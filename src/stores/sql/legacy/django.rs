@@ -73,7 +73,10 @@ impl Users {
     ) -> Result<Page, LegacyError> {
         let username = self.table.column("username");
         let mut query = Query::select();
-        query.expr_as(snapshot.as_text(self.id()), "user_id").expr_as(username.clone(), "username").from(self.table.reference());
+        query
+            .expr_as(snapshot.as_text(self.id()), "user_id")
+            .expr_as(username.clone(), "username")
+            .from(self.table.reference());
         for column in &self.optional {
             query.expr_as(self.table.column(column), *column);
         }
@@ -99,12 +102,18 @@ impl Users {
         } else {
             true
         };
-        let profile =
-            Profile { given_name: text(row, "first_name"), family_name: text(row, "last_name"), email: text(row, "email") };
+        let profile = Profile {
+            given_name: text(row, "first_name"),
+            family_name: text(row, "last_name"),
+            email: text(row, "email"),
+        };
         let username = some_text(row, "username")?;
         Ok(LegacyAccount {
             cursor: username.clone(),
-            origin: Origin { table: self.table.name.as_str().into(), id: some_text(row, "user_id")? },
+            origin: Origin {
+                table: self.table.name.as_str().into(),
+                id: some_text(row, "user_id")?,
+            },
             unverified_username: username,
             person: Some(LegacyPerson { is_active, profile }),
             created_at: moment(row, "date_joined"),
@@ -117,7 +126,13 @@ impl Users {
 
     /// The rows of `table` that belong to the users of a page, with `columns` of them, in the order of their numbers; each with the
     /// text of its number as `row_id` and that of its user's as `user_id`. None where the page is empty.
-    pub(super) fn rows_of(&self, snapshot: &Snapshot, page: &Page, table: &Table, columns: &[&str]) -> Option<SelectStatement> {
+    pub(super) fn rows_of(
+        &self,
+        snapshot: &Snapshot,
+        page: &Page,
+        table: &Table,
+        columns: &[&str],
+    ) -> Option<SelectStatement> {
         let (first, last) = (page.accounts.first()?, page.accounts.last()?);
         let username = || self.table.column("username");
         let mut query = Query::select();
@@ -125,7 +140,11 @@ impl Users {
             .expr_as(snapshot.as_text(table.column("id")), "row_id")
             .expr_as(snapshot.as_text(self.id()), "user_id")
             .from(table.reference())
-            .join(JoinType::InnerJoin, self.table.reference(), table.column("user_id").eq(self.id()))
+            .join(
+                JoinType::InnerJoin,
+                self.table.reference(),
+                table.column("user_id").eq(self.id()),
+            )
             .and_where(username().gte(first.cursor.as_str()))
             .and_where(username().lte(last.cursor.as_str()))
             .order_by_expr(username(), Order::Asc)
@@ -139,7 +158,10 @@ impl Users {
     /// Whether there is a row of `table` that belongs to a user.
     pub(super) fn has_row_of(&self, table: &Table) -> Expr {
         let mut query = Query::select();
-        query.expr(Expr::val(1)).from(table.reference()).and_where(table.column("user_id").eq(self.id()));
+        query
+            .expr(Expr::val(1))
+            .from(table.reference())
+            .and_where(table.column("user_id").eq(self.id()));
         Expr::exists(query)
     }
 }
@@ -147,7 +169,10 @@ impl Users {
 impl Page {
     /// The account that a row of [`Users::rows_of`] belongs to. None where a page's names, in the order of the database, lie around
     /// those of users that the page has not.
-    pub(super) fn owner(&mut self, row: &QueryResult) -> Result<Option<&mut LegacyAccount>, LegacyError> {
+    pub(super) fn owner(
+        &mut self,
+        row: &QueryResult,
+    ) -> Result<Option<&mut LegacyAccount>, LegacyError> {
         let id = some_text(row, "user_id")?;
         Ok(self.places.get(&id).and_then(|place| self.accounts.get_mut(*place)))
     }

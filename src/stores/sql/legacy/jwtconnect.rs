@@ -66,9 +66,17 @@ impl LegacySource for Jwtconnect {
         })
     }
 
-    async fn accounts(&self, after: Option<&str>, limit: u64, now: UnixMillis) -> Result<Vec<LegacyAccount>, LegacyError> {
+    async fn accounts(
+        &self,
+        after: Option<&str>,
+        limit: u64,
+        now: UnixMillis,
+    ) -> Result<Vec<LegacyAccount>, LegacyError> {
         let mut page = self.users.page(&self.snapshot, None, after, limit).await?;
-        let Some(mut query) = self.users.rows_of(&self.snapshot, &page, &self.tokens, &COLUMNS) else { return Ok(page.accounts) };
+        let Some(mut query) = self.users.rows_of(&self.snapshot, &page, &self.tokens, &COLUMNS)
+        else {
+            return Ok(page.accounts);
+        };
         query.and_where(self.is_alive(now));
         for row in self.snapshot.rows(&query).await? {
             let audience = text(&row, "audience").unwrap_or_default();

@@ -18,7 +18,9 @@ use super::{
 use crate::{
     config::database::DatabaseUrl,
     domain::time::UnixMillis,
-    engine::ports::{LegacyAccount, LegacyApiKey, LegacyError, LegacyRefreshToken, LegacySource, LegacyTotals},
+    engine::ports::{
+        LegacyAccount, LegacyApiKey, LegacyError, LegacyRefreshToken, LegacySource, LegacyTotals,
+    },
 };
 
 /// The database of a `jwthenticator`.
@@ -74,7 +76,11 @@ impl Jwthenticator {
             .expr_as(self.tokens.column("created"), "created")
             .expr_as(self.tokens.column("expires_at"), "expires_at")
             .from(self.tokens.reference())
-            .join(JoinType::InnerJoin, self.keys.reference(), self.tokens.column("key_id").eq(self.keys.column("id")))
+            .join(
+                JoinType::InnerJoin,
+                self.keys.reference(),
+                self.tokens.column("key_id").eq(self.keys.column("id")),
+            )
             .and_where(self.identifier().gte(first))
             .and_where(self.identifier().lte(last))
             .and_where(self.is_alive(now))
@@ -107,7 +113,12 @@ impl LegacySource for Jwthenticator {
         })
     }
 
-    async fn accounts(&self, after: Option<&str>, limit: u64, now: UnixMillis) -> Result<Vec<LegacyAccount>, LegacyError> {
+    async fn accounts(
+        &self,
+        after: Option<&str>,
+        limit: u64,
+        now: UnixMillis,
+    ) -> Result<Vec<LegacyAccount>, LegacyError> {
         let mut query = self.identifiers();
         if let Some(after) = after {
             query.and_where(self.identifier().gt(after));
@@ -117,7 +128,9 @@ impl LegacySource for Jwthenticator {
         for row in self.snapshot.rows(&query).await? {
             identifiers.push(some_text(&row, "identifier")?);
         }
-        let (Some(first), Some(last)) = (identifiers.first(), identifiers.last()) else { return Ok(Vec::new()) };
+        let (Some(first), Some(last)) = (identifiers.first(), identifiers.last()) else {
+            return Ok(Vec::new());
+        };
         let mut tokens = self.tokens_of(first, last, now).await?;
         let mut query = Query::select();
         query
@@ -154,7 +167,8 @@ impl LegacySource for Jwthenticator {
 
 fn account(identifier: String, key: LegacyApiKey) -> LegacyAccount {
     // In the form that the name of a principal has that registers a key here.
-    let unverified_username = Uuid::parse_str(&identifier).map_or_else(|_| identifier.clone(), |uuid| uuid.to_string());
+    let unverified_username =
+        Uuid::parse_str(&identifier).map_or_else(|_| identifier.clone(), |uuid| uuid.to_string());
     LegacyAccount {
         origin: key.origin.clone(),
         cursor: identifier,

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use sea_orm::{
-    AccessMode, ConnectionTrait, DatabaseBackend, DatabaseConnection, DatabaseTransaction, DbErr, IsolationLevel, QueryResult,
-    TransactionTrait,
+    AccessMode, ConnectionTrait, DatabaseBackend, DatabaseConnection, DatabaseTransaction, DbErr,
+    IsolationLevel, QueryResult, TransactionTrait,
     prelude::{TimeDateTime, TimeDateTimeWithTimeZone},
-    sea_query::{Alias, Asterisk, Expr, ExprTrait, Func, IntoTableRef, Query, SelectStatement, TableRef},
+    sea_query::{
+        Alias, Asterisk, Expr, ExprTrait, Func, IntoTableRef, Query, SelectStatement, TableRef,
+    },
 };
 
 use super::super::{error::is_missing_schema, open::open_to_read, record::millis};
@@ -32,11 +34,16 @@ impl Snapshot {
     /// Reaches the database of `system`.
     pub(super) async fn open(url: &DatabaseUrl, system: &'static str) -> Result<Self, LegacyError> {
         let connect = |error: DbErr| LegacyError::Connect(error.into());
-        let connection = open_to_read(url, CONNECT_TIMEOUT).await.map_err(|error| LegacyError::Connect(error.into()))?;
+        let connection = open_to_read(url, CONNECT_TIMEOUT)
+            .await
+            .map_err(|error| LegacyError::Connect(error.into()))?;
         let is_sqlite = url.kind() == DatabaseKind::Sqlite;
         // SQLite knows one kind of isolation, and is opened for reading anyway.
-        let (isolation, access) =
-            if is_sqlite { (None, None) } else { (Some(IsolationLevel::RepeatableRead), Some(AccessMode::ReadOnly)) };
+        let (isolation, access) = if is_sqlite {
+            (None, None)
+        } else {
+            (Some(IsolationLevel::RepeatableRead), Some(AccessMode::ReadOnly))
+        };
         let transaction = connection.begin_with_config(isolation, access).await.map_err(connect)?;
         Ok(Self { connection, transaction, system })
     }
@@ -63,17 +70,24 @@ impl Snapshot {
         Ok(())
     }
 
-    pub(super) async fn rows(&self, query: &SelectStatement) -> Result<Vec<QueryResult>, LegacyError> {
+    pub(super) async fn rows(
+        &self,
+        query: &SelectStatement,
+    ) -> Result<Vec<QueryResult>, LegacyError> {
         self.transaction.query_all(query).await.map_err(|error| LegacyError::Failed(error.into()))
     }
 
     /// How many rows `query` yields.
     pub(super) async fn count(&self, query: SelectStatement) -> Result<u64, LegacyError> {
         let mut counting = Query::select();
-        counting.expr_as(Func::count(Expr::col(Asterisk)), "counted").from_subquery(query, "rows_to_count");
+        counting
+            .expr_as(Func::count(Expr::col(Asterisk)), "counted")
+            .from_subquery(query, "rows_to_count");
         let rows = self.rows(&counting).await?;
         let counted: i64 = match rows.first() {
-            Some(row) => row.try_get("", "counted").map_err(|error| LegacyError::Failed(error.into()))?,
+            Some(row) => {
+                row.try_get("", "counted").map_err(|error| LegacyError::Failed(error.into()))?
+            }
             None => 0,
         };
         Ok(u64::try_from(counted).unwrap_or(0))

@@ -25,14 +25,16 @@ mod because {
     pub const NUMBERS: &str = "times are JSON numbers (RFC 7519 section 2)";
     pub const ONCE: &str = "which of the two another reader takes is anyone's guess";
     pub const PADDING: &str = "base64url has no padding in a JWS (RFC 7515 section 2)";
-    pub const CRITICAL: &str =
-        "`crit` says that a reader must understand the extension (RFC 7515 section 4.1.11), and none is known here";
-    pub const ISSUED_AT: &str = "`iat` and `time` say the same, give or take 2 s; another `iat` is another token's";
+    pub const CRITICAL: &str = "`crit` says that a reader must understand the extension (RFC 7515 section 4.1.11), and none is known here";
+    pub const ISSUED_AT: &str =
+        "`iat` and `time` say the same, give or take 2 s; another `iat` is another token's";
     pub const AUDIENCE: &str = "it names an audience, and this service is not in it";
     pub const BOUND: &str = "what a token says that it is for is checked";
-    pub const KEYS: &str = "RSA alone, with PKCS #1, and Ed25519 under its old name are known there";
+    pub const KEYS: &str =
+        "RSA alone, with PKCS #1, and Ed25519 under its old name are known there";
     pub const NAMES: &str = "only `username` says who it is";
-    pub const PROFILE: &str = "the registered claims (RFC 7519) say the same: `iss` or `sub`, `iat`, `jti`";
+    pub const PROFILE: &str =
+        "the registered claims (RFC 7519) say the same: `iss` or `sub`, `iat`, `jti`";
 }
 
 /// Every case, in the order in which they are sent.
@@ -76,13 +78,19 @@ fn headers() -> Vec<Case> {
         alike("a tab after the scheme", |world| once(format!("JWT\t{}", world.token()))),
         alike("a comma after the token", |world| once(format!("{},", world.authorization()))),
         alike("text after the token", |world| once(format!("{} x", world.authorization()))),
-        alike("two tokens in one header", |world| once(format!("{}, {}", world.authorization(), world.authorization()))),
+        alike("two tokens in one header", |world| {
+            once(format!("{}, {}", world.authorization(), world.authorization()))
+        }),
         alike("two headers", |world| vec![vec![world.authorization(), world.authorization()]]),
         alike("one header twice", |world| vec![vec![world.authorization(); 2]]),
-        alike("a header beside another scheme's", |world| vec![vec!["Basic YWxpY2U6eA==".to_owned(), world.authorization()]]),
-        differs("two spaces after the scheme", "one space or more (RFC 9110 section 11.4)", |world| {
-            once(format!("JWT  {}", world.token()))
+        alike("a header beside another scheme's", |world| {
+            vec![vec!["Basic YWxpY2U6eA==".to_owned(), world.authorization()]]
         }),
+        differs(
+            "two spaces after the scheme",
+            "one space or more (RFC 9110 section 11.4)",
+            |world| once(format!("JWT  {}", world.token())),
+        ),
         differs("an access token of Countersign's as `Bearer`", "there are none there", |world| {
             once(format!("Bearer {}", world.access_token))
         }),
@@ -92,10 +100,14 @@ fn headers() -> Vec<Case> {
 fn algorithms() -> Vec<Case> {
     let mut cases = Vec::new();
     for algorithm in ["RS256", "RS384", "RS512"] {
-        cases.push(alike(algorithm, move |world| send(&Claims::of("alice").with_header("alg", algorithm), &world.rsa)));
+        cases.push(alike(algorithm, move |world| {
+            send(&Claims::of("alice").with_header("alg", algorithm), &world.rsa)
+        }));
     }
     for algorithm in ["PS256", "PS384", "PS512"] {
-        let sent = move |world: &World| send(&Claims::of("alice").with_header("alg", algorithm), &world.rsa);
+        let sent = move |world: &World| {
+            send(&Claims::of("alice").with_header("alg", algorithm), &world.rsa)
+        };
         cases.push(differs(&format!("`{algorithm}`"), because::KEYS, sent));
     }
     cases.extend([
@@ -107,11 +119,15 @@ fn algorithms() -> Vec<Case> {
         differs("`ES384`", because::KEYS, |world| send(&Claims::of("elliptic"), &world.p384)),
     ]);
     for algorithm in ["none", "HS256", "RS1", "rs512", "ES512", ""] {
-        let sent = move |world: &World| send(&Claims::of("alice").with_header("alg", algorithm), &world.rsa);
+        let sent = move |world: &World| {
+            send(&Claims::of("alice").with_header("alg", algorithm), &world.rsa)
+        };
         cases.push(alike(&format!("alg {algorithm:?}"), sent));
     }
     cases.extend([
-        alike("an alg of the other key", |world| send(&Claims::of("alice").with_header("alg", "RS512"), &world.ed25519)),
+        alike("an alg of the other key", |world| {
+            send(&Claims::of("alice").with_header("alg", "RS512"), &world.ed25519)
+        }),
         alike("alg as a number", |world| world.signed(r#"{"alg":512}"#, PAYLOAD)),
         alike("no alg", |world| world.signed(r#"{"typ":"JWT"}"#, PAYLOAD)),
     ]);
@@ -126,8 +142,12 @@ fn key_ids() -> Vec<Case> {
     vec![
         alike("the kid of the key", move |world| kid(world, world.ed25519.fingerprint().into())),
         alike("the kid of nobody's key", move |world| kid(world, "0f".repeat(32).into())),
-        alike("the kid of another user's key", move |world| kid(world, world.bobs.fingerprint().into())),
-        alike("a kid in capitals", move |world| kid(world, world.ed25519.fingerprint().to_uppercase().into())),
+        alike("the kid of another user's key", move |world| {
+            kid(world, world.bobs.fingerprint().into())
+        }),
+        alike("a kid in capitals", move |world| {
+            kid(world, world.ed25519.fingerprint().to_uppercase().into())
+        }),
         alike("a kid that is a name", move |world| kid(world, "laptop".into())),
         alike("an empty kid", move |world| kid(world, "".into())),
         alike("a kid that is a number", move |world| kid(world, 1.into())),
@@ -136,12 +156,16 @@ fn key_ids() -> Vec<Case> {
             "the `kid` picks the key, and `explain` says that it does not verify",
             move |world| kid(world, world.rsa.fingerprint().into()),
         ),
-        differs("`kid: null`", "a null is as good as nothing", move |world| kid(world, Value::Null)),
+        differs("`kid: null`", "a null is as good as nothing", move |world| {
+            kid(world, Value::Null)
+        }),
     ]
 }
 
 fn header_members() -> Vec<Case> {
-    let with = |members: &'static str| move |world: &World| world.signed(&format!(r#"{{"alg":"EdDSA",{members}}}"#), PAYLOAD);
+    let with = |members: &'static str| {
+        move |world: &World| world.signed(&format!(r#"{{"alg":"EdDSA",{members}}}"#), PAYLOAD)
+    };
     vec![
         alike("typ JWT", with(r#""typ":"JWT""#)),
         alike("typ at+jwt", with(r#""typ":"at+jwt""#)),
@@ -158,28 +182,50 @@ fn header_members() -> Vec<Case> {
         alike("a header with spaces", |world| world.signed("{ \"alg\" :\n\"EdDSA\" }", PAYLOAD)),
         alike("a header that is an array", |world| world.signed(r#"["EdDSA"]"#, PAYLOAD)),
         alike("a header that is no JSON", |world| world.signed("alg", PAYLOAD)),
-        differs("a header behind a byte order mark", because::JSON, |world| world.signed("\u{feff}{\"alg\":\"EdDSA\"}", PAYLOAD)),
+        differs("a header behind a byte order mark", because::JSON, |world| {
+            world.signed("\u{feff}{\"alg\":\"EdDSA\"}", PAYLOAD)
+        }),
     ]
 }
 
 fn times() -> Vec<Case> {
-    let at = |seconds: i64| move |world: &World| send(&Claims::of("alice").with("time", now() + seconds), &world.ed25519);
+    let at = |seconds: i64| {
+        move |world: &World| {
+            send(&Claims::of("alice").with("time", now() + seconds), &world.ed25519)
+        }
+    };
     vec![
         alike("a time 15 s ago", at(-15)),
         alike("a time in 15 s", at(15)),
         alike("a time 40 s ago", at(-40)),
         alike("a time in 40 s", at(40)),
-        alike("a time with a fraction", claims(r#""username":"alice","time":TIME.337586,"nonce":NONCE"#)),
+        alike(
+            "a time with a fraction",
+            claims(r#""username":"alice","time":TIME.337586,"nonce":NONCE"#),
+        ),
         alike("a time with a point", claims(r#""username":"alice","time":TIME.0,"nonce":NONCE"#)),
-        alike("a time with an exponent", claims(r#""username":"alice","time":TIME000e-3,"nonce":NONCE"#)),
-        alike("a time in milliseconds", claims(r#""username":"alice","time":TIME000,"nonce":NONCE"#)),
-        alike("a time with 40 digits", claims(r#""username":"alice","time":TIMETIMETIMETIME,"nonce":NONCE"#)),
+        alike(
+            "a time with an exponent",
+            claims(r#""username":"alice","time":TIME000e-3,"nonce":NONCE"#),
+        ),
+        alike(
+            "a time in milliseconds",
+            claims(r#""username":"alice","time":TIME000,"nonce":NONCE"#),
+        ),
+        alike(
+            "a time with 40 digits",
+            claims(r#""username":"alice","time":TIMETIMETIMETIME,"nonce":NONCE"#),
+        ),
         alike("a negative time", claims(r#""username":"alice","time":-TIME,"nonce":NONCE"#)),
         alike("the time 0", claims(r#""username":"alice","time":0,"nonce":NONCE"#)),
         alike("no time", claims(r#""username":"alice","nonce":NONCE"#)),
         alike("a time that is null", claims(r#""username":"alice","time":null,"nonce":NONCE"#)),
         alike("a time that is true", claims(r#""username":"alice","time":true,"nonce":NONCE"#)),
-        differs("`time` twice", because::ONCE, claims(r#""username":"alice","time":TIME,"time":TIME,"nonce":NONCE"#)),
+        differs(
+            "`time` twice",
+            because::ONCE,
+            claims(r#""username":"alice","time":TIME,"time":TIME,"nonce":NONCE"#),
+        ),
     ]
 }
 
@@ -203,22 +249,31 @@ fn nonces() -> Vec<Case> {
 }
 
 fn issued_at() -> Vec<Case> {
-    let with = |claim: &str| claims(&format!(r#""username":"alice","time":TIME,"nonce":NONCE,{claim}"#));
+    let with =
+        |claim: &str| claims(&format!(r#""username":"alice","time":TIME,"nonce":NONCE,{claim}"#));
     let later = |world: &World| {
         // Ahead of both clocks for as long as this takes.
         send(&Claims::of("alice").with("time", now() + 10).with("iat", now() + 11), &world.ed25519)
     };
     vec![
         alike("iat beside time", with(r#""iat":TIME"#)),
-        alike("iat a second before", |world| send(&Claims::of("alice").with("iat", now() - 1), &world.ed25519)),
+        alike("iat a second before", |world| {
+            send(&Claims::of("alice").with("iat", now() - 1), &world.ed25519)
+        }),
         alike("iat with a fraction", with(r#""iat":TIME.0"#)),
-        alike("iat an hour later", |world| send(&Claims::of("alice").with("iat", now() + 3600), &world.ed25519)),
+        alike("iat an hour later", |world| {
+            send(&Claims::of("alice").with("iat", now() + 3600), &world.ed25519)
+        }),
         alike("iat as text", with(r#""iat":"today""#)),
         differs("`iat` an hour before `time`", because::ISSUED_AT, |world| {
             send(&Claims::of("alice").with("iat", now() - 3600), &world.ed25519)
         }),
         differs("`iat` as digits in quotes", because::NUMBERS, with(r#""iat":"TIME""#)),
-        differs("`iat` a second after `time`, by a clock that is ahead", "a clock may be ahead by as much as `time` may", later),
+        differs(
+            "`iat` a second after `time`, by a clock that is ahead",
+            "a clock may be ahead by as much as `time` may",
+            later,
+        ),
         alike("iat null", with(r#""iat":null"#)),
     ]
 }
@@ -227,7 +282,8 @@ fn lifetimes() -> Vec<Case> {
     let with = |claim: &'static str, seconds: i64| {
         move |world: &World| send(&Claims::of("alice").with(claim, now() + seconds), &world.ed25519)
     };
-    let json = |claim: &str| claims(&format!(r#""username":"alice","time":TIME,"nonce":NONCE,{claim}"#));
+    let json =
+        |claim: &str| claims(&format!(r#""username":"alice","time":TIME,"nonce":NONCE,{claim}"#));
     vec![
         alike("exp in a minute", with("exp", 60)),
         alike("exp a minute ago", with("exp", -60)),
@@ -244,7 +300,9 @@ fn lifetimes() -> Vec<Case> {
 }
 
 fn audiences() -> Vec<Case> {
-    let audience = |audience: &str| claims(&format!(r#""username":"alice","time":TIME,"nonce":NONCE,"aud":{audience}"#));
+    let audience = |audience: &str| {
+        claims(&format!(r#""username":"alice","time":TIME,"nonce":NONCE,"aud":{audience}"#))
+    };
     vec![
         alike("another audience", audience(r#""https://elsewhere.test""#)),
         alike("several audiences", audience(r#"["https://elsewhere.test","b"]"#)),
@@ -252,14 +310,17 @@ fn audiences() -> Vec<Case> {
         alike("aud as a number", audience("5")),
         differs("an empty `aud`", because::AUDIENCE, audience(r#""""#)),
         differs("an `aud` without names", because::AUDIENCE, audience("[]")),
-        differs("this service as `aud`", "`issuer.audience` says what this service is called", |world| {
-            send(&Claims::of("alice").with("aud", World::AUDIENCE), &world.ed25519)
-        }),
+        differs(
+            "this service as `aud`",
+            "`issuer.audience` says what this service is called",
+            |world| send(&Claims::of("alice").with("aud", World::AUDIENCE), &world.ed25519),
+        ),
     ]
 }
 
 fn names() -> Vec<Case> {
-    let with = |claim: &str| claims(&format!(r#""username":"alice","time":TIME,"nonce":NONCE,{claim}"#));
+    let with =
+        |claim: &str| claims(&format!(r#""username":"alice","time":TIME,"nonce":NONCE,{claim}"#));
     vec![
         alike("iss", with(r#""iss":"https://client.example""#)),
         alike("iss as a number", with(r#""iss":1"#)),
@@ -269,12 +330,26 @@ fn names() -> Vec<Case> {
         differs("`sub` as a number", because::NAMES, with(r#""sub":1"#)),
         differs("`jti` as a number", because::NAMES, with(r#""jti":1"#)),
         alike("claims that nobody knows", with(r#""scope":"admin","x":{"y":[1,2.5,null,"z"]}"#)),
-        differs("`iss`, `iat`, `jti` in place of `username`, `time`, `nonce`", because::PROFILE, |world| {
-            send(&Claims::registered("alice"), &world.ed25519)
-        }),
-        differs("`iat` in place of `time`", because::PROFILE, claims(r#""username":"alice","iat":TIME,"nonce":NONCE"#)),
-        differs("`jti` in place of `nonce`", because::PROFILE, claims(r#""username":"alice","time":TIME,"jti":NONCE"#)),
-        differs("`sub` in place of `username`", because::PROFILE, claims(r#""sub":"alice","time":TIME,"nonce":NONCE"#)),
+        differs(
+            "`iss`, `iat`, `jti` in place of `username`, `time`, `nonce`",
+            because::PROFILE,
+            |world| send(&Claims::registered("alice"), &world.ed25519),
+        ),
+        differs(
+            "`iat` in place of `time`",
+            because::PROFILE,
+            claims(r#""username":"alice","iat":TIME,"nonce":NONCE"#),
+        ),
+        differs(
+            "`jti` in place of `nonce`",
+            because::PROFILE,
+            claims(r#""username":"alice","time":TIME,"jti":NONCE"#),
+        ),
+        differs(
+            "`sub` in place of `username`",
+            because::PROFILE,
+            claims(r#""sub":"alice","time":TIME,"nonce":NONCE"#),
+        ),
     ]
 }
 
@@ -289,7 +364,11 @@ fn bindings() -> Vec<Case> {
         alike("a content_digest, which the back end compares", with("content_digest", body)),
         differs("`htm` of another method", because::BOUND, with("htm", "POST")),
         differs("`htu` of another URI", because::BOUND, with("htu", "https://elsewhere.test/")),
-        differs("`htq` of another query", because::BOUND, with("htq", "47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFV")),
+        differs(
+            "`htq` of another query",
+            because::BOUND,
+            with("htq", "47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFV"),
+        ),
         differs("a `content_digest` that is none", because::BOUND, with("content_digest", "x")),
         differs("one of these that is null", because::BOUND, |world| {
             world.signed(HEADER, r#"{"username":"alice","time":TIME,"nonce":NONCE,"htm":null}"#)
@@ -298,7 +377,8 @@ fn bindings() -> Vec<Case> {
 }
 
 fn users() -> Vec<Case> {
-    let of = |username: &'static str| move |world: &World| send(&Claims::of(username), &world.ed25519);
+    let of =
+        |username: &'static str| move |world: &World| send(&Claims::of(username), &world.ed25519);
     let username = |json: &str| claims(&format!(r#""username":{json},"time":TIME,"nonce":NONCE"#));
     vec![
         alike("an unknown user", of("nobody")),
@@ -306,7 +386,9 @@ fn users() -> Vec<Case> {
         alike("a user in capitals", of("ALICE")),
         alike("a user with a space", of(" alice")),
         alike("a user with a line break", of("alice\n")),
-        alike("a user of 256 characters", |world| send(&Claims::of(&"a".repeat(256)), &world.ed25519)),
+        alike("a user of 256 characters", |world| {
+            send(&Claims::of(&"a".repeat(256)), &world.ed25519)
+        }),
         alike("a user with spaces and letters", of(World::LETTERS)),
         alike("the same letters, put together otherwise", of("Zoe\u{308} 名")),
         alike("a user in escapes", username(r#""\u0061lice""#)),
@@ -316,7 +398,11 @@ fn users() -> Vec<Case> {
         alike("a user that is a number", username("1")),
         alike("a user that is an array", username(r#"["alice"]"#)),
         differs("an inactive user", "who is disabled does not pass", of("inactive")),
-        differs("`username` twice", because::ONCE, claims(r#""username":"bob","username":"alice","time":TIME,"nonce":NONCE"#)),
+        differs(
+            "`username` twice",
+            because::ONCE,
+            claims(r#""username":"bob","username":"alice","time":TIME,"nonce":NONCE"#),
+        ),
     ]
 }
 
@@ -327,7 +413,10 @@ fn keys() -> Vec<Case> {
         alike("an RSA key with the exponent 3", openssl("three")),
         alike("the newest of ten keys", |world| send(&Claims::of("many"), &world.many[9])),
         alike("the oldest of ten keys, by its kid", |world| {
-            send(&Claims::of("many").with_header("kid", world.many[0].fingerprint()), &world.many[0])
+            send(
+                &Claims::of("many").with_header("kid", world.many[0].fingerprint()),
+                &world.many[0],
+            )
         }),
         differs(
             "the oldest of ten keys of one kind, without its `kid`",
@@ -351,8 +440,10 @@ fn signatures() -> Vec<Case> {
     };
     let spliced = |part: usize| {
         move |world: &World| {
-            let (own, other) = (world.token(), Claims::of("alice").with_header("x", 1).sign(&world.ed25519));
-            let (mut own, other): (Vec<_>, Vec<_>) = (own.split('.').collect(), other.split('.').collect());
+            let (own, other) =
+                (world.token(), Claims::of("alice").with_header("x", 1).sign(&world.ed25519));
+            let (mut own, other): (Vec<_>, Vec<_>) =
+                (own.split('.').collect(), other.split('.').collect());
             own[part] = other[part];
             once(format!("JWT {}", own.join(".")))
         }
@@ -374,7 +465,9 @@ fn signatures() -> Vec<Case> {
 }
 
 fn encodings() -> Vec<Case> {
-    let edited = |edit: fn(&str) -> String| move |world: &World| once(format!("JWT {}", edit(&world.token())));
+    let edited = |edit: fn(&str) -> String| {
+        move |world: &World| once(format!("JWT {}", edit(&world.token())))
+    };
     vec![
         alike("one part", edited(|token| token.replace('.', ""))),
         alike("two parts", edited(|token| token.rsplit_once('.').unwrap().0.to_owned())),
@@ -390,7 +483,9 @@ fn encodings() -> Vec<Case> {
             assert!(signed.contains('/'), "{signed}");
             world.sealed(&signed)
         }),
-        differs("a signature that ends with `==`", because::PADDING, |world| once(format!("{}==", world.authorization()))),
+        differs("a signature that ends with `==`", because::PADDING, |world| {
+            once(format!("{}==", world.authorization()))
+        }),
         differs("a header and claims that end with `=`", because::PADDING, |world| {
             let text = filled(PAYLOAD);
             let payload = if text.len().is_multiple_of(3) { format!("{text} ") } else { text };
@@ -404,16 +499,29 @@ fn encodings() -> Vec<Case> {
 fn payloads() -> Vec<Case> {
     vec![
         alike("claims with spaces", |world| {
-            world.signed(HEADER, "{\n  \"username\": \"alice\", \"time\" : TIME, \"nonce\": NONCE }\n")
+            world.signed(
+                HEADER,
+                "{\n  \"username\": \"alice\", \"time\" : TIME, \"nonce\": NONCE }\n",
+            )
         }),
-        alike("claims of 6 KiB", |world| send(&Claims::of("alice").with("x", "x".repeat(4500)), &world.ed25519)),
-        differs("a token of more than 8 KiB", "the bound of what is read before anything is proven", |world| {
-            send(&Claims::of("alice").with("x", "x".repeat(8000)), &world.ed25519)
+        alike("claims of 6 KiB", |world| {
+            send(&Claims::of("alice").with("x", "x".repeat(4500)), &world.ed25519)
         }),
-        differs("claims behind a byte order mark", because::JSON, |world| world.signed(HEADER, &format!("\u{feff}{PAYLOAD}"))),
+        differs(
+            "a token of more than 8 KiB",
+            "the bound of what is read before anything is proven",
+            |world| send(&Claims::of("alice").with("x", "x".repeat(8000)), &world.ed25519),
+        ),
+        differs("claims behind a byte order mark", because::JSON, |world| {
+            world.signed(HEADER, &format!("\u{feff}{PAYLOAD}"))
+        }),
         differs("claims in UTF-16", because::JSON, |world| {
             let text: Vec<u8> = filled(PAYLOAD).encode_utf16().flat_map(u16::to_le_bytes).collect();
-            world.sealed(&format!("{}.{}", URL_SAFE_NO_PAD.encode(HEADER), URL_SAFE_NO_PAD.encode(text)))
+            world.sealed(&format!(
+                "{}.{}",
+                URL_SAFE_NO_PAD.encode(HEADER),
+                URL_SAFE_NO_PAD.encode(text)
+            ))
         }),
         differs(
             "a `nonce` with half of a surrogate pair",
@@ -433,36 +541,63 @@ fn replays() -> Vec<Case> {
     let as_is: fn(&World, &Claims) -> String = |world, claims| claims.authorization(&world.ed25519);
     vec![
         alike("a token again", then(as_is, as_is)),
-        alike("the same claims by another key", then(as_is, |world, claims| claims.authorization(&world.rsa))),
+        alike(
+            "the same claims by another key",
+            then(as_is, |world, claims| claims.authorization(&world.rsa)),
+        ),
         alike(
             "the same claims under another header",
-            then(as_is, |world, claims| claims.clone().with_header("x", 1).authorization(&world.ed25519)),
+            then(as_is, |world, claims| {
+                claims.clone().with_header("x", 1).authorization(&world.ed25519)
+            }),
         ),
         alike(
             "the same nonce of another user",
-            then(as_is, |world, claims| claims.clone().with("username", "bob").authorization(&world.bobs)),
+            then(as_is, |world, claims| {
+                claims.clone().with("username", "bob").authorization(&world.bobs)
+            }),
         ),
-        alike("a token after a forged one", then(|world, claims| claims.authorization(&world.bobs), as_is)),
+        alike(
+            "a token after a forged one",
+            then(|world, claims| claims.authorization(&world.bobs), as_is),
+        ),
         alike(
             "a token after one of another time",
-            then(|world, claims| claims.clone().with("time", now() - 3600).authorization(&world.ed25519), as_is),
+            then(
+                |world, claims| {
+                    claims.clone().with("time", now() - 3600).authorization(&world.ed25519)
+                },
+                as_is,
+            ),
         ),
         differs(
             "the same `nonce` at another `time`",
             "a nonce is spent once for all times. Who counts within each second has to count on, or draw it at random, as its own clients do",
-            then(as_is, |world, claims| claims.clone().with("time", now() - 3).authorization(&world.ed25519)),
+            then(as_is, |world, claims| {
+                claims.clone().with("time", now() - 3).authorization(&world.ed25519)
+            }),
         ),
         differs("the `nonce` `\"5\"` after `5`", "a nonce counts by its text", |world| {
-            let payload = |nonce: &str| filled(&format!(r#"{{"username":"alice","time":TIME,"nonce":{nonce}}}"#));
-            [payload("5"), payload(r#""5""#)].iter().flat_map(|payload| world.signed(HEADER, payload)).collect()
+            let payload = |nonce: &str| {
+                filled(&format!(r#"{{"username":"alice","time":TIME,"nonce":{nonce}}}"#))
+            };
+            [payload("5"), payload(r#""5""#)]
+                .iter()
+                .flat_map(|payload| world.signed(HEADER, payload))
+                .collect()
         }),
         differs(
             "the `nonce` `6.0` after `6`",
             "a nonce counts by its digits as they stand, and clients that send numbers write them all",
             |world| {
                 let time = now();
-                let payload = |nonce: &str| format!(r#"{{"username":"alice","time":{time},"nonce":{nonce}}}"#);
-                [payload("6"), payload("6.0")].iter().flat_map(|payload| world.signed(HEADER, payload)).collect()
+                let payload = |nonce: &str| {
+                    format!(r#"{{"username":"alice","time":{time},"nonce":{nonce}}}"#)
+                };
+                [payload("6"), payload("6.0")]
+                    .iter()
+                    .flat_map(|payload| world.signed(HEADER, payload))
+                    .collect()
             },
         ),
     ]
@@ -532,7 +667,8 @@ impl World {
 
     pub fn new() -> Self {
         // Some tokens were signed before it starts.
-        let deployment = Deployment::new().set("nonce.fence", "off").set("issuer.audience", Self::AUDIENCE);
+        let deployment =
+            Deployment::new().set("nonce.fence", "off").set("issuer.audience", Self::AUDIENCE);
         let mut world = Self {
             deployment,
             users: Vec::new(),
@@ -546,7 +682,8 @@ impl World {
         };
         let pems = |keys: &[&Key]| keys.iter().map(|key| key.public_pem()).collect::<Vec<_>>();
         let (alices, bobs) = (pems(&[&world.ed25519, &world.rsa]), pems(&[&world.bobs]));
-        let (many, elliptic) = (pems(&world.many.iter().collect::<Vec<_>>()), pems(&[&world.p256, &world.p384]));
+        let (many, elliptic) =
+            (pems(&world.many.iter().collect::<Vec<_>>()), pems(&[&world.p256, &world.p384]));
         world.add("alice", &alices);
         world.add("bob", &bobs);
         world.add("keyless", &[]);
@@ -558,10 +695,13 @@ impl World {
         // It reads no such keys.
         world.add("elliptic", &elliptic);
         world.users[6].keys_there.clear();
-        for (name, options) in [("small", ["-F4", "1024"]), ("large", ["-F4", "4096"]), ("three", ["-3", "2048"])] {
+        for (name, options) in
+            [("small", ["-F4", "1024"]), ("large", ["-F4", "4096"]), ("three", ["-3", "2048"])]
+        {
             let file = world.deployment.dir.path().join(name);
             openssl(Command::new("openssl").args(["genrsa", "-out"]).arg(&file).args(options));
-            let public = openssl(Command::new("openssl").args(["rsa", "-pubout", "-in"]).arg(&file));
+            let public =
+                openssl(Command::new("openssl").args(["rsa", "-pubout", "-in"]).arg(&file));
             world.add(name, &[String::from_utf8(public).unwrap()]);
         }
         world.access_token = world.deployment.tokens("alice").access;
@@ -590,7 +730,11 @@ impl World {
 
     /// Header and payload to the letter, but for what is [`filled`] in, signed by alice.
     fn signed(&self, header: &str, payload: &str) -> Requests {
-        self.sealed(&format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(filled(payload))))
+        self.sealed(&format!(
+            "{}.{}",
+            URL_SAFE_NO_PAD.encode(header),
+            URL_SAFE_NO_PAD.encode(filled(payload))
+        ))
     }
 
     fn sealed(&self, signed: &str) -> Requests {
@@ -604,7 +748,9 @@ impl World {
             let message = self.deployment.dir.path().join("signed");
             std::fs::write(&message, signed).unwrap();
             let key = self.deployment.dir.path().join(username);
-            openssl(Command::new("openssl").args(["dgst", "-sha512", "-sign"]).arg(key).arg(message))
+            openssl(
+                Command::new("openssl").args(["dgst", "-sha512", "-sign"]).arg(key).arg(message),
+            )
         });
         format!("JWT {token}")
     }

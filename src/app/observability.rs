@@ -1,0 +1,61 @@
+//! What the service tells of itself: metrics and traces, and what they look at.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    config::telemetry::TelemetrySettings,
+    engine::readiness::Readiness,
+    stores::{cache::CachedDirectory, jwks::JwksCache, nonce::redis::RedisNonceStore},
+    telemetry::{TelemetryError, log::LogControl, metrics::Metrics, traces::Traces},
+};
+
+/// How long the last spans may take to be sent, and as long the last metrics.
+const SEND_LAST: Duration = Duration::from_secs(1);
+
+/// Metrics and traces, where the settings say.
+#[derive(Clone, Debug)]
+pub(super) struct Observability {
+    pub(super) metrics: Metrics,
+    pub(super) traces: Traces,
+}
+
+impl Observability {
+    pub(super) fn start(settings: &TelemetrySettings) -> Result<Self, TelemetryError> {
+        Ok(Self { metrics: Metrics::new(settings)?, traces: Traces::new(settings)? })
+    }
+
+    /// Has the stores and the log looked at. They know nothing of it.
+    pub(super) fn observe(
+        &self,
+        directory: &Arc<CachedDirectory>,
+        key_sets: &Arc<JwksCache>,
+        readiness: &Readiness,
+        redis: Option<Arc<RedisNonceStore>>,
+        log: LogControl,
+    ) {
+        let (directory, key_sets, readiness) =
+            (Arc::clone(directory), Arc::clone(key_sets), readiness.clone());
+        self.metrics.observe_key_cache(move || directory.usage());
+        self.metrics.observe_key_sets(move || key_sets.usage());
+        self.metrics.observe_stores(move || {
+            readiness.last().map(|(dependency, is_up)| (dependency.name(), is_up))
+        });
+        self.metrics.observe_lost_lines(move || log.lost_lines());
+        if let Some(redis) = redis {
+            let skewed = Arc::clone(&redis);
+            self.metrics.observe_redis_clock_skew(move || skewed.clock_skew_ms());
+            self.metrics.observe_nonce_failures(move || {
+                redis.failures().map(|(kind, count)| (kind.name(), count)).collect()
+            });
+        }
+    }
+
+    /// Sends what is left of both, from threads of their own, and waits for it.
+    pub(super) async fn end(self) {
+        let sent = tokio::task::spawn_blocking(move || {
+            self.traces.shut_down(SEND_LAST);
+            self.metrics.shut_down(SEND_LAST);
+        });
+        drop(sent.await);
+    }
+}

@@ -1,8 +1,0 @@
-//! Transports. They translate what a gateway asks and what the engine answers; they never decide.
-
-mod answer;
-pub mod grpc;
-pub mod http;
-mod in_flight;
-pub mod listen;
-pub mod tls;

@@ -1,0 +1,7 @@
+//! What each door takes and answers.
+
+pub mod grpc;
+pub mod grpc_limits;
+pub mod http;
+pub mod http2;
+pub mod verification;

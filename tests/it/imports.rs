@@ -1,0 +1,5 @@
+//! `countersign import` from the systems that it replaces.
+
+pub mod asymmetric;
+pub mod jwtconnect;
+pub mod jwthenticator;

@@ -1,0 +1,6 @@
+//! Redis as people run it.
+
+pub mod access;
+pub mod far;
+pub mod guarded;
+pub mod nodes;
