@@ -1,8 +1,9 @@
 //! How many allocations an allowed decision makes, and that they keep to their budget.
 //!
-//! `cargo bench --bench allocations`. The whole service runs in this process with an allocator that counts, and is asked over a
-//! real connection; the client allocates nothing, and nothing else goes on. What the cryptographic library allocates by itself,
-//! in C, is not in it. Needs `redis-server`.
+//! `cargo bench --bench allocations`. The whole service runs in this process with an allocator that
+//! counts, and is asked over a real connection; the client allocates nothing, and nothing else goes
+//! on. What the cryptographic library allocates by itself, in C, is not in it. Needs
+//! `redis-server`.
 
 #![allow(
     clippy::unwrap_used,
@@ -44,8 +45,9 @@ static ALLOCATOR: dhat::Alloc = dhat::Alloc;
 const COUNTED: usize = 500;
 const SCOPES: &str = "orders:read orders:write";
 
-/// What one decision may allocate at most over HTTP, from the first byte of the request to the last of the answer, with all that
-/// actix-web does for it. Raising one of these wants a reason. With Redis five are for the epoch that a claim reads in its round trip.
+/// What one decision may allocate at most over HTTP, from the first byte of the request to the last
+/// of the answer, with all that actix-web does for it. Raising one of these wants a reason. With
+/// Redis five are for the epoch that a claim reads in its round trip.
 const BUDGETS: [(Case, f64); 4] = [
     (Case::Ed25519Memory, 12.0),
     (Case::Rs256Memory, 12.0),
@@ -112,7 +114,8 @@ fn signed(signer: &Signer) -> Vec<String> {
     sign(std::slice::from_ref(signer), 2 * COUNTED, 2)
 }
 
-/// The defaults, but for where it listens and keeps its data; and it looks for changes so rarely that it does not meanwhile.
+/// The defaults, but for where it listens and keeps its data; and it looks for changes so rarely
+/// that it does not meanwhile.
 fn settings(dir: &Path, nonces: &str) -> Settings {
     let mut settings = Settings::default();
     for address in [

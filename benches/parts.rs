@@ -1,6 +1,7 @@
 //! What the parts of a decision take, each alone and beside its alternatives.
 //!
-//! `cargo bench --bench parts`, or `cargo bench --bench parts -- verify` for some of them. Needs `redis-server`.
+//! `cargo bench --bench parts`, or `cargo bench --bench parts -- verify` for some of them. Needs
+//! `redis-server`.
 
 #![allow(
     clippy::unwrap_used,
@@ -97,7 +98,8 @@ fn parse(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Verifying alone, by our key and by the library's; and reading and verifying a whole token, by us and by `jsonwebtoken`.
+/// Verifying alone, by our key and by the library's; and reading and verifying a whole token, by us
+/// and by `jsonwebtoken`.
 fn verify(criterion: &mut Criterion) {
     #[derive(Deserialize)]
     #[allow(dead_code, reason = "reading them is what takes time")]
@@ -192,7 +194,8 @@ fn nonces_in_memory(criterion: &mut Criterion) {
         FenceMode::MintedBefore,
     )
     .unwrap();
-    // Time passes so fast that half of the store is filled with live nonces, and others expire all the time.
+    // Time passes so fast that half of the store is filled with live nonces, and others expire all
+    // the time.
     let (mut number, start) = (0_i64, 1_700_000_000_000);
     group.bench_function("fresh, others expiring", |bencher| {
         bencher.iter_batched(
@@ -231,7 +234,8 @@ fn a_claim(nonce: &str, now: UnixMillis) -> NonceClaim<'_> {
     }
 }
 
-/// The engine between a directory and a nonce store that cost nothing, counting, and writing its log to nowhere.
+/// The engine between a directory and a nonce store that cost nothing, counting, and writing its
+/// log to nowhere.
 fn decide(criterion: &mut Criterion) {
     let log =
         tracing_subscriber::fmt::layer().with_writer(std::io::sink).json().flatten_event(true);

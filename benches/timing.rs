@@ -2,18 +2,21 @@
 //!
 //! `cargo bench --bench timing`. Some minutes; the exit code is 1 if anybody can be told.
 //!
-//! The engine decides about forged tokens that name principals of different kinds, in front of the directory in memory as the
-//! service has it. In each round every kind has its turn, in a random order, so that whatever else the machine does falls on all
-//! alike. Of each kind there are [`SAMPLES`] samples, each compared with those of a user that does not exist. A difference counts
-//! from |t| = 4.5 on, the usual threshold of leakage tests: by chance it is passed once in some 150,000 comparisons. At the end
-//! tokens that do cost more are compared with those that do not: a test that could not tell these would tell nothing.
+//! The engine decides about forged tokens that name principals of different kinds, in front of the
+//! directory in memory as the service has it. In each round every kind has its turn, in a random
+//! order, so that whatever else the machine does falls on all alike. Of each kind there are
+//! [`SAMPLES`] samples, each compared with those of a user that does not exist. A difference counts
+//! from |t| = 4.5 on, the usual threshold of leakage tests: by chance it is passed once in some
+//! 150,000 comparisons. At the end tokens that do cost more are compared with those that do not: a
+//! test that could not tell these would tell nothing.
 //!
-//! Interruptions make up most of the variance and may hide a difference. So the means without the slowest [`CUT_OFF`] are compared,
-//! too, and may not differ by more than a tenth of a verification ([`VERIFICATION_SHARE`]): where a key lies in the processor's
-//! caches, and whether a name is found or not, take some hundred nanoseconds that no number of decoys makes up for.
+//! Interruptions make up most of the variance and may hide a difference. So the means without the
+//! slowest [`CUT_OFF`] are compared, too, and may not differ by more than a tenth of a verification
+//! ([`VERIFICATION_SHARE`]): where a key lies in the processor's caches, and whether a name is
+//! found or not, take some hundred nanoseconds that no number of decoys makes up for.
 //!
-//! Refusals about the registry also wait for a look at the change feed, up to 20 ms, all alike; that wait is left out, as it would
-//! hide everything else.
+//! Refusals about the registry also wait for a look at the change feed, up to 20 ms, all alike;
+//! that wait is left out, as it would hide everything else.
 
 #![allow(
     clippy::unwrap_used,
@@ -74,7 +77,8 @@ const WARM_UP: usize = 500;
 /// Who is named. The first is nobody, and all others are compared with it.
 const KINDS: [&str; 5] =
     ["nobody", "one key", "five keys", "disabled, five keys", "one key, one trust"];
-/// How many there are of each kind: what is particular to a name is nothing that its kind could be told by.
+/// How many there are of each kind: what is particular to a name is nothing that its kind could be
+/// told by.
 const NAMES: usize = 4;
 /// How a token names its key. What a name picks, a trusted set has.
 const KEY_IDS: [&str; 3] = ["none", "a name", "a fingerprint"];
@@ -196,7 +200,8 @@ fn quick_mean(samples: &[f64]) -> f64 {
     mean(&sorted)
 }
 
-/// Welch's t: the difference of two means by its standard error, without taking the variances for equal.
+/// Welch's t: the difference of two means by its standard error, without taking the variances for
+/// equal.
 fn welch(ours: &[f64], theirs: &[f64]) -> f64 {
     (mean(theirs) - mean(ours)) / (variance_of_mean(ours) + variance_of_mean(theirs)).sqrt()
 }

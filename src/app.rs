@@ -75,8 +75,9 @@ use crate::{
     },
 };
 
-/// How long requests in flight may take to finish once nothing new is taken. Together with the usual `server.drain` and closing the
-/// stores it stays under the 10 s after which orchestrators lose patience.
+/// How long requests in flight may take to finish once nothing new is taken. Together with the
+/// usual `server.drain` and closing the stores it stays under the 10 s after which orchestrators
+/// lose patience.
 const FINISH: Duration = Duration::from_secs(5);
 
 /// How long connections may take to end that are cut.
@@ -152,12 +153,14 @@ pub enum AppError {
     Unavailable(#[from] Unavailable),
 }
 
-/// Sends the log of this process to standard error, as `settings` say, for as long as what it returns is held.
+/// Sends the log of this process to standard error, as `settings` say, for as long as what it
+/// returns is held.
 pub fn init_log(settings: &Settings) -> Result<LogGuard, LogError> {
     crate::telemetry::log::init(&settings.telemetry)
 }
 
-/// Addresses that are taken, and that nobody can connect to yet: until decisions can be made, gateways should ask others.
+/// Addresses that are taken, and that nobody can connect to yet: until decisions can be made,
+/// gateways should ask others.
 #[derive(Debug)]
 pub struct Listeners {
     /// For decisions over HTTP.
@@ -186,7 +189,8 @@ const fn listen_key(listener: ListenerName) -> &'static str {
 }
 
 impl Listeners {
-    /// Takes the addresses of the settings, but for listeners whose sockets a service manager hands over. To be called once.
+    /// Takes the addresses of the settings, but for listeners whose sockets a service manager hands
+    /// over. To be called once.
     pub fn bind(settings: &Settings) -> Result<Self, AppError> {
         let mut inherited = Inherited::take()?;
         let mut bind = |listener| {
@@ -282,7 +286,8 @@ struct Background {
 }
 
 impl App {
-    /// Connects the stores and puts the service together; migrates the database first where the settings say so.
+    /// Connects the stores and puts the service together; migrates the database first where the
+    /// settings say so.
     pub async fn build(settings: &Settings, log: LogControl) -> Result<Self, AppError> {
         let observability = Observability::start(&settings.telemetry)?;
         let shared = Shared::connect(settings).await?;
@@ -404,7 +409,8 @@ impl App {
         })
     }
 
-    /// Serves until `shutdown` is done; then comes to an end in order, and at once when `hurry` is done, too.
+    /// Serves until `shutdown` is done; then comes to an end in order, and at once when `hurry` is
+    /// done, too.
     pub async fn serve(
         self,
         listeners: OpenListeners,
@@ -415,7 +421,8 @@ impl App {
         let (stop, stopping) = watch::channel(false);
         let stopped = move || {
             let mut stopping = stopping.clone();
-            // The sender outlives every receiver, and if it did not, that would be a reason to stop.
+            // The sender outlives every receiver, and if it did not, that would be a reason to
+            // stop.
             async move { drop(stopping.wait_for(|stop| *stop).await) }
         };
         let (drained, draining) = oneshot::channel::<()>();
@@ -606,7 +613,8 @@ fn responses(settings: &Settings) -> ResponseConfig {
     )
 }
 
-/// TLS everywhere goes through the library that also verifies tokens. Setting it twice changes nothing.
+/// TLS everywhere goes through the library that also verifies tokens. Setting it twice changes
+/// nothing.
 fn use_one_crypto_library() {
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
 }

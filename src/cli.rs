@@ -34,11 +34,13 @@ use crate::{
     engine::registry::Registry,
 };
 
-/// External authorization for machine-to-machine traffic: signed, single-use tokens behind nginx and Envoy.
+/// External authorization for machine-to-machine traffic: signed, single-use tokens behind nginx
+/// and Envoy.
 #[derive(Debug, Parser)]
 #[command(name = "countersign", version, propagate_version = true)]
 struct Cli {
-    /// Settings file [default: countersign.toml, if it is there]. `COUNTERSIGN_<SECTION>__<KEY>` in the environment overrides it.
+    /// Settings file [default: countersign.toml, if it is there]. `COUNTERSIGN_<SECTION>__<KEY>`
+    /// in the environment overrides it.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -196,7 +198,8 @@ fn argument_or_input(argument: String) -> Result<String, Failure> {
     })?)
 }
 
-/// Says what went wrong in a command that is done otherwise. Where standard error is closed there is nobody to tell.
+/// Says what went wrong in a command that is done otherwise. Where standard error is closed there
+/// is nobody to tell.
 fn warn(text: &str) {
     drop(writeln!(io::stderr(), "warning: {text}"));
 }

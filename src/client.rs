@@ -1,5 +1,6 @@
-//! The client's side: sign a token for each request, and build the header. Needs nothing of the server. With the feature
-//! `client-http`, [`Session`] exchanges an API key for access tokens instead.
+//! The client's side: sign a token for each request, and build the header. Needs nothing of the
+//! server. With the feature `client-http`, [`Session`] exchanges an API key for access tokens
+//! instead.
 //!
 //! ```
 //! use countersign::{client::Signer, domain::{algorithm::KeyFamily, key::PrivateKey}};
@@ -32,7 +33,8 @@ use crate::domain::{
 /// Random bytes in a nonce: 128 bits, 22 characters of base64url.
 const NONCE_BYTES: usize = 16;
 
-/// Signs single-use tokens in the name of one principal, with the algorithm that its key prefers: RS512, `EdDSA`, ES256, ES384.
+/// Signs single-use tokens in the name of one principal, with the algorithm that its key prefers:
+/// RS512, `EdDSA`, ES256, ES384.
 #[derive(Debug)]
 pub struct Signer {
     username: String,
@@ -48,7 +50,8 @@ pub struct Binding<'a> {
     pub method: Option<&'a str>,
     /// The only URI that it may be used at (`htu`), such as `https://api.example/orders`. Query and fragment are left out.
     pub uri: Option<&'a str>,
-    /// The only query that it may be used with (`htq`), without its `?`, to the byte as it is sent; empty for a request without one.
+    /// The only query that it may be used with (`htq`), without its `?`, to the byte as it is
+    /// sent; empty for a request without one.
     pub query: Option<&'a str>,
     /// The only body that it may be used with (`content_digest`); empty for a request without one.
     pub body: Option<&'a [u8]>,
@@ -112,7 +115,8 @@ impl Signer {
         self
     }
 
-    /// The value of a new `Authorization` header. It passes once, within the service's tolerance of now.
+    /// The value of a new `Authorization` header. It passes once, within the service's tolerance of
+    /// now.
     pub fn authorization_header(&self) -> Result<String, SignError> {
         self.authorization_header_for(Binding::default())
     }

@@ -1,8 +1,9 @@
 //! Settings: one struct per concern, from a TOML file and the environment.
 //!
-//! `COUNTERSIGN_<SECTION>__<KEY>` in the environment overrides the file; what neither sets has the default that its field
-//! documents. An unknown key, a bad value or a contradiction stops the start, naming the key, where it was set and what is
-//! accepted. Values are never echoed, since any of them may hold a secret.
+//! `COUNTERSIGN_<SECTION>__<KEY>` in the environment overrides the file; what neither sets has the
+//! default that its field documents. An unknown key, a bad value or a contradiction stops the
+//! start, naming the key, where it was set and what is accepted. Values are never echoed, since any
+//! of them may hold a secret.
 
 pub mod admin;
 pub mod database;

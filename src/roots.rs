@@ -1,7 +1,9 @@
-//! The certificates that outgoing connections trust: those of the system, and those in a file that a setting names. Every client takes
-//! them from here, so that no library uses a list of its own. What they count for is in [`peers`], for servers and clients alike.
+//! The certificates that outgoing connections trust: those of the system, and those in a file that
+//! a setting names. Every client takes them from here, so that no library uses a list of its own.
+//! What they count for is in [`peers`], for servers and clients alike.
 //!
-//! The system's are found as OpenSSL finds them: `SSL_CERT_FILE` and `SSL_CERT_DIR`, if either is set, replace the usual places.
+//! The system's are found as OpenSSL finds them: `SSL_CERT_FILE` and `SSL_CERT_DIR`, if either is
+//! set, replace the usual places.
 
 pub mod peers;
 
@@ -57,7 +59,8 @@ pub enum RootsError {
 }
 
 impl Roots {
-    /// The system's, and those in the PEM file `ca_file`. Reads some hundred files: to be called at a start.
+    /// The system's, and those in the PEM file `ca_file`. Reads some hundred files: to be called at
+    /// a start.
     pub fn load(ca_file: Option<&Path>) -> Result<Self, RootsError> {
         Self::with_system(load_native_certs(), ca_file)
     }
@@ -106,7 +109,8 @@ impl Roots {
         self.client_config.clone()
     }
 
-    /// For `reqwest::ClientBuilder::tls_backend_preconfigured`: what the library would do, and what is in [`peers`].
+    /// For `reqwest::ClientBuilder::tls_backend_preconfigured`: what the library would do, and what
+    /// is in [`peers`].
     pub fn for_reqwest(&self) -> ClientConfig {
         let mut config = self.client_config().with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -177,7 +181,8 @@ fn is_usable(certificate: &CertificateDer<'static>) -> Result<(), rustls::Error>
 mod tests {
     use super::*;
 
-    /// Made with `openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 36500 -subj /CN=roots`.
+    /// Made with `openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 36500
+    /// -subj /CN=roots`.
     const CERTIFICATE: &str = include_str!("roots/authority.pem");
 
     fn system(certificates: Vec<CertificateDer<'static>>) -> CertificateResult {

@@ -1,4 +1,5 @@
-//! Adapters behind the engine's ports. None of them imports another; `redis` is no adapter, but how two of them reach theirs.
+//! Adapters behind the engine's ports. None of them imports another; `redis` is no adapter, but how
+//! two of them reach theirs.
 
 pub mod cache;
 pub mod jwks;

@@ -1,8 +1,9 @@
-//! Holds the layers apart: who may import whom, and which foreign crates may be named where. The tables below are those of
-//! `ARCHITECTURE.md`.
+//! Holds the layers apart: who may import whom, and which foreign crates may be named where. The
+//! tables below are those of `ARCHITECTURE.md`.
 //!
-//! Every source file is parsed and every path in it is looked at: in `use`, in types, patterns and expressions, in attributes
-//! (strings that hold paths, too) and in the tokens of macros. Test modules obey the same table.
+//! Every source file is parsed and every path in it is looked at: in `use`, in types, patterns and
+//! expressions, in attributes (strings that hold paths, too) and in the tokens of macros. Test
+//! modules obey the same table.
 
 #![allow(
     clippy::unwrap_used,
@@ -72,18 +73,20 @@ const CRATES: [(&str, &[&str]); 27] = [
     ("rustls_native_certs", &["roots"]),
 ];
 
-/// Folders of `stores` that hold several adapters, one for each file. Every other module of `stores` is one adapter.
+/// Folders of `stores` that hold several adapters, one for each file. Every other module of
+/// `stores` is one adapter.
 const FOLDERS_OF_ADAPTERS: [&str; 1] = ["nonce"];
 
 /// Modules of `stores` that are no adapters: what several of them have in common.
 const SHARED_BY_ADAPTERS: [&str; 1] = ["redis"];
 
-/// What reads JSON without refusing arrays for objects and bytes that are no text, and where it may be named. `domain::json` is for
-/// everywhere else.
+/// What reads JSON without refusing arrays for objects and bytes that are no text, and where it may
+/// be named. `domain::json` is for everywhere else.
 const JSON_READERS: [&str; 4] = ["from_slice", "from_str", "from_value", "from_reader"];
 const READS_JSON: [&str; 4] = [
     "domain::json",
-    // Text that was checked before, for a type that takes only objects; the path of the member that is wrong is wanted.
+    // Text that was checked before, for a type that takes only objects; the path of the member
+    // that is wrong is wanted.
     "doors::http::admin::body",
     // A value of our own out of the database.
     "doors::http::admin::audit",
@@ -185,8 +188,8 @@ fn check_ours(module: &[String], target: &[String]) -> Option<String> {
     Some(format!("{from} imports `{}`; it may import {may}", target.join("::")))
 }
 
-/// An adapter keeps to itself. The modules above adapters may name what is below them, and so may their tests, for the battery
-/// that every adapter of a port has to pass.
+/// An adapter keeps to itself. The modules above adapters may name what is below them, and so may
+/// their tests, for the battery that every adapter of a port has to pass.
 fn check_adapters(module: &[String], target: &[String]) -> Option<String> {
     let without_tests = |path: &[String]| {
         path.iter().take_while(|segment| *segment != "tests").cloned().collect::<Vec<_>>()
@@ -266,7 +269,8 @@ struct Named {
 enum Resolved {
     /// One of our modules, or something in it, from the root of the crate.
     Ours(Vec<String>),
-    /// A foreign crate, or a name that is in scope because an import brought it there, which was looked at itself.
+    /// A foreign crate, or a name that is in scope because an import brought it there, which was
+    /// looked at itself.
     Foreign(Vec<String>),
 }
 
@@ -510,7 +514,8 @@ fn sources(folder: &str) -> Vec<(PathBuf, String)> {
     files
 }
 
-/// `stores/nonce/redis.rs` is `stores::nonce::redis`, `engine.rs` is `engine`, and `lib.rs` is the root.
+/// `stores/nonce/redis.rs` is `stores::nonce::redis`, `engine.rs` is `engine`, and `lib.rs` is the
+/// root.
 fn module_of(path: &Path) -> Vec<String> {
     let without_extension = path.with_extension("");
     let segments = without_extension.iter().map(|segment| segment.to_string_lossy().into_owned());

@@ -90,7 +90,8 @@ impl Case {
         )
     }
 
-    /// The signature that is verified; with garbage, the cheaper one, whose allow it is compared with.
+    /// The signature that is verified; with garbage, the cheaper one, whose allow it is compared
+    /// with.
     pub(crate) const fn signature(self) -> Part {
         match self {
             Self::Rs256Redis
@@ -109,7 +110,8 @@ impl Case {
         }
     }
 
-    /// The allow that this denial is compared with: over the same transport, with the same signature and nonces.
+    /// The allow that this denial is compared with: over the same transport, with the same
+    /// signature and nonces.
     pub(crate) const fn denial_of(self) -> Option<Self> {
         match self {
             Self::Garbage | Self::UnknownRs256 | Self::ReplayRs256 => Some(Self::Rs256Redis),

@@ -1,5 +1,6 @@
-//! HTTP/2 connections that call `ext_authz`'s `Check` as Envoy does, in a closed loop. A gRPC library would take more of the machine
-//! than the server that is measured, which would then wait for its client; so this is written out on plain sockets as well.
+//! HTTP/2 connections that call `ext_authz`'s `Check` as Envoy does, in a closed loop. A gRPC
+//! library would take more of the machine than the server that is measured, which would then wait
+//! for its client; so this is written out on plain sockets as well.
 
 use std::{
     cell::{Cell, RefCell},
@@ -37,8 +38,8 @@ pub(crate) const CONNECTIONS: usize = 2;
 /// Calls on each connection that wait for their answer at the same time.
 const IN_FLIGHT: usize = 32;
 
-/// What Envoy sends before every message, but for what stands in HPACK's static table. It is the same every time, so from the
-/// second call on a byte stands for each.
+/// What Envoy sends before every message, but for what stands in HPACK's static table. It is the
+/// same every time, so from the second call on a byte stands for each.
 const HEADERS: [(&str, &str); 8] = [
     (":path", "/envoy.service.auth.v3.Authorization/Check"),
     (":authority", "ext_authz"),
@@ -158,7 +159,8 @@ struct Connection {
     next_id: u32,
     /// What every call after the first begins with.
     header_block: Vec<u8>,
-    /// How many bytes of messages the server still takes, and how many it has sent since it was last told that it may go on.
+    /// How many bytes of messages the server still takes, and how many it has sent since it was
+    /// last told that it may go on.
     send_window: i64,
     received: u32,
     last_message: Vec<u8>,
@@ -189,7 +191,8 @@ impl Connection {
         })
     }
 
-    /// Asks for as long as there is a `next` message, and tells every answer to `seen`, with the last message.
+    /// Asks for as long as there is a `next` message, and tells every answer to `seen`, with the
+    /// last message.
     async fn ask_all<'a>(
         &mut self,
         next: impl Fn() -> Option<&'a [u8]>,
@@ -284,7 +287,8 @@ impl Connection {
     }
 }
 
-/// `status.code`, which comes first in a `CheckResponse`: without looking at the rest, which would take longer than the call.
+/// `status.code`, which comes first in a `CheckResponse`: without looking at the rest, which would
+/// take longer than the call.
 fn status_code(message: &[u8]) -> Option<u8> {
     match *message {
         [0x0a, 0, ..] => Some(0),

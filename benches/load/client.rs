@@ -1,5 +1,6 @@
-//! Keep-alive HTTP/1.1 connections that ask for decisions as a gateway does, in a closed loop: each asks its next question when
-//! it has the answer to the last. Written out on plain sockets, so that the client takes little of the machine it shares.
+//! Keep-alive HTTP/1.1 connections that ask for decisions as a gateway does, in a closed loop: each
+//! asks its next question when it has the answer to the last. Written out on plain sockets, so that
+//! the client takes little of the machine it shares.
 
 use std::{
     cell::{Cell, RefCell},
@@ -27,9 +28,10 @@ const REQUEST_HEAD: &str = "GET /validate_request HTTP/1.1\r\n\
     Accept: application/json\r\n\
     Authorization: ";
 
-/// Runs `asking` on a client that never sleeps. Under full load a gateway does not, either; one that does is woken for the next
-/// answer by the server, at the server's expense. That is several microseconds on a virtual machine, which a server that answers
-/// fast never pays, and one with more to do pays for each answer: no two of them could be compared.
+/// Runs `asking` on a client that never sleeps. Under full load a gateway does not, either; one
+/// that does is woken for the next answer by the server, at the server's expense. That is several
+/// microseconds on a virtual machine, which a server that answers fast never pays, and one with
+/// more to do pays for each answer: no two of them could be compared.
 pub(crate) async fn awake<T>(asking: impl Future<Output = T>) -> T {
     let awake = async {
         loop {

@@ -1,4 +1,5 @@
-//! What decisions cost beside their floors, and denials beside allows: lines of the table from the rounds of a closed loop.
+//! What decisions cost beside their floors, and denials beside allows: lines of the table from the
+//! rounds of a closed loop.
 
 use std::fmt::Write as _;
 
@@ -116,8 +117,9 @@ fn with_headers(results: &Results, case: Case) -> Option<Row> {
     })
 }
 
-/// The same where what answers with the headers also verifies the signature. What is done by turns in one process costs more than
-/// each does over and over, since each finds less of itself in the caches; nobody can do anything about that.
+/// The same where what answers with the headers also verifies the signature. What is done by turns
+/// in one process costs more than each does over and over, since each finds less of itself in the
+/// caches; nobody can do anything about that.
 fn in_one(results: &Results, case: Case) -> Option<Row> {
     if case.is_grpc() || case.signature() != Part::Rs256 {
         return None;

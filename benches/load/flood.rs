@@ -1,7 +1,9 @@
-//! What garbage takes from honest requests: as many connections as a gateway has that ask what is allowed, alone, and then beside ten
-//! times as many that ask what is denied, as fast as they are answered.
+//! What garbage takes from honest requests: as many connections as a gateway has that ask what is
+//! allowed, alone, and then beside ten times as many that ask what is denied, as fast as they are
+//! answered.
 //!
-//! The server has a core for itself; honest and hostile clients share the others, and so does the collector of the log.
+//! The server has a core for itself; honest and hostile clients share the others, and so does the
+//! collector of the log.
 
 use std::{
     cell::Cell,
@@ -145,7 +147,8 @@ async fn measure(server: &Server, door: Door, signers: &[Signer], count: usize) 
     rounds
 }
 
-/// What came of `honest` while `flood` went on, and how much of that was answered meanwhile. The flood is under way before.
+/// What came of `honest` while `flood` went on, and how much of that was answered meanwhile. The
+/// flood is under way before.
 async fn beside(
     flood: impl Future<Output = ()>,
     answered: &Cell<usize>,

@@ -1,11 +1,12 @@
 //! What the parts of a decision cost at the least, each with nothing around it:
 //!
-//! - HTTP: an actix-web handler that answers every request with 200, asked over the same connections: with no headers of its own,
-//!   and with those of an allow;
+//! - HTTP: an actix-web handler that answers every request with 200, asked over the same
+//!   connections: with no headers of its own, and with those of an allow;
 //! - gRPC: a tonic service that answers every `Check` with the same allow;
 //! - taking the token apart: base64url, and header and claims by serde, borrowed;
 //! - the signature: one verification by aws-lc-rs, with a key that was parsed before;
-//! - the nonce: one `SET key value NX EX ttl` over one multiplexed redis-rs connection that 64 share.
+//! - the nonce: one `SET key value NX EX ttl` over one multiplexed redis-rs connection that 64
+//!   share.
 
 use std::{
     env,
@@ -64,7 +65,8 @@ const TOKENS_VERIFIED: usize = 256;
 /// Before the headers of [`NULL_SERVER`]: it also verifies an RS256 signature for each request.
 pub(crate) const VERIFYING: &str = "--verifying";
 
-/// Answers every request alike. Ends when its standard input does, that is with the process that started it.
+/// Answers every request alike. Ends when its standard input does, that is with the process that
+/// started it.
 pub(crate) fn null_server(arguments: &[String]) -> ExitCode {
     let (address, headers) = arguments.split_first().unwrap();
     let is_verifying = headers.first().is_some_and(|first| first == VERIFYING);
@@ -183,8 +185,8 @@ impl Drop for Parts {
     }
 }
 
-/// For each line of standard input, which names a part and says how often, does that and prints the microseconds of CPU time
-/// that it took. Ends when its standard input does.
+/// For each line of standard input, which names a part and says how often, does that and prints the
+/// microseconds of CPU time that it took. Ends when its standard input does.
 pub(crate) fn parts(arguments: &[String]) -> ExitCode {
     let (ed25519, rs256) =
         (Verification::new(Algorithm::EdDsa), Verification::new(Algorithm::Rs256));

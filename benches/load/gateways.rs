@@ -1,8 +1,9 @@
-//! What a client notices: latency behind a real nginx and a real Envoy, with the service to ask and with a server that allows
-//! everything; and latency against load without a gateway.
+//! What a client notices: latency behind a real nginx and a real Envoy, with the service to ask and
+//! with a server that allows everything; and latency against load without a gateway.
 //!
-//! The gateways run the files of `examples/`, with other addresses, and answer by themselves what is allowed: a back end would
-//! only hide what the question costs. Where one is not installed, a note says so.
+//! The gateways run the files of `examples/`, with other addresses, and answer by themselves what
+//! is allowed: a back end would only hide what the question costs. Where one is not installed, a
+//! note says so.
 
 use std::{
     env, fs,
@@ -375,7 +376,8 @@ impl Kind {
     }
 }
 
-/// A server with processes of its own, which it ends when it is asked to end, and not when it is killed.
+/// A server with processes of its own, which it ends when it is asked to end, and not when it is
+/// killed.
 pub(crate) struct Parent {
     pub(crate) server: Server,
 }

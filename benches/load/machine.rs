@@ -8,11 +8,12 @@ use time::{OffsetDateTime, macros::format_description};
 
 /// Ticks of `/proc/*/stat` in a second: `USER_HZ`, which is 100 on every Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
-/// What a thread does last before its CPU time is read: the kernel counts when it lets go of its core.
+/// What a thread does last before its CPU time is read: the kernel counts when it lets go of its
+/// core.
 const LETTING_GO: Duration = Duration::from_micros(100);
 
-/// The CPU time, user and system, that a process or thread has used: from `schedstat`, which is exact to the nanosecond as long
-/// as what is measured does not run in that moment.
+/// The CPU time, user and system, that a process or thread has used: from `schedstat`, which is
+/// exact to the nanosecond as long as what is measured does not run in that moment.
 #[derive(Clone, Debug)]
 pub(crate) struct CpuClock(PathBuf);
 
@@ -79,12 +80,14 @@ impl Usage {
             .skip(1)
             .map(|field| field.parse().unwrap())
             .collect();
-        // user nice system idle iowait irq softirq steal guest guest_nice; guests are counted under user already.
+        // user nice system idle iowait irq softirq steal guest guest_nice; guests are counted under
+        // user already.
         let total = ticks.iter().take(8).sum();
         Self { busy: total - ticks[3] - ticks[4], total, ours: ours() }
     }
 
-    /// The share of the machine that was used by others than this process and those that it started, since `before`.
+    /// The share of the machine that was used by others than this process and those that it
+    /// started, since `before`.
     fn of_others_since(&self, before: &Self) -> f64 {
         let others = (self.busy - before.busy) - (self.ours - before.ours) * TICKS_PER_SECOND;
         (others / (self.total - before.total).max(1.0)).max(0.0)

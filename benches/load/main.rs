@@ -5,9 +5,10 @@
 //! cargo bench --bench load -- --registry N [--write-results]
 //! ```
 //!
-//! It starts a Redis, the service and null servers (see [`floors`]), asks each for decisions over the same kind of connections,
-//! and prints one table: CPU time of the server per decision, the sum of the floors, and their ratio. Everything is measured in
-//! turns, many rounds of each, and the medians are told: absolute figures depend on the machine, ratios within one round do not.
+//! It starts a Redis, the service and null servers (see [`floors`]), asks each for decisions over
+//! the same kind of connections, and prints one table: CPU time of the server per decision, the sum
+//! of the floors, and their ratio. Everything is measured in turns, many rounds of each, and the
+//! medians are told: absolute figures depend on the machine, ratios within one round do not.
 //!
 //! - [`scenario`]: what is measured in a closed loop, in which order
 //! - [`case`]: the kinds of decisions, and their bounds
@@ -100,7 +101,8 @@ const USAGE: &str = "usage: cargo bench --bench load -- [--quick] [--part PART] 
 
 fn main() -> ExitCode {
     let mut arguments: Vec<String> = env::args().skip(1).collect();
-    // This executable also plays the parts that have to be processes of their own, so that their CPU time can be told apart.
+    // This executable also plays the parts that have to be processes of their own, so that their
+    // CPU time can be told apart.
     match arguments.first().map(String::as_str) {
         Some(floors::NULL_SERVER) => return floors::null_server(&arguments[1..]),
         Some(floors::NULL_CHECK) => return floors::null_check(&arguments[1..]),
@@ -109,7 +111,8 @@ fn main() -> ExitCode {
         Some(floors::PARTS) => return floors::parts(&arguments[1..]),
         _ => {}
     }
-    // Only `cargo bench` says so; `cargo test --benches` wants to know whether it starts, not how fast it is.
+    // Only `cargo bench` says so; `cargo test --benches` wants to know whether it starts, not how
+    // fast it is.
     if !arguments.iter().any(|argument| argument == "--bench") {
         println!("nothing is measured without --bench\n{USAGE}");
         return ExitCode::SUCCESS;

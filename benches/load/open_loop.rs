@@ -1,8 +1,9 @@
-//! HTTP/1.1 load from threads that block, a connection each: in an open loop, as clients who know nothing of each other make it,
-//! and in a closed one, to find out how fast a server is.
+//! HTTP/1.1 load from threads that block, a connection each: in an open loop, as clients who know
+//! nothing of each other make it, and in a closed one, to find out how fast a server is.
 //!
-//! In the open loop requests arrive when a schedule says so, whether or not the ones before are answered, and latency counts from
-//! that moment: what a request waits because all connections are busy is part of it (no coordinated omission).
+//! In the open loop requests arrive when a schedule says so, whether or not the ones before are
+//! answered, and latency counts from that moment: what a request waits because all connections are
+//! busy is part of it (no coordinated omission).
 
 use std::{
     fs,
@@ -56,7 +57,8 @@ pub(crate) struct Latencies {
     pub(crate) unexpected: Vec<u16>,
     /// Of every answer, in microseconds, sorted.
     answered_after_us: Vec<f64>,
-    /// By how much threads that had nothing else to do were late to send, in microseconds, sorted: no server's fault.
+    /// By how much threads that had nothing else to do were late to send, in microseconds, sorted:
+    /// no server's fault.
     delays_us: Vec<f64>,
 }
 
@@ -118,8 +120,8 @@ impl Clients {
         Self { connections: std::iter::repeat_with(connection).take(count).collect() }
     }
 
-    /// As fast as it goes, until `count` were asked or `at_most` has passed: from the first of `authorizations` to the last, and
-    /// over again where there are fewer.
+    /// As fast as it goes, until `count` were asked or `at_most` has passed: from the first of
+    /// `authorizations` to the last, and over again where there are fewer.
     pub(crate) fn closed_loop(
         &mut self,
         authorizations: &[String],
@@ -211,8 +213,8 @@ fn wait_until(moment: Instant) -> bool {
     true
 }
 
-/// Asks the kernel not to let this thread sleep 50 µs longer than it wants to, to save power. Where that is not allowed, both
-/// sides of a comparison are late alike.
+/// Asks the kernel not to let this thread sleep 50 µs longer than it wants to, to save power. Where
+/// that is not allowed, both sides of a comparison are late alike.
 fn wake_promptly() {
     let Ok(thread) = fs::read_link("/proc/thread-self") else { return };
     let Some(id) = thread.file_name() else { return };

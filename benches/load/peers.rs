@@ -1,5 +1,6 @@
-//! The Python systems that the service replaces, beside it on the same machine, in turns with it: CPU time for each request, of
-//! the processes that answer. Both are unchanged from `PyPI`, as `tests/setup` installs them; without them, a note says so.
+//! The Python systems that the service replaces, beside it on the same machine, in turns with it:
+//! CPU time for each request, of the processes that answer. Both are unchanged from `PyPI`, as
+//! `tests/setup` installs them; without them, a note says so.
 
 use std::{fs, path::Path, process::Command, time::Duration};
 
@@ -28,8 +29,9 @@ const OUR_TOKENS: usize = 2_000;
 const BEARERS: usize = 8_000;
 const JWTHENTICATOR_REQUESTS: usize = 2_500;
 const ASYMMETRIC_REQUESTS: usize = 400;
-/// `asymmetric_jwt_auth` keeps the nonces of a user and second in one set, which it reads and writes with every request. So the
-/// tokens are spread over as many seconds as clients would have taken to send them.
+/// `asymmetric_jwt_auth` keeps the nonces of a user and second in one set, which it reads and
+/// writes with every request. So the tokens are spread over as many seconds as clients would have
+/// taken to send them.
 const ASYMMETRIC_REQUESTS_PER_SECOND: usize = 200;
 const TURN_AT_MOST: Duration = Duration::from_secs(2);
 const WARM_UP: usize = 2 * CONNECTIONS;
@@ -82,7 +84,8 @@ impl Bench {
         Subject { clients, clocks: vec![CpuClock::of_process(self.countersign.process_id())] }
     }
 
-    /// Its `/validate_request` with an access token, beside ours with a self-signed token, and with an access token.
+    /// Its `/validate_request` with an access token, beside ours with a self-signed token, and with
+    /// an access token.
     async fn jwthenticator(&self, turns: u64, section: &mut Section) {
         let Some(python) = installed("jwthenticator/bin/python", section) else { return };
         let dir = self.dir.path().join("jwthenticator");

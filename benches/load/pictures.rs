@@ -1,4 +1,5 @@
-//! The pictures of a run, beside its tables: `benches/pictures/*.svg`. They are drawn on white, which reads on any background.
+//! The pictures of a run, beside its tables: `benches/pictures/*.svg`. They are drawn on white,
+//! which reads on any background.
 
 use std::{fs, path::Path};
 
@@ -47,7 +48,8 @@ pub(crate) fn caption(description: &Description) -> String {
     format!("{date}, commit {commit}, {cpu}, {cores} cores")
 }
 
-/// For each kind of decision its cost, part by part, and under it the floors alone. The reference to the picture, in Markdown.
+/// For each kind of decision its cost, part by part, and under it the floors alone. The reference
+/// to the picture, in Markdown.
 pub(crate) fn cost_by_part(decisions: &[Decision], caption: &str) -> String {
     const ROW: f64 = 3.0;
     const BAR: f64 = 1.1;
@@ -120,7 +122,8 @@ pub(crate) fn cost_by_part(decisions: &[Decision], caption: &str) -> String {
     })
 }
 
-/// p50, p99 and p99.9 of each server against the load it was offered. The reference to the picture, in Markdown.
+/// p50, p99 and p99.9 of each server against the load it was offered. The reference to the picture,
+/// in Markdown.
 pub(crate) fn latency_against_load(servers: &[(&str, &[AtLoad])], caption: &str) -> String {
     let picture = Picture {
         file: "latency-against-load.svg",
@@ -195,7 +198,8 @@ pub(crate) fn latency_against_load(servers: &[(&str, &[AtLoad])], caption: &str)
     })
 }
 
-/// The cost of a decision against how many principals are registered. The reference to the picture, in Markdown.
+/// The cost of a decision against how many principals are registered. The reference to the picture,
+/// in Markdown.
 pub(crate) fn cost_against_principals(points: &[(usize, Spread)], caption: &str) -> String {
     let picture = Picture {
         file: "cost-against-principals.svg",

@@ -1,5 +1,5 @@
-//! The registry at its full size: adding many principals through the admin API, starting with them, and what a decision about one
-//! that is not in memory costs beside the one query that it makes.
+//! The registry at its full size: adding many principals through the admin API, starting with them,
+//! and what a decision about one that is not in memory costs beside the one query that it makes.
 
 use std::{
     cell::Cell,
@@ -94,8 +94,8 @@ pub(crate) async fn run(principals: usize) -> Results {
     }
 }
 
-/// Adds principals, each in one request with its keys, and says who can sign for those that will be asked about: the first, which
-/// is in memory, and the last, which are not.
+/// Adds principals, each in one request with its keys, and says who can sign for those that will be
+/// asked about: the first, which is in memory, and the last, which are not.
 async fn import(server: &Server, principals: usize) -> Vec<Signer> {
     let url = format!("http://{}/admin/v1/principals", server.admin);
     let client = reqwest::Client::new();
@@ -123,8 +123,9 @@ async fn import(server: &Server, principals: usize) -> Vec<Signer> {
     signers
 }
 
-/// In turns, so that a machine whose speed changes is fair to each: a decision about a principal in memory, one about a principal
-/// that is not, and the query that the latter makes, made here for another principal.
+/// In turns, so that a machine whose speed changes is fair to each: a decision about a principal in
+/// memory, one about a principal that is not, and the query that the latter makes, made here for
+/// another principal.
 async fn compare(server: &Server, dir: &Path, signers: &[Signer]) -> (f64, f64, f64, f64) {
     let settings = countersign::config::database::DatabaseSettings {
         url: database_url(dir).parse().unwrap(),

@@ -15,8 +15,8 @@ pub(crate) struct Resident {
     pub(crate) bytes: u64,
     /// The most there ever were: `VmHWM`.
     pub(crate) peak: u64,
-    /// Of `bytes`, those of files, that is of the program itself: they are shared between its processes, and the kernel may drop
-    /// and read them again.
+    /// Of `bytes`, those of files, that is of the program itself: they are shared between its
+    /// processes, and the kernel may drop and read them again.
     pub(crate) of_files: u64,
 }
 

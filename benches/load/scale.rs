@@ -1,7 +1,9 @@
 //! How cost grows: with principals, with nonces, with workers.
 //!
-//! - [`principals`]: what a decision costs with few principals and with a million, and how much memory they take
-//! - [`memory`]: what the service takes with next to nothing to hold, what a key takes, what nonces take
+//! - [`principals`]: what a decision costs with few principals and with a million, and how much
+//!   memory they take
+//! - [`memory`]: what the service takes with next to nothing to hold, what a key takes, what nonces
+//!   take
 //! - [`redis`]: what nonces take in Redis
 //! - [`claims`]: a part of its own, what claims in Redis cost beside another build
 //! - [`telemetry`]: a part of its own, what watching decisions costs

@@ -1,11 +1,12 @@
 //! What is measured in a closed loop, in which order.
 //!
-//! The speed of a machine changes from one second to the next, most of all that of a virtual one. So everything is measured in
-//! turns, a tenth of a second each, and what is compared was measured within the same round of turns.
+//! The speed of a machine changes from one second to the next, most of all that of a virtual one.
+//! So everything is measured in turns, a tenth of a second each, and what is compared was measured
+//! within the same round of turns.
 //!
-//! CPU time for each answer is least where a server never waits: one that does goes to sleep and is woken for every request. So
-//! that this is the same for all, each is kept busy on a core of its own (see [`Sample::busy`]), by a client that is always
-//! [`awake`].
+//! CPU time for each answer is least where a server never waits: one that does goes to sleep and is
+//! woken for every request. So that this is the same for all, each is kept busy on a core of its
+//! own (see [`Sample::busy`]), by a client that is always [`awake`].
 
 use std::time::{Duration, Instant};
 
@@ -25,16 +26,18 @@ use crate::{
 
 /// Connections of the gateway to each server.
 const CONNECTIONS: usize = 64;
-/// Connections that ask about unknown users. The service looks into the registry before it denies one, for which many wait
-/// together, up to 20 ms: so many that meanwhile it is as busy with the next ones as it is with [`CONNECTIONS`] that need not
-/// wait. More connections cost it more, and the allow that it is compared with has the few.
+/// Connections that ask about unknown users. The service looks into the registry before it denies
+/// one, for which many wait together, up to 20 ms: so many that meanwhile it is as busy with the
+/// next ones as it is with [`CONNECTIONS`] that need not wait. More connections cost it more, and
+/// the allow that it is compared with has the few.
 const WAITING_CONNECTIONS: usize = 1024;
 /// Principals of each kind of key.
 const PRINCIPALS: usize = 16;
-/// How far in the future tokens are signed, in seconds: less than the service's tolerance of 20, so that they are valid from
-/// before they are signed until [`USABLE`].
+/// How far in the future tokens are signed, in seconds: less than the service's tolerance of 20, so
+/// that they are valid from before they are signed until [`USABLE`].
 const AHEAD: i64 = 17;
-/// For how long after the first was signed tokens go on being used: less than `AHEAD` and the tolerance.
+/// For how long after the first was signed tokens go on being used: less than `AHEAD` and the
+/// tolerance.
 const USABLE: Duration = Duration::from_secs(33);
 
 /// How much is measured.
@@ -88,7 +91,8 @@ pub(crate) struct Round {
     pub(crate) decisions: Vec<(Case, Sample)>,
 }
 
-/// What the parts of a decision cost at the least. Those that are no servers are in microseconds of CPU time.
+/// What the parts of a decision cost at the least. Those that are no servers are in microseconds of
+/// CPU time.
 #[derive(Debug)]
 pub(crate) struct Floors {
     /// A 200 with no headers of its own.
@@ -113,7 +117,8 @@ impl Floors {
         [signature, if case.uses_redis() { self.redis } else { 0.0 }]
     }
 
-    /// What being asked and answering cost at the least, over the transport of that kind of decision.
+    /// What being asked and answering cost at the least, over the transport of that kind of
+    /// decision.
     pub(crate) const fn transport(&self, case: Case) -> &Sample {
         if case.is_grpc() { &self.check } else { &self.http }
     }
@@ -136,7 +141,8 @@ pub(crate) struct Sample {
     pub(crate) cpu_us: f64,
     /// CPU time of Redis for each answer, in microseconds.
     pub(crate) redis_us: f64,
-    /// How much of one core the server used: less than all of it means that it waited for the client.
+    /// How much of one core the server used: less than all of it means that it waited for the
+    /// client.
     pub(crate) busy: f64,
     /// Answers in a second.
     pub(crate) rate: f64,
@@ -293,8 +299,8 @@ async fn sample(
     }
 }
 
-/// The servers. Each service is asked over one transport, so that the same tokens can be presented to all of them: none knows of
-/// the others' nonces.
+/// The servers. Each service is asked over one transport, so that the same tokens can be presented
+/// to all of them: none knows of the others' nonces.
 struct Bench {
     signers: Signers,
     access_tokens: Vec<String>,
@@ -335,8 +341,9 @@ impl Bench {
         register(dir.path(), &signers.rs256);
         let access_tokens = access_tokens(dir.path(), &signers.rs256);
         let redis = Server::redis(placement, dir.path());
-        // Several questions on each connection, so that every worker has its connections and knows every key; and as soon as it is
-        // open, since servers close those on which nothing comes.
+        // Several questions on each connection, so that every worker has its connections and knows
+        // every key; and as soon as it is open, since servers close those on which nothing
+        // comes.
         let tokens = [&signers.ed25519, &signers.rs256]
             .map(|signers| sign(signers, 4 * CONNECTIONS, AHEAD))
             .concat();

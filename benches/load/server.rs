@@ -1,4 +1,5 @@
-//! The processes that are measured. Each listens on the loopback address alone and ends when it is dropped.
+//! The processes that are measured. Each listens on the loopback address alone and ends when it is
+//! dropped.
 
 use std::{
     env,
@@ -25,7 +26,8 @@ use crate::{
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How much of what a server wrote last is shown when it fails.
 const LOG_TAIL_BYTES: usize = 4 * 1024;
-/// Below Linux's range for outgoing connections, so that no client takes a port before its server does.
+/// Below Linux's range for outgoing connections, so that no client takes a port before its server
+/// does.
 const PORTS: std::ops::Range<u16> = 10_000..32_000;
 /// What every principal may do.
 const SCOPES: &str = "orders:read orders:write";
@@ -58,8 +60,8 @@ impl Placement {
         if self.is_pinned { self.on(&other_cores(), program) } else { Command::new(program) }
     }
 
-    /// Moves this process to where everything but the servers runs, with all its threads and those that it will start; or back
-    /// to every core.
+    /// Moves this process to where everything but the servers runs, with all its threads and those
+    /// that it will start; or back to every core.
     pub(crate) fn withdraw(self, withdraws: bool) {
         if self.is_pinned {
             let (cores, id) = (
@@ -87,7 +89,8 @@ impl Placement {
     }
 }
 
-/// Lets this process and those that it starts open `count` files and connections each, where the system's administrator lets it.
+/// Lets this process and those that it starts open `count` files and connections each, where the
+/// system's administrator lets it.
 pub(crate) fn allow_files(count: usize) {
     let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let limit = limits.lines().find_map(|line| {
@@ -123,7 +126,8 @@ impl Server {
         Self::start(address, command, |address| TcpStream::connect(address).is_ok())
     }
 
-    /// The service, with the nonces at `nonce_url` and the principals that are registered in `dir`. All else is as it comes.
+    /// The service, with the nonces at `nonce_url` and the principals that are registered in `dir`.
+    /// All else is as it comes.
     pub(crate) fn countersign(placement: Placement, dir: &Path, nonce_url: &str) -> Self {
         Self::countersign_with(placement, dir, nonce_url, &[])
     }
@@ -300,7 +304,8 @@ struct Process {
 }
 
 impl Process {
-    /// Starts `command`, and reads what it writes through a pipe, as container runtimes and systemd do.
+    /// Starts `command`, and reads what it writes through a pipe, as container runtimes and systemd
+    /// do.
     fn start(mut command: Command) -> Self {
         let name = command.get_program().to_string_lossy().into_owned();
         let mut child = command

@@ -1,4 +1,5 @@
-//! The one table that a run ends with: a figure of ours in each line, beside what it is compared with in the same run.
+//! The one table that a run ends with: a figure of ours in each line, beside what it is compared
+//! with in the same run.
 
 use std::fmt::{self, Write as _};
 
@@ -6,7 +7,8 @@ use std::fmt::{self, Write as _};
 #[derive(Debug, Default)]
 pub(crate) struct Section {
     pub(crate) rows: Vec<Row>,
-    /// Paragraphs of Markdown that stand behind the table: how it was measured, and what the figures do not tell.
+    /// Paragraphs of Markdown that stand behind the table: how it was measured, and what the
+    /// figures do not tell.
     pub(crate) notes: Vec<String>,
 }
 
@@ -109,7 +111,8 @@ pub(crate) fn render(sections: &[Section]) -> String {
     text
 }
 
-/// A figure as it was in each round, sorted. Told as its median, and between which figures half of them lie.
+/// A figure as it was in each round, sorted. Told as its median, and between which figures half of
+/// them lie.
 #[derive(Clone, Debug)]
 pub(crate) struct Spread(Vec<f64>);
 

@@ -1,4 +1,5 @@
-//! Signs tokens in bulk, right before they are needed: they are valid for a short while only. No two are alike.
+//! Signs tokens in bulk, right before they are needed: they are valid for a short while only. No
+//! two are alike.
 
 use std::{
     sync::{
@@ -69,8 +70,8 @@ impl Signer {
     }
 }
 
-/// Signs `count` tokens, by each of `signers` in turn, on every core. They are valid from now on until `ahead` and the service's
-/// tolerance have passed.
+/// Signs `count` tokens, by each of `signers` in turn, on every core. They are valid from now on
+/// until `ahead` and the service's tolerance have passed.
 pub(crate) fn sign(signers: &[Signer], count: usize, ahead: i64) -> Vec<String> {
     let time = UnixMillis::from(SystemTime::now()).seconds() + ahead;
     let threads = thread::available_parallelism().map_or(1, Into::into);
@@ -89,7 +90,8 @@ pub(crate) fn sign(signers: &[Signer], count: usize, ahead: i64) -> Vec<String> 
     })
 }
 
-/// 16 bytes in 22 characters, as the client's are: half of them random for the run, half of them counted.
+/// 16 bytes in 22 characters, as the client's are: half of them random for the run, half of them
+/// counted.
 fn nonce() -> String {
     static RUN: LazyLock<u64> = LazyLock::new(|| fastrand::u64(..));
     static NEXT: AtomicU64 = AtomicU64::new(0);

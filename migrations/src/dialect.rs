@@ -8,7 +8,8 @@ use sea_orm_migration::{
 /// How one database writes the column types whose meaning must not differ.
 pub(crate) struct Dialect {
     backend: DatabaseBackend,
-    /// Compares byte for byte, trailing spaces included. Only MySQL and MariaDB need it, and they call it differently.
+    /// Compares byte for byte, trailing spaces included. Only MySQL and MariaDB need it, and they
+    /// call it differently.
     collation: Option<&'static str>,
 }
 
@@ -44,7 +45,8 @@ impl Dialect {
         definition
     }
 
-    /// How MySQL and MariaDB are told to take any text into every column of `table`, whatever the database's own character set.
+    /// How MySQL and MariaDB are told to take any text into every column of `table`, whatever the
+    /// database's own character set.
     pub(crate) fn any_text_in(&self, table: &str) -> Option<String> {
         let collation = self.collation?;
         Some(format!("ALTER TABLE {table} CONVERT TO CHARACTER SET utf8mb4 COLLATE {collation}"))

@@ -1,4 +1,5 @@
-//! What was changed by whom; finding trusts by their URL; comments, names and addresses in any script on MySQL and MariaDB.
+//! What was changed by whom; finding trusts by their URL; comments, names and addresses in any
+//! script on MySQL and MariaDB.
 
 use sea_orm_migration::{prelude::*, sea_orm::DatabaseBackend};
 

@@ -121,8 +121,8 @@ fn api_keys(dialect: &Dialect) -> TableCreateStatement {
         .to_owned()
 }
 
-/// No foreign key among grants: one outlives the one before it. None to API keys: they are removed with their principal alone, and
-/// then the grants are, too.
+/// No foreign key among grants: one outlives the one before it. None to API keys: they are removed
+/// with their principal alone, and then the grants are, too.
 fn token_grants(dialect: &Dialect) -> TableCreateStatement {
     Table::create()
         .table(TokenGrants::Table)

@@ -17,7 +17,8 @@ enum TokenGrants {
     JwksTrustId,
 }
 
-/// No foreign keys: a grant outlives its trust until it has expired, so that replicas are told that it was revoked.
+/// No foreign keys: a grant outlives its trust until it has expired, so that replicas are told that
+/// it was revoked.
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {

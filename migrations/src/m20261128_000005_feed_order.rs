@@ -1,6 +1,7 @@
-//! The change feed in the order in which its entries become visible. The number of a row, `id`, is given when the row is written;
-//! what a sequence gives depends on the connection and on who commits first. `ordinal` is given by a single row that each writer
-//! holds until its transaction ends.
+//! The change feed in the order in which its entries become visible. The number of a row, `id`, is
+//! given when the row is written; what a sequence gives depends on the connection and on who
+//! commits first. `ordinal` is given by a single row that each writer holds until its transaction
+//! ends.
 
 use sea_orm_migration::prelude::*;
 

@@ -63,7 +63,8 @@ pub async fn issuer(settings: &Settings, first_key: FirstKey) -> Result<Issuer, 
     )
 }
 
-/// Runs what is presented through every step of a decision, as a service with these settings would decide now.
+/// Runs what is presented through every step of a decision, as a service with these settings would
+/// decide now.
 pub async fn explain(
     settings: &Settings,
     auth_request: &AuthRequest<'_>,
@@ -125,7 +126,8 @@ impl Check {
     }
 }
 
-/// Reaches every dependency that `settings` name, without changing anything, and says of each what came of it.
+/// Reaches every dependency that `settings` name, without changing anything, and says of each what
+/// came of it.
 pub async fn check(settings: &Settings) -> Vec<Check> {
     use_one_crypto_library();
     vec![

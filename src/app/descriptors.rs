@@ -11,8 +11,8 @@ const PER_THREAD: u64 = 4;
 /// Fewer connections would be no service.
 const CONNECTIONS_MIN: u64 = 8;
 
-/// The connections that each listener may have: `wanted`, or fewer if there are not so many descriptors. Raises the soft limit to the
-/// hard one first.
+/// The connections that each listener may have: `wanted`, or fewer if there are not so many
+/// descriptors. Raises the soft limit to the hard one first.
 pub(super) fn connections(wanted: usize) -> usize {
     let limit = raise();
     let threads =
@@ -33,7 +33,8 @@ pub(super) fn connections(wanted: usize) -> usize {
     }
 }
 
-/// What each listener may have of `limit`, with `open` descriptors in use and so many `threads` to come.
+/// What each listener may have of `limit`, with `open` descriptors in use and so many `threads` to
+/// come.
 fn share(limit: u64, open: u64, threads: u64) -> u64 {
     let left =
         limit.saturating_sub(open).saturating_sub(RESERVE).saturating_sub(threads * PER_THREAD);

@@ -61,7 +61,8 @@ pub async fn legacy_source(
     })
 }
 
-/// An import from `source` into the database of `settings`. A rehearsal changes nothing, so it also migrates nothing.
+/// An import from `source` into the database of `settings`. A rehearsal changes nothing, so it also
+/// migrates nothing.
 pub async fn import(
     settings: &Settings,
     source: Arc<dyn LegacySource>,

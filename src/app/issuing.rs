@@ -58,8 +58,9 @@ fn terms(settings: &Settings) -> IssuerTerms {
     }
 }
 
-/// A client assertion names this issuer or its token endpoint as its audience (RFC 7523 section 3), and is otherwise a self-signed
-/// token. It goes with a request of its own, so that nothing else is bound.
+/// A client assertion names this issuer or its token endpoint as its audience (RFC 7523 section 3),
+/// and is otherwise a self-signed token. It goes with a request of its own, so that nothing else is
+/// bound.
 fn assertion_policy(settings: &Settings) -> Policy {
     let url = settings.issuer.url.as_str();
     let base = url.trim_end_matches('/');

@@ -39,8 +39,8 @@ pub async fn migrate_up(settings: &DatabaseSettings) -> Result<Vec<String>, AppE
     migrate_up_telling(settings, |_| ()).await
 }
 
-/// [`migrate_up`], which tells `observer` of each step when it is done: those before one that fails stay. Of any number of processes
-/// that do it at once, each migration is applied by one.
+/// [`migrate_up`], which tells `observer` of each step when it is done: those before one that fails
+/// stay. Of any number of processes that do it at once, each migration is applied by one.
 pub async fn migrate_up_telling(
     settings: &DatabaseSettings,
     mut observer: impl FnMut(MigrationStep<'_>),

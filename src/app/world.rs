@@ -1,11 +1,13 @@
-//! A simulated world: several replicas, one store that errs, loses its memory and is slow, clocks that lag and step, gateways that
-//! retry. Whatever is presented where and when, no token is allowed twice as different attempts, and none outside its window.
+//! A simulated world: several replicas, one store that errs, loses its memory and is slow, clocks
+//! that lag and step, gateways that retry. Whatever is presented where and when, no token is
+//! allowed twice as different attempts, and none outside its window.
 //!
-//! Everything that decides is real: the verifiers, the clock that never goes back, the store in memory, and what is made of the
-//! epochs in Redis. Redis itself, the ways to it, and how a claim goes about them are simulated ([`redis`]). Time is simulated, too:
-//! nothing here waits.
+//! Everything that decides is real: the verifiers, the clock that never goes back, the store in
+//! memory, and what is made of the epochs in Redis. Redis itself, the ways to it, and how a claim
+//! goes about them are simulated ([`redis`]). Time is simulated, too: nothing here waits.
 //!
-//! `WORLDS=100000` says how many worlds are tried, `WORLD=17` looks at one and tells what happened in it.
+//! `WORLDS=100000` says how many worlds are tried, `WORLD=17` looks at one and tells what happened
+//! in it.
 
 #![allow(clippy::print_stderr, reason = "what was tried is told beside the outcome")]
 
@@ -37,7 +39,8 @@ const BEGINNING: i64 = 1_800_000_000;
 /// What replicas tolerate; a rolling update goes from the first to the second.
 const TOLERANCES: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(15)];
 const REPLICAS: usize = 3;
-/// Tokens from before are fenced: an empty store vouches for nothing that was signed before it began.
+/// Tokens from before are fenced: an empty store vouches for nothing that was signed before it
+/// began.
 const FIRST_SECOND: i64 = 2;
 /// A presentation is over after this, whatever its lookup and its claim take.
 const END_MS: i64 = 60_000;
@@ -168,7 +171,8 @@ impl World {
         let is_strict = mode == FenceMode::MintedBefore && random.u8(..4) == 0;
         let mode = if is_strict { FenceMode::Strict } else { mode };
         let is_raised = kind != Kind::Memory && random.u8(..3) == 0;
-        // A client that is ahead of the clock by which a loss is dated is what the strict fence is for.
+        // A client that is ahead of the clock by which a loss is dated is what the strict fence is
+        // for.
         let may_be_off = kind != Kind::Memory || is_strict;
         let clocks = [(); REPLICAS]
             .map(|()| if may_be_off && random.bool() { random.i64(-250..=250) } else { 0 });

@@ -18,7 +18,8 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ApiKeyCommand {
-    /// Make an API key for a principal, and show it this once. Its holder exchanges it at `/authenticate`, with its identifier.
+    /// Make an API key for a principal, and show it this once. Its holder exchanges it at
+    /// `/authenticate`, with its identifier.
     Issue(IssueArguments),
     /// List API keys, revoked ones too.
     List {

@@ -26,7 +26,8 @@ const USERNAME: &str = "demo";
 pub(super) fn run(mut settings: Settings) -> super::CommandResult {
     let folder = PathBuf::from(FOLDER);
     fs::create_dir_all(&folder)?;
-    // What the environment sets stays; the rest is for a demo: loopback only, and everything in one folder.
+    // What the environment sets stays; the rest is for a demo: loopback only, and everything in one
+    // folder.
     let defaults = Settings::default();
     let local = |address: &mut ListenAddress, default: &ListenAddress| {
         if let (true, ListenAddress::Tcp(address)) = (address == default, address) {
@@ -56,7 +57,8 @@ async fn demo(settings: Settings, log: app::LogControl, key_file: &Path) -> supe
     let app = App::build(&settings, log).await?;
     let (stop, hurry) = super::serve::told_to_stop()?;
     let served = tokio::spawn(app.serve(listeners.open()?, stop, hurry));
-    // Used nonces are kept in memory, which is empty: tokens from before the start are denied, and tokens carry whole seconds.
+    // Used nonces are kept in memory, which is empty: tokens from before the start are denied, and
+    // tokens carry whole seconds.
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
     tokio::time::sleep(
         Duration::from_secs(1).saturating_sub(Duration::from_nanos(now.subsec_nanos().into())),

@@ -21,7 +21,8 @@ use crate::{
                         input:\n\n    countersign explain - < token.txt"
 )]
 pub(super) struct ExplainArguments {
-    /// `-` for the token on standard input, or the token itself; with or without its scheme in front.
+    /// `-` for the token on standard input, or the token itself; with or without its scheme in
+    /// front.
     #[arg(value_name = "-|TOKEN")]
     token: String,
     /// The method of the request that it comes with.

@@ -25,7 +25,8 @@ pub(super) enum ImportCommand {
         #[command(flatten)]
         common: CommonArguments,
     },
-    /// From jwthenticator: API keys, each for a principal that is named by its identifier, and refresh tokens.
+    /// From jwthenticator: API keys, each for a principal that is named by its identifier, and
+    /// refresh tokens.
     Jwthenticator {
         #[command(flatten)]
         common: CommonArguments,
@@ -52,8 +53,8 @@ pub(super) struct UserArguments {
 
 #[derive(Debug, Args)]
 pub(super) struct CommonArguments {
-    /// The database to take over from, which is only read: `sqlite:`, `postgres:` or `mysql:`. What is taken over goes into
-    /// `database.url`.
+    /// The database to take over from, which is only read: `sqlite:`, `postgres:` or `mysql:`.
+    /// What is taken over goes into `database.url`.
     /// `-` reads it from standard input.
     #[arg(
         long,
@@ -62,8 +63,8 @@ pub(super) struct CommonArguments {
         conflicts_with = "database_env"
     )]
     database: Option<String>,
-    /// The same, from this environment variable. Others who are logged in see the arguments of a command, passwords included: a URL with
-    /// one goes here, or on standard input.
+    /// The same, from this environment variable. Others who are logged in see the arguments of a
+    /// command, passwords included: a URL with one goes here, or on standard input.
     #[arg(long, value_name = "VAR")]
     database_env: Option<String>,
     /// Say what would be taken over, and change nothing.

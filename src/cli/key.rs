@@ -65,7 +65,8 @@ pub(super) struct GenerateArguments {
     /// Size of an RSA key: 2048, 3072, 4096 or 8192.
     #[arg(long, default_value_t = 2048, value_name = "N")]
     bits: usize,
-    /// Write the private key here, readable by its owner alone, and the public key to FILE.pub. Nothing is overwritten.
+    /// Write the private key here, readable by its owner alone, and the public key to FILE.pub.
+    /// Nothing is overwritten.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Encrypt the private key with the passphrase in this environment variable.
@@ -82,7 +83,8 @@ pub(super) struct AddArguments {
     /// What to call it [default: the comment of an OpenSSH key].
     #[arg(long)]
     comment: Option<String>,
-    /// Scopes to which this key narrows those of its principal, separated by spaces. May be given more than once.
+    /// Scopes to which this key narrows those of its principal, separated by spaces. May be given
+    /// more than once.
     #[arg(long = "scope", value_name = "SCOPES")]
     scopes: Vec<String>,
     /// How long it may be used, such as `90d` [default: until it is revoked].

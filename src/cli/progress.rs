@@ -1,5 +1,5 @@
-//! How far a long-running command is, on standard error: a bar on a terminal, and elsewhere a plain line every few seconds, so that
-//! the log of a job is neither silent nor full.
+//! How far a long-running command is, on standard error: a bar on a terminal, and elsewhere a plain
+//! line every few seconds, so that the log of a job is neither silent nor full.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -17,7 +17,8 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// How often a spinner turns.
 const TICK: Duration = Duration::from_millis(120);
 
-/// The progress of one command. It may be shared between threads; dropped, it leaves nothing on the screen.
+/// The progress of one command. It may be shared between threads; dropped, it leaves nothing on the
+/// screen.
 pub(super) struct Progress {
     what: String,
     total: Option<u64>,

@@ -28,17 +28,19 @@ pub(super) struct SignArguments {
     /// Bind the token to this URL; its query and fragment do not count, but for `--bind-query`.
     #[arg(long, value_name = "U")]
     url: Option<String>,
-    /// Bind the token to the query of the URL, too, to the letter; without one, to a request without a query.
+    /// Bind the token to the query of the URL, too, to the letter; without one, to a request
+    /// without a query.
     #[arg(long, requires = "url")]
     bind_query: bool,
-    /// Bind the token to the body in this file; `-` reads it from standard input, `/dev/null` is a request without one.
+    /// Bind the token to the body in this file; `-` reads it from standard input, `/dev/null` is a
+    /// request without one.
     #[arg(long, value_name = "FILE")]
     body: Option<PathBuf>,
     /// Make the token for the service of this audience only.
     #[arg(long)]
     audience: Option<String>,
-    /// Print the whole header, as `curl -H` takes it, instead of the token alone. `--header=NAME` where the service's
-    /// `self_signed.header` is not `Authorization`.
+    /// Print the whole header, as `curl -H` takes it, instead of the token alone. `--header=NAME`
+    /// where the service's `self_signed.header` is not `Authorization`.
     #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true, default_missing_value = "Authorization")]
     header: Option<String>,
     /// The scheme in that header.

@@ -11,7 +11,8 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(super) enum SigningKeyCommand {
-    /// Make a new key. Running services publish it at once, and sign with it after `issuer.signing_key_delay`.
+    /// Make a new key. Running services publish it at once, and sign with it after
+    /// `issuer.signing_key_delay`.
     Rotate {
         /// How to write the result.
         #[arg(long, value_enum, default_value_t)]

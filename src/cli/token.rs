@@ -42,7 +42,8 @@ pub(super) enum TokenCommand {
     },
     /// Revoke a token and all that goes back to the same login, for good.
     Revoke {
-        /// The `jti` of the access or refresh token, which `token list` shows; `-` reads it, or the token itself, from standard input.
+        /// The `jti` of the access or refresh token, which `token list` shows; `-` reads it, or
+        /// the token itself, from standard input.
         #[arg(value_name = "JTI|-")]
         jti: String,
     },
@@ -55,8 +56,8 @@ pub(super) struct IssueArguments {
     /// Whom they are meant for [default: `issuer.audience`]. May be given more than once.
     #[arg(long, value_name = "AUDIENCE")]
     audience: Vec<String>,
-    /// What they may be used for, as far as the principal may do it: scopes separated by spaces [default: all of that]. May be
-    /// given more than once.
+    /// What they may be used for, as far as the principal may do it: scopes separated by spaces
+    /// [default: all of that]. May be given more than once.
     #[arg(long = "scope", value_name = "SCOPES")]
     scopes: Vec<String>,
     /// The session at the back end that they are for.

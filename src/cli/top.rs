@@ -33,14 +33,15 @@ const SHORTEST: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Args)]
 pub(super) struct TopArguments {
-    /// The admin listener of a replica, as a URL, an address or `unix:` and a path; once for each replica
-    /// [default: `server.admin_listen`].
+    /// The admin listener of a replica, as a URL, an address or `unix:` and a path; once for each
+    /// replica [default: `server.admin_listen`].
     #[arg(long = "url", value_name = "URL")]
     urls: Vec<String>,
     /// How often to look, and what rates are taken over.
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = interval)]
     interval: Duration,
-    /// Print one snapshot, taken over one interval, and end; so it is also where there is no terminal.
+    /// Print one snapshot, taken over one interval, and end; so it is also where there is no
+    /// terminal.
     #[arg(long)]
     once: bool,
     /// How to write the snapshot. JSON is always a single one.
@@ -62,7 +63,8 @@ pub(super) fn run(
     settings: impl FnOnce() -> Result<Settings, crate::config::SettingsError>,
 ) -> super::CommandResult {
     let TopArguments { urls, interval, once, output } = arguments;
-    // Parsed here: the parser of arguments repeats what it cannot use, and a URL may hold a password.
+    // Parsed here: the parser of arguments repeats what it cannot use, and a URL may hold a
+    // password.
     let mut urls = urls
         .iter()
         .map(|url| scrape::target(url))

@@ -17,8 +17,9 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TrustCommand {
-    /// Trust a key set: tokens signed with its keys count as the principal's. It is fetched, here and by every replica, and what it
-    /// has is shown; the trust is added even if it cannot be fetched now.
+    /// Trust a key set: tokens signed with its keys count as the principal's. It is fetched, here
+    /// and by every replica, and what it has is shown; the trust is added even if it cannot be
+    /// fetched now.
     Add {
         /// Whose tokens they are.
         username: Username,
@@ -39,7 +40,8 @@ pub(super) enum TrustCommand {
         #[arg(long, value_enum, default_value_t)]
         output: Format,
     },
-    /// Fetch the key set now, here and on every replica, and say how many usable keys it has, and why the others are not.
+    /// Fetch the key set now, here and on every replica, and say how many usable keys it has, and
+    /// why the others are not.
     Refresh {
         /// The id that `trust add` printed and `trust list` shows.
         id: i64,

@@ -25,8 +25,8 @@ const RENEWED_BEFORE: Duration = Duration::from_secs(30);
 /// How long the service may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Exchanges an API key for access tokens and presents them. Share one among all tasks: they share its token, and wait for one
-/// renewal together.
+/// Exchanges an API key for access tokens and presents them. Share one among all tasks: they share
+/// its token, and wait for one renewal together.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -110,9 +110,9 @@ struct Tokens {
 }
 
 impl Session {
-    /// A session with the service at `server`, the URL before `/authenticate`, for the holder of `key`. Nothing is sent yet. The
-    /// service's certificate has to be of one of the system's authorities; the environment variables `SSL_CERT_FILE` and
-    /// `SSL_CERT_DIR` name others.
+    /// A session with the service at `server`, the URL before `/authenticate`, for the holder of
+    /// `key`. Nothing is sent yet. The service's certificate has to be of one of the system's
+    /// authorities; the environment variables `SSL_CERT_FILE` and `SSL_CERT_DIR` name others.
     pub fn new(server: &str, identifier: Uuid, key: SecretString) -> Result<Self, SessionError> {
         // Without TLS, none is needed.
         let builder =
@@ -126,7 +126,8 @@ impl Session {
         Ok(Self::with_client(http, server, identifier, key))
     }
 
-    /// The same over a client that is there already; it should neither follow redirects nor wait for ever.
+    /// The same over a client that is there already; it should neither follow redirects nor wait
+    /// for ever.
     pub fn with_client(
         http: reqwest::Client,
         server: &str,
@@ -147,8 +148,8 @@ impl Session {
         self.another_than(None).await
     }
 
-    /// Sends `request` with an access token. Where it is refused as unauthenticated, and its body can be sent again, once more
-    /// with a new one.
+    /// Sends `request` with an access token. Where it is refused as unauthenticated, and its body
+    /// can be sent again, once more with a new one.
     pub async fn send(&self, request: RequestBuilder) -> Result<Response, SessionError> {
         let token = self.access_token().await?;
         let again = request.try_clone();

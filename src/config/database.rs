@@ -1,4 +1,5 @@
-//! The database of principals, their keys and trusts, API keys, tokens that were given out, and the audit.
+//! The database of principals, their keys and trusts, API keys, tokens that were given out, and the
+//! audit.
 
 use std::str::FromStr;
 
@@ -14,14 +15,16 @@ use super::{
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DatabaseSettings {
-    /// Where it is: `sqlite://FILE?mode=rwc`, `postgres://USER:PASSWORD@HOST/NAME` or `mysql://USER:PASSWORD@HOST/NAME`, the
-    /// latter for MariaDB, too. Replicas share one, and SQLite is for a single one. Several servers, of which one takes changes, are
-    /// written `postgres://USER:PASSWORD@HOST1:5432,HOST2:5432/NAME?target_session_attrs=read-write`. A connection pooler such as
-    /// `PgBouncer` is recognised. Default `sqlite://countersign.db?mode=rwc`.
+    /// Where it is: `sqlite://FILE?mode=rwc`, `postgres://USER:PASSWORD@HOST/NAME` or
+    /// `mysql://USER:PASSWORD@HOST/NAME`, the latter for MariaDB, too. Replicas share one, and
+    /// SQLite is for a single one. Several servers, of which one takes changes, are
+    /// written `postgres://USER:PASSWORD@HOST1:5432,HOST2:5432/NAME?
+    /// target_session_attrs=read-write`. A connection pooler such as `PgBouncer` is
+    /// recognised. Default `sqlite://countersign.db?mode=rwc`.
     #[serde(deserialize_with = "values::parsed")]
     pub url: DatabaseUrl,
-    /// Whether `serve` migrates the database before it starts. Where it does not, `countersign migrate up` does. Default true for
-    /// SQLite, else false.
+    /// Whether `serve` migrates the database before it starts. Where it does not, `countersign
+    /// migrate up` does. Default true for SQLite, else false.
     #[serde(deserialize_with = "values::optional")]
     pub auto_migrate: Option<bool>,
 }
@@ -89,7 +92,8 @@ const MYSQL_PARAMETERS: [&str; 13] = [
 const TARGET: &str = "target_session_attrs";
 
 impl DatabaseUrl {
-    /// A URL for each server that it names, for connecting. The one to use is the one that takes changes.
+    /// A URL for each server that it names, for connecting. The one to use is the one that takes
+    /// changes.
     pub fn servers(&self) -> impl ExactSizeIterator<Item = &str> {
         self.servers.iter().map(Secret::expose)
     }
@@ -124,7 +128,8 @@ impl FromStr for DatabaseUrl {
         let (authority, path_and_query) =
             rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
         let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
-        // What follows an unencoded `/`, `?` or `#` in a password would be taken for the name of the database.
+        // What follows an unencoded `/`, `?` or `#` in a password would be taken for the name of
+        // the database.
         if path.contains(['@', '#']) || query.contains('#') {
             return Err(BAD_URL);
         }

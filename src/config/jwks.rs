@@ -14,10 +14,12 @@ pub struct JwksSettings {
     /// How often each key set is fetched again. Default `5m`.
     #[serde(with = "values::duration")]
     pub refresh_interval: Duration,
-    /// How old the last good copy of a key set may be and still count, while its endpoint is out of reach. Default `1h`.
+    /// How old the last good copy of a key set may be and still count, while its endpoint is out
+    /// of reach. Default `1h`.
     #[serde(with = "values::duration")]
     pub max_age: Duration,
-    /// How long after one fetch a token that no key of the set verifies may cause another. Default `30s`.
+    /// How long after one fetch a token that no key of the set verifies may cause another. Default
+    /// `30s`.
     #[serde(with = "values::duration")]
     pub cooldown: Duration,
     /// How long a whole download may take. Default `5s`.
@@ -25,21 +27,23 @@ pub struct JwksSettings {
     pub timeout: Duration,
     /// How large a key set may be, in bytes. Default 1,048,576 (1 MiB).
     pub max_bytes: usize,
-    /// Whether plain `http:` URLs may be trusted. Whoever can read and change that traffic can then act as the principals who
-    /// trust them. Default false.
+    /// Whether plain `http:` URLs may be trusted. Whoever can read and change that traffic can
+    /// then act as the principals who trust them. Default false.
     pub allow_http: bool,
-    /// The only hosts that may be asked. Private, loopback and link-local addresses are asked only where their host is listed.
-    /// Default empty: any public host.
+    /// The only hosts that may be asked. Private, loopback and link-local addresses are asked only
+    /// where their host is listed. Default empty: any public host.
     #[serde(deserialize_with = "values::list")]
     pub allowed_hosts: Vec<String>,
-    /// A PEM file with certificates that count for these endpoints besides the system's: those of authorities, or a server's own, such
-    /// as a self-signed one. Default none.
+    /// A PEM file with certificates that count for these endpoints besides the system's: those of
+    /// authorities, or a server's own, such as a self-signed one. Default none.
     #[serde(deserialize_with = "values::optional")]
     pub ca_file: Option<PathBuf>,
     /// The proxy through which key sets are fetched, such as `http://proxy.example:3128`, or `https:`, with `USER:PASSWORD@` before the
-    /// host if it asks for them; or `environment`: what `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` say, which are not looked
-    /// at otherwise. The proxy looks hosts up, so that private addresses can no longer be told: it has to refuse them, or
-    /// `jwks.allowed_hosts` has to name the hosts. Local names such as `keys.internal` are refused unless listed. Default none.
+    /// host if it asks for them; or `environment`: what `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`
+    /// and `NO_PROXY` say, which are not looked at otherwise. The proxy looks hosts up, so
+    /// that private addresses can no longer be told: it has to refuse them, or
+    /// `jwks.allowed_hosts` has to name the hosts. Local names such as `keys.internal` are refused
+    /// unless listed. Default none.
     #[serde(deserialize_with = "values::optional")]
     pub proxy: Option<JwksProxy>,
 }

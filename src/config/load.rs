@@ -82,7 +82,8 @@ pub fn load_text(text: &str) -> Result<Settings, SettingsError> {
     read(Some(text.to_owned()), PathBuf::from(DEFAULT_FILE), [])
 }
 
-/// Reads the settings out of the `text` of the file at `path`, if there is one, overridden by `environment`.
+/// Reads the settings out of the `text` of the file at `path`, if there is one, overridden by
+/// `environment`.
 fn read(
     text: Option<String>,
     path: PathBuf,
@@ -186,7 +187,8 @@ fn without_value(error: ConfigError) -> String {
     }
 }
 
-/// The parser shows the line that it cannot read, between a place and a reason, and that line may hold a password.
+/// The parser shows the line that it cannot read, between a place and a reason, and that line may
+/// hold a password.
 fn without_source(text: &str) -> String {
     let is_source = |line: &&str| {
         line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ').starts_with('|')
@@ -232,13 +234,15 @@ fn set_origin(value: &mut Value, origin: &str) {
     *value = Value::new(Some(&origin.to_owned()), kind);
 }
 
-/// The variables that are settings: `COUNTERSIGN_`, then the sections and the key with `__` between them.
+/// The variables that are settings: `COUNTERSIGN_`, then the sections and the key with `__` between
+/// them.
 #[derive(Clone, Debug)]
 struct Environment(Vec<(String, String, String)>);
 
 impl Environment {
-    /// Other variables with our prefix are left alone: orchestrators set such as `COUNTERSIGN_SERVICE_HOST` for a service of our
-    /// name. But one that only lacks the second underscore is a mistake that would go unnoticed.
+    /// Other variables with our prefix are left alone: orchestrators set such as
+    /// `COUNTERSIGN_SERVICE_HOST` for a service of our name. But one that only lacks the second
+    /// underscore is a mistake that would go unnoticed.
     fn read(
         variables: impl IntoIterator<Item = (String, String)>,
         schema: &Json,

@@ -15,41 +15,49 @@ use crate::domain::fence::FenceMode;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct NonceSettings {
-    /// `memory:` for a single replica, which forgets at a restart; or Redis for any number: `redis://HOST:PORT/DB`,
-    /// `redis+unix:PATH`, `redis+cluster://A,B,C`, `redis+sentinel://A,B,C/SERVICE/DB`, the letters being `HOST:PORT`; with `rediss`
-    /// instead of `redis` over TLS. Credentials stand before the first host, `USER:PASSWORD@`, and are those of Redis on all servers;
-    /// sentinels may have others, `?sentinel_username=USER&sentinel_password=PASSWORD`. Default `memory:`.
+    /// `memory:` for a single replica, which forgets at a restart; or Redis for any number:
+    /// `redis://HOST:PORT/DB`, `redis+unix:PATH`, `redis+cluster://A,B,C`,
+    /// `redis+sentinel://A,B,C/SERVICE/DB`, the letters being `HOST:PORT`; with `rediss`
+    /// instead of `redis` over TLS. Credentials stand before the first host, `USER:PASSWORD@`, and
+    /// are those of Redis on all servers; sentinels may have others,
+    /// `?sentinel_username=USER&sentinel_password=PASSWORD`. Default `memory:`.
     #[serde(deserialize_with = "values::parsed")]
     pub url: NonceUrl,
-    /// How long a claim may take, reconnecting included, before the answer is *unavailable*. From `1ms` to `1s`: nonces are
-    /// remembered for a second longer than their tokens are good. Default `100ms`, half of what Envoy waits for a check.
+    /// How long a claim may take, reconnecting included, before the answer is *unavailable*. From
+    /// `1ms` to `1s`: nonces are remembered for a second longer than their tokens are good.
+    /// Default `100ms`, half of what Envoy waits for a check.
     #[serde(with = "values::duration")]
     pub timeout: Duration,
-    /// How many live nonces the store in memory holds; one more is *unavailable*. Each takes some 80 bytes, and lives for twice
-    /// the tolerance at most. Not used with Redis. Default 1,000,000.
+    /// How many live nonces the store in memory holds; one more is *unavailable*. Each takes some
+    /// 80 bytes, and lives for twice the tolerance at most. Not used with Redis. Default
+    /// 1,000,000.
     pub memory_entries: usize,
-    /// What it costs that a store lost its memory: a Redis that was emptied, restarted or failed over, or the start of this process
-    /// with `memory:`. `minted_before` denies tokens whose time is not after the loss; `strict` also those of clients whose clocks
-    /// run ahead, so that nothing passes for the length of the tolerance; `off` lets what was forgotten pass once more. Default
-    /// `minted_before`.
+    /// What it costs that a store lost its memory: a Redis that was emptied, restarted or failed
+    /// over, or the start of this process with `memory:`. `minted_before` denies tokens whose
+    /// time is not after the loss; `strict` also those of clients whose clocks run ahead, so
+    /// that nothing passes for the length of the tolerance; `off` lets what was forgotten pass
+    /// once more. Default `minted_before`.
     #[serde(deserialize_with = "values::parsed")]
     pub fence: FenceMode,
-    /// How far the clock of this replica may be off that of Redis; beyond it every claim is *unavailable*. From `10ms` to `500ms`:
-    /// two replicas may be off either side, and nonces are remembered for one second longer than their tokens are good. Default
-    /// `500ms`.
+    /// How far the clock of this replica may be off that of Redis; beyond it every claim is
+    /// *unavailable*. From `10ms` to `500ms`: two replicas may be off either side, and nonces
+    /// are remembered for one second longer than their tokens are good. Default `500ms`.
     #[serde(with = "values::duration")]
     pub max_clock_skew: Duration,
-    /// Whether a Redis with an `allkeys-*` eviction policy is used all the same. It may forget a nonce at any time, and its token then
-    /// passes again. Default `false`: the service does not start.
+    /// Whether a Redis with an `allkeys-*` eviction policy is used all the same. It may forget a
+    /// nonce at any time, and its token then passes again. Default `false`: the service does
+    /// not start.
     pub allow_eviction: bool,
-    /// How many replicas of Redis have to have a claim before it counts (`WAIT`); fewer within `nonce.timeout` is *unavailable*.
-    /// Default 0: none has to, and a failover may lose claims, which the fence then covers.
+    /// How many replicas of Redis have to have a claim before it counts (`WAIT`); fewer within
+    /// `nonce.timeout` is *unavailable*. Default 0: none has to, and a failover may lose
+    /// claims, which the fence then covers.
     pub replicas_ack: u32,
-    /// A PEM file with certificates that count for Redis and its sentinels besides the system's: those of authorities, or a server's
-    /// own, such as a self-signed one. Default none.
+    /// A PEM file with certificates that count for Redis and its sentinels besides the system's:
+    /// those of authorities, or a server's own, such as a self-signed one. Default none.
     #[serde(deserialize_with = "values::optional")]
     pub ca_file: Option<PathBuf>,
-    /// A PEM file with the certificate, and the chain behind it, that this service shows to Redis and its sentinels. Default none.
+    /// A PEM file with the certificate, and the chain behind it, that this service shows to Redis
+    /// and its sentinels. Default none.
     #[serde(deserialize_with = "values::optional")]
     pub client_cert: Option<PathBuf>,
     /// A PEM file with the key of `nonce.client_cert`. Default none.

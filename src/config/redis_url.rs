@@ -7,9 +7,10 @@
 //! redis+sentinel://[USER:PASSWORD@]HOST[:PORT],.../SERVICE[/DB][?sentinel_username=USER&sentinel_password=PASSWORD]
 //! ```
 //!
-//! `rediss`, `rediss+cluster` and `rediss+sentinel` are the same over TLS. Credentials before the hosts are those of Redis itself, on
-//! every server. Whatever is not a letter, a digit or one of `-._~` may be percent-encoded, and in credentials `/`, `?`, `#`, `@`, `:`,
-//! `,` and `%` have to be; `+` is itself. Each form also takes `protocol=resp2` (the default) or `protocol=resp3`.
+//! `rediss`, `rediss+cluster` and `rediss+sentinel` are the same over TLS. Credentials before the
+//! hosts are those of Redis itself, on every server. Whatever is not a letter, a digit or one of
+//! `-._~` may be percent-encoded, and in credentials `/`, `?`, `#`, `@`, `:`, `,` and `%` have to
+//! be; `+` is itself. Each form also takes `protocol=resp2` (the default) or `protocol=resp3`.
 
 use std::{fmt, net::Ipv6Addr, path::PathBuf, str::FromStr};
 

@@ -1,4 +1,5 @@
-//! How principals, keys and trusts in the database are kept in memory, and how changes to them are followed.
+//! How principals, keys and trusts in the database are kept in memory, and how changes to them are
+//! followed.
 
 use std::time::Duration;
 
@@ -10,14 +11,17 @@ use super::{Contradiction, values};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RegistrySettings {
-    /// How often each replica looks for changes. With Redis it is also told of them. From `10ms` to `1m`. Default `500ms`.
+    /// How often each replica looks for changes. With Redis it is also told of them. From `10ms`
+    /// to `1m`. Default `500ms`.
     #[serde(with = "values::duration")]
     pub poll_interval: Duration,
-    /// How long decisions about principals in memory go on while the database is out of reach; changes do not arrive meanwhile.
-    /// Measured by a monotonic clock. At least twice `registry.poll_interval`, up to `12h`. Default `5m`.
+    /// How long decisions about principals in memory go on while the database is out of reach;
+    /// changes do not arrive meanwhile. Measured by a monotonic clock. At least twice
+    /// `registry.poll_interval`, up to `12h`. Default `5m`.
     #[serde(with = "values::duration")]
     pub max_stale: Duration,
-    /// How many principals are kept in memory at most, at least 1. Of others a decision takes a query. Default 100,000.
+    /// How many principals are kept in memory at most, at least 1. Of others a decision takes a
+    /// query. Default 100,000.
     pub cache_entries: u64,
 }
 

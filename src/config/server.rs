@@ -13,38 +13,44 @@ use super::{
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ServerSettings {
-    /// Decisions over HTTP (`/validate_request`), the token API, `/jwks`, and liveness (`/livez`): an IP address and a port, or a Unix
-    /// socket, such as `unix:/run/countersign/http.sock`, for gateways on the same host. Default `0.0.0.0:8080`.
+    /// Decisions over HTTP (`/validate_request`), the token API, `/jwks`, and liveness (`/livez`):
+    /// an IP address and a port, or a Unix socket, such as `unix:/run/countersign/http.sock`,
+    /// for gateways on the same host. Default `0.0.0.0:8080`.
     pub http_listen: ListenAddress,
-    /// Decisions over gRPC (Envoy's `ext_authz` v3 and `countersign.v1.Verification`), health and reflection: likewise an address
-    /// or a Unix socket. Default `0.0.0.0:9191`.
+    /// Decisions over gRPC (Envoy's `ext_authz` v3 and `countersign.v1.Verification`), health and
+    /// reflection: likewise an address or a Unix socket. Default `0.0.0.0:9191`.
     pub grpc_listen: ListenAddress,
-    /// Readiness (`/readyz`), metrics (`/metrics`) and the admin API (`/admin/v1`): likewise an address or a Unix socket. `admin.tls`
-    /// gives it TLS. Default `127.0.0.1:8081`.
+    /// Readiness (`/readyz`), metrics (`/metrics`) and the admin API (`/admin/v1`): likewise an
+    /// address or a Unix socket. `admin.tls` gives it TLS. Default `127.0.0.1:8081`.
     pub admin_listen: ListenAddress,
-    /// The permissions of the Unix sockets of the HTTP and gRPC listeners, as four octal digits: a gateway connects if it may write.
-    /// The group is that of the service. Default `0660`.
+    /// The permissions of the Unix sockets of the HTTP and gRPC listeners, as four octal digits: a
+    /// gateway connects if it may write. The group is that of the service. Default `0660`.
     pub socket_mode: SocketMode,
-    /// What stands before every HTTP path, such as `/auth`: begins with `/`, and does not end with it. The admin listener answers
-    /// without it, too. Default empty.
+    /// What stands before every HTTP path, such as `/auth`: begins with `/`, and does not end with
+    /// it. The admin listener answers without it, too. Default empty.
     pub url_prefix: String,
-    /// Whether the HTTP listener has the token API; otherwise it has decisions, `/jwks` and liveness alone. Default true.
+    /// Whether the HTTP listener has the token API; otherwise it has decisions, `/jwks` and
+    /// liveness alone. Default true.
     pub token_api: bool,
     /// What is taken on the gRPC listener.
     pub grpc: GrpcSettings,
-    /// How long the service goes on after it was told to stop: `/readyz` answers 503 at once, and whoever balances load has this long
-    /// to notice while new connections are still taken. Afterwards what is in flight is finished within 5 s. Up to `1m`; `0s` stops
+    /// How long the service goes on after it was told to stop: `/readyz` answers 503 at once, and
+    /// whoever balances load has this long to notice while new connections are still taken.
+    /// Afterwards what is in flight is finished within 5 s. Up to `1m`; `0s` stops
     /// at once. Default `2s`.
     #[serde(with = "values::duration")]
     pub drain: Duration,
-    /// Connections that each listener serves at a time; one more is answered with 503 (`UNAVAILABLE` over gRPC) and closed. Lowered
-    /// at the start to what the limit of open files leaves. From 1 to 1,000,000. Default 4096.
+    /// Connections that each listener serves at a time; one more is answered with 503
+    /// (`UNAVAILABLE` over gRPC) and closed. Lowered at the start to what the limit of open
+    /// files leaves. From 1 to 1,000,000. Default 4096.
     pub max_connections: u32,
-    /// Requests that each listener works on at a time; one more is answered with 503 (`UNAVAILABLE` over gRPC) before anything is done
-    /// for it. From 1 to 1,000,000. Default 4096.
+    /// Requests that each listener works on at a time; one more is answered with 503
+    /// (`UNAVAILABLE` over gRPC) before anything is done for it. From 1 to 1,000,000. Default
+    /// 4096.
     pub max_in_flight: u32,
-    /// TLS on the HTTP and gRPC listeners, if they have an IP address: who may use a Unix socket, `server.socket_mode` says. `cert` and
-    /// `key` belong together, and `client_ca` needs both. The files are read again when they change.
+    /// TLS on the HTTP and gRPC listeners, if they have an IP address: who may use a Unix socket,
+    /// `server.socket_mode` says. `cert` and `key` belong together, and `client_ca` needs
+    /// both. The files are read again when they change.
     pub tls: TlsSettings,
 }
 
@@ -52,8 +58,9 @@ pub struct ServerSettings {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct GrpcSettings {
-    /// How large a check may be, in bytes, from 16,384 (16 KiB) to 16,777,216 (16 MiB); a larger one is *unavailable*, with the reason
-    /// `request_too_large`. A check has the headers of the original request, and its body where the gateway hands it over
+    /// How large a check may be, in bytes, from 16,384 (16 KiB) to 16,777,216 (16 MiB); a larger
+    /// one is *unavailable*, with the reason `request_too_large`. A check has the headers of
+    /// the original request, and its body where the gateway hands it over
     /// (Envoy's `with_request_body`). Default 1,310,720: 1 MiB of body, and 256 KiB for the rest.
     pub max_message: usize,
 }
@@ -74,8 +81,9 @@ pub struct TlsSettings {
     /// A PEM file with the certificate's private key. Default none.
     #[serde(deserialize_with = "values::optional")]
     pub key: Option<PathBuf>,
-    /// A PEM file with certificates: only clients may connect (mTLS) that have one which an authority in it signed, or exactly one that
-    /// is in it, as a self-signed one is. Default none: everybody may.
+    /// A PEM file with certificates: only clients may connect (mTLS) that have one which an
+    /// authority in it signed, or exactly one that is in it, as a self-signed one is. Default
+    /// none: everybody may.
     #[serde(deserialize_with = "values::optional")]
     pub client_ca: Option<PathBuf>,
 }

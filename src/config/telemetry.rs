@@ -16,23 +16,26 @@ pub struct TelemetrySettings {
     /// `json` or `text`. Default `json`.
     #[serde(deserialize_with = "values::parsed")]
     pub log_format: LogFormat,
-    /// What happens to lines for which there is no room, because whoever reads standard error does not keep up, or is gone: `drop` (they
-    /// are counted, and one line says how many they were when there is room again) or `wait` (nothing is lost; decisions that are
-    /// logged wait, and for a reader that is gone they wait for ever). Default `drop`.
+    /// What happens to lines for which there is no room, because whoever reads standard error does
+    /// not keep up, or is gone: `drop` (they are counted, and one line says how many they were
+    /// when there is room again) or `wait` (nothing is lost; decisions that are logged wait,
+    /// and for a reader that is gone they wait for ever). Default `drop`.
     #[serde(deserialize_with = "values::parsed")]
     pub log_overflow: LogOverflow,
     /// The collector to which traces and metrics are sent over OTLP, such as `http://127.0.0.1:4317`. It takes no
-    /// credentials; headers that the collector asks for go into the environment variable `OTEL_EXPORTER_OTLP_HEADERS`. Default none: nothing is sent.
+    /// credentials; headers that the collector asks for go into the environment variable
+    /// `OTEL_EXPORTER_OTLP_HEADERS`. Default none: nothing is sent.
     #[serde(deserialize_with = "values::optional")]
     pub otlp_endpoint: Option<OtlpEndpoint>,
     /// How the collector is spoken to: `grpc`, or `http` with protobuf bodies. Default `grpc`.
     #[serde(deserialize_with = "values::parsed")]
     pub otlp_protocol: OtlpProtocol,
-    /// The share of decisions that are traced, from `0` to `1`, among those whose gateway says nothing about it; where it does, it has the
-    /// last word. Default `0.01`.
+    /// The share of decisions that are traced, from `0` to `1`, among those whose gateway says
+    /// nothing about it; where it does, it has the last word. Default `0.01`.
     #[serde(deserialize_with = "values::parsed_or_number")]
     pub trace_sample: Share,
-    /// Which decisions are logged: `all`, `denied` (with those that were *unavailable*) or `off`. Default `denied`.
+    /// Which decisions are logged: `all`, `denied` (with those that were *unavailable*) or `off`.
+    /// Default `denied`.
     #[serde(deserialize_with = "values::parsed")]
     pub decision_log: DecisionLog,
     /// The share of allowed decisions that `denied` logs as well, from `0` to `1`. Default `0`.
@@ -166,7 +169,8 @@ impl FromStr for LogFilter {
 
     fn from_str(directives: &str) -> Result<Self, Self::Err> {
         const ACCEPTED: &str = "accepted are error, warn, info, debug, trace, or directives such as info,countersign=debug";
-        // A word that is no level would be taken for the name of a module, and silence everything else.
+        // A word that is no level would be taken for the name of a module, and silence everything
+        // else.
         let is_level = |word: &str| {
             ["off", "error", "warn", "info", "debug", "trace"]
                 .contains(&word.to_ascii_lowercase().as_str())

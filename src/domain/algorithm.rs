@@ -7,7 +7,8 @@ use aws_lc_rs::signature::{
     VerificationAlgorithm,
 };
 
-/// A JWS `alg` that a token may name. `none` and the HMAC family have no variant, so they cannot be accepted by mistake.
+/// A JWS `alg` that a token may name. `none` and the HMAC family have no variant, so they cannot be
+/// accepted by mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Algorithm {
     /// RSASSA-PKCS1-v1_5 with SHA-512; what `asymmetric_jwt_auth` clients sign with.
@@ -44,8 +45,9 @@ impl Algorithm {
         Self::Es384,
     ];
 
-    /// Every name by which a token may call its algorithm: those of [`Algorithm::ALL`], and the second one of Ed25519. RFC 9864 gives
-    /// no others a new name in JOSE: `ES256` and `ES384` say all there is to say, and its `ESP256` is one of COSE.
+    /// Every name by which a token may call its algorithm: those of [`Algorithm::ALL`], and the
+    /// second one of Ed25519. RFC 9864 gives no others a new name in JOSE: `ES256` and `ES384`
+    /// say all there is to say, and its `ESP256` is one of COSE.
     pub const NAMES: [&str; 10] = {
         let [a, b, c, d, e, f, g, h, i] = Self::ALL;
         [
@@ -226,7 +228,8 @@ impl KeyFamily {
         }
     }
 
-    /// What a key of this family may verify, most preferred first. The first is what our own client signs with.
+    /// What a key of this family may verify, most preferred first. The first is what our own client
+    /// signs with.
     pub const fn algorithms(self) -> &'static [Algorithm] {
         match self {
             Self::Rsa => &[

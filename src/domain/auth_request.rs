@@ -9,20 +9,22 @@ pub struct AuthRequest<'a> {
     pub door: Door,
     /// The values of the header that carries credentials, one for each time it is there.
     pub credentials: Credentials<'a>,
-    /// The values of `Authorization`, where credentials come in another header: access tokens are taken from it, too.
+    /// The values of `Authorization`, where credentials come in another header: access tokens are
+    /// taken from it, too.
     pub authorization: Credentials<'a>,
     /// The request that the credentials came with.
     pub request: OriginalRequest<'a>,
     /// Lists of scopes that the route asks for; all of them must be held.
     pub required_scopes: Vec<&'a str>,
-    /// The gateway's own name for the request: the same whenever it asks again about the same request, and nothing that a
-    /// client could choose.
+    /// The gateway's own name for the request: the same whenever it asks again about the same
+    /// request, and nothing that a client could choose.
     pub attempt: Option<&'a str>,
     /// Where the request came from, as the gateway tells.
     pub peer: Option<IpAddr>,
     /// The trace that the question is part of.
     pub trace: TraceHeaders<'a>,
-    /// Why it is not known what the route asks for. Such a question is refused, whatever the credentials are.
+    /// Why it is not known what the route asks for. Such a question is refused, whatever the
+    /// credentials are.
     pub misconfiguration: Option<Misconfiguration<'a>>,
 }
 
@@ -43,8 +45,8 @@ impl<'a> AuthRequest<'a> {
     }
 }
 
-/// Something in a question that only the gateway's configuration can have put there, and that is unknown here. Ignoring it would leave
-/// out what it was meant to ask for.
+/// Something in a question that only the gateway's configuration can have put there, and that is
+/// unknown here. Ignoring it would leave out what it was meant to ask for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Misconfiguration<'a> {
     /// The query has another name than `scope`.
@@ -67,7 +69,8 @@ pub enum Misconfiguration<'a> {
     UnknownRoute(&'a str),
 }
 
-/// A name as the log may have it. What is not a short word may be a secret of the client's, if the gateway appends its query.
+/// A name as the log may have it. What is not a short word may be a secret of the client's, if the
+/// gateway appends its query.
 struct Word<'a>(&'a str);
 
 /// Bytes of the longest name that is repeated in the log.
@@ -85,7 +88,8 @@ impl fmt::Display for Word<'_> {
     }
 }
 
-/// A trace context as headers carry it (W3C Trace Context), not yet looked into: most decisions have no need to.
+/// A trace context as headers carry it (W3C Trace Context), not yet looked into: most decisions
+/// have no need to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TraceHeaders<'a> {
     /// Which span asks, and whether its trace is sampled.
@@ -127,7 +131,8 @@ pub enum Credentials<'a> {
     None,
     /// Once, with this value.
     One(&'a str),
-    /// More than once, or once with bytes that are no text. Which one the back end would believe is anyone's guess.
+    /// More than once, or once with bytes that are no text. Which one the back end would believe is
+    /// anyone's guess.
     Unusable,
 }
 
@@ -141,7 +146,8 @@ impl<'a> Credentials<'a> {
         }
     }
 
-    /// Puts together what two forms of the same headers say: the same value in both is one credential.
+    /// Puts together what two forms of the same headers say: the same value in both is one
+    /// credential.
     #[must_use]
     pub fn or_same(self, other: Self) -> Self {
         match (self, other) {
@@ -179,7 +185,8 @@ pub enum Body<'a> {
     Whole(&'a [u8]),
 }
 
-/// A fact about the request that a gateway may state in several ways, some of which a client can forge.
+/// A fact about the request that a gateway may state in several ways, some of which a client can
+/// forge.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reported<'a> {
     /// Nobody says.

@@ -8,7 +8,8 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 const SHA256_LENGTH: usize = 32;
 const SHA512_LENGTH: usize = 64;
 
-/// What a body hashes to, by SHA-256, SHA-512 or both: the active algorithms of RFC 9530. At least one is there.
+/// What a body hashes to, by SHA-256, SHA-512 or both: the active algorithms of RFC 9530. At least
+/// one is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContentDigest {
     sha256: Option<[u8; SHA256_LENGTH]>,
@@ -38,7 +39,8 @@ fn hash<const N: usize>(
     digest(algorithm, body).as_ref().try_into().ok()
 }
 
-/// A text is no digest that can be checked: outside the grammar, an algorithm twice, or neither `sha-256` nor `sha-512`.
+/// A text is no digest that can be checked: outside the grammar, an algorithm twice, or neither
+/// `sha-256` nor `sha-512`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "not a Content-Digest with sha-256 or sha-512, such as sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:"
@@ -48,8 +50,9 @@ pub struct NotADigest;
 impl FromStr for ContentDigest {
     type Err = NotADigest;
 
-    /// A dictionary of byte sequences (RFC 8941). Other algorithms than the two are passed over, since nothing says that a body has
-    /// only digests that everybody knows; parameters, of which RFC 9530 has none, are refused.
+    /// A dictionary of byte sequences (RFC 8941). Other algorithms than the two are passed over,
+    /// since nothing says that a body has only digests that everybody knows; parameters, of
+    /// which RFC 9530 has none, are refused.
     fn from_str(text: &str) -> Result<Self, NotADigest> {
         let mut found = Self { sha256: None, sha512: None };
         for member in text.split(',') {

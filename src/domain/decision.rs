@@ -27,7 +27,8 @@ impl fmt::Display for DecisionId {
     }
 }
 
-/// The answer to a gateway. There is no default one, and none that an error could turn into an allow.
+/// The answer to a gateway. There is no default one, and none that an error could turn into an
+/// allow.
 #[derive(Debug)]
 pub enum Decision {
     /// The request may pass, and this is who asks.
@@ -42,7 +43,8 @@ pub struct Identity {
     principal: Arc<KnownPrincipal>,
     proof: Proof,
     method: AuthMethod,
-    /// The digest that the request's body must have, as a header value; empty if any body may come.
+    /// The digest that the request's body must have, as a header value; empty if any body may
+    /// come.
     content_digest: ByteString,
 }
 
@@ -97,7 +99,8 @@ impl Identity {
         })
     }
 
-    /// The holder of the key `key_id` in the set of the trust at `index` in `principal.trusts`; `None` where there is no such trust.
+    /// The holder of the key `key_id` in the set of the trust at `index` in `principal.trusts`;
+    /// `None` where there is no such trust.
     pub fn by_trust(principal: Arc<KnownPrincipal>, index: usize, key_id: &str) -> Option<Self> {
         let encoded_key_id = header_value::encode(key_id).into();
         let proof =
@@ -110,8 +113,8 @@ impl Identity {
         })
     }
 
-    /// The holder of an access token of ours, which was signed with our key `encoded_key_id`, as a header value, and is for `scopes`
-    /// at most.
+    /// The holder of an access token of ours, which was signed with our key `encoded_key_id`, as a
+    /// header value, and is for `scopes` at most.
     pub fn by_access_token(
         principal: Arc<KnownPrincipal>,
         encoded_key_id: ByteString,
@@ -151,7 +154,8 @@ impl Identity {
         }
     }
 
-    /// Until when what it was proven with may be used, if the registry says so: what it earns may not be used for longer.
+    /// Until when what it was proven with may be used, if the registry says so: what it earns may
+    /// not be used for longer.
     pub fn proof_expires_at(&self) -> Option<UnixMillis> {
         match &self.proof {
             Proof::Key(index) => self.principal.keys[*index].expires_at,
@@ -159,8 +163,8 @@ impl Identity {
         }
     }
 
-    /// The name of the key that it was proven with, as a header value: a fingerprint, the `kid` in a key set, or the `kid` of our
-    /// own key that signed the access token.
+    /// The name of the key that it was proven with, as a header value: a fingerprint, the `kid` in
+    /// a key set, or the `kid` of our own key that signed the access token.
     pub fn encoded_key_id(&self) -> ByteString {
         match &self.proof {
             Proof::Key(index) => self.principal.keys[*index].encoded_id(),
@@ -216,7 +220,8 @@ impl AuthMethod {
     /// Every method, each at the index `method as usize`.
     pub const ALL: [Self; 2] = [Self::SelfSigned, Self::AccessToken];
 
-    /// Whether what was presented passes once, so that the answer about it holds for this request alone.
+    /// Whether what was presented passes once, so that the answer about it holds for this request
+    /// alone.
     pub const fn is_single_use(self) -> bool {
         match self {
             Self::SelfSigned => true,
@@ -240,13 +245,15 @@ pub struct Denial {
     pub reason: DenialReason,
     /// The user that the token named. Proven by nothing.
     pub unverified_username: Option<Username>,
-    /// Scopes that were asked for and are not held; known only where the reason is [`DenialReason::InsufficientScope`].
+    /// Scopes that were asked for and are not held; known only where the reason is
+    /// [`DenialReason::InsufficientScope`].
     pub missing_scopes: Option<Scopes>,
     /// What exactly is wrong with the token, if that shows.
     pub detail: Option<DenialDetail>,
 }
 
-/// What is wrong with a token by itself, whoever it names, or with the question: for the log, and for whoever has to mend it.
+/// What is wrong with a token by itself, whoever it names, or with the question: for the log, and
+/// for whoever has to mend it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DenialDetail {
     /// It is none that could be verified.
@@ -295,7 +302,8 @@ impl From<DenialReason> for Denial {
     }
 }
 
-/// What a client is told. Several reasons share a code where telling them apart would tell which users exist.
+/// What a client is told. Several reasons share a code where telling them apart would tell which
+/// users exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DenialCode {
     /// No credentials.
@@ -380,7 +388,8 @@ impl DenialCode {
         }
     }
 
-    /// The status over HTTP: 401 who are you? 403 not you. 503 cannot tell. 500 the gateway is misconfigured.
+    /// The status over HTTP: 401 who are you? 403 not you. 503 cannot tell. 500 the gateway is
+    /// misconfigured.
     pub const fn status(self) -> u16 {
         match self {
             Self::InsufficientScope => 403,

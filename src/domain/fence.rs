@@ -1,10 +1,12 @@
 //! The fence: which tokens a nonce store that may have forgotten claims can still vouch for.
 //!
-//! A store that lost claims cannot tell whether a token that was minted before the loss was used. Such a token is denied until
-//! its window has passed; a token that was minted after the loss cannot have been used before it, and passes as ever.
+//! A store that lost claims cannot tell whether a token that was minted before the loss was used.
+//! Such a token is denied until its window has passed; a token that was minted after the loss
+//! cannot have been used before it, and passes as ever.
 //!
-//! The same goes for claims that were remembered for a shorter tolerance than the one in use now: a token that a replica with
-//! the shorter tolerance may have accepted is good for that tolerance alone.
+//! The same goes for claims that were remembered for a shorter tolerance than the one in use now: a
+//! token that a replica with the shorter tolerance may have accepted is good for that tolerance
+//! alone.
 
 use std::{str::FromStr, time::Duration};
 
@@ -19,8 +21,8 @@ pub enum FenceMode {
     /// Tokens whose time is not after the loss are denied.
     #[default]
     MintedBefore,
-    /// The same, and also tokens of clients whose clocks run ahead by up to the tolerance: nothing passes until the tolerance has
-    /// gone by.
+    /// The same, and also tokens of clients whose clocks run ahead by up to the tolerance: nothing
+    /// passes until the tolerance has gone by.
     Strict,
     /// Nothing is denied: whatever the store forgot passes once more.
     Off,
@@ -59,8 +61,8 @@ pub struct RaisedTolerance {
     pub at: UnixMillis,
 }
 
-/// Between reading the time for [`RaisedTolerance::at`] and writing it down, a replica may still claim for the shorter
-/// tolerance.
+/// Between reading the time for [`RaisedTolerance::at`] and writing it down, a replica may still
+/// claim for the shorter tolerance.
 const RAISING: Duration = Duration::from_secs(1);
 
 impl Fence {
@@ -88,7 +90,8 @@ impl Fence {
         })
     }
 
-    /// The same store from `now` on, which remembers for `tolerance` if that is longer. `None` if nothing changes.
+    /// The same store from `now` on, which remembers for `tolerance` if that is longer. `None` if
+    /// nothing changes.
     pub fn raised_to(&self, tolerance: Tolerance, now: UnixMillis) -> Option<Self> {
         if tolerance.duration() <= self.tolerance.duration() {
             return None;
@@ -150,7 +153,8 @@ mod tests {
         assert_eq!(fence.raised_to(tolerance(20), UnixMillis(5)), None);
         assert_eq!(fence.raised_to(tolerance(10), UnixMillis(5)), None);
         let raised = fence.raised_to(tolerance(60), UnixMillis(100_000)).unwrap();
-        // Claimed for 20 s at 100 s at the latest: within its 20 s the store knows of it, and after that nobody does.
+        // Claimed for 20 s at 100 s at the latest: within its 20 s the store knows of it, and after
+        // that nobody does.
         assert!(!raised.excludes(
             UnixMillis(100_000),
             UnixMillis(120_000),

@@ -1,10 +1,11 @@
 //! A clock that never goes back, made of the system's clock, which may, and of a monotonic one.
 //!
-//! A token whose nonce was claimed is forgotten by the passing of real time. If the clock that judges windows were set back, or
-//! ran slower than real time, a token could still be in its window when its nonce is forgotten. So this clock runs at least as
-//! fast as the monotonic one. If the system's clock was set back by more than [`SET_BACK_MIN`], it stands still until that has
-//! caught up with the last moment that was shown; until then no token is good, and after that none that was minted before
-//! ([`ForwardClock::set_back_from`]).
+//! A token whose nonce was claimed is forgotten by the passing of real time. If the clock that
+//! judges windows were set back, or ran slower than real time, a token could still be in its window
+//! when its nonce is forgotten. So this clock runs at least as fast as the monotonic one. If the
+//! system's clock was set back by more than [`SET_BACK_MIN`], it stands still until that has caught
+//! up with the last moment that was shown; until then no token is good, and after that none that
+//! was minted before ([`ForwardClock::set_back_from`]).
 
 use std::{
     sync::{
@@ -16,13 +17,14 @@ use std::{
 
 use super::time::UnixMillis;
 
-/// Clocks are corrected by less than this without notice: the second that nonces are remembered longer covers it.
+/// Clocks are corrected by less than this without notice: the second that nonces are remembered
+/// longer covers it.
 pub const SET_BACK_MIN: Duration = Duration::from_millis(250);
 const SET_BACK_MIN_MS: i64 = 250;
 const _: () = assert!(SET_BACK_MIN.as_millis() == SET_BACK_MIN_MS.unsigned_abs() as u128);
 
-/// One look at both clocks, in milliseconds. The monotonic one is read before and after the system's, since the thread may be
-/// held up in between.
+/// One look at both clocks, in milliseconds. The monotonic one is read before and after the
+/// system's, since the thread may be held up in between.
 #[derive(Clone, Copy, Debug)]
 pub struct Reading {
     /// The monotonic clock, before.
@@ -45,7 +47,8 @@ pub enum Step {
 /// See the module.
 #[derive(Debug)]
 pub struct ForwardClock {
-    /// The system's clock less the monotonic one: the largest difference seen since it was last set back.
+    /// The system's clock less the monotonic one: the largest difference seen since it was last
+    /// set back.
     offset: AtomicI64,
     is_catching_up: AtomicBool,
     /// The last moment shown before the system's clock was set back; `i64::MIN` if it never was.
@@ -64,7 +67,8 @@ impl ForwardClock {
         }
     }
 
-    /// The time, if both clocks have gone on side by side, as they nearly always do: then one look at each is enough.
+    /// The time, if both clocks have gone on side by side, as they nearly always do: then one look
+    /// at each is enough.
     pub fn steady(&self, monotonic: i64, system: UnixMillis) -> Option<UnixMillis> {
         let kept = self.offset.load(Ordering::Acquire);
         let is_steady = (kept - SET_BACK_MIN_MS..=kept).contains(&(system.0 - monotonic));
@@ -86,8 +90,9 @@ impl ForwardClock {
         (UnixMillis(reading.monotonic_after + kept.max(offset_at_least)), None)
     }
 
-    /// Tokens minted until this moment may have been used and forgotten: all of them while the system's clock catches up, those
-    /// from before it was set back after that. `i64::MIN` if it never was.
+    /// Tokens minted until this moment may have been used and forgotten: all of them while the
+    /// system's clock catches up, those from before it was set back after that. `i64::MIN` if
+    /// it never was.
     pub fn set_back_from(&self) -> UnixMillis {
         if self.is_catching_up.load(Ordering::Acquire) {
             return UnixMillis(i64::MAX);

@@ -5,7 +5,8 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::scope::Scopes;
 
-/// Everything outside visible ASCII (0x21 to 0x7E), and `%` itself, so that every value can be decoded unambiguously.
+/// Everything outside visible ASCII (0x21 to 0x7E), and `%` itself, so that every value can be
+/// decoded unambiguously.
 const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
 
 /// Percent-encodes (RFC 3986) the UTF-8 bytes of `value` that are not visible ASCII, and `%`.
@@ -18,7 +19,8 @@ pub fn encode_scopes(scopes: &Scopes) -> String {
     scopes.iter().map(encode).collect::<Vec<_>>().join(" ")
 }
 
-/// `N` header values that are known before they are needed, in one piece of memory. Each is handed out without a copy.
+/// `N` header values that are known before they are needed, in one piece of memory. Each is handed
+/// out without a copy.
 #[derive(Clone, Debug)]
 pub struct Prepared<const N: usize> {
     all: ByteString,

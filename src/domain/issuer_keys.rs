@@ -23,8 +23,8 @@ const HS256: &str = "HS256";
 
 /// What our own access tokens are signed and verified with, at one moment.
 ///
-/// The keys decide the algorithm, never the token: there either is a secret, and HS256 alone, or there are key pairs, and HS256
-/// has no representation.
+/// The keys decide the algorithm, never the token: there either is a secret, and HS256 alone, or
+/// there are key pairs, and HS256 has no representation.
 pub struct IssuerKeys {
     kind: Kind,
     jwks: Box<str>,
@@ -63,8 +63,8 @@ pub enum KeyFault {
 }
 
 impl IssuerKeys {
-    /// `signing` signs. `published`, which holds it too, with keys that do not sign yet or no longer, all verify and are in the
-    /// key set, in this order.
+    /// `signing` signs. `published`, which holds it too, with keys that do not sign yet or no
+    /// longer, all verify and are in the key set, in this order.
     pub fn asymmetric(signing: Arc<SigningKey>, mut published: Vec<Arc<SigningKey>>) -> Self {
         if published.iter().all(|key| key.kid != signing.kid) {
             published.insert(0, Arc::clone(&signing));
@@ -85,8 +85,8 @@ impl IssuerKeys {
         })
     }
 
-    /// A compact JWS (RFC 7515) over `claims`, the bytes of a JSON object. Its header says `alg`, `typ` ("JWT") and, where the key
-    /// is asymmetric, `kid`.
+    /// A compact JWS (RFC 7515) over `claims`, the bytes of a JSON object. Its header says `alg`,
+    /// `typ` ("JWT") and, where the key is asymmetric, `kid`.
     pub fn sign(&self, claims: &[u8]) -> Result<String, NotSigned> {
         let header = match &self.kind {
             Kind::Asymmetric { signing, .. } => &signing.header,
@@ -106,10 +106,11 @@ impl IssuerKeys {
         Ok(token)
     }
 
-    /// Verifies `signature` over `message`, a JWS signing input whose header says `alg` and `kid`. Yields the `kid` of the key that
-    /// verified it, which is empty for HS256.
+    /// Verifies `signature` over `message`, a JWS signing input whose header says `alg` and `kid`.
+    /// Yields the `kid` of the key that verified it, which is empty for HS256.
     ///
-    /// Without a `kid`, which our own tokens always have, every key that fits is tried, up to [`CANDIDATE_KEYS_MAX`].
+    /// Without a `kid`, which our own tokens always have, every key that fits is tried, up to
+    /// [`CANDIDATE_KEYS_MAX`].
     pub fn verify(
         &self,
         alg: &str,
@@ -207,14 +208,14 @@ pub struct SigningKey {
     kid: ByteString,
     /// The header of every token that it signs, encoded.
     header: String,
-    /// For all that [`ISSUER_ALGORITHMS`] has of its kind, not only what it signs with itself: while the setting changes from RS256
-    /// to PS256, replicas verify each other's tokens.
+    /// For all that [`ISSUER_ALGORITHMS`] has of its kind, not only what it signs with itself:
+    /// while the setting changes from RS256 to PS256, replicas verify each other's tokens.
     verifying: VerifyingKey,
 }
 
 impl SigningKey {
-    /// `key`, signing with `preferred` where that is one of [`ISSUER_ALGORITHMS`] and of its kind, and otherwise with what its kind
-    /// is used with: RS256, ES256, ES384 or `EdDSA`.
+    /// `key`, signing with `preferred` where that is one of [`ISSUER_ALGORITHMS`] and of its kind,
+    /// and otherwise with what its kind is used with: RS256, ES256, ES384 or `EdDSA`.
     pub fn new(key: PrivateKey, preferred: Option<Algorithm>) -> Self {
         let family = key.public_key().family();
         let usual = match family {

@@ -1,8 +1,9 @@
 //! JSON from outside. Text in UTF-8, and an object is an object.
 //!
-//! A derived `Deserialize` also takes an array for a struct, member by member: `[false]` for `{"is_active": false}`. And the bytes of
-//! strings that nobody reads are never looked at. So whatever comes from outside is read here, and nowhere with `serde_json` alone
-//! (`tests/layering.rs`).
+//! A derived `Deserialize` also takes an array for a struct, member by member: `[false]` for
+//! `{"is_active": false}`. And the bytes of strings that nobody reads are never looked at. So
+//! whatever comes from outside is read here, and nowhere with `serde_json` alone (`tests/layering.
+//! rs`).
 
 use std::{borrow::Cow, fmt, marker::PhantomData};
 
@@ -16,7 +17,8 @@ pub fn object<'de, T: Deserialize<'de>>(json: &'de [u8]) -> serde_json::Result<T
     serde_json::from_str(text(json)?).map(|Object(value)| value)
 }
 
-/// The text of a JSON string, as it stands in a document that was read. Borrowed unless it holds escapes.
+/// The text of a JSON string, as it stands in a document that was read. Borrowed unless it holds
+/// escapes.
 pub fn string(json: &str) -> serde_json::Result<Cow<'_, str>> {
     match json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
         Some(text) if !text.contains(['\\', '"']) => Ok(Cow::Borrowed(text)),

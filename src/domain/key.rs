@@ -1,7 +1,8 @@
 //! Keys: public and private, in every format we read and write.
 //!
-//! [`PublicKey`] is what a key *is* (its canonical DER, its fingerprint); [`VerifyingKey`] is the same key made ready to
-//! verify many signatures; [`PrivateKey`] signs, and exists on the client's side only.
+//! [`PublicKey`] is what a key *is* (its canonical DER, its fingerprint); [`VerifyingKey`] is the
+//! same key made ready to verify many signatures; [`PrivateKey`] signs, and exists on the client's
+//! side only.
 
 mod ed25519;
 mod encoding;
@@ -28,8 +29,9 @@ pub const RSA_BITS_MIN: usize = 2048;
 /// Largest RSA modulus accepted, in bits.
 pub const RSA_BITS_MAX: usize = 8192;
 
-/// SHA-256 of a public key's `SubjectPublicKeyInfo` as PEM text (64-column lines, final newline): the key's `kid`, identical to
-/// what `asymmetric_jwt_auth` computes. Written as 64 lowercase hexadecimal digits.
+/// SHA-256 of a public key's `SubjectPublicKeyInfo` as PEM text (64-column lines, final newline):
+/// the key's `kid`, identical to what `asymmetric_jwt_auth` computes. Written as 64 lowercase
+/// hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint([u8; 32]);
 
@@ -187,7 +189,8 @@ pub enum KeyError {
         /// What it would have to say.
         expected: &'static str,
     },
-    /// A JWK whose `alg` (RFC 7517 section 4.4) is not an algorithm that its key can be used with here.
+    /// A JWK whose `alg` (RFC 7517 section 4.4) is not an algorithm that its key can be used with
+    /// here.
     #[error(
         "the JWK is for the algorithm {name:?} alone, which is not used with {family} keys here; expected {expected}, or no \"alg\""
     )]
@@ -215,7 +218,8 @@ pub enum KeyError {
         /// The most that is accepted of it.
         accepted: String,
     },
-    /// PEM encrypted in OpenSSL's way from before PKCS#8, which derives its key with a single round of MD5.
+    /// PEM encrypted in OpenSSL's way from before PKCS#8, which derives its key with a single round
+    /// of MD5.
     #[error(
         "the private key is encrypted in the legacy PEM way; convert it with `openssl pkcs8 -topk8 -in FILE -out NEW`"
     )]

@@ -1,17 +1,21 @@
 //! Which of our signing keys does what at a given moment.
 //!
-//! The times of this arithmetic depend on one another. Keys are in the order of their times; a key's successor is the next.
+//! The times of this arithmetic depend on one another. Keys are in the order of their times; a
+//! key's successor is the next.
 //!
-//! - a key begins to sign `delay` after its time, so that whoever keeps a copy of the key set has the key by then. Where no other
-//!   key is older it signs at once: there is nothing else to sign with;
+//! - a key begins to sign `delay` after its time, so that whoever keeps a copy of the key set has
+//!   the key by then. Where no other key is older it signs at once: there is nothing else to sign
+//!   with;
 //! - it signs until its successor begins;
-//! - it verifies for `token_lifetime` more, and [`CLOCKS_MARGIN`]: as long as any token that it signed is good.
+//! - it verifies for `token_lifetime` more, and [`CLOCKS_MARGIN`]: as long as any token that it
+//!   signed is good.
 
 use std::{fmt, time::Duration};
 
 use super::time::UnixMillis;
 
-/// How much longer a key verifies than its tokens last: replicas look at the keys each for itself, by clocks that differ.
+/// How much longer a key verifies than its tokens last: replicas look at the keys each for itself,
+/// by clocks that differ.
 pub const CLOCKS_MARGIN: Duration = Duration::from_mins(1);
 
 /// What a signing key does.
@@ -63,16 +67,19 @@ pub struct KeySchedule {
     pub signs_from: UnixMillis,
     /// When its successor begins; `None` for the last.
     pub signs_until: Option<UnixMillis>,
-    /// The last moment at which it verifies; `None` for the last key, for which there is no end yet.
+    /// The last moment at which it verifies; `None` for the last key, for which there is no end
+    /// yet.
     pub verifies_until: Option<UnixMillis>,
 }
 
 impl RotationTimes {
-    /// What each of the keys with these `times`, in ascending order, does at `now`. Of keys with the same time the later one in this
-    /// order is the newer. Exactly one signs, unless there are none.
+    /// What each of the keys with these `times`, in ascending order, does at `now`. Of keys with
+    /// the same time the later one in this order is the newer. Exactly one signs, unless there
+    /// are none.
     ///
-    /// Keys that share the oldest time have no order in time, as when a folder was copied: the last of them signs, and what the
-    /// others may have signed before is good for as long as if they had done so until that time.
+    /// Keys that share the oldest time have no order in time, as when a folder was copied: the last
+    /// of them signs, and what the others may have signed before is good for as long as if they
+    /// had done so until that time.
     pub fn schedules(self, times: &[UnixMillis], now: UnixMillis) -> Vec<KeySchedule> {
         let oldest = times.first().copied();
         let signs_from = |time: UnixMillis| {

@@ -1,4 +1,5 @@
-//! JWK Sets (RFC 7517 section 5): which keys of one are used, why the others are not, and which of them a token is tried with.
+//! JWK Sets (RFC 7517 section 5): which keys of one are used, why the others are not, and which of
+//! them a token is tried with.
 
 use std::{borrow::Cow, collections::HashMap, error::Error, fmt};
 
@@ -27,8 +28,8 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 pub struct KeySet {
     /// In the order of the set. Entries that are equal are one.
     keys: Box<[SetKey]>,
-    /// What the set calls its keys, and where in `keys` each is: sorted by name, and by the order of the set below that. Keys without
-    /// a `kid` are not in it.
+    /// What the set calls its keys, and where in `keys` each is: sorted by name, and by the order
+    /// of the set below that. Keys without a `kid` are not in it.
     names: Box<[(Box<str>, usize)]>,
     /// Where the keys without a `kid` are.
     nameless: Box<[usize]>,
@@ -45,7 +46,8 @@ struct SetKey {
 /// What a set has for us, in words.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeySetContents {
-    /// How many of its keys are used. The same key under two names counts twice, the same entry twice counts once.
+    /// How many of its keys are used. The same key under two names counts twice, the same entry
+    /// twice counts once.
     pub usable_keys: usize,
     /// The entries that are not used, in the order of the set.
     pub left_out: Vec<LeftOutKey>,
@@ -60,7 +62,8 @@ pub struct LeftOutKey {
     pub kind: String,
     /// Why it is left out.
     pub reason: String,
-    /// Whether its owner should know: it is a private key or a broken one. Others are for other uses, which is as it should be.
+    /// Whether its owner should know: it is a private key or a broken one. Others are for other
+    /// uses, which is as it should be.
     #[serde(default)]
     pub is_alarming: bool,
 }
@@ -92,7 +95,8 @@ pub enum KeySetError {
     NotAKeySet(#[source] serde_json::Error),
 }
 
-/// Members are read one by one: one that cannot be read must not spoil the others, whatever it holds.
+/// Members are read one by one: one that cannot be read must not spoil the others, whatever it
+/// holds.
 #[derive(Deserialize)]
 struct Document<'a> {
     #[serde(borrow)]
@@ -131,8 +135,8 @@ impl KeySet {
         Ok(set.done())
     }
 
-    /// The keys that the set calls `kid`. Several can be meant: RFC 7517 section 4.5 lets keys of different kinds share a name, and
-    /// others share one, too.
+    /// The keys that the set calls `kid`. Several can be meant: RFC 7517 section 4.5 lets keys of
+    /// different kinds share a name, and others share one, too.
     pub fn named<'a>(&'a self, kid: &'a str) -> impl Iterator<Item = &'a VerifyingKey> {
         let start = self.names.partition_point(|(name, _)| &**name < kid);
         self.names[start..]
@@ -156,7 +160,8 @@ impl KeySet {
         &self.contents
     }
 
-    /// How many keys a token of that kind can be tried with at most, if it names one, and if it names none.
+    /// How many keys a token of that kind can be tried with at most, if it names one, and if it
+    /// names none.
     pub fn most_trials(&self, family: KeyFamily) -> MostTrials {
         let is_of_kind = |index: &usize| self.keys[*index].key.family() == family;
         let nameless = self.nameless.iter().filter(|index| is_of_kind(index)).count();
@@ -287,7 +292,8 @@ impl LeftOutKey {
     }
 }
 
-/// The fault and its causes. Where in the entry it was found is not said: nobody sees the entry as it is read here.
+/// The fault and its causes. Where in the entry it was found is not said: nobody sees the entry as
+/// it is read here.
 fn described(fault: &EntryFault) -> String {
     let mut text = fault.to_string();
     let mut cause = fault.source();

@@ -34,8 +34,9 @@ impl NonceClaim<'_> {
 pub enum Attempt {
     /// A presentation that the gateway gave no name: it is like no other, and its number is unique.
     Unique(u128),
-    /// A request that the gateway named itself. When it asks again about the same request (it retried, or checked twice),
-    /// that is the same presentation of the token, and gets the same answer.
+    /// A request that the gateway named itself. When it asks again about the same request (it
+    /// retried, or checked twice), that is the same presentation of the token, and gets the
+    /// same answer.
     Named(u128),
 }
 
@@ -55,6 +56,7 @@ pub enum Claimed {
     Fresh,
     /// Another attempt had.
     Replayed,
-    /// The store may have forgotten that the token was used before ([`Fence`](super::fence::Fence)).
+    /// The store may have forgotten that the token was used before
+    /// ([`Fence`](super::fence::Fence)).
     Fenced,
 }

@@ -14,7 +14,8 @@ use super::{
     token::{TokenKeyId, UntrustedToken},
 };
 
-/// Types of their own for the numbers that rows of the registry have, so that none is taken for another.
+/// Types of their own for the numbers that rows of the registry have, so that none is taken for
+/// another.
 macro_rules! row_ids {
     ($($(#[$doc:meta])* $name:ident,)+) => {$(
         $(#[$doc])*
@@ -42,7 +43,8 @@ row_ids! {
     GrantId,
 }
 
-/// What a principal is called: 1 to 255 characters without control characters, compared byte for byte. Copies share the text.
+/// What a principal is called: 1 to 255 characters without control characters, compared byte for
+/// byte. Copies share the text.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Username(Arc<str>);
 
@@ -170,7 +172,8 @@ pub struct KnownPrincipal {
     encoded: Prepared<3>,
 }
 
-/// How many verifications one token may cost at most, over keys and trusts: a forged token must not buy more.
+/// How many verifications one token may cost at most, over keys and trusts: a forged token must not
+/// buy more.
 pub const CANDIDATE_KEYS_MAX: usize = 8;
 
 impl KnownPrincipal {
@@ -235,8 +238,9 @@ impl KnownPrincipal {
         self.revoked.binary_search(&jti).is_ok()
     }
 
-    /// The registered keys to try for `token`, with their places in [`KnownPrincipal::keys`]. A `kid` that is the fingerprint of one
-    /// picks it; without one, or with a name that some other scheme gave, every key that could have signed the token is tried, up to
+    /// The registered keys to try for `token`, with their places in [`KnownPrincipal::keys`]. A
+    /// `kid` that is the fingerprint of one picks it; without one, or with a name that some
+    /// other scheme gave, every key that could have signed the token is tried, up to
     /// [`CANDIDATE_KEYS_MAX`].
     pub fn candidates<'a>(
         &'a self,
@@ -255,7 +259,8 @@ impl KnownPrincipal {
             .take(CANDIDATE_KEYS_MAX)
     }
 
-    /// The `kid` of `token`, if it is the fingerprint of a registered key. Other names can look like fingerprints, too.
+    /// The `kid` of `token`, if it is the fingerprint of a registered key. Other names can look
+    /// like fingerprints, too.
     pub fn named_key(&self, token: &UntrustedToken<'_>) -> Option<Fingerprint> {
         match token.key_id() {
             Some(TokenKeyId::Fingerprint(named)) => {

@@ -15,7 +15,8 @@ pub struct Profile {
     pub email: Option<String>,
 }
 
-/// A part of the profile that goes into access tokens, and under which name. Written `given_name`, or `given_name=first_name`.
+/// A part of the profile that goes into access tokens, and under which name. Written `given_name`,
+/// or `given_name=first_name`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProfileClaim {
     field: ProfileField,

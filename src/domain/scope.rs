@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-/// A set of scope tokens, kept sorted and without repetition, written with single spaces between them.
+/// A set of scope tokens, kept sorted and without repetition, written with single spaces between
+/// them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Scopes(Box<str>);
 

@@ -1,7 +1,8 @@
 //! API keys and refresh tokens: random texts that are shown once, and of which only a hash is kept.
 //!
-//! A text has a prefix that says what it is, 256 random bits as 43 digits of base 62, and a checksum of 6 more digits, so that
-//! whoever finds one in a log or a repository can tell what it is without asking anybody.
+//! A text has a prefix that says what it is, 256 random bits as 43 digits of base 62, and a
+//! checksum of 6 more digits, so that whoever finds one in a log or a repository can tell what it
+//! is without asking anybody.
 
 use std::fmt;
 
@@ -55,8 +56,9 @@ impl OpaqueToken {
         Ok(Self::encode(kind, &bytes))
     }
 
-    /// The refresh token that follows `previous`: whoever has the one before and `seed` can make it again, and nobody else. So
-    /// two who present the same token at the same time are given the same successor, although only its hash is kept.
+    /// The refresh token that follows `previous`: whoever has the one before and `seed` can make it
+    /// again, and nobody else. So two who present the same token at the same time are given the
+    /// same successor, although only its hash is kept.
     pub fn successor(previous: &str, seed: &[u8]) -> Self {
         let key = hmac::Key::new(hmac::HMAC_SHA256, previous.as_bytes());
         let tag = hmac::sign(&key, seed);
@@ -83,7 +85,8 @@ impl OpaqueToken {
     }
 }
 
-/// Whether `text` is one of ours of that kind, by its form and checksum. It may still be one that nobody was ever given.
+/// Whether `text` is one of ours of that kind, by its form and checksum. It may still be one that
+/// nobody was ever given.
 pub fn is_well_formed(kind: OpaqueKind, text: &str) -> bool {
     let Some((body, check)) =
         text.len().checked_sub(CHECK_DIGITS).and_then(|at| text.split_at_checked(at))
@@ -98,8 +101,8 @@ pub fn is_well_formed(kind: OpaqueKind, text: &str) -> bool {
         && check == expected
 }
 
-/// SHA-512 of a secret text: 128 lowercase hexadecimal digits, as jwthenticator keeps keys. A secret of 256 random bits needs no
-/// salt and no slow hash.
+/// SHA-512 of a secret text: 128 lowercase hexadecimal digits, as jwthenticator keeps keys. A
+/// secret of 256 random bits needs no salt and no slow hash.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct SecretHash(Box<str>);
 

@@ -1,7 +1,8 @@
 //! Where a request goes, in parts that can be compared (RFC 3986): scheme, authority, path.
 //!
-//! What a gateway reports arrives in parts and is compared in parts. Putting them together and parsing the whole again would let the
-//! client say where one part ends: `Host: api.example:80\orders#` would hide the path. What is outside the grammar here equals
+//! What a gateway reports arrives in parts and is compared in parts. Putting them together and
+//! parsing the whole again would let the client say where one part ends: `Host:
+//! api.example:80\orders#` would hide the path. What is outside the grammar here equals
 //! nothing, since gateways, back ends and libraries read it each in their own way.
 
 use std::{borrow::Cow, fmt, net::Ipv6Addr};
@@ -64,9 +65,11 @@ impl PartialEq for Host<'_> {
 impl Eq for Host<'_> {}
 
 impl<'a> Authority<'a> {
-    /// Reads `host` or `host:port`. A host is made of ASCII letters, digits, `.`, `-` and `_`, or is an IPv6 address in brackets.
-    /// No DNS host name has `_`, but names in container networks and Windows domains do, and no parser gives it a meaning of its own.
-    /// Percent-encoding, other alphabets, user information and ports such as `0443` are outside: parsers differ about them.
+    /// Reads `host` or `host:port`. A host is made of ASCII letters, digits, `.`, `-` and `_`, or
+    /// is an IPv6 address in brackets. No DNS host name has `_`, but names in container
+    /// networks and Windows domains do, and no parser gives it a meaning of its own.
+    /// Percent-encoding, other alphabets, user information and ports such as `0443` are outside:
+    /// parsers differ about them.
     pub fn parse(text: &'a str) -> Option<Self> {
         let (host, rest) = if let Some(bracketed) = text.strip_prefix('[') {
             let (address, rest) = bracketed.split_once(']')?;
@@ -123,14 +126,15 @@ fn port(digits: &str) -> Option<u16> {
     is_canonical.then(|| digits.parse().ok())?
 }
 
-/// A path that has one reading. Two are equal if they are after normalisation (RFC 3986 section 6.2.2, which RFC 9449 section 4.3 asks
-/// for): `%7Ebob` is `~bob`, and `%c3` is `%C3`.
+/// A path that has one reading. Two are equal if they are after normalisation (RFC 3986 section
+/// 6.2.2, which RFC 9449 section 4.3 asks for): `%7Ebob` is `~bob`, and `%c3` is `%C3`.
 #[derive(Clone, Copy, Debug)]
 pub struct Path<'a>(&'a str);
 
 impl<'a> Path<'a> {
-    /// `None` for a path that gateways and back ends read in different ways, so that the one checked need not be the one served: dot
-    /// segments, empty segments, path parameters, a fragment, backslashes, encoded slashes, dots and percent signs, torn encodings.
+    /// `None` for a path that gateways and back ends read in different ways, so that the one
+    /// checked need not be the one served: dot segments, empty segments, path parameters, a
+    /// fragment, backslashes, encoded slashes, dots and percent signs, torn encodings.
     pub fn parse(text: &'a str) -> Option<Self> {
         let bytes = text.as_bytes();
         if bytes.first() != Some(&b'/') {
@@ -150,8 +154,8 @@ impl<'a> Path<'a> {
         Some(Self(text))
     }
 
-    /// The path of a request target, which its query ends. A fragment has no place there, and what follows a `#` is a path to some and
-    /// nothing to others. Before a query the path may be empty, as in `http://api.example?a=b`: that is `/` (RFC 9110 section 4.2.3).
+    /// The path of a request target, which its query ends. A fragment has no place there, and what
+    /// follows a `#` is a path to some and nothing to others. Before a query the path may be empty, as in `http://api.example?a=b`: that is `/` (RFC 9110 section 4.2.3).
     pub fn of_target(target: &'a str) -> Option<Self> {
         let path = match target.split_once('?') {
             Some(("", _)) => "/",
@@ -192,7 +196,8 @@ fn encoded(bytes: &[u8]) -> Option<u8> {
     Some(digit(1)? << 4 | digit(2)?)
 }
 
-/// Whether the segment at the start of `rest`, which lies behind a slash, is neither empty, unless it is the last, nor a dot segment.
+/// Whether the segment at the start of `rest`, which lies behind a slash, is neither empty, unless
+/// it is the last, nor a dot segment.
 fn is_plain_segment(rest: &[u8]) -> bool {
     let segment = rest.split(|byte| *byte == b'/').next().unwrap_or_default();
     !matches!(segment, b"." | b"..") && (!segment.is_empty() || rest.is_empty())
@@ -203,7 +208,8 @@ const fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
-/// The query of a request target, without its `?`; empty without one. `None` if the target has a `#`.
+/// The query of a request target, without its `?`; empty without one. `None` if the target has a
+/// `#`.
 pub fn query_of_target(target: &str) -> Option<&str> {
     if target.contains('#') {
         None

@@ -1,11 +1,13 @@
 //! Time, and the arithmetic that decides how long a token may be used and its nonce is remembered.
 //!
-//! The constants of this arithmetic depend on one another. With `T` the tolerance and `t` the token's time:
+//! The constants of this arithmetic depend on one another. With `T` the tolerance and `t` the
+//! token's time:
 //!
 //! - a token may be used while `|now - t| <= T` ([`Tolerance::admits`]), so never after `t + T`;
 //! - `valid_until = t + T` ([`Tolerance::valid_until`]);
-//! - its nonce is remembered until at least `valid_until + 1 s` ([`remember_for`]), that is for up to `2T + 1 s` after its
-//!   first use. The extra second covers rounding to whole seconds and replicas whose clocks differ by up to a second.
+//! - its nonce is remembered until at least `valid_until + 1 s` ([`remember_for`]), that is for up
+//!   to `2T + 1 s` after its first use. The extra second covers rounding to whole seconds and
+//!   replicas whose clocks differ by up to a second.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -68,7 +70,8 @@ impl From<SystemTime> for UnixMillis {
     }
 }
 
-/// A `NumericDate` (RFC 7519 section 2) in whole seconds, as a token states it: any value at all until it is checked.
+/// A `NumericDate` (RFC 7519 section 2) in whole seconds, as a token states it: any value at all
+/// until it is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixSeconds(pub i64);
 
@@ -79,7 +82,8 @@ impl UnixSeconds {
     }
 }
 
-/// When a token says that it was signed: exactly, also between two milliseconds, since JSON numbers have as many digits as they like.
+/// When a token says that it was signed: exactly, also between two milliseconds, since JSON numbers
+/// have as many digits as they like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenTime {
     floor: UnixMillis,
@@ -145,10 +149,12 @@ impl Tolerance {
         self.0
     }
 
-    /// Whether a token of time `token_time` may be used at `now`: `|now - token_time| <= tolerance`.
+    /// Whether a token of time `token_time` may be used at `now`: `|now - token_time| <=
+    /// tolerance`.
     pub fn admits(self, token_time: impl Into<TokenTime>, now: UnixMillis) -> bool {
         let token_time = token_time.into();
-        // `now` is a whole millisecond, and so are the edges of the window: to lie in it, both roundings have to.
+        // `now` is a whole millisecond, and so are the edges of the window: to lie in it, both
+        // roundings have to.
         let is_near = |millis: UnixMillis| {
             (i128::from(now.0) - i128::from(millis.0)).unsigned_abs() <= self.0.as_millis()
         };
@@ -161,8 +167,8 @@ impl Tolerance {
     }
 }
 
-/// How long a nonce claimed `now` has to be remembered so that its token cannot pass again: until `valid_until`, rounded up
-/// to whole seconds, and one second more. At least one second.
+/// How long a nonce claimed `now` has to be remembered so that its token cannot pass again: until
+/// `valid_until`, rounded up to whole seconds, and one second more. At least one second.
 pub fn remember_for(valid_until: UnixMillis, now: UnixMillis) -> Duration {
     Duration::from_secs(
         valid_until

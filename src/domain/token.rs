@@ -1,4 +1,5 @@
-//! Tokens: compact JWS (RFC 7515) with JWT claims (RFC 7519), before and after their signature is known to be good.
+//! Tokens: compact JWS (RFC 7515) with JWT claims (RFC 7519), before and after their signature is
+//! known to be good.
 
 mod access;
 mod claims;
@@ -47,7 +48,8 @@ pub enum TokenKeyId {
     Name(Box<str>),
 }
 
-/// A token whose signature was verified with a key of the principal that it names. Only [`UntrustedToken::verify`] makes one.
+/// A token whose signature was verified with a key of the principal that it names. Only
+/// [`UntrustedToken::verify`] makes one.
 #[derive(Debug)]
 pub struct VerifiedToken<'t> {
     claims: &'t Claims,
@@ -199,11 +201,13 @@ struct Header<'a> {
     alg: Text<'a>,
     #[serde(borrow, default)]
     kid: Option<Text<'a>>,
-    /// Whether it lists extensions that must be understood (RFC 7515 section 4.1.11), whatever the list is. We understand none.
+    /// Whether it lists extensions that must be understood (RFC 7515 section 4.1.11), whatever the
+    /// list is. We understand none.
     #[serde(default, deserialize_with = "presence")]
     crit: bool,
-    /// Whether the payload is encoded (RFC 7797). True says what is so anyway. Anything else means another signing input than the one
-    /// verified here, and is not for JWTs (section 7); without `crit` it may not be used at all (section 6), but we see to that ourselves.
+    /// Whether the payload is encoded (RFC 7797). True says what is so anyway. Anything else means
+    /// another signing input than the one verified here, and is not for JWTs (section 7);
+    /// without `crit` it may not be used at all (section 6), but we see to that ourselves.
     #[serde(default = "yes")]
     b64: bool,
 }
@@ -238,7 +242,8 @@ impl<'a> Header<'a> {
 }
 
 impl<'a> UntrustedToken<'a> {
-    /// Reads a token and decides nothing but whether it is one: size, form, algorithm, shape of its claims.
+    /// Reads a token and decides nothing but whether it is one: size, form, algorithm, shape of its
+    /// claims.
     pub fn parse(text: &'a str) -> Result<Self, TokenFault> {
         let parts = Parts::of(text)?;
         let mut decoded = parts.decode_header()?;
@@ -267,7 +272,8 @@ impl<'a> UntrustedToken<'a> {
         )
     }
 
-    /// Whether `key` could have signed this, by its kind and the length of the signature. Costs nothing.
+    /// Whether `key` could have signed this, by its kind and the length of the signature. Costs
+    /// nothing.
     pub fn fits(&self, key: &VerifyingKey) -> bool {
         key.fits(self.algorithm, self.decoded.signature())
     }
@@ -287,8 +293,9 @@ impl<'a> UntrustedToken<'a> {
         SignatureFault::of(self.algorithm, self.decoded.signature())
     }
 
-    /// The length of the salt, in bytes, with which the holder of the RSA key `key` made its signature by RSASSA-PSS with another salt
-    /// than the algorithm has. Costs more than verifying: for explanations alone.
+    /// The length of the salt, in bytes, with which the holder of the RSA key `key` made its
+    /// signature by RSASSA-PSS with another salt than the algorithm has. Costs more than
+    /// verifying: for explanations alone.
     pub fn other_pss_salt(&self, key: &VerifyingKey) -> Option<usize> {
         key.pss_salt(self.algorithm, self.signing_input.as_bytes(), self.decoded.signature())
     }

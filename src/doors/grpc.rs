@@ -1,4 +1,5 @@
-//! gRPC: Envoy's and Istio's `ext_authz`, our own `Verification` for other gateways, health and reflection.
+//! gRPC: Envoy's and Istio's `ext_authz`, our own `Verification` for other gateways, health and
+//! reflection.
 
 mod arriving;
 mod ext_authz;
@@ -47,7 +48,8 @@ const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
 /// How often health is looked at.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// `envoy.service.auth.v3` and what it imports, for reflection. Made from the `envoy-types` crate by the test beside it.
+/// `envoy.service.auth.v3` and what it imports, for reflection. Made from the `envoy-types` crate
+/// by the test beside it.
 const ENVOY_DESCRIPTORS: &[u8] = include_bytes!("../../proto/ext_authz.descriptors.bin");
 /// `countersign.v1`, likewise made from `proto/countersign/v1`.
 const OWN_DESCRIPTORS: &[u8] = include_bytes!("../../proto/countersign.descriptors.bin");

@@ -1,7 +1,8 @@
-//! HTTP: decisions for nginx, Envoy's HTTP mode and every forward-auth gateway; tokens; liveness; and, on a listener of its own,
-//! what operators look at.
+//! HTTP: decisions for nginx, Envoy's HTTP mode and every forward-auth gateway; tokens; liveness;
+//! and, on a listener of its own, what operators look at.
 
-/// An application with `$door` as its state. A macro, because actix-web has no name for what it returns.
+/// An application with `$door` as its state. A macro, because actix-web has no name for what it
+/// returns.
 macro_rules! app {
     ($door:expr, $routes:expr) => {
         App::new()
@@ -76,7 +77,8 @@ pub struct BadHeaderName {
 }
 
 impl HttpDoor {
-    /// A door to `verifier` and `tokens`, with `url_prefix` before every path, for `max_in_flight` requests at a time.
+    /// A door to `verifier` and `tokens`, with `url_prefix` before every path, for `max_in_flight`
+    /// requests at a time.
     pub fn new(
         verifier: Arc<Verifier>,
         tokens: TokenDoor,
@@ -183,7 +185,8 @@ impl Protocol for Serving {
 }
 
 impl HttpWorker {
-    /// How many requests there are is looked at before anything else; whether the process is alive has nothing to do with it.
+    /// How many requests there are is looked at before anything else; whether the process is alive
+    /// has nothing to do with it.
     async fn answer(
         &self,
         request: hyper::Request<hyper::body::Incoming>,

@@ -1,7 +1,7 @@
 //! What is being served at one door, with a bound on how much that may be.
 //!
-//! A request that finds no room is refused at once. Waiting for room would keep what it has, and the memory that it takes, for as
-//! long as whoever filled the door likes.
+//! A request that finds no room is refused at once. Waiting for room would keep what it has, and
+//! the memory that it takes, for as long as whoever filled the door likes.
 
 use std::sync::{
     Arc,
@@ -47,8 +47,8 @@ impl Room {
         Self { taken: AtomicUsize::new(0), max }
     }
 
-    /// Takes so much, if there is. Who finds no room gives back what it took, so at the edge two may refuse each other, which is well:
-    /// there is no room.
+    /// Takes so much, if there is. Who finds no room gives back what it took, so at the edge two
+    /// may refuse each other, which is well: there is no room.
     pub(super) fn take(&self, amount: usize) -> bool {
         if amount > self.max {
             return false;

@@ -1,12 +1,14 @@
-//! The connections of every listener: accepted, counted, bounded, given up when they are too slow, and brought to an end in order.
+//! The connections of every listener: accepted, counted, bounded, given up when they are too slow,
+//! and brought to an end in order.
 //!
-//! One thread for each core, with a runtime of its own. A request stays on the thread that read it, and so does its claim on the way
-//! to Redis and back: no other thread is woken for either. Connections are handed out in turns. Leaving that to the kernel
-//! (`SO_REUSEPORT`) would put the few that a gateway has, one for each of its own threads, on the same core now and then, and keep
+//! One thread for each core, with a runtime of its own. A request stays on the thread that read it,
+//! and so does its claim on the way to Redis and back: no other thread is woken for either.
+//! Connections are handed out in turns. Leaving that to the kernel (`SO_REUSEPORT`) would put the
+//! few that a gateway has, one for each of its own threads, on the same core now and then, and keep
 //! them there.
 //!
-//! Deadlines have no timers of their own. A connection notes what it waits for and since when ([`Activity`]); each worker looks at all
-//! of its connections four times a second.
+//! Deadlines have no timers of their own. A connection notes what it waits for and since when
+//! ([`Activity`]); each worker looks at all of its connections four times a second.
 
 mod accept;
 mod connection;

@@ -60,8 +60,9 @@ pub struct ResponseConfig {
 }
 
 impl ResponseConfig {
-    /// Self-signed tokens come in `credentials_header`; HTTP gateways name the original request in `attempt_header`; challenges ask
-    /// for credentials of `scheme` in `realm`. What is said about each denial is put together here, once.
+    /// Self-signed tokens come in `credentials_header`; HTTP gateways name the original request in
+    /// `attempt_header`; challenges ask for credentials of `scheme` in `realm`. What is said
+    /// about each denial is put together here, once.
     pub fn new(
         credentials_header: &str,
         attempt_header: Option<&str>,
@@ -83,8 +84,8 @@ impl ResponseConfig {
         &self.scheme
     }
 
-    /// The header that the back end should not see: that of a self-signed token, which is spent. An access token may be meant for
-    /// the back end, too.
+    /// The header that the back end should not see: that of a self-signed token, which is spent. An
+    /// access token may be meant for the back end, too.
     pub(super) fn header_to_remove(&self, identity: &Identity) -> Option<&str> {
         match identity.method() {
             AuthMethod::SelfSigned => Some(&self.credentials_header),
@@ -98,8 +99,9 @@ impl ResponseConfig {
     }
 }
 
-/// The values of the identity headers of an allow: of every one of them, so that a proxy always overwrites what a client sent. In the
-/// order of [`name::IDENTITY`]. Nothing is copied but the name of the decision.
+/// The values of the identity headers of an allow: of every one of them, so that a proxy always
+/// overwrites what a client sent. In the order of [`name::IDENTITY`]. Nothing is copied but the
+/// name of the decision.
 pub(super) fn identity_values(identity: &Identity, decision_id: &str) -> [ByteString; 7] {
     let principal = identity.principal();
     [
@@ -145,8 +147,8 @@ impl Refusal<'_> {
         [before, decision_id, after].concat()
     }
 
-    /// The values of the headers of the answer to the client, in the order of [`name::REFUSAL`]; but for [`Refusal::retry_after`],
-    /// and `Date`, which some servers add by themselves.
+    /// The values of the headers of the answer to the client, in the order of [`name::REFUSAL`];
+    /// but for [`Refusal::retry_after`], and `Date`, which some servers add by themselves.
     pub(super) fn values(&self, decision_id: &str) -> [ByteString; 5] {
         [
             ByteString::from_static(self.template.code),
@@ -301,7 +303,8 @@ impl Template {
             code,
             missing_scopes,
         };
-        // A struct of texts and numbers always has a JSON form; an empty body would still be a refusal.
+        // A struct of texts and numbers always has a JSON form; an empty body would still be a
+        // refusal.
         let body = serde_json::to_string(&problem).unwrap_or_default();
         let name_at = body.find(INSTANCE).map_or(body.len(), |start| start + INSTANCE.len());
         Self {

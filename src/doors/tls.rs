@@ -1,5 +1,5 @@
-//! TLS for the listeners: PEM files that are read again when they change, and client certificates where the settings ask for
-//! them.
+//! TLS for the listeners: PEM files that are read again when they change, and client certificates
+//! where the settings ask for them.
 
 mod failure;
 
@@ -74,8 +74,8 @@ struct Files {
     client_ca: Option<PathBuf>,
 }
 
-/// Made of the files as they were read. So are the sessions that clients may resume without being verified again: with other files,
-/// none of them counts.
+/// Made of the files as they were read. So are the sessions that clients may resume without being
+/// verified again: with other files, none of them counts.
 struct Material {
     http: Arc<ServerConfig>,
     grpc: Arc<ServerConfig>,
@@ -83,7 +83,8 @@ struct Material {
     bytes: Vec<Vec<u8>>,
 }
 
-/// Shakes hands on the connections of one listener, with the files as they are when a connection begins.
+/// Shakes hands on the connections of one listener, with the files as they are when a connection
+/// begins.
 #[derive(Clone)]
 pub(super) struct Acceptor {
     loaded: Arc<Loaded>,
@@ -101,8 +102,8 @@ impl ServerTls {
         Ok(Some(Self { loaded: Arc::new(Loaded { files, current }) }))
     }
 
-    /// Looks at the files now and then, and uses them when they have changed. Files that cannot be used are told of, and the
-    /// last good ones stay.
+    /// Looks at the files now and then, and uses them when they have changed. Files that cannot be
+    /// used are told of, and the last good ones stay.
     pub async fn watch(self) {
         let mut refused: Option<Vec<Vec<u8>>> = None;
         loop {

@@ -1,4 +1,5 @@
-//! Whether a token was made for this request: `htm` and `htu` as in RFC 9449 section 4.2, `htq`, `content_digest` and `aud`.
+//! Whether a token was made for this request: `htm` and `htu` as in RFC 9449 section 4.2, `htq`,
+//! `content_digest` and `aud`.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -11,7 +12,8 @@ use crate::domain::{
     token::Claims,
 };
 
-/// Checks each binding claim that is there against the request and what `policy` says of this service.
+/// Checks each binding claim that is there against the request and what `policy` says of this
+/// service.
 pub(super) fn check(
     claims: &Claims,
     request: &OriginalRequest<'_>,
@@ -44,9 +46,10 @@ pub(super) fn check(
     Ok(())
 }
 
-/// Whether `uri` is the request's, query and fragment aside, and at one of `authorities`, if there are any. What the gateway does not
-/// say cannot match, but for the scheme: some gateways have no way to tell it, and it says where the client connected, not what it
-/// asks for. The two sides are compared part by part and never put together: see [`crate::domain::target`].
+/// Whether `uri` is the request's, query and fragment aside, and at one of `authorities`, if there
+/// are any. What the gateway does not say cannot match, but for the scheme: some gateways have no
+/// way to tell it, and it says where the client connected, not what it asks for. The two sides are
+/// compared part by part and never put together: see [`crate::domain::target`].
 fn names_target(uri: &str, request: &OriginalRequest<'_>, authorities: &[Authority<'_>]) -> bool {
     let Some(named) = HttpUri::parse(uri) else { return false };
     let scheme = match request.scheme {
@@ -68,8 +71,9 @@ fn names_target(uri: &str, request: &OriginalRequest<'_>, authorities: &[Authori
 /// Length of a SHA-256 in unpadded base64url.
 const HASH_CHARACTERS: usize = 43;
 
-/// Whether `hash` is the SHA-256, in unpadded base64url, of the request's query: the bytes between the first `?` of the target and its
-/// end as the gateway received them; none without a query. Nothing is decoded or put in order before.
+/// Whether `hash` is the SHA-256, in unpadded base64url, of the request's query: the bytes between
+/// the first `?` of the target and its end as the gateway received them; none without a query.
+/// Nothing is decoded or put in order before.
 fn is_hash_of_query(hash: &str, request: &OriginalRequest<'_>) -> bool {
     let Some(query) = request.path.value().and_then(query_of_target) else { return false };
     let mut expected = [0; HASH_CHARACTERS];

@@ -1,7 +1,7 @@
 //! Keys that nobody has, for tokens that no key fits.
 //!
-//! Verifying with a decoy costs what verifying with a real key costs, so the time of an answer does not tell whether the user
-//! exists, is enabled, or has such a key.
+//! Verifying with a decoy costs what verifying with a real key costs, so the time of an answer does
+//! not tell whether the user exists, is enabled, or has such a key.
 
 use std::sync::OnceLock;
 
@@ -20,7 +20,8 @@ pub(super) struct Decoys {
     ed25519: VerifyingKey,
     p256: VerifyingKey,
     p384: VerifyingKey,
-    /// By length of the signature in bytes, from [`RSA_BYTES_MIN`] on; made when first needed, but for the usual lengths.
+    /// By length of the signature in bytes, from [`RSA_BYTES_MIN`] on; made when first needed, but
+    /// for the usual lengths.
     rsa: Box<[OnceLock<Option<VerifyingKey>>]>,
 }
 
@@ -51,12 +52,14 @@ impl Decoys {
             KeyFamily::P384 => Some(&self.p384),
         };
         if let Some(decoy) = decoy {
-            // Nobody has the private key, so this is never `Some`; and if it were, it is not looked at.
+            // Nobody has the private key, so this is never `Some`; and if it were, it is not looked
+            // at.
             std::hint::black_box(token.verify(decoy, now));
         }
     }
 
-    /// No real key has signatures of a length outside the bounds, so there every user alike costs nothing.
+    /// No real key has signatures of a length outside the bounds, so there every user alike costs
+    /// nothing.
     fn rsa(&self, signature_length: usize) -> Option<&VerifyingKey> {
         let slot = self.rsa.get(signature_length.checked_sub(RSA_BYTES_MIN)?)?;
         slot.get_or_init(|| {

@@ -1,7 +1,8 @@
-//! Taking over the accounts of another system: its principals, keys, trusts, API keys and refresh tokens.
+//! Taking over the accounts of another system: its principals, keys, trusts, API keys and refresh
+//! tokens.
 //!
-//! What is there already stays as it is, so that an import may be repeated, and go on where one was interrupted. A row that cannot
-//! be taken over is reported and holds nothing else up.
+//! What is there already stays as it is, so that an import may be repeated, and go on where one was
+//! interrupted. A row that cannot be taken over is reported and holds nothing else up.
 
 mod plan;
 mod report;
@@ -36,7 +37,8 @@ pub struct Import {
 pub struct ImportTerms {
     /// Whether to say what would be done, and do nothing.
     pub is_rehearsal: bool,
-    /// The `aud` of this service's access tokens, without which they are not accepted here; empty where they need none.
+    /// The `aud` of this service's access tokens, without which they are not accepted here; empty
+    /// where they need none.
     pub audience: Vec<String>,
 }
 
@@ -64,7 +66,8 @@ pub enum ImportError {
 }
 
 impl Import {
-    /// An import from `source` into `store`, checked by the rules of `registry` and in its actor's name.
+    /// An import from `source` into `store`, checked by the rules of `registry` and in its actor's
+    /// name.
     pub fn new(
         source: Arc<dyn LegacySource>,
         store: Arc<dyn ImportStore>,

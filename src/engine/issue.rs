@@ -80,7 +80,8 @@ pub struct Issuer {
     ports: IssuerPorts,
     /// Decides about access tokens.
     verifier: Arc<Verifier>,
-    /// Decides about client assertions (RFC 7523): self-signed tokens whose audience is this issuer.
+    /// Decides about client assertions (RFC 7523): self-signed tokens whose audience is this
+    /// issuer.
     assertions: Arc<Verifier>,
     observer: Arc<TokenObserver>,
 }
@@ -99,7 +100,8 @@ pub struct Issued {
 }
 
 impl Issuer {
-    /// An issuer whose access tokens `verifier` decides about, and whose clients' assertions `assertions` does.
+    /// An issuer whose access tokens `verifier` decides about, and whose clients' assertions
+    /// `assertions` does.
     pub fn new(
         terms: IssuerTerms,
         ports: IssuerPorts,
@@ -229,7 +231,8 @@ impl Issuer {
         Ok(grant)
     }
 
-    /// A grant whose access token may be used for as long as usual, and not after `until`, when what earned it ends.
+    /// A grant whose access token may be used for as long as usual, and not after `until`, when
+    /// what earned it ends.
     fn new_grant(
         &self,
         family: Uuid,

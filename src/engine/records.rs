@@ -180,7 +180,8 @@ impl KeyChange {
     }
 }
 
-/// A trust as it stands in the registry: the keys of the set at `jwks_url` count as the principal's.
+/// A trust as it stands in the registry: the keys of the set at `jwks_url` count as the
+/// principal's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TrustRecord {
     /// Its number.
@@ -195,7 +196,8 @@ pub struct TrustRecord {
     pub last_fetched_at: Option<UnixMillis>,
     /// Why the last fetch failed; none where it did not.
     pub last_error: Option<String>,
-    /// What the set had for us when it was fetched last; none if it never was. Not what anybody changed, so no part of its state.
+    /// What the set had for us when it was fetched last; none if it never was. Not what anybody
+    /// changed, so no part of its state.
     #[serde(skip)]
     pub contents: Option<KeySetContents>,
     /// When it was added.

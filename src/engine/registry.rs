@@ -21,7 +21,8 @@ pub(super) const PAGE: u64 = 1000;
 /// How long the database may take over one request of an operator.
 const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Longest texts, in characters. The shorter fit the columns; the others keep rows and answers small.
+/// Longest texts, in characters. The shorter fit the columns; the others keep rows and answers
+/// small.
 const NAME_CHARACTERS_MAX: usize = 255;
 const COMMENT_CHARACTERS_MAX: usize = 1000;
 const URL_CHARACTERS_MAX: usize = 2000;
@@ -171,7 +172,8 @@ impl Registry {
         in_time(self.store.key(id)).await
     }
 
-    /// Up to `limit` keys, of one principal or of all, revoked ones too, from the one after `after` on.
+    /// Up to `limit` keys, of one principal or of all, revoked ones too, from the one after `after`
+    /// on.
     pub async fn keys_page(
         &self,
         of: Option<&Username>,
@@ -243,8 +245,8 @@ impl Registry {
         every(|after| self.trusts_page(of, after, PAGE), |trust: &TrustRecord| trust.id).await
     }
 
-    /// Trusts the key set at `url`, and fetches it in this process to see what it has. The trust is there even if that fails, and its
-    /// record says why.
+    /// Trusts the key set at `url`, and fetches it in this process to see what it has. The trust is
+    /// there even if that fails, and its record says why.
     pub async fn add_trust_and_look(
         &self,
         username: &Username,
@@ -259,8 +261,8 @@ impl Registry {
         })
     }
 
-    /// Fetches the key set of a trust now, tells every replica to do so, and says what it has. The others are told, too, where the
-    /// fetch failed: what one replica cannot reach another may.
+    /// Fetches the key set of a trust now, tells every replica to do so, and says what it has. The
+    /// others are told, too, where the fetch failed: what one replica cannot reach another may.
     pub async fn refresh_trust(
         &self,
         id: TrustId,
@@ -280,7 +282,8 @@ impl Registry {
         self.change(self.store.remove_trust(id, expected, self.author())).await
     }
 
-    /// Up to `limit` audit events, of one principal or of all, the newest first, from the one before `before` on.
+    /// Up to `limit` audit events, of one principal or of all, the newest first, from the one
+    /// before `before` on.
     pub async fn audit(
         &self,
         of: Option<&str>,

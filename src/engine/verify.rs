@@ -39,7 +39,8 @@ pub struct Policy {
     pub audiences: Box<[Box<str>]>,
     /// The `iss` of access tokens.
     pub issuer: Box<str>,
-    /// The only authorities that a token's `htu` may name, and that a request to which it is bound may come to; any if there are none.
+    /// The only authorities that a token's `htu` may name, and that a request to which it is bound
+    /// may come to; any if there are none.
     pub authorities: Box<[Authority<'static>]>,
     /// Binding claims without which a token is not taken.
     pub required_claims: RequiredClaims,
@@ -71,7 +72,8 @@ impl RequiredClaims {
     }
 }
 
-/// A decision under its name. An outage is no decision: it can neither allow nor say anything about the credentials.
+/// A decision under its name. An outage is no decision: it can neither allow nor say anything about
+/// the credentials.
 #[derive(Debug)]
 pub struct Verdict {
     /// The name under which it is logged.
@@ -106,7 +108,8 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// Puts a verifier together, and makes the decoy keys. Fails only where the system has no randomness.
+    /// Puts a verifier together, and makes the decoy keys. Fails only where the system has no
+    /// randomness.
     pub fn new(
         policy: Policy,
         ports: VerifierPorts,
@@ -129,8 +132,9 @@ impl Verifier {
         let credential = self.credential(auth_request);
         let method = credential.as_ref().ok().map(Credential::method);
         let mut judged = self.judge(auth_request, credential, id, now, &observation).await;
-        // What was registered a moment ago may not be known here yet. The question is put again only where something changed;
-        // waiting for the answer to that is the same for every user, known or not.
+        // What was registered a moment ago may not be known here yet. The question is put again
+        // only where something changed; waiting for the answer to that is the same for
+        // every user, known or not.
         if is_about_the_registry(&judged, method) && self.ports.directory.catch_up(version).await {
             judged = self
                 .judge(auth_request, credential, id, self.ports.clock.now(), &observation)
@@ -145,8 +149,8 @@ impl Verifier {
         Verdict { id, result }
     }
 
-    /// Refuses a request that is not to be decided, for `reason`, at little cost: no store is asked and the credentials are not looked
-    /// at. It is counted and logged like every decision.
+    /// Refuses a request that is not to be decided, for `reason`, at little cost: no store is asked
+    /// and the credentials are not looked at. It is counted and logged like every decision.
     pub fn refuse(&self, auth_request: &AuthRequest<'_>, reason: DenialReason) -> Verdict {
         let observation = self.observer.begin(auth_request);
         let id = new_decision_id(self.ports.clock.now());
@@ -230,7 +234,8 @@ impl Verifier {
         step.end(claimed.as_ref().ok());
         match claimed? {
             Claimed::Fresh => {
-                // Waiting for stores takes time. A token whose window ended meanwhile may have been claimed before and be forgotten.
+                // Waiting for stores takes time. A token whose window ended meanwhile may have been
+                // claimed before and be forgotten.
                 self.check_time(verified.claims(), self.ports.clock.now()).map_err(deny)?;
                 if let Some(used) = identity.used() {
                     self.ports.usage.note(used, now);
@@ -293,7 +298,8 @@ impl Verifier {
     }
 }
 
-/// Why `text` is no token. A gateway joins repeated headers with commas, and no token has commas or spaces inside.
+/// Why `text` is no token. A gateway joins repeated headers with commas, and no token has commas or
+/// spaces inside.
 fn reason_of(text: &str, fault: &TokenFault) -> DenialReason {
     if text.contains([',', ' ', '\t']) {
         DenialReason::SeveralCredentials
@@ -322,8 +328,8 @@ enum Credential<'a> {
 }
 
 impl<'a> Credential<'a> {
-    /// What is presented, told by its scheme. Where credentials come in a header of their own, `Authorization` belongs to the
-    /// application, but for access tokens.
+    /// What is presented, told by its scheme. Where credentials come in a header of their own,
+    /// `Authorization` belongs to the application, but for access tokens.
     fn of(auth_request: &AuthRequest<'a>, scheme: &str) -> Result<Self, DenialReason> {
         let value = match auth_request.credentials {
             Credentials::One(value) if !is_empty(value) => value,
@@ -393,13 +399,14 @@ impl From<Unavailable> for Stopped {
     }
 }
 
-/// Whether a change in the registry could have made this another outcome. Such a refusal has claimed no nonce.
+/// Whether a change in the registry could have made this another outcome. Such a refusal has
+/// claimed no nonce.
 fn is_about_the_registry(judged: &Result<Identity, Stopped>, method: Option<AuthMethod>) -> bool {
     matches!(judged, Err(Stopped::Denied(denial)) if concerns_the_registry(denial.reason, method))
 }
 
-/// Whether a change in the registry could cure `reason`. Keys of principals sign self-signed tokens alone: a forged access token
-/// is forged whatever is registered, and has nobody look.
+/// Whether a change in the registry could cure `reason`. Keys of principals sign self-signed tokens
+/// alone: a forged access token is forged whatever is registered, and has nobody look.
 const fn concerns_the_registry(reason: DenialReason, method: Option<AuthMethod>) -> bool {
     if matches!(reason, DenialReason::UnknownPrincipal | DenialReason::DisabledPrincipal) {
         return true;
@@ -435,8 +442,8 @@ fn check_scopes(required: &[&str], held: &Scopes) -> Result<(), Scopes> {
     Err(Scopes::parse(&missing.join(" ")).unwrap_or_default())
 }
 
-/// A gateway's own name for a request stands for this presentation only together with what it asks for: the same name on
-/// another request is another presentation.
+/// A gateway's own name for a request stands for this presentation only together with what it asks
+/// for: the same name on another request is another presentation.
 fn attempt(auth_request: &AuthRequest<'_>, id: DecisionId) -> Attempt {
     let Some(name) = auth_request.attempt.filter(|name| !name.is_empty()) else {
         return Attempt::Unique(id.0.as_u128());

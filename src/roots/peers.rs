@@ -1,10 +1,12 @@
-//! Who may be at the other end of a connection over TLS: one who shows a certificate that a trusted authority signed, as everywhere,
-//! or one of the trusted certificates itself.
+//! Who may be at the other end of a connection over TLS: one who shows a certificate that a trusted
+//! authority signed, as everywhere, or one of the trusted certificates itself.
 //!
-//! `openssl req -x509` makes a certificate that is root and leaf in one (CA:TRUE). OpenSSL takes it as a peer's own; webpki refuses every
-//! certificate of an authority in that place. Here it counts if the peer shows exactly, byte for byte, a certificate that is trusted.
-//! That opens no door: the holder of its key could sign a certificate for any name and use. All else still has to hold: the name of a
-//! server, the time, the use that the certificate is for, and the proof that the peer has its key.
+//! `openssl req -x509` makes a certificate that is root and leaf in one (CA:TRUE). OpenSSL takes it
+//! as a peer's own; webpki refuses every certificate of an authority in that place. Here it counts
+//! if the peer shows exactly, byte for byte, a certificate that is trusted. That opens no door: the
+//! holder of its key could sign a certificate for any name and use. All else still has to hold: the
+//! name of a server, the time, the use that the certificate is for, and the proof that the peer has
+//! its key.
 //!
 //! A certificate that says CA:FALSE counts for itself alone.
 
@@ -108,8 +110,8 @@ pub(super) fn servers(
     Ok(Arc::new(Servers { trusted: Trusted(trusted.into()), by_authorities, algorithms }))
 }
 
-/// Verifies clients by `trusted`. A client without a certificate is refused. Clients are not told whose certificates are trusted: some
-/// would then keep back one that is trusted by itself.
+/// Verifies clients by `trusted`. A client without a certificate is refused. Clients are not told
+/// whose certificates are trusted: some would then keep back one that is trusted by itself.
 pub fn clients(
     trusted: &[CertificateDer<'static>],
 ) -> Result<Arc<dyn ClientCertVerifier>, VerifierBuilderError> {
@@ -135,8 +137,8 @@ fn authorities(trusted: &[CertificateDer<'static>]) -> Option<RootCertStore> {
     (!store.is_empty()).then_some(store)
 }
 
-/// Unless it says CA:FALSE, which the library does not ask of what it is given as an authority. Those from before there was such a word
-/// say nothing.
+/// Unless it says CA:FALSE, which the library does not ask of what it is given as an authority.
+/// Those from before there was such a word say nothing.
 fn may_sign_others(certificate: &CertificateDer<'_>) -> bool {
     let Ok(certificate) = Certificate::from_der(certificate) else { return true };
     !matches!(certificate.tbs_certificate.get::<BasicConstraints>(), Ok(Some((_, constraints))) if !constraints.ca)
@@ -166,8 +168,8 @@ impl fmt::Debug for Trusted {
 }
 
 impl Trusted {
-    /// A second look at the peer's `own` certificate, which was refused with `refusal`: the certificate if it is one of these, and
-    /// fit for `purpose` now.
+    /// A second look at the peer's `own` certificate, which was refused with `refusal`: the
+    /// certificate if it is one of these, and fit for `purpose` now.
     fn reconsider(
         &self,
         own: &CertificateDer<'_>,
@@ -236,8 +238,9 @@ fn shown(purpose: &ObjectIdentifier) -> ExtendedKeyPurpose {
     }
 }
 
-/// By its alternative names, as everywhere. Without any, by its common name: so `openssl req -x509 -subj /CN=redis.internal` is
-/// understood by other clients, and this certificate is trusted by itself.
+/// By its alternative names, as everywhere. Without any, by its common name: so `openssl req -x509
+/// -subj /CN=redis.internal` is understood by other clients, and this certificate is trusted by
+/// itself.
 fn is_named(
     own: &CertificateDer<'_>,
     certificate: &TbsCertificate,

@@ -1,10 +1,12 @@
 //! The key directory in this process, in front of the database.
 //!
-//! What it answers is kept true by the change feed: every change is looked for at each poll, and what it concerns is read anew.
-//! While the database is out of reach, what is known goes on deciding for `registry.max_stale`, and no longer.
+//! What it answers is kept true by the change feed: every change is looked for at each poll, and
+//! what it concerns is read anew. While the database is out of reach, what is known goes on
+//! deciding for `registry.max_stale`, and no longer.
 //!
-//! After the start it reads as many principals as it may hold, and the names of all. From then on a name that nobody has is
-//! answered from memory, as one that somebody has is: neither costs a query, and the time tells nothing.
+//! After the start it reads as many principals as it may hold, and the names of all. From then on a
+//! name that nobody has is answered from memory, as one that somebody has is: neither costs a
+//! query, and the time tells nothing.
 
 mod change_feed;
 mod most;
@@ -46,12 +48,14 @@ use crate::{
     telemetry::metrics::CacheUse,
 };
 
-/// How many names that nobody has are remembered, and for how long; made-up names must not push out real ones.
+/// How many names that nobody has are remembered, and for how long; made-up names must not push out
+/// real ones.
 const ABSENT_ENTRIES: u64 = 10_000;
 const ABSENT_LIFETIME: Duration = Duration::from_secs(10);
 /// How long a decision waits for a principal that is not in memory.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(2);
-/// How many of the principals that changed at once are read anew at once; the rest when they are asked for.
+/// How many of the principals that changed at once are read anew at once; the rest when they are
+/// asked for.
 const READ_ANEW_MAX: usize = 256;
 
 /// How long a refusal waits for a look at the change feed.
@@ -61,11 +65,12 @@ type Known = quick_cache::sync::Cache<Username, Arc<KnownPrincipal>>;
 
 /// How many locks share the principals in memory.
 const SHARDS: usize = 16;
-/// A sixteenth more than asked for finds room: names fall unevenly on the shards, and as many as may be held have to be held.
+/// A sixteenth more than asked for finds room: names fall unevenly on the shards, and as many as
+/// may be held have to be held.
 const SLACK: u64 = 16;
 
-/// A lookup reads under the lock of its shard and marks the entry as used, and no more: nothing is queued, and nobody has to
-/// clear up after it.
+/// A lookup reads under the lock of its shard and marks the entry as used, and no more: nothing is
+/// queued, and nobody has to clear up after it.
 fn known(entries: u64) -> Known {
     let items = usize::try_from(entries).unwrap_or(usize::MAX);
     let capacity = entries.saturating_add(entries.div_ceil(SLACK));
@@ -93,7 +98,8 @@ pub struct CachedDirectory {
     most: MostHeld,
     /// Loads under way. Many decisions that wait for one principal wait for one query.
     loads: Mutex<HashMap<Username, Load>>,
-    /// Grows with each change seen, so that a load that began before a change is not kept after it.
+    /// Grows with each change seen, so that a load that began before a change is not kept after
+    /// it.
     epoch: AtomicU64,
     /// Looks at the feed: how many began, how many of these ended, and that one is wanted.
     polls_begun: AtomicU64,
@@ -101,12 +107,14 @@ pub struct CachedDirectory {
     poll_wanted: Notify,
     /// Lookups that memory answered, and those that it could not; each thread counts its own.
     lookups: ThreadLocal<Lookups>,
-    /// When the feed was last known to be followed to its end, in milliseconds after `started_at`. By a monotonic clock: how long a
-    /// lost database is outlived must not depend on who sets the clock meanwhile.
+    /// When the feed was last known to be followed to its end, in milliseconds after `started_at`.
+    /// By a monotonic clock: how long a lost database is outlived must not depend on who sets
+    /// the clock meanwhile.
     synced_at: AtomicI64,
     started_at: Instant,
     max_stale: Duration,
-    /// Where loads run: not on the thread of a decision, which may be gone before the load is done.
+    /// Where loads run: not on the thread of a decision, which may be gone before the load is
+    /// done.
     runtime: Handle,
 }
 
@@ -144,7 +152,8 @@ struct TooStale(Duration);
 struct SharedLoadError(Arc<LoadError>);
 
 impl CachedDirectory {
-    /// A directory of what `source` holds; it knows nobody yet. Fails where the source cannot be read.
+    /// A directory of what `source` holds; it knows nobody yet. Fails where the source cannot be
+    /// read.
     pub async fn start(
         source: Arc<dyn PrincipalSource>,
         key_sets: Arc<dyn KeySetSource>,
@@ -177,7 +186,8 @@ impl CachedDirectory {
         Ok((directory, follower))
     }
 
-    /// How often it was asked, how often it could answer from memory, and how many principals it holds.
+    /// How often it was asked, how often it could answer from memory, and how many principals it
+    /// holds.
     pub fn usage(&self) -> CacheUse {
         let sum = |count: fn(&Lookups) -> &AtomicU64| {
             self.lookups.iter().map(|own| count(own).load(Ordering::Relaxed)).sum()
@@ -208,8 +218,8 @@ impl CachedDirectory {
             .unwrap_or(i64::MAX)
     }
 
-    /// The load of `username` that is under way, if no change was seen since it began; otherwise a new one, because it `changed` or
-    /// because it is asked for.
+    /// The load of `username` that is under way, if no change was seen since it began; otherwise a
+    /// new one, because it `changed` or because it is asked for.
     fn load(self: &Arc<Self>, username: &Username, changed: bool) -> Load {
         let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
         let epoch = self.epoch.load(Ordering::Acquire);
@@ -241,7 +251,8 @@ impl CachedDirectory {
             Ok(None) => self.absent.insert(username.clone(), ()),
             Err(_) => {}
         }
-        // A change seen meanwhile may have been forgotten about before this was kept, so it is not kept.
+        // A change seen meanwhile may have been forgotten about before this was kept, so it is not
+        // kept.
         if self.epoch.load(Ordering::Acquire) != epoch {
             self.forget(&username);
         }
@@ -257,13 +268,15 @@ impl CachedDirectory {
         concerned: BTreeSet<PrincipalId>,
     ) -> Result<(), RegistryError> {
         let named = self.source.usernames(&concerned.iter().copied().collect::<Vec<_>>()).await?;
-        // First the epoch, then the forgetting: a load that ends in between sees the one or is hit by the other.
+        // First the epoch, then the forgetting: a load that ends in between sees the one or is hit
+        // by the other.
         self.epoch.fetch_add(1, Ordering::AcqRel);
         for (_, username) in &named {
             self.names.add(username);
             self.forget(username);
         }
-        // Removed principals have no name any more; they are found by number, which takes a walk but happens rarely.
+        // Removed principals have no name any more; they are found by number, which takes a walk
+        // but happens rarely.
         let removed: BTreeSet<PrincipalId> = concerned
             .into_iter()
             .filter(|id| !named.iter().any(|(named, _)| named == id))
@@ -291,7 +304,8 @@ impl CachedDirectory {
     }
 }
 
-/// Lookups need to start loads that outlive them, so the port is implemented on the shared directory.
+/// Lookups need to start loads that outlive them, so the port is implemented on the shared
+/// directory.
 impl KeyDirectory for Arc<CachedDirectory> {
     fn lookup<'a>(
         &'a self,

@@ -1,4 +1,5 @@
-//! Key sets that live elsewhere: fetched from the JWKS URLs that principals trust, and kept in memory.
+//! Key sets that live elsewhere: fetched from the JWKS URLs that principals trust, and kept in
+//! memory.
 
 mod cache;
 mod egress;

@@ -1,7 +1,9 @@
-//! Hints over Redis that the change feed has something new, so that replicas need not wait for their next poll.
+//! Hints over Redis that the change feed has something new, so that replicas need not wait for
+//! their next poll.
 //!
-//! Every process that changes the registry publishes an empty message; every replica subscribes. A message may be lost, and Redis
-//! may be away: the feed in the database is what counts, and it is polled in any case.
+//! Every process that changes the registry publishes an empty message; every replica subscribes. A
+//! message may be lost, and Redis may be away: the feed in the database is what counts, and it is
+//! polled in any case.
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 

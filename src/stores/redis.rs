@@ -1,7 +1,8 @@
-//! How Redis is reached: what the nonces and the hints of changes have in common, who name the same Redis.
+//! How Redis is reached: what the nonces and the hints of changes have in common, who name the same
+//! Redis.
 //!
-//! Connections are made here and not by the library's client, so that all of them have the same trust, sockets without delay, and an
-//! account of when something was last heard.
+//! Connections are made here and not by the library's client, so that all of them have the same
+//! trust, sockets without delay, and an account of when something was last heard.
 
 mod connection;
 mod discovery;
@@ -26,7 +27,8 @@ use crate::{
     roots::{Roots, RootsError},
 };
 
-/// How long connecting may take, logging in included. Who waits for it may give up before; it then continues.
+/// How long connecting may take, logging in included. Who waits for it may give up before; it then
+/// continues.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The Redis that the settings name, and how to get in.
@@ -62,14 +64,16 @@ pub enum BadRedisTls {
 pub(crate) enum Purpose {
     /// Nonces.
     Data,
-    /// Something that has nothing to do with a database, such as asking a node of a cluster, or messages.
+    /// Something that has nothing to do with a database, such as asking a node of a cluster, or
+    /// messages.
     Anything,
     /// Asking a sentinel.
     Sentinel,
 }
 
 impl RedisAccess {
-    /// `None` if the settings name no Redis. Reads the files that they name, and connects to nothing.
+    /// `None` if the settings name no Redis. Reads the files that they name, and connects to
+    /// nothing.
     pub fn new(settings: &NonceSettings) -> Result<Option<Self>, BadRedisTls> {
         let NonceUrl::Redis(url) = &settings.url else { return Ok(None) };
         let tls = if url.is_tls { Some(Arc::new(client_config(settings)?)) } else { None };
@@ -109,7 +113,8 @@ impl RedisAccess {
         within(CONNECT_TIMEOUT, connect).await
     }
 
-    /// Where messages can be published to all: the server itself, the master that sentinels name, or a node of a cluster.
+    /// Where messages can be published to all: the server itself, the master that sentinels name,
+    /// or a node of a cluster.
     pub(crate) async fn publishing_server(&self) -> Result<RedisAddress, RedisError> {
         let (addresses, question) = match self.servers() {
             RedisServers::Single(address) => return Ok(address.clone()),

@@ -1,4 +1,5 @@
-//! The keys of this service's own: PEM files in a folder, looked at again and again, or a secret for HS256.
+//! The keys of this service's own: PEM files in a folder, looked at again and again, or a secret
+//! for HS256.
 
 mod folder;
 
@@ -142,8 +143,8 @@ struct Seen {
 }
 
 impl SigningKeyFolder {
-    /// Reads the keys that `settings` name. Where the folder is missing or empty it is made, with one key, `initial.pem`: of any
-    /// number of processes that start at once, all get the same.
+    /// Reads the keys that `settings` name. Where the folder is missing or empty it is made, with
+    /// one key, `initial.pem`: of any number of processes that start at once, all get the same.
     pub fn open(settings: &IssuerSettings, now: UnixMillis) -> Result<Arc<Self>, SigningKeyError> {
         if let Some(file) = &settings.hs256_secret_file {
             let keys = symmetric(file)?;
@@ -165,8 +166,8 @@ impl SigningKeyFolder {
         Ok(Arc::new(Self { current, watched: Some(Watched { folder, rotation, seen }) }))
     }
 
-    /// The keys that `settings` name, for a look at tokens: none is made. Where there are none yet, no token is one of ours, and
-    /// the only key is one that nobody has.
+    /// The keys that `settings` name, for a look at tokens: none is made. Where there are none yet,
+    /// no token is one of ours, and the only key is one that nobody has.
     pub fn look_at(
         settings: &IssuerSettings,
         now: UnixMillis,
@@ -204,8 +205,8 @@ impl SigningKeyFolder {
         }
     }
 
-    /// Looks at the folder once, and uses from now on what the keys in it say for `now`. Where they cannot be read the last good
-    /// ones stay.
+    /// Looks at the folder once, and uses from now on what the keys in it say for `now`. Where they
+    /// cannot be read the last good ones stay.
     pub fn look(&self, now: UnixMillis) {
         let Some(Watched { folder, rotation, seen }) = &self.watched else { return };
         let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -290,8 +291,8 @@ pub fn list(settings: &IssuerSettings, now: UnixMillis) -> Result<Vec<ListedKey>
     Ok(files.iter().zip(schedules).map(|(file, schedule)| file.listed(&folder, schedule)).collect())
 }
 
-/// Makes a new key, newer than every other in the folder. Running services publish it within seconds, and sign with it after
-/// `issuer.signing_key_delay`.
+/// Makes a new key, newer than every other in the folder. Running services publish it within
+/// seconds, and sign with it after `issuer.signing_key_delay`.
 pub fn rotate(settings: &IssuerSettings, now: UnixMillis) -> Result<ListedKey, SigningKeyError> {
     refuse_symmetric(settings)?;
     let folder = Folder::new(settings);

@@ -1,7 +1,8 @@
 //! When keys, trusts and API keys were used, gathered in memory and written behind the decisions.
 //!
-//! Each is noted at most once in [`NOTED_FOR`], or less often where so many are in use that writing them would take more than
-//! [`ROWS_PER_SECOND`]. What could not be written is kept and written later; how much is kept is bounded.
+//! Each is noted at most once in [`NOTED_FOR`], or less often where so many are in use that writing
+//! them would take more than [`ROWS_PER_SECOND`]. What could not be written is kept and written
+//! later; how much is kept is bounded.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -22,7 +23,8 @@ use crate::{
 
 /// How long after one note another of the same key or trust says nothing new, at the least.
 const NOTED_FOR: Duration = Duration::from_secs(10);
-/// What writing notes may cost the database: a row takes a good part of the time of a decision, and decisions come first.
+/// What writing notes may cost the database: a row takes a good part of the time of a decision, and
+/// decisions come first.
 const ROWS_PER_SECOND: u64 = 500;
 /// How often notes are written.
 const WRITE_INTERVAL: Duration = Duration::from_secs(10);
@@ -92,7 +94,8 @@ impl UsageLog for BatchedUsage {
     }
 }
 
-/// For each slot what was noted last and when, in seconds: what most decisions look at, and nothing else.
+/// For each slot what was noted last and when, in seconds: what most decisions look at, and nothing
+/// else.
 struct Recent(Box<[OnceLock<Box<[AtomicU64]>>]>);
 
 impl Default for Recent {
@@ -102,7 +105,8 @@ impl Default for Recent {
 }
 
 impl Recent {
-    /// Two of one kind share a slot only where their numbers are far apart; they then cost each other notes.
+    /// Two of one kind share a slot only where their numbers are far apart; they then cost each
+    /// other notes.
     fn slot(&self, used: Used) -> &AtomicU64 {
         let (number, kind) = number(used);
         let place =
@@ -137,7 +141,8 @@ const fn number(used: Used) -> (u32, u32) {
     }
 }
 
-/// Tells keys, trusts and API keys apart well enough: two with the same tag cost each other a note every now and then.
+/// Tells keys, trusts and API keys apart well enough: two with the same tag cost each other a note
+/// every now and then.
 const fn tag(used: Used) -> u32 {
     let (number, kind) = number(used);
     number << 2 | kind

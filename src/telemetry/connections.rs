@@ -1,4 +1,5 @@
-//! Connections are counted here, by listener, TLS handshakes that fail, and what is refused on them before anybody looks at it.
+//! Connections are counted here, by listener, TLS handshakes that fail, and what is refused on them
+//! before anybody looks at it.
 
 use std::fmt;
 use std::sync::{
@@ -242,7 +243,8 @@ impl ConnectionCounts {
         );
     }
 
-    /// A TLS handshake with `peer` failed, which the library calls `error`. The log tells of it, as often as it may.
+    /// A TLS handshake with `peer` failed, which the library calls `error`. The log tells of it, as
+    /// often as it may.
     pub fn handshake_failed(
         &self,
         failure: HandshakeFailure,
@@ -274,7 +276,8 @@ impl ConnectionCounts {
             || self.handshakes.has_untold()
     }
 
-    /// Logs which handshakes failed and how much was refused since it last did, at most once a second.
+    /// Logs which handshakes failed and how much was refused since it last did, at most once a
+    /// second.
     pub fn tell(&self, now: Instant) {
         self.handshakes.tell(self.listener, now);
         if [&self.untold_malformed, &self.untold_overloaded]

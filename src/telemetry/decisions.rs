@@ -86,7 +86,8 @@ const CELLS: usize = DenialReason::ALL.len() + 2;
 const METHODS: usize = AuthMethod::ALL.len() + 1;
 const NO_METHOD: usize = AuthMethod::ALL.len();
 
-/// Bounds of the histogram of clock skew, in seconds. Within a second the clocks agree: a token's time has no parts of one.
+/// Bounds of the histogram of clock skew, in seconds. Within a second the clocks agree: a token's
+/// time has no parts of one.
 const SKEWS: [f64; 20] = [
     -3600.0, -300.0, -60.0, -20.0, -15.0, -10.0, -5.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 5.0,
     10.0, 15.0, 20.0, 60.0, 300.0,
@@ -190,7 +191,8 @@ impl Observation<'_> {
         ClaimObservation { durations: &self.observer.claims, began: Instant::now(), span }
     }
 
-    /// The time of a token, of which it is known that it is `verified` or only that its time is bad.
+    /// The time of a token, of which it is known that it is `verified` or only that its time is
+    /// bad.
     pub fn token_time(&self, time: UnixMillis, now: UnixMillis, verified: bool) {
         #[allow(
             clippy::cast_precision_loss,
@@ -200,8 +202,9 @@ impl Observation<'_> {
             .record(time.0.saturating_sub(now.0) as f64 / 1000.0);
     }
 
-    /// It is made: counts it, about credentials of the kind `method`, and logs it where the settings say so. No token, key or nonce is
-    /// written, and the name that a refused token claims is marked as unverified.
+    /// It is made: counts it, about credentials of the kind `method`, and logs it where the
+    /// settings say so. No token, key or nonce is written, and the name that a refused token
+    /// claims is marked as unverified.
     pub fn end(
         self,
         auth_request: &AuthRequest<'_>,
@@ -267,7 +270,8 @@ impl ClaimObservation<'_> {
     }
 }
 
-/// What a span says of its decision; the names of OpenTelemetry where it has some. Never a name that nothing proves.
+/// What a span says of its decision; the names of OpenTelemetry where it has some. Never a name
+/// that nothing proves.
 fn attributes(
     auth_request: &AuthRequest<'_>,
     method: Option<AuthMethod>,

@@ -1,7 +1,9 @@
-//! TLS handshakes on the listeners that fail: counted by reason, and told in the log with what helps.
+//! TLS handshakes on the listeners that fail: counted by reason, and told in the log with what
+//! helps.
 //!
-//! Anyone can make them fail, as often as they like. So the log has each reason once a second at most for each listener, with the last
-//! peer and how many there were: a flood of one kind hides none of another.
+//! Anyone can make them fail, as often as they like. So the log has each reason once a second at
+//! most for each listener, with the last peer and how many there were: a flood of one kind hides
+//! none of another.
 
 use std::{
     fmt,

@@ -41,8 +41,9 @@ impl LogGuard {
     }
 }
 
-/// Sends the log of this process to standard error, once for all. A thread of its own writes: a flood of denials is written many
-/// lines at a time, and no decision waits for a system call, nor for whoever reads the log.
+/// Sends the log of this process to standard error, once for all. A thread of its own writes: a
+/// flood of denials is written many lines at a time, and no decision waits for a system call, nor
+/// for whoever reads the log.
 pub fn init(settings: &TelemetrySettings) -> Result<LogGuard, LogError> {
     let is_terminal = std::io::stderr().is_terminal();
     let tell =
@@ -71,8 +72,8 @@ pub fn init(settings: &TelemetrySettings) -> Result<LogGuard, LogError> {
     })
 }
 
-/// The library that sends traces and metrics tells of its own coming and going at level info, which is of no use. Only its warnings and
-/// errors are, unless somebody asks for it by its name.
+/// The library that sends traces and metrics tells of its own coming and going at level info, which
+/// is of no use. Only its warnings and errors are, unless somebody asks for it by its name.
 fn env_filter(filter: &LogFilter) -> EnvFilter {
     const LIBRARY: &str = "opentelemetry";
     let directives = filter.directives();

@@ -1,7 +1,7 @@
 //! Metrics: one meter, read at `/metrics` and, where there is a collector, sent to it.
 //!
-//! Names are those of Prometheus; over OTLP they have dots, and no suffixes for units and totals. Labels have few values, all known
-//! beforehand: nothing that a client could choose, and no names.
+//! Names are those of Prometheus; over OTLP they have dots, and no suffixes for units and totals.
+//! Labels have few values, all known beforehand: nothing that a client could choose, and no names.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -18,7 +18,8 @@ use crate::config::telemetry::TelemetrySettings;
 /// Of the meter.
 const NAME: &str = env!("CARGO_PKG_NAME");
 
-/// Bounds of histograms of durations, in seconds: from 50 µs, which is about what a decision takes, to 1 s.
+/// Bounds of histograms of durations, in seconds: from 50 µs, which is about what a decision takes,
+/// to 1 s.
 const DURATIONS: [f64; 14] = [
     0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
     1.0,
@@ -55,7 +56,8 @@ pub struct KeySetUse {
 }
 
 impl Metrics {
-    /// For `/metrics`, and for the collector where `settings` name one. To be called on a runtime, which goes on being used.
+    /// For `/metrics`, and for the collector where `settings` name one. To be called on a runtime,
+    /// which goes on being used.
     pub fn new(settings: &TelemetrySettings) -> Result<Self, TelemetryError> {
         let registry = Registry::new();
         let scraped = opentelemetry_prometheus::exporter()
@@ -184,7 +186,8 @@ impl Metrics {
         );
     }
 
-    /// Has the failures of the nonce store looked at: each kind by its name, and how many there were.
+    /// Has the failures of the nonce store looked at: each kind by its name, and how many there
+    /// were.
     pub fn observe_nonce_failures(
         &self,
         read: impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + 'static,
@@ -200,7 +203,8 @@ impl Metrics {
         );
     }
 
-    /// Has the difference of the clocks looked at: milliseconds by which this process is ahead of Redis.
+    /// Has the difference of the clocks looked at: milliseconds by which this process is ahead of
+    /// Redis.
     pub fn observe_redis_clock_skew(&self, read: impl Fn() -> i64 + Send + Sync + 'static) {
         #[allow(clippy::cast_precision_loss, reason = "some milliseconds")]
         self.gauge(
@@ -213,7 +217,8 @@ impl Metrics {
         );
     }
 
-    /// A counter that is read when somebody looks, so that counting costs what its reader's own count does.
+    /// A counter that is read when somebody looks, so that counting costs what its reader's own
+    /// count does.
     pub(super) fn counter(
         &self,
         name: &'static str,

@@ -1,7 +1,8 @@
 //! What is sent to a collector, over OTLP.
 //!
-//! Beside the settings, the variables of the OpenTelemetry specification count: `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME`
-//! for what the service is called, `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_EXPORTER_OTLP_TIMEOUT`, `OTEL_EXPORTER_OTLP_CERTIFICATE`,
+//! Beside the settings, the variables of the OpenTelemetry specification count:
+//! `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME` for what the service is called,
+//! `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_EXPORTER_OTLP_TIMEOUT`, `OTEL_EXPORTER_OTLP_CERTIFICATE`,
 //! `OTEL_BSP_*` for batches of spans, `OTEL_METRIC_EXPORT_INTERVAL` for how often metrics are sent.
 
 use std::time::Duration;
@@ -19,7 +20,8 @@ use crate::{
     roots::{Roots, RootsError},
 };
 
-/// How long a collector may take for what is sent over HTTP, if the environment does not say: OTLP's own default.
+/// How long a collector may take for what is sent over HTTP, if the environment does not say:
+/// OTLP's own default.
 const HTTP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Metrics or traces could not be set up.
@@ -42,7 +44,8 @@ pub enum TelemetryError {
     Metrics(#[from] OTelSdkError),
 }
 
-/// What sends spans, where the settings name a collector. To be called on a runtime, which it goes on using.
+/// What sends spans, where the settings name a collector. To be called on a runtime, which it goes
+/// on using.
 pub(super) fn span_exporter(
     settings: &TelemetrySettings,
 ) -> Result<Option<SpanExporter>, TelemetryError> {

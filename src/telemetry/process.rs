@@ -1,4 +1,5 @@
-//! What this process takes of its machine, under the names that Prometheus clients have for it. On Linux alone.
+//! What this process takes of its machine, under the names that Prometheus clients have for it. On
+//! Linux alone.
 
 use super::metrics::Metrics;
 

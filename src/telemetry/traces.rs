@@ -1,7 +1,7 @@
 //! Traces: a span for a decision, and one for each of its steps that may take time.
 //!
-//! Spans are made where a trace is sampled and nowhere else. Whether it is, the gateway says, in the W3C trace context of its
-//! question; where it says nothing, `telemetry.trace_sample` does.
+//! Spans are made where a trace is sampled and nowhere else. Whether it is, the gateway says, in
+//! the W3C trace context of its question; where it says nothing, `telemetry.trace_sample` does.
 
 use std::{fmt, time::Duration};
 
@@ -27,7 +27,8 @@ pub struct Traces {
 }
 
 impl Traces {
-    /// To the collector, where `settings` name one, else nowhere. To be called on a runtime, which goes on being used.
+    /// To the collector, where `settings` name one, else nowhere. To be called on a runtime, which
+    /// goes on being used.
     pub fn new(settings: &TelemetrySettings) -> Result<Self, TelemetryError> {
         let Some(exporter) = otlp::span_exporter(settings)? else { return Ok(Self::default()) };
         let sampler =

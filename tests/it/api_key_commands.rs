@@ -1,4 +1,5 @@
-//! `countersign api-key`: what operators do with API keys on the command line, and what they see of it.
+//! `countersign api-key`: what operators do with API keys on the command line, and what they see of
+//! it.
 
 use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};

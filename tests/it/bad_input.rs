@@ -1,4 +1,5 @@
-//! What people get wrong on the command line: one clear line that names the fix, and nothing half-written.
+//! What people get wrong on the command line: one clear line that names the fix, and nothing
+//! half-written.
 
 use std::net::TcpListener;
 
@@ -194,7 +195,8 @@ fn with_alice() -> Deployment {
     deployment
 }
 
-/// Refused in one line that says what matters, with nothing on stdout for a script to mistake for success.
+/// Refused in one line that says what matters, with nothing on stdout for a script to mistake for
+/// success.
 fn refused(ran: &Ran, parts: &[&str]) {
     assert!([1, 2].contains(&ran.code), "{ran:?}");
     assert_eq!(ran.stdout, "", "{ran:?}");

@@ -9,7 +9,8 @@ use crate::harness::{
 };
 
 const AUDIENCE: &str = "https://countersign.test";
-/// SHA-256 of no bytes, and of `delete=one`, in base64url: `printf %s delete=one | openssl dgst -sha256 -binary | basenc --base64url`.
+/// SHA-256 of no bytes, and of `delete=one`, in base64url: `printf %s delete=one | openssl dgst
+/// -sha256 -binary | basenc --base64url`.
 const QUERY_OF_NOTHING: &str = "47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU";
 const DELETE_ONE: &str = "RG2VKr26oQPqN6jMrzZOF2QLcMozMRWPyi5R5HnDawg";
 const DIGEST_OF_NOTHING: &str = "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:";
@@ -110,7 +111,8 @@ async fn a_path_in_disguise_is_refused() {
     }
 }
 
-/// While scheme, host and path were put together and parsed again, the first of these made a token for `/orders` good for anything.
+/// While scheme, host and path were put together and parsed again, the first of these made a token
+/// for `/orders` good for anything.
 #[tokio::test]
 async fn a_host_in_disguise_is_refused() {
     let world = World::start();
@@ -148,7 +150,8 @@ async fn a_host_in_disguise_is_refused() {
     }
 }
 
-/// A token that was sent to another service, and by that one to us, at the host that it is bound to.
+/// A token that was sent to another service, and by that one to us, at the host that it is bound
+/// to.
 #[tokio::test]
 async fn authorities_are_the_only_hosts_to_be_bound_to() {
     let world =
@@ -184,7 +187,8 @@ async fn authorities_are_the_only_hosts_to_be_bound_to() {
     assert!(verdict.allowed(), "{verdict:?}");
 }
 
-/// No body is seen over HTTP: the back end is told what it must be. Without a claim the header is empty, and overwrites the client's.
+/// No body is seen over HTTP: the back end is told what it must be. Without a claim the header is
+/// empty, and overwrites the client's.
 #[tokio::test]
 async fn a_digest_is_handed_on() {
     let world = World::start();

@@ -1,5 +1,5 @@
-//! The book in `docs/`: that what it says of settings, commands and reasons is what the program says, that its links lead
-//! somewhere, and that its commands work.
+//! The book in `docs/`: that what it says of settings, commands and reasons is what the program
+//! says, that its links lead somewhere, and that its commands work.
 
 mod command_line;
 mod denials;
@@ -26,8 +26,8 @@ fn pages() -> PathBuf {
     repository().join("docs/src")
 }
 
-/// Holds the part of a page that follows the mark `generated from SOURCE` to `wanted`; with `UPDATE_DOCS` in the environment, puts
-/// it there.
+/// Holds the part of a page that follows the mark `generated from SOURCE` to `wanted`; with
+/// `UPDATE_DOCS` in the environment, puts it there.
 fn hold(page: &str, source: &str, wanted: &str) {
     let file = pages().join(page);
     let text =

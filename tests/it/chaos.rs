@@ -1,7 +1,9 @@
-//! Single use over real servers while the store loses its memory, changes hands, fills up, hangs, is behind a bad network or tells
-//! another time: no token passes twice, nothing passes while the store cannot claim, and honest clients pass again soon after it can.
+//! Single use over real servers while the store loses its memory, changes hands, fills up, hangs,
+//! is behind a bad network or tells another time: no token passes twice, nothing passes while the
+//! store cannot claim, and honest clients pass again soon after it can.
 //!
-//! Each scenario presents tokens two to four times over three replicas, in all `CHAOS_TOKENS` of them (`make chaos`: 10,000).
+//! Each scenario presents tokens two to four times over three replicas, in all `CHAOS_TOKENS` of
+//! them (`make chaos`: 10,000).
 
 mod clocks;
 mod database;
@@ -26,8 +28,8 @@ const LONG_TOLERANCE: Duration = Duration::from_secs(9);
 const RECOVERY: Duration = Duration::from_secs(2);
 /// Without `CHAOS_TOKENS`.
 const PER_SECOND: u32 = 80;
-/// `nonce.timeout` as it is by default, in front of faults whose answers have to come in time. The quick run shares the machine with
-/// other tests: it gives them longer.
+/// `nonce.timeout` as it is by default, in front of faults whose answers have to come in time. The
+/// quick run shares the machine with other tests: it gives them longer.
 const CLAIM_WITHIN: Duration = Duration::from_millis(100);
 const CLAIM_WITHIN_QUICK: Duration = Duration::from_secs(1);
 /// How soon a decision is refused if the store does not answer, beside [`CLAIM_WITHIN`].

@@ -1,4 +1,5 @@
-//! Databases as people run them: several processes that migrate, failovers, poolers, full disks, outages.
+//! Databases as people run them: several processes that migrate, failovers, poolers, full disks,
+//! outages.
 
 mod failover;
 mod full_disk;
@@ -16,7 +17,8 @@ use serde_json::Value;
 use crate::harness::http::Request;
 use crate::harness::{ApiKey, Countersign, TokenApi, eventually_async};
 
-/// How soon logins work again once the database can take them; twice as long for a machine that is busy with other tests.
+/// How soon logins work again once the database can take them; twice as long for a machine that is
+/// busy with other tests.
 const RECOVERY: Duration = Duration::from_secs(4);
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -46,7 +48,8 @@ async fn registry_becomes(countersign: &Countersign, state: impl Into<Value>) {
     .await;
 }
 
-/// Named statements on any connection that the pooler at `url` has to the server. Asking leaves none behind.
+/// Named statements on any connection that the pooler at `url` has to the server. Asking leaves
+/// none behind.
 async fn statements_left(url: &str) -> i64 {
     let options = url.parse::<PgConnectOptions>().unwrap().extra_float_digits(None);
     let mut asking = Vec::new();

@@ -166,7 +166,8 @@ async fn invalid_token() {
 async fn timestamp_outside_tolerance() {
     // With the fence, what was signed before the start would be denied for that.
     let world = World::on(Deployment::new().set("nonce.fence", "off"));
-    // One second beyond the 20 s of the default; ahead of now a few more, for the test itself takes time.
+    // One second beyond the 20 s of the default; ahead of now a few more, for the test itself takes
+    // time.
     for offset in [-21, -60, 25, 60] {
         world
             .denies("timestamp_outside_tolerance", &format!("{offset} s from now"), |world| {
@@ -189,7 +190,8 @@ async fn timestamp_outside_tolerance() {
         .await;
 }
 
-/// Nonces in memory are forgotten at a restart: whether a token from before was used cannot be told.
+/// Nonces in memory are forgotten at a restart: whether a token from before was used cannot be
+/// told.
 #[tokio::test]
 async fn signed_before_the_start() {
     for (fence, offset, allowed) in [
@@ -415,8 +417,8 @@ fn assert_denied(verdict: &Verdict, code: &str, case: &str) {
     assert!(problem["type"].is_string() && problem["title"].is_string(), "{case}: {problem}");
 }
 
-/// The answer without what may differ between any two: when it was given, its id, and the order of the headers, which over
-/// HTTP is drawn by chance.
+/// The answer without what may differ between any two: when it was given, its id, and the order of
+/// the headers, which over HTTP is drawn by chance.
 fn anonymous(verdict: &Verdict) -> String {
     let wire = verdict.wire.iter().map(|byte| char::from(*byte)).collect::<String>();
     let wire = [("date", "DATE"), ("x-auth-decision-id", "ID")].into_iter().fold(

@@ -20,7 +20,8 @@ const STEPS: [&str; 9] = [
     "nonce",
 ];
 
-/// What an explanation has to say: the verdict, the code that a client would be told, the exact reason, and the step that says it.
+/// What an explanation has to say: the verdict, the code that a client would be told, the exact
+/// reason, and the step that says it.
 type Expected = (&'static str, Option<&'static str>, Option<&'static str>, Option<&'static str>);
 
 const ALLOW: Expected = ("allow", None, None, None);
@@ -323,7 +324,8 @@ async fn used_nonces_in_the_memory_of_the_service_are_not_guessed() {
     says(&report, "nonce", &["memory", "admin API"], &[]);
 }
 
-/// An outage is neither an allow nor a denial, and explaining it is no failure; without the registry there is nothing to explain.
+/// An outage is neither an allow nor a denial, and explaining it is no failure; without the
+/// registry there is nothing to explain.
 #[tokio::test]
 async fn what_is_out_of_reach_is_told() {
     let world = World::start();
@@ -427,8 +429,8 @@ async fn a_trusted_key_set_is_fetched() {
     says(&broken, "key", &["no key set", "500"], &[]);
 }
 
-/// With nonces in Redis, and four principals who hold the same key: `alice` with scopes, one disabled, one whose key is revoked, one
-/// whose key may not be used yet.
+/// With nonces in Redis, and four principals who hold the same key: `alice` with scopes, one
+/// disabled, one whose key is revoked, one whose key may not be used yet.
 struct World {
     deployment: Deployment,
     key: Key,

@@ -1,4 +1,5 @@
-//! A change by the command line, in a process of its own, is in force on every running replica within one second.
+//! A change by the command line, in a process of its own, is in force on every running replica
+//! within one second.
 
 use std::time::{Duration, Instant};
 
@@ -27,8 +28,8 @@ async fn on_mariadb() {
     changes_take_effect(Database::mariadb()).await;
 }
 
-/// Each connection takes a block of numbers for itself: what a replica writes over a connection that it has had for a while has
-/// smaller numbers than what a command wrote just before.
+/// Each connection takes a block of numbers for itself: what a replica writes over a connection
+/// that it has had for a while has smaller numbers than what a command wrote just before.
 #[tokio::test]
 async fn on_postgres_with_numbers_in_blocks() {
     let database = Database::postgres();
@@ -89,7 +90,8 @@ async fn changes_take_effect(database: Database) {
     world.in_force("invalid_token", "alice", &third).await;
 }
 
-/// Whoever registers and then asks does not wait for the next look at the changes: a refusal looks first.
+/// Whoever registers and then asks does not wait for the next look at the changes: a refusal looks
+/// first.
 #[tokio::test]
 async fn what_was_added_a_moment_ago_is_known() {
     let deployment =

@@ -1,7 +1,8 @@
 //! Starts real servers, signs tokens, sends requests, and cleans up.
 //!
-//! A test reads top-down: a [`Deployment`] (settings, a database, principals with keys), one or more [`Countersign`]
-//! processes serving it, perhaps a [`Gateway`] and an [`Echo`] behind it, and then requests.
+//! A test reads top-down: a [`Deployment`] (settings, a database, principals with keys), one or
+//! more [`Countersign`] processes serving it, perhaps a [`Gateway`] and an [`Echo`] behind it, and
+//! then requests.
 
 mod admin;
 mod authority;

@@ -1,7 +1,7 @@
 //! Redis tells the replicas that something changed. It may be away: then they find out by polling.
 //!
-//! A key that is revoked shows who looked: as long as it is accepted, nobody asks for a look, as a refusal would. What happens
-//! long before the next poll is due, a hint has caused.
+//! A key that is revoked shows who looked: as long as it is accepted, nobody asks for a look, as a
+//! refusal would. What happens long before the next poll is due, a hint has caused.
 
 use std::time::{Duration, Instant};
 
@@ -79,7 +79,8 @@ async fn a_restarted_redis_is_listened_to_again() {
     world.becomes("allowed", &first, PATIENCE).await;
     world.becomes("allowed", &second, PATIENCE).await;
 
-    // The replicas look for changes when they are connected again, which they are once this one is followed.
+    // The replicas look for changes when they are connected again, which they are once this one is
+    // followed.
     world.deployment.done(&["key", "revoke", &first.id]);
     world.becomes("invalid_token", &first, PATIENCE).await;
     world.deployment.done(&["key", "revoke", &second.id]);

@@ -1,5 +1,6 @@
-//! JSON from strangers, everywhere it comes in: an object is an object, and text is UTF-8. A reader that takes the members of an array
-//! for those of an object would take `[false]` for `{"is_active": false}`.
+//! JSON from strangers, everywhere it comes in: an object is an object, and text is UTF-8. A reader
+//! that takes the members of an array for those of an object would take `[false]` for
+//! `{"is_active": false}`.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -1,4 +1,5 @@
-//! Key sets that principals trust: whose tokens pass, and what an operator's changes do while the service runs.
+//! Key sets that principals trust: whose tokens pass, and what an operator's changes do while the
+//! service runs.
 
 pub mod fetching;
 pub mod guards;
@@ -19,7 +20,8 @@ use crate::harness::{
 pub const PATIENCE: Duration = Duration::from_secs(20);
 /// For a fetch, a decision and a command, on a busy machine; on top of a promised time.
 pub const MARGIN: Duration = Duration::from_secs(3);
-/// The promise for changes in the registry, and a margin for the command itself to end and the question to be asked.
+/// The promise for changes in the registry, and a margin for the command itself to end and the
+/// question to be asked.
 const IN_FORCE_WITHIN: Duration = Duration::from_millis(1_000 + 250);
 
 #[tokio::test]
@@ -94,7 +96,8 @@ async fn only_the_named_key_of_a_trusting_principal_counts() {
     );
 }
 
-/// Who wants a scope gets it by the principal's scopes: a key set narrows nothing, and widens nothing.
+/// Who wants a scope gets it by the principal's scopes: a key set narrows nothing, and widens
+/// nothing.
 #[tokio::test]
 async fn scopes_are_those_of_the_principal() {
     let world = World::start(&[]);
@@ -303,8 +306,8 @@ async fn what_a_trust_is_used_for_is_written_down() {
     assert_eq!(last_used(&world, &unused), None);
 }
 
-/// A service with one principal, `alice`, who has a registered key, and a server for the sets that she may trust. Nothing is
-/// fetched but when a trust is new, unless a test sets it.
+/// A service with one principal, `alice`, who has a registered key, and a server for the sets that
+/// she may trust. Nothing is fetched but when a trust is new, unless a test sets it.
 pub struct World {
     pub server: JwksServer,
     pub countersign: Countersign,

@@ -1,8 +1,10 @@
-//! The binary `countersign` from outside: real requests through real gateways, real stores, real peers.
+//! The binary `countersign` from outside: real requests through real gateways, real stores, real
+//! peers.
 //!
-//! Every test starts the servers that it needs on free loopback ports and stops them when it ends, so tests run at
-//! once and in any order. But for `batteries` and `book`, nothing here calls into the library: what these tests know of
-//! Countersign is what its users know, and the tokens that they send are signed by code of their own.
+//! Every test starts the servers that it needs on free loopback ports and stops them when it ends,
+//! so tests run at once and in any order. But for `batteries` and `book`, nothing here calls into
+//! the library: what these tests know of Countersign is what its users know, and the tokens that
+//! they send are signed by code of their own.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,9 +1,10 @@
 //! The manifests of `examples/` for gateways that cannot be installed here.
 //!
-//! What each gateway makes of its manifests is built from the manifests themselves. Istio, Envoy Gateway and Cilium configure Envoy, and
-//! ingress-nginx nginx: those run for real, with the configuration that these projects would write. So does Traefik, with its custom
-//! resources as files. Kong runs a plugin of ours, which runs here, too. Of APISIX there is a model: what it sends, and what it does
-//! with the answer.
+//! What each gateway makes of its manifests is built from the manifests themselves. Istio, Envoy
+//! Gateway and Cilium configure Envoy, and ingress-nginx nginx: those run for real, with the
+//! configuration that these projects would write. So does Traefik, with its custom resources as
+//! files. Kong runs a plugin of ours, which runs here, too. Of APISIX there is a model: what it
+//! sends, and what it does with the answer.
 
 mod apisix;
 mod envoy;
@@ -54,12 +55,14 @@ impl Way {
         }
     }
 
-    /// Over HTTP Istio asks about every route in the same way. The Gateway API's filter could ask by its path; its example has one route.
+    /// Over HTTP Istio asks about every route in the same way. The Gateway API's filter could ask
+    /// by its path; its example has one route.
     fn asks_for_scopes(self) -> bool {
         self != Self::IstioHttp && !self.is_by_filter()
     }
 
-    /// By the Gateway API's own filter, which has neither a status for outages nor rules for header names.
+    /// By the Gateway API's own filter, which has neither a status for outages nor rules for header
+    /// names.
     fn is_by_filter(self) -> bool {
         matches!(self, Self::GatewayApiGrpc | Self::GatewayApiHttp)
     }
@@ -276,8 +279,8 @@ in_the_ways_of!(that may go by the target:
     kong_host Kong,
 );
 
-/// nginx and APISIX choose by the host that a request target names, if it names one, Kong by the Host line; what they tell us and the
-/// back end has to be that host.
+/// nginx and APISIX choose by the host that a request target names, if it names one, Kong by the
+/// Host line; what they tell us and the back end has to be that host.
 async fn a_bound_token_passes_to_its_host_alone(way: Way) {
     let scene = Scene::of(way).await;
     let line = scene.host();
@@ -328,7 +331,8 @@ async fn a_token_passes_once(way: Way) {
     replayed.assert_challenge("replayed");
 }
 
-/// Every header of ours, in every spelling that a back end could read as ours, or that is said to pass.
+/// Every header of ours, in every spelling that a back end could read as ours, or that is said to
+/// pass.
 async fn made_up_identity_headers_are_overwritten(way: Way) {
     let scene = Scene::of(way).await;
 
@@ -551,12 +555,14 @@ async fn a_preflight_is_answered_by_the_gateway(way: Way) {
     assert_eq!(value(&denied, "access-control-allow-origin"), "https://app.example.com");
 }
 
-/// Whoever leaves one of the seven out of the manifests is told by these tests: the back end then misses it, or believes the client.
+/// Whoever leaves one of the seven out of the manifests is told by these tests: the back end then
+/// misses it, or believes the client.
 async fn a_forgotten_header_is_noticed(way: Way) {
     let mut scene = Scene::of(way).await;
     let manifests = Manifests::of(way.example());
     for name in IDENTITY {
-        // Empty for alice, so there is nothing to miss where the controller drops the client's own anyway.
+        // Empty for alice, so there is nothing to miss where the controller drops the client's own
+        // anyway.
         if way == Way::IngressNginx && ["x-auth-scopes", "x-auth-content-digest"].contains(&name) {
             continue;
         }

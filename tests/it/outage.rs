@@ -78,8 +78,8 @@ async fn an_undecided_token_is_still_good() {
     assert_eq!(Door::Http.ask(&countersign, &question).await.code(), Some("replayed"));
 }
 
-/// A Redis that comes back empty may have forgotten that a token was used: tokens from before are denied, whether they were used
-/// or not, and new ones pass.
+/// A Redis that comes back empty may have forgotten that a token was used: tokens from before are
+/// denied, whether they were used or not, and new ones pass.
 #[tokio::test]
 async fn a_token_from_before_a_loss_is_fenced() {
     let mut redis = Redis::start();
@@ -109,8 +109,8 @@ async fn a_token_from_before_a_loss_is_fenced() {
     assert!(countersign.log().contains("\"fenced\""), "{}", countersign.log());
 }
 
-/// The directory answers from memory: a lost database does not stop those whose keys are known (`registry.max_stale`
-/// bounds for how long), and whoever is not known cannot be told.
+/// The directory answers from memory: a lost database does not stop those whose keys are known
+/// (`registry.max_stale` bounds for how long), and whoever is not known cannot be told.
 #[tokio::test]
 async fn a_lost_database_stops_only_those_not_yet_known() {
     let mut deployment = Deployment::on(Database::postgres());

@@ -1,5 +1,5 @@
-//! Every outgoing connection over TLS believes the same: the system's certificate authorities, which `SSL_CERT_FILE` and
-//! `SSL_CERT_DIR` replace, and those of its own setting.
+//! Every outgoing connection over TLS believes the same: the system's certificate authorities,
+//! which `SSL_CERT_FILE` and `SSL_CERT_DIR` replace, and those of its own setting.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -42,7 +42,8 @@ impl Private {
     }
 }
 
-/// What `check` says with no authority of ours, with `SSL_CERT_FILE`, and with `SSL_CERT_DIR`: only that of the first is a failure.
+/// What `check` says with no authority of ours, with `SSL_CERT_FILE`, and with `SSL_CERT_DIR`: only
+/// that of the first is a failure.
 fn believes_the_environment(
     private: &Private,
     deployment: impl Fn() -> Deployment,

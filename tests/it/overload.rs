@@ -1,4 +1,5 @@
-//! Connections by the thousand, silent ones, slow ones and such as speak no HTTP: nobody starves anybody, and memory is bounded.
+//! Connections by the thousand, silent ones, slow ones and such as speak no HTTP: nobody starves
+//! anybody, and memory is bounded.
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! What an installation has beside the binary: completions, manual pages, the unit, the image, the package.
+//! What an installation has beside the binary: completions, manual pages, the unit, the image, the
+//! package.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -121,7 +122,8 @@ fn the_unit_is_sound_and_confined() {
     assert_ne!(open.code, 0, "the measure tells nothing: {open:?}");
 }
 
-/// What the unit starts is a command of this binary, and the user it runs as is one that the package makes.
+/// What the unit starts is a command of this binary, and the user it runs as is one that the
+/// package makes.
 #[test]
 fn the_unit_starts_what_is_installed() {
     let unit =
@@ -151,7 +153,8 @@ fn the_unit_starts_what_is_installed() {
     assert_eq!(ran.code, 0, "{ran:?}");
 }
 
-/// Each has the name of a listener, which is how the service knows it, and is where the unit may have it.
+/// Each has the name of a listener, which is how the service knows it, and is where the unit may
+/// have it.
 #[test]
 fn the_socket_units_belong_to_the_unit() {
     let deployment = Deployment::bare();
@@ -205,7 +208,8 @@ fn the_package_is_made_of_what_is_there() {
     assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
 }
 
-/// `.cargo/config.toml` is lost to a build from outside the repository, so everything that builds a binary to ship looks for what it adds.
+/// `.cargo/config.toml` is lost to a build from outside the repository, so everything that builds a
+/// binary to ship looks for what it adds.
 #[test]
 fn a_shipped_binary_has_the_code_for_avx_512() {
     let check =

@@ -1,4 +1,5 @@
-//! `asymmetric_jwt_auth` 1.3.0 on either side of Countersign, and `PyJWT` with a key set of its own.
+//! `asymmetric_jwt_auth` 1.3.0 on either side of Countersign, and `PyJWT` with a key set of its
+//! own.
 
 use std::time::Duration;
 
@@ -8,7 +9,8 @@ use crate::harness::{
     Seen, eventually_async,
 };
 
-/// Its clients need no change: the header of its own `Token.create_auth_header` passes every gateway.
+/// Its clients need no change: the header of its own `Token.create_auth_header` passes every
+/// gateway.
 #[tokio::test]
 async fn its_tokens_are_accepted() {
     let deployment = Deployment::new();
@@ -99,7 +101,8 @@ async fn a_kid_picks_the_key() {
     }
 }
 
-/// `PyJWT` signs, and makes the key set that a principal trusts: nothing of Countersign's is on its side.
+/// `PyJWT` signs, and makes the key set that a principal trusts: nothing of Countersign's is on its
+/// side.
 #[tokio::test]
 async fn tokens_of_pyjwt_verify_through_a_trust() {
     let server = JwksServer::https();

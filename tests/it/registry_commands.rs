@@ -204,7 +204,8 @@ async fn a_key_without_use_is_not_taken() {
     assert_eq!(deployment.list(&["key", "list"]), [] as [Value; 0]);
 }
 
-/// Of several keys each has its own time; the service looks at its own clock, and no change has to tell it.
+/// Of several keys each has its own time; the service looks at its own clock, and no change has to
+/// tell it.
 #[tokio::test]
 async fn keys_are_good_in_their_time_and_until_they_are_revoked() {
     let deployment = Deployment::new();

@@ -1,5 +1,5 @@
-//! A key is revoked while decisions flow through two replicas: how long it is still accepted, and that nothing else is disturbed,
-//! also when the database goes away and comes back in between.
+//! A key is revoked while decisions flow through two replicas: how long it is still accepted, and
+//! that nothing else is disturbed, also when the database goes away and comes back in between.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -51,7 +51,8 @@ async fn polling_alone_ends_a_key_within_1_s() {
     judge(&samples, rate, &command, BY_POLLING);
 }
 
-/// Everybody goes on from memory meanwhile, nothing that was used is forgotten, and afterwards changes are followed as before.
+/// Everybody goes on from memory meanwhile, nothing that was used is forgotten, and afterwards
+/// changes are followed as before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_of_the_database_is_outlived() {
     let mut world = World::start();
@@ -71,7 +72,8 @@ async fn an_outage_of_the_database_is_outlived() {
     let restored = Instant::now();
     uses.push((&after, world.uses(&after).await));
 
-    // Each accepted request of a key that is being revoked asks nobody to look for changes: they are followed by themselves.
+    // Each accepted request of a key that is being revoked asks nobody to look for changes: they
+    // are followed by themselves.
     world.deployment.done(&["key", "revoke", &probe.id]);
     for replica in &world.replicas {
         let what = "a change after the outage is followed";
@@ -113,8 +115,9 @@ struct Command {
     ended: Instant,
 }
 
-/// The only failures are those of the revoked key, after the command began; and `bound` after it ended it passes no more. Counts by
-/// the start of requests: one that was on its way at that moment may have been decided already.
+/// The only failures are those of the revoked key, after the command began; and `bound` after it
+/// ended it passes no more. Counts by the start of requests: one that was on its way at that moment
+/// may have been decided already.
 fn judge(samples: &[Sample], rate: usize, command: &Command, bound: Duration) {
     let (revoked, others): (Vec<&Sample>, Vec<&Sample>) =
         samples.iter().partition(|sample| sample.client == REVOKED);

@@ -1,4 +1,5 @@
-//! Nothing that is secret is printed or logged, at whatever level, whatever goes wrong, and whichever library says so.
+//! Nothing that is secret is printed or logged, at whatever level, whatever goes wrong, and
+//! whichever library says so.
 
 use std::fmt::Write as _;
 use std::time::Duration;

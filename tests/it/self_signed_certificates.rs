@@ -1,5 +1,5 @@
-//! One certificate as authority and as a peer's own, as `openssl req -x509` makes it: what curl and psql take, every connection takes
-//! here, and what is refused is told with what helps.
+//! One certificate as authority and as a peer's own, as `openssl req -x509` makes it: what curl and
+//! psql take, every connection takes here, and what is refused is told with what helps.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -14,8 +14,8 @@ use crate::harness::{
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What every client of ours makes of a server. `connect` has one connect to a server with the first certificate, by this name,
-/// while it trusts the second.
+/// What every client of ours makes of a server. `connect` has one connect to a server with the
+/// first certificate, by this name, while it trusts the second.
 async fn servers_are_verified(connect: impl AsyncFn(&SelfSigned, &str, &SelfSigned) -> Ran) {
     let (own, twin, expired) = (SelfSigned::new(), SelfSigned::new(), SelfSigned::expired());
     let (named_as_of_old, plain) = (SelfSigned::with(&[]), plain());
@@ -108,7 +108,8 @@ async fn of_a_database_needs_another_certificate() {
     execute(&database.url, "SELECT 1").await;
 }
 
-/// Every listener: the same clients are taken, and the same refused, each with a line in the log and a count.
+/// Every listener: the same clients are taken, and the same refused, each with a line in the log
+/// and a count.
 #[test]
 fn clients_are_verified_by_every_listener() {
     let (server, own, twin, expired) =
@@ -151,7 +152,8 @@ fn clients_are_verified_by_every_listener() {
         (as_own(&expired), "expired", "has expired"),
         (as_own(&for_servers), "wrong_purpose", "`clientAuth`"),
         (as_own(&signs_only), "signs_only", "make one for the client"),
-        // All of these have the same name, so that these are of an authority that is trusted, by what they say.
+        // All of these have the same name, so that these are of an authority that is trusted, by
+        // what they say.
         (as_own(&stranger), "bad_signature", "another key under the same name"),
         (
             with(&foreign_leaf, &foreign_leaf_key),
@@ -211,7 +213,8 @@ fn clients_are_verified_by_every_listener() {
     }
 }
 
-/// A session that is resumed shows no certificate again: when the files change, the sessions of before end.
+/// A session that is resumed shows no certificate again: when the files change, the sessions of
+/// before end.
 #[test]
 fn a_client_that_is_no_longer_trusted_resumes_no_session() {
     let (server, own, other) = (SelfSigned::new(), SelfSigned::new(), SelfSigned::new());

@@ -16,7 +16,8 @@ use crate::harness::{
 
 const EXIT_WITHIN: Duration = Duration::from_secs(10);
 
-/// A decision that waits for its nonce is in flight at each door when the signal comes. Both are answered.
+/// A decision that waits for its nonce is in flight at each door when the signal comes. Both are
+/// answered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn decisions_in_flight_are_finished() {
     let redis = Redis::start();
@@ -132,7 +133,8 @@ async fn what_was_sent_is_answered() {
     }
 }
 
-/// A gateway under load notices nothing: each of its requests is answered, over connections kept alive and over new ones.
+/// A gateway under load notices nothing: each of its requests is answered, over connections kept
+/// alive and over new ones.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_while_the_service_drains() {
     let deployment = Deployment::new().set("server.drain", "4s");
@@ -179,8 +181,8 @@ async fn nothing_is_lost_while_the_service_drains() {
     assert_eq!(countersign.exited_within(EXIT_WITHIN).code(), Some(0));
 }
 
-/// The last moment is one like the others: whoever could connect is answered. A gateway asks another replica where it could not, but
-/// must not once the question was sent.
+/// The last moment is one like the others: whoever could connect is answered. A gateway asks
+/// another replica where it could not, but must not once the question was sent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_connection_that_was_taken_is_answered() {
     for round in 0..5 {
@@ -294,7 +296,8 @@ async fn a_restart_forgets_no_nonce() {
     assert_eq!(Request::get("/livez").send(after.http).await.status, 200);
 }
 
-/// Who comes in the very moment of the end is passed over, and would try again by itself only after a second.
+/// Who comes in the very moment of the end is passed over, and would try again by itself only after
+/// a second.
 async fn refuses_connections(door: SocketAddr) {
     eventually_async("new connections are refused", EXIT_WITHIN, async || {
         let connected =

@@ -22,7 +22,8 @@ fn telling(deployment: Deployment, collector: &Collector) -> Deployment {
         .variable("OTEL_METRIC_EXPORT_INTERVAL", "200")
 }
 
-/// Envoy sends spans of its own to the same collector. Its question to Countersign is one of them, and the decision is a part of that.
+/// Envoy sends spans of its own to the same collector. Its question to Countersign is one of them,
+/// and the decision is a part of that.
 async fn a_decision_is_part_of_the_gateways_trace(gateway: Gateway) {
     let collector = Collector::grpc();
     let endpoint = format!("address: 127.0.0.1, port_value: {}", collector.address().port());
@@ -108,7 +109,8 @@ fn assert_steps(decision: &CollectedSpan, steps: &[CollectedSpan], expected: [&s
     }
 }
 
-/// Over HTTP to the collector. What the gateway says about sampling counts, whatever the setting is.
+/// Over HTTP to the collector. What the gateway says about sampling counts, whatever the setting
+/// is.
 #[tokio::test]
 async fn the_gateway_says_what_is_sampled() {
     let (collector, key) = (Collector::http(), Key::ed25519());

@@ -1,4 +1,5 @@
-//! TLS on both doors: server certificates, client certificates, and files that change while the service runs.
+//! TLS on both doors: server certificates, client certificates, and files that change while the
+//! service runs.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -73,7 +74,8 @@ async fn certificates_that_change_are_used_without_a_restart() {
     };
     let first = served().await;
 
-    // A file that is being written, or is wrong, changes nothing: not at any moment until after it was looked at.
+    // A file that is being written, or is wrong, changes nothing: not at any moment until after it
+    // was looked at.
     deployment.file("server.pem", "-----BEGIN CERTIFICATE-----\nhalf");
     let looked_at = tokio::time::Instant::now() + Duration::from_secs(6);
     while tokio::time::Instant::now() < looked_at {

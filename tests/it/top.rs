@@ -29,7 +29,8 @@ async fn one_snapshot_shows_what_was_decided() {
     }
 }
 
-/// Decisions go on while the snapshot is taken: their rates are those of that time, and no more than there were.
+/// Decisions go on while the snapshot is taken: their rates are those of that time, and no more
+/// than there were.
 #[tokio::test]
 async fn one_snapshot_has_the_rates_of_its_interval() {
     let (deployment, countersign, key) = alice();

@@ -59,7 +59,8 @@ async fn the_settings_say_who_may_connect() {
     assert_eq!(modes, [0o666, 0o666, 0o640]);
 }
 
-/// After a crash the files are there, and nobody listens on them. While somebody does, a second service stays away.
+/// After a crash the files are there, and nobody listens on them. While somebody does, a second
+/// service stays away.
 #[tokio::test]
 async fn what_a_crash_left_is_replaced_and_what_is_in_use_is_not() {
     let sockets = Sockets::new();
@@ -209,7 +210,8 @@ fn the_demo_serves_there() {
     assert!(ran.stdout.starts_with("HTTP/1.1 200 OK"), "{ran:?}");
 }
 
-/// Through the gateway's example, with its line for a Unix socket taken in. The service may go and come back.
+/// Through the gateway's example, with its line for a Unix socket taken in. The service may go and
+/// come back.
 async fn decides_for(gateway: Gateway) {
     let dir = tempfile::tempdir().unwrap();
     let [http, grpc] = ["http.sock", "grpc.sock"].map(|name| dir.path().join(name));
@@ -306,7 +308,8 @@ async fn systemd_hands_over_all_three() {
     assert!(log.contains(&format!("\"admin\":\"{admin}\"")), "{log}");
 }
 
-/// Who connects while nobody serves waits, and is answered by the next: nothing is refused between the two.
+/// Who connects while nobody serves waits, and is answered by the next: nothing is refused between
+/// the two.
 #[tokio::test]
 async fn a_socket_of_systemd_outlives_the_service() {
     let sockets = Sockets::unused();
@@ -440,7 +443,8 @@ impl Sockets {
         over_grpc.check(check_request("JWT nonsense")).await.denied();
     }
 
-    /// Runs the service with these descriptors, as systemd hands them over. What it is not given, it binds on any port.
+    /// Runs the service with these descriptors, as systemd hands them over. What it is not given,
+    /// it binds on any port.
     fn handing_over(&self, named: &[(&str, i32)]) -> Command {
         let served = self.deployment.command(&["serve"]);
         // First out of the way of the numbers that they get.

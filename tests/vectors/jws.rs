@@ -1,8 +1,9 @@
 //! A compact JWS whose payload need not be claims of ours.
 //!
-//! `UntrustedToken::parse` wants claims, which the payloads of these vectors are not. So the parts are taken apart here, as plainly
-//! as RFC 7515 section 5.2 says, and verified by the library. What the library's own parser refuses for its form, it has to refuse
-//! here, too: [`refused_by_form`] asks it.
+//! `UntrustedToken::parse` wants claims, which the payloads of these vectors are not. So the parts
+//! are taken apart here, as plainly as RFC 7515 section 5.2 says, and verified by the library. What
+//! the library's own parser refuses for its form, it has to refuse here, too: [`refused_by_form`]
+//! asks it.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use countersign::domain::{
@@ -40,7 +41,8 @@ pub fn verifies_with(jws: &str, key: &VerifyingKey) -> bool {
     key.verify(algorithm, format!("{header}.{payload}").as_bytes(), &signature_bytes)
 }
 
-/// Why the parser of tokens refuses `jws` before any key is asked; `None` if only its payload is not claims of ours.
+/// Why the parser of tokens refuses `jws` before any key is asked; `None` if only its payload is
+/// not claims of ours.
 pub fn refused_by_form(jws: &str) -> Option<TokenFault> {
     match UntrustedToken::parse(jws) {
         Ok(_) | Err(TokenFault::Claims(_)) => None,

@@ -1,5 +1,6 @@
-//! Somebody else's test vectors, judged by the library's own verification: [`VerifyingKey`](countersign::domain::key::VerifyingKey)
-//! and what makes one of a key as it is published.
+//! Somebody else's test vectors, judged by the library's own verification:
+//! [`VerifyingKey`](countersign::domain::key::VerifyingKey) and what makes one of a key as it is
+//! published.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,5 +1,6 @@
-//! The examples of RFC 7515 (appendix A), RFC 7520 (section 4) and RFC 8037 (appendix A). RFC 7638's thumbprints are nothing that
-//! the library computes: a key's `kid` is the SHA-256 of its PEM.
+//! The examples of RFC 7515 (appendix A), RFC 7520 (section 4) and RFC 8037 (appendix A). RFC
+//! 7638's thumbprints are nothing that the library computes: a key's `kid` is the SHA-256 of its
+//! PEM.
 
 use serde_json::{Value, json};
 
@@ -40,7 +41,8 @@ fn rfc_7515_a3_es256() {
     assert_good("A.3", &format!("eyJhbGciOiJFUzI1NiJ9.{JOE}.{signature}"), &jwk);
 }
 
-/// HMAC (A.1), P-521 (A.4), no signature (A.5), and the JSON serialization (A.6): each is right by the RFC, and none is a token.
+/// HMAC (A.1), P-521 (A.4), no signature (A.5), and the JSON serialization (A.6): each is right by
+/// the RFC, and none is a token.
 #[test]
 fn rfc_7515_what_is_not_ours_is_refused() {
     let hs256 = format!(

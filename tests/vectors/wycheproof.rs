@@ -1,9 +1,9 @@
 //! [Wycheproof](https://github.com/C2SP/wycheproof), commit dac1dd4729fd1f8dd9e1e9f3dce51d783da6c166, `testvectors_v1`, Apache-2.0
 //! (`wycheproof/LICENSE`): the files as they are there, compressed with `gzip -9n`.
 //!
-//! Every case of every file is judged, and each is judged right: what is valid verifies, what is invalid does not. What is valid
-//! and not ours (HMAC, P-521, another salt, another hash for the mask) has to be refused, and each such case is counted, so that
-//! none is passed over unseen.
+//! Every case of every file is judged, and each is judged right: what is valid verifies, what is
+//! invalid does not. What is valid and not ours (HMAC, P-521, another salt, another hash for the
+//! mask) has to be refused, and each such case is counted, so that none is passed over unseen.
 //!
 //! | flag of an `acceptable` case | we | why |
 //! | --- | --- | --- |
@@ -31,7 +31,8 @@ fn groups(name: &str) -> Vec<Value> {
     groups
 }
 
-/// What `gzip -n` writes: a header of 10 bytes without options (RFC 1952), the data, its checksum and its length.
+/// What `gzip -n` writes: a header of 10 bytes without options (RFC 1952), the data, its checksum
+/// and its length.
 fn gunzip(file: &[u8]) -> Vec<u8> {
     assert_eq!(file[..4], [0x1f, 0x8b, 8, 0]);
     let (body, trailer) = file[10..].split_at(file.len() - 18);
@@ -71,7 +72,8 @@ impl Tally {
     }
 }
 
-/// Judges one raw signature. `ours` says whether the parameters of the group are those of `algorithm`.
+/// Judges one raw signature. `ours` says whether the parameters of the group are those of
+/// `algorithm`.
 fn judge(
     tally: &mut Tally,
     case: (&str, &Value),
@@ -120,7 +122,8 @@ fn rsa_pkcs1() {
     tally.assert(&[("acceptable", 12), ("invalid", 3005), ("valid", 89)]);
 }
 
-/// JOSE's PSS has the hash of its name for the mask, too, and a salt as long as the hash (RFC 7518 section 3.5).
+/// JOSE's PSS has the hash of its name for the mask, too, and a salt as long as the hash (RFC 7518
+/// section 3.5).
 #[test]
 fn rsa_pss() {
     let mut tally = Tally::default();
@@ -154,7 +157,8 @@ fn rsa_pss() {
             let key = VerifyingKey::new(&plain_rsa(&group));
             for test in tests(&group) {
                 for algorithm in [Algorithm::Ps256, Algorithm::Ps384, Algorithm::Ps512] {
-                    // Where another salt is right, one case is wrong for having the salt that is right here.
+                    // Where another salt is right, one case is wrong for having the salt that is
+                    // right here.
                     if length > 0
                         && mask == hash
                         && algorithm == named
@@ -222,8 +226,9 @@ fn ecdsa_as_in_jose() {
     tally.assert(&[("invalid", 176), ("valid", 366)]);
 }
 
-/// A signature in DER is none of JOSE's and never verifies. Its numbers do, as `r || s`, if and only if it is valid; one whose
-/// DER is not strict, or whose numbers are out of range for `r || s`, has no such form.
+/// A signature in DER is none of JOSE's and never verifies. Its numbers do, as `r || s`, if and
+/// only if it is valid; one whose DER is not strict, or whose numbers are out of range for `r ||
+/// s`, has no such form.
 #[test]
 fn ecdsa_in_der() {
     let mut tally = Tally::default();
@@ -303,7 +308,8 @@ fn not_ours(key: &Value, jws: &str) -> Option<&'static str> {
     match (key["kty"].as_str(), key["crv"].as_str()) {
         (Some("oct"), _) => Some("valid by HMAC, which nobody signs with here"),
         (Some("EC"), Some("P-521")) => Some("valid by P-521, which is not supported"),
-        // RFC 7520's Figure 20 is signed with PS384. Its key names no algorithm in the RFC, and PS256 in this file.
+        // RFC 7520's Figure 20 is signed with PS384. Its key names no algorithm in the RFC, and
+        // PS256 in this file.
         _ if key["alg"] == "PS256"
             && header_of(jws).is_some_and(|header| header["alg"] == "PS384") =>
         {

@@ -96,7 +96,8 @@ pub(super) async fn measure(plan: &Plan) -> Section {
     section
 }
 
-/// The service with one principal, and by how many bytes it grew with decisions whose nonces are all live.
+/// The service with one principal, and by how many bytes it grew with decisions whose nonces are
+/// all live.
 async fn idle_and_nonces(plan: &Plan) -> (Resident, f64) {
     let registry = Registry::new(1, 1, Algorithm::EdDsa, 1).await;
     // Nonces live for twice as long as that: longer than this takes.
@@ -227,10 +228,11 @@ impl Nonces {
     }
 }
 
-/// Claims as many nonces as the argument says, all of them live in the end, and prints by how many bytes this process grew, by how
-/// many at its peak, and the microseconds that each took.
+/// Claims as many nonces as the argument says, all of them live in the end, and prints by how many
+/// bytes this process grew, by how many at its peak, and the microseconds that each took.
 pub(crate) fn nonces(arguments: &[String]) -> ExitCode {
-    /// The longest that a nonce lives, by default: from a token that is this far ahead until it is as far behind.
+    /// The longest that a nonce lives, by default: from a token that is this far ahead until it is
+    /// as far behind.
     const TOLERANCE_MILLIS: i64 = 20_000;
     /// Of many principals, as in the service.
     const PRINCIPALS: usize = 100_000;

@@ -1,10 +1,12 @@
-//! What a decision costs with few principals and with many, and when the principal is not in memory; how soon a service with so
-//! many is ready.
+//! What a decision costs with few principals and with many, and when the principal is not in
+//! memory; how soon a service with so many is ready.
 //!
-//! One service for each number of principals, all running at the same time, asked in turns. Decisions are about principals chosen
-//! at random among those that the service holds. A key is parsed at the first signature that it verifies, so every principal that
-//! will be asked about has had one token allowed before anything counts. Nonces are in Redis, where they take no part in it. All
-//! services share one core, of which the one that is asked is the only one to make use; see [`scenario`](crate::scenario).
+//! One service for each number of principals, all running at the same time, asked in turns.
+//! Decisions are about principals chosen at random among those that the service holds. A key is
+//! parsed at the first signature that it verifies, so every principal that will be asked about has
+//! had one token allowed before anything counts. Nonces are in Redis, where they take no part in
+//! it. All services share one core, of which the one that is asked is the only one to make use; see
+//! [`scenario`](crate::scenario).
 
 use countersign::domain::algorithm::Algorithm;
 
@@ -17,7 +19,8 @@ use crate::{
     tokens::{Signer, sign},
 };
 
-/// Decisions about principals in memory may cost this many times what they cost with the fewest principals.
+/// Decisions about principals in memory may cost this many times what they cost with the fewest
+/// principals.
 const HITS_BOUND: f64 = 1.05;
 const START_BOUND_SECONDS: f64 = 1.0;
 /// With so many principals.
@@ -176,7 +179,8 @@ struct Service {
     starts: Spread,
     /// With every key of those it holds used once.
     in_use: Resident,
-    /// CPU time before the decisions that count, and what each of them took with all that followed.
+    /// CPU time before the decisions that count, and what each of them took with all that
+    /// followed.
     began: Option<CpuTime>,
     whole_us: f64,
     /// How much of its core it used, turn by turn.

@@ -1,4 +1,5 @@
-//! Databases with many principals, written by SQLite itself: through the admin API a million would take an hour.
+//! Databases with many principals, written by SQLite itself: through the admin API a million would
+//! take an hour.
 
 use std::{fmt::Write as _, path::Path};
 
@@ -8,8 +9,8 @@ use tempfile::TempDir;
 
 use crate::{server::database_url, tokens::Signer};
 
-/// A database of principals, each with as many keys. The keys are few and shared, which the service cannot know: it reads, parses
-/// and keeps each principal's own.
+/// A database of principals, each with as many keys. The keys are few and shared, which the service
+/// cannot know: it reads, parses and keeps each principal's own.
 pub(super) struct Registry {
     pub(super) principals: usize,
     /// Principal `n` signs with this one's key, counted round and round.
@@ -55,7 +56,8 @@ impl Registry {
         self.dir.path()
     }
 
-    /// Principal `number`, counted from 0, with its first key. The service reads them in this order.
+    /// Principal `number`, counted from 0, with its first key. The service reads them in this
+    /// order.
     pub(super) fn signer(&self, number: usize) -> Signer {
         self.pool[number % self.pool.len()].renamed(format!("service-{number:07}@example.com"))
     }

@@ -55,7 +55,8 @@ impl Variant {
     }
 }
 
-/// Measures all of them, each first in turn: whoever is first finds the caches as signing left them.
+/// Measures all of them, each first in turn: whoever is first finds the caches as signing left
+/// them.
 pub(super) async fn measure(
     name: &str,
     variants: &mut [Variant],

@@ -1,5 +1,5 @@
-//! What watching decisions costs: the service as it comes, beside one that sends traces, and, where there is one, beside another
-//! build of it.
+//! What watching decisions costs: the service as it comes, beside one that sends traces, and, where
+//! there is one, beside another build of it.
 
 use std::{net::SocketAddr, path::Path, process::ExitCode};
 

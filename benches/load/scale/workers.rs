@@ -1,13 +1,15 @@
 //! Two workers against one: what each adds, and what they cost each other.
 //!
-//! Client and Redis need the same cores, so that decisions in a second cannot show it. CPU time can: so many cores, over the CPU
-//! time of a decision, are the decisions that the service can make in a second when it has the cores for itself. It grows by less
-//! than the cores do where workers wait for one another, spin, wake each other, or pull each other's cache lines over; all of that
-//! is CPU time, and happens here, with all workers busy at the same time. What it would not show are workers that sleep while they
-//! wait for one another: then they would not be busy, which is measured too.
+//! Client and Redis need the same cores, so that decisions in a second cannot show it. CPU time
+//! can: so many cores, over the CPU time of a decision, are the decisions that the service can make
+//! in a second when it has the cores for itself. It grows by less than the cores do where workers
+//! wait for one another, spin, wake each other, or pull each other's cache lines over; all of that
+//! is CPU time, and happens here, with all workers busy at the same time. What it would not show
+//! are workers that sleep while they wait for one another: then they would not be busy, which is
+//! measured too.
 //!
-//! The odds are against several: the one worker has its core for itself, with client and Redis on the others; the several share
-//! theirs with both.
+//! The odds are against several: the one worker has its core for itself, with client and Redis on
+//! the others; the several share theirs with both.
 
 use std::thread;
 

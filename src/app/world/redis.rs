@@ -1,5 +1,5 @@
-//! A simulated Redis, or several of which one is master; and how a claim of a replica goes about them. What is made of an epoch and
-//! of a fence is the store's own.
+//! A simulated Redis, or several of which one is master; and how a claim of a replica goes about
+//! them. What is made of an epoch and of a fence is the store's own.
 
 use std::{
     collections::HashMap,
@@ -184,7 +184,8 @@ impl Server {
 }
 
 impl Universe {
-    /// A claim of a replica, within the time that it may take. It may still arrive when that is over.
+    /// A claim of a replica, within the time that it may take. It may still arrive when that is
+    /// over.
     pub(super) async fn claim(
         &self,
         replica: usize,

@@ -1,4 +1,5 @@
-//! The replicas of a world and what they reach it through. Verifiers and tokens are made once, for all worlds.
+//! The replicas of a world and what they reach it through. Verifiers and tokens are made once, for
+//! all worlds.
 
 use std::{
     cmp::Reverse,
@@ -211,7 +212,8 @@ impl Universe {
         self.wakes.lock().unwrap().peek().map(|Reverse(at)| *at)
     }
 
-    /// Begins the process of a replica, which knows nothing. Nonces in memory are those of the only replica.
+    /// Begins the process of a replica, which knows nothing. Nonces in memory are those of the only
+    /// replica.
     pub(super) fn restart(&self, replica: usize, tolerance: usize, has_memory: bool) {
         self.clocks[replica].begin();
         let server = self.store(|store| store.master());
@@ -257,7 +259,8 @@ impl Universe {
         self.random.lock().unwrap()
     }
 
-    /// Done as soon as `condition` yields something, which is asked at the moment `at` and whenever something else happens.
+    /// Done as soon as `condition` yields something, which is asked at the moment `at` and whenever
+    /// something else happens.
     pub(super) async fn wait<T>(&self, at: i64, mut condition: impl FnMut() -> Option<T>) -> T {
         self.wake_at(at);
         poll_fn(move |_| condition().map_or(Poll::Pending, Poll::Ready)).await

@@ -1,6 +1,7 @@
-//! The Prometheus text format, version 0.0.4, as far as looking at samples asks for it. Comments, and with them the types, are
-//! passed over. Of the libraries for it, one has a licence that does not fit, and the others are no longer kept up; they take a
-//! comma in a label's value for the next label, or leave its escapes as they are.
+//! The Prometheus text format, version 0.0.4, as far as looking at samples asks for it. Comments,
+//! and with them the types, are passed over. Of the libraries for it, one has a licence that does
+//! not fit, and the others are no longer kept up; they take a comma in a label's value for the next
+//! label, or leave its escapes as they are.
 //!
 //! <https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format>
 
@@ -31,7 +32,8 @@ pub(super) fn parse(text: &str) -> Result<Vec<Sample>, BadExposition> {
         .collect()
 }
 
-/// `name{label="value"} 1.5 1700000000000`, where labels and time may be missing. The time is passed over.
+/// `name{label="value"} 1.5 1700000000000`, where labels and time may be missing. The time is
+/// passed over.
 fn sample(line: &str) -> Option<Sample> {
     let (name, rest) = name(line, true)?;
     let rest = rest.trim_start();

@@ -17,8 +17,8 @@ pub(super) type Matrix = BTreeMap<String, BTreeMap<String, f64>>;
 const DOORS: [&str; 3] = ["http", "grpc", "token_api"];
 const DENIED: Filter<'_> = &[("outcome", "denied")];
 
-/// Everything that the panels show, by names that scripts can rely on. What is per second is of the last interval, what is `counted`
-/// since the view began or was reset.
+/// Everything that the panels show, by names that scripts can rely on. What is per second is of the
+/// last interval, what is `counted` since the view began or was reset.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Figures {
     pub(super) decisions_per_second: Matrix,

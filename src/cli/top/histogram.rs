@@ -24,8 +24,9 @@ pub(super) struct Quantiles {
 }
 
 impl Histogram {
-    /// The buckets in any order, several of one bound added up. Replicas of different versions may have different bounds; then a
-    /// sum may lack what a lower bound has, which is made good here.
+    /// The buckets in any order, several of one bound added up. Replicas of different versions may
+    /// have different bounds; then a sum may lack what a lower bound has, which is made good
+    /// here.
     pub(super) fn of(buckets: impl IntoIterator<Item = (f64, f64)>) -> Self {
         let mut all: Vec<(f64, f64)> = buckets
             .into_iter()
@@ -67,7 +68,8 @@ impl Histogram {
         Some(match below {
             _ if upper.is_infinite() => below
                 .map_or(Quantile::Above(f64::NEG_INFINITY), |(bound, _)| Quantile::Above(bound)),
-            // Nobody knows how far below its bound the lowest bucket reaches, unless nothing in it can be negative.
+            // Nobody knows how far below its bound the lowest bucket reaches, unless nothing in it
+            // can be negative.
             None if upper <= 0.0 => Quantile::AtMost(upper),
             None => Quantile::Near(upper * rank / count),
             Some((lower, before)) => Quantile::Near(

@@ -78,7 +78,8 @@ fn show(mut screen: Screen, messages: &Receiver<Message>) -> io::Result<()> {
     }
 }
 
-/// The terminal is ours. A panic gives it back by the hook that taking it installed, before the panic is told.
+/// The terminal is ours. A panic gives it back by the hook that taking it installed, before the
+/// panic is told.
 struct Taken;
 
 impl Drop for Taken {

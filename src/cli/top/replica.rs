@@ -10,7 +10,8 @@ use super::{exposition::Sample, table::Table};
 
 /// How many looks a sparkline may show.
 const HISTORY: usize = 512;
-/// Between two looks, the start of one process may seem to move by as much: it is derived from the clock.
+/// Between two looks, the start of one process may seem to move by as much: it is derived from the
+/// clock.
 const SAME_START: f64 = 2.0;
 
 /// Whether a replica can be asked, and whether it decides.
@@ -49,7 +50,8 @@ pub(super) struct Replica {
     pub(super) state: State,
     /// Its metrics as they were last read, since it was last reached.
     pub(super) reading: Option<Reading>,
-    /// What its counters grew by in each second between the last two looks. `None` where there is nothing to compare.
+    /// What its counters grew by in each second between the last two looks. `None` where there is
+    /// nothing to compare.
     pub(super) rates: Option<Table>,
     /// What they grew by since the view began, or was reset.
     pub(super) since: Table,
@@ -86,7 +88,8 @@ impl Reading {
     /// Counters are told by their names, as Prometheus asks for.
     pub(super) fn of(samples: &[Sample], at: Instant) -> Self {
         let (counters, gauges): (Vec<&Sample>, Vec<&Sample>) = samples.iter().partition(|sample| {
-            // The sum of a histogram may shrink where observations may be negative, and nothing here needs it.
+            // The sum of a histogram may shrink where observations may be negative, and nothing
+            // here needs it.
             ["_total", "_bucket", "_count"].iter().any(|ending| sample.name.ends_with(ending))
         });
         Self { at, counters: Table::of(counters), gauges: Table::of(gauges) }

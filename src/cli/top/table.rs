@@ -1,11 +1,12 @@
-//! Numbers by series, and what is asked of them. Counters, what they grew by, and rates are all such tables.
+//! Numbers by series, and what is asked of them. Counters, what they grew by, and rates are all
+//! such tables.
 
 use std::collections::BTreeMap;
 
 use super::{exposition::Sample, histogram::Histogram};
 
-/// The number of each series, and the questions that a panel has. A metric that is missing is no error: older and newer versions
-/// have others, and some appear with their first event.
+/// The number of each series, and the questions that a panel has. A metric that is missing is no
+/// error: older and newer versions have others, and some appear with their first event.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Table(BTreeMap<Series, f64>);
 
@@ -23,7 +24,8 @@ impl Table {
     /// No series.
     pub(super) const EMPTY: Self = Self(BTreeMap::new());
 
-    /// What `samples` say. Names of labels and their values go to terminals, so they lose their control characters here.
+    /// What `samples` say. Names of labels and their values go to terminals, so they lose their
+    /// control characters here.
     pub(super) fn of<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> Self {
         let mut table = Self::default();
         for Sample { name, labels, value } in samples {
@@ -37,8 +39,8 @@ impl Table {
         table
     }
 
-    /// By how much these counters grew since `earlier`. `None` where one shrank: what counted then is gone, and what these have
-    /// counted since is unknown.
+    /// By how much these counters grew since `earlier`. `None` where one shrank: what counted then
+    /// is gone, and what these have counted since is unknown.
     pub(super) fn since(&self, earlier: &Self) -> Option<Self> {
         if earlier.0.keys().any(|series| !self.0.contains_key(series)) {
             return None;

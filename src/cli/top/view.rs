@@ -102,7 +102,8 @@ fn decisions(frame: &mut Frame<'_>, area: Rect, screen: &Screen, figures: &Figur
     );
 }
 
-/// The sum over the replicas of the last looks that fit, in hundredths, so that a few a minute are seen as well.
+/// The sum over the replicas of the last looks that fit, in hundredths, so that a few a minute are
+/// seen as well.
 fn history(replicas: &[Replica], width: usize) -> Vec<u64> {
     let longest = replicas.iter().map(|replica| replica.history.len()).max().unwrap_or_default();
     let sum = |ago: usize| -> f64 {

@@ -308,7 +308,8 @@ fn files_that_cannot_be_read_are_named() {
     assert!(message("[server\n", &[]).contains("not valid TOML"));
 }
 
-/// The file that packages install. What a setting is new or has another default for, it has to say, too.
+/// The file that packages install. What a setting is new or has another default for, it has to say,
+/// too.
 #[test]
 fn the_commented_file_has_every_setting_with_its_default() {
     let text = include_str!("../../../deploy/countersign.toml");

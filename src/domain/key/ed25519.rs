@@ -1,7 +1,8 @@
 //! Ed25519 (RFC 8032), verified by the implementation that is faster on this processor.
 //!
-//! Both decide alike, or replicas on different machines would not: the cofactorless equation, `s` in range, the encoding of `R` compared
-//! byte for byte, and a key only in its one encoding (section 5.1.3). Keys of small order are taken, as they always were.
+//! Both decide alike, or replicas on different machines would not: the cofactorless equation, `s`
+//! in range, the encoding of `R` compared byte for byte, and a key only in its one encoding
+//! (section 5.1.3). Keys of small order are taken, as they always were.
 
 #[cfg(target_arch = "x86_64")]
 use std::sync::OnceLock;
@@ -16,7 +17,8 @@ pub(super) enum Key {
     #[cfg(target_arch = "x86_64")]
     Dalek {
         encoded: [u8; 32],
-        /// Decoded when first used: that takes microseconds, and many a registered key is never used.
+        /// Decoded when first used: that takes microseconds, and many a registered key is never
+        /// used.
         decoded: OnceLock<Option<Box<ed25519_dalek::VerifyingKey>>>,
     },
 }
@@ -55,7 +57,8 @@ impl Key {
     }
 }
 
-/// The point of a key in its one encoding. The library also takes a `y` that is not reduced, and a sign where `x` is 0.
+/// The point of a key in its one encoding. The library also takes a `y` that is not reduced, and a
+/// sign where `x` is 0.
 #[cfg(target_arch = "x86_64")]
 fn decode(encoded: &[u8; 32]) -> Option<Box<ed25519_dalek::VerifyingKey>> {
     use ed25519_dalek::VerifyingKey;
@@ -74,8 +77,8 @@ enum Implementation {
 }
 
 impl Implementation {
-    /// With the multiplications of AVX-512 IFMA curve25519-dalek needs two thirds of the time that aws-lc needs; with AVX2 or less it
-    /// needs more.
+    /// With the multiplications of AVX-512 IFMA curve25519-dalek needs two thirds of the time that
+    /// aws-lc needs; with AVX2 or less it needs more.
     #[cfg(target_arch = "x86_64")]
     fn of_this_processor() -> Self {
         let is_faster = HAS_AVX512_CODE
@@ -90,7 +93,8 @@ impl Implementation {
     }
 }
 
-/// Whether curve25519-dalek was compiled with its code for AVX-512. `.cargo/config.toml` sets it, for its build script and for us.
+/// Whether curve25519-dalek was compiled with its code for AVX-512. `.cargo/config.toml` sets it,
+/// for its build script and for us.
 #[cfg(target_arch = "x86_64")]
 const HAS_AVX512_CODE: bool = match option_env!("CARGO_CFG_CURVE25519_DALEK_BACKEND") {
     Some(code) => matches!(code.as_bytes(), b"avx512"),

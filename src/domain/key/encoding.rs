@@ -1,4 +1,5 @@
-//! The encodings underneath: PEM armour and `SubjectPublicKeyInfo` (RFC 5280, RFC 8410, RFC 5480, RFC 8017).
+//! The encodings underneath: PEM armour and `SubjectPublicKeyInfo` (RFC 5280, RFC 8410, RFC 5480,
+//! RFC 8017).
 
 use der::{
     Decode, Encode,
@@ -48,7 +49,8 @@ impl Numbers {
         }
     }
 
-    /// The cryptographic library takes exponents up to [`EXPONENT_BITS_MAX`] and says of no other what is wrong with it.
+    /// The cryptographic library takes exponents up to [`EXPONENT_BITS_MAX`] and says of no other
+    /// what is wrong with it.
     fn check_exponent(exponent: &[u8]) -> Result<(), String> {
         match (bit_length(exponent), exponent.last()) {
             (_, None) => Err("its public exponent is 0".to_owned()),
@@ -186,8 +188,9 @@ pub(super) fn plain_text(text: &str) -> &str {
     text.trim_start_matches('\u{feff}').trim()
 }
 
-/// The PEM blocks of `text`, but for EC parameters, which OpenSSL writes in front of an EC private key. What stands between them,
-/// such as the attributes that `openssl pkcs12` prints, is passed over.
+/// The PEM blocks of `text`, but for EC parameters, which OpenSSL writes in front of an EC private
+/// key. What stands between them, such as the attributes that `openssl pkcs12` prints, is passed
+/// over.
 pub(super) fn pem_blocks(text: &str) -> Result<Vec<pem::Pem>, KeyError> {
     if !text.contains("-----BEGIN ") {
         return Ok(Vec::new());

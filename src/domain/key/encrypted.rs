@@ -1,7 +1,8 @@
 //! Encrypted PKCS#8 (RFC 5958 section 3): which schemes are opened, and what the others are called.
 //!
-//! The parameters are read here and not by the library, which wants a NULL where RFC 8018 has nothing to say, and where `PyCryptodome`
-//! leaves it out. It also takes the length of an initialisation vector on trust, which is therefore looked at before it gets it.
+//! The parameters are read here and not by the library, which wants a NULL where RFC 8018 has
+//! nothing to say, and where `PyCryptodome` leaves it out. It also takes the length of an
+//! initialisation vector on trust, which is therefore looked at before it gets it.
 
 use der::{
     Decode, Reader,

@@ -1,8 +1,10 @@
-//! OpenSSH's own format of private keys (its `PROTOCOL.key`), opened and brought into the one form that the library reads.
+//! OpenSSH's own format of private keys (its `PROTOCOL.key`), opened and brought into the one form
+//! that the library reads.
 //!
-//! Tools differ in what they write: lines of 64 and of 76 columns, EC scalars without their leading zeros (`ssh-keygen`, one key in
-//! 512), a whole block of padding where none is needed, comments that are not UTF-8. OpenSSH reads all of that; the library takes
-//! only the form that it writes itself.
+//! Tools differ in what they write: lines of 64 and of 76 columns, EC scalars without their leading
+//! zeros (`ssh-keygen`, one key in 512), a whole block of padding where none is needed, comments
+//! that are not UTF-8. OpenSSH reads all of that; the library takes only the form that it writes
+//! itself.
 
 use secrecy::{ExposeSecret, SecretString};
 use ssh_key::{Cipher, Kdf};
@@ -109,7 +111,8 @@ impl<'a> Container<'a> {
     }
 }
 
-/// The private section as the library writes it: scalars at full length, no comment, no more padding than needed.
+/// The private section as the library writes it: scalars at full length, no comment, no more
+/// padding than needed.
 fn canonical_section(section: &[u8], was_encrypted: bool) -> Result<Zeroizing<Vec<u8>>, KeyError> {
     let cut_short = || KeyError::malformed(OPENSSH, "its private part is cut short");
     let mut fields = Fields(section);

@@ -41,10 +41,11 @@ enum Pair {
 }
 
 impl PrivateKey {
-    /// Reads a private key: PKCS#8 (also encrypted), PKCS#1 or SEC1 in PEM, or OpenSSH's own format (also encrypted).
-    /// A `passphrase` that is not needed is ignored.
+    /// Reads a private key: PKCS#8 (also encrypted), PKCS#1 or SEC1 in PEM, or OpenSSH's own format
+    /// (also encrypted). A `passphrase` that is not needed is ignored.
     ///
-    /// An encrypted key says itself what work it takes to open; one that asks for more than [`KeyError::TooCostly`] names is refused.
+    /// An encrypted key says itself what work it takes to open; one that asks for more than
+    /// [`KeyError::TooCostly`] names is refused.
     pub fn parse(text: &str, passphrase: Option<&SecretString>) -> Result<Self, KeyError> {
         Self::parse_within(&Work::ACCEPTED, text, passphrase)
     }
@@ -67,7 +68,8 @@ impl PrivateKey {
     ) -> Result<Self, KeyError> {
         let text = plain_text(text);
         let blocks = pem_blocks(text)?;
-        // Certificates and public keys may stand before or behind it, as in what `openssl pkcs12 -nodes` prints.
+        // Certificates and public keys may stand before or behind it, as in what `openssl pkcs12
+        // -nodes` prints.
         let mut private = blocks.iter().filter(|block| block.tag().ends_with("PRIVATE KEY"));
         let Some(block) = private.next() else {
             let is_public = |block: &pem::Pem| {
@@ -184,8 +186,8 @@ impl PrivateKey {
         Ok(to_pem("PRIVATE KEY", &self.to_pkcs8()?).into())
     }
 
-    /// The key as PKCS#8 in PEM, encrypted with PBES2 (PBKDF2 with HMAC-SHA-256, AES-256-CBC). Not with scrypt: OpenSSL refuses
-    /// its usual parameters.
+    /// The key as PKCS#8 in PEM, encrypted with PBES2 (PBKDF2 with HMAC-SHA-256, AES-256-CBC). Not
+    /// with scrypt: OpenSSL refuses its usual parameters.
     pub fn to_encrypted_pem(&self, passphrase: &SecretString) -> Result<SecretString, KeyError> {
         let der = self.to_pkcs8()?;
         let info = pkcs8::PrivateKeyInfo::try_from(der.as_slice())
@@ -299,7 +301,8 @@ impl PrivateKey {
         }
     }
 
-    /// OpenSSH leaves out two of the numbers that RFC 8017 lists: the CRT exponents `d mod (p - 1)` and `d mod (q - 1)`.
+    /// OpenSSH leaves out two of the numbers that RFC 8017 lists: the CRT exponents `d mod (p - 1)`
+    /// and `d mod (q - 1)`.
     #[allow(clippy::many_single_char_names, reason = "the names of RFC 8017")]
     fn from_openssh_rsa(pair: &ssh_key::private::RsaKeypair) -> Result<Self, KeyError> {
         let number = |mpint: &ssh_key::Mpint| {
@@ -338,8 +341,8 @@ impl PrivateKey {
     }
 }
 
-/// The most work that opening an encrypted key may take. The file names it, so that without a bound a file could keep the program busy
-/// for days, or have it take all memory.
+/// The most work that opening an encrypted key may take. The file names it, so that without a bound
+/// a file could keep the program busy for days, or have it take all memory.
 pub(super) struct Work {
     pub(super) pbkdf2_iterations: u32,
     /// Memory times parallelism, which is also what the time goes by.

@@ -1,5 +1,6 @@
-//! RSASSA-PSS with a salt of any length (RFC 8017 section 9.1.2), to tell why a signature does not verify: libraries differ in which
-//! length they take by themselves, and JWS wants that of the digest (RFC 7518 section 3.5). Decides nothing.
+//! RSASSA-PSS with a salt of any length (RFC 8017 section 9.1.2), to tell why a signature does not
+//! verify: libraries differ in which length they take by themselves, and JWS wants that of the
+//! digest (RFC 7518 section 3.5). Decides nothing.
 
 use aws_lc_rs::digest::{self, Digest};
 use num_bigint::BigUint;
@@ -8,7 +9,8 @@ use crate::domain::algorithm::Algorithm;
 
 use super::encoding::bit_length;
 
-/// The length of the salt in `signature` over `message`; `None` if it is none of that key and algorithm, whatever its salt.
+/// The length of the salt in `signature` over `message`; `None` if it is none of that key and
+/// algorithm, whatever its salt.
 pub(super) fn salt_length(
     modulus: &[u8],
     exponent: &[u8],

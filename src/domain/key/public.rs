@@ -22,14 +22,15 @@ use crate::domain::{
 
 const ACCEPTED: &str = "PEM (BEGIN PUBLIC KEY, BEGIN RSA PUBLIC KEY, BEGIN CERTIFICATE), OpenSSH (ssh-rsa, ssh-ed25519, ecdsa-sha2-*) and JWK";
 
-/// Base64url without padding (RFC 7518 section 2), and with it, as some libraries write members of JWKs.
+/// Base64url without padding (RFC 7518 section 2), and with it, as some libraries write members of
+/// JWKs.
 const BASE64_URL: GeneralPurpose = GeneralPurpose::new(
     &alphabet::URL_SAFE,
     NO_PAD.with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// The values of a JWK's `use` that say that it verifies signatures: that of RFC 7517, and that of the keys of JWT-SVIDs in SPIFFE
-/// trust bundles.
+/// The values of a JWK's `use` that say that it verifies signatures: that of RFC 7517, and that of
+/// the keys of JWT-SVIDs in SPIFFE trust bundles.
 const USES: [&str; 2] = ["sig", "jwt-svid"];
 
 /// A public key of a kind and size that we take, in its canonical encoding.
@@ -52,9 +53,11 @@ pub struct ParsedPublic {
 }
 
 impl PublicKey {
-    /// Reads a public key in any accepted format: PEM (`PUBLIC KEY`, `RSA PUBLIC KEY`, `CERTIFICATE`), OpenSSH one-line, JWK.
+    /// Reads a public key in any accepted format: PEM (`PUBLIC KEY`, `RSA PUBLIC KEY`,
+    /// `CERTIFICATE`), OpenSSH one-line, JWK.
     ///
-    /// A certificate is taken for its key alone; its dates and issuer are not looked at. Of a chain the first is taken.
+    /// A certificate is taken for its key alone; its dates and issuer are not looked at. Of a chain
+    /// the first is taken.
     pub fn parse(text: &str) -> Result<ParsedPublic, KeyError> {
         let text = plain_text(text);
         let blocks = pem_blocks(text)?;
@@ -74,8 +77,8 @@ impl PublicKey {
         Numbers::from_spki(der).and_then(Self::new)
     }
 
-    /// The key that a JSON Web Key (RFC 7517) of type RSA, OKP or EC holds, whatever it is for. One that holds private members is
-    /// refused.
+    /// The key that a JSON Web Key (RFC 7517) of type RSA, OKP or EC holds, whatever it is for. One
+    /// that holds private members is refused.
     fn from_jwk(jwk: &Jwk) -> Result<Self, KeyError> {
         if jwk.d.is_some() {
             return Err(KeyError::PrivateKeyGiven);
@@ -193,7 +196,8 @@ impl PublicKey {
         }
     }
 
-    /// Accepts `numbers` only if the cryptographic library does: on the curve, a sane modulus and exponent.
+    /// Accepts `numbers` only if the cryptographic library does: on the curve, a sane modulus and
+    /// exponent.
     fn new(numbers: Numbers) -> Result<Self, KeyError> {
         let spki = numbers.to_spki()?.into_boxed_slice();
         let family = numbers.family();
@@ -313,7 +317,8 @@ fn is_authority(certificate: &x509_cert::Certificate) -> bool {
     matches!(certificate.tbs_certificate.get::<BasicConstraints>(), Ok(Some((_, constraints))) if constraints.ca)
 }
 
-/// The one line with a key, of a file as OpenSSH reads it: with comments, empty lines, and keys behind options.
+/// The one line with a key, of a file as OpenSSH reads it: with comments, empty lines, and keys
+/// behind options.
 fn one_openssh_line(text: &str) -> Result<&str, KeyError> {
     let lines: Vec<&str> = text
         .lines()
@@ -342,15 +347,16 @@ fn behind_options(line: &str) -> Option<(&str, &str)> {
     if is_kind(line) {
         return Some(("", line));
     }
-    // The length of the kind, with which each key begins, is a small number: its first digits in base64 are always these.
+    // The length of the kind, with which each key begins, is a small number: its first digits in
+    // base64 are always these.
     let end = line.find(" AAAA")?;
     let start = line[..end].rfind([' ', '\t', ','])? + 1;
     is_kind(&line[start..]).then(|| (line[..start].trim_end(), &line[start..]))
 }
 
 impl ParsedPublic {
-    /// Reads a JSON Web Key. What it is for binds: other uses than verifying make it none of ours, and if it names its algorithm, it
-    /// is for that one alone.
+    /// Reads a JSON Web Key. What it is for binds: other uses than verifying make it none of ours,
+    /// and if it names its algorithm, it is for that one alone.
     pub fn from_jwk(jwk: &Jwk) -> Result<Self, KeyError> {
         let key = PublicKey::from_jwk(jwk)?;
         if let Some(other) = jwk.r#use.as_deref().filter(|found| !USES.contains(found)) {
@@ -399,7 +405,8 @@ fn algorithm_of_jwk(name: &str, family: KeyFamily) -> Result<Algorithm, KeyError
     })
 }
 
-/// A JSON Web Key (RFC 7517, RFC 7518 section 6, RFC 8037). Members that we have no use for are not kept.
+/// A JSON Web Key (RFC 7517, RFC 7518 section 6, RFC 8037). Members that we have no use for are not
+/// kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the members are RFC 7517's and RFC 7518's")]
 pub struct Jwk {

@@ -1,7 +1,8 @@
-//! RSA keys of a broken generator (ROCA, CVE-2017-15361): its primes, and so their products, are powers of 65537 modulo the product
-//! of many small primes. Whoever knows that can factor them.
+//! RSA keys of a broken generator (ROCA, CVE-2017-15361): its primes, and so their products, are
+//! powers of 65537 modulo the product of many small primes. Whoever knows that can factor them.
 
-/// The odd primes up to 167. The primes of all keys concerned, of 512 bits and more, have the property modulo each of these.
+/// The odd primes up to 167. The primes of all keys concerned, of 512 bits and more, have the
+/// property modulo each of these.
 const PRIMES: [u64; 38] = [
     3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97,
     101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157, 163, 167,
@@ -26,7 +27,8 @@ const SUBGROUPS: [[u64; 3]; PRIMES.len()] = {
     subgroups
 };
 
-/// Whether a big-endian modulus has that structure. Of other RSA keys one in 2^28 is taken for one by chance.
+/// Whether a big-endian modulus has that structure. Of other RSA keys one in 2^28 is taken for one
+/// by chance.
 pub(super) fn is_of_the_broken_generator(modulus: &[u8]) -> bool {
     PRIMES.iter().zip(&SUBGROUPS).all(|(prime, subgroup)| {
         let remainder =

@@ -225,7 +225,8 @@ fn an_openssh_key_that_asks_for_too_much_work_is_refused_at_once() {
     let armoured = std::fs::read_to_string(&path).unwrap();
     assert!(PrivateKey::parse(&armoured, Some(&"secret".into())).is_ok());
     let mut bytes = pem::parse(&armoured).unwrap().contents().to_vec();
-    // What follows the name is the length of the options, that of the salt, the salt, and the number of rounds.
+    // What follows the name is the length of the options, that of the salt, the salt, and the
+    // number of rounds.
     let at = bytes.windows(6).position(|bytes| bytes == b"bcrypt").unwrap() + 6 + 4 + 4 + 16;
     assert_eq!(bytes[at..at + 4], [0, 0, 0, 4]);
     bytes[at..at + 4].copy_from_slice(&[0, 1, 0, 0]);

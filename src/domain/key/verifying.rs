@@ -19,12 +19,14 @@ pub struct VerifyingKey {
     prepared: Prepared,
 }
 
-/// A key as the cryptographic library wants it, parsed once. `None` if the library does not take it: then it verifies nothing.
+/// A key as the cryptographic library wants it, parsed once. `None` if the library does not take
+/// it: then it verifies nothing.
 enum Prepared {
     Ed25519(ed25519::Key),
     /// For the one algorithm of its family, and before it is needed.
     Once(Option<Box<ParsedPublicKey>>),
-    /// For each algorithm of its family at the first signature that names it: most keys are used with one of them.
+    /// For each algorithm of its family at the first signature that names it: most keys are used
+    /// with one of them.
     ByAlgorithm {
         spki: Box<[u8]>,
         /// Each at its [`Algorithm::rank`].
@@ -88,8 +90,9 @@ impl VerifyingKey {
         Self { only: Some(algorithm), ..self }
     }
 
-    /// An RSA key that nobody has: verifying with it costs what it costs with a real key of the same length and never succeeds.
-    /// `modulus` is random; it is made odd and as large as numbers of its length are, so that no signature is larger.
+    /// An RSA key that nobody has: verifying with it costs what it costs with a real key of the
+    /// same length and never succeeds. `modulus` is random; it is made odd and as large as
+    /// numbers of its length are, so that no signature is larger.
     pub fn rsa_decoy(modulus: &[u8]) -> Result<Self, KeyError> {
         let mut modulus = modulus.to_vec();
         modulus.iter_mut().take(8).for_each(|byte| *byte = 0xff);
@@ -99,25 +102,27 @@ impl VerifyingKey {
         PublicKey::from_rsa_numbers(&modulus, &[1, 0, 1]).map(|key| Self::new(&key))
     }
 
-    /// Whether verifying `signature` with this key would take the full computation: the algorithm is the key's, the length is
-    /// right, and for RSA the signature is not so large a number that it is rejected at sight. A signature that fits no key
-    /// is verified against a decoy instead, so that it costs the same.
+    /// Whether verifying `signature` with this key would take the full computation: the algorithm
+    /// is the key's, the length is right, and for RSA the signature is not so large a number
+    /// that it is rejected at sight. A signature that fits no key is verified against a decoy
+    /// instead, so that it costs the same.
     pub fn fits(&self, algorithm: Algorithm, signature: &[u8]) -> bool {
         self.allows(algorithm)
             && signature.len() == usize::from(self.signature_length)
             && (self.family != KeyFamily::Rsa || head(signature) <= self.modulus_head)
     }
 
-    /// Whether `signature` is this key's over `message`. `false` too when the algorithm is not one of this key's.
+    /// Whether `signature` is this key's over `message`. `false` too when the algorithm is not one
+    /// of this key's.
     ///
-    /// Ed25519 signatures are checked as RFC 8032 section 5.1.7 says, by the cofactorless equation and with `s` in range, whichever
-    /// implementation does it.
+    /// Ed25519 signatures are checked as RFC 8032 section 5.1.7 says, by the cofactorless equation
+    /// and with `s` in range, whichever implementation does it.
     pub fn verify(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
         self.allows(algorithm) && self.prepared.verify(algorithm, message, signature)
     }
 
-    /// The length of the salt of an RSASSA-PSS signature of this key over `message`; `None` if it is no such signature, or the salt is
-    /// as long as `algorithm` wants it.
+    /// The length of the salt of an RSASSA-PSS signature of this key over `message`; `None` if it
+    /// is no such signature, or the salt is as long as `algorithm` wants it.
     pub(in crate::domain) fn pss_salt(
         &self,
         algorithm: Algorithm,

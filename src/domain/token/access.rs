@@ -1,4 +1,5 @@
-//! Access tokens of our own: which service issued them, to whom, for how long. They may be used any number of times.
+//! Access tokens of our own: which service issued them, to whom, for how long. They may be used any
+//! number of times.
 
 use std::time::Duration;
 
@@ -44,7 +45,8 @@ pub struct AccessClaims {
     pub scopes: Scopes,
 }
 
-/// Claims as they stand in the token. Unknown ones are passed over; one that comes twice is an error.
+/// Claims as they stand in the token. Unknown ones are passed over; one that comes twice is an
+/// error.
 #[derive(Deserialize)]
 struct RawClaims<'a> {
     #[serde(borrow)]
@@ -102,7 +104,8 @@ pub struct UntrustedAccessToken<'a> {
     unverified_claims: AccessClaims,
 }
 
-/// An access token whose signature was verified with a key of this service. Only [`UntrustedAccessToken::verify`] makes one.
+/// An access token whose signature was verified with a key of this service. Only
+/// [`UntrustedAccessToken::verify`] makes one.
 #[derive(Debug)]
 pub struct VerifiedAccessToken<'t> {
     claims: &'t AccessClaims,
@@ -139,7 +142,8 @@ impl<'a> UntrustedAccessToken<'a> {
         })
     }
 
-    /// Verifies the signature with the keys of this service. The only way to a [`VerifiedAccessToken`].
+    /// Verifies the signature with the keys of this service. The only way to a
+    /// [`VerifiedAccessToken`].
     pub fn verify(&self, keys: &IssuerKeys) -> Result<VerifiedAccessToken<'_>, KeyFault> {
         let key_id = keys.verify(
             &self.algorithm,

@@ -1,12 +1,13 @@
 //! The claims of a self-signed token, in either of two profiles:
 //!
-//! - `username`, `time` (seconds), `nonce` (string or number): the wire format of `asymmetric_jwt_auth`, whose clients before 1.0 send
-//!   both as numbers with a fraction;
+//! - `username`, `time` (seconds), `nonce` (string or number): the wire format of
+//!   `asymmetric_jwt_auth`, whose clients before 1.0 send both as numbers with a fraction;
 //! - registered claims (RFC 7519): `iss` or `sub` is the username, `iat` the time, `jti` the nonce.
 //!
-//! If the first three are there, they decide. Libraries add registered claims by themselves, and those then count for what they
-//! restrict alone: an `iat` of another time is a contradiction, and `iss`, `sub` and `jti` are not looked at. Without all three, what
-//! is there of both profiles has to agree. `exp`, `nbf`, `aud` (RFC 7519), `htm`, `htu` (RFC 9449), `htq` and `content_digest` go
+//! If the first three are there, they decide. Libraries add registered claims by themselves, and
+//! those then count for what they restrict alone: an `iat` of another time is a contradiction, and
+//! `iss`, `sub` and `jti` are not looked at. Without all three, what is there of both profiles has
+//! to agree. `exp`, `nbf`, `aud` (RFC 7519), `htm`, `htu` (RFC 9449), `htq` and `content_digest` go
 //! with either.
 
 use std::{borrow::Cow, fmt, time::Duration};
@@ -36,7 +37,8 @@ pub struct Claims {
     pub username: Username,
     /// When it was signed.
     pub time: TokenTime,
-    /// What makes it different from every other token of that principal; never empty. A number counts by its digits.
+    /// What makes it different from every other token of that principal; never empty. A number
+    /// counts by its digits.
     pub nonce: Box<str>,
     /// From this moment on it may not be used (`exp`, rounded down).
     pub expires_at: Option<UnixSeconds>,
@@ -68,7 +70,8 @@ impl Audience {
 /// What is wrong with a token's claims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClaimsFault {
-    /// The payload is not a JSON object in UTF-8, names a claim twice, or has a claim of the wrong type.
+    /// The payload is not a JSON object in UTF-8, names a claim twice, or has a claim of the wrong
+    /// type.
     #[error("the claims are not a JSON object with claims of the right types")]
     Mistyped,
     /// This claim is a time, and no JSON number.
@@ -159,7 +162,8 @@ fn text<'a>(
     claim.map(|claim| json::string(claim.get()).map_err(|_| ClaimsFault::NotText(name))).transpose()
 }
 
-/// The digits of a number as they stand, so that `5` and `"5"` are one nonce, and numbers of any size are told apart.
+/// The digits of a number as they stand, so that `5` and `"5"` are one nonce, and numbers of any
+/// size are told apart.
 fn text_or_number<'a>(
     name: &'static str,
     claim: Option<&'a RawValue>,
@@ -239,7 +243,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for RawClaims<'a> {
     }
 }
 
-/// Reads one claim into its place. A name that comes twice is an error: which one other readers take is anyone's guess.
+/// Reads one claim into its place. A name that comes twice is an error: which one other readers
+/// take is anyone's guess.
 fn claim<'de, A: MapAccess<'de>, T: Deserialize<'de>, U>(
     map: &mut A,
     place: &mut Option<U>,
@@ -278,7 +283,8 @@ impl<'de> Visitor<'de> for TextVisitor {
     }
 }
 
-/// Some serialisers write every member that they know. A null names nobody, and the systems that are replaced passed it over.
+/// Some serialisers write every member that they know. A null names nobody, and the systems that
+/// are replaced passed it over.
 #[derive(Deserialize)]
 struct AudienceOrNull(Option<Audience>);
 

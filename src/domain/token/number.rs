@@ -1,5 +1,6 @@
-//! Numbers of a payload, by the digits that stand there. A float in between would round them: a token's time by up to a quarter of a
-//! microsecond, which no window notices, and a nonce to that of another token.
+//! Numbers of a payload, by the digits that stand there. A float in between would round them: a
+//! token's time by up to a quarter of a microsecond, which no window notices, and a nonce to that
+//! of another token.
 
 use serde_json::value::RawValue;
 
@@ -10,7 +11,8 @@ pub(super) fn is_number(value: &RawValue) -> bool {
     value.get().starts_with(|first: char| first == '-' || first.is_ascii_digit())
 }
 
-/// A JSON number of seconds as a moment; `None` if the value is no number. What no clock can show saturates.
+/// A JSON number of seconds as a moment; `None` if the value is no number. What no clock can show
+/// saturates.
 pub(super) fn seconds(value: &RawValue) -> Option<TokenTime> {
     is_number(value).then(|| moment(value.get()))
 }

@@ -1,4 +1,5 @@
-//! What a signature shows of itself, before any key is looked at. For the log and for explanations: it decides nothing.
+//! What a signature shows of itself, before any key is looked at. For the log and for explanations:
+//! it decides nothing.
 
 use std::fmt;
 
@@ -14,7 +15,8 @@ pub struct SignatureFault {
 }
 
 impl SignatureFault {
-    /// What is wrong with the form of `signature`; `None` if nothing is. RSA's are as long as the key is.
+    /// What is wrong with the form of `signature`; `None` if nothing is. RSA's are as long as the
+    /// key is.
     pub(super) fn of(algorithm: Algorithm, signature: &[u8]) -> Option<Self> {
         let expected = match algorithm.family() {
             KeyFamily::Rsa => return None,
@@ -42,7 +44,8 @@ impl fmt::Display for SignatureFault {
     }
 }
 
-/// Whether it is a SEQUENCE of two INTEGERs, as X9.62 and most libraries' own functions have ECDSA signatures.
+/// Whether it is a SEQUENCE of two INTEGERs, as X9.62 and most libraries' own functions have ECDSA
+/// signatures.
 fn is_der_pair(signature: &[u8]) -> bool {
     let Ok(sequence) = <der::asn1::AnyRef<'_> as der::Decode>::from_der(signature) else {
         return false;

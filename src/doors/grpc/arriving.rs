@@ -1,4 +1,5 @@
-//! A message on its way: gathered whole before anybody reads it, within bounds of size, time and memory.
+//! A message on its way: gathered whole before anybody reads it, within bounds of size, time and
+//! memory.
 
 use std::{
     pin::Pin,
@@ -52,8 +53,8 @@ pub(super) struct Arriving<B> {
     in_vain: Option<(Lacking, usize)>,
 }
 
-/// A message that came, or comes, in more than one piece. Pieces are copied: a small one may be part of a large buffer, and would keep
-/// it.
+/// A message that came, or comes, in more than one piece. Pieces are copied: a small one may be
+/// part of a large buffer, and would keep it.
 #[derive(Debug)]
 struct Parts {
     bytes: Vec<u8>,
@@ -62,14 +63,15 @@ struct Parts {
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Arriving<B> {
-    /// The message in `body`, of up to `max` bytes, which has to be there at `until`; it has to find room in `room` if it comes in
-    /// parts.
+    /// The message in `body`, of up to `max` bytes, which has to be there at `until`; it has to
+    /// find room in `room` if it comes in parts.
     pub(super) fn new(body: B, max: usize, room: Arc<Pending>, until: Instant) -> Self {
         Self { body, max, room, until, piece: None, parts: None, in_vain: None }
     }
 
-    /// Is ready with the message when the stream has ended, or with what is wrong with it. What is too large is read all the same for a
-    /// while, and forgotten: a stream that is answered before it has ended is reset, and too many of these end a connection.
+    /// Is ready with the message when the stream has ended, or with what is wrong with it. What is
+    /// too large is read all the same for a while, and forgotten: a stream that is answered
+    /// before it has ended is reset, and too many of these end a connection.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Message, Lacking>> {
         loop {
             match Pin::new(&mut self.body).poll_frame(context) {
@@ -202,7 +204,8 @@ mod tests {
 
     use super::*;
 
-    /// Gives its pieces one after the other, each after a while where it says so, and then ends or does not.
+    /// Gives its pieces one after the other, each after a while where it says so, and then ends or
+    /// does not.
     struct Pieces {
         left: VecDeque<Option<Bytes>>,
         ends: bool,

@@ -20,7 +20,8 @@ pub(super) struct ExtAuthz {
 
 #[async_trait]
 impl Authorization for ExtAuthz {
-    /// Every answer is an OK RPC: to Envoy a gRPC error is no denial, but a case for `failure_mode_allow`.
+    /// Every answer is an OK RPC: to Envoy a gRPC error is no denial, but a case for
+    /// `failure_mode_allow`.
     async fn check(
         &self,
         request: Request<CheckRequest>,

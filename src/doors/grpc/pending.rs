@@ -1,7 +1,8 @@
 //! The room for messages that come in parts, of all connections together.
 //!
-//! An honest message is there within milliseconds. Whoever keeps the end of his back would fill the room for seconds, and then again. So
-//! if there is no more room, the message that has waited for the longest is given up for the newest.
+//! An honest message is there within milliseconds. Whoever keeps the end of his back would fill the
+//! room for seconds, and then again. So if there is no more room, the message that has waited for
+//! the longest is given up for the newest.
 
 use std::{
     collections::VecDeque,
@@ -58,7 +59,8 @@ impl Pending {
         held.add(bytes).then_some(held)
     }
 
-    /// Takes so many bytes; if there are none, those of the oldest messages, but not of `newest` and what came after it.
+    /// Takes so many bytes; if there are none, those of the oldest messages, but not of `newest`
+    /// and what came after it.
     fn take(&self, bytes: usize, newest: &Arc<State>) -> bool {
         while !self.bytes.take(bytes) {
             let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);

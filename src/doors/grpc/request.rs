@@ -18,10 +18,12 @@ use crate::{
 /// The key of a route's `context_extensions` that asks for scopes.
 const SCOPE_EXTENSION: &str = "scope";
 
-/// Envoy's word on a body that it hands over: `true` if it is only the beginning. Where nothing is handed over it is the client's.
+/// Envoy's word on a body that it hands over: `true` if it is only the beginning. Where nothing is
+/// handed over it is the client's.
 const PARTIAL_BODY: &str = "x-envoy-auth-partial-body";
 
-/// Anything that a `CheckRequest` leaves out is simply not presented; nothing can be left out that would allow.
+/// Anything that a `CheckRequest` leaves out is simply not presented; nothing can be left out that
+/// would allow.
 pub(super) fn auth_request<'a>(
     request: &'a CheckRequest,
     metadata: &'a MetadataMap,
@@ -52,7 +54,8 @@ pub(super) fn auth_request<'a>(
         };
     };
     let headers = Headers(http);
-    // Envoy joins repeated headers with commas; a token has none, so joined credentials are refused as two.
+    // Envoy joins repeated headers with commas; a token has none, so joined credentials are refused
+    // as two.
     required_scopes.extend(
         headers.all(name::REQUIRED_SCOPE).flat_map(|value| value.unwrap_or("\"").split(',')),
     );
@@ -74,7 +77,8 @@ pub(super) fn auth_request<'a>(
         required_scopes,
         attempt: stream_number(&http.id),
         peer,
-        // The question has a span of its own where Envoy traces; where it does not, the request may be part of a trace all the same.
+        // The question has a span of its own where Envoy traces; where it does not, the request may
+        // be part of a trace all the same.
         trace: match trace(metadata) {
             TraceHeaders { traceparent: None, .. } => headers.trace(),
             told => told,
@@ -83,8 +87,9 @@ pub(super) fn auth_request<'a>(
     }
 }
 
-/// Envoy's own number of the stream, 64 random bits in decimal: the client has no say in it, and it stays when Envoy asks again. Others put
-/// the trace id of the request here (agentgateway up to 1.4.1 at least), 32 hexadecimal digits that a client chooses by `traceparent`: that names
+/// Envoy's own number of the stream, 64 random bits in decimal: the client has no say in it, and it
+/// stays when Envoy asks again. Others put the trace id of the request here (agentgateway up to
+/// 1.4.1 at least), 32 hexadecimal digits that a client chooses by `traceparent`: that names
 /// no attempt, for whoever saw the request could have its token pass again.
 fn stream_number(id: &str) -> Option<&str> {
     const DIGITS_MAX: usize = 20;
@@ -93,8 +98,8 @@ fn stream_number(id: &str) -> Option<&str> {
     is_decimal.then_some(id)
 }
 
-/// Whether an extension is meant to ask for scopes and does not: `scopes`, `Scope`, `required_scope`. Other names are ignored, since
-/// control planes add some of their own.
+/// Whether an extension is meant to ask for scopes and does not: `scopes`, `Scope`,
+/// `required_scope`. Other names are ignored, since control planes add some of their own.
 fn is_misspelt(name: &str) -> bool {
     let scope = SCOPE_EXTENSION.as_bytes();
     name != SCOPE_EXTENSION
@@ -112,7 +117,8 @@ fn stated(value: &str) -> Reported<'_> {
     Reported::from(Some(value))
 }
 
-/// The request's headers, in either of two forms: `headers`, or with `encode_raw_headers` the entries of `header_map`.
+/// The request's headers, in either of two forms: `headers`, or with `encode_raw_headers` the
+/// entries of `header_map`.
 struct Headers<'a>(&'a HttpRequest);
 
 impl<'a> Headers<'a> {
@@ -132,8 +138,8 @@ impl<'a> Headers<'a> {
         plain.or_same(raw)
     }
 
-    /// Over HTTP/2 the attribute is what the client writes into `:scheme`, whatever it connects with. The header is Envoy's own,
-    /// unless its settings leave it to the proxy in front.
+    /// Over HTTP/2 the attribute is what the client writes into `:scheme`, whatever it connects
+    /// with. The header is Envoy's own, unless its settings leave it to the proxy in front.
     fn scheme(&self) -> Reported<'a> {
         let header =
             self.all(name::FORWARDED_PROTO).fold(Reported::Missing, |known, value| match value {
@@ -157,10 +163,12 @@ impl<'a> Headers<'a> {
         }
     }
 
-    /// Nothing was handed over, and there is no field for whether something would have been (`with_request_body`). So there is a body
-    /// only if a length says so. Without one there is none; or one in chunks, or over HTTP/2 without a length, which then fails every
-    /// digest but that of nothing: the other way round, a client could leave out the body that its token is bound to, and whoever
-    /// signs a digest knows the length. Envoy never hands over what comes with an upgrade, and leaves `transfer-encoding` there alone.
+    /// Nothing was handed over, and there is no field for whether something would have been
+    /// (`with_request_body`). So there is a body only if a length says so. Without one there is
+    /// none; or one in chunks, or over HTTP/2 without a length, which then fails every
+    /// digest but that of nothing: the other way round, a client could leave out the body that its
+    /// token is bound to, and whoever signs a digest knows the length. Envoy never hands over
+    /// what comes with an upgrade, and leaves `transfer-encoding` there alone.
     fn body_that_is_kept(&self) -> Body<'a> {
         let has = |name| self.all(name).next().is_some();
         let is_length = |value: Option<&str>| {

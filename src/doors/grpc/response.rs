@@ -27,12 +27,14 @@ const METADATA: &str = "countersign";
 const IDENTITY: [&str; 7] =
     ["username", "principal_id", "method", "key_id", "scopes", "content_digest", DECISION_ID];
 const DECISION_ID: &str = "decision_id";
-/// For how many seconds an allow may be cached; left out if any time will do. For gateways that cache answers by an expression.
+/// For how many seconds an allow may be cached; left out if any time will do. For gateways that
+/// cache answers by an expression.
 const CACHEABLE_FOR: &str = "cacheable_for";
 /// Why a request was denied, as the client is told.
 const CODE: &str = "code";
 
-/// The whole answer, always with a status and a response of the same kind. An empty `CheckResponse` would mean OK.
+/// The whole answer, always with a status and a response of the same kind. An empty `CheckResponse`
+/// would mean OK.
 pub(super) fn respond(verdict: &Verdict, responses: &ResponseConfig) -> CheckResponse {
     let mut id = [0; uuid::fmt::Hyphenated::LENGTH];
     let id: &str = verdict.id.0.hyphenated().encode_lower(&mut id);
@@ -107,7 +109,8 @@ pub(super) fn date() -> ByteString {
     httpdate::fmt_http_date(SystemTime::now()).into()
 }
 
-/// Never unset: what Envoy then does has changed between versions, and one of them appended to what the client sent.
+/// Never unset: what Envoy then does has changed between versions, and one of them appended to what
+/// the client sent.
 fn overwrite(name: &str, value: &str) -> HeaderValueOption {
     HeaderValueOption {
         header: Some(HeaderValue {

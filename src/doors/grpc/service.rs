@@ -1,7 +1,9 @@
-//! Every request to this door comes in here, and goes on to whom it is for when it has arrived whole and within the limits.
+//! Every request to this door comes in here, and goes on to whom it is for when it has arrived
+//! whole and within the limits.
 //!
-//! A check that is not to be decided is handed on as well, without its message and with the reason: whoever answers checks answers
-//! it then in the same words as every other. To Envoy an error of the RPC would be no denial.
+//! A check that is not to be decided is handed on as well, without its message and with the reason:
+//! whoever answers checks answers it then in the same words as every other. To Envoy an error of
+//! the RPC would be no denial.
 
 use std::{
     convert::Infallible,

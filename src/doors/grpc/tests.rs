@@ -67,8 +67,8 @@ fn is_update() -> bool {
     std::env::var_os("UPDATE_DESCRIPTORS").is_some()
 }
 
-/// Reflection tells the API of the `envoy-types` version that we speak. After an update of that crate, run this test with
-/// `UPDATE_DESCRIPTORS=1` to write the file anew.
+/// Reflection tells the API of the `envoy-types` version that we speak. After an update of that
+/// crate, run this test with `UPDATE_DESCRIPTORS=1` to write the file anew.
 #[test]
 fn the_descriptors_are_those_of_the_api_we_speak() {
     let current = compile_envoys();
@@ -85,8 +85,9 @@ fn the_descriptors_are_those_of_the_api_we_speak() {
     assert_has_method(&committed, EXT_AUTHZ, "Check");
 }
 
-/// Builds generate nothing: code and descriptors are made from our own `.proto` here. After a change of it, or an update of
-/// tonic or prost, run this test with `UPDATE_DESCRIPTORS=1` to write both anew.
+/// Builds generate nothing: code and descriptors are made from our own `.proto` here. After a
+/// change of it, or an update of tonic or prost, run this test with `UPDATE_DESCRIPTORS=1` to write
+/// both anew.
 #[test]
 fn our_own_api_is_the_one_in_its_proto() {
     const CODE: &str = "src/doors/grpc/generated.rs";

@@ -138,7 +138,8 @@ impl Protocol for AdminDoor {
     }
 }
 
-/// The admin API under `prefix`. Whoever has no token learns nothing from it, not even which paths there are.
+/// The admin API under `prefix`. Whoever has no token learns nothing from it, not even which paths
+/// there are.
 fn api(config: &mut web::ServiceConfig, prefix: &str) {
     let mount = Mount::under(prefix);
     let scope = web::scope(mount.as_str())

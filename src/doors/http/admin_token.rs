@@ -8,7 +8,8 @@ use crate::config::Secret;
 /// Knows the admin token when it sees it. Where there is none, nothing opens it.
 #[derive(Debug)]
 pub(super) struct AdminToken {
-    /// SHA-256 of the token: digests of one length are compared, so that not even the token's length shows.
+    /// SHA-256 of the token: digests of one length are compared, so that not even the token's
+    /// length shows.
     token: Option<digest::Digest>,
 }
 

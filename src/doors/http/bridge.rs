@@ -84,7 +84,8 @@ impl Bridge {
     }
 }
 
-/// The same request in the types of actix-web. `None` if it takes something for no HTTP, which it has no reason to.
+/// The same request in the types of actix-web. `None` if it takes something for no HTTP, which it
+/// has no reason to.
 fn translate(
     request: hyper::Request<Incoming>,
     peer: Peer,
@@ -147,7 +148,8 @@ fn payload(body: Incoming, activity: &Rc<Activity>) -> Payload {
     Payload::Stream { payload }
 }
 
-/// What a body may take that is one of many on its connection. The only one is watched with its connection.
+/// What a body may take that is one of many on its connection. The only one is watched with its
+/// connection.
 struct Bounds {
     held: Option<Held>,
     until: Instant,

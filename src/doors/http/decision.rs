@@ -1,4 +1,5 @@
-//! `ANY /validate_request[/...]` and `/decide/...`: a gateway asks, the engine answers. No body is read.
+//! `ANY /validate_request[/...]` and `/decide/...`: a gateway asks, the engine answers. No body is
+//! read.
 
 use std::{mem, net::IpAddr};
 
@@ -114,14 +115,16 @@ pub(super) fn auth_request<'a>(
     }
 }
 
-/// The one value of a header. One that is there twice is the client's as likely as the gateway's, and says nothing.
+/// The one value of a header. One that is there twice is the client's as likely as the gateway's,
+/// and says nothing.
 fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?;
     if values.next().is_some() { None } else { text(value) }
 }
 
-/// The trace that the question is part of. Whatever else is told of it is of no use without its first header.
+/// The trace that the question is part of. Whatever else is told of it is of no use without its
+/// first header.
 fn trace(headers: &HeaderMap) -> TraceHeaders<'_> {
     let Some(traceparent) = headers.get(&TRACEPARENT).and_then(text) else {
         return TraceHeaders::default();
@@ -144,7 +147,8 @@ pub(super) fn credentials<'a>(values: impl Iterator<Item = &'a [u8]>) -> Credent
     })
 }
 
-/// A scope that nobody can hold, for one that cannot be read: what is asked for must not be skipped.
+/// A scope that nobody can hold, for one that cannot be read: what is asked for must not be
+/// skipped.
 const UNREADABLE_SCOPE: &str = "\"";
 
 fn render(verdict: &Verdict, door: &HttpDoor, mut headers: HeaderMap) -> Response<Full<Bytes>> {
@@ -178,7 +182,8 @@ fn render(verdict: &Verdict, door: &HttpDoor, mut headers: HeaderMap) -> Respons
     response
 }
 
-/// Values are visible ASCII by the time they come here; if one were not, it would be empty, never the client's.
+/// Values are visible ASCII by the time they come here; if one were not, it would be empty, never
+/// the client's.
 fn header_value(value: ByteString) -> HeaderValue {
     HeaderValue::from_maybe_shared(value.into_bytes())
         .unwrap_or_else(|_| HeaderValue::from_static(""))

@@ -26,9 +26,10 @@ pub(super) async fn alive() -> HttpResponse {
         .json(json!({ "result": true }))
 }
 
-/// 200 if decisions can be made and the service is not about to end, else 503; either way with the state of each dependency, and with why
-/// those are missing that are. Decisions go on without the registry for a while, logins and changes do not.
-/// A log that nobody reads is a warning: decisions do not wait for it.
+/// 200 if decisions can be made and the service is not about to end, else 503; either way with the
+/// state of each dependency, and with why those are missing that are. Decisions go on without the
+/// registry for a while, logins and changes do not. A log that nobody reads is a warning: decisions
+/// do not wait for it.
 async fn ready(door: web::Data<AdminDoor>) -> HttpResponse {
     let states = door.readiness.check().await;
     let registry = door.readiness.registry();

@@ -17,9 +17,10 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static(name::FORWARDED_PROT
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
 
-/// Told by headers. nginx sets `X-Original-*`, Traefik, Caddy and others `X-Forwarded-*`, and each passes the other's through
-/// from the client: where they differ, one is forged, and neither is believed. What no header tells is not known; the method of
-/// the question itself says nothing, since gateways ask with GET about everything. The host is the question's own where no
+/// Told by headers. nginx sets `X-Original-*`, Traefik, Caddy and others `X-Forwarded-*`, and each
+/// passes the other's through from the client: where they differ, one is forged, and neither is
+/// believed. What no header tells is not known; the method of the question itself says nothing,
+/// since gateways ask with GET about everything. The host is the question's own where no
 /// other is told: a gateway that passes the original one along does so there.
 pub(super) fn from_headers<'a>(request: &'a Parts, host: Option<&'a str>) -> OriginalRequest<'a> {
     let headers = &request.headers;
@@ -35,8 +36,9 @@ pub(super) fn from_headers<'a>(request: &'a Parts, host: Option<&'a str>) -> Ori
     }
 }
 
-/// Told by the request line: `path` is what stands behind our own. Headers are ignored, since here they are the client's; but for the
-/// scheme, which the request line does not have: without the header any scheme fits, so that a client can only hurt itself with it.
+/// Told by the request line: `path` is what stands behind our own. Headers are ignored, since here
+/// they are the client's; but for the scheme, which the request line does not have: without the
+/// header any scheme fits, so that a client can only hurt itself with it.
 pub(super) fn from_request_line<'a>(
     request: &'a Parts,
     host: Option<&'a str>,

@@ -8,8 +8,8 @@ use actix_web::{
 };
 use futures_util::StreamExt;
 
-/// How much of a body that is too large is read to no purpose, as a multiple of what is accepted: a client that is still sending
-/// may not look at the answer.
+/// How much of a body that is too large is read to no purpose, as a multiple of what is accepted: a
+/// client that is still sending may not look at the answer.
 const DISCARDED_MAX: usize = 16;
 
 /// There is no body.

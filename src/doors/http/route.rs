@@ -1,4 +1,5 @@
-//! What the path and the query of a question say: how the original request is told, and what the gateway's route asks for.
+//! What the path and the query of a question say: how the original request is told, and what the
+//! gateway's route asks for.
 
 use std::borrow::Cow;
 
@@ -8,10 +9,11 @@ use url::form_urlencoded;
 
 use crate::domain::{auth_request::Misconfiguration, scope::is_scope_list};
 
-/// For gateways that ask about everything alike, or say what a route asks for in the query or a header.
+/// For gateways that ask about everything alike, or say what a route asks for in the query or a
+/// header.
 const VALIDATE: &str = "/validate_request";
-/// For gateways that have the path alone to say it with. Clients have no say in it: what they choose comes behind it. Under
-/// [`VALIDATE`], it would be theirs.
+/// For gateways that have the path alone to say it with. Clients have no say in it: what they
+/// choose comes behind it. Under [`VALIDATE`], it would be theirs.
 const DECIDE: &str = "/decide";
 /// What follows on [`DECIDE`] if scopes are asked for.
 const SCOPE: &str = "scope";
@@ -29,7 +31,8 @@ pub(super) fn is_question(prefix: &str, target: &Uri) -> bool {
 /// A question, by its target.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Route<'u> {
-    /// The original path and query, if the gateway puts them behind our path, as Envoy's HTTP mode does. If not, headers tell it.
+    /// The original path and query, if the gateway puts them behind our path, as Envoy's HTTP mode
+    /// does. If not, headers tell it.
     pub(super) tail: Option<&'u str>,
     /// Lists of scopes that the route asks for.
     pub(super) scopes: Vec<Cow<'u, str>>,
@@ -62,7 +65,8 @@ impl<'u> Route<'u> {
         }
     }
 
-    /// With `scopes`, and `rest` behind them: the original request, or a query of the gateway's own.
+    /// With `scopes`, and `rest` behind them: the original request, or a query of the gateway's
+    /// own.
     fn before(rest: &'u str, mut scopes: Vec<Cow<'u, str>>) -> Self {
         let mut misconfiguration = None;
         if !rest.starts_with('/') && !rest.is_empty() {

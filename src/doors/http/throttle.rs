@@ -1,5 +1,5 @@
-//! Guessing costs time: whoever presents wrong secrets too often has to wait. Only failures count, so that an honest client may
-//! ask as often as it likes.
+//! Guessing costs time: whoever presents wrong secrets too often has to wait. Only failures count,
+//! so that an honest client may ask as often as it likes.
 
 use std::{
     hash::Hash,
@@ -23,15 +23,16 @@ use uuid::Uuid;
 use super::peer;
 use crate::{domain::principal::Username, doors::listen::Origin};
 
-/// Whose failures are remembered at a time, of each kind. Those who failed the longest ago are forgotten first.
+/// Whose failures are remembered at a time, of each kind. Those who failed the longest ago are
+/// forgotten first.
 const REMEMBERED_MAX: u64 = 100_000;
 /// A failure is forgiven after a minute at the latest.
 const FORGIVEN_AFTER: Duration = Duration::from_mins(2);
 /// Of an IPv6 address, what a single customer is usually given.
 const V6_PREFIX_BITS: u32 = 64;
 
-/// In whose name a secret is presented. It is not proven: whoever fails in the name of another slows that one down, too, for as
-/// long as it goes on.
+/// In whose name a secret is presented. It is not proven: whoever fails in the name of another
+/// slows that one down, too, for as long as it goes on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Claimant {
     /// The holder of an API key.
@@ -84,8 +85,8 @@ impl Throttle {
 }
 
 impl SecretAttempt<'_> {
-    /// It failed. An error where it was one too many: of attempts that are made at the same time, too, no more than the limit
-    /// are answered.
+    /// It failed. An error where it was one too many: of attempts that are made at the same time,
+    /// too, no more than the limit are answered.
     pub(super) fn failed(&self) -> Result<(), TooManyFailures> {
         self.count().map_err(TooManyFailures)
     }

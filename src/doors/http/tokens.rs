@@ -1,5 +1,5 @@
-//! The token API: access tokens for API keys, refresh tokens and client assertions; what a token is, and taking it back; and the
-//! keys that our tokens are signed with.
+//! The token API: access tokens for API keys, refresh tokens and client assertions; what a token
+//! is, and taking it back; and the keys that our tokens are signed with.
 
 mod body;
 mod discovery;
@@ -104,8 +104,8 @@ fn otherwise(resource: actix_web::Resource, allow: &'static str) -> actix_web::R
     }))
 }
 
-/// What a request for `path` is answered that nobody looks at, because there are too many: in the form of the token API, whatever is
-/// there. It is no decision.
+/// What a request for `path` is answered that nobody looks at, because there are too many: in the
+/// form of the token API, whatever is there. It is no decision.
 pub(super) fn overloaded(prefix: &str, path: &str) -> HttpResponse {
     let problem = TokenProblem::overloaded();
     let is_token_endpoint = path.strip_prefix(prefix) == Some(discovery::TOKEN);

@@ -23,7 +23,8 @@ use super::{
 };
 use crate::{doors::tls::Acceptor, telemetry::connections::ConnectionCounts};
 
-/// How long nothing is accepted after that failed: mostly for want of files, which others have to give back first.
+/// How long nothing is accepted after that failed: mostly for want of files, which others have to
+/// give back first.
 const AFTER_FAILED_ACCEPT: Duration = Duration::from_millis(50);
 /// How often the log tells of that.
 const WARN_INTERVAL: Duration = Duration::from_secs(1);
@@ -72,7 +73,8 @@ pub(super) struct Accepting {
 }
 
 impl Accepting {
-    /// Hands out every connection until the service is closing; then those that have come already, and takes no more.
+    /// Hands out every connection until the service is closing; then those that have come already,
+    /// and takes no more.
     pub(super) async fn run(self) {
         let Self { mut listener, workers, max_connections, refusal, tls, stages, counts } = self;
         let mut turns = workers.queues.iter().cycle();
@@ -82,7 +84,8 @@ impl Accepting {
                 None => refused.add(stream),
                 Some(place) => {
                     if let Some(worker) = turns.next() {
-                        // A worker that has ended ends the service, so the connection is not missed.
+                        // A worker that has ended ends the service, so the connection is not
+                        // missed.
                         drop(worker.send(Accepted { stream, peer, place }));
                     }
                 }
@@ -114,7 +117,8 @@ struct Refused {
     bytes: Bytes,
     tls: Option<Acceptor>,
     kept: VecDeque<Kept>,
-    /// Those that are told over TLS: a handshake is dear, and there are so many of them a moment at most.
+    /// Those that are told over TLS: a handshake is dear, and there are so many of them a moment
+    /// at most.
     handshakes: Arc<Semaphore>,
 }
 

@@ -120,8 +120,9 @@ impl<P: Protocol> Serving<P> {
     }
 }
 
-/// Is done when the client has sent something, which it does first in every protocol here, or has gone: until then a connection needs
-/// no memory for what it might say. False if the connection is to end before.
+/// Is done when the client has sent something, which it does first in every protocol here, or has
+/// gone: until then a connection needs no memory for what it might say. False if the connection is
+/// to end before.
 async fn has_something(stream: &impl Readable, activity: &Activity) -> bool {
     poll_fn(|context| {
         activity.listen(context.waker());

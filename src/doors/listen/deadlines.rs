@@ -19,7 +19,8 @@ pub(super) const TICK: Duration = Duration::from_millis(250);
 
 /// For a TLS handshake, and then for the first request.
 const SILENT: u32 = ticks(Duration::from_secs(5));
-/// The same, and for the head, while connections are refused: those that ask nothing make room for those that do.
+/// The same, and for the head, while connections are refused: those that ask nothing make room for
+/// those that do.
 const CROWDED: u32 = ticks(Duration::from_secs(1));
 /// For the head of a request, after its first byte.
 const HEAD: u32 = ticks(Duration::from_secs(5));
@@ -31,8 +32,8 @@ pub(in crate::doors) const BODY_TIME: Duration = Duration::from_secs(30);
 const BODY: u32 = ticks(BODY_TIME);
 /// For the client to take the next part of an answer.
 const READER: u32 = ticks(Duration::from_secs(10));
-/// For the next request. Longer than the gateways' own limits in `examples/`, so that it is they who close a connection, and never
-/// in the moment in which they send a request.
+/// For the next request. Longer than the gateways' own limits in `examples/`, so that it is they
+/// who close a connection, and never in the moment in which they send a request.
 const IDLE: u32 = ticks(Duration::from_secs(75));
 /// For the client to take the last answer of a connection, and to close it.
 const LINGER: u32 = ticks(Duration::from_secs(2));
@@ -58,7 +59,8 @@ enum Phase {
     Answering,
     /// The next request.
     Idle,
-    /// Nothing in particular: HTTP/2 has many requests at a time, and tries by itself whether the client is there.
+    /// Nothing in particular: HTTP/2 has many requests at a time, and tries by itself whether the
+    /// client is there.
     Open,
     /// The client, to close the connection.
     Closing,
@@ -86,8 +88,8 @@ pub(in crate::doors) struct Activity {
     blocked: Cell<Option<u32>>,
     /// Bytes received of what is not answered.
     held: Cell<usize>,
-    /// Whether there may be something on its way that nobody will read. A connection that is closed over it would be reset, and the
-    /// answer with it.
+    /// Whether there may be something on its way that nobody will read. A connection that is
+    /// closed over it would be reset, and the answer with it.
     is_unread: Cell<bool>,
     /// Whether it speaks HTTP/2, in which the client is not the first to be heard.
     is_multiplexed: Cell<bool>,
@@ -143,7 +145,8 @@ impl Activity {
         self.enter(Phase::Silent);
     }
 
-    /// It speaks HTTP/2. What it has sent by now is no part of a request, which it still has little time for.
+    /// It speaks HTTP/2. What it has sent by now is no part of a request, which it still has little
+    /// time for.
     pub(in crate::doors) fn multiplexed(&self) {
         self.is_multiplexed.set(true);
         if self.phase.get() == Phase::Head {
@@ -168,7 +171,8 @@ impl Activity {
         self.counts.malformed(kind);
     }
 
-    /// The head of its request did not arrive in time, which is answered. False if it is known: then the answer is not taken either.
+    /// The head of its request did not arrive in time, which is answered. False if it is known:
+    /// then the answer is not taken either.
     pub(super) fn has_head_late(&self) -> bool {
         let is_new = !self.is_late.replace(true);
         self.wake();
@@ -233,7 +237,8 @@ impl Activity {
         self.enter(Phase::Answering);
     }
 
-    /// Whether what is sent now answers a request. Otherwise the HTTP library found that there is none.
+    /// Whether what is sent now answers a request. Otherwise the HTTP library found that there is
+    /// none.
     pub(super) fn is_answering(&self) -> bool {
         match self.phase.get() {
             Phase::Body | Phase::Serving | Phase::Answering | Phase::Open | Phase::Closing => true,

@@ -7,9 +7,11 @@ use tokio::sync::watch;
 pub enum Stage {
     /// It has not begun.
     Serving,
-    /// New connections are still taken, but answers over HTTP/1 close theirs, and readiness says no.
+    /// New connections are still taken, but answers over HTTP/1 close theirs, and readiness says
+    /// no.
     Draining,
-    /// Nothing new is taken, connections that wait for nothing are closed, and what is in flight is finished.
+    /// Nothing new is taken, connections that wait for nothing are closed, and what is in flight is
+    /// finished.
     Closing,
     /// What is left is cut.
     Cut,

@@ -29,7 +29,8 @@ use crate::{
     telemetry::connections::Malformed,
 };
 
-/// Headers of a request that are taken; beyond, it is answered with 431. Gateways pass on what clients send, and some take 200.
+/// Headers of a request that are taken; beyond, it is answered with 431. Gateways pass on what
+/// clients send, and some take 200.
 pub(super) const HEADERS_MAX: usize = 256;
 /// Bytes of a request's head that are taken: 64 KiB of headers, and a request line.
 pub(super) const HEAD_BYTES_MAX: usize = 80 * 1024;
@@ -56,7 +57,8 @@ where
             let mut response = answer.await;
             if activity.is_draining() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-                // Otherwise the library promises HTTP/1.0 clients that ask for it to keep the connection.
+                // Otherwise the library promises HTTP/1.0 clients that ask for it to keep the
+                // connection.
                 *response.version_mut() = version;
             }
             activity.answered();

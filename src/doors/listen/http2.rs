@@ -30,13 +30,16 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_mins(1);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Requests that a connection may have at a time. A gateway opens another connection for more.
 const STREAMS_MAX: u32 = 256;
-/// Bytes of one request, and of all of a connection, that may be on their way, unread: what HTTP/2 begins with anyway. They are read as
-/// they come, so that this costs nothing but round trips for large bodies, and it bounds what is in memory before it can be counted.
+/// Bytes of one request, and of all of a connection, that may be on their way, unread: what HTTP/2
+/// begins with anyway. They are read as they come, so that this costs nothing but round trips for
+/// large bodies, and it bounds what is in memory before it can be counted.
 const WINDOW: u32 = 64 * 1024 - 1;
-/// Requests that a client may take back before they were looked at; more, and the connection ends (CVE-2023-44487).
+/// Requests that a client may take back before they were looked at; more, and the connection ends
+/// (CVE-2023-44487).
 const RESETS_PENDING_MAX: usize = 64;
 
-/// Serves HTTP/2 on `stream` with `service`. The headers of a request may have `header_list_bytes_max`, as HTTP/2 counts them.
+/// Serves HTTP/2 on `stream` with `service`. The headers of a request may have
+/// `header_list_bytes_max`, as HTTP/2 counts them.
 pub(in crate::doors) fn serve<S, R, B>(
     stream: Watched<S>,
     activity: &Rc<Activity>,
@@ -101,7 +104,8 @@ where
     }
 }
 
-/// What one connection too many is told: our settings, which come first, and that nothing of it was looked at (RFC 9113 section 6.8).
+/// What one connection too many is told: our settings, which come first, and that nothing of it was
+/// looked at (RFC 9113 section 6.8).
 pub(in crate::doors) fn goaway() -> Vec<u8> {
     const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
     const GOAWAY: [u8; 9] = [0, 0, 8, 7, 0, 0, 0, 0, 0];

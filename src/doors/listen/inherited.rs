@@ -1,4 +1,5 @@
-//! Sockets that a service manager has opened and hands over (`sd_listen_fds(3)`), each with the name of a listener.
+//! Sockets that a service manager has opened and hands over (`sd_listen_fds(3)`), each with the
+//! name of a listener.
 
 use std::os::fd::OwnedFd;
 
@@ -44,7 +45,8 @@ pub enum InheritedError {
 }
 
 impl Inherited {
-    /// Takes what was handed over to this process. To be called once, before other files are opened in their place.
+    /// Takes what was handed over to this process. To be called once, before other files are opened
+    /// in their place.
     pub fn take() -> Result<Self, InheritedError> {
         let handed_over = sd_listen_fds::get().map_err(|_| InheritedError::Environment)?;
         Self::of(

@@ -1,4 +1,5 @@
-//! Memory for what has arrived of requests that are not answered, bounded for all connections of a worker together.
+//! Memory for what has arrived of requests that are not answered, bounded for all connections of a
+//! worker together.
 
 use std::cell::Cell;
 

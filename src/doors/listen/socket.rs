@@ -1,4 +1,5 @@
-//! Sockets to listen on: bound, opened, and closed in order. IP addresses, files, and what a service manager hands over.
+//! Sockets to listen on: bound, opened, and closed in order. IP addresses, files, and what a
+//! service manager hands over.
 
 use std::{
     fs,
@@ -21,12 +22,14 @@ use tokio::{
 use super::{lock::Lock, peer::Peer};
 use crate::config::{ListenAddress, SocketMode};
 
-/// Connections that the kernel completes before they are accepted; it may have a lower limit of its own.
+/// Connections that the kernel completes before they are accepted; it may have a lower limit of its
+/// own.
 const BACKLOG: u32 = 4096;
 /// How long connections that the kernel has completed are looked for before the listener is closed.
 const LAST_LOOK: Duration = Duration::from_millis(20);
 
-/// An address that is taken, and that nobody can connect to yet. One that was handed over is open already: who connects waits.
+/// An address that is taken, and that nobody can connect to yet. One that was handed over is open
+/// already: who connects waits.
 #[derive(Debug)]
 pub struct Bound(Kind);
 
@@ -44,7 +47,8 @@ impl Bound {
             ListenAddress::Tcp(address) => {
                 let socket =
                     if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-                // As the standard library does: connections of a process before may still be about to end.
+                // As the standard library does: connections of a process before may still be about
+                // to end.
                 socket.set_reuseaddr(true)?;
                 socket.bind(*address)?;
                 Ok(Self(Kind::Tcp(socket)))
@@ -121,7 +125,8 @@ enum Owner {
     This,
     /// This process, with a file by which others find it.
     File(SocketFile),
-    /// Whoever opened it and handed it over. It outlives this process, and who connects meanwhile waits for the next.
+    /// Whoever opened it and handed it over. It outlives this process, and who connects meanwhile
+    /// waits for the next.
     Another,
 }
 
@@ -202,9 +207,10 @@ impl Listener {
         }
     }
 
-    /// Those who have come by now, and nobody after them: a connection that is completed later would be cut when the listener is closed,
-    /// and a client that has sent its question by then cannot tell whether it was read. A socket of another is left as it is, with all
-    /// who wait there.
+    /// Those who have come by now, and nobody after them: a connection that is completed later
+    /// would be cut when the listener is closed, and a client that has sent its question by
+    /// then cannot tell whether it was read. A socket of another is left as it is, with all who
+    /// wait there.
     pub(super) async fn last(&mut self, mut hand_out: impl FnMut(AcceptedStream, Peer)) {
         let Self { socket, owner, .. } = self;
         match (&*socket, owner) {
@@ -222,8 +228,8 @@ impl Listener {
                     file.remove();
                 }
                 let listener = SockRef::from(listener);
-                // Who comes is refused from now on, and who has come can still be accepted. Not by waiting: a socket that is shut down
-                // counts as readable for good.
+                // Who comes is refused from now on, and who has come can still be accepted. Not by
+                // waiting: a socket that is shut down counts as readable for good.
                 listener.shutdown(Shutdown::Read).unwrap_or_else(|error| still_completes(&error));
                 while let Ok((stream, _)) = listener.accept() {
                     if let Ok((stream, peer)) = stream
@@ -248,16 +254,19 @@ fn still_completes(error: &io::Error) {
     tracing::debug!(error = %error, "the kernel goes on completing connections");
 }
 
-/// Has the kernel pass over those who want to connect. Who is passed over tries again within a second, and is refused.
+/// Has the kernel pass over those who want to connect. Who is passed over tries again within a
+/// second, and is refused.
 #[cfg(target_os = "linux")]
 fn pass_over_syn(listener: &TcpListener) -> io::Result<()> {
     use socket2::SockFilter;
 
-    // Instructions of the classic packet filter: BPF_LD | BPF_B | BPF_ABS, BPF_JMP | BPF_JSET | BPF_K, BPF_RET | BPF_K.
+    // Instructions of the classic packet filter: BPF_LD | BPF_B | BPF_ABS, BPF_JMP | BPF_JSET |
+    // BPF_K, BPF_RET | BPF_K.
     const LOAD_BYTE: u16 = 0x30;
     const TEST_BITS: u16 = 0x45;
     const RETURN: u16 = 0x06;
-    // What a listener's filter looks at begins with the TCP header; a first segment has SYN among its flags.
+    // What a listener's filter looks at begins with the TCP header; a first segment has SYN among
+    // its flags.
     const FLAGS: u32 = 13;
     const SYN: u32 = 0x02;
     SockRef::from(listener).attach_filter(&[
@@ -285,11 +294,12 @@ struct SocketFile {
 }
 
 impl SocketFile {
-    /// Gives `socket` the name `path`. A file that a process left which has crashed is replaced; one that is in use is not, and neither
-    /// is anything that is no socket.
+    /// Gives `socket` the name `path`. A file that a process left which has crashed is replaced;
+    /// one that is in use is not, and neither is anything that is no socket.
     fn bind(socket: &Socket, path: &Path, mode: SocketMode) -> io::Result<Self> {
         let address = SockAddr::unix(path)?;
-        // A socket that is bound and not yet open cannot be told from one whose process has crashed by connecting to it.
+        // A socket that is bound and not yet open cannot be told from one whose process has crashed
+        // by connecting to it.
         let lock = Lock::beside(path)?;
         match fs::symlink_metadata(path) {
             Ok(metadata) if !metadata.file_type().is_socket() => {
@@ -334,7 +344,8 @@ impl Drop for SocketFile {
     }
 }
 
-/// Whether anything but a refusal comes of connecting: it may be busy, not for us, or of another kind.
+/// Whether anything but a refusal comes of connecting: it may be busy, not for us, or of another
+/// kind.
 fn is_listened_on(address: &SockAddr) -> bool {
     let connected = Socket::new(Domain::UNIX, Type::STREAM, None).and_then(|socket| {
         // Otherwise it would wait for room among those who wait.
@@ -362,7 +373,8 @@ mod tests {
         Bound::bind(&unix(path), MODE)
     }
 
-    /// Otherwise every answer but the first waits for the gateway to acknowledge the one before, which it puts off by 40 ms.
+    /// Otherwise every answer but the first waits for the gateway to acknowledge the one before,
+    /// which it puts off by 40 ms.
     #[tokio::test]
     async fn answers_wait_for_no_acknowledgement() {
         let bound = Bound::bind(&ListenAddress::Tcp(([127, 0, 0, 1], 0).into()), MODE).unwrap();

@@ -1,4 +1,5 @@
-//! A stream that notes what goes over it, and says in our own words what the HTTP library would say in its.
+//! A stream that notes what goes over it, and says in our own words what the HTTP library would say
+//! in its.
 
 use std::{
     io::{self, IoSlice},
@@ -40,7 +41,8 @@ pub(super) enum Version {
     Http2,
 }
 
-/// What a client that speaks HTTP/2 sends before anything else, and no other does (RFC 9113 section 3.4).
+/// What a client that speaks HTTP/2 sends before anything else, and no other does (RFC 9113 section
+/// 3.4).
 const PREFACE: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What was read to learn which version the client speaks.
@@ -56,7 +58,8 @@ impl<S: Stream> Watched<S> {
         Self { inner, activity, counts, own_answer: Bytes::new(), ahead: Ahead::default() }
     }
 
-    /// Reads until it is known which version of HTTP the client speaks. What was read is read again by whoever speaks it.
+    /// Reads until it is known which version of HTTP the client speaks. What was read is read again
+    /// by whoever speaks it.
     pub(super) fn poll_version(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Version>> {
         loop {
             let Ahead { bytes, received, .. } = &self.ahead;
@@ -190,8 +193,9 @@ impl<S: Stream> AsyncWrite for Watched<S> {
         if !self.activity.closing() {
             return Poll::Ready(Ok(()));
         }
-        // What the client is still sending is read to no purpose, so that it reads the answer: the kernel would reset the connection
-        // over bytes that nobody takes. The worker ends this.
+        // What the client is still sending is read to no purpose, so that it reads the answer: the
+        // kernel would reset the connection over bytes that nobody takes. The worker ends
+        // this.
         let mut discarded = [0; 4096];
         loop {
             let mut buffer = ReadBuf::new(&mut discarded);

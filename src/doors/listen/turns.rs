@@ -1,10 +1,12 @@
 //! Who is served first when there is more to do than can be done.
 //!
-//! Whoever floods a door with what is denied would have as much of it as all honest connections together have, each in its turn. So
-//! nothing more is read from a connection whose last requests were all denied until all connections have been served on which there
-//! is something to do; and then only a share of what those had. When a worker has nothing else to do, nobody waits.
+//! Whoever floods a door with what is denied would have as much of it as all honest connections
+//! together have, each in its turn. So nothing more is read from a connection whose last requests
+//! were all denied until all connections have been served on which there is something to do; and
+//! then only a share of what those had. When a worker has nothing else to do, nobody waits.
 //!
-//! Nothing is refused for this, and one request that is allowed ends it: connections of gateways carry requests of many clients.
+//! Nothing is refused for this, and one request that is allowed ends it: connections of gateways
+//! carry requests of many clients.
 
 use std::{
     cell::{Cell, RefCell},
@@ -118,7 +120,8 @@ struct Turn {
 pub(super) struct Place(RefCell<Option<Rc<Turn>>>);
 
 impl Turns {
-    /// Is ready when more may be read from the connection of this `standing`, whose place in the queue is `place`.
+    /// Is ready when more may be read from the connection of this `standing`, whose place in the
+    /// queue is `place`.
     pub(super) fn poll(
         &self,
         standing: &TurnRecord,

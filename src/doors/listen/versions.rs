@@ -22,11 +22,13 @@ use super::{
 };
 use crate::telemetry::connections::Malformed;
 
-/// Bytes of a request's headers over HTTP/2, which counts 32 more for each: as much as HTTP/1 may have.
+/// Bytes of a request's headers over HTTP/2, which counts 32 more for each: as much as HTTP/1 may
+/// have.
 #[allow(clippy::cast_possible_truncation, reason = "some tens of kilobytes")]
 const HEADER_LIST_BYTES_MAX: u32 = (http1::HEAD_BYTES_MAX + PER_HEADER * http1::HEADERS_MAX) as u32;
 
-/// Serves `stream` in the version of HTTP that the client speaks: `answer` has an answer to every request.
+/// Serves `stream` in the version of HTTP that the client speaks: `answer` has an answer to every
+/// request.
 pub(in crate::doors) fn serve<S, F, A>(
     stream: Watched<S>,
     activity: &Rc<Activity>,

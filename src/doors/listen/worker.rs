@@ -30,7 +30,8 @@ use crate::{
     telemetry::connections::{ConnectionCounts, Overdue},
 };
 
-/// How often a closing worker lets its connections look for what has come. What the kernel had when it began to close is then seen.
+/// How often a closing worker lets its connections look for what has come. What the kernel had when
+/// it began to close is then seen.
 const LOOKS_BEFORE_CLOSING: usize = 3;
 
 /// The threads of one listener.
@@ -54,7 +55,8 @@ impl Workers {
             let (protocol, tls, stages, counts) =
                 (protocol.clone(), tls.cloned(), stages.clone(), Arc::clone(counts));
             let name = format!("{}-{number}", counts.listener().name());
-            // The runtime never leaves its thread, which therefore makes it; whether it can is known before anything is served.
+            // The runtime never leaves its thread, which therefore makes it; whether it can is
+            // known before anything is served.
             let (made, making) = std::sync::mpsc::channel();
             let work = move || {
                 let runtime = match runtime::Builder::new_current_thread()

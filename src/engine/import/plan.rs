@@ -62,7 +62,8 @@ pub(super) struct Plan<'a> {
 /// The account at hand.
 struct Current<'a> {
     known: Option<&'a ExistingPrincipal>,
-    /// None where it was refused: nothing is given to a principal that is, or may be, somebody else.
+    /// None where it was refused: nothing is given to a principal that is, or may be, somebody
+    /// else.
     holder: Option<AddedHolder>,
     scopes: Scopes,
     keys: Vec<(NewKey, Option<UnixMillis>)>,
@@ -283,7 +284,8 @@ impl<'a> Plan<'a> {
                 Err(RegistryError::ApiKeyExists.to_string())
             };
         }
-        // Its refresh tokens outlive it: they need the key as the place where its identifier is kept.
+        // Its refresh tokens outlive it: they need the key as the place where its identifier is
+        // kept.
         if expires_at <= self.now && key.refresh_tokens.is_empty() {
             return Err(format!("it expired at {}", expires_at.to_rfc3339()));
         }
@@ -336,7 +338,8 @@ impl<'a> Plan<'a> {
         Ok(grants)
     }
 
-    /// The access token that came with it is none of ours: it has a name here, and is over since it was given out.
+    /// The access token that came with it is none of ours: it has a name here, and is over since it
+    /// was given out.
     fn grant(
         &self,
         token: &LegacyRefreshToken,
@@ -415,7 +418,8 @@ fn cleaned(profile: &Profile) -> Profile {
     }
 }
 
-/// A text for people without the control characters that other systems let pass; none where nothing is left.
+/// A text for people without the control characters that other systems let pass; none where nothing
+/// is left.
 fn clean(text: &str) -> Option<String> {
     let text = text.replace(char::is_control, " ");
     let text = text.trim();

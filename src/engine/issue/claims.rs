@@ -25,7 +25,8 @@ struct AccessToken<'a> {
     ttype: &'static str,
     username: &'a str,
     principal_id: i64,
-    /// Where an API key was exchanged: what jwthenticator calls who a token was issued to, and the token.
+    /// Where an API key was exchanged: what jwthenticator calls who a token was issued to, and the
+    /// token.
     #[serde(skip_serializing_if = "Option::is_none")]
     identifier: Option<Uuid>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -37,7 +38,8 @@ struct AccessToken<'a> {
     profile: BTreeMap<&'a str, &'a str>,
 }
 
-/// The claims of the access token of `grant`, as JSON. They follow from what is kept, so that the same can be made again.
+/// The claims of the access token of `grant`, as JSON. They follow from what is kept, so that the
+/// same can be made again.
 pub(super) fn access_token(
     terms: &IssuerTerms,
     holder: &PrincipalRecord,

@@ -45,7 +45,8 @@ pub enum TokenRefusal {
     ExpiredApiKey,
     /// The API key was revoked.
     RevokedApiKey,
-    /// The key that signed the assertion was revoked meanwhile, or the trust that vouched for it removed.
+    /// The key that signed the assertion was revoked meanwhile, or the trust that vouched for it
+    /// removed.
     RevokedKey,
     /// The principal was removed.
     UnknownPrincipal,
@@ -98,7 +99,8 @@ pub(super) fn reason(error: &IssueError) -> &'static str {
     }
 }
 
-/// What was removed or revoked just now, while a token was about to be given for it, is a refusal and no outage.
+/// What was removed or revoked just now, while a token was about to be given for it, is a refusal
+/// and no outage.
 pub(super) fn gone(refusal: TokenRefusal) -> impl Fn(RegistryError) -> IssueError {
     move |error| match error {
         RegistryError::NoSuchApiKey(_)

@@ -25,8 +25,9 @@ use crate::{
     telemetry::tokens::GrantKind,
 };
 
-/// How long after a refresh token was exchanged it may be presented again and gives the same successor: two honest clients that
-/// share one, or one whose answer was lost. Whoever comes later has stolen it, or was stolen from.
+/// How long after a refresh token was exchanged it may be presented again and gives the same
+/// successor: two honest clients that share one, or one whose answer was lost. Whoever comes later
+/// has stolen it, or was stolen from.
 const ROTATION_GRACE: Duration = Duration::from_secs(2);
 /// Who is named as the author where clients exchange tokens.
 const ACTOR: &str = "token-api";
@@ -69,7 +70,8 @@ impl Issuer {
         self.issued(&held.holder, grant, Some(identifier), Some(refresh_token), now)
     }
 
-    /// Exchanges a refresh token for one more access token; the refresh token stays (jwthenticator's `/refresh`).
+    /// Exchanges a refresh token for one more access token; the refresh token stays
+    /// (jwthenticator's `/refresh`).
     pub async fn refresh(
         &self,
         refresh_token: &str,
@@ -114,8 +116,8 @@ impl Issuer {
         }
     }
 
-    /// Exchanges a refresh token for an access token and the next refresh token. Where `only` is given, the token has to be that
-    /// principal's.
+    /// Exchanges a refresh token for an access token and the next refresh token. Where `only` is
+    /// given, the token has to be that principal's.
     pub async fn rotate(
         &self,
         refresh_token: &str,
@@ -166,8 +168,8 @@ impl Issuer {
         self.issued(&held.holder, grant, held.identifier, Some(successor), now)
     }
 
-    /// Gives an access token to the client whose assertion this is (RFC 7523 section 2.2). The assertion is a self-signed token: it
-    /// passes once.
+    /// Gives an access token to the client whose assertion this is (RFC 7523 section 2.2). The
+    /// assertion is a self-signed token: it passes once.
     pub async fn client_credentials(
         &self,
         assertion: &str,
@@ -238,7 +240,8 @@ impl Issuer {
         })
     }
 
-    /// The grant of a refresh token that may still be used, as far as anything but its rotation tells.
+    /// The grant of a refresh token that may still be used, as far as anything but its rotation
+    /// tells.
     async fn held(&self, refresh_token: &str, now: UnixMillis) -> Result<HeldGrant, IssueError> {
         let hash = SecretHash::of(refresh_token);
         let held = in_time(self.ports.grants.find_grant(GrantName::Refresh(&hash))).await?;
@@ -256,8 +259,9 @@ impl Issuer {
     }
 }
 
-/// Until when what follows a grant may be used: as long as its API key. A key that was taken over from another system may have been
-/// over while its refresh tokens were not; they last as long as they did there, and nothing that follows them lasts longer.
+/// Until when what follows a grant may be used: as long as its API key. A key that was taken over
+/// from another system may have been over while its refresh tokens were not; they last as long as
+/// they did there, and nothing that follows them lasts longer.
 fn ends_at_the_latest(held: &HeldGrant, now: UnixMillis) -> Option<UnixMillis> {
     let key_expires_at = held.api_key_expires_at?;
     if now < key_expires_at {

@@ -74,8 +74,9 @@ pub enum Revoked {
 }
 
 impl Issuer {
-    /// What is told about a token; `None` if it may not be used now, or is not ours. Anyone may ask about a token that they hold; if
-    /// `asker` is given, by `jti` only about those of that principal.
+    /// What is told about a token; `None` if it may not be used now, or is not ours. Anyone may ask
+    /// about a token that they hold; if `asker` is given, by `jti` only about those of that
+    /// principal.
     pub async fn introspect(
         &self,
         name: TokenName<'_>,
@@ -112,8 +113,8 @@ impl Issuer {
         }))
     }
 
-    /// Revokes a token, and with it every token that goes back to the same login. Where `only` is given, it has to be that
-    /// principal's.
+    /// Revokes a token, and with it every token that goes back to the same login. Where `only` is
+    /// given, it has to be that principal's.
     pub async fn revoke(
         &self,
         name: TokenName<'_>,
@@ -149,8 +150,9 @@ impl Issuer {
         Ok(held.is_some_and(|held| held.key.revoked_at.is_none()))
     }
 
-    /// The grant that a token belongs to, and which of its tokens it is. A text that we signed is an access token; any other is a
-    /// refresh token, also one with dots: systems that were taken over from gave out such.
+    /// The grant that a token belongs to, and which of its tokens it is. A text that we signed is
+    /// an access token; any other is a refresh token, also one with dots: systems that were
+    /// taken over from gave out such.
     async fn find(
         &self,
         name: TokenName<'_>,

@@ -2,12 +2,14 @@
 
 use crate::domain::scope::Scopes;
 
-/// Most audiences of one token, the longest of them, and the longest `sid`, in characters: tokens are sent with every request.
+/// Most audiences of one token, the longest of them, and the longest `sid`, in characters: tokens
+/// are sent with every request.
 const AUDIENCES_MAX: usize = 20;
 const AUDIENCE_CHARACTERS_MAX: usize = 255;
 const SID_CHARACTERS_MAX: usize = 255;
 
-/// What an operator asks for. Audiences have no spaces in them: spaces stand between them where they are kept.
+/// What an operator asks for. Audiences have no spaces in them: spaces stand between them where
+/// they are kept.
 #[derive(Clone, Debug, Default)]
 pub struct MintTerms {
     pub(super) audience: Option<Vec<String>>,
@@ -34,8 +36,8 @@ pub enum MalformedTerms {
 }
 
 impl MintTerms {
-    /// `audience` instead of the usual `aud`, none where it is empty; of `scopes` what the principal may do, instead of all of it;
-    /// and `sid`, the session at the back end.
+    /// `audience` instead of the usual `aud`, none where it is empty; of `scopes` what the
+    /// principal may do, instead of all of it; and `sid`, the session at the back end.
     pub fn new(
         audience: Option<Vec<String>>,
         scopes: Option<Scopes>,

@@ -1,4 +1,5 @@
-//! Accounts of another system: what its database holds, what the registry has of it, and what of it is to be added.
+//! Accounts of another system: what its database holds, what the registry has of it, and what of it
+//! is to be added.
 
 use std::{
     collections::{HashMap, HashSet},

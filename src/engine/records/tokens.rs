@@ -77,8 +77,8 @@ pub struct NewGrant {
     pub sid: Option<String>,
     /// The `scope` of the access token.
     pub scopes: Scopes,
-    /// The API key that was exchanged for it, or the key or trust that proved the client: it ends with that. None if an operator
-    /// asked for it.
+    /// The API key that was exchanged for it, or the key or trust that proved the client: it ends
+    /// with that. None if an operator asked for it.
     pub proven_by: Option<Used>,
     /// Whether an operator asked for it, which the audit tells.
     pub is_minted: bool,
@@ -95,7 +95,8 @@ pub struct NewRefresh {
     pub jti: Uuid,
     /// What is kept of it.
     pub hash: SecretHash,
-    /// What makes it out of the one before it; see [`OpaqueToken::successor`](crate::domain::secret_token::OpaqueToken::successor).
+    /// What makes it out of the one before it; see
+    /// [`OpaqueToken::successor`](crate::domain::secret_token::OpaqueToken::successor).
     pub seed: Uuid,
     /// Until when it may be used.
     pub expires_at: UnixMillis,
@@ -179,7 +180,8 @@ pub struct HeldGrant {
     pub holder: PrincipalRecord,
     /// The identifier of the API key that was exchanged for it.
     pub identifier: Option<Uuid>,
-    /// Until when that API key may be used: nothing that it was exchanged for may be used for longer.
+    /// Until when that API key may be used: nothing that it was exchanged for may be used for
+    /// longer.
     pub api_key_expires_at: Option<UnixMillis>,
 }
 

@@ -71,8 +71,8 @@ impl Registry {
         Ok((record, key))
     }
 
-    /// Registers a key that its holder chose, for the principal that is named by `identifier`, which is added where there is none.
-    /// Registering it again extends it.
+    /// Registers a key that its holder chose, for the principal that is named by `identifier`,
+    /// which is added where there is none. Registering it again extends it.
     pub async fn register_api_key(
         &self,
         key: &str,
@@ -95,7 +95,8 @@ impl Registry {
         in_time(self.store.api_key(id)).await
     }
 
-    /// Up to `limit` API keys, of one principal or of all, revoked ones too, from the one after `after` on.
+    /// Up to `limit` API keys, of one principal or of all, revoked ones too, from the one after
+    /// `after` on.
     pub async fn api_keys_page(
         &self,
         of: Option<&Username>,

@@ -15,8 +15,9 @@ use crate::{
 };
 
 impl Verifier {
-    /// The straight line for access tokens: each step can only refuse. Whose the token is is looked up only once the signature is
-    /// known to be ours, so that nobody learns from it who exists.
+    /// The straight line for access tokens: each step can only refuse. Whose the token is is looked
+    /// up only once the signature is known to be ours, so that nobody learns from it who
+    /// exists.
     pub(super) async fn judge_access_token(
         &self,
         auth_request: &AuthRequest<'_>,

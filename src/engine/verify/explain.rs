@@ -1,5 +1,6 @@
-//! Every step of a decision, each with what was seen and what was expected. No nonce is claimed, nothing is counted, and a step that
-//! fails does not keep the next ones from being looked at, as far as they can be.
+//! Every step of a decision, each with what was seen and what was expected. No nonce is claimed,
+//! nothing is counted, and a step that fails does not keep the next ones from being looked at, as
+//! far as they can be.
 
 mod access;
 
@@ -44,7 +45,8 @@ impl Explanation {
         }
     }
 
-    /// What the client would be told where it would not pass: the code of a denial, or `unavailable`.
+    /// What the client would be told where it would not pass: the code of a denial, or
+    /// `unavailable`.
     pub fn told(&self) -> Option<&'static str> {
         self.failure().map(|step| step.outcome.code().map_or("unavailable", DenialCode::name))
     }
@@ -110,7 +112,8 @@ impl AskedUrl {
 pub enum ExplainFrom {
     /// In the service that decides: what it sees is what decisions see.
     Inside,
-    /// In another process, which fetches key sets anew, and sees used nonces only where they are shared.
+    /// In another process, which fetches key sets anew, and sees used nonces only where they are
+    /// shared.
     Outside {
         /// Whether used nonces are where all processes can look.
         nonces_are_shared: bool,
@@ -468,7 +471,8 @@ impl Verifier {
         }
     }
 
-    /// Tries what a decision would try, in the same order, and tells of each; also why key sets could not be fetched just now.
+    /// Tries what a decision would try, in the same order, and tells of each; also why key sets
+    /// could not be fetched just now.
     async fn explain_key(
         &self,
         token: &UntrustedToken<'_>,
@@ -488,7 +492,8 @@ impl Verifier {
             Attempts { is_active: principal.is_active, failed: Vec::new(), is_proven: false };
         let mut seen: Vec<String> =
             token.signature_fault().iter().map(ToString::to_string).collect();
-        // In the order of a decision, since it ends with the first that verifies, and with the eighth that does not.
+        // In the order of a decision, since it ends with the first that verifies, and with the
+        // eighth that does not.
         let trusts_come_first = token.key_id().is_some() && principal.named_key(token).is_none();
         if trusts_come_first {
             self.explain_trusts(token, principal, failures, now, &mut attempts, &mut seen).await;
@@ -538,7 +543,8 @@ impl Verifier {
     }
 }
 
-/// What the keys of a set make of the token that it may name, or all of them if it names none; and which of its entries are left out.
+/// What the keys of a set make of the token that it may name, or all of them if it names none; and
+/// which of its entries are left out.
 fn explain_set(
     token: &UntrustedToken<'_>,
     set: &KeySet,

@@ -19,7 +19,8 @@ pub fn credential<'a>(
     Ok((credential.method(), text))
 }
 
-/// Whether a token with these claims is good for this request, at a service of this audience and these authorities.
+/// Whether a token with these claims is good for this request, at a service of this audience and
+/// these authorities.
 pub fn check_binding(
     claims: &Claims,
     request: &OriginalRequest<'_>,

@@ -12,12 +12,13 @@ use crate::domain::{
     token::{TokenKeyId, UntrustedToken, VerifiedToken},
 };
 
-/// A token whose `kid` picks no key costs at least this many verifications: the first principal in the middle of a key rotation,
-/// with two keys to try, changes nothing.
+/// A token whose `kid` picks no key costs at least this many verifications: the first principal in
+/// the middle of a key rotation, with two keys to try, changes nothing.
 const TRIALS_WITHOUT_KEY_ID: usize = 2;
 
 impl Verifier {
-    /// Verifies the signature with the keys and trusts of the principal, and makes up with decoys for those that it has not.
+    /// Verifies the signature with the keys and trusts of the principal, and makes up with decoys
+    /// for those that it has not.
     pub(super) async fn verify<'t>(
         &self,
         token: &'t UntrustedToken<'_>,
@@ -61,9 +62,10 @@ impl Verifier {
         candidates.clamp(TRIALS_WITHOUT_KEY_ID, CANDIDATE_KEYS_MAX)
     }
 
-    /// A `kid` picks its key: the fingerprint of a registered key that one, a name those of that name in key sets. What it does not
-    /// pick comes after: the other registered keys, and last the keys of sets that have no names. Looking in key sets is boxed, so
-    /// that the decisions that need none stay small.
+    /// A `kid` picks its key: the fingerprint of a registered key that one, a name those of that
+    /// name in key sets. What it does not pick comes after: the other registered keys, and last
+    /// the keys of sets that have no names. Looking in key sets is boxed, so that the decisions
+    /// that need none stay small.
     pub(super) async fn try_everything<'t>(
         &self,
         token: &'t UntrustedToken<'_>,
@@ -142,7 +144,8 @@ impl Verifier {
         None
     }
 
-    /// The keys that key sets have without a name. Sets that are not there by now were waited for before.
+    /// The keys that key sets have without a name. Sets that are not there by now were waited for
+    /// before.
     fn try_nameless<'t>(
         &self,
         token: &'t UntrustedToken<'_>,
@@ -216,7 +219,8 @@ impl ProvenBy {
 #[derive(Default)]
 pub(super) struct KeyTrials {
     count: usize,
-    /// The keys that did not verify it. One key can be met again, under another name or in another key set.
+    /// The keys that did not verify it. One key can be met again, under another name or in another
+    /// key set.
     failed: [Option<Fingerprint>; CANDIDATE_KEYS_MAX],
     /// Those with keys that nobody has.
     decoys: usize,

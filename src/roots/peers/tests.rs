@@ -1,5 +1,5 @@
-//! The certificates were made with OpenSSL 3.0.19, as the comments say, with `-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes
-//! -days 36500` each; their keys are gone.
+//! The certificates were made with OpenSSL 3.0.19, as the comments say, with `-newkey ec -pkeyopt
+//! ec_paramgen_curve:P-256 -nodes -days 36500` each; their keys are gone.
 
 use ::aws_lc_rs::{
     rand::SystemRandom,

@@ -19,18 +19,19 @@ use crate::{
 
 /// How many changes are read at once.
 const CHANGES_PAGE: u64 = 10_000;
-/// How long changes stay in the feed after a replica has followed them, by its own monotonic clock. One that was cut off for longer
-/// notices that some are missing, and starts over.
+/// How long changes stay in the feed after a replica has followed them, by its own monotonic clock.
+/// One that was cut off for longer notices that some are missing, and starts over.
 const FEED_LIFETIME: Duration = Duration::from_hours(1);
 /// How often the feed is cleared.
 const CLEARING_INTERVAL: Duration = Duration::from_mins(10);
-/// How far apart polls are that refusals ask for: a flood of forged tokens causes no more than these.
+/// How far apart polls are that refusals ask for: a flood of forged tokens causes no more than
+/// these.
 const WANTED_POLLS_DISTANCE: Duration = Duration::from_millis(20);
 /// How much is read at once after the start, between two polls.
 const PRINCIPALS_PAGE: u64 = 200;
 const NAMES_PAGE: u64 = 5000;
-/// How long a page, or clearing the feed, may take. A database that never answers must not keep the feed from being followed once
-/// it does.
+/// How long a page, or clearing the feed, may take. A database that never answers must not keep the
+/// feed from being followed once it does.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How far the change feed was followed.
@@ -45,7 +46,8 @@ pub(super) struct Position {
 impl Position {
     /// At the end of the feed.
     pub(super) async fn newest(source: &dyn PrincipalSource) -> Result<Self, RegistryError> {
-        // One after the other: if the schema is missing, no query is left half done, which its connection would complain about.
+        // One after the other: if the schema is missing, no query is left half done, which its
+        // connection would complain about.
         let seen = source.newest_change().await?;
         let unnumbered = source.unnumbered_changes().await?;
         Ok(Self { seen, unnumbered: numbers(&unnumbered) })
@@ -148,7 +150,8 @@ impl Follower {
         }
     }
 
-    /// Clears from the feed what this replica followed long ago. Neither the numbers nor the clocks of writers have a say in it.
+    /// Clears from the feed what this replica followed long ago. Neither the numbers nor the clocks
+    /// of writers have a say in it.
     pub(super) async fn clear(&mut self, now: Instant) {
         self.past.push_back((now, self.position.clone()));
         while self
@@ -170,8 +173,8 @@ impl Follower {
         }
     }
 
-    /// Reads page after page until `deadline`, the end, or a poll is wanted. Never at the same time as a poll: what a page holds
-    /// is true until the next poll says otherwise.
+    /// Reads page after page until `deadline`, the end, or a poll is wanted. Never at the same time
+    /// as a poll: what a page holds is true until the next poll says otherwise.
     async fn warm_until(&mut self, deadline: Instant) {
         let directory = Arc::clone(&self.directory);
         let mut poll_wanted = std::pin::pin!(directory.poll_wanted.notified());

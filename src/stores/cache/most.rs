@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::domain::{algorithm::KeyFamily, principal::KnownPrincipal};
 
-/// The most keys of each kind, and the most trusts, of one principal, of all that were ever read. A refusal costs as many
-/// verifications as the principal with the most would cost, so its time tells nothing about the one that it names.
+/// The most keys of each kind, and the most trusts, of one principal, of all that were ever read. A
+/// refusal costs as many verifications as the principal with the most would cost, so its time tells
+/// nothing about the one that it names.
 #[derive(Debug, Default)]
 pub(super) struct MostHeld {
     keys: [AtomicUsize; KeyFamily::ALL.len()],

@@ -8,8 +8,9 @@ use std::{
 
 use crate::domain::principal::Username;
 
-/// The names of all principals, as keyed digests of 8 bytes. A name whose digest is missing is nobody's; one whose digest is there
-/// is somebody's, or (once in 2^64 for each name held) by chance, or was somebody's: then the database is asked.
+/// The names of all principals, as keyed digests of 8 bytes. A name whose digest is missing is
+/// nobody's; one whose digest is there is somebody's, or (once in 2^64 for each name held) by
+/// chance, or was somebody's: then the database is asked.
 #[derive(Default)]
 pub(super) struct Names {
     state: RwLock<State>,

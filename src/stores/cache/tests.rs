@@ -429,7 +429,8 @@ async fn a_lost_database_is_outlived_for_a_while_and_recovered_from() {
     assert!(setup.directory.check(NOW).is_ok());
 }
 
-/// Somebody sets the clock of the wall: neither is a lost database outlived for longer, nor one that is there taken for lost.
+/// Somebody sets the clock of the wall: neither is a lost database outlived for longer, nor one
+/// that is there taken for lost.
 #[tokio::test]
 async fn how_old_it_is_does_not_depend_on_what_time_it_is() {
     let settings =
@@ -553,8 +554,8 @@ async fn who_was_added_a_moment_ago_is_found_by_catching_up() {
     running.await.unwrap();
 }
 
-/// One that has gone without a word leaves the feed alone, which may soon be read over another connection, and the service free to
-/// stop.
+/// One that has gone without a word leaves the feed alone, which may soon be read over another
+/// connection, and the service free to stop.
 #[tokio::test]
 async fn a_page_that_never_comes_holds_nothing_up() {
     let setup = Setup::new().await;

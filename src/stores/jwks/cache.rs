@@ -1,8 +1,9 @@
 //! Key sets in memory.
 //!
-//! A decision waits for a fetch only where a URL was never fetched before, and then not for long. Everything else happens beside
-//! the decisions: sets are fetched again before they are old, a token that no key fits asks for one fetch, a failed fetch leaves the
-//! last good set in its place and is tried again later and later.
+//! A decision waits for a fetch only where a URL was never fetched before, and then not for long.
+//! Everything else happens beside the decisions: sets are fetched again before they are old, a
+//! token that no key fits asks for one fetch, a failed fetch leaves the last good set in its place
+//! and is tried again later and later.
 
 use std::{
     collections::HashMap,
@@ -37,12 +38,13 @@ use crate::{
 
 /// How long the first decision for a URL waits for its first fetch.
 const FIRST_FETCH_WAIT: Duration = Duration::from_millis(150);
-/// The first pause after a failed fetch; each further failure doubles it, up to the refresh interval.
+/// The first pause after a failed fetch; each further failure doubles it, up to the refresh
+/// interval.
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 /// How long a refresh waits for the database to take its outcome.
 const NOTE_WAIT: Duration = Duration::from_secs(5);
-/// A set is fetched again after between this share and the whole of the refresh interval, so that replicas do not all ask at once
-/// and a key that was removed is gone within the interval.
+/// A set is fetched again after between this share and the whole of the refresh interval, so that
+/// replicas do not all ask at once and a key that was removed is gone within the interval.
 const REFRESH_SHARE_MIN: f64 = 0.75;
 /// How often due fetches are looked for, at the most.
 const TICK_MAX: Duration = Duration::from_secs(1);
@@ -66,7 +68,8 @@ pub struct JwksCache {
     /// Fetches that brought a set, and those that did not.
     fetched: AtomicU64,
     failed: AtomicU64,
-    /// Where fetches run: not on the thread of a decision, which may be gone before the fetch is done.
+    /// Where fetches run: not on the thread of a decision, which may be gone before the fetch is
+    /// done.
     runtime: Handle,
 }
 
@@ -96,7 +99,8 @@ struct State {
     due_at: UnixMillis,
     /// What a fetch that waits for its turn is for.
     queued: Option<Queued>,
-    /// Something changed while a fetch was under way, which may have been answered before: from then on another is due.
+    /// Something changed while a fetch was under way, which may have been answered before: from
+    /// then on another is due.
     follow_up_at: Option<UnixMillis>,
 }
 
@@ -160,7 +164,8 @@ impl JwksCache {
         watched
     }
 
-    /// Begins a fetch, unless one is under way. How many have ended: the one that is under way then is the next to end.
+    /// Begins a fetch, unless one is under way. How many have ended: the one that is under way then
+    /// is the next to end.
     fn begin_fetch(self: &Arc<Self>, watched: &Arc<Watched>) -> Result<u64, u64> {
         let begun = watched.begin(self.clock.now());
         if begun.is_ok() {
@@ -298,8 +303,9 @@ impl KeySetSource for Arc<JwksCache> {
         let watched = self.watched(url, self.clock.now());
         Answer::pending(async move {
             let (mut fetches, mut noted) = (watched.fetches.subscribe(), watched.noted.subscribe());
-            // One that was under way may have been answered before whoever asks had a reason to; one that began later was not. The
-            // sender is in `watched`, and a fetch always ends.
+            // One that was under way may have been answered before whoever asks had a reason to;
+            // one that began later was not. The sender is in `watched`, and a fetch
+            // always ends.
             let ended = match self.begin_fetch(&watched) {
                 Ok(ended) => ended,
                 Err(ended) => {
@@ -363,7 +369,8 @@ impl Watched {
         if state.begin(now) { Ok(ended) } else { Err(ended) }
     }
 
-    /// Asks for a fetch when its turn comes. `false` if one waits already: then it serves for this, too.
+    /// Asks for a fetch when its turn comes. `false` if one waits already: then it serves for this,
+    /// too.
     fn queue(&self, asked: Queued) -> bool {
         let mut state = self.state();
         let waiting = state.queued;
@@ -409,7 +416,8 @@ impl Watched {
         }
     }
 
-    /// Lets the next fetch be due at `moment`, unless it is before that. One that is under way is not the next.
+    /// Lets the next fetch be due at `moment`, unless it is before that. One that is under way is
+    /// not the next.
     fn bring_forward(&self, moment: UnixMillis) {
         let mut state = self.state();
         if state.is_fetching {

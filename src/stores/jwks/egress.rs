@@ -7,7 +7,8 @@ use reqwest::{NoProxy, Proxy};
 use super::fetch::FetcherError;
 use crate::config::jwks::{JwksProxy, ProxyUrl};
 
-/// What proxies there are, and what their hosts are called: the only private ones that may be looked up without being listed.
+/// What proxies there are, and what their hosts are called: the only private ones that may be
+/// looked up without being listed.
 #[derive(Clone, Default)]
 pub(super) struct Egress {
     pub(super) proxies: Vec<Proxy>,

@@ -102,7 +102,8 @@ pub(super) enum FetchError {
     /// The whole download took too long.
     #[error("the download took longer than {0:?}")]
     Timeout(Duration),
-    /// An answer other than 200. Redirects are not followed: where they lead is not what is trusted.
+    /// An answer other than 200. Redirects are not followed: where they lead is not what is
+    /// trusted.
     #[error("the answer was {0} instead of 200")]
     Status(u16),
     /// Too large.
@@ -138,7 +139,8 @@ impl Fetcher {
         })
     }
 
-    /// Made when first needed: where nobody trusts a key set, the system needs no certificate authorities.
+    /// Made when first needed: where nobody trusts a key set, the system needs no certificate
+    /// authorities.
     pub(super) fn client(&self) -> Result<&Client, FetchError> {
         let made = self.client.get_or_init(|| self.make_client().map_err(Arc::new));
         made.as_ref().map_err(|error| FetchError::Client(Arc::clone(error)))
@@ -191,7 +193,8 @@ impl Fetcher {
     }
 
     async fn download(&self, url: Url) -> Result<Vec<u8>, FetchError> {
-        // There are servers that compress whatever is asked of them. The client undoes that, and the cap is on what comes out.
+        // There are servers that compress whatever is asked of them. The client undoes that, and
+        // the cap is on what comes out.
         let request =
             self.client()?.get(url).header(ACCEPT, ACCEPTED).header(ACCEPT_ENCODING, "identity");
         let mut response = request.send().await.map_err(|source| match self.egress.shown() {

@@ -1,4 +1,5 @@
-//! Where fetches may go. A JWKS URL is data: it must not make this service knock at doors inside its own network.
+//! Where fetches may go. A JWKS URL is data: it must not make this service knock at doors inside
+//! its own network.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -16,7 +17,8 @@ pub(super) struct Guard {
     allow_http: bool,
     /// In lowercase. Empty: any host, at public addresses.
     allowed_hosts: Arc<[String]>,
-    /// Of proxies, in lowercase. Where there is one, it looks hosts up, and addresses are not seen here.
+    /// Of proxies, in lowercase. Where there is one, it looks hosts up, and addresses are not seen
+    /// here.
     proxies: Arc<[String]>,
 }
 
@@ -57,7 +59,8 @@ impl Guard {
         Self { allow_http: settings.allow_http, allowed_hosts, proxies: proxies.into() }
     }
 
-    /// Checks what the URL itself shows. A host given as an address is not resolved by anybody, so it is checked here.
+    /// Checks what the URL itself shows. A host given as an address is not resolved by anybody, so
+    /// it is checked here.
     pub(super) fn check_url(&self, url: &Url) -> Result<(), Forbidden> {
         let is_allowed = url.scheme() == "https" || (self.allow_http && url.scheme() == "http");
         if !is_allowed {
@@ -85,8 +88,8 @@ impl Guard {
         }
     }
 
-    /// Whether a host without a public name would be asked for through a proxy. What a public name stands for is not seen either: that
-    /// is for the proxy to refuse.
+    /// Whether a host without a public name would be asked for through a proxy. What a public name
+    /// stands for is not seen either: that is for the proxy to refuse.
     fn is_hidden(&self, host: &str) -> bool {
         !self.proxies.is_empty() && (!is_public_name(host) || self.is_proxy(host))
     }
@@ -100,8 +103,8 @@ impl Guard {
     }
 }
 
-/// Resolves names for the client, which then connects to what came out of here and nothing else: an answer that changes between
-/// the check and the connection has nothing to change.
+/// Resolves names for the client, which then connects to what came out of here and nothing else: an
+/// answer that changes between the check and the connection has nothing to change.
 impl Resolve for Guard {
     fn resolve(&self, name: Name) -> Resolving {
         let guard = self.clone();
@@ -122,7 +125,8 @@ impl Resolve for Guard {
     }
 }
 
-/// Domains that are nobody's on the internet: RFC 6761, RFC 6762, RFC 8375, ICANN's `internal`, and what networks use without asking.
+/// Domains that are nobody's on the internet: RFC 6761, RFC 6762, RFC 8375, ICANN's `internal`, and
+/// what networks use without asking.
 const LOCAL_DOMAINS: [&str; 9] =
     ["localhost", "local", "internal", "intranet", "lan", "home", "corp", "private", "arpa"];
 
@@ -131,8 +135,9 @@ fn is_public_name(host: &str) -> bool {
     host.rsplit_once('.').is_some_and(|(_, top)| !LOCAL_DOMAINS.contains(&top))
 }
 
-/// Whether an address is one that anybody on the internet may have: not private, loopback, link-local (where clouds keep their
-/// metadata), shared, multicast, reserved or for documentation, nor such an IPv4 address inside an IPv6 one.
+/// Whether an address is one that anybody on the internet may have: not private, loopback,
+/// link-local (where clouds keep their metadata), shared, multicast, reserved or for documentation,
+/// nor such an IPv4 address inside an IPv6 one.
 fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_public_v4(address),
@@ -168,7 +173,8 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
     is_global && !is_documentation
 }
 
-/// The IPv4 address in an IPv4-mapped, IPv4-compatible, NAT64 (RFC 6052) or 6to4 (RFC 3056) address.
+/// The IPv4 address in an IPv4-mapped, IPv4-compatible, NAT64 (RFC 6052) or 6to4 (RFC 3056)
+/// address.
 fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let segments = address.segments();
     let v4 = |high: u16, low: u16| {

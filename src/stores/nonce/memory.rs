@@ -20,22 +20,26 @@ use crate::{
     engine::ports::{Answer, Dependency, NonceStore, Unavailable},
 };
 
-/// How many live nonces a shard is meant for. Each has its own lock, so that workers rarely meet; and none is so large that giving
-/// it more room would hold up a decision.
+/// How many live nonces a shard is meant for. Each has its own lock, so that workers rarely meet;
+/// and none is so large that giving it more room would hold up a decision.
 const SHARD_ENTRIES: usize = 13_000;
-/// How many one of several shards may hold, since nonces fall on them unevenly: so many more that a store holds what it should
-/// before any of its shards is full. Seven eighths of a power of two, which is what its table has room for.
+/// How many one of several shards may hold, since nonces fall on them unevenly: so many more that a
+/// store holds what it should before any of its shards is full. Seven eighths of a power of two,
+/// which is what its table has room for.
 const SHARD_ENTRIES_MAX: usize = 14_336;
-/// How many expired nonces one claim clears away at most. More than the one that it adds, so that the store keeps up without
-/// ever stopping to clean.
+/// How many expired nonces one claim clears away at most. More than the one that it adds, so that
+/// the store keeps up without ever stopping to clean.
 const CLEARED_PER_CLAIM: usize = 4;
 
-/// A bounded set of live nonces. What was claimed before the process began is not known: tokens from then are fenced.
+/// A bounded set of live nonces. What was claimed before the process began is not known: tokens
+/// from then are fenced.
 ///
-/// Nonces are forgotten by the very clock that windows are judged by, which never goes back: what is forgotten is too old to pass.
+/// Nonces are forgotten by the very clock that windows are judged by, which never goes back: what
+/// is forgotten is too old to pass.
 ///
-/// An entry takes 32 bytes and its place in the queue of expiries 8; it holds a keyed 128-bit digest of principal and nonce, so its
-/// size does not depend on what clients choose, and nobody can make two nonces meet.
+/// An entry takes 32 bytes and its place in the queue of expiries 8; it holds a keyed 128-bit
+/// digest of principal and nonce, so its size does not depend on what clients choose, and nobody
+/// can make two nonces meet.
 pub struct MemoryNonceStore {
     hash_key: [u8; 16],
     fence: Fence,
@@ -51,8 +55,8 @@ pub struct MemoryNonceStore {
 pub struct NonceStoreFull;
 
 impl MemoryNonceStore {
-    /// A store of `entries` live nonces, but at least one; a large one takes up to a tenth more. `fence` says since when it
-    /// remembers. Fails only if the system has no randomness.
+    /// A store of `entries` live nonces, but at least one; a large one takes up to a tenth more.
+    /// `fence` says since when it remembers. Fails only if the system has no randomness.
     pub fn new(
         entries: usize,
         fence: Fence,
@@ -89,7 +93,8 @@ impl MemoryNonceStore {
 
     fn shard(&self, digest: Digest) -> MutexGuard<'_, Shard> {
         let shard = usize::try_from(digest.rest % self.shards.len() as u64).unwrap_or(0);
-        // A poisoned lock means that another claim panicked halfway; every state in between is a valid one.
+        // A poisoned lock means that another claim panicked halfway; every state in between is a
+        // valid one.
         self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -167,7 +172,8 @@ struct Live {
     digest: Digest,
     /// The second from which on the nonce is forgotten.
     forgotten_at: i64,
-    /// The low half of the attempt's number; a whole one would make the entry larger by half of that.
+    /// The low half of the attempt's number; a whole one would make the entry larger by half of
+    /// that.
     attempt: u64,
 }
 
@@ -179,7 +185,8 @@ impl Shard {
     fn claim(&mut self, digest: Digest, claim: &NonceClaim<'_>) -> Result<Claimed, NonceStoreFull> {
         let now = claim.now.seconds();
         self.clear_expired(now);
-        // `remember_for` is whole seconds counted from `now`, which may lie within a second: round up.
+        // `remember_for` is whole seconds counted from `now`, which may lie within a second: round
+        // up.
         let remember = i64::try_from(claim.remember_for().as_secs()).unwrap_or(i64::MAX);
         let forgotten_at = now.saturating_add(remember).saturating_add(1);
         let live = Live { digest, forgotten_at, attempt: low_half(claim.attempt) };
@@ -208,7 +215,8 @@ impl Shard {
             || self.expiries.first_key_value().is_some_and(|(forgotten_at, _)| *forgotten_at <= now)
     }
 
-    /// Clears away a few nonces that are forgotten by `now`; when the store is full, one more call finds more.
+    /// Clears away a few nonces that are forgotten by `now`; when the store is full, one more call
+    /// finds more.
     fn clear_expired(&mut self, now: i64) {
         let mut budget = CLEARED_PER_CLAIM;
         while budget > 0 {
@@ -219,8 +227,9 @@ impl Shard {
             let forgotten_at = *earliest.key();
             match earliest.get_mut().pop() {
                 Some(place) => {
-                    // The same nonce may have been claimed anew after it was forgotten; then the newer expiry counts. Of two at one
-                    // place that are forgotten at one time, each is found in turn.
+                    // The same nonce may have been claimed anew after it was forgotten; then the
+                    // newer expiry counts. Of two at one place that are
+                    // forgotten at one time, each is found in turn.
                     let is_it = |live: &Live| {
                         live.digest.place == place && live.forgotten_at == forgotten_at
                     };

@@ -1,12 +1,14 @@
 //! Nonces in Redis: for any number of replicas.
 //!
-//! A claim is one `SET key value NX EX ttl`. In the same round trip the epoch of the nonces is read, which tells whether Redis
-//! still has all claims that were made ([`epoch`]); if it may have lost some, tokens from before the loss are fenced. Only the
-//! reply `+OK` is fresh, and only nil is held; every other reply is *unavailable* ([`reply`]).
+//! A claim is one `SET key value NX EX ttl`. In the same round trip the epoch of the nonces is
+//! read, which tells whether Redis still has all claims that were made ([`epoch`]); if it may have
+//! lost some, tokens from before the loss are fenced. Only the reply `+OK` is fresh, and only nil
+//! is held; every other reply is *unavailable* ([`reply`]).
 //!
-//! Each thread keeps one connection to each server and all its claims share it, so that those made at the same time ride in one
-//! write, and no claim wakes another thread ([`link`]). A claim that is late leaves its connection as it is: the reply may still
-//! come, and is dropped then. Which server has which nonces is known here ([`servers`]), since a claim must not go to one that was
+//! Each thread keeps one connection to each server and all its claims share it, so that those made
+//! at the same time ride in one write, and no claim wakes another thread ([`link`]). A claim that
+//! is late leaves its connection as it is: the reply may still come, and is dropped then. Which
+//! server has which nonces is known here ([`servers`]), since a claim must not go to one that was
 //! replaced. What has to be looked after beside the claims is in [`watch`].
 
 mod claim;
@@ -59,8 +61,8 @@ use crate::{
     stores::redis::{CONNECT_TIMEOUT, RedisAccess},
 };
 
-/// For how much longer than a claim a connection on which nothing came back may be silent before another is made in its place: twice
-/// as long as a claim may take, and no longer than this.
+/// For how much longer than a claim a connection on which nothing came back may be silent before
+/// another is made in its place: twice as long as a claim may take, and no longer than this.
 const SILENCE_MAX: Duration = Duration::from_millis(250);
 /// How long a claim on trial is remembered, in milliseconds.
 const TRIAL_LIFETIME_MS: u64 = 1000;
@@ -104,7 +106,8 @@ struct KnownEpoch {
 }
 
 impl RedisNonceStore {
-    /// A store on the Redis that `settings` name, for tokens of `tolerance`; `None` if they name none. Nothing is connected yet.
+    /// A store on the Redis that `settings` name, for tokens of `tolerance`; `None` if they name
+    /// none. Nothing is connected yet.
     pub fn new(
         settings: &NonceSettings,
         tolerance: Tolerance,
@@ -159,7 +162,8 @@ impl RedisNonceStore {
         self.threads.get_or_default()
     }
 
-    /// Runs `work` on a partition within the time that a claim may take, and tells the log when Redis goes or comes back.
+    /// Runs `work` on a partition within the time that a claim may take, and tells the log when
+    /// Redis goes or comes back.
     async fn within_timeout<T>(
         &self,
         thread: &Arc<Thread>,
@@ -217,9 +221,10 @@ impl RedisNonceStore {
         }
     }
 
-    /// A claim was late. If nothing at all came over its connection since it was sent, and nothing does for a while, the connection
-    /// leads nowhere, or the server hangs: another is made, and takes its place if it is still silent then. Otherwise the server is
-    /// slow, and a new connection would be no faster.
+    /// A claim was late. If nothing at all came over its connection since it was sent, and nothing
+    /// does for a while, the connection leads nowhere, or the server hangs: another is made,
+    /// and takes its place if it is still silent then. Otherwise the server is slow, and a new
+    /// connection would be no faster.
     fn look_for_life(&self, thread: &Arc<Thread>, partition: usize) {
         let Some(server) = self.servers.layout().server(partition).cloned() else { return };
         let (Some(link), Some(sent)) =
@@ -260,8 +265,8 @@ impl RedisNonceStore {
         })?)
     }
 
-    /// A connection to the server of a partition: that of `thread`, or while it is being made one of another thread. Making one is
-    /// boxed, so that the claims that need none stay small.
+    /// A connection to the server of a partition: that of `thread`, or while it is being made one
+    /// of another thread. Making one is boxed, so that the claims that need none stay small.
     async fn link(&self, thread: &Arc<Thread>, partition: usize) -> Result<Link, ClaimError> {
         match self.held(thread, partition)? {
             Some(link) => Ok(link),
@@ -355,7 +360,8 @@ impl RedisNonceStore {
         searching.await.unwrap_or(Ok(false))
     }
 
-    /// A claim on trial at the server of a partition, since a Redis that answers a PING may still refuse to write.
+    /// A claim on trial at the server of a partition, since a Redis that answers a PING may still
+    /// refuse to write.
     async fn try_claim(&self, thread: &Arc<Thread>, partition: usize) -> Result<(), ClaimError> {
         let link = self.link(thread, partition).await?;
         let mut set = Cmd::new();

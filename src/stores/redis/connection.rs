@@ -28,16 +28,18 @@ use tokio_rustls::TlsConnector;
 use super::failed;
 use crate::config::redis_url::RedisAddress;
 
-/// When a connection on which nothing happens is asked for a sign of life, and how often after that.
+/// When a connection on which nothing happens is asked for a sign of life, and how often after
+/// that.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
 const KEEPALIVE_RETRIES: u32 = 3;
-/// For how long the other side may leave what was sent without a word of it, before the system ends a connection.
+/// For how long the other side may leave what was sent without a word of it, before the system ends
+/// a connection.
 #[cfg(target_os = "linux")]
 const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 
-/// A connection that many may use at the same time: replies are told apart by their order, and one that nobody waits for any more is
-/// dropped when it comes. Ends with its last clone.
+/// A connection that many may use at the same time: replies are told apart by their order, and one
+/// that nobody waits for any more is dropped when it comes. Ends with its last clone.
 #[derive(Clone)]
 pub(crate) struct Connection {
     multiplexed: MultiplexedConnection,
@@ -158,7 +160,8 @@ async fn tcp(host: &str, port: u16) -> Result<TcpStream, RedisError> {
     let (stream, _) =
         select_ok(addresses.into_iter().map(|address| Box::pin(TcpStream::connect(address))))
             .await?;
-    // A claim is smaller than a segment: it must not wait for the acknowledgement of the one before.
+    // A claim is smaller than a segment: it must not wait for the acknowledgement of the one
+    // before.
     stream.set_nodelay(true)?;
     let socket = SockRef::from(&stream);
     let keepalive = TcpKeepalive::new()
@@ -210,7 +213,8 @@ mod tests {
 
     use super::*;
 
-    /// With the default, a claim would wait for the acknowledgement of the one before, which the other side holds back by 40 ms.
+    /// With the default, a claim would wait for the acknowledgement of the one before, which the
+    /// other side holds back by 40 ms.
     #[tokio::test]
     async fn nothing_waits_on_a_connection_for_an_acknowledgement_and_it_is_kept_alive() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -10,7 +10,8 @@ use crate::config::redis_url::RedisAddress;
 
 /// How long asking may take.
 const TIMEOUT: Duration = Duration::from_millis(500);
-/// How long the others may still answer once more than half have: one that hangs must not hold up what the rest agree on.
+/// How long the others may still answer once more than half have: one that hangs must not hold up
+/// what the rest agree on.
 const GRACE: Duration = Duration::from_millis(20);
 /// How many slots a cluster has.
 pub(crate) const SLOTS: u16 = 16_384;
@@ -81,8 +82,9 @@ pub(crate) async fn ask_all(
     }
 }
 
-/// The answer of those that know of the newest election; if they differ, the one that most of them give. A master that was replaced while it
-/// stood still hears of the election by number first, and for some milliseconds still takes itself for the master.
+/// The answer of those that know of the newest election; if they differ, the one that most of them
+/// give. A master that was replaced while it stood still hears of the election by number first, and
+/// for some milliseconds still takes itself for the master.
 fn newest(mut all: Vec<Told>) -> Option<Told> {
     let number = all.iter().map(|told| told.number).max()?;
     all.retain(|told| told.number == number);
@@ -160,8 +162,8 @@ async fn ask_node(
     Ok(number.and_then(|number| Some(Told { number, masters: masters(slots, asked)? })))
 }
 
-/// What `CLUSTER SLOTS` says: `[first, last, [host, port, ...], replicas...]` for each range. A node that does not know its own
-/// host leaves it empty: then it is the one that was `asked`.
+/// What `CLUSTER SLOTS` says: `[first, last, [host, port, ...], replicas...]` for each range. A
+/// node that does not know its own host leaves it empty: then it is the one that was `asked`.
 fn masters(slots: Value, asked: &RedisAddress) -> Option<Vec<Master>> {
     let Value::Array(ranges) = slots else { return None };
     let mut masters: Vec<Master> = Vec::new();

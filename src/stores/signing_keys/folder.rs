@@ -1,6 +1,7 @@
 //! The folder: which files in it are keys, what time each has, and how new ones get there.
 //!
-//! A file is never seen half-written: it is written under a name that is not looked at, and then given its own.
+//! A file is never seen half-written: it is written under a name that is not looked at, and then
+//! given its own.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -32,7 +33,8 @@ const FIRST: &str = "initial.pem";
 /// How the names of keys that we make begin.
 const TIME_IN_NAME: &[BorrowedFormatItem<'_>] =
     format_description!("[year][month][day]T[hour][minute][second]Z");
-/// Size of the RSA keys that are made. Each of our tokens is one signature, which twice the size would make five times as slow.
+/// Size of the RSA keys that are made. Each of our tokens is one signature, which twice the size
+/// would make five times as slow.
 const RSA_BITS: usize = 2048;
 
 /// A folder of signing keys.
@@ -70,7 +72,8 @@ impl Folder {
         }
     }
 
-    /// The files that are keys: `*.pem`, hidden ones excepted, which are some tool's own. A folder that is not there has none.
+    /// The files that are keys: `*.pem`, hidden ones excepted, which are some tool's own. A folder
+    /// that is not there has none.
     pub(super) fn stamps(&self) -> Result<Vec<Stamp>, SigningKeyError> {
         let entries = match fs::read_dir(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -103,7 +106,8 @@ impl Folder {
         Ok(stamps)
     }
 
-    /// Reads the keys, oldest first. A copy of a key under another name is passed over: the key is as old as its oldest file.
+    /// Reads the keys, oldest first. A copy of a key under another name is passed over: the key is
+    /// as old as its oldest file.
     pub(super) fn read(&self, stamps: &[Stamp]) -> Result<Vec<KeyFile>, SigningKeyError> {
         let mut files: Vec<KeyFile> =
             stamps.iter().map(|stamp| self.read_one(stamp)).collect::<Result<_, _>>()?;
@@ -133,7 +137,8 @@ impl Folder {
         Ok(KeyFile { name: stamp.name.clone(), time, created_at, key })
     }
 
-    /// Makes the folder where it is missing, and the first key in it, unless somebody else was faster.
+    /// Makes the folder where it is missing, and the first key in it, unless somebody else was
+    /// faster.
     pub(super) fn make_first(&self) -> Result<(), SigningKeyError> {
         let made =
             self.write(&self.generate()?, FIRST, |draft, file| fs::hard_link(draft, file))?;

@@ -1,4 +1,5 @@
-//! API keys: added, registered by their holders, revoked together with what they were exchanged for.
+//! API keys: added, registered by their holders, revoked together with what they were exchanged
+//! for.
 
 use sea_orm::{ActiveModelTrait, ColumnTrait, EntityTrait, QueryFilter, QuerySelect, Set};
 
@@ -43,9 +44,9 @@ pub(super) async fn add(
     Ok(added)
 }
 
-/// Each attempt begins anew: on PostgreSQL nothing more can be done in a transaction that found a name taken. Two attempts serve
-/// those who register one key at once; the third those who register two for one identifier, and find first the principal
-/// taken and then the key.
+/// Each attempt begins anew: on PostgreSQL nothing more can be done in a transaction that found a
+/// name taken. Two attempts serve those who register one key at once; the third those who register
+/// two for one identifier, and find first the principal taken and then the key.
 pub(super) async fn register(
     registry: &SqlRegistry,
     new: &NewApiKey,
@@ -140,8 +141,8 @@ async fn try_register(
     }
     let name = Username::new(&new.identifier.to_string())
         .map_err(|error| RegistryError::Store(error.into()))?;
-    // Looked for outside of the transaction: on MySQL and MariaDB two who look for a name there, and then both add it, wait for
-    // each other in a circle.
+    // Looked for outside of the transaction: on MySQL and MariaDB two who look for a name there,
+    // and then both add it, wait for each other in a circle.
     let named = principals::Entity::find()
         .filter(principals::Column::Username.eq(name.as_str()))
         .one(&registry.database)

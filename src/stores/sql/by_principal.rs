@@ -33,7 +33,8 @@ where
     Ok(found.and_then(|(row, owner)| Some((row, owner?.username))))
 }
 
-/// Up to `limit` rows, of one principal or of all, in the order of their numbers, from the one after `after` on.
+/// Up to `limit` rows, of one principal or of all, in the order of their numbers, from the one
+/// after `after` on.
 pub(super) async fn page<E: Owned>(
     registry: &SqlRegistry,
     of: Option<&Username>,

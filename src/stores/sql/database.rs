@@ -1,5 +1,5 @@
-//! The database as the registry uses it: connections that are given up when their server takes no more changes, and an error at once
-//! while it is known to be out of reach.
+//! The database as the registry uses it: connections that are given up when their server takes no
+//! more changes, and an error at once while it is known to be out of reach.
 
 use std::{
     fmt,
@@ -68,7 +68,8 @@ pub(super) struct Shared {
     pub(super) signs: Arc<Signs>,
 }
 
-/// What is known of a database. Only a [`Keeper`](super::Keeper) learns more after the connection was made.
+/// What is known of a database. Only a [`Keeper`](super::Keeper) learns more after the connection
+/// was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum State {
     Usable,
@@ -84,7 +85,8 @@ pub(super) struct Signs {
     pub(super) seen: Notify,
     /// Why a change was refused, if one was since the last look.
     refused: Mutex<Option<String>>,
-    /// What servers said of themselves when one was last chosen. A connection to one that says otherwise is not used.
+    /// What servers said of themselves when one was last chosen. A connection to one that says
+    /// otherwise is not used.
     pub(super) is_marked_read_only: AtomicBool,
 }
 
@@ -112,7 +114,8 @@ impl Signs {
 #[derive(Clone)]
 pub(super) enum Pool {
     Direct(DatabaseConnection),
-    /// A pooler gives every transaction, and every message outside of one, to whichever connection is free.
+    /// A pooler gives every transaction, and every message outside of one, to whichever connection
+    /// is free.
     Pooled(PgPool),
 }
 
@@ -400,8 +403,9 @@ impl ConnectionTrait for Transaction {
 }
 
 impl Pool {
-    /// Connects when a connection is asked for. A look at what the server says of itself takes the place of the driver's own test
-    /// before a connection is used again, and is one round trip as that is.
+    /// Connects when a connection is asked for. A look at what the server says of itself takes the
+    /// place of the driver's own test before a connection is used again, and is one round trip
+    /// as that is.
     fn to(server: &Server, is_pooled: bool, signs: &Arc<Signs>) -> Self {
         let signs = Arc::clone(signs);
         match server {
@@ -459,8 +463,9 @@ impl Pool {
     }
 }
 
-/// SQLite takes a transaction back by itself when the disk is full. The driver's own `ROLLBACK` then fails, and it believes from then
-/// on that one is open: such a connection would take no transaction any more, and might hold the file against other processes.
+/// SQLite takes a transaction back by itself when the disk is full. The driver's own `ROLLBACK`
+/// then fails, and it believes from then on that one is open: such a connection would take no
+/// transaction any more, and might hold the file against other processes.
 pub(super) fn sqlite_pool(connections_max: u32) -> SqlitePoolOptions {
     SqlitePoolOptions::new().max_connections(connections_max).after_release(|connection, _| {
         Box::pin(async move {

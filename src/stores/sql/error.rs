@@ -5,8 +5,8 @@ use sea_orm::{DbErr, RuntimeErr, SqlErr};
 use super::open::is_read_only;
 use crate::engine::ports::RegistryError;
 
-/// A missing table or column means that the schema is not the one of this version. A server that takes no changes is one that was
-/// replaced, or is about to be.
+/// A missing table or column means that the schema is not the one of this version. A server that
+/// takes no changes is one that was replaced, or is about to be.
 pub(super) fn registry_error(error: DbErr) -> RegistryError {
     if is_missing_schema(&error) {
         RegistryError::NotMigrated(error.into())
@@ -41,7 +41,8 @@ pub(super) fn is_missing_schema(error: &DbErr) -> bool {
         return false;
     };
     let Some(error) = error.as_database_error() else { return false };
-    // PostgreSQL and MySQL by SQLSTATE: undefined table, undefined column. SQLite has one code for every mistake.
+    // PostgreSQL and MySQL by SQLSTATE: undefined table, undefined column. SQLite has one code for
+    // every mistake.
     matches!(error.code().as_deref(), Some("42P01" | "42703" | "42S02" | "42S22"))
         || error.message().starts_with("no such table")
         || error.message().starts_with("no such column")

@@ -1,8 +1,9 @@
 //! Grants: given out, exchanged and revoked.
 //!
-//! Rows to be changed are chosen by a plain query and changed by their numbers, while the principal's row is held. A changing
-//! statement that searches by itself would, on MySQL and MariaDB, also hold the gaps between the rows that it looks at, into which
-//! the tokens of other principals are added.
+//! Rows to be changed are chosen by a plain query and changed by their numbers, while the
+//! principal's row is held. A changing statement that searches by itself would, on MySQL and
+//! MariaDB, also hold the gaps between the rows that it looks at, into which the tokens of other
+//! principals are added.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -125,7 +126,8 @@ impl GrantStore for SqlRegistry {
         let usable = row
             .filter(|row| row.refresh_expires_at.is_some_and(|until| author.now < millis(until)));
         let Some(row) = usable else { return Ok(Rotation::Ended) };
-        // What it was exchanged for comes before whether it was revoked: the exchange itself may have revoked it.
+        // What it was exchanged for comes before whether it was revoked: the exchange itself may
+        // have revoked it.
         match row.rotated_at.map(millis) {
             Some(at) if author.now.since(at) <= grace => successor(&writing, &owner, id).await,
             Some(_) => end_reused(writing, &owner, &row, author).await,
@@ -195,7 +197,8 @@ impl GrantStore for SqlRegistry {
 }
 
 impl SqlRegistry {
-    /// Begins a transaction that holds the principal whose grant is `which`, if there is one. Whose a grant is never changes.
+    /// Begins a transaction that holds the principal whose grant is `which`, if there is one. Whose
+    /// a grant is never changes.
     async fn begin_about(
         &self,
         which: impl IntoCondition,
@@ -265,7 +268,8 @@ pub(super) async fn shorten(
     Ok(())
 }
 
-/// A key may have been revoked since it was looked at, or a trust removed; its grants would outlive it.
+/// A key may have been revoked since it was looked at, or a trust removed; its grants would outlive
+/// it.
 pub(super) async fn check_not_revoked(
     transaction: &Transaction,
     proof: Option<Used>,
@@ -368,7 +372,8 @@ async fn end_reused(
     Ok(Rotation::Reused)
 }
 
-/// Revokes `others`, where there are any, and ends the transaction. Only a revocation concerns decisions.
+/// Revokes `others`, where there are any, and ends the transaction. Only a revocation concerns
+/// decisions.
 async fn supersede(
     writing: Writing,
     mut trail: Trail<'_>,
@@ -387,7 +392,8 @@ async fn supersede(
     trail.commit(writing).await
 }
 
-/// Revokes `grants`, in the order of their numbers, with one event for each family, about its newest.
+/// Revokes `grants`, in the order of their numbers, with one event for each family, about its
+/// newest.
 async fn revoke(
     transaction: &Transaction,
     trail: &mut Trail<'_>,

@@ -140,8 +140,8 @@ impl SqlRegistry {
     }
 }
 
-/// The rows of the principals that something is added to, held against other changes: in one order, so that two imports do not wait
-/// for each other in a circle.
+/// The rows of the principals that something is added to, held against other changes: in one order,
+/// so that two imports do not wait for each other in a circle.
 async fn hold(
     writing: &Writing,
     accounts: &[AddedAccount],

@@ -1,4 +1,5 @@
-//! Knows whether the database is there and takes changes, and turns to another server, or to the same one again, when it does not.
+//! Knows whether the database is there and takes changes, and turns to another server, or to the
+//! same one again, when it does not.
 
 use std::{fmt, future::Future, sync::atomic::Ordering, time::Duration};
 
@@ -13,7 +14,8 @@ use super::{
 /// How far apart looks are while all is well, while it is not, and at least.
 const CALM_INTERVAL: Duration = Duration::from_secs(1);
 const TROUBLED_INTERVAL: Duration = Duration::from_millis(200);
-/// How long no change was refused before SQLite counts as taking them: a large one may not fit where a small one does.
+/// How long no change was refused before SQLite counts as taking them: a large one may not fit
+/// where a small one does.
 const SQLITE_CALM: Duration = Duration::from_millis(400);
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(50);
 /// How long a connection that is there may take for an answer.

@@ -1,4 +1,5 @@
-//! The databases of the systems that this one takes over from, read as of one moment and never written.
+//! The databases of the systems that this one takes over from, read as of one moment and never
+//! written.
 //!
 //! Their tables have no entities here: they are other people's, and differ from version to version.
 

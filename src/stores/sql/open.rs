@@ -1,4 +1,5 @@
-//! Opening connections: how each kind of database is set up, and which of several servers takes changes.
+//! Opening connections: how each kind of database is set up, and which of several servers takes
+//! changes.
 
 use std::{
     fs::OpenOptions,
@@ -27,16 +28,19 @@ use crate::config::database::{DatabaseKind, DatabaseUrl};
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long SQLite waits for another process's write to end.
 const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How far apart attempts are while a server refuses connections, or another process sets up the file of SQLite.
+/// How far apart attempts are while a server refuses connections, or another process sets up the
+/// file of SQLite.
 const RETRY_INTERVAL: Duration = Duration::from_millis(25);
 
-/// A value that does not fit is an error, whatever the server is set to; texts are written and read as everywhere else.
+/// A value that does not fit is an error, whatever the server is set to; texts are written and read
+/// as everywhere else.
 const SQL_MODE: &str = "SET sql_mode = 'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION,\
                         NO_ZERO_DATE,NO_ZERO_IN_DATE,PIPES_AS_CONCAT'";
 /// PostgreSQL takes any setting with a dot in its name, and no pooler knows this one.
 const DIRECT: (&str, &str) = ("countersign.direct", "on");
 
-/// The database cannot be reached. Neither its URL, which may hold a password, nor what a driver says of the URL is shown.
+/// The database cannot be reached. Neither its URL, which may hold a password, nor what a driver
+/// says of the URL is shown.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The driver does not take the URL.
@@ -47,7 +51,8 @@ pub enum ConnectError {
     /// No server answers, or none lets this service in.
     #[error("the database cannot be reached; check `database.url`")]
     Unreachable(#[source] sqlx::Error),
-    /// Its certificate is refused. The driver verifies by itself: unlike everywhere else, trusting the certificate does not help.
+    /// Its certificate is refused. The driver verifies by itself: unlike everywhere else, trusting
+    /// the certificate does not help.
     #[error(
         "the database's certificate is that of an authority (CA:TRUE), which is not taken as a server's own; make it again with \
          `-addext basicConstraints=critical,CA:FALSE`"
@@ -65,7 +70,8 @@ pub enum ConnectError {
 
 impl ConnectError {
     fn unreachable(error: sqlx::Error) -> Self {
-        // The driver keeps the library's error in one of its own, of which there is a different one for each kind of database.
+        // The driver keeps the library's error in one of its own, of which there is a different one
+        // for each kind of database.
         if format!("{error:?}").contains("CaUsedAsEndEntity") {
             Self::AuthorityAsServer(error)
         } else {
@@ -155,7 +161,8 @@ impl Server {
                         if url.contains("mode=rwc") {
                             create_for_owner(options.get_filename())?;
                         }
-                        // Readers do not wait for the writer, and the command line may write while the service runs.
+                        // Readers do not wait for the writer, and the command line may write while
+                        // the service runs.
                         options.journal_mode(SqliteJournalMode::Wal)
                     }
                     Access::Look => options.create_if_missing(false),
@@ -184,7 +191,8 @@ impl Server {
     }
 }
 
-/// Connections to a database that is only read, and is another system's: on its own terms but for what cannot be read otherwise.
+/// Connections to a database that is only read, and is another system's: on its own terms but for
+/// what cannot be read otherwise.
 pub(super) async fn open_to_read(
     url: &DatabaseUrl,
     limit: Duration,
@@ -244,7 +252,8 @@ async fn connect_postgres(options: &PgConnectOptions) -> Result<(Session, bool),
     }
 }
 
-/// Authorization, an unknown database, too many connections, and a server that starts or ends are no matter of parameters.
+/// Authorization, an unknown database, too many connections, and a server that starts or ends are
+/// no matter of parameters.
 fn is_final(sql_state: &str) -> bool {
     ["28", "3D", "53", "57"].iter().any(|class| sql_state.starts_with(class))
 }
@@ -353,7 +362,8 @@ pub(super) async fn reach_any(servers: &[Server], limit: Duration) -> Result<Rea
     }
 }
 
-/// [`reach_any`], again and again for a while: a server may be starting, and another process setting up the file.
+/// [`reach_any`], again and again for a while: a server may be starting, and another process
+/// setting up the file.
 pub(super) async fn reach_patiently(servers: &[Server]) -> Result<Reached, ConnectError> {
     let began_at = Instant::now();
     loop {
@@ -395,14 +405,16 @@ fn is_busy_code(code: Option<&str>) -> bool {
 pub(super) fn is_read_only(error: &sqlx::Error) -> bool {
     let Some(error) = error.as_database_error() else { return false };
     if let Some(error) = error.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() {
-        // --read-only and --super-read-only; a read-only transaction, server and InnoDB; refused by group replication.
+        // --read-only and --super-read-only; a read-only transaction, server and InnoDB; refused by
+        // group replication.
         return matches!(error.number(), 1290 | 1792 | 1836 | 1874 | 3100);
     }
     // PostgreSQL: read_only_sql_transaction.
     error.code().as_deref() == Some("25006")
 }
 
-/// Whether SQLite could not write: the disk is full or fails, or the file is read-only, gone, or no database any more.
+/// Whether SQLite could not write: the disk is full or fails, or the file is read-only, gone, or no
+/// database any more.
 pub(super) fn is_write_failure(error: &sqlx::Error) -> bool {
     let Some(error) = error.as_database_error() else { return false };
     let is_sqlite = error.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some();
@@ -410,7 +422,8 @@ pub(super) fn is_write_failure(error: &sqlx::Error) -> bool {
     is_sqlite && code.is_some_and(|code| matches!(code & 0xff, 8 | 10 | 11 | 13 | 14 | 26))
 }
 
-/// A new file is for its owner alone, and so are those that SQLite puts beside it: they hold hashes of keys, and who uses them.
+/// A new file is for its owner alone, and so are those that SQLite puts beside it: they hold hashes
+/// of keys, and who uses them.
 fn create_for_owner(file: &Path) -> Result<(), ConnectError> {
     // A database in memory.
     if file.as_os_str().as_encoded_bytes().starts_with(b"file:") || file.as_os_str().is_empty() {

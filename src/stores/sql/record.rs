@@ -119,7 +119,8 @@ pub(super) fn usable_keys(contents: &KeySetContents) -> i64 {
     i64::try_from(contents.usable_keys).unwrap_or(i64::MAX)
 }
 
-/// As many of `keys` as the column takes, which is all of them unless a set does its worst; null if there are none.
+/// As many of `keys` as the column takes, which is all of them unless a set does its worst; null if
+/// there are none.
 pub(super) fn left_out(keys: &[LeftOutKey]) -> Result<Option<String>, RegistryError> {
     let mut keys = keys;
     while !keys.is_empty() {
@@ -202,8 +203,9 @@ pub(super) fn audit_event(row: audit_events::Model) -> AuditEvent {
     }
 }
 
-/// A principal with its unrevoked keys, its trusts and the `jti` of its revoked access tokens as decisions need it. A key that can
-/// no longer be read is left out and logged: it must not take the principal's other keys with it.
+/// A principal with its unrevoked keys, its trusts and the `jti` of its revoked access tokens as
+/// decisions need it. A key that can no longer be read is left out and logged: it must not take the
+/// principal's other keys with it.
 pub(super) fn known_principal(
     row: &principals::Model,
     keys: Vec<public_keys::Model>,
@@ -251,7 +253,8 @@ pub(super) fn username(stored: &str) -> Result<Username, RegistryError> {
     })
 }
 
-/// The `jti` of a revoked access token. One that can no longer be read is left out and logged, as keys are: no token has that name.
+/// The `jti` of a revoked access token. One that can no longer be read is left out and logged, as
+/// keys are: no token has that name.
 pub(super) fn revoked_jti(grant_id: i64, stored: &str) -> Option<Uuid> {
     uuid(stored)
         .inspect_err(

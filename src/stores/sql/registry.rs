@@ -34,8 +34,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct SqlRegistry {
     pub(super) database: Database,
-    /// Whose turn it is to write. SQLite lets one write at a time, and whoever it makes wait looks again after a sleep that grows
-    /// to 100 ms; here each waits for the one before.
+    /// Whose turn it is to write. SQLite lets one write at a time, and whoever it makes wait looks
+    /// again after a sleep that grows to 100 ms; here each waits for the one before.
     pub(super) turns: Arc<Semaphore>,
 }
 
@@ -391,7 +391,8 @@ pub(super) async fn insert_key(
     key_record(row, &owner.username)
 }
 
-/// No index keeps two equal URLs apart, which may be longer than indexes take: whoever adds one holds the principal's row.
+/// No index keeps two equal URLs apart, which may be longer than indexes take: whoever adds one
+/// holds the principal's row.
 pub(super) async fn insert_trust(
     transaction: &Transaction,
     owner: &principals::Model,

@@ -96,8 +96,8 @@ impl Schema {
         self.end(transaction, result).await
     }
 
-    /// Does `work` while no other process does, in one transaction, which PostgreSQL and SQLite take back as a whole if it fails. Calls
-    /// `waits` if it has to wait for another.
+    /// Does `work` while no other process does, in one transaction, which PostgreSQL and SQLite
+    /// take back as a whole if it fails. Calls `waits` if it has to wait for another.
     pub async fn change<T>(
         &self,
         waits: impl FnMut(),
@@ -145,7 +145,8 @@ impl Schema {
         }
     }
 
-    /// Behind a pooler the connection may have named statements from others, and others get it after this.
+    /// Behind a pooler the connection may have named statements from others, and others get it
+    /// after this.
     async fn forget_statements(&self, transaction: &DatabaseTransaction) -> Result<(), DbErr> {
         if self.is_pooled {
             transaction.execute_unprepared("DEALLOCATE ALL").await.map(drop)
@@ -154,7 +155,8 @@ impl Schema {
         }
     }
 
-    /// The lock is the transaction's, so that it also holds behind a pooler. What others did is seen once it is held.
+    /// The lock is the transaction's, so that it also holds behind a pooler. What others did is
+    /// seen once it is held.
     async fn lock_postgres(
         &self,
         mut waits: impl FnMut(),

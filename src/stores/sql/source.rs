@@ -27,7 +27,8 @@ use crate::{
     engine::ports::{PrincipalSource, RegistryChange, RegistryError},
 };
 
-/// How long after its end a revoked token is still told: clocks differ, and an expired token is refused for that alone.
+/// How long after its end a revoked token is still told: clocks differ, and an expired token is
+/// refused for that alone.
 const TOLD_AFTER_END: Duration = Duration::from_mins(1);
 /// SQLite and PostgreSQL take tens of thousands of parameters at most.
 const PARAMETERS_MAX: usize = 1000;
@@ -200,7 +201,8 @@ impl SqlRegistry {
 /// The number of the grant, that of the principal, and the `jti` of the access token.
 type RevokedToken = (i64, i64, String);
 
-/// Revoked access tokens that may not have expired. The clock bounds how many are read, and decides nothing else.
+/// Revoked access tokens that may not have expired. The clock bounds how many are read, and decides
+/// nothing else.
 fn revoked_tokens() -> Select<token_grants::Entity> {
     use token_grants::Column;
 

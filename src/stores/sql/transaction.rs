@@ -1,4 +1,5 @@
-//! Transactions that change the registry: one after the other where the database wants that, and none without a trail.
+//! Transactions that change the registry: one after the other where the database wants that, and
+//! none without a trail.
 
 use std::{ops::Deref, sync::Arc};
 
@@ -23,9 +24,9 @@ use crate::engine::ports::{Author, RegistryError};
 const ROWS_MAX: usize = 500;
 
 impl SqlRegistry {
-    /// On SQLite the transaction takes the write lock at once: one that reads first and writes later would fail when another
-    /// writer came between. On PostgreSQL a stricter isolation, if the server is set to one, would fail in the same way at rows
-    /// that all writers change.
+    /// On SQLite the transaction takes the write lock at once: one that reads first and writes
+    /// later would fail when another writer came between. On PostgreSQL a stricter isolation,
+    /// if the server is set to one, would fail in the same way at rows that all writers change.
     pub(super) async fn begin(&self) -> Result<Writing, RegistryError> {
         let turn = Arc::clone(&self.turns)
             .acquire_owned()
@@ -37,10 +38,12 @@ impl SqlRegistry {
         Ok(Writing { transaction, _turn: turn })
     }
 
-    /// The same, with the row of a principal held against other changes; `None` where there is no such principal.
+    /// The same, with the row of a principal held against other changes; `None` where there is no
+    /// such principal.
     ///
-    /// Whoever changes what tokens a principal has begins here. A foreign key asks for the principal's row, too, and so does its
-    /// removal: all of them take it first, so none waits for another in a circle, and nothing is added while it is held.
+    /// Whoever changes what tokens a principal has begins here. A foreign key asks for the
+    /// principal's row, too, and so does its removal: all of them take it first, so none waits
+    /// for another in a circle, and nothing is added while it is held.
     pub(super) async fn begin_holding(
         &self,
         principal: i64,
@@ -54,7 +57,8 @@ impl SqlRegistry {
         Ok(held.map(|owner| (writing, owner)))
     }
 
-    /// The same, with the row held against changes only: others may add to the principal at the same time.
+    /// The same, with the row held against changes only: others may add to the principal at the
+    /// same time.
     pub(super) async fn begin_sharing(
         &self,
         principal: i64,
@@ -138,8 +142,8 @@ impl<'a> Trail<'a> {
         writing.commit().await
     }
 
-    /// Ends every changing transaction. The entry in the change feed comes last: from its number on, all other writers wait for
-    /// this one to end.
+    /// Ends every changing transaction. The entry in the change feed comes last: from its number
+    /// on, all other writers wait for this one to end.
     pub(super) async fn commit(self, writing: Writing) -> Result<(), RegistryError> {
         Self::commit_all(vec![self], writing).await
     }
@@ -160,9 +164,10 @@ impl<'a> Trail<'a> {
     }
 }
 
-/// The numbers of changes come from one row, which whoever takes numbers holds until the transaction has ended, and is visible to
-/// all. So they have no gaps, and become visible in their order: one that was seen has none before it that is still to come. A
-/// sequence of the database does not give that.
+/// The numbers of changes come from one row, which whoever takes numbers holds until the
+/// transaction has ended, and is visible to all. So they have no gaps, and become visible in their
+/// order: one that was seen has none before it that is still to come. A sequence of the database
+/// does not give that.
 async fn insert_changes(
     writing: &Writing,
     concerned: Vec<(i64, TimeDateTime)>,
@@ -193,8 +198,9 @@ async fn insert_changes(
     Ok(())
 }
 
-/// Everybody waits for a writer that holds the row with the numbers. The server ends the transaction of one that has gone without a
-/// word, instead of waiting for hours until the network notices. SQLite knows when a process ends.
+/// Everybody waits for a writer that holds the row with the numbers. The server ends the
+/// transaction of one that has gone without a word, instead of waiting for hours until the network
+/// notices. SQLite knows when a process ends.
 async fn bound_idling(writing: &Writing) -> Result<(), RegistryError> {
     let statement = match writing.get_database_backend() {
         DatabaseBackend::Postgres => "SET LOCAL idle_in_transaction_session_timeout = '5s'",

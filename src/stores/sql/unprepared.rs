@@ -1,8 +1,9 @@
 //! PostgreSQL behind a pooler that gives each transaction to whichever connection is free.
 //!
-//! What a connection keeps from one transaction to the next, a prepared statement above all, is on another connection the next time,
-//! where it is missing or somebody else's. So statements have no name, which the driver prepares and executes in two steps, and both
-//! steps are always in one transaction.
+//! What a connection keeps from one transaction to the next, a prepared statement above all, is on
+//! another connection the next time, where it is missing or somebody else's. So statements have no
+//! name, which the driver prepares and executes in two steps, and both steps are always in one
+//! transaction.
 
 use sea_orm::{
     DbErr, ExecResult, IsolationLevel, QueryResult, RuntimeErr, Statement,

@@ -1,5 +1,5 @@
-//! When keys, trusts and API keys were used, and how fetching key sets went. None of it is a change to the registry: no decision
-//! depends on it, so it is not in the change feed.
+//! When keys, trusts and API keys were used, and how fetching key sets went. None of it is a change
+//! to the registry: no decision depends on it, so it is not in the change feed.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,8 @@ const ROWS_MAX: usize = 500;
 
 #[async_trait]
 impl UsageStore for SqlRegistry {
-    /// Times are rounded down to whole seconds, so that one statement serves all that was used within a second.
+    /// Times are rounded down to whole seconds, so that one statement serves all that was used
+    /// within a second.
     async fn write_usage(&self, used: &[(Used, UnixMillis)]) -> Result<(), RegistryError> {
         let [mut keys, mut trusts, mut api_keys] = [const { Notes::new() }; 3];
         for (used, at) in used {

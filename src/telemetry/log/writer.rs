@@ -1,10 +1,11 @@
 //! Lines that are gathered for a moment and then written together.
 //!
-//! A line costs whoever logs it a copy. The thread that writes is woken by the first line of a batch alone: one that is woken for
-//! each, as with a channel, writes them one by one, and takes turns with those that log them.
+//! A line costs whoever logs it a copy. The thread that writes is woken by the first line of a
+//! batch alone: one that is woken for each, as with a channel, writes them one by one, and takes
+//! turns with those that log them.
 //!
-//! If nobody takes what is written, the thread waits, and lines with it, up to a bound. Beyond it they are dropped and counted: a log
-//! that nobody reads is no reason to answer nobody.
+//! If nobody takes what is written, the thread waits, and lines with it, up to a bound. Beyond it
+//! they are dropped and counted: a log that nobody reads is no reason to answer nobody.
 
 use std::{
     cell::Cell,
@@ -26,7 +27,8 @@ use crate::config::telemetry::LogOverflow;
 const GATHERING: Duration = Duration::from_millis(2);
 /// How many bytes may wait.
 const WAITING_BYTES_MAX: usize = 1024 * 1024;
-/// How many bytes are written at once, so that it shows whether somebody takes them. As many as a pipe holds.
+/// How many bytes are written at once, so that it shows whether somebody takes them. As many as a
+/// pipe holds.
 const WRITTEN_AT_ONCE: usize = 64 * 1024;
 /// How long the end waits for what waits to be written, if nobody takes anything.
 const LAST_PATIENCE: Duration = Duration::from_secs(1);
@@ -38,8 +40,9 @@ thread_local! {
     static WRITES: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Starts a thread that writes to `target`. Lines without room are lost or waited for, as `overflow` says. `tell` is told how many
-/// were lost, on that thread, as soon as there is room again; it may log.
+/// Starts a thread that writes to `target`. Lines without room are lost or waited for, as
+/// `overflow` says. `tell` is told how many were lost, on that thread, as soon as there is room
+/// again; it may log.
 pub(super) fn start(
     target: impl Write + Send + 'static,
     overflow: LogOverflow,
@@ -169,7 +172,8 @@ impl Shared {
         let _ = target.flush();
     }
 
-    /// Waits until all is written, for as long as somebody takes it, and not for long. Says whether it is.
+    /// Waits until all is written, for as long as somebody takes it, and not for long. Says whether
+    /// it is.
     fn wait_for_the_end(&self) -> bool {
         let mut waiting = self.lock();
         for _ in 0..LAST_PATIENCES {

@@ -1,5 +1,5 @@
-//! Who gets as far as the admin API: no web page by way of its visitor's browser, nobody who guesses, and over TLS those with a
-//! certificate where one is asked for.
+//! Who gets as far as the admin API: no web page by way of its visitor's browser, nobody who
+//! guesses, and over TLS those with a certificate where one is asked for.
 
 use std::time::Duration;
 

@@ -15,7 +15,8 @@ use crate::harness::{
 /// A change is in force within a second; the rest is for a busy machine.
 const IN_FORCE_WITHIN: Duration = Duration::from_secs(5);
 
-/// By whichever way a JWK comes in, it is good for what it says and nothing else, and one that anybody could sign with for nothing.
+/// By whichever way a JWK comes in, it is good for what it says and nothing else, and one that
+/// anybody could sign with for nothing.
 #[tokio::test]
 async fn what_a_jwk_is_for_binds() {
     let (deployment, countersign, admin) = start();
@@ -64,7 +65,8 @@ async fn what_a_jwk_is_for_binds() {
     assert_eq!(admin.all("/keys").await.len(), 2);
 }
 
-/// A modulus that is a power of 65537 modulo all small primes, as those of the generator of CVE-2017-15361 are.
+/// A modulus that is a power of 65537 modulo all small primes, as those of the generator of
+/// CVE-2017-15361 are.
 fn jwk_of_a_broken_generator() -> Value {
     let is_prime = |number: &u32| (2..*number).all(|divisor| !number.is_multiple_of(divisor));
     let product: BigUint = (3..=167).filter(is_prime).map(BigUint::from).product();

@@ -1,4 +1,5 @@
-//! The description of the admin API is true: schemathesis, which tries to prove otherwise, finds nothing.
+//! The description of the admin API is true: schemathesis, which tries to prove otherwise, finds
+//! nothing.
 
 use std::process::Command;
 
@@ -22,7 +23,8 @@ const CHECKS: [&str; 12] = [
     "ensure_resource_availability",
 ];
 
-/// A key set that cannot be fetched is no fault of the API, and neither is a key or a token that is still there when it is revoked.
+/// A key set that cannot be fetched is no fault of the API, and neither is a key or a token that is
+/// still there when it is revoked.
 const SETTINGS: &str = r#"
 [[operations]]
 include-operation-id = "refresh_jwks_trust"
@@ -120,7 +122,8 @@ async fn examples_work() {
     }
 }
 
-/// Every request that adds or changes something refuses what it does not know, and says so beforehand.
+/// Every request that adds or changes something refuses what it does not know, and says so
+/// beforehand.
 #[tokio::test]
 async fn the_description_is_complete() {
     let deployment = Deployment::new().administered();

@@ -205,7 +205,8 @@ async fn tokens_are_listed_page_by_page() {
     }
 }
 
-/// Those of a family share their fate; those of another are left alone, unless a principal may have one only.
+/// Those of a family share their fate; those of another are left alone, unless a principal may have
+/// one only.
 #[tokio::test]
 async fn families_are_revoked_alone_unless_there_may_be_one_only() {
     for (several, revoked) in [("true", [false, false]), ("false", [true, false])] {

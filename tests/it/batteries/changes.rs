@@ -1,4 +1,5 @@
-//! Changes that depend on what was looked at, trusts, notes of use, and what is left behind in the audit.
+//! Changes that depend on what was looked at, trusts, notes of use, and what is left behind in the
+//! audit.
 
 use std::{collections::BTreeSet, time::Duration};
 

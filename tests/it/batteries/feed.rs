@@ -1,5 +1,6 @@
-//! The change feed on each database, as a replica follows it: whatever numbers the database gives to rows, whatever clocks writers
-//! have, and however long a transaction takes, a change that is visible is followed by the next look.
+//! The change feed on each database, as a replica follows it: whatever numbers the database gives
+//! to rows, whatever clocks writers have, and however long a transaction takes, a change that is
+//! visible is followed by the next look.
 
 use std::{sync::Arc, time::Duration};
 
@@ -43,7 +44,8 @@ async fn no_change_is_missed_on_postgresql() {
     let mut world = World::new(&database.url).await;
     world.changes_by_several_writers_are_followed().await;
     world.a_change_that_stays_invisible_for_long_is_followed(true).await;
-    // Each connection takes so many numbers for itself: what the second writes is far from what the first goes on with.
+    // Each connection takes so many numbers for itself: what the second writes is far from what the
+    // first goes on with.
     for numbers in [100, 5000] {
         world.execute(&format!("ALTER SEQUENCE registry_changes_id_seq CACHE {numbers}")).await;
         world.connect_anew(async |_| ()).await;
@@ -153,8 +155,9 @@ impl World {
         }
     }
 
-    /// Its row is written, and then its transaction takes its time. One of a version that numbers nothing holds nobody up, and
-    /// others overtake it; one of this version nobody can overtake. On SQLite nobody else can write meanwhile.
+    /// Its row is written, and then its transaction takes its time. One of a version that numbers
+    /// nothing holds nobody up, and others overtake it; one of this version nobody can
+    /// overtake. On SQLite nobody else can write meanwhile.
     async fn a_change_that_stays_invisible_for_long_is_followed(&self, others_may_write: bool) {
         for is_numbered in [false, true] {
             for name in NAMES {
@@ -212,7 +215,8 @@ impl World {
         assert!(changes.windows(2).all(|pair| pair[0].number + 1 == pair[1].number), "no gaps");
     }
 
-    /// Whether rows that became visible later have smaller numbers, by more than a follower would ever look back.
+    /// Whether rows that became visible later have smaller numbers, by more than a follower would
+    /// ever look back.
     async fn numbers_of_rows_go_back(&self) -> bool {
         let database = sea_orm::Database::connect(&self.url).await.unwrap();
         let statement = "SELECT COUNT(*) AS found FROM registry_changes a JOIN registry_changes b ON b.ordinal = a.ordinal + 1 AND b.id < a.id";

@@ -29,7 +29,8 @@ fn claim(principal: i64, nonce: &str, valid: Duration) -> NonceClaim<'_> {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let attempt = Attempt::Unique(NUMBER.fetch_add(1, Ordering::Relaxed).into());
     let valid_until = now().saturating_add(valid);
-    // As if it were of a client whose clock is ahead: what was signed before a store began is fenced.
+    // As if it were of a client whose clock is ahead: what was signed before a store began is
+    // fenced.
     let token_time = now().saturating_add(VALID);
     NonceClaim {
         principal: PrincipalId(principal),
@@ -114,7 +115,8 @@ async fn nonce_battery(store: Arc<dyn NonceStore>) {
         assert_eq!(fresh, 1, "of 64 claims at once");
     }
 
-    // Remembered until it cannot pass any more and a second longer; then forgotten, or the store would only grow.
+    // Remembered until it cannot pass any more and a second longer; then forgotten, or the store
+    // would only grow.
     let first = now();
     assert_eq!(outcome(claim(6, "short", Duration::from_millis(10))).await, Claimed::Fresh);
     let forgotten_after = loop {
@@ -159,7 +161,8 @@ async fn the_redis_store_keeps_the_nonce_promise_behind_a_sentinel() {
     nonce_battery(redis_store(&format!("redis+sentinel://{}/main", redis.address))).await;
 }
 
-/// Whatever a claim leaves in Redis goes away by itself, and within the time that the contract gives.
+/// Whatever a claim leaves in Redis goes away by itself, and within the time that the contract
+/// gives.
 #[tokio::test]
 async fn claims_in_redis_expire_by_themselves() {
     let redis = Redis::start();
@@ -177,8 +180,8 @@ async fn claims_in_redis_expire_by_themselves() {
     }
 }
 
-/// Whatever Redis replies to a claim, only `+OK` is fresh and only nil is a replay: everything else is unavailable, and the next
-/// claim that it takes is decided as ever.
+/// Whatever Redis replies to a claim, only `+OK` is fresh and only nil is a replay: everything else
+/// is unavailable, and the next claim that it takes is decided as ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_reply_but_ok_is_fresh() {
     const ERRORS: [&str; 14] = [

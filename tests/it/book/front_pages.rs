@@ -1,5 +1,5 @@
-//! README, ARCHITECTURE and the decision records: short enough to be read, and what they name exists. That their links lead
-//! somewhere is tested in `links`.
+//! README, ARCHITECTURE and the decision records: short enough to be read, and what they name
+//! exists. That their links lead somewhere is tested in `links`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -9,7 +9,8 @@ use crate::harness::Gateway;
 
 const PAGE: &str = "examples/matrix.md";
 
-/// A gateway in one version: its name, the module of each list of tests that holds those through it, and the list with tests of its own.
+/// A gateway in one version: its name, the module of each list of tests that holds those through
+/// it, and the list with tests of its own.
 struct Column {
     name: &'static str,
     gateway: Gateway,
@@ -50,7 +51,8 @@ const fn column(
     Column { name, gateway, module, own }
 }
 
-/// What is tried, and the tests that try it: any of them will do. `{module}` and `{own}` are the column's.
+/// What is tried, and the tests that try it: any of them will do. `{module}` and `{own}` are the
+/// column's.
 const TRIED: [(&str, &[&str]); 13] = [
     ("allow", &["gateways::every::{module}::an_allowed_request_names_the_principal"]),
     ("replay", &["gateways::every::{module}::a_token_passes_once"]),
@@ -82,7 +84,8 @@ const TRIED: [(&str, &[&str]); 13] = [
 const OLDER: &str =
     "an older Envoy with the same files; what differs between versions is what is run";
 
-/// Why something is not tried: by the beginning of a column's module. A reason for what is tried is one too many.
+/// Why something is not tried: by the beginning of a column's module. A reason for what is tried is
+/// one too many.
 const NOT_TRIED: &[(&str, &str, &str)] = &[
     (
         "gRPC",

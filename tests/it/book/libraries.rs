@@ -1,4 +1,5 @@
-//! Tokens of the libraries that people sign with pass as the libraries make them, and the page about them says what they make.
+//! Tokens of the libraries that people sign with pass as the libraries make them, and the page
+//! about them says what they make.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

@@ -1,4 +1,5 @@
-//! Every link between documents leads to something that is there, in the repository and in the book.
+//! Every link between documents leads to something that is there, in the repository and in the
+//! book.
 
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};

@@ -1,5 +1,5 @@
-//! What the middleware of `asymmetric_jwt_auth` takes and what Countersign takes, side by side: the same headers to both, and the page
-//! about moving has a row for each difference.
+//! What the middleware of `asymmetric_jwt_auth` takes and what Countersign takes, side by side: the
+//! same headers to both, and the page about moving has a row for each difference.
 //!
 //! Nothing is sent that the middleware does not handle.
 

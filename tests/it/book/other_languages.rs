@@ -16,7 +16,8 @@ async fn php() {
     assert_passes("php", "php", &["--type", "rsa", "--out", "alice-rsa.pem"]).await;
 }
 
-/// What the snippet in `language` prints is a header for alice, whose key was generated with these options.
+/// What the snippet in `language` prints is a header for alice, whose key was generated with these
+/// options.
 async fn assert_passes(language: &str, interpreter: &str, generate: &[&str]) {
     let deployment = Deployment::new();
     deployment.done(&["principal", "add", "alice"]);

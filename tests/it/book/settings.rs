@@ -1,4 +1,5 @@
-//! The reference of settings, out of the structs in `src/config`: their comments, their types, and the defaults that they really have.
+//! The reference of settings, out of the structs in `src/config`: their comments, their types, and
+//! the defaults that they really have.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -156,7 +157,8 @@ fn lowercase_first(text: &str) -> String {
     }
 }
 
-/// Takes the sentence about the default out of a comment, and holds it to the default that there really is.
+/// Takes the sentence about the default out of a comment, and holds it to the default that there
+/// really is.
 fn meaning_and_default(key: &str, comment: &str, real: &Value) -> (String, String) {
     let real = match real {
         Value::Null => String::new(),
@@ -206,8 +208,8 @@ fn meaning_and_default(key: &str, comment: &str, real: &Value) -> (String, Strin
     (meaning, default)
 }
 
-/// Whether the value that a comment names is the one that there is. Digits may have commas between them, and durations and fractions
-/// more than one form.
+/// Whether the value that a comment names is the one that there is. Digits may have commas between
+/// them, and durations and fractions more than one form.
 fn is_same(said: &str, real: &str) -> bool {
     let is_same_number = || said.parse::<f64>().is_ok_and(|it| real.parse() == Ok(it));
     let is_same_duration = || {

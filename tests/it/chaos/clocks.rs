@@ -51,7 +51,8 @@ async fn a_replica_is_ahead() {
     );
 }
 
-/// Set forward while it decides, it must not have the store forget early what it claims before it finds out.
+/// Set forward while it decides, it must not have the store forget early what it claims before it
+/// finds out.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_clock_of_a_replica_is_set_forward() {
     const TOLERANCE: Duration = Duration::from_secs(6);
@@ -104,7 +105,8 @@ async fn the_clock_of_a_replica_is_set_back() {
     fault.is_forgotten(&report);
 }
 
-/// A clock far ahead has the store in memory forget what counts again when the clock is back. The client's clock does the same.
+/// A clock far ahead has the store in memory forget what counts again when the clock is back. The
+/// client's clock does the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_clock_of_a_replica_with_nonces_in_memory_leaps_and_is_back() {
     const TOLERANCE: Duration = Duration::from_secs(6);
@@ -129,8 +131,9 @@ async fn the_clock_of_a_replica_with_nonces_in_memory_leaps_and_is_back() {
     Fault { began, ended: began, returned }.is_forgotten(&report);
 }
 
-/// A token whose claim comes back after its window has ended is not allowed, whatever the clock said when it was asked about. Time
-/// leaps for the clock alone, so that the claim itself takes no time that a timeout would notice.
+/// A token whose claim comes back after its window has ended is not allowed, whatever the clock
+/// said when it was asked about. Time leaps for the clock alone, so that the claim itself takes no
+/// time that a timeout would notice.
 #[tokio::test]
 async fn a_claim_comes_back_when_the_window_is_over() {
     let redis = Redis::start();

@@ -61,8 +61,8 @@ async fn a_cluster_replaces_a_master_that_hangs() {
     others_go_on(&report, began);
 }
 
-/// Two thirds of the slots are served meanwhile. The nodes take one that is gone for down after a second: what is looked at is the time
-/// before.
+/// Two thirds of the slots are served meanwhile. The nodes take one that is gone for down after a
+/// second: what is looked at is the time before.
 fn others_go_on(report: &Report, began: Instant) {
     let meanwhile = began + Duration::from_millis(900);
     let allowed = report.latencies(began, meanwhile, "allowed").len();

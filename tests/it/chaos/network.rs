@@ -25,8 +25,8 @@ impl Scene {
         Self { world, proxy, _redis: redis }
     }
 
-    /// Whether a network that lets no claim through is outlived, and refused in time meanwhile. It is bad for as long as it takes to sign
-    /// the tokens of so many seconds.
+    /// Whether a network that lets no claim through is outlived, and refused in time meanwhile. It
+    /// is bad for as long as it takes to sign the tokens of so many seconds.
     async fn outlives(self, network: Network, seconds: usize) {
         let Self { world, proxy, _redis } = self;
         let presenter = world.present(3 + u32::try_from(seconds).unwrap() + 5);
@@ -99,7 +99,8 @@ async fn the_network_is_a_black_hole() {
     Scene::new().await.outlives(Network::BlackHole, 5).await;
 }
 
-/// As after a firewall's restart. The store is there: what it costs is the time until a connection is given up.
+/// As after a firewall's restart. The store is there: what it costs is the time until a connection
+/// is given up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_network_forgets_connections() {
     let Scene { world, proxy, _redis } = Scene::new().await;

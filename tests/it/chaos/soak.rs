@@ -1,4 +1,5 @@
-//! Under load, with one fault after another, for as long as one has patience: what a process holds does not grow.
+//! Under load, with one fault after another, for as long as one has patience: what a process holds
+//! does not grow.
 //!
 //! `make soak` takes 20 minutes; the quick run, half a minute.
 
@@ -12,7 +13,8 @@ use crate::harness::{
 
 /// Without `SOAK_SECONDS`.
 const QUICK: Duration = Duration::from_secs(30);
-/// Parts of a run, each with a fault of its own; what is held at the end of the fourth is what later parts are compared with.
+/// Parts of a run, each with a fault of its own; what is held at the end of the fourth is what
+/// later parts are compared with.
 const QUICK_PART: Duration = Duration::from_secs(5);
 const PART: Duration = Duration::from_secs(30);
 const WARM_UP_PARTS: usize = 4;
@@ -21,7 +23,8 @@ const LOAD_PERCENT: usize = 70;
 const PER_SECOND_MAX: u32 = 2_000;
 /// How much more memory than after the warm-up is no growth.
 const GROWTH_PERCENT: u64 = 10;
-/// Connections to the stores are given up and made again; a few more or less at the moment of counting are no growth.
+/// Connections to the stores are given up and made again; a few more or less at the moment of
+/// counting are no growth.
 const DESCRIPTORS_MORE: usize = 16;
 const THREADS_MORE: usize = 2;
 

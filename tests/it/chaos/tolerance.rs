@@ -15,7 +15,8 @@ async fn a_rolling_update_raises_the_tolerance() {
     world.replicas = (0..3).map(|_| world.deployment.serve()).collect();
     world.deployment = world.deployment.set("self_signed.tolerance", "6s");
     let mut plan = plan(20, AFTER);
-    // When nothing remembers a token any more that was used at once under the old tolerance, and when the new one ends.
+    // When nothing remembers a token any more that was used at once under the old tolerance, and
+    // when the new one ends.
     plan.last = [3300, 3700, 4500, 5900].map(Duration::from_millis).to_vec();
     let presenter = Presenter::start(&world.replicas, &world.client, plan);
     let mut fault = Fault::now();

@@ -1,4 +1,5 @@
-//! Alerts and the dashboard: read by Prometheus' own tool, and held to what a running service exposes.
+//! Alerts and the dashboard: read by Prometheus' own tool, and held to what a running service
+//! exposes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -30,7 +31,8 @@ async fn prometheus_reads_the_alerts() {
     }
 }
 
-/// `tests/it/fixtures/chart/alerts_test.yaml`: each alert fires for what it is there for, and none where nothing is wrong.
+/// `tests/it/fixtures/chart/alerts_test.yaml`: each alert fires for what it is there for, and none
+/// where nothing is wrong.
 #[tokio::test]
 async fn alerts_fire_when_they_should() {
     let dir = tempfile::tempdir().unwrap();
@@ -261,7 +263,8 @@ fn missing(
     missing
 }
 
-/// The metrics that queries name, with the labels by which they choose. What they group by counts for all metrics of the query.
+/// The metrics that queries name, with the labels by which they choose. What they group by counts
+/// for all metrics of the query.
 fn selectors(queries: &[String]) -> BTreeMap<String, BTreeSet<String>> {
     let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for query in queries {

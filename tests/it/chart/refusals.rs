@@ -178,7 +178,8 @@ async fn what_cannot_work_is_refused_with_the_value_to_change() {
     }
 }
 
-/// The neighbours of what is refused: one replica may have everything to itself, and a reference to a secret is none.
+/// The neighbours of what is refused: one replica may have everything to itself, and a reference to
+/// a secret is none.
 #[tokio::test]
 async fn what_can_work_is_taken() {
     let taken = [

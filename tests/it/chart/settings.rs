@@ -42,7 +42,8 @@ async fn every_rendered_setting_is_accepted() {
     }
 }
 
-/// Numbers arrive from value files in more than one type, and text may hold what TOML would read otherwise.
+/// Numbers arrive from value files in more than one type, and text may hold what TOML would read
+/// otherwise.
 #[tokio::test]
 async fn values_are_written_as_toml() {
     let config = r#"
@@ -109,7 +110,8 @@ fn properties(schema: &Value) -> serde_json::Map<String, Value> {
     schema["properties"].as_object().unwrap_or_else(|| panic!("no properties: {schema}")).clone()
 }
 
-/// The service, started with the arguments and settings of the pod, answers where the probes look and decides.
+/// The service, started with the arguments and settings of the pod, answers where the probes look
+/// and decides.
 #[tokio::test]
 async fn a_pod_serves_and_its_probes_pass() {
     for name in ["single-node", "own-environment", "production", "tls"] {
@@ -195,7 +197,8 @@ async fn the_migration_job_migrates() {
     assert_eq!(deployment.done(&arguments).trim(), "nothing to apply");
 }
 
-/// A secret is mounted as links to a folder that is exchanged as a whole, and all of its files have one time.
+/// A secret is mounted as links to a folder that is exchanged as a whole, and all of its files have
+/// one time.
 #[tokio::test]
 async fn signing_keys_are_read_as_a_secret_mounts_them() {
     let rendered = of("minimal");

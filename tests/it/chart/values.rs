@@ -66,7 +66,8 @@ async fn versions_are_those_of_the_package() {
     assert_eq!(metadata["appVersion"], env!("CARGO_PKG_VERSION"));
 }
 
-/// The objects that have a list of keys, with these; empty ones in `values.yaml` are for users to fill.
+/// The objects that have a list of keys, with these; empty ones in `values.yaml` are for users to
+/// fill.
 fn objects(
     root: &Value,
     schema: &Value,

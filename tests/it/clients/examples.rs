@@ -72,7 +72,8 @@ async fn a_retry_is_signed_anew() {
     }
 }
 
-/// Without a time to wait for, or with one that nobody has, the answer is what it is. A redirect is one, too.
+/// Without a time to wait for, or with one that nobody has, the answer is what it is. A redirect is
+/// one, too.
 #[tokio::test]
 async fn an_answer_is_an_answer() {
     for client in ExampleClient::all() {
@@ -165,7 +166,8 @@ async fn an_access_token_about_to_expire_is_refreshed() {
     }
 }
 
-/// The API says 401, so does the refresh: from the API key again, and then the API is asked once more.
+/// The API says 401, so does the refresh: from the API key again, and then the API is asked once
+/// more.
 #[tokio::test]
 async fn a_refused_access_token_is_replaced() {
     for client in ExampleClient::all() {

@@ -1,4 +1,5 @@
-//! Tokens as real clients send them: what old libraries write, what newer ones add, and what goes wrong most often.
+//! Tokens as real clients send them: what old libraries write, what newer ones add, and what goes
+//! wrong most often.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -321,7 +322,8 @@ async fn ed25519_has_two_names() {
     }
 }
 
-/// The issuer's URL is all that they know: the rest is in the metadata (RFC 8414). They sign with Ed25519 by that name.
+/// The issuer's URL is all that they know: the rest is in the metadata (RFC 8414). They sign with
+/// Ed25519 by that name.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn oauth_clients_find_everything_by_the_issuer() {
     for prefix in ["", "/auth"] {

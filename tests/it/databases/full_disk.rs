@@ -19,7 +19,8 @@ async fn changes_work_again_as_soon_as_there_is_room() {
     assert_eq!(login_status(&countersign, &api_key).await, 200);
 
     disk.fill();
-    // Until the last room in the files there are is used, and then on every connection that there is.
+    // Until the last room in the files there are is used, and then on every connection that there
+    // is.
     let mut refused = 0;
     for _ in 0..200 {
         let statuses = [(); 8].map(|()| login_status(&countersign, &api_key));

@@ -1,4 +1,5 @@
-//! A database that is gone, or does not answer: what needs it is refused at once, and works again when it is back.
+//! A database that is gone, or does not answer: what needs it is refused at once, and works again
+//! when it is back.
 
 use std::time::{Duration, Instant};
 

@@ -4,7 +4,8 @@ use sea_orm::{ConnectionTrait as _, Statement};
 
 use crate::harness::{Database, Deployment, execute};
 
-/// MariaDB without a mode cuts texts that are too long, and says nothing. Every column that people fill is tried at its end.
+/// MariaDB without a mode cuts texts that are too long, and says nothing. Every column that people
+/// fill is tried at its end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_cut_on_a_lax_server() {
     let database = Database::mariadb();

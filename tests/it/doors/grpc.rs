@@ -224,7 +224,8 @@ async fn raw_headers_are_read() {
     assert_eq!(code(&ext_authz.check(raw(&[&first, &second])).await), "malformed_credentials");
     ext_authz.check(raw(&[&first])).await.ok();
     assert_eq!(code(&ext_authz.check(raw(&[&first])).await), "replayed");
-    // The same token in both fields is still one presentation, and a second token in the other field is a second one.
+    // The same token in both fields is still one presentation, and a second token in the other
+    // field is a second one.
     let both = |in_map: &str, in_raw: &str| {
         let mut request = raw(&[in_raw]);
         let http =
@@ -251,7 +252,8 @@ async fn raw_bytes_are_refused() {
     assert_eq!(code(&countersign.ext_authz().check(request).await), "malformed_credentials");
 }
 
-/// Nobody but Envoy should come here; whoever does gets a denial, not an error and not an empty message.
+/// Nobody but Envoy should come here; whoever does gets a denial, not an error and not an empty
+/// message.
 #[tokio::test]
 async fn an_empty_question_is_denied() {
     let (_deployment, countersign, _) = alice();

@@ -1,4 +1,5 @@
-//! What one connection may take of the gRPC door, and what is answered beyond it: always a decision.
+//! What one connection may take of the gRPC door, and what is answered beyond it: always a
+//! decision.
 
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::HttpRequest;
 use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
@@ -156,11 +157,13 @@ async fn a_question_to_health_is_small() {
         .unwrap();
 }
 
-/// Streams of one connection that all keep the last byte back take no more than a part of the memory, and nothing from others.
+/// Streams of one connection that all keep the last byte back take no more than a part of the
+/// memory, and nothing from others.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unfinished_streams_take_bounded_memory() {
-    // Hardly more than there is room for, and few on each connection: HTTP/2 ends a connection of which too many streams were reset
-    // at once, or whose window is cut into too many small frames.
+    // Hardly more than there is room for, and few on each connection: HTTP/2 ends a connection of
+    // which too many streams were reset at once, or whose window is cut into too many small
+    // frames.
     const OVERSIZE: usize = 150;
     const WITHHELD: usize = 80;
     const CONNECTIONS: usize = 10;

@@ -10,7 +10,8 @@ use crate::gateways::every::IDENTITY;
 use crate::harness::http::{Connection, Request};
 use crate::harness::{Claims, Countersign, Deployment, Key, decision_request, eventually, now};
 
-/// A proxy overwrites what the client sent only with what it is given, so all seven are there, some of them empty.
+/// A proxy overwrites what the client sent only with what it is given, so all seven are there, some
+/// of them empty.
 #[tokio::test]
 async fn an_allow_carries_every_identity_header() {
     let (_deployment, countersign, key) = alice();
@@ -117,7 +118,8 @@ async fn an_old_client_may_keep_its_connection() {
     assert_eq!(stream.read(&mut [0]).await.unwrap(), 0, "it is closed as it asked");
 }
 
-/// Whatever it asks for, and at either listener: an answer in its version, and the end of the connection, which is all that it knows.
+/// Whatever it asks for, and at either listener: an answer in its version, and the end of the
+/// connection, which is all that it knows.
 #[tokio::test]
 async fn an_old_client_is_answered_and_its_connection_closed() {
     let (_deployment, countersign, key) = alice();
@@ -339,7 +341,8 @@ async fn a_route_by_path_tells_the_original_request() {
     }
 }
 
-/// The request line has no scheme. Envoy says it in a header, which a client that adds one only hurts itself with.
+/// The request line has no scheme. Envoy says it in a header, which a client that adds one only
+/// hurts itself with.
 #[tokio::test]
 async fn the_scheme_of_a_tail_is_in_a_header() {
     let (_deployment, countersign, key) = alice();
@@ -364,7 +367,8 @@ async fn the_scheme_of_a_tail_is_in_a_header() {
     }
 }
 
-/// A typo must not let pass what a route was meant to keep out; and it is the operator's, not the client's.
+/// A typo must not let pass what a route was meant to keep out; and it is the operator's, not the
+/// client's.
 #[tokio::test]
 async fn a_misconfigured_question_is_refused() {
     let (_deployment, countersign, key) = alice();
@@ -526,7 +530,8 @@ async fn a_prefix_moves_every_path() {
     assert_eq!(Request::get("/auth/livez").send(countersign.http).await.status, 200);
 }
 
-/// Only the decision endpoint decides: a typo in a gateway's configuration must not look like an allow.
+/// Only the decision endpoint decides: a typo in a gateway's configuration must not look like an
+/// allow.
 #[tokio::test]
 async fn other_paths_decide_nothing() {
     let (_deployment, countersign, key) = alice();

@@ -191,7 +191,8 @@ async fn one_attempt_at_one_request_is_one_presentation() {
     verification.verify(&first).await.allowed();
 }
 
-/// A token that is bound to a request is good for that one, and for none where the gateway does not tell.
+/// A token that is bound to a request is good for that one, and for none where the gateway does not
+/// tell.
 #[tokio::test]
 async fn bound_tokens_are_held_to_the_request() {
     let (_deployment, countersign, key) = alice();

@@ -32,8 +32,8 @@ async fn a_lost_answer_is_not_asked_for_again() {
     a_lost_answer_is_one_answer(Gateway::Apache, ("\"127.0.0.1:8080\"", &asks), &[]).await;
 }
 
-/// It is a second request to httpd, which asks a second time, and a token passes once. An answer of the script's own would
-/// turn into an empty 200 there.
+/// It is a second request to httpd, which asks a second time, and a token passes once. An answer of
+/// the script's own would turn into an empty 200 there.
 #[tokio::test]
 async fn an_internal_redirect_is_refused() {
     let redirecting = (

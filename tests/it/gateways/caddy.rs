@@ -9,7 +9,8 @@ use crate::harness::{Echo, Gateway, Key, Seen, repository};
 
 const CADDIES: [Gateway; 2] = [Gateway::Caddy, Gateway::CaddyDebian];
 
-/// Its HTTP client asks again by itself when a kept-alive connection breaks, and cannot be told not to.
+/// Its HTTP client asks again by itself when a kept-alive connection breaks, and cannot be told not
+/// to.
 #[tokio::test]
 async fn a_lost_answer_is_asked_for_again() {
     for gateway in CADDIES {
@@ -23,7 +24,8 @@ async fn a_lost_answer_is_asked_for_again() {
     }
 }
 
-/// To a host that no site of its configuration names it answers 200 by itself, which a client takes for an allow.
+/// To a host that no site of its configuration names it answers 200 by itself, which a client takes
+/// for an allow.
 #[tokio::test]
 async fn every_host_is_decided() {
     for gateway in CADDIES {

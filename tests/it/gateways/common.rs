@@ -12,8 +12,9 @@ pub const LENIENT: &str = "lenient.test";
 /// Asks for the scope `admin`, whatever the path.
 pub const STRICT: &str = "strict.test";
 
-/// A request may name a host in its target and another in its Host line. By whichever of the two a gateway goes, it tells the back end
-/// and us the site whose rules applied, and of two tokens the one for this site passes. `edits` make two sites of the example.
+/// A request may name a host in its target and another in its Host line. By whichever of the two a
+/// gateway goes, it tells the back end and us the site whose rules applied, and of two tokens the
+/// one for this site passes. `edits` make two sites of the example.
 pub async fn two_sites_keep_their_rules(gateway: Gateway, edits: &[(&str, &str)]) {
     let scene = Scene::edited(gateway, Key::ed25519(), edits).await;
     let port = scene.gateway.address.port();
@@ -74,7 +75,8 @@ pub async fn two_sites_keep_their_rules(gateway: Gateway, edits: &[(&str, &str)]
     }
 }
 
-/// What the back end says of pages is replaced: of two origins in one answer a browser believes none, and the list is to be in one place.
+/// What the back end says of pages is replaced: of two origins in one answer a browser believes
+/// none, and the list is to be in one place.
 pub async fn what_the_back_end_says_of_pages_is_replaced(gateway: Gateway) {
     let scene = Scene::of(gateway, Key::ed25519()).await;
     let send = async |origin: &str| {
@@ -107,8 +109,9 @@ pub async fn what_the_back_end_says_of_pages_is_replaced(gateway: Gateway) {
     }
 }
 
-/// A request that is too much for a gateway is refused before it asks: its token is as good as before. What the gateway takes, the back
-/// end gets, and who is asking with it, by a long list of scopes, too. It takes headers of `kibibytes` beside the token.
+/// A request that is too much for a gateway is refused before it asks: its token is as good as
+/// before. What the gateway takes, the back end gets, and who is asking with it, by a long list of
+/// scopes, too. It takes headers of `kibibytes` beside the token.
 pub async fn what_is_too_large_costs_no_token(gateway: Gateway, kibibytes: usize) {
     let scene = Scene::of(gateway, Key::ed25519()).await;
     let scopes = (100..200)
@@ -162,7 +165,8 @@ pub async fn what_is_too_large_costs_no_token(gateway: Gateway, kibibytes: usize
     assert!(refused > 0, "nothing is too large");
 }
 
-/// The other form of rules: everything asks for a scope but the open routes. So do paths that nobody thought of.
+/// The other form of rules: everything asks for a scope but the open routes. So do paths that
+/// nobody thought of.
 pub async fn everything_asks_for_a_scope(gateway: Gateway, edits: &[(&str, &str)]) {
     let scene = Scene::edited(gateway, Key::ed25519(), edits).await;
     let root = |path: &str| {

@@ -79,7 +79,8 @@ async fn a_body_for_the_check_changes_nothing() {
 const BUFFERED: &str = "failure_mode_allow: false\n              with_request_body: \
                         { max_request_bytes: 1024, allow_partial_message: true, pack_as_bytes: true }";
 
-/// What Envoy hands over may be more than is taken here. That is no failure of the service, on which Envoy would go by its own mode.
+/// What Envoy hands over may be more than is taken here. That is no failure of the service, on
+/// which Envoy would go by its own mode.
 #[tokio::test]
 async fn a_body_that_is_too_large_is_denied_whatever_envoy_makes_of_failures() {
     let lenient = "failure_mode_allow: true\n              with_request_body: { max_request_bytes: 4194304, pack_as_bytes: true }";
@@ -150,7 +151,8 @@ async fn a_body_that_is_handed_over_has_the_digest() {
     }
 }
 
-/// Neither Envoy hands bodies over by itself: the back end is told the digest, whatever comes. Over gRPC a body without a length is none.
+/// Neither Envoy hands bodies over by itself: the back end is told the digest, whatever comes. Over
+/// gRPC a body without a length is none.
 #[tokio::test]
 async fn a_digest_of_an_unseen_body_is_handed_on() {
     for gateway in ENVOYS {
@@ -210,7 +212,8 @@ async fn a_preflight_needs_no_token() {
     }
 }
 
-/// A call, a stream of answers and one both ways: each is decided once, by its head, and carried for as long as it lasts.
+/// A call, a stream of answers and one both ways: each is decided once, by its head, and carried
+/// for as long as it lasts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn grpc_calls_and_streams_pass() {
     for gateway in ENVOYS {
@@ -348,7 +351,8 @@ async fn what_is_not_listed_needs_the_scope() {
     }
 }
 
-/// Some back ends read these as paths of their administration. Newer Envoys do, too; older ones refuse them by the example's route.
+/// Some back ends read these as paths of their administration. Newer Envoys do, too; older ones
+/// refuse them by the example's route.
 #[tokio::test]
 async fn segments_without_a_name_go_round_no_scope() {
     for gateway in ENVOYS
@@ -398,7 +402,8 @@ async fn an_open_route_hands_on_no_token() {
     }
 }
 
-/// Envoy counts what Countersign adds to the client's headers. Where both do not fit, the client hears why.
+/// Envoy counts what Countersign adds to the client's headers. Where both do not fit, the client
+/// hears why.
 #[tokio::test]
 async fn an_allow_that_does_not_fit_says_so() {
     for gateway in ENVOYS {
@@ -419,7 +424,8 @@ async fn an_allow_that_does_not_fit_says_so() {
     }
 }
 
-/// Envoy asks again about the place to which a back end sends it, under another id and without the token. The README says so.
+/// Envoy asks again about the place to which a back end sends it, under another id and without the
+/// token. The README says so.
 #[tokio::test]
 async fn an_internal_redirect_is_another_request_without_the_token() {
     for gateway in ENVOYS {
@@ -456,7 +462,8 @@ async fn moving_back_end() -> Echo {
     Echo::at(address)
 }
 
-/// What Envoy's access log has of each request: the status, and what we said in the dynamic metadata.
+/// What Envoy's access log has of each request: the status, and what we said in the dynamic
+/// metadata.
 fn access_log(file: &Path) -> String {
     let said =
         |name: &str| format!("%DYNAMIC_METADATA(envoy.filters.http.ext_authz:countersign:{name})%");
@@ -525,7 +532,8 @@ async fn an_access_log_can_tell_why_somebody_was_denied() {
     }
 }
 
-/// A client writes what it likes into `:scheme`, and into a header of that name; Envoy knows how it is connected.
+/// A client writes what it likes into `:scheme`, and into a header of that name; Envoy knows how it
+/// is connected.
 #[tokio::test]
 async fn the_scheme_is_that_of_the_connection() {
     for gateway in ENVOYS {
@@ -587,7 +595,8 @@ async fn over_http2(
     (status, error)
 }
 
-/// Over HTTP the path is all that a route has to say what it asks for, and the client has no part in it.
+/// Over HTTP the path is all that a route has to say what it asks for, and the client has no part
+/// in it.
 #[tokio::test]
 async fn a_route_asks_for_scopes_by_its_path() {
     let (deployment, key) = (Deployment::new(), Key::ed25519());

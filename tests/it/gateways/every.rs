@@ -1,4 +1,5 @@
-//! What has to hold behind every gateway, through the real ones with the configurations of `examples/`.
+//! What has to hold behind every gateway, through the real ones with the configurations of
+//! `examples/`.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -23,7 +24,8 @@ pub const IDENTITY: [&str; 7] = [
     "x-auth-decision-id",
 ];
 
-/// A gateway between a client and an echo; alice, who has a key, and root, who has the scope `admin` too.
+/// A gateway between a client and an echo; alice, who has a key, and root, who has the scope
+/// `admin` too.
 pub struct Scene {
     pub gateway: RunningGateway,
     pub countersign: Countersign,
@@ -103,8 +105,8 @@ impl Scene {
     }
 }
 
-/// A gateway that hears no answer does not ask again: the token may be spent, and would be refused. `asks` has it ask at an address
-/// of the test's own.
+/// A gateway that hears no answer does not ask again: the token may be spent, and would be refused.
+/// `asks` has it ask at an address of the test's own.
 pub async fn a_lost_answer_is_one_answer(gateway: Gateway, asks: Edit<'_>, edits: &[(&str, &str)]) {
     let lost = LostAnswer::of(gateway, &Deployment::new(), asks, edits, usize::MAX).await;
 
@@ -113,7 +115,8 @@ pub async fn a_lost_answer_is_one_answer(gateway: Gateway, asks: Edit<'_>, edits
     assert_eq!(lost.answers, 1, "asked more than once");
 }
 
-/// A gateway that hears no answer asks again, and says that it is the same attempt. Without the setting in Countersign it is a replay.
+/// A gateway that hears no answer asks again, and says that it is the same attempt. Without the
+/// setting in Countersign it is a replay.
 pub async fn a_lost_answer_is_asked_for_again_in_the_same_attempt(
     gateway: Gateway,
     asks: Edit<'_>,
@@ -157,7 +160,8 @@ impl LostAnswer {
         let edits = [&[(asks.0, there.as_str())], edits].concat();
         let gateway = gateway.start_edited(&countersign, &Echo::start(), &edits).await;
         let request = || Request::get("/").authorization(&Claims::of("alice").authorization(&key));
-        // On a kept-alive connection, where a gateway takes the loss for the server's right to close it.
+        // On a kept-alive connection, where a gateway takes the loss for the server's right to
+        // close it.
         for _ in 0..2 {
             Seen::by(&gateway.send(&request()).await);
         }
@@ -169,7 +173,8 @@ impl LostAnswer {
     }
 }
 
-/// Runs each test through each gateway, as a test of its own. The tests are functions of the module that calls this.
+/// Runs each test through each gateway, as a test of its own. The tests are functions of the module
+/// that calls this.
 macro_rules! through_every_gateway {
     ($($test:ident),+ $(,)?) => {
         through_every_gateway!(@ [$($test)+]

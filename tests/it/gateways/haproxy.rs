@@ -21,7 +21,8 @@ async fn a_script_that_fails_lets_nobody_pass() {
     assert_eq!(answer.json()["code"], "unavailable");
 }
 
-/// HAProxy leaves out what does not fit behind the request's own headers. The back end is to get all of who is asking, or nothing.
+/// HAProxy leaves out what does not fit behind the request's own headers. The back end is to get
+/// all of who is asking, or nothing.
 #[tokio::test]
 async fn an_identity_that_does_not_fit_is_no_allow() {
     let scene = Scene::edited(

@@ -31,7 +31,8 @@ async fn made_up_identity_headers_are_overwritten(gateway: Gateway) {
     assert!(seen.values("x-auth-scopes").concat().is_empty());
 }
 
-/// A gateway that hands the client's query on with its own question would ask for whatever the client names.
+/// A gateway that hands the client's query on with its own question would ask for whatever the
+/// client names.
 async fn a_query_of_the_clients_asks_for_no_scope(gateway: Gateway) {
     let scene = Scene::of(gateway, Key::ed25519()).await;
 
@@ -53,8 +54,8 @@ async fn an_open_route_drops_made_up_identity_headers(gateway: Gateway) {
     }
 }
 
-/// What the gateway judged is what the back end serves: in no reading of the path that it gets is this one of those that ask for
-/// a scope, and without a token it is the open one.
+/// What the gateway judged is what the back end serves: in no reading of the path that it gets is
+/// this one of those that ask for a scope, and without a token it is the open one.
 async fn no_spelling_of_a_path_goes_round_the_scope(gateway: Gateway) {
     let scene = Scene::of(gateway, Key::ed25519()).await;
     let spellings = [
@@ -169,8 +170,8 @@ async fn a_client_cannot_tell_the_original_request(gateway: Gateway) {
     assert_eq!(Seen::by(&truth).method, "DELETE");
 }
 
-/// The headers that `Connection` names are for the next hop alone: a gateway that does as it says, after it has asked, drops
-/// what tells the back end who is asking.
+/// The headers that `Connection` names are for the next hop alone: a gateway that does as it says,
+/// after it has asked, drops what tells the back end who is asking.
 async fn a_client_cannot_drop_the_identity(gateway: Gateway) {
     let scene = Scene::of(gateway, Key::ed25519()).await;
 
@@ -186,7 +187,8 @@ async fn a_client_cannot_drop_the_identity(gateway: Gateway) {
     assert!(!seen.values("connection").concat().contains("x-auth"), "{seen:?}");
 }
 
-/// What makes two questions one attempt is the gateway's own id: a client cannot pass a replay off as the first.
+/// What makes two questions one attempt is the gateway's own id: a client cannot pass a replay off
+/// as the first.
 async fn a_client_cannot_choose_the_attempt(gateway: Gateway) {
     let scene = Scene::of(gateway, Key::ed25519()).await;
     let request =
@@ -196,8 +198,8 @@ async fn a_client_cannot_choose_the_attempt(gateway: Gateway) {
     assert_challenge(&scene.gateway.send(&request).await, "replayed");
 }
 
-/// A request target may name a host, and then the Host line is void (RFC 9112 section 3.2.2): a gateway that goes by the one must not
-/// tell us the other.
+/// A request target may name a host, and then the Host line is void (RFC 9112 section 3.2.2): a
+/// gateway that goes by the one must not tell us the other.
 async fn a_bound_token_passes_to_its_host_alone(gateway: Gateway) {
     let scene = Scene::of(gateway, Key::ed25519()).await;
     let port = scene.gateway.address.port();

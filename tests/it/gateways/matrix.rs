@@ -1,5 +1,5 @@
-//! What people send through their gateways beside plain requests: WebSockets, events, preflights, many headers, and paths that a back
-//! end reads in more ways than one.
+//! What people send through their gateways beside plain requests: WebSockets, events, preflights,
+//! many headers, and paths that a back end reads in more ways than one.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -56,7 +56,8 @@ through_older_envoys!(
     envoy_1_39_http OlderEnvoyHttp "1.39.3",
 );
 
-/// Envoy 1.37.0 hands on the status of a denial over HTTP, and none of its headers: a fault of that version alone.
+/// Envoy 1.37.0 hands on the status of a denial over HTTP, and none of its headers: a fault of that
+/// version alone.
 fn loses_denials(gateway: Gateway) -> bool {
     gateway == Gateway::OlderEnvoyHttp("1.37.0")
 }
@@ -188,7 +189,8 @@ async fn an_options_request_that_is_no_preflight_is_decided(gateway: Gateway) {
     }
 }
 
-/// Some applications send that many. What the identity adds must not be what makes it too many, once the token is spent.
+/// Some applications send that many. What the identity adds must not be what makes it too many,
+/// once the token is spent.
 async fn two_hundred_headers_pass(gateway: Gateway) {
     let scene = Scene::of(gateway, Key::ed25519()).await;
     for count in [90, 95, 100, 200] {

@@ -51,7 +51,8 @@ async fn the_question_cannot_be_asked_from_outside() {
     }
 }
 
-/// What people put beside the example's server, as README.md says: a copy, and one for all other names.
+/// What people put beside the example's server, as README.md says: a copy, and one for all other
+/// names.
 #[tokio::test]
 async fn two_sites_keep_their_rules() {
     let config = example("nginx/nginx.conf");

@@ -1,4 +1,5 @@
-//! Replicas that come and go behind every gateway, with the lines taken in that its example has for several.
+//! Replicas that come and go behind every gateway, with the lines taken in that its example has for
+//! several.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,7 +41,8 @@ impl Scene {
     }
 }
 
-/// One after the other, as an orchestrator does it. The next one goes when the one before is ready and has been for a second.
+/// One after the other, as an orchestrator does it. The next one goes when the one before is ready
+/// and has been for a second.
 async fn a_rolling_restart_fails_nobody(gateway: Gateway) {
     let mut scene = Scene::of(gateway).await;
     let traffic = Traffic::start(scene.gateway.address, &scene.key);
@@ -56,7 +58,8 @@ async fn a_rolling_restart_fails_nobody(gateway: Gateway) {
     assert!(exchanges.iter().any(|exchange| exchange.is_replay), "nothing was replayed");
 }
 
-/// A replica that is killed answers no question that it has. Nobody else notices, not while it is gone, and not when it is back.
+/// A replica that is killed answers no question that it has. Nobody else notices, not while it is
+/// gone, and not when it is back.
 async fn a_crash_fails_what_was_being_asked_at_most(gateway: Gateway) {
     let mut scene = Scene::of(gateway).await;
     let traffic = Traffic::start(scene.gateway.address, &scene.key);

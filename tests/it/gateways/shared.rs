@@ -28,8 +28,9 @@ pub fn block_of(readme: &str, beginning: &str) -> String {
         + "\n"
 }
 
-/// Behind a gateway that serves [`SHOP`] and [`OFFICE`] and tells the back end in `X-Server` by whose rules: a request never gets to the
-/// one by the rules of the other, and a bound token fits the one whose rules applied, whatever the request target and the Host line say.
+/// Behind a gateway that serves [`SHOP`] and [`OFFICE`] and tells the back end in `X-Server` by
+/// whose rules: a request never gets to the one by the rules of the other, and a bound token fits
+/// the one whose rules applied, whatever the request target and the Host line say.
 pub async fn two_sites_keep_their_rules(gateway: Gateway, edits: &[(&str, &str)]) {
     let scene = Scene::edited(gateway, Key::ed25519(), edits).await;
     let port = scene.gateway.address.port();
@@ -129,7 +130,8 @@ fn assert_is_at(answer: &Answer, site: &str, port: u16, what: &str) {
     assert_eq!(told, None, "{what}");
 }
 
-/// Behind a gateway that wants the scope `admin` for everything but `/orders`, `/orders/NUMBER` and the open `/healthz`.
+/// Behind a gateway that wants the scope `admin` for everything but `/orders`, `/orders/NUMBER` and
+/// the open `/healthz`.
 pub async fn only_listed_paths_pass_without_the_scope(gateway: Gateway, edits: &[(&str, &str)]) {
     let scene = Scene::edited(gateway, Key::ed25519(), edits).await;
     let root = |path: &str| {

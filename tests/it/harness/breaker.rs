@@ -1,4 +1,5 @@
-//! A TCP relay that can lose answers: the server gets the question and answers it, and the client sees a broken connection.
+//! A TCP relay that can lose answers: the server gets the question and answers it, and the client
+//! sees a broken connection.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -53,7 +54,8 @@ impl State {
     }
 }
 
-/// Takes whatever one read of the server's side yields for one answer, which holds for the small ones here.
+/// Takes whatever one read of the server's side yields for one answer, which holds for the small
+/// ones here.
 async fn relay(client: TcpStream, server: SocketAddr, state: Arc<State>) {
     let Ok(server) = TcpStream::connect(server).await else { return };
     let (mut from_client, mut to_client) = client.into_split();

@@ -10,7 +10,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// Bytes of an answer that are passed on: fewer than any has, since there may be several in what is read at once.
+/// Bytes of an answer that are passed on: fewer than any has, since there may be several in what is
+/// read at once.
 const BEGINNING: usize = 3;
 
 /// What the network does.
@@ -22,9 +23,11 @@ pub enum Network {
     Slow(Duration),
     /// Passes the beginning of the next answer on, and then resets the connection.
     ResetsAnswers,
-    /// Passes nothing on. Connections stay, and what was sent arrives when the network is fine again, as TCP has it.
+    /// Passes nothing on. Connections stay, and what was sent arrives when the network is fine
+    /// again, as TCP has it.
     BlackHole,
-    /// Has forgotten the connections there are: nothing sent over them arrives, and neither side is told. New ones are fine.
+    /// Has forgotten the connections there are: nothing sent over them arrives, and neither side is
+    /// told. New ones are fine.
     HalfOpen,
 }
 

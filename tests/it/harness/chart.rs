@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use super::Ran;
 use super::tools::{peer, program, repository};
 
-/// The releases of Kubernetes that manifests have to fit: the oldest that `Chart.yaml` allows, and the newest with schemas.
+/// The releases of Kubernetes that manifests have to fit: the oldest that `Chart.yaml` allows, and
+/// the newest with schemas.
 const KUBERNETES: [&str; 2] = ["1.30", "1.37"];
 
 pub struct Chart;

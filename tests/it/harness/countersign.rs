@@ -57,7 +57,8 @@ impl Countersign {
         started
     }
 
-    /// By a clock of its own. Waits until it answers, and not until it is ready, which it may never be.
+    /// By a clock of its own. Waits until it answers, and not until it is ready, which it may never
+    /// be.
     pub fn start_by(deployment: &Deployment, clock: &SetClock) -> Self {
         let [http, grpc, admin] = [(); 3].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
         let mut command = deployment.command(&["serve"]);
@@ -65,7 +66,8 @@ impl Countersign {
         Self::spawn(deployment, command, [http, grpc, admin], false)
     }
 
-    /// Ends it as `signal` has it end, and starts it again with the same listeners, until it is ready.
+    /// Ends it as `signal` has it end, and starts it again with the same listeners, until it is
+    /// ready.
     pub fn restart(&mut self, deployment: &Deployment, signal: Signal) {
         self.process.signal(signal);
         self.process.exited_within(Duration::from_secs(15));
@@ -82,7 +84,8 @@ impl Countersign {
         );
     }
 
-    /// Ends it as a crash would, and starts another in its place, with the same listeners and the settings of `deployment`.
+    /// Ends it as a crash would, and starts another in its place, with the same listeners and the
+    /// settings of `deployment`.
     pub fn replace(&mut self, deployment: &Deployment) {
         self.restart(deployment, Signal::Kill);
     }
@@ -217,8 +220,8 @@ fn places(deployment: &Deployment, listeners: [SocketAddr; 3]) -> [Place; 3] {
     })
 }
 
-/// A nonce store that begins with an empty memory vouches for no token that was signed before, and tokens carry whole seconds:
-/// from the next second on, honest ones pass.
+/// A nonce store that begins with an empty memory vouches for no token that was signed before, and
+/// tokens carry whole seconds: from the next second on, honest ones pass.
 pub fn pass_the_fence() {
     let began = now();
     eventually("the second does not end", Duration::from_secs(5), || (now() > began).then_some(()));

@@ -139,7 +139,8 @@ impl Database {
         execute(&self.url, "SELECT pg_promote()").await;
     }
 
-    /// Has it take no more changes, as a primary that was replaced, or take them again. Connections stay.
+    /// Has it take no more changes, as a primary that was replaced, or take them again. Connections
+    /// stay.
     pub async fn refuse_changes(&self, refused: bool) {
         if self.url.starts_with("mysql") {
             execute(&self.url, &format!("SET GLOBAL read_only = {}", u8::from(refused))).await;
@@ -184,7 +185,8 @@ impl Database {
 }
 
 impl Database {
-    /// Has a `PostgreSQL` take connections over TLS as well, with the certificate `server` of `authority`.
+    /// Has a `PostgreSQL` take connections over TLS as well, with the certificate `server` of
+    /// `authority`.
     pub async fn serve_tls(&self, authority: &Authority) {
         self.serve_certificate(&authority.file("server", "pem"), &authority.file("server", "key"))
             .await;

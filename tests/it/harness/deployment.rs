@@ -41,7 +41,8 @@ impl Deployment {
             variables: Vec::new(),
             database,
         };
-        // A key of the default kind takes some tenths of a second to make, at the first start of each of hundreds of deployments.
+        // A key of the default kind takes some tenths of a second to make, at the first start of
+        // each of hundreds of deployments.
         deployment.set("database.url", &url).set("issuer.algorithm", "ES256")
     }
 
@@ -74,7 +75,8 @@ impl Deployment {
         self.settings.iter().rev().find(|(set, _)| set == key).map(|(_, value)| value.as_str())
     }
 
-    /// With time for a claim: the default of 100 ms is for machines that do not run a dozen servers on two cores.
+    /// With time for a claim: the default of 100 ms is for machines that do not run a dozen servers
+    /// on two cores.
     #[must_use]
     pub fn nonces_in(self, redis: &Redis) -> Self {
         self.nonces_at(redis.address)
@@ -86,7 +88,8 @@ impl Deployment {
         self.set("nonce.url", &format!("redis://{redis}")).set("nonce.timeout", "1s")
     }
 
-    /// Key sets may come from `server` although it is a local one, whose authority nobody else knows.
+    /// Key sets may come from `server` although it is a local one, whose authority nobody else
+    /// knows.
     #[must_use]
     pub fn trusting(self, server: &JwksServer) -> Self {
         self.set("jwks.ca_file", server.ca_file().to_str().unwrap())
@@ -112,8 +115,8 @@ impl Deployment {
         id(added.unwrap_or_else(|| panic!("{} is not in {keys:?}", key.fingerprint())))
     }
 
-    /// Has a principal trust the key set at `url`, and yields the trust's id. Only the service fetches the set, so that a test can
-    /// tell when.
+    /// Has a principal trust the key set at `url`, and yields the trust's id. Only the service
+    /// fetches the set, so that a test can tell when.
     pub fn add_trust(&self, username: &str, url: &str) -> String {
         let json = self.done(&["trust", "add", username, url, "--no-fetch", "--output", "json"]);
         id(&serde_json::from_str(&json).unwrap_or_else(|error| panic!("{error} in {json}")))

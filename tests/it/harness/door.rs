@@ -118,14 +118,16 @@ fn stream_number(name: &str) -> String {
 
 /// A decision, as the gateway understands it.
 pub struct Verdict {
-    /// For an allow those that go to the back end, for a denial those that go to the client. Names in lower case.
+    /// For an allow those that go to the back end, for a denial those that go to the client. Names
+    /// in lower case.
     pub headers: Vec<(String, String)>,
     /// The status that the client gets, or 200.
     pub status: u16,
     /// The code inside the gRPC answer.
     pub inner_code: Option<i32>,
     pub body: Vec<u8>,
-    /// The whole answer as it came, but for the order of entries in maps, which is another each time.
+    /// The whole answer as it came, but for the order of entries in maps, which is another each
+    /// time.
     pub wire: Vec<u8>,
 }
 

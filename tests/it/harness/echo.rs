@@ -69,7 +69,8 @@ async fn serve(listener: tokio::net::TcpListener) {
     }
 }
 
-/// With 200, or with N where the query is `answer=N`. At `/with-cors` it has an opinion of its own about pages of other origins.
+/// With 200, or with N where the query is `answer=N`. At `/with-cors` it has an opinion of its own
+/// about pages of other origins.
 async fn echo(method: Method, target: Uri, headers: HeaderMap, body: Bytes) -> Response {
     let asked = target
         .query()
@@ -113,7 +114,8 @@ async fn socket(
     })
 }
 
-/// Server-sent events: what reached it at once, and another each time that `/events/next` is called.
+/// Server-sent events: what reached it at once, and another each time that `/events/next` is
+/// called.
 async fn events(
     State(next): State<Arc<Notify>>,
     method: Method,
@@ -188,8 +190,8 @@ impl Seen {
         }
     }
 
-    /// Every value that an application might read as header `name`, however it spells it: lower-cased, and with
-    /// underscores for dashes, as CGI, WSGI and their like do.
+    /// Every value that an application might read as header `name`, however it spells it:
+    /// lower-cased, and with underscores for dashes, as CGI, WSGI and their like do.
     pub fn values(&self, name: &str) -> Vec<&str> {
         let fold = |name: &str| name.to_ascii_lowercase().replace('_', "-");
         self.headers

@@ -12,7 +12,8 @@ use super::{Key, Ran, Seen};
 #[derive(Debug)]
 pub struct ExampleClient {
     pub language: &'static str,
-    /// The first words of a command line: what runs the client, and where it has two modes in one program, the mode.
+    /// The first words of a command line: what runs the client, and where it has two modes in one
+    /// program, the mode.
     signed: Vec<PathBuf>,
     exchanged: Vec<PathBuf>,
     /// Its home, too.

@@ -1,4 +1,5 @@
-//! Envoy's side of the gRPC door, keeping the bytes: an empty answer would be an allow, and decoding hides it.
+//! Envoy's side of the gRPC door, keeping the bytes: an empty answer would be an allow, and
+//! decoding hides it.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

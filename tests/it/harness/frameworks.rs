@@ -1,5 +1,5 @@
-//! Back ends as people run them, with the routes `/healthz`, `/admin`, `/admin/keys` and `/orders`. Each answers with
-//! `{"route": ...}`, so that a test sees which one served a path.
+//! Back ends as people run them, with the routes `/healthz`, `/admin`, `/admin/keys` and `/orders`.
+//! Each answers with `{"route": ...}`, so that a test sees which one served a path.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -20,7 +20,8 @@ pub enum Framework {
     /// Takes any case, and a slash at the end or none.
     Express,
     Django,
-    /// A stand-in for routers on the JVM and .NET: any case, parameters after `;` and an extension like `.json` do not count.
+    /// A stand-in for routers on the JVM and .NET: any case, parameters after `;` and an extension
+    /// like `.json` do not count.
     Lenient,
 }
 

@@ -104,7 +104,8 @@ impl Gateway {
         gateway
     }
 
-    /// Writes the example's files into the test's folder, and returns the first, which is the one to start with.
+    /// Writes the example's files into the test's folder, and returns the first, which is the one
+    /// to start with.
     fn put_files(self, places: &Places<'_>, edits: &[(&str, &str)]) -> PathBuf {
         // The workers of Apache are somebody else than who runs the tests.
         std::fs::set_permissions(places.dir, Permissions::from_mode(0o755)).unwrap();
@@ -132,7 +133,8 @@ impl Gateway {
         place(paths[0])
     }
 
-    /// The change of the example with which it asks at the Unix socket `socket`: the line for that in place of the one above it.
+    /// The change of the example with which it asks at the Unix socket `socket`: the line for that
+    /// in place of the one above it.
     pub fn on_the_same_host(self, socket: &Path) -> (String, String) {
         let text = std::fs::read_to_string(repository().join(self.example()[0])).unwrap();
         let lines: Vec<&str> = text.lines().collect();
@@ -163,7 +165,8 @@ impl Gateway {
         }
     }
 
-    /// As the program says it. Of what comes with Debian the first two numbers: its updates change the others.
+    /// As the program says it. Of what comes with Debian the first two numbers: its updates change
+    /// the others.
     pub fn version(self) -> String {
         let flag = match self.name() {
             "envoy" => "--version",
@@ -385,8 +388,9 @@ const ON_THE_SAME_HOST: &str = "On the same host, a Unix socket in its place";
 /// Begins the comment above the lines that are for several replicas alone.
 const FOR_SEVERAL: &str = "With more than one replica";
 
-/// Takes in the lines that an example has for several replicas: those that are commented out below a comment that says so, and the ones
-/// with `second`, the address of the second replica, once for each of `addresses`.
+/// Takes in the lines that an example has for several replicas: those that are commented out below
+/// a comment that says so, and the ones with `second`, the address of the second replica, once for
+/// each of `addresses`.
 fn with_more_replicas(text: &str, second: &str, addresses: &[String]) -> String {
     let mut taken_in = String::new();
     let mut leader = None;
@@ -416,7 +420,8 @@ fn with_more_replicas(text: &str, second: &str, addresses: &[String]) -> String 
     taken_in
 }
 
-/// Replaces every pattern, in two steps: a value may look like another pattern (port 30001 and `:3000`).
+/// Replaces every pattern, in two steps: a value may look like another pattern (port 30001 and
+/// `:3000`).
 fn replaced(mut texts: Vec<String>, replacements: &[(&str, impl AsRef<str>)]) -> Vec<String> {
     let marker = |index: usize| format!("\u{1}{index}\u{1}");
     for (index, (pattern, _)) in replacements.iter().enumerate() {

@@ -1,5 +1,6 @@
-//! A small HTTP/1.1 client that sends exactly what it is told and keeps exactly what it gets: the paths, duplicate
-//! headers and bodies that matter here are those that a well-behaved client would tidy up.
+//! A small HTTP/1.1 client that sends exactly what it is told and keeps exactly what it gets: the
+//! paths, duplicate headers and bodies that matter here are those that a well-behaved client would
+//! tidy up.
 
 use std::net::SocketAddr;
 use std::path::Path;

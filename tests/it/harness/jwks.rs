@@ -1,4 +1,5 @@
-//! A server of key sets, which can turn slow, broken or hostile while it runs, and which counts who asks.
+//! A server of key sets, which can turn slow, broken or hostile while it runs, and which counts who
+//! asks.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -26,9 +27,11 @@ const DRIP: Duration = Duration::from_millis(50);
 pub enum Behaviour {
     /// Answers at once.
     Answers { status: u16, headers: String, body: Vec<u8> },
-    /// Takes the request, sends nothing, and answers as whatever takes this behaviour's place, when it does.
+    /// Takes the request, sends nothing, and answers as whatever takes this behaviour's place, when
+    /// it does.
     Holds,
-    /// Sends the head at once, and then white space for ever, a byte at a time: never idle, and never done.
+    /// Sends the head at once, and then white space for ever, a byte at a time: never idle, and
+    /// never done.
     Drips,
     /// Sends this and then white space for ever, as fast as it is read, without a length.
     Floods(String),
@@ -71,7 +74,8 @@ impl Behaviour {
     }
 }
 
-/// Serves until the test ends, on a thread of its own, so that a test may wait for a command that asks it.
+/// Serves until the test ends, on a thread of its own, so that a test may wait for a command that
+/// asks it.
 pub struct JwksServer {
     address: SocketAddr,
     tls: Option<TlsAcceptor>,

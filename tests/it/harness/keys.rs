@@ -52,7 +52,8 @@ impl Key {
         Self::P384(EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap())
     }
 
-    /// The algorithm that a client takes without being told: the first that `asymmetric_jwt_auth` would.
+    /// The algorithm that a client takes without being told: the first that `asymmetric_jwt_auth`
+    /// would.
     pub fn usual_algorithm(&self) -> &'static str {
         match self {
             Self::Rsa(_) => "RS512",
@@ -62,7 +63,8 @@ impl Key {
         }
     }
 
-    /// Signs as `algorithm` says for RSA, where one key can do several; other keys have but one way.
+    /// Signs as `algorithm` says for RSA, where one key can do several; other keys have but one
+    /// way.
     pub fn sign(&self, algorithm: &str, message: &[u8]) -> Vec<u8> {
         let random = SystemRandom::new();
         match self {
@@ -77,7 +79,8 @@ impl Key {
                     "PS256" => &RSA_PSS_SHA256,
                     "PS384" => &RSA_PSS_SHA384,
                     "PS512" => &RSA_PSS_SHA512,
-                    // Also for the names that no RSA key can honour: their tokens have to look real up to the name.
+                    // Also for the names that no RSA key can honour: their tokens have to look real
+                    // up to the name.
                     _ => &RSA_PKCS1_SHA512,
                 };
                 let mut signature = vec![0; key.public_modulus_len()];

@@ -1,4 +1,5 @@
-//! Databases of the systems that `countersign import` takes over from, made and filled by those systems.
+//! Databases of the systems that `countersign import` takes over from, made and filled by those
+//! systems.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -34,7 +35,8 @@ impl LegacyDatabase {
         Self { url: server.url.clone(), dir: tempfile::tempdir().unwrap(), _server: Some(server) }
     }
 
-    /// Makes a Django project with `asymmetric_jwt_auth` here, or adds to it; see `tests/it/peers/import_sources.py`.
+    /// Makes a Django project with `asymmetric_jwt_auth` here, or adds to it; see
+    /// `tests/it/peers/import_sources.py`.
     pub fn asymmetric(self, users: &Value) -> Self {
         self.django(&["asymmetric"], users);
         self
@@ -46,7 +48,8 @@ impl LegacyDatabase {
         self
     }
 
-    /// Makes a Django project that keeps what `django-jwtconnect-auth` does, and yields the tokens of each user.
+    /// Makes a Django project that keeps what `django-jwtconnect-auth` does, and yields the tokens
+    /// of each user.
     pub fn jwtconnect(&self, users: &Value) -> Value {
         self.django(&["jwtconnect"], users)
     }

@@ -1,4 +1,5 @@
-//! A stream of decisions over several replicas, as steady as the machine allows, and what became of each.
+//! A stream of decisions over several replicas, as steady as the machine allows, and what became of
+//! each.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -55,8 +56,8 @@ pub struct Load {
 }
 
 impl Load {
-    /// Asks the replicas `per_second` times a second, all together, with a fresh token each time. Every fourth request is of the
-    /// first client, and one worker of three asks Envoy's way.
+    /// Asks the replicas `per_second` times a second, all together, with a fresh token each time.
+    /// Every fourth request is of the first client, and one worker of three asks Envoy's way.
     pub fn start(replicas: &[Countersign], clients: &Arc<Vec<Client>>, per_second: u32) -> Self {
         let (samples, stop) = (Arc::default(), Arc::new(AtomicBool::new(false)));
         let workers_count = WORKERS_PER_REPLICA * u32::try_from(replicas.len()).unwrap();
@@ -81,7 +82,8 @@ impl Load {
         Self { samples, stop, workers, began: Instant::now() }
     }
 
-    /// Waits until `count` decisions of `client`, or of any, have ended that had started at `moment` or later.
+    /// Waits until `count` decisions of `client`, or of any, have ended that had started at
+    /// `moment` or later.
     pub async fn has_decided(&self, count: usize, client: Option<usize>, moment: Instant) {
         eventually_async("decisions go on", Duration::from_mins(1), async || {
             let samples = self.samples.lock().unwrap();

@@ -1,4 +1,5 @@
-//! What is in the manifests of `examples/`, and what is wrong with it: `tests/it/peers/manifests.py`.
+//! What is in the manifests of `examples/`, and what is wrong with it:
+//! `tests/it/peers/manifests.py`.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -63,7 +64,8 @@ impl Manifests {
         found.unwrap_or_else(|| panic!("there is no {kind} {name}"))
     }
 
-    /// As if whoever wrote them had left a name out, wherever it is in a list, or in a text with commas.
+    /// As if whoever wrote them had left a name out, wherever it is in a list, or in a text with
+    /// commas.
     #[must_use]
     pub fn without(mut self, name: &str) -> Self {
         for manifest in &mut self.0 {

@@ -1,4 +1,5 @@
-//! An address that leads to one server and later to another, as a name in DNS does: connections that are there stay where they are.
+//! An address that leads to one server and later to another, as a name in DNS does: connections
+//! that are there stay where they are.
 
 use std::net::SocketAddr;
 

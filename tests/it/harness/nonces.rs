@@ -1,4 +1,5 @@
-//! Redis servers of one's own: one that can be taken away and given back, a cluster, one watched by a sentinel.
+//! Redis servers of one's own: one that can be taken away and given back, a cluster, one watched by
+//! a sentinel.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -97,7 +98,8 @@ impl Redis {
         cli(self.address, &["INFO", section])
     }
 
-    /// Writes what it holds now to where a start reads it from: [`Self::restart`] then brings this back, and not what came later.
+    /// Writes what it holds now to where a start reads it from: [`Self::restart`] then brings this
+    /// back, and not what came later.
     pub fn save_snapshot(&self) {
         assert_eq!(self.command(&["SAVE"]), "OK");
     }
@@ -133,7 +135,8 @@ impl Redis {
         self.command(&["CLIENT", "KILL", "TYPE", "replica"]);
     }
 
-    /// From now on none of its snapshots can be written: there is a folder where the file should be.
+    /// From now on none of its snapshots can be written: there is a folder where the file should
+    /// be.
     pub fn block_snapshots(&self) {
         std::fs::create_dir_all(self.snapshot().join("in the way")).unwrap();
     }
@@ -217,7 +220,8 @@ fn server(program: &Path, address: SocketAddr, dir: &Path) -> Command {
         "--appendonly",
         "no",
     ]);
-    // A replica that asks for all data gets it at once, rather than after waiting 5 s for others that may ask, too.
+    // A replica that asks for all data gets it at once, rather than after waiting 5 s for others
+    // that may ask, too.
     command.args(["--repl-diskless-sync-delay", "0"]).arg("--dir").arg(dir);
     command
 }

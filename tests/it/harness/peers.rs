@@ -109,7 +109,8 @@ impl PyJwt {
         Self { dir: tempfile::tempdir().unwrap() }
     }
 
-    /// The key set that it makes of the public halves: each with its `kid` and the algorithm that it is for.
+    /// The key set that it makes of the public halves: each with its `kid` and the algorithm that
+    /// it is for.
     pub fn jwks(&self, keys: &[(&str, &str, &Key)]) -> String {
         let arguments = keys.iter().flat_map(|(kid, algorithm, key)| {
             [(*kid).to_owned(), (*algorithm).to_owned(), self.file(key)]

@@ -5,12 +5,13 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::TcpListener;
 use std::sync::{LazyLock, Mutex};
 
-/// Below Linux's range for outgoing connections, so that no client takes the port before the server does.
+/// Below Linux's range for outgoing connections, so that no client takes the port before the server
+/// does.
 const FIRST: u16 = 10_000;
 const COUNT: u16 = 22_000;
 
-/// A port on which nothing listens, handed out once per process. Chosen at random, because other test processes
-/// choose at the same time.
+/// A port on which nothing listens, handed out once per process. Chosen at random, because other
+/// test processes choose at the same time.
 pub fn free_port() -> u16 {
     static TAKEN: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default);
     for attempt in 0..1_000_u32 {
@@ -24,7 +25,8 @@ pub fn free_port() -> u16 {
     panic!("no free port between {FIRST} and {}", FIRST + COUNT);
 }
 
-/// The local ports of the established connections to `port` on this machine, by the kernel's own list.
+/// The local ports of the established connections to `port` on this machine, by the kernel's own
+/// list.
 pub fn established_to(port: u16) -> Vec<u16> {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let port_of =

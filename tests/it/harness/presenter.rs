@@ -1,5 +1,6 @@
-//! A stream of fresh tokens, each presented several times to several replicas at both doors: at once, a little later, as soon as a
-//! fault is over, and at the end of its window. What became of each presentation, and whether single use held, is in a [`Report`].
+//! A stream of fresh tokens, each presented several times to several replicas at both doors: at
+//! once, a little later, as soon as a fault is over, and at the end of its window. What became of
+//! each presentation, and whether single use held, is in a [`Report`].
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -163,7 +164,8 @@ impl Target {
                 return outcome;
             }
         }
-        // There was no connection, or the replica had closed it since, as one that was replaced has.
+        // There was no connection, or the replica had closed it since, as one that was replaced
+        // has.
         let asker = match &self.grpc {
             Some(channel) => Asker::Grpc(channel.clone()),
             None => Asker::Http(self.http, None),
@@ -182,7 +184,8 @@ impl Target {
     }
 }
 
-/// In an order in which each is another replica's and another door than the one before, as far as there are others.
+/// In an order in which each is another replica's and another door than the one before, as far as
+/// there are others.
 fn targets(replicas: &[Countersign]) -> Arc<Vec<Target>> {
     let doors = [false, true];
     let all = (0..replicas.len() * doors.len()).map(|number| {
@@ -277,7 +280,8 @@ impl Run {
         }
     }
 
-    /// Makes due what waits for the end of the fault, if that has come, or has waited for as long as it could.
+    /// Makes due what waits for the end of the fault, if that has come, or has waited for as long
+    /// as it could.
     fn release(&mut self) {
         let now = Instant::now();
         let over = *self.over.borrow_and_update();
@@ -360,7 +364,8 @@ impl Report {
             .collect()
     }
 
-    /// How long the answers took that began between these moments, the shortest first: those of one `outcome`, or all.
+    /// How long the answers took that began between these moments, the shortest first: those of one
+    /// `outcome`, or all.
     pub fn latencies(&self, began: Instant, ended: Instant, outcome: &str) -> Vec<Duration> {
         let wanted = self.presented.iter().filter(|presentation| {
             let is_within = presentation.started > began && presentation.started < ended;
@@ -381,8 +386,9 @@ impl Report {
         later.map(|presentation| presentation.ended - returned).min()
     }
 
-    /// Presentations of tokens signed at `moment` or later that were neither allowed nor replays, although they were answered within
-    /// the window; and how many such tokens were never allowed.
+    /// Presentations of tokens signed at `moment` or later that were neither allowed nor replays,
+    /// although they were answered within the window; and how many such tokens were never
+    /// allowed.
     pub fn refused_since(&self, moment: Instant) -> (Vec<&Presentation>, usize) {
         let refused = self.presented.iter().filter(|presentation| {
             let token = &self.signed[presentation.token];
@@ -407,7 +413,8 @@ impl Report {
         self.signed.iter().filter(|token| token.at >= moment).count()
     }
 
-    /// Presentations, after `ended` and within their window, of tokens that had been allowed before `began`.
+    /// Presentations, after `ended` and within their window, of tokens that had been allowed before
+    /// `began`.
     pub fn replays_across(&self, began: Instant, ended: Instant) -> usize {
         let mut used = vec![false; self.signed.len()];
         for presentation in self

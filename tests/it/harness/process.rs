@@ -46,7 +46,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command` with its output in `dir/NAME.log`. Dropping the process sends `stop` and waits.
+    /// Starts `command` with its output in `dir/NAME.log`. Dropping the process sends `stop` and
+    /// waits.
     pub fn spawn(name: &'static str, command: &mut Command, dir: &Path, stop: Signal) -> Self {
         let log = dir.join(format!("{name}-{}.log", super::free_port()));
         let output = File::create(&log).unwrap();
@@ -59,7 +60,8 @@ impl Process {
         Self { name, child, log, stop }
     }
 
-    /// The same, but that standard error is a pipe, of which the other end comes back: nobody reads it yet.
+    /// The same, but that standard error is a pipe, of which the other end comes back: nobody reads
+    /// it yet.
     pub fn spawn_unread(
         name: &'static str,
         command: &mut Command,
@@ -94,7 +96,8 @@ impl Process {
         })
     }
 
-    /// Sends it, and waits until a frozen process is one: on a busy machine its threads answer for a while yet.
+    /// Sends it, and waits until a frozen process is one: on a busy machine its threads answer for
+    /// a while yet.
     pub fn signal(&self, signal: Signal) {
         send(&self.child, signal);
         if matches!(signal, Signal::Stop) {
@@ -104,7 +107,8 @@ impl Process {
         }
     }
 
-    /// The same to the processes that it started as well, and to it first: a frozen one starts no other meanwhile.
+    /// The same to the processes that it started as well, and to it first: a frozen one starts no
+    /// other meanwhile.
     pub fn signal_all(&self, signal: Signal) {
         self.signal(signal);
         let children =
@@ -153,7 +157,8 @@ impl Process {
     /// Everything that the process has printed so far.
     pub fn log(&self) -> String {
         let mut text = Vec::new();
-        // Read while a test fails, too: its folder may be gone by then, and a second panic would hide the first.
+        // Read while a test fails, too: its folder may be gone by then, and a second panic would
+        // hide the first.
         if let Err(error) = File::open(&self.log).and_then(|mut log| log.read_to_end(&mut text)) {
             return format!("the log of {} cannot be read: {error}", self.name);
         }
@@ -194,7 +199,8 @@ fn is_frozen(id: u32) -> bool {
     })
 }
 
-/// Signals only the process that was started here, which is not yet reaped, so that its id is still its own.
+/// Signals only the process that was started here, which is not yet reaped, so that its id is still
+/// its own.
 fn send(child: &Child, signal: Signal) {
     let sent = kill(&child.id().to_string(), signal);
     assert!(sent || std::thread::panicking(), "cannot send {signal:?} to {}", child.id());

@@ -82,7 +82,8 @@ impl Sent {
         Self { ends: true, ..Self::part(message.len(), &message) }
     }
 
-    /// What says that it is a message of `length` bytes and goes on with `beginning`, and nothing after it.
+    /// What says that it is a message of `length` bytes and goes on with `beginning`, and nothing
+    /// after it.
     pub fn part(length: usize, beginning: &[u8]) -> Self {
         let mut bytes = vec![0];
         bytes.extend_from_slice(&u32::try_from(length).unwrap().to_be_bytes());

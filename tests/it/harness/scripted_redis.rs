@@ -1,5 +1,5 @@
-//! A relay before a real Redis that replaces its replies to claims, commands of the form `SET ... NX ...`, by what the test
-//! says. Everything else passes as it is.
+//! A relay before a real Redis that replaces its replies to claims, commands of the form `SET ...
+//! NX ...`, by what the test says. Everything else passes as it is.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

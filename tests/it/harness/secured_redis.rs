@@ -1,5 +1,6 @@
-//! Redis as it is run where others might reach it: TLS with a private authority on every port, client certificates, ACL users, and
-//! sentinels with credentials of their own. Nobody gets in without all of them.
+//! Redis as it is run where others might reach it: TLS with a private authority on every port,
+//! client certificates, ACL users, and sentinels with credentials of their own. Nobody gets in
+//! without all of them.
 
 use std::net::SocketAddr;
 use std::path::Path;

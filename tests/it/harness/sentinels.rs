@@ -1,4 +1,5 @@
-//! A master with a replica, and three sentinels that watch it under the name `main` and fail over quickly.
+//! A master with a replica, and three sentinels that watch it under the name `main` and fail over
+//! quickly.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -52,8 +53,9 @@ impl Sentinels {
         format!("redis+sentinel://{}/{NAME}", addresses.join(","))
     }
 
-    /// Has the replica take over, with the master there and well. Ends as soon as the first sentinel names the new master; the old one
-    /// goes on taking writes until it is told, which takes the sentinels some ten seconds.
+    /// Has the replica take over, with the master there and well. Ends as soon as the first
+    /// sentinel names the new master; the old one goes on taking writes until it is told, which
+    /// takes the sentinels some ten seconds.
     pub fn hand_over(&self) {
         // None can while the replica has not yet told of itself.
         eventually("a sentinel begins a failover", PATIENCE, || {

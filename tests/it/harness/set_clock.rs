@@ -1,4 +1,5 @@
-//! A system clock for one process, which a test sets. Its monotonic clock, and with it every timer, stays the real one.
+//! A system clock for one process, which a test sets. Its monotonic clock, and with it every timer,
+//! stays the real one.
 
 use std::process::Command;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -13,7 +14,8 @@ pub struct SetClock {
 }
 
 impl SetClock {
-    /// One that is `ahead_ms` milliseconds ahead of the machine's, or behind it if that is negative.
+    /// One that is `ahead_ms` milliseconds ahead of the machine's, or behind it if that is
+    /// negative.
     pub fn ahead(ahead_ms: i64) -> Self {
         let clock = Self { dir: tempfile::tempdir().unwrap(), ahead_ms: AtomicI64::new(ahead_ms) };
         clock.set(ahead_ms);

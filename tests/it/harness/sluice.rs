@@ -1,6 +1,8 @@
-//! A TCP relay that can be shut: what is sent towards the server then waits, and the test knows that it waits.
+//! A TCP relay that can be shut: what is sent towards the server then waits, and the test knows
+//! that it waits.
 //!
-//! In front of Redis it holds a decision in flight for as long as a test wants, with no sleeping and no guessing.
+//! In front of Redis it holds a decision in flight for as long as a test wants, with no sleeping
+//! and no guessing.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -47,8 +49,9 @@ impl Sluice {
         self.open.send_replace(true);
     }
 
-    /// Waits until at least `count` claims have arrived while the sluice was shut: occurrences of `SET`, or connections that
-    /// begin, since a claim on a thread that has no connection makes one first.
+    /// Waits until at least `count` claims have arrived while the sluice was shut: occurrences of
+    /// `SET`, or connections that begin, since a claim on a thread that has no connection makes
+    /// one first.
     pub async fn holds(&self, count: usize) {
         let mut held = self.held.clone();
         let wait = tokio::time::timeout(DEADLINE, held.wait_for(|held| *held >= count));

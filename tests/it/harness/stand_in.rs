@@ -48,7 +48,8 @@ impl StandIn {
         Self::start("nginx", &mut command, address, dir, &address.to_string()).await
     }
 
-    /// Traefik, listening on `address` as `fixed` says, its static configuration, with `dynamic` from a file. Its open route is at `host`.
+    /// Traefik, listening on `address` as `fixed` says, its static configuration, with `dynamic`
+    /// from a file. Its open route is at `host`.
     pub async fn traefik(
         address: SocketAddr,
         mut fixed: Value,

@@ -17,7 +17,8 @@ pub struct OnTerminal {
 }
 
 impl Deployment {
-    /// Runs a command on a terminal of 100 by 30. Once it wrote `expected`, `action` is done: `type:TEXT`, `signal:NAME` or none.
+    /// Runs a command on a terminal of 100 by 30. Once it wrote `expected`, `action` is done:
+    /// `type:TEXT`, `signal:NAME` or none.
     pub fn on_terminal(&self, arguments: &[&str], expected: &str, action: &str) -> OnTerminal {
         let ours = self.command(arguments);
         let mut command = Command::new(program("python3"));

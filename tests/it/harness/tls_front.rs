@@ -17,7 +17,8 @@ pub struct TlsFront {
 }
 
 impl TlsFront {
-    /// With the certificate `server` of `authority`, in front of `behind`. Speaks HTTP/1.1 and HTTP/2.
+    /// With the certificate `server` of `authority`, in front of `behind`. Speaks HTTP/1.1 and
+    /// HTTP/2.
     pub async fn start(authority: &Authority, behind: SocketAddr) -> Self {
         let mut config = ServerConfig::builder_with_provider(Arc::new(
             rustls::crypto::aws_lc_rs::default_provider(),

@@ -1,4 +1,5 @@
-//! Finds the programs that the tests talk to. One that is missing fails the test: a skipped test proves nothing.
+//! Finds the programs that the tests talk to. One that is missing fails the test: a skipped test
+//! proves nothing.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +14,8 @@ pub fn program(name: &str) -> PathBuf {
     optional_program(name).unwrap_or_else(|| panic!("{name} is not installed: {REMEDY}"))
 }
 
-/// A program that `tests/setup` does not install. Who asks for it says what goes untested without it.
+/// A program that `tests/setup` does not install. Who asks for it says what goes untested without
+/// it.
 pub fn optional_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)

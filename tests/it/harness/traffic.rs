@@ -1,4 +1,5 @@
-//! Clients of a gateway, each with a kept-alive connection and a fresh token for each request, and what became of every request.
+//! Clients of a gateway, each with a kept-alive connection and a fresh token for each request, and
+//! what became of every request.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,5 @@
-//! `countersign import asymmetric-jwt-auth`: from Django projects made by its own migrations and filled through its own models.
+//! `countersign import asymmetric-jwt-auth`: from Django projects made by its own migrations and
+//! filled through its own models.
 
 use serde_json::{Value, json};
 
@@ -219,7 +220,8 @@ async fn trusts_are_taken_over_with_audit_events() {
     );
 }
 
-/// A user model of one's own: its table, a primary key that is a UUID, and none of the columns that it need not have.
+/// A user model of one's own: its table, a primary key that is a UUID, and none of the columns that
+/// it need not have.
 #[tokio::test]
 async fn a_project_may_have_its_own_user_model() {
     let key = Key::ed25519();

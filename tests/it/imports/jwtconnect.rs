@@ -1,4 +1,5 @@
-//! `countersign import jwtconnect`: from Django projects that keep what django-jwtconnect-auth does.
+//! `countersign import jwtconnect`: from Django projects that keep what django-jwtconnect-auth
+//! does.
 
 use serde_json::{Value, json};
 
@@ -103,7 +104,8 @@ async fn its_refresh_tokens_go_on(legacy: LegacyDatabase, database: Database) {
     assert_eq!(api.rotate(&sole).await.status, 401);
 }
 
-/// That system does not look at `aud`. Here a token whose audience is not this service's would be refused.
+/// That system does not look at `aud`. Here a token whose audience is not this service's would be
+/// refused.
 #[tokio::test]
 async fn an_audience_needs_the_name_of_this_service() {
     let legacy = LegacyDatabase::sqlite();

@@ -1,4 +1,5 @@
-//! `countersign import jwthenticator`: from databases made by its own server, filled by its own clients and managers.
+//! `countersign import jwthenticator`: from databases made by its own server, filled by its own
+//! clients and managers.
 
 use serde_json::json;
 
@@ -9,7 +10,8 @@ const ALICE: &str = "6f2f4f5e-0c39-4a0e-9f6c-3a4b6f0b7a11";
 const BOB: &str = "00000000-0000-4000-8000-00000000000b";
 const HOUR: i64 = 3600;
 
-/// Its clients hold their key, a refresh token and the address of a server. After the import another server is there.
+/// Its clients hold their key, a refresh token and the address of a server. After the import
+/// another server is there.
 #[tokio::test]
 async fn its_clients_go_on_on_sqlite() {
     its_clients_go_on(LegacyDatabase::sqlite(), Database::sqlite()).await;

@@ -9,7 +9,8 @@ use crate::jwks::{MARGIN, PATIENCE, World};
 
 /// Far above the 150 ms that a decision may wait, far below what a fetch may take in these tests.
 const AT_ONCE: Duration = Duration::from_secs(5);
-/// By how much the arrivals of two requests may be closer than the moments in which they were decided on.
+/// By how much the arrivals of two requests may be closer than the moments in which they were
+/// decided on.
 const JITTER: Duration = Duration::from_millis(500);
 
 #[tokio::test]
@@ -146,8 +147,8 @@ async fn a_slow_refresh_delays_no_decision() {
     }
 }
 
-/// The very first fetch is worth a short wait: a token that comes while it is under way passes. A busy machine may be too
-/// slow for that, but not every time.
+/// The very first fetch is worth a short wait: a token that comes while it is under way passes. A
+/// busy machine may be too slow for that, but not every time.
 #[tokio::test]
 async fn a_decision_waits_a_little_for_the_first_fetch() {
     const ATTEMPTS: usize = 10;
@@ -256,7 +257,8 @@ async fn a_set_that_is_too_old_is_not_trusted() {
     world.becomes("allowed", "alice", &signer, PATIENCE).await;
 }
 
-/// Asks with that many forged tokens at once, each of which names a key of its own, and sees each refused.
+/// Asks with that many forged tokens at once, each of which names a key of its own, and sees each
+/// refused.
 async fn flood(world: &World, count: usize) {
     let forger = Key::ed25519();
     let mut questions = JoinSet::new();

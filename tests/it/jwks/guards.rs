@@ -196,7 +196,8 @@ impl Guarded {
         Self { countersign: deployment.serve(), deployment }
     }
 
-    /// Why the set at `url` is not used: what the command says, or else the list of trusts as soon as the service knows.
+    /// Why the set at `url` is not used: what the command says, or else the list of trusts as soon
+    /// as the service knows.
     async fn why(&self, username: &str, url: &str) -> String {
         if username != "alice" {
             self.deployment.done(&["principal", "add", username]);

@@ -9,7 +9,8 @@ use crate::jwks::{MARGIN, PATIENCE, World};
 
 const MAX_BYTES: usize = 64 * 1024;
 
-/// A key that was good goes on, registered keys go on, and what the endpoint says now is not believed.
+/// A key that was good goes on, registered keys go on, and what the endpoint says now is not
+/// believed.
 #[tokio::test]
 async fn an_endpoint_that_turns_hostile_changes_nothing() {
     let (world, elsewhere, evil) = world();
@@ -103,7 +104,8 @@ async fn a_drip_is_cut_off() {
     world.local_key_goes_on().await;
 }
 
-/// Endpoints that hang are waited for beside all others: keys of an honest one still rotate in time.
+/// Endpoints that hang are waited for beside all others: keys of an honest one still rotate in
+/// time.
 #[tokio::test]
 async fn endpoints_that_hang_do_not_delay_the_others() {
     const INTERVAL: Duration = Duration::from_secs(3);
@@ -140,7 +142,8 @@ struct Case {
 }
 
 impl Case {
-    /// Each with a principal of its own, who has Alice's registered key. Whatever has a body offers the evil key in it.
+    /// Each with a principal of its own, who has Alice's registered key. Whatever has a body offers
+    /// the evil key in it.
     fn all(world: &World, elsewhere: &JwksServer, evil: &Signer) -> Vec<Self> {
         let set = set_of(&[evil.jwk()]);
         let offer = || Behaviour::text(set.as_str());

@@ -72,7 +72,8 @@ fn the_environment_counts_if_it_is_asked_for() {
     assert_eq!(setup.server.requests("/keys").len(), 4);
 }
 
-/// Addresses cannot be checked where somebody else looks hosts up. A host of the local network has to be listed.
+/// Addresses cannot be checked where somebody else looks hosts up. A host of the local network has
+/// to be listed.
 #[test]
 fn behind_a_proxy_names_are_checked() {
     let setup = Setup::new();

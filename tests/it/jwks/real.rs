@@ -1,4 +1,5 @@
-//! Key sets as they are out there: as libraries and identity providers write them, and as servers send them.
+//! Key sets as they are out there: as libraries and identity providers write them, and as servers
+//! send them.
 
 use std::io::Write as _;
 use std::time::Duration;

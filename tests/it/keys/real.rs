@@ -1,4 +1,5 @@
-//! Key files as other programs write them: `cryptography` and `PyCryptodome`, `ssh-keygen`, `puttygen`, and `openssl`.
+//! Key files as other programs write them: `cryptography` and `PyCryptodome`, `ssh-keygen`,
+//! `puttygen`, and `openssl`.
 
 use std::fs;
 use std::path::Path;

@@ -159,7 +159,8 @@ async fn what_is_malformed_is_refused() {
                 "{path} {body}"
             );
         }
-        // What a web page may send without asking (Fetch, CORS-safelisted) is not taken from another's.
+        // What a web page may send without asking (Fetch, CORS-safelisted) is not taken from
+        // another's.
         let text = Request::new("POST", path)
             .header("Content-Type", "text/plain")
             .header("Origin", "https://elsewhere.example");

@@ -1,7 +1,8 @@
-//! What Istio 1.31, Envoy Gateway 1.9 and Cilium 1.20 make of their manifests: configurations for Envoy, which runs for real.
+//! What Istio 1.31, Envoy Gateway 1.9 and Cilium 1.20 make of their manifests: configurations for
+//! Envoy, which runs for real.
 //!
-//! Istio: `pilot/pkg/security/authz/builder`. Envoy Gateway: `internal/xds/translator/extauth.go` and `cors.go`,
-//! `internal/gatewayapi/sort.go`. Cilium, for the filters of the Gateway API:
+//! Istio: `pilot/pkg/security/authz/builder`. Envoy Gateway: `internal/xds/translator/extauth.go`
+//! and `cors.go`, `internal/gatewayapi/sort.go`. Cilium, for the filters of the Gateway API:
 //! `operator/pkg/model/translation/envoy_http_connection_manager.go`.
 
 use std::net::SocketAddr;
@@ -66,7 +67,8 @@ pub async fn istio(
     start(&manager, asked == countersign.grpc, asked, echo).await
 }
 
-/// The rules of a CUSTOM policy enforce nothing: they leave a mark where Countersign has to be asked.
+/// The rules of a CUSTOM policy enforce nothing: they leave a mark where Countersign has to be
+/// asked.
 fn istio_shadow_rules(policy: &Value, provider: &str) -> Value {
     let operation = &policy["spec"]["rules"][0]["to"][0]["operation"];
     let paths: Vec<_> = texts(&operation["notPaths"])
@@ -268,7 +270,8 @@ fn gateway_filter(policy: &Value) -> String {
     format!("{EXT_AUTHZ}/securitypolicy/app/{}", policy["metadata"]["name"].as_str().unwrap())
 }
 
-/// The Envoy of a Gateway of Cilium's, with the `HTTPRoute` of one file: no timeout, status or header rule of its own can be said there.
+/// The Envoy of a Gateway of Cilium's, with the `HTTPRoute` of one file: no timeout, status or
+/// header rule of its own can be said there.
 pub async fn filters(
     manifests: &Manifests,
     route: &str,

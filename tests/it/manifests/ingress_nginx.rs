@@ -1,6 +1,7 @@
 //! What ingress-nginx 1.15 makes of its manifests: a configuration for nginx, which runs for real.
 //!
-//! `rootfs/etc/nginx/template/nginx.tmpl`, the parts that matter here: the location of the question, and that of the application.
+//! `rootfs/etc/nginx/template/nginx.tmpl`, the parts that matter here: the location of the
+//! question, and that of the application.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;

@@ -71,7 +71,8 @@ impl Kong {
         }
     }
 
-    /// Runs the plugin's access phase, with the real service in place of the address in its configuration.
+    /// Runs the plugin's access phase, with the real service in place of the address in its
+    /// configuration.
     fn run(&self, asked: &Asked, config: &Value) -> Value {
         let mut config = config.clone();
         if let Some(url) = config["url"].as_str() {

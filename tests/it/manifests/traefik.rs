@@ -1,4 +1,5 @@
-//! What Traefik 3.7 makes of its manifests: routers and middlewares, which a real one runs that reads them from files.
+//! What Traefik 3.7 makes of its manifests: routers and middlewares, which a real one runs that
+//! reads them from files.
 
 use std::net::SocketAddr;
 

@@ -1,10 +1,12 @@
-//! Every form of `nonce.url`, on servers that let nobody in without TLS, a client certificate and the right credentials.
+//! Every form of `nonce.url`, on servers that let nobody in without TLS, a client certificate and
+//! the right credentials.
 
 use crate::harness::http::Request;
 use crate::harness::secured_redis::PASSWORD;
 use crate::harness::{Claims, Countersign, Deployment, Door, Key, Question, Redis, SecuredRedis};
 
-/// Decisions pass once, and `config check` finds nothing to complain of: hints of changes, too, go over connections of this kind.
+/// Decisions pass once, and `config check` finds nothing to complain of: hints of changes, too, go
+/// over connections of this kind.
 async fn works(deployment: &Deployment) {
     let checked = deployment.run(&["config", "check"]);
     assert!(checked.code == 0 && !checked.stdout.contains("warning"), "{checked:?}");
@@ -73,7 +75,8 @@ async fn without_what_it_takes_to_get_in() {
     let redis = SecuredRedis::single();
     let secrets = [PASSWORD, "cl%3Aai"];
     let deployment = redis.deployment().set("nonce.client_cert", "").set("nonce.client_key", "");
-    // In TLS 1.3 the client takes its handshake for done before the server has looked at its certificate.
+    // In TLS 1.3 the client takes its handshake for done before the server has looked at its
+    // certificate.
     is_refused(&deployment, "nonce_store", &secrets).await;
     let deployment = redis.deployment().set("nonce.url", &redis.url.replace("cl%3Aai", "wrong"));
     is_refused(&deployment, "authentication failed", &[secrets[0], secrets[1], "wrong%2Fms"]).await;

@@ -1,4 +1,5 @@
-//! A Redis that is far away: what is late is not lost, and a connection that is slow is not thrown away.
+//! A Redis that is far away: what is late is not lost, and a connection that is slow is not thrown
+//! away.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -59,7 +60,8 @@ impl Scene {
     }
 }
 
-/// A claim takes one round trip, also the first of a thread, whose own connection takes more to make.
+/// A claim takes one round trip, also the first of a thread, whose own connection takes more to
+/// make.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thirty_milliseconds_away() {
     for delay in [20, 30] {
@@ -71,8 +73,8 @@ async fn thirty_milliseconds_away() {
     }
 }
 
-/// Later than a claim may take, and not silent: connections stay. What was claimed meanwhile is spent, and no late reply is taken for that
-/// of another claim.
+/// Later than a claim may take, and not silent: connections stay. What was claimed meanwhile is
+/// spent, and no late reply is taken for that of another claim.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn too_far_away() {
     let scene = Scene::behind(Network::Fine).await;

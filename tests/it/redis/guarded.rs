@@ -1,4 +1,5 @@
-//! A Redis that answers and still cannot claim: nothing is allowed, and everybody who asks is told why.
+//! A Redis that answers and still cannot claim: nothing is allowed, and everybody who asks is told
+//! why.
 
 use std::time::Duration;
 
@@ -30,7 +31,8 @@ impl Guarded {
         Question::with(Claims::of("alice").authorization(&self.key))
     }
 
-    /// While Redis refuses with `code`, no door allows, readiness and `config check` say so, and the log says it once.
+    /// While Redis refuses with `code`, no door allows, readiness and `config check` say so, and
+    /// the log says it once.
     async fn refuses_with(&self, code: &str) {
         for door in Door::BOTH {
             let question = self.question();
@@ -137,7 +139,8 @@ async fn unable_to_write_its_snapshot() {
     guarded.decides_again().await;
 }
 
-/// The rules that `config check` names are all that a user of Redis needs, and without some of them it says so.
+/// The rules that `config check` names are all that a user of Redis needs, and without some of them
+/// it says so.
 #[tokio::test]
 async fn the_acl_rules_that_are_named_are_enough() {
     let redis = Redis::start();
@@ -203,7 +206,8 @@ async fn a_redis_that_evicts_any_key_is_refused_at_the_start() {
     assert!(Door::Http.ask(&countersign, &question).await.allowed());
 }
 
-/// Keys with an expiry are evicted, and so are nonces: what was signed until then is denied, and new tokens pass.
+/// Keys with an expiry are evicted, and so are nonces: what was signed until then is denied, and
+/// new tokens pass.
 #[tokio::test]
 async fn an_eviction_is_a_loss() {
     let guarded = Guarded::start().await;
@@ -234,7 +238,8 @@ async fn an_eviction_is_a_loss() {
     guarded.decides_again().await;
 }
 
-/// The answer to a claim is lost after Redis has it: the claim is recognised as its own, and passes once.
+/// The answer to a claim is lost after Redis has it: the claim is recognised as its own, and passes
+/// once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_is_lost() {
     let redis = Redis::start();

@@ -1,4 +1,5 @@
-//! What a Redis cannot do, and who is told: a node that hangs or is gone, a cluster that is down, a store that is full.
+//! What a Redis cannot do, and who is told: a node that hangs or is gone, a cluster that is down, a
+//! store that is full.
 
 use std::time::Duration;
 
@@ -24,7 +25,8 @@ struct Scene {
 }
 
 impl Scene {
-    /// A cluster that serves what slots it can, if `serves_some`, and in which no replica takes over.
+    /// A cluster that serves what slots it can, if `serves_some`, and in which no replica takes
+    /// over.
     async fn start(serves_some: bool) -> Self {
         let cluster = ReplicatedCluster::start();
         for node in cluster.masters.iter().chain(&cluster.replicas) {
@@ -46,7 +48,8 @@ impl Scene {
         scene
     }
 
-    /// A cluster that is new to it vouches for no token of the first second or two. Waits until `allowed` of 24 pass.
+    /// A cluster that is new to it vouches for no token of the first second or two. Waits until
+    /// `allowed` of 24 pass.
     async fn outlives_its_fence(&self, countersign: &Countersign, allowed: usize) {
         eventually_async("tokens pass", PATIENCE, async || {
             (self.allowed_of(countersign, 24).await >= allowed).then_some(())
@@ -191,7 +194,8 @@ async fn a_memory_that_is_full_is_told_as_that() {
     .await;
 }
 
-/// A claim that too few replicas of Redis had is no more acknowledged when the same attempt comes again, over another connection.
+/// A claim that too few replicas of Redis had is no more acknowledged when the same attempt comes
+/// again, over another connection.
 #[tokio::test]
 async fn a_retry_is_acknowledged_like_the_first() {
     for start in [Redis::start, Redis::start_valkey] {

@@ -12,8 +12,9 @@
 //! | `test_integration.py`: `TestIntegration.test_client_and_authenticated_server` | `jwthenticator::its_internal_client_registers_keys`, `its_client_passes_the_gateway`, by its own clients |
 //! | `test_keys.py`, `test_tokens.py`, `test_utils.py` | nothing over HTTP: they test functions of its own |
 //!
-//! On purpose otherwise: an `identifier` that is not the one the key was registered for is a 401 (the original takes any); and
-//! without credentials `/validate_request` is a 401, as RFC 9110 says, where the original answers 403.
+//! On purpose otherwise: an `identifier` that is not the one the key was registered for is a 401
+//! (the original takes any); and without credentials `/validate_request` is a 401, as RFC 9110
+//! says, where the original answers 403.
 
 use std::time::Duration;
 
@@ -104,7 +105,8 @@ async fn full_flow() {
         1,
         "{header}: the key that signed it is the one there is"
     );
-    // On purpose otherwise than in `TestServer.perform_auth`, which authenticates with another identifier.
+    // On purpose otherwise than in `TestServer.perform_auth`, which authenticates with another
+    // identifier.
     let other = world.post("/authenticate", &json!({"key": "a key", "identifier": STRANGER})).await;
     assert_eq!(other.status, 401, "{other:?}");
 }

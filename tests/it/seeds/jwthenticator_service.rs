@@ -1,4 +1,5 @@
-//! `jwthenticator` 1.6.3: its own clients, unchanged, at our token API, and its decorator in front of a site.
+//! `jwthenticator` 1.6.3: its own clients, unchanged, at our token API, and its decorator in front
+//! of a site.
 
 use std::time::Duration;
 
@@ -13,8 +14,8 @@ use crate::harness::{
 const IDENTIFIER: &str = "6f2f4f5e-0c39-4a0e-9f6c-3a4b6f0b7a11";
 const STRANGER: &str = "00000000-0000-4000-8000-000000000000";
 
-/// What our answers have to keep to: its clients refuse members that they do not know, and take 201 and 200 for what
-/// each is for. Says nothing of ours, and so needs no service.
+/// What our answers have to keep to: its clients refuse members that they do not know, and take 201
+/// and 200 for what each is for. Says nothing of ours, and so needs no service.
 #[tokio::test]
 async fn it_is_particular() {
     let jwt = Claims::of("alice").with("exp", now() + 600).sign(&Key::ed25519());
@@ -146,8 +147,8 @@ async fn its_client_passes_the_gateway() {
     }
 }
 
-/// What was revoked is refused at the gateway, which its client takes for a reason to authenticate again; and when its key is
-/// revoked, it has nothing left.
+/// What was revoked is refused at the gateway, which its client takes for a reason to authenticate
+/// again; and when its key is revoked, it has nothing left.
 #[tokio::test]
 async fn its_client_authenticates_again_after_we_revoke() {
     let world = World::start();

@@ -1,4 +1,5 @@
-//! The five endpoints of jwthenticator 1.6.3 and its own server, side by side: the same calls, in every form that clients send them in.
+//! The five endpoints of jwthenticator 1.6.3 and its own server, side by side: the same calls, in
+//! every form that clients send them in.
 
 use serde_json::{Value, json};
 
@@ -106,7 +107,8 @@ async fn every_call_is_answered_as_its_own_server_does() {
     assert!(calls > 300, "{calls}");
 }
 
-/// Its own pages may register keys, others' may not: what a browser sends for a page without asking first is never taken.
+/// Its own pages may register keys, others' may not: what a browser sends for a page without asking
+/// first is never taken.
 #[tokio::test]
 async fn a_page_elsewhere_registers_no_key() {
     let deployment = Deployment::new().set("admin.open_key_registration", "true");
@@ -134,8 +136,8 @@ async fn a_page_elsewhere_registers_no_key() {
     );
 }
 
-/// Status, members, and what they say if it is yes or no. What it has no value for it writes as null, and its clients read none as
-/// well.
+/// Status, members, and what they say if it is yes or no. What it has no value for it writes as
+/// null, and its clients read none as well.
 fn told(answer: &Answer) -> (u16, Vec<String>, Value) {
     if answer.status >= 300 {
         return (answer.status, Vec::new(), Value::Null);

@@ -1,4 +1,5 @@
-//! `/authenticate`, `/refresh` and `/validate`, as jwthenticator's clients know them; the key set; and what holds everywhere.
+//! `/authenticate`, `/refresh` and `/validate`, as jwthenticator's clients know them; the key set;
+//! and what holds everywhere.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -58,7 +58,8 @@ async fn tokens_are_told_about_by_themselves_and_by_name() {
             for asker in [&alice.access, ADMIN_TOKEN] {
                 assert_eq!(api.post_as(asker, INTROSPECTION, &body).await.json(), *same);
             }
-            // Names are no secrets, and can be guessed: who does not hold a token learns nothing by its name.
+            // Names are no secrets, and can be guessed: who does not hold a token learns nothing by
+            // its name.
             let others = api.post_as(&bob.access, INTROSPECTION, &body).await;
             assert_eq!(
                 (others.status, &others.json()["error"]),

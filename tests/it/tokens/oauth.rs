@@ -230,7 +230,8 @@ async fn what_a_key_or_a_trust_earned_ends_with_it() {
     passing([false, true, false]).await;
 }
 
-/// A replica that has not heard of it yet verifies the assertion with what it knows. What it gives, it gives to who was verified.
+/// A replica that has not heard of it yet verifies the assertion with what it knows. What it gives,
+/// it gives to who was verified.
 #[tokio::test]
 async fn a_client_that_is_gone_earns_nothing_even_where_nobody_knows() {
     type Change = fn(&Deployment, &str);

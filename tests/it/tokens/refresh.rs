@@ -1,4 +1,5 @@
-//! Refresh tokens that are exchanged for the next one, and what becomes of one that is presented again.
+//! Refresh tokens that are exchanged for the next one, and what becomes of one that is presented
+//! again.
 
 use std::time::Duration;
 
@@ -173,7 +174,8 @@ async fn a_single_token_is_the_latest() {
     assert_eq!(held.iter().filter(|grant| grant["revoked_at"].is_null()).count(), 1, "{held:?}");
 }
 
-/// jwthenticator's `/refresh` keeps the token that it is given; one that was exchanged elsewhere is over.
+/// jwthenticator's `/refresh` keeps the token that it is given; one that was exchanged elsewhere is
+/// over.
 #[tokio::test]
 async fn an_exchanged_token_is_over_at_refresh_too() {
     let deployment = Deployment::new();

@@ -1,4 +1,5 @@
-//! Access tokens over several replicas: any may have issued what another decides about, and what is revoked is revoked everywhere.
+//! Access tokens over several replicas: any may have issued what another decides about, and what is
+//! revoked is revoked everywhere.
 
 use std::time::Duration;
 

@@ -79,8 +79,9 @@ struct Signed {
 }
 
 impl Signed {
-    /// A signature that solves the equation but for the components of small order in the key and in `R`, each with the scalar that the
-    /// rest of it is a multiple of the base point by: the private key and the nonce.
+    /// A signature that solves the equation but for the components of small order in the key and in
+    /// `R`, each with the scalar that the rest of it is a multiple of the base point by: the
+    /// private key and the nonce.
     fn new(
         (scalar, key): (Scalar, [u8; 32]),
         (nonce, r): (Scalar, [u8; 32]),
@@ -165,7 +166,8 @@ fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
-/// The points of small order, those of them again that have a sign with `x = 0`, and every `y` that is not reduced, with either sign.
+/// The points of small order, those of them again that have a sign with `x = 0`, and every `y` that
+/// is not reduced, with either sign.
 fn special_encodings() -> Vec<[u8; 32]> {
     let mut encodings: Vec<[u8; 32]> =
         EIGHT_TORSION.iter().map(|point| point.compress().0).collect();
@@ -185,7 +187,8 @@ fn special_encodings() -> Vec<[u8; 32]> {
     encodings
 }
 
-/// Keys of small order sign everything together with an `R` of small order, if their components cancel out.
+/// Keys of small order sign everything together with an `R` of small order, if their components
+/// cancel out.
 #[test]
 fn special_encodings_are_judged_alike() {
     let special = special_encodings();
@@ -257,8 +260,8 @@ fn the_vectors_of_speccheck() {
             )
         })
         .collect();
-    // Components of small order that cancel out (0 to 3); that do not (4, 5); s out of range (6, 7); R (8, 9) and key (10, 11) in another
-    // encoding than their own.
+    // Components of small order that cancel out (0 to 3); that do not (4, 5); s out of range (6,
+    // 7); R (8, 9) and key (10, 11) in another encoding than their own.
     assert_eq!(
         answers,
         [true, true, true, true, false, false, false, false, false, false, false, false]

@@ -81,7 +81,8 @@ struct New {
     /// What the owner calls it.
     #[schema(min_length = 1, max_length = 1000, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
     comment: Option<String>,
-    /// Until when it may be used: after now. `issuer.api_key_lifetime` from now where nothing is said.
+    /// Until when it may be used: after now. `issuer.api_key_lifetime` from now where nothing is
+    /// said.
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<Moment>,
 }
@@ -176,7 +177,8 @@ pub(super) async fn show(
     Ok(shown(door.registry.api_key(ApiKeyId(path::id(&request)?)).await?))
 }
 
-/// Revoke an API key and every token that it was exchanged for, for good. It stays where it is, and shows when it was revoked.
+/// Revoke an API key and every token that it was exchanged for, for good. It stays where it is, and
+/// shows when it was revoked.
 #[utoipa::path(delete, path = "/admin/v1/api-keys/{id}", operation_id = "revoke_api_key", tag = "api-keys",
     params(ApiKeyIdInPath, etag::IfMatch),
     responses((status = 200, description = "The API key as it is now.", body = ApiKeyView,

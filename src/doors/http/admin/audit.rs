@@ -31,7 +31,8 @@ struct AuditEventView {
     /// Whom it concerns.
     #[schema(value_type = Name)]
     username: String,
-    /// The number of the principal, key, trust, API key or token that was changed, as `action` says.
+    /// The number of the principal, key, trust, API key or token that was changed, as `action`
+    /// says.
     #[schema(minimum = 1)]
     subject_id: i64,
     /// What it was before; null where it is new.

@@ -1,4 +1,5 @@
-//! Who may use the admin API: whoever holds the admin token, and no web page that a browser was led to.
+//! Who may use the admin API: whoever holds the admin token, and no web page that a browser was led
+//! to.
 
 use actix_web::{
     Error, HttpRequest, HttpResponse,
@@ -28,7 +29,8 @@ pub(super) struct Entrance {
 }
 
 impl Entrance {
-    /// For whoever holds `token`, at one of `hosts`. A peer may present so many wrong ones in a minute; 0 is no limit.
+    /// For whoever holds `token`, at one of `hosts`. A peer may present so many wrong ones in a
+    /// minute; 0 is no limit.
     pub(super) fn new(token: Option<&Secret>, hosts: Hosts, failures_per_peer: u32) -> Self {
         Self {
             hosts,

@@ -24,7 +24,8 @@ pub(super) async fn json<T: DeserializeOwned>(
     parsed(&read(request, payload, &[JSON]).await?)
 }
 
-/// The same for jwthenticator's API, which does not look at what type a body is said to have. Pages of other hosts are kept out before.
+/// The same for jwthenticator's API, which does not look at what type a body is said to have. Pages
+/// of other hosts are kept out before.
 pub(super) async fn json_of_any_type<T: DeserializeOwned>(
     request: &HttpRequest,
     payload: web::Payload,
@@ -80,7 +81,8 @@ fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     Ok(value)
 }
 
-/// The body that adds something of which nothing has to be said: no body at all is one that says nothing.
+/// The body that adds something of which nothing has to be said: no body at all is one that says
+/// nothing.
 pub(super) async fn json_if_any<T: DeserializeOwned + Default>(
     request: &HttpRequest,
     payload: web::Payload,

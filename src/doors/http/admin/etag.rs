@@ -1,4 +1,5 @@
-//! Which state of a record an answer shows, and which one a change is meant for (RFC 9110 sections 8.8.3 and 13.1).
+//! Which state of a record an answer shows, and which one a change is meant for (RFC 9110 sections
+//! 8.8.3 and 13.1).
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -17,7 +18,8 @@ use crate::engine::ports::{RegistryError, Version};
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 pub(super) struct IfMatch {
-    /// Makes the change only if the record still is in the state that one of these tags names; `*` is any.
+    /// Makes the change only if the record still is in the state that one of these tags names; `*`
+    /// is any.
     #[param(
         rename = "If-Match",
         nullable = false,

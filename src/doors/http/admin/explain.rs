@@ -89,7 +89,8 @@ struct Passing {
     /// How it was proven.
     #[schema(example = "self_signed")]
     method: &'static str,
-    /// The number of the registered key that verifies the token; null where it is one of a trusted set.
+    /// The number of the registered key that verifies the token; null where it is one of a trusted
+    /// set.
     #[schema(required = true, minimum = 1)]
     key_id: Option<i64>,
     /// The number of the trust whose set has the key; null where it is a registered one.
@@ -127,7 +128,8 @@ enum StepResult {
     Skipped,
 }
 
-/// Run a token through every step of a decision, and report each. No nonce is claimed: the token can be used afterwards.
+/// Run a token through every step of a decision, and report each. No nonce is claimed: the token
+/// can be used afterwards.
 #[utoipa::path(post, path = "/admin/v1/explain", operation_id = "explain", tag = "explain", request_body = Asked,
     responses((status = 200, description = "What would be decided now, and why.", body = Explained)))]
 pub(super) async fn explain(

@@ -136,7 +136,8 @@ pub(super) fn username<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Use
     Username::new(&String::deserialize(deserializer)?).map_err(D::Error::custom)
 }
 
-/// The URL of a key set. What may be fetched is for the registry to say; this is only what looks like a URL.
+/// The URL of a key set. What may be fetched is for the registry to say; this is only what looks
+/// like a URL.
 #[derive(Clone, Debug)]
 pub(super) struct JwksUrl(pub(super) String);
 

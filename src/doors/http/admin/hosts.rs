@@ -1,5 +1,6 @@
-//! Which names the admin listener goes by. A web page can have its name resolve to any address (DNS rebinding), and its visitor's
-//! browser then takes the listener for a part of the page; but the browser still says the page's name.
+//! Which names the admin listener goes by. A web page can have its name resolve to any address (DNS
+//! rebinding), and its visitor's browser then takes the listener for a part of the page; but the
+//! browser still says the page's name.
 
 use std::net::IpAddr;
 
@@ -24,7 +25,8 @@ impl Hosts {
         Self { listed: listed.into() }
     }
 
-    /// Refuses what is sent to another host, or by a web page of another. `target` is the authority in the request line, if one is.
+    /// Refuses what is sent to another host, or by a web page of another. `target` is the authority
+    /// in the request line, if one is.
     pub(super) fn check(
         &self,
         headers: &HeaderMap,
@@ -43,7 +45,8 @@ impl Hosts {
         }
         let is_own = match headers.get(ORIGIN) {
             Some(origin) => origin.to_str().is_ok_and(|origin| self.is_own(origin, &host)),
-            // A picture or a link, say, in a page of others: browsers name the origin of some requests alone.
+            // A picture or a link, say, in a page of others: browsers name the origin of some
+            // requests alone.
             None => headers
                 .get(SEC_FETCH_SITE)
                 .is_none_or(|site| site == "same-origin" || site == "none"),
@@ -66,7 +69,8 @@ impl Hosts {
         self.listed.iter().any(|listed| listed.eq_ignore_ascii_case(without_dot(host)))
     }
 
-    /// Whether a page of `origin` is one of ours: of the very host that is asked, or of one that is listed.
+    /// Whether a page of `origin` is one of ours: of the very host that is asked, or of one that is
+    /// listed.
     fn is_own(&self, origin: &str, host: &Authority) -> bool {
         // `null`, of pages without an origin, has no scheme.
         let Ok(origin) = origin.parse::<Uri>() else { return false };

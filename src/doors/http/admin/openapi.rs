@@ -1,4 +1,5 @@
-//! The description of this API (`OpenAPI` 3.1). What every operation of a kind answers alike is said here, once.
+//! The description of this API (`OpenAPI` 3.1). What every operation of a kind answers alike is
+//! said here, once.
 
 use actix_web::{HttpResponse, web};
 use utoipa::{

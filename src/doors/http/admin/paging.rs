@@ -1,5 +1,5 @@
-//! Lists, page by page. A page starts where the last one ended, by number: what is added or removed meanwhile neither repeats nor
-//! hides anything else.
+//! Lists, page by page. A page starts where the last one ended, by number: what is added or removed
+//! meanwhile neither repeats nor hides anything else.
 
 use actix_web::HttpRequest;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -100,7 +100,8 @@ impl PageQuery {
     }
 }
 
-/// The values of the query parameters `names`. Others, and one given twice, are refused: a misspelt one would be silently ignored.
+/// The values of the query parameters `names`. Others, and one given twice, are refused: a misspelt
+/// one would be silently ignored.
 pub(super) fn parameters<const N: usize>(
     request: &HttpRequest,
     names: [&str; N],

@@ -50,8 +50,8 @@ impl Mount {
     }
 }
 
-/// The username in the path, percent-encoded. By now a part of it is decoded already; what is left would be ambiguous were the
-/// percent sign not left encoded with it.
+/// The username in the path, percent-encoded. By now a part of it is decoded already; what is left
+/// would be ambiguous were the percent sign not left encoded with it.
 pub(super) fn username(request: &HttpRequest) -> Result<Username, Problem> {
     let written = request.match_info().get("username").unwrap_or_default();
     let nobody = || {

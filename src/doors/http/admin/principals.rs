@@ -151,7 +151,8 @@ impl TryFrom<New> for NewPrincipal {
     }
 }
 
-/// What is to be different about a principal (RFC 7396): what is not named stays, `null` takes away.
+/// What is to be different about a principal (RFC 7396): what is not named stays, `null` takes
+/// away.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = PrincipalChange, example = json!({ "is_active": false, "email": null }))]

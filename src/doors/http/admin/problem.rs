@@ -42,7 +42,8 @@ pub(super) struct Problem {
     status: u16,
     /// What was wrong with this request, and what is accepted.
     detail: String,
-    /// The member of the body, the parameter or the header that is wrong, such as `keys[0].expires_at`.
+    /// The member of the body, the parameter or the header that is wrong, such as
+    /// `keys[0].expires_at`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     member: Option<String>,

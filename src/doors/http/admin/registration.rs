@@ -1,5 +1,5 @@
-//! jwthenticator's internal API: whoever uses a service registers the API key of its choice. Answers have exactly the members
-//! that its client knows, which refuses any other.
+//! jwthenticator's internal API: whoever uses a service registers the API key of its choice.
+//! Answers have exactly the members that its client knows, which refuses any other.
 
 use actix_web::{HttpRequest, HttpResponse, middleware::from_fn, web};
 use serde::Deserialize;

@@ -24,7 +24,8 @@ use crate::{
     },
 };
 
-/// An access token that was given out, with the refresh token that goes with it. The tokens themselves are not kept.
+/// An access token that was given out, with the refresh token that goes with it. The tokens
+/// themselves are not kept.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = TokenGrant)]
 pub(super) struct TokenView {
@@ -106,10 +107,12 @@ impl From<GrantRecord> for TokenView {
 #[serde(deny_unknown_fields)]
 #[schema(as = NewToken, example = json!({ "audience": ["orders"], "scopes": ["orders:read"], "sid": "9f1c0c5d" }))]
 struct New {
-    /// Whom they are meant for; `issuer.audience` where nothing is said, and nobody in particular with an empty list.
+    /// Whom they are meant for; `issuer.audience` where nothing is said, and nobody in particular
+    /// with an empty list.
     #[schema(value_type = Option<Vec<AudienceToken>>, max_items = 20)]
     audience: Option<Vec<String>>,
-    /// What they may be used for, as far as the principal may do it; all of that where nothing is said.
+    /// What they may be used for, as far as the principal may do it; all of that where nothing is
+    /// said.
     #[schema(value_type = Option<Vec<ScopeToken>>, max_items = 100)]
     scopes: Option<ScopeList>,
     /// The session at the back end that they are for.
@@ -158,8 +161,8 @@ struct TokenIdInPath {
     id: i64,
 }
 
-/// List the tokens of all principals, revoked and expired ones too, in the order in which they were given out. A day after they
-/// expired they are forgotten.
+/// List the tokens of all principals, revoked and expired ones too, in the order in which they were
+/// given out. A day after they expired they are forgotten.
 #[utoipa::path(get, path = "/admin/v1/tokens", operation_id = "list_tokens", tag = "tokens", params(PageQuery),
     responses((status = 200, description = "A page of tokens.", body = Page<TokenView>)))]
 pub(super) async fn list(
@@ -169,7 +172,8 @@ pub(super) async fn list(
     page(&door, &request, None).await
 }
 
-/// List the tokens of a principal, revoked and expired ones too, in the order in which they were given out.
+/// List the tokens of a principal, revoked and expired ones too, in the order in which they were
+/// given out.
 #[utoipa::path(get, path = "/admin/v1/principals/{username}/tokens", operation_id = "list_tokens_of_principal", tag = "tokens",
     params(UsernameInPath, PageQuery), responses((status = 200, description = "A page of tokens.", body = Page<TokenView>)))]
 pub(super) async fn list_of_principal(
@@ -190,7 +194,8 @@ async fn page(
         .json(query.page::<_, TokenView>(List::Tokens, rows, |record| record.id.0)))
 }
 
-/// Give an access token and a refresh token to a principal. The answer is the only one that ever shows them.
+/// Give an access token and a refresh token to a principal. The answer is the only one that ever
+/// shows them.
 #[utoipa::path(post, path = "/admin/v1/principals/{username}/tokens", operation_id = "issue_token", tag = "tokens",
     params(UsernameInPath), request_body = New,
     responses(

@@ -1,4 +1,5 @@
-//! What requests to the token API say. What cannot be read is described, never repeated: it may hold secrets.
+//! What requests to the token API say. What cannot be read is described, never repeated: it may
+//! hold secrets.
 
 use std::{borrow::Cow, convert::Infallible};
 
@@ -27,8 +28,8 @@ pub(super) enum Format {
 /// The parameters of a form (RFC 6749 appendix B, or RFC 7578).
 pub(super) struct Form(Vec<(String, String)>);
 
-/// A JSON body, of which `expected` tells what it has to be. Whatever type it is said to have: jwthenticator looks at none, and
-/// `curl -d` says that everything is a form.
+/// A JSON body, of which `expected` tells what it has to be. Whatever type it is said to have:
+/// jwthenticator looks at none, and `curl -d` says that everything is a form.
 pub(super) async fn json<T: DeserializeOwned>(
     request: &HttpRequest,
     payload: web::Payload,

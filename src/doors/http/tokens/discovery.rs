@@ -1,4 +1,5 @@
-//! What anybody may read: the public keys of our tokens (RFC 7517), and where everything is (RFC 8414).
+//! What anybody may read: the public keys of our tokens (RFC 7517), and where everything is (RFC
+//! 8414).
 
 use std::time::Duration;
 
@@ -23,13 +24,15 @@ pub(super) const REVOCATION: &str = "/token/revoke";
 /// Longer than this, no key set is kept however long keys are announced before they sign.
 const KEY_SET_MAX_AGE_LONGEST: Duration = Duration::from_hours(1);
 
-/// How long a copy of the key set may be kept: half as long as a key is published before it signs. The other half is for replicas
-/// that notice a new key late, and for caches that keep a copy of a copy.
+/// How long a copy of the key set may be kept: half as long as a key is published before it signs.
+/// The other half is for replicas that notice a new key late, and for caches that keep a copy of a
+/// copy.
 pub(super) fn key_set_max_age(signing_key_delay: Duration) -> Duration {
     (signing_key_delay / 2).min(KEY_SET_MAX_AGE_LONGEST)
 }
 
-/// Where clients post for tokens, as they are told: what a client assertion may name as its audience.
+/// Where clients post for tokens, as they are told: what a client assertion may name as its
+/// audience.
 pub fn token_endpoint(issuer: &str, url_prefix: &str) -> String {
     Places::new(issuer, url_prefix).at(TOKEN)
 }
@@ -44,7 +47,8 @@ pub(super) struct Places {
 }
 
 impl Places {
-    /// The issuer is where we are reached. The prefix of our paths stands behind it, unless it is there already.
+    /// The issuer is where we are reached. The prefix of our paths stands behind it, unless it is
+    /// there already.
     pub(super) fn new(issuer: &str, url_prefix: &str) -> Self {
         let issuer = issuer.trim_end_matches('/');
         let path = url::Url::parse(issuer)
@@ -62,8 +66,8 @@ impl Places {
         format!("{}{path}", self.base)
     }
 
-    /// Where clients look for the metadata of an issuer with a path: its path stands behind the well-known one, at the root of
-    /// the host (RFC 8414 section 3.1).
+    /// Where clients look for the metadata of an issuer with a path: its path stands behind the
+    /// well-known one, at the root of the host (RFC 8414 section 3.1).
     pub(super) fn metadata_of_issuer(&self) -> Option<String> {
         // What would not be taken literally as a path of ours is none.
         let is_plain = !self.issuer_path.contains(['{', '}', '%']);

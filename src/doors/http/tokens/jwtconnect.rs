@@ -1,5 +1,5 @@
-//! `/token/refresh`, `/token/introspection` and `/token/revoke`, as django-jwtconnect-auth's clients speak them, and those of
-//! RFC 7662 and RFC 7009.
+//! `/token/refresh`, `/token/introspection` and `/token/revoke`, as django-jwtconnect-auth's
+//! clients speak them, and those of RFC 7662 and RFC 7009.
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -41,7 +41,8 @@ struct Pair<'a> {
     refresh_token: &'a str,
 }
 
-/// What is told about a token (RFC 7662 section 2.2), with what django-jwtconnect-auth calls some of it in addition.
+/// What is told about a token (RFC 7662 section 2.2), with what django-jwtconnect-auth calls some
+/// of it in addition.
 #[derive(Serialize)]
 struct Told<'a> {
     active: bool,
@@ -115,7 +116,8 @@ pub(super) async fn introspect(
     match api.issuer.introspect(name, asker).await {
         Ok(Some(introspection)) => Ok(fresh(HttpResponse::Ok()).json(Told::from(&introspection))),
         Ok(None) => {
-            // Names can be guessed, and whoever asks as django-jwtconnect-auth's clients do is refused. What a resource server is handed by its own clients, and asks
+            // Names can be guessed, and whoever asks as django-jwtconnect-auth's clients do is
+            // refused. What a resource server is handed by its own clients, and asks
             // about as RFC 7662 says, must not keep it from asking.
             if !is_admin && (format != Format::Form || matches!(name, TokenName::Jti(_))) {
                 attempt.failed()?;

@@ -1,5 +1,5 @@
-//! `/oauth2/token`: the token endpoint of RFC 6749, for clients that prove who they are with a signed assertion (RFC 7523), and for
-//! whoever holds a refresh token.
+//! `/oauth2/token`: the token endpoint of RFC 6749, for clients that prove who they are with a
+//! signed assertion (RFC 7523), and for whoever holds a refresh token.
 
 use std::borrow::Cow;
 
@@ -99,8 +99,9 @@ enum Grant {
 
 const NOT_VERIFIED: &str = "the client assertion does not verify: it needs a fresh `jti`, a fresh time, and this service as its `aud`";
 
-/// A refresh token needs no client beside it, but where there is one, it has to be its own. A `scope` that is narrower than what
-/// was given once is not heeded, which the answer tells (RFC 6749 section 3.3).
+/// A refresh token needs no client beside it, but where there is one, it has to be its own. A
+/// `scope` that is narrower than what was given once is not heeded, which the answer tells (RFC
+/// 6749 section 3.3).
 async fn refresh(
     api: &TokenApi,
     form: &Form,
@@ -125,7 +126,8 @@ async fn refresh(
     api.issuer.rotate(token, only).await.map_err(|error| refused(&error, ended, attempt))
 }
 
-/// What to say where no token is given: `denied` where what was presented is at fault, which then counts.
+/// What to say where no token is given: `denied` where what was presented is at fault, which then
+/// counts.
 fn refused(error: &IssueError, denied: TokenProblem, attempt: &SecretAttempt<'_>) -> TokenProblem {
     match Failure::from(error) {
         Failure::Refused => attempt.failed().err().map_or(denied, Into::into),
@@ -166,8 +168,8 @@ impl<'a> Client<'a> {
             };
         let token = UntrustedToken::parse(assertion);
         let unverified_username = token.map(|token| token.unverified_claims().username.clone());
-        // RFC 7521 section 4.2: where there is one, too, it names the same client. An assertion that cannot be read names nobody, and is
-        // refused for what it is.
+        // RFC 7521 section 4.2: where there is one, too, it names the same client. An assertion
+        // that cannot be read names nobody, and is refused for what it is.
         let named = form.parameter("client_id");
         if named
             .zip(unverified_username.as_ref().ok())
@@ -178,7 +180,8 @@ impl<'a> Client<'a> {
         Ok(Some(Self { assertion, unverified_username }))
     }
 
-    /// What to say where the assertion is refused. Only of what is wrong with it whoever it names is there more to say.
+    /// What to say where the assertion is refused. Only of what is wrong with it whoever it names
+    /// is there more to say.
     fn not_verified(&self) -> TokenProblem {
         match &self.unverified_username {
             Ok(_) => invalid_client(NOT_VERIFIED),

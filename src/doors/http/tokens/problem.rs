@@ -47,7 +47,8 @@ impl TokenProblem {
         Self { header: Some((name, value.into())), ..self }
     }
 
-    /// The same as RFC 6749 section 5.2 has it: there are clients that read nothing but `application/json`.
+    /// The same as RFC 6749 section 5.2 has it: there are clients that read nothing but
+    /// `application/json`.
     #[must_use]
     pub(super) fn in_plain_json(self) -> Self {
         Self { media_type: "application/json", ..self }

@@ -175,7 +175,8 @@ impl UsageLog for TestUsage {
     }
 }
 
-/// A store that keeps each claim until the moment it was asked to, and not a moment longer: the least that the port promises.
+/// A store that keeps each claim until the moment it was asked to, and not a moment longer: the
+/// least that the port promises.
 #[derive(Default)]
 pub(super) struct TestNonces {
     claims: Mutex<HashMap<(i64, String), (UnixMillis, u128)>>,

@@ -136,7 +136,8 @@ fn a_set_is_missed_only_if_nothing_fits() {
     );
 }
 
-/// A key that a set has with a name and without one is tried once: nine entries of six keys are within the eight.
+/// A key that a set has with a name and without one is tried once: nine entries of six keys are
+/// within the eight.
 #[test]
 fn a_key_that_is_met_again_costs_nothing() {
     let keys: Vec<_> = (0..6).map(|_| new_key()).collect();

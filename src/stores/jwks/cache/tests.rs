@@ -146,7 +146,8 @@ async fn a_refresh_tells_of_a_fetch_that_began_after_it() {
     );
 }
 
-/// A key set may change under a name that it had before. Whoever signs what no key fits makes it fetched, and once in a cooldown.
+/// A key set may change under a name that it had before. Whoever signs what no key fits makes it
+/// fetched, and once in a cooldown.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_missed_is_fetched_once_in_a_cooldown() {
     let endpoint = Endpoint::start().await;

@@ -38,15 +38,16 @@ impl RedisNonceStore {
                 if !is_connection_lost(&error) {
                     return Err(error.into());
                 }
-                // It may have been carried out, and only its answer lost: then it finds its own value.
+                // It may have been carried out, and only its answer lost: then it finds its own
+                // value.
                 let again = NonceClaim { attempt: Attempt::Named(claim.attempt.number()), ..claim };
                 Box::pin(self.claim_again(thread, &key, &again)).await
             }
         }
     }
 
-    /// A second try, on another connection. Boxed where it is called, so that the claims to which this does not happen stay
-    /// small.
+    /// A second try, on another connection. Boxed where it is called, so that the claims to which
+    /// this does not happen stay small.
     async fn claim_again(
         &self,
         thread: &Arc<Thread>,
@@ -106,8 +107,8 @@ impl RedisNonceStore {
         }
     }
 
-    /// The seconds that a claim is remembered if replicas accept its token for `tolerance`: counted from the time of the server,
-    /// which forgets it by its own clock.
+    /// The seconds that a claim is remembered if replicas accept its token for `tolerance`: counted
+    /// from the time of the server, which forgets it by its own clock.
     fn remember_for(&self, partition: usize, claim: &NonceClaim<'_>, tolerance: Tolerance) -> u64 {
         let longer = tolerance.duration().saturating_sub(self.rules.tolerance.duration());
         let now = self.servers.layout().server(partition).map_or(claim.now, |server| server.time());
@@ -167,8 +168,9 @@ impl RedisNonceStore {
         }
     }
 
-    /// The same attempt made this claim before, perhaps without enough replicas hearing of it. `WAIT` covers what was written over its
-    /// own connection alone, and a `SET NX` that is refused writes nothing (Valkey then says that all replicas have it): so the claim
+    /// The same attempt made this claim before, perhaps without enough replicas hearing of it.
+    /// `WAIT` covers what was written over its own connection alone, and a `SET NX` that is
+    /// refused writes nothing (Valkey then says that all replicas have it): so the claim
     /// is written once more, by setting its expiry again.
     async fn acknowledge(
         &self,
@@ -198,8 +200,8 @@ impl RedisNonceStore {
         if self.has(link.server, key.partition) { Ok(()) } else { Err(ClaimError::Replaced) }
     }
 
-    /// A claim found another epoch than the one that is known: it counts only in an epoch that says what it covers, and is
-    /// remembered for as long as that asks for.
+    /// A claim found another epoch than the one that is known: it counts only in an epoch that says
+    /// what it covers, and is remembered for as long as that asks for.
     async fn follow_epoch(
         &self,
         link: &Link,

@@ -1,8 +1,10 @@
-//! The epoch of a partition: a record beside its nonces that tells whether they are still all there.
+//! The epoch of a partition: a record beside its nonces that tells whether they are still all
+//! there.
 //!
-//! Every claim reads it in its own round trip. It is gone after a loss of everything, and it names another server after a
-//! failover or a restart. Then it is replaced, and says since when the store remembers, which is what the
-//! [`Fence`] is made of. It also holds the largest tolerance in use, which everybody remembers nonces for.
+//! Every claim reads it in its own round trip. It is gone after a loss of everything, and it names
+//! another server after a failover or a restart. Then it is replaced, and says since when the store
+//! remembers, which is what the [`Fence`] is made of. It also holds the largest tolerance in use,
+//! which everybody remembers nonces for.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -111,7 +113,8 @@ impl Epoch {
 
     /// What the epoch has to be instead of `held`, and why; `None` if it is right as it is.
     pub(crate) fn replacement(held: Option<&[u8]>, sight: Sight<'_>) -> Option<(Self, Change)> {
-        // Whoever finds another server here may come before those who still claim at the one before.
+        // Whoever finds another server here may come before those who still claim at the one
+        // before.
         let taken_over = sight.now.saturating_add(sight.takeover);
         let anew = |change| {
             let tolerance = longer(sight.tolerance, sight.known_tolerance);

@@ -1,15 +1,18 @@
 //! Names of keys in Redis.
 //!
-//! Nonces lie in partitions, each of which is one hash tag and so, in a cluster, one slot. The epoch of a partition lies in the
-//! same slot, so that it can be asked for in the round trip of a claim.
+//! Nonces lie in partitions, each of which is one hash tag and so, in a cluster, one slot. The
+//! epoch of a partition lies in the same slot, so that it can be asked for in the round trip of a
+//! claim.
 
 use std::fmt::Write as _;
 
 use crate::domain::principal::PrincipalId;
 
-/// How many partitions nonces have in a cluster: enough to spread evenly over many masters. Elsewhere there is one.
+/// How many partitions nonces have in a cluster: enough to spread evenly over many masters.
+/// Elsewhere there is one.
 pub(super) const CLUSTER_PARTITIONS: usize = 64;
-/// Longest nonce that is a key as it stands; longer ones, and those with other bytes than visible ASCII, are hashed.
+/// Longest nonce that is a key as it stands; longer ones, and those with other bytes than visible
+/// ASCII, are hashed.
 const PLAIN_NONCE_BYTES_MAX: usize = 64;
 
 /// The key of a nonce, and its partition.
@@ -19,7 +22,8 @@ pub(super) struct NonceKey {
 }
 
 impl NonceKey {
-    /// `countersign:{PARTITION}:nonce:PRINCIPAL:` and then `n` and the nonce, or `h` and its SHA-256 in hexadecimal digits.
+    /// `countersign:{PARTITION}:nonce:PRINCIPAL:` and then `n` and the nonce, or `h` and its
+    /// SHA-256 in hexadecimal digits.
     pub(super) fn new(principal: PrincipalId, nonce: &str, partitions: usize) -> Self {
         let partition = partition(principal, nonce, partitions);
         let mut text = String::with_capacity(56 + PLAIN_NONCE_BYTES_MAX);

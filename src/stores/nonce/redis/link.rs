@@ -1,4 +1,5 @@
-//! The connections of a thread: one to each server, shared by all claims of the thread and driven by its own runtime.
+//! The connections of a thread: one to each server, shared by all claims of the thread and driven
+//! by its own runtime.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -14,7 +15,8 @@ use crate::stores::redis::Connection;
 #[derive(Default)]
 pub(super) struct Thread {
     held: Mutex<Vec<Link>>,
-    /// Connections that are being made, so that many waiting claims make one. They go on if nobody waits any more.
+    /// Connections that are being made, so that many waiting claims make one. They go on if nobody
+    /// waits any more.
     connecting: Mutex<Vec<(u64, Connecting)>>,
 }
 
@@ -41,14 +43,16 @@ impl Thread {
         lock(&self.held).iter().find(|held| held.server == server).cloned()
     }
 
-    /// Keeps a connection, instead of any other to the same server. What is on its way over that one still arrives.
+    /// Keeps a connection, instead of any other to the same server. What is on its way over that
+    /// one still arrives.
     pub(super) fn keep(&self, link: Link) {
         let mut held = lock(&self.held);
         held.retain(|known| known.server != link.server);
         held.push(link);
     }
 
-    /// Keeps a connection instead of `suspect`, unless something came over that one since `moment` and it is still held.
+    /// Keeps a connection instead of `suspect`, unless something came over that one since `moment`
+    /// and it is still held.
     pub(super) fn keep_instead(&self, suspect: &Link, moment: Instant, link: Link) {
         let is_held = lock(&self.held).iter().any(|known| known.serial == suspect.serial);
         if !(is_held && suspect.connection.heard_since(moment)) {

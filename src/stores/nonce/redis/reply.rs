@@ -1,8 +1,8 @@
 //! What Redis replies, read so that no reply can be taken for another.
 //!
-//! The `redis` crate returns an error reply to a raw command as `Ok(Value::ServerError)`, and conversions such as
-//! `Option<Value>` accept it as a value. So every reply that a decision rests on is matched here, by its exact form; anything
-//! else is a [`ReplyError`].
+//! The `redis` crate returns an error reply to a raw command as `Ok(Value::ServerError)`, and
+//! conversions such as `Option<Value>` accept it as a value. So every reply that a decision rests
+//! on is matched here, by its exact form; anything else is a [`ReplyError`].
 
 use redis::Value;
 
@@ -34,8 +34,8 @@ pub(super) enum ReplyError {
 }
 
 impl ReplyError {
-    /// Whether another connection could be answered differently: this one leads to a server that is not, or no longer, the
-    /// right one, or that wants to know the client again.
+    /// Whether another connection could be answered differently: this one leads to a server that is
+    /// not, or no longer, the right one, or that wants to know the client again.
     pub(super) fn ends_connection(&self) -> bool {
         match self {
             Self::Refused { code, .. } => {
@@ -50,7 +50,8 @@ impl ReplyError {
         matches!(self, Self::Refused { code, .. } if matches!(&**code, "MOVED" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN"))
     }
 
-    /// The name in metrics: the code of a known error reply, else `other_error`, or `unexpected_reply`.
+    /// The name in metrics: the code of a known error reply, else `other_error`, or
+    /// `unexpected_reply`.
     pub(super) fn kind(&self) -> FailureKind {
         match self {
             Self::Refused { code, .. } => FailureKind::of_code(code),
@@ -59,7 +60,8 @@ impl ReplyError {
     }
 }
 
-/// Names the kinds of failures once: variant, code of the error reply if it is one, and name in metrics.
+/// Names the kinds of failures once: variant, code of the error reply if it is one, and name in
+/// metrics.
 macro_rules! failure_kinds {
     ($($(#[$doc:meta])* $kind:ident = $name:literal $(($code:literal))?,)+) => {
         /// Why a claim could not be decided, as metrics count it.

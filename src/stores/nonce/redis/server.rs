@@ -30,8 +30,8 @@ pub(super) struct Server {
     is_down: AtomicBool,
 }
 
-/// The clock of a server, as it was last read, and how long ago by a monotonic one: whatever is done to the clock of this
-/// process, this one goes on.
+/// The clock of a server, as it was last read, and how long ago by a monotonic one: whatever is
+/// done to the clock of this process, this one goes on.
 struct ServerClock {
     began: Instant,
     /// Its time less the monotonic one, in milliseconds.
@@ -77,7 +77,8 @@ impl Server {
         self.clock.offset.store(time.0 - self.clock.elapsed_ms(), Ordering::Relaxed);
     }
 
-    /// The time by the server's clock, or a little earlier: by what the way of its last answer took. To be asked once it was read.
+    /// The time by the server's clock, or a little earlier: by what the way of its last answer
+    /// took. To be asked once it was read.
     pub(super) fn time(&self) -> UnixMillis {
         UnixMillis(self.clock.elapsed_ms() + self.clock.offset.load(Ordering::Relaxed))
     }

@@ -1,8 +1,9 @@
-//! Which Redis server has which partition of the nonces: the one of the URL, the master that the sentinels name, or the masters
-//! of a cluster.
+//! Which Redis server has which partition of the nonces: the one of the URL, the master that the
+//! sentinels name, or the masters of a cluster.
 //!
-//! Claims are sent to servers and not to a library's cluster connection, which would hide which server answered and when it was
-//! replaced by another: that has to be known to tell whether claims were lost.
+//! Claims are sent to servers and not to a library's cluster connection, which would hide which
+//! server answered and when it was replaced by another: that has to be known to tell whether claims
+//! were lost.
 
 use std::{
     fmt,
@@ -24,7 +25,8 @@ use crate::{
     stores::redis::{Held, Purpose, Question, RedisAccess, SLOTS, Told, ask_all},
 };
 
-/// For how long after a master was replaced other replicas may still claim at the old one: they ask for it twice a second.
+/// For how long after a master was replaced other replicas may still claim at the old one: they ask
+/// for it twice a second.
 const TAKEOVER: Duration = Duration::from_millis(750);
 /// How long to wait before a sentinel is listened to again.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
@@ -121,8 +123,8 @@ impl Servers {
         self.layout.load_full()
     }
 
-    /// Searches, and says whether something changed. Servers that stay keep their connections. All that ask while a search is under
-    /// way share the next one.
+    /// Searches, and says whether something changed. Servers that stay keep their connections. All
+    /// that ask while a search is under way share the next one.
     pub(super) async fn search(&self) -> Result<bool, DiscoveryError> {
         let before = self.layout_now();
         let begun = self.searches.load(Ordering::Acquire);

@@ -1,4 +1,5 @@
-//! What is looked after beside the claims: which servers there are, that their epochs are right, and that they are fit.
+//! What is looked after beside the claims: which servers there are, that their epochs are right,
+//! and that they are fit.
 
 use std::{
     collections::HashMap,
@@ -59,8 +60,8 @@ impl RedisNonceStore {
         self.clock_skew.0.load(Ordering::Relaxed)
     }
 
-    /// Finds the servers and their epochs before the first claim. That Redis is out of reach is no error, since it may come;
-    /// that it is one that must not be used is.
+    /// Finds the servers and their epochs before the first claim. That Redis is out of reach is no
+    /// error, since it may come; that it is one that must not be used is.
     pub async fn start(&self) -> Result<(), BadRedis> {
         let thread = self.thread();
         let connected = async {
@@ -90,7 +91,8 @@ impl RedisNonceStore {
         evicts.map_or(Ok(()), |problem| Err(BadRedis::Evicts(problem)))
     }
 
-    /// What an operator should know about servers that are fit all the same. Empty if Redis cannot be asked.
+    /// What an operator should know about servers that are fit all the same. Empty if Redis cannot
+    /// be asked.
     pub async fn advice(&self) -> Vec<String> {
         let mut advice = Vec::new();
         for server in &self.servers.layout_now().servers {
@@ -221,8 +223,9 @@ impl RedisNonceStore {
         settled
     }
 
-    /// Reads the epochs of a server, replaces those that are not right, and judges whether the server is fit for claims. To be done
-    /// on each new connection before the first claim, and when a claim found another epoch.
+    /// Reads the epochs of a server, replaces those that are not right, and judges whether the
+    /// server is fit for claims. To be done on each new connection before the first claim, and
+    /// when a claim found another epoch.
     pub(super) async fn settle(
         &self,
         server: &Server,
@@ -372,8 +375,8 @@ fn tell(server: &Server, change: Change, epoch: &Epoch) {
     );
 }
 
-/// Milliseconds by which the own clock is certainly ahead of that of Redis, or behind it: what the way may have taken does not
-/// count.
+/// Milliseconds by which the own clock is certainly ahead of that of Redis, or behind it: what the
+/// way may have taken does not count.
 fn skew_ms(sent: UnixMillis, redis: UnixMillis, received: UnixMillis) -> i64 {
     if redis < sent {
         sent.0 - redis.0

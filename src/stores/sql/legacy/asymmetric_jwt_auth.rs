@@ -1,4 +1,5 @@
-//! `asymmetric_jwt_auth`, a Django application: public keys and trusted key sets of the project's users.
+//! `asymmetric_jwt_auth`, a Django application: public keys and trusted key sets of the project's
+//! users.
 
 use async_trait::async_trait;
 use sea_orm::sea_query::{Expr, ExprTrait};
@@ -31,7 +32,8 @@ pub struct AsymmetricJwtAuth {
 }
 
 impl AsymmetricJwtAuth {
-    /// Reaches it. Users with neither a key nor a trust could not use it: they are taken only where `takes_all_users`.
+    /// Reaches it. Users with neither a key nor a trust could not use it: they are taken only where
+    /// `takes_all_users`.
     pub async fn open(
         url: &DatabaseUrl,
         users: &UserTable,

@@ -13,7 +13,8 @@ use crate::engine::ports::{LegacyAccount, LegacyError, LegacyPerson, Origin, Pro
 /// The table of a Django project's users.
 #[derive(Clone, Debug)]
 pub struct UserTable {
-    /// Its name, `auth_user` unless the project has a user model of its own; perhaps with a schema.
+    /// Its name, `auth_user` unless the project has a user model of its own; perhaps with a
+    /// schema.
     pub name: String,
     /// The column of its primary key.
     pub id_column: String,
@@ -63,7 +64,8 @@ impl Users {
         query
     }
 
-    /// Up to `limit` users for whom `condition` holds, from the one after that of the name `after` on.
+    /// Up to `limit` users for whom `condition` holds, from the one after that of the name `after`
+    /// on.
     pub(super) async fn page(
         &self,
         snapshot: &Snapshot,
@@ -124,8 +126,9 @@ impl Users {
         })
     }
 
-    /// The rows of `table` that belong to the users of a page, with `columns` of them, in the order of their numbers; each with the
-    /// text of its number as `row_id` and that of its user's as `user_id`. None where the page is empty.
+    /// The rows of `table` that belong to the users of a page, with `columns` of them, in the order
+    /// of their numbers; each with the text of its number as `row_id` and that of its user's as
+    /// `user_id`. None where the page is empty.
     pub(super) fn rows_of(
         &self,
         snapshot: &Snapshot,
@@ -167,8 +170,8 @@ impl Users {
 }
 
 impl Page {
-    /// The account that a row of [`Users::rows_of`] belongs to. None where a page's names, in the order of the database, lie around
-    /// those of users that the page has not.
+    /// The account that a row of [`Users::rows_of`] belongs to. None where a page's names, in the
+    /// order of the database, lie around those of users that the page has not.
     pub(super) fn owner(
         &mut self,
         row: &QueryResult,

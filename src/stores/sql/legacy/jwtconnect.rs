@@ -1,4 +1,5 @@
-//! `django-jwtconnect-auth`, a Django application: pairs of access and refresh tokens of the project's users, kept as they are.
+//! `django-jwtconnect-auth`, a Django application: pairs of access and refresh tokens of the
+//! project's users, kept as they are.
 
 use async_trait::async_trait;
 use sea_orm::{

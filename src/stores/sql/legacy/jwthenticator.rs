@@ -1,5 +1,6 @@
-//! `jwthenticator`: API keys, of which it keeps SHA-512 hashes as this service does, and refresh tokens, which it keeps as they are.
-//! It has no accounts: its clients are known by an identifier, a UUID, which becomes the principal's name, as at `/register_key`.
+//! `jwthenticator`: API keys, of which it keeps SHA-512 hashes as this service does, and refresh
+//! tokens, which it keeps as they are. It has no accounts: its clients are known by an identifier,
+//! a UUID, which becomes the principal's name, as at `/register_key`.
 
 use std::collections::HashMap;
 

@@ -21,8 +21,8 @@ use crate::{
 /// How long to wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// All that is read comes from one transaction, so that it is as of one moment although it is read page by page. The first query
-/// after the looks at the schema begins it.
+/// All that is read comes from one transaction, so that it is as of one moment although it is read
+/// page by page. The first query after the looks at the schema begins it.
 #[derive(Debug)]
 pub(super) struct Snapshot {
     connection: DatabaseConnection,
@@ -48,7 +48,8 @@ impl Snapshot {
         Ok(Self { connection, transaction, system })
     }
 
-    /// Whether there is such a column. Outside of the transaction, which a failing query would end on PostgreSQL.
+    /// Whether there is such a column. Outside of the transaction, which a failing query would end
+    /// on PostgreSQL.
     pub(super) async fn has(&self, table: &Table, column: &str) -> Result<bool, LegacyError> {
         let mut query = Query::select();
         query.expr(table.column(column)).from(table.reference()).and_where(Expr::cust("1 = 0"));
@@ -138,7 +139,8 @@ pub(super) fn some_text(row: &QueryResult, column: &str) -> Result<String, Legac
     row.try_get("", column).map_err(|error| LegacyError::Failed(error.into()))
 }
 
-/// A moment; none where it is null, not in the query, or nothing that can be read. Without a zone it is UTC.
+/// A moment; none where it is null, not in the query, or nothing that can be read. Without a zone
+/// it is UTC.
 pub(super) fn moment(row: &QueryResult, column: &str) -> Option<UnixMillis> {
     if let Ok(moment) = row.try_get::<Option<TimeDateTime>>("", column) {
         return moment.map(millis);

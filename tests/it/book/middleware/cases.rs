@@ -16,7 +16,8 @@ pub struct Case {
     pub sent: Box<dyn Fn(&World) -> Requests>,
 }
 
-/// One after another, each with the values of its `Authorization` headers. The last one is what the case is about.
+/// One after another, each with the values of its `Authorization` headers. The last one is what the
+/// case is about.
 type Requests = Vec<Vec<String>>;
 
 /// Reasons that more than one case has.
