@@ -92,7 +92,7 @@ fn parse(criterion: &mut Criterion) {
         let token = token(&signer(algorithm));
         group.throughput(Throughput::Bytes(token.len() as u64));
         group.bench_function(algorithm.name(), |bencher| {
-            bencher.iter(|| UntrustedToken::parse(black_box(&token)).unwrap())
+            bencher.iter(|| UntrustedToken::parse(black_box(&token)).unwrap());
         });
     }
     group.finish();
@@ -149,7 +149,7 @@ fn verify(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(format!("verify {algorithm}"));
         group.bench_function("VerifyingKey", |bencher| {
             bencher.iter(|| {
-                assert!(ours.verify(algorithm, black_box(message.as_bytes()), &signature))
+                assert!(ours.verify(algorithm, black_box(message.as_bytes()), &signature));
             });
         });
         group.bench_function("aws-lc-rs", |bencher| {
@@ -159,7 +159,7 @@ fn verify(criterion: &mut Criterion) {
             bencher.iter(|| {
                 assert!(
                     UntrustedToken::parse(black_box(&token)).unwrap().verify(&ours, now).is_some()
-                )
+                );
             });
         });
         group.bench_function("jsonwebtoken, whole", |bencher| {
@@ -175,13 +175,13 @@ fn headers(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("header value");
     let (plain, scopes) = ("orders-service@example.com", Scopes::parse(SCOPES).unwrap());
     group.bench_function("plain name", |bencher| {
-        bencher.iter(|| header_value::encode(black_box(plain)))
+        bencher.iter(|| header_value::encode(black_box(plain)));
     });
     group.bench_function("name to be encoded", |bencher| {
         bencher.iter(|| header_value::encode(black_box("Bestell-Dienst Köln 100 %")));
     });
     group.bench_function("scopes", |bencher| {
-        bencher.iter(|| header_value::encode_scopes(black_box(&scopes)))
+        bencher.iter(|| header_value::encode_scopes(black_box(&scopes)));
     });
     group.finish();
 }
@@ -213,7 +213,7 @@ fn nonces_in_memory(criterion: &mut Criterion) {
     let now = UnixMillis(start + number / 12);
     claim(&store, "taken", now);
     group.bench_function("replayed", |bencher| {
-        bencher.iter(|| claim(&store, black_box("taken"), now))
+        bencher.iter(|| claim(&store, black_box("taken"), now));
     });
     group.finish();
 }

@@ -286,8 +286,9 @@ struct Background {
 }
 
 impl App {
-    /// Connects the stores and puts the service together; migrates the database first where the
+    /// Connects the stores and puts the service together; migrates the database first if the
     /// settings say so.
+    #[allow(clippy::too_many_lines, reason = "one part after the other, each needed by the next")]
     pub async fn build(settings: &Settings, log: LogControl) -> Result<Self, AppError> {
         let observability = Observability::start(&settings.telemetry)?;
         let shared = Shared::connect(settings).await?;

@@ -140,7 +140,7 @@ fn violations(path: &Path, text: &str) -> Vec<Violation> {
         match named.resolved(module) {
             Resolved::Ours(target) => what.extend(check_ours(module, &target)),
             Resolved::Foreign(target) => {
-                what.extend(check_foreign(module, &target, named.is_import))
+                what.extend(check_foreign(module, &target, named.is_import));
             }
         }
         what.extend(check_clock(module, named));
@@ -344,7 +344,7 @@ impl Finder {
             UseTree::Rename(rename) => self.add(with(&rename.ident), is_absolute, true),
             UseTree::Glob(_) => self.add([before, &["*".to_owned()]].concat(), is_absolute, true),
             UseTree::Group(group) => {
-                group.items.iter().for_each(|tree| self.add_use(tree, before, is_absolute))
+                group.items.iter().for_each(|tree| self.add_use(tree, before, is_absolute));
             }
         }
     }
@@ -388,9 +388,9 @@ impl Finder {
                 let list = inside(tokens)?;
                 while !list.is_empty() {
                     if list.peek(syn::Ident::peek_any) {
-                        self.add_token_path(&list, &segments, is_absolute)?
+                        self.add_token_path(&list, &segments, is_absolute)?;
                     } else {
-                        skip(&list)?
+                        skip(&list)?;
                     }
                 }
                 return Ok(());

@@ -261,10 +261,10 @@ impl Connection {
                     }
                 }
                 kind::SETTINGS if flags & flag::ACK == 0 => {
-                    frame(&mut self.output, kind::SETTINGS, flag::ACK, 0, &[])
+                    frame(&mut self.output, kind::SETTINGS, flag::ACK, 0, &[]);
                 }
                 kind::PING if flags & flag::ACK == 0 => {
-                    frame(&mut self.output, kind::PING, flag::ACK, 0, payload)
+                    frame(&mut self.output, kind::PING, flag::ACK, 0, payload);
                 }
                 kind::WINDOW_UPDATE if id == 0 => self.send_window += i64::from(number(payload)),
                 kind::RST_STREAM | kind::GOAWAY => {

@@ -305,7 +305,7 @@ impl Options {
                 "--unpinned" => options.plan.is_pinned = false,
                 "--write-results" => options.writes_results = true,
                 "--registry" => {
-                    options.registry = Some(rest.next()?.parse().ok().filter(|count| *count > 0)?)
+                    options.registry = Some(rest.next()?.parse().ok().filter(|count| *count > 0)?);
                 }
                 "--passes" => options.plan.passes = rest.next()?.parse().ok()?,
                 "--only" => options.plan.only = Some(Case::named(rest.next()?)?),

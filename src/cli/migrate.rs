@@ -56,7 +56,7 @@ fn up(database: &DatabaseSettings) -> super::CommandResult {
         (MigrationStep::Missing(0), _)
         | (MigrationStep::Waiting | MigrationStep::Applied(_), None) => {}
         (MigrationStep::Waiting, Some(shown)) => {
-            shown.note("another process is migrating this database; waiting for it")
+            shown.note("another process is migrating this database; waiting for it");
         }
         (MigrationStep::Missing(count), _) => {
             let shown = Progress::new("migrations", u64::try_from(count).ok());

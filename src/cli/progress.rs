@@ -56,7 +56,7 @@ impl Progress {
         match &self.shown {
             Display::OnTerminal(bar) => bar.set_position(done),
             Display::AsLines(lines) => {
-                held(lines).tell(Instant::now(), |elapsed| self.line(done, elapsed))
+                held(lines).tell(Instant::now(), |elapsed| self.line(done, elapsed));
             }
         }
     }

@@ -40,7 +40,7 @@ const COLUMNS: [&str; 8] = [
 pub(super) fn run(command: &SigningKeyCommand, settings: &Settings) -> super::CommandResult {
     match command {
         SigningKeyCommand::Rotate { output } => {
-            output::one(&COLUMNS, row(&app::rotate_signing_key(settings)?), *output)?
+            output::one(&COLUMNS, row(&app::rotate_signing_key(settings)?), *output)?;
         }
         SigningKeyCommand::List { output } => {
             output::list(

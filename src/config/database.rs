@@ -18,8 +18,7 @@ pub struct DatabaseSettings {
     /// Where it is: `sqlite://FILE?mode=rwc`, `postgres://USER:PASSWORD@HOST/NAME` or
     /// `mysql://USER:PASSWORD@HOST/NAME`, the latter for MariaDB, too. Replicas share one, and
     /// SQLite is for a single one. Several servers, of which one takes changes, are
-    /// written `postgres://USER:PASSWORD@HOST1:5432,HOST2:5432/NAME?
-    /// target_session_attrs=read-write`. A connection pooler such as `PgBouncer` is
+    /// written `postgres://USER:PASSWORD@HOST1:5432,HOST2:5432/NAME?target_session_attrs=read-write`. A connection pooler such as `PgBouncer` is
     /// recognised. Default `sqlite://countersign.db?mode=rwc`.
     #[serde(deserialize_with = "values::parsed")]
     pub url: DatabaseUrl,

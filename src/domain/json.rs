@@ -2,8 +2,8 @@
 //!
 //! A derived `Deserialize` also takes an array for a struct, member by member: `[false]` for
 //! `{"is_active": false}`. And the bytes of strings that nobody reads are never looked at. So
-//! whatever comes from outside is read here, and nowhere with `serde_json` alone (`tests/layering.
-//! rs`).
+//! whatever comes from outside is read here, and nowhere with `serde_json` alone
+//! (`tests/layering.rs`).
 
 use std::{borrow::Cow, fmt, marker::PhantomData};
 

@@ -291,7 +291,7 @@ impl Issuer {
         let result = work.await;
         match &result {
             Ok(issued) => {
-                self.observer.granted(kind, &issued.grant.username, issued.grant.access_jti)
+                self.observer.granted(kind, &issued.grant.username, issued.grant.access_jti);
             }
             Err(error) => self.observer.not_granted(kind, reason(error), error),
         }

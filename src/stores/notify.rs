@@ -129,7 +129,7 @@ impl HintListener {
                 // It was connected: the next attempt need not wait long.
                 Ok(()) => pause = RECONNECT_FIRST,
                 Err(error) => {
-                    tracing::debug!(error = %error, "hints of changes cannot be heard; the feed is polled all the same")
+                    tracing::debug!(error = %error, "hints of changes cannot be heard; the feed is polled all the same");
                 }
             }
             tokio::select! {

@@ -12,6 +12,7 @@
     clippy::panic,
     clippy::print_stderr,
     clippy::missing_panics_doc,
+    clippy::too_many_lines,
     missing_docs,
     unreachable_pub,
     reason = "a test that cannot go on says so by panicking, and has no readers of its API"

@@ -169,7 +169,7 @@ fn the_socket_units_belong_to_the_unit() {
         let name = format!("countersign-{listener}.socket");
         let unit = std::fs::read_to_string(folder.join("sockets").join(&name)).unwrap();
         let has = |wanted: &str| {
-            assert!(unit.lines().any(|line| line == wanted), "no {wanted} in {unit}")
+            assert!(unit.lines().any(|line| line == wanted), "no {wanted} in {unit}");
         };
         has(&format!("FileDescriptorName={listener}"));
         has(&format!("ListenStream=/run/countersign/{listener}.sock"));

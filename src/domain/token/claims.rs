@@ -230,7 +230,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for RawClaims<'a> {
                         "htu" => claim(&mut map, &mut claims.htu, |Text(text)| text)?,
                         "htq" => claim(&mut map, &mut claims.htq, |Text(text)| text)?,
                         "content_digest" => {
-                            claim(&mut map, &mut claims.content_digest, |Text(text)| text)?
+                            claim(&mut map, &mut claims.content_digest, |Text(text)| text)?;
                         }
                         _ => drop(map.next_value::<IgnoredAny>()?),
                     }

@@ -182,7 +182,7 @@ async fn refuse_over_tls(
     match tokio::time::timeout_at(until, told).await {
         Ok(Ok(())) | Err(_) => {}
         Ok(Err(error)) => {
-            tracing::debug!(error = %error, "a connection could not be told that there are too many")
+            tracing::debug!(error = %error, "a connection could not be told that there are too many");
         }
     }
     tokio::time::sleep_until(until).await;

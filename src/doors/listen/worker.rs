@@ -222,11 +222,11 @@ where
                 // Nothing is wrong with it, and what has come in this moment is answered.
                 (Overdue::Idle, Command::GoOn) => activity.order(Command::Close),
                 (Overdue::Silent, Command::GoOn) if activity.has_spoken() => {
-                    activity.order(Command::Close)
+                    activity.order(Command::Close);
                 }
                 // In a crowd there is no time for it, nor for whoever does not take it.
                 (Overdue::Head, _) if !self.shared.is_crowded.get() && activity.has_head_late() => {
-                    counts.given_up(overdue)
+                    counts.given_up(overdue);
                 }
                 _ => {
                     counts.given_up(overdue);

@@ -240,7 +240,7 @@ fn missing_scopes_are_named() {
     auth_request.required_scopes = vec!["read admin", "audit"];
     match now_or_never(bench.verifier.decide(&auth_request)).result.unwrap() {
         Decision::Deny(Denial { missing_scopes, .. }) => {
-            assert_eq!(missing_scopes.unwrap().as_str(), "admin audit")
+            assert_eq!(missing_scopes.unwrap().as_str(), "admin audit");
         }
         Decision::Allow(identity) => panic!("{identity:?}"),
     }

@@ -144,7 +144,7 @@ impl Folder {
             self.write(&self.generate()?, FIRST, |draft, file| fs::hard_link(draft, file))?;
         match made {
             Ok(()) => {
-                tracing::info!(file = %self.path.join(FIRST).display(), "there was no signing key, and one was made")
+                tracing::info!(file = %self.path.join(FIRST).display(), "there was no signing key, and one was made");
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(source) => {

@@ -177,7 +177,7 @@ impl Keeper {
                 );
             }
             (State::ReadOnly(_), State::Usable) => {
-                tracing::info!("the database takes changes again")
+                tracing::info!("the database takes changes again");
             }
             (_, State::Usable | State::Away(_)) => {}
         }

@@ -347,10 +347,10 @@ pub(super) async fn reach_any(servers: &[Server], limit: Duration) -> Result<Rea
         match attempt {
             Ok(reached) if reached.writes.refused.is_none() => return Ok(reached),
             Ok(reached) if second_best.as_ref().is_none_or(|(before, _)| place < *before) => {
-                second_best = Some((place, reached))
+                second_best = Some((place, reached));
             }
             Err(error) if failure.as_ref().is_none_or(|(before, _)| place < *before) => {
-                failure = Some((place, error))
+                failure = Some((place, error));
             }
             Ok(_) | Err(_) => {}
         }

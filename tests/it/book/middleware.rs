@@ -28,7 +28,7 @@ async fn the_middleware_side_by_side() {
             (true, None) => {}
             (false, Some(why)) => differences.add(&case.what, [there, here], why),
             (true, Some(_)) => {
-                faults.push(format!("{}: no difference any more: {there:?}", case.what))
+                faults.push(format!("{}: no difference any more: {there:?}", case.what));
             }
             (false, None) => faults.push(format!(
                 "{}: there {there:?}, here {here:?}, and nobody says why",

@@ -78,13 +78,17 @@ async fn nothing_grows() {
         let fault = FAULTS[number % FAULTS.len()];
         let became = |network| match fault {
             Fault::Nonces(bad) => {
-                nonces.becomes(if network == Network::Fine { network } else { bad })
+                nonces.becomes(if network == Network::Fine { network } else { bad });
             }
             Fault::Registry(bad) => {
-                registry.becomes(if network == Network::Fine { network } else { bad })
+                registry.becomes(if network == Network::Fine { network } else { bad });
             }
             Fault::RedisHangs => {
-                redis.signal(if network == Network::Fine { Signal::Continue } else { Signal::Stop })
+                redis.signal(if network == Network::Fine {
+                    Signal::Continue
+                } else {
+                    Signal::Stop
+                });
             }
         };
         let load = Load::start(&world.replicas, &clients, per_second);

@@ -82,7 +82,7 @@ pub async fn two_sites_keep_their_rules(gateway: Gateway, edits: &[(&str, &str)]
                         }
                         Some(_) => assert_challenge(&answer, "request_mismatch"),
                         None => {
-                            assert!([400, 403, 421].contains(&answer.status), "{what}: {answer:?}")
+                            assert!([400, 403, 421].contains(&answer.status), "{what}: {answer:?}");
                         }
                     }
                 }

@@ -36,7 +36,7 @@ impl Echo {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                serve(tokio::net::TcpListener::from_std(listener).unwrap()).await
+                serve(tokio::net::TcpListener::from_std(listener).unwrap()).await;
             });
         });
         Self { address }

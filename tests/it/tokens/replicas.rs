@@ -54,7 +54,7 @@ type End = fn(&Deployment, &str);
 const ENDS: [(&str, End); 2] = [
     ("a revoked token", |deployment, jti| drop(deployment.done(&["token", "revoke", jti]))),
     ("a disabled principal", |deployment, _| {
-        drop(deployment.done(&["principal", "disable", "alice"]))
+        drop(deployment.done(&["principal", "disable", "alice"]));
     }),
 ];
 

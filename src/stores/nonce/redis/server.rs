@@ -106,7 +106,7 @@ impl Server {
                 tracing::error!(problem = %problem, "nothing is claimed at a Redis server until this is mended");
             }
             (Some(_), None) => {
-                tracing::info!(server = %self.address, "the Redis server is fit for claims again")
+                tracing::info!(server = %self.address, "the Redis server is fit for claims again");
             }
             (Some(_), Some(_)) | (None, None) => {}
         }

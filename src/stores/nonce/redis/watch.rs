@@ -312,7 +312,7 @@ impl RedisNonceStore {
             };
             match (Epoch::replacement(held.as_deref(), sight), held) {
                 (Some((epoch, change)), held) => {
-                    replacements.push((partition, held.unwrap_or_default(), epoch, change))
+                    replacements.push((partition, held.unwrap_or_default(), epoch, change));
                 }
                 (None, Some(held)) => self.remember(partition, held),
                 (None, None) => {}
