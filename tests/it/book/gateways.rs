@@ -136,7 +136,7 @@ fn what_is_tried_behind_which_gateway() {
             let cell = match (is_run, column.reason_against(what)) {
                 (true, None) => "run".to_owned(),
                 (false, Some(reason)) => {
-                    let note = format!("{what}: {reason}");
+                    let note = reason.to_owned();
                     let number =
                         reasons.iter().position(|known| *known == note).unwrap_or_else(|| {
                             reasons.push(note);
