@@ -1,7 +1,7 @@
 //! What is Apache httpd's own.
 
 use crate::gateways::every::{Scene, a_lost_answer_is_one_answer};
-use crate::gateways::shared::{self as shared, OFFICE, SHOP, block_of, example};
+use crate::gateways::shared::{self, OFFICE, SHOP, block_of, example};
 use crate::harness::http::Request;
 use crate::harness::{Gateway, Key};
 

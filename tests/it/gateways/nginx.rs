@@ -4,7 +4,7 @@ use crate::gateways::every::{
     Edit, IDENTITY, Scene, a_lost_answer_is_asked_for_again_in_the_same_attempt,
     a_lost_answer_is_one_answer, assert_challenge, with_made_up_identity,
 };
-use crate::gateways::shared::{self as shared, OFFICE, SHOP, block_of, example};
+use crate::gateways::shared::{self, OFFICE, SHOP, block_of, example};
 use crate::harness::http::Request;
 use crate::harness::{Claims, Deployment, Echo, Gateway, Key, Seen};
 
