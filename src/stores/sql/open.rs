@@ -138,8 +138,8 @@ impl Server {
         // The drivers' errors quote parts of the URL.
         let bad = |_| ConnectError::Url;
         Ok(match kind {
-            // A pooler refuses parameters that it does not track; this one is for floats, which are
-            // not used.
+            // A pooler refuses parameters that it does not track. `extra_float_digits` is one, and
+            // matters only for floats, which are not used.
             DatabaseKind::Postgres => {
                 let options: PgConnectOptions = url.parse().map_err(bad)?;
                 Self::Postgres(Box::new(
@@ -322,7 +322,7 @@ pub(super) async fn is_postgres_marked_read_only(
     Ok(session.fetch_one("SHOW transaction_read_only").await?.try_get::<String, _>(0)? == "on")
 }
 
-/// Newer versions of MariaDB report it as words instead of numbers.
+/// Newer versions of MariaDB report words instead of `0` and `1`.
 pub(super) async fn is_mysql_marked_read_only(
     session: &mut MySqlConnection,
 ) -> Result<bool, sqlx::Error> {

@@ -119,8 +119,8 @@ pub(super) fn usable_keys(contents: &KeySetContents) -> i64 {
     i64::try_from(contents.usable_keys).unwrap_or(i64::MAX)
 }
 
-/// As many of `keys` as fit the column: all of them, except for an extreme key set. `None` if there
-/// are none.
+/// As many of `keys` as fit the column: all of them, except for an extreme key set. `None` if
+/// `keys` is empty.
 pub(super) fn left_out(keys: &[LeftOutKey]) -> Result<Option<String>, RegistryError> {
     let mut keys = keys;
     while !keys.is_empty() {
