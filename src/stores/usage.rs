@@ -27,7 +27,7 @@ const NOTED_FOR: Duration = Duration::from_secs(10);
 /// Maximum rate at which records are written: a row takes the database a good part of the time of a
 /// decision, and decisions have priority.
 const ROWS_PER_SECOND: u64 = 500;
-/// How often notes are written.
+/// How often records are written.
 const WRITE_INTERVAL: Duration = Duration::from_secs(10);
 /// How long one write may take, and how long the last one, for which stopping the service waits.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
