@@ -249,8 +249,8 @@ impl CachedDirectory {
             Ok(None) => self.absent.insert(username.clone(), ()),
             Err(_) => {}
         }
-        // A change seen during the load may have evicted the entry before this stores it, so it is
-        // not stored.
+        // A change seen during the load may have evicted the entry before it was stored above, so
+        // it must not stay.
         if self.epoch.load(Ordering::Acquire) != epoch {
             self.forget(&username);
         }

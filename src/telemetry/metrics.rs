@@ -84,7 +84,7 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// Creates metrics for commands, which nobody reads.
+    /// Creates metrics for commands, which are not exposed.
     pub fn unseen() -> Self {
         // No global provider is ever set, so its meters do nothing.
         Self { registry: Registry::new(), provider: None, meter: global::meter(NAME) }

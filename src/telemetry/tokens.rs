@@ -79,7 +79,7 @@ impl TokenObserver {
         Self { counts }
     }
 
-    /// Creates an observer for commands, which nobody reads.
+    /// Creates an observer for commands, whose counts are not exposed.
     pub fn unseen() -> Self {
         Self::new(&Metrics::unseen())
     }

@@ -89,7 +89,7 @@ enum Warming {
     Principals { after: Option<PrincipalId>, count: u64 },
     /// All principals that memory may hold, and usernames up to the id `after`.
     Names { after: Option<PrincipalId> },
-    /// Everything.
+    /// All of it.
     Done,
 }
 
@@ -191,7 +191,7 @@ impl Follower {
         }
     }
 
-    /// Reads one page.
+    /// Reads the next page of principals or usernames, if any is left.
     pub async fn warm(&mut self) -> Result<(), RegistryError> {
         let directory = &self.directory;
         self.warming = match self.warming {

@@ -53,7 +53,7 @@ struct Life {
 /// When data last arrived from the server.
 struct Heard {
     opened: Instant,
-    /// Microseconds after that.
+    /// Microseconds after `opened`.
     last: AtomicU64,
 }
 

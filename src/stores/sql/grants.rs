@@ -337,7 +337,7 @@ async fn exchange(
     Ok(Rotation::Rotated(added))
 }
 
-/// The grant that grant `id` was exchanged for, unless that was revoked.
+/// The grant that grant `id` was exchanged for, or [`Rotation::Ended`] if that was revoked.
 async fn successor(
     transaction: &Transaction,
     owner: &principals::Model,

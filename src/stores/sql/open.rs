@@ -32,8 +32,8 @@ const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// up the SQLite file.
 const RETRY_INTERVAL: Duration = Duration::from_millis(25);
 
-/// Makes a value that does not fit an error and gives quotes and backslashes their standard
-/// meaning, however the server is configured.
+/// Makes a value that does not fit an error, and gives string literals and `||` one meaning,
+/// however the server is configured.
 const SQL_MODE: &str = "SET sql_mode = 'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION,\
                         NO_ZERO_DATE,NO_ZERO_IN_DATE,PIPES_AS_CONCAT'";
 /// PostgreSQL accepts any setting with a dot in its name, and no pooler knows this one.

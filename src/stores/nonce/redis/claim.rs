@@ -201,8 +201,9 @@ impl RedisNonceStore {
         if self.has(link.server, key.partition) { Ok(()) } else { Err(ClaimError::Replaced) }
     }
 
-    /// Handles a claim that found another epoch than the known one: the claim counts only in an
-    /// epoch that covers its token, and is remembered for as long as that epoch requires.
+    /// Handles a claim that found another epoch than the known one. Settles the epochs first: the
+    /// claim counts only if it found the epoch that is then in effect, and is remembered for as
+    /// long as that requires.
     async fn follow_epoch(
         &self,
         link: &Link,

@@ -283,7 +283,8 @@ mod tests {
             let _ = Epoch::decode(&bytes);
         }
 
-        /// Replicas that look one after the other come to rest: what one wrote is right for the next that sees the same server.
+        /// Replicas that check one after the other converge: what one wrote is right for the next
+        /// one that sees the same server.
         #[test]
         fn a_replacement_is_right_for_whoever_looks_next(
             held in proptest::option::of("1 [0-9]{1,7} (1000|20000|60000) 0 0 [0-3] (one|two)"), evicted in 0_u64..4, seconds in 1_u64..100,

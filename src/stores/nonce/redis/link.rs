@@ -51,8 +51,8 @@ impl Thread {
         held.push(link);
     }
 
-    /// Keeps a connection in place of `suspect`, if `suspect` is still kept and nothing came over
-    /// it since `moment`.
+    /// Keeps a connection in place of `suspect`, unless `suspect` is still kept and something came
+    /// over it since `moment`.
     pub(super) fn keep_instead(&self, suspect: &Link, moment: Instant, link: Link) {
         let is_held = lock(&self.held).iter().any(|known| known.serial == suspect.serial);
         if !(is_held && suspect.connection.heard_since(moment)) {

@@ -168,7 +168,6 @@ pub(super) fn exists(reply: Value) -> Result<bool, ReplyError> {
     }
 }
 
-/// Reads an integer reply.
 pub(super) fn integer(reply: Value) -> Result<i64, ReplyError> {
     match reply {
         Value::Int(number) => Ok(number),

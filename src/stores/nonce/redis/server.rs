@@ -18,7 +18,6 @@ use crate::{
     stores::redis::{Connection, Purpose, RedisAccess},
 };
 
-/// One Redis server.
 pub(super) struct Server {
     /// Unique within this process.
     pub(super) id: u64,
@@ -83,7 +82,6 @@ impl Server {
         UnixMillis(self.clock.elapsed_ms() + self.clock.offset.load(Ordering::Relaxed))
     }
 
-    /// Opens a new connection.
     pub(super) async fn connect(&self) -> Result<Connection, RedisError> {
         self.access.connect(&self.address, Purpose::Data).await
     }

@@ -53,7 +53,6 @@ impl Users {
         Ok(Self { table, id_column: id_column.clone(), optional })
     }
 
-    /// The primary key.
     pub(super) fn id(&self) -> Expr {
         self.table.column(&self.id_column)
     }
@@ -126,8 +125,8 @@ impl Users {
         })
     }
 
-    /// The rows of `table` that belong to the users of a page, with `columns`, in the order of
-    /// their ids. Each row has its id as text in `row_id`, and that of its user in `user_id`.
+    /// The rows of `table` that belong to the users of a page, with `columns`, ordered by username
+    /// and then by id. Each row has its id as text in `row_id`, and that of its user in `user_id`.
     /// `None` if the page is empty.
     pub(super) fn rows_of(
         &self,

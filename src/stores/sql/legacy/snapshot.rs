@@ -18,11 +18,10 @@ use crate::{
     engine::ports::LegacyError,
 };
 
-/// How long to wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Everything is read in one transaction, so that it is consistent although it is read page by
-/// page. The transaction begins with the first query after the schema was inspected.
+/// page. The first query, after the schema was inspected, determines its snapshot.
 #[derive(Debug)]
 pub(super) struct Snapshot {
     connection: DatabaseConnection,
