@@ -15,7 +15,7 @@ use super::{
 const CALM_INTERVAL: Duration = Duration::from_secs(1);
 const TROUBLED_INTERVAL: Duration = Duration::from_millis(200);
 /// How long no write must have been refused before SQLite counts as writable again: a large write
-/// may not fit where a small one does.
+/// may not fit even if a small one does.
 const SQLITE_CALM: Duration = Duration::from_millis(400);
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(50);
 /// How long an existing connection may take to answer.
