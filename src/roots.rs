@@ -1,9 +1,9 @@
-//! The certificates that outgoing connections trust: those of the system, and those in a file that
-//! a setting names. Every client takes them from here, so that no library uses a list of its own.
-//! What they count for is in [`peers`], for servers and clients alike.
+//! The certificates that outgoing connections trust: those of the system, and those in a file named
+//! by a setting. All clients take them from here, so that no library uses a list of its own. How
+//! they are applied, for servers and clients, is in [`peers`].
 //!
-//! The system's are found as OpenSSL finds them: `SSL_CERT_FILE` and `SSL_CERT_DIR`, if either is
-//! set, replace the usual places.
+//! The system's certificates are found like those of OpenSSL: `SSL_CERT_FILE` and `SSL_CERT_DIR`,
+//! if either is set, replace the usual places.
 
 pub mod peers;
 
@@ -22,31 +22,31 @@ use rustls::{
 };
 use rustls_native_certs::{CertificateResult, load_native_certs};
 
-/// What replaces the system's certificate authorities.
+/// Environment variables that replace the system's certificate authorities.
 const VARIABLES: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
 
-/// The certificate authorities of one kind of connection. There is at least one.
+/// The trusted certificates of one kind of connection; at least one.
 #[derive(Clone)]
 pub struct Roots {
-    /// First those of the system, then those of the file.
+    /// Those of the system come first, then those of the file.
     certificates: Vec<CertificateDer<'static>>,
     from_system: usize,
     ca_file: Option<PathBuf>,
     client_config: ConfigBuilder<ClientConfig, WantsClientCert>,
 }
 
-/// No server could be verified.
+/// Why no server could be verified.
 #[derive(Debug, thiserror::Error)]
 pub enum RootsError {
-    /// A file of certificate authorities cannot be used.
+    /// A file of certificates cannot be used.
     #[error("{}: {reason}", path.display())]
     CaFile {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the file.
         reason: String,
     },
-    /// The system has none, and neither does a setting name any.
+    /// Neither the system nor a setting provides certificates.
     #[error(
         "there are no certificate authorities {}{reason}; install the system's (the package `ca-certificates`), or name a file of \
          them in the environment variable SSL_CERT_FILE",
@@ -59,14 +59,14 @@ pub enum RootsError {
 }
 
 impl Roots {
-    /// The system's, and those in the PEM file `ca_file`. Reads some hundred files: to be called at
-    /// a start.
+    /// Loads the system's certificates, and those in the PEM file `ca_file`. Reads hundreds of
+    /// files, so call it only at startup.
     pub fn load(ca_file: Option<&Path>) -> Result<Self, RootsError> {
         Self::with_system(load_native_certs(), ca_file)
     }
 
     fn with_system(system: CertificateResult, ca_file: Option<&Path>) -> Result<Self, RootsError> {
-        // One broken certificate among those of the system must not cost the others.
+        // One broken certificate of the system must not make the others unusable.
         let mut certificates: Vec<_> =
             system.certs.into_iter().filter(|certificate| is_usable(certificate).is_ok()).collect();
         let from_system = certificates.len();
@@ -97,20 +97,20 @@ impl Roots {
         Ok(Self { certificates, from_system, ca_file: ca_file.map(Path::to_owned), client_config })
     }
 
-    /// For clients on rustls that take authorities alone.
+    /// For rustls clients that accept only certificate authorities.
     pub fn store(&self) -> RootCertStore {
         let mut store = RootCertStore::empty();
         store.add_parsable_certificates(self.certificates.iter().cloned());
         store
     }
 
-    /// For clients on rustls.
+    /// For rustls clients.
     pub fn client_config(&self) -> ConfigBuilder<ClientConfig, WantsClientCert> {
         self.client_config.clone()
     }
 
-    /// For `reqwest::ClientBuilder::tls_backend_preconfigured`: what the library would do, and what
-    /// is in [`peers`].
+    /// For `reqwest::ClientBuilder::tls_backend_preconfigured`: the library's defaults, with the
+    /// verification in [`peers`].
     pub fn for_reqwest(&self) -> ClientConfig {
         let mut config = self.client_config().with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -127,7 +127,7 @@ impl Roots {
     }
 }
 
-/// How many there are, and where from.
+/// Shows the number of certificates and their origin.
 impl fmt::Display for Roots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "certificate authorities: {} {}", self.from_system, place())?;
@@ -146,7 +146,7 @@ impl fmt::Debug for Roots {
     }
 }
 
-/// Where the system's are looked for.
+/// Where the system's certificates are looked for.
 fn place() -> String {
     let set: Vec<&str> =
         VARIABLES.into_iter().filter(|name| std::env::var_os(name).is_some()).collect();
@@ -172,7 +172,7 @@ fn read(path: &Path) -> Result<Vec<CertificateDer<'static>>, RootsError> {
     Ok(certificates)
 }
 
-/// Whether a certificate can be that of an authority.
+/// Whether a certificate can be used as an authority.
 fn is_usable(certificate: &CertificateDer<'static>) -> Result<(), rustls::Error> {
     RootCertStore::empty().add(certificate.clone())
 }

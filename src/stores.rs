@@ -1,5 +1,5 @@
-//! Adapters behind the engine's ports. None of them imports another; `redis` is no adapter, but how
-//! two of them reach theirs.
+//! Adapters of the engine's ports. They do not import each other; `redis` is no adapter, but the
+//! access to Redis that two of them share.
 
 pub mod cache;
 pub mod jwks;

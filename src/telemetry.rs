@@ -1,4 +1,4 @@
-//! What the service tells of itself: its log, metrics, and traces of decisions.
+//! What the service reports about itself: logs, metrics, and traces of decisions.
 
 pub mod connections;
 pub mod decisions;

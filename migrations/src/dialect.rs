@@ -1,15 +1,15 @@
-//! Where the three databases differ.
+//! Differences between the databases.
 
 use sea_orm_migration::{
     prelude::*,
     sea_orm::{ConnectionTrait, DatabaseBackend, DbErr, Statement},
 };
 
-/// How one database writes the column types whose meaning must not differ.
+/// Column types of one database, for types whose meaning must not differ.
 pub(crate) struct Dialect {
     backend: DatabaseBackend,
-    /// Compares byte for byte, trailing spaces included. Only MySQL and MariaDB need it, and they
-    /// call it differently.
+    /// Makes comparisons byte for byte, including trailing spaces. Only MySQL and MariaDB need it,
+    /// under different names.
     collation: Option<&'static str>,
 }
 
@@ -34,7 +34,7 @@ impl Dialect {
         Ok(Self { backend, collation })
     }
 
-    /// Text of up to `length` characters that is compared byte for byte.
+    /// Text of up to `length` characters, compared byte for byte.
     pub(crate) fn exact_text(&self, column: impl IntoIden, length: u32) -> ColumnDef {
         let mut definition = ColumnDef::new(column);
         match self.collation {
@@ -45,14 +45,14 @@ impl Dialect {
         definition
     }
 
-    /// How MySQL and MariaDB are told to take any text into every column of `table`, whatever the
-    /// database's own character set.
+    /// The statement that makes MySQL and MariaDB accept any text in all columns of `table`,
+    /// whatever the character set of the database.
     pub(crate) fn any_text_in(&self, table: &str) -> Option<String> {
         let collation = self.collation?;
         Some(format!("ALTER TABLE {table} CONVERT TO CHARACTER SET utf8mb4 COLLATE {collation}"))
     }
 
-    /// A moment in UTC, to the microsecond at least, beyond the year 2038.
+    /// A UTC time with at least microsecond precision, beyond the year 2038.
     pub(crate) fn moment(&self, column: impl IntoIden) -> ColumnDef {
         let mut definition = ColumnDef::new(column);
         match self.backend {
@@ -63,7 +63,7 @@ impl Dialect {
     }
 }
 
-/// A number of its own for each row, never given again.
+/// A unique id for each row, never reused.
 pub(crate) fn row_id(column: impl IntoIden) -> ColumnDef {
     let mut definition = ColumnDef::new(column);
     definition.big_integer().not_null().auto_increment().primary_key();

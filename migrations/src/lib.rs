@@ -1,7 +1,7 @@
 //! The schema of Countersign's database, on SQLite, PostgreSQL and MySQL or MariaDB.
 //!
-//! This crate stands alone: a migration must mean the same for ever, so it names tables and columns
-//! by its own identifiers and imports nothing of the service.
+//! This crate is independent: a migration must never change its meaning, so it names tables and
+//! columns by its own identifiers and imports nothing of the service.
 
 use sea_orm_migration::{MigrationTrait, MigratorTrait};
 

@@ -1,4 +1,4 @@
-//! Principals, their public keys and trusts, and the feed of changes that replicas follow.
+//! Principals, their public keys and trusts, and the change feed that replicas follow.
 
 use sea_orm_migration::prelude::*;
 
@@ -151,7 +151,7 @@ fn jwks_trusts(dialect: &Dialect) -> TableCreateStatement {
         .to_owned()
 }
 
-/// No foreign key: the change that removes a principal outlives it.
+/// No foreign key: the record of a principal's removal outlives the principal.
 fn registry_changes(dialect: &Dialect) -> TableCreateStatement {
     Table::create()
         .table(RegistryChanges::Table)

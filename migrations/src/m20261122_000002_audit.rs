@@ -1,5 +1,5 @@
-//! What was changed by whom; finding trusts by their URL; comments, names and addresses in any
-//! script on MySQL and MariaDB.
+//! Audit events; an index of trusts by URL; and on MySQL and MariaDB, comments, names and addresses
+//! in any script.
 
 use sea_orm_migration::{prelude::*, sea_orm::DatabaseBackend};
 
@@ -52,7 +52,7 @@ impl MigrationTrait for Migration {
         manager.create_index(by_username).await?;
         let mut by_url = Index::create().name(TRUSTS_BY_URL).table(JwksTrusts::Table).to_owned();
         match manager.get_database_backend() {
-            // Its indexes take the beginning of a text.
+            // MySQL indexes only a prefix of a text.
             DatabaseBackend::MySql => by_url.col((JwksTrusts::JwksUrl, 255)),
             _ => by_url.col(JwksTrusts::JwksUrl),
         };
@@ -67,7 +67,7 @@ impl MigrationTrait for Migration {
     }
 }
 
-/// No foreign key: what is remembered outlives whom it concerns.
+/// No foreign key: audit events outlive the principals that they concern.
 fn audit_events(dialect: &Dialect) -> TableCreateStatement {
     Table::create()
         .table(AuditEvents::Table)

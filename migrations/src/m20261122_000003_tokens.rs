@@ -1,4 +1,4 @@
-//! API keys, and the tokens that were given out. Of either only hashes and names are kept.
+//! API keys, and issued tokens. Only hashes and ids of them are stored.
 
 use sea_orm_migration::prelude::*;
 
@@ -54,9 +54,9 @@ enum TokenGrants {
     RevokedAt,
 }
 
-/// The length of a UUID as text, in lowercase and with hyphens.
+/// Length of a UUID as text, in lowercase with hyphens.
 const UUID_TEXT: u32 = 36;
-/// The length of a SHA-512 hash in hexadecimal digits.
+/// Length of a SHA-512 hash in hexadecimal.
 const HASH_TEXT: u32 = 128;
 
 #[async_trait::async_trait]
@@ -80,7 +80,7 @@ impl MigrationTrait for Migration {
         manager
             .create_index(grants().name("token_grants_family").col(TokenGrants::Family).to_owned())
             .await?;
-        // One refresh token is exchanged for one other, whatever happens.
+        // A refresh token can only ever be exchanged for one successor.
         let successor = grants()
             .name("token_grants_predecessor")
             .col(TokenGrants::PredecessorId)
@@ -121,8 +121,8 @@ fn api_keys(dialect: &Dialect) -> TableCreateStatement {
         .to_owned()
 }
 
-/// No foreign key among grants: one outlives the one before it. None to API keys: they are removed
-/// with their principal alone, and then the grants are, too.
+/// No foreign key between grants: a grant outlives its predecessor. None to API keys: they are
+/// removed only with their principal, which also removes the grants.
 fn token_grants(dialect: &Dialect) -> TableCreateStatement {
     Table::create()
         .table(TokenGrants::Table)

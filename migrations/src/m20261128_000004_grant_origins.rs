@@ -1,4 +1,4 @@
-//! Which key or trust proved the client that a grant was given to, so that the grant ends with it.
+//! The key or trust for which a grant was issued, so that the grant ends with it.
 
 use sea_orm_migration::prelude::*;
 
@@ -17,12 +17,12 @@ enum TokenGrants {
     JwksTrustId,
 }
 
-/// No foreign keys: a grant outlives its trust until it has expired, so that replicas are told that
-/// it was revoked.
+/// No foreign keys: a grant outlives its trust until it has expired, so that replicas learn that it
+/// was revoked.
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        // SQLite adds one column at a time.
+        // SQLite adds only one column per statement.
         for column in [TokenGrants::PublicKeyId, TokenGrants::JwksTrustId] {
             let number = ColumnDef::new(column).big_integer().null().to_owned();
             manager

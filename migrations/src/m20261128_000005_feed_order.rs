@@ -1,7 +1,6 @@
-//! The change feed in the order in which its entries become visible. The number of a row, `id`, is
-//! given when the row is written; what a sequence gives depends on the connection and on who
-//! commits first. `ordinal` is given by a single row that each writer holds until its transaction
-//! ends.
+//! The change feed, in the order in which its entries become visible. The `id` of a row is assigned
+//! when the row is written; with a sequence, its order depends on the connection and on who commits
+//! first. `ordinal` comes from a single row that each writer locks until its transaction ends.
 
 use sea_orm_migration::prelude::*;
 
@@ -20,7 +19,7 @@ enum RegistryChanges {
     Ordinal,
 }
 
-/// One row.
+/// A table with a single row.
 #[derive(DeriveIden)]
 enum RegistryFeed {
     Table,
@@ -33,7 +32,7 @@ const BY_ORDINAL: &str = "registry_changes_ordinal";
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        // Null in what a replica of an earlier version writes while a new version is rolled out.
+        // Null if written by a replica of an earlier version during the rollout of a new one.
         let ordinal = ColumnDef::new(RegistryChanges::Ordinal).big_integer().null().to_owned();
         manager
             .alter_table(

@@ -1,4 +1,4 @@
-//! What a key set had for us when it was fetched last, beside when that was.
+//! The contents of a key set when it was last fetched, stored beside the time of that fetch.
 
 use sea_orm_migration::prelude::*;
 
@@ -20,7 +20,7 @@ enum JwksTrusts {
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        // One at a time: SQLite adds no two columns by one statement.
+        // One at a time: SQLite adds only one column per statement.
         let usable_keys = ColumnDef::new(JwksTrusts::UsableKeys).big_integer().null().to_owned();
         manager
             .alter_table(Table::alter().table(JwksTrusts::Table).add_column(usable_keys).to_owned())

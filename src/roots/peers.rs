@@ -1,14 +1,14 @@
-//! Who may be at the other end of a connection over TLS: one who shows a certificate that a trusted
-//! authority signed, as everywhere, or one of the trusted certificates itself.
+//! Which peers are accepted on TLS connections: those with a certificate signed by a trusted
+//! authority, as usual, and those that present one of the trusted certificates itself.
 //!
-//! `openssl req -x509` makes a certificate that is root and leaf in one (CA:TRUE). OpenSSL takes it
-//! as a peer's own; webpki refuses every certificate of an authority in that place. Here it counts
-//! if the peer shows exactly, byte for byte, a certificate that is trusted. That opens no door: the
-//! holder of its key could sign a certificate for any name and use. All else still has to hold: the
-//! name of a server, the time, the use that the certificate is for, and the proof that the peer has
-//! its key.
+//! `openssl req -x509` creates a certificate that is root and leaf in one (CA:TRUE). OpenSSL
+//! accepts it as a peer's certificate; webpki refuses every CA certificate there. Here it is
+//! accepted if the peer presents exactly, byte for byte, a trusted certificate. That weakens
+//! nothing: the holder of its key could sign a certificate for any name and purpose. Everything
+//! else is still verified: the name of a server, the validity period, the purpose of the
+//! certificate, and the proof that the peer has its key.
 //!
-//! A certificate that says CA:FALSE counts for itself alone.
+//! A certificate with CA:FALSE is trusted only as itself, not as an authority.
 
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
@@ -35,36 +35,36 @@ use x509_cert::{
     ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage, NameConstraints, SubjectAltName},
 };
 
-/// What a certificate can be for (RFC 5280, section 4.2.1.12).
+/// Extended key usages (RFC 5280, section 4.2.1.12).
 const SERVER_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.1");
 const CLIENT_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.2");
 const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 
-/// What to do about a certificate of an authority that is shown as a peer's own.
+/// The remedy if a peer presents a CA certificate as its own.
 pub const CURE: &str = "trust exactly this certificate, or give the peer one with `basicConstraints=critical,CA:FALSE`";
 
-/// Why a certificate is refused, if the library says it with the name of a variant.
+/// Why a certificate is refused, if the library's error would only be the name of a variant.
 #[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
-    /// It may sign others, and is not among those that are trusted.
+    /// It is a CA certificate, and not itself trusted.
     #[error(
         "the peer's own certificate is that of an authority (CA:TRUE), and not one of those that are trusted; {CURE}"
     )]
     Authority,
-    /// It is trusted, and is for signing others alone.
+    /// It is trusted, but only for signing others.
     #[error(
         "the peer's own certificate is that of an authority (CA:TRUE), and its key usage or name constraints leave it to sign others; \
          make one for the peer"
     )]
     SignsOnly,
-    /// X.509 before version 3.
+    /// It is X.509 version 1 or 2.
     #[error(
         "the certificate is of X.509 version 1, which `openssl x509 -req` makes without `-extfile`; make it again with `openssl req -x509`"
     )]
     OldVersion,
 }
 
-/// For the library, which shows what it does not know by `Debug`.
+/// The library prints errors of other types with `Debug`.
 impl fmt::Debug for Unfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -72,7 +72,7 @@ impl fmt::Debug for Unfit {
 }
 
 impl Unfit {
-    /// What `error` has of it.
+    /// Extracts the reason from `error`.
     pub fn of(error: &Error) -> Option<Self> {
         let Error::InvalidCertificate(CertificateError::Other(OtherError(cause))) = error else {
             return None;
@@ -94,7 +94,7 @@ impl From<Unfit> for Error {
     }
 }
 
-/// Verifies servers by `trusted`.
+/// Verifies servers against `trusted`.
 pub(super) fn servers(
     trusted: &[CertificateDer<'static>],
 ) -> Result<Arc<dyn ServerCertVerifier>, VerifierBuilderError> {
@@ -110,8 +110,9 @@ pub(super) fn servers(
     Ok(Arc::new(Servers { trusted: Trusted(trusted.into()), by_authorities, algorithms }))
 }
 
-/// Verifies clients by `trusted`. A client without a certificate is refused. Clients are not told
-/// whose certificates are trusted: some would then keep back one that is trusted by itself.
+/// Verifies clients against `trusted`. A client without a certificate is refused. Clients do not
+/// receive the names of the trusted authorities: some would then withhold a certificate that is
+/// trusted itself.
 pub fn clients(
     trusted: &[CertificateDer<'static>],
 ) -> Result<Arc<dyn ClientCertVerifier>, VerifierBuilderError> {
@@ -128,7 +129,7 @@ pub fn clients(
     Ok(Arc::new(Clients { trusted: Trusted(trusted.into()), by_authorities, algorithms }))
 }
 
-/// Those that may sign others, if there are any.
+/// Those that may sign others; `None` if there are none.
 fn authorities(trusted: &[CertificateDer<'static>]) -> Option<RootCertStore> {
     let mut store = RootCertStore::empty();
     store.add_parsable_certificates(
@@ -137,8 +138,8 @@ fn authorities(trusted: &[CertificateDer<'static>]) -> Option<RootCertStore> {
     (!store.is_empty()).then_some(store)
 }
 
-/// Unless it says CA:FALSE, which the library does not ask of what it is given as an authority.
-/// Those from before there was such a word say nothing.
+/// False for CA:FALSE, which the library does not check in trust anchors. Older certificates do not
+/// have the extension.
 fn may_sign_others(certificate: &CertificateDer<'_>) -> bool {
     let Ok(certificate) = Certificate::from_der(certificate) else { return true };
     !matches!(certificate.tbs_certificate.get::<BasicConstraints>(), Ok(Some((_, constraints))) if !constraints.ca)
@@ -158,7 +159,7 @@ struct Clients {
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-/// Certificates that a peer may show as its own.
+/// Certificates that a peer may present as its own.
 struct Trusted(Arc<[CertificateDer<'static>]>);
 
 impl fmt::Debug for Trusted {
@@ -168,8 +169,8 @@ impl fmt::Debug for Trusted {
 }
 
 impl Trusted {
-    /// A second look at the peer's `own` certificate, which was refused with `refusal`: the
-    /// certificate if it is one of these, and fit for `purpose` now.
+    /// Checks the peer's `own` certificate again after it was refused with `refusal`: accepts it if
+    /// it is one of these, and valid for `purpose` now.
     fn reconsider(
         &self,
         own: &CertificateDer<'_>,
@@ -177,7 +178,7 @@ impl Trusted {
         now: UnixTime,
         refusal: Error,
     ) -> Result<Certificate, Error> {
-        // Nothing of a stranger's certificate is parsed here.
+        // Do not parse any certificate that is not trusted.
         if !self.0.iter().any(|trusted| trusted == own) {
             return Err(refusal);
         }
@@ -203,7 +204,7 @@ fn is_valid_at(certificate: &TbsCertificate, now: UnixTime) -> Result<(), Error>
     Ok(())
 }
 
-/// An authority in earnest says by its key usage that it signs certificates and nothing else.
+/// The key usage of a dedicated authority allows signing certificates and nothing else.
 fn is_for(certificate: &TbsCertificate, purpose: ObjectIdentifier) -> Result<(), Error> {
     let unreadable = |_| CertificateError::BadEncoding;
     let usage = certificate.get::<KeyUsage>().map_err(unreadable)?;
@@ -238,8 +239,8 @@ fn shown(purpose: &ObjectIdentifier) -> ExtendedKeyPurpose {
     }
 }
 
-/// By its alternative names, as everywhere. Without any, by its common name: so `openssl req -x509
-/// -subj /CN=redis.internal` is understood by other clients, and this certificate is trusted by
+/// Checks the alternative names, as usual. Without any, checks the common name: other clients
+/// accept that from `openssl req -x509 -subj /CN=redis.internal`, and this certificate is trusted
 /// itself.
 fn is_named(
     own: &CertificateDer<'_>,

@@ -1,12 +1,12 @@
-//! The key directory in this process, in front of the database.
+//! The key directory: principals in the memory of this process, in front of the database.
 //!
-//! What it answers is kept true by the change feed: every change is looked for at each poll, and
-//! what it concerns is read anew. While the database is out of reach, what is known goes on
-//! deciding for `registry.max_stale`, and no longer.
+//! The change feed keeps it up to date: each poll looks for changes and reads the principals
+//! concerned again. While the database is unreachable, cached principals are used for up to
+//! `registry.max_stale`, and no longer.
 //!
-//! After the start it reads as many principals as it may hold, and the names of all. From then on a
-//! name that nobody has is answered from memory, as one that somebody has is: neither costs a
-//! query, and the time tells nothing.
+//! After the start it reads as many principals as it may hold, and all usernames. From then on an
+//! unknown username is answered from memory, like a known one: neither costs a query, so the
+//! response time reveals nothing.
 
 mod change_feed;
 mod most;
@@ -48,29 +48,29 @@ use crate::{
     telemetry::metrics::CacheUse,
 };
 
-/// How many names that nobody has are remembered, and for how long; made-up names must not push out
-/// real ones.
+/// Maximum number of unknown usernames that are remembered, and for how long; made-up names must
+/// not evict real ones.
 const ABSENT_ENTRIES: u64 = 10_000;
 const ABSENT_LIFETIME: Duration = Duration::from_secs(10);
 /// How long a decision waits for a principal that is not in memory.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(2);
-/// How many of the principals that changed at once are read anew at once; the rest when they are
-/// asked for.
+/// Maximum number of changed principals that one poll reads again at once; the others are read when
+/// they are next needed.
 const READ_ANEW_MAX: usize = 256;
 
-/// How long a refusal waits for a look at the change feed.
+/// How long a refusal waits for a poll of the change feed.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_millis(60);
 
 type Known = quick_cache::sync::Cache<Username, Arc<KnownPrincipal>>;
 
-/// How many locks share the principals in memory.
+/// Number of shards, each with its own lock, for the principals in memory.
 const SHARDS: usize = 16;
-/// A sixteenth more than asked for finds room: names fall unevenly on the shards, and as many as
-/// may be held have to be held.
+/// The cache gets a sixteenth more room than configured: usernames spread unevenly over the shards,
+/// and the configured number has to fit.
 const SLACK: u64 = 16;
 
-/// A lookup reads under the lock of its shard and marks the entry as used, and no more: nothing is
-/// queued, and nobody has to clear up after it.
+/// A lookup reads under the lock of its shard and marks the entry as used, nothing more: it queues
+/// no work that someone has to do later.
 fn known(entries: u64) -> Known {
     let items = usize::try_from(entries).unwrap_or(usize::MAX);
     let capacity = entries.saturating_add(entries.div_ceil(SLACK));
@@ -82,39 +82,39 @@ fn known(entries: u64) -> Known {
             DefaultHashBuilder::default(),
             DefaultLifecycle::default(),
         ),
-        // Only options that were left out are missing.
+        // The builder fails only on missing options, and all are set.
         Err(_) => Known::new(items),
     }
 }
 
-/// Principals in memory.
+/// A key directory that holds principals in memory.
 pub struct CachedDirectory {
     source: Arc<dyn PrincipalSource>,
     key_sets: Arc<dyn KeySetSource>,
     known: Known,
-    /// Names that nobody had when they were asked for; until all names are known.
+    /// Usernames that did not exist when they were looked up; used until all usernames are known.
     absent: moka::sync::Cache<Username, ()>,
     names: Names,
     most: MostHeld,
-    /// Loads under way. Many decisions that wait for one principal wait for one query.
+    /// Loads in progress, so that many decisions that wait for one principal wait for one query.
     loads: Mutex<HashMap<Username, Load>>,
-    /// Grows with each change seen, so that a load that began before a change is not kept after
-    /// it.
+    /// Incremented with each change seen, so that a load that began before a change is not stored
+    /// after it.
     epoch: AtomicU64,
-    /// Looks at the feed: how many began, how many of these ended, and that one is wanted.
+    /// Polls of the feed: the number begun, the number of the last one that ended, and a signal to
+    /// poll now.
     polls_begun: AtomicU64,
     polls_ended: watch::Sender<u64>,
     poll_wanted: Notify,
-    /// Lookups that memory answered, and those that it could not; each thread counts its own.
+    /// Lookups that memory could answer, and those that it could not, counted per thread.
     lookups: ThreadLocal<Lookups>,
-    /// When the feed was last known to be followed to its end, in milliseconds after `started_at`.
-    /// By a monotonic clock: how long a lost database is outlived must not depend on who sets
-    /// the clock meanwhile.
+    /// When the feed was last known to be read to its end, in milliseconds after `started_at`. By a
+    /// monotonic clock: how long cached principals are used must not depend on changes to the wall
+    /// clock.
     synced_at: AtomicI64,
     started_at: Instant,
     max_stale: Duration,
-    /// Where loads run: not on the thread of a decision, which may be gone before the load is
-    /// done.
+    /// Runs the loads: not on the thread of a decision, which may be gone before the load is done.
     runtime: Handle,
 }
 
@@ -152,8 +152,7 @@ struct TooStale(Duration);
 struct SharedLoadError(Arc<LoadError>);
 
 impl CachedDirectory {
-    /// A directory of what `source` holds; it knows nobody yet. Fails where the source cannot be
-    /// read.
+    /// Creates an empty directory in front of `source`. Fails if the source cannot be read.
     pub async fn start(
         source: Arc<dyn PrincipalSource>,
         key_sets: Arc<dyn KeySetSource>,
@@ -186,8 +185,7 @@ impl CachedDirectory {
         Ok((directory, follower))
     }
 
-    /// How often it was asked, how often it could answer from memory, and how many principals it
-    /// holds.
+    /// Lookups, hits, and the number of principals in memory.
     pub fn usage(&self) -> CacheUse {
         let sum = |count: fn(&Lookups) -> &AtomicU64| {
             self.lookups.iter().map(|own| count(own).load(Ordering::Relaxed)).sum()
@@ -200,26 +198,26 @@ impl CachedDirectory {
         self.staleness() <= self.max_stale
     }
 
-    /// How long ago the change feed was last followed to its end.
+    /// How long ago the change feed was last read to its end.
     fn staleness(&self) -> Duration {
         let ago =
             self.running_for(Instant::now()).saturating_sub(self.synced_at.load(Ordering::Acquire));
         Duration::from_millis(u64::try_from(ago).unwrap_or_default())
     }
 
-    /// The feed was followed to where it ended at `moment`.
+    /// Records that the feed was read to its end as of `moment`.
     fn synced(&self, moment: Instant) {
         self.synced_at.store(self.running_for(moment), Ordering::Release);
     }
 
-    /// In milliseconds.
+    /// Milliseconds from the start to `moment`.
     fn running_for(&self, moment: Instant) -> i64 {
         i64::try_from(moment.saturating_duration_since(self.started_at).as_millis())
             .unwrap_or(i64::MAX)
     }
 
-    /// The load of `username` that is under way, if no change was seen since it began; otherwise a
-    /// new one, because it `changed` or because it is asked for.
+    /// Returns the load of `username` in progress if no change was seen since it began. Otherwise
+    /// starts a new one, because it `changed` or because it is needed.
     fn load(self: &Arc<Self>, username: &Username, changed: bool) -> Load {
         let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
         let epoch = self.epoch.load(Ordering::Acquire);
@@ -251,8 +249,8 @@ impl CachedDirectory {
             Ok(None) => self.absent.insert(username.clone(), ()),
             Err(_) => {}
         }
-        // A change seen meanwhile may have been forgotten about before this was kept, so it is not
-        // kept.
+        // A change seen during the load may have evicted the entry before it was stored above, so
+        // it must not stay.
         if self.epoch.load(Ordering::Acquire) != epoch {
             self.forget(&username);
         }
@@ -268,15 +266,15 @@ impl CachedDirectory {
         concerned: BTreeSet<PrincipalId>,
     ) -> Result<(), RegistryError> {
         let named = self.source.usernames(&concerned.iter().copied().collect::<Vec<_>>()).await?;
-        // First the epoch, then the forgetting: a load that ends in between sees the one or is hit
-        // by the other.
+        // Increment the epoch before evicting: a load that ends in between either sees the new
+        // epoch or has its entry evicted.
         self.epoch.fetch_add(1, Ordering::AcqRel);
         for (_, username) in &named {
             self.names.add(username);
             self.forget(username);
         }
-        // Removed principals have no name any more; they are found by number, which takes a walk
-        // but happens rarely.
+        // Removed principals no longer have a username, so they are found by id. That scans the
+        // cache, but is rare.
         let removed: BTreeSet<PrincipalId> = concerned
             .into_iter()
             .filter(|id| !named.iter().any(|(named, _)| named == id))
@@ -284,7 +282,7 @@ impl CachedDirectory {
         if !removed.is_empty() {
             self.known.retain(|_, known| !removed.contains(&known.id));
         }
-        // So that the next decision does not wait. Each goes on by itself.
+        // Load them now, so that the next decision does not wait. The loads run in the background.
         for (_, username) in named.iter().take(READ_ANEW_MAX) {
             drop(self.load(username, true));
         }
@@ -304,8 +302,7 @@ impl CachedDirectory {
     }
 }
 
-/// Lookups need to start loads that outlive them, so the port is implemented on the shared
-/// directory.
+/// Lookups start loads that outlive them, so the port is implemented for the shared `Arc`.
 impl KeyDirectory for Arc<CachedDirectory> {
     fn lookup<'a>(
         &'a self,
@@ -333,7 +330,7 @@ impl KeyDirectory for Arc<CachedDirectory> {
     }
 
     fn catch_up(&self, version: u64) -> Answer<'_, bool> {
-        // One that began before now may have looked already; the next one has not.
+        // A poll that has already begun may have missed the change; the next one will not.
         let next = self.polls_begun.load(Ordering::Acquire) + 1;
         let mut ended = self.polls_ended.subscribe();
         self.look();

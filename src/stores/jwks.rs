@@ -1,4 +1,4 @@
-//! Key sets that live elsewhere: fetched from the JWKS URLs that principals trust, and kept in
+//! Key sets of other parties: fetched from the JWKS URLs that principals trust, and cached in
 //! memory.
 
 mod cache;
@@ -15,7 +15,7 @@ pub use fetch::FetcherError;
 
 use crate::config::jwks::JwksSettings;
 
-/// Whether key sets can be fetched with these settings, on this system, and how.
+/// Checks whether key sets can be fetched with these settings on this system, and describes how.
 pub fn check(settings: &JwksSettings) -> Result<Option<String>, FetcherError> {
     let fetcher = Fetcher::new(settings)?;
     fetcher.client().map_err(|error| FetcherError::Client(cache::described(&error).reason))?;

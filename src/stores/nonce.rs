@@ -1,4 +1,4 @@
-//! Where used nonces are remembered: in this process, or in Redis for all replicas.
+//! Stores of used nonces: in this process, or in a Redis that all replicas share.
 
 pub mod memory;
 pub mod redis;

@@ -1,9 +1,9 @@
-//! Hints over Redis that the change feed has something new, so that replicas need not wait for
-//! their next poll.
+//! Hints over Redis that the change feed has new changes, so that replicas need not wait for their
+//! next poll.
 //!
-//! Every process that changes the registry publishes an empty message; every replica subscribes. A
-//! message may be lost, and Redis may be away: the feed in the database is what counts, and it is
-//! polled in any case.
+//! Every process that changes the registry publishes an empty message; every replica subscribes.
+//! Messages may be lost, and Redis may be unavailable: the feed in the database is what counts, and
+//! it is polled in any case.
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
@@ -17,15 +17,16 @@ use crate::{
     stores::redis::{CONNECT_TIMEOUT, Connection, Purpose, RedisAccess, failed, within},
 };
 
-/// The channel; what is said on it has no meaning.
+/// The channel; the content of messages is ignored.
 const CHANNEL: &str = "countersign:registry-changes";
-/// How long an announcement may take, connecting included. Whoever made the change waits for it.
+/// How long an announcement may take, including connecting. The caller that made the change waits
+/// for it.
 const ANNOUNCE_TIMEOUT: Duration = Duration::from_millis(250);
-/// How long to wait before connecting is tried again; doubled each time, up to the last.
+/// How long to wait before connecting again; doubled each time, up to the maximum.
 const RECONNECT_FIRST: Duration = Duration::from_millis(100);
 const RECONNECT_LAST: Duration = Duration::from_secs(5);
 
-/// Where there is no Redis, nobody is told.
+/// Announces nothing; used without Redis.
 #[derive(Clone, Copy, Debug)]
 pub struct NoHints;
 
@@ -34,14 +35,14 @@ impl ChangeHints for NoHints {
     async fn announce(&self) {}
 }
 
-/// Lets the directory of this process look at once, and tells the others.
+/// Makes the directory of this process poll at once, and then hints to others.
 pub struct LocalHints {
     directory: Arc<dyn KeyDirectory>,
     others: Arc<dyn ChangeHints>,
 }
 
 impl LocalHints {
-    /// Hints to `directory`, and then by way of `others`.
+    /// Hints to `directory` first, then through `others`.
     pub fn new(directory: Arc<dyn KeyDirectory>, others: Arc<dyn ChangeHints>) -> Self {
         Self { directory, others }
     }
@@ -55,21 +56,21 @@ impl ChangeHints for LocalHints {
     }
 }
 
-/// Publishes hints.
+/// Publishes hints over Redis.
 pub struct RedisHints {
     access: RedisAccess,
     connection: Mutex<Option<Connection>>,
 }
 
 impl RedisHints {
-    /// Hints over the Redis of the nonces. Nothing is connected yet.
+    /// Creates hints over the Redis of the nonces. Does not connect yet.
     pub fn new(access: RedisAccess) -> Self {
         Self { access, connection: Mutex::default() }
     }
 
     async fn publish(&self) -> Result<(), RedisError> {
         let mut held = self.connection.lock().await;
-        // A connection that broke since the last change is replaced once.
+        // If the connection broke since the last change, reconnect once.
         for connection in [held.take(), None] {
             let mut connection = match connection {
                 Some(connection) => connection,
@@ -104,19 +105,19 @@ impl ChangeHints for RedisHints {
     }
 }
 
-/// Listens for hints on behalf of a directory.
+/// Subscribes to hints for a directory.
 pub struct HintListener {
     access: RedisAccess,
     directory: Arc<dyn KeyDirectory>,
 }
 
 impl HintListener {
-    /// Lets `directory` look for changes whenever the Redis of `access` says so.
+    /// Creates a listener that makes `directory` poll on each hint over the Redis of `access`.
     pub fn new(access: RedisAccess, directory: Arc<dyn KeyDirectory>) -> Self {
         Self { access, directory }
     }
 
-    /// Listens until `shutdown` is done.
+    /// Listens until `shutdown` completes.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let mut shutdown = std::pin::pin!(shutdown);
         let mut pause = RECONNECT_FIRST;
@@ -126,7 +127,7 @@ impl HintListener {
                 heard = self.listen() => heard,
             };
             match heard {
-                // It was connected: the next attempt need not wait long.
+                // It was connected, so the next attempt may follow soon.
                 Ok(()) => pause = RECONNECT_FIRST,
                 Err(error) => {
                     tracing::debug!(error = %error, "hints of changes cannot be heard; the feed is polled all the same");
@@ -140,11 +141,11 @@ impl HintListener {
         }
     }
 
-    /// Ends when a connection does.
+    /// Returns when the connection ends.
     async fn listen(&self) -> Result<(), RedisError> {
         let server = within(CONNECT_TIMEOUT, self.access.publishing_server()).await?;
         let subscriber = self.access.subscribe(&server, Purpose::Anything, CHANNEL).await?;
-        // What was said before this connection was made was not heard.
+        // Hints from before this connection was made were missed.
         self.directory.look();
         let mut messages = subscriber.into_on_message();
         while messages.next().await.is_some() {
@@ -154,7 +155,7 @@ impl HintListener {
     }
 }
 
-/// Whether hints can be published and heard.
+/// Whether hints can be published and received.
 pub async fn check(access: &RedisAccess) -> Result<(), RedisError> {
     let check = async {
         let server = access.publishing_server().await?;

@@ -1,8 +1,7 @@
-//! How Redis is reached: what the nonces and the hints of changes have in common, who name the same
-//! Redis.
+//! Access to Redis, shared by the nonces and the hints of changes, which use the same Redis.
 //!
-//! Connections are made here and not by the library's client, so that all of them have the same
-//! trust, sockets without delay, and an account of when something was last heard.
+//! Connections are made here and not by the library's client, so that all of them use the same
+//! trusted certificates and `TCP_NODELAY`, and record when data last arrived.
 
 mod connection;
 mod discovery;
@@ -27,53 +26,52 @@ use crate::{
     roots::{Roots, RootsError},
 };
 
-/// How long connecting may take, logging in included. Who waits for it may give up before; it then
-/// continues.
+/// How long connecting may take, including the login. It continues even if the caller stops waiting
+/// for it.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The Redis that the settings name, and how to get in.
+/// The Redis named by the settings, and how to log in.
 #[derive(Clone)]
 pub struct RedisAccess {
     url: Arc<RedisUrl>,
     tls: Option<Arc<ClientConfig>>,
 }
 
-/// TLS to Redis cannot be set up as the settings say.
+/// TLS to Redis cannot be set up with these settings.
 #[derive(Debug, thiserror::Error)]
 pub enum BadRedisTls {
-    /// A file cannot be read, or holds no PEM of the kind.
+    /// A file cannot be read, or holds no PEM of the expected kind.
     #[error("`{key}` cannot be used: {}: {reason}", path.display())]
     File {
-        /// The setting that names the file.
+        /// Name of the setting that names the file.
         key: &'static str,
-        /// The file.
+        /// Path of the file.
         path: Box<Path>,
-        /// What is wrong with it.
+        /// What is wrong with the file.
         reason: String,
     },
-    /// There is nobody to trust.
+    /// There are no trusted certificates.
     #[error("`nonce.ca_file`: {0}")]
     Roots(#[from] RootsError),
-    /// Certificate and key are of no use together.
+    /// The certificate and the key do not match.
     #[error("`nonce.client_cert` and `nonce.client_key` do not fit together")]
     Mismatch(#[source] rustls::Error),
 }
 
-/// What a connection is for, which decides how it logs in.
+/// The purpose of a connection, which determines how it logs in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// Nonces.
+    /// Reading and writing nonces.
     Data,
-    /// Something that has nothing to do with a database, such as asking a node of a cluster, or
-    /// messages.
+    /// Commands that need no particular database, such as questions to a cluster node, or messages.
     Anything,
-    /// Asking a sentinel.
+    /// Questions to a sentinel.
     Sentinel,
 }
 
 impl RedisAccess {
-    /// `None` if the settings name no Redis. Reads the files that they name, and connects to
-    /// nothing.
+    /// Returns `None` if the settings name no Redis. Reads the files named there, but does not
+    /// connect.
     pub fn new(settings: &NonceSettings) -> Result<Option<Self>, BadRedisTls> {
         let NonceUrl::Redis(url) = &settings.url else { return Ok(None) };
         let tls = if url.is_tls { Some(Arc::new(client_config(settings)?)) } else { None };
@@ -97,7 +95,7 @@ impl RedisAccess {
         within(CONNECT_TIMEOUT, connect).await
     }
 
-    /// Connects, logs in and subscribes to `channel`, likewise.
+    /// Connects, logs in and subscribes to `channel`, within [`CONNECT_TIMEOUT`].
     pub(crate) async fn subscribe(
         &self,
         address: &RedisAddress,
@@ -113,8 +111,8 @@ impl RedisAccess {
         within(CONNECT_TIMEOUT, connect).await
     }
 
-    /// Where messages can be published to all: the server itself, the master that sentinels name,
-    /// or a node of a cluster.
+    /// A server at which a published message reaches all subscribers: the server of the URL, the
+    /// master that the sentinels name, or a node of the cluster.
     pub(crate) async fn publishing_server(&self) -> Result<RedisAddress, RedisError> {
         let (addresses, question) = match self.servers() {
             RedisServers::Single(address) => return Ok(address.clone()),
@@ -140,7 +138,7 @@ impl RedisAccess {
                 _,
             ) => &self.url.login,
         };
-        // What the library would tell of itself is one more round trip on each new connection.
+        // Setting the library's name would be one more round trip on each new connection.
         let info = RedisConnectionInfo::default().set_skip_set_lib_name();
         let info = info.set_protocol(if self.url.is_resp3 {
             ProtocolVersion::RESP3
@@ -161,7 +159,7 @@ impl std::fmt::Debug for RedisAccess {
     }
 }
 
-/// A failure of our own, in the form of the library's.
+/// An error of ours as the library's error type.
 pub(crate) fn failed(what: &'static str) -> RedisError {
     (ErrorKind::Io, what).into()
 }

@@ -1,5 +1,4 @@
-//! The keys of this service's own: PEM files in a folder, looked at again and again, or a secret
-//! for HS256.
+//! The service's own signing keys: PEM files in a folder that is polled, or a secret for HS256.
 
 mod folder;
 
@@ -29,40 +28,40 @@ use crate::{
     engine::ports::{Clock, IssuerKeySource},
 };
 
-/// How often the folder is looked at, and the time.
+/// How often the folder and the schedule of the keys are checked.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Why there are no keys to sign with, or none could be made.
+/// Why there are no signing keys, or none could be created.
 #[derive(Debug, thiserror::Error)]
 pub enum SigningKeyError {
-    /// The folder cannot be made or read.
+    /// The folder cannot be created or read.
     #[error("the folder {} (`issuer.signing_keys_dir`) cannot be used", path.display())]
     Folder {
-        /// The folder.
+        /// Path of the folder.
         path: PathBuf,
-        /// Why.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// There were keys in the folder, and now there are none.
+    /// The folder held keys before, and is now empty.
     #[error("the folder {} (`issuer.signing_keys_dir`) holds no signing key any more", path.display())]
     Emptied {
-        /// The folder.
+        /// Path of the folder.
         path: PathBuf,
     },
     /// A file in the folder cannot be read.
     #[error("the signing key {} cannot be read", file.display())]
     Unreadable {
-        /// The file.
+        /// Path of the file.
         file: PathBuf,
-        /// Why.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// A file in the folder is no private key that we can use.
+    /// A file in the folder is no supported private key.
     #[error("the signing key {} cannot be used", file.display())]
     Unusable {
-        /// The file.
+        /// Path of the file.
         file: PathBuf,
-        /// Why.
+        /// What is wrong with the key.
         source: KeyError,
     },
     /// A key in the folder needs a passphrase.
@@ -71,60 +70,60 @@ pub enum SigningKeyError {
         file.display()
     )]
     Encrypted {
-        /// The file.
+        /// Path of the file.
         file: PathBuf,
     },
-    /// No key could be made.
+    /// No key could be generated.
     #[error("a signing key cannot be made")]
     NotMade(#[source] KeyError),
-    /// The first key could not be put into the folder.
+    /// The first key could not be written to the folder.
     #[error(
         "the first signing key {} cannot be written; where the file system has no hard links, make it with `countersign \
          signing-key rotate` before the service starts",
         file.display()
     )]
     FirstNotWritten {
-        /// The file.
+        /// Path of the file.
         file: PathBuf,
-        /// Why.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// A new key could not be put into the folder.
+    /// A new key could not be written to the folder.
     #[error("the signing key {} cannot be written", file.display())]
     NotWritten {
-        /// The file.
+        /// Path of the file.
         file: PathBuf,
-        /// Why.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// The secret cannot be read.
     #[error("the secret in {} (`issuer.hs256_secret_file`) cannot be read", file.display())]
     SecretUnreadable {
-        /// The file.
+        /// Path of the file.
         file: PathBuf,
-        /// Why.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// The secret is too short.
     #[error("the secret in {} (`issuer.hs256_secret_file`) cannot be used", file.display())]
     SecretTooShort {
-        /// The file.
+        /// Path of the file.
         file: PathBuf,
-        /// What it has to be.
+        /// The required length.
         source: ShortSecret,
     },
-    /// Keys were asked for where a secret signs.
+    /// A command about signing keys was used, but a secret signs.
     #[error("there are no signing keys: access tokens are signed with the secret in {} (`issuer.hs256_secret_file`)", file.display())]
     Symmetric {
-        /// The file.
+        /// Path of the file with the secret.
         file: PathBuf,
     },
 }
 
-/// What access tokens are signed with: the keys in the folder of the settings, as they are now.
+/// The keys that sign and verify access tokens: those in the configured folder, kept up to date.
 pub struct SigningKeyFolder {
     current: ArcSwap<IssuerKeys>,
-    /// `None` where a secret signs, which stays the same.
+    /// `None` if a secret signs, which never changes.
     watched: Option<Watched>,
 }
 
@@ -134,17 +133,17 @@ struct Watched {
     seen: Mutex<Seen>,
 }
 
-/// What the folder held when it was last good.
+/// The folder when it was last read successfully.
 struct Seen {
     stamps: Vec<Stamp>,
     files: Vec<KeyFile>,
-    /// What was last said about the folder, so that it is not said again every second.
+    /// The last logged problem with the folder, so that it is not logged again every second.
     complaint: Option<String>,
 }
 
 impl SigningKeyFolder {
-    /// Reads the keys that `settings` name. Where the folder is missing or empty it is made, with
-    /// one key, `initial.pem`: of any number of processes that start at once, all get the same.
+    /// Reads the keys that `settings` name. If the folder is missing or empty, creates it with one
+    /// key, `initial.pem`; if several processes start at once, all get the same key.
     pub fn open(settings: &IssuerSettings, now: UnixMillis) -> Result<Arc<Self>, SigningKeyError> {
         if let Some(file) = &settings.hs256_secret_file {
             let keys = symmetric(file)?;
@@ -166,8 +165,8 @@ impl SigningKeyFolder {
         Ok(Arc::new(Self { current, watched: Some(Watched { folder, rotation, seen }) }))
     }
 
-    /// The keys that `settings` name, for a look at tokens: none is made. Where there are none yet,
-    /// no token is one of ours, and the only key is one that nobody has.
+    /// Reads the keys that `settings` name in order to verify tokens; creates none. If there are
+    /// none yet, no token can be one of ours, and the only key is a new one that nobody else has.
     pub fn look_at(
         settings: &IssuerSettings,
         now: UnixMillis,
@@ -182,7 +181,7 @@ impl SigningKeyFolder {
         Ok(Arc::new(Self { current, watched: None }))
     }
 
-    /// Looks at the folder, and at the time, every second until `shutdown` is done.
+    /// Checks the folder and the schedule of the keys every second until `shutdown` completes.
     pub async fn watch(self: Arc<Self>, clock: Arc<dyn Clock>, shutdown: impl Future<Output = ()>) {
         if self.watched.is_none() {
             return shutdown.await;
@@ -196,7 +195,7 @@ impl SigningKeyFolder {
                 _ = ticks.tick() => {}
             }
             let (keys, now) = (Arc::clone(&self), clock.now());
-            // A folder on another machine may be slow; decisions do not wait for it.
+            // A network folder may be slow; decisions do not wait for it.
             let look = tokio::task::spawn_blocking(move || keys.look(now));
             tokio::select! {
                 () = &mut shutdown => return,
@@ -205,8 +204,8 @@ impl SigningKeyFolder {
         }
     }
 
-    /// Looks at the folder once, and uses from now on what the keys in it say for `now`. Where they
-    /// cannot be read the last good ones stay.
+    /// Reads the folder once, and from then on uses its keys as of `now`. If they cannot be read,
+    /// the last good ones stay in use.
     pub fn look(&self, now: UnixMillis) {
         let Some(Watched { folder, rotation, seen }) = &self.watched else { return };
         let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -267,22 +266,22 @@ impl Seen {
     }
 }
 
-/// A signing key as it is listed.
+/// A signing key, as listed by the command line.
 #[derive(Clone, Debug)]
 pub struct ListedKey {
-    /// The `kid` of its tokens.
+    /// The `kid` header of its tokens.
     pub kid: String,
-    /// What it signs with.
+    /// The algorithm that it signs with.
     pub algorithm: Algorithm,
-    /// Where it is.
+    /// Path of its file.
     pub file: PathBuf,
-    /// When it was made: what its name says, or else its file.
+    /// Creation time: from its file name, otherwise the file's modification time.
     pub created_at: UnixMillis,
-    /// What it does when.
+    /// When it is published, signs and retires.
     pub schedule: KeySchedule,
 }
 
-/// Every key in the folder, oldest first. A folder that is not there has none, and none is made.
+/// Lists the keys in the folder, oldest first. A missing folder has none, and none is created.
 pub fn list(settings: &IssuerSettings, now: UnixMillis) -> Result<Vec<ListedKey>, SigningKeyError> {
     refuse_symmetric(settings)?;
     let folder = Folder::new(settings);
@@ -291,7 +290,7 @@ pub fn list(settings: &IssuerSettings, now: UnixMillis) -> Result<Vec<ListedKey>
     Ok(files.iter().zip(schedules).map(|(file, schedule)| file.listed(&folder, schedule)).collect())
 }
 
-/// Makes a new key, newer than every other in the folder. Running services publish it within
+/// Creates a key that is newer than all others in the folder. Running services publish it within
 /// seconds, and sign with it after `issuer.signing_key_delay`.
 pub fn rotate(settings: &IssuerSettings, now: UnixMillis) -> Result<ListedKey, SigningKeyError> {
     refuse_symmetric(settings)?;
@@ -307,7 +306,8 @@ pub fn rotate(settings: &IssuerSettings, now: UnixMillis) -> Result<ListedKey, S
         .ok_or_else(|| folder.emptied())
 }
 
-/// Whether what `settings` name can be used, as far as it is there. Nothing is made.
+/// Checks whether the keys or the secret named by `settings` can be used, as far as they exist.
+/// Creates nothing.
 pub fn check(settings: &IssuerSettings) -> Result<(), SigningKeyError> {
     if let Some(file) = &settings.hs256_secret_file {
         return symmetric(file).map(drop);
@@ -328,7 +328,7 @@ fn schedules(files: &[KeyFile], rotation: RotationTimes, now: UnixMillis) -> Vec
     rotation.schedules(&times, now)
 }
 
-/// The key that signs and all that verify, newest first; `None` where there are none.
+/// The key that signs and all that verify, newest first; `None` if there are none.
 fn in_use(
     files: &[KeyFile],
     rotation: RotationTimes,
@@ -354,7 +354,7 @@ fn refuse_symmetric(settings: &IssuerSettings) -> Result<(), SigningKeyError> {
     }
 }
 
-/// The secret in `file`, without the line end that editors add.
+/// The secret in `file`, without the line break that editors append.
 fn symmetric(file: &Path) -> Result<IssuerKeys, SigningKeyError> {
     let bytes = std::fs::read(file)
         .map_err(|source| SigningKeyError::SecretUnreadable { file: file.to_owned(), source })?;

@@ -1,5 +1,5 @@
-//! The registry in a database, through `SeaORM`: SQLite, PostgreSQL, MySQL or MariaDB. Its models
-//! never leave this module.
+//! The registry in a database, through `SeaORM`: SQLite, PostgreSQL, MySQL or MariaDB. `SeaORM`
+//! models never leave this module.
 
 mod api_keys;
 mod by_principal;

@@ -1,8 +1,9 @@
-//! When keys, trusts and API keys were used, gathered in memory and written behind the decisions.
+//! When keys, trusts and API keys were last used: collected in memory, and written in the
+//! background.
 //!
-//! Each is noted at most once in [`NOTED_FOR`], or less often where so many are in use that writing
-//! them would take more than [`ROWS_PER_SECOND`]. What could not be written is kept and written
-//! later; how much is kept is bounded.
+//! Each use is recorded at most once per [`NOTED_FOR`], or less often if so many are in use that
+//! writing them would exceed [`ROWS_PER_SECOND`]. Records that could not be written are kept and
+//! written later, up to a limit.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -21,33 +22,34 @@ use crate::{
     engine::ports::{RegistryError, UsageLog, UsageStore},
 };
 
-/// How long after one note another of the same key or trust says nothing new, at the least.
+/// Minimum time between two records of use of the same key or trust.
 const NOTED_FOR: Duration = Duration::from_secs(10);
-/// What writing notes may cost the database: a row takes a good part of the time of a decision, and
-/// decisions come first.
+/// Maximum rate at which records are written: a row takes the database a good part of the time of a
+/// decision, and decisions have priority.
 const ROWS_PER_SECOND: u64 = 500;
-/// How often notes are written.
+/// How often records are written.
 const WRITE_INTERVAL: Duration = Duration::from_secs(10);
-/// How long one write may take, and how long the last one: whoever ends the service waits for that.
+/// How long one write may take, and how long the last one, for which stopping the service waits.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 const LAST_WRITE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How many notes wait to be written at most: as many as principals are in memory by default.
+/// Maximum number of records that wait to be written: as many as principals are in memory by
+/// default.
 const PENDING_MAX: usize = 100_000;
-/// How many recent notes are remembered without a lock.
+/// How many recent uses are remembered without a lock.
 const RECENT_SLOTS: usize = 1 << 18;
-/// So many slots are made at once, when the first of them is needed.
+/// How many slots are allocated at once, when the first of them is needed.
 const SEGMENT_SLOTS: usize = 1 << 12;
 
-/// Notes of use that wait to be written.
+/// Records of use that wait to be written.
 pub struct BatchedUsage {
     recent: Recent,
-    /// How long a note is good for, in seconds.
+    /// Time until a repeated use is recorded again, in seconds.
     noted_for: AtomicU64,
     pending: Mutex<HashMap<Used, UnixMillis>>,
 }
 
 impl BatchedUsage {
-    /// Nothing noted yet, and what writes to `store`.
+    /// Creates an empty log, and the writer that writes it to `store`.
     pub fn new(store: Arc<dyn UsageStore>) -> (Arc<Self>, UsageWriter) {
         let log = Arc::new(Self {
             recent: Recent::default(),
@@ -61,7 +63,7 @@ impl BatchedUsage {
         mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Keeps the later of two times. `false` where there is no room.
+    /// Keeps the later of two times. Returns `false` if something did not fit.
     fn keep(&self, notes: impl IntoIterator<Item = (Used, UnixMillis)>) -> bool {
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all = true;
@@ -87,15 +89,15 @@ impl UsageLog for BatchedUsage {
             return;
         }
         slot.store(u64::from(tag) << 32 | u64::from(second), Ordering::Relaxed);
-        // Where there is no room, the next use after it was made is noted.
+        // If it does not fit, allow the next use to be recorded.
         if !self.keep([(used, now)]) {
             slot.store(0, Ordering::Relaxed);
         }
     }
 }
 
-/// For each slot what was noted last and when, in seconds: what most decisions look at, and nothing
-/// else.
+/// The last recorded use in each slot: what it was, and when, in seconds. Most decisions read only
+/// this.
 struct Recent(Box<[OnceLock<Box<[AtomicU64]>>]>);
 
 impl Default for Recent {
@@ -105,8 +107,8 @@ impl Default for Recent {
 }
 
 impl Recent {
-    /// Two of one kind share a slot only where their numbers are far apart; they then cost each
-    /// other notes.
+    /// Two of one kind share a slot only if their ids are far apart; each then causes more records
+    /// of the other.
     fn slot(&self, used: Used) -> &AtomicU64 {
         let (number, kind) = number(used);
         let place =
@@ -117,7 +119,7 @@ impl Recent {
         &segment[place % SEGMENT_SLOTS]
     }
 
-    /// How many were noted at `second` or later.
+    /// How many were used at `second` or later.
     fn count_since(&self, second: u64) -> u64 {
         let slots = self.0.iter().filter_map(OnceLock::get).flat_map(|segment| segment.iter());
         slots
@@ -127,7 +129,7 @@ impl Recent {
     }
 }
 
-/// The low bits of the number, and the kind.
+/// The low bits of the id, and the kind.
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -141,8 +143,8 @@ const fn number(used: Used) -> (u32, u32) {
     }
 }
 
-/// Tells keys, trusts and API keys apart well enough: two with the same tag cost each other a note
-/// every now and then.
+/// Tells keys, trusts and API keys apart well enough: two with the same tag occasionally suppress a
+/// record of each other.
 const fn tag(used: Used) -> u32 {
     let (number, kind) = number(used);
     number << 2 | kind
@@ -152,7 +154,7 @@ fn seconds(now: UnixMillis) -> u32 {
     u32::try_from(now.seconds()).unwrap_or(u32::MAX)
 }
 
-/// Writes notes of use.
+/// Writes records of use in the background.
 pub struct UsageWriter {
     log: Arc<BatchedUsage>,
     store: Arc<dyn UsageStore>,
@@ -160,7 +162,7 @@ pub struct UsageWriter {
 }
 
 impl UsageWriter {
-    /// Writes until `shutdown` is done, and then once more.
+    /// Writes until `shutdown` completes, and then once more.
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
         let start = tokio::time::Instant::now() + WRITE_INTERVAL;
         let mut ticks = tokio::time::interval_at(start, WRITE_INTERVAL);
@@ -175,7 +177,7 @@ impl UsageWriter {
         self.write(LAST_WRITE_TIMEOUT).await;
     }
 
-    /// Lets a note count for longer the more are in use, and for less long as they become fewer.
+    /// Adjusts how long a repeated use is not recorded: longer the more are in use.
     fn pace(&self, notes: &[(Used, UnixMillis)]) {
         let Some(latest) = notes.iter().map(|(_, at)| seconds(*at)).max() else { return };
         let noted_for = self.log.noted_for.load(Ordering::Relaxed);
@@ -185,7 +187,7 @@ impl UsageWriter {
             .store((in_use / ROWS_PER_SECOND).max(NOTED_FOR.as_secs()), Ordering::Relaxed);
     }
 
-    /// Writes what waits. What cannot be written in time waits on.
+    /// Writes the waiting records. Those that cannot be written in time keep waiting.
     async fn write(&mut self, timeout: Duration) {
         let notes: Vec<(Used, UnixMillis)> = self.log.take().into_iter().collect();
         self.pace(&notes);

@@ -1,5 +1,5 @@
-//! Connections are counted here, by listener, TLS handshakes that fail, and what is refused on them
-//! before anybody looks at it.
+//! Counts connections by listener, failed TLS handshakes, and everything that is refused on a
+//! connection before it reaches a handler.
 
 use std::fmt;
 use std::sync::{
@@ -13,19 +13,19 @@ use opentelemetry::KeyValue;
 pub use super::handshakes::HandshakeFailure;
 use super::{handshakes::Handshakes, metrics::Metrics};
 
-/// Which listener.
+/// A listener of the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListenerName {
     /// Decisions and tokens over HTTP.
     Http,
     /// Decisions over gRPC.
     Grpc,
-    /// Operators.
+    /// The admin API.
     Admin,
 }
 
 impl ListenerName {
-    /// Every one.
+    /// All listeners, in the order of `as usize`.
     pub const ALL: [Self; 3] = [Self::Http, Self::Grpc, Self::Admin];
 
     /// The name in logs and metrics.
@@ -38,22 +38,22 @@ impl ListenerName {
     }
 }
 
-/// Why a connection was given up.
+/// Why a connection was closed by the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overdue {
-    /// The TLS handshake did not end.
+    /// The TLS handshake timed out.
     Handshake,
-    /// Nothing came, or no request.
+    /// No request arrived in time.
     Silent,
-    /// It was kept alive and not used.
+    /// The connection was kept alive, but idle for too long.
     Idle,
-    /// A request's head did not arrive as a whole.
+    /// The head of a request was not complete in time.
     Head,
-    /// A request's body did not arrive as a whole.
+    /// The body of a request was not complete in time.
     Body,
-    /// The answer was not taken.
+    /// The client did not read the response in time.
     Reader,
-    /// What it sent took more memory than there is for all of them.
+    /// Received data exceeded the memory for all connections.
     Memory,
 }
 
@@ -82,14 +82,14 @@ impl Overdue {
     }
 }
 
-/// Why something is no request.
+/// Why received data is no valid request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Malformed {
     /// It is not HTTP/1.
     Syntax,
     /// It has too many headers, or too long ones.
     HeadersTooLarge,
-    /// Its target is too long.
+    /// The request target is too long.
     TargetTooLong,
 }
 
@@ -105,7 +105,7 @@ impl Malformed {
     }
 }
 
-/// What happens to the connections of one listener.
+/// The counts of one listener.
 #[derive(Debug)]
 pub struct ConnectionCounts {
     listener: ListenerName,
@@ -114,19 +114,19 @@ pub struct ConnectionCounts {
     given_up: [AtomicU64; Overdue::ALL.len()],
     malformed: [AtomicU64; Malformed::ALL.len()],
     handshakes: Handshakes,
-    /// Requests that were one too many, but for decisions.
+    /// Requests other than decisions that were refused due to overload.
     overloaded: AtomicU64,
-    /// What no line of the log tells of yet, and when the last one did.
+    /// Counts that are not logged yet, and when the last line was logged.
     untold_malformed: AtomicU64,
     untold_overloaded: AtomicU64,
     told_at: Mutex<Option<Instant>>,
 }
 
-/// How often the log tells of what was refused: anyone can send it.
+/// Minimum time between log lines about refused input, which anyone can send.
 const TELL_INTERVAL: Duration = Duration::from_secs(1);
 
 impl ConnectionCounts {
-    /// Counts for `metrics`, one for each listener.
+    /// Creates the counts of every listener, and registers them with `metrics`.
     pub fn of_all(metrics: &Metrics) -> [Arc<Self>; 3] {
         let all = ListenerName::ALL.map(|listener| {
             Arc::new(Self {
@@ -208,12 +208,12 @@ impl ConnectionCounts {
         all
     }
 
-    /// The listener that these are of.
+    /// The listener that is counted.
     pub const fn listener(&self) -> ListenerName {
         self.listener
     }
 
-    /// One more connection is open, unless `max` are. Whether it is.
+    /// Counts a new connection, unless `max` are open. Returns whether it was counted.
     pub fn open(&self, max: usize) -> bool {
         let is_open = self.open.fetch_add(1, Ordering::Relaxed) < max;
         if !is_open {
@@ -223,17 +223,17 @@ impl ConnectionCounts {
         is_open
     }
 
-    /// Connections that were one too many.
+    /// The number of connections refused because too many were open.
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// A connection is closed.
+    /// Counts a closed connection.
     pub fn closed(&self) {
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// A connection was given up.
+    /// Counts a connection that the service closed.
     pub fn given_up(&self, reason: Overdue) {
         self.given_up[reason as usize].fetch_add(1, Ordering::Relaxed);
         tracing::debug!(
@@ -243,8 +243,8 @@ impl ConnectionCounts {
         );
     }
 
-    /// A TLS handshake with `peer` failed, which the library calls `error`. The log tells of it, as
-    /// often as it may.
+    /// Counts a TLS handshake with `peer` that failed with the library's `error`. It is logged,
+    /// subject to rate limits.
     pub fn handshake_failed(
         &self,
         failure: HandshakeFailure,
@@ -256,19 +256,19 @@ impl ConnectionCounts {
         self.handshakes.tell(self.listener, now);
     }
 
-    /// Something came that is no request.
+    /// Counts input that is no valid request.
     pub fn malformed(&self, kind: Malformed) {
         self.malformed[kind as usize].fetch_add(1, Ordering::Relaxed);
         self.untold_malformed.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A request that is no decision was one too many.
+    /// Counts a request other than a decision that was refused due to overload.
     pub fn overloaded(&self) {
         self.overloaded.fetch_add(1, Ordering::Relaxed);
         self.untold_overloaded.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether [`Self::tell`] has something to tell.
+    /// Whether [`Self::tell`] has something to log.
     pub fn has_untold(&self) -> bool {
         let is_untold = |untold: &AtomicU64| untold.load(Ordering::Relaxed) > 0;
         is_untold(&self.untold_malformed)
@@ -276,8 +276,8 @@ impl ConnectionCounts {
             || self.handshakes.has_untold()
     }
 
-    /// Logs which handshakes failed and how much was refused since it last did, at most once a
-    /// second.
+    /// Logs the handshakes that failed, and how much was refused since the last line, at most once
+    /// a second.
     pub fn tell(&self, now: Instant) {
         self.handshakes.tell(self.listener, now);
         if [&self.untold_malformed, &self.untold_overloaded]

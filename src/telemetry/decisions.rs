@@ -1,4 +1,4 @@
-//! Every decision is counted, timed, traced and logged here, once.
+//! Counts, times, traces and logs every decision, once.
 
 mod log;
 
@@ -31,18 +31,18 @@ use crate::domain::{
     time::UnixMillis,
 };
 
-/// What came of a decision.
+/// The result of a decision.
 #[derive(Clone, Copy, Debug)]
 pub enum Outcome<'a> {
-    /// Allowed.
+    /// The request is allowed.
     Allowed(&'a Identity),
-    /// Denied.
+    /// The request is denied.
     Denied(&'a Denial),
-    /// Not decided.
+    /// No decision was possible.
     Unavailable {
-        /// What was out of reach.
+        /// Name of the dependency that was unavailable.
         dependency: &'static str,
-        /// The error.
+        /// Why it was unavailable.
         source: &'a (dyn Error + 'static),
     },
 }
@@ -60,7 +60,7 @@ impl Outcome<'_> {
         }
     }
 
-    /// Where it is counted: allowed, then unavailable, then the reasons for denying.
+    /// Index of its counter: allowed, then unavailable, then the reasons for denials.
     const fn cell(self) -> usize {
         match self {
             Self::Allowed(_) => 0,
@@ -75,40 +75,41 @@ const ALLOWED: usize = 0;
 const DENIED: usize = 1;
 const UNAVAILABLE: usize = 2;
 
-/// A question that was refused unseen was not decided.
+/// A request that was refused without being checked counts as not decided.
 const fn kind_of(reason: DenialReason) -> usize {
     if reason.is_undecided() { UNAVAILABLE } else { DENIED }
 }
 
-/// Of [`Outcome::cell`].
+/// Number of values of [`Outcome::cell`].
 const CELLS: usize = DenialReason::ALL.len() + 2;
-/// The ways to authenticate, then none that could be told.
+/// The ways to authenticate, and one for unknown.
 const METHODS: usize = AuthMethod::ALL.len() + 1;
 const NO_METHOD: usize = AuthMethod::ALL.len();
 
-/// Bounds of the histogram of clock skew, in seconds. Within a second the clocks agree: a token's
-/// time has no parts of one.
+/// Bounds of the histogram of clock skew, in seconds. Differences under a second do not count,
+/// since times in tokens are whole seconds.
 const SKEWS: [f64; 20] = [
     -3600.0, -300.0, -60.0, -20.0, -15.0, -10.0, -5.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 5.0,
     10.0, 15.0, 20.0, 60.0, 300.0,
 ];
 
-/// Watches decisions.
+/// Observes decisions.
 #[derive(Debug)]
 pub struct DecisionObserver {
     logging: Arc<DecisionLogging>,
     traces: Traces,
     counts: Arc<Counts>,
-    /// By door, by kind of outcome.
+    /// By door and kind of outcome.
     durations: [[BoundHistogram<f64>; OUTCOMES.len()]; Door::ALL.len()],
-    /// Of tokens that were refused for their time alone, and of tokens whose signature holds.
+    /// First of tokens that were refused only for their time, then of tokens with a valid
+    /// signature.
     skews: [BoundHistogram<f64>; 2],
-    /// Fresh, replayed, fenced, unavailable.
+    /// In this order: fresh, replayed, fenced, unavailable.
     claims: [BoundHistogram<f64>; 4],
 }
 
 impl DecisionObserver {
-    /// An observer that logs, counts and traces to these.
+    /// Creates an observer that logs, counts and traces with these.
     pub fn new(logging: Arc<DecisionLogging>, metrics: &Metrics, traces: Traces) -> Self {
         let counts = Arc::new(Counts::default());
         let (read, series) = (Arc::clone(&counts), Counts::series());
@@ -148,12 +149,12 @@ impl DecisionObserver {
         Self { logging, traces, counts, durations, skews, claims }
     }
 
-    /// For commands: nobody looks at what it sees.
+    /// Creates an observer for commands, which discards everything.
     pub fn unseen() -> Self {
         Self::new(Arc::new(DecisionLogging::off()), &Metrics::unseen(), Traces::default())
     }
 
-    /// A decision begins.
+    /// Begins the observation of a decision.
     pub fn begin(&self, auth_request: &AuthRequest<'_>) -> Observation<'_> {
         Observation {
             observer: self,
@@ -163,7 +164,7 @@ impl DecisionObserver {
     }
 }
 
-/// One decision, while it is made.
+/// Observes one decision while it is made.
 pub struct Observation<'o> {
     observer: &'o DecisionObserver,
     began: Instant,
@@ -171,12 +172,12 @@ pub struct Observation<'o> {
 }
 
 impl Observation<'_> {
-    /// The principal is looked up until this is dropped.
+    /// Begins the lookup of the principal, which ends when the step is dropped.
     pub fn key_lookup(&self) -> Step {
         self.step("key_lookup")
     }
 
-    /// Signatures are verified until this is dropped.
+    /// Begins the verification of signatures, which ends when the step is dropped.
     pub fn verification(&self) -> Step {
         self.step("verification")
     }
@@ -185,14 +186,13 @@ impl Observation<'_> {
         Step(self.trace.as_deref().map(|trace| trace.step(name, SpanKind::Internal)))
     }
 
-    /// A nonce is claimed until this is told what came of it.
+    /// Begins the claim of a nonce; [`ClaimObservation::end`] ends it.
     pub fn claim(&self) -> ClaimObservation<'_> {
         let span = self.trace.as_deref().map(|trace| trace.step("nonce_claim", SpanKind::Client));
         ClaimObservation { durations: &self.observer.claims, began: Instant::now(), span }
     }
 
-    /// The time of a token, of which it is known that it is `verified` or only that its time is
-    /// bad.
+    /// Records the clock skew of a token that is `verified`, or that was refused only for its time.
     pub fn token_time(&self, time: UnixMillis, now: UnixMillis, verified: bool) {
         #[allow(
             clippy::cast_precision_loss,
@@ -202,9 +202,8 @@ impl Observation<'_> {
             .record(time.0.saturating_sub(now.0) as f64 / 1000.0);
     }
 
-    /// It is made: counts it, about credentials of the kind `method`, and logs it where the
-    /// settings say so. No token, key or nonce is written, and the name that a refused token
-    /// claims is marked as unverified.
+    /// Ends a decision: counts it under `method`, and logs it if the settings say so. No token, key
+    /// or nonce is written, and the username of a refused token is marked as unverified.
     pub fn end(
         self,
         auth_request: &AuthRequest<'_>,
@@ -244,7 +243,7 @@ impl Observation<'_> {
 #[derive(Debug)]
 pub struct Step(#[allow(dead_code, reason = "a span ends when it is dropped")] Option<Box<Span>>);
 
-/// The claim of a nonce, while it is made.
+/// Observes the claim of a nonce while it is made.
 #[must_use = "it ends with what came of it"]
 #[derive(Debug)]
 pub struct ClaimObservation<'o> {
@@ -254,7 +253,7 @@ pub struct ClaimObservation<'o> {
 }
 
 impl ClaimObservation<'_> {
-    /// It is made; nothing came of it where the store is out of reach.
+    /// Ends the claim with its result; `None` if the store is unavailable.
     pub fn end(self, claimed: Option<&Claimed>) {
         let (index, name) = match claimed {
             Some(Claimed::Fresh) => (0, "fresh"),
@@ -270,8 +269,8 @@ impl ClaimObservation<'_> {
     }
 }
 
-/// What a span says of its decision; the names of OpenTelemetry where it has some. Never a name
-/// that nothing proves.
+/// The attributes of a decision's span; named after OpenTelemetry conventions if there are any.
+/// They never include an unverified username.
 fn attributes(
     auth_request: &AuthRequest<'_>,
     method: Option<AuthMethod>,
@@ -305,10 +304,10 @@ fn attributes(
     attributes
 }
 
-/// Decisions made so far.
+/// Counters of decisions.
 #[derive(Debug, Default)]
 struct Counts {
-    /// Each thread has its own, so that none waits for another's.
+    /// Each thread has its own, so that threads do not contend.
     by_thread: ThreadLocal<Cells>,
 }
 
@@ -316,7 +315,7 @@ struct Counts {
 #[derive(Debug)]
 struct Cells([[[AtomicU64; CELLS]; METHODS]; Door::ALL.len()]);
 
-/// A door, a method and a cell, by their numbers.
+/// Indexes of a door, a method and a cell.
 type Place = (usize, usize, usize);
 
 impl Default for Cells {
@@ -337,7 +336,7 @@ impl Counts {
         self.by_thread.iter().map(|cells| cells.0[door][method][cell].load(Ordering::Relaxed)).sum()
     }
 
-    /// Every place and its labels, so that each has a value before its first decision.
+    /// All places with their labels, so that each series exists before its first decision.
     fn series() -> Vec<(Place, [KeyValue; 4])> {
         let reasons =
             DenialReason::ALL.iter().map(|reason| (OUTCOMES[kind_of(*reason)], reason.name()));

@@ -1,9 +1,7 @@
-//! TLS handshakes on the listeners that fail: counted by reason, and told in the log with what
-//! helps.
+//! Failed TLS handshakes on the listeners: counted by reason, and logged with a hint on what to do.
 //!
-//! Anyone can make them fail, as often as they like. So the log has each reason once a second at
-//! most for each listener, with the last peer and how many there were: a flood of one kind hides
-//! none of another.
+//! Anyone can cause failures, as often as they like. So each reason is logged at most once a second
+//! per listener, with the last peer and the count: a flood of one kind does not hide another.
 
 use std::{
     fmt,
@@ -17,46 +15,46 @@ use std::{
 use super::connections::ListenerName;
 use crate::config::server::TlsKeys;
 
-/// How often the log tells of one reason.
+/// Minimum time between two lines about the same reason.
 const TELL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why a handshake failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HandshakeFailure {
-    /// The client showed no certificate, and has to.
+    /// The client sent no certificate, but one is required.
     NoCertificate,
-    /// Nobody who is trusted signed the client's certificate.
+    /// The client's certificate is not signed by a trusted authority.
     UnknownIssuer,
-    /// It is that of an authority, and not itself trusted.
+    /// The client's certificate is one of an authority, and not itself trusted.
     Authority,
-    /// It is that of an authority that is trusted to sign others, and for no more.
+    /// The client's certificate is one of a trusted authority, which may only sign others.
     SignsOnly,
-    /// It, or one that it depends on, has expired.
+    /// The client's certificate, or one in its chain, has expired.
     Expired,
-    /// It, or one that it depends on, does not count yet.
+    /// The client's certificate, or one in its chain, is not yet valid.
     NotYetValid,
-    /// It is for something else, such as for servers.
+    /// The client's certificate is for another purpose, such as for servers.
     WrongPurpose,
-    /// It is of X.509 version 1.
+    /// The client's certificate is X.509 version 1.
     OldVersion,
-    /// A signature does not verify: of the certificate, or of the handshake.
+    /// A signature is invalid: that of the certificate or of the handshake.
     BadSignature,
-    /// Something else is wrong with it.
+    /// Something else is wrong with the client's certificate.
     BadCertificate,
-    /// The client does not take the certificate of this service.
+    /// The client rejected the certificate of this service.
     RefusedByClient,
-    /// What came is not TLS.
+    /// The received data is not TLS.
     NotTls,
-    /// There is no version or algorithm that both sides have.
+    /// Client and service share no TLS version or algorithm.
     Incompatible,
-    /// The client went away in the middle, as those do who try whether a port is open.
+    /// The client closed the connection during the handshake, as port checks do.
     Closed,
-    /// Anything else.
+    /// Any other reason.
     Other,
 }
 
 impl HandshakeFailure {
-    /// In the order of their numbers.
+    /// All reasons, in the order of `as usize`.
     pub const ALL: [Self; 15] = [
         Self::NoCertificate,
         Self::UnknownIssuer,
@@ -96,7 +94,7 @@ impl HandshakeFailure {
         }
     }
 
-    /// What happened and what helps, in words, on a listener whose settings are called `keys`.
+    /// What happened and what to do, for a listener whose settings are named by `keys`.
     fn in_words(self, keys: TlsKeys) -> String {
         let TlsKeys { cert, client_ca, .. } = keys;
         match self {
@@ -150,16 +148,16 @@ impl HandshakeFailure {
     }
 }
 
-/// Failed handshakes of one listener.
+/// Counts failed handshakes of one listener.
 #[derive(Debug, Default)]
 pub(super) struct Handshakes {
     failed: [AtomicU64; HandshakeFailure::ALL.len()],
     lines: Mutex<[Line; HandshakeFailure::ALL.len()]>,
-    /// Whether a line is waiting for its time.
+    /// Whether a line is waiting to be logged.
     has_untold: AtomicBool,
 }
 
-/// What the log tells next of one reason, and when it last did.
+/// What the next line about a reason will say, and when the last one was logged.
 #[derive(Debug, Default)]
 struct Line {
     count: u64,
@@ -168,11 +166,11 @@ struct Line {
 }
 
 impl Handshakes {
-    /// One with `peer` failed, which the library calls `error`.
+    /// Records a handshake with `peer` that failed with the library's `error`.
     pub(super) fn failed(&self, failure: HandshakeFailure, peer: &dyn fmt::Display, error: String) {
         self.failed[failure as usize].fetch_add(1, Ordering::Relaxed);
         if failure == HandshakeFailure::Closed {
-            // Health checks over TCP do nothing else.
+            // Health checks over TCP do just this.
             tracing::debug!(%peer, error, "the client went away during a TLS handshake");
             return;
         }
@@ -183,7 +181,7 @@ impl Handshakes {
         self.has_untold.store(true, Ordering::Relaxed);
     }
 
-    /// How many failed so.
+    /// The number of failures for that reason.
     pub(super) fn count(&self, failure: HandshakeFailure) -> u64 {
         self.failed[failure as usize].load(Ordering::Relaxed)
     }
@@ -192,7 +190,7 @@ impl Handshakes {
         self.has_untold.load(Ordering::Relaxed)
     }
 
-    /// Logs those of which it is time to tell.
+    /// Logs the failures that are due.
     pub(super) fn tell(&self, listener: ListenerName, now: Instant) {
         if !self.has_untold() {
             return;

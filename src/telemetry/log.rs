@@ -1,4 +1,4 @@
-//! The process log, on standard error.
+//! The log of the process, on standard error.
 
 mod writer;
 
@@ -15,18 +15,18 @@ use tracing_subscriber::{
 use super::decisions::DecisionLogging;
 use crate::config::telemetry::{LogFilter, LogFormat, TelemetrySettings};
 
-/// The log could not be set up.
+/// Why the log could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// There is one already.
+    /// The process already has a global log.
     #[error("the log could not be set up")]
     Taken(#[from] tracing_subscriber::util::TryInitError),
-    /// The thread that writes it could not be started.
+    /// The thread that writes the log could not be started.
     #[error("the thread that writes the log could not be started")]
     Thread(#[source] std::io::Error),
 }
 
-/// What waits to be written is written when this is dropped.
+/// Writes the waiting lines when it is dropped.
 #[must_use = "what waits when this is dropped is all that is written"]
 #[derive(Debug)]
 pub struct LogGuard {
@@ -35,15 +35,15 @@ pub struct LogGuard {
 }
 
 impl LogGuard {
-    /// What changes what is logged.
+    /// The handle to change what is logged.
     pub fn control(&self) -> LogControl {
         self.control.clone()
     }
 }
 
-/// Sends the log of this process to standard error, once for all. A thread of its own writes: a
-/// flood of denials is written many lines at a time, and no decision waits for a system call, nor
-/// for whoever reads the log.
+/// Sends the log of this process to standard error; can be called once. A separate thread writes,
+/// so a flood of denials is written in batches, and no decision waits for a system call or for a
+/// slow reader of the log.
 pub fn init(settings: &TelemetrySettings) -> Result<LogGuard, LogError> {
     let is_terminal = std::io::stderr().is_terminal();
     let tell =
@@ -72,8 +72,8 @@ pub fn init(settings: &TelemetrySettings) -> Result<LogGuard, LogError> {
     })
 }
 
-/// The library that sends traces and metrics tells of its own coming and going at level info, which
-/// is of no use. Only its warnings and errors are, unless somebody asks for it by its name.
+/// The library that sends traces and metrics logs its start and stop at level info, which is
+/// useless. Only its warnings and errors are logged, unless the filter names it explicitly.
 fn env_filter(filter: &LogFilter) -> EnvFilter {
     const LIBRARY: &str = "opentelemetry";
     let directives = filter.directives();
@@ -87,7 +87,7 @@ fn env_filter(filter: &LogFilter) -> EnvFilter {
     }
 }
 
-/// Changes what is logged, while the service runs.
+/// Changes what is logged at run time.
 #[derive(Clone, Debug)]
 pub struct LogControl {
     handle: Option<reload::Handle<EnvFilter, Registry>>,
@@ -97,7 +97,7 @@ pub struct LogControl {
 }
 
 impl LogControl {
-    /// For a process whose log is not ours: only which decisions are logged can be changed.
+    /// For a process whose log belongs to others: only which decisions are logged can be changed.
     pub fn of_decisions(settings: &TelemetrySettings) -> Self {
         let decisions = DecisionLogging::new(settings.decision_log, settings.decision_log_sample);
         Self {
@@ -108,30 +108,30 @@ impl LogControl {
         }
     }
 
-    /// Which decisions are logged.
+    /// The settings of the decision log.
     pub const fn decisions(&self) -> &Arc<DecisionLogging> {
         &self.decisions
     }
 
-    /// How many lines were lost because nobody took them.
+    /// The number of lines lost because the reader of the log was too slow.
     pub fn lost_lines(&self) -> u64 {
         self.lines.as_ref().map_or(0, writer::Lines::lost)
     }
 
-    /// How many of these were lost since it last could be written: none if it can be now.
+    /// How many of these are part of an ongoing loss: 0 if the log can be written now.
     pub fn lines_being_lost(&self) -> u64 {
         self.lines.as_ref().map_or(0, writer::Lines::being_lost)
     }
 
-    /// What is logged now.
+    /// The current filter.
     pub fn filter(&self) -> LogFilter {
         self.filter.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// From now on, what `filter` says.
+    /// Replaces the filter.
     pub fn set_filter(&self, filter: LogFilter) {
         let mut current = self.filter.lock().unwrap_or_else(PoisonError::into_inner);
-        // Fails only where the log is gone, and with it whoever would read of it.
+        // Fails only if the log is gone, and then there is nothing to log to.
         if self.handle.as_ref().is_none_or(|handle| handle.reload(env_filter(&filter)).is_ok()) {
             *current = filter;
         }

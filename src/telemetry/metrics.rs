@@ -1,7 +1,7 @@
-//! Metrics: one meter, read at `/metrics` and, where there is a collector, sent to it.
+//! Metrics: one meter, exposed at `/metrics` and, if a collector is configured, sent to it.
 //!
-//! Names are those of Prometheus; over OTLP they have dots, and no suffixes for units and totals.
-//! Labels have few values, all known beforehand: nothing that a client could choose, and no names.
+//! Names follow Prometheus; over OTLP they have dots, and no suffixes for units and totals. Labels
+//! have few values, all known beforehand: nothing that clients choose, and no usernames.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -15,17 +15,17 @@ use prometheus::{Registry, TextEncoder};
 use super::{TelemetryError, otlp, process};
 use crate::config::telemetry::TelemetrySettings;
 
-/// Of the meter.
+/// Name of the meter.
 const NAME: &str = env!("CARGO_PKG_NAME");
 
-/// Bounds of histograms of durations, in seconds: from 50 µs, which is about what a decision takes,
+/// Bucket bounds of histograms of durations, in seconds: from 50 µs, about the time of a decision,
 /// to 1 s.
 const DURATIONS: [f64; 14] = [
     0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
     1.0,
 ];
 
-/// Every metric of this process.
+/// The metrics of this process.
 #[derive(Clone)]
 pub struct Metrics {
     registry: Registry,
@@ -33,31 +33,31 @@ pub struct Metrics {
     meter: Meter,
 }
 
-/// How a cache was used, and what it holds.
+/// How a cache is used, and its size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheUse {
-    /// Lookups that were answered from memory.
+    /// Lookups answered from memory.
     pub hits: u64,
-    /// Lookups that were not.
+    /// Lookups not answered from memory.
     pub misses: u64,
-    /// What it holds.
+    /// Number of entries.
     pub entries: u64,
 }
 
-/// How fetching key sets went, and how old they are.
+/// Counts of fetches of key sets, and the age of the sets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeySetUse {
-    /// Fetches that brought a set.
+    /// Number of successful fetches.
     pub fetched: u64,
-    /// Fetches that did not.
+    /// Number of failed fetches.
     pub failed: u64,
-    /// The age of the oldest set in memory; none where there is no set.
+    /// Age of the oldest set in memory; `None` if there are no sets.
     pub oldest_age: Option<Duration>,
 }
 
 impl Metrics {
-    /// For `/metrics`, and for the collector where `settings` name one. To be called on a runtime,
-    /// which goes on being used.
+    /// Sets up `/metrics`, and the export to a collector if `settings` name one. Call it within a
+    /// Tokio runtime, which must keep running.
     pub fn new(settings: &TelemetrySettings) -> Result<Self, TelemetryError> {
         let registry = Registry::new();
         let scraped = opentelemetry_prometheus::exporter()
@@ -84,18 +84,18 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// For commands, whose metrics nobody looks at.
+    /// Creates metrics for commands, which are not exposed.
     pub fn unseen() -> Self {
-        // Nobody ever sets the global provider, so its meters do nothing.
+        // No global provider is ever set, so its meters do nothing.
         Self { registry: Registry::new(), provider: None, meter: global::meter(NAME) }
     }
 
-    /// All of them, as Prometheus reads them.
+    /// All metrics in the Prometheus text format.
     pub fn render(&self) -> Result<String, prometheus::Error> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 
-    /// Sends what is left to send.
+    /// Sends the remaining data.
     pub fn shut_down(&self, timeout: Duration) {
         if let Some(provider) = &self.provider
             && let Err(error) = provider.shutdown_with_timeout(timeout)
@@ -104,7 +104,7 @@ impl Metrics {
         }
     }
 
-    /// Has the cache of principals looked at.
+    /// Registers the metrics of the cache of principals.
     pub fn observe_key_cache(&self, read: impl Fn() -> CacheUse + Send + Sync + 'static) {
         let read = Arc::new(read);
         let (hits, misses, entries) = (Arc::clone(&read), Arc::clone(&read), read);
@@ -131,7 +131,7 @@ impl Metrics {
         });
     }
 
-    /// Has the trusted key sets looked at.
+    /// Registers the metrics of the trusted key sets.
     pub fn observe_key_sets(&self, read: impl Fn() -> KeySetUse + Send + Sync + 'static) {
         let read = Arc::new(read);
         let age = Arc::clone(&read);
@@ -158,7 +158,7 @@ impl Metrics {
         );
     }
 
-    /// Has the stores looked at: each by its name, and whether it was last in reach.
+    /// Registers whether each store was last reachable, by its name.
     pub fn observe_stores<const N: usize>(
         &self,
         read: impl Fn() -> [(&'static str, bool); N] + Send + Sync + 'static,
@@ -175,7 +175,7 @@ impl Metrics {
         );
     }
 
-    /// Has the lines looked at that the log lost.
+    /// Registers the counter of lost log lines.
     pub fn observe_lost_lines(&self, read: impl Fn() -> u64 + Send + Sync + 'static) {
         self.counter(
             "countersign.log.lines_dropped",
@@ -186,8 +186,7 @@ impl Metrics {
         );
     }
 
-    /// Has the failures of the nonce store looked at: each kind by its name, and how many there
-    /// were.
+    /// Registers the failures of the nonce store: the name and number of each kind.
     pub fn observe_nonce_failures(
         &self,
         read: impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + 'static,
@@ -203,8 +202,7 @@ impl Metrics {
         );
     }
 
-    /// Has the difference of the clocks looked at: milliseconds by which this process is ahead of
-    /// Redis.
+    /// Registers the clock skew to Redis: milliseconds by which this process is ahead.
     pub fn observe_redis_clock_skew(&self, read: impl Fn() -> i64 + Send + Sync + 'static) {
         #[allow(clippy::cast_precision_loss, reason = "some milliseconds")]
         self.gauge(
@@ -217,8 +215,8 @@ impl Metrics {
         );
     }
 
-    /// A counter that is read when somebody looks, so that counting costs what its reader's own
-    /// count does.
+    /// A counter whose value is read on collection, so that counting has no cost besides the
+    /// source's own.
     pub(super) fn counter(
         &self,
         name: &'static str,
@@ -247,7 +245,7 @@ impl Metrics {
             .build();
     }
 
-    /// Durations, one histogram for each set of labels.
+    /// A histogram of durations for each set of labels.
     pub(super) fn durations<const N: usize>(
         &self,
         name: &'static str,
@@ -257,7 +255,7 @@ impl Metrics {
         self.histogram(name, description, &DURATIONS, labels)
     }
 
-    /// Seconds, one histogram for each set of labels.
+    /// A histogram in seconds for each set of labels.
     pub(super) fn histogram<const N: usize>(
         &self,
         name: &'static str,

@@ -1,7 +1,7 @@
-//! What is sent to a collector, over OTLP.
+//! Export to a collector, over OTLP.
 //!
-//! Beside the settings, the variables of the OpenTelemetry specification count:
-//! `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME` for what the service is called,
+//! In addition to the settings, these variables of the OpenTelemetry specification apply:
+//! `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME` for the name of the service,
 //! `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_EXPORTER_OTLP_TIMEOUT`, `OTEL_EXPORTER_OTLP_CERTIFICATE`,
 //! `OTEL_BSP_*` for batches of spans, `OTEL_METRIC_EXPORT_INTERVAL` for how often metrics are sent.
 
@@ -20,32 +20,31 @@ use crate::{
     roots::{Roots, RootsError},
 };
 
-/// How long a collector may take for what is sent over HTTP, if the environment does not say:
-/// OTLP's own default.
+/// Timeout of exports over HTTP, unless the environment sets one: OTLP's default.
 const HTTP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Metrics or traces could not be set up.
+/// Why metrics or traces could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// What speaks to the collector could not be made.
+    /// The exporter could not be created.
     #[error("`telemetry.otlp_endpoint` cannot be used")]
     Collector(#[from] ExporterBuildError),
-    /// The collector could not be verified.
+    /// There are no trusted certificates, so the collector could not be verified.
     #[error("`telemetry.otlp_endpoint` cannot be reached over TLS")]
     Roots(#[from] RootsError),
-    /// The HTTP client could not be made.
+    /// The HTTP client could not be created.
     #[error("the HTTP client for `telemetry.otlp_endpoint` could not be made")]
     Http(#[from] reqwest::Error),
     /// A thread could not be started.
     #[error("a thread could not be started")]
     Thread(#[source] std::io::Error),
-    /// What is behind `/metrics` could not be made.
+    /// The registry behind `/metrics` could not be set up.
     #[error("the metrics could not be set up")]
     Metrics(#[from] OTelSdkError),
 }
 
-/// What sends spans, where the settings name a collector. To be called on a runtime, which it goes
-/// on using.
+/// Creates the exporter of spans, or `None` without a collector in the settings. Call it within a
+/// Tokio runtime, which must keep running.
 pub(super) fn span_exporter(
     settings: &TelemetrySettings,
 ) -> Result<Option<SpanExporter>, TelemetryError> {
@@ -68,7 +67,7 @@ pub(super) fn span_exporter(
     Ok(Some(exporter?))
 }
 
-/// What sends metrics, likewise.
+/// Creates the exporter of metrics, under the same conditions.
 pub(super) fn metric_exporter(
     settings: &TelemetrySettings,
 ) -> Result<Option<MetricExporter>, TelemetryError> {
@@ -91,14 +90,14 @@ pub(super) fn metric_exporter(
     Ok(Some(exporter?))
 }
 
-/// The library verifies by itself, and takes authorities alone.
+/// The library does its own verification, and accepts only certificate authorities.
 fn tls() -> Result<ClientTlsConfig, RootsError> {
     Ok(ClientTlsConfig::new().trust_anchors(Roots::load(None)?.store().roots))
 }
 
-/// Made on a thread of its own: a blocking client may not be made on a runtime.
+/// Created on a separate thread: a blocking client must not be created within a runtime.
 fn http_client(endpoint: &OtlpEndpoint) -> Result<Client, TelemetryError> {
-    // Without TLS, none is needed.
+    // Without TLS, no certificates are needed.
     let builder = if endpoint.is_https() {
         Client::builder().tls_backend_preconfigured(Roots::load(None)?.for_reqwest())
     } else {
@@ -113,7 +112,7 @@ fn http_client(endpoint: &OtlpEndpoint) -> Result<Client, TelemetryError> {
     Ok(made.map_err(|_| TelemetryError::Thread(std::io::Error::other("it panicked")))??)
 }
 
-/// What traces and metrics are about: this service, unless the environment calls it otherwise.
+/// The resource of traces and metrics: this service, unless the environment names another.
 pub(super) fn resource() -> Resource {
     const SERVICE_NAME: Key = Key::from_static_str("service.name");
     let from_environment = Resource::builder().build();

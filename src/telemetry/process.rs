@@ -1,5 +1,4 @@
-//! What this process takes of its machine, under the names that Prometheus clients have for it. On
-//! Linux alone.
+//! Resources used by this process, under the usual names of Prometheus clients. Only on Linux.
 
 use super::metrics::Metrics;
 
@@ -11,7 +10,7 @@ pub(super) fn observe(metrics: &Metrics) {
     use procfs::process::{LimitValue, Process, Stat};
 
     let meter = metrics.meter();
-    // A process whose `/proc` is hidden has no such metrics, rather than wrong ones.
+    // If `/proc` is hidden, there are no such metrics, rather than wrong ones.
     let stat = || -> Option<Stat> { Process::myself().ok()?.stat().ok() };
     #[allow(clippy::cast_precision_loss, reason = "times of processes are far from 2^52 ticks")]
     let seconds = |ticks: u64| ticks as f64 / procfs::ticks_per_second() as f64;

@@ -1,4 +1,4 @@
-//! Every token that is given out, or refused, is counted and logged here, once.
+//! Counts and logs every token that is issued or refused, once.
 
 use std::{
     error::Error,
@@ -14,18 +14,18 @@ use uuid::Uuid;
 use super::metrics::Metrics;
 use crate::domain::principal::Username;
 
-/// What was exchanged for a token.
+/// How a token was obtained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum GrantKind {
-    /// An API key.
+    /// With an API key.
     ApiKey,
-    /// A refresh token, which stays.
+    /// With a refresh token that remains valid.
     Refresh,
-    /// A refresh token, for the next one.
+    /// With a refresh token that is replaced by a new one.
     Rotation,
-    /// A client assertion.
+    /// With a client assertion.
     ClientCredentials,
-    /// The word of an operator.
+    /// By an operator.
     Minted,
 }
 
@@ -47,7 +47,7 @@ impl GrantKind {
 
 const OUTCOMES: [&str; 3] = ["granted", "refused", "unavailable"];
 
-/// Counts tokens and logs them.
+/// Counts and logs tokens.
 #[derive(Debug)]
 pub struct TokenObserver {
     counts: Arc<Counts>,
@@ -57,7 +57,7 @@ pub struct TokenObserver {
 type Counts = [[AtomicU64; OUTCOMES.len()]; GrantKind::ALL.len()];
 
 impl TokenObserver {
-    /// An observer that counts for `metrics`.
+    /// Creates an observer that counts for `metrics`.
     pub fn new(metrics: &Metrics) -> Self {
         let counts: Arc<Counts> = Arc::default();
         let read = Arc::clone(&counts);
@@ -79,18 +79,18 @@ impl TokenObserver {
         Self { counts }
     }
 
-    /// For commands: nobody looks at what it sees.
+    /// Creates an observer for commands, whose counts are not exposed.
     pub fn unseen() -> Self {
         Self::new(&Metrics::unseen())
     }
 
-    /// A token was given to `username`.
+    /// Records that a token was issued to `username`.
     pub fn granted(&self, kind: GrantKind, username: &Username, jti: Uuid) {
         self.count(kind, 0);
         tracing::debug!(target: "countersign::token", grant = kind.name(), outcome = "granted", %username, %jti, "granted");
     }
 
-    /// No token was given. What was presented is not logged.
+    /// Records that a token was refused. The credential is not logged.
     pub fn not_granted(
         &self,
         kind: GrantKind,

@@ -1,7 +1,7 @@
 //! Traces: a span for a decision, and one for each of its steps that may take time.
 //!
-//! Spans are made where a trace is sampled and nowhere else. Whether it is, the gateway says, in
-//! the W3C trace context of its question; where it says nothing, `telemetry.trace_sample` does.
+//! Spans are created only if the trace is sampled. The gateway decides that in the W3C trace
+//! context of its request; without one, `telemetry.trace_sample` does.
 
 use std::{fmt, time::Duration};
 
@@ -20,15 +20,15 @@ use opentelemetry_sdk::{
 use super::{TelemetryError, otlp};
 use crate::{config::telemetry::TelemetrySettings, domain::auth_request::TraceHeaders};
 
-/// Where spans go.
+/// Sends spans to the collector, if there is one.
 #[derive(Clone, Default)]
 pub struct Traces {
     sent: Option<(SdkTracerProvider, SdkTracer)>,
 }
 
 impl Traces {
-    /// To the collector, where `settings` name one, else nowhere. To be called on a runtime, which
-    /// goes on being used.
+    /// Sends to the collector if `settings` name one, otherwise nowhere. Call it within a Tokio
+    /// runtime, which must keep running.
     pub fn new(settings: &TelemetrySettings) -> Result<Self, TelemetryError> {
         let Some(exporter) = otlp::span_exporter(settings)? else { return Ok(Self::default()) };
         let sampler =
@@ -40,7 +40,7 @@ impl Traces {
         Ok(Self { sent: Some((provider, tracer)) })
     }
 
-    /// Sends what is left to send.
+    /// Sends the remaining spans.
     pub fn shut_down(&self, timeout: Duration) {
         if let Some((provider, _)) = &self.sent
             && let Err(error) = provider.shutdown_with_timeout(timeout)
@@ -49,7 +49,7 @@ impl Traces {
         }
     }
 
-    /// Begins the span `name` as a part of the trace that `headers` tell, if it is sampled.
+    /// Begins the span `name` as part of the trace in `headers`, if that is sampled.
     pub(super) fn begin(
         &self,
         name: &'static str,
@@ -72,14 +72,14 @@ impl fmt::Debug for Traces {
     }
 }
 
-/// The span of a decision, while it goes on.
+/// The span of a decision in progress.
 pub(super) struct Trace {
     context: Context,
     tracer: SdkTracer,
 }
 
 impl Trace {
-    /// A step of it, which ends when it is dropped.
+    /// Begins a step, which ends when it is dropped.
     pub(super) fn step(&self, name: &'static str, kind: SpanKind) -> Box<Span> {
         Box::new(
             self.tracer
@@ -93,7 +93,7 @@ impl Trace {
         TraceIds { trace: context.trace_id(), span: context.span_id() }
     }
 
-    /// Ends it. Only what went wrong here is an error: a denial is a result like any other.
+    /// Ends the span. Only failures of this service are errors: a denial is a normal result.
     pub(super) fn end(
         self,
         attributes: impl IntoIterator<Item = KeyValue>,
@@ -108,7 +108,7 @@ impl Trace {
     }
 }
 
-/// How a log line finds its trace.
+/// Identifies the trace of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TraceIds {
     pub(super) trace: TraceId,
@@ -116,7 +116,7 @@ pub(super) struct TraceIds {
 }
 
 impl TraceIds {
-    /// Those of the span that asks, where nothing is traced here.
+    /// The ids of the caller's span, for when nothing is traced here.
     pub(super) fn of_parent(headers: TraceHeaders<'_>) -> Option<Self> {
         headers.traceparent?;
         let parent = parent(headers);
@@ -126,7 +126,7 @@ impl TraceIds {
     }
 }
 
-/// The context that `headers` tell; one that is malformed is none.
+/// The trace context in `headers`; empty if it is malformed.
 fn parent(headers: TraceHeaders<'_>) -> Context {
     TraceContextPropagator::new().extract_with_context(&Context::new(), &Carrier(headers))
 }

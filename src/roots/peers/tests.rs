@@ -1,5 +1,5 @@
-//! The certificates were made with OpenSSL 3.0.19, as the comments say, with `-newkey ec -pkeyopt
-//! ec_paramgen_curve:P-256 -nodes -days 36500` each; their keys are gone.
+//! The certificates were made with OpenSSL 3.0.19 as the comments show, each with `-newkey ec
+//! -pkeyopt ec_paramgen_curve:P-256 -nodes -days 36500`; their keys were deleted.
 
 use ::aws_lc_rs::{
     rand::SystemRandom,
@@ -15,21 +15,21 @@ use super::*;
 
 /// `req -x509 -subj /CN=peer -addext subjectAltName=DNS:localhost,IP:127.0.0.1`: CA:TRUE.
 const OWN: &str = include_str!("own.pem");
-/// The same with another key.
+/// Like `OWN`, with another key.
 const TWIN: &str = include_str!("twin.pem");
-/// `req -x509 -subj /CN=redis.internal`: CA:TRUE, and no alternative name.
+/// `req -x509 -subj /CN=redis.internal`: CA:TRUE, without alternative names.
 const COMMON_NAME_ONLY: &str = include_str!("common_name.pem");
-/// As `OWN`, with `-addext basicConstraints=CA:FALSE`.
+/// Like `OWN`, with `-addext basicConstraints=CA:FALSE`.
 const PLAIN: &str = include_str!("plain.pem");
-/// As `OWN`, with `-addext keyUsage=critical,keyCertSign,cRLSign`.
+/// Like `OWN`, with `-addext keyUsage=critical,keyCertSign,cRLSign`.
 const SIGNS_ONLY: &str = include_str!("signs_only.pem");
-/// As `OWN`, with `-addext nameConstraints=critical,permitted;DNS:example.com`.
+/// Like `OWN`, with `-addext nameConstraints=critical,permitted;DNS:example.com`.
 const CONSTRAINED: &str = include_str!("constrained.pem");
-/// As `OWN`, with `-addext extendedKeyUsage=clientAuth`.
+/// Like `OWN`, with `-addext extendedKeyUsage=clientAuth`.
 const FOR_CLIENTS: &str = include_str!("for_clients.pem");
 /// `x509 -req -CA own.pem` with the names of `OWN`: signed by it.
 const LEAF: &str = include_str!("leaf.pem");
-/// The same with `-CA plain.pem`.
+/// Like `LEAF`, with `-CA plain.pem`.
 const LEAF_OF_PLAIN: &str = include_str!("leaf_of_plain.pem");
 /// `x509 -req -signkey` without extensions: version 1.
 const OLD: &str = include_str!("old.pem");
@@ -39,10 +39,10 @@ const NOW: u64 = 1_796_083_200;
 const TOO_LATE: u64 = NOW + 101 * 366 * 86_400;
 const TOO_EARLY: u64 = 1_700_000_000;
 
-/// Who is verified.
+/// The peer that is verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Peer {
-    /// By this name.
+    /// A server with this name.
     Server(&'static str),
     Client,
 }
@@ -53,7 +53,7 @@ fn certificate(pem: &str) -> CertificateDer<'static> {
     CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()
 }
 
-/// Verifies `own` of a peer, as if it had proven that it has the key.
+/// Verifies the peer's `own` certificate, as if it had proven possession of the key.
 fn verify(trusted: &[&str], peer: Peer, own: &str, at: u64) -> Result<(), Error> {
     let trusted: Vec<_> = trusted.iter().map(|pem| certificate(pem)).collect();
     let now = UnixTime::since_unix_epoch(Duration::from_secs(at));
@@ -132,7 +132,7 @@ fn time_counts() {
     }
 }
 
-/// The second look does not lean on the order in which the library checks.
+/// The second check does not depend on the order of the library's checks.
 #[test]
 fn time_counts_in_the_second_look_by_itself() {
     let trusted = Trusted([certificate(OWN)].into());
@@ -199,7 +199,7 @@ fn version_1_is_named() {
     }
 }
 
-/// Who copies a trusted certificate has not its key.
+/// A copy of a trusted certificate is useless without its key.
 #[test]
 fn the_peer_has_to_have_the_key() {
     let provider = Arc::new(aws_lc_rs::default_provider());

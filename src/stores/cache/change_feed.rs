@@ -1,4 +1,4 @@
-//! Following the change feed, and reading the registry after the start.
+//! Follows the change feed, and reads the registry after the start.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -17,43 +17,43 @@ use crate::{
     engine::ports::{PrincipalSource, RegistryChange, RegistryError},
 };
 
-/// How many changes are read at once.
+/// How many changes one query reads.
 const CHANGES_PAGE: u64 = 10_000;
-/// How long changes stay in the feed after a replica has followed them, by its own monotonic clock.
-/// One that was cut off for longer notices that some are missing, and starts over.
+/// How long changes stay in the feed after a replica has read them, by its own monotonic clock. A
+/// replica that was cut off for longer notices that some are missing, and starts over.
 const FEED_LIFETIME: Duration = Duration::from_hours(1);
-/// How often the feed is cleared.
+/// How often old changes are deleted from the feed.
 const CLEARING_INTERVAL: Duration = Duration::from_mins(10);
-/// How far apart polls are that refusals ask for: a flood of forged tokens causes no more than
-/// these.
+/// Minimum time between polls that refusals ask for, so that a flood of forged tokens causes no
+/// more polls than that.
 const WANTED_POLLS_DISTANCE: Duration = Duration::from_millis(20);
-/// How much is read at once after the start, between two polls.
+/// How many rows are read at once after the start, between two polls.
 const PRINCIPALS_PAGE: u64 = 200;
 const NAMES_PAGE: u64 = 5000;
-/// How long a page, or clearing the feed, may take. A database that never answers must not keep the
-/// feed from being followed once it does.
+/// How long reading a page, or deleting from the feed, may take. A database that never answers must
+/// not block polling once it answers again.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How far the change feed was followed.
+/// A position in the change feed.
 #[derive(Clone)]
 pub(super) struct Position {
-    /// Up to this number, without a gap.
+    /// All changes up to this number were seen.
     seen: i64,
-    /// Of the changes without a number in the feed, those that are there still.
+    /// Changes without a number in the feed that are still in it.
     unnumbered: BTreeSet<i64>,
 }
 
 impl Position {
-    /// At the end of the feed.
+    /// The current end of the feed.
     pub(super) async fn newest(source: &dyn PrincipalSource) -> Result<Self, RegistryError> {
-        // One after the other: if the schema is missing, no query is left half done, which its
-        // connection would complain about.
+        // In sequence: if the schema is missing, no query is abandoned halfway, which its
+        // connection would log.
         let seen = source.newest_change().await?;
         let unnumbered = source.unnumbered_changes().await?;
         Ok(Self { seen, unnumbered: numbers(&unnumbered) })
     }
 
-    /// Whether `changes` continue where this ends.
+    /// Whether `changes` continue from this position without a gap.
     fn is_continued_by(&self, changes: &[RegistryChange]) -> bool {
         !changes.is_empty()
             && changes
@@ -71,25 +71,25 @@ fn principals<'a>(changes: impl IntoIterator<Item = &'a RegistryChange>) -> BTre
     changes.into_iter().map(|change| change.principal).collect()
 }
 
-/// Follows the change feed on behalf of a directory.
+/// Keeps a directory up to date by following the change feed.
 pub struct Follower {
     directory: Arc<CachedDirectory>,
     position: Position,
     warming: Warming,
-    /// Positions of the last [`FEED_LIFETIME`], the oldest first.
+    /// Positions within the last [`FEED_LIFETIME`], oldest first.
     past: VecDeque<(Instant, Position)>,
     settings: RegistrySettings,
     is_down: bool,
 }
 
-/// How much has been read after the start.
+/// How much of the registry was read after the start.
 #[derive(Clone, Copy, Debug)]
 enum Warming {
-    /// Principals up to this one, so many of them.
+    /// The first `count` principals, up to the id `after`.
     Principals { after: Option<PrincipalId>, count: u64 },
-    /// All that memory may hold, and names up to this one.
+    /// All principals that memory may hold, and usernames up to the id `after`.
     Names { after: Option<PrincipalId> },
-    /// Everything.
+    /// All of it.
     Done,
 }
 
@@ -114,7 +114,7 @@ impl Follower {
         }
     }
 
-    /// Follows until `shutdown` is done.
+    /// Follows the feed until `shutdown` completes.
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
         let mut ticks = tokio::time::interval(self.settings.poll_interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -150,8 +150,8 @@ impl Follower {
         }
     }
 
-    /// Clears from the feed what this replica followed long ago. Neither the numbers nor the clocks
-    /// of writers have a say in it.
+    /// Deletes changes that this replica read more than [`FEED_LIFETIME`] ago. This depends neither
+    /// on the numbers nor on the clocks of writers.
     pub(super) async fn clear(&mut self, now: Instant) {
         self.past.push_back((now, self.position.clone()));
         while self
@@ -173,8 +173,8 @@ impl Follower {
         }
     }
 
-    /// Reads page after page until `deadline`, the end, or a poll is wanted. Never at the same time
-    /// as a poll: what a page holds is true until the next poll says otherwise.
+    /// Reads pages until `deadline`, until all is read or until a poll is wanted. Never runs at the
+    /// same time as a poll: a page stays valid until the next poll reports a change.
     async fn warm_until(&mut self, deadline: Instant) {
         let directory = Arc::clone(&self.directory);
         let mut poll_wanted = std::pin::pin!(directory.poll_wanted.notified());
@@ -184,14 +184,14 @@ impl Follower {
                 return;
             }
             if let Err(error) = in_time(self.warm()).await {
-                // The next poll tells of an outage; reading goes on after it.
+                // The next poll reports the outage; reading continues afterwards.
                 tracing::debug!(error = %error, "a page of the registry could not be read");
                 return;
             }
         }
     }
 
-    /// Reads one page.
+    /// Reads the next page of principals or usernames, if any is left.
     pub async fn warm(&mut self) -> Result<(), RegistryError> {
         let directory = &self.directory;
         self.warming = match self.warming {
@@ -231,7 +231,7 @@ impl Follower {
         Ok(())
     }
 
-    /// Looks for changes once, and reads anew what they concern.
+    /// Polls once for changes, and reads the principals concerned again.
     pub async fn poll(&mut self) -> Result<(), RegistryError> {
         let poll = self.directory.polls_begun.fetch_add(1, Ordering::AcqRel) + 1;
         let result = self.look_for_changes().await;
@@ -277,7 +277,7 @@ impl Follower {
         Ok(())
     }
 
-    /// Nothing that is in memory can be trusted; from change `newest` on all are followed.
+    /// Discards everything in memory, and follows the feed from change `newest` on.
     fn start_over(&mut self, newest: i64) {
         self.directory.forget_all();
         self.position.seen = newest;
@@ -285,7 +285,7 @@ impl Follower {
         self.warming = Warming::BEGIN;
     }
 
-    /// Tells the log when the database goes or comes back; `None` is a timeout.
+    /// Logs when the database becomes unreachable or reachable again; `None` is a timeout.
     fn tell(&mut self, result: Option<Result<(), RegistryError>>) {
         match result {
             Some(Ok(())) if self.is_down => {

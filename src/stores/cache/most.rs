@@ -1,12 +1,12 @@
-//! How much one principal has at most.
+//! The largest number of keys and trusts that any principal has.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::domain::{algorithm::KeyFamily, principal::KnownPrincipal};
 
-/// The most keys of each kind, and the most trusts, of one principal, of all that were ever read. A
-/// refusal costs as many verifications as the principal with the most would cost, so its time tells
-/// nothing about the one that it names.
+/// The largest number of keys of each kind, and of trusts, of any principal ever read. A refusal
+/// costs as many verifications as for that principal, so its timing reveals nothing about the
+/// principal that the token names.
 #[derive(Debug, Default)]
 pub(super) struct MostHeld {
     keys: [AtomicUsize; KeyFamily::ALL.len()],

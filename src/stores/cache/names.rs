@@ -1,4 +1,4 @@
-//! Which names there are.
+//! The usernames that exist.
 
 use std::{
     collections::HashSet,
@@ -8,9 +8,9 @@ use std::{
 
 use crate::domain::principal::Username;
 
-/// The names of all principals, as keyed digests of 8 bytes. A name whose digest is missing is
-/// nobody's; one whose digest is there is somebody's, or (once in 2^64 for each name held) by
-/// chance, or was somebody's: then the database is asked.
+/// The usernames of all principals, as keyed digests of 8 bytes. If the digest of a name is
+/// missing, the name does not exist. If it is there, the name exists, existed before, or collides
+/// (with a chance of 1 in 2^64 per stored name): then the database is asked.
 #[derive(Default)]
 pub(super) struct Names {
     state: RwLock<State>,
@@ -29,17 +29,17 @@ impl Names {
         self.state.write().unwrap_or_else(PoisonError::into_inner).digests.insert(digest);
     }
 
-    /// From now on every name is held, and each new one will be added.
+    /// Declares the list complete: all usernames are in it, and each new one will be added.
     pub(super) fn are_complete(&self) {
         self.state.write().unwrap_or_else(PoisonError::into_inner).is_complete = true;
     }
 
-    /// Starts anew.
+    /// Starts over with an empty, incomplete list.
     pub(super) fn forget(&self) {
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = State::default();
     }
 
-    /// Whether `username` is nobody's for certain.
+    /// Whether `username` certainly does not exist.
     pub(super) fn lack(&self, username: &Username) -> bool {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         state.is_complete && !state.digests.contains(&self.digest(username))

@@ -13,13 +13,13 @@ use crate::{
     engine::ports::{FetchFailure, RegistryChange},
 };
 
-/// A registry whose changes become visible when the test says so, and whose answers can be held up.
+/// A registry whose changes become visible when the test says so, and whose answers can be delayed.
 struct TestSource {
     principals: Mutex<BTreeMap<String, (i64, bool)>>,
     changes: Mutex<Vec<RegistryChange>>,
     newest: AtomicI64,
     unnumbered: Mutex<Vec<RegistryChange>>,
-    /// How many changes were read.
+    /// Number of changes read.
     read: AtomicUsize,
     forgotten: Mutex<Vec<(i64, Vec<i64>)>>,
     loads: AtomicUsize,
@@ -76,7 +76,7 @@ impl TestSource {
     }
 }
 
-/// Everybody trusts one key set.
+/// A principal that trusts one key set.
 fn known(id: PrincipalId, username: Username, is_active: bool) -> KnownPrincipal {
     let trust = KnownTrust {
         id: TrustId(id.0),
@@ -91,7 +91,7 @@ impl PrincipalSource for TestSource {
         self.up()?;
         self.loads.fetch_add(1, Ordering::SeqCst);
         let found = self.principals.lock().unwrap().get(username.as_str()).copied();
-        // What was read before the gate is answered after it: a slow answer is an old one.
+        // Data read before the gate is returned after it: a slow answer is an old one.
         drop(self.gate.acquire().await.unwrap());
         Ok(found.map(|(id, is_active)| known(PrincipalId(id), username.clone(), is_active)))
     }
@@ -159,7 +159,7 @@ impl PrincipalSource for TestSource {
     }
 }
 
-/// What was told to be expected.
+/// Records the expected key sets it is given.
 #[derive(Default)]
 struct TestKeySets(Mutex<Vec<(String, bool)>>);
 
@@ -187,7 +187,7 @@ impl KeySetSource for TestKeySets {
     }
 }
 
-/// By the clock of the wall, which does not matter here.
+/// Wall-clock time, which does not matter here.
 const NOW: UnixMillis = UnixMillis(1_000_000);
 
 struct Setup {
@@ -213,13 +213,13 @@ impl Setup {
         Self { source, key_sets, directory, follower }
     }
 
-    /// Whether the principal is active; `None` where there is none.
+    /// Whether the principal is active; `None` if it does not exist.
     async fn lookup(&self, username: &str) -> Result<Option<bool>, Unavailable> {
         let username = Username::new(username).unwrap();
         Ok(self.directory.lookup(&username, NOW).await?.map(|known| known.is_active))
     }
 
-    /// The last look at the feed was so many milliseconds earlier than it seems.
+    /// Moves the last poll of the feed `milliseconds` into the past.
     fn let_pass(&self, milliseconds: i64) {
         self.directory.synced_at.fetch_sub(milliseconds, Ordering::SeqCst);
     }
@@ -258,7 +258,7 @@ async fn changes_are_seen_at_the_next_poll() {
     assert_eq!(setup.loads(), loads, "a change is acted on once");
 }
 
-/// Versions of before the feed had its own numbers write beside this one for a while.
+/// For a while, versions from before the feed had its own numbers write beside this one.
 #[tokio::test]
 async fn changes_without_a_number_are_acted_on_once_each() {
     let mut setup = Setup::new().await;
@@ -301,7 +301,7 @@ async fn changes_that_were_cleared_before_they_were_followed_are_missed_by_nobod
     }
 }
 
-/// An import is read once by each replica, and then no more.
+/// Each replica reads an import once, and not again.
 #[tokio::test]
 async fn each_change_is_read_once_however_many_there_are() {
     const MANY: i64 = 100_000;
@@ -429,8 +429,8 @@ async fn a_lost_database_is_outlived_for_a_while_and_recovered_from() {
     assert!(setup.directory.check(NOW).is_ok());
 }
 
-/// Somebody sets the clock of the wall: neither is a lost database outlived for longer, nor one
-/// that is there taken for lost.
+/// Changing the wall clock neither extends how long a lost database is tolerated, nor makes an
+/// available one seem lost.
 #[tokio::test]
 async fn how_old_it_is_does_not_depend_on_what_time_it_is() {
     let settings =
@@ -554,8 +554,8 @@ async fn who_was_added_a_moment_ago_is_found_by_catching_up() {
     running.await.unwrap();
 }
 
-/// One that has gone without a word leaves the feed alone, which may soon be read over another
-/// connection, and the service free to stop.
+/// A database that disappears without closing its connections does not block polling, which may
+/// soon succeed over another connection, or stopping the service.
 #[tokio::test]
 async fn a_page_that_never_comes_holds_nothing_up() {
     let setup = Setup::new().await;

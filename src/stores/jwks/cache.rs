@@ -1,9 +1,9 @@
 //! Key sets in memory.
 //!
-//! A decision waits for a fetch only where a URL was never fetched before, and then not for long.
-//! Everything else happens beside the decisions: sets are fetched again before they are old, a
-//! token that no key fits asks for one fetch, a failed fetch leaves the last good set in its place
-//! and is tried again later and later.
+//! A decision waits for a fetch only if its URL was never fetched before, and then not for long.
+//! Everything else happens in the background: sets are fetched again before they are old; a token
+//! that no key matches triggers one fetch; a failed fetch keeps the last good set and is retried at
+//! growing intervals.
 
 use std::{
     collections::HashMap,
@@ -36,26 +36,25 @@ use crate::{
     telemetry::metrics::KeySetUse,
 };
 
-/// How long the first decision for a URL waits for its first fetch.
+/// How long the first decision for a URL waits for the first fetch.
 const FIRST_FETCH_WAIT: Duration = Duration::from_millis(150);
-/// The first pause after a failed fetch; each further failure doubles it, up to the refresh
-/// interval.
+/// Pause after the first failed fetch; each further failure doubles it, up to the refresh interval.
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
-/// How long a refresh waits for the database to take its outcome.
+/// How long a refresh waits until its result is written to the database.
 const NOTE_WAIT: Duration = Duration::from_secs(5);
-/// A set is fetched again after between this share and the whole of the refresh interval, so that
-/// replicas do not all ask at once and a key that was removed is gone within the interval.
+/// A set is fetched again after a random time between this share of the refresh interval and all of
+/// it, so that replicas do not all fetch at once, and a removed key is gone within the interval.
 const REFRESH_SHARE_MIN: f64 = 0.75;
-/// How often due fetches are looked for, at the most.
+/// Maximum interval between checks for due fetches.
 const TICK_MAX: Duration = Duration::from_secs(1);
-/// A URL that no decision asked about for this many times `max_age` is no longer fetched.
+/// A URL that no decision needed for this many times `max_age` is no longer fetched.
 const UNWATCH_AFTER_MAX_AGES: u32 = 24;
-/// How many sets are fetched at once that no decision waits for.
+/// Maximum number of concurrent fetches that no decision waits for.
 const BACKGROUND_FETCHES_MAX: usize = 32;
-/// A change in the registry asks for a fetch; those of one URL keep this distance.
+/// Minimum time between fetches of one URL that are triggered by changes of the registry.
 const CHANGE_DISTANCE: Duration = Duration::from_secs(1);
 
-/// The key sets of all URLs that decisions ask about.
+/// The key sets of all URLs that decisions need.
 pub struct JwksCache {
     fetcher: Fetcher,
     settings: JwksSettings,
@@ -63,25 +62,25 @@ pub struct JwksCache {
     reports: Arc<dyn FetchReports>,
     sets: RwLock<HashMap<Arc<str>, Arc<Watched>>>,
     background: Semaphore,
-    /// What [`KeySetSource::most_trials`] says of each kind of key.
+    /// The maximum of [`KeySetSource::most_trials`] over all sets, by kind of key.
     most_trials: RwLock<[MostTrials; KeyFamily::ALL.len()]>,
-    /// Fetches that brought a set, and those that did not.
+    /// Numbers of successful and failed fetches.
     fetched: AtomicU64,
     failed: AtomicU64,
-    /// Where fetches run: not on the thread of a decision, which may be gone before the fetch is
+    /// Runs the fetches: not on the thread of a decision, which may be gone before the fetch is
     /// done.
     runtime: Handle,
 }
 
-/// One URL.
+/// The state of one URL.
 struct Watched {
     url: Arc<str>,
     current: ArcSwapOption<Held>,
     last_asked: AtomicI64,
     state: Mutex<State>,
-    /// How many fetches have ended.
+    /// The number of fetches that have ended.
     fetches: watch::Sender<u64>,
-    /// Of how many of them the outcome was noted.
+    /// The number of fetches whose result was written to the database.
     noted: watch::Sender<u64>,
 }
 
@@ -95,25 +94,25 @@ struct State {
     last_began: Option<UnixMillis>,
     failures: u32,
     last_failure: Option<FetchFailure>,
-    /// When the next fetch is due by itself.
+    /// When the next scheduled fetch is due.
     due_at: UnixMillis,
-    /// What a fetch that waits for its turn is for.
+    /// The waiting fetch, if one is queued.
     queued: Option<Queued>,
-    /// Something changed while a fetch was under way, which may have been answered before: from
-    /// then on another is due.
+    /// Set if something changed during a fetch whose response may be from before the change:
+    /// another fetch is due at this time.
     follow_up_at: Option<UnixMillis>,
 }
 
 #[derive(Clone, Copy)]
 struct Queued {
-    /// One that began after this moment serves as well.
+    /// A fetch that began after this moment serves this request as well.
     asked_at: UnixMillis,
-    /// Whether something changed, so that one that is under way does not serve.
+    /// Whether something changed, so that a fetch in progress is not enough.
     changed: bool,
 }
 
 impl JwksCache {
-    /// An empty cache, and what keeps it fresh.
+    /// Creates an empty cache, and the task that refreshes it.
     pub fn new(
         settings: &JwksSettings,
         clock: Arc<dyn Clock>,
@@ -134,7 +133,7 @@ impl JwksCache {
         Ok((Arc::clone(&cache), Refresher(cache)))
     }
 
-    /// How fetches went, and how old what they brought is.
+    /// Numbers of fetches, and the age of the sets.
     pub fn usage(&self) -> KeySetUse {
         let now = self.clock.now();
         let sets = self.sets.read().unwrap_or_else(PoisonError::into_inner);
@@ -149,7 +148,7 @@ impl JwksCache {
         }
     }
 
-    /// What is known about `url`, from now on if not before.
+    /// The state of `url`, created if missing.
     fn watched(&self, url: &str, now: UnixMillis) -> Arc<Watched> {
         let known =
             self.sets.read().unwrap_or_else(PoisonError::into_inner).get(url).map(Arc::clone);
@@ -164,8 +163,8 @@ impl JwksCache {
         watched
     }
 
-    /// Begins a fetch, unless one is under way. How many have ended: the one that is under way then
-    /// is the next to end.
+    /// Begins a fetch; an error if one is in progress. Both return how many have ended, so the
+    /// current one ends with the next count.
     fn begin_fetch(self: &Arc<Self>, watched: &Arc<Watched>) -> Result<u64, u64> {
         let begun = watched.begin(self.clock.now());
         if begun.is_ok() {
@@ -175,7 +174,7 @@ impl JwksCache {
         begun
     }
 
-    /// Begins a fetch when its turn comes, unless one began meanwhile.
+    /// Begins a fetch when a slot is free, unless one has begun in the meantime.
     fn queue_fetch(self: &Arc<Self>, watched: Arc<Watched>, asked_at: UnixMillis, changed: bool) {
         if !watched.queue(Queued { asked_at, changed }) {
             return;
@@ -226,7 +225,7 @@ impl JwksCache {
         watched.noted.send_modify(|count| *count += 1);
     }
 
-    /// Before the set is used.
+    /// Must be called before the set is used.
     fn expect_trials(&self, keys: &KeySet) {
         let mut most = self.most_trials.write().unwrap_or_else(PoisonError::into_inner);
         for family in KeyFamily::ALL {
@@ -241,7 +240,7 @@ impl JwksCache {
         Some(Arc::clone(&held.keys))
     }
 
-    /// A decision found nothing: fetches beside it, at most once a cooldown.
+    /// Called when a decision found no key: starts a background fetch, at most once per cooldown.
     fn ask_for_fetch(self: &Arc<Self>, watched: &Arc<Watched>, now: UnixMillis) {
         if watched.began_before(now.saturating_sub(self.settings.cooldown)) {
             let _already = self.begin_fetch(watched);
@@ -249,7 +248,7 @@ impl JwksCache {
     }
 }
 
-/// Fetches outlive the decisions that ask for them, so the port is implemented on the shared cache.
+/// Fetches outlive the decisions that start them, so the port is implemented for the shared `Arc`.
 impl KeySetSource for Arc<JwksCache> {
     fn set<'a>(
         &'a self,
@@ -303,9 +302,9 @@ impl KeySetSource for Arc<JwksCache> {
         let watched = self.watched(url, self.clock.now());
         Answer::pending(async move {
             let (mut fetches, mut noted) = (watched.fetches.subscribe(), watched.noted.subscribe());
-            // One that was under way may have been answered before whoever asks had a reason to;
-            // one that began later was not. The sender is in `watched`, and a fetch
-            // always ends.
+            // A fetch in progress may have been answered before this call; one that begins now is
+            // not. The wait cannot fail or hang: the sender is in `watched`, and a fetch always
+            // ends.
             let ended = match self.begin_fetch(&watched) {
                 Ok(ended) => ended,
                 Err(ended) => {
@@ -316,7 +315,7 @@ impl KeySetSource for Arc<JwksCache> {
             drop(fetches.wait_for(|count| *count > ended).await);
             let failure = watched.state().last_failure.clone();
             let contents = watched.current.load().as_ref().map(|held| held.keys.contents().clone());
-            // A command ends with this, and its process.
+            // The process of a command exits after this, so wait for the write.
             drop(tokio::time::timeout(NOTE_WAIT, noted.wait_for(|count| *count > ended)).await);
             match failure {
                 Some(failure) => Err(failure),
@@ -352,25 +351,24 @@ impl Watched {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a fetch has ended, well or not.
+    /// Whether any fetch has ended, successfully or not.
     fn was_fetched(&self) -> bool {
         *self.fetches.borrow() > 0
     }
 
-    /// Whether the last fetch began at `moment` or before it, or none ever did.
+    /// Whether the last fetch began at or before `moment`, or none has begun.
     fn began_before(&self, moment: UnixMillis) -> bool {
         self.state().last_began.is_none_or(|began| began <= moment)
     }
 
-    /// An error if a fetch is under way already; either way, how many have ended.
+    /// Begins a fetch; an error if one is in progress. Both return how many have ended.
     fn begin(&self, now: UnixMillis) -> Result<u64, u64> {
         let mut state = self.state();
         let ended = *self.fetches.borrow();
         if state.begin(now) { Ok(ended) } else { Err(ended) }
     }
 
-    /// Asks for a fetch when its turn comes. `false` if one waits already: then it serves for this,
-    /// too.
+    /// Queues a fetch. `false` if one is queued already, which then also serves this request.
     fn queue(&self, asked: Queued) -> bool {
         let mut state = self.state();
         let waiting = state.queued;
@@ -382,7 +380,7 @@ impl Watched {
         waiting.is_none()
     }
 
-    /// The turn of the fetch that waits for it has come. `false` if it is not needed now.
+    /// Begins the queued fetch. `false` if it is no longer needed.
     fn begin_queued(&self, now: UnixMillis) -> bool {
         let mut state = self.state();
         let Some(Queued { asked_at, changed }) = state.queued.take() else { return false };
@@ -411,13 +409,13 @@ impl Watched {
             };
             state.due_at = state.follow_up_at.take().unwrap_or_else(|| now.saturating_add(pause));
             state.last_failure = failure;
-            // Before another can begin: who waits for an end counts them.
+            // Before another can begin: those who wait for an end count them.
             self.fetches.send_modify(|count| *count += 1);
         }
     }
 
-    /// Lets the next fetch be due at `moment`, unless it is before that. One that is under way is
-    /// not the next.
+    /// Makes the next fetch due at `moment` at the latest. A fetch in progress does not count as
+    /// the next.
     fn bring_forward(&self, moment: UnixMillis) {
         let mut state = self.state();
         if state.is_fetching {
@@ -454,12 +452,12 @@ impl fmt::Debug for JwksCache {
     }
 }
 
-/// Fetches what is due, beside all decisions.
+/// Fetches due key sets in the background.
 #[derive(Debug)]
 pub struct Refresher(Arc<JwksCache>);
 
 impl Refresher {
-    /// Goes on until `shutdown` is done.
+    /// Runs until `shutdown` completes.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let Self(cache) = self;
         let tick =
@@ -500,7 +498,7 @@ impl JwksCache {
     }
 }
 
-/// Says once what a set has, until that changes.
+/// Logs the contents of a set; called only when they change.
 fn log_contents(url: &str, contents: &KeySetContents) {
     let (usable_keys, left_out) = (contents.usable_keys, contents.left_out.len());
     if usable_keys == 0 {
@@ -518,7 +516,7 @@ fn log_contents(url: &str, contents: &KeySetContents) {
     }
 }
 
-/// The error and its causes on one line.
+/// The error and its causes, on one line.
 pub(super) fn described(error: &FetchError) -> FetchFailure {
     let mut reason = error.to_string();
     let mut cause = error.source();

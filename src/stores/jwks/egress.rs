@@ -1,4 +1,4 @@
-//! The way out: none but the direct one, or through a proxy.
+//! Outgoing requests: directly, or through a proxy.
 
 use std::fmt;
 
@@ -7,18 +7,18 @@ use reqwest::{NoProxy, Proxy};
 use super::fetch::FetcherError;
 use crate::config::jwks::{JwksProxy, ProxyUrl};
 
-/// What proxies there are, and what their hosts are called: the only private ones that may be
-/// looked up without being listed.
+/// The proxies and their host names. These hosts may have private addresses without being listed in
+/// `jwks.allowed_hosts`.
 #[derive(Clone, Default)]
 pub(super) struct Egress {
     pub(super) proxies: Vec<Proxy>,
-    /// In lowercase. Empty: every connection is a direct one.
+    /// In lowercase. Empty if every connection is direct.
     pub(super) hosts: Vec<String>,
     shown: Vec<String>,
 }
 
 impl Egress {
-    /// As the setting has it. `variable` yields the value of one of the environment.
+    /// Follows the setting. `variable` returns the value of an environment variable.
     pub(super) fn new(
         setting: Option<&JwksProxy>,
         variable: impl Fn(&str) -> Option<String>,
@@ -28,7 +28,7 @@ impl Egress {
             None => {}
             Some(JwksProxy::Url(url)) => egress.add(url, Proxy::all(url.expose())?),
             Some(JwksProxy::Environment) => {
-                // Names in capitals go first, as with the clients that know both.
+                // Uppercase names take precedence, as in other clients that read both.
                 let first = |names: [&'static str; 4]| {
                     names.into_iter().find_map(|name| {
                         variable(name).filter(|value| !value.is_empty()).map(|value| (name, value))
@@ -61,12 +61,12 @@ impl Egress {
         self.shown.dedup();
     }
 
-    /// The proxies, without passwords; `None` if every connection is a direct one.
+    /// The proxies, without passwords; `None` if every connection is direct.
     pub(super) fn shown(&self) -> Option<String> {
         (!self.shown.is_empty()).then(|| self.shown.join(" and "))
     }
 
-    /// What `config check` says of it.
+    /// The description printed by `config check`.
     pub(super) fn described(&self, setting: Option<&JwksProxy>) -> Option<String> {
         match (setting, self.shown.as_slice()) {
             (None, _) => None,
@@ -79,14 +79,14 @@ impl Egress {
     }
 }
 
-/// Without passwords, which the proxies of the HTTP client show.
+/// Leaves out passwords, which `reqwest::Proxy` prints.
 impl fmt::Debug for Egress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Egress").field("proxies", &self.shown).finish_non_exhaustive()
     }
 }
 
-/// A value of the environment, in which the scheme may be missing.
+/// Parses the value of an environment variable, which may lack the scheme.
 fn parse(name: &'static str, value: &str) -> Result<ProxyUrl, FetcherError> {
     let url = if value.contains("://") { value.to_owned() } else { format!("http://{value}") };
     url.parse().map_err(|expected| FetcherError::ProxyVariable { name, expected })

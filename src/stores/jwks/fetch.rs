@@ -1,4 +1,4 @@
-//! One download of one key set.
+//! Downloads a key set.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -24,36 +24,36 @@ use crate::{
 
 const ACCEPTED: &str = "application/jwk-set+json, application/json";
 
-/// Fetches key sets, within all bounds.
+/// Fetches key sets, within limits of time and size.
 #[derive(Debug)]
 pub(super) struct Fetcher {
     guard: Guard,
     egress: Egress,
-    /// Where the settings name some besides the system's.
+    /// `None` if the settings name no certificates besides those of the system.
     roots: Option<Roots>,
     client: OnceLock<Result<Client, Arc<ClientError>>>,
     timeout: Duration,
     max_bytes: usize,
 }
 
-/// The settings do not make a client.
+/// Why no client can be created from the settings.
 #[derive(Debug, thiserror::Error)]
 pub enum FetcherError {
     /// `jwks.ca_file` cannot be used.
     #[error("`jwks.ca_file` cannot be used")]
     CaFile(#[source] RootsError),
-    /// A proxy that the environment names cannot be used.
+    /// A proxy named by the environment cannot be used.
     #[error("`jwks.proxy` is `environment`, and {name} cannot be used: {expected}")]
     ProxyVariable {
-        /// The variable.
+        /// Name of the environment variable.
         name: &'static str,
-        /// What is accepted.
+        /// The expected format.
         expected: &'static str,
     },
-    /// The library does not take the proxy. It may say why by repeating it.
+    /// The library rejects the proxy. Its reason is not shown, since it may repeat the URL.
     #[error("`jwks.proxy` cannot be used")]
     Proxy,
-    /// Nothing can be fetched with these settings on this system.
+    /// With these settings, nothing can be fetched on this system.
     #[error("key sets cannot be fetched: {0}")]
     Client(String),
 }
@@ -64,64 +64,64 @@ impl From<reqwest::Error> for FetcherError {
     }
 }
 
-/// There is nothing to fetch with.
+/// Why there is no HTTP client.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ClientError {
-    /// No server could be verified.
+    /// There are no trusted certificates, so no server could be verified.
     #[error(transparent)]
     Roots(#[from] RootsError),
-    /// The library does not make a client.
+    /// The library failed to create a client.
     #[error("the HTTP client could not be made")]
     Http(#[from] reqwest::Error),
 }
 
-/// Why there is no new key set.
+/// Why a fetch failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FetchError {
-    /// Not a URL.
+    /// The text is not a URL.
     #[error("not a URL")]
     NotAUrl(#[source] url::ParseError),
-    /// A URL that is not fetched.
+    /// The URL must not be fetched.
     #[error(transparent)]
     Forbidden(#[from] Forbidden),
-    /// There is no client.
+    /// There is no HTTP client.
     #[error(transparent)]
     Client(Arc<ClientError>),
     /// The request failed.
     #[error("the request failed")]
     Request(#[source] reqwest::Error),
-    /// There was no connection by way of a proxy.
+    /// The connection through a proxy failed.
     #[error("no connection through the proxy {proxy}")]
     Proxy {
-        /// Without its password.
+        /// URL of the proxy, without its password.
         proxy: String,
-        /// Why.
+        /// The error of the HTTP client.
         #[source]
         source: reqwest::Error,
     },
     /// The whole download took too long.
     #[error("the download took longer than {0:?}")]
     Timeout(Duration),
-    /// An answer other than 200. Redirects are not followed: where they lead is not what is
-    /// trusted.
+    /// The status was not 200. Redirects are not followed: only the URL itself is trusted, not its
+    /// redirect target.
     #[error("the answer was {0} instead of 200")]
     Status(u16),
-    /// Too large.
+    /// The body is larger than `jwks.max_bytes`.
     #[error("the answer is larger than {0} bytes")]
     TooLarge(usize),
-    /// Encoded in a way that was not asked for and is not read.
+    /// The body has an encoding that was not requested and is not supported.
     #[error("the answer's Content-Encoding is {0:?}; expected none, `gzip` or `br`")]
     Encoding(String),
-    /// Not a key set.
+    /// The body is not a key set.
     #[error(transparent)]
     KeySet(#[from] KeySetError),
-    /// Reading it was given up.
+    /// Parsing was abandoned because the service is stopping.
     #[error("reading the set was abandoned: the service is stopping")]
     Abandoned,
 }
 
 impl Fetcher {
-    /// A fetcher as `settings` say.
+    /// Creates a fetcher for `settings`.
     pub(super) fn new(settings: &JwksSettings) -> Result<Self, FetcherError> {
         let egress = Egress::new(settings.proxy.as_ref(), |name| std::env::var(name).ok())?;
         Ok(Self {
@@ -139,8 +139,8 @@ impl Fetcher {
         })
     }
 
-    /// Made when first needed: where nobody trusts a key set, the system needs no certificate
-    /// authorities.
+    /// The client, created when first needed: if no principal trusts a key set, the system needs no
+    /// certificate authorities.
     pub(super) fn client(&self) -> Result<&Client, FetchError> {
         let made = self.client.get_or_init(|| self.make_client().map_err(Arc::new));
         made.as_ref().map_err(|error| FetchError::Client(Arc::clone(error)))
@@ -151,7 +151,7 @@ impl Fetcher {
             Some(roots) => roots.for_reqwest(),
             None => Roots::load(None)?.for_reqwest(),
         };
-        // The library would look into the environment by itself.
+        // The library would read the environment by itself.
         let direct = Client::builder().no_proxy();
         let builder =
             self.egress.proxies.iter().cloned().fold(direct, reqwest::ClientBuilder::proxy);
@@ -164,7 +164,7 @@ impl Fetcher {
         Ok(builder.build()?)
     }
 
-    /// What `config check` says.
+    /// The description printed by `config check`.
     pub(super) fn described(&self, settings: &JwksSettings) -> Option<String> {
         let roots = self.roots.as_ref().map(ToString::to_string);
         let notes: Vec<String> =
@@ -172,20 +172,21 @@ impl Fetcher {
         (!notes.is_empty()).then(|| notes.join("; "))
     }
 
-    /// Whether `url` would be fetched, as far as the URL itself shows.
+    /// Checks whether `url` may be fetched, as far as the URL itself shows.
     pub(super) fn check_url(&self, url: &str) -> Result<(), FetchError> {
         let url = Url::parse(url).map_err(FetchError::NotAUrl)?;
         Ok(self.guard.check_url(&url)?)
     }
 
-    /// Downloads the set at `url`, and reads it.
+    /// Downloads and parses the set at `url`.
     pub(super) async fn fetch(&self, url: &str) -> Result<KeySet, FetchError> {
         let url = Url::parse(url).map_err(FetchError::NotAUrl)?;
         self.guard.check_url(&url)?;
         let body = tokio::time::timeout(self.timeout, self.download(url))
             .await
             .map_err(|_| FetchError::Timeout(self.timeout))??;
-        // Up to a hundred keys are checked, which takes milliseconds: not on a thread that decides.
+        // Checking up to a hundred keys takes milliseconds, so it does not run on a thread that
+        // decides.
         tokio::task::spawn_blocking(move || KeySet::parse(&body))
             .await
             .map_err(|_| FetchError::Abandoned)?
@@ -193,8 +194,8 @@ impl Fetcher {
     }
 
     async fn download(&self, url: Url) -> Result<Vec<u8>, FetchError> {
-        // There are servers that compress whatever is asked of them. The client undoes that, and
-        // the cap is on what comes out.
+        // Some servers always compress. The client decompresses, and the size limit applies to the
+        // result.
         let request =
             self.client()?.get(url).header(ACCEPT, ACCEPTED).header(ACCEPT_ENCODING, "identity");
         let mut response = request.send().await.map_err(|source| match self.egress.shown() {
@@ -204,7 +205,7 @@ impl Fetcher {
         if response.status().as_u16() != 200 {
             return Err(FetchError::Status(response.status().as_u16()));
         }
-        // The client takes away what it undoes.
+        // The client removes the header if it decompresses.
         if let Some(left) = response
             .headers()
             .get(CONTENT_ENCODING)

@@ -1,5 +1,5 @@
-//! Where fetches may go. A JWKS URL is data: it must not make this service knock at doors inside
-//! its own network.
+//! Restricts which hosts are fetched from. A JWKS URL is data: it must not make this service
+//! connect to hosts inside its own network.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -11,56 +11,56 @@ use url::{Host, Url};
 
 use crate::config::jwks::JwksSettings;
 
-/// Which URLs and addresses are let through.
+/// Decides which URLs and addresses are allowed.
 #[derive(Clone, Debug)]
 pub(super) struct Guard {
     allow_http: bool,
-    /// In lowercase. Empty: any host, at public addresses.
+    /// In lowercase. If empty, any host with public addresses is allowed.
     allowed_hosts: Arc<[String]>,
-    /// Of proxies, in lowercase. Where there is one, it looks hosts up, and addresses are not seen
-    /// here.
+    /// Hosts of proxies, in lowercase. If there is one, it resolves hosts, so addresses are not
+    /// checked here.
     proxies: Arc<[String]>,
 }
 
 /// Why a URL is not fetched.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Forbidden {
-    /// Neither `https:` nor, where that is allowed, `http:`.
+    /// Neither `https:` nor, if allowed, `http:`.
     #[error("only https URLs are fetched (`jwks.allow_http` allows http)")]
     Scheme,
     /// It carries a username or password.
     #[error("a JWKS URL may not carry credentials")]
     Credentials,
-    /// The host is not among those listed.
+    /// The host is not in `jwks.allowed_hosts`.
     #[error("the host {0} is not listed in `jwks.allowed_hosts`")]
     Host(String),
-    /// A proxy would look the host up, which is not one of the internet's.
+    /// A proxy would resolve the host, which has no public name.
     #[error(
         "the host {0} has no public name, and where `jwks.proxy` leads to is not seen; list the host in `jwks.allowed_hosts` to allow it"
     )]
     Name(String),
-    /// The host has a private, loopback, link-local or otherwise special address.
+    /// The host has a private, loopback, link-local or other special address.
     #[error(
         "the host {host} has the address {address}, which is not a public one; list the host in `jwks.allowed_hosts` to allow it"
     )]
     Address {
-        /// The host.
+        /// Name of the host.
         host: String,
-        /// Its address.
+        /// The address it resolves to.
         address: IpAddr,
     },
 }
 
 impl Guard {
-    /// For fetches as `settings` say, through proxies on these hosts.
+    /// Creates a guard for `settings` and the hosts of the proxies.
     pub(super) fn new(settings: &JwksSettings, proxies: &[String]) -> Self {
         let allowed_hosts =
             settings.allowed_hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
         Self { allow_http: settings.allow_http, allowed_hosts, proxies: proxies.into() }
     }
 
-    /// Checks what the URL itself shows. A host given as an address is not resolved by anybody, so
-    /// it is checked here.
+    /// Checks what the URL itself shows. A host given as an IP address is never resolved, so it is
+    /// checked here.
     pub(super) fn check_url(&self, url: &Url) -> Result<(), Forbidden> {
         let is_allowed = url.scheme() == "https" || (self.allow_http && url.scheme() == "http");
         if !is_allowed {
@@ -88,8 +88,8 @@ impl Guard {
         }
     }
 
-    /// Whether a host without a public name would be asked for through a proxy. What a public name
-    /// stands for is not seen either: that is for the proxy to refuse.
+    /// Whether a proxy would be asked for a host without a public name. The address behind a public
+    /// name cannot be checked either: the proxy has to refuse private ones.
     fn is_hidden(&self, host: &str) -> bool {
         !self.proxies.is_empty() && (!is_public_name(host) || self.is_proxy(host))
     }
@@ -103,8 +103,8 @@ impl Guard {
     }
 }
 
-/// Resolves names for the client, which then connects to what came out of here and nothing else: an
-/// answer that changes between the check and the connection has nothing to change.
+/// Resolves names for the client, which connects only to the addresses returned here. So DNS
+/// answers that change between the check and the connection have no effect.
 impl Resolve for Guard {
     fn resolve(&self, name: Name) -> Resolving {
         let guard = self.clone();
@@ -125,8 +125,8 @@ impl Resolve for Guard {
     }
 }
 
-/// Domains that are nobody's on the internet: RFC 6761, RFC 6762, RFC 8375, ICANN's `internal`, and
-/// what networks use without asking.
+/// Domains that are not on the public internet: RFC 6761, RFC 6762, RFC 8375, ICANN's `internal`,
+/// and those commonly used in private networks.
 const LOCAL_DOMAINS: [&str; 9] =
     ["localhost", "local", "internal", "intranet", "lan", "home", "corp", "private", "arpa"];
 
@@ -135,9 +135,9 @@ fn is_public_name(host: &str) -> bool {
     host.rsplit_once('.').is_some_and(|(_, top)| !LOCAL_DOMAINS.contains(&top))
 }
 
-/// Whether an address is one that anybody on the internet may have: not private, loopback,
-/// link-local (where clouds keep their metadata), shared, multicast, reserved or for documentation,
-/// nor such an IPv4 address inside an IPv6 one.
+/// Whether an address is public: not private, loopback, link-local (used for cloud metadata),
+/// shared, multicast, reserved or for documentation, and not such an IPv4 address embedded in an
+/// IPv6 one.
 fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_public_v4(address),
@@ -163,7 +163,8 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
     !is_special
 }
 
-/// Global unicast is `2000::/3`; of that, documentation and benchmarking addresses are nobody's.
+/// Global unicast is `2000::/3`; within it, documentation and benchmarking addresses are not
+/// public.
 fn is_public_v6(address: Ipv6Addr) -> bool {
     let segments = address.segments();
     let is_global = segments[0] & 0xe000 == 0x2000;

@@ -1,4 +1,4 @@
-//! Nonces in this process: for a single node.
+//! Used nonces in the memory of this process: for a single node.
 
 use std::{
     collections::BTreeMap,
@@ -20,26 +20,26 @@ use crate::{
     engine::ports::{Answer, Dependency, NonceStore, Unavailable},
 };
 
-/// How many live nonces a shard is meant for. Each has its own lock, so that workers rarely meet;
-/// and none is so large that giving it more room would hold up a decision.
+/// Number of live nonces per shard. Each shard has its own lock, so that workers rarely contend,
+/// and is small enough that growing its table does not delay a decision.
 const SHARD_ENTRIES: usize = 13_000;
-/// How many one of several shards may hold, since nonces fall on them unevenly: so many more that a
-/// store holds what it should before any of its shards is full. Seven eighths of a power of two,
-/// which is what its table has room for.
+/// Maximum number of nonces in a shard if there are several. Nonces spread unevenly, so this leaves
+/// enough headroom for the store to reach its total before any shard is full. It is seven eighths
+/// of a power of two: the capacity of a hash table of that size.
 const SHARD_ENTRIES_MAX: usize = 14_336;
-/// How many expired nonces one claim clears away at most. More than the one that it adds, so that
-/// the store keeps up without ever stopping to clean.
+/// Maximum number of expired nonces that one claim removes. More than the one nonce it adds, so
+/// that the store keeps up without pausing to clean.
 const CLEARED_PER_CLAIM: usize = 4;
 
-/// A bounded set of live nonces. What was claimed before the process began is not known: tokens
-/// from then are fenced.
+/// A bounded set of live nonces. Nonces claimed before the process started are unknown, so tokens
+/// from before the start are fenced.
 ///
-/// Nonces are forgotten by the very clock that windows are judged by, which never goes back: what
-/// is forgotten is too old to pass.
+/// Nonces are forgotten by the same clock that validity is judged by, which never goes back: a
+/// token whose nonce is forgotten is too old to be accepted.
 ///
-/// An entry takes 32 bytes and its place in the queue of expiries 8; it holds a keyed 128-bit
-/// digest of principal and nonce, so its size does not depend on what clients choose, and nobody
-/// can make two nonces meet.
+/// An entry takes 32 bytes, plus 8 in the queue of expiries. It holds a keyed 128-bit digest of
+/// principal and nonce, so its size does not depend on what clients choose, and clients cannot make
+/// two nonces collide.
 pub struct MemoryNonceStore {
     hash_key: [u8; 16],
     fence: Fence,
@@ -47,7 +47,7 @@ pub struct MemoryNonceStore {
     shards: Box<[Mutex<Shard>]>,
 }
 
-/// The store holds as many live nonces as it may.
+/// The store already holds the maximum number of live nonces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the in-memory nonce store is full of live nonces; raise `nonce.memory_entries`, or use Redis (`nonce.url`)"
@@ -55,8 +55,8 @@ pub struct MemoryNonceStore {
 pub struct NonceStoreFull;
 
 impl MemoryNonceStore {
-    /// A store of `entries` live nonces, but at least one; a large one takes up to a tenth more.
-    /// `fence` says since when it remembers. Fails only if the system has no randomness.
+    /// Creates a store of `entries` live nonces, at least one; a large store may hold up to a tenth
+    /// more. `fence` says since when it remembers. Fails only if the system has no randomness.
     pub fn new(
         entries: usize,
         fence: Fence,
@@ -70,7 +70,7 @@ impl MemoryNonceStore {
         Ok(Self { hash_key, fence, fence_mode, shards })
     }
 
-    /// How many nonces are held, live or not yet cleared away.
+    /// The number of stored nonces, including expired ones that are not yet removed.
     pub fn len(&self) -> usize {
         self.shards
             .iter()
@@ -78,7 +78,7 @@ impl MemoryNonceStore {
             .sum()
     }
 
-    /// Whether none is held.
+    /// Whether the store holds no nonce.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -93,8 +93,8 @@ impl MemoryNonceStore {
 
     fn shard(&self, digest: Digest) -> MutexGuard<'_, Shard> {
         let shard = usize::try_from(digest.rest % self.shards.len() as u64).unwrap_or(0);
-        // A poisoned lock means that another claim panicked halfway; every state in between is a
-        // valid one.
+        // A poisoned lock means that another claim panicked halfway; every intermediate state is
+        // valid.
         self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -134,7 +134,7 @@ impl NonceStore for MemoryNonceStore {
         Answer::ready(Ok(self.look_now(&claim)))
     }
 
-    /// A nonce may fall on any shard: one without room is enough for claims to fail.
+    /// A nonce may fall into any shard, so one full shard is enough for claims to fail.
     fn check(&self, now: UnixMillis) -> Answer<'_, Result<(), Unavailable>> {
         let has_room = |shard: &Mutex<Shard>| {
             shard.lock().unwrap_or_else(PoisonError::into_inner).has_room(now.seconds())
@@ -152,28 +152,28 @@ impl fmt::Debug for MemoryNonceStore {
     }
 }
 
-/// Of a principal and a nonce. Both halves are uniform.
+/// Digest of a principal and a nonce. Both halves are uniformly distributed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Digest {
-    /// Where in its shard it is looked for.
+    /// The hash of the entry within its shard.
     place: u64,
-    /// Which shard, and what tells it from others at its place.
+    /// Selects the shard, and tells apart entries with the same hash.
     rest: u64,
 }
 
 struct Shard {
     entries_max: usize,
     claims: HashTable<Live>,
-    /// [`Digest::place`]s by the second at which they are forgotten.
+    /// [`Digest::place`]s by the second at which they expire.
     expiries: BTreeMap<i64, Vec<u64>>,
 }
 
 struct Live {
     digest: Digest,
-    /// The second from which on the nonce is forgotten.
+    /// The second from which the nonce is forgotten.
     forgotten_at: i64,
-    /// The low half of the attempt's number; a whole one would make the entry larger by half of
-    /// that.
+    /// The low half of the attempt's number; the whole number would make the entry half as large
+    /// again.
     attempt: u64,
 }
 
@@ -185,8 +185,8 @@ impl Shard {
     fn claim(&mut self, digest: Digest, claim: &NonceClaim<'_>) -> Result<Claimed, NonceStoreFull> {
         let now = claim.now.seconds();
         self.clear_expired(now);
-        // `remember_for` is whole seconds counted from `now`, which may lie within a second: round
-        // up.
+        // `remember_for` is in whole seconds counted from `now`, which may be within a second:
+        // round up.
         let remember = i64::try_from(claim.remember_for().as_secs()).unwrap_or(i64::MAX);
         let forgotten_at = now.saturating_add(remember).saturating_add(1);
         let live = Live { digest, forgotten_at, attempt: low_half(claim.attempt) };
@@ -209,14 +209,14 @@ impl Shard {
         Ok(Claimed::Fresh)
     }
 
-    /// Whether another nonce could be claimed at `now`, perhaps by clearing one away.
+    /// Whether another nonce could be claimed at `now`, perhaps by removing an expired one.
     fn has_room(&self, now: i64) -> bool {
         self.claims.len() < self.entries_max
             || self.expiries.first_key_value().is_some_and(|(forgotten_at, _)| *forgotten_at <= now)
     }
 
-    /// Clears away a few nonces that are forgotten by `now`; when the store is full, one more call
-    /// finds more.
+    /// Removes a few nonces that are expired at `now`; if the store is full, the next call removes
+    /// more.
     fn clear_expired(&mut self, now: i64) {
         let mut budget = CLEARED_PER_CLAIM;
         while budget > 0 {
@@ -227,9 +227,9 @@ impl Shard {
             let forgotten_at = *earliest.key();
             match earliest.get_mut().pop() {
                 Some(place) => {
-                    // The same nonce may have been claimed anew after it was forgotten; then the
-                    // newer expiry counts. Of two at one place that are
-                    // forgotten at one time, each is found in turn.
+                    // The same nonce may have been claimed again after it expired; then the later
+                    // expiry counts. If two with the same hash expire at the same time, each is
+                    // found in turn.
                     let is_it = |live: &Live| {
                         live.digest.place == place && live.forgotten_at == forgotten_at
                     };
@@ -353,7 +353,8 @@ mod tests {
     }
 
     proptest! {
-        /// Against a list that forgets nothing: whatever the order and times of claims, none is fresh twice while it is valid.
+        /// Compares with a list that forgets nothing: in any order and at any time of claims, no
+        /// nonce is fresh twice while it is valid.
         #[test]
         fn no_nonce_is_fresh_twice_while_its_token_is_valid(
             steps in proptest::collection::vec((0_u8..6, 0_i64..3_000, -20_000_i64..=20_000), 1..200),

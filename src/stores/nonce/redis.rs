@@ -1,15 +1,15 @@
-//! Nonces in Redis: for any number of replicas.
+//! Used nonces in Redis, shared by any number of replicas.
 //!
-//! A claim is one `SET key value NX EX ttl`. In the same round trip the epoch of the nonces is
-//! read, which tells whether Redis still has all claims that were made ([`epoch`]); if it may have
-//! lost some, tokens from before the loss are fenced. Only the reply `+OK` is fresh, and only nil
-//! is held; every other reply is *unavailable* ([`reply`]).
+//! A claim is one `SET key value NX EX ttl`. The same round trip reads the epoch of the nonces,
+//! which tells whether Redis still has all claims ever made ([`epoch`]). If it may have lost some,
+//! tokens from before the loss are fenced. Only the reply `+OK` means fresh, and only nil means
+//! already claimed; every other reply means *unavailable* ([`reply`]).
 //!
-//! Each thread keeps one connection to each server and all its claims share it, so that those made
-//! at the same time ride in one write, and no claim wakes another thread ([`link`]). A claim that
-//! is late leaves its connection as it is: the reply may still come, and is dropped then. Which
-//! server has which nonces is known here ([`servers`]), since a claim must not go to one that was
-//! replaced. What has to be looked after beside the claims is in [`watch`].
+//! Each thread keeps one connection to each server, and all claims of the thread share it:
+//! concurrent claims go out in one write, and no claim wakes another thread ([`link`]). A claim
+//! that times out leaves its connection open: the reply may still arrive, and is then dropped. This
+//! store itself tracks which server has which nonces ([`servers`]), because a claim must not go to
+//! a server that was replaced. Background work is in [`watch`].
 
 mod claim;
 pub(crate) mod epoch;
@@ -61,35 +61,35 @@ use crate::{
     stores::redis::{CONNECT_TIMEOUT, RedisAccess},
 };
 
-/// For how much longer than a claim a connection on which nothing came back may be silent before
-/// another is made in its place: twice as long as a claim may take, and no longer than this.
+/// After a claim timed out with nothing received on its connection, the connection is replaced if
+/// it stays silent for another two claim timeouts, capped at this long.
 const SILENCE_MAX: Duration = Duration::from_millis(250);
-/// How long a claim on trial is remembered, in milliseconds.
+/// How long Redis keeps a trial claim, in milliseconds.
 const TRIAL_LIFETIME_MS: u64 = 1000;
 
-/// Used nonces in a Redis that all replicas share.
+/// A store of used nonces in a Redis that all replicas share.
 pub struct RedisNonceStore {
     me: Weak<Self>,
     servers: Servers,
-    /// By partition, as they were last read.
+    /// The epochs as last read, by partition.
     epochs: Box<[ArcSwapOption<KnownEpoch>]>,
-    /// By partition, the command that reads it.
+    /// The command that reads the epoch, by partition.
     epoch_gets: Box<[Cmd]>,
     clock: Arc<dyn Clock>,
     rules: Rules,
     threads: ThreadLocal<Arc<Thread>>,
-    /// Whether any server may not take claims.
+    /// Whether at least one server takes no claims.
     is_any_down: AtomicBool,
-    /// Whether there is no server to ask.
+    /// Whether no server is known.
     is_lost: AtomicBool,
-    /// By [`FailureKind`].
+    /// Counts by [`FailureKind`].
     failures: [AtomicU64; FailureKind::ALL.len()],
-    /// How far the clocks of this process and of Redis are apart, as last measured.
+    /// The last measured difference between the clocks of this process and of Redis.
     clock_skew: watch::ClockSkew,
     settling: watch::Settling,
 }
 
-/// What the settings say.
+/// The settings that claims need.
 struct Rules {
     timeout: Duration,
     tolerance: Tolerance,
@@ -99,15 +99,15 @@ struct Rules {
     replicas_ack: u32,
 }
 
-/// An epoch, and how it stands in Redis.
+/// An epoch, parsed and as the bytes stored in Redis.
 struct KnownEpoch {
     epoch: Epoch,
     bytes: Vec<u8>,
 }
 
 impl RedisNonceStore {
-    /// A store on the Redis that `settings` name, for tokens of `tolerance`; `None` if they name
-    /// none. Nothing is connected yet.
+    /// Creates a store on the Redis named by `settings`, for tokens of `tolerance`; `None` if
+    /// `settings` name no Redis. Does not connect yet.
     pub fn new(
         settings: &NonceSettings,
         tolerance: Tolerance,
@@ -145,12 +145,12 @@ impl RedisNonceStore {
         })))
     }
 
-    /// How its Redis is reached, for others who use the same.
+    /// Access to this store's Redis, for other users of the same Redis.
     pub fn access(&self) -> &RedisAccess {
         self.servers.access()
     }
 
-    /// How often something could not be asked or was not answered, by kind.
+    /// The number of failures since the start, by kind.
     pub fn failures(&self) -> impl Iterator<Item = (FailureKind, u64)> {
         FailureKind::ALL
             .iter()
@@ -162,8 +162,8 @@ impl RedisNonceStore {
         self.threads.get_or_default()
     }
 
-    /// Runs `work` on a partition within the time that a claim may take, and tells the log when
-    /// Redis goes or comes back.
+    /// Runs `work` on a partition within the claim timeout, and logs when Redis becomes unavailable
+    /// or available again.
     async fn within_timeout<T>(
         &self,
         thread: &Arc<Thread>,
@@ -189,7 +189,7 @@ impl RedisNonceStore {
         Err(self.unavailable(partition, error))
     }
 
-    /// Counts a failure, and tells the log of the first at a server.
+    /// Counts a failure, and logs the first one of a server.
     fn unavailable(&self, partition: usize, error: ClaimError) -> Unavailable {
         self.failures[error.kind() as usize].fetch_add(1, Ordering::Relaxed);
         self.is_any_down.store(true, Ordering::Relaxed);
@@ -221,10 +221,10 @@ impl RedisNonceStore {
         }
     }
 
-    /// A claim was late. If nothing at all came over its connection since it was sent, and nothing
-    /// does for a while, the connection leads nowhere, or the server hangs: another is made,
-    /// and takes its place if it is still silent then. Otherwise the server is slow, and a new
-    /// connection would be no faster.
+    /// Handles a claim that timed out. If nothing at all came over its connection since the claim
+    /// was sent, and nothing comes for a while longer, then the connection is dead or the server
+    /// hangs: a new connection is made, and replaces the old one if that is still silent. Otherwise
+    /// the server is slow, and a new connection would be no faster.
     fn look_for_life(&self, thread: &Arc<Thread>, partition: usize) {
         let Some(server) = self.servers.layout().server(partition).cloned() else { return };
         let (Some(link), Some(sent)) =
@@ -236,24 +236,24 @@ impl RedisNonceStore {
             return;
         }
         let silence = (self.rules.timeout * 2).min(SILENCE_MAX);
-        // It is driven by this thread's runtime.
+        // The runtime of this thread drives it.
         drop(self.connecting(thread, server, Some(Suspect { link, sent, silence })));
     }
 
-    /// Gives up the connection that `link` is, whichever thread made it.
+    /// Drops the connection of `link`, on whichever thread it was made.
     fn drop_link(&self, link: &Link) {
         for thread in &self.threads {
             thread.drop_link(link);
         }
     }
 
-    /// Asks one thing over a connection, which is given up if it broke.
+    /// Sends one command over a connection, and drops the connection if it broke.
     async fn ask(&self, link: &Link, command: &Cmd) -> Result<Value, ClaimError> {
         let mut connection = link.connection.clone();
         Ok(connection.req_packed_command(command).await.inspect_err(|_| self.drop_link(link))?)
     }
 
-    /// Gives the connection up if its reply shows that it leads nowhere.
+    /// Drops the connection if its reply shows that it leads to the wrong server.
     fn read<T>(&self, link: &Link, reply: Result<T, ReplyError>) -> Result<T, ClaimError> {
         Ok(reply.inspect_err(|error| {
             if error.ends_connection() {
@@ -265,8 +265,9 @@ impl RedisNonceStore {
         })?)
     }
 
-    /// A connection to the server of a partition: that of `thread`, or while it is being made one
-    /// of another thread. Making one is boxed, so that the claims that need none stay small.
+    /// Returns a connection to the server of a partition: the one of `thread`, or, while that is
+    /// being made, one of another thread. Connecting is boxed, so that the futures of claims that
+    /// need no new connection stay small.
     async fn link(&self, thread: &Arc<Thread>, partition: usize) -> Result<Link, ClaimError> {
         match self.held(thread, partition)? {
             Some(link) => Ok(link),
@@ -274,7 +275,7 @@ impl RedisNonceStore {
         }
     }
 
-    /// The same, but for those of other threads.
+    /// Like [`Self::link`], but never uses a connection of another thread.
     async fn own_link(&self, thread: &Arc<Thread>, partition: usize) -> Result<Link, ClaimError> {
         match self.held(thread, partition)? {
             Some(link) => Ok(link),
@@ -313,7 +314,7 @@ impl RedisNonceStore {
         self.held(thread, partition)?.ok_or(ClaimError::Replaced)
     }
 
-    /// The connection of `thread` to `server` that is being made from now on, if it is not already.
+    /// Starts connecting `thread` to `server`, unless it is already connecting.
     fn connecting(
         &self,
         thread: &Arc<Thread>,
@@ -353,15 +354,15 @@ impl RedisNonceStore {
         })
     }
 
-    /// Searches for the servers, also if whoever asks for it gives up.
+    /// Searches for the servers; the search completes even if the caller is cancelled.
     async fn search(&self) -> Result<bool, DiscoveryError> {
         let Some(store) = self.me.upgrade() else { return Ok(false) };
         let searching = tokio::spawn(async move { store.find_servers().await });
         searching.await.unwrap_or(Ok(false))
     }
 
-    /// A claim on trial at the server of a partition, since a Redis that answers a PING may still
-    /// refuse to write.
+    /// Makes a trial claim at the server of a partition, since a Redis that answers a PING may
+    /// still refuse writes.
     async fn try_claim(&self, thread: &Arc<Thread>, partition: usize) -> Result<(), ClaimError> {
         let link = self.link(thread, partition).await?;
         let mut set = Cmd::new();
@@ -402,7 +403,7 @@ impl NonceStore for RedisNonceStore {
         ))
     }
 
-    /// Every server takes a claim on trial.
+    /// Makes a trial claim at every server.
     fn check(&self, _now: UnixMillis) -> Answer<'_, Result<(), Unavailable>> {
         Answer::pending(async {
             let thread = self.thread();
@@ -415,12 +416,12 @@ impl NonceStore for RedisNonceStore {
     }
 }
 
-/// A connection over which nothing comes.
+/// A connection that has been silent.
 struct Suspect {
     link: Link,
-    /// When the claim was sent that got no answer.
+    /// When the unanswered claim was sent.
     sent: Instant,
-    /// How long to wait for a sign of life before another is made.
+    /// How long to wait for any reply before the connection is replaced.
     silence: Duration,
 }
 

@@ -28,18 +28,17 @@ use tokio_rustls::TlsConnector;
 use super::failed;
 use crate::config::redis_url::RedisAddress;
 
-/// When a connection on which nothing happens is asked for a sign of life, and how often after
+/// How long a connection may be idle before the system probes it, and the interval of probes after
 /// that.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
 const KEEPALIVE_RETRIES: u32 = 3;
-/// For how long the other side may leave what was sent without a word of it, before the system ends
-/// a connection.
+/// How long sent data may stay unacknowledged before the system ends the connection.
 #[cfg(target_os = "linux")]
 const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 
-/// A connection that many may use at the same time: replies are told apart by their order, and one
-/// that nobody waits for any more is dropped when it comes. Ends with its last clone.
+/// A connection that many can use at the same time: replies are matched by their order, and dropped
+/// if nobody waits for them any more. Closes with its last clone.
 #[derive(Clone)]
 pub(crate) struct Connection {
     multiplexed: MultiplexedConnection,
@@ -51,10 +50,10 @@ struct Life {
     driver: AbortHandle,
 }
 
-/// When something came from the other side.
+/// When data last arrived from the server.
 struct Heard {
     opened: Instant,
-    /// In microseconds after that.
+    /// Microseconds after `opened`.
     last: AtomicU64,
 }
 
@@ -64,7 +63,7 @@ impl Connection {
         stream: Stream,
     ) -> Result<Self, RedisError> {
         let heard = Arc::clone(&stream.heard);
-        // Whoever asks has a time of their own.
+        // Callers set their own timeouts.
         let config =
             AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
         let (multiplexed, driver) =
@@ -120,7 +119,7 @@ impl Heard {
     }
 }
 
-/// The bytes of a connection.
+/// The byte stream of a connection.
 pub(super) struct Stream {
     bytes: Pin<Box<dyn Bytes>>,
     heard: Arc<Heard>,
@@ -130,7 +129,7 @@ trait Bytes: AsyncRead + AsyncWrite + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Send> Bytes for T {}
 
-/// Connects to `address`, and does the handshake of TLS if there is any.
+/// Connects to `address`, including the TLS handshake if there is one.
 pub(super) async fn open(
     address: &RedisAddress,
     tls: Option<&Arc<ClientConfig>>,
@@ -160,8 +159,7 @@ async fn tcp(host: &str, port: u16) -> Result<TcpStream, RedisError> {
     let (stream, _) =
         select_ok(addresses.into_iter().map(|address| Box::pin(TcpStream::connect(address))))
             .await?;
-    // A claim is smaller than a segment: it must not wait for the acknowledgement of the one
-    // before.
+    // A claim is smaller than a segment: it must not wait for the previous one to be acknowledged.
     stream.set_nodelay(true)?;
     let socket = SockRef::from(&stream);
     let keepalive = TcpKeepalive::new()
@@ -213,8 +211,8 @@ mod tests {
 
     use super::*;
 
-    /// With the default, a claim would wait for the acknowledgement of the one before, which the
-    /// other side holds back by 40 ms.
+    /// Without `TCP_NODELAY`, a claim would wait until the previous one is acknowledged, which the
+    /// other side delays by 40 ms.
     #[tokio::test]
     async fn nothing_waits_on_a_connection_for_an_acknowledgement_and_it_is_kept_alive() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,4 +1,4 @@
-//! Asking sentinels or the nodes of a cluster who is master.
+//! Asks sentinels or cluster nodes who is master.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -8,29 +8,29 @@ use redis::{RedisError, Value};
 use super::{Connection, Purpose, RedisAccess};
 use crate::config::redis_url::RedisAddress;
 
-/// How long asking may take.
+/// How long one query may take.
 const TIMEOUT: Duration = Duration::from_millis(500);
-/// How long the others may still answer once more than half have: one that hangs must not hold up
-/// what the rest agree on.
+/// How long to wait for the rest once more than half have answered: one that hangs must not delay
+/// what the others agree on.
 const GRACE: Duration = Duration::from_millis(20);
-/// How many slots a cluster has.
+/// Number of slots of a cluster.
 pub(crate) const SLOTS: u16 = 16_384;
 
-/// Connections that are kept to ask again.
+/// Connections kept for the next query.
 pub(crate) type Held = HashMap<RedisAddress, Connection>;
 
-/// Where the masters are, as somebody says who should know.
+/// The masters according to one sentinel or node.
 pub(crate) struct Told {
-    /// Of several answers, the one with the highest is the newest.
+    /// Of several answers, the one with the highest number is the newest.
     pub(crate) number: u64,
-    /// Without a cluster one, with a range of all slots.
+    /// Without a cluster a single one, with a range of all slots.
     pub(crate) masters: Vec<Master>,
 }
 
-/// The address of a master, and the ranges of slots that it has.
+/// The address of a master, and the ranges of its slots.
 pub(crate) type Master = (RedisAddress, Vec<(u16, u16)>);
 
-/// Asks all at once, and takes the [`newest`] answer.
+/// Asks all concurrently, and returns the [`newest`] answer.
 pub(crate) async fn ask_all(
     access: &RedisAccess,
     held: &mut Held,
@@ -82,19 +82,19 @@ pub(crate) async fn ask_all(
     }
 }
 
-/// The answer of those that know of the newest election; if they differ, the one that most of them
-/// give. A master that was replaced while it stood still hears of the election by number first, and
-/// for some milliseconds still takes itself for the master.
+/// The answer of those that know of the newest election; if they differ, the most frequent one. A
+/// master that was replaced while it was paused learns the number of the election first, and for
+/// some milliseconds still considers itself the master.
 fn newest(mut all: Vec<Told>) -> Option<Told> {
     let number = all.iter().map(|told| told.number).max()?;
     all.retain(|told| told.number == number);
     let votes = |told: &Told| all.iter().filter(|other| other.masters == told.masters).count();
-    // The first of those with as many votes, since they are looked at from the end.
+    // The first among equals, since `max_by_key` returns the last and the order is reversed.
     let place = (0..all.len()).rev().max_by_key(|place| votes(&all[*place]))?;
     Some(all.swap_remove(place))
 }
 
-/// Who is asked for the masters.
+/// Whom to ask for the masters.
 #[derive(Clone, Copy)]
 pub(crate) enum Question<'a> {
     Sentinel { service: &'a str },
@@ -162,8 +162,9 @@ async fn ask_node(
     Ok(number.and_then(|number| Some(Told { number, masters: masters(slots, asked)? })))
 }
 
-/// What `CLUSTER SLOTS` says: `[first, last, [host, port, ...], replicas...]` for each range. A
-/// node that does not know its own host leaves it empty: then it is the one that was `asked`.
+/// Parses the reply to `CLUSTER SLOTS`: `[first, last, [host, port, ...], replicas...]` for each
+/// range. A node that does not know its own host leaves it empty: then it is the one that was
+/// `asked`.
 fn masters(slots: Value, asked: &RedisAddress) -> Option<Vec<Master>> {
     let Value::Array(ranges) = slots else { return None };
     let mut masters: Vec<Master> = Vec::new();
@@ -187,7 +188,7 @@ fn masters(slots: Value, asked: &RedisAddress) -> Option<Vec<Master>> {
             None => masters.push((address, vec![slots])),
         }
     }
-    // Nodes tell the same in different orders.
+    // Nodes list the same ranges in different orders.
     for (_, ranges) in &mut masters {
         ranges.sort_unstable();
     }
@@ -215,7 +216,7 @@ mod tests {
             let address = RedisAddress::Tcp("redis.example".to_owned(), port);
             Told { number, masters: vec![(address, vec![(0, SLOTS - 1)])] }
         };
-        // 1 was replaced by 2, and wakes up.
+        // 1 was replaced by 2, and resumes.
         for all in [
             [(5, 1), (5, 2), (5, 2)],
             [(5, 2), (5, 1), (5, 2)],

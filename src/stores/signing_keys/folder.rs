@@ -1,7 +1,8 @@
-//! The folder: which files in it are keys, what time each has, and how new ones get there.
+//! The folder of signing keys: which files are keys, the time of each, and how new ones are
+//! written.
 //!
-//! A file is never seen half-written: it is written under a name that is not looked at, and then
-//! given its own.
+//! A file is never visible half-written: it is written under a hidden name that is ignored, and
+//! then published under its final name.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -28,13 +29,14 @@ use crate::{
     },
 };
 
-/// The key that is made where there is none. Older than every other, whatever its file says.
+/// The key that is created in an empty folder. It counts as older than all others, whatever the
+/// time of its file.
 const FIRST: &str = "initial.pem";
-/// How the names of keys that we make begin.
+/// Format of the time at the beginning of the names of generated keys.
 const TIME_IN_NAME: &[BorrowedFormatItem<'_>] =
     format_description!("[year][month][day]T[hour][minute][second]Z");
-/// Size of the RSA keys that are made. Each of our tokens is one signature, which twice the size
-/// would make five times as slow.
+/// Size of generated RSA keys. Each issued token takes one signature, which keys of twice the size
+/// would make five times slower.
 const RSA_BITS: usize = 2048;
 
 /// A folder of signing keys.
@@ -45,7 +47,7 @@ pub(super) struct Folder {
     ed25519_name: Ed25519Name,
 }
 
-/// By which a change of a file is noticed.
+/// Identifies a version of a file, to detect changes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Stamp {
     name: String,
@@ -57,7 +59,7 @@ pub(super) struct Stamp {
 #[derive(Debug)]
 pub(super) struct KeyFile {
     name: String,
-    /// Which decides its order among the others: the time in its name, or else that of the file.
+    /// Determines its order among the others: the time in its name, or else that of the file.
     pub(super) time: UnixMillis,
     created_at: UnixMillis,
     pub(super) key: Arc<SigningKey>,
@@ -72,8 +74,8 @@ impl Folder {
         }
     }
 
-    /// The files that are keys: `*.pem`, hidden ones excepted, which are some tool's own. A folder
-    /// that is not there has none.
+    /// The files that are keys: `*.pem` except hidden ones, which belong to other tools. A missing
+    /// folder has none.
     pub(super) fn stamps(&self) -> Result<Vec<Stamp>, SigningKeyError> {
         let entries = match fs::read_dir(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -97,7 +99,7 @@ impl Folder {
             {
                 Ok((true, modified, length)) => stamps.push(Stamp { name, modified, length }),
                 Ok((false, ..)) => {}
-                // Removed just now.
+                // It has just been removed.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(source) => return Err(SigningKeyError::Unreadable { file, source }),
             }
@@ -106,8 +108,8 @@ impl Folder {
         Ok(stamps)
     }
 
-    /// Reads the keys, oldest first. A copy of a key under another name is passed over: the key is
-    /// as old as its oldest file.
+    /// Reads the keys, oldest first. Copies of a key under other names are skipped: the key is as
+    /// old as its oldest file.
     pub(super) fn read(&self, stamps: &[Stamp]) -> Result<Vec<KeyFile>, SigningKeyError> {
         let mut files: Vec<KeyFile> =
             stamps.iter().map(|stamp| self.read_one(stamp)).collect::<Result<_, _>>()?;
@@ -137,7 +139,7 @@ impl Folder {
         Ok(KeyFile { name: stamp.name.clone(), time, created_at, key })
     }
 
-    /// Makes the folder where it is missing, and the first key in it, unless somebody else was
+    /// Creates the folder if it is missing, and the first key in it, unless another process was
     /// faster.
     pub(super) fn make_first(&self) -> Result<(), SigningKeyError> {
         let made =
@@ -157,7 +159,7 @@ impl Folder {
         Ok(())
     }
 
-    /// Makes a key whose time is `at`, in whole seconds, and says its `kid`.
+    /// Creates a key with the time `at`, in whole seconds, and returns its `kid`.
     pub(super) fn make_newer(&self, at: UnixMillis) -> Result<String, SigningKeyError> {
         let key = self.generate()?;
         let kid = key.public_key().fingerprint().to_string();
@@ -173,7 +175,8 @@ impl Folder {
         PrivateKey::generate(self.algorithm.family(), RSA_BITS).map_err(SigningKeyError::NotMade)
     }
 
-    /// Writes `key` as a draft, readable by its owner alone, and has `publish` give it its `name`.
+    /// Writes `key` to a draft that only its owner can read, and lets `publish` give it its final
+    /// `name`.
     fn write(
         &self,
         key: &PrivateKey,
@@ -195,9 +198,9 @@ impl Folder {
                 },
             );
         let published = written.and_then(|()| publish(&draft, &self.path.join(name)));
-        // Where it was renamed it is gone already.
+        // If the draft was renamed, it is already gone.
         drop(fs::remove_file(&draft));
-        // Not every file system can do this, and those that cannot need not.
+        // Not every file system supports this; those that do not can be ignored.
         drop(File::open(&self.path).and_then(|folder| folder.sync_all()));
         Ok(published)
     }
@@ -213,7 +216,7 @@ impl Folder {
 
 impl KeyFile {
     pub(super) fn listed(&self, folder: &Folder, schedule: KeySchedule) -> ListedKey {
-        // The first key has the oldest of all times, at which there was nothing to sign.
+        // The first key has the earliest possible time, when there was nothing to sign.
         let schedule =
             KeySchedule { signs_from: schedule.signs_from.max(self.created_at), ..schedule };
         ListedKey {
@@ -226,7 +229,7 @@ impl KeyFile {
     }
 }
 
-/// The time with which a name begins, as those of keys that we make do.
+/// The time at the beginning of a name, if there is one, as in generated names.
 fn time_in(name: &str) -> Option<UnixMillis> {
     let (time, _) = name.split_once('-')?;
     let time = PrimitiveDateTime::parse(time, TIME_IN_NAME).ok()?;

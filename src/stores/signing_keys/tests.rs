@@ -15,11 +15,11 @@ use tempfile::TempDir;
 use super::*;
 use crate::domain::{algorithm::KeyFamily, key::PrivateKey};
 
-/// Long after the epoch, which is when the first key begins.
+/// Long after the epoch, which is the time of the first key.
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 const DELAY: Duration = Duration::from_mins(5);
 const LIFETIME: Duration = Duration::from_mins(30);
-/// Names the folder of [`a_process_of_its_own`].
+/// Passes the folder to [`a_process_of_its_own`].
 const FOLDER_VARIABLE: &str = "COUNTERSIGN_TEST_SIGNING_KEYS";
 
 #[test]
@@ -87,7 +87,7 @@ fn processes_that_start_at_once_agree_on_one_key() {
     assert_eq!(names(&settings), ["initial.pem"]);
 }
 
-/// One of the processes above; on its own it does nothing.
+/// Run by the processes above; does nothing on its own.
 #[test]
 #[allow(clippy::print_stdout, reason = "it tells the process that started it")]
 fn a_process_of_its_own() {
@@ -134,7 +134,7 @@ fn a_new_key_is_published_then_signs_and_the_old_one_retires() {
         assert_eq!(current.published().iter().map(|key| key.kid()).collect::<Vec<_>>(), published);
         assert!(published.iter().all(|kid| current.jwks().contains(*kid)));
         assert_eq!(verifies(&current, &of_the_old), of_the_old_verifies);
-        // Another replica that starts now sees the same.
+        // Another replica that starts now has the same keys.
         assert_eq!(SigningKeyFolder::open(&settings, at).unwrap().current().jwks(), current.jwks());
     }
     let unchanged = keys.current();
@@ -174,7 +174,7 @@ fn keys_that_others_put_there_have_the_time_of_their_file() {
     let modified =
         SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(NOW.0).unwrap() + 900);
     fs::File::open(&file).unwrap().set_modified(modified).unwrap();
-    // What is hidden, or named otherwise, or no file, is not looked at.
+    // Hidden files, files with other names and folders are ignored.
     fs::write(settings.signing_keys_dir.join(".draft.pem"), "half").unwrap();
     fs::write(settings.signing_keys_dir.join("notes.txt"), "no key").unwrap();
     fs::create_dir(settings.signing_keys_dir.join("folder.pem")).unwrap();
@@ -187,7 +187,7 @@ fn keys_that_others_put_there_have_the_time_of_their_file() {
     keys.look(NOW.saturating_add(DELAY));
     assert_eq!(signing(&keys), listed[1].kid);
 
-    // A copy makes it no younger.
+    // A copy does not change the key's age.
     fs::write(settings.signing_keys_dir.join("20300101T000000Z-copy.pem"), &pem).unwrap();
     assert_eq!(list(&settings, NOW).unwrap().len(), 2);
     keys.look(NOW.saturating_add(DELAY));
@@ -228,7 +228,7 @@ fn what_cannot_be_read_changes_nothing_and_stops_a_start() {
             );
         }
     }
-    // Once it is whole it counts.
+    // Once the file is complete, it counts.
     fs::write(&file, &pem).unwrap();
     keys.look(NOW.saturating_add(DELAY));
     assert_ne!(signing(&keys), before.signing_key().unwrap().kid());

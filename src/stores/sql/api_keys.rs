@@ -1,5 +1,5 @@
-//! API keys: added, registered by their holders, revoked together with what they were exchanged
-//! for.
+//! API keys: added, registered by their holders, and revoked together with the grants issued for
+//! them.
 
 use sea_orm::{ActiveModelTrait, ColumnTrait, EntityTrait, QueryFilter, QuerySelect, Set};
 
@@ -44,9 +44,10 @@ pub(super) async fn add(
     Ok(added)
 }
 
-/// Each attempt begins anew: on PostgreSQL nothing more can be done in a transaction that found a
-/// name taken. Two attempts serve those who register one key at once; the third those who register
-/// two for one identifier, and find first the principal taken and then the key.
+/// Each attempt uses a new transaction, since PostgreSQL rejects further statements after a
+/// duplicate. Two attempts are enough when two clients register the same key at once. The third is
+/// for two keys registered for one identifier: the principal, and then the key, may turn out to
+/// exist.
 pub(super) async fn register(
     registry: &SqlRegistry,
     new: &NewApiKey,
@@ -128,7 +129,7 @@ pub(super) async fn held(
     }))
 }
 
-/// `None` where somebody else came between.
+/// `None` if a concurrent registration came first.
 async fn try_register(
     registry: &SqlRegistry,
     new: &NewApiKey,
@@ -141,8 +142,8 @@ async fn try_register(
     }
     let name = Username::new(&new.identifier.to_string())
         .map_err(|error| RegistryError::Store(error.into()))?;
-    // Looked for outside of the transaction: on MySQL and MariaDB two who look for a name there,
-    // and then both add it, wait for each other in a circle.
+    // Look it up outside of the transaction: on MySQL and MariaDB, two transactions that both look
+    // up a missing name and then insert it deadlock.
     let named = principals::Entity::find()
         .filter(principals::Column::Username.eq(name.as_str()))
         .one(&registry.database)
@@ -171,7 +172,7 @@ async fn try_register(
     Ok(Some(added))
 }
 
-/// Gives a registered key the expiry of `new`. `None` where it is gone.
+/// Gives a registered key the expiry of `new`. `None` if the key is gone.
 async fn extend(
     registry: &SqlRegistry,
     known: &Model,

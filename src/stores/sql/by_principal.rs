@@ -1,4 +1,4 @@
-//! Rows that belong to a principal: one by its number, or page after page.
+//! Queries for rows that belong to a principal: one by its id, or page by page.
 
 use sea_orm::{
     ColumnTrait, EntityTrait, FromQueryResult, PrimaryKeyTrait, QueryFilter, QueryOrder,
@@ -10,13 +10,13 @@ use crate::{domain::principal::Username, engine::ports::RegistryError};
 
 /// A table whose rows belong to principals.
 pub(super) trait Owned: EntityTrait + Related<principals::Entity> {
-    /// The column of their numbers.
+    /// The column of the row's id.
     const ID: Self::Column;
-    /// The column of their principals' numbers.
+    /// The column of the principal's id.
     const PRINCIPAL_ID: Self::Column;
 }
 
-/// The row of that number, and whose it is, by name.
+/// The row with that id, and the username of its principal.
 pub(super) async fn one<E: Owned>(
     registry: &SqlRegistry,
     id: i64,
@@ -33,8 +33,7 @@ where
     Ok(found.and_then(|(row, owner)| Some((row, owner?.username))))
 }
 
-/// Up to `limit` rows, of one principal or of all, in the order of their numbers, from the one
-/// after `after` on.
+/// Up to `limit` rows of one or all principals in the order of their ids, starting after `after`.
 pub(super) async fn page<E: Owned>(
     registry: &SqlRegistry,
     of: Option<&Username>,

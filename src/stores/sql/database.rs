@@ -1,5 +1,5 @@
-//! The database as the registry uses it: connections that are given up when their server takes no
-//! more changes, and an error at once while it is known to be out of reach.
+//! The database as the registry uses it: drops connections when their server no longer accepts
+//! writes, and fails at once while the database is known to be unreachable.
 
 use std::{
     fmt,
@@ -40,22 +40,22 @@ use crate::{
     engine::ports::{RegistryHealth, RegistryTrouble},
 };
 
-/// Reads and writes of the registry are rare; decisions are answered from memory.
+/// The registry is rarely read or written; decisions are answered from memory.
 const CONNECTIONS_MAX: u32 = 8;
-/// How long an answer may take before the database is looked at.
+/// How long an answer may take before the state of the database is checked.
 const SUSPICIOUSLY_LONG: Duration = Duration::from_millis(250);
 
-/// Connects to the database that `settings` name.
+/// Connects to the database named by `settings`.
 pub async fn connect(settings: &DatabaseSettings) -> Result<Database, ConnectError> {
     Database::connect(settings, Access::Use).await
 }
 
-/// The same for a look, which does not make the file of SQLite.
+/// Like [`connect`], but does not create the SQLite file.
 pub async fn look_at(settings: &DatabaseSettings) -> Result<Database, ConnectError> {
     Database::connect(settings, Access::Look).await
 }
 
-/// A database. Clones are the same.
+/// A database. Clones share their connections and state.
 #[derive(Clone)]
 pub struct Database(pub(super) Arc<Shared>);
 
@@ -68,30 +68,30 @@ pub(super) struct Shared {
     pub(super) signs: Arc<Signs>,
 }
 
-/// What is known of a database. Only a [`Keeper`](super::Keeper) learns more after the connection
-/// was made.
+/// The known state of a database. After the connection is made, only a [`Keeper`](super::Keeper)
+/// updates it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum State {
     Usable,
-    /// It can be read, and refuses changes for this reason.
+    /// It can be read, but refuses writes for this reason.
     ReadOnly(String),
-    /// It is out of reach for this reason.
+    /// It cannot be reached, for this reason.
     Away(String),
 }
 
-/// What speaks for a look at the database.
+/// Signs that the database has to be checked.
 #[derive(Debug, Default)]
 pub(super) struct Signs {
     pub(super) seen: Notify,
-    /// Why a change was refused, if one was since the last look.
+    /// Why a write was refused, if one was since the last check.
     refused: Mutex<Option<String>>,
-    /// What servers said of themselves when one was last chosen. A connection to one that says
-    /// otherwise is not used.
+    /// Whether the server called itself read-only when it was last selected. A connection to a
+    /// server that reports otherwise is not used.
     pub(super) is_marked_read_only: AtomicBool,
 }
 
 impl Signs {
-    /// Whether a connection whose server is `is_marked_read_only` may be used.
+    /// Whether to use a connection whose server reports `is_marked_read_only`.
     fn admit(&self, is_marked_read_only: bool) -> bool {
         let is_as_known = is_marked_read_only == self.is_marked_read_only.load(Ordering::Acquire);
         if !is_as_known {
@@ -110,12 +110,11 @@ impl Signs {
     }
 }
 
-/// Connections to one server.
+/// A pool of connections to one server.
 #[derive(Clone)]
 pub(super) enum Pool {
     Direct(DatabaseConnection),
-    /// A pooler gives every transaction, and every message outside of one, to whichever connection
-    /// is free.
+    /// A pooler gives every transaction, and every message outside of one, to any free connection.
     Pooled(PgPool),
 }
 
@@ -136,12 +135,12 @@ impl Database {
         })))
     }
 
-    /// Whether a pooler, such as `PgBouncer`, stands before it.
+    /// Whether a pooler such as `PgBouncer` sits in front of the database.
     pub fn is_pooled(&self) -> bool {
         self.0.is_pooled
     }
 
-    /// A transaction. On SQLite it takes the write lock at once.
+    /// Begins a transaction. On SQLite it takes the write lock at once.
     pub(super) async fn begin(
         &self,
         isolation_level: Option<IsolationLevel>,
@@ -168,18 +167,18 @@ impl Database {
         self.0.pool.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Gives all connections up. The next ones are to `server`.
+    /// Drops all connections. New ones go to `server`.
     pub(super) fn turn_to(&self, server: &Server) {
         let new = Pool::to(server, self.0.is_pooled, &self.0.signs);
         let old = std::mem::replace(
             &mut *self.0.pool.write().unwrap_or_else(PoisonError::into_inner),
             new,
         );
-        // Nobody waits for connections that may never answer.
+        // Do not wait for connections that may never answer.
         drop(tokio::spawn(old.close()));
     }
 
-    /// Does `work`, for as long as the database is not known to be out of reach.
+    /// Runs `work`, unless the database is or becomes known to be unreachable.
     async fn guard<T>(&self, work: impl Future<Output = Result<T, DbErr>>) -> Result<T, DbErr> {
         let mut states = self.0.state.subscribe();
         let (mut work, mut suspicion) = (pin!(work), pin!(sleep(SUSPICIOUSLY_LONG)));
@@ -219,9 +218,9 @@ impl Database {
     }
 }
 
-/// Whether the server answered, and is about to go on answering.
+/// Whether the server answered, and is going to stay available.
 fn is_answer(error: &sqlx::Error) -> bool {
-    // PostgreSQL and MySQL tell that they end, and PostgreSQL that it starts.
+    // PostgreSQL and MySQL report that they are stopping, and PostgreSQL that it is starting.
     let is_end = |code: &str| code.starts_with("57P") || code.starts_with("08");
     error.as_database_error().is_some_and(|error| !error.code().is_some_and(|code| is_end(&code)))
 }
@@ -316,7 +315,7 @@ impl ConnectionTrait for Database {
     }
 }
 
-/// A transaction. What is not committed is taken back.
+/// A transaction; rolled back unless committed.
 pub(super) struct Transaction {
     begun: Begun,
     database: Database,
@@ -403,9 +402,9 @@ impl ConnectionTrait for Transaction {
 }
 
 impl Pool {
-    /// Connects when a connection is asked for. A look at what the server says of itself takes the
-    /// place of the driver's own test before a connection is used again, and is one round trip
-    /// as that is.
+    /// Connects when a connection is first needed. Before a connection is reused, a query of the
+    /// server's read-only mark replaces the driver's own ping, and takes one round trip like the
+    /// ping.
     fn to(server: &Server, is_pooled: bool, signs: &Arc<Signs>) -> Self {
         let signs = Arc::clone(signs);
         match server {
@@ -463,13 +462,13 @@ impl Pool {
     }
 }
 
-/// SQLite takes a transaction back by itself when the disk is full. The driver's own `ROLLBACK`
-/// then fails, and it believes from then on that one is open: such a connection would take no
-/// transaction any more, and might hold the file against other processes.
+/// SQLite itself rolls a transaction back when the disk is full. The driver's own `ROLLBACK` then
+/// fails, and the driver believes from then on that a transaction is open: such a connection would
+/// accept no transaction any more, and might keep the file locked for other processes.
 pub(super) fn sqlite_pool(connections_max: u32) -> SqlitePoolOptions {
     SqlitePoolOptions::new().max_connections(connections_max).after_release(|connection, _| {
         Box::pin(async move {
-            // Whatever waits to be done is done before this.
+            // The ping runs after all queued work.
             connection.ping().await?;
             Ok(!connection.is_in_transaction())
         })

@@ -1,4 +1,4 @@
-//! The tables, as the migrations make them.
+//! Entities of the tables that the migrations create.
 
 pub(super) mod api_keys;
 pub(super) mod audit_events;

@@ -1,4 +1,4 @@
-//! What the database says went wrong, in the registry's terms.
+//! Converts errors of the database into those of the registry.
 
 use sea_orm::{DbErr, RuntimeErr, SqlErr};
 
@@ -6,7 +6,7 @@ use super::open::is_read_only;
 use crate::engine::ports::RegistryError;
 
 /// A missing table or column means that the schema is not the one of this version. A server that
-/// takes no changes is one that was replaced, or is about to be.
+/// refuses writes was replaced, or is about to be.
 pub(super) fn registry_error(error: DbErr) -> RegistryError {
     if is_missing_schema(&error) {
         RegistryError::NotMigrated(error.into())
@@ -17,7 +17,7 @@ pub(super) fn registry_error(error: DbErr) -> RegistryError {
     }
 }
 
-/// Like [`registry_error`], but a duplicate is `conflict`.
+/// Like [`registry_error`], but a violated unique index becomes `conflict`.
 pub(super) fn or_conflict(error: DbErr, conflict: RegistryError) -> RegistryError {
     match error.sql_err() {
         Some(SqlErr::UniqueConstraintViolation(_)) => conflict,
@@ -41,8 +41,8 @@ pub(super) fn is_missing_schema(error: &DbErr) -> bool {
         return false;
     };
     let Some(error) = error.as_database_error() else { return false };
-    // PostgreSQL and MySQL by SQLSTATE: undefined table, undefined column. SQLite has one code for
-    // every mistake.
+    // The SQLSTATEs of PostgreSQL and MySQL for an undefined table and column. SQLite has one code
+    // for all errors in statements.
     matches!(error.code().as_deref(), Some("42P01" | "42703" | "42S02" | "42S22"))
         || error.message().starts_with("no such table")
         || error.message().starts_with("no such column")

@@ -1,9 +1,8 @@
-//! Grants: given out, exchanged and revoked.
+//! Grants: issued, exchanged and revoked.
 //!
-//! Rows to be changed are chosen by a plain query and changed by their numbers, while the
-//! principal's row is held. A changing statement that searches by itself would, on MySQL and
-//! MariaDB, also hold the gaps between the rows that it looks at, into which the tokens of other
-//! principals are added.
+//! Rows to be updated are selected by a plain query and updated by their ids, while the principal's
+//! row is locked. On MySQL and MariaDB, an UPDATE that searches by itself would also lock the gaps
+//! between the rows it scans, into which the grants of other principals are inserted.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -39,7 +38,7 @@ use crate::{
     },
 };
 
-/// How many rows one statement changes.
+/// How many rows one statement updates.
 const ROWS_MAX: usize = 500;
 
 #[async_trait]
@@ -126,8 +125,8 @@ impl GrantStore for SqlRegistry {
         let usable = row
             .filter(|row| row.refresh_expires_at.is_some_and(|until| author.now < millis(until)));
         let Some(row) = usable else { return Ok(Rotation::Ended) };
-        // What it was exchanged for comes before whether it was revoked: the exchange itself may
-        // have revoked it.
+        // Check for an exchange before a revocation: the exchange itself may have revoked the
+        // grant.
         match row.rotated_at.map(millis) {
             Some(at) if author.now.since(at) <= grace => successor(&writing, &owner, id).await,
             Some(_) => end_reused(writing, &owner, &row, author).await,
@@ -197,8 +196,8 @@ impl GrantStore for SqlRegistry {
 }
 
 impl SqlRegistry {
-    /// Begins a transaction that holds the principal whose grant is `which`, if there is one. Whose
-    /// a grant is never changes.
+    /// Begins a transaction that locks the principal whose grant is `which`, if that grant exists.
+    /// The owner of a grant never changes.
     async fn begin_about(
         &self,
         which: impl IntoCondition,
@@ -213,7 +212,7 @@ impl SqlRegistry {
     }
 }
 
-/// Revokes the families of every grant that `proof` earned.
+/// Revokes the families of every grant that was issued for `proof`.
 pub(super) async fn revoke_earned(
     transaction: &Transaction,
     owner: &principals::Model,
@@ -242,7 +241,7 @@ pub(super) async fn revoke_earned(
     set_revoked(transaction, &ids, now).await
 }
 
-/// Lets no refresh token that an API key was exchanged for last longer than `until`.
+/// Limits the lifetime of all refresh tokens that were issued for an API key to `until`.
 pub(super) async fn shorten(
     transaction: &Transaction,
     owner: &principals::Model,
@@ -268,8 +267,8 @@ pub(super) async fn shorten(
     Ok(())
 }
 
-/// A key may have been revoked since it was looked at, or a trust removed; its grants would outlive
-/// it.
+/// Fails if the key was revoked, or the trust removed, since it was checked: a new grant would
+/// outlive it.
 pub(super) async fn check_not_revoked(
     transaction: &Transaction,
     proof: Option<Used>,
@@ -302,7 +301,7 @@ pub(super) async fn check_not_revoked(
     }
 }
 
-/// So may what it would belong to: a family of which nothing lives gets nothing new.
+/// Fails if the family has ended: a family without a live grant gets no new one.
 async fn check_not_ended(transaction: &Transaction, family: Uuid) -> Result<(), RegistryError> {
     let grants = Entity::find().filter(Column::Family.eq(family.to_string()));
     let living = grants
@@ -338,7 +337,7 @@ async fn exchange(
     Ok(Rotation::Rotated(added))
 }
 
-/// What grant `id` was exchanged for, unless that was revoked.
+/// The grant that grant `id` was exchanged for, or [`Rotation::Ended`] if that was revoked.
 async fn successor(
     transaction: &Transaction,
     owner: &principals::Model,
@@ -372,8 +371,7 @@ async fn end_reused(
     Ok(Rotation::Reused)
 }
 
-/// Revokes `others`, where there are any, and ends the transaction. Only a revocation concerns
-/// decisions.
+/// Revokes `others`, if there are any, and commits. Only a revocation affects decisions.
 async fn supersede(
     writing: Writing,
     mut trail: Trail<'_>,
@@ -392,8 +390,7 @@ async fn supersede(
     trail.commit(writing).await
 }
 
-/// Revokes `grants`, in the order of their numbers, with one event for each family, about its
-/// newest.
+/// Revokes `grants` in the order of their ids. Writes one event per family, about its newest grant.
 async fn revoke(
     transaction: &Transaction,
     trail: &mut Trail<'_>,
@@ -471,7 +468,7 @@ pub(super) fn row(
     }
 }
 
-/// The unrevoked grants of a principal of which a token may still be used.
+/// The unrevoked grants of a principal that have a token that is not expired.
 fn unended(principal: i64, now: UnixMillis) -> Select<Entity> {
     let unexpired = Condition::any()
         .add(Column::AccessExpiresAt.gt(moment(now)))
@@ -479,7 +476,7 @@ fn unended(principal: i64, now: UnixMillis) -> Select<Entity> {
     unrevoked(principal).filter(unexpired)
 }
 
-/// The unrevoked grants of a principal, in the order of their numbers.
+/// The unrevoked grants of a principal, by id.
 fn unrevoked(principal: i64) -> Select<Entity> {
     Entity::find()
         .filter(Column::PrincipalId.eq(principal))

@@ -1,4 +1,4 @@
-//! Many accounts at once: what of them there is, and adding the rest.
+//! Imports many accounts at once: finds those that exist already, and adds the others.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// How many rows one statement asks for.
+/// How many rows one statement selects.
 const ROWS_MAX: usize = 500;
 
 #[async_trait]
@@ -140,8 +140,8 @@ impl SqlRegistry {
     }
 }
 
-/// The rows of the principals that something is added to, held against other changes: in one order,
-/// so that two imports do not wait for each other in a circle.
+/// Locks the rows of the principals that something is added to: always in the same order, so that
+/// two imports do not deadlock.
 async fn hold(
     writing: &Writing,
     accounts: &[AddedAccount],

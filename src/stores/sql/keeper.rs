@@ -1,5 +1,5 @@
-//! Knows whether the database is there and takes changes, and turns to another server, or to the
-//! same one again, when it does not.
+//! Tracks whether the database is available and accepts writes, and reconnects, possibly to another
+//! server, if it is or does not.
 
 use std::{fmt, future::Future, sync::atomic::Ordering, time::Duration};
 
@@ -11,19 +11,19 @@ use super::{
     open::{Reached, Server, Session, Writes, is_busy, is_write_failure, reach_any},
 };
 
-/// How far apart looks are while all is well, while it is not, and at least.
+/// Intervals between checks: while all is well, during trouble, and the minimum.
 const CALM_INTERVAL: Duration = Duration::from_secs(1);
 const TROUBLED_INTERVAL: Duration = Duration::from_millis(200);
-/// How long no change was refused before SQLite counts as taking them: a large one may not fit
-/// where a small one does.
+/// How long no write must have been refused before SQLite counts as writable again: a large write
+/// may not fit even if a small one does.
 const SQLITE_CALM: Duration = Duration::from_millis(400);
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(50);
-/// How long a connection that is there may take for an answer.
+/// How long an existing connection may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(1500);
-/// How long a new one may take to be made, all round trips together.
+/// How long connecting may take, including all round trips.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Looks at a database on behalf of all who use it, over a connection of its own.
+/// Checks a database for all its users, over a separate connection.
 pub struct Keeper {
     database: Database,
     session: Option<Session>,
@@ -32,12 +32,13 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Of `database`. Calls `returned` whenever that can be read again.
+    /// Creates a keeper of `database` that calls `returned` whenever the database becomes readable
+    /// again.
     pub fn new(database: Database, returned: impl Fn() + Send + 'static) -> Self {
         Self { database, session: None, refused_at: Instant::now(), returned: Box::new(returned) }
     }
 
-    /// Looks until `shutdown` is done.
+    /// Runs checks until `shutdown` completes.
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
@@ -66,7 +67,7 @@ impl Keeper {
         self.database.0.state.borrow().clone()
     }
 
-    /// Looks once, and says whether the database can be read again.
+    /// Checks once, and returns whether the database has become readable again.
     async fn look(&mut self) -> bool {
         let (was, refused) = (self.state(), self.database.0.signs.take_refused());
         if matches!(self.database.0.servers.as_slice(), [Server::Sqlite(_)]) {
@@ -76,7 +77,7 @@ impl Keeper {
         self.look_at_server(was, refused.is_some()).await
     }
 
-    /// That the disk is full, only a change tells.
+    /// Only a write can tell that the disk is full.
     async fn look_at_sqlite(&mut self, was: &State, refused: Option<String>) {
         let [server @ Server::Sqlite(options)] = self.database.0.servers.as_slice() else { return };
         let now = match refused {
@@ -88,7 +89,7 @@ impl Keeper {
             None => match Session::try_sqlite(options).await {
                 Err(error) if is_busy(&error) => return,
                 Err(error) if is_write_failure(&error) => State::ReadOnly(error.to_string()),
-                // A schema that is missing is another matter.
+                // A missing schema is a different problem.
                 Ok(()) | Err(_) => State::Usable,
             },
         };
@@ -105,7 +106,8 @@ impl Keeper {
             return false;
         }
         if let Some(Err(sqlx::Error::PoolTimedOut)) = &asked {
-            // All wait for it meanwhile: it is out of reach until a new connection tells otherwise.
+            // Fail waiting queries now: the database counts as unreachable until a new connection
+            // succeeds.
             self.set(State::Away(format!("no answer within {ANSWER_TIMEOUT:?}")));
         }
         let is_broken = matches!(asked, Some(Err(_)));
@@ -124,7 +126,7 @@ impl Keeper {
         let Reached { server, session, writes, .. } = reached;
         let before = self.state();
         let now = writes.refused.map_or(State::Usable, State::ReadOnly);
-        // One that can be read is not given up before there is a better one.
+        // Keep a server that can be read until there is a better one.
         let is_better = match (&before, &now) {
             (State::Away(_), _) | (State::ReadOnly(_), State::Usable) => true,
             (State::Usable, State::Usable) => {
@@ -155,7 +157,7 @@ impl Keeper {
         false
     }
 
-    /// Asks over the connection that is there.
+    /// Asks over the existing connection.
     async fn ask(&mut self) -> Option<Result<Writes, sqlx::Error>> {
         let session = self.session.as_mut()?;
         Some(
@@ -165,7 +167,7 @@ impl Keeper {
         )
     }
 
-    /// Tells the log of what changed. That the database is out of reach, those who read tell.
+    /// Logs a change of the state. An unreachable database is logged by those who read it.
     fn set(&self, now: State) {
         let was = self.database.0.state.send_replace(now.clone());
         match (was, now) {

@@ -1,7 +1,7 @@
-//! The databases of the systems that this one takes over from, read as of one moment and never
+//! Databases of the systems that this one replaces, read as a consistent snapshot and never
 //! written.
 //!
-//! Their tables have no entities here: they are other people's, and differ from version to version.
+//! There are no entities for their tables: we do not own them, and they differ between versions.
 
 mod asymmetric_jwt_auth;
 mod django;

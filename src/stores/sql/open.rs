@@ -1,5 +1,5 @@
-//! Opening connections: how each kind of database is set up, and which of several servers takes
-//! changes.
+//! Opens connections: sets up each kind of database, and finds the server that accepts writes if
+//! there are several.
 
 use std::{
     fs::OpenOptions,
@@ -24,54 +24,54 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::database::{DatabaseKind, DatabaseUrl};
 
-/// How long to wait for a connection before the database counts as out of reach.
+/// How long to wait for a connection before the database counts as unreachable.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long SQLite waits for another process's write to end.
+/// How long SQLite waits for the write of another process to finish.
 const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How far apart attempts are while a server refuses connections, or another process sets up the
-/// file of SQLite.
+/// The interval between attempts while a server refuses connections, or while another process sets
+/// up the SQLite file.
 const RETRY_INTERVAL: Duration = Duration::from_millis(25);
 
-/// A value that does not fit is an error, whatever the server is set to; texts are written and read
-/// as everywhere else.
+/// Makes a value that does not fit an error, and gives string literals and `||` one meaning,
+/// however the server is configured.
 const SQL_MODE: &str = "SET sql_mode = 'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION,\
                         NO_ZERO_DATE,NO_ZERO_IN_DATE,PIPES_AS_CONCAT'";
-/// PostgreSQL takes any setting with a dot in its name, and no pooler knows this one.
+/// PostgreSQL accepts any setting with a dot in its name, and no pooler knows this one.
 const DIRECT: (&str, &str) = ("countersign.direct", "on");
 
-/// The database cannot be reached. Neither its URL, which may hold a password, nor what a driver
-/// says of the URL is shown.
+/// The database cannot be reached. The message shows neither the URL, which may hold a password,
+/// nor the driver's error about the URL.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The driver does not take the URL.
+    /// The driver rejects the URL.
     #[error(
         "`database.url` cannot be used: a parameter after the `?`, or the encoding of its user name or password, is not understood"
     )]
     Url,
-    /// No server answers, or none lets this service in.
+    /// No server answers, or none accepts the login.
     #[error("the database cannot be reached; check `database.url`")]
     Unreachable(#[source] sqlx::Error),
-    /// Its certificate is refused. The driver verifies by itself: unlike everywhere else, trusting
-    /// the certificate does not help.
+    /// The server's certificate is rejected. The driver does its own verification: unlike
+    /// elsewhere, trusting the certificate itself does not help.
     #[error(
         "the database's certificate is that of an authority (CA:TRUE), which is not taken as a server's own; make it again with \
          `-addext basicConstraints=critical,CA:FALSE`"
     )]
     AuthorityAsServer(#[source] sqlx::Error),
-    /// The file of SQLite cannot be made.
+    /// The SQLite file cannot be created.
     #[error("the database file {path:?} cannot be created: {source}")]
     File {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// The error of the operating system.
         source: std::io::Error,
     },
 }
 
 impl ConnectError {
     fn unreachable(error: sqlx::Error) -> Self {
-        // The driver keeps the library's error in one of its own, of which there is a different one
-        // for each kind of database.
+        // The driver wraps the TLS library's error in a type of its own, which differs for each
+        // kind of database.
         if format!("{error:?}").contains("CaUsedAsEndEntity") {
             Self::AuthorityAsServer(error)
         } else {
@@ -80,16 +80,16 @@ impl ConnectError {
     }
 }
 
-/// What may happen to a database that is only looked at.
+/// Whether opening a database may create it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
-    /// A file of SQLite is made if the URL says so.
+    /// Creates the SQLite file if the URL says so.
     Use,
-    /// Nothing is made.
+    /// Creates nothing.
     Look,
 }
 
-/// How to connect to one server.
+/// Connection options of one server.
 #[derive(Clone, Debug)]
 pub(super) enum Server {
     Postgres(Box<PgConnectOptions>),
@@ -97,7 +97,7 @@ pub(super) enum Server {
     Sqlite(Box<SqliteConnectOptions>),
 }
 
-/// One connection of its own.
+/// A single connection outside of any pool.
 #[derive(Debug)]
 pub(super) enum Session {
     Postgres(PgConnection),
@@ -110,17 +110,17 @@ pub(super) enum Session {
 pub(super) struct Reached {
     pub(super) server: Server,
     pub(super) session: Session,
-    /// Whether a pooler stands in between.
+    /// Whether a pooler sits in front of the server.
     pub(super) is_pooled: bool,
     pub(super) writes: Writes,
 }
 
-/// Whether a server takes changes.
+/// Whether a server accepts writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Writes {
-    /// What the server says of itself, which a privileged user may be exempt from.
+    /// Whether the server calls itself read-only; privileged users may be exempt.
     pub(super) is_marked_read_only: bool,
-    /// Why it takes none.
+    /// Why it refuses writes; `None` if it accepts them.
     pub(super) refused: Option<String>,
 }
 
@@ -129,16 +129,17 @@ impl Writes {
 }
 
 impl Server {
-    /// Every server of `url`, in its order.
+    /// All servers of `url`, in its order.
     pub(super) fn all(url: &DatabaseUrl, access: Access) -> Result<Vec<Self>, ConnectError> {
         url.servers().map(|server| Self::of(url.kind(), server, access)).collect()
     }
 
     fn of(kind: DatabaseKind, url: &str, access: Access) -> Result<Self, ConnectError> {
-        // What the drivers say quotes parts of the URL.
+        // The drivers' errors quote parts of the URL.
         let bad = |_| ConnectError::Url;
         Ok(match kind {
-            // A pooler refuses parameters that it does not keep, and floats are not used.
+            // A pooler refuses parameters that it does not track. `extra_float_digits` is one, and
+            // matters only for floats, which are not used.
             DatabaseKind::Postgres => {
                 let options: PgConnectOptions = url.parse().map_err(bad)?;
                 Self::Postgres(Box::new(
@@ -161,8 +162,8 @@ impl Server {
                         if url.contains("mode=rwc") {
                             create_for_owner(options.get_filename())?;
                         }
-                        // Readers do not wait for the writer, and the command line may write while
-                        // the service runs.
+                        // With WAL, readers do not wait for the writer, and the command line can
+                        // write while the service runs.
                         options.journal_mode(SqliteJournalMode::Wal)
                     }
                     Access::Look => options.create_if_missing(false),
@@ -171,7 +172,7 @@ impl Server {
         })
     }
 
-    /// Connects, and says whether a pooler stands in between.
+    /// Connects, and returns whether a pooler sits in front of the server.
     async fn connect(&self) -> Result<(Session, bool), sqlx::Error> {
         match self {
             Self::Postgres(options) => connect_postgres(options).await,
@@ -191,8 +192,8 @@ impl Server {
     }
 }
 
-/// Connections to a database that is only read, and is another system's: on its own terms but for
-/// what cannot be read otherwise.
+/// Opens connections to the database of another system, for reading only. Its settings are kept
+/// except for those without which it cannot be read.
 pub(super) async fn open_to_read(
     url: &DatabaseUrl,
     limit: Duration,
@@ -233,7 +234,7 @@ pub(super) async fn open_to_read(
     Err(failure)
 }
 
-/// A pooler refuses a parameter at the start that it does not know, or drops it.
+/// A pooler refuses an unknown startup parameter, or drops it.
 async fn connect_postgres(options: &PgConnectOptions) -> Result<(Session, bool), sqlx::Error> {
     match options.clone().options([DIRECT]).connect().await {
         Ok(mut session) => {
@@ -252,14 +253,14 @@ async fn connect_postgres(options: &PgConnectOptions) -> Result<(Session, bool),
     }
 }
 
-/// Authorization, an unknown database, too many connections, and a server that starts or ends are
-/// no matter of parameters.
+/// Failed authentication, an unknown database, too many connections and a server that is starting
+/// or stopping have nothing to do with startup parameters.
 fn is_final(sql_state: &str) -> bool {
     ["28", "3D", "53", "57"].iter().any(|class| sql_state.starts_with(class))
 }
 
 impl Session {
-    /// Whether its server takes changes, as far as that can be told without making one.
+    /// Whether the server accepts writes, as far as that can be told without writing.
     pub(super) async fn writes(&mut self) -> Result<Writes, sqlx::Error> {
         match self {
             Self::Postgres(session) => {
@@ -292,7 +293,7 @@ impl Session {
         }
     }
 
-    /// Makes a change that changes nothing: a disk may be full, which only a write can tell.
+    /// Performs a write without effect: only a write can tell that the disk is full.
     pub(super) async fn try_sqlite(options: &SqliteConnectOptions) -> Result<(), sqlx::Error> {
         let mut session = options.clone().busy_timeout(RETRY_INTERVAL).connect().await?;
         let written = async {
@@ -306,7 +307,7 @@ impl Session {
     }
 
     pub(super) async fn close(self) {
-        // It is given up either way.
+        // The session is dropped either way.
         drop(match self {
             Self::Postgres(session) => session.close().await,
             Self::MySql(session) => session.close().await,
@@ -321,7 +322,7 @@ pub(super) async fn is_postgres_marked_read_only(
     Ok(session.fetch_one("SHOW transaction_read_only").await?.try_get::<String, _>(0)? == "on")
 }
 
-/// Newer versions of MariaDB have words for it.
+/// Newer versions of MariaDB report words instead of `0` and `1`.
 pub(super) async fn is_mysql_marked_read_only(
     session: &mut MySqlConnection,
 ) -> Result<bool, sqlx::Error> {
@@ -330,12 +331,12 @@ pub(super) async fn is_mysql_marked_read_only(
     Ok(!matches!(value.as_str(), "0" | "OFF"))
 }
 
-/// What every new connection to MySQL or MariaDB begins with.
+/// Settings of every new connection to MySQL or MariaDB.
 pub(super) async fn set_up_mysql(session: &mut MySqlConnection) -> Result<(), sqlx::Error> {
     session.execute(SQL_MODE).await.map(drop)
 }
 
-/// The first of `servers` that takes changes; one that does not, if there is no other that answers.
+/// The first of `servers` that accepts writes; if none does, one that answers.
 pub(super) async fn reach_any(servers: &[Server], limit: Duration) -> Result<Reached, sqlx::Error> {
     let attempts = servers.iter().enumerate().map(|(place, server)| async move {
         let reached = timeout(limit, server.reach()).await;
@@ -362,8 +363,8 @@ pub(super) async fn reach_any(servers: &[Server], limit: Duration) -> Result<Rea
     }
 }
 
-/// [`reach_any`], again and again for a while: a server may be starting, and another process
-/// setting up the file.
+/// Retries [`reach_any`] for a while: a server may be starting, or another process may be setting
+/// up the SQLite file.
 pub(super) async fn reach_patiently(servers: &[Server]) -> Result<Reached, ConnectError> {
     let began_at = Instant::now();
     loop {
@@ -389,32 +390,32 @@ fn is_passing(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Whether another process holds the file of SQLite.
+/// Whether another process has locked the SQLite file.
 pub(super) fn is_busy(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(|error| is_busy_code(error.code().as_deref()))
 }
 
-/// `SQLITE_BUSY`, `SQLITE_LOCKED`, and what they are extended to.
+/// `SQLITE_BUSY`, `SQLITE_LOCKED` and their extended codes.
 fn is_busy_code(code: Option<&str>) -> bool {
     code.filter(|code| code.len() < 5)
         .and_then(|code| code.parse::<u32>().ok())
         .is_some_and(|code| matches!(code & 0xff, 5 | 6))
 }
 
-/// Whether the server says that it takes no changes.
+/// Whether the server reports that it accepts no writes.
 pub(super) fn is_read_only(error: &sqlx::Error) -> bool {
     let Some(error) = error.as_database_error() else { return false };
     if let Some(error) = error.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() {
-        // --read-only and --super-read-only; a read-only transaction, server and InnoDB; refused by
-        // group replication.
+        // In order: --read-only and --super-read-only; read-only transaction; read-only server and
+        // InnoDB; refused by group replication.
         return matches!(error.number(), 1290 | 1792 | 1836 | 1874 | 3100);
     }
     // PostgreSQL: read_only_sql_transaction.
     error.code().as_deref() == Some("25006")
 }
 
-/// Whether SQLite could not write: the disk is full or fails, or the file is read-only, gone, or no
-/// database any more.
+/// Whether SQLite could not write: the disk is full or failing, or the file is read-only, gone or
+/// no longer a database.
 pub(super) fn is_write_failure(error: &sqlx::Error) -> bool {
     let Some(error) = error.as_database_error() else { return false };
     let is_sqlite = error.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some();
@@ -422,10 +423,10 @@ pub(super) fn is_write_failure(error: &sqlx::Error) -> bool {
     is_sqlite && code.is_some_and(|code| matches!(code & 0xff, 8 | 10 | 11 | 13 | 14 | 26))
 }
 
-/// A new file is for its owner alone, and so are those that SQLite puts beside it: they hold hashes
-/// of keys, and who uses them.
+/// Makes a new file accessible only to its owner, and so the files that SQLite puts beside it: they
+/// hold key hashes and usernames.
 fn create_for_owner(file: &Path) -> Result<(), ConnectError> {
-    // A database in memory.
+    // An in-memory database.
     if file.as_os_str().as_encoded_bytes().starts_with(b"file:") || file.as_os_str().is_empty() {
         return Ok(());
     }

@@ -1,4 +1,4 @@
-//! Rows, and what they mean.
+//! Converts between rows and domain types.
 
 use sea_orm::prelude::TimeDateTime;
 use serde::{Deserialize, Serialize};
@@ -24,10 +24,10 @@ use crate::{
     },
 };
 
-/// Stands between any two audiences of a grant; none contains it.
+/// Separates the audiences of a grant; no audience contains it.
 pub(super) const AUDIENCE_SEPARATOR: &str = " ";
 
-/// Columns hold UTC without saying so: as values with a zone, MariaDB takes none after 2038.
+/// Columns hold UTC without a time zone: MariaDB accepts no values with a zone after 2038.
 pub(super) fn moment(at: UnixMillis) -> TimeDateTime {
     let utc = at.to_utc();
     TimeDateTime::new(utc.date(), utc.time())
@@ -96,10 +96,10 @@ pub(super) fn trust_record(
     })
 }
 
-/// Longest text that MySQL takes into the column, in bytes, and some less.
+/// Maximum length in bytes of the text that fits the column on MySQL, with a margin.
 const LEFT_OUT_BYTES_MAX: usize = 60_000;
 
-/// An object: what is read from outside is one, too.
+/// A JSON object, like the input that it is read from.
 #[derive(Serialize, Deserialize)]
 struct LeftOut<T> {
     keys: T,
@@ -119,8 +119,8 @@ pub(super) fn usable_keys(contents: &KeySetContents) -> i64 {
     i64::try_from(contents.usable_keys).unwrap_or(i64::MAX)
 }
 
-/// As many of `keys` as the column takes, which is all of them unless a set does its worst; null if
-/// there are none.
+/// As many of `keys` as fit the column: all of them, except for an extreme key set. `None` if
+/// `keys` is empty.
 pub(super) fn left_out(keys: &[LeftOutKey]) -> Result<Option<String>, RegistryError> {
     let mut keys = keys;
     while !keys.is_empty() {
@@ -203,9 +203,9 @@ pub(super) fn audit_event(row: audit_events::Model) -> AuditEvent {
     }
 }
 
-/// A principal with its unrevoked keys, its trusts and the `jti` of its revoked access tokens as
-/// decisions need it. A key that can no longer be read is left out and logged: it must not take the
-/// principal's other keys with it.
+/// A principal with its unrevoked keys, its trusts and the `jti` of its revoked access tokens, as
+/// decisions need it. A key that can no longer be read is skipped and logged: it must not make the
+/// principal's other keys unusable.
 pub(super) fn known_principal(
     row: &principals::Model,
     keys: Vec<public_keys::Model>,
@@ -253,8 +253,8 @@ pub(super) fn username(stored: &str) -> Result<Username, RegistryError> {
     })
 }
 
-/// The `jti` of a revoked access token. One that can no longer be read is left out and logged, as
-/// keys are: no token has that name.
+/// The `jti` of a revoked access token. If it can no longer be read, it is skipped and logged like
+/// a key: no token has that `jti`.
 pub(super) fn revoked_jti(grant_id: i64, stored: &str) -> Option<Uuid> {
     uuid(stored)
         .inspect_err(

@@ -34,13 +34,13 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct SqlRegistry {
     pub(super) database: Database,
-    /// Whose turn it is to write. SQLite lets one write at a time, and whoever it makes wait looks
-    /// again after a sleep that grows to 100 ms; here each waits for the one before.
+    /// Queues the writers of this process. SQLite allows one write at a time and makes other
+    /// writers poll with sleeps that grow to 100 ms; here each waits for the one before.
     pub(super) turns: Arc<Semaphore>,
 }
 
 impl SqlRegistry {
-    /// The registry in `database`.
+    /// Creates a registry on `database`.
     pub fn new(database: Database) -> Self {
         let turns = if database.get_database_backend() == DatabaseBackend::Sqlite {
             1
@@ -210,7 +210,7 @@ impl RegistryStore for SqlRegistry {
         }
         let after =
             key_record(changed.update(&*writing).await.map_err(registry_error)?, &owner.username)?;
-        // What earned a grant and may no longer be used takes it along.
+        // A key that can no longer be used also ends the grants that were issued for it.
         if !after.is_usable(author.now) {
             grants::revoke_earned(&writing, &owner, Used::Key(id), author.now).await?;
         }
@@ -391,8 +391,8 @@ pub(super) async fn insert_key(
     key_record(row, &owner.username)
 }
 
-/// No index keeps two equal URLs apart, which may be longer than indexes take: whoever adds one
-/// holds the principal's row.
+/// No unique index prevents duplicate URLs, which may be longer than an index allows. Callers that
+/// add a trust must lock the principal's row.
 pub(super) async fn insert_trust(
     transaction: &Transaction,
     owner: &principals::Model,
@@ -455,7 +455,7 @@ pub(super) async fn find(
         .ok_or_else(|| RegistryError::NoSuchPrincipal(username.to_string()))
 }
 
-/// The same, held against other changes until the transaction ends.
+/// Like [`find`], but locked against other changes until the transaction ends.
 async fn find_to_change(
     transaction: &Transaction,
     username: &Username,
@@ -478,7 +478,7 @@ pub(super) fn check_version(
     }
 }
 
-/// Up to `limit` principals in the order of their numbers, from the one after `after` on.
+/// Up to `limit` principals in the order of their ids, starting after `after`.
 pub(super) async fn page(
     connection: &impl ConnectionTrait,
     after: Option<PrincipalId>,

@@ -1,4 +1,4 @@
-//! Changing the schema, one process at a time.
+//! Schema changes, made by one process at a time.
 
 use std::time::Duration;
 
@@ -21,23 +21,23 @@ use crate::config::database::{DatabaseKind, DatabaseSettings};
 
 /// How long to wait for another process that changes the schema: a large table may take long.
 const PATIENCE: Duration = Duration::from_mins(10);
-/// The number of the lock in PostgreSQL, whose locks are those of one database.
+/// The id of the lock in PostgreSQL, where it is local to one database.
 const POSTGRES_LOCK: i64 = 0x636f_756e_7465_7273;
-/// The name of the lock in MySQL and MariaDB, whose locks are those of all databases of the server.
+/// The name of the lock in MySQL and MariaDB, where it is global to the server.
 const MYSQL_LOCK: &str = "CONCAT('countersign.', SHA1(DATABASE()))";
 
-/// The schema could not be changed.
+/// Why the schema could not be changed.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
-    /// Another process does not come to an end with it.
+    /// Another process has been changing the schema for too long.
     #[error("another process has been changing the schema for {PATIENCE:?}; end it and try again")]
     Held,
-    /// The database failed.
+    /// An error of the database.
     #[error(transparent)]
     Database(#[from] DbErr),
 }
 
-/// A database whose schema is changed or looked at.
+/// A database whose schema is changed or inspected.
 #[derive(Debug)]
 pub struct Schema {
     connection: DatabaseConnection,
@@ -46,12 +46,12 @@ pub struct Schema {
 }
 
 impl Schema {
-    /// Of the database that `settings` name.
+    /// Opens the database that `settings` name.
     pub async fn open(settings: &DatabaseSettings) -> Result<Self, ConnectError> {
         Self::connect(settings, Access::Use).await
     }
 
-    /// The same, which makes nothing. `None` if the file of SQLite is not there.
+    /// Like [`Self::open`], but creates nothing. `None` if the SQLite file does not exist.
     pub async fn look_at(settings: &DatabaseSettings) -> Result<Option<Self>, ConnectError> {
         if is_missing_file(settings)? {
             Ok(None)
@@ -85,7 +85,7 @@ impl Schema {
         Ok(Self { connection, kind: settings.url.kind(), is_pooled })
     }
 
-    /// Does `work`, which changes nothing, in one transaction.
+    /// Runs read-only `work` in one transaction.
     pub async fn look<T>(
         &self,
         work: impl AsyncFnOnce(&DatabaseTransaction) -> Result<T, DbErr>,
@@ -96,8 +96,9 @@ impl Schema {
         self.end(transaction, result).await
     }
 
-    /// Does `work` while no other process does, in one transaction, which PostgreSQL and SQLite
-    /// take back as a whole if it fails. Calls `waits` if it has to wait for another.
+    /// Runs `work` in one transaction while no other process changes the schema. If it fails,
+    /// PostgreSQL and SQLite roll all of it back. Calls `waits` if it has to wait for another
+    /// process.
     pub async fn change<T>(
         &self,
         waits: impl FnMut(),
@@ -110,7 +111,7 @@ impl Schema {
         };
         let result = work(&transaction).await;
         if self.kind == DatabaseKind::MySql {
-            // What changes a schema ends the transaction there, and the lock is the connection's.
+            // Schema changes end the transaction on MySQL, so the lock belongs to the connection.
             let released =
                 transaction.execute_unprepared(&format!("DO RELEASE_LOCK({MYSQL_LOCK})")).await;
             return Ok(self
@@ -120,7 +121,7 @@ impl Schema {
         Ok(self.end(transaction, result).await?)
     }
 
-    /// Gives the connection back, so that nothing of it is left.
+    /// Closes the connection, and waits until it is closed.
     pub async fn close(self) {
         drop(self.connection.close().await);
     }
@@ -137,7 +138,7 @@ impl Schema {
                 Ok(done)
             }
             Err(error) => {
-                // What failed says more than that this did, too.
+                // The first error says more than a failure of this.
                 drop(self.forget_statements(&transaction).await);
                 drop(transaction.rollback().await);
                 Err(error)
@@ -145,8 +146,8 @@ impl Schema {
         }
     }
 
-    /// Behind a pooler the connection may have named statements from others, and others get it
-    /// after this.
+    /// Behind a pooler, the connection may have named statements of other clients, and is given to
+    /// others afterwards.
     async fn forget_statements(&self, transaction: &DatabaseTransaction) -> Result<(), DbErr> {
         if self.is_pooled {
             transaction.execute_unprepared("DEALLOCATE ALL").await.map(drop)
@@ -155,8 +156,8 @@ impl Schema {
         }
     }
 
-    /// The lock is the transaction's, so that it also holds behind a pooler. What others did is
-    /// seen once it is held.
+    /// The lock belongs to the transaction, so that it also works behind a pooler. Work of others
+    /// is visible once the lock is held.
     async fn lock_postgres(
         &self,
         mut waits: impl FnMut(),
@@ -184,7 +185,7 @@ impl Schema {
         }
     }
 
-    /// The transaction keeps one connection, which has the lock.
+    /// The transaction stays on one connection, which holds the lock.
     async fn lock_mysql(
         &self,
         mut waits: impl FnMut(),
@@ -230,7 +231,7 @@ impl Schema {
     }
 }
 
-/// Whether `settings` name a file of SQLite that is not there.
+/// Whether `settings` name an SQLite file that does not exist.
 pub fn is_missing_file(settings: &DatabaseSettings) -> Result<bool, ConnectError> {
     let servers = Server::all(&settings.url, Access::Look)?;
     let [Server::Sqlite(options)] = servers.as_slice() else { return Ok(false) };

@@ -1,4 +1,4 @@
-//! What the key directory reads.
+//! The queries of the key directory.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -27,10 +27,10 @@ use crate::{
     engine::ports::{PrincipalSource, RegistryChange, RegistryError},
 };
 
-/// How long after its end a revoked token is still told: clocks differ, and an expired token is
-/// refused for that alone.
+/// How long after its expiry a revoked token is still listed: clocks differ, and an expired token
+/// is refused for its expiry anyway.
 const TOLD_AFTER_END: Duration = Duration::from_mins(1);
-/// SQLite and PostgreSQL take tens of thousands of parameters at most.
+/// SQLite and PostgreSQL accept a limited number of parameters: tens of thousands at most.
 const PARAMETERS_MAX: usize = 1000;
 
 #[async_trait]
@@ -46,9 +46,9 @@ impl PrincipalSource for SqlRegistry {
             .filter(principals::Column::Username.eq(username.as_str()))
             .into_tuple::<RevokedToken>()
             .all(&self.database);
-        // At the same time: a principal that is not in memory takes no longer for it.
+        // Concurrently, so that a principal that is not in memory takes no longer.
         let (rows, revoked) = tokio::try_join!(rows, revoked).map_err(registry_error)?;
-        // Every key comes with every trust.
+        // The join returns each key with each trust.
         let (mut keys, mut trusts, mut found) = (BTreeMap::new(), BTreeMap::new(), None);
         for (principal, key, trust) in rows {
             found = Some(principal);
@@ -167,7 +167,7 @@ impl PrincipalSource for SqlRegistry {
     }
 }
 
-/// The number of the newest change, as `connection` sees it.
+/// The number of the newest change visible to `connection`.
 pub(super) async fn newest_change(connection: &impl ConnectionTrait) -> Result<i64, RegistryError> {
     let feed = registry_feed::Entity::find_by_id(registry_feed::ROW)
         .one(connection)
@@ -178,7 +178,7 @@ pub(super) async fn newest_change(connection: &impl ConnectionTrait) -> Result<i
 }
 
 impl SqlRegistry {
-    /// The revoked access tokens of a page of principals, by the principal's number.
+    /// The revoked access tokens of a page of principals, by the principal's id.
     async fn revoked_of(
         &self,
         page: &[principals::Model],
@@ -198,11 +198,11 @@ impl SqlRegistry {
     }
 }
 
-/// The number of the grant, that of the principal, and the `jti` of the access token.
+/// The id of the grant, the id of the principal, and the `jti` of the access token.
 type RevokedToken = (i64, i64, String);
 
-/// Revoked access tokens that may not have expired. The clock bounds how many are read, and decides
-/// nothing else.
+/// Revoked access tokens that may not have expired. The clock only limits how many are read; it
+/// decides nothing else.
 fn revoked_tokens() -> Select<token_grants::Entity> {
     use token_grants::Column;
 

@@ -1,5 +1,5 @@
-//! Transactions that change the registry: one after the other where the database wants that, and
-//! none without a trail.
+//! Transactions that change the registry: one at a time on databases that need it, and each with an
+//! audit trail.
 
 use std::{ops::Deref, sync::Arc};
 
@@ -20,13 +20,14 @@ use super::{
 };
 use crate::engine::ports::{Author, RegistryError};
 
-/// How many rows one statement adds: databases bound the number of its parameters.
+/// How many rows one statement inserts: databases limit the number of parameters.
 const ROWS_MAX: usize = 500;
 
 impl SqlRegistry {
-    /// On SQLite the transaction takes the write lock at once: one that reads first and writes
-    /// later would fail when another writer came between. On PostgreSQL a stricter isolation,
-    /// if the server is set to one, would fail in the same way at rows that all writers change.
+    /// Begins a transaction. On SQLite it takes the write lock at once: a transaction that reads
+    /// first and writes later would fail if another writer came in between. On PostgreSQL it lowers
+    /// the isolation level, if the server defaults to a stricter one, which would fail in the same
+    /// way at rows that all writers change.
     pub(super) async fn begin(&self) -> Result<Writing, RegistryError> {
         let turn = Arc::clone(&self.turns)
             .acquire_owned()
@@ -38,12 +39,12 @@ impl SqlRegistry {
         Ok(Writing { transaction, _turn: turn })
     }
 
-    /// The same, with the row of a principal held against other changes; `None` where there is no
-    /// such principal.
+    /// Like [`Self::begin`], with the row of a principal locked against other changes; `None` if
+    /// there is no such principal.
     ///
-    /// Whoever changes what tokens a principal has begins here. A foreign key asks for the
-    /// principal's row, too, and so does its removal: all of them take it first, so none waits
-    /// for another in a circle, and nothing is added while it is held.
+    /// Anything that changes what tokens a principal has must begin here. Foreign keys and the
+    /// removal of a principal lock its row, too. Since all of them take that lock first, there are
+    /// no deadlocks, and nothing is added while it is held.
     pub(super) async fn begin_holding(
         &self,
         principal: i64,
@@ -57,8 +58,8 @@ impl SqlRegistry {
         Ok(held.map(|owner| (writing, owner)))
     }
 
-    /// The same, with the row held against changes only: others may add to the principal at the
-    /// same time.
+    /// Like [`Self::begin_holding`], with the row locked against updates only: others may add to
+    /// the principal at the same time.
     pub(super) async fn begin_sharing(
         &self,
         principal: i64,
@@ -73,7 +74,7 @@ impl SqlRegistry {
     }
 }
 
-/// A transaction in its turn.
+/// A write transaction, with its place in the queue of writers.
 pub(super) struct Writing {
     transaction: Transaction,
     _turn: OwnedSemaphorePermit,
@@ -93,7 +94,7 @@ impl Deref for Writing {
     }
 }
 
-/// What a transaction leaves behind: audit events, and an entry in the change feed.
+/// The records that a transaction leaves: audit events, and an entry in the change feed.
 pub(super) struct Trail<'a> {
     owner: &'a principals::Model,
     author: Author<'a>,
@@ -136,19 +137,19 @@ impl<'a> Trail<'a> {
         });
     }
 
-    /// Ends a transaction that decisions do not depend on.
+    /// Commits a transaction that does not affect decisions.
     pub(super) async fn commit_unannounced(self, writing: Writing) -> Result<(), RegistryError> {
         insert_events(&writing, self.events).await?;
         writing.commit().await
     }
 
-    /// Ends every changing transaction. The entry in the change feed comes last: from its number
-    /// on, all other writers wait for this one to end.
+    /// Commits a transaction that affects decisions. The entry in the change feed is written last:
+    /// once it has a number, all other writers wait for this transaction to end.
     pub(super) async fn commit(self, writing: Writing) -> Result<(), RegistryError> {
         Self::commit_all(vec![self], writing).await
     }
 
-    /// The same for a transaction that changed several principals.
+    /// Like [`Self::commit`], for a transaction that changed several principals.
     pub(super) async fn commit_all(
         trails: Vec<Self>,
         writing: Writing,
@@ -164,10 +165,10 @@ impl<'a> Trail<'a> {
     }
 }
 
-/// The numbers of changes come from one row, which whoever takes numbers holds until the
-/// transaction has ended, and is visible to all. So they have no gaps, and become visible in their
-/// order: one that was seen has none before it that is still to come. A sequence of the database
-/// does not give that.
+/// Numbers of changes come from a single row. A writer locks the row when it takes numbers, until
+/// its transaction has ended and is visible to all. So the numbers have no gaps and become visible
+/// in order: once a change is seen, no earlier one can still appear. Database sequences do not
+/// guarantee that.
 async fn insert_changes(
     writing: &Writing,
     concerned: Vec<(i64, TimeDateTime)>,
@@ -198,13 +199,13 @@ async fn insert_changes(
     Ok(())
 }
 
-/// Everybody waits for a writer that holds the row with the numbers. The server ends the
-/// transaction of one that has gone without a word, instead of waiting for hours until the network
-/// notices. SQLite knows when a process ends.
+/// All writers wait for the one that has locked the row with the numbers. If that writer disappears
+/// without closing its connection, the server ends its transaction, instead of waiting for hours
+/// until the network notices. SQLite notices when a process ends.
 async fn bound_idling(writing: &Writing) -> Result<(), RegistryError> {
     let statement = match writing.get_database_backend() {
         DatabaseBackend::Postgres => "SET LOCAL idle_in_transaction_session_timeout = '5s'",
-        // What MariaDB alone has is a comment to MySQL.
+        // MySQL treats the part for MariaDB as a comment.
         DatabaseBackend::MySql => {
             "SET @countersign = 0 /*M!100300 , SESSION idle_write_transaction_timeout = 5 */"
         }

@@ -1,9 +1,8 @@
-//! PostgreSQL behind a pooler that gives each transaction to whichever connection is free.
+//! PostgreSQL behind a pooler that gives each transaction to any free connection.
 //!
-//! What a connection keeps from one transaction to the next, a prepared statement above all, is on
-//! another connection the next time, where it is missing or somebody else's. So statements have no
-//! name, which the driver prepares and executes in two steps, and both steps are always in one
-//! transaction.
+//! State that a connection keeps between transactions, above all prepared statements, is missing on
+//! the next connection, or is that of another client. So statements are unnamed. The driver
+//! prepares and executes them in two steps, and both steps always run in one transaction.
 
 use sea_orm::{
     DbErr, ExecResult, IsolationLevel, QueryResult, RuntimeErr, Statement,
@@ -15,7 +14,7 @@ use sea_orm::{
 };
 use sea_query_sqlx::SqlxValues;
 
-/// Does `work` in a transaction of its own.
+/// Runs `work` in a separate transaction.
 pub(super) async fn alone<T>(
     pool: &PgPool,
     work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, DbErr>,

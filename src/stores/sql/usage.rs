@@ -1,5 +1,5 @@
-//! When keys, trusts and API keys were used, and how fetching key sets went. None of it is a change
-//! to the registry: no decision depends on it, so it is not in the change feed.
+//! When keys, trusts and API keys were last used, and results of fetching key sets. These are no
+//! changes to the registry: no decision depends on them, so they are not in the change feed.
 
 use std::collections::BTreeMap;
 
@@ -18,13 +18,12 @@ use crate::{
     engine::ports::{FetchFailure, FetchReports, RegistryError, UsageStore},
 };
 
-/// How many rows one statement changes.
+/// How many rows one statement updates.
 const ROWS_MAX: usize = 500;
 
 #[async_trait]
 impl UsageStore for SqlRegistry {
-    /// Times are rounded down to whole seconds, so that one statement serves all that was used
-    /// within a second.
+    /// Rounds times down to whole seconds, so that one statement covers all uses within a second.
     async fn write_usage(&self, used: &[(Used, UnixMillis)]) -> Result<(), RegistryError> {
         let [mut keys, mut trusts, mut api_keys] = [const { Notes::new() }; 3];
         for (used, at) in used {
@@ -60,7 +59,7 @@ impl UsageStore for SqlRegistry {
     }
 }
 
-/// What was used within each second.
+/// Ids by the second in which they were used.
 type Notes = BTreeMap<i64, Vec<i64>>;
 
 async fn write<E: EntityTrait>(
@@ -86,7 +85,7 @@ fn chunks<'a>(
     ids.chunks(ROWS_MAX).map(move |ids| (at, ids))
 }
 
-/// Another replica may have seen a later use.
+/// Another replica may have recorded a later use.
 fn is_earlier(column: impl ColumnTrait, at: UnixMillis) -> Condition {
     Condition::any().add(column.is_null()).add(column.lt(moment(at)))
 }

@@ -1,4 +1,4 @@
-//! The decision log: which decisions are written, and how.
+//! The decision log: which decisions are logged, and in what format.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
@@ -14,34 +14,35 @@ use crate::{
     },
 };
 
-/// Which decisions are logged. May change at any time.
+/// Which decisions are logged; can be changed at run time.
 #[derive(Debug)]
 pub struct DecisionLogging {
     log: AtomicU8,
-    /// The bits of the share of allowed decisions that are logged with the denied ones.
+    /// The bits of an `f64`: the share of allowed decisions that are logged besides the denied
+    /// ones.
     sample: AtomicU64,
 }
 
 impl DecisionLogging {
-    /// Those that `log` names, and a `sample` of those that it does not.
+    /// Logs the decisions that `log` names, and a `sample` of the others.
     pub fn new(log: DecisionLog, sample: Share) -> Self {
         let logging = Self { log: AtomicU8::default(), sample: AtomicU64::default() };
         logging.set(log, sample);
         logging
     }
 
-    /// None.
+    /// Logs no decisions.
     pub fn off() -> Self {
         Self::new(DecisionLog::Off, Share::default())
     }
 
-    /// From now on, these.
+    /// Replaces what is logged from now on.
     pub fn set(&self, log: DecisionLog, sample: Share) {
         self.log.store(log as u8, Ordering::Relaxed);
         self.sample.store(sample.get().to_bits(), Ordering::Relaxed);
     }
 
-    /// What is logged now.
+    /// Returns the current settings.
     pub fn now(&self) -> (DecisionLog, Share) {
         let log = self.log.load(Ordering::Relaxed);
         let log =
@@ -61,12 +62,12 @@ impl DecisionLogging {
     }
 }
 
-/// Queries carry secrets more often than paths do.
+/// The path without the query, which contains secrets more often than a path does.
 pub(super) fn without_query(path: &str) -> &str {
     path.split('?').next().unwrap_or_default()
 }
 
-/// One line, at level info under the target `countersign::decision`.
+/// Writes one line, at level info with the target `countersign::decision`.
 pub(super) fn write(
     auth_request: &AuthRequest<'_>,
     auth_method: Option<AuthMethod>,

@@ -1,11 +1,11 @@
-//! Lines that are gathered for a moment and then written together.
+//! Collects lines for a moment, and then writes them together.
 //!
-//! A line costs whoever logs it a copy. The thread that writes is woken by the first line of a
-//! batch alone: one that is woken for each, as with a channel, writes them one by one, and takes
-//! turns with those that log them.
+//! A log call only copies its line. The writing thread is woken only by the first line of a batch:
+//! if it were woken for each line, as with a channel, it would write them one by one and compete
+//! with the threads that log.
 //!
-//! If nobody takes what is written, the thread waits, and lines with it, up to a bound. Beyond it
-//! they are dropped and counted: a log that nobody reads is no reason to answer nobody.
+//! If the reader of the log is too slow, lines wait, up to a limit. Beyond that they are dropped
+//! and counted: a log that nobody reads must not stop the service.
 
 use std::{
     cell::Cell,
@@ -23,25 +23,25 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::config::telemetry::LogOverflow;
 
-/// For how long lines are gathered after the first.
+/// How long lines are collected after the first one.
 const GATHERING: Duration = Duration::from_millis(2);
-/// How many bytes may wait.
+/// Maximum number of bytes that wait.
 const WAITING_BYTES_MAX: usize = 1024 * 1024;
-/// How many bytes are written at once, so that it shows whether somebody takes them. As many as a
-/// pipe holds.
+/// How many bytes are written at once, as much as a pipe holds: small enough to notice whether the
+/// reader makes progress.
 const WRITTEN_AT_ONCE: usize = 64 * 1024;
-/// How long the end waits for what waits to be written, if nobody takes anything.
+/// How long stopping waits for the last lines if the reader makes no progress.
 const LAST_PATIENCE: Duration = Duration::from_secs(1);
-/// How often it does so, if somebody takes a little at a time.
+/// How many such periods stopping waits if the reader is slow but makes progress.
 const LAST_PATIENCES: u32 = 3;
 
 thread_local! {
-    /// Whether this is the thread that writes, which may never wait for room.
+    /// Whether this is the writing thread, which must never wait for room.
     static WRITES: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Starts a thread that writes to `target`. Lines without room are lost or waited for, as
-/// `overflow` says. `tell` is told how many were lost, on that thread, as soon as there is room
+/// Starts a thread that writes to `target`. `overflow` says whether lines without room are dropped
+/// or wait. `tell` is called on that thread with the number of lost lines as soon as there is room
 /// again; it may log.
 pub(super) fn start(
     target: impl Write + Send + 'static,
@@ -56,11 +56,11 @@ pub(super) fn start(
     Ok((Lines(Arc::clone(&shared)), WritingThread { shared, thread: Some(thread) }))
 }
 
-/// Takes lines.
+/// Accepts lines to write.
 #[derive(Clone, Debug)]
 pub(super) struct Lines(Arc<Shared>);
 
-/// Writes what waits and ends when it is dropped, unless nobody takes it.
+/// When dropped, writes the waiting lines and stops, unless the reader makes no progress.
 #[derive(Debug)]
 pub(super) struct WritingThread {
     shared: Arc<Shared>,
@@ -71,36 +71,36 @@ pub(super) struct WritingThread {
 struct Shared {
     overflow: LogOverflow,
     waiting: Mutex<Waiting>,
-    /// There is a first line, or it is the end.
+    /// Signals the first line of a batch, or the end.
     begun: Condvar,
-    /// There is room.
+    /// Signals that there is room.
     taken: Condvar,
-    /// The thread has ended.
+    /// Signals that the thread has ended.
     ended: Condvar,
-    /// How often something was written.
+    /// The number of writes, to detect progress.
     writes: AtomicU64,
-    /// How many lines were ever lost.
+    /// The number of lines lost since the start.
     lost: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
     lines: Vec<u8>,
-    /// How many were lost since there was room.
+    /// The number of lines lost since there was room.
     lost: u64,
-    /// No more lines are to come.
+    /// No more lines will come.
     is_ended: bool,
-    /// All are written.
+    /// All lines are written.
     is_written: bool,
 }
 
 impl Lines {
-    /// How many lines were ever lost.
+    /// The number of lines lost since the start.
     pub(super) fn lost(&self) -> u64 {
         self.0.lost.load(Ordering::Relaxed)
     }
 
-    /// How many were lost since there was room: none if there is.
+    /// The number of lines lost since there was room: 0 if there is room now.
     pub(super) fn being_lost(&self) -> u64 {
         self.0.lock().lost
     }
@@ -153,7 +153,7 @@ impl Shared {
             self.taken.notify_all();
             if lost > 0 {
                 tell(lost);
-                // What was just told comes after this batch, and is written even at the end.
+                // A line that `tell` logged follows this batch, and is written even at the end.
                 is_ended = false;
             }
             self.write(&mut target, &batch);
@@ -163,7 +163,7 @@ impl Shared {
         self.ended.notify_all();
     }
 
-    /// If the log cannot be written, there is nowhere to say so.
+    /// Ignores errors: if the log cannot be written, there is nowhere to report it.
     fn write(&self, target: &mut impl Write, batch: &[u8]) {
         for part in batch.chunks(WRITTEN_AT_ONCE) {
             let _ = target.write_all(part);
@@ -172,8 +172,8 @@ impl Shared {
         let _ = target.flush();
     }
 
-    /// Waits until all is written, for as long as somebody takes it, and not for long. Says whether
-    /// it is.
+    /// Waits for the last lines to be written, for a limited time and as long as there is progress.
+    /// Returns whether all are written.
     fn wait_for_the_end(&self) -> bool {
         let mut waiting = self.lock();
         for _ in 0..LAST_PATIENCES {
@@ -195,9 +195,9 @@ impl Drop for WritingThread {
         self.shared.lock().is_ended = true;
         self.shared.begun.notify_one();
         self.shared.taken.notify_all();
-        // One that still waits for a reader ends with the process.
+        // A thread that is still blocked by the reader ends with the process.
         if let Some(thread) = self.thread.take().filter(|_| self.shared.wait_for_the_end()) {
-            // It does not panic; if it did, what it had is lost either way.
+            // It does not panic; if it did, its lines would be lost anyway.
             let _ = thread.join();
         }
     }
@@ -226,7 +226,7 @@ impl<'a> MakeWriter<'a> for Lines {
 mod tests {
     use super::*;
 
-    /// Remembers what was written, and how often.
+    /// Stores what was written, and counts writes.
     #[derive(Clone, Default)]
     struct Target(Arc<Mutex<(Vec<u8>, usize)>>);
 
@@ -274,7 +274,7 @@ mod tests {
         assert!(times < THREADS * EACH / 10, "{times} writes");
     }
 
-    /// Takes nothing until it is opened, as a pipe that nobody reads.
+    /// Accepts nothing until it is opened, like a pipe without a reader.
     #[derive(Clone, Default)]
     struct Gate {
         target: Target,
@@ -332,7 +332,7 @@ mod tests {
         assert!(lost > 0);
 
         gate.open();
-        // Some may have been lost before the first batch was taken.
+        // Some lines may have been lost before the first batch was accepted.
         while told.lock().unwrap().iter().sum::<u64>() < lost {
             thread::yield_now();
         }

@@ -16,7 +16,7 @@ use crate::{
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A hundred times as fast as others, so that nobody waits for the distance between two fetches.
+/// Runs a hundred times as fast as real time, so that tests need not wait between two fetches.
 struct FastClock;
 
 impl Clock for FastClock {
@@ -40,7 +40,7 @@ impl FetchReports for NoReports {
     }
 }
 
-/// An endpoint that answers when the test says so.
+/// An endpoint that responds when the test says so.
 struct Endpoint {
     listener: TcpListener,
     trust: KnownTrust,
@@ -67,7 +67,7 @@ impl Endpoint {
         Self { listener, trust: KnownTrust { id: TrustId(1), url: url.into() }, cache, _stop: stop }
     }
 
-    /// The next request, which waits for its answer.
+    /// Waits for the next request, which then waits for its response.
     async fn asked(&self) -> TcpStream {
         let (mut stream, _) = tokio::time::timeout(PATIENCE, self.listener.accept())
             .await
@@ -80,7 +80,7 @@ impl Endpoint {
         stream
     }
 
-    /// Whether the set is known to have that key.
+    /// Whether the cached set has that key.
     async fn has(&self, kid: &str) -> bool {
         let found = self.cache.set(&self.trust, FastClock.now()).await;
         found.is_some_and(|set| set.named(kid).next().is_some())
@@ -128,7 +128,7 @@ async fn a_refresh_tells_of_a_fetch_that_began_after_it() {
     let (polled, is_polled) = oneshot::channel();
     let refreshed = tokio::spawn(async move {
         let mut refresh = cache.refresh(&url);
-        // So that it has asked for its fetch before the one under way ends.
+        // So that the refresh has asked for its fetch before the one in progress ends.
         let is_pending = std::future::poll_fn(|context| {
             Poll::Ready(Pin::new(&mut refresh).poll(context).is_pending())
         })
@@ -146,8 +146,8 @@ async fn a_refresh_tells_of_a_fetch_that_began_after_it() {
     );
 }
 
-/// A key set may change under a name that it had before. Whoever signs what no key fits makes it
-/// fetched, and once in a cooldown.
+/// A key set may change without a new `kid`. A token that no key matches triggers a fetch, but only
+/// once per cooldown.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_missed_is_fetched_once_in_a_cooldown() {
     let endpoint = Endpoint::start().await;
@@ -161,7 +161,7 @@ async fn what_was_missed_is_fetched_once_in_a_cooldown() {
         endpoint.cache.watched(&endpoint.trust.url, FastClock.now()).state().last_began.unwrap();
     let cooldown = endpoint.cache.settings.cooldown;
 
-    // It is the caller who says when.
+    // The time is the caller's.
     let too_early = began.saturating_add(cooldown.saturating_sub(Duration::from_millis(1)));
     for _ in 0..100 {
         endpoint.cache.missed(&endpoint.trust, too_early);
@@ -178,7 +178,7 @@ async fn what_was_missed_is_fetched_once_in_a_cooldown() {
     })
     .await
     .expect("the second set is not used");
-    // It counts once it is over, a moment after its keys do.
+    // The fetch is counted when it ends, slightly after its keys are used.
     let mut fetches =
         endpoint.cache.watched(&endpoint.trust.url, FastClock.now()).fetches.subscribe();
     let counted = *tokio::time::timeout(PATIENCE, fetches.wait_for(|fetches| *fetches >= 2))

@@ -38,23 +38,23 @@ impl RedisNonceStore {
                 if !is_connection_lost(&error) {
                     return Err(error.into());
                 }
-                // It may have been carried out, and only its answer lost: then it finds its own
-                // value.
+                // The first try may have been executed and only its reply lost: then the second one
+                // finds the value of this attempt.
                 let again = NonceClaim { attempt: Attempt::Named(claim.attempt.number()), ..claim };
                 Box::pin(self.claim_again(thread, &key, &again)).await
             }
         }
     }
 
-    /// A second try, on another connection. Boxed where it is called, so that the claims to which
-    /// this does not happen stay small.
+    /// Retries a claim on another connection. Boxed by its caller, so that the futures of claims
+    /// that need no retry stay small.
     async fn claim_again(
         &self,
         thread: &Arc<Thread>,
         key: &NonceKey,
         claim: &NonceClaim<'_>,
     ) -> Result<Claimed, ClaimError> {
-        // What another thread has may have broken like the first.
+        // The connection of another thread may have broken like the first one.
         let mut link = self.own_link(thread, key.partition).await?;
         let (commands, tolerance) = self.claim_commands(key, claim);
         let replies = link.connection.req_packed_commands(&commands, 0, commands.len()).await;
@@ -62,7 +62,7 @@ impl RedisNonceStore {
         self.read_claim(&link, key, claim, tolerance, replies).await
     }
 
-    /// After a refusal that may mean that another server has the nonces now.
+    /// Retries a claim after an error reply that may mean that another server has the nonces now.
     async fn claim_elsewhere(
         &self,
         thread: &Arc<Thread>,
@@ -77,7 +77,7 @@ impl RedisNonceStore {
         self.claim_again(thread, key, claim).await
     }
 
-    /// The commands of a claim, and for which tolerance it is remembered.
+    /// The commands of a claim, and the tolerance for which the nonce is remembered.
     fn claim_commands(&self, key: &NonceKey, claim: &NonceClaim<'_>) -> (Pipeline, Tolerance) {
         let tolerance = self.tolerance_in_use(key.partition);
         let mut set = Cmd::with_capacity(6, key.text.len() + 48);
@@ -107,15 +107,15 @@ impl RedisNonceStore {
         }
     }
 
-    /// The seconds that a claim is remembered if replicas accept its token for `tolerance`: counted
-    /// from the time of the server, which forgets it by its own clock.
+    /// How many seconds a nonce is remembered if replicas accept its token for `tolerance`. Counted
+    /// from the time of the server, since the server expires it by its own clock.
     fn remember_for(&self, partition: usize, claim: &NonceClaim<'_>, tolerance: Tolerance) -> u64 {
         let longer = tolerance.duration().saturating_sub(self.rules.tolerance.duration());
         let now = self.servers.layout().server(partition).map_or(claim.now, |server| server.time());
         remember_for(claim.valid_until.saturating_add(longer), now).as_secs()
     }
 
-    /// The largest tolerance in use, of this replica and of others.
+    /// The largest tolerance in use, by this replica or any other.
     fn tolerance_in_use(&self, partition: usize) -> Tolerance {
         let own = self.rules.tolerance;
         let known = self.epochs[partition].load();
@@ -126,7 +126,7 @@ impl RedisNonceStore {
             .unwrap_or(own)
     }
 
-    /// What the replies to a claim say.
+    /// Interprets the replies to a claim.
     async fn read_claim(
         &self,
         link: &Link,
@@ -141,7 +141,8 @@ impl RedisNonceStore {
             self.check_acknowledged(self.read(link, reply::integer(reply::next(&mut replies)))?)?;
         }
         let epoch = self.read(link, reply::get(reply::next(&mut replies)))?;
-        // A server that was replaced meanwhile may have taken a claim that nobody else knows of.
+        // A server that was replaced in the meantime may have stored a claim that no other server
+        // has.
         if !self.has(link.server, key.partition) {
             return Err(ClaimError::Replaced);
         }
@@ -168,10 +169,10 @@ impl RedisNonceStore {
         }
     }
 
-    /// The same attempt made this claim before, perhaps without enough replicas hearing of it.
-    /// `WAIT` covers what was written over its own connection alone, and a `SET NX` that is
-    /// refused writes nothing (Valkey then says that all replicas have it): so the claim
-    /// is written once more, by setting its expiry again.
+    /// Handles a claim that the same attempt has already made, perhaps without enough replicas
+    /// acknowledging it. `WAIT` covers only writes of its own connection, and a refused `SET NX`
+    /// writes nothing (Valkey then reports that all replicas have it). So the claim is written once
+    /// more, by setting its expiry again.
     async fn acknowledge(
         &self,
         link: &Link,
@@ -191,7 +192,7 @@ impl RedisNonceStore {
         self.check_acknowledged(self.read(link, reply::integer(reply::next(&mut replies)))?)?;
         let holder = self.read(link, reply::get(reply::next(&mut replies)))?;
         let epoch = self.read(link, reply::get(reply::next(&mut replies)))?;
-        // What was flushed in between may have been claimed by another attempt.
+        // If the key was flushed in between, another attempt may have claimed the nonce.
         let is_still_held = was_there
             && holder.is_some_and(|holder| holder == claim.attempt.number().to_be_bytes());
         if !(is_still_held && self.knows(key.partition, epoch.as_deref())) {
@@ -200,8 +201,9 @@ impl RedisNonceStore {
         if self.has(link.server, key.partition) { Ok(()) } else { Err(ClaimError::Replaced) }
     }
 
-    /// A claim found another epoch than the one that is known: it counts only in an epoch that says
-    /// what it covers, and is remembered for as long as that asks for.
+    /// Handles a claim that found another epoch than the known one. Settles the epochs first: the
+    /// claim counts only if it found the epoch that is then in effect, and is remembered for as
+    /// long as that requires.
     async fn follow_epoch(
         &self,
         link: &Link,
@@ -227,12 +229,12 @@ impl RedisNonceStore {
         }
     }
 
-    /// Whether `server` has the partition.
+    /// Whether `server` has the partition now.
     fn has(&self, server: u64, partition: usize) -> bool {
         self.servers.layout().server(partition).is_some_and(|found| found.id == server)
     }
 
-    /// Whether `epoch` is the one that is known.
+    /// Whether `epoch` equals the known one.
     pub(super) fn knows(&self, partition: usize, epoch: Option<&[u8]>) -> bool {
         let known = self.epochs[partition].load();
         epoch.is_some() && known.as_ref().map(|known| &*known.bytes) == epoch
@@ -241,7 +243,7 @@ impl RedisNonceStore {
     pub(super) fn is_fenced(&self, partition: usize, claim: &NonceClaim<'_>) -> bool {
         let known = self.epochs[partition].load();
         let Some(fence) = known.as_ref().map(|known| known.epoch.fence) else { return true };
-        // The time now matters to a raised tolerance alone.
+        // Only a raised tolerance depends on the current time.
         let now = if fence.raised.is_some() { self.clock.now() } else { claim.now };
         fence.excludes(claim.token_time, now, self.rules.fence)
     }

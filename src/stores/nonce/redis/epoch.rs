@@ -1,10 +1,10 @@
-//! The epoch of a partition: a record beside its nonces that tells whether they are still all
+//! The epoch of a partition: a record beside its nonces that tells whether all of them are still
 //! there.
 //!
-//! Every claim reads it in its own round trip. It is gone after a loss of everything, and it names
-//! another server after a failover or a restart. Then it is replaced, and says since when the store
-//! remembers, which is what the [`Fence`] is made of. It also holds the largest tolerance in use,
-//! which everybody remembers nonces for.
+//! Every claim reads it in the same round trip. It is missing after Redis lost everything, and
+//! names another server after a failover or a restart. It is then replaced by an epoch that says
+//! since when the store remembers; the [`Fence`] is built from that. It also holds the largest
+//! tolerance in use, which determines how long all replicas remember nonces.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -13,14 +13,14 @@ use crate::domain::{
     time::{Tolerance, UnixMillis},
 };
 
-/// Of the form of the record.
+/// Version of the record's format.
 const VERSION: &str = "1";
 
-/// What the record says.
+/// The content of the record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Epoch {
     pub(crate) fence: Fence,
-    /// The `run_id` of the server whose memory this is.
+    /// The `run_id` of the server that holds the nonces.
     pub(crate) run_id: Box<str>,
     /// How many keys that server had evicted when this was written.
     pub(crate) evicted: u64,
@@ -29,15 +29,15 @@ pub(crate) struct Epoch {
 /// Why an epoch was replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// There was none: a Redis that is empty.
+    /// There was no epoch: Redis is empty.
     Empty,
-    /// There was something that is no epoch.
+    /// There was a value that is no valid epoch.
     Unreadable,
-    /// It was another server's: a failover, a restart, or a slot that moved.
+    /// It named another server: a failover, a restart, or a moved slot.
     OtherServer,
     /// The server evicted keys.
     Evicted,
-    /// A replica with a larger tolerance began.
+    /// A replica with a larger tolerance started.
     ToleranceRaised,
 }
 
@@ -53,25 +53,25 @@ impl Change {
     }
 }
 
-/// What a replica sees when it looks at an epoch.
+/// What a replica knows when it checks an epoch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sight<'a> {
-    /// The server that was asked.
+    /// The `run_id` of the server that was asked.
     pub(crate) run_id: &'a str,
-    /// How many keys it has evicted; 0 if that does not matter.
+    /// How many keys the server has evicted; 0 if evictions do not matter.
     pub(crate) evicted: u64,
-    /// The time by its clock, read after the epoch was.
+    /// The server's time, read after the epoch.
     pub(crate) now: UnixMillis,
     /// The tolerance of this replica.
     pub(crate) tolerance: Tolerance,
-    /// The largest tolerance that this replica knew to be in use.
+    /// The largest tolerance that this replica knew to be in use, if any.
     pub(crate) known_tolerance: Option<Tolerance>,
-    /// For how long after a change of the server other replicas may still claim at the one before.
+    /// How long other replicas may still claim at the previous server after a change of servers.
     pub(crate) takeover: Duration,
 }
 
 impl Epoch {
-    /// As it is stored: words, the last of which is the server.
+    /// Encodes the record as words separated by spaces; the last one is the server.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let Fence { lost_at, tolerance, raised } = self.fence;
         let (from, at) =
@@ -89,7 +89,7 @@ impl Epoch {
         text.into_bytes()
     }
 
-    /// `None` if it is no record of this form.
+    /// Returns `None` if `bytes` are no record of this format.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut words = std::str::from_utf8(bytes).ok()?.split(' ');
         let mut next = || words.next();
@@ -111,10 +111,10 @@ impl Epoch {
         Some(Self { fence: Fence { lost_at, tolerance: in_use, raised }, run_id, evicted })
     }
 
-    /// What the epoch has to be instead of `held`, and why; `None` if it is right as it is.
+    /// The epoch that must replace `held`, and why; `None` if `held` is right.
     pub(crate) fn replacement(held: Option<&[u8]>, sight: Sight<'_>) -> Option<(Self, Change)> {
-        // Whoever finds another server here may come before those who still claim at the one
-        // before.
+        // Other replicas may still claim at the previous server after this one has noticed the
+        // change.
         let taken_over = sight.now.saturating_add(sight.takeover);
         let anew = |change| {
             let tolerance = longer(sight.tolerance, sight.known_tolerance);
@@ -283,7 +283,8 @@ mod tests {
             let _ = Epoch::decode(&bytes);
         }
 
-        /// Replicas that look one after the other come to rest: what one wrote is right for the next that sees the same server.
+        /// Replicas that check one after the other converge: what one wrote is right for the next
+        /// one that sees the same server.
         #[test]
         fn a_replacement_is_right_for_whoever_looks_next(
             held in proptest::option::of("1 [0-9]{1,7} (1000|20000|60000) 0 0 [0-3] (one|two)"), evicted in 0_u64..4, seconds in 1_u64..100,

@@ -70,13 +70,13 @@ impl ClaimError {
     }
 }
 
-/// The settings do not make a Redis client, or the Redis must not be used.
+/// The settings do not yield a Redis client, or the Redis must not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BadRedis {
     /// TLS cannot be set up.
     #[error(transparent)]
     Tls(#[from] BadRedisTls),
-    /// It evicts keys.
+    /// The Redis evicts keys.
     #[error("{0}")]
     Evicts(String),
 }

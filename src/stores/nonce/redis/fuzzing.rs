@@ -1,16 +1,17 @@
-//! What the fuzz targets see of the nonces in Redis.
+//! Entry points for the fuzz targets of the nonce store in Redis.
 
 use std::time::Duration;
 
 use super::epoch::{Epoch, Sight};
 use crate::domain::time::{Tolerance, UnixMillis};
 
-/// Reads the record of an epoch and writes it again. `None` if it is none.
+/// Decodes and encodes the record of an epoch. `None` if it is invalid.
 pub fn rewritten_epoch(record: &[u8]) -> Option<Vec<u8>> {
     Epoch::decode(record).map(|epoch| epoch.encode())
 }
 
-/// What a replica with these eyes writes instead of `record`; `None` if it leaves it as it is.
+/// What a replica that sees this writes in place of `record`; `None` if it leaves `record` as it
+/// is.
 pub fn replaced_epoch(
     record: Option<&[u8]>,
     run_id: &str,

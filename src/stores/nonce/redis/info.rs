@@ -1,19 +1,19 @@
-//! What `INFO` says of a server.
+//! Parses the reply to `INFO`.
 
-/// The lines of `INFO` that matter here.
+/// The fields of `INFO` that are needed here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct ServerInfo {
-    /// Of the process: another one after each start.
+    /// Identifies the server process: changes with each start.
     pub(super) run_id: String,
     pub(super) is_master: bool,
     /// Keys evicted since the start.
     pub(super) evicted_keys: u64,
-    /// `None` on a server that does not tell.
+    /// `None` if the server does not report it.
     pub(super) eviction_policy: Option<String>,
 }
 
 impl ServerInfo {
-    /// `None` if it lacks what tells servers apart.
+    /// Returns `None` if `text` lacks the `run_id`.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let field = |name: &str| {
             text.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim()))
@@ -28,7 +28,7 @@ impl ServerInfo {
         })
     }
 
-    /// Whether any key may be evicted, also those without an expiry.
+    /// Whether the server may evict any key, even one without an expiry.
     pub(super) fn evicts_any_key(&self) -> bool {
         self.eviction_policy.as_deref().is_some_and(|policy| policy.starts_with("allkeys-"))
     }

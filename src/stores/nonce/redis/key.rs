@@ -1,18 +1,18 @@
 //! Names of keys in Redis.
 //!
-//! Nonces lie in partitions, each of which is one hash tag and so, in a cluster, one slot. The
-//! epoch of a partition lies in the same slot, so that it can be asked for in the round trip of a
-//! claim.
+//! Nonces are divided into partitions. Each partition is one hash tag and so, in a cluster, one
+//! slot. The epoch of a partition is in the same slot, so that a claim can read it in its own round
+//! trip.
 
 use std::fmt::Write as _;
 
 use crate::domain::principal::PrincipalId;
 
-/// How many partitions nonces have in a cluster: enough to spread evenly over many masters.
-/// Elsewhere there is one.
+/// Number of partitions in a cluster: enough to spread evenly over many masters. Without a cluster
+/// there is one.
 pub(super) const CLUSTER_PARTITIONS: usize = 64;
-/// Longest nonce that is a key as it stands; longer ones, and those with other bytes than visible
-/// ASCII, are hashed.
+/// Longest nonce, in bytes, that is put into the key unchanged. Longer ones, and those with bytes
+/// other than visible ASCII, are hashed.
 const PLAIN_NONCE_BYTES_MAX: usize = 64;
 
 /// The key of a nonce, and its partition.
@@ -22,8 +22,8 @@ pub(super) struct NonceKey {
 }
 
 impl NonceKey {
-    /// `countersign:{PARTITION}:nonce:PRINCIPAL:` and then `n` and the nonce, or `h` and its
-    /// SHA-256 in hexadecimal digits.
+    /// `countersign:{PARTITION}:nonce:PRINCIPAL:`, followed by `n` and the nonce, or by `h` and its
+    /// SHA-256 in hexadecimal.
     pub(super) fn new(principal: PrincipalId, nonce: &str, partitions: usize) -> Self {
         let partition = partition(principal, nonce, partitions);
         let mut text = String::with_capacity(56 + PLAIN_NONCE_BYTES_MAX);
@@ -45,7 +45,7 @@ impl NonceKey {
     }
 }
 
-/// The same on every replica.
+/// The partition of a nonce; the same on every replica.
 fn partition(principal: PrincipalId, nonce: &str, partitions: usize) -> usize {
     if partitions <= 1 {
         return 0;
@@ -61,7 +61,7 @@ pub(super) fn epoch(partition: usize) -> String {
     format!("countersign:{{{partition}}}:epoch")
 }
 
-/// A key for a claim on trial.
+/// The key of a trial claim.
 pub(super) fn trial(partition: usize) -> String {
     format!("countersign:{{{partition}}}:trial:{:032x}", fastrand::u128(..))
 }
@@ -89,7 +89,7 @@ mod tests {
         assert_eq!(key_of(&"x".repeat(8000)).len(), hashed.len());
     }
 
-    /// Only the first pair of braces is a hash tag: a client cannot choose the slot.
+    /// Only the first pair of braces is a hash tag, so a client cannot choose the slot.
     #[test]
     fn a_nonce_lies_in_the_slot_of_its_epoch_whatever_its_name() {
         let mut slots = BTreeSet::new();

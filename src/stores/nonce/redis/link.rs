@@ -1,5 +1,5 @@
 //! The connections of a thread: one to each server, shared by all claims of the thread and driven
-//! by its own runtime.
+//! by the thread's own runtime.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -11,12 +11,12 @@ use futures_util::future::{BoxFuture, FutureExt, Shared};
 use super::failure::ClaimError;
 use crate::stores::redis::Connection;
 
-/// What belongs to one thread.
+/// The state of one thread.
 #[derive(Default)]
 pub(super) struct Thread {
     held: Mutex<Vec<Link>>,
-    /// Connections that are being made, so that many waiting claims make one. They go on if nobody
-    /// waits any more.
+    /// Connections that are being made, so that many waiting claims share one. Connecting continues
+    /// even if no claim waits for it any more.
     connecting: Mutex<Vec<(u64, Connecting)>>,
 }
 
@@ -25,9 +25,9 @@ pub(super) type Connecting = Shared<BoxFuture<'static, Result<(), Arc<ClaimError
 /// A connection to a server.
 #[derive(Clone)]
 pub(super) struct Link {
-    /// The number of the server.
+    /// The id of the server.
     pub(super) server: u64,
-    /// Of the connection.
+    /// The id of the connection.
     serial: u64,
     pub(super) connection: Connection,
 }
@@ -43,16 +43,16 @@ impl Thread {
         lock(&self.held).iter().find(|held| held.server == server).cloned()
     }
 
-    /// Keeps a connection, instead of any other to the same server. What is on its way over that
-    /// one still arrives.
+    /// Keeps a connection in place of any other to the same server. Replies that are still due on
+    /// the old connection still arrive.
     pub(super) fn keep(&self, link: Link) {
         let mut held = lock(&self.held);
         held.retain(|known| known.server != link.server);
         held.push(link);
     }
 
-    /// Keeps a connection instead of `suspect`, unless something came over that one since `moment`
-    /// and it is still held.
+    /// Keeps a connection in place of `suspect`, unless `suspect` is still kept and something came
+    /// over it since `moment`.
     pub(super) fn keep_instead(&self, suspect: &Link, moment: Instant, link: Link) {
         let is_held = lock(&self.held).iter().any(|known| known.serial == suspect.serial);
         if !(is_held && suspect.connection.heard_since(moment)) {
@@ -60,17 +60,17 @@ impl Thread {
         }
     }
 
-    /// Gives up the connection that `link` is, if it is one of this thread.
+    /// Drops the connection of `link`, if it belongs to this thread.
     pub(super) fn drop_link(&self, link: &Link) {
         self.drop_if(|held| held.serial == link.serial);
     }
 
-    /// Gives up the connections to which `condition` applies.
+    /// Drops the connections that match `condition`.
     pub(super) fn drop_if(&self, condition: impl Fn(&Link) -> bool) {
         lock(&self.held).retain(|held| !condition(held));
     }
 
-    /// The connection to `server` that is being made, or that `connect` begins to make.
+    /// The connection to `server` that is being made; if there is none, `connect` starts one.
     pub(super) fn connecting(
         self: &Arc<Self>,
         server: u64,
@@ -95,7 +95,7 @@ impl Thread {
     }
 }
 
-/// A lock that is poisoned guards a list that is whole at any time.
+/// Ignores poisoning: the list behind the lock is valid at any time.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,8 +1,8 @@
-//! What Redis replies, read so that no reply can be taken for another.
+//! Reads the replies of Redis so that no reply can be mistaken for another.
 //!
 //! The `redis` crate returns an error reply to a raw command as `Ok(Value::ServerError)`, and
-//! conversions such as `Option<Value>` accept it as a value. So every reply that a decision rests
-//! on is matched here, by its exact form; anything else is a [`ReplyError`].
+//! conversions such as `Option<Value>` accept it as a value. So every reply that a decision depends
+//! on is matched here by its exact form; anything else is a [`ReplyError`].
 
 use redis::Value;
 
@@ -11,13 +11,13 @@ use crate::domain::time::UnixMillis;
 /// The reply to `SET key value NX`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SetReply {
-    /// `+OK`: the key was not there, and holds the value now.
+    /// `+OK`: the key did not exist, and now holds the value.
     Stored,
-    /// Nil: the key is there, and was left as it is.
+    /// Nil: the key exists, and was not changed.
     Held,
 }
 
-/// A reply that says nothing about the nonce.
+/// A reply that does not say whether the nonce is fresh.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ReplyError {
     /// Redis refused the command.
@@ -25,17 +25,17 @@ pub(super) enum ReplyError {
     Refused {
         /// The first word of the error reply, such as `OOM`.
         code: Box<str>,
-        /// The rest of it.
+        /// The rest of the error reply.
         detail: Box<str>,
     },
-    /// A reply of a kind that the command never has.
+    /// A reply of a type that the command never returns.
     #[error("Redis replied with {0}, which is no answer to the command")]
     Unexpected(&'static str),
 }
 
 impl ReplyError {
-    /// Whether another connection could be answered differently: this one leads to a server that is
-    /// not, or no longer, the right one, or that wants to know the client again.
+    /// Whether another connection may get another answer: this one leads to the wrong server, or
+    /// the server wants the client to authenticate again.
     pub(super) fn ends_connection(&self) -> bool {
         match self {
             Self::Refused { code, .. } => {
@@ -50,8 +50,7 @@ impl ReplyError {
         matches!(self, Self::Refused { code, .. } if matches!(&**code, "MOVED" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN"))
     }
 
-    /// The name in metrics: the code of a known error reply, else `other_error`, or
-    /// `unexpected_reply`.
+    /// The kind for metrics: the code of a known error reply, `other_error` or `unexpected_reply`.
     pub(super) fn kind(&self) -> FailureKind {
         match self {
             Self::Refused { code, .. } => FailureKind::of_code(code),
@@ -60,18 +59,17 @@ impl ReplyError {
     }
 }
 
-/// Names the kinds of failures once: variant, code of the error reply if it is one, and name in
-/// metrics.
+/// Lists the kinds of failures: variant, name in metrics and, for an error reply, its code.
 macro_rules! failure_kinds {
     ($($(#[$doc:meta])* $kind:ident = $name:literal $(($code:literal))?,)+) => {
-        /// Why a claim could not be decided, as metrics count it.
+        /// Why a claim could not be decided, as counted by metrics.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum FailureKind {
             $($(#[$doc])* $kind,)+
         }
 
         impl FailureKind {
-            /// Every kind, each at the index `kind as usize`.
+            /// Every kind, in the order of `kind as usize`.
             pub const ALL: &'static [Self] = &[$(Self::$kind,)+];
 
             /// The value of the label `kind`.
@@ -96,53 +94,54 @@ failure_kinds! {
     Timeout = "timeout",
     /// No connection, or one that broke.
     Connection = "connection",
-    /// A reply that the command never has.
+    /// A reply of a type that the command never returns.
     UnexpectedReply = "unexpected_reply",
     /// An error reply with a code that is not listed here.
     OtherError = "other_error",
     /// Too few replicas of Redis acknowledged the claim.
     TooFewAcknowledged = "too_few_acknowledged",
-    /// Another server took over meanwhile.
+    /// Another server took over during the claim.
     Replaced = "replaced",
-    /// Redis lost its memory meanwhile.
+    /// Redis lost its data during the claim.
     MemoryLost = "memory_lost",
-    /// The clock of this replica is too far from that of Redis.
+    /// The clock of this replica differs too much from that of Redis.
     ClockSkew = "clock_skew",
-    /// It may evict any key.
+    /// The server may evict any key.
     Evicts = "evicts",
-    /// Full, and told not to evict.
+    /// Redis is out of memory, and its policy forbids eviction.
     OutOfMemory = "oom" ("OOM"),
-    /// A replica.
+    /// The server is a read-only replica.
     ReadOnly = "readonly" ("READONLY"),
     /// Fewer replicas than `min-replicas-to-write`.
     NoReplicas = "noreplicas" ("NOREPLICAS"),
-    /// Persistence fails, and writing is stopped for that.
+    /// Persistence fails, so Redis refuses writes.
     Misconfigured = "misconf" ("MISCONF"),
-    /// The user may not use the command or the key.
+    /// The ACL user may not use the command or the key.
     NoPermission = "noperm" ("NOPERM"),
-    /// A password is wanted.
+    /// Redis requires a password.
     NoAuthentication = "noauth" ("NOAUTH"),
-    /// Still reading its data.
+    /// Redis is still loading its data.
     Loading = "loading" ("LOADING"),
-    /// A script runs for too long.
+    /// A script has been running for too long.
     Busy = "busy" ("BUSY"),
-    /// Keys of the slot are on the move.
+    /// The keys of the slot are being moved.
     TryAgain = "tryagain" ("TRYAGAIN"),
-    /// A replica that has lost its master.
+    /// The server is a replica that has lost its master.
     MasterDown = "masterdown" ("MASTERDOWN"),
     /// The cluster does not serve the slot.
     ClusterDown = "clusterdown" ("CLUSTERDOWN"),
     /// Another node has the slot.
     Moved = "moved" ("MOVED"),
-    /// Another node is being given the slot.
+    /// The slot is being moved to another node.
     Ask = "ask" ("ASK"),
-    /// Keys of several slots in one command.
+    /// One command had keys of several slots.
     CrossSlot = "crossslot" ("CROSSSLOT"),
-    /// A general error.
+    /// Any other error reply with the generic code.
     GeneralError = "err" ("ERR"),
 }
 
-/// Reads the reply to `SET key value NX`. Only the simple string `OK` means that it was stored.
+/// Reads the reply to `SET key value NX`. Only the simple string `OK` means that the value was
+/// stored.
 pub(super) fn set(reply: Value) -> Result<SetReply, ReplyError> {
     match reply {
         Value::Okay => Ok(SetReply::Stored),
@@ -160,7 +159,7 @@ pub(super) fn get(reply: Value) -> Result<Option<Vec<u8>>, ReplyError> {
     }
 }
 
-/// Reads the reply to `EXISTS key` of one key.
+/// Reads the reply to `EXISTS key` for one key.
 pub(super) fn exists(reply: Value) -> Result<bool, ReplyError> {
     match reply {
         Value::Int(0) => Ok(false),
@@ -169,7 +168,6 @@ pub(super) fn exists(reply: Value) -> Result<bool, ReplyError> {
     }
 }
 
-/// Reads an integer.
 pub(super) fn integer(reply: Value) -> Result<i64, ReplyError> {
     match reply {
         Value::Int(number) => Ok(number),
@@ -177,7 +175,7 @@ pub(super) fn integer(reply: Value) -> Result<i64, ReplyError> {
     }
 }
 
-/// Reads a text, such as that of `INFO`.
+/// Reads a text reply, such as that of `INFO`.
 pub(super) fn text(reply: Value) -> Result<String, ReplyError> {
     match reply {
         Value::BulkString(bytes) => {
@@ -201,9 +199,9 @@ pub(super) fn time(reply: Value) -> Result<UnixMillis, ReplyError> {
     }
 }
 
-/// The next reply of a pipeline.
+/// The next reply of a pipeline, or an empty array if there is none.
 pub(super) fn next(replies: &mut impl Iterator<Item = Value>) -> Value {
-    // One too few is no answer, and read as such: nil would be one.
+    // A missing reply is no answer and must not become nil, which would be one.
     replies.next().unwrap_or_else(|| Value::Array(Vec::new()))
 }
 
@@ -226,7 +224,7 @@ fn not_an_answer(reply: Value) -> ReplyError {
         Value::VerbatimString { .. } => "a verbatim string",
         Value::BigNumber(_) => "a big number",
         Value::Push { .. } => "a push message",
-        // The enum may grow: a kind that is not known here is no answer either.
+        // The enum may grow: an unknown type is no answer either.
         _ => "something of an unknown kind",
     })
 }

@@ -1,4 +1,4 @@
-//! One Redis server: its connections, its clock, and whether it is fit for claims.
+//! One Redis server: its connections, its clock, and whether it may be used for claims.
 
 use std::{
     fmt,
@@ -18,23 +18,22 @@ use crate::{
     stores::redis::{Connection, Purpose, RedisAccess},
 };
 
-/// One Redis server.
 pub(super) struct Server {
-    /// Unlike that of any other of this process.
+    /// Unique within this process.
     pub(super) id: u64,
     pub(super) address: RedisAddress,
     access: RedisAccess,
-    /// Why nothing may be claimed here, although it answers.
+    /// Why this server must not be used for claims although it answers.
     problem: ArcSwapOption<Unfit>,
     clock: ServerClock,
     is_down: AtomicBool,
 }
 
-/// The clock of a server, as it was last read, and how long ago by a monotonic one: whatever is
-/// done to the clock of this process, this one goes on.
+/// The clock of a server: its last reading, carried forward by a monotonic clock, so that changes
+/// to the wall clock of this process do not matter.
 struct ServerClock {
     began: Instant,
-    /// Its time less the monotonic one, in milliseconds.
+    /// The server's time minus the monotonic time, in milliseconds.
     offset: AtomicI64,
 }
 
@@ -44,7 +43,7 @@ impl ServerClock {
     }
 }
 
-/// A server that answers, and is not fit for claims.
+/// Why a server that answers must not be used for claims.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Unfit {
     #[error(
@@ -72,18 +71,17 @@ impl Server {
         }
     }
 
-    /// `time` was just received.
+    /// Stores `time`, which was just received.
     pub(super) fn read_clock(&self, time: UnixMillis) {
         self.clock.offset.store(time.0 - self.clock.elapsed_ms(), Ordering::Relaxed);
     }
 
-    /// The time by the server's clock, or a little earlier: by what the way of its last answer
-    /// took. To be asked once it was read.
+    /// The current time by the server's clock, or slightly earlier: by the travel time of its last
+    /// reply. Call it only after the clock was read.
     pub(super) fn time(&self) -> UnixMillis {
         UnixMillis(self.clock.elapsed_ms() + self.clock.offset.load(Ordering::Relaxed))
     }
 
-    /// A new connection.
     pub(super) async fn connect(&self) -> Result<Connection, RedisError> {
         self.access.connect(&self.address, Purpose::Data).await
     }
@@ -114,12 +112,12 @@ impl Server {
         self.problem.store(problem.map(Arc::new));
     }
 
-    /// Whether it took no claim when it was last asked.
+    /// Whether the server took no claim when last checked.
     pub(super) fn is_down(&self) -> bool {
         self.is_down.load(Ordering::Relaxed)
     }
 
-    /// Notes whether it takes claims, and says whether that is new.
+    /// Stores whether the server is down, and returns whether that changed.
     pub(super) fn is_news(&self, is_down: bool) -> bool {
         self.is_down.load(Ordering::Relaxed) != is_down
             && self.is_down.swap(is_down, Ordering::Relaxed) != is_down

@@ -1,9 +1,9 @@
-//! Which Redis server has which partition of the nonces: the one of the URL, the master that the
-//! sentinels name, or the masters of a cluster.
+//! Finds the Redis server of each partition of the nonces: the server of the URL, the master that
+//! the sentinels name, or the masters of a cluster.
 //!
-//! Claims are sent to servers and not to a library's cluster connection, which would hide which
-//! server answered and when it was replaced by another: that has to be known to tell whether claims
-//! were lost.
+//! Claims go to servers directly and not through a library's cluster connection. That would hide
+//! which server answered and when it was replaced, which must be known to tell whether claims were
+//! lost.
 
 use std::{
     fmt,
@@ -25,17 +25,17 @@ use crate::{
     stores::redis::{Held, Purpose, Question, RedisAccess, SLOTS, Told, ask_all},
 };
 
-/// For how long after a master was replaced other replicas may still claim at the old one: they ask
-/// for it twice a second.
+/// How long other replicas may still claim at the old master after it was replaced: they check who
+/// is master twice a second.
 const TAKEOVER: Duration = Duration::from_millis(750);
-/// How long to wait before a sentinel is listened to again.
+/// How long to wait before subscribing to a sentinel again.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
-/// Which server has which partition.
+/// Maps partitions to servers.
 #[derive(Debug, Default)]
 pub(super) struct Layout {
     pub(super) servers: Vec<Arc<Server>>,
-    /// The place in `servers`, by partition.
+    /// Index into `servers`, by partition.
     places: Vec<Option<usize>>,
 }
 
@@ -56,13 +56,13 @@ impl Layout {
 pub(super) struct Servers {
     access: RedisAccess,
     layout: ArcSwap<Layout>,
-    /// One search at a time, over connections that are kept.
+    /// Held during a search, so that only one runs at a time; keeps the connections.
     searching: tokio::sync::Mutex<Held>,
-    /// How many searches have begun.
+    /// How many searches have started.
     searches: AtomicU64,
-    /// Somebody has a reason to search.
+    /// Signals that a search is needed.
     pub(super) wanted: Notify,
-    /// The number of the newest decision about who is master, by the sentinels or the cluster.
+    /// The number of the newest decision by the sentinels or the cluster about who is master.
     newest: AtomicU64,
 }
 
@@ -76,7 +76,7 @@ pub(super) enum DiscoveryError {
 }
 
 impl Servers {
-    /// Nothing is connected yet.
+    /// Does not connect yet.
     pub(super) fn new(access: RedisAccess) -> Self {
         let layout = match access.servers() {
             RedisServers::Single(address) => Layout {
@@ -106,7 +106,7 @@ impl Servers {
         }
     }
 
-    /// For how long after a server took over others may still claim at the one before.
+    /// How long other replicas may still claim at the previous server after a takeover.
     pub(super) fn takeover(&self) -> Duration {
         match self.access.servers() {
             RedisServers::Single(_) => Duration::ZERO,
@@ -114,7 +114,7 @@ impl Servers {
         }
     }
 
-    /// Not to be held while something is awaited.
+    /// The current layout. Do not hold it across an `await`.
     pub(super) fn layout(&self) -> Guard<Arc<Layout>> {
         self.layout.load()
     }
@@ -123,15 +123,15 @@ impl Servers {
         self.layout.load_full()
     }
 
-    /// Searches, and says whether something changed. Servers that stay keep their connections. All
-    /// that ask while a search is under way share the next one.
+    /// Searches, and returns whether anything changed. Servers that stay keep their connections.
+    /// All callers during a search share the next one.
     pub(super) async fn search(&self) -> Result<bool, DiscoveryError> {
         let before = self.layout_now();
         let begun = self.searches.load(Ordering::Acquire);
         let mut held = self.searching.lock().await;
         let now = self.layout_now();
         if !Arc::ptr_eq(&before, &now) || self.searches.load(Ordering::Acquire) > begun {
-            // Somebody else has just searched.
+            // Another caller has just searched.
             return Ok(!Arc::ptr_eq(&before, &now));
         }
         self.searches.fetch_add(1, Ordering::AcqRel);
@@ -155,7 +155,7 @@ impl Servers {
                     .ok_or(DiscoveryError::NoNode)?
             }
         };
-        // Whoever answers late must not bring back what was replaced.
+        // A late answer must not bring back a server that was replaced.
         if told.number < self.newest.load(Ordering::Acquire) {
             return Ok(false);
         }
@@ -199,7 +199,8 @@ impl Servers {
         true
     }
 
-    /// Listens to the sentinels, for ever: each says at once when another master was chosen.
+    /// Listens to the sentinels indefinitely; each announces at once when another master is
+    /// elected.
     pub(super) async fn listen(&self) {
         let RedisServers::Sentinel { sentinels, .. } = self.access.servers() else {
             return std::future::pending().await;

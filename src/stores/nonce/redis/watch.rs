@@ -1,5 +1,5 @@
-//! What is looked after beside the claims: which servers there are, that their epochs are right,
-//! and that they are fit.
+//! The background work beside the claims: finds servers, keeps their epochs right, and checks that
+//! the servers may be used.
 
 use std::{
     collections::HashMap,
@@ -27,27 +27,27 @@ use crate::{
     stores::redis::{CONNECT_TIMEOUT, Connection, within},
 };
 
-/// How far apart looks are.
+/// The interval between checks.
 const INTERVAL: Duration = Duration::from_millis(500);
-/// How long one look at a server may take.
+/// How long one check of a server may take.
 const LOOK_TIMEOUT: Duration = Duration::from_millis(500);
-/// How often epochs are read again because somebody else changed them at the same time.
+/// How often epochs are read again because another replica changed them at the same time.
 const ROUNDS: usize = 8;
 
-/// Replaces an epoch if it is still the one that was read, and yields the one that counts.
+/// Replaces an epoch if it is still the one that was read, and returns the one in effect.
 const REPLACE: &str = "local held = redis.call('GET', KEYS[1]) or '' \
                        if held ~= ARGV[1] then return held end \
                        redis.call('SET', KEYS[1], ARGV[2]) return ARGV[2]";
 
-/// The ACL rules that are enough, for `countersign config check` to tell.
+/// The sufficient ACL rules, printed by `countersign config check`.
 pub const ACL_RULES: &str = "~countersign:* &countersign:* +set +get +exists +expire +wait +eval +info +time \
                              +cluster|info +cluster|slots +publish +subscribe +hello +auth +select";
 
-/// How far the clock of this process and that of Redis are apart.
+/// The difference between the clock of this process and that of Redis.
 #[derive(Default)]
 pub(super) struct ClockSkew(AtomicI64);
 
-/// That epochs are brought up to date by one claim for all that wait.
+/// Lets one of all waiting claims update the epochs.
 #[derive(Default)]
 pub(super) struct Settling {
     one: tokio::sync::Mutex<()>,
@@ -55,13 +55,14 @@ pub(super) struct Settling {
 }
 
 impl RedisNonceStore {
-    /// Milliseconds by which the clock of this process is ahead of that of Redis, as last measured.
+    /// Milliseconds by which the clock of this process is ahead of that of Redis, as last measured;
+    /// negative if it is behind.
     pub fn clock_skew_ms(&self) -> i64 {
         self.clock_skew.0.load(Ordering::Relaxed)
     }
 
-    /// Finds the servers and their epochs before the first claim. That Redis is out of reach is no
-    /// error, since it may come; that it is one that must not be used is.
+    /// Finds the servers and their epochs before the first claim. An unreachable Redis is no error,
+    /// since it may become reachable; a Redis that must not be used is one.
     pub async fn start(&self) -> Result<(), BadRedis> {
         let thread = self.thread();
         let connected = async {
@@ -91,7 +92,7 @@ impl RedisNonceStore {
         evicts.map_or(Ok(()), |problem| Err(BadRedis::Evicts(problem)))
     }
 
-    /// What an operator should know about servers that are fit all the same. Empty if Redis cannot
+    /// Warnings for the operator about servers that can be used nevertheless. Empty if Redis cannot
     /// be asked.
     pub async fn advice(&self) -> Vec<String> {
         let mut advice = Vec::new();
@@ -113,7 +114,7 @@ impl RedisNonceStore {
         advice
     }
 
-    /// Looks after Redis until `shutdown` is done.
+    /// Runs the background work until `shutdown` completes.
     pub async fn watch(self: Arc<Self>, shutdown: impl Future<Output = ()>) {
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -150,7 +151,7 @@ impl RedisNonceStore {
         for (id, looked) in join_all(looks).await {
             match looked {
                 Some(Ok(connection)) => drop(connections.insert(id, connection)),
-                // Claims tell of it, and readiness does.
+                // Claims and readiness report it.
                 Some(Err(_)) | None => drop(connections.remove(&id)),
             }
         }
@@ -169,7 +170,8 @@ impl RedisNonceStore {
         Ok(connection)
     }
 
-    /// Searches for the servers, gives connections to replaced ones up, and says whether any was.
+    /// Searches for the servers, drops connections to replaced ones, and returns whether any
+    /// changed.
     pub(super) async fn find_servers(&self) -> Result<bool, DiscoveryError> {
         let has_changed = self.servers.search().await?;
         if has_changed {
@@ -187,7 +189,7 @@ impl RedisNonceStore {
         }
     }
 
-    /// A partition of each server.
+    /// The first partition of each server.
     pub(super) async fn first_partitions(&self) -> Vec<usize> {
         if self.servers.layout().servers.is_empty() {
             self.find_servers_or_tell().await;
@@ -198,14 +200,14 @@ impl RedisNonceStore {
             .iter()
             .filter_map(|server| layout.partitions(server.id).first().copied())
             .collect();
-        // One that nobody has is unavailable like a server that is out of reach.
+        // A partition without a server is unavailable, like a server that cannot be reached.
         firsts.extend(
             (0..self.servers.partitions()).find(|partition| layout.server(*partition).is_none()),
         );
         firsts
     }
 
-    /// [`RedisNonceStore::settle`], done by one of all that come at the same time.
+    /// Like [`RedisNonceStore::settle`], run once for all concurrent callers.
     pub(super) async fn settle_once(&self, link: &super::Link) -> Result<(), ClaimError> {
         let layout = self.servers.layout_now();
         let server = layout
@@ -223,9 +225,9 @@ impl RedisNonceStore {
         settled
     }
 
-    /// Reads the epochs of a server, replaces those that are not right, and judges whether the
-    /// server is fit for claims. To be done on each new connection before the first claim, and
-    /// when a claim found another epoch.
+    /// Reads the epochs of a server, replaces those that are wrong, and checks whether the server
+    /// may be used for claims. Required on each new connection before the first claim, and whenever
+    /// a claim finds another epoch.
     pub(super) async fn settle(
         &self,
         server: &Server,
@@ -254,7 +256,7 @@ impl RedisNonceStore {
         for partition in partitions {
             commands.add_command(self.epoch_gets[*partition].clone());
         }
-        // After the epochs: what was lost was lost before this time.
+        // Read after the epochs: any loss that they show happened before this time.
         commands.cmd("TIME").cmd("INFO");
         let sent = self.clock.now();
         let mut replies =
@@ -287,7 +289,7 @@ impl RedisNonceStore {
         None
     }
 
-    /// Whether all of them are right now.
+    /// Returns whether all of them are right now.
     async fn replace_epochs(
         &self,
         server: &Server,
@@ -375,8 +377,8 @@ fn tell(server: &Server, change: Change, epoch: &Epoch) {
     );
 }
 
-/// Milliseconds by which the own clock is certainly ahead of that of Redis, or behind it: what the
-/// way may have taken does not count.
+/// Milliseconds by which this process's clock is at least ahead of that of Redis, or behind it
+/// (negative); what the network may account for is not counted.
 fn skew_ms(sent: UnixMillis, redis: UnixMillis, received: UnixMillis) -> i64 {
     if redis < sent {
         sent.0 - redis.0

@@ -18,7 +18,7 @@ pub struct Model {
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {
-    /// Those that can still decide: revoked ones stay where they are.
+    /// Keys that can still be used: revoked ones keep their rows.
     #[sea_orm(
         has_many = "super::public_keys::Entity",
         on_condition = r#"super::public_keys::Column::RevokedAt.is_null()"#

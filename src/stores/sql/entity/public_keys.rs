@@ -8,7 +8,7 @@ pub struct Model {
     #[sea_orm(primary_key)]
     pub id: i64,
     pub principal_id: i64,
-    /// As it was given, in whatever format.
+    /// The key as it was given, in any supported format.
     pub key: String,
     pub fingerprint: String,
     pub family: String,

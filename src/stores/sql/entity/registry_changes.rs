@@ -6,7 +6,7 @@ pub(crate) struct Model {
     #[sea_orm(primary_key)]
     pub id: i64,
     pub principal_id: i64,
-    /// Its place in the feed; null if a version wrote it that knew of none.
+    /// Its place in the feed; null if written by a version from before such numbers.
     #[sea_orm(unique)]
     pub ordinal: Option<i64>,
     pub at: TimeDateTime,

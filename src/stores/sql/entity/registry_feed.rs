@@ -1,6 +1,6 @@
 use sea_orm::entity::prelude::*;
 
-/// The only row.
+/// The id of the only row.
 pub(crate) const ROW: i32 = 1;
 
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]

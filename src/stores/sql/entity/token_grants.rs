@@ -16,15 +16,15 @@ pub(crate) struct Model {
     #[sea_orm(unique)]
     pub refresh_hash: Option<String>,
     pub refresh_seed: Option<String>,
-    /// With a space between any two.
+    /// Audiences separated by spaces.
     pub audience: String,
     pub sid: Option<String>,
     pub scopes: String,
     pub api_key_id: Option<i64>,
-    /// What proved the client that it was given to: of these three at most one.
+    /// The credential for which the grant was issued: at most one of these three is set.
     pub public_key_id: Option<i64>,
     pub jwks_trust_id: Option<i64>,
-    /// The grant whose refresh token was exchanged for this one.
+    /// The grant that was exchanged for this one.
     pub predecessor_id: Option<i64>,
     pub issued_at: TimeDateTime,
     pub access_expires_at: TimeDateTime,

@@ -1,4 +1,4 @@
-//! `asymmetric_jwt_auth`, a Django application: public keys and trusted key sets of the project's
+//! `asymmetric_jwt_auth`, a Django application: public keys and trusted key sets of a project's
 //! users.
 
 use async_trait::async_trait;
@@ -17,23 +17,23 @@ use crate::{
     },
 };
 
-/// The database of a Django project with `asymmetric_jwt_auth`, of any version.
+/// The database of a Django project with any version of `asymmetric_jwt_auth`.
 #[derive(Debug)]
 pub struct AsymmetricJwtAuth {
     snapshot: Snapshot,
     users: Users,
     keys: Table,
-    /// What this version has of `comment` and `last_used_on`, which came later.
+    /// Which of the later columns `comment` and `last_used_on` this version has.
     key_columns: Vec<&'static str>,
-    /// None before version 1.0.
+    /// `None` before version 1.0, which has no trusts.
     trusts: Option<Table>,
     trust_columns: Vec<&'static str>,
     takes_all_users: bool,
 }
 
 impl AsymmetricJwtAuth {
-    /// Reaches it. Users with neither a key nor a trust could not use it: they are taken only where
-    /// `takes_all_users`.
+    /// Opens the database. Users without a key or a trust could not use the application: they are
+    /// imported only if `takes_all_users` is set.
     pub async fn open(
         url: &DatabaseUrl,
         users: &UserTable,

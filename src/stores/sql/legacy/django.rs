@@ -1,4 +1,4 @@
-//! Users of a Django project.
+//! The users of a Django project.
 
 use std::collections::HashMap;
 
@@ -10,29 +10,30 @@ use sea_orm::{
 use super::snapshot::{Snapshot, Table, moment, some_text, text};
 use crate::engine::ports::{LegacyAccount, LegacyError, LegacyPerson, Origin, Profile};
 
-/// The table of a Django project's users.
+/// The user table of a Django project.
 #[derive(Clone, Debug)]
 pub struct UserTable {
-    /// Its name, `auth_user` unless the project has a user model of its own; perhaps with a
-    /// schema.
+    /// Name of the table, optionally with a schema; `auth_user` unless the project has a custom
+    /// user model.
     pub name: String,
-    /// The column of its primary key.
+    /// Name of the primary key column.
     pub id_column: String,
 }
 
-/// Users, page by page in the order of their names: they are unique, whatever the primary key is.
+/// Users, page by page in the order of their usernames: those are unique, whatever the primary key
+/// is.
 #[derive(Debug)]
 pub(super) struct Users {
     table: Table,
     id_column: String,
-    /// The columns that this user model has, of those that it need not have.
+    /// The optional columns that this user model has.
     optional: Vec<&'static str>,
 }
 
-/// What a user model of one's own need not have.
+/// Columns that a custom user model may lack.
 const OPTIONAL: [&str; 5] = ["is_active", "first_name", "last_name", "email", "date_joined"];
 
-/// A page of users, to which their rows of other tables are given.
+/// A page of users, to which rows of other tables are attached.
 pub(super) struct Page {
     pub(super) accounts: Vec<LegacyAccount>,
     places: HashMap<String, usize>,
@@ -52,20 +53,18 @@ impl Users {
         Ok(Self { table, id_column: id_column.clone(), optional })
     }
 
-    /// The primary key.
     pub(super) fn id(&self) -> Expr {
         self.table.column(&self.id_column)
     }
 
-    /// All users, nothing of them.
+    /// Selects all users, without any columns.
     pub(super) fn all(&self) -> SelectStatement {
         let mut query = Query::select();
         query.expr_as(self.id(), "user_id").from(self.table.reference());
         query
     }
 
-    /// Up to `limit` users for whom `condition` holds, from the one after that of the name `after`
-    /// on.
+    /// Up to `limit` users that match `condition`, starting after the username `after`.
     pub(super) async fn page(
         &self,
         snapshot: &Snapshot,
@@ -126,9 +125,9 @@ impl Users {
         })
     }
 
-    /// The rows of `table` that belong to the users of a page, with `columns` of them, in the order
-    /// of their numbers; each with the text of its number as `row_id` and that of its user's as
-    /// `user_id`. None where the page is empty.
+    /// The rows of `table` that belong to the users of a page, with `columns`, ordered by username
+    /// and then by id. Each row has its id as text in `row_id`, and that of its user in `user_id`.
+    /// `None` if the page is empty.
     pub(super) fn rows_of(
         &self,
         snapshot: &Snapshot,
@@ -158,7 +157,7 @@ impl Users {
         Some(query)
     }
 
-    /// Whether there is a row of `table` that belongs to a user.
+    /// Whether `table` has a row that belongs to the user.
     pub(super) fn has_row_of(&self, table: &Table) -> Expr {
         let mut query = Query::select();
         query
@@ -170,8 +169,9 @@ impl Users {
 }
 
 impl Page {
-    /// The account that a row of [`Users::rows_of`] belongs to. None where a page's names, in the
-    /// order of the database, lie around those of users that the page has not.
+    /// The account that owns a row of [`Users::rows_of`]. `None` if its user is not in the page:
+    /// rows are selected by a range of usernames, which in the database's collation may include
+    /// other users.
     pub(super) fn owner(
         &mut self,
         row: &QueryResult,
@@ -181,7 +181,7 @@ impl Page {
     }
 }
 
-/// Where a row of [`Users::rows_of`] stands.
+/// The table and id of a row of [`Users::rows_of`].
 pub(super) fn origin(table: &Table, row: &QueryResult) -> Result<Origin, LegacyError> {
     Ok(Origin { table: table.name.as_str().into(), id: some_text(row, "row_id")? })
 }

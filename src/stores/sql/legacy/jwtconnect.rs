@@ -1,5 +1,5 @@
-//! `django-jwtconnect-auth`, a Django application: pairs of access and refresh tokens of the
-//! project's users, kept as they are.
+//! `django-jwtconnect-auth`, a Django application: pairs of access and refresh tokens of a
+//! project's users, stored in plain text.
 
 use async_trait::async_trait;
 use sea_orm::{
@@ -19,7 +19,7 @@ use crate::{
     engine::ports::{LegacyAccount, LegacyError, LegacyRefreshToken, LegacySource, LegacyTotals},
 };
 
-/// What is read of a pair of tokens.
+/// The columns read of a pair of tokens.
 const COLUMNS: [&str; 5] = ["refresh_token", "issued_at", "refresh_expire_at", "audience", "sid"];
 
 /// The database of a Django project with `django-jwtconnect-auth`.
@@ -31,7 +31,7 @@ pub struct Jwtconnect {
 }
 
 impl Jwtconnect {
-    /// Reaches it. All users are taken: any of them may be given tokens at the next login.
+    /// Opens the database. All users are imported: any of them may get tokens at the next login.
     pub async fn open(url: &DatabaseUrl, users: &UserTable) -> Result<Self, LegacyError> {
         let snapshot = Snapshot::open(url, "django-jwtconnect-auth").await?;
         let tokens = Table::new("jwtconnect_auth_jwtconnectauthtoken", "t");
@@ -41,7 +41,7 @@ impl Jwtconnect {
         Ok(Self { snapshot, users, tokens })
     }
 
-    /// Whether a refresh token may still be used.
+    /// Whether a refresh token can still be used.
     fn is_alive(&self, now: UnixMillis) -> Expr {
         let until = self.tokens.column("refresh_expire_at");
         self.tokens.column("is_active").eq(true).and(until.gt(Value::from(utc(now))))

@@ -1,6 +1,6 @@
-//! `jwthenticator`: API keys, of which it keeps SHA-512 hashes as this service does, and refresh
-//! tokens, which it keeps as they are. It has no accounts: its clients are known by an identifier,
-//! a UUID, which becomes the principal's name, as at `/register_key`.
+//! `jwthenticator`: API keys, stored as SHA-512 hashes like here, and refresh tokens, stored in
+//! plain text. It has no accounts: clients have an identifier, a UUID, which becomes the username
+//! of the principal, as at `/register_key`.
 
 use std::collections::HashMap;
 
@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-/// The database of a `jwthenticator`.
+/// The database of a `jwthenticator` instance.
 #[derive(Debug)]
 pub struct Jwthenticator {
     snapshot: Snapshot,
@@ -33,7 +33,7 @@ pub struct Jwthenticator {
 }
 
 impl Jwthenticator {
-    /// Reaches it.
+    /// Opens the database.
     pub async fn open(url: &DatabaseUrl) -> Result<Self, LegacyError> {
         let snapshot = Snapshot::open(url, "jwthenticator").await?;
         let (keys, tokens) = (Table::new("keys", "k"), Table::new("refresh_tokens", "t"));
@@ -42,7 +42,7 @@ impl Jwthenticator {
         Ok(Self { snapshot, keys, tokens })
     }
 
-    /// A UUID of the database where that has such a type, else text without hyphens.
+    /// A UUID if the database has such a type, otherwise text without hyphens.
     fn identifier(&self) -> Expr {
         self.snapshot.as_text(self.keys.column("identifier"))
     }
@@ -167,7 +167,7 @@ impl LegacySource for Jwthenticator {
 }
 
 fn account(identifier: String, key: LegacyApiKey) -> LegacyAccount {
-    // In the form that the name of a principal has that registers a key here.
+    // In the form that the username of a principal gets at `/register_key`.
     let unverified_username =
         Uuid::parse_str(&identifier).map_or_else(|_| identifier.clone(), |uuid| uuid.to_string());
     LegacyAccount {

@@ -1,4 +1,4 @@
-//! One read-only transaction on another system's database.
+//! One read-only transaction on the database of another system.
 
 use std::time::Duration;
 
@@ -18,11 +18,10 @@ use crate::{
     engine::ports::LegacyError,
 };
 
-/// How long to wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// All that is read comes from one transaction, so that it is as of one moment although it is read
-/// page by page. The first query after the looks at the schema begins it.
+/// Everything is read in one transaction, so that it is consistent although it is read page by
+/// page. The first query, after the schema was inspected, determines its snapshot.
 #[derive(Debug)]
 pub(super) struct Snapshot {
     connection: DatabaseConnection,
@@ -31,14 +30,14 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
-    /// Reaches the database of `system`.
+    /// Opens the database of `system`.
     pub(super) async fn open(url: &DatabaseUrl, system: &'static str) -> Result<Self, LegacyError> {
         let connect = |error: DbErr| LegacyError::Connect(error.into());
         let connection = open_to_read(url, CONNECT_TIMEOUT)
             .await
             .map_err(|error| LegacyError::Connect(error.into()))?;
         let is_sqlite = url.kind() == DatabaseKind::Sqlite;
-        // SQLite knows one kind of isolation, and is opened for reading anyway.
+        // SQLite has only one isolation level, and is opened read-only anyway.
         let (isolation, access) = if is_sqlite {
             (None, None)
         } else {
@@ -48,8 +47,8 @@ impl Snapshot {
         Ok(Self { connection, transaction, system })
     }
 
-    /// Whether there is such a column. Outside of the transaction, which a failing query would end
-    /// on PostgreSQL.
+    /// Whether the column exists. Runs outside of the transaction, which a failing query would
+    /// abort on PostgreSQL.
     pub(super) async fn has(&self, table: &Table, column: &str) -> Result<bool, LegacyError> {
         let mut query = Query::select();
         query.expr(table.column(column)).from(table.reference()).and_where(Expr::cust("1 = 0"));
@@ -60,7 +59,7 @@ impl Snapshot {
         }
     }
 
-    /// Fails unless there are such columns.
+    /// Fails unless the columns exist.
     pub(super) async fn require(&self, table: &Table, columns: &[&str]) -> Result<(), LegacyError> {
         for column in columns {
             if !self.has(table, column).await? {
@@ -78,7 +77,7 @@ impl Snapshot {
         self.transaction.query_all(query).await.map_err(|error| LegacyError::Failed(error.into()))
     }
 
-    /// How many rows `query` yields.
+    /// The number of rows that `query` returns.
     pub(super) async fn count(&self, query: SelectStatement) -> Result<u64, LegacyError> {
         let mut counting = Query::select();
         counting
@@ -94,7 +93,7 @@ impl Snapshot {
         Ok(u64::try_from(counted).unwrap_or(0))
     }
 
-    /// A value of any type as text.
+    /// Converts a value of any type to text.
     pub(super) fn as_text(&self, value: Expr) -> Expr {
         value.cast_as(match self.connection.get_database_backend() {
             DatabaseBackend::MySql => "CHAR",
@@ -103,7 +102,7 @@ impl Snapshot {
     }
 }
 
-/// A table, perhaps with its schema (`accounts.users`), under a short name of its own in queries.
+/// A table, optionally with its schema (`accounts.users`), and its alias in queries.
 #[derive(Clone, Debug)]
 pub(super) struct Table {
     pub(super) name: String,
@@ -123,24 +122,23 @@ impl Table {
         table.alias(self.short)
     }
 
-    /// Always with the table's name: SQLite takes an unknown name in quotes for a text.
+    /// Always qualified with the table: SQLite takes an unknown quoted name for a string.
     pub(super) fn column(&self, column: &str) -> Expr {
         Expr::col((self.short, Alias::new(column)))
     }
 }
 
-/// A text; none where it is null, or not in the query.
+/// A text; `None` if it is null or not in the query.
 pub(super) fn text(row: &QueryResult, column: &str) -> Option<String> {
     row.try_get::<Option<String>>("", column).ok().flatten()
 }
 
-/// A text that has to be there.
+/// A text that must not be null.
 pub(super) fn some_text(row: &QueryResult, column: &str) -> Result<String, LegacyError> {
     row.try_get("", column).map_err(|error| LegacyError::Failed(error.into()))
 }
 
-/// A moment; none where it is null, not in the query, or nothing that can be read. Without a zone
-/// it is UTC.
+/// A time; `None` if it is null, not in the query or unreadable. Without a time zone it is UTC.
 pub(super) fn moment(row: &QueryResult, column: &str) -> Option<UnixMillis> {
     if let Ok(moment) = row.try_get::<Option<TimeDateTime>>("", column) {
         return moment.map(millis);
