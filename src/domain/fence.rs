@@ -61,8 +61,8 @@ pub struct RaisedTolerance {
     pub at: UnixMillis,
 }
 
-/// After a replica reads the time for [`RaisedTolerance::at`], another may still claim for the
-/// shorter tolerance until the time is stored.
+/// Time that may pass between reading the clock for [`RaisedTolerance::at`] and storing the result.
+/// Meanwhile replicas may still claim for the shorter tolerance.
 const RAISING: Duration = Duration::from_secs(1);
 
 impl Fence {

@@ -12,8 +12,7 @@ use super::{
     key::{Jwk, KeyError, ParsedPublic, VerifyingKey},
 };
 
-/// Maximum number of entries of a set. Larger documents are an attack on memory rather than a key
-/// set.
+/// Maximum number of entries of a set. Larger ones are an attack on memory.
 const ENTRIES_MAX: usize = 100;
 /// Maximum nesting of a key set's JSON. A JWK Set needs 4: set, array, key, `x5c`.
 const DEPTH_MAX: usize = 8;

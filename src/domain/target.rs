@@ -1,9 +1,9 @@
 //! The target of a request, in parts that can be compared (RFC 3986): scheme, authority, path.
 //!
 //! What a gateway reports arrives in parts and is compared in parts. If the parts were joined and
-//! the result parsed again, the client could decide where one part ends: `Host:
-//! api.example:80\orders#` would hide the path. Anything outside the grammar here equals nothing,
-//! since gateways, back ends and libraries interpret it differently.
+//! the result parsed again, the client could decide where one part ends:
+//! `Host: api.example:80\orders#` would hide the path. Anything outside the grammar here equals
+//! nothing, since gateways, back ends and libraries interpret it differently.
 
 use std::{borrow::Cow, fmt, net::Ipv6Addr};
 

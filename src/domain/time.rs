@@ -150,8 +150,8 @@ impl Tolerance {
         self.0
     }
 
-    /// Whether a token of time `token_time` may be used at `now`: `|now - token_time| <=
-    /// tolerance`.
+    /// Whether a token of time `token_time` may be used at `now`:
+    /// `|now - token_time| <= tolerance`.
     pub fn admits(self, token_time: impl Into<TokenTime>, now: UnixMillis) -> bool {
         let token_time = token_time.into();
         // `now` and the edges of the window are whole milliseconds, so a time is inside if both its

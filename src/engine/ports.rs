@@ -279,7 +279,7 @@ pub trait RegistryStore: Send + Sync {
         new: NewPrincipal,
         author: Author<'_>,
     ) -> Result<PrincipalRecord, RegistryError>;
-    /// The principal of that name.
+    /// The principal of that name; [`RegistryError::NoSuchPrincipal`] if there is none.
     async fn principal(&self, username: &Username) -> Result<PrincipalRecord, RegistryError>;
     /// Up to `limit` principals in the order of their ids, starting after `after`.
     async fn principals(
@@ -311,7 +311,7 @@ pub trait RegistryStore: Send + Sync {
         new: NewKey,
         author: Author<'_>,
     ) -> Result<KeyRecord, RegistryError>;
-    /// The key with that id.
+    /// The key with that id; [`RegistryError::NoSuchKey`] if there is none.
     async fn key(&self, id: KeyId) -> Result<KeyRecord, RegistryError>;
     /// Up to `limit` keys, of one principal or of all, in the order of their ids, starting after
     /// `after`.
@@ -337,7 +337,7 @@ pub trait RegistryStore: Send + Sync {
         url: &str,
         author: Author<'_>,
     ) -> Result<TrustRecord, RegistryError>;
-    /// The trust with that id.
+    /// The trust with that id; [`RegistryError::NoSuchTrust`] if there is none.
     async fn trust(&self, id: TrustId) -> Result<TrustRecord, RegistryError>;
     /// Up to `limit` trusts, of one principal or of all, in the order of their ids, starting after
     /// `after`.
@@ -373,7 +373,7 @@ pub trait RegistryStore: Send + Sync {
         new: NewApiKey,
         author: Author<'_>,
     ) -> Result<ApiKeyRecord, RegistryError>;
-    /// The API key with that id.
+    /// The API key with that id; [`RegistryError::NoSuchApiKey`] if there is none.
     async fn api_key(&self, id: ApiKeyId) -> Result<ApiKeyRecord, RegistryError>;
     /// Up to `limit` API keys, of one principal or of all, in the order of their ids, starting
     /// after `after`.
@@ -439,7 +439,7 @@ pub trait GrantStore: Send + Sync {
     /// Revokes every grant of a family, and returns how many were revoked. Grants that are already
     /// revoked keep their first date.
     async fn revoke_family(&self, family: Uuid, author: Author<'_>) -> Result<u64, RegistryError>;
-    /// The grant with that id.
+    /// The grant with that id; [`RegistryError::NoSuchGrant`] if there is none.
     async fn grant(&self, id: GrantId) -> Result<GrantRecord, RegistryError>;
     /// Up to `limit` grants, of one principal or of all, in the order of their ids, starting after
     /// `after`.

@@ -541,8 +541,8 @@ impl Verifier {
     }
 }
 
-/// What the set's keys (those that the token may name, or all if it names none) yield for the
-/// token, and which entries of the set are unusable.
+/// The result for each key of the set that the token names, or for all keys if it names none, and
+/// the unusable entries that the token may have meant.
 fn explain_set(
     token: &UntrustedToken<'_>,
     set: &KeySet,

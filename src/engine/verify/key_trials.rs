@@ -63,10 +63,10 @@ impl Verifier {
         candidates.clamp(TRIALS_WITHOUT_KEY_ID, CANDIDATE_KEYS_MAX)
     }
 
-    /// Tries the key that the `kid` names first: a registered key if it is a fingerprint, keys of
-    /// that name in key sets if it is a name. The others follow: the remaining registered keys, and
-    /// last the keys without names in key sets. Looking in key sets is boxed, so that decisions
-    /// without one stay small.
+    /// The `kid` decides which keys are tried first: the registered key with that fingerprint, or
+    /// otherwise the keys of that name in key sets. Then come the registered keys, and last the
+    /// keys without names in key sets. Looking in key sets is boxed, so that decisions without it
+    /// stay small.
     pub(super) async fn try_everything<'t>(
         &self,
         token: &'t UntrustedToken<'_>,
@@ -173,7 +173,6 @@ fn by_nameless(index: usize, verified: VerifiedToken<'_>) -> (VerifiedToken<'_>,
     (verified, ProvenBy::Trust { index, nameless })
 }
 
-/// Tries the registered keys.
 fn try_keys<'t>(
     token: &'t UntrustedToken<'_>,
     principal: &KnownPrincipal,

@@ -271,8 +271,9 @@ fn the_vectors_of_speccheck() {
     );
 }
 
-/// [CCTV](https://github.com/C2SP/CCTV), commit 1e3d2860d46e94e777e1b17c7a6f2436387e3ecc, `ed25519/ed25519vectors.json`, compressed with
-/// `gzip -9n`, BSD-3-Clause (`tests/vectors/cctv/LICENSE`).
+/// [CCTV](https://github.com/C2SP/CCTV), commit 1e3d2860d46e94e777e1b17c7a6f2436387e3ecc,
+/// `ed25519/ed25519vectors.json`, compressed with `gzip -9n`, BSD-3-Clause
+/// (`tests/vectors/cctv/LICENSE`).
 #[test]
 fn the_vectors_of_cctv() {
     #[derive(Deserialize)]
