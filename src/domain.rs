@@ -1,7 +1,7 @@
 //! What a key, a token, a nonce, a principal and a decision *are*.
 //!
-//! Everything here is pure and synchronous: no clock is read, nothing is fetched or stored, and no
-//! other module of ours is imported. `now` is always an argument.
+//! Everything here is pure and synchronous: it reads no clock, fetches and stores nothing, and
+//! imports none of our other modules. `now` is always an argument.
 
 pub mod algorithm;
 pub mod auth_request;

@@ -1,4 +1,4 @@
-//! The use cases, and the ports through which they reach the world.
+//! The use cases, and the ports for everything that they need from outside.
 
 mod binding;
 mod decoy;

@@ -2,8 +2,7 @@
 
 use std::process::ExitCode;
 
-/// A decision makes some twenty small allocations; this allocator makes them at less cost than the
-/// C library's.
+/// A decision makes about twenty small allocations; this allocator is cheaper than the C library's.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,4 +1,4 @@
-//! Signature algorithms of JWS (RFC 7518, RFC 8037) and the kinds of key that carry them.
+//! Signature algorithms of JWS (RFC 7518, RFC 8037) and the kinds of keys for them.
 
 use std::{fmt, str::FromStr};
 
@@ -11,28 +11,28 @@ use aws_lc_rs::signature::{
 /// accepted by mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Algorithm {
-    /// RSASSA-PKCS1-v1_5 with SHA-512; what `asymmetric_jwt_auth` clients sign with.
+    /// RSASSA-PKCS1-v1_5 with SHA-512; `asymmetric_jwt_auth` clients sign with it.
     Rs512,
     /// RSASSA-PKCS1-v1_5 with SHA-384.
     Rs384,
     /// RSASSA-PKCS1-v1_5 with SHA-256.
     Rs256,
-    /// RSASSA-PSS with SHA-512, salt as long as the digest.
+    /// RSASSA-PSS with SHA-512; the salt is as long as the digest.
     Ps512,
-    /// RSASSA-PSS with SHA-384, salt as long as the digest.
+    /// RSASSA-PSS with SHA-384; the salt is as long as the digest.
     Ps384,
-    /// RSASSA-PSS with SHA-256, salt as long as the digest.
+    /// RSASSA-PSS with SHA-256; the salt is as long as the digest.
     Ps256,
     /// Ed25519 (RFC 8037).
     EdDsa,
-    /// ECDSA on P-256 with SHA-256, signature as `r || s`.
+    /// ECDSA on P-256 with SHA-256; the signature is `r || s`.
     Es256,
-    /// ECDSA on P-384 with SHA-384, signature as `r || s`.
+    /// ECDSA on P-384 with SHA-384; the signature is `r || s`.
     Es384,
 }
 
 impl Algorithm {
-    /// Every algorithm, in the order in which [`KeyFamily::algorithms`] prefers them.
+    /// All algorithms, in the order in which [`KeyFamily::algorithms`] prefers them.
     pub const ALL: [Self; 9] = [
         Self::Rs512,
         Self::Rs384,
@@ -45,9 +45,9 @@ impl Algorithm {
         Self::Es384,
     ];
 
-    /// Every name by which a token may call its algorithm: those of [`Algorithm::ALL`], and the
-    /// second one of Ed25519. RFC 9864 gives no others a new name in JOSE: `ES256` and `ES384`
-    /// say all there is to say, and its `ESP256` is one of COSE.
+    /// All accepted values of `alg`: the names of [`Algorithm::ALL`], and the second name of
+    /// Ed25519. RFC 9864 renames no other algorithm for JOSE: `ES256` and `ES384` are already fully
+    /// specified, and its `ESP256` is for COSE.
     pub const NAMES: [&str; 10] = {
         let [a, b, c, d, e, f, g, h, i] = Self::ALL;
         [
@@ -64,7 +64,7 @@ impl Algorithm {
         ]
     };
 
-    /// The JOSE name, as it stands in a token's `alg`.
+    /// The JOSE name, as in a token's `alg`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Rs512 => "RS512",
@@ -91,7 +91,7 @@ impl Algorithm {
         }
     }
 
-    /// Where this algorithm stands among those of its family, from 0.
+    /// The index of this algorithm among those of its family.
     pub(crate) const fn rank(self) -> usize {
         match self {
             Self::Rs512 | Self::EdDsa | Self::Es256 | Self::Es384 => 0,
@@ -126,7 +126,7 @@ impl Algorithm {
         }
     }
 
-    /// How an RSA key signs with this algorithm; `None` for the others, which sign in one way only.
+    /// How an RSA key signs with this algorithm; `None` for other algorithms, which need no choice.
     pub(crate) fn rsa_encoding(self) -> Option<&'static RsaSignatureEncoding> {
         match self {
             Self::Rs512 => Some(&signature::RSA_PKCS1_SHA512),
@@ -146,7 +146,7 @@ impl fmt::Display for Algorithm {
     }
 }
 
-/// A name that is not one of [`Algorithm::ALL`]. Names are compared exactly, as RFC 7515 asks.
+/// The name is not one of [`Algorithm::ALL`]. Names are compared exactly, as RFC 7515 requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "unsupported signature algorithm; accepted are RS512, RS384, RS256, PS512, PS384, PS256, EdDSA (also called Ed25519), ES256 and ES384"
@@ -164,18 +164,18 @@ impl FromStr for Algorithm {
     }
 }
 
-/// What Ed25519 is called in what this service signs. Either name is read.
+/// The name for Ed25519 in what this service signs. Both names are accepted in what it reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Ed25519Name {
-    /// `EdDSA` (RFC 8037), which every library knows.
+    /// `EdDSA` (RFC 8037), supported by every library.
     #[default]
     EdDsa,
-    /// `Ed25519` (RFC 9864), which newer ones want.
+    /// `Ed25519` (RFC 9864), required by some newer libraries.
     Ed25519,
 }
 
 impl Ed25519Name {
-    /// The name itself.
+    /// The value of `alg`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::EdDsa => Algorithm::EdDsa.name(),
@@ -183,7 +183,7 @@ impl Ed25519Name {
         }
     }
 
-    /// What `algorithm` is called with this choice.
+    /// The value of `alg` for `algorithm`, with this choice for Ed25519.
     pub const fn of(self, algorithm: Algorithm) -> &'static str {
         match algorithm {
             Algorithm::EdDsa => self.name(),
@@ -201,10 +201,10 @@ impl FromStr for Ed25519Name {
     }
 }
 
-/// The kind of a key. It alone decides which algorithms may be used with it.
+/// The kind of a key. It alone decides which algorithms may be used with the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum KeyFamily {
-    /// RSA, 2048 to 8192 bit.
+    /// RSA, 2048 to 8192 bits.
     Rsa,
     /// Ed25519 (RFC 8032).
     Ed25519,
@@ -215,10 +215,10 @@ pub enum KeyFamily {
 }
 
 impl KeyFamily {
-    /// Every family.
+    /// All families.
     pub const ALL: [Self; 4] = [Self::Rsa, Self::Ed25519, Self::P256, Self::P384];
 
-    /// The name used in tables, listings and on the command line.
+    /// The name in tables, listings and on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Rsa => "rsa",
@@ -228,8 +228,8 @@ impl KeyFamily {
         }
     }
 
-    /// What a key of this family may verify, most preferred first. The first is what our own client
-    /// signs with.
+    /// The algorithms that a key of this family may verify, most preferred first. Our own client
+    /// signs with the first.
     pub const fn algorithms(self) -> &'static [Algorithm] {
         match self {
             Self::Rsa => &[
@@ -253,7 +253,7 @@ impl fmt::Display for KeyFamily {
     }
 }
 
-/// A name that is not one of [`KeyFamily::ALL`].
+/// The name is not one of [`KeyFamily::ALL`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown kind of key; accepted are ed25519, rsa, p256 and p384")]
 pub struct UnknownKeyFamily;

@@ -1,35 +1,35 @@
-//! What a gateway presents for a decision, whatever it speaks.
+//! A gateway's request for a decision, the same for every transport.
 
 use std::{borrow::Cow, fmt, net::IpAddr};
 
-/// One question of a gateway: these credentials, for this request.
+/// One request for a decision: these credentials, for this request.
 #[derive(Clone, Debug)]
 pub struct AuthRequest<'a> {
-    /// How the gateway asks.
+    /// The transport that the gateway uses.
     pub door: Door,
-    /// The values of the header that carries credentials, one for each time it is there.
+    /// The header with the credentials.
     pub credentials: Credentials<'a>,
-    /// The values of `Authorization`, where credentials come in another header: access tokens are
-    /// taken from it, too.
+    /// The `Authorization` header, if credentials come in another header: access tokens are
+    /// accepted in it, too.
     pub authorization: Credentials<'a>,
-    /// The request that the credentials came with.
+    /// The original request that the credentials came with.
     pub request: OriginalRequest<'a>,
-    /// Lists of scopes that the route asks for; all of them must be held.
+    /// Lists of scopes that the route requires; all of them must be held.
     pub required_scopes: Vec<&'a str>,
-    /// The gateway's own name for the request: the same whenever it asks again about the same
-    /// request, and nothing that a client could choose.
+    /// The gateway's id of the request: the same whenever it asks again about the same request, and
+    /// never chosen by a client.
     pub attempt: Option<&'a str>,
-    /// Where the request came from, as the gateway tells.
+    /// The client's address, as the gateway reports it.
     pub peer: Option<IpAddr>,
-    /// The trace that the question is part of.
+    /// The trace that this request belongs to.
     pub trace: TraceHeaders<'a>,
-    /// Why it is not known what the route asks for. Such a question is refused, whatever the
+    /// Why it is unknown which scopes the route requires. Such a request is refused, whatever the
     /// credentials are.
     pub misconfiguration: Option<Misconfiguration<'a>>,
 }
 
 impl<'a> AuthRequest<'a> {
-    /// These credentials, of which nothing else is known.
+    /// A request with these credentials and nothing else.
     pub fn alone(door: Door, credentials: Credentials<'a>) -> Self {
         Self {
             door,
@@ -45,23 +45,23 @@ impl<'a> AuthRequest<'a> {
     }
 }
 
-/// Something in a question that only the gateway's configuration can have put there, and that is
-/// unknown here. Ignoring it would leave out what it was meant to ask for.
+/// Something unknown in the gateway's request that only its configuration can have put there.
+/// Ignoring it could skip a check that it was meant to require.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Misconfiguration<'a> {
-    /// The query has another name than `scope`.
+    /// The query has a parameter other than `scope`.
     #[error(
         "the query names {}, expected `scope`; if it is the client's query, have the gateway leave it out (Caddy: `uri /validate_request?`)",
         Word(.0)
     )]
     UnknownQueryName(Cow<'a, str>),
-    /// `context_extensions` have a name that is meant to be `scope`.
+    /// `context_extensions` have a name that is probably meant to be `scope`.
     #[error("context_extensions name {}, expected `scope`", Word(.0))]
     UnknownExtension(&'a str),
     /// `/decide/scope/` without scopes.
     #[error("no scopes in the path, expected /decide/scope/a+b")]
     NoScopes,
-    /// `/decide/scope/` with something that is no scopes.
+    /// `/decide/scope/` with something other than scopes.
     #[error("malformed scopes in the path: {}, expected /decide/scope/a+b, percent-encoded", Word(.0))]
     MalformedScopes(&'a str),
     /// `/decide/` with anything else.
@@ -69,11 +69,11 @@ pub enum Misconfiguration<'a> {
     UnknownRoute(&'a str),
 }
 
-/// A name as the log may have it. What is not a short word may be a secret of the client's, if the
-/// gateway appends its query.
+/// A name as it appears in the log. Anything that is not a short word is hidden: it may be a
+/// client's secret, if the gateway appends the client's query.
 struct Word<'a>(&'a str);
 
-/// Bytes of the longest name that is repeated in the log.
+/// Maximum length of a name that is repeated in the log, in bytes.
 const WORD_MAX: usize = 40;
 
 impl fmt::Display for Word<'_> {
@@ -88,29 +88,28 @@ impl fmt::Display for Word<'_> {
     }
 }
 
-/// A trace context as headers carry it (W3C Trace Context), not yet looked into: most decisions
-/// have no need to.
+/// Trace context headers (W3C Trace Context), not parsed: most decisions do not need them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TraceHeaders<'a> {
-    /// Which span asks, and whether its trace is sampled.
+    /// The calling span, and whether its trace is sampled.
     pub traceparent: Option<&'a str>,
-    /// What tracing systems add to it.
+    /// Additional data of tracing systems.
     pub tracestate: Option<&'a str>,
 }
 
-/// The transport that a gateway asks over.
+/// The transport of a gateway's request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Door {
-    /// HTTP: nginx's `auth_request`, Envoy's HTTP mode, forward-auth of others.
+    /// HTTP: nginx's `auth_request`, Envoy's HTTP mode, forward-auth of other gateways.
     Http,
     /// gRPC: `ext_authz`, or our own `Verification`.
     Grpc,
-    /// The token API, about its own callers and about tokens that it is asked to validate.
+    /// The token API, for its own callers and for tokens that it validates.
     TokenApi,
 }
 
 impl Door {
-    /// Every door, each at the index `door as usize`.
+    /// All doors; each is at index `door as usize`.
     pub const ALL: [Self; 3] = [Self::Http, Self::Grpc, Self::TokenApi];
 
     /// The name in logs and metrics.
@@ -123,16 +122,16 @@ impl Door {
     }
 }
 
-/// How often the header with the credentials was there.
+/// The occurrences of the header with the credentials.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Credentials<'a> {
-    /// Not at all.
+    /// The header is missing.
     #[default]
     None,
-    /// Once, with this value.
+    /// The header occurs once, with this value.
     One(&'a str),
-    /// More than once, or once with bytes that are no text. Which one the back end would believe is
-    /// anyone's guess.
+    /// The header occurs more than once, or its value is not text. Which value the back end would
+    /// believe is unknown.
     Unusable,
 }
 
@@ -146,8 +145,7 @@ impl<'a> Credentials<'a> {
         }
     }
 
-    /// Puts together what two forms of the same headers say: the same value in both is one
-    /// credential.
+    /// Merges two representations of the same headers: the same value in both is one credential.
     #[must_use]
     pub fn or_same(self, other: Self) -> Self {
         match (self, other) {
@@ -158,48 +156,47 @@ impl<'a> Credentials<'a> {
     }
 }
 
-/// What the gateway tells of the original request.
+/// What the gateway reports about the original request.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OriginalRequest<'a> {
-    /// Its method.
+    /// The HTTP method.
     pub method: Reported<'a>,
     /// `http` or `https`.
     pub scheme: Reported<'a>,
-    /// Its authority: host, and port where it is not the scheme's.
+    /// The authority: the host, and the port if it is not the scheme's default.
     pub host: Reported<'a>,
-    /// Its path and query as they were received, not normalised.
+    /// Path and query as the gateway received them, not normalised.
     pub path: Reported<'a>,
-    /// Its body.
+    /// The body, as far as the gateway sends it.
     pub body: Body<'a>,
 }
 
-/// What a gateway hands over of a request's body.
+/// The part of the body that a gateway sends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Body<'a> {
-    /// Nothing, and there may be one.
+    /// Nothing; the request may have a body.
     #[default]
     Unseen,
-    /// Its beginning, or nothing although what comes is no body that ends.
+    /// Only the beginning, or nothing because the body does not end.
     Partial,
-    /// All of it; empty if the request has none.
+    /// The whole body; empty if the request has none.
     Whole(&'a [u8]),
 }
 
-/// A fact about the request that a gateway may state in several ways, some of which a client can
-/// forge.
+/// A value that a gateway may report in several ways, some of which a client can forge.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reported<'a> {
-    /// Nobody says.
+    /// No source reports it.
     #[default]
     Missing,
-    /// Everybody who says, says this.
+    /// All sources that report it agree on this value.
     Value(&'a str),
     /// Two sources differ, so one of them is forged.
     Conflicting,
 }
 
 impl<'a> Reported<'a> {
-    /// Adds what one more source says.
+    /// Adds the value of one more source.
     #[must_use]
     pub fn and(self, source: Option<&'a str>) -> Self {
         match (self, source.filter(|value| !value.is_empty())) {
@@ -210,7 +207,7 @@ impl<'a> Reported<'a> {
         }
     }
 
-    /// The value, where there is exactly one.
+    /// The value, if there is exactly one.
     pub const fn value(self) -> Option<&'a str> {
         match self {
             Self::Value(value) => Some(value),
@@ -218,7 +215,7 @@ impl<'a> Reported<'a> {
         }
     }
 
-    /// This, or `fallback` where nobody says anything.
+    /// This, or `fallback` if no source reports a value.
     #[must_use]
     pub const fn or(self, fallback: Self) -> Self {
         match self {

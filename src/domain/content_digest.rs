@@ -1,4 +1,4 @@
-//! Digests of bodies, as `Content-Digest` has them (RFC 9530).
+//! Digests of bodies, as in the `Content-Digest` header (RFC 9530).
 
 use std::{fmt, str::FromStr};
 
@@ -8,8 +8,8 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 const SHA256_LENGTH: usize = 32;
 const SHA512_LENGTH: usize = 64;
 
-/// What a body hashes to, by SHA-256, SHA-512 or both: the active algorithms of RFC 9530. At least
-/// one is there.
+/// The SHA-256 digest of a body, its SHA-512 digest, or both: the active algorithms of RFC 9530. At
+/// least one is present.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContentDigest {
     sha256: Option<[u8; SHA256_LENGTH]>,
@@ -22,7 +22,7 @@ impl ContentDigest {
         Self { sha256: hash(&SHA256, body), sha512: None }
     }
 
-    /// Whether `body` has every digest that is there.
+    /// Whether `body` matches every digest that is present.
     pub fn matches(&self, body: &[u8]) -> bool {
         self.sha256.as_ref().is_none_or(|expected| digest(&SHA256, body).as_ref() == expected)
             && self
@@ -39,8 +39,8 @@ fn hash<const N: usize>(
     digest(algorithm, body).as_ref().try_into().ok()
 }
 
-/// A text is no digest that can be checked: outside the grammar, an algorithm twice, or neither
-/// `sha-256` nor `sha-512`.
+/// The text has no digest that can be checked: it violates the grammar, names an algorithm twice,
+/// or has neither `sha-256` nor `sha-512`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "not a Content-Digest with sha-256 or sha-512, such as sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:"
@@ -50,9 +50,9 @@ pub struct NotADigest;
 impl FromStr for ContentDigest {
     type Err = NotADigest;
 
-    /// A dictionary of byte sequences (RFC 8941). Other algorithms than the two are passed over,
-    /// since nothing says that a body has only digests that everybody knows; parameters, of
-    /// which RFC 9530 has none, are refused.
+    /// Parses a dictionary of byte sequences (RFC 8941). Other algorithms are ignored, since a
+    /// sender may add digests that not everyone knows. Parameters are refused: RFC 9530 defines
+    /// none.
     fn from_str(text: &str) -> Result<Self, NotADigest> {
         let mut found = Self { sha256: None, sha512: None };
         for member in text.split(',') {
@@ -107,7 +107,7 @@ mod tests {
 
     use super::*;
 
-    /// RFC 9530 appendix D, of `{"hello": "world"}` and a line feed.
+    /// From RFC 9530 appendix D: the digest of `{"hello": "world"}` and a line feed.
     const SHA256_OF_HELLO: &str = "sha-256=:RK/0qy18MlBSVnWgjwz6lZEWjP/lF5HF9bvEF8FabDg=:";
     const SHA512_OF_HELLO: &str = "sha-512=:YMAam51Jz/jOATT6/zvHrLVgOYTGFy1d6GJiOHTohq4yP+pgk4vf2aCsyRZOtw8MjkM7iw7yZ/WkppmM44T3qg==:";
     const HELLO: &[u8] = b"{\"hello\": \"world\"}\n";

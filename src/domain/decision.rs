@@ -1,4 +1,4 @@
-//! Decisions, and the reasons for denying.
+//! Decisions, and the reasons for denials.
 
 use std::{fmt, sync::Arc};
 
@@ -17,7 +17,7 @@ use super::{
     token::{ClaimsFault, SignatureFault, TokenFault, UntrustedToken},
 };
 
-/// The name of one decision, a UUID version 7: in the answer, in the decision log, in traces.
+/// Unique id of a decision, a UUID version 7. It is in the answer, the decision log and traces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DecisionId(pub uuid::Uuid);
 
@@ -27,55 +27,54 @@ impl fmt::Display for DecisionId {
     }
 }
 
-/// The answer to a gateway. There is no default one, and none that an error could turn into an
-/// allow.
+/// The answer to a gateway. It has no default value, and no error can be converted into an allow.
 #[derive(Debug)]
 pub enum Decision {
-    /// The request may pass, and this is who asks.
+    /// The request may pass, on behalf of this identity.
     Allow(Identity),
-    /// It may not.
+    /// The request may not pass.
     Deny(Denial),
 }
 
-/// Who asks, proven.
+/// The verified identity of the caller.
 #[derive(Debug)]
 pub struct Identity {
     principal: Arc<KnownPrincipal>,
     proof: Proof,
     method: AuthMethod,
-    /// The digest that the request's body must have, as a header value; empty if any body may
-    /// come.
+    /// The digest that the request's body must have, as a header value; empty if any body is
+    /// allowed.
     content_digest: ByteString,
 }
 
-/// What an identity was proven with.
+/// What proved the identity.
 #[derive(Debug)]
 enum Proof {
-    /// The registered key at this place in `principal.keys`.
+    /// The index of the registered key in `principal.keys`.
     Key(usize),
-    /// A key from the set of the trust at this place in `principal.trusts`.
+    /// A key from the key set of a trust; `index` is the trust's position in `principal.trusts`.
     Trust {
         index: usize,
         /// The key's `kid` in that set, as a header value.
         encoded_key_id: ByteString,
     },
-    /// An access token of ours.
+    /// An access token issued by this service.
     AccessToken {
         /// The `kid` of our key, as a header value.
         encoded_key_id: ByteString,
-        /// What the token may be used for, where that is not all that the principal may do.
+        /// The token's scopes, if they are fewer than the principal's.
         narrowed: Option<Box<Narrowed>>,
     },
 }
 
-/// Scopes, also as a header value.
+/// Scopes, and the same scopes as a header value.
 #[derive(Debug)]
 struct Narrowed {
     scopes: Scopes,
     encoded: ByteString,
 }
 
-/// The row in the registry that an identity was proven with.
+/// Id of the registry row that proved an identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Used {
@@ -88,7 +87,7 @@ pub enum Used {
 }
 
 impl Identity {
-    /// The holder of the key at `key` in `principal.keys`; `None` where there is no such key.
+    /// The identity of the holder of `principal.keys[key]`; `None` if there is no such key.
     pub fn by_key(principal: Arc<KnownPrincipal>, key: usize) -> Option<Self> {
         let proof = (key < principal.keys.len()).then_some(Proof::Key(key))?;
         Some(Self {
@@ -99,8 +98,8 @@ impl Identity {
         })
     }
 
-    /// The holder of the key `key_id` in the set of the trust at `index` in `principal.trusts`;
-    /// `None` where there is no such trust.
+    /// The identity of the holder of the key `key_id` from the key set of
+    /// `principal.trusts[index]`; `None` if there is no such trust.
     pub fn by_trust(principal: Arc<KnownPrincipal>, index: usize, key_id: &str) -> Option<Self> {
         let encoded_key_id = header_value::encode(key_id).into();
         let proof =
@@ -113,8 +112,8 @@ impl Identity {
         })
     }
 
-    /// The holder of an access token of ours, which was signed with our key `encoded_key_id`, as a
-    /// header value, and is for `scopes` at most.
+    /// The identity of the holder of an access token issued by this service. `encoded_key_id` is
+    /// the `kid` of our key that signed it, as a header value. The token grants at most `scopes`.
     pub fn by_access_token(
         principal: Arc<KnownPrincipal>,
         encoded_key_id: ByteString,
@@ -133,19 +132,19 @@ impl Identity {
         }
     }
 
-    /// The same for a request with this body alone.
+    /// Allows only a request whose body has this digest.
     #[must_use]
     pub fn for_body(mut self, digest: Option<&ContentDigest>) -> Self {
         self.content_digest = digest.map(|digest| digest.to_string().into()).unwrap_or_default();
         self
     }
 
-    /// The principal.
+    /// The principal on whose behalf the request is made.
     pub fn principal(&self) -> &KnownPrincipal {
         &self.principal
     }
 
-    /// What it was proven with, where that is something that the principal has registered.
+    /// The registered key or trust that proved the identity; `None` for an access token.
     pub fn used(&self) -> Option<Used> {
         match &self.proof {
             Proof::Key(index) => Some(Used::Key(self.principal.keys[*index].id)),
@@ -154,8 +153,8 @@ impl Identity {
         }
     }
 
-    /// Until when what it was proven with may be used, if the registry says so: what it earns may
-    /// not be used for longer.
+    /// When the registered key that proved the identity expires; `None` if it does not, or if
+    /// something else proved it. A token issued for this identity must not outlive it.
     pub fn proof_expires_at(&self) -> Option<UnixMillis> {
         match &self.proof {
             Proof::Key(index) => self.principal.keys[*index].expires_at,
@@ -163,8 +162,8 @@ impl Identity {
         }
     }
 
-    /// The name of the key that it was proven with, as a header value: a fingerprint, the `kid` in
-    /// a key set, or the `kid` of our own key that signed the access token.
+    /// Id of the key that proved the identity, as a header value: a fingerprint, the `kid` in a key
+    /// set, or the `kid` of our own key that signed the access token.
     pub fn encoded_key_id(&self) -> ByteString {
         match &self.proof {
             Proof::Key(index) => self.principal.keys[*index].encoded_id(),
@@ -174,17 +173,19 @@ impl Identity {
         }
     }
 
-    /// What the request's body must hash to, as a header value; empty if any body may come.
+    /// The digest that the request's body must have, as a header value; empty if any body is
+    /// allowed.
     pub fn content_digest(&self) -> ByteString {
         self.content_digest.clone()
     }
 
-    /// How it was proven.
+    /// How the request was authenticated.
     pub const fn method(&self) -> AuthMethod {
         self.method
     }
 
-    /// What it may do: with a registered key or an access token, what that narrows it to.
+    /// The scopes of the identity: those of the registered key or the access token if it has its
+    /// own, and otherwise the principal's.
     pub fn scopes(&self) -> &Scopes {
         match &self.proof {
             Proof::Key(index) => &self.principal.keys[*index].scopes,
@@ -195,7 +196,7 @@ impl Identity {
         }
     }
 
-    /// The same as a header value.
+    /// The same scopes as a header value.
     pub fn encoded_scopes(&self) -> ByteString {
         match &self.proof {
             Proof::Key(index) => self.principal.keys[*index].encoded_scopes(),
@@ -212,16 +213,15 @@ impl Identity {
 pub enum AuthMethod {
     /// A self-signed, single-use token.
     SelfSigned,
-    /// An access token of ours.
+    /// An access token issued by this service.
     AccessToken,
 }
 
 impl AuthMethod {
-    /// Every method, each at the index `method as usize`.
+    /// All methods; each is at index `method as usize`.
     pub const ALL: [Self; 2] = [Self::SelfSigned, Self::AccessToken];
 
-    /// Whether what was presented passes once, so that the answer about it holds for this request
-    /// alone.
+    /// Whether the credential passes only once, so that the answer is valid for this request alone.
     pub const fn is_single_use(self) -> bool {
         match self {
             Self::SelfSigned => true,
@@ -238,36 +238,36 @@ impl AuthMethod {
     }
 }
 
-/// A denial: the exact reason, and what the log may say of whom it concerns.
+/// A denial: the exact reason, and what the log may say about it.
 #[derive(Debug)]
 pub struct Denial {
-    /// Why.
+    /// The exact reason, for the log and metrics only.
     pub reason: DenialReason,
-    /// The user that the token named. Proven by nothing.
+    /// The user that the token names. Not verified.
     pub unverified_username: Option<Username>,
-    /// Scopes that were asked for and are not held; known only where the reason is
+    /// Required scopes that the caller does not have; set only if the reason is
     /// [`DenialReason::InsufficientScope`].
     pub missing_scopes: Option<Scopes>,
-    /// What exactly is wrong with the token, if that shows.
+    /// What exactly is wrong with the token or the gateway's request, if known.
     pub detail: Option<DenialDetail>,
 }
 
-/// What is wrong with a token by itself, whoever it names, or with the question: for the log, and
-/// for whoever has to mend it.
+/// What is wrong with the token itself or with the gateway's request, regardless of the principal.
+/// For the log, and for whoever fixes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DenialDetail {
-    /// It is none that could be verified.
+    /// The token cannot be parsed.
     Token(TokenFault),
-    /// Its signature does not have the form that its algorithm wants.
+    /// The signature does not have the format of its algorithm.
     Signature(SignatureFault),
-    /// Its signature has salt, of which the length is not known without costly work.
+    /// The signature is salted, and finding out the length of its salt is expensive.
     Salt(Algorithm),
-    /// Nothing: the gateway asks for something unknown.
+    /// The token is fine; the gateway asks for something unknown.
     Misconfiguration(Box<str>),
 }
 
 impl DenialDetail {
-    /// Why the signature of `token` may have failed, as far as it shows without a key.
+    /// Why the signature of `token` may have failed, as far as that can be seen without a key.
     pub fn of_signature(token: &UntrustedToken<'_>) -> Option<Self> {
         let algorithm = token.algorithm();
         let is_salted = matches!(algorithm, Algorithm::Ps512 | Algorithm::Ps384 | Algorithm::Ps256);
@@ -302,36 +302,37 @@ impl From<DenialReason> for Denial {
     }
 }
 
-/// What a client is told. Several reasons share a code where telling them apart would tell which
-/// users exist.
+/// The code that a client receives. Several reasons share a code if telling them apart would reveal
+/// which users exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DenialCode {
-    /// No credentials.
+    /// The request has no credentials.
     MissingCredentials,
-    /// Credentials that cannot be read.
+    /// The credentials cannot be parsed.
     MalformedCredentials,
-    /// An algorithm that is not accepted.
+    /// The token's algorithm is not accepted.
     UnsupportedAlgorithm,
-    /// Credentials that prove nothing.
+    /// The credentials do not prove an identity.
     InvalidToken,
-    /// A time too far from now.
+    /// The token's time is too far from now.
     TimestampOutsideTolerance,
-    /// Past its `exp`.
+    /// The token has expired (`exp`).
     Expired,
-    /// Used before.
+    /// The token was used before.
     Replayed,
-    /// Made for another request or service.
+    /// The token was made for another request or service.
     RequestMismatch,
-    /// A scope is lacking.
+    /// A required scope is missing.
     InsufficientScope,
-    /// Nothing was decided: a store is out of reach, or the question could not be taken.
+    /// No decision was made: a store is unreachable, or the gateway's request could not be
+    /// processed.
     Unavailable,
     /// The gateway asks for something unknown.
     Misconfigured,
 }
 
 impl DenialCode {
-    /// Every code.
+    /// All codes.
     pub const ALL: [Self; 11] = [
         Self::MissingCredentials,
         Self::MalformedCredentials,
@@ -363,7 +364,7 @@ impl DenialCode {
         }
     }
 
-    /// One sentence for the client's developer. It says no more than the code does.
+    /// One sentence for the client's developer. It reveals no more than the code does.
     pub const fn explanation(self) -> &'static str {
         match self {
             Self::MissingCredentials => "The request carries no credentials.",
@@ -388,8 +389,8 @@ impl DenialCode {
         }
     }
 
-    /// The status over HTTP: 401 who are you? 403 not you. 503 cannot tell. 500 the gateway is
-    /// misconfigured.
+    /// The HTTP status. 401: not authenticated; 403: a scope is missing; 503: no decision was
+    /// possible; 500: the gateway is misconfigured.
     pub const fn status(self) -> u16 {
         match self {
             Self::InsufficientScope => 403,
@@ -407,20 +408,21 @@ impl DenialCode {
     }
 }
 
-/// Writes the reasons down once: variant, name, and the code that the client is told.
+/// Defines each reason once: variant, name, and the code that the client receives.
 macro_rules! denial_reasons {
     ($($(#[$doc:meta])* $reason:ident = $name:literal => $code:ident,)+) => {
-        /// The exact reason of a denial: for the decision log and the metrics, never for the client.
+        /// The exact reason of a denial, for the decision log and the metrics. Clients never see
+        /// it.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum DenialReason {
             $($(#[$doc])* $reason,)+
         }
 
         impl DenialReason {
-            /// Every reason, each at the index [`DenialReason::index`] gives.
+            /// All reasons; each is at index [`DenialReason::index`].
             pub const ALL: &'static [Self] = &[$(Self::$reason,)+];
 
-            /// What the client is told.
+            /// The code that the client receives.
             pub const fn code(self) -> DenialCode {
                 match self {
                     $(Self::$reason => DenialCode::$code,)+
@@ -438,86 +440,90 @@ macro_rules! denial_reasons {
 }
 
 denial_reasons! {
-    /// The header is not there, or empty.
+    /// The header is missing or empty.
     NoCredentials = "no_credentials" => MissingCredentials,
-    /// The header is there more than once, holds two credentials, or is not text.
+    /// The header occurs more than once, holds two credentials, or is not text.
     SeveralCredentials = "several_credentials" => MalformedCredentials,
-    /// Another scheme than the one configured.
+    /// The scheme is not the configured one.
     WrongScheme = "wrong_scheme" => MalformedCredentials,
-    /// Over the size cap.
+    /// The token is larger than the size limit.
     TokenTooLarge = "token_too_large" => MalformedCredentials,
-    /// Not a compact JWS.
+    /// The token is not a compact JWS.
     NotAJws = "not_a_jws" => MalformedCredentials,
-    /// Claims mistyped.
+    /// A claim has the wrong type, or the payload is not a JSON object.
     ClaimsMistyped = "claims_mistyped" => MalformedCredentials,
-    /// A claim that is needed is missing.
+    /// A required claim is missing.
     ClaimMissing = "claim_missing" => MalformedCredentials,
-    /// Claims that contradict one another.
+    /// Two claims contradict each other.
     ClaimsContradictory = "claims_contradictory" => MalformedCredentials,
     /// A binding claim that the settings require is missing.
     BindingMissing = "binding_missing" => MalformedCredentials,
-    /// `alg` outside the allow-list.
+    /// `alg` is not on the allow-list.
     AlgorithmNotAllowed = "algorithm_not_allowed" => UnsupportedAlgorithm,
-    /// Nobody has that name.
+    /// There is no principal of that name.
     UnknownPrincipal = "unknown_principal" => InvalidToken,
     /// The principal is disabled.
     DisabledPrincipal = "disabled_principal" => InvalidToken,
-    /// The principal has no key that could have signed this.
+    /// The principal has no key that could have signed this token.
     NoMatchingKey = "no_matching_key" => InvalidToken,
-    /// The principal trusts a key set that was never fetched, or not for too long, and no other key could have signed this.
+    /// The principal trusts a key set that was never fetched, or that was last fetched too long
+    /// ago, and no other key could have signed this token.
     NoKeySet = "no_key_set" => InvalidToken,
-    /// The signature is not of the key.
+    /// The signature does not verify with the key.
     BadSignature = "bad_signature" => InvalidToken,
     /// The access token was issued by another service, or for another issuer URL.
     ForeignIssuer = "foreign_issuer" => InvalidToken,
-    /// The token is one of ours, but no access token.
+    /// The token was issued by this service, but is not an access token.
     NotAnAccessToken = "not_an_access_token" => InvalidToken,
-    /// The access token was signed with a key that is none of ours, or no longer.
+    /// The access token was signed with a key that this service does not have, or no longer has.
     UnknownSigningKey = "unknown_signing_key" => InvalidToken,
     /// The access token was revoked.
     Revoked = "revoked" => InvalidToken,
-    /// Signed too long ago.
+    /// The token was signed too long ago.
     TooOld = "too_old" => TimestampOutsideTolerance,
-    /// Signed too far in the future.
+    /// The token's time is too far in the future.
     TooNew = "too_new" => TimestampOutsideTolerance,
-    /// Before its `nbf`.
+    /// The token is not valid yet (`nbf`).
     NotYetValid = "not_yet_valid" => TimestampOutsideTolerance,
-    /// Signed before the nonce store lost its memory or the clock was set back: whether it was used cannot be told.
+    /// The token was signed before the nonce store lost its memory or the clock was set back, so it
+    /// cannot be known whether it was used before.
     Fenced = "fenced" => TimestampOutsideTolerance,
-    /// Past its `exp`.
+    /// The token has expired (`exp`).
     Expired = "expired" => Expired,
     /// The nonce was claimed before.
     NonceClaimed = "nonce_claimed" => Replayed,
-    /// `htm` is another method, or the gateway does not tell the method.
+    /// `htm` names another method, or the gateway does not report the method.
     MethodMismatch = "method_mismatch" => RequestMismatch,
-    /// `htu` is another URI, or one that gateways read in different ways.
+    /// `htu` names another URI, or one that gateways interpret in different ways.
     UriMismatch = "uri_mismatch" => RequestMismatch,
-    /// `htq` is the hash of another query, or the gateway does not tell the query.
+    /// `htq` is the hash of another query, or the gateway does not report the query.
     QueryMismatch = "query_mismatch" => RequestMismatch,
-    /// `content_digest` is that of another body, or the gateway hands over only a part of it.
+    /// `content_digest` is the digest of another body, or the gateway sends only a part of the
+    /// body.
     DigestMismatch = "digest_mismatch" => RequestMismatch,
     /// `aud` does not name this service.
     AudienceMismatch = "audience_mismatch" => RequestMismatch,
-    /// A scope that the route asks for is not held.
+    /// The route requires a scope that the caller does not have.
     InsufficientScope = "insufficient_scope" => InsufficientScope,
-    /// The gateway's question is larger than what is taken (`server.grpc.max_message`), and was not read.
+    /// The gateway's request is larger than the limit (`server.grpc.max_message`), and was not
+    /// read.
     RequestTooLarge = "request_too_large" => Unavailable,
-    /// The gateway's question did not arrive whole within 5 seconds, or ended too early.
+    /// The gateway's request did not arrive completely within 5 seconds, or ended too early.
     RequestIncomplete = "request_incomplete" => Unavailable,
-    /// More was asked at once than is taken (`server.max_in_flight`), and this question was not looked at.
+    /// Too many requests were in flight (`server.max_in_flight`), and this one was not looked at.
     Overloaded = "overloaded" => Unavailable,
-    /// The gateway's question has a query, a path or a name in `context_extensions` that is unknown, so it is not known what the route asks
-    /// for. `detail` in the log says which.
+    /// The gateway's request has an unknown query, path or name in `context_extensions`, so it is
+    /// not known which scopes the route requires. `detail` in the log says which.
     GatewayMisconfigured = "gateway_misconfigured" => Misconfigured,
 }
 
 impl DenialReason {
-    /// Where this reason stands in [`DenialReason::ALL`].
+    /// The index of this reason in [`DenialReason::ALL`].
     pub const fn index(self) -> usize {
         self as usize
     }
 
-    /// Whether nothing was decided, and it may be if asked again.
+    /// Whether no decision was made, so that the gateway may try again.
     pub const fn is_undecided(self) -> bool {
         matches!(self.code(), DenialCode::Unavailable)
     }

@@ -1,12 +1,12 @@
-//! The fence: which tokens a nonce store that may have forgotten claims can still vouch for.
+//! The fence: which tokens to deny because a nonce store may have forgotten their claims.
 //!
-//! A store that lost claims cannot tell whether a token that was minted before the loss was used.
-//! Such a token is denied until its window has passed; a token that was minted after the loss
-//! cannot have been used before it, and passes as ever.
+//! A store that lost claims cannot know whether a token that was created before the loss was used.
+//! Such a token is denied until its window has passed. A token that was created after the loss
+//! cannot have been used before it, and passes as usual.
 //!
-//! The same goes for claims that were remembered for a shorter tolerance than the one in use now: a
-//! token that a replica with the shorter tolerance may have accepted is good for that tolerance
-//! alone.
+//! The same applies to claims that were remembered for a shorter tolerance than the current one: a
+//! token that a replica with the shorter tolerance may have accepted passes only within that
+//! tolerance.
 
 use std::{str::FromStr, time::Duration};
 
@@ -14,17 +14,17 @@ use serde::Serialize;
 
 use super::time::{Tolerance, UnixMillis};
 
-/// What a loss of memory costs (`nonce.fence`).
+/// What is denied after a loss of memory (`nonce.fence`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FenceMode {
-    /// Tokens whose time is not after the loss are denied.
+    /// Tokens are denied if they were created before the loss, or at the same time.
     #[default]
     MintedBefore,
-    /// The same, and also tokens of clients whose clocks run ahead by up to the tolerance: nothing
-    /// passes until the tolerance has gone by.
+    /// Also denies tokens of clients whose clocks run ahead by up to the tolerance: nothing passes
+    /// until the tolerance has elapsed.
     Strict,
-    /// Nothing is denied: whatever the store forgot passes once more.
+    /// Nothing is denied: every token that the store forgot passes once more.
     Off,
 }
 
@@ -44,29 +44,29 @@ impl FromStr for FenceMode {
 /// What a store may have forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fence {
-    /// The moment of the last loss. Claims made until then may be forgotten.
+    /// When claims were last lost. Claims up to this time may be forgotten.
     pub lost_at: UnixMillis,
-    /// Claims are remembered for tokens of this tolerance.
+    /// The tolerance for which claims are remembered.
     pub tolerance: Tolerance,
-    /// Before, they were remembered for a shorter one.
+    /// Set if claims were remembered for a shorter tolerance before.
     pub raised: Option<RaisedTolerance>,
 }
 
-/// A tolerance that became longer.
+/// An increase of the tolerance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RaisedTolerance {
-    /// What it was before.
+    /// The tolerance before.
     pub from: Tolerance,
     /// When it was raised.
     pub at: UnixMillis,
 }
 
-/// Between reading the time for [`RaisedTolerance::at`] and writing it down, a replica may still
-/// claim for the shorter tolerance.
+/// Time that may pass between reading the clock for [`RaisedTolerance::at`] and storing the result.
+/// Meanwhile replicas may still claim for the shorter tolerance.
 const RAISING: Duration = Duration::from_secs(1);
 
 impl Fence {
-    /// A store that remembers nothing of what was before `lost_at`.
+    /// The fence of a store that remembers nothing from before `lost_at`.
     pub const fn since(lost_at: UnixMillis, tolerance: Tolerance) -> Self {
         Self { lost_at, tolerance, raised: None }
     }
@@ -83,20 +83,20 @@ impl Fence {
         may_be_lost || self.raised.is_some_and(|raised| raised.excludes(token_time, now))
     }
 
-    /// Whether `raised` still matters at `now`, for any token of this tolerance.
+    /// Whether `raised` still matters at `now`, for any token within this tolerance.
     pub fn is_raising(&self, now: UnixMillis) -> bool {
         self.raised.is_some_and(|raised| {
             now <= raised.last_claimable().saturating_add(self.tolerance.duration())
         })
     }
 
-    /// The same store from `now` on, which remembers for `tolerance` if that is longer. `None` if
+    /// The fence from `now` on, with claims remembered for `tolerance` if that is longer; `None` if
     /// nothing changes.
     pub fn raised_to(&self, tolerance: Tolerance, now: UnixMillis) -> Option<Self> {
         if tolerance.duration() <= self.tolerance.duration() {
             return None;
         }
-        // While an earlier change matters, so does the shortest tolerance of all.
+        // While an earlier increase still matters, the shortest tolerance of all does, too.
         let from = self
             .raised
             .filter(|_| self.is_raising(now))
@@ -153,8 +153,8 @@ mod tests {
         assert_eq!(fence.raised_to(tolerance(20), UnixMillis(5)), None);
         assert_eq!(fence.raised_to(tolerance(10), UnixMillis(5)), None);
         let raised = fence.raised_to(tolerance(60), UnixMillis(100_000)).unwrap();
-        // Claimed for 20 s at 100 s at the latest: within its 20 s the store knows of it, and after
-        // that nobody does.
+        // Claimed for 20 s at 100 s at the latest: the store remembers it for these 20 s, and not
+        // after that.
         assert!(!raised.excludes(
             UnixMillis(100_000),
             UnixMillis(120_000),
@@ -185,11 +185,12 @@ mod tests {
     }
 
     proptest! {
-        /// Replicas with a short tolerance claim until it is raised, replicas with the long one look after that: whatever was
-        /// claimed and is forgotten is excluded.
+        /// Replicas with a short tolerance claim until it is raised, replicas with the long one
+        /// look after that: every claim that was made and forgotten is excluded.
         #[test]
         fn nothing_claimed_for_the_shorter_tolerance_passes_when_it_is_forgotten(
-            // Up to a second after the raise, and for a token anywhere in the window of the shorter tolerance.
+            // Up to a second after the increase, and for a token anywhere in the window of the
+            // shorter tolerance.
             claimed_at in 0_i64..=101_000,
             place_in_window in -1.0_f64..=1.0,
             short in 1_u64..30,

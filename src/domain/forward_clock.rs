@@ -1,11 +1,11 @@
-//! A clock that never goes back, made of the system's clock, which may, and of a monotonic one.
+//! A clock that never goes back, built from the system's clock, which may, and a monotonic one.
 //!
-//! A token whose nonce was claimed is forgotten by the passing of real time. If the clock that
-//! judges windows were set back, or ran slower than real time, a token could still be in its window
-//! when its nonce is forgotten. So this clock runs at least as fast as the monotonic one. If the
-//! system's clock was set back by more than [`SET_BACK_MIN`], it stands still until that has caught
-//! up with the last moment that was shown; until then no token is good, and after that none that
-//! was minted before ([`ForwardClock::set_back_from`]).
+//! A claimed nonce is forgotten after some real time has passed. If the clock that checks windows
+//! were set back, or ran slower than real time, a token could still be within its window when its
+//! nonce is forgotten. So this clock runs at least as fast as the monotonic one. If the system's
+//! clock is set back by more than [`SET_BACK_MIN`], this clock stands still until the system's has
+//! caught up with the last time shown. Until then no token is accepted, and afterwards none that
+//! was created before ([`ForwardClock::set_back_from`]).
 
 use std::{
     sync::{
@@ -17,47 +17,47 @@ use std::{
 
 use super::time::UnixMillis;
 
-/// Clocks are corrected by less than this without notice: the second that nonces are remembered
-/// longer covers it.
+/// Smaller corrections of the system's clock are ignored: they are covered by the extra second for
+/// which nonces are remembered.
 pub const SET_BACK_MIN: Duration = Duration::from_millis(250);
 const SET_BACK_MIN_MS: i64 = 250;
 const _: () = assert!(SET_BACK_MIN.as_millis() == SET_BACK_MIN_MS.unsigned_abs() as u128);
 
-/// One look at both clocks, in milliseconds. The monotonic one is read before and after the
-/// system's, since the thread may be held up in between.
+/// One reading of both clocks, in milliseconds. The monotonic clock is read before and after the
+/// system's, since the thread may be paused in between.
 #[derive(Clone, Copy, Debug)]
 pub struct Reading {
-    /// The monotonic clock, before.
+    /// The monotonic clock, before the system's.
     pub monotonic_before: i64,
     /// The system's clock.
     pub system: UnixMillis,
-    /// The monotonic clock, after.
+    /// The monotonic clock, after the system's.
     pub monotonic_after: i64,
 }
 
-/// What changed by a reading that is worth telling.
+/// A change that is worth logging.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// The system's clock was set back so far.
+    /// The system's clock was set back by this much.
     SetBack(Duration),
-    /// It has caught up.
+    /// The system's clock has caught up.
     CaughtUp,
 }
 
-/// See the module.
+/// A clock that never goes back; see the module documentation.
 #[derive(Debug)]
 pub struct ForwardClock {
-    /// The system's clock less the monotonic one: the largest difference seen since it was last
-    /// set back.
+    /// The system's clock minus the monotonic one: the largest difference since the system's clock
+    /// was last set back.
     offset: AtomicI64,
     is_catching_up: AtomicBool,
-    /// The last moment shown before the system's clock was set back; `i64::MIN` if it never was.
+    /// The last time shown before the system's clock was set back; `i64::MIN` if it never was.
     set_back_from: AtomicI64,
     changing: Mutex<()>,
 }
 
 impl ForwardClock {
-    /// Begins with `reading`.
+    /// Starts with `reading`.
     pub const fn new(reading: Reading) -> Self {
         Self {
             offset: AtomicI64::new(reading.system.0 - reading.monotonic_after),
@@ -67,8 +67,8 @@ impl ForwardClock {
         }
     }
 
-    /// The time, if both clocks have gone on side by side, as they nearly always do: then one look
-    /// at each is enough.
+    /// The time, if both clocks have advanced equally. They nearly always have, so one reading of
+    /// each is enough.
     pub fn steady(&self, monotonic: i64, system: UnixMillis) -> Option<UnixMillis> {
         let kept = self.offset.load(Ordering::Acquire);
         let is_steady = (kept - SET_BACK_MIN_MS..=kept).contains(&(system.0 - monotonic));
@@ -76,7 +76,7 @@ impl ForwardClock {
             .then_some(UnixMillis(monotonic + kept))
     }
 
-    /// The time by `reading`, and what is to be told.
+    /// The time according to `reading`, and a change to log, if any.
     pub fn now(&self, reading: Reading) -> (UnixMillis, Option<Step>) {
         let offset_at_least = reading.system.0 - reading.monotonic_after;
         let offset_at_most = reading.system.0 - reading.monotonic_before;
@@ -90,8 +90,8 @@ impl ForwardClock {
         (UnixMillis(reading.monotonic_after + kept.max(offset_at_least)), None)
     }
 
-    /// Tokens minted until this moment may have been used and forgotten: all of them while the
-    /// system's clock catches up, those from before it was set back after that. `i64::MIN` if
+    /// Tokens created up to this time may have been used and forgotten: all tokens while the
+    /// system's clock catches up, and after that those from before it was set back. `i64::MIN` if
     /// it never was.
     pub fn set_back_from(&self) -> UnixMillis {
         if self.is_catching_up.load(Ordering::Acquire) {
@@ -114,11 +114,11 @@ impl ForwardClock {
         }
         let kept = self.offset.load(Ordering::Acquire);
         if offset >= kept - SET_BACK_MIN_MS {
-            // Another thread saw that it has caught up.
+            // Another thread saw that the clock has caught up.
             return (UnixMillis(reading.monotonic_after + kept), None);
         }
         let shown = reading.monotonic_after + kept;
-        // First the moment, then that it counts.
+        // The time must be stored before it takes effect.
         self.set_back_from.store(shown, Ordering::Release);
         self.is_catching_up.store(true, Ordering::Release);
         let by = Duration::from_millis((shown - reading.system.0).unsigned_abs());
@@ -228,8 +228,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is done to the system's clock, this one never goes back, and while tokens are good it is never slower than
-        /// real time.
+        /// Whatever happens to the system's clock, this one never goes back, and while tokens are
+        /// accepted it is never slower than real time.
         #[test]
         fn it_never_goes_back_and_never_runs_slow(
             steps in proptest::collection::vec((0_i64..5_000, -20_000_i64..20_000, proptest::bool::weighted(0.2)), 1..100),

@@ -1,11 +1,11 @@
-//! Identity values as header values.
+//! Encodes values of an identity as header values.
 
 use bytestring::ByteString;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::scope::Scopes;
 
-/// Everything outside visible ASCII (0x21 to 0x7E), and `%` itself, so that every value can be
+/// All bytes except visible ASCII (0x21 to 0x7E), and `%` itself, so that every value can be
 /// decoded unambiguously.
 const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
 
@@ -14,33 +14,32 @@ pub fn encode(value: &str) -> String {
     utf8_percent_encode(value, ENCODED).to_string()
 }
 
-/// The tokens of `scopes`, each encoded as [`encode`] does, separated by single spaces.
+/// Encodes each scope as [`encode`] does, and joins them with single spaces.
 pub fn encode_scopes(scopes: &Scopes) -> String {
     scopes.iter().map(encode).collect::<Vec<_>>().join(" ")
 }
 
-/// `N` header values that are known before they are needed, in one piece of memory. Each is handed
-/// out without a copy.
+/// `N` header values prepared in advance, in a single buffer. Getting one does not copy.
 #[derive(Clone, Debug)]
 pub struct Prepared<const N: usize> {
     all: ByteString,
-    /// Where each ends in `all`.
+    /// The end of each value in `all`.
     ends: [u32; N],
 }
 
 impl<const N: usize> Prepared<N> {
-    /// Puts `values` together, which are encoded already.
+    /// Joins `values`, which must already be encoded.
     pub fn new(values: [&str; N]) -> Self {
         let mut all = String::with_capacity(values.iter().map(|value| value.len()).sum());
         let ends = values.map(|value| {
             all.push_str(value);
-            // Names and lists of scopes have bounds far below that of the type.
+            // Names and lists of scopes are limited to far less than `u32::MAX` bytes.
             u32::try_from(all.len()).unwrap_or(u32::MAX)
         });
         Self { all: all.into(), ends }
     }
 
-    /// The value at `index`.
+    /// The value at `index`, without a copy.
     pub fn value(&self, index: usize) -> ByteString {
         let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
         self.all.slice_ref(&self.all[start as usize..self.ends[index] as usize])

@@ -1,4 +1,4 @@
-//! The keys with which this service signs its own access tokens, and verifies them.
+//! The keys that sign and verify this service's own access tokens.
 
 use std::{fmt, sync::Arc};
 
@@ -12,19 +12,19 @@ use super::{
     principal::CANDIDATE_KEYS_MAX,
 };
 
-/// What an asymmetric key of ours may sign with. What is not here no key of ours verifies either.
+/// The algorithms that our asymmetric keys may sign with. They verify no other.
 pub const ISSUER_ALGORITHMS: [Algorithm; 5] =
     [Algorithm::Rs256, Algorithm::Ps256, Algorithm::Es256, Algorithm::Es384, Algorithm::EdDsa];
 
-/// Shortest secret for HS256, in bytes: as long as the digest (RFC 7518 section 3.2).
+/// Minimum length of an HS256 secret, in bytes: the length of the digest (RFC 7518 section 3.2).
 pub const HS256_SECRET_BYTES_MIN: usize = 32;
 
 const HS256: &str = "HS256";
 
-/// What our own access tokens are signed and verified with, at one moment.
+/// The keys that sign and verify our access tokens at one point in time.
 ///
-/// The keys decide the algorithm, never the token: there either is a secret, and HS256 alone, or
-/// there are key pairs, and HS256 has no representation.
+/// The keys decide the algorithm, never the token: there is either a secret, which only allows
+/// HS256, or there are key pairs, which do not allow HS256.
 pub struct IssuerKeys {
     kind: Kind,
     jwks: Box<str>,
@@ -35,7 +35,7 @@ enum Kind {
     Symmetric { secret: Box<hmac::Key>, header: String },
 }
 
-/// A secret for HS256 that could be guessed.
+/// The HS256 secret is too short: it could be guessed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the secret is too short for HS256, which needs at least {HS256_SECRET_BYTES_MIN} bytes (RFC 7518 section 3.2); \
@@ -43,28 +43,28 @@ enum Kind {
 )]
 pub struct ShortSecret;
 
-/// The cryptographic library refused to sign.
+/// The cryptographic library failed to sign.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the access token could not be signed")]
 pub struct NotSigned;
 
-/// Why a token is none of ours.
+/// Why a token was not signed by this service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyFault {
-    /// An `alg` that none of our keys signs with, or not the one that it names.
+    /// None of our keys signs with this `alg`, or the key that the token names signs with another.
     #[error("unsupported algorithm")]
     UnsupportedAlgorithm,
-    /// None of our keys has that `kid`, or there is no `kid` and none fits the signature.
+    /// No key of ours has that `kid`, or there is no `kid` and no key fits the signature.
     #[error("unknown key")]
     UnknownKey,
-    /// The signature is no key's of ours over this message.
+    /// No key of ours made this signature over this message.
     #[error("bad signature")]
     BadSignature,
 }
 
 impl IssuerKeys {
-    /// `signing` signs. `published`, which holds it too, with keys that do not sign yet or no
-    /// longer, all verify and are in the key set, in this order.
+    /// `signing` signs. `published` contains it, too, and keys that do not sign yet or no longer.
+    /// All of them verify and are in the key set, in this order.
     pub fn asymmetric(signing: Arc<SigningKey>, mut published: Vec<Arc<SigningKey>>) -> Self {
         if published.iter().all(|key| key.kid != signing.kid) {
             published.insert(0, Arc::clone(&signing));
@@ -73,7 +73,7 @@ impl IssuerKeys {
         Self { kind: Kind::Asymmetric { signing, published }, jwks }
     }
 
-    /// HS256 with `secret`. The key set is empty, since whoever can verify can also sign.
+    /// HS256 with `secret`. The key set is empty, since anyone who can verify can also sign.
     pub fn symmetric(secret: &[u8]) -> Result<Self, ShortSecret> {
         if secret.len() < HS256_SECRET_BYTES_MIN {
             return Err(ShortSecret);
@@ -85,8 +85,8 @@ impl IssuerKeys {
         })
     }
 
-    /// A compact JWS (RFC 7515) over `claims`, the bytes of a JSON object. Its header says `alg`,
-    /// `typ` ("JWT") and, where the key is asymmetric, `kid`.
+    /// A compact JWS (RFC 7515) over `claims`, the bytes of a JSON object. Its header has `alg`,
+    /// `typ` ("JWT") and, for an asymmetric key, `kid`.
     pub fn sign(&self, claims: &[u8]) -> Result<String, NotSigned> {
         let header = match &self.kind {
             Kind::Asymmetric { signing, .. } => &signing.header,
@@ -106,10 +106,10 @@ impl IssuerKeys {
         Ok(token)
     }
 
-    /// Verifies `signature` over `message`, a JWS signing input whose header says `alg` and `kid`.
-    /// Yields the `kid` of the key that verified it, which is empty for HS256.
+    /// Verifies `signature` over `message`, a JWS signing input whose header has `alg` and `kid`.
+    /// Returns the `kid` of the key that verified it; empty for HS256.
     ///
-    /// Without a `kid`, which our own tokens always have, every key that fits is tried, up to
+    /// Our own tokens always have a `kid`. Without one, every key that fits is tried, up to
     /// [`CANDIDATE_KEYS_MAX`].
     pub fn verify(
         &self,
@@ -156,12 +156,12 @@ impl IssuerKeys {
         Err(fault)
     }
 
-    /// The public halves as a JWK Set (RFC 7517 section 5), rendered once.
+    /// The public keys as a JWK Set (RFC 7517 section 5), rendered once.
     pub fn jwks(&self) -> &str {
         &self.jwks
     }
 
-    /// The `alg` of the tokens that are signed now.
+    /// The `alg` of tokens that are signed now.
     pub fn algorithm(&self) -> &'static str {
         match &self.kind {
             Kind::Asymmetric { signing, .. } => signing.alg,
@@ -169,7 +169,7 @@ impl IssuerKeys {
         }
     }
 
-    /// The key that signs now; `None` where a secret does.
+    /// The key that signs now; `None` with a secret.
     pub fn signing_key(&self) -> Option<&SigningKey> {
         match &self.kind {
             Kind::Asymmetric { signing, .. } => Some(signing),
@@ -177,7 +177,7 @@ impl IssuerKeys {
         }
     }
 
-    /// The keys that verify, and are in the key set.
+    /// The keys that verify and are in the key set.
     pub fn published(&self) -> &[Arc<SigningKey>] {
         match &self.kind {
             Kind::Asymmetric { published, .. } => published,
@@ -199,23 +199,24 @@ impl fmt::Debug for IssuerKeys {
     }
 }
 
-/// A key pair of ours, with the one algorithm that it signs with.
+/// A key pair of this service, and the one algorithm that it signs with.
 pub struct SigningKey {
     private: PrivateKey,
     algorithm: Algorithm,
-    /// What that is called in its tokens and in the key set.
+    /// The `alg` in its tokens and in the key set.
     alg: &'static str,
     kid: ByteString,
-    /// The header of every token that it signs, encoded.
+    /// The encoded header of every token that the key signs.
     header: String,
-    /// For all that [`ISSUER_ALGORITHMS`] has of its kind, not only what it signs with itself:
-    /// while the setting changes from RS256 to PS256, replicas verify each other's tokens.
+    /// Accepts all algorithms of [`ISSUER_ALGORITHMS`] that fit the key's kind, not only the one
+    /// that it signs with: while the setting changes from RS256 to PS256, replicas verify each
+    /// other's tokens.
     verifying: VerifyingKey,
 }
 
 impl SigningKey {
-    /// `key`, signing with `preferred` where that is one of [`ISSUER_ALGORITHMS`] and of its kind,
-    /// and otherwise with what its kind is used with: RS256, ES256, ES384 or `EdDSA`.
+    /// A key that signs with `preferred` if that is one of [`ISSUER_ALGORITHMS`] and fits the key's
+    /// kind, and otherwise with the default of its kind: RS256, ES256, ES384 or `EdDSA`.
     pub fn new(key: PrivateKey, preferred: Option<Algorithm>) -> Self {
         let family = key.public_key().family();
         let usual = match family {
@@ -241,24 +242,24 @@ impl SigningKey {
         }
     }
 
-    /// The same key, whose tokens and whose place in the key set call Ed25519 `name`.
+    /// Uses `name` for Ed25519 in the key's tokens and in the key set.
     #[must_use]
     pub fn naming_ed25519(self, name: Ed25519Name) -> Self {
         let alg = name.of(self.algorithm);
         Self { header: header(alg, Some(&self.kid)), alg, ..self }
     }
 
-    /// The `kid` of its tokens: the fingerprint of the public half.
+    /// The `kid` of its tokens: the fingerprint of the public key.
     pub fn kid(&self) -> &str {
         &self.kid
     }
 
-    /// What it signs with.
+    /// The algorithm that the key signs with.
     pub const fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
 
-    /// The public half.
+    /// The public half of the key pair.
     pub const fn public_key(&self) -> &PublicKey {
         self.private.public_key()
     }
@@ -274,9 +275,9 @@ impl fmt::Debug for SigningKey {
     }
 }
 
-/// A JOSE header (RFC 7515 section 4), encoded.
+/// An encoded JOSE header (RFC 7515 section 4).
 fn header(alg: &str, kid: Option<&str>) -> String {
-    // Neither the names of algorithms nor hexadecimal digits have anything to escape.
+    // Neither names of algorithms nor hexadecimal digits need escaping.
     let kid = kid.map(|kid| format!(r#","kid":"{kid}""#)).unwrap_or_default();
     BASE64_URL_SAFE_NO_PAD.encode(format!(r#"{{"alg":"{alg}","typ":"JWT"{kid}}}"#))
 }

@@ -1,9 +1,8 @@
-//! JSON from outside. Text in UTF-8, and an object is an object.
+//! Parsing JSON from outside: text must be UTF-8, and an object must be an object.
 //!
-//! A derived `Deserialize` also takes an array for a struct, member by member: `[false]` for
-//! `{"is_active": false}`. And the bytes of strings that nobody reads are never looked at. So
-//! whatever comes from outside is read here, and nowhere with `serde_json` alone
-//! (`tests/layering.rs`).
+//! A derived `Deserialize` also accepts an array for a struct, member by member: `[false]` for
+//! `{"is_active": false}`. And it never checks the bytes of strings that nobody reads. So all JSON
+//! from outside is parsed here, and never with `serde_json` alone (`tests/layering.rs`).
 
 use std::{borrow::Cow, fmt, marker::PhantomData};
 
@@ -12,13 +11,12 @@ use serde::{
     de::{Error as _, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
-/// Reads one JSON object and nothing else.
+/// Parses exactly one JSON object.
 pub fn object<'de, T: Deserialize<'de>>(json: &'de [u8]) -> serde_json::Result<T> {
     serde_json::from_str(text(json)?).map(|Object(value)| value)
 }
 
-/// The text of a JSON string, as it stands in a document that was read. Borrowed unless it holds
-/// escapes.
+/// The text of a JSON string from a parsed document. Borrowed unless it contains escapes.
 pub fn string(json: &str) -> serde_json::Result<Cow<'_, str>> {
     match json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
         Some(text) if !text.contains(['\\', '"']) => Ok(Cow::Borrowed(text)),
@@ -26,12 +24,12 @@ pub fn string(json: &str) -> serde_json::Result<Cow<'_, str>> {
     }
 }
 
-/// The text of a JSON document (RFC 8259 section 8.1).
+/// Checks that a JSON document is UTF-8 (RFC 8259 section 8.1).
 pub fn text(json: &[u8]) -> serde_json::Result<&str> {
     std::str::from_utf8(json).map_err(|_| serde_json::Error::custom("the text is not UTF-8"))
 }
 
-/// A `T` that stands in JSON as an object, never as an array. For members that hold structs.
+/// A `T` that must be an object in JSON, never an array. For members that are structs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Object<T>(pub T);
 

@@ -1,7 +1,7 @@
-//! Keys: public and private, in every format we read and write.
+//! Keys: public and private, in every format that we read and write.
 //!
 //! [`PublicKey`] is what a key *is* (its canonical DER, its fingerprint); [`VerifyingKey`] is the
-//! same key made ready to verify many signatures; [`PrivateKey`] signs, and exists on the client's
+//! same key prepared to verify many signatures; [`PrivateKey`] signs, and exists on the client's
 //! side only.
 
 mod ed25519;
@@ -24,13 +24,13 @@ pub use verifying::VerifyingKey;
 
 use super::algorithm::KeyFamily;
 
-/// Smallest RSA modulus accepted, in bits.
+/// Minimum size of an RSA modulus, in bits.
 pub const RSA_BITS_MIN: usize = 2048;
-/// Largest RSA modulus accepted, in bits.
+/// Maximum size of an RSA modulus, in bits.
 pub const RSA_BITS_MAX: usize = 8192;
 
-/// SHA-256 of a public key's `SubjectPublicKeyInfo` as PEM text (64-column lines, final newline):
-/// the key's `kid`, identical to what `asymmetric_jwt_auth` computes. Written as 64 lowercase
+/// SHA-256 of a public key's `SubjectPublicKeyInfo` as PEM text (64-column lines, final newline).
+/// It is the key's `kid`, identical to what `asymmetric_jwt_auth` computes. Written as 64 lowercase
 /// hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint([u8; 32]);
@@ -62,7 +62,7 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// Not 64 lowercase hexadecimal digits.
+/// The text is not 64 lowercase hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a fingerprint: expected 64 lowercase hexadecimal digits")]
 pub struct NotAFingerprint;
@@ -88,114 +88,115 @@ fn hex_digit(digit: u8) -> Result<u8, NotAFingerprint> {
     }
 }
 
-/// Why a text is not a key that we take. Each message says what to do about it.
+/// Why a key is not accepted. Each message says what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// A private key where a public one belongs. It is not kept, and should be considered shown.
+    /// A private key was given instead of a public one. It is not stored, and should be considered
+    /// leaked.
     #[error(
         "this is a private key; only its public half belongs here (make it with `openssl pkey -in FILE -pubout`, or `ssh-keygen -y -f FILE` for an OpenSSH key)"
     )]
     PrivateKeyGiven,
-    /// A public key where a private one belongs.
+    /// A public key was given instead of a private one.
     #[error("this is a public key; signing needs the private key")]
     PublicKeyGiven,
-    /// No format was recognised.
+    /// The format is unknown.
     #[error("not a key in a known format; accepted are {accepted}")]
     UnknownFormat {
-        /// The formats that are accepted in this place.
+        /// The formats that are accepted here.
         accepted: &'static str,
     },
-    /// More keys than one, of which none is more than another.
+    /// There are several keys, and none is the obvious one.
     #[error("it holds {count} keys; give each in a file of its own")]
     SeveralKeys {
-        /// How many there are.
+        /// The number of keys.
         count: usize,
     },
-    /// A chain of certificates that does not begin with the one whose key is meant.
+    /// The certificate chain does not start with the certificate of the intended key.
     #[error(
         "the first of its {count} certificates is an authority's ({subject}); put the certificate whose key is meant first, or alone"
     )]
     AuthorityFirst {
-        /// How many certificates there are.
+        /// The number of certificates.
         count: usize,
-        /// Whose certificate comes first.
+        /// The subject of the first certificate.
         subject: String,
     },
-    /// A line of an `authorized_keys` file whose options would be lost.
+    /// The line of an `authorized_keys` file has options, which would be lost.
     #[error(
         "there are options before the key ({options}), which would not be heeded; give the line from {kind:?} on"
     )]
     OptionsBeforeKey {
         /// The options.
         options: String,
-        /// Where the key begins: its kind.
+        /// The kind of the key, the first word after the options.
         kind: String,
     },
-    /// A format or an encryption of another tool that is not read here.
+    /// The format or encryption is that of another tool and not supported.
     #[error("{found} is not read here; convert it with `{command}`")]
     Convert {
-        /// What was found.
+        /// The format or encryption.
         found: String,
-        /// What makes of it something that is read here.
+        /// A command that converts it to a supported format.
         command: &'static str,
     },
-    /// The format was recognised, its content could not be read.
+    /// The format is known, but its content is invalid.
     #[error("malformed {format}")]
     Malformed {
-        /// The format that was recognised.
+        /// The format.
         format: &'static str,
-        /// What the parser found.
+        /// The parser's error.
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
-    /// A kind of key that no accepted algorithm uses.
+    /// No accepted algorithm uses keys of this kind.
     #[error(
         "unsupported kind of key ({found}); accepted are RSA (2048 to 8192 bit), Ed25519, EC P-256 and EC P-384"
     )]
     UnsupportedKind {
-        /// What was found, as its format names it.
+        /// The kind, as the format names it.
         found: String,
     },
-    /// RSA under 2048 bit.
+    /// The RSA key has fewer than 2048 bits.
     #[error(
         "RSA key of {bits} bit refused: it can be broken; make a new one of at least {RSA_BITS_MIN} bit (`countersign key generate --type rsa`)"
     )]
     RsaTooSmall {
-        /// Size of the modulus.
+        /// Size of the modulus, in bits.
         bits: usize,
     },
-    /// RSA over 8192 bit.
+    /// The RSA key has more than 8192 bits.
     #[error(
         "RSA key of {bits} bit refused: each verification would be too slow; use at most {RSA_BITS_MAX} bit"
     )]
     RsaTooLarge {
-        /// Size of the modulus.
+        /// Size of the modulus, in bits.
         bits: usize,
     },
-    /// RSA of a generator whose keys can be factored.
+    /// The RSA key comes from a generator whose keys can be factored.
     #[error(
         "RSA key of a broken generator refused (ROCA, CVE-2017-15361): its private key can be computed from it; make a new one elsewhere"
     )]
     RsaOfBrokenGenerator,
-    /// A JWK whose `use` or `key_ops` (RFC 7517 sections 4.2 and 4.3) names other uses.
+    /// The JWK's `use` or `key_ops` (RFC 7517 sections 4.2 and 4.3) does not allow verifying
+    /// signatures.
     #[error(
         "the JWK is not for verifying signatures: its {member:?} is {value}; expected {expected}, or no such member"
     )]
     NotForSignatures {
-        /// The member that says so.
+        /// The name of that member.
         member: &'static str,
-        /// What it says.
+        /// Its value.
         value: String,
-        /// What it would have to say.
+        /// The expected value.
         expected: &'static str,
     },
-    /// A JWK whose `alg` (RFC 7517 section 4.4) is not an algorithm that its key can be used with
-    /// here.
+    /// The JWK's `alg` (RFC 7517 section 4.4) is not an accepted algorithm for its kind of key.
     #[error(
         "the JWK is for the algorithm {name:?} alone, which is not used with {family} keys here; expected {expected}, or no \"alg\""
     )]
     AlgorithmOfJwk {
-        /// The algorithm that it names.
+        /// The value of `alg`.
         name: String,
         /// The kind of the key.
         family: KeyFamily,
@@ -205,39 +206,39 @@ pub enum KeyError {
     /// The private key is encrypted, and no passphrase was given.
     #[error("the private key is encrypted; give its passphrase (`--passphrase-env VAR`)")]
     PassphraseMissing,
-    /// The passphrase does not open the key.
+    /// The passphrase does not decrypt the key.
     #[error("the passphrase does not open the private key")]
     WrongPassphrase,
-    /// The encrypted key asks for more work than is accepted.
+    /// Decrypting the key would take more work than is accepted.
     #[error(
         "opening the private key would take too much work ({found}, accepted are at most {accepted}); encrypt it again with less (`openssl pkcs8 -topk8`, `ssh-keygen -p -a 64 -f FILE`)"
     )]
     TooCostly {
-        /// What it asks for.
+        /// The work that the key requires.
         found: String,
-        /// The most that is accepted of it.
+        /// The maximum that is accepted.
         accepted: String,
     },
-    /// PEM encrypted in OpenSSL's way from before PKCS#8, which derives its key with a single round
-    /// of MD5.
+    /// The PEM is encrypted in OpenSSL's legacy format from before PKCS#8, which derives its key
+    /// with a single round of MD5.
     #[error(
         "the private key is encrypted in the legacy PEM way; convert it with `openssl pkcs8 -topk8 -in FILE -out NEW`"
     )]
     LegacyEncryption,
-    /// The numbers do not make a key.
+    /// The numbers are not a valid key.
     #[error("the {family} key is not valid: {reason}")]
     Invalid {
         /// The kind of the key.
         family: KeyFamily,
-        /// What the cryptographic library says.
+        /// The cryptographic library's error.
         reason: String,
     },
-    /// The system could not make a key.
+    /// The system failed to generate a key.
     #[error("the {family} key could not be generated: {reason}")]
     NotGenerated {
         /// The kind of the key.
         family: KeyFamily,
-        /// What went wrong.
+        /// The underlying error.
         reason: String,
     },
 }

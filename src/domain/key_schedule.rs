@@ -1,33 +1,31 @@
-//! Which of our signing keys does what at a given moment.
+//! When our signing keys are published, sign, verify and retire.
 //!
 //! The times of this arithmetic depend on one another. Keys are in the order of their times; a
 //! key's successor is the next.
 //!
-//! - a key begins to sign `delay` after its time, so that whoever keeps a copy of the key set has
-//!   the key by then. Where no other key is older it signs at once: there is nothing else to sign
-//!   with;
-//! - it signs until its successor begins;
-//! - it verifies for `token_lifetime` more, and [`CLOCKS_MARGIN`]: as long as any token that it
-//!   signed is good.
+//! - a key starts to sign `delay` after its time, so that everyone with a cached key set has the
+//!   key by then. The oldest key signs at once: there is nothing else to sign with;
+//! - it signs until its successor starts;
+//! - it verifies for `token_lifetime` more, plus [`CLOCKS_MARGIN`]: as long as any token that it
+//!   signed is valid.
 
 use std::{fmt, time::Duration};
 
 use super::time::UnixMillis;
 
-/// How much longer a key verifies than its tokens last: replicas look at the keys each for itself,
-/// by clocks that differ.
+/// How much longer a key verifies than its tokens are valid, since the clocks of replicas differ.
 pub const CLOCKS_MARGIN: Duration = Duration::from_mins(1);
 
-/// What a signing key does.
+/// The state of a signing key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyState {
-    /// It is in the key set and does not sign yet.
+    /// In the key set, but does not sign yet.
     Published,
-    /// It signs.
+    /// Signs new tokens.
     Signing,
-    /// It signs no longer; what it signed may still be good.
+    /// Does not sign any more; tokens that it signed may still be valid.
     Verifying,
-    /// Nothing that it signed can still be good. It is neither in the key set nor does it verify.
+    /// No token that it signed can still be valid. It is not in the key set and does not verify.
     Retired,
 }
 
@@ -49,37 +47,36 @@ impl fmt::Display for KeyState {
     }
 }
 
-/// How long keys wait and stay.
+/// The durations that determine key schedules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RotationTimes {
     /// How long a key is published before it signs.
     pub delay: Duration,
-    /// How long a token is good for.
+    /// How long a token is valid.
     pub token_lifetime: Duration,
 }
 
-/// The times of one key, and what it does now.
+/// The times of one key, and its current state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeySchedule {
-    /// What it does now.
+    /// The current state.
     pub state: KeyState,
-    /// When it begins to sign.
+    /// When it starts to sign.
     pub signs_from: UnixMillis,
-    /// When its successor begins; `None` for the last.
+    /// When its successor starts to sign; `None` for the last key.
     pub signs_until: Option<UnixMillis>,
-    /// The last moment at which it verifies; `None` for the last key, for which there is no end
-    /// yet.
+    /// The last moment at which it verifies; `None` for the last key, which has no end yet.
     pub verifies_until: Option<UnixMillis>,
 }
 
 impl RotationTimes {
-    /// What each of the keys with these `times`, in ascending order, does at `now`. Of keys with
-    /// the same time the later one in this order is the newer. Exactly one signs, unless there
-    /// are none.
+    /// The schedule of each key at `now`. `times` must be in ascending order; of two keys with the
+    /// same time, the later one in this order is the newer. Exactly one key signs, unless there are
+    /// none.
     ///
-    /// Keys that share the oldest time have no order in time, as when a folder was copied: the last
-    /// of them signs, and what the others may have signed before is good for as long as if they
-    /// had done so until that time.
+    /// Keys that share the oldest time have no order in time (for example after a folder was
+    /// copied): the last of them signs, and tokens of the others stay valid as if they had signed
+    /// until that time.
     pub fn schedules(self, times: &[UnixMillis], now: UnixMillis) -> Vec<KeySchedule> {
         let oldest = times.first().copied();
         let signs_from = |time: UnixMillis| {
@@ -192,7 +189,7 @@ mod tests {
             }
         }
 
-        /// Whoever fetched the key set within the delay before knows the key that signs.
+        /// Everyone who fetched the key set within the delay before has the key that signs.
         #[test]
         fn a_key_was_published_for_the_delay_before_it_signs((rotation, times) in folder(), now in 0_i64..120_000_000) {
             let schedules = rotation.schedules(&times, UnixMillis(now));
@@ -205,7 +202,8 @@ mod tests {
             }
         }
 
-        /// A token signed at any moment verifies until its end, also by a clock that is a minute ahead.
+        /// A token signed at any moment verifies until it expires, also by a clock that is a minute
+        /// ahead.
         #[test]
         fn what_was_signed_verifies_to_its_end(
             (rotation, times) in folder(),

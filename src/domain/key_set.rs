@@ -1,5 +1,5 @@
-//! JWK Sets (RFC 7517 section 5): which keys of one are used, why the others are not, and which of
-//! them a token is tried with.
+//! JWK Sets (RFC 7517 section 5): which of their keys are usable, why the others are not, and which
+//! keys a token is tried with.
 
 use std::{borrow::Cow, collections::HashMap, error::Error, fmt};
 
@@ -12,26 +12,26 @@ use super::{
     key::{Jwk, KeyError, ParsedPublic, VerifyingKey},
 };
 
-/// Most entries that a set may have. More are no key set but an attack on memory.
+/// Maximum number of entries of a set. Larger ones are an attack on memory.
 const ENTRIES_MAX: usize = 100;
-/// How deep the JSON of a key set may nest. A JWK Set needs 4: set, array, key, `x5c`.
+/// Maximum nesting of a key set's JSON. A JWK Set needs 4: set, array, key, `x5c`.
 const DEPTH_MAX: usize = 8;
-/// Longest texts of a set that are repeated in reports, in characters.
+/// Maximum length of texts of a set that are repeated in reports, in characters.
 const KID_CHARACTERS_MAX: usize = 100;
 const KIND_CHARACTERS_MAX: usize = 40;
 const REASON_CHARACTERS_MAX: usize = 300;
-/// Some programs write it before JSON (RFC 8259 section 8.1 lets readers skip it).
+/// Some programs write it before JSON; readers may skip it (RFC 8259 section 8.1).
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// The keys of a set that can verify tokens.
 #[derive(Debug, Default)]
 pub struct KeySet {
-    /// In the order of the set. Entries that are equal are one.
+    /// In the order of the set, without duplicate entries.
     keys: Box<[SetKey]>,
-    /// What the set calls its keys, and where in `keys` each is: sorted by name, and by the order
-    /// of the set below that. Keys without a `kid` are not in it.
+    /// The names of keys, each with its key's index in `keys`: sorted by name, then by the order of
+    /// the set. Keys without a `kid` are not included.
     names: Box<[(Box<str>, usize)]>,
-    /// Where the keys without a `kid` are.
+    /// The indexes of keys without a `kid`.
     nameless: Box<[usize]>,
     contents: KeySetContents,
 }
@@ -39,31 +39,31 @@ pub struct KeySet {
 #[derive(Debug)]
 struct SetKey {
     key: VerifyingKey,
-    /// Whether the same key is in the set for every algorithm, too.
+    /// Whether the same key is also in the set without a limit on its algorithm.
     is_covered: bool,
 }
 
-/// What a set has for us, in words.
+/// The usable and unusable keys of a set, for display.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeySetContents {
-    /// How many of its keys are used. The same key under two names counts twice, the same entry
-    /// twice counts once.
+    /// The number of usable keys. The same key under two names counts twice, a duplicate entry
+    /// once.
     pub usable_keys: usize,
-    /// The entries that are not used, in the order of the set.
+    /// The unusable entries, in the order of the set.
     pub left_out: Vec<LeftOutKey>,
 }
 
-/// An entry of a set that is not used.
+/// An unusable entry of a set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftOutKey {
-    /// What the set calls it, shortened if it is long; none if it has no name.
+    /// Its `kid`, shortened if it is long; `None` if it has none.
     pub kid: Option<String>,
-    /// Its `kty`, with its `crv` if it has one; empty if it says none.
+    /// Its `kty`, and its `crv` if it has one; empty without `kty`.
     pub kind: String,
-    /// Why it is left out.
+    /// Why it is unusable.
     pub reason: String,
-    /// Whether its owner should know: it is a private key or a broken one. Others are for other
-    /// uses, which is as it should be.
+    /// Whether its owner should know: it is a private key or a broken one. Others are intended for
+    /// other uses, which is fine.
     #[serde(default)]
     pub is_alarming: bool,
 }
@@ -81,29 +81,28 @@ impl fmt::Display for LeftOutKey {
     }
 }
 
-/// Why a text is no key set.
+/// Why a document is not a key set.
 #[derive(Debug, thiserror::Error)]
 pub enum KeySetError {
-    /// Nested too deeply.
+    /// The JSON is nested too deeply.
     #[error("the JSON nests deeper than {DEPTH_MAX}")]
     TooDeep,
-    /// Too many keys.
+    /// There are too many entries.
     #[error("the set has more than {ENTRIES_MAX} keys")]
     TooManyKeys,
-    /// Not a JWK Set.
+    /// The document is not a JWK Set.
     #[error("not a JWK Set")]
     NotAKeySet(#[source] serde_json::Error),
 }
 
-/// Members are read one by one: one that cannot be read must not spoil the others, whatever it
-/// holds.
+/// Members are parsed one by one, so that an invalid one does not spoil the others.
 #[derive(Deserialize)]
 struct Document<'a> {
     #[serde(borrow)]
     keys: Vec<&'a RawValue>,
 }
 
-/// As much of an entry as tells which one it is.
+/// The members that identify an entry in reports.
 #[derive(Default, Deserialize)]
 struct Label<'a> {
     #[serde(borrow)]
@@ -115,7 +114,7 @@ struct Label<'a> {
 }
 
 impl KeySet {
-    /// Reads a set. One with some unusable keys still serves its good ones.
+    /// Parses a set. If some keys are unusable, the others still work.
     pub fn parse(body: &[u8]) -> Result<Self, KeySetError> {
         let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
         if nests_deeper_than(body, DEPTH_MAX) {
@@ -135,8 +134,8 @@ impl KeySet {
         Ok(set.done())
     }
 
-    /// The keys that the set calls `kid`. Several can be meant: RFC 7517 section 4.5 lets keys of
-    /// different kinds share a name, and others share one, too.
+    /// The keys with this `kid`. There may be several: RFC 7517 section 4.5 lets keys of different
+    /// kinds share a name, and in practice others share one, too.
     pub fn named<'a>(&'a self, kid: &'a str) -> impl Iterator<Item = &'a VerifyingKey> {
         let start = self.names.partition_point(|(name, _)| &**name < kid);
         self.names[start..]
@@ -145,23 +144,23 @@ impl KeySet {
             .map(|(_, index)| &self.keys[*index].key)
     }
 
-    /// The keys without a name, which a token may mean whatever name it gives.
+    /// The keys without a name. A token may mean one of them, whatever name it gives.
     pub fn nameless(&self) -> impl Iterator<Item = &VerifyingKey> {
         self.nameless.iter().map(|index| &self.keys[*index].key)
     }
 
-    /// Every key, for a token that names none.
+    /// All keys, for a token that names none.
     pub fn keys(&self) -> impl Iterator<Item = &VerifyingKey> {
         self.keys.iter().filter(|known| !known.is_covered).map(|known| &known.key)
     }
 
-    /// What the set has for us.
+    /// The usable and unusable keys of the set.
     pub const fn contents(&self) -> &KeySetContents {
         &self.contents
     }
 
-    /// How many keys a token of that kind can be tried with at most, if it names one, and if it
-    /// names none.
+    /// The maximum number of keys that a token of this kind can be tried with, if it names a key,
+    /// and if it names none.
     pub fn most_trials(&self, family: KeyFamily) -> MostTrials {
         let is_of_kind = |index: &usize| self.keys[*index].key.family() == family;
         let nameless = self.nameless.iter().filter(|index| is_of_kind(index)).count();
@@ -177,17 +176,17 @@ impl KeySet {
     }
 }
 
-/// How many keys of a set a token can be tried with at most.
+/// The maximum number of keys of a set that a token can be tried with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MostTrials {
-    /// If it names a key.
+    /// If the token names a key.
     pub named: usize,
-    /// If it names none.
+    /// If the token names no key.
     pub unnamed: usize,
 }
 
 impl MostTrials {
-    /// The larger of both, one by one.
+    /// The larger value of each field.
     #[must_use]
     pub fn max(self, other: Self) -> Self {
         Self { named: self.named.max(other.named), unnamed: self.unnamed.max(other.unnamed) }
@@ -197,7 +196,7 @@ impl MostTrials {
 #[derive(Default)]
 struct Building {
     keys: Vec<VerifyingKey>,
-    /// By name; the keys without one are under the empty name, which no key has.
+    /// By name; keys without one are under the empty name, which no key has.
     names: HashMap<Box<str>, Vec<usize>>,
     left_out: Vec<LeftOutKey>,
 }
@@ -216,7 +215,7 @@ impl Building {
     }
 
     fn done(mut self) -> KeySet {
-        // One that is there for every algorithm, too, would be tried twice.
+        // If the same key is also there without a limit on its algorithm, it would be tried twice.
         let is_covered = |keys: &[VerifyingKey], among: &[usize], index: usize| {
             among.iter().any(|other| *other != index && keys[*other].covers(&keys[index]))
         };
@@ -250,7 +249,7 @@ impl Building {
     }
 }
 
-/// Why an entry is not used.
+/// Why an entry is unusable.
 #[derive(Debug, thiserror::Error)]
 enum EntryFault {
     #[error("not a JWK: {0}")]
@@ -259,7 +258,7 @@ enum EntryFault {
     Key(#[from] KeyError),
 }
 
-/// The key of an entry with its name. An empty name is as good as none.
+/// The key of an entry, with its name. An empty name counts as none.
 fn usable(entry: &RawValue) -> Result<(Option<String>, VerifyingKey), EntryFault> {
     let jwk: Jwk = json::object(entry.get().as_bytes())?;
     let key = ParsedPublic::from_jwk(&jwk)?.verifying_key();
@@ -292,8 +291,8 @@ impl LeftOutKey {
     }
 }
 
-/// The fault and its causes. Where in the entry it was found is not said: nobody sees the entry as
-/// it is read here.
+/// The fault and its causes, without the position in the entry: nobody sees the entry as it is
+/// parsed here.
 fn described(fault: &EntryFault) -> String {
     let mut text = fault.to_string();
     let mut cause = fault.source();
@@ -305,7 +304,7 @@ fn described(fault: &EntryFault) -> String {
     text.rfind(" at line ").map_or(text.clone(), |end| text[..end].to_owned())
 }
 
-/// `text` as it may be shown: short, and on one line.
+/// `text` for display: short, and on one line.
 fn shown(text: &str, characters_max: usize) -> String {
     let is_long = text.chars().nth(characters_max).is_some();
     let printable = |character: char| {
@@ -314,7 +313,7 @@ fn shown(text: &str, characters_max: usize) -> String {
     text.chars().take(characters_max).map(printable).chain(is_long.then_some('\u{2026}')).collect()
 }
 
-/// Counts brackets outside of strings; whether the text is JSON is for the parser to say.
+/// Counts brackets outside of strings; the parser checks whether the text is JSON.
 fn nests_deeper_than(json: &[u8], depth_max: usize) -> bool {
     let (mut depth, mut in_string, mut is_escaped) = (0_usize, false, false);
     for byte in json {

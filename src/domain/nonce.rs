@@ -1,42 +1,42 @@
-//! Nonces: what makes a token pass once.
+//! Nonces: they make sure that a token passes only once.
 
 use super::{
     principal::PrincipalId,
     time::{UnixMillis, remember_for},
 };
 
-/// One attempt to use up a nonce.
+/// One attempt to claim a nonce.
 #[derive(Clone, Copy, Debug)]
 pub struct NonceClaim<'a> {
-    /// Whose nonce it is; two principals may use the same.
+    /// The principal that used the nonce; two principals may use the same one.
     pub principal: PrincipalId,
-    /// The nonce itself, as the token has it.
+    /// The nonce, as in the token.
     pub nonce: &'a str,
-    /// The time that its token states.
+    /// The time in the token.
     pub token_time: UnixMillis,
-    /// The last moment at which its token could pass.
+    /// The last moment at which the token could pass.
     pub valid_until: UnixMillis,
     /// When the claim is made.
     pub now: UnixMillis,
-    /// Which presentation claims it.
+    /// The attempt that makes the claim.
     pub attempt: Attempt,
 }
 
 impl NonceClaim<'_> {
-    /// How long the claim has to be remembered.
+    /// How long the claim must be remembered.
     pub fn remember_for(&self) -> std::time::Duration {
         remember_for(self.valid_until, self.now)
     }
 }
 
-/// Which presentation of a token claims its nonce.
+/// Identifies the request that claims a nonce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attempt {
-    /// A presentation that the gateway gave no name: it is like no other, and its number is unique.
+    /// A request without an id from the gateway: it differs from every other, and its number is
+    /// unique.
     Unique(u128),
-    /// A request that the gateway named itself. When it asks again about the same request (it
-    /// retried, or checked twice), that is the same presentation of the token, and gets the
-    /// same answer.
+    /// A request with an id from the gateway. If the gateway asks again about the same request (it
+    /// retried, or checked twice), that is the same attempt and gets the same answer.
     Named(u128),
 }
 
@@ -49,12 +49,12 @@ impl Attempt {
     }
 }
 
-/// The outcome of a claim.
+/// The result of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claimed {
-    /// Nobody had claimed the nonce before this attempt.
+    /// No other attempt has claimed the nonce.
     Fresh,
-    /// Another attempt had.
+    /// Another attempt has claimed the nonce before.
     Replayed,
     /// The store may have forgotten that the token was used before
     /// ([`Fence`](super::fence::Fence)).

@@ -14,8 +14,7 @@ use super::{
     token::{TokenKeyId, UntrustedToken},
 };
 
-/// Types of their own for the numbers that rows of the registry have, so that none is taken for
-/// another.
+/// Defines a separate type for each kind of row id, so that they cannot be mixed up.
 macro_rules! row_ids {
     ($($(#[$doc:meta])* $name:ident,)+) => {$(
         $(#[$doc])*
@@ -31,33 +30,33 @@ macro_rules! row_ids {
 }
 
 row_ids! {
-    /// The number of a principal in the registry. It is never given to another.
+    /// Unique id of a principal. Never reused.
     PrincipalId,
-    /// The number of a key in the registry.
+    /// Unique id of a key.
     KeyId,
-    /// The number of a trust in the registry.
+    /// Unique id of a trust.
     TrustId,
-    /// The number of an API key in the registry.
+    /// Unique id of an API key.
     ApiKeyId,
-    /// The number of a grant in the registry.
+    /// Unique id of a grant.
     GrantId,
 }
 
-/// What a principal is called: 1 to 255 characters without control characters, compared byte for
-/// byte. Copies share the text.
+/// The name of a principal: 1 to 255 characters without control characters, compared byte by byte.
+/// Clones share the text.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Username(Arc<str>);
 
-/// Longest username, in characters.
+/// Maximum length of a username, in characters.
 pub const USERNAME_CHARACTERS_MAX: usize = 255;
 
-/// A text that cannot be a username.
+/// The text is empty, too long, or contains control characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a username has 1 to {USERNAME_CHARACTERS_MAX} characters and no control characters")]
 pub struct BadUsername;
 
 impl Username {
-    /// Takes `text` as it is: nothing is trimmed, folded or normalised.
+    /// Takes `text` as it is: it is not trimmed, case-folded or normalised.
     pub fn new(text: &str) -> Result<Self, BadUsername> {
         let length =
             if text.len() <= USERNAME_CHARACTERS_MAX { text.len() } else { text.chars().count() };
@@ -68,7 +67,7 @@ impl Username {
         }
     }
 
-    /// The name.
+    /// The username as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -94,25 +93,25 @@ impl fmt::Display for Username {
     }
 }
 
-/// A registered public key as a decision needs it.
+/// A registered public key, as decisions use it.
 #[derive(Debug)]
 pub struct KnownKey {
-    /// Its number in the registry.
+    /// Unique id.
     pub id: KeyId,
-    /// The key itself.
+    /// The public key, ready to verify signatures.
     pub key: VerifyingKey,
-    /// From when on it may be used.
+    /// The key must not be used before this time; `None` if there is no start.
     pub not_before: Option<UnixMillis>,
-    /// Until when it may be used.
+    /// The key must not be used at or after this time; `None` if it does not expire.
     pub expires_at: Option<UnixMillis>,
-    /// What may be done with it: the principal's scopes, narrowed by the key's.
+    /// The scopes of the key: the principal's scopes, narrowed by the key's own.
     pub scopes: Scopes,
     /// Fingerprint and scopes as header values.
     encoded: Prepared<2>,
 }
 
 impl KnownKey {
-    /// Puts a key together, with its header values ready.
+    /// Creates a key and prepares its header values.
     pub fn new(
         id: KeyId,
         key: VerifyingKey,
@@ -135,49 +134,49 @@ impl KnownKey {
         self.encoded.value(1)
     }
 
-    /// Whether it may be used at `now`.
+    /// Whether the key may be used at `now`.
     pub fn is_current(&self, now: UnixMillis) -> bool {
         self.not_before.is_none_or(|from| from <= now)
             && self.expires_at.is_none_or(|until| now < until)
     }
 }
 
-/// A key set elsewhere whose keys count as the principal's.
+/// A trusted key set: the keys in it count as the principal's.
 #[derive(Clone, Debug)]
 pub struct KnownTrust {
-    /// Its number in the registry.
+    /// Unique id.
     pub id: TrustId,
-    /// Where the set is.
+    /// The URL of the key set (JWKS).
     pub url: Arc<str>,
 }
 
-/// A principal with its usable keys, as the key directory keeps it. Revoked keys are not in it.
+/// A principal with its usable keys, as cached in the key directory. Revoked keys are left out.
 #[derive(Debug)]
 pub struct KnownPrincipal {
-    /// Its number in the registry.
+    /// Unique id.
     pub id: PrincipalId,
-    /// Its name.
+    /// Unique name.
     pub username: Username,
-    /// Whether it may pass at all.
+    /// `false` if the principal is disabled: nothing it signs passes.
     pub is_active: bool,
-    /// What it may do.
+    /// The principal's scopes.
     pub scopes: Scopes,
-    /// Its keys, the newest first.
+    /// Registered keys, newest first.
     pub keys: Box<[KnownKey]>,
-    /// Its trusts, the oldest first.
+    /// Trusts, oldest first.
     pub trusts: Box<[KnownTrust]>,
     /// The `jti` of its access tokens that were revoked before they expired, in ascending order.
     pub revoked: Box<[Uuid]>,
-    /// Name, number and scopes as header values.
+    /// Username, id and scopes as header values.
     encoded: Prepared<3>,
 }
 
-/// How many verifications one token may cost at most, over keys and trusts: a forged token must not
-/// buy more.
+/// Maximum number of signature verifications for one token, over keys and trusts. Limits the cost
+/// of a forged token.
 pub const CANDIDATE_KEYS_MAX: usize = 8;
 
 impl KnownPrincipal {
-    /// Puts a principal without keys and trusts together, with its header values ready.
+    /// Creates a principal without keys and trusts, and prepares its header values.
     pub fn new(id: PrincipalId, username: Username, is_active: bool, scopes: Scopes) -> Self {
         let name = header_value::encode(username.as_str());
         let encoded =
@@ -194,7 +193,7 @@ impl KnownPrincipal {
         }
     }
 
-    /// The same with `keys`.
+    /// Replaces the keys; sorts them, newest first.
     #[must_use]
     pub fn with_keys(mut self, keys: Vec<KnownKey>) -> Self {
         self.keys = keys.into();
@@ -202,7 +201,7 @@ impl KnownPrincipal {
         self
     }
 
-    /// The same with `trusts`.
+    /// Replaces the trusts; sorts them, oldest first.
     #[must_use]
     pub fn with_trusts(mut self, trusts: Vec<KnownTrust>) -> Self {
         self.trusts = trusts.into();
@@ -210,7 +209,7 @@ impl KnownPrincipal {
         self
     }
 
-    /// The same with the `jti` of `revoked` access tokens.
+    /// Replaces the list of revoked access tokens, given by their `jti`; sorts it.
     #[must_use]
     pub fn with_revoked(mut self, mut revoked: Vec<Uuid>) -> Self {
         revoked.sort_unstable();
@@ -218,12 +217,12 @@ impl KnownPrincipal {
         self
     }
 
-    /// The name as a header value.
+    /// The username as a header value.
     pub fn encoded_username(&self) -> ByteString {
         self.encoded.value(0)
     }
 
-    /// The number as a header value.
+    /// The id as a header value.
     pub fn encoded_id(&self) -> ByteString {
         self.encoded.value(1)
     }
@@ -238,9 +237,9 @@ impl KnownPrincipal {
         self.revoked.binary_search(&jti).is_ok()
     }
 
-    /// The registered keys to try for `token`, with their places in [`KnownPrincipal::keys`]. A
-    /// `kid` that is the fingerprint of one picks it; without one, or with a name that some
-    /// other scheme gave, every key that could have signed the token is tried, up to
+    /// The registered keys to try for `token`, with their indexes in [`KnownPrincipal::keys`]. A
+    /// `kid` that is the fingerprint of a registered key selects that key. Without a `kid`, or with
+    /// one from another naming scheme, every key that could have signed the token is tried, up to
     /// [`CANDIDATE_KEYS_MAX`].
     pub fn candidates<'a>(
         &'a self,
@@ -259,8 +258,8 @@ impl KnownPrincipal {
             .take(CANDIDATE_KEYS_MAX)
     }
 
-    /// The `kid` of `token`, if it is the fingerprint of a registered key. Other names can look
-    /// like fingerprints, too.
+    /// The `kid` of `token`, if it is the fingerprint of a registered key. A `kid` from another
+    /// naming scheme may look like a fingerprint, too.
     pub fn named_key(&self, token: &UntrustedToken<'_>) -> Option<Fingerprint> {
         match token.key_id() {
             Some(TokenKeyId::Fingerprint(named)) => {
@@ -270,7 +269,7 @@ impl KnownPrincipal {
         }
     }
 
-    /// The trusts whose key sets count now.
+    /// The trusts whose key sets count, with their indexes; none if the principal is disabled.
     pub fn trusts_in_use(&self) -> impl Iterator<Item = (usize, &KnownTrust)> {
         let trusts = if self.is_active { &self.trusts[..] } else { &[] };
         trusts.iter().enumerate()

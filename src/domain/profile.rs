@@ -1,10 +1,10 @@
-//! Who principals are for people, and what of it goes into access tokens.
+//! Names and e-mail addresses of principals, and which of them go into access tokens.
 
 use std::str::FromStr;
 
 use serde::Serialize;
 
-/// What people call a principal. No decision looks at it.
+/// The person behind a principal. Decisions do not use it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Profile {
     /// Given name.
@@ -15,7 +15,7 @@ pub struct Profile {
     pub email: Option<String>,
 }
 
-/// A part of the profile that goes into access tokens, and under which name. Written `given_name`,
+/// A part of the profile that goes into access tokens, and the claim's name. Written `given_name`,
 /// or `given_name=first_name`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProfileClaim {
@@ -24,7 +24,7 @@ pub struct ProfileClaim {
 }
 
 impl ProfileClaim {
-    /// The claim and its value, where the profile has one.
+    /// The claim's name and value; `None` if the profile has no value.
     pub fn of<'a>(&'a self, profile: &'a Profile) -> Option<(&'a str, &'a str)> {
         let value = match self.field {
             ProfileField::GivenName => &profile.given_name,
@@ -42,7 +42,7 @@ enum ProfileField {
     Email,
 }
 
-/// A text that names no part of the profile, or a claim that has another meaning.
+/// The text names no part of the profile, or a claim that has another meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "accepted are given_name, family_name and email, each as it is or as FIELD=CLAIM, where CLAIM has no other meaning"

@@ -4,12 +4,11 @@ use std::fmt;
 
 use serde::Serialize;
 
-/// A set of scope tokens, kept sorted and without repetition, written with single spaces between
-/// them.
+/// A set of scope tokens, sorted, without duplicates, and separated by single spaces.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Scopes(Box<str>);
 
-/// A scope token outside the grammar of RFC 6749: visible ASCII without `"` and `\`.
+/// A scope token violates the grammar of RFC 6749: visible ASCII without `"` and `\`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "malformed scope {0:?}: a scope is made of visible ASCII characters other than '\"' and '\\'"
@@ -17,7 +16,7 @@ pub struct Scopes(Box<str>);
 pub struct MalformedScope(pub String);
 
 impl Scopes {
-    /// Reads a list separated by spaces, in any order.
+    /// Parses a list separated by spaces, in any order.
     pub fn parse(list: &str) -> Result<Self, MalformedScope> {
         let mut tokens: Vec<&str> = list.split_ascii_whitespace().collect();
         if let Some(malformed) = tokens.iter().find(|token| !is_scope_token(token)) {
@@ -33,24 +32,24 @@ impl Scopes {
         self.0.split_ascii_whitespace()
     }
 
-    /// Whether `token` is among them.
+    /// Whether the set contains `token`.
     pub fn contains(&self, token: &str) -> bool {
         self.iter().any(|held| held == token)
     }
 
-    /// What both this set and `other` hold.
+    /// The intersection of this set and `other`.
     #[must_use]
     pub fn narrowed_by(&self, other: &Self) -> Self {
         let kept: Vec<&str> = self.iter().filter(|token| other.contains(token)).collect();
         Self(kept.join(" ").into())
     }
 
-    /// The wire form: tokens separated by single spaces, empty where there are none.
+    /// The wire format: tokens separated by single spaces; empty if there are none.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether there are none.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -62,7 +61,8 @@ impl fmt::Display for Scopes {
     }
 }
 
-/// Whether `list` has tokens, separated by spaces, and they are all well-formed.
+/// Whether `list` has at least one token, and all of its tokens, separated by spaces, are
+/// well-formed.
 pub fn is_scope_list(list: &str) -> bool {
     let mut tokens = list.split_ascii_whitespace().peekable();
     tokens.peek().is_some() && tokens.all(is_scope_token)

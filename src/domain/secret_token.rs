@@ -1,8 +1,8 @@
-//! API keys and refresh tokens: random texts that are shown once, and of which only a hash is kept.
+//! API keys and refresh tokens: random texts that are shown only once and stored only as a hash.
 //!
-//! A text has a prefix that says what it is, 256 random bits as 43 digits of base 62, and a
-//! checksum of 6 more digits, so that whoever finds one in a log or a repository can tell what it
-//! is without asking anybody.
+//! A text has a prefix for its kind, 256 random bits as 43 digits of base 62, and a checksum of 6
+//! more digits. Anyone who finds one in a log or a repository can see what it is without asking
+//! this service.
 
 use std::fmt;
 
@@ -10,27 +10,27 @@ use aws_lc_rs::{digest, hmac};
 use num_bigint::BigUint;
 use secrecy::{ExposeSecret, SecretString};
 
-/// Random bytes in a text.
+/// Number of random bytes in a text.
 const BYTES: usize = 32;
-/// Digits of base 62 that hold them.
+/// Number of base 62 digits for the random bytes.
 const DIGITS: usize = 43;
-/// Digits of base 62 that hold the checksum, a CRC-32 of everything before.
+/// Number of base 62 digits for the checksum, a CRC-32 of everything before it.
 const CHECK_DIGITS: usize = 6;
 
-/// Hexadecimal digits of a hash.
+/// Number of hexadecimal digits of a hash.
 const HASH_DIGITS: usize = 128;
 
-/// What such a text is for.
+/// The kind of a secret text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OpaqueKind {
-    /// Exchanged for access tokens.
+    /// An API key: exchanged for access tokens.
     ApiKey,
-    /// Exchanged for the next access token.
+    /// A refresh token: exchanged for the next access token.
     RefreshToken,
 }
 
 impl OpaqueKind {
-    /// What such texts begin with.
+    /// The prefix of texts of this kind.
     pub const fn prefix(self) -> &'static str {
         match self {
             Self::ApiKey => "csk_",
@@ -39,26 +39,26 @@ impl OpaqueKind {
     }
 }
 
-/// The system gave no random bytes.
+/// The system has no randomness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the system gave no random bytes")]
 pub struct NoRandomness;
 
-/// A secret text of ours. `Debug` does not show it.
+/// A secret text issued by this service. `Debug` does not show it.
 #[derive(Clone, Debug)]
 pub struct OpaqueToken(SecretString);
 
 impl OpaqueToken {
-    /// A new one.
+    /// Generates a new text.
     pub fn generate(kind: OpaqueKind) -> Result<Self, NoRandomness> {
         let mut bytes = [0; BYTES];
         aws_lc_rs::rand::fill(&mut bytes).map_err(|_| NoRandomness)?;
         Ok(Self::encode(kind, &bytes))
     }
 
-    /// The refresh token that follows `previous`: whoever has the one before and `seed` can make it
-    /// again, and nobody else. So two who present the same token at the same time are given the
-    /// same successor, although only its hash is kept.
+    /// The refresh token that follows `previous`. It can only be computed from both the previous
+    /// token and `seed`. So two clients that send the same token at the same time get the same
+    /// successor, although only its hash is stored.
     pub fn successor(previous: &str, seed: &[u8]) -> Self {
         let key = hmac::Key::new(hmac::HMAC_SHA256, previous.as_bytes());
         let tag = hmac::sign(&key, seed);
@@ -74,19 +74,18 @@ impl OpaqueToken {
         Self(text.into())
     }
 
-    /// The text, for the one who is given it.
+    /// The secret text, to be sent to its owner.
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
 
-    /// What is kept of it.
+    /// The hash that is stored.
     pub fn hash(&self) -> SecretHash {
         SecretHash::of(self.expose())
     }
 }
 
-/// Whether `text` is one of ours of that kind, by its form and checksum. It may still be one that
-/// nobody was ever given.
+/// Whether `text` has the format and checksum of this kind. It may still never have been issued.
 pub fn is_well_formed(kind: OpaqueKind, text: &str) -> bool {
     let Some((body, check)) =
         text.len().checked_sub(CHECK_DIGITS).and_then(|at| text.split_at_checked(at))
@@ -101,7 +100,7 @@ pub fn is_well_formed(kind: OpaqueKind, text: &str) -> bool {
         && check == expected
 }
 
-/// SHA-512 of a secret text: 128 lowercase hexadecimal digits, as jwthenticator keeps keys. A
+/// SHA-512 of a secret text: 128 lowercase hexadecimal digits, as jwthenticator stores keys. A
 /// secret of 256 random bits needs no salt and no slow hash.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct SecretHash(Box<str>);
@@ -113,13 +112,13 @@ impl SecretHash {
         Self(hex(digest.as_ref()).into())
     }
 
-    /// A hash that is written down somewhere; `None` unless it is 128 lowercase hexadecimal digits.
+    /// Parses a stored hash; `None` unless it is 128 lowercase hexadecimal digits.
     pub fn written(digits: &str) -> Option<Self> {
         let is_digit = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
         (digits.len() == HASH_DIGITS && digits.bytes().all(is_digit)).then(|| Self(digits.into()))
     }
 
-    /// The digits.
+    /// The hash in hexadecimal digits.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -131,7 +130,7 @@ impl fmt::Debug for SecretHash {
     }
 }
 
-/// Lowercase hexadecimal digits.
+/// `bytes` in lowercase hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     bytes

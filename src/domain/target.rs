@@ -1,9 +1,9 @@
-//! Where a request goes, in parts that can be compared (RFC 3986): scheme, authority, path.
+//! The target of a request, in parts that can be compared (RFC 3986): scheme, authority, path.
 //!
-//! What a gateway reports arrives in parts and is compared in parts. Putting them together and
-//! parsing the whole again would let the client say where one part ends: `Host:
-//! api.example:80\orders#` would hide the path. What is outside the grammar here equals
-//! nothing, since gateways, back ends and libraries read it each in their own way.
+//! What a gateway reports arrives in parts and is compared in parts. If the parts were joined and
+//! the result parsed again, the client could decide where one part ends:
+//! `Host: api.example:80\orders#` would hide the path. Anything outside the grammar here equals
+//! nothing, since gateways, back ends and libraries interpret it differently.
 
 use std::{borrow::Cow, fmt, net::Ipv6Addr};
 
@@ -17,7 +17,7 @@ pub enum Scheme {
 }
 
 impl Scheme {
-    /// Schemes are compared without case (RFC 3986 section 6.2.2.1).
+    /// Compares without case (RFC 3986 section 6.2.2.1).
     pub fn parse(text: &str) -> Option<Self> {
         if text.eq_ignore_ascii_case("https") {
             Some(Self::Https)
@@ -28,7 +28,7 @@ impl Scheme {
         }
     }
 
-    /// The port of an authority that names none.
+    /// The port if an authority names none.
     pub const fn default_port(self) -> u16 {
         match self {
             Self::Http => 80,
@@ -37,7 +37,7 @@ impl Scheme {
     }
 }
 
-/// A host and perhaps a port; never user information.
+/// A host, and optionally a port; never user information.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authority<'a> {
     host: Host<'a>,
@@ -65,11 +65,11 @@ impl PartialEq for Host<'_> {
 impl Eq for Host<'_> {}
 
 impl<'a> Authority<'a> {
-    /// Reads `host` or `host:port`. A host is made of ASCII letters, digits, `.`, `-` and `_`, or
-    /// is an IPv6 address in brackets. No DNS host name has `_`, but names in container
-    /// networks and Windows domains do, and no parser gives it a meaning of its own.
-    /// Percent-encoding, other alphabets, user information and ports such as `0443` are outside:
-    /// parsers differ about them.
+    /// Parses `host` or `host:port`. A host consists of ASCII letters, digits, `.`, `-` and `_`, or
+    /// is an IPv6 address in brackets. No DNS host name has `_`, but names in container networks
+    /// and Windows domains do, and no parser gives it a special meaning. Percent-encoding, other
+    /// alphabets, user information and ports such as `0443` are refused: parsers interpret them
+    /// differently.
     pub fn parse(text: &'a str) -> Option<Self> {
         let (host, rest) = if let Some(bracketed) = text.strip_prefix('[') {
             let (address, rest) = bracketed.split_once(']')?;
@@ -93,7 +93,7 @@ impl<'a> Authority<'a> {
         self.host == other.host && self.port_for(scheme) == other.port_for(scheme)
     }
 
-    /// The same in memory of its own, in lowercase.
+    /// An owned copy, in lowercase.
     pub fn into_owned(self) -> Authority<'static> {
         let host = match self.host {
             Host::Name(name) => Host::Name(Cow::Owned(name.to_ascii_lowercase())),
@@ -120,21 +120,21 @@ impl fmt::Display for Authority<'_> {
     }
 }
 
-/// A port from 1 to 65535 in its only spelling.
+/// A port from 1 to 65535, only in its canonical spelling.
 fn port(digits: &str) -> Option<u16> {
     let is_canonical = digits.bytes().all(|byte| byte.is_ascii_digit()) && !digits.starts_with('0');
     is_canonical.then(|| digits.parse().ok())?
 }
 
-/// A path that has one reading. Two are equal if they are after normalisation (RFC 3986 section
-/// 6.2.2, which RFC 9449 section 4.3 asks for): `%7Ebob` is `~bob`, and `%c3` is `%C3`.
+/// A path with only one interpretation. Two paths are equal if they are after normalisation (RFC
+/// 3986 section 6.2.2, required by RFC 9449 section 4.3): `%7Ebob` is `~bob`, and `%c3` is `%C3`.
 #[derive(Clone, Copy, Debug)]
 pub struct Path<'a>(&'a str);
 
 impl<'a> Path<'a> {
-    /// `None` for a path that gateways and back ends read in different ways, so that the one
-    /// checked need not be the one served: dot segments, empty segments, path parameters, a
-    /// fragment, backslashes, encoded slashes, dots and percent signs, torn encodings.
+    /// `None` if gateways and back ends could interpret the path differently, so that the checked
+    /// path might not be the served one: dot segments, empty segments, path parameters, a fragment,
+    /// backslashes, encoded slashes, dots and percent signs, incomplete encodings.
     pub fn parse(text: &'a str) -> Option<Self> {
         let bytes = text.as_bytes();
         if bytes.first() != Some(&b'/') {
@@ -154,8 +154,9 @@ impl<'a> Path<'a> {
         Some(Self(text))
     }
 
-    /// The path of a request target, which its query ends. A fragment has no place there, and what
-    /// follows a `#` is a path to some and nothing to others. Before a query the path may be empty, as in `http://api.example?a=b`: that is `/` (RFC 9110 section 4.2.3).
+    /// The path of a request target, up to its query. A fragment is not allowed there: some parsers
+    /// take the text after `#` as part of the path, others drop it. Before a query the path may be
+    /// empty, as in `http://api.example?a=b`: that means `/` (RFC 9110 section 4.2.3).
     pub fn of_target(target: &'a str) -> Option<Self> {
         let path = match target.split_once('?') {
             Some(("", _)) => "/",
@@ -165,7 +166,7 @@ impl<'a> Path<'a> {
         if target.contains('#') { None } else { Self::parse(path) }
     }
 
-    /// The bytes of the normal form, each with whether it stands encoded there.
+    /// The bytes of the normalised path, each with whether it is percent-encoded there.
     fn normal(self) -> impl Iterator<Item = (bool, u8)> {
         let mut rest = self.0.as_bytes();
         std::iter::from_fn(move || {
@@ -188,7 +189,7 @@ impl PartialEq for Path<'_> {
 
 impl Eq for Path<'_> {}
 
-/// The byte that a percent-encoding at the start of `bytes` stands for.
+/// The byte of a percent-encoding at the start of `bytes`.
 fn encoded(bytes: &[u8]) -> Option<u8> {
     let digit = |at: usize| {
         char::from(*bytes.get(at)?).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
@@ -196,8 +197,8 @@ fn encoded(bytes: &[u8]) -> Option<u8> {
     Some(digit(1)? << 4 | digit(2)?)
 }
 
-/// Whether the segment at the start of `rest`, which lies behind a slash, is neither empty, unless
-/// it is the last, nor a dot segment.
+/// Whether the segment at the start of `rest`, which follows a slash, is neither a dot segment nor
+/// empty. Only the last segment may be empty.
 fn is_plain_segment(rest: &[u8]) -> bool {
     let segment = rest.split(|byte| *byte == b'/').next().unwrap_or_default();
     !matches!(segment, b"." | b"..") && (!segment.is_empty() || rest.is_empty())
@@ -208,8 +209,8 @@ const fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
-/// The query of a request target, without its `?`; empty without one. `None` if the target has a
-/// `#`.
+/// The query of a request target, without its `?`; empty if there is none. `None` if the target has
+/// a `#`.
 pub fn query_of_target(target: &str) -> Option<&str> {
     if target.contains('#') {
         None
@@ -218,19 +219,19 @@ pub fn query_of_target(target: &str) -> Option<&str> {
     }
 }
 
-/// An absolute `http` or `https` URI, query and fragment aside.
+/// An absolute `http` or `https` URI, without query and fragment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpUri<'a> {
-    /// Its scheme.
+    /// The scheme.
     pub scheme: Scheme,
-    /// Its host, and its port if it names one.
+    /// The host, and the port if the URI has one.
     pub authority: Authority<'a>,
-    /// Its path; `/` if it has none.
+    /// The path; `/` if the URI has none.
     pub path: Path<'a>,
 }
 
 impl<'a> HttpUri<'a> {
-    /// Reads a URI such as `https://api.example/orders`.
+    /// Parses a URI such as `https://api.example/orders`.
     pub fn parse(uri: &'a str) -> Option<Self> {
         let (scheme, rest) = uri.split_once("://")?;
         let (authority, rest) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
@@ -249,7 +250,7 @@ mod tests {
 
     use super::*;
 
-    /// The normal form as text, as RFC 3986 section 6.2.2 describes it.
+    /// The normalised path as text, as in RFC 3986 section 6.2.2.
     fn normalised(path: Path<'_>) -> String {
         path.normal().fold(String::new(), |text, (is_encoded, byte)| {
             if is_encoded {
@@ -403,7 +404,7 @@ mod tests {
         assert_eq!(query_of_target("/a?b#c"), None);
     }
 
-    /// Spells some characters of `path` as percent-encodings, some in lowercase.
+    /// Percent-encodes some characters of `path`, with some hexadecimal digits in lowercase.
     fn respelt(path: &str, choices: &[u8]) -> String {
         path.bytes().zip(choices.iter().cycle()).fold(String::new(), |text, (byte, choice)| {
             match choice % 3 {
@@ -446,7 +447,8 @@ mod tests {
             prop_assert!(Path::parse(&respelt).unwrap() == Path::parse(&path).unwrap(), "{} {}", respelt, path);
         }
 
-        /// The standard's own parser, as a second opinion: where ours reads a URI, both agree about its parts.
+        /// The standard's own parser as a second opinion: if ours accepts a URI, both agree about
+        /// its parts.
         #[cfg(feature = "server")]
         #[test]
         fn a_uri_has_the_parts_that_others_see(

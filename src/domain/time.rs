@@ -1,4 +1,5 @@
-//! Time, and the arithmetic that decides how long a token may be used and its nonce is remembered.
+//! Time, and the arithmetic that decides how long a token may be used and how long its nonce is
+//! remembered.
 //!
 //! The constants of this arithmetic depend on one another. With `T` the tolerance and `t` the
 //! token's time:
@@ -13,49 +14,49 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Serialize, Serializer};
 
-/// A moment: milliseconds since 1970-01-01T00:00:00Z.
+/// Unix time in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixMillis(pub i64);
 
 impl UnixMillis {
-    /// 9999-12-31T23:59:59.999Z: the last that RFC 3339 and every database can write.
+    /// 9999-12-31T23:59:59.999Z: the last moment that RFC 3339 and every database can represent.
     pub const LAST_WRITABLE: Self = Self(253_402_300_799_999);
 
-    /// The same moment as a time stamp, for tables and output.
+    /// The same moment as an `OffsetDateTime` in UTC, for tables and output.
     pub fn to_utc(self) -> time::OffsetDateTime {
         time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000)
             .unwrap_or(time::OffsetDateTime::UNIX_EPOCH)
     }
 
-    /// The same moment as RFC 3339 writes it.
+    /// The same moment in RFC 3339 format.
     pub fn to_rfc3339(self) -> String {
         self.to_utc().format(&time::format_description::well_known::Rfc3339).unwrap_or_default()
     }
 
-    /// Whole seconds, rounded down.
+    /// Unix time in whole seconds, rounded down.
     pub const fn seconds(self) -> i64 {
         self.0.div_euclid(1000)
     }
 
-    /// The moment `duration` later, or the last that can be told.
+    /// The moment `duration` later, or the last representable one.
     #[must_use]
     pub fn saturating_add(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
     }
 
-    /// The moment `duration` earlier, or the first that can be told.
+    /// The moment `duration` earlier, or the first representable one.
     #[must_use]
     pub fn saturating_sub(self, duration: Duration) -> Self {
         Self(self.0.saturating_sub(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
     }
 
-    /// How long after `earlier` this is; zero when it is not after it.
+    /// The time since `earlier`; zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 }
 
-/// As RFC 3339.
+/// Serialized in RFC 3339 format.
 impl Serialize for UnixMillis {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.to_rfc3339())
@@ -70,20 +71,20 @@ impl From<SystemTime> for UnixMillis {
     }
 }
 
-/// A `NumericDate` (RFC 7519 section 2) in whole seconds, as a token states it: any value at all
-/// until it is checked.
+/// A `NumericDate` (RFC 7519 section 2) in whole seconds, from a token: any value is possible until
+/// it is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixSeconds(pub i64);
 
 impl UnixSeconds {
-    /// Saturates, so that no claimed time can overflow.
+    /// Unix time in milliseconds. Saturates, so that no claimed time can overflow.
     pub const fn millis(self) -> UnixMillis {
         UnixMillis(self.0.saturating_mul(1000))
     }
 }
 
-/// When a token says that it was signed: exactly, also between two milliseconds, since JSON numbers
-/// have as many digits as they like.
+/// When a token claims to be signed. Exact even between two milliseconds, since JSON numbers may
+/// have any number of digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenTime {
     floor: UnixMillis,
@@ -91,27 +92,27 @@ pub struct TokenTime {
 }
 
 impl TokenTime {
-    /// The moment `floor`, or one between it and the next millisecond.
+    /// The moment `floor`, or if `is_between` one between it and the next millisecond.
     pub const fn new(floor: UnixMillis, is_between: bool) -> Self {
         Self { floor, is_between }
     }
 
-    /// The millisecond, rounded down.
+    /// Unix time in milliseconds, rounded down.
     pub const fn millis(self) -> UnixMillis {
         self.floor
     }
 
-    /// The millisecond, rounded up.
+    /// Unix time in milliseconds, rounded up.
     pub const fn millis_rounded_up(self) -> UnixMillis {
         if self.is_between { UnixMillis(self.floor.0.saturating_add(1)) } else { self.floor }
     }
 
-    /// The second, rounded down.
+    /// Unix time in seconds, rounded down.
     pub const fn seconds(self) -> UnixSeconds {
         UnixSeconds(self.floor.seconds())
     }
 
-    /// The second, rounded up.
+    /// Unix time in seconds, rounded up.
     pub const fn seconds_rounded_up(self) -> UnixSeconds {
         UnixSeconds(self.millis_rounded_up().0.saturating_sub(1).div_euclid(1000).saturating_add(1))
     }
@@ -128,15 +129,15 @@ impl From<UnixSeconds> for TokenTime {
     }
 }
 
-/// How far a token's time may lie from now, either side.
+/// How far a token's time may be from now, in either direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tolerance(Duration);
 
 impl Tolerance {
-    /// What `asymmetric_jwt_auth` uses.
+    /// The tolerance of `asymmetric_jwt_auth`.
     pub const DEFAULT: Self = Self(Duration::from_secs(20));
 
-    /// Longer than this and a nonce store would have to remember for hours.
+    /// With a longer tolerance, a nonce store would have to remember for hours.
     pub const LONGEST: Duration = Duration::from_hours(1);
 
     /// `None` unless between one second and [`Tolerance::LONGEST`].
@@ -144,17 +145,17 @@ impl Tolerance {
         (Duration::from_secs(1)..=Self::LONGEST).contains(&tolerance).then_some(Self(tolerance))
     }
 
-    /// The tolerance itself.
+    /// The tolerance as a duration.
     pub const fn duration(self) -> Duration {
         self.0
     }
 
-    /// Whether a token of time `token_time` may be used at `now`: `|now - token_time| <=
-    /// tolerance`.
+    /// Whether a token of time `token_time` may be used at `now`:
+    /// `|now - token_time| <= tolerance`.
     pub fn admits(self, token_time: impl Into<TokenTime>, now: UnixMillis) -> bool {
         let token_time = token_time.into();
-        // `now` is a whole millisecond, and so are the edges of the window: to lie in it, both
-        // roundings have to.
+        // `now` and the edges of the window are whole milliseconds, so a time is inside if both its
+        // roundings are.
         let is_near = |millis: UnixMillis| {
             (i128::from(now.0) - i128::from(millis.0)).unsigned_abs() <= self.0.as_millis()
         };
@@ -167,8 +168,8 @@ impl Tolerance {
     }
 }
 
-/// How long a nonce claimed `now` has to be remembered so that its token cannot pass again: until
-/// `valid_until`, rounded up to whole seconds, and one second more. At least one second.
+/// How long a nonce claimed at `now` must be remembered so that its token cannot pass again: until
+/// `valid_until`, rounded up to whole seconds, plus one second. At least one second.
 pub fn remember_for(valid_until: UnixMillis, now: UnixMillis) -> Duration {
     Duration::from_secs(
         valid_until
@@ -239,8 +240,9 @@ mod tests {
             let _ = remember_for(T.valid_until(token_time), now);
         }
 
-        /// The window is covered: whenever a token is admitted a second time, be it by a replica whose clock is up to a second
-        /// off, the nonce claimed the first time is still remembered.
+        /// The window is covered: whenever a token is admitted a second time, even by a replica
+        /// whose clock is off by up to a second, the nonce claimed the first time is still
+        /// remembered.
         #[test]
         fn a_nonce_is_remembered_for_as_long_as_its_token_is_admitted(
             token_time in 1_000_000_i64..2_000_000,

@@ -1,5 +1,5 @@
 //! Tokens: compact JWS (RFC 7515) with JWT claims (RFC 7519), before and after their signature is
-//! known to be good.
+//! verified.
 
 mod access;
 mod claims;
@@ -26,10 +26,10 @@ use super::{
     time::UnixMillis,
 };
 
-/// Longest token read, in bytes. Longer ones are refused before anything is decoded.
+/// Maximum length of a token, in bytes. Longer ones are refused before anything is decoded.
 pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
 
-/// A token as it was presented: well-formed, and otherwise not to be believed.
+/// A well-formed token that is not verified yet.
 #[derive(Debug)]
 pub struct UntrustedToken<'a> {
     signing_input: &'a str,
@@ -39,17 +39,17 @@ pub struct UntrustedToken<'a> {
     unverified_claims: Claims,
 }
 
-/// Which key a token says it was signed with.
+/// The key that a token claims to be signed with (its `kid`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenKeyId {
-    /// In the form of one of our fingerprints, be it of a key that is registered or not.
+    /// A `kid` in the format of our fingerprints, whether or not such a key is registered.
     Fingerprint(Fingerprint),
-    /// Some other name, as key sets elsewhere give them.
+    /// Any other `kid`, as external key sets assign them.
     Name(Box<str>),
 }
 
 /// A token whose signature was verified with a key of the principal that it names. Only
-/// [`UntrustedToken::verify`] makes one.
+/// [`UntrustedToken::verify`] creates one.
 #[derive(Debug)]
 pub struct VerifiedToken<'t> {
     claims: &'t Claims,
@@ -58,29 +58,29 @@ pub struct VerifiedToken<'t> {
 }
 
 impl<'t> VerifiedToken<'t> {
-    /// What the holder of the key states.
+    /// The claims, signed by the holder of the key.
     pub const fn claims(&self) -> &'t Claims {
         self.claims
     }
 
-    /// The key that verified it.
+    /// The fingerprint of the key that verified the token.
     pub const fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
     }
 
-    /// When it was verified.
+    /// When the token was verified.
     pub const fn verified_at(&self) -> UnixMillis {
         self.verified_at
     }
 }
 
-/// Why a text is not a token that could be verified.
+/// Why a text cannot be parsed as a token.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenFault {
     /// Longer than [`MAX_TOKEN_BYTES`].
     #[error("longer than {MAX_TOKEN_BYTES} bytes")]
     TooLarge,
-    /// Not three parts of unpadded base64url, or a header that is not a JSON object with `alg`.
+    /// Not three parts of unpadded base64url, or the header is not a JSON object with `alg`.
     #[error("not a compact JWS: {0}")]
     NotAJws(&'static str),
     /// An `alg` that is not accepted, such as `none` or `HS256`.
@@ -93,7 +93,7 @@ pub enum TokenFault {
     Claims(#[from] ClaimsFault),
 }
 
-/// The parts of a compact JWS, not decoded yet.
+/// The parts of a compact JWS, not yet decoded.
 struct Parts<'a> {
     signing_input: &'a str,
     header: &'a str,
@@ -117,7 +117,7 @@ impl<'a> Parts<'a> {
         Ok(Self { signing_input, header, payload, signature })
     }
 
-    /// Decodes the header. What it says decides whether the rest is looked at.
+    /// Decodes the header. Its content decides whether the other parts are decoded.
     fn decode_header(&self) -> Result<Decoded, TokenFault> {
         let mut bytes = Vec::with_capacity(base64::decoded_len_estimate(
             self.signing_input.len() + self.signature.len(),
@@ -126,7 +126,7 @@ impl<'a> Parts<'a> {
         Ok(Decoded { bytes, header_end, payload_end: header_end })
     }
 
-    /// Decodes the others, behind it.
+    /// Decodes payload and signature and appends them to `decoded`.
     fn decode_rest(&self, decoded: &mut Decoded) -> Result<(), TokenFault> {
         decoded.payload_end = decode(self.payload, &mut decoded.bytes, &PAYLOAD)?;
         let end = decode(self.signature, &mut decoded.bytes, &SIGNATURE)?;
@@ -138,7 +138,7 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// What may be wrong with how a part is encoded.
+/// The error messages for a part that is not valid base64url.
 struct EncodingFaults {
     padded: &'static str,
     not_url_safe: &'static str,
@@ -161,7 +161,7 @@ const SIGNATURE: EncodingFaults = EncodingFaults {
     other: "its signature is not base64url",
 };
 
-/// Appends `part` to `bytes`, and says where it ends.
+/// Decodes `part`, appends it to `bytes`, and returns the end of the result.
 fn decode(part: &str, bytes: &mut Vec<u8>, faults: &EncodingFaults) -> Result<usize, TokenFault> {
     BASE64_URL_SAFE_NO_PAD.decode_vec(part, bytes).map_err(|_| {
         TokenFault::NotAJws(match part {
@@ -173,7 +173,7 @@ fn decode(part: &str, bytes: &mut Vec<u8>, faults: &EncodingFaults) -> Result<us
     Ok(bytes.len())
 }
 
-/// The parts of a compact JWS, decoded into one piece of memory.
+/// The parts of a compact JWS, decoded into a single buffer.
 #[derive(Debug)]
 struct Decoded {
     bytes: Vec<u8>,
@@ -201,13 +201,13 @@ struct Header<'a> {
     alg: Text<'a>,
     #[serde(borrow, default)]
     kid: Option<Text<'a>>,
-    /// Whether it lists extensions that must be understood (RFC 7515 section 4.1.11), whatever the
-    /// list is. We understand none.
+    /// Whether the header has `crit`, a list of extensions that must be understood (RFC 7515
+    /// section 4.1.11), even if the list is empty. We support none.
     #[serde(default, deserialize_with = "presence")]
     crit: bool,
-    /// Whether the payload is encoded (RFC 7797). True says what is so anyway. Anything else means
-    /// another signing input than the one verified here, and is not for JWTs (section 7);
-    /// without `crit` it may not be used at all (section 6), but we see to that ourselves.
+    /// Whether the payload is base64url-encoded (`b64`, RFC 7797). `true` is the default. Anything
+    /// else means another signing input than the one verified here, and must not be used in JWTs
+    /// (section 7). It is only allowed together with `crit` (section 6); we check that ourselves.
     #[serde(default = "yes")]
     b64: bool,
 }
@@ -242,8 +242,7 @@ impl<'a> Header<'a> {
 }
 
 impl<'a> UntrustedToken<'a> {
-    /// Reads a token and decides nothing but whether it is one: size, form, algorithm, shape of its
-    /// claims.
+    /// Parses a token: size, format, algorithm and types of its claims. Verifies nothing.
     pub fn parse(text: &'a str) -> Result<Self, TokenFault> {
         let parts = Parts::of(text)?;
         let mut decoded = parts.decode_header()?;
@@ -261,7 +260,7 @@ impl<'a> UntrustedToken<'a> {
         })
     }
 
-    /// Verifies the signature with `key`. The only way to a [`VerifiedToken`].
+    /// Verifies the signature with `key`. The only way to get a [`VerifiedToken`].
     pub fn verify(&self, key: &VerifyingKey, now: UnixMillis) -> Option<VerifiedToken<'_>> {
         key.verify(self.algorithm, self.signing_input.as_bytes(), self.decoded.signature()).then(
             || VerifiedToken {
@@ -272,47 +271,47 @@ impl<'a> UntrustedToken<'a> {
         )
     }
 
-    /// Whether `key` could have signed this, by its kind and the length of the signature. Costs
-    /// nothing.
+    /// Whether `key` could have signed this token, judging by its kind and the length of the
+    /// signature. Cheap: no cryptography.
     pub fn fits(&self, key: &VerifyingKey) -> bool {
         key.fits(self.algorithm, self.decoded.signature())
     }
 
-    /// The algorithm it names, one of those accepted.
+    /// The algorithm in the token's header, always an accepted one.
     pub const fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
 
-    /// Length of its signature, in bytes.
+    /// The length of the signature, in bytes.
     pub fn signature_length(&self) -> usize {
         self.decoded.signature().len()
     }
 
-    /// What is wrong with the form of its signature; `None` if nothing is.
+    /// What is wrong with the format of the signature; `None` if nothing is.
     pub fn signature_fault(&self) -> Option<SignatureFault> {
         SignatureFault::of(self.algorithm, self.decoded.signature())
     }
 
-    /// The length of the salt, in bytes, with which the holder of the RSA key `key` made its
-    /// signature by RSASSA-PSS with another salt than the algorithm has. Costs more than
-    /// verifying: for explanations alone.
+    /// The length of the salt, in bytes, if the RSA key `key` made the signature by RSASSA-PSS with
+    /// another salt length than the algorithm requires. Costs more than verifying: only for
+    /// explanations.
     pub fn other_pss_salt(&self, key: &VerifyingKey) -> Option<usize> {
         key.pss_salt(self.algorithm, self.signing_input.as_bytes(), self.decoded.signature())
     }
 
-    /// The key it says it was signed with.
+    /// The key that the token claims to be signed with (`kid`); `None` without one.
     pub const fn key_id(&self) -> Option<&TokenKeyId> {
         self.key_id.as_ref()
     }
 
-    /// What it states, proven by nothing yet.
+    /// The claims, not verified yet.
     pub const fn unverified_claims(&self) -> &Claims {
         &self.unverified_claims
     }
 }
 
 impl TokenKeyId {
-    /// The `kid` as the token gives it.
+    /// The `kid` as it appears in the token.
     pub fn text(&self) -> Cow<'_, str> {
         match self {
             Self::Fingerprint(fingerprint) => Cow::Owned(fingerprint.to_string()),

@@ -1,5 +1,5 @@
-//! Whether a token was made for this request: `htm` and `htu` as in RFC 9449 section 4.2, `htq`,
-//! `content_digest` and `aud`.
+//! Checks that a token was made for this request: `htm` and `htu` as in RFC 9449 section 4.2,
+//! `htq`, `content_digest` and `aud`.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -12,8 +12,7 @@ use crate::domain::{
     token::Claims,
 };
 
-/// Checks each binding claim that is there against the request and what `policy` says of this
-/// service.
+/// Checks each binding claim that is present against the request and `policy`.
 pub(super) fn check(
     claims: &Claims,
     request: &OriginalRequest<'_>,
@@ -30,7 +29,7 @@ pub(super) fn check(
     }
     if let Some(digest) = &claims.content_digest {
         match request.body {
-            // The digest is handed on with an allow, for the back end to check.
+            // An allow passes the digest on, for the back end to check.
             Body::Unseen => {}
             Body::Whole(body) if digest.matches(body) => {}
             Body::Whole(_) | Body::Partial => return Err(DenialReason::DigestMismatch),
@@ -46,10 +45,10 @@ pub(super) fn check(
     Ok(())
 }
 
-/// Whether `uri` is the request's, query and fragment aside, and at one of `authorities`, if there
-/// are any. What the gateway does not say cannot match, but for the scheme: some gateways have no
-/// way to tell it, and it says where the client connected, not what it asks for. The two sides are
-/// compared part by part and never put together: see [`crate::domain::target`].
+/// Whether `uri` is the request's URI, without query and fragment, and at one of `authorities`, if
+/// there are any. What the gateway does not report cannot match, except for the scheme: some
+/// gateways cannot report it, and it only says how the client connected, not what it asks for. The
+/// two URIs are compared part by part and never joined: see [`crate::domain::target`].
 fn names_target(uri: &str, request: &OriginalRequest<'_>, authorities: &[Authority<'_>]) -> bool {
     let Some(named) = HttpUri::parse(uri) else { return false };
     let scheme = match request.scheme {
@@ -71,9 +70,9 @@ fn names_target(uri: &str, request: &OriginalRequest<'_>, authorities: &[Authori
 /// Length of a SHA-256 in unpadded base64url.
 const HASH_CHARACTERS: usize = 43;
 
-/// Whether `hash` is the SHA-256, in unpadded base64url, of the request's query: the bytes between
-/// the first `?` of the target and its end as the gateway received them; none without a query.
-/// Nothing is decoded or put in order before.
+/// Whether `hash` is the SHA-256, in unpadded base64url, of the request's query: the bytes after
+/// the first `?` of the target, as the gateway received them; empty without a query. Nothing is
+/// decoded or sorted before.
 fn is_hash_of_query(hash: &str, request: &OriginalRequest<'_>) -> bool {
     let Some(query) = request.path.value().and_then(query_of_target) else { return false };
     let mut expected = [0; HASH_CHARACTERS];
@@ -153,7 +152,8 @@ mod tests {
         );
     }
 
-    /// Each was a match for `http://api.example/orders` while the parts were put together and parsed again, the first four with any path.
+    /// Each of these matched `http://api.example/orders` when the parts were joined and parsed
+    /// again, the first four with any path.
     #[test]
     fn a_host_cannot_hide_the_path() {
         for host in [
@@ -242,7 +242,7 @@ mod tests {
                 );
             }
         }
-        // A gateway that another service runs, to which a token for us was relayed.
+        // The gateway of another service, to which a token for us was relayed.
         assert!(!names_target(
             "https://api.example/orders",
             &request(Some("https"), "other.example", "/orders"),
@@ -299,7 +299,8 @@ mod tests {
             let _ = is_hash_of_query(&uri, &request(None, &host, &path));
         }
 
-        /// Whatever a client writes into its `Host` line, a match means that it is this host, and the path this path.
+        /// Whatever a client writes into its `Host` header, a match means exactly this host and
+        /// exactly this path.
         #[test]
         fn a_match_has_the_host_and_the_path_to_the_letter(
             host in "(api|API|[a-z%@.:\\\\/#?]{0,6})[.:@\\\\]?(example)?(:[0-9]{1,4})?[\\\\/#?@a-z]{0,8}",

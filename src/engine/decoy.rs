@@ -1,7 +1,7 @@
-//! Keys that nobody has, for tokens that no key fits.
+//! Decoy keys, for tokens that no real key fits. Nobody has their private keys.
 //!
-//! Verifying with a decoy costs what verifying with a real key costs, so the time of an answer does
-//! not tell whether the user exists, is enabled, or has such a key.
+//! Verifying with a decoy takes as long as verifying with a real key, so the response time does not
+//! reveal whether the user exists, is enabled, or has such a key.
 
 use std::sync::OnceLock;
 
@@ -20,8 +20,8 @@ pub(super) struct Decoys {
     ed25519: VerifyingKey,
     p256: VerifyingKey,
     p384: VerifyingKey,
-    /// By length of the signature in bytes, from [`RSA_BYTES_MIN`] on; made when first needed, but
-    /// for the usual lengths.
+    /// Index 0 is for signatures of [`RSA_BYTES_MIN`] bytes, the next for one byte more. Made when
+    /// first needed, except for the usual lengths.
     rsa: Box<[OnceLock<Option<VerifyingKey>>]>,
 }
 
@@ -43,7 +43,7 @@ impl Decoys {
         Ok(decoys)
     }
 
-    /// Spends on `token` what verifying it with a real key would.
+    /// Spends as much time on `token` as verifying it with a real key would.
     pub(super) fn spend(&self, token: &UntrustedToken<'_>, now: UnixMillis) {
         let decoy = match token.algorithm().family() {
             KeyFamily::Rsa => self.rsa(token.signature_length()),
@@ -52,13 +52,12 @@ impl Decoys {
             KeyFamily::P384 => Some(&self.p384),
         };
         if let Some(decoy) = decoy {
-            // Nobody has the private key, so this is never `Some`; and if it were, it is not looked
-            // at.
+            // Nobody has the private key, so this is never `Some`; even if it were, it is ignored.
             std::hint::black_box(token.verify(decoy, now));
         }
     }
 
-    /// No real key has signatures of a length outside the bounds, so there every user alike costs
+    /// No real key makes signatures of a length outside the bounds, so there all users alike cost
     /// nothing.
     fn rsa(&self, signature_length: usize) -> Option<&VerifyingKey> {
         let slot = self.rsa.get(signature_length.checked_sub(RSA_BYTES_MIN)?)?;

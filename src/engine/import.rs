@@ -1,8 +1,8 @@
-//! Taking over the accounts of another system: its principals, keys, trusts, API keys and refresh
+//! Importing the accounts of another system: its principals, keys, trusts, API keys and refresh
 //! tokens.
 //!
-//! What is there already stays as it is, so that an import may be repeated, and go on where one was
-//! interrupted. A row that cannot be taken over is reported and holds nothing else up.
+//! Existing records are not changed, so an import may be repeated, and continues after an
+//! interruption. A row that cannot be imported is reported and does not stop the others.
 
 mod plan;
 mod report;
@@ -17,14 +17,14 @@ use super::{
 };
 use crate::domain::{secret_token::NoRandomness, time::UnixMillis};
 
-/// How many accounts are taken over in one transaction. Each may have many keys and tokens.
+/// The number of accounts per transaction. Each may have many keys and tokens.
 const PAGE: u64 = 250;
-/// How long the database may take over the accounts of one page.
+/// The database timeout for the accounts of one page.
 const PAGE_TIMEOUT: Duration = Duration::from_mins(1);
-/// How often a page is begun anew where somebody else changed what it is about.
+/// How often a page is tried if someone else changes its records meanwhile.
 const ATTEMPTS: usize = 3;
 
-/// Takes accounts over from one system.
+/// Imports accounts from one system.
 pub struct Import {
     source: Arc<dyn LegacySource>,
     store: Arc<dyn ImportStore>,
@@ -32,32 +32,31 @@ pub struct Import {
     terms: ImportTerms,
 }
 
-/// How an import is made.
+/// Options of an import.
 #[derive(Clone, Debug)]
 pub struct ImportTerms {
-    /// Whether to say what would be done, and do nothing.
+    /// Whether to report what would be done, and change nothing.
     pub is_rehearsal: bool,
-    /// The `aud` of this service's access tokens, without which they are not accepted here; empty
-    /// where they need none.
+    /// The `aud` that this service requires in its access tokens; empty if it requires none.
     pub audience: Vec<String>,
 }
 
-/// How far an import is.
+/// The progress of an import.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// Accounts that are done.
+    /// The number of accounts processed so far.
     pub done: u64,
-    /// All accounts.
+    /// The number of all accounts.
     pub total: u64,
 }
 
-/// Why an import stopped. What was taken over until then stays.
+/// Why an import stopped. What was imported before stays.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
-    /// The other system's database.
+    /// The other system's database failed.
     #[error(transparent)]
     Source(#[from] LegacyError),
-    /// The registry.
+    /// The registry failed.
     #[error(transparent)]
     Registry(#[from] RegistryError),
     /// The system has no randomness.
@@ -66,8 +65,7 @@ pub enum ImportError {
 }
 
 impl Import {
-    /// An import from `source` into `store`, checked by the rules of `registry` and in its actor's
-    /// name.
+    /// An import from `source` into `store`, validated by `registry` and recorded as its actor.
     pub fn new(
         source: Arc<dyn LegacySource>,
         store: Arc<dyn ImportStore>,
@@ -77,7 +75,7 @@ impl Import {
         Self { source, store, registry, terms }
     }
 
-    /// Takes everything over, page after page, and tells `progress` after each.
+    /// Imports everything, page by page, and calls `progress` after each.
     pub async fn run(
         &self,
         progress: &mut (dyn FnMut(Progress) + Send),
@@ -130,7 +128,7 @@ impl Import {
     }
 }
 
-/// Whether somebody else added, changed or removed something after it was looked at.
+/// Whether someone else added, changed or removed a record after it was looked up.
 const fn is_conflict(error: &RegistryError) -> bool {
     match error {
         RegistryError::PrincipalExists(_)

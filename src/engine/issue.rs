@@ -1,4 +1,4 @@
-//! Access and refresh tokens of our own: giving them out, exchanging, looking at and revoking them.
+//! Our own access and refresh tokens: issuing, exchanging, introspecting and revoking them.
 
 mod claims;
 mod error;
@@ -36,44 +36,44 @@ use crate::{
     telemetry::tokens::{GrantKind, TokenObserver},
 };
 
-/// How often grants that have expired are cleared away, and how long they are kept after that.
+/// How often expired grants are deleted, and how long they are kept after they expire.
 const CLEARING_INTERVAL: Duration = Duration::from_mins(10);
 const KEPT_AFTER_EXPIRY: Duration = Duration::from_hours(24);
-/// What tokens look like, from the settings.
+/// The settings of issued tokens.
 #[derive(Clone, Debug)]
 pub struct IssuerTerms {
-    /// `iss`.
+    /// The value of `iss`.
     pub issuer: Box<str>,
-    /// `aud` where nothing else is asked for; none where it is empty.
+    /// The value of `aud` if the client asks for no other; left out if empty.
     pub audience: Vec<String>,
-    /// How long an access token may be used.
+    /// How long an access token is valid.
     pub access_token_lifetime: Duration,
-    /// How long a refresh token may be used.
+    /// How long a refresh token is valid.
     pub refresh_token_lifetime: Duration,
-    /// Whether a principal may have several families of grants at a time.
+    /// Whether a principal may have several families of grants at the same time.
     pub multiple_tokens: bool,
-    /// What of the principal's profile goes into access tokens.
+    /// The parts of the principal's profile that go into access tokens.
     pub profile_claims: Vec<ProfileClaim>,
 }
 
-/// What an issuer reaches the world through.
+/// The ports of an issuer.
 #[derive(Clone)]
 pub struct IssuerPorts {
-    /// The time.
+    /// Reads the time.
     pub clock: Arc<dyn Clock>,
-    /// What was given out.
+    /// Stores issued tokens.
     pub grants: Arc<dyn GrantStore>,
-    /// Principals.
+    /// Stores principals and API keys.
     pub registry: Arc<dyn RegistryStore>,
-    /// The keys that sign.
+    /// The keys that sign access tokens.
     pub keys: Arc<dyn IssuerKeySource>,
-    /// Notes of use.
+    /// Records when keys and trusts were used.
     pub usage: Arc<dyn UsageLog>,
-    /// How replicas learn of revocations soon.
+    /// Tells other replicas about revocations at once.
     pub hints: Arc<dyn ChangeHints>,
 }
 
-/// Gives out tokens, and takes them back.
+/// Issues and revokes tokens.
 #[derive(Clone)]
 pub struct Issuer {
     terms: Arc<IssuerTerms>,
@@ -86,22 +86,21 @@ pub struct Issuer {
     observer: Arc<TokenObserver>,
 }
 
-/// Tokens as they are given to a client.
+/// Issued tokens, as the client receives them.
 #[derive(Debug)]
 pub struct Issued {
     /// The access token, a JWT.
     pub access_token: String,
-    /// The refresh token, where one goes with it.
+    /// The refresh token; `None` if none was issued.
     pub refresh_token: Option<OpaqueToken>,
-    /// What is kept of them.
+    /// The stored grant.
     pub grant: GrantRecord,
-    /// How long the access token may be used from now on.
+    /// How long the access token is valid, from now.
     pub expires_in: Duration,
 }
 
 impl Issuer {
-    /// An issuer whose access tokens `verifier` decides about, and whose clients' assertions
-    /// `assertions` does.
+    /// An issuer that uses `verifier` for access tokens and `assertions` for client assertions.
     pub fn new(
         terms: IssuerTerms,
         ports: IssuerPorts,
@@ -112,23 +111,23 @@ impl Issuer {
         Self { terms: Arc::new(terms), ports, verifier, assertions, observer }
     }
 
-    /// What its tokens look like.
+    /// The settings of issued tokens.
     pub fn terms(&self) -> &IssuerTerms {
         &self.terms
     }
 
-    /// The public keys of its access tokens as a JWK Set (RFC 7517), in JSON.
+    /// The public keys of access tokens as a JWK Set (RFC 7517), in JSON.
     pub fn jwks(&self) -> String {
         self.ports.keys.current().jwks().to_owned()
     }
 
-    /// The `alg` of its access tokens, and whether their keys are public.
+    /// The `alg` of access tokens, and whether their keys are public (`false` for HS256).
     pub fn algorithm(&self) -> (&'static str, bool) {
         let keys = self.ports.keys.current();
         (keys.algorithm(), keys.signing_key().is_some())
     }
 
-    /// Gives tokens to a principal on behalf of a back end that knows who it is.
+    /// Issues tokens for a principal, at the request of a back end that knows who it is.
     pub async fn mint(
         &self,
         username: &Username,
@@ -162,7 +161,7 @@ impl Issuer {
         self.caller(Credentials::One(&format!("Bearer {access_token}"))).await
     }
 
-    /// Decides about who calls the token API, by its `Authorization` header.
+    /// Decides about a caller of the token API, by its `Authorization` header.
     pub async fn caller(&self, authorization: Credentials<'_>) -> Verdict {
         self.verifier
             .decide(&AuthRequest {
@@ -172,7 +171,8 @@ impl Issuer {
             .await
     }
 
-    /// Up to `limit` grants, of one principal or of all, from the one after `after` on.
+    /// Up to `limit` grants, of one principal or of all, in the order of their ids, starting after
+    /// `after`.
     pub async fn grants_page(
         &self,
         of: Option<&Username>,
@@ -182,12 +182,12 @@ impl Issuer {
         in_time(self.ports.grants.grants(of, after, limit)).await
     }
 
-    /// The grant of that number.
+    /// The grant with that id.
     pub async fn grant(&self, id: GrantId) -> Result<GrantRecord, RegistryError> {
         in_time(self.ports.grants.grant(id)).await
     }
 
-    /// Clears expired grants away now and then, until `shutdown` is done.
+    /// Deletes expired grants from time to time, until `shutdown` completes.
     pub async fn clear_expired(self, shutdown: impl Future<Output = ()>) {
         let mut ticks = tokio::time::interval(CLEARING_INTERVAL);
         let mut shutdown = std::pin::pin!(shutdown);
@@ -231,8 +231,8 @@ impl Issuer {
         Ok(grant)
     }
 
-    /// A grant whose access token may be used for as long as usual, and not after `until`, when
-    /// what earned it ends.
+    /// A grant whose access token has the usual lifetime, but does not outlive `until`, the end of
+    /// what it was issued for.
     fn new_grant(
         &self,
         family: Uuid,

@@ -1,6 +1,6 @@
-//! What the engine needs from outside. Adapters live in `stores`; tests bring their own.
+//! What the engine needs from outside. Adapters are in `stores`; tests bring their own.
 //!
-//! Absence is an answer (`Ok(None)`); an outage is an error. No adapter may turn one into the
+//! Absence is an answer (`Ok(None)`); an outage is an error. Adapters must never turn one into the
 //! other.
 
 use std::{
@@ -33,97 +33,93 @@ use crate::domain::{
 /// Reads the time. Only the edge of the engine calls it; everything below takes `now` as an
 /// argument.
 pub trait Clock: Send + Sync {
-    /// The time now. Never goes back.
+    /// The current time. Never goes back.
     fn now(&self) -> UnixMillis;
 
-    /// Tokens minted until this moment may have been used and forgotten, because the clock was set
-    /// back; the first moment that there is if it never was.
+    /// Tokens created up to this time may have been used and forgotten, because the clock was set
+    /// back. The minimum value if the clock never was.
     fn set_back_from(&self) -> UnixMillis {
         UnixMillis(i64::MIN)
     }
 }
 
-/// Finds principals with their usable keys, from memory in the common case.
+/// Finds principals with their usable keys, usually in memory.
 pub trait KeyDirectory: Send + Sync {
-    /// The principal of that name, or `None` where there is none. What is answered was true within
-    /// the freshness that the adapter promises; where it can no longer promise it, it answers
-    /// [`Unavailable`].
+    /// The principal of that name; `None` if there is none. The answer is at most as old as the
+    /// adapter promises; if it cannot keep that promise, it returns [`Unavailable`].
     fn lookup<'a>(
         &'a self,
         username: &'a Username,
         now: UnixMillis,
     ) -> Answer<'a, Result<Option<Arc<KnownPrincipal>>, Unavailable>>;
 
-    /// A number that is another one as soon as anything that was answered may be different now.
+    /// A version number that changes as soon as any earlier answer may be outdated.
     fn version(&self) -> u64;
 
-    /// Looks for changes made until now, and says whether there were any since `version`. Many who
-    /// ask at once cause one look, looks keep a distance, and nobody waits for long: where the
-    /// registry cannot be asked, there were none.
+    /// Reads the changes made until now, and returns whether there were any since `version`.
+    /// Concurrent calls share one read, reads are rate-limited, and no caller waits long. If the
+    /// registry is unreachable, the answer is `false`.
     fn catch_up(&self, version: u64) -> Answer<'_, bool>;
 
-    /// The most keys of that kind that one principal has, of those read so far. Never less than
-    /// before.
+    /// The maximum number of keys of this kind that any principal read so far has. Never decreases.
     fn most_keys(&self, family: KeyFamily) -> usize;
 
-    /// The most trusts that one principal has, likewise.
+    /// The maximum number of trusts that any principal read so far has. Never decreases.
     fn most_trusts(&self) -> usize;
 
-    /// Looks for changes soon: somebody says that there are some.
+    /// Reads changes soon: somebody says that there are some.
     fn look(&self);
 
-    /// Whether what is known may still be used.
+    /// Whether the cached principals are still fresh enough to use.
     fn check(&self, now: UnixMillis) -> Result<(), Unavailable>;
 }
 
 /// Remembers which nonces were used.
 pub trait NonceStore: Send + Sync {
-    /// Claims a nonce, in one atomic operation: of any number of claims of the same nonce of the
-    /// same principal, at any time and from anywhere, exactly one attempt finds it
-    /// [`Claimed::Fresh`], for as long as [`NonceClaim::remember_for`] says.
-    /// The same [`Attempt::Named`](crate::domain::nonce::Attempt::Named) may ask again and is told
-    /// the same.
+    /// Claims a nonce, in one atomic operation. Of any number of claims of the same nonce and
+    /// principal, at any time and from anywhere, exactly one attempt gets [`Claimed::Fresh`], for
+    /// as long as [`NonceClaim::remember_for`] says. The same
+    /// [`Attempt::Named`](crate::domain::nonce::Attempt::Named) may ask again and gets the same
+    /// answer.
     ///
-    /// A live claim is never forgotten to make room; a full store is [`Unavailable`]. A token that
-    /// may have been claimed before the store lost its memory is [`Claimed::Fenced`], for as
+    /// A live claim is never forgotten to make room; a full store returns [`Unavailable`]. A token
+    /// that may have been claimed before the store lost its memory gets [`Claimed::Fenced`], for as
     /// long as it could pass.
     fn claim<'a>(&'a self, claim: NonceClaim<'a>) -> Answer<'a, Result<Claimed, Unavailable>>;
 
-    /// What a claim would find, without making it: between this answer and a claim, another may be
-    /// made.
+    /// What a claim would return, without making it. Another claim may be made in between.
     fn look<'a>(&'a self, claim: NonceClaim<'a>) -> Answer<'a, Result<Claimed, Unavailable>>;
 
-    /// Whether claims can be made, told by one on trial.
+    /// Makes a test claim to check whether claims work.
     fn check(&self, now: UnixMillis) -> Answer<'_, Result<(), Unavailable>>;
 }
 
-/// Finds the key sets that principals trust, in memory in the common case.
+/// Finds the key sets that principals trust, usually in memory.
 pub trait KeySetSource: Send + Sync {
-    /// The set of `trust`; `None` if it was never fetched, or too long ago to be trusted. Only the
-    /// first answer ever about a URL may wait for a fetch, which begins with the call, and not
-    /// for long after it.
+    /// The key set of `trust`; `None` if it was never fetched, or too long ago to be trusted. Only
+    /// the very first call for a URL may wait for a fetch, which starts with the call, and only for
+    /// a short time.
     fn set<'a>(&'a self, trust: &'a KnownTrust, now: UnixMillis)
     -> Answer<'a, Option<Arc<KeySet>>>;
 
-    /// A token of a principal with `trust` was not signed by a key of its set, as far as is known:
-    /// the set may have changed since. Fetches it beside the decision, at most once in a
-    /// cooldown, whatever is asked how often.
+    /// Reports that no key of this trust's set verified a token of its principal, so the set may
+    /// have changed. Fetches it in the background, at most once per cooldown, however often this is
+    /// called.
     fn missed(&self, trust: &KnownTrust, now: UnixMillis);
 
-    /// How many keys of one set a token of that kind can be tried with at most, of the sets fetched
-    /// so far. Never less than before.
+    /// The maximum number of keys of one set that a token of this kind can be tried with, over all
+    /// sets fetched so far. Never decreases.
     fn most_trials(&self, family: KeyFamily) -> MostTrials;
 
-    /// Tells that decisions are going to ask about `trusts`: what was never fetched is fetched,
-    /// beside the decisions. Where they are `changed`, sets that are known are fetched again,
-    /// too.
+    /// Announces that decisions will need `trusts`: sets that were never fetched are fetched in the
+    /// background. If `changed`, known sets are fetched again, too.
     fn anticipate(&self, trusts: &[KnownTrust], changed: bool);
 
-    /// Whether a set at `url` would be fetched at all, as far as the URL itself tells.
+    /// Whether a set at `url` may be fetched at all, judging by the URL alone.
     fn check_url(&self, url: &str) -> Result<(), FetchFailure>;
 
-    /// Fetches the set at `url` now, and says what it has. How that went is noted when this
-    /// returns.
+    /// Fetches the set at `url` now and returns its contents. The result of the fetch is recorded
+    /// before this returns.
     fn refresh<'a>(&'a self, url: &'a str) -> Answer<'a, Result<KeySetContents, FetchFailure>>;
 }
 
@@ -131,36 +127,36 @@ pub trait KeySetSource: Send + Sync {
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("the key set cannot be fetched: {reason}")]
 pub struct FetchFailure {
-    /// Why, with its causes, on one line.
+    /// Why, including causes, on one line.
     pub reason: String,
 }
 
-/// The keys of this service's own.
+/// The signing keys of this service.
 pub trait IssuerKeySource: Send + Sync {
-    /// What access tokens are signed and verified with now. Costs as little as a copy of an `Arc`.
+    /// The keys that sign and verify access tokens now. As cheap as cloning an `Arc`.
     fn current(&self) -> Arc<IssuerKeys>;
 }
 
-/// Notes when keys and trusts were used, without the decision waiting for it.
+/// Records when keys and trusts were used, without delaying the decision.
 pub trait UsageLog: Send + Sync {
-    /// `used` proved an identity at `now`. What is noted may be written later, and where too much
-    /// waits to be written, lost.
+    /// Records that `used` proved an identity at `now`. It may be written later, and is dropped if
+    /// too many records are waiting to be written.
     fn note(&self, used: Used, now: UnixMillis);
 }
 
-/// Where notes of use are written.
+/// Stores when keys and trusts were last used.
 #[async_trait]
 pub trait UsageStore: Send + Sync {
-    /// Sets when each was last used, unless a later time is known. Those that no longer exist are
-    /// passed over.
+    /// Sets the time of last use of each, unless a later one is stored. Rows that no longer exist
+    /// are ignored.
     async fn write_usage(&self, used: &[(Used, UnixMillis)]) -> Result<(), RegistryError>;
 }
 
-/// Where the outcomes of fetches are noted, for operators to see.
+/// Records the results of fetches, for operators to see.
 #[async_trait]
 pub trait FetchReports: Send + Sync {
-    /// The set at `url` was fetched at `at` and has these contents, or could not be fetched, for
-    /// the reason given.
+    /// Records that the set at `url` was fetched at `at` with these contents, or why the fetch
+    /// failed.
     async fn fetched(
         &self,
         url: &str,
@@ -169,29 +165,29 @@ pub trait FetchReports: Send + Sync {
     ) -> Result<(), RegistryError>;
 }
 
-/// Tells the other replicas that the change feed has something new, so that they look at once. Only
-/// a hint: where it is lost, they look at their next poll.
+/// Tells the other replicas that the change feed has new entries, so that they read it at once.
+/// Only a hint: if it is lost, they see the changes at their next poll.
 #[async_trait]
 pub trait ChangeHints: Send + Sync {
-    /// Something changed. Never fails and never takes long.
+    /// Announces a change. Never fails and never takes long.
     async fn announce(&self);
 }
 
-/// An answer that is often there at once: then it costs no allocation and no task switch.
+/// An answer that is often available at once, and then costs no allocation and no task switch.
 pub enum Answer<'a, T> {
-    /// It is there.
+    /// The answer; `None` after it was taken.
     Ready(Option<T>),
-    /// It takes a while.
+    /// The answer comes later.
     Pending(Pin<Box<dyn Future<Output = T> + Send + 'a>>),
 }
 
 impl<'a, T> Answer<'a, T> {
-    /// An answer that is there.
+    /// An answer that is available now.
     pub const fn ready(answer: T) -> Self {
         Self::Ready(Some(answer))
     }
 
-    /// An answer that `future` will give.
+    /// An answer that `future` computes.
     pub fn pending(future: impl Future<Output = T> + Send + 'a) -> Self {
         Self::Pending(Box::pin(future))
     }
@@ -202,8 +198,8 @@ impl<T: Unpin> Future for Answer<'_, T> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
         match self.get_mut() {
-            // A future is not polled again after it gave its answer; if it is, it never answers,
-            // which allows nothing.
+            // A future must not be polled after it has completed; if this one is, it never
+            // completes, which allows nothing.
             Self::Ready(answer) => answer.take().map_or(Poll::Pending, Poll::Ready),
             Self::Pending(future) => future.as_mut().poll(context),
         }
@@ -219,12 +215,12 @@ impl<T> fmt::Debug for Answer<'_, T> {
     }
 }
 
-/// Something that a decision depends on.
+/// A service that decisions depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dependency {
     /// The database that the key directory reads.
     KeyDirectory,
-    /// The nonce store.
+    /// The store of used nonces.
     NonceStore,
 }
 
@@ -238,19 +234,19 @@ impl Dependency {
     }
 }
 
-/// A dependency is out of reach, so nothing can be decided.
+/// A dependency is unreachable, so nothing can be decided.
 #[derive(Debug, thiserror::Error)]
 #[error("the {} is out of reach", dependency.name())]
 pub struct Unavailable {
-    /// What is out of reach.
+    /// The unreachable dependency.
     pub dependency: Dependency,
-    /// Why.
+    /// The underlying error.
     #[source]
     pub source: Box<dyn Error + Send + Sync>,
 }
 
 impl Unavailable {
-    /// `dependency` failed with `source`.
+    /// Creates the error from its cause.
     pub fn new(dependency: Dependency, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { dependency, source: source.into() }
     }
@@ -258,41 +254,41 @@ impl Unavailable {
 
 /// Whether the registry can be read and changed, as far as is known.
 pub trait RegistryHealth: Send + Sync {
-    /// Answers from memory.
+    /// Answers from memory, without asking the database.
     fn check(&self) -> Result<(), RegistryTrouble>;
 }
 
-/// What the registry cannot do. Principals in memory are decided about all the same.
+/// What the registry cannot do. Principals in memory are still decided about.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RegistryTrouble {
-    /// It takes no changes, and so no logins.
+    /// It accepts no changes, and therefore no logins.
     #[error("the database is read-only: {0}")]
     ReadOnly(String),
-    /// It is out of reach.
+    /// It is unreachable.
     #[error("the database is out of reach: {0}")]
     Away(String),
 }
 
-/// The registry of principals, keys and trusts. Every change is one transaction together with its
+/// The registry of principals, keys and trusts. Each change is one transaction together with its
 /// entry in the change feed and its audit event.
 #[async_trait]
 pub trait RegistryStore: Send + Sync {
-    /// Adds a principal with the keys and trusts that come with it, all or nothing.
+    /// Adds a principal with its first keys and trusts, all or nothing.
     async fn add_principal(
         &self,
         new: NewPrincipal,
         author: Author<'_>,
     ) -> Result<PrincipalRecord, RegistryError>;
-    /// The principal of that name.
+    /// The principal of that name; [`RegistryError::NoSuchPrincipal`] if there is none.
     async fn principal(&self, username: &Username) -> Result<PrincipalRecord, RegistryError>;
-    /// Up to `limit` principals in the order of their numbers, from the one after `after` on.
+    /// Up to `limit` principals in the order of their ids, starting after `after`.
     async fn principals(
         &self,
         after: Option<PrincipalId>,
         limit: u64,
     ) -> Result<Vec<PrincipalRecord>, RegistryError>;
-    /// Changes a principal, if it still is at `expected`. A change to what it already is leaves no
-    /// trace.
+    /// Changes a principal, if its version still is `expected`. A change without effect is not
+    /// recorded.
     async fn change_principal(
         &self,
         username: &Username,
@@ -300,7 +296,7 @@ pub trait RegistryStore: Send + Sync {
         expected: Option<Version>,
         author: Author<'_>,
     ) -> Result<PrincipalRecord, RegistryError>;
-    /// Removes a principal with all that belongs to it, if it still is at `expected`.
+    /// Removes a principal and everything that belongs to it, if its version still is `expected`.
     async fn remove_principal(
         &self,
         username: &Username,
@@ -315,17 +311,17 @@ pub trait RegistryStore: Send + Sync {
         new: NewKey,
         author: Author<'_>,
     ) -> Result<KeyRecord, RegistryError>;
-    /// The key of that number.
+    /// The key with that id; [`RegistryError::NoSuchKey`] if there is none.
     async fn key(&self, id: KeyId) -> Result<KeyRecord, RegistryError>;
-    /// Up to `limit` keys, of one principal or of all, in the order of their numbers, from the one
-    /// after `after` on.
+    /// Up to `limit` keys, of one principal or of all, in the order of their ids, starting after
+    /// `after`.
     async fn keys(
         &self,
         of: Option<&Username>,
         after: Option<KeyId>,
         limit: u64,
     ) -> Result<Vec<KeyRecord>, RegistryError>;
-    /// Changes a key, if it still is at `expected`. A change to what it already is leaves no trace.
+    /// Changes a key, if its version still is `expected`. A change without effect is not recorded.
     async fn change_key(
         &self,
         id: KeyId,
@@ -341,20 +337,20 @@ pub trait RegistryStore: Send + Sync {
         url: &str,
         author: Author<'_>,
     ) -> Result<TrustRecord, RegistryError>;
-    /// The trust of that number.
+    /// The trust with that id; [`RegistryError::NoSuchTrust`] if there is none.
     async fn trust(&self, id: TrustId) -> Result<TrustRecord, RegistryError>;
-    /// Up to `limit` trusts, of one principal or of all, in the order of their numbers, from the
-    /// one after `after` on.
+    /// Up to `limit` trusts, of one principal or of all, in the order of their ids, starting after
+    /// `after`.
     async fn trusts(
         &self,
         of: Option<&Username>,
         after: Option<TrustId>,
         limit: u64,
     ) -> Result<Vec<TrustRecord>, RegistryError>;
-    /// Puts an entry about a trust into the change feed, so that every replica fetches its key set
+    /// Adds an entry about a trust to the change feed, so that every replica fetches its key set
     /// again.
     async fn touch_trust(&self, id: TrustId, author: Author<'_>) -> Result<(), RegistryError>;
-    /// Removes a trust, if it still is at `expected`.
+    /// Removes a trust, if its version still is `expected`.
     async fn remove_trust(
         &self,
         id: TrustId,
@@ -369,26 +365,26 @@ pub trait RegistryStore: Send + Sync {
         new: NewApiKey,
         author: Author<'_>,
     ) -> Result<ApiKeyRecord, RegistryError>;
-    /// Adds an API key to the principal that is named by the key's identifier, and that principal
-    /// where there is none. A key that is there already, for the same identifier and not
-    /// revoked, gets the new expiry.
+    /// Adds an API key to the principal that the key's identifier names, and adds that principal if
+    /// there is none. If the key is already registered for the same identifier and not revoked, its
+    /// expiry is updated.
     async fn register_api_key(
         &self,
         new: NewApiKey,
         author: Author<'_>,
     ) -> Result<ApiKeyRecord, RegistryError>;
-    /// The API key of that number.
+    /// The API key with that id; [`RegistryError::NoSuchApiKey`] if there is none.
     async fn api_key(&self, id: ApiKeyId) -> Result<ApiKeyRecord, RegistryError>;
-    /// Up to `limit` API keys, of one principal or of all, in the order of their numbers, from the
-    /// one after `after` on.
+    /// Up to `limit` API keys, of one principal or of all, in the order of their ids, starting
+    /// after `after`.
     async fn api_keys(
         &self,
         of: Option<&Username>,
         after: Option<ApiKeyId>,
         limit: u64,
     ) -> Result<Vec<ApiKeyRecord>, RegistryError>;
-    /// Revokes an API key, if it still is at `expected`, and every grant that it was exchanged for.
-    /// One that is revoked already keeps its first date.
+    /// Revokes an API key, if its version still is `expected`, and every grant that it was
+    /// exchanged for. A key that is already revoked keeps its first date.
     async fn revoke_api_key(
         &self,
         id: ApiKeyId,
@@ -396,8 +392,8 @@ pub trait RegistryStore: Send + Sync {
         author: Author<'_>,
     ) -> Result<ApiKeyRecord, RegistryError>;
 
-    /// Up to `limit` audit events, of one principal or of all, the newest first, from the one
-    /// before `before` on.
+    /// Up to `limit` audit events, of one principal or of all, newest first, starting before
+    /// `before`.
     async fn audit(
         &self,
         of: Option<&str>,
@@ -406,19 +402,19 @@ pub trait RegistryStore: Send + Sync {
     ) -> Result<Vec<AuditEvent>, RegistryError>;
 }
 
-/// What was given out: grants of access and refresh tokens, of which names and hashes are kept. A
-/// revocation is one transaction together with its entry in the change feed and its audit event;
-/// giving out alone leaves no trail but the grant itself.
+/// Issued tokens: grants of access and refresh tokens, stored as ids and hashes. A revocation is
+/// one transaction together with its entry in the change feed and its audit event; issuing a token
+/// records nothing but the grant itself.
 #[async_trait]
 pub trait GrantStore: Send + Sync {
-    /// The API key of that hash, whatever its state, with whose it is.
+    /// The API key with that hash and its owner, whatever the key's state.
     async fn api_key_by_hash(&self, hash: &SecretHash)
     -> Result<Option<HeldApiKey>, RegistryError>;
 
-    /// Adds a grant to a principal. Where `ends_others`, every other family of grants of the
-    /// principal is revoked with it. An API key that was revoked since it was looked at is no
-    /// such key, and a family of which nothing lives is no such grant: nothing outlives what it
-    /// goes back to. One that an operator asked for leaves an audit event.
+    /// Adds a grant to a principal. If `ends_others`, every other family of grants of the principal
+    /// is revoked, too. Fails with "no such API key" if the API key was revoked meanwhile, and with
+    /// "no such grant" if no grant of the family is still active: no token outlives what it was
+    /// issued for. A grant that an operator asked for adds an audit event.
     async fn add_grant(
         &self,
         holder: PrincipalId,
@@ -426,13 +422,12 @@ pub trait GrantStore: Send + Sync {
         ends_others: bool,
         author: Author<'_>,
     ) -> Result<GrantRecord, RegistryError>;
-    /// The grant of that name, whatever its state, with whose it is.
+    /// The grant with that name and its owner, whatever the grant's state.
     async fn find_grant(&self, name: GrantName<'_>) -> Result<Option<HeldGrant>, RegistryError>;
     /// Exchanges the refresh token of grant `id` for that of `new`, atomically: of any number of
-    /// exchanges at once, exactly one adds its `new`. The others are told of that one where
-    /// they come within `grace` of it, and revoke the family where they come later. Where
-    /// `ends_others`, every other grant of the principal is revoked with it, the one before `new`
-    /// included.
+    /// concurrent exchanges, exactly one adds its `new`. The others get that grant if they come
+    /// within `grace` of it; later ones revoke the family. If `ends_others`, every other grant of
+    /// the principal is revoked, including the one before `new`.
     async fn rotate(
         &self,
         id: GrantId,
@@ -441,79 +436,78 @@ pub trait GrantStore: Send + Sync {
         ends_others: bool,
         author: Author<'_>,
     ) -> Result<Rotation, RegistryError>;
-    /// Revokes every grant of a family, and says how many that were. Those that are revoked already
-    /// keep their first date.
+    /// Revokes every grant of a family, and returns how many were revoked. Grants that are already
+    /// revoked keep their first date.
     async fn revoke_family(&self, family: Uuid, author: Author<'_>) -> Result<u64, RegistryError>;
-    /// The grant of that number.
+    /// The grant with that id; [`RegistryError::NoSuchGrant`] if there is none.
     async fn grant(&self, id: GrantId) -> Result<GrantRecord, RegistryError>;
-    /// Up to `limit` grants, of one principal or of all, in the order of their numbers, from the
-    /// one after `after` on.
+    /// Up to `limit` grants, of one principal or of all, in the order of their ids, starting after
+    /// `after`.
     async fn grants(
         &self,
         of: Option<&Username>,
         after: Option<GrantId>,
         limit: u64,
     ) -> Result<Vec<GrantRecord>, RegistryError>;
-    /// Forgets grants whose tokens all expired before `before`.
+    /// Deletes grants whose tokens all expired before `before`.
     async fn forget_grants(&self, before: UnixMillis) -> Result<(), RegistryError>;
 }
 
-/// Where the key directory reads principals from, and learns what changed.
+/// The source from which the key directory reads principals and changes.
 #[async_trait]
 pub trait PrincipalSource: Send + Sync {
-    /// The principal of that name with its unrevoked keys, its trusts, and the `jti` of those of
-    /// its access tokens that were revoked and have not expired; or `None` where there is none.
+    /// The principal of that name with its unrevoked keys, its trusts, and the `jti` of its access
+    /// tokens that are revoked and have not expired; `None` if there is no such principal.
     async fn load(&self, username: &Username) -> Result<Option<KnownPrincipal>, RegistryError>;
-    /// Up to `limit` principals in the order of their numbers, from the one after `after` on, each
-    /// as [`PrincipalSource::load`] gives it.
+    /// Up to `limit` principals in the order of their ids, starting after `after`, each as
+    /// [`PrincipalSource::load`] returns it.
     async fn load_page(
         &self,
         after: Option<PrincipalId>,
         limit: u64,
     ) -> Result<Vec<KnownPrincipal>, RegistryError>;
-    /// The names of up to `limit` principals in the order of their numbers, from the one after
-    /// `after` on.
+    /// The names of up to `limit` principals in the order of their ids, starting after `after`.
     async fn names_page(
         &self,
         after: Option<PrincipalId>,
         limit: u64,
     ) -> Result<Vec<(PrincipalId, Username)>, RegistryError>;
     /// The number of the newest change; 0 if there is none yet. Numbers have no gaps, and changes
-    /// become visible in their order, whoever makes them at the same time: a reader who sees
-    /// one sees all before it, but for those that were forgotten.
+    /// become visible in order, even if made concurrently: a reader that sees a change also sees
+    /// all earlier ones, except for deleted ones.
     async fn newest_change(&self) -> Result<i64, RegistryError>;
     /// Up to `limit` changes after number `seen`, in the order of their numbers.
     async fn changes(&self, seen: i64, limit: u64) -> Result<Vec<RegistryChange>, RegistryError>;
-    /// The changes made by versions from before changes had such numbers, which may run beside this
-    /// one for a while. Their numbers only tell them apart.
+    /// The changes made by older versions, which did not number changes and may run beside this one
+    /// for a while. The numbers returned here only tell them apart.
     async fn unnumbered_changes(&self) -> Result<Vec<RegistryChange>, RegistryError>;
-    /// The names of those of `ids` that still exist.
+    /// The usernames of those of `ids` that still exist.
     async fn usernames(
         &self,
         ids: &[PrincipalId],
     ) -> Result<Vec<(PrincipalId, Username)>, RegistryError>;
-    /// Forgets the changes up to number `up_to`, and these of those without one. The number of the
-    /// newest change stays.
+    /// Deletes the changes up to number `up_to`, and the given changes without a number. The number
+    /// of the newest change is kept.
     async fn forget_changes(&self, up_to: i64, unnumbered: &[i64]) -> Result<(), RegistryError>;
 }
 
-/// An entry of the change feed: something about this principal is different now.
+/// An entry of the change feed: something about this principal changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RegistryChange {
-    /// Its number in the feed.
+    /// The number in the feed.
     pub number: i64,
-    /// Whom it concerns.
+    /// The principal that changed.
     pub principal: PrincipalId,
 }
 
-/// The database of a system that this one takes over from. What it answers is as of one moment,
-/// throughout.
+/// The database of the system that this one replaces. All answers show its state at the same
+/// moment.
 #[async_trait]
 pub trait LegacySource: Send + Sync {
-    /// How much there is.
+    /// How many accounts and rows there are.
     async fn totals(&self, now: UnixMillis) -> Result<LegacyTotals, LegacyError>;
-    /// Up to `limit` accounts in the order of their cursors, from the one after `after` on, each
-    /// with all that belongs to it and counts at `now`.
+    /// Up to `limit` accounts in the order of their cursors, starting after `after`, each with
+    /// everything that belongs to it and is valid at `now`.
     async fn accounts(
         &self,
         after: Option<&str>,
@@ -522,13 +516,13 @@ pub trait LegacySource: Send + Sync {
     ) -> Result<Vec<LegacyAccount>, LegacyError>;
 }
 
-/// Takes many accounts of another system into the registry.
+/// Adds many accounts of another system to the registry.
 #[async_trait]
 pub trait ImportStore: Send + Sync {
-    /// What of this there is.
+    /// The parts of `sought` that the registry already has.
     async fn standing(&self, sought: &ImportLookup) -> Result<ExistingRecords, RegistryError>;
-    /// Adds accounts, all or nothing, with their entries in the change feed and audit events. What
-    /// others added or took away since it was looked for is an error that says so.
+    /// Adds accounts, all or nothing, with their entries in the change feed and audit events. Fails
+    /// with a conflict if someone else added or removed one of them since the lookup.
     async fn add_accounts(
         &self,
         accounts: Vec<AddedAccount>,

@@ -12,7 +12,7 @@ use super::ports::{
     Clock, Dependency, KeyDirectory, NonceStore, RegistryHealth, RegistryTrouble, Unavailable,
 };
 
-/// Looks at what decisions depend on.
+/// Checks what decisions depend on.
 #[derive(Clone)]
 pub struct Readiness {
     clock: Arc<dyn Clock>,
@@ -26,7 +26,7 @@ pub struct Readiness {
 const DEPENDENCIES: [Dependency; 2] = [Dependency::KeyDirectory, Dependency::NonceStore];
 
 impl Readiness {
-    /// Watches these.
+    /// Creates the check from the ports that decisions use.
     pub fn new(
         clock: Arc<dyn Clock>,
         directory: Arc<dyn KeyDirectory>,
@@ -43,12 +43,12 @@ impl Readiness {
         }
     }
 
-    /// Whether logins and changes can be made. Decisions go on without them.
+    /// Whether logins and changes are possible. Decisions do not need this.
     pub fn registry(&self) -> Result<(), RegistryTrouble> {
         self.registry.check()
     }
 
-    /// Each dependency, and whether it can be reached now.
+    /// Each dependency, and whether it is reachable now.
     pub async fn check(&self) -> [(Dependency, Result<(), Unavailable>); DEPENDENCIES.len()] {
         let now = self.clock.now();
         let states = [self.directory.check(now), self.nonces.check(now).await];
@@ -59,22 +59,22 @@ impl Readiness {
         [(Dependency::KeyDirectory, directory), (Dependency::NonceStore, nonces)]
     }
 
-    /// Each dependency, and whether it could be reached when it was last looked at.
+    /// Each dependency, and whether it was reachable at the last check.
     pub fn last(&self) -> [(Dependency, bool); DEPENDENCIES.len()] {
         std::array::from_fn(|index| (DEPENDENCIES[index], self.last[index].load(Ordering::Relaxed)))
     }
 
-    /// Whether every dependency can be reached, and the service is not about to end.
+    /// Whether every dependency is reachable, and the service is not shutting down.
     pub async fn is_ready(&self) -> bool {
         self.check().await.iter().all(|(_, state)| state.is_ok()) && !self.is_draining()
     }
 
-    /// The service is about to end: from now on it is not ready.
+    /// Announces that the service is shutting down: it is not ready any more.
     pub fn drain(&self) {
         self.is_draining.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it is.
+    /// Whether the service is shutting down.
     pub fn is_draining(&self) -> bool {
         self.is_draining.load(Ordering::Relaxed)
     }

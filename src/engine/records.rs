@@ -1,4 +1,4 @@
-//! What stands in the registry, how it is changed, and why that may fail.
+//! The rows of the registry, how they are changed, and why a change may fail.
 
 mod import;
 mod tokens;
@@ -26,34 +26,34 @@ use crate::domain::{
     time::UnixMillis,
 };
 
-/// Who makes a change, and when.
+/// The author and time of a change.
 #[derive(Clone, Copy, Debug)]
 pub struct Author<'a> {
-    /// Who, as audit events name it.
+    /// The author's name in audit events.
     pub actor: &'a str,
-    /// When.
+    /// The time of the change.
     pub now: UnixMillis,
 }
 
 /// A principal to be added.
 #[derive(Clone, Debug)]
 pub struct NewPrincipal {
-    /// Its name, not in use yet.
+    /// Unique name; fails if it is taken.
     pub username: Username,
-    /// Whether it may pass.
+    /// `false` adds it disabled: nothing it signs passes.
     pub is_active: bool,
-    /// What it may do.
+    /// The principal's scopes.
     pub scopes: Scopes,
-    /// Who it is for people.
+    /// Names and e-mail address, for people.
     pub profile: Profile,
-    /// Its first keys.
+    /// Its first registered keys.
     pub keys: Vec<NewKey>,
-    /// The URLs of its first trusts.
+    /// URLs of the key sets that it trusts from the start.
     pub jwks_urls: Vec<String>,
 }
 
 impl NewPrincipal {
-    /// An enabled principal with nothing but a name.
+    /// An enabled principal with a name and nothing else.
     pub fn named(username: Username) -> Self {
         Self {
             username,
@@ -66,110 +66,111 @@ impl NewPrincipal {
     }
 }
 
-/// A principal as it stands in the registry.
+/// A principal as stored in the registry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PrincipalRecord {
-    /// Its number.
+    /// Unique id. Never reused.
     pub id: PrincipalId,
-    /// Its name.
+    /// Unique name.
     pub username: Username,
-    /// Whether it may pass.
+    /// `false` if the principal is disabled: nothing it signs passes.
     pub is_active: bool,
-    /// What it may do.
+    /// The principal's scopes.
     pub scopes: Scopes,
-    /// Who it is for people.
+    /// Names and e-mail address, for people.
     #[serde(flatten)]
     pub profile: Profile,
     /// When it was added.
     pub created_at: UnixMillis,
-    /// When it was changed last.
+    /// When it was last changed.
     pub updated_at: UnixMillis,
 }
 
-/// What is to be different about a principal; `None` stays as it is.
+/// Changes to a principal; `None` leaves a field as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PrincipalChange {
-    /// Whether it may pass.
+    /// Enables or disables the principal.
     pub is_active: Option<bool>,
-    /// What it may do.
+    /// The new scopes.
     pub scopes: Option<Scopes>,
-    /// Given name; `Some(None)` takes it away.
+    /// Given name; `Some(None)` removes it.
     pub given_name: Option<Option<String>>,
-    /// Family name.
+    /// Family name; `Some(None)` removes it.
     pub family_name: Option<Option<String>>,
-    /// E-mail address.
+    /// E-mail address; `Some(None)` removes it.
     pub email: Option<Option<String>>,
 }
 
-/// A public key to be added.
+/// A public key to add.
 #[derive(Clone, Debug)]
 pub struct NewKey {
-    /// The key as it was given, for display.
+    /// The key's original text, for display.
     pub as_given: String,
-    /// The key as it was read.
+    /// The parsed key.
     pub key: PublicKey,
-    /// What goes with it.
+    /// Comment, scopes and validity.
     pub terms: KeyTerms,
 }
 
-/// What goes with a key.
+/// Comment, scopes and validity of a key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct KeyTerms {
-    /// What the owner calls it; the comment of an OpenSSH key where none is given.
+    /// The owner's label; the comment of an OpenSSH key if none is given.
     pub comment: Option<String>,
-    /// What it may be used for, where that is less than what its principal may do.
+    /// The scopes of the key; `None` for all scopes of its principal.
     pub scopes: Option<Scopes>,
-    /// From when on it may be used.
+    /// The key must not be used before this time; `None` if there is no start.
     pub not_before: Option<UnixMillis>,
-    /// Until when it may be used.
+    /// The key must not be used at or after this time; `None` if it does not expire.
     pub expires_at: Option<UnixMillis>,
 }
 
-/// A public key as it stands in the registry.
+/// A public key as stored in the registry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct KeyRecord {
-    /// Its number.
+    /// Unique id.
     pub id: KeyId,
-    /// Whose it is.
+    /// Username of the owning principal.
     pub username: Username,
-    /// The key as it was given.
+    /// The key's original text.
     pub key: String,
-    /// The fingerprint, in hexadecimal digits.
+    /// The fingerprint, 64 hexadecimal digits.
     pub fingerprint: String,
-    /// The kind of key, by its name.
+    /// The name of the key's kind, such as `ed25519`.
     pub family: String,
-    /// What goes with it.
+    /// Comment, scopes and validity.
     #[serde(flatten)]
     pub terms: KeyTerms,
-    /// When it was revoked.
+    /// When the key was revoked; `None` if it was not.
     pub revoked_at: Option<UnixMillis>,
-    /// When it was used last, to within some seconds.
+    /// When the key was last used, to within some seconds; `None` if never.
     pub last_used_on: Option<UnixMillis>,
-    /// When it was added.
+    /// When the key was added.
     pub created_at: UnixMillis,
 }
 
-/// What is to be different about a key; `None` stays as it is.
+/// Changes to a key; `None` leaves a field as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyChange {
-    /// What the owner calls it; `Some(None)` takes it away.
+    /// The owner's label; `Some(None)` removes it.
     pub comment: Option<Option<String>>,
-    /// What it may be used for; `Some(None)` is all that its principal may do.
+    /// The scopes of the key; `Some(None)` means all scopes of its principal.
     pub scopes: Option<Option<Scopes>>,
-    /// From when on it may be used; `Some(None)` is since ever.
+    /// The start of the key's validity; `Some(None)` removes it.
     pub not_before: Option<Option<UnixMillis>>,
-    /// Until when it may be used; `Some(None)` is for ever.
+    /// The end of the key's validity; `Some(None)` means that it never expires.
     pub expires_at: Option<Option<UnixMillis>>,
-    /// Whether to revoke it, for good. One that is revoked already keeps its first date.
+    /// Whether to revoke the key. This cannot be undone; a key that is already revoked keeps its
+    /// first date.
     pub revoke: bool,
 }
 
 impl KeyChange {
-    /// Revokes the key and changes nothing else.
+    /// A change that revokes the key and nothing else.
     pub const REVOCATION: Self =
         Self { comment: None, scopes: None, not_before: None, expires_at: None, revoke: true };
 
-    /// What goes with the key after the change.
+    /// The terms of the key after the change.
     pub fn applied_to(self, terms: &KeyTerms) -> KeyTerms {
         KeyTerms {
             comment: self.comment.unwrap_or_else(|| terms.comment.clone()),
@@ -180,52 +181,51 @@ impl KeyChange {
     }
 }
 
-/// A trust as it stands in the registry: the keys of the set at `jwks_url` count as the
-/// principal's.
+/// A trust as stored in the registry: the keys of the set at `jwks_url` count as the principal's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TrustRecord {
-    /// Its number.
+    /// Unique id.
     pub id: TrustId,
-    /// Whose it is.
+    /// Username of the owning principal.
     pub username: Username,
-    /// Where the key set is.
+    /// The URL of the key set.
     pub jwks_url: String,
-    /// When a key of the set was used last, to within some seconds.
+    /// When a key of the set was last used, to within some seconds; `None` if never.
     pub last_used_on: Option<UnixMillis>,
-    /// When the set was fetched last, by any replica.
+    /// When any replica last fetched the set; `None` if never.
     pub last_fetched_at: Option<UnixMillis>,
-    /// Why the last fetch failed; none where it did not.
+    /// Why the last fetch failed; `None` if it succeeded.
     pub last_error: Option<String>,
-    /// What the set had for us when it was fetched last; none if it never was. Not what anybody
-    /// changed, so no part of its state.
+    /// The usable keys of the set at its last fetch; `None` if it was never fetched. Nobody sets
+    /// this, so it is not part of the version.
     #[serde(skip)]
     pub contents: Option<KeySetContents>,
-    /// When it was added.
+    /// When the trust was added.
     pub created_at: UnixMillis,
 }
 
-/// A change to the registry, as it is remembered.
+/// A recorded change to the registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditEvent {
-    /// Its number.
+    /// Unique id.
     pub id: i64,
-    /// When.
+    /// The time of the change.
     pub at: UnixMillis,
-    /// Who did it.
+    /// The author's name.
     pub actor: String,
-    /// What was done.
+    /// The kind of change.
     pub action: String,
-    /// Whom it concerns.
+    /// Username of the principal that the change is about.
     pub username: String,
-    /// The number of the principal, key or trust that was changed.
+    /// The id of the row that was changed.
     pub subject_id: i64,
-    /// What it was before, as JSON; none where it is new.
+    /// The state before the change, as JSON; `None` if the row was added.
     pub before: Option<String>,
-    /// What it is now, as JSON; none where it is gone.
+    /// The state after the change, as JSON; `None` if the row was removed.
     pub after: Option<String>,
 }
 
-/// Tells one state of a record from every other. What is noted about its use is no part of it.
+/// Distinguishes each state of a record from every other. The time of last use is not part of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Version(pub u64);
 
@@ -237,19 +237,19 @@ impl Version {
 }
 
 impl PrincipalRecord {
-    /// Its state.
+    /// The version of this state.
     pub fn version(&self) -> Version {
         Version::of(self)
     }
 }
 
 impl KeyRecord {
-    /// Its state, but for when it was used.
+    /// The version of this state; the time of last use is not part of it.
     pub fn version(&self) -> Version {
         Version::of(&Self { last_used_on: None, ..self.clone() })
     }
 
-    /// Whether it may be used at `now`, as far as it alone says.
+    /// Whether the key may be used at `now`, regardless of its principal.
     pub fn is_usable(&self, now: UnixMillis) -> bool {
         let KeyTerms { not_before, expires_at, .. } = self.terms;
         self.revoked_at.is_none()
@@ -259,7 +259,7 @@ impl KeyRecord {
 }
 
 impl TrustRecord {
-    /// Its state, but for when it was used and fetched.
+    /// The version of this state; the times of last use and of fetches are not part of it.
     pub fn version(&self) -> Version {
         Version::of(&Self {
             last_used_on: None,
@@ -271,75 +271,75 @@ impl TrustRecord {
     }
 }
 
-/// Why a change to the registry, or a look at it, failed.
+/// Why a read or change of the registry failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     /// The username is taken.
     #[error("there is already a principal named {0:?}")]
     PrincipalExists(String),
-    /// The principal has that key.
+    /// The principal already has this key.
     #[error("{username:?} already has the key {fingerprint}; a revoked key cannot be added again")]
     KeyExists {
-        /// Whose key it is.
+        /// Username of the owning principal.
         username: String,
-        /// Which one.
+        /// The fingerprint of the key.
         fingerprint: String,
     },
-    /// The principal has that trust.
+    /// The principal already has this trust.
     #[error("{username:?} already trusts {jwks_url}")]
     TrustExists {
-        /// Whose trust it is.
+        /// Username of the owning principal.
         username: String,
-        /// In what.
+        /// The URL of the key set.
         jwks_url: String,
     },
-    /// Nobody has that name.
+    /// There is no principal of that name.
     #[error("there is no principal named {0:?}; list them with `countersign principal list`")]
     NoSuchPrincipal(String),
-    /// No key has that number.
+    /// There is no key with that id.
     #[error("there is no key with the id {0}; list them with `countersign key list`")]
     NoSuchKey(KeyId),
-    /// No trust has that number.
+    /// There is no trust with that id.
     #[error("there is no trust with the id {0}; list them with `countersign trust list`")]
     NoSuchTrust(TrustId),
-    /// That API key is registered already, for another identifier or revoked.
+    /// The API key is already registered for another identifier, or is revoked.
     #[error(
         "that API key is registered for another identifier, or was revoked; choose another key"
     )]
     ApiKeyExists,
-    /// No API key has that number.
+    /// There is no API key with that id.
     #[error("there is no API key with the id {0}; list them with `countersign api-key list`")]
     NoSuchApiKey(ApiKeyId),
-    /// No grant has that number.
+    /// There is no grant with that id.
     #[error("there is no token with the id {0}")]
     NoSuchGrant(GrantId),
-    /// It was changed since it was looked at.
+    /// The row was changed since it was read.
     #[error("it was changed since; look at it again before changing it")]
     Changed,
-    /// It would never be usable.
+    /// The key would expire before it becomes valid.
     #[error(
         "the key would expire before it may be used; give an expiry that lies after its start and after now"
     )]
     NeverUsable,
-    /// A text that cannot be kept.
+    /// A text is empty, too long or contains characters that cannot be stored.
     #[error(
         "{what} has to have 1 to {characters_max} characters, none of them a control character"
     )]
     BadText {
-        /// Which.
+        /// The name of the field.
         what: &'static str,
-        /// How many characters it may have.
+        /// Its maximum length, in characters.
         characters_max: usize,
     },
-    /// The tables are not there, or not those of this version.
+    /// The tables are missing or not of this version.
     #[error("the database is not migrated; run `countersign migrate up`")]
     NotMigrated(#[source] Box<dyn Error + Send + Sync>),
-    /// The database takes no changes.
+    /// The database accepts no changes.
     #[error(
         "the database is read-only; if another server took over, `database.url` has to lead there"
     )]
     ReadOnly(#[source] Box<dyn Error + Send + Sync>),
-    /// The database failed or cannot be reached.
+    /// The database failed or is unreachable.
     #[error("the database failed")]
     Store(#[source] Box<dyn Error + Send + Sync>),
 }

@@ -1,4 +1,4 @@
-//! Principals, keys and trusts: looking at them and changing them.
+//! Principals, keys and trusts: reading and changing them.
 
 mod api_keys;
 
@@ -16,13 +16,13 @@ use crate::domain::{
     principal::{KeyId, PrincipalId, TrustId, Username},
 };
 
-/// How many rows one look at the store takes, where all are asked for.
+/// The number of rows per query if all rows are requested.
 pub(super) const PAGE: u64 = 1000;
-/// How long the database may take over one request of an operator.
+/// The database timeout for one request of an operator.
 const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Longest texts, in characters. The shorter fit the columns; the others keep rows and answers
-/// small.
+/// Maximum lengths, in characters. The shorter ones fit the columns; the others keep rows and
+/// answers small.
 const NAME_CHARACTERS_MAX: usize = 255;
 const COMMENT_CHARACTERS_MAX: usize = 1000;
 const URL_CHARACTERS_MAX: usize = 2000;
@@ -38,24 +38,24 @@ pub struct Registry {
     actor: Arc<str>,
 }
 
-/// A key cannot be taken into the registry.
+/// Why a key cannot be added.
 #[derive(Debug, thiserror::Error)]
 pub enum AddKeyError {
-    /// What was given is not a public key that we take.
+    /// The text is not a public key of an accepted kind.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// The registry refused it.
+    /// The registry failed or refused it.
     #[error(transparent)]
     Registry(#[from] RegistryError),
 }
 
-/// A trust cannot be taken into the registry, or its key set not be fetched.
+/// Why a trust cannot be added, or its key set cannot be fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
-    /// The URL is not one that is fetched, or the fetch failed.
+    /// The URL is not allowed, or the fetch failed.
     #[error(transparent)]
     Fetch(#[from] FetchFailure),
-    /// The registry refused it.
+    /// The registry failed or refused it.
     #[error(transparent)]
     Registry(#[from] RegistryError),
 }
@@ -66,7 +66,7 @@ pub enum TrustError {
 struct StoreTimeout(Duration);
 
 impl Registry {
-    /// The registry in `store`, changed by `actor`.
+    /// The registry in `store`; audit events name `actor` as the author.
     pub fn new(
         store: Arc<dyn RegistryStore>,
         key_sets: Arc<dyn KeySetSource>,
@@ -77,13 +77,13 @@ impl Registry {
         Self { store, key_sets, hints, clock, actor: actor.into() }
     }
 
-    /// The same registry, changed by another.
+    /// The same registry, with another author for changes.
     #[must_use]
     pub fn as_actor(&self, actor: &str) -> Self {
         Self { actor: actor.into(), ..self.clone() }
     }
 
-    /// Adds a principal, with the keys and trusts that come with it.
+    /// Adds a principal with its first keys and trusts.
     pub async fn add_principal(&self, new: NewPrincipal) -> Result<PrincipalRecord, TrustError> {
         let Profile { given_name, family_name, email } = &new.profile;
         check_profile(given_name.as_deref(), family_name.as_deref(), email.as_deref())?;
@@ -101,7 +101,7 @@ impl Registry {
         in_time(self.store.principal(username)).await
     }
 
-    /// Up to `limit` principals in the order of their numbers, from the one after `after` on.
+    /// Up to `limit` principals in the order of their ids, starting after `after`.
     pub async fn principals_page(
         &self,
         after: Option<PrincipalId>,
@@ -110,13 +110,13 @@ impl Registry {
         in_time(self.store.principals(after, limit)).await
     }
 
-    /// Every principal.
+    /// All principals.
     pub async fn principals(&self) -> Result<Vec<PrincipalRecord>, RegistryError> {
         every(|after| self.principals_page(after, PAGE), |principal: &PrincipalRecord| principal.id)
             .await
     }
 
-    /// Changes a principal, if it still is at `expected`.
+    /// Changes a principal, if its version still is `expected`.
     pub async fn change_principal(
         &self,
         username: &Username,
@@ -132,7 +132,7 @@ impl Registry {
         self.change(self.store.change_principal(username, change, expected, self.author())).await
     }
 
-    /// Lets a principal pass, or no longer pass; its keys stay.
+    /// Enables or disables a principal; its keys are kept.
     pub async fn set_active(
         &self,
         username: &Username,
@@ -146,7 +146,7 @@ impl Registry {
         .await
     }
 
-    /// Removes a principal with all that belongs to it, if it still is at `expected`.
+    /// Removes a principal and everything that belongs to it, if its version still is `expected`.
     pub async fn remove_principal(
         &self,
         username: &Username,
@@ -167,13 +167,13 @@ impl Registry {
         Ok(self.change(self.store.add_key(username, new, self.author())).await?)
     }
 
-    /// The key of that number.
+    /// The key with that id.
     pub async fn key(&self, id: KeyId) -> Result<KeyRecord, RegistryError> {
         in_time(self.store.key(id)).await
     }
 
-    /// Up to `limit` keys, of one principal or of all, revoked ones too, from the one after `after`
-    /// on.
+    /// Up to `limit` keys, of one principal or of all, including revoked ones, starting after
+    /// `after`.
     pub async fn keys_page(
         &self,
         of: Option<&Username>,
@@ -183,12 +183,12 @@ impl Registry {
         in_time(self.store.keys(of, after, limit)).await
     }
 
-    /// Every key, of one principal or of all, revoked ones too.
+    /// All keys, of one principal or of all, including revoked ones.
     pub async fn keys(&self, of: Option<&Username>) -> Result<Vec<KeyRecord>, RegistryError> {
         every(|after| self.keys_page(of, after, PAGE), |key: &KeyRecord| key.id).await
     }
 
-    /// Changes a key, if it still is at `expected`.
+    /// Changes a key, if its version still is `expected`.
     pub async fn change_key(
         &self,
         id: KeyId,
@@ -206,7 +206,7 @@ impl Registry {
         self.change(self.store.change_key(id, change, expected, self.author())).await
     }
 
-    /// Revokes a key, for good.
+    /// Revokes a key. This cannot be undone.
     pub async fn revoke_key(
         &self,
         id: KeyId,
@@ -215,7 +215,7 @@ impl Registry {
         self.change_key(id, KeyChange::REVOCATION, expected).await
     }
 
-    /// Trusts the key set at `url` to hold keys of a principal.
+    /// Adds a trust: the keys of the key set at `url` count as the principal's.
     pub async fn add_trust(
         &self,
         username: &Username,
@@ -225,12 +225,12 @@ impl Registry {
         Ok(self.change(self.store.add_trust(username, url, self.author())).await?)
     }
 
-    /// The trust of that number.
+    /// The trust with that id.
     pub async fn trust(&self, id: TrustId) -> Result<TrustRecord, RegistryError> {
         in_time(self.store.trust(id)).await
     }
 
-    /// Up to `limit` trusts, of one principal or of all, from the one after `after` on.
+    /// Up to `limit` trusts, of one principal or of all, starting after `after`.
     pub async fn trusts_page(
         &self,
         of: Option<&Username>,
@@ -240,13 +240,13 @@ impl Registry {
         in_time(self.store.trusts(of, after, limit)).await
     }
 
-    /// Every trust, of one principal or of all.
+    /// All trusts, of one principal or of all.
     pub async fn trusts(&self, of: Option<&Username>) -> Result<Vec<TrustRecord>, RegistryError> {
         every(|after| self.trusts_page(of, after, PAGE), |trust: &TrustRecord| trust.id).await
     }
 
-    /// Trusts the key set at `url`, and fetches it in this process to see what it has. The trust is
-    /// there even if that fails, and its record says why.
+    /// Adds a trust, and fetches its key set in this process to see what it contains. If the fetch
+    /// fails, the trust is still added, and its record says why.
     pub async fn add_trust_and_look(
         &self,
         username: &Username,
@@ -261,8 +261,8 @@ impl Registry {
         })
     }
 
-    /// Fetches the key set of a trust now, tells every replica to do so, and says what it has. The
-    /// others are told, too, where the fetch failed: what one replica cannot reach another may.
+    /// Fetches the key set of a trust now, makes every replica fetch it, and returns its contents.
+    /// The other replicas fetch it even if this one fails: they may reach what this one cannot.
     pub async fn refresh_trust(
         &self,
         id: TrustId,
@@ -273,7 +273,7 @@ impl Registry {
         Ok((self.trust(id).await?, fetched))
     }
 
-    /// Trusts a key set no longer, if the trust still is at `expected`.
+    /// Removes a trust, if its version still is `expected`.
     pub async fn remove_trust(
         &self,
         id: TrustId,
@@ -282,8 +282,8 @@ impl Registry {
         self.change(self.store.remove_trust(id, expected, self.author())).await
     }
 
-    /// Up to `limit` audit events, of one principal or of all, the newest first, from the one
-    /// before `before` on.
+    /// Up to `limit` audit events, of one principal or of all, newest first, starting before
+    /// `before`.
     pub async fn audit(
         &self,
         of: Option<&str>,
@@ -297,7 +297,7 @@ impl Registry {
         Author { actor: &self.actor, now: self.clock.now() }
     }
 
-    /// Makes a change, and tells the replicas to look for it.
+    /// Makes a change, and tells the replicas to read it.
     async fn change<T>(
         &self,
         change: impl Future<Output = Result<T, RegistryError>>,
@@ -307,7 +307,7 @@ impl Registry {
         Ok(done)
     }
 
-    /// Tells the replicas to look for changes.
+    /// Tells the replicas to read the change feed.
     pub(super) async fn announce(&self) {
         self.hints.announce().await;
     }
@@ -328,7 +328,7 @@ impl Registry {
     }
 }
 
-/// Reads a public key, in any format that [`PublicKey::parse`] takes.
+/// Parses a public key, in any format that [`PublicKey::parse`] reads.
 pub fn new_key(text: &str, terms: KeyTerms) -> Result<NewKey, AddKeyError> {
     let is_odd = |character: char| character.is_control() && !character.is_ascii_whitespace();
     if text.len() > KEY_CHARACTERS_MAX || text.contains(is_odd) {
@@ -366,14 +366,14 @@ fn check_text(
     }
 }
 
-/// What the database answers, or that it took too long.
+/// The result of a database call, or an error after `STORE_TIMEOUT`.
 pub(super) async fn in_time<T>(
     work: impl Future<Output = Result<T, RegistryError>>,
 ) -> Result<T, RegistryError> {
     within(STORE_TIMEOUT, work).await
 }
 
-/// The same, for work that may take another time.
+/// The same with another timeout.
 pub(super) async fn within<T>(
     limit: Duration,
     work: impl Future<Output = Result<T, RegistryError>>,
@@ -382,7 +382,7 @@ pub(super) async fn within<T>(
     result.unwrap_or_else(|_| Err(RegistryError::Store(StoreTimeout(limit).into())))
 }
 
-/// Page after page, until one is not full.
+/// Reads page after page, until one is not full.
 pub(super) async fn every<T, I, F>(
     page: impl Fn(Option<I>) -> F,
     id: impl Fn(&T) -> I,

@@ -1,4 +1,4 @@
-//! The one verification engine.
+//! The verification engine: the only place that decides about requests.
 
 use std::{fmt, sync::Arc};
 
@@ -28,21 +28,21 @@ use crate::{
     telemetry::decisions::{DecisionObserver, Observation, Outcome},
 };
 
-/// What a decision depends on besides the token.
+/// The settings that decisions depend on.
 #[derive(Clone, Debug)]
 pub struct Policy {
     /// The scheme in front of a self-signed token, compared without case.
     pub scheme: Box<str>,
-    /// How far a token's time may lie from now.
+    /// How far a token's time may be from now.
     pub tolerance: Tolerance,
-    /// What a token's `aud` has to name one of.
+    /// The names of this service; a token's `aud` must contain one of them.
     pub audiences: Box<[Box<str>]>,
     /// The `iss` of access tokens.
     pub issuer: Box<str>,
-    /// The only authorities that a token's `htu` may name, and that a request to which it is bound
-    /// may come to; any if there are none.
+    /// The only authorities that a token's `htu` may name, and that a request with such a token may
+    /// be sent to; any authority if empty.
     pub authorities: Box<[Authority<'static>]>,
-    /// Binding claims without which a token is not taken.
+    /// Binding claims that every token must have.
     pub required_claims: RequiredClaims,
 }
 
@@ -72,34 +72,34 @@ impl RequiredClaims {
     }
 }
 
-/// A decision under its name. An outage is no decision: it can neither allow nor say anything about
-/// the credentials.
+/// A decision with its id. An outage is not a decision: it neither allows a request nor says
+/// anything about the credentials.
 #[derive(Debug)]
 pub struct Verdict {
-    /// The name under which it is logged.
+    /// Id of the decision, also in the log.
     pub id: DecisionId,
-    /// What was decided.
+    /// The decision, or what was unreachable.
     pub result: Result<Decision, Unavailable>,
 }
 
-/// What a verifier reaches the world through.
+/// The ports of a verifier.
 #[derive(Clone)]
 pub struct VerifierPorts {
-    /// The time.
+    /// Reads the time.
     pub clock: Arc<dyn Clock>,
     /// Principals with their keys and trusts.
     pub directory: Arc<dyn KeyDirectory>,
-    /// The key sets of the trusts.
+    /// Fetched key sets of the trusts.
     pub key_sets: Arc<dyn KeySetSource>,
-    /// The keys of this service's own access tokens.
+    /// The keys of our own access tokens.
     pub issuer_keys: Arc<dyn IssuerKeySource>,
-    /// Used nonces.
+    /// Remembers used nonces.
     pub nonces: Arc<dyn NonceStore>,
-    /// Notes of use.
+    /// Records when keys and trusts were used.
     pub usage: Arc<dyn UsageLog>,
 }
 
-/// Decides who may pass.
+/// Decides which requests may pass.
 pub struct Verifier {
     policy: Policy,
     ports: VerifierPorts,
@@ -108,8 +108,7 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// Puts a verifier together, and makes the decoy keys. Fails only where the system has no
-    /// randomness.
+    /// Creates a verifier and its decoy keys. Fails only if the system has no randomness.
     pub fn new(
         policy: Policy,
         ports: VerifierPorts,
@@ -132,9 +131,8 @@ impl Verifier {
         let credential = self.credential(auth_request);
         let method = credential.as_ref().ok().map(Credential::method);
         let mut judged = self.judge(auth_request, credential, id, now, &observation).await;
-        // What was registered a moment ago may not be known here yet. The question is put again
-        // only where something changed; waiting for the answer to that is the same for
-        // every user, known or not.
+        // This replica may not know yet what was registered a moment ago. It decides again only if
+        // something changed; the wait to find out is the same for every user, known or not.
         if is_about_the_registry(&judged, method) && self.ports.directory.catch_up(version).await {
             judged = self
                 .judge(auth_request, credential, id, self.ports.clock.now(), &observation)
@@ -149,8 +147,8 @@ impl Verifier {
         Verdict { id, result }
     }
 
-    /// Refuses a request that is not to be decided, for `reason`, at little cost: no store is asked
-    /// and the credentials are not looked at. It is counted and logged like every decision.
+    /// Refuses a request for `reason` without deciding about it, cheaply: no store is asked and the
+    /// credentials are not looked at. Counted and logged like every decision.
     pub fn refuse(&self, auth_request: &AuthRequest<'_>, reason: DenialReason) -> Verdict {
         let observation = self.observer.begin(auth_request);
         let id = new_decision_id(self.ports.clock.now());
@@ -180,7 +178,7 @@ impl Verifier {
         }
     }
 
-    /// The straight line: each step can only refuse, and the claim of the nonce comes last.
+    /// One linear sequence: each step can only refuse, and the nonce is claimed last.
     async fn judge_self_signed(
         &self,
         auth_request: &AuthRequest<'_>,
@@ -234,8 +232,8 @@ impl Verifier {
         step.end(claimed.as_ref().ok());
         match claimed? {
             Claimed::Fresh => {
-                // Waiting for stores takes time. A token whose window ended meanwhile may have been
-                // claimed before and be forgotten.
+                // Waiting for stores takes time. If the token's window ended meanwhile, an earlier
+                // claim of its nonce may already be forgotten.
                 self.check_time(verified.claims(), self.ports.clock.now()).map_err(deny)?;
                 if let Some(used) = identity.used() {
                     self.ports.usage.note(used, now);
@@ -276,7 +274,7 @@ impl Verifier {
         UntrustedToken::parse(text).map_err(|fault| (reason_of(text, &fault), fault))
     }
 
-    /// Sorts out by time, before anything costly is done. May only deny.
+    /// Checks the token's times before anything expensive is done. Can only deny.
     fn check_time(&self, claims: &Claims, now: UnixMillis) -> Result<(), DenialReason> {
         if !self.policy.tolerance.admits(claims.time, now) {
             return Err(if claims.time.millis() < now {
@@ -298,8 +296,8 @@ impl Verifier {
     }
 }
 
-/// Why `text` is no token. A gateway joins repeated headers with commas, and no token has commas or
-/// spaces inside.
+/// Why `text` is not a token. A gateway joins repeated headers with commas, and tokens contain
+/// neither commas nor spaces.
 fn reason_of(text: &str, fault: &TokenFault) -> DenialReason {
     if text.contains([',', ' ', '\t']) {
         DenialReason::SeveralCredentials
@@ -318,18 +316,18 @@ impl fmt::Debug for Verifier {
     }
 }
 
-/// What was presented, behind its scheme.
+/// The credential that follows the scheme.
 #[derive(Clone, Copy, Debug)]
 enum Credential<'a> {
     /// A self-signed token.
     SelfSigned(&'a str),
-    /// An access token of ours.
+    /// An access token issued by this service.
     AccessToken(&'a str),
 }
 
 impl<'a> Credential<'a> {
-    /// What is presented, told by its scheme. Where credentials come in a header of their own,
-    /// `Authorization` belongs to the application, but for access tokens.
+    /// The credential, of the kind that its scheme names. If credentials come in a header of their
+    /// own, `Authorization` belongs to the application, except for access tokens.
     fn of(auth_request: &AuthRequest<'a>, scheme: &str) -> Result<Self, DenialReason> {
         let value = match auth_request.credentials {
             Credentials::One(value) if !is_empty(value) => value,
@@ -362,20 +360,20 @@ impl<'a> Credential<'a> {
 /// The scheme of access tokens (RFC 6750 section 2.1).
 const BEARER: &str = "Bearer";
 
-/// White space around a header's value is no part of it (RFC 9110 section 5.5).
+/// White space around a header's value is not part of it (RFC 9110 section 5.5).
 const WHITE_SPACE: [char; 2] = [' ', '\t'];
 
 fn is_empty(value: &str) -> bool {
     value.trim_matches(WHITE_SPACE).is_empty()
 }
 
-/// What stands behind `scheme`, which is compared without case.
+/// The text after `scheme`, which is compared without case.
 fn behind<'a>(scheme: &str, value: &'a str) -> Option<&'a str> {
     let (found, token) = value.trim_matches(WHITE_SPACE).split_once(' ')?;
     found.eq_ignore_ascii_case(scheme).then(|| token.trim_start_matches(' '))
 }
 
-/// Why the straight line ended.
+/// Why no identity was verified.
 enum Stopped {
     Denied(Denial),
     Unavailable(Unavailable),
@@ -399,14 +397,15 @@ impl From<Unavailable> for Stopped {
     }
 }
 
-/// Whether a change in the registry could have made this another outcome. Such a refusal has
-/// claimed no nonce.
+/// Whether a change in the registry could have led to another outcome. A refusal of this kind has
+/// not claimed a nonce.
 fn is_about_the_registry(judged: &Result<Identity, Stopped>, method: Option<AuthMethod>) -> bool {
     matches!(judged, Err(Stopped::Denied(denial)) if concerns_the_registry(denial.reason, method))
 }
 
-/// Whether a change in the registry could cure `reason`. Keys of principals sign self-signed tokens
-/// alone: a forged access token is forged whatever is registered, and has nobody look.
+/// Whether a change in the registry could fix `reason`. Keys of principals only sign self-signed
+/// tokens: a forged access token stays forged whatever is registered, so it must not cause a look
+/// at the registry.
 const fn concerns_the_registry(reason: DenialReason, method: Option<AuthMethod>) -> bool {
     if matches!(reason, DenialReason::UnknownPrincipal | DenialReason::DisabledPrincipal) {
         return true;
@@ -428,7 +427,7 @@ fn outcome(result: &Result<Decision, Unavailable>) -> Outcome<'_> {
     }
 }
 
-/// Every scope of every list must be held. Those that are not come back.
+/// Every scope of every list is required. Returns the missing ones.
 fn check_scopes(required: &[&str], held: &Scopes) -> Result<(), Scopes> {
     let missing: Vec<&str> = required
         .iter()
@@ -442,8 +441,8 @@ fn check_scopes(required: &[&str], held: &Scopes) -> Result<(), Scopes> {
     Err(Scopes::parse(&missing.join(" ")).unwrap_or_default())
 }
 
-/// A gateway's own name for a request stands for this presentation only together with what it asks
-/// for: the same name on another request is another presentation.
+/// The gateway's id of a request identifies an attempt only together with the request's method,
+/// host and path: the same id with another request is another attempt.
 fn attempt(auth_request: &AuthRequest<'_>, id: DecisionId) -> Attempt {
     let Some(name) = auth_request.attempt.filter(|name| !name.is_empty()) else {
         return Attempt::Unique(id.0.as_u128());

@@ -111,7 +111,7 @@ fn only_the_published_verify_and_only_one_signs() {
     }
 }
 
-/// While the setting changes, replicas and tokens of both algorithms are about.
+/// While the setting changes, there are replicas and tokens with both algorithms.
 #[test]
 fn a_change_from_rs256_to_ps256_ends_no_token() {
     let private = PrivateKey::generate(KeyFamily::Rsa, 2048).unwrap();
@@ -132,7 +132,8 @@ fn a_change_from_rs256_to_ps256_ends_no_token() {
     }
 }
 
-/// The classic confusion: a public key is no secret, so what it "signs" as a secret proves nothing.
+/// The classic algorithm confusion: a public key is not a secret, so using it as one proves
+/// nothing.
 #[test]
 fn keys_decide_algorithms() {
     let rsa = key(KeyFamily::Rsa);

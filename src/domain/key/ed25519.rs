@@ -1,8 +1,9 @@
 //! Ed25519 (RFC 8032), verified by the implementation that is faster on this processor.
 //!
-//! Both decide alike, or replicas on different machines would not: the cofactorless equation, `s`
-//! in range, the encoding of `R` compared byte for byte, and a key only in its one encoding
-//! (section 5.1.3). Keys of small order are taken, as they always were.
+//! Both must decide alike, or replicas on different machines would disagree. Both use the
+//! cofactorless equation, require `s` to be in range, compare the encoding of `R` byte by byte, and
+//! accept a key only in its canonical encoding (section 5.1.3). Keys of small order are accepted,
+//! as they always were.
 
 #[cfg(target_arch = "x86_64")]
 use std::sync::OnceLock;
@@ -11,13 +12,13 @@ use aws_lc_rs::signature::ParsedPublicKey;
 
 use crate::domain::algorithm::Algorithm;
 
-/// An Ed25519 key as the chosen implementation wants it. One that does not decode verifies nothing.
+/// An Ed25519 key for the chosen implementation. A key that cannot be decoded verifies nothing.
 pub(super) enum Key {
     AwsLc(Option<Box<ParsedPublicKey>>),
     #[cfg(target_arch = "x86_64")]
     Dalek {
         encoded: [u8; 32],
-        /// Decoded when first used: that takes microseconds, and many a registered key is never
+        /// Decoded when first used: decoding takes microseconds, and many registered keys are never
         /// used.
         decoded: OnceLock<Option<Box<ed25519_dalek::VerifyingKey>>>,
     },
@@ -57,8 +58,8 @@ impl Key {
     }
 }
 
-/// The point of a key in its one encoding. The library also takes a `y` that is not reduced, and a
-/// sign where `x` is 0.
+/// The point of a key in its canonical encoding. The library also accepts a `y` that is not
+/// reduced, and a sign if `x` is 0.
 #[cfg(target_arch = "x86_64")]
 fn decode(encoded: &[u8; 32]) -> Option<Box<ed25519_dalek::VerifyingKey>> {
     use ed25519_dalek::VerifyingKey;
@@ -71,14 +72,14 @@ fn decode(encoded: &[u8; 32]) -> Option<Box<ed25519_dalek::VerifyingKey>> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Implementation {
     AwsLc,
-    /// ed25519-dalek, which is in builds for x86-64 alone.
+    /// ed25519-dalek, only in builds for x86-64.
     #[cfg(target_arch = "x86_64")]
     Dalek,
 }
 
 impl Implementation {
-    /// With the multiplications of AVX-512 IFMA curve25519-dalek needs two thirds of the time that
-    /// aws-lc needs; with AVX2 or less it needs more.
+    /// With the AVX-512 IFMA multiplications, curve25519-dalek needs two thirds of the time of
+    /// aws-lc; with AVX2 or less it needs more.
     #[cfg(target_arch = "x86_64")]
     fn of_this_processor() -> Self {
         let is_faster = HAS_AVX512_CODE
@@ -93,8 +94,8 @@ impl Implementation {
     }
 }
 
-/// Whether curve25519-dalek was compiled with its code for AVX-512. `.cargo/config.toml` sets it,
-/// for its build script and for us.
+/// Whether curve25519-dalek was compiled with its AVX-512 code. `.cargo/config.toml` sets this, for
+/// its build script and for us.
 #[cfg(target_arch = "x86_64")]
 const HAS_AVX512_CODE: bool = match option_env!("CARGO_CFG_CURVE25519_DALEK_BACKEND") {
     Some(code) => matches!(code.as_bytes(), b"avx512"),

@@ -1,4 +1,4 @@
-//! The encodings underneath: PEM armour and `SubjectPublicKeyInfo` (RFC 5280, RFC 8410, RFC 5480,
+//! The underlying encodings: PEM armour and `SubjectPublicKeyInfo` (RFC 5280, RFC 8410, RFC 5480,
 //! RFC 8017).
 
 use der::{
@@ -16,12 +16,13 @@ const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10
 const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
 const P384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
 
-/// Longest public exponent of RSA that is taken, in bits. Those in use have 2 or 17.
+/// Maximum length of an RSA public exponent, in bits. Those in use have 2 or 17.
 const EXPONENT_BITS_MAX: usize = 33;
 
 const SPKI: &str = "SubjectPublicKeyInfo";
 
-/// The numbers of a public key, checked for size and shape but not yet by a cryptographic library.
+/// The numbers of a public key. Size and format are checked; a cryptographic library has not
+/// checked them yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Numbers {
     Rsa {
@@ -49,8 +50,8 @@ impl Numbers {
         }
     }
 
-    /// The cryptographic library takes exponents up to [`EXPONENT_BITS_MAX`] and says of no other
-    /// what is wrong with it.
+    /// The cryptographic library accepts exponents up to [`EXPONENT_BITS_MAX`] and does not say
+    /// what is wrong with others.
     fn check_exponent(exponent: &[u8]) -> Result<(), String> {
         match (bit_length(exponent), exponent.last()) {
             (_, None) => Err("its public exponent is 0".to_owned()),
@@ -87,7 +88,7 @@ impl Numbers {
             .map_err(|_| KeyError::Invalid { family: KeyFamily::Ed25519, reason: reason() })
     }
 
-    /// Reads RFC 8017's `RSAPublicKey`, the content of a `BEGIN RSA PUBLIC KEY` block.
+    /// Parses an `RSAPublicKey` (RFC 8017), the content of a `BEGIN RSA PUBLIC KEY` block.
     pub(super) fn from_pkcs1(der: &[u8]) -> Result<Self, KeyError> {
         let key = pkcs1::RsaPublicKey::from_der(der)
             .map_err(|error| KeyError::malformed("PKCS#1 RSA public key", error))?;
@@ -109,7 +110,7 @@ impl Numbers {
         }
     }
 
-    /// The one DER form of these numbers, whatever form they came in.
+    /// The canonical DER encoding of these numbers.
     pub(super) fn to_spki(&self) -> Result<Vec<u8>, KeyError> {
         self.encode().map_err(|error| KeyError::malformed(SPKI, error))
     }
@@ -159,7 +160,7 @@ fn curve(algorithm: AlgorithmIdentifierRef<'_>) -> Result<KeyFamily, KeyError> {
     }
 }
 
-/// Length in bytes of one coordinate of a point on the curve of `family`.
+/// Length of one coordinate of a point on the curve of `family`, in bytes.
 pub(super) const fn coordinate_length(family: KeyFamily) -> usize {
     match family {
         KeyFamily::P384 => 48,
@@ -177,20 +178,20 @@ pub(super) fn without_leading_zeros(big_endian: &[u8]) -> &[u8] {
     &big_endian[zeros..]
 }
 
-/// `der` as PEM with 64-column lines and a final newline, line ends as on Unix.
+/// `der` as PEM with 64-column lines, a final newline and Unix line endings.
 pub(super) fn to_pem(label: &str, der: &[u8]) -> String {
     let config = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF).set_line_wrap(64);
     pem::encode_config(&pem::Pem::new(label, der), config)
 }
 
-/// `text` without what editors and shells put around it: white space, and a byte order mark.
+/// `text` without the white space and byte order mark that editors and shells add.
 pub(super) fn plain_text(text: &str) -> &str {
     text.trim_start_matches('\u{feff}').trim()
 }
 
-/// The PEM blocks of `text`, but for EC parameters, which OpenSSL writes in front of an EC private
-/// key. What stands between them, such as the attributes that `openssl pkcs12` prints, is passed
-/// over.
+/// The PEM blocks of `text`, except for EC parameters, which OpenSSL writes in front of an EC
+/// private key. Text between blocks is ignored, such as the attributes that `openssl pkcs12`
+/// prints.
 pub(super) fn pem_blocks(text: &str) -> Result<Vec<pem::Pem>, KeyError> {
     if !text.contains("-----BEGIN ") {
         return Ok(Vec::new());
@@ -200,7 +201,7 @@ pub(super) fn pem_blocks(text: &str) -> Result<Vec<pem::Pem>, KeyError> {
     Ok(blocks)
 }
 
-/// Formats of other tools that are not read here, told by how they begin.
+/// Recognises unsupported formats of other tools by their first characters.
 pub(super) fn foreign_format(text: &str) -> Option<KeyError> {
     let (found, command) = if text.starts_with("PuTTY-User-Key-File-") {
         (
@@ -215,7 +216,7 @@ pub(super) fn foreign_format(text: &str) -> Option<KeyError> {
     Some(KeyError::Convert { found: found.to_owned(), command })
 }
 
-/// What a kind of key is called that PKCS#8 or SPKI names by its number.
+/// The name for a kind of key that PKCS#8 or SPKI identifies by an OID.
 pub(super) fn kind_of_oid(number: &str) -> String {
     let name = match number {
         "1.2.840.113549.1.1.10" => {
@@ -237,7 +238,7 @@ pub(super) fn kind_of_oid(number: &str) -> String {
     format!("{name}; {number}")
 }
 
-/// What a kind of key is called that OpenSSH names.
+/// The name for a kind of key that OpenSSH identifies by its own name.
 pub(super) fn kind_of_openssh(name: &str) -> String {
     let why = if name.contains("-cert-v0") {
         "a certificate; give the public key that it was made from"

@@ -1,8 +1,8 @@
-//! Encrypted PKCS#8 (RFC 5958 section 3): which schemes are opened, and what the others are called.
+//! Encrypted PKCS#8 (RFC 5958 section 3): which schemes are supported, and the names of the others.
 //!
-//! The parameters are read here and not by the library, which wants a NULL where RFC 8018 has
-//! nothing to say, and where `PyCryptodome` leaves it out. It also takes the length of an
-//! initialisation vector on trust, which is therefore looked at before it gets it.
+//! The parameters are parsed here and not by the library: it requires a NULL where RFC 8018 has no
+//! parameters, and `PyCryptodome` leaves it out. The library also does not check the length of an
+//! initialisation vector, so it is checked here first.
 
 use der::{
     Decode, Reader,
@@ -23,7 +23,7 @@ const PBE_SHA1_2DES: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.11
 
 /// Decrypts an `EncryptedPrivateKeyInfo` to the `PrivateKeyInfo` in it, both as DER.
 ///
-/// A wrong passphrase shows as damaged padding, or now and then as something that is no key.
+/// A wrong passphrase shows as invalid padding, or occasionally as a result that is not a key.
 pub(super) fn open(
     work: &Work,
     der: &[u8],
@@ -46,7 +46,7 @@ pub(super) fn open(
             work.covers_pkcs8(&scheme)?;
             scheme.decrypt(passphrase.expose_secret(), ciphertext).map(Zeroizing::new).map_err(
                 |error| match error {
-                    // The library calls damaged padding either.
+                    // The library uses either error for invalid padding.
                     pkcs5::Error::DecryptFailed | pkcs5::Error::EncryptFailed => {
                         KeyError::WrongPassphrase
                     }
@@ -99,7 +99,7 @@ fn pbes2_parameters(
     Ok(pbes2::Parameters { kdf, encryption })
 }
 
-/// RFC 8018 appendix A.2. The parameters of the PRF are NULL, or not there.
+/// RFC 8018 appendix A.2. The parameters of the PRF are NULL or missing.
 fn pbkdf2_parameters(parameters: AnyRef<'_>) -> Result<pbes2::Pbkdf2Params<'_>, KeyError> {
     let (salt, iteration_count, key_length, prf) = parameters
         .sequence(|fields| {
@@ -135,7 +135,7 @@ fn pbkdf2_parameters(parameters: AnyRef<'_>) -> Result<pbes2::Pbkdf2Params<'_>, 
     Ok(pbes2::Pbkdf2Params { salt, iteration_count, key_length, prf })
 }
 
-/// RFC 7292 appendix C: three-key or two-key triple DES, its key derived with SHA-1.
+/// RFC 7292 appendix C: three-key or two-key triple DES, with a key derived with SHA-1.
 fn open_pkcs12_pbe(
     work: &Work,
     algorithm: AlgorithmIdentifierRef<'_>,
@@ -170,7 +170,7 @@ fn open_pkcs12_pbe(
     }
     let vector = derived(Pkcs12KeyType::Iv, BLOCK)?;
     let mut plain = Zeroizing::new(ciphertext.to_vec());
-    // OpenSSH calls the same cipher its own, and its library has it without the padding of PKCS#7.
+    // OpenSSH uses the same cipher, and its library provides it without the padding of PKCS#7.
     ssh_key::Cipher::TDesCbc
         .decrypt(&key, &vector, &mut plain, None)
         .map_err(|error| malformed(error.to_string()))?;

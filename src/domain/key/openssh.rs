@@ -1,10 +1,9 @@
-//! OpenSSH's own format of private keys (its `PROTOCOL.key`), opened and brought into the one form
-//! that the library reads.
+//! OpenSSH's own format of private keys (its `PROTOCOL.key`), decrypted and rewritten in the one
+//! variant that the library reads.
 //!
-//! Tools differ in what they write: lines of 64 and of 76 columns, EC scalars without their leading
-//! zeros (`ssh-keygen`, one key in 512), a whole block of padding where none is needed, comments
-//! that are not UTF-8. OpenSSH reads all of that; the library takes only the form that it writes
-//! itself.
+//! Tools write different variants: lines of 64 and of 76 columns, EC scalars without leading zeros
+//! (`ssh-keygen`, one key in 512), a whole block of unneeded padding, comments that are not UTF-8.
+//! OpenSSH reads all of them; the library reads only its own.
 
 use secrecy::{ExposeSecret, SecretString};
 use ssh_key::{Cipher, Kdf};
@@ -20,10 +19,10 @@ use crate::domain::algorithm::KeyFamily;
 pub(super) const OPENSSH: &str = "OpenSSH private key";
 
 const MAGIC: &[u8] = b"openssh-key-v1\0";
-/// What unencrypted keys are padded to.
+/// The block size for the padding of unencrypted keys, in bytes.
 const BLOCK: usize = 8;
 
-/// Reads the content of a `BEGIN OPENSSH PRIVATE KEY` block, and decrypts it if it is encrypted.
+/// Parses the content of a `BEGIN OPENSSH PRIVATE KEY` block, and decrypts it if it is encrypted.
 pub(super) fn open(
     work: &Work,
     bytes: &[u8],
@@ -49,7 +48,7 @@ pub(super) fn open(
     ssh_key::PrivateKey::from_bytes(&canonical).map_err(|error| KeyError::malformed(OPENSSH, error))
 }
 
-/// The file, still encrypted.
+/// The file's fields, still encrypted.
 struct Container<'a> {
     cipher: &'a [u8],
     kdf: &'a [u8],
@@ -111,8 +110,8 @@ impl<'a> Container<'a> {
     }
 }
 
-/// The private section as the library writes it: scalars at full length, no comment, no more
-/// padding than needed.
+/// The private section as the library writes it: scalars at full length, no comment, minimal
+/// padding.
 fn canonical_section(section: &[u8], was_encrypted: bool) -> Result<Zeroizing<Vec<u8>>, KeyError> {
     let cut_short = || KeyError::malformed(OPENSSH, "its private part is cut short");
     let mut fields = Fields(section);
@@ -161,18 +160,18 @@ fn canonical_section(section: &[u8], was_encrypted: bool) -> Result<Zeroizing<Ve
     Ok(canonical)
 }
 
-/// 1, 2, 3 and so on, as far as a byte goes, and from its start again.
+/// The padding: 1, 2, 3 and so on; after 255 it wraps around.
 fn padding() -> impl Iterator<Item = u8> {
     (0..=u8::MAX).cycle().skip(1)
 }
 
 fn put_string(bytes: &mut Vec<u8>, field: &[u8]) {
-    // Each is a part of a file that was read whole.
+    // Each field is part of a file that was read completely, so its length fits.
     bytes.extend(u32::try_from(field.len()).unwrap_or(u32::MAX).to_be_bytes());
     bytes.extend(field);
 }
 
-/// What is left to read.
+/// The bytes that are not parsed yet.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {

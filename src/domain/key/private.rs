@@ -1,4 +1,5 @@
-//! Private keys: read, made, written and signed with. The service itself never holds a client's.
+//! Private keys: reading, generating, writing and signing. The service itself never holds a
+//! client's.
 
 use std::fmt;
 
@@ -25,7 +26,7 @@ use crate::domain::algorithm::{Algorithm, KeyFamily};
 const ACCEPTED: &str = "PEM (BEGIN PRIVATE KEY, BEGIN ENCRYPTED PRIVATE KEY, BEGIN RSA PRIVATE KEY, BEGIN EC PRIVATE KEY) and \
                         OpenSSH (BEGIN OPENSSH PRIVATE KEY)";
 const PKCS8: &str = "PKCS#8 private key";
-/// What OWASP recommends for PBKDF2 with HMAC-SHA-256 (2023).
+/// OWASP's recommendation for PBKDF2 with HMAC-SHA-256 (2023).
 const PBKDF2_ITERATIONS: u32 = 600_000;
 
 /// A private key, with its public half.
@@ -41,16 +42,17 @@ enum Pair {
 }
 
 impl PrivateKey {
-    /// Reads a private key: PKCS#8 (also encrypted), PKCS#1 or SEC1 in PEM, or OpenSSH's own format
-    /// (also encrypted). A `passphrase` that is not needed is ignored.
+    /// Parses a private key: PKCS#8 (also encrypted), PKCS#1 or SEC1 in PEM, or OpenSSH's own
+    /// format (also encrypted). A `passphrase` that is not needed is ignored.
     ///
-    /// An encrypted key says itself what work it takes to open; one that asks for more than
-    /// [`KeyError::TooCostly`] names is refused.
+    /// An encrypted key specifies how much work it takes to decrypt. If that exceeds the limits
+    /// that [`KeyError::TooCostly`] names, the key is refused.
     pub fn parse(text: &str, passphrase: Option<&SecretString>) -> Result<Self, KeyError> {
         Self::parse_within(&Work::ACCEPTED, text, passphrase)
     }
 
-    /// The same for the fuzz targets, which cannot wait: an encrypted key may take next to no work.
+    /// For fuzz targets, which cannot wait: refuses encrypted keys unless they take hardly any
+    /// work.
     #[cfg(feature = "fuzzing")]
     #[doc(hidden)]
     pub fn parse_if_cheap(text: &str, passphrase: Option<&SecretString>) -> Result<Self, KeyError> {
@@ -68,8 +70,8 @@ impl PrivateKey {
     ) -> Result<Self, KeyError> {
         let text = plain_text(text);
         let blocks = pem_blocks(text)?;
-        // Certificates and public keys may stand before or behind it, as in what `openssl pkcs12
-        // -nodes` prints.
+        // There may be certificates and public keys before or after it, as in the output of
+        // `openssl pkcs12 -nodes`.
         let mut private = blocks.iter().filter(|block| block.tag().ends_with("PRIVATE KEY"));
         let Some(block) = private.next() else {
             let is_public = |block: &pem::Pem| {
@@ -109,7 +111,7 @@ impl PrivateKey {
         }
     }
 
-    /// Reads the DER form of an unencrypted PKCS#8 `PrivateKeyInfo` (RFC 5208, RFC 5958).
+    /// Parses an unencrypted PKCS#8 `PrivateKeyInfo` in DER (RFC 5208, RFC 5958).
     pub fn from_pkcs8(der: &[u8]) -> Result<Self, KeyError> {
         let info = pkcs8::PrivateKeyInfo::try_from(der)
             .map_err(|error| KeyError::malformed(PKCS8, error))?;
@@ -128,7 +130,7 @@ impl PrivateKey {
         }
     }
 
-    /// Makes a new key. `rsa_bits` is 2048, 3072, 4096 or 8192, and matters for RSA alone.
+    /// Generates a key. `rsa_bits` is 2048, 3072, 4096 or 8192, and ignored for other kinds.
     pub fn generate(family: KeyFamily, rsa_bits: usize) -> Result<Self, KeyError> {
         let failed = |reason: String| KeyError::NotGenerated { family, reason };
         let pair = match family {
@@ -159,12 +161,12 @@ impl PrivateKey {
         pair.map_err(|error| failed(error.to_string())).and_then(Self::new)
     }
 
-    /// The public half.
+    /// The public half of the key.
     pub const fn public_key(&self) -> &PublicKey {
         &self.public
     }
 
-    /// Signs `message`. `None` when `algorithm` is not one of this key's.
+    /// Signs `message`; `None` if `algorithm` does not fit this key.
     pub fn sign(&self, algorithm: Algorithm, message: &[u8]) -> Option<Vec<u8>> {
         if algorithm.family() != self.public.family() {
             return None;
@@ -186,8 +188,8 @@ impl PrivateKey {
         Ok(to_pem("PRIVATE KEY", &self.to_pkcs8()?).into())
     }
 
-    /// The key as PKCS#8 in PEM, encrypted with PBES2 (PBKDF2 with HMAC-SHA-256, AES-256-CBC). Not
-    /// with scrypt: OpenSSL refuses its usual parameters.
+    /// The key as PKCS#8 in PEM, encrypted with PBES2 (PBKDF2 with HMAC-SHA-256, AES-256-CBC).
+    /// Scrypt is not used because OpenSSL refuses its usual parameters.
     pub fn to_encrypted_pem(&self, passphrase: &SecretString) -> Result<SecretString, KeyError> {
         let der = self.to_pkcs8()?;
         let info = pkcs8::PrivateKeyInfo::try_from(der.as_slice())
@@ -237,7 +239,7 @@ impl PrivateKey {
         Self::new(Pair::Rsa(pair))
     }
 
-    /// The curve is not always named where it is needed, so each of ours is tried.
+    /// Not every format names the curve, so all supported ones are tried.
     fn ec<E: fmt::Display>(
         load: impl Fn(&'static aws_lc_rs::signature::EcdsaSigningAlgorithm) -> Result<EcdsaKeyPair, E>,
     ) -> Result<Self, KeyError> {
@@ -259,7 +261,7 @@ impl PrivateKey {
         passphrase: Option<&SecretString>,
     ) -> Result<Self, KeyError> {
         let document = encrypted::open(work, der, passphrase)?;
-        // By chance the padding of nonsense is right.
+        // The padding of garbage can be valid by chance.
         Self::from_pkcs8(&document).map_err(|error| match error {
             KeyError::Malformed { .. } => KeyError::WrongPassphrase,
             other => other,
@@ -341,17 +343,17 @@ impl PrivateKey {
     }
 }
 
-/// The most work that opening an encrypted key may take. The file names it, so that without a bound
-/// a file could keep the program busy for days, or have it take all memory.
+/// The most work that decrypting a key may take. The file specifies the work, so without a limit it
+/// could keep the program busy for days, or use all memory.
 pub(super) struct Work {
     pub(super) pbkdf2_iterations: u32,
-    /// Memory times parallelism, which is also what the time goes by.
+    /// Memory times parallelism, which also determines the time.
     pub(super) scrypt_bytes: u64,
     pub(super) bcrypt_rounds: u32,
 }
 
 impl Work {
-    /// Each is several times what tools choose and guides recommend, and takes seconds.
+    /// Each limit is several times what tools choose and guides recommend, and takes seconds.
     pub(super) const ACCEPTED: Self =
         Self { pbkdf2_iterations: 5_000_000, scrypt_bytes: 1 << 30, bcrypt_rounds: 1024 };
 
@@ -361,7 +363,7 @@ impl Work {
     ) -> Result<(), KeyError> {
         use pkcs8::pkcs5::{EncryptionScheme, pbes2::Kdf};
 
-        // The library opens no other.
+        // The library decrypts no other scheme.
         let EncryptionScheme::Pbes2(parameters) = scheme else { return Ok(()) };
         match &parameters.kdf {
             Kdf::Pbkdf2(kdf) => self.covers_iterations("PBKDF2", kdf.iteration_count),
@@ -381,7 +383,8 @@ impl Work {
                 }
                 Ok(())
             }
-            // What the library may learn later is not used before its cost is known here.
+            // If the library supports more functions later, they are refused until their cost is
+            // known here.
             other => Err(KeyError::malformed(
                 PKCS8,
                 format!("an unknown derivation of keys ({})", other.oid()),
@@ -419,7 +422,7 @@ impl fmt::Debug for PrivateKey {
     }
 }
 
-/// Why the library refused an RSA key, told as its size where that is the reason.
+/// Why the library refused an RSA key: its size, if that is the reason.
 fn refused_rsa(pkcs1: &[u8], error: &aws_lc_rs::error::KeyRejected) -> KeyError {
     let invalid = || KeyError::Invalid { family: KeyFamily::Rsa, reason: error.to_string() };
     let Ok(key) = <pkcs1::RsaPrivateKey<'_> as der::Decode>::from_der(pkcs1) else {

@@ -1,6 +1,6 @@
-//! RSASSA-PSS with a salt of any length (RFC 8017 section 9.1.2), to tell why a signature does not
-//! verify: libraries differ in which length they take by themselves, and JWS wants that of the
-//! digest (RFC 7518 section 3.5). Decides nothing.
+//! RSASSA-PSS with a salt of any length (RFC 8017 section 9.1.2), to explain why a signature does
+//! not verify: libraries have different default lengths, and JWS requires the length of the digest
+//! (RFC 7518 section 3.5). Decides nothing.
 
 use aws_lc_rs::digest::{self, Digest};
 use num_bigint::BigUint;
@@ -9,8 +9,8 @@ use crate::domain::algorithm::Algorithm;
 
 use super::encoding::bit_length;
 
-/// The length of the salt in `signature` over `message`; `None` if it is none of that key and
-/// algorithm, whatever its salt.
+/// The length of the salt of `signature` over `message`, in bytes; `None` if the signature is
+/// invalid for this key and algorithm with any salt.
 pub(super) fn salt_length(
     modulus: &[u8],
     exponent: &[u8],
@@ -48,7 +48,7 @@ pub(super) fn salt_length(
     (*marker == 1 && salted.as_ref() == digest_of_salted).then_some(salt.len())
 }
 
-/// MGF1 (RFC 8017 appendix B.2.1), without an end.
+/// MGF1 (RFC 8017 appendix B.2.1), as an endless iterator.
 fn mask(hash: &'static digest::Algorithm, seed: &[u8]) -> impl Iterator<Item = u8> {
     let block = move |counter: u32| -> Digest {
         let mut context = digest::Context::new(hash);

@@ -22,18 +22,18 @@ use crate::domain::{
 
 const ACCEPTED: &str = "PEM (BEGIN PUBLIC KEY, BEGIN RSA PUBLIC KEY, BEGIN CERTIFICATE), OpenSSH (ssh-rsa, ssh-ed25519, ecdsa-sha2-*) and JWK";
 
-/// Base64url without padding (RFC 7518 section 2), and with it, as some libraries write members of
+/// Base64url without padding (RFC 7518 section 2), or with it, as some libraries write members of
 /// JWKs.
 const BASE64_URL: GeneralPurpose = GeneralPurpose::new(
     &alphabet::URL_SAFE,
     NO_PAD.with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// The values of a JWK's `use` that say that it verifies signatures: that of RFC 7517, and that of
-/// the keys of JWT-SVIDs in SPIFFE trust bundles.
+/// The values of a JWK's `use` for verifying signatures: the one of RFC 7517, and the one for
+/// JWT-SVIDs in SPIFFE trust bundles.
 const USES: [&str; 2] = ["sig", "jwt-svid"];
 
-/// A public key of a kind and size that we take, in its canonical encoding.
+/// A public key of an accepted kind and size, in its canonical encoding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublicKey {
     numbers: Numbers,
@@ -41,23 +41,23 @@ pub struct PublicKey {
     fingerprint: Fingerprint,
 }
 
-/// A public key as it was read, with what its format says besides.
+/// A parsed public key, with additional data of its format.
 #[derive(Clone, Debug)]
 pub struct ParsedPublic {
-    /// The key.
+    /// The public key.
     pub key: PublicKey,
-    /// The trailing comment of an OpenSSH key, where there is one.
+    /// The trailing comment of an OpenSSH key, if any.
     pub comment: Option<String>,
-    /// The one algorithm that it may be used with, if its owner says so: a JWK's `alg`.
+    /// The only algorithm that the key may be used with, if a JWK's `alg` says so.
     pub only: Option<Algorithm>,
 }
 
 impl PublicKey {
-    /// Reads a public key in any accepted format: PEM (`PUBLIC KEY`, `RSA PUBLIC KEY`,
+    /// Parses a public key in any accepted format: PEM (`PUBLIC KEY`, `RSA PUBLIC KEY`,
     /// `CERTIFICATE`), OpenSSH one-line, JWK.
     ///
-    /// A certificate is taken for its key alone; its dates and issuer are not looked at. Of a chain
-    /// the first is taken.
+    /// Only the key of a certificate is used; its dates and issuer are ignored. In a chain, the
+    /// first certificate counts.
     pub fn parse(text: &str) -> Result<ParsedPublic, KeyError> {
         let text = plain_text(text);
         let blocks = pem_blocks(text)?;
@@ -72,13 +72,13 @@ impl PublicKey {
         Self::from_openssh(text)
     }
 
-    /// Reads the DER form of a `SubjectPublicKeyInfo`.
+    /// Parses a `SubjectPublicKeyInfo` in DER.
     pub fn from_spki(der: &[u8]) -> Result<Self, KeyError> {
         Numbers::from_spki(der).and_then(Self::new)
     }
 
-    /// The key that a JSON Web Key (RFC 7517) of type RSA, OKP or EC holds, whatever it is for. One
-    /// that holds private members is refused.
+    /// The key in a JSON Web Key (RFC 7517) of type RSA, OKP or EC, whatever its intended use. A
+    /// JWK with private members is refused.
     fn from_jwk(jwk: &Jwk) -> Result<Self, KeyError> {
         if jwk.d.is_some() {
             return Err(KeyError::PrivateKeyGiven);
@@ -114,7 +114,7 @@ impl PublicKey {
         Self::new(numbers)
     }
 
-    /// The key as a JSON Web Key for verifying signatures, `kid` and preferred `alg` included.
+    /// The key as a JSON Web Key for verifying signatures, with `kid` and the preferred `alg`.
     pub fn to_jwk(&self) -> Jwk {
         let encode = |bytes: &[u8]| Some(BASE64_URL_SAFE_NO_PAD.encode(bytes));
         let common = Jwk {
@@ -171,7 +171,7 @@ impl PublicKey {
         }
     }
 
-    /// What identifies the key, here and as a token's `kid`.
+    /// The key's id, also used as a token's `kid`.
     pub const fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
     }
@@ -180,7 +180,7 @@ impl PublicKey {
         Numbers::rsa(modulus, exponent).and_then(Self::new)
     }
 
-    /// Big-endian modulus of an RSA key.
+    /// Big-endian modulus of an RSA key; `None` for other kinds.
     pub(super) fn modulus(&self) -> Option<&[u8]> {
         match &self.numbers {
             Numbers::Rsa { modulus, .. } => Some(modulus),
@@ -188,7 +188,7 @@ impl PublicKey {
         }
     }
 
-    /// An Ed25519 key as RFC 8032 encodes it.
+    /// An Ed25519 key as RFC 8032 encodes it; `None` for other kinds.
     pub(super) fn ed25519(&self) -> Option<&[u8; 32]> {
         match &self.numbers {
             Numbers::Ed25519(point) => Some(point),
@@ -196,8 +196,8 @@ impl PublicKey {
         }
     }
 
-    /// Accepts `numbers` only if the cryptographic library does: on the curve, a sane modulus and
-    /// exponent.
+    /// Accepts `numbers` only if the cryptographic library does: the point is on the curve, modulus
+    /// and exponent are valid.
     fn new(numbers: Numbers) -> Result<Self, KeyError> {
         let spki = numbers.to_spki()?.into_boxed_slice();
         let family = numbers.family();
@@ -207,9 +207,9 @@ impl PublicKey {
         Ok(Self { numbers, spki, fingerprint })
     }
 
-    /// What else is in the file must not be another key: which one is meant would be a guess.
+    /// The file must not contain another key: it would be a guess which one is meant.
     fn from_pem_blocks(blocks: &[pem::Pem]) -> Result<Self, KeyError> {
-        // Wherever it stands: it would be kept with the rest.
+        // At any position: the file would be stored with the private key in it.
         if blocks.iter().any(|block| block.tag().ends_with("PRIVATE KEY")) {
             return Err(KeyError::PrivateKeyGiven);
         }
@@ -248,7 +248,7 @@ impl PublicKey {
         }
     }
 
-    /// Reads one key as OpenSSH writes it, or an `authorized_keys` file that holds one.
+    /// Parses one key as OpenSSH writes it, or an `authorized_keys` file with one key.
     fn from_openssh(text: &str) -> Result<ParsedPublic, KeyError> {
         use ssh_key::public::{EcdsaPublicKey, KeyData};
 
@@ -290,7 +290,7 @@ fn certificate(block: &pem::Pem) -> Result<x509_cert::Certificate, KeyError> {
         .map_err(|error| KeyError::malformed(X509, error))
 }
 
-/// That `blocks` are the certificate of one key, and behind it those of authorities.
+/// Checks that `blocks` are the certificate of one key, followed by those of authorities.
 fn check_chain(blocks: &[&pem::Pem]) -> Result<(), KeyError> {
     let chain = blocks.iter().map(|block| certificate(block)).collect::<Result<Vec<_>, _>>()?;
     let Some((first, others)) = chain.split_first() else { return Ok(()) };
@@ -298,7 +298,7 @@ fn check_chain(blocks: &[&pem::Pem]) -> Result<(), KeyError> {
         let subject = first.tbs_certificate.subject.to_string();
         return Err(KeyError::AuthorityFirst { count: chain.len(), subject });
     }
-    // Authorities from before version 3 do not say that they are some.
+    // Authorities from before version 3 are not marked as such.
     let issued_any = |other: &x509_cert::Certificate| {
         chain.iter().any(|issued| {
             issued.tbs_certificate.issuer == other.tbs_certificate.subject && issued != other
@@ -317,8 +317,8 @@ fn is_authority(certificate: &x509_cert::Certificate) -> bool {
     matches!(certificate.tbs_certificate.get::<BasicConstraints>(), Ok(Some((_, constraints))) if constraints.ca)
 }
 
-/// The one line with a key, of a file as OpenSSH reads it: with comments, empty lines, and keys
-/// behind options.
+/// The only line with a key, in a file as OpenSSH reads it: with comments, empty lines, and keys
+/// after options.
 fn one_openssh_line(text: &str) -> Result<&str, KeyError> {
     let lines: Vec<&str> = text
         .lines()
@@ -340,23 +340,24 @@ fn one_openssh_line(text: &str) -> Result<&str, KeyError> {
     }
 }
 
-/// `line` in two: the options of an `authorized_keys` line, which are mostly empty, and the key.
+/// Splits `line` in two: the options of an `authorized_keys` line, which are usually empty, and the
+/// key.
 fn behind_options(line: &str) -> Option<(&str, &str)> {
     let is_kind =
         |word: &str| ["ssh-", "ecdsa-sha2-", "sk-"].iter().any(|prefix| word.starts_with(prefix));
     if is_kind(line) {
         return Some(("", line));
     }
-    // The length of the kind, with which each key begins, is a small number: its first digits in
-    // base64 are always these.
+    // Each key begins with the length of its kind. This is a small number, so its first digits in
+    // base64 are always the same.
     let end = line.find(" AAAA")?;
     let start = line[..end].rfind([' ', '\t', ','])? + 1;
     is_kind(&line[start..]).then(|| (line[..start].trim_end(), &line[start..]))
 }
 
 impl ParsedPublic {
-    /// Reads a JSON Web Key. What it is for binds: other uses than verifying make it none of ours,
-    /// and if it names its algorithm, it is for that one alone.
+    /// Parses a JSON Web Key. Its intended use is binding: if it does not allow verifying, the key
+    /// is refused; if it names an algorithm, the key is used with that one only.
     pub fn from_jwk(jwk: &Jwk) -> Result<Self, KeyError> {
         let key = PublicKey::from_jwk(jwk)?;
         if let Some(other) = jwk.r#use.as_deref().filter(|found| !USES.contains(found)) {
@@ -382,7 +383,7 @@ impl ParsedPublic {
         Ok(Self { key, comment: None, only })
     }
 
-    /// The key made ready to verify signatures, as it may be used.
+    /// The key prepared to verify signatures, limited to `only` if that is set.
     pub fn verifying_key(&self) -> VerifyingKey {
         let key = VerifyingKey::new(&self.key);
         match self.only {
@@ -405,8 +406,7 @@ fn algorithm_of_jwk(name: &str, family: KeyFamily) -> Result<Algorithm, KeyError
     })
 }
 
-/// A JSON Web Key (RFC 7517, RFC 7518 section 6, RFC 8037). Members that we have no use for are not
-/// kept.
+/// A JSON Web Key (RFC 7517, RFC 7518 section 6, RFC 8037). Members that we do not use are dropped.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the members are RFC 7517's and RFC 7518's")]
 pub struct Jwk {
@@ -429,7 +429,8 @@ pub struct Jwk {
     pub x: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub y: Option<String>,
-    /// Private: read only so that a private key can be refused, never written. Null is none.
+    /// Private: read only so that a private key can be refused, never written. Null counts as
+    /// missing.
     #[serde(skip_serializing, default, deserialize_with = "presence")]
     pub d: Option<()>,
 }

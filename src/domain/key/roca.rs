@@ -1,15 +1,15 @@
-//! RSA keys of a broken generator (ROCA, CVE-2017-15361): its primes, and so their products, are
-//! powers of 65537 modulo the product of many small primes. Whoever knows that can factor them.
+//! RSA keys of a broken generator (ROCA, CVE-2017-15361): its primes, and therefore their products,
+//! are powers of 65537 modulo the product of many small primes. Such keys can be factored.
 
-/// The odd primes up to 167. The primes of all keys concerned, of 512 bits and more, have the
-/// property modulo each of these.
+/// The odd primes up to 167. The primes of all affected keys of 512 bits and more have the property
+/// modulo each of these.
 const PRIMES: [u64; 38] = [
     3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97,
     101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157, 163, 167,
 ];
 const GENERATOR: u64 = 65537;
 
-/// The powers of [`GENERATOR`] modulo each of [`PRIMES`], as sets of bits.
+/// The powers of [`GENERATOR`] modulo each of [`PRIMES`], as bit sets.
 const SUBGROUPS: [[u64; 3]; PRIMES.len()] = {
     let mut subgroups = [[0; 3]; PRIMES.len()];
     let mut index = 0;
@@ -27,8 +27,7 @@ const SUBGROUPS: [[u64; 3]; PRIMES.len()] = {
     subgroups
 };
 
-/// Whether a big-endian modulus has that structure. Of other RSA keys one in 2^28 is taken for one
-/// by chance.
+/// Whether a big-endian modulus has that structure. One in 2^28 of other RSA keys has it by chance.
 pub(super) fn is_of_the_broken_generator(modulus: &[u8]) -> bool {
     PRIMES.iter().zip(&SUBGROUPS).all(|(prime, subgroup)| {
         let remainder =
@@ -44,7 +43,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// An odd number of `bits` bits with the structure, and of no other use.
+    /// An odd number of `bits` bits with the structure, useless for anything else.
     pub(crate) fn broken_modulus(bits: u64) -> Vec<u8> {
         let product = PRIMES.iter().fold(BigUint::from(1_u64), |product, prime| product * prime);
         let power = BigUint::from(GENERATOR).modpow(&BigUint::from(123_456_789_u64), &product);
@@ -73,7 +72,7 @@ pub(crate) mod tests {
         }
         let broken = BigUint::from_bytes_be(&broken_modulus(2048));
         for prime in PRIMES {
-            // A multiple of one of the primes is no power of anything modulo that.
+            // A multiple of one of the primes is not a power of anything modulo that prime.
             let multiple = &broken - &broken % prime;
             assert!(!is_of_the_broken_generator(&multiple.to_bytes_be()), "{prime}");
         }

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::*;
 use crate::domain::algorithm::Algorithm;
 
-/// OpenSSL and OpenSSH are the other implementations that our formats are held against.
+/// OpenSSL and OpenSSH are the independent implementations that our formats are tested against.
 fn run(program: &str, arguments: &[&str]) -> Vec<u8> {
     let output = Command::new(program)
         .args(arguments)
@@ -184,7 +184,8 @@ fn encrypted_pkcs8_opens_with_its_passphrase_alone() {
     }
 }
 
-/// A file names the work itself, so that one who hands it over could keep its reader busy for days.
+/// The file itself specifies the work, so without a limit its author could keep the reader busy for
+/// days.
 #[test]
 fn an_encrypted_key_that_asks_for_too_much_work_is_refused_at_once() {
     let key = sample(KeyFamily::Ed25519);
@@ -225,7 +226,7 @@ fn an_openssh_key_that_asks_for_too_much_work_is_refused_at_once() {
     let armoured = std::fs::read_to_string(&path).unwrap();
     assert!(PrivateKey::parse(&armoured, Some(&"secret".into())).is_ok());
     let mut bytes = pem::parse(&armoured).unwrap().contents().to_vec();
-    // What follows the name is the length of the options, that of the salt, the salt, and the
+    // After the name come the length of the options, the length of the salt, the salt, and the
     // number of rounds.
     let at = bytes.windows(6).position(|bytes| bytes == b"bcrypt").unwrap() + 6 + 4 + 4 + 16;
     assert_eq!(bytes[at..at + 4], [0, 0, 0, 4]);

@@ -1,4 +1,4 @@
-//! A public key made ready for the decision path.
+//! A public key prepared for the decision path.
 
 use std::{fmt, sync::OnceLock};
 
@@ -14,22 +14,22 @@ pub struct VerifyingKey {
     signature_length: u16,
     /// The first eight bytes of an RSA modulus; see [`VerifyingKey::fits`].
     modulus_head: u64,
-    /// The one algorithm it may be used with, where its owner says so.
+    /// The only algorithm that the key may be used with, if its owner says so.
     only: Option<Algorithm>,
     prepared: Prepared,
 }
 
-/// A key as the cryptographic library wants it, parsed once. `None` if the library does not take
-/// it: then it verifies nothing.
+/// A key prepared for the cryptographic library. `None` if the library refuses it: then it verifies
+/// nothing.
 enum Prepared {
     Ed25519(ed25519::Key),
-    /// For the one algorithm of its family, and before it is needed.
+    /// Families with one algorithm: parsed in advance.
     Once(Option<Box<ParsedPublicKey>>),
-    /// For each algorithm of its family at the first signature that names it: most keys are used
-    /// with one of them.
+    /// Families with several algorithms: parsed for each at the first signature that names it,
+    /// since most keys are used with one of them.
     ByAlgorithm {
         spki: Box<[u8]>,
-        /// Each at its [`Algorithm::rank`].
+        /// Each slot is at its [`Algorithm::rank`].
         slots: Box<[OnceLock<Option<Box<ParsedPublicKey>>>]>,
     },
 }
@@ -66,7 +66,7 @@ fn parse(algorithm: Algorithm, spki: &[u8]) -> Option<Box<ParsedPublicKey>> {
 }
 
 impl VerifyingKey {
-    /// Prepares `key`.
+    /// Prepares `key` for verification.
     pub fn new(key: &PublicKey) -> Self {
         let family = key.family();
         let signature_length = match family {
@@ -84,15 +84,15 @@ impl VerifyingKey {
         }
     }
 
-    /// The same key, for `algorithm` alone: what a JWK's `alg` says (RFC 7517 section 4.4).
+    /// The same key, limited to `algorithm`, as a JWK's `alg` requires (RFC 7517 section 4.4).
     #[must_use]
     pub fn only_for(self, algorithm: Algorithm) -> Self {
         Self { only: Some(algorithm), ..self }
     }
 
-    /// An RSA key that nobody has: verifying with it costs what it costs with a real key of the
-    /// same length and never succeeds. `modulus` is random; it is made odd and as large as
-    /// numbers of its length are, so that no signature is larger.
+    /// A decoy RSA key: verifying with it takes as long as with a real key of the same length and
+    /// never succeeds. `modulus` is random; it is made odd and as large as its length allows, so
+    /// that no signature is larger.
     pub fn rsa_decoy(modulus: &[u8]) -> Result<Self, KeyError> {
         let mut modulus = modulus.to_vec();
         modulus.iter_mut().take(8).for_each(|byte| *byte = 0xff);
@@ -103,8 +103,8 @@ impl VerifyingKey {
     }
 
     /// Whether verifying `signature` with this key would take the full computation: the algorithm
-    /// is the key's, the length is right, and for RSA the signature is not so large a number
-    /// that it is rejected at sight. A signature that fits no key is verified against a decoy
+    /// is the key's, the length is right, and for RSA the signature is not a number so large that
+    /// it is rejected immediately. A signature that fits no key is verified against a decoy
     /// instead, so that it costs the same.
     pub fn fits(&self, algorithm: Algorithm, signature: &[u8]) -> bool {
         self.allows(algorithm)
@@ -112,17 +112,18 @@ impl VerifyingKey {
             && (self.family != KeyFamily::Rsa || head(signature) <= self.modulus_head)
     }
 
-    /// Whether `signature` is this key's over `message`. `false` too when the algorithm is not one
-    /// of this key's.
+    /// Whether `signature` is a valid signature of this key over `message`. `false` too if the
+    /// algorithm does not fit the key.
     ///
-    /// Ed25519 signatures are checked as RFC 8032 section 5.1.7 says, by the cofactorless equation
-    /// and with `s` in range, whichever implementation does it.
+    /// Ed25519 signatures are checked as in RFC 8032 section 5.1.7, with the cofactorless equation
+    /// and with `s` in range, whichever implementation is used.
     pub fn verify(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
         self.allows(algorithm) && self.prepared.verify(algorithm, message, signature)
     }
 
-    /// The length of the salt of an RSASSA-PSS signature of this key over `message`; `None` if it
-    /// is no such signature, or the salt is as long as `algorithm` wants it.
+    /// The length of the salt of an RSASSA-PSS signature of this key over `message`, in bytes;
+    /// `None` if it is not such a signature, or if its salt has the length that `algorithm`
+    /// requires.
     pub(in crate::domain) fn pss_salt(
         &self,
         algorithm: Algorithm,
@@ -146,12 +147,13 @@ impl VerifyingKey {
         algorithm.family() == self.family && self.only.is_none_or(|only| only == algorithm)
     }
 
-    /// Whether this is the same key as `other`, and may be used for all that `other` may.
+    /// Whether this is the same key as `other`, and may be used with every algorithm that `other`
+    /// may.
     pub fn covers(&self, other: &Self) -> bool {
         self.fingerprint == other.fingerprint && (self.only.is_none() || self.only == other.only)
     }
 
-    /// What identifies the key.
+    /// The key's id.
     pub const fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
     }
@@ -168,7 +170,7 @@ impl fmt::Debug for VerifyingKey {
     }
 }
 
-/// The first eight bytes as a number, so that two numbers of equal length can be compared roughly.
+/// The first eight bytes as a number, for a rough comparison of numbers of equal length.
 fn head(big_endian: &[u8]) -> u64 {
     big_endian.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
 }

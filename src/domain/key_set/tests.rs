@@ -29,7 +29,7 @@ fn set_of(keys: &[Value]) -> KeySet {
     KeySet::parse(json!({ "keys": keys }).to_string().as_bytes()).unwrap()
 }
 
-/// The names in the set, each as often as there are keys of that name.
+/// The names in the set, each as often as there are keys with it.
 fn kids(set: &KeySet) -> Vec<&str> {
     set.names.iter().map(|(kid, _)| &**kid).collect()
 }
@@ -114,7 +114,7 @@ fn good_keys_are_kept_and_bad_ones_left_out_with_the_reason() {
     );
 }
 
-/// The members of a key without their names, which a derived reader takes for the key.
+/// The values of a key without their names: a derived parser accepts such an array as the key.
 fn array_form(jwk: &Value) -> Value {
     assert_eq!(jwk["kty"], "OKP", "a key with a short form");
     json!([jwk["kty"], "sig", jwk["alg"], "array", jwk["crv"], null, null, jwk["x"], null, null])

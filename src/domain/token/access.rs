@@ -1,5 +1,5 @@
-//! Access tokens of our own: which service issued them, to whom, for how long. They may be used any
-//! number of times.
+//! Access tokens issued by this service: by which issuer, for whom, and for how long. They may be
+//! used any number of times.
 
 use std::time::Duration;
 
@@ -16,37 +16,37 @@ use crate::domain::{
     time::{UnixMillis, UnixSeconds},
 };
 
-/// By how much the clocks of those who issue and those who decide may differ.
+/// Maximum difference between the clocks of the replica that issues a token and the one that
+/// decides.
 pub const ACCESS_TOKEN_LEEWAY: Duration = Duration::from_secs(5);
 
-/// The `ttype` of access tokens.
+/// The value of `ttype` in access tokens.
 pub const ACCESS_TOKEN_TYPE: &str = "T";
 
-/// What an access token states.
+/// The claims of an access token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccessClaims {
-    /// Who issued it (`iss`).
+    /// The issuer (`iss`).
     pub issuer: Box<str>,
-    /// Whom it is meant for (`aud`).
+    /// The intended audience (`aud`).
     pub audience: Option<Audience>,
-    /// Before this moment it may not be used (`nbf`).
+    /// The token must not be used before this time (`nbf`).
     pub not_before: Option<UnixSeconds>,
-    /// From this moment on it may not be used (`exp`).
+    /// The token must not be used at or after this time (`exp`).
     pub expires_at: UnixSeconds,
-    /// Its name (`jti`).
+    /// Unique id of the token (`jti`).
     pub jti: Uuid,
-    /// Whether it says that it is an access token (`ttype`), and not a refresh token.
+    /// Whether the token is an access token and not a refresh token (`ttype`).
     pub is_access_token: bool,
-    /// Whose it is, by name (`username`).
+    /// Username of the owning principal (`username`).
     pub username: Username,
-    /// Whose it is, by number (`principal_id`): another principal may have the name by now.
+    /// Id of the owning principal (`principal_id`). Another principal may have the username by now.
     pub principal: PrincipalId,
-    /// What it may be used for (`scope`).
+    /// The scopes of the token (`scope`).
     pub scopes: Scopes,
 }
 
-/// Claims as they stand in the token. Unknown ones are passed over; one that comes twice is an
-/// error.
+/// The claims as they appear in the token. Unknown ones are ignored; a duplicate is an error.
 #[derive(Deserialize)]
 struct RawClaims<'a> {
     #[serde(borrow)]
@@ -82,19 +82,19 @@ impl AccessClaims {
         })
     }
 
-    /// Whether it may no longer be used at `now`.
+    /// Whether the token has expired at `now`.
     pub fn has_expired(&self, now: UnixMillis) -> bool {
         self.expires_at.millis().saturating_add(ACCESS_TOKEN_LEEWAY) <= now
     }
 
-    /// Whether it may be used from later than `now` on.
+    /// Whether the token is not valid yet at `now`.
     pub fn is_early(&self, now: UnixMillis) -> bool {
         self.not_before
             .is_some_and(|not_before| now.saturating_add(ACCESS_TOKEN_LEEWAY) < not_before.millis())
     }
 }
 
-/// An access token as it was presented: well-formed, and otherwise not to be believed.
+/// A well-formed access token that is not verified yet.
 #[derive(Debug)]
 pub struct UntrustedAccessToken<'a> {
     signing_input: &'a str,
@@ -105,7 +105,7 @@ pub struct UntrustedAccessToken<'a> {
 }
 
 /// An access token whose signature was verified with a key of this service. Only
-/// [`UntrustedAccessToken::verify`] makes one.
+/// [`UntrustedAccessToken::verify`] creates one.
 #[derive(Debug)]
 pub struct VerifiedAccessToken<'t> {
     claims: &'t AccessClaims,
@@ -113,19 +113,19 @@ pub struct VerifiedAccessToken<'t> {
 }
 
 impl<'t> VerifiedAccessToken<'t> {
-    /// What this service stated when it issued it.
+    /// The claims, as this service issued them.
     pub const fn claims(&self) -> &'t AccessClaims {
         self.claims
     }
 
-    /// The `kid` of the key, made of hexadecimal digits; empty where the secret has none.
+    /// The `kid` of the key, in hexadecimal digits; empty for an HS256 secret.
     pub fn key_id(&self) -> ByteString {
         self.key_id.clone()
     }
 }
 
 impl<'a> UntrustedAccessToken<'a> {
-    /// Reads a token and decides nothing but whether it is one: size, form, shape of its claims.
+    /// Parses a token: size, format and types of its claims. Verifies nothing.
     pub fn parse(text: &'a str) -> Result<Self, TokenFault> {
         let parts = Parts::of(text)?;
         let mut decoded = parts.decode_header()?;
@@ -142,7 +142,7 @@ impl<'a> UntrustedAccessToken<'a> {
         })
     }
 
-    /// Verifies the signature with the keys of this service. The only way to a
+    /// Verifies the signature with the keys of this service. The only way to get a
     /// [`VerifiedAccessToken`].
     pub fn verify(&self, keys: &IssuerKeys) -> Result<VerifiedAccessToken<'_>, KeyFault> {
         let key_id = keys.verify(
@@ -154,17 +154,17 @@ impl<'a> UntrustedAccessToken<'a> {
         Ok(VerifiedAccessToken { claims: &self.unverified_claims, key_id })
     }
 
-    /// The algorithm it names.
+    /// The algorithm in the token's header (`alg`), which may be any text.
     pub fn algorithm(&self) -> &str {
         &self.algorithm
     }
 
-    /// The key it says it was signed with.
+    /// The key that the token claims to be signed with (`kid`); `None` without one.
     pub fn key_id(&self) -> Option<&str> {
         self.key_id.as_deref()
     }
 
-    /// What it states, proven by nothing yet.
+    /// The claims, not verified yet.
     pub const fn unverified_claims(&self) -> &AccessClaims {
         &self.unverified_claims
     }

@@ -4,11 +4,11 @@
 //!   `asymmetric_jwt_auth`, whose clients before 1.0 send both as numbers with a fraction;
 //! - registered claims (RFC 7519): `iss` or `sub` is the username, `iat` the time, `jti` the nonce.
 //!
-//! If the first three are there, they decide. Libraries add registered claims by themselves, and
-//! those then count for what they restrict alone: an `iat` of another time is a contradiction, and
-//! `iss`, `sub` and `jti` are not looked at. Without all three, what is there of both profiles has
-//! to agree. `exp`, `nbf`, `aud` (RFC 7519), `htm`, `htu` (RFC 9449), `htq` and `content_digest` go
-//! with either.
+//! If the first three are present, they decide. Libraries add registered claims on their own, and
+//! these can then only restrict the token: an `iat` with another time is a contradiction, and
+//! `iss`, `sub` and `jti` are ignored. If one of the three is missing, the claims of both profiles
+//! must agree. `exp`, `nbf`, `aud` (RFC 7519), `htm`, `htu` (RFC 9449), `htq` and `content_digest`
+//! may be used with either profile.
 
 use std::{borrow::Cow, fmt, time::Duration};
 
@@ -27,32 +27,33 @@ use crate::domain::{
     time::{TokenTime, UnixSeconds},
 };
 
-/// Libraries round the `iat` that they add in their own ways.
+/// How far `iat` may differ from `time`: libraries that add `iat` round it in different ways.
 const SAME_TIME: Duration = Duration::from_secs(2);
 
-/// What a self-signed token states, in one shape for both profiles.
+/// The claims of a self-signed token, the same for both profiles.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claims {
-    /// Who signed it.
+    /// The principal that claims to have signed the token.
     pub username: Username,
-    /// When it was signed.
+    /// When the token was signed.
     pub time: TokenTime,
-    /// What makes it different from every other token of that principal; never empty. A number
-    /// counts by its digits.
+    /// Distinguishes the token from every other one of the same principal; never empty. A number is
+    /// compared by its digits.
     pub nonce: Box<str>,
-    /// From this moment on it may not be used (`exp`, rounded down).
+    /// The token must not be used at or after this time (`exp`, rounded down).
     pub expires_at: Option<UnixSeconds>,
-    /// Before this moment it may not be used (`nbf`, rounded up).
+    /// The token must not be used before this time (`nbf`, rounded up).
     pub not_before: Option<UnixSeconds>,
-    /// Whom it is meant for (`aud`).
+    /// The intended audience (`aud`).
     pub audience: Option<Audience>,
-    /// The only HTTP method it may be used with (`htm`).
+    /// The only HTTP method that the token may be used with (`htm`).
     pub method: Option<Box<str>>,
-    /// The only URI it may be used at (`htu`), without query and fragment.
+    /// The only URI that the token may be used at (`htu`), without query and fragment.
     pub uri: Option<Box<str>>,
-    /// The SHA-256 of the only query it may be used with, in unpadded base64url (`htq`).
+    /// The SHA-256 of the only query that the token may be used with, in unpadded base64url
+    /// (`htq`).
     pub query: Option<Box<str>>,
-    /// The digest of the only body it may be used with (`content_digest`).
+    /// The digest of the only body that the token may be used with (`content_digest`).
     pub content_digest: Option<ContentDigest>,
 }
 
@@ -61,7 +62,7 @@ pub struct Claims {
 pub struct Audience(Vec<Box<str>>);
 
 impl Audience {
-    /// Whether `name` is one of them.
+    /// Whether `name` is one of the audiences.
     pub fn names(&self, name: &str) -> bool {
         self.0.iter().any(|audience| **audience == *name)
     }
@@ -70,17 +71,17 @@ impl Audience {
 /// What is wrong with a token's claims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClaimsFault {
-    /// The payload is not a JSON object in UTF-8, names a claim twice, or has a claim of the wrong
+    /// The payload is not a JSON object in UTF-8, has a duplicate claim, or a claim of the wrong
     /// type.
     #[error("the claims are not a JSON object with claims of the right types")]
     Mistyped,
-    /// This claim is a time, and no JSON number.
+    /// This claim must be a time, and is not a JSON number.
     #[error("`{0}` is not a number: times are seconds since 1970, without quotes")]
     NotATime(&'static str),
-    /// This claim is no text, nor a number if it may be one.
+    /// This claim must be text (or a number, if the claim allows one), and is not.
     #[error("`{0}` is not text (nonce may also be a number)")]
     NotText(&'static str),
-    /// The payload begins with U+FEFF, as some editors and shells begin files.
+    /// The payload begins with U+FEFF, which some editors and shells put at the start of files.
     #[error(
         "the payload begins with a byte order mark (BOM), which JSON may not (RFC 8259 section 8.1)"
     )]
@@ -97,10 +98,10 @@ pub enum ClaimsFault {
     /// A username longer than 255 characters, or with control characters.
     #[error("the username is empty, longer than 255 characters, or has control characters")]
     BadUsername,
-    /// A claim that an access token of ours has.
+    /// A claim that our access tokens always have is missing.
     #[error("a claim is missing that access tokens of this service have")]
     Missing,
-    /// Two claims that mean the same say different things.
+    /// Two claims with the same meaning have different values.
     #[error("the claims contradict one another")]
     Contradictory,
 }
@@ -142,7 +143,7 @@ impl Claims {
     }
 }
 
-/// Why `payload` is no JSON object of claims.
+/// Why `payload` is not a valid JSON object of claims.
 fn fault_of(payload: &[u8]) -> ClaimsFault {
     if payload.starts_with("\u{feff}".as_bytes()) {
         ClaimsFault::ByteOrderMark
@@ -162,8 +163,8 @@ fn text<'a>(
     claim.map(|claim| json::string(claim.get()).map_err(|_| ClaimsFault::NotText(name))).transpose()
 }
 
-/// The digits of a number as they stand, so that `5` and `"5"` are one nonce, and numbers of any
-/// size are told apart.
+/// A number is kept by its digits, so that `5` and `"5"` are the same nonce, and numbers of any
+/// size stay distinct.
 fn text_or_number<'a>(
     name: &'static str,
     claim: Option<&'a RawValue>,
@@ -174,7 +175,7 @@ fn text_or_number<'a>(
     }
 }
 
-/// The one value that `left` and `right` give together; both may give it only if it is the same.
+/// The value that `left` or `right` gives. If both are set, they must be equal.
 fn agreed<T: PartialEq>(left: Option<T>, right: Option<T>) -> Result<Option<T>, ClaimsFault> {
     match (left, right) {
         (Some(left), Some(right)) if left != right => Err(ClaimsFault::Contradictory),
@@ -200,7 +201,7 @@ struct RawClaims<'a> {
     content_digest: Option<Cow<'a, str>>,
 }
 
-/// Written out because a derived one copies every string that it could borrow.
+/// Written by hand because a derived one copies every string that it could borrow.
 impl<'de: 'a, 'a> Deserialize<'de> for RawClaims<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Object;
@@ -243,8 +244,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for RawClaims<'a> {
     }
 }
 
-/// Reads one claim into its place. A name that comes twice is an error: which one other readers
-/// take is anyone's guess.
+/// Reads one claim into its field. A duplicate is an error: other readers may pick either value.
 fn claim<'de, A: MapAccess<'de>, T: Deserialize<'de>, U>(
     map: &mut A,
     place: &mut Option<U>,
@@ -256,7 +256,7 @@ fn claim<'de, A: MapAccess<'de>, T: Deserialize<'de>, U>(
     Ok(())
 }
 
-/// A string, borrowed unless it holds escapes.
+/// A string, borrowed unless it contains escapes.
 pub(super) struct Text<'a>(pub(super) Cow<'a, str>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
@@ -283,8 +283,8 @@ impl<'de> Visitor<'de> for TextVisitor {
     }
 }
 
-/// Some serialisers write every member that they know. A null names nobody, and the systems that
-/// are replaced passed it over.
+/// Some serialisers write every member that they know. A null names no audience, and the systems
+/// that this service replaces ignored it.
 #[derive(Deserialize)]
 struct AudienceOrNull(Option<Audience>);
 

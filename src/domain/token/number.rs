@@ -1,6 +1,5 @@
-//! Numbers of a payload, by the digits that stand there. A float in between would round them: a
-//! token's time by up to a quarter of a microsecond, which no window notices, and a nonce to that
-//! of another token.
+//! Numbers of a payload, read digit by digit. A float would round them: a token's time by up to a
+//! quarter of a microsecond, which no window notices, and a nonce to that of another token.
 
 use serde_json::value::RawValue;
 
@@ -11,20 +10,20 @@ pub(super) fn is_number(value: &RawValue) -> bool {
     value.get().starts_with(|first: char| first == '-' || first.is_ascii_digit())
 }
 
-/// A JSON number of seconds as a moment; `None` if the value is no number. What no clock can show
-/// saturates.
+/// A JSON number of seconds as a moment; `None` if the value is not a number. Times out of range
+/// saturate.
 pub(super) fn seconds(value: &RawValue) -> Option<TokenTime> {
     is_number(value).then(|| moment(value.get()))
 }
 
-/// `text` is a number as JSON has them (RFC 8259 section 6).
+/// `text` must be a JSON number (RFC 8259 section 6).
 fn moment(text: &str) -> TokenTime {
     let (is_negative, text) = text.strip_prefix('-').map_or((false, text), |text| (true, text));
     let (mantissa, exponent) = text
         .split_once(['e', 'E'])
         .map_or((text, 0), |(mantissa, text)| (mantissa, exponent(text)));
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    // How many digits stand before the point if milliseconds are counted.
+    // The number of digits before the point, if milliseconds are counted.
     let before_point = place(whole.len()).saturating_add(exponent).saturating_add(3);
     let (mut millis, mut is_between) = (0_i64, false);
     for (index, digit) in whole.bytes().chain(fraction.bytes()).enumerate() {
@@ -35,7 +34,7 @@ fn moment(text: &str) -> TokenTime {
             is_between |= digit != 0;
         }
     }
-    // As many zeros saturate anything but zero.
+    // This many zeros saturate every number except zero.
     let zeros = before_point.saturating_sub(place(whole.len() + fraction.len())).clamp(0, 19);
     for _ in 0..zeros {
         millis = millis.saturating_mul(10);

@@ -1,11 +1,11 @@
-//! What a signature shows of itself, before any key is looked at. For the log and for explanations:
-//! it decides nothing.
+//! What is visible in a signature without any key. Only for the log and for explanations: it
+//! decides nothing.
 
 use std::fmt;
 
 use crate::domain::algorithm::{Algorithm, KeyFamily};
 
-/// Why no key can have made a signature, as far as its form tells.
+/// Why no key can have made a signature, judging by its format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SignatureFault {
     algorithm: Algorithm,
@@ -15,8 +15,8 @@ pub struct SignatureFault {
 }
 
 impl SignatureFault {
-    /// What is wrong with the form of `signature`; `None` if nothing is. RSA's are as long as the
-    /// key is.
+    /// What is wrong with the format of `signature`; `None` if nothing is. RSA signatures are not
+    /// checked: their length depends on the key.
     pub(super) fn of(algorithm: Algorithm, signature: &[u8]) -> Option<Self> {
         let expected = match algorithm.family() {
             KeyFamily::Rsa => return None,
@@ -44,8 +44,8 @@ impl fmt::Display for SignatureFault {
     }
 }
 
-/// Whether it is a SEQUENCE of two INTEGERs, as X9.62 and most libraries' own functions have ECDSA
-/// signatures.
+/// Whether this is a DER SEQUENCE of two INTEGERs: ECDSA signatures have this format in X9.62, and
+/// most libraries produce it by default.
 fn is_der_pair(signature: &[u8]) -> bool {
     let Ok(sequence) = <der::asn1::AnyRef<'_> as der::Decode>::from_der(signature) else {
         return false;

@@ -1,4 +1,4 @@
-//! What becomes of each row: taken over, there already, or refused.
+//! Decides for each row: import it, skip it because it exists, or refuse it.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -29,7 +29,7 @@ use crate::domain::{
     time::UnixMillis,
 };
 
-/// What to look for before the accounts of a page are judged.
+/// What to look up in the registry for the accounts of a page.
 pub(super) fn sought(page: &[LegacyAccount]) -> ImportLookup {
     let api_keys = || page.iter().flat_map(|account| &account.api_keys);
     let tokens = page
@@ -46,24 +46,24 @@ pub(super) fn sought(page: &[LegacyAccount]) -> ImportLookup {
     }
 }
 
-/// What is to be done about the accounts of one page, and what there is to say about them.
+/// What to add for the accounts of one page, and the report about them.
 pub(super) struct Plan<'a> {
     standing: &'a ExistingRecords,
     registry: &'a Registry,
-    /// Of this service's own access tokens.
+    /// The `aud` of our own access tokens, which imported grants get in addition to theirs.
     audience: &'a [String],
     now: UnixMillis,
     added: Vec<AddedAccount>,
     report: ImportReport,
-    /// Hashes of this page's API keys and refresh tokens.
+    /// Hashes of the API keys and refresh tokens on this page.
     seen: HashSet<SecretHash>,
 }
 
-/// The account at hand.
+/// The account that is being processed.
 struct Current<'a> {
     known: Option<&'a ExistingPrincipal>,
-    /// None where it was refused: nothing is given to a principal that is, or may be, somebody
-    /// else.
+    /// `None` if the account was refused: nothing is given to a principal that is, or may be,
+    /// someone else.
     holder: Option<AddedHolder>,
     scopes: Scopes,
     keys: Vec<(NewKey, Option<UnixMillis>)>,
@@ -73,7 +73,7 @@ struct Current<'a> {
 }
 
 impl Current<'_> {
-    /// None where there is nothing to do.
+    /// `None` if there is nothing to add.
     fn into_added(self) -> Option<AddedAccount> {
         let Self { holder, keys, trusts, api_keys, grants, .. } = self;
         let holder = holder?;
@@ -284,8 +284,8 @@ impl<'a> Plan<'a> {
                 Err(RegistryError::ApiKeyExists.to_string())
             };
         }
-        // Its refresh tokens outlive it: they need the key as the place where its identifier is
-        // kept.
+        // Its refresh tokens may live longer than the key: they need its row, which stores the
+        // identifier.
         if expires_at <= self.now && key.refresh_tokens.is_empty() {
             return Err(format!("it expired at {}", expires_at.to_rfc3339()));
         }
@@ -338,8 +338,8 @@ impl<'a> Plan<'a> {
         Ok(grants)
     }
 
-    /// The access token that came with it is none of ours: it has a name here, and is over since it
-    /// was given out.
+    /// The access token that belonged to it was not issued by us: it gets a `jti` here, and counts
+    /// as expired from the start.
     fn grant(
         &self,
         token: &LegacyRefreshToken,
@@ -386,7 +386,7 @@ fn hash(token: &LegacyRefreshToken) -> SecretHash {
     SecretHash::of(token.text.expose_secret())
 }
 
-/// What is not the same about a principal and an account that has its name.
+/// The differences between a principal and an account of the same name.
 fn differing(
     known: &ExistingPrincipal,
     is_active: Option<bool>,
@@ -418,8 +418,8 @@ fn cleaned(profile: &Profile) -> Profile {
     }
 }
 
-/// A text for people without the control characters that other systems let pass; none where nothing
-/// is left.
+/// A text for people, without the control characters that other systems allow; `None` if nothing is
+/// left.
 fn clean(text: &str) -> Option<String> {
     let text = text.replace(char::is_control, " ");
     let text = text.trim();

@@ -1,8 +1,8 @@
-//! What came of an import.
+//! The results of an import.
 
 use crate::engine::ports::{LegacyTotals, Origin};
 
-/// What is taken over.
+/// The kinds of records that are imported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A principal.
@@ -18,7 +18,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Every one of them.
+    /// All kinds.
     pub const ALL: [Self; 5] =
         [Self::Principal, Self::Key, Self::Trust, Self::ApiKey, Self::RefreshToken];
 
@@ -34,73 +34,73 @@ impl Kind {
     }
 }
 
-/// What came of one row.
+/// The result for one row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RowOutcome {
-    /// It was taken over.
+    /// The row was imported.
     TakenOver,
-    /// The registry has it already.
+    /// The registry already has it.
     AlreadyThere,
-    /// The same, and it is worth saying why.
+    /// The registry already has it, and this is worth reporting.
     Duplicate(String),
-    /// It was not taken over, and why.
+    /// The row was not imported, for this reason.
     Refused(String),
 }
 
-/// How many rows of one kind came out how.
+/// The number of rows of one kind, by result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// They were taken over.
+    /// The number of imported rows.
     pub taken_over: u64,
-    /// The registry had them already.
+    /// The number of rows that the registry already had.
     pub already_there: u64,
-    /// They were not taken over.
+    /// The number of refused rows.
     pub refused: u64,
 }
 
 /// A row that an operator should know about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remark {
-    /// What it is.
+    /// The kind of the row.
     pub kind: Kind,
-    /// Where it stands in the other system.
+    /// The row in the other system.
     pub origin: Origin,
-    /// Whose it is there.
+    /// The username in the other system.
     pub username: String,
-    /// Whether it was refused; else the registry has it already.
+    /// `true` if the row was refused; `false` if the registry already has it.
     pub is_refused: bool,
-    /// Why.
+    /// Why it is reported.
     pub reason: String,
 }
 
-/// What came of an import, or of a part of one.
+/// The results of an import, or of a part of it.
 #[derive(Clone, Debug, Default)]
 pub struct ImportReport {
     counts: [Counts; Kind::ALL.len()],
-    /// What an operator should know about, in the order of the other system's accounts.
+    /// Rows that an operator should know about, in the order of the other system's accounts.
     pub remarks: Vec<Remark>,
-    /// How much there was in the other system; none for a part.
+    /// The totals of the other system; `None` in the report of a part.
     pub totals: Option<LegacyTotals>,
 }
 
 impl ImportReport {
-    /// A report in which nothing happened yet.
+    /// An empty report.
     pub const fn new(totals: LegacyTotals) -> Self {
         let none = Counts { taken_over: 0, already_there: 0, refused: 0 };
         Self { counts: [none; Kind::ALL.len()], remarks: Vec::new(), totals: Some(totals) }
     }
 
-    /// How the rows of a kind came out.
+    /// The results for the rows of one kind.
     pub const fn counts(&self, kind: Kind) -> Counts {
         self.counts[kind as usize]
     }
 
-    /// How many rows were taken over.
+    /// The number of imported rows, of all kinds.
     pub fn taken_over(&self) -> u64 {
         self.counts.iter().map(|counts| counts.taken_over).sum()
     }
 
-    /// How many rows were not taken over.
+    /// The number of refused rows, of all kinds.
     pub fn refused(&self) -> u64 {
         self.counts.iter().map(|counts| counts.refused).sum()
     }

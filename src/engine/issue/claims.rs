@@ -1,4 +1,4 @@
-//! What an access token states.
+//! The claims of access tokens.
 
 use std::collections::BTreeMap;
 
@@ -25,8 +25,7 @@ struct AccessToken<'a> {
     ttype: &'static str,
     username: &'a str,
     principal_id: i64,
-    /// Where an API key was exchanged: what jwthenticator calls who a token was issued to, and the
-    /// token.
+    /// Only if an API key was exchanged: jwthenticator's names for the owner and for the token.
     #[serde(skip_serializing_if = "Option::is_none")]
     identifier: Option<Uuid>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -38,8 +37,8 @@ struct AccessToken<'a> {
     profile: BTreeMap<&'a str, &'a str>,
 }
 
-/// The claims of the access token of `grant`, as JSON. They follow from what is kept, so that the
-/// same can be made again.
+/// The claims of the access token of `grant`, as JSON. They only depend on stored data, so the same
+/// token can be made again.
 pub(super) fn access_token(
     terms: &IssuerTerms,
     holder: &PrincipalRecord,
@@ -67,7 +66,8 @@ pub(super) fn access_token(
     })
 }
 
-/// Who a token is about, without saying so: the SHA-256 of the username in hexadecimal digits.
+/// The token's `sub`: the SHA-256 of the username, in hexadecimal digits, so that it does not
+/// reveal the name.
 pub(super) fn subject(username: &str) -> String {
     hex(digest::digest(&digest::SHA256, username.as_bytes()).as_ref())
 }

@@ -1,26 +1,26 @@
-//! Why no token is given.
+//! Why no token was issued.
 
 use super::super::ports::{RegistryError, Unavailable};
 use crate::domain::{
     decision::DenialReason, issuer_keys::NotSigned, scope::Scopes, secret_token::NoRandomness,
 };
 
-/// Why no token was given.
+/// Why no token was issued.
 #[derive(Debug, thiserror::Error)]
 pub enum IssueError {
-    /// What was presented earns none. Clients are told less than this.
+    /// The credential was refused. Clients are told less than this.
     #[error("refused: {}", .0.name())]
     Refused(TokenRefusal),
-    /// A client assertion was refused, as a decision.
+    /// A decision denied the client assertion.
     #[error("the client assertion was refused: {}", .0.name())]
     Assertion(DenialReason),
-    /// A scope was asked for that the client does not hold.
+    /// The client asked for scopes that it does not have.
     #[error("scopes that are not held: {0}")]
     ScopeNotHeld(Scopes),
     /// The registry failed, or has no such principal.
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// Nothing could be decided.
+    /// A dependency is unreachable, so nothing could be decided.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
     /// The token could not be signed.
@@ -34,33 +34,34 @@ pub enum IssueError {
     NoRandomness(#[from] NoRandomness),
 }
 
-/// Why what a client presented earns no token. For the log; a client is not told these apart.
+/// Why a client's credential was refused. Only for the log; all of them look the same to the
+/// client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TokenRefusal {
-    /// Nobody has that API key.
+    /// The API key is not registered.
     UnknownApiKey,
-    /// It is registered for another identifier, or the grant was not given for one.
+    /// The API key is registered for another identifier, or the grant was not issued for an API
+    /// key.
     WrongIdentifier,
     /// The API key has expired.
     ExpiredApiKey,
     /// The API key was revoked.
     RevokedApiKey,
-    /// The key that signed the assertion was revoked meanwhile, or the trust that vouched for it
-    /// removed.
+    /// The key that signed the assertion was revoked meanwhile, or its trust was removed.
     RevokedKey,
     /// The principal was removed.
     UnknownPrincipal,
     /// The principal is disabled.
     DisabledPrincipal,
-    /// Nobody was given that refresh token.
+    /// The refresh token is unknown.
     UnknownRefreshToken,
-    /// It has expired.
+    /// The refresh token has expired.
     ExpiredRefreshToken,
-    /// It was revoked.
+    /// The refresh token was revoked.
     RevokedRefreshToken,
-    /// It was exchanged before, so somebody has stolen it; its family is revoked.
+    /// The refresh token was exchanged before, so it was stolen; its family is revoked.
     ReusedRefreshToken,
-    /// It belongs to another principal than the one who presents it.
+    /// The refresh token belongs to another principal than the caller.
     AnotherPrincipal,
 }
 
@@ -84,7 +85,7 @@ impl TokenRefusal {
     }
 }
 
-/// What a token was refused for, or `unavailable` where nothing could be said.
+/// The name of the refusal or denial; `unavailable` if nothing could be decided.
 pub(super) fn reason(error: &IssueError) -> &'static str {
     match error {
         IssueError::Refused(refusal) => refusal.name(),
@@ -99,8 +100,8 @@ pub(super) fn reason(error: &IssueError) -> &'static str {
     }
 }
 
-/// What was removed or revoked just now, while a token was about to be given for it, is a refusal
-/// and no outage.
+/// If something was removed or revoked while a token was being issued for it, that is a refusal and
+/// not an outage.
 pub(super) fn gone(refusal: TokenRefusal) -> impl Fn(RegistryError) -> IssueError {
     move |error| match error {
         RegistryError::NoSuchApiKey(_)

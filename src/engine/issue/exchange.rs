@@ -1,4 +1,4 @@
-//! What a client has, exchanged for tokens: an API key, a refresh token, or an assertion.
+//! Exchanging credentials of clients for tokens: an API key, a refresh token, or an assertion.
 
 use std::time::Duration;
 
@@ -25,11 +25,10 @@ use crate::{
     telemetry::tokens::GrantKind,
 };
 
-/// How long after a refresh token was exchanged it may be presented again and gives the same
-/// successor: two honest clients that share one, or one whose answer was lost. Whoever comes later
-/// has stolen it, or was stolen from.
+/// How long a refresh token that was exchanged may be sent again and yields the same successor: two
+/// honest clients may share it, or the answer to one was lost. If it is sent later, it was stolen.
 const ROTATION_GRACE: Duration = Duration::from_secs(2);
-/// Who is named as the author where clients exchange tokens.
+/// The author of changes that clients cause by exchanging tokens.
 const ACTOR: &str = "token-api";
 
 impl Issuer {
@@ -70,7 +69,7 @@ impl Issuer {
         self.issued(&held.holder, grant, Some(identifier), Some(refresh_token), now)
     }
 
-    /// Exchanges a refresh token for one more access token; the refresh token stays
+    /// Exchanges a refresh token for another access token; the refresh token stays valid
     /// (jwthenticator's `/refresh`).
     pub async fn refresh(
         &self,
@@ -100,7 +99,8 @@ impl Issuer {
         self.issued(&held.holder, grant, held.identifier, None, now)
     }
 
-    /// A refresh token that was exchanged for the next one, where no next one is given.
+    /// Refuses a refresh token that was already exchanged for its successor. After `ROTATION_GRACE`
+    /// it counts as stolen, and its family is revoked.
     async fn presented_again(
         &self,
         held: &HeldGrant,
@@ -116,8 +116,8 @@ impl Issuer {
         }
     }
 
-    /// Exchanges a refresh token for an access token and the next refresh token. Where `only` is
-    /// given, the token has to be that principal's.
+    /// Exchanges a refresh token for an access token and the next refresh token. If `only` is
+    /// given, the token must belong to that principal.
     pub async fn rotate(
         &self,
         refresh_token: &str,
@@ -168,8 +168,8 @@ impl Issuer {
         self.issued(&held.holder, grant, held.identifier, Some(successor), now)
     }
 
-    /// Gives an access token to the client whose assertion this is (RFC 7523 section 2.2). The
-    /// assertion is a self-signed token: it passes once.
+    /// Issues an access token to the client that signed this assertion (RFC 7523 section 2.2). The
+    /// assertion is a self-signed token: it passes only once.
     pub async fn client_credentials(
         &self,
         assertion: &str,
@@ -195,7 +195,7 @@ impl Issuer {
             let holder = in_time(self.ports.registry.principal(name))
                 .await
                 .map_err(gone(TokenRefusal::UnknownPrincipal))?;
-            // The name may have been given to another since the assertion was verified.
+            // The name may belong to another principal since the assertion was verified.
             refuse_if(holder.id != identity.principal().id, TokenRefusal::UnknownPrincipal)?;
             refuse_if(!holder.is_active, TokenRefusal::DisabledPrincipal)?;
             let new = NewGrant {
@@ -211,7 +211,7 @@ impl Issuer {
         .await
     }
 
-    /// Who signed this client assertion.
+    /// The identity of the client that signed this assertion.
     pub async fn client(&self, assertion: &str) -> Result<Identity, IssueError> {
         let credentials = format!("{} {assertion}", self.assertions.scheme());
         let verdict = self
@@ -224,7 +224,8 @@ impl Issuer {
         }
     }
 
-    /// What follows a grant in its family: for the same, as far as the principal may still do it.
+    /// The next grant of the same family: the same terms, with the scopes that the principal still
+    /// has.
     fn next_grant(&self, held: &HeldGrant, now: UnixMillis) -> Result<NewGrant, NoRandomness> {
         let HeldGrant { grant, holder, .. } = held;
         Ok(NewGrant {
@@ -240,8 +241,7 @@ impl Issuer {
         })
     }
 
-    /// The grant of a refresh token that may still be used, as far as anything but its rotation
-    /// tells.
+    /// The grant of a refresh token, after all checks except the one for rotation.
     async fn held(&self, refresh_token: &str, now: UnixMillis) -> Result<HeldGrant, IssueError> {
         let hash = SecretHash::of(refresh_token);
         let held = in_time(self.ports.grants.find_grant(GrantName::Refresh(&hash))).await?;
@@ -259,9 +259,9 @@ impl Issuer {
     }
 }
 
-/// Until when what follows a grant may be used: as long as its API key. A key that was taken over
-/// from another system may have been over while its refresh tokens were not; they last as long as
-/// they did there, and nothing that follows them lasts longer.
+/// When the successors of a grant end: with its API key. If an API key was imported from another
+/// system and had already expired, its refresh tokens keep their own expiry, and no successor
+/// outlives it.
 fn ends_at_the_latest(held: &HeldGrant, now: UnixMillis) -> Option<UnixMillis> {
     let key_expires_at = held.api_key_expires_at?;
     if now < key_expires_at {

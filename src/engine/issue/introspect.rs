@@ -1,4 +1,4 @@
-//! Looking at tokens that were given out, and revoking them.
+//! Introspecting and revoking issued tokens.
 
 use uuid::Uuid;
 
@@ -19,16 +19,16 @@ use crate::domain::{
     token::UntrustedAccessToken,
 };
 
-/// How a client names a token.
+/// How a client identifies a token.
 #[derive(Clone, Copy, Debug)]
 pub enum TokenName<'a> {
-    /// By itself.
+    /// By the token itself.
     Token(&'a str),
     /// By its `jti`.
     Jti(&'a str),
 }
 
-/// Which of the two tokens of a grant.
+/// Which of a grant's two tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenKind {
     /// The access token.
@@ -37,46 +37,45 @@ pub enum TokenKind {
     Refresh,
 }
 
-/// What is told about a token that may be used now.
+/// Data of a token that is valid now.
 #[derive(Clone, Debug)]
 pub struct Introspection {
-    /// Which it is.
+    /// Access or refresh token.
     pub kind: TokenKind,
-    /// Its name.
+    /// Unique id of the token.
     pub jti: Uuid,
-    /// Who issued it.
+    /// The issuer (`iss`).
     pub issuer: Box<str>,
-    /// Whose it is.
+    /// Username of the owning principal.
     pub username: Username,
-    /// The same without saying so, as its `sub` does.
+    /// The value of `sub`: a hash of the username.
     pub subject: String,
-    /// Whom it is meant for.
+    /// The intended audience (`aud`).
     pub audience: Vec<String>,
-    /// What it may be used for.
+    /// The scopes of the token.
     pub scopes: Scopes,
-    /// The session at the back end.
+    /// The back end's session id (`sid`).
     pub sid: Option<String>,
-    /// When it was issued.
+    /// When the token was issued.
     pub issued_at: UnixMillis,
-    /// Until when it may be used.
+    /// When the token expires.
     pub expires_at: UnixMillis,
 }
 
-/// What came of revoking a token.
+/// The result of revoking a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Revoked {
-    /// It is revoked, with all that was given out with it.
+    /// The token is revoked, with every token of its family.
     Done,
     /// There is no such token.
     NoSuchToken,
-    /// It is another principal's.
+    /// The token belongs to another principal.
     AnotherPrincipal,
 }
 
 impl Issuer {
-    /// What is told about a token; `None` if it may not be used now, or is not ours. Anyone may ask
-    /// about a token that they hold; if `asker` is given, by `jti` only about those of that
-    /// principal.
+    /// Data of a token; `None` if it is not valid now or not ours. Anyone may ask about a token
+    /// that they hold. By `jti`, an `asker` gets only its own tokens.
     pub async fn introspect(
         &self,
         name: TokenName<'_>,
@@ -113,8 +112,8 @@ impl Issuer {
         }))
     }
 
-    /// Revokes a token, and with it every token that goes back to the same login. Where `only` is
-    /// given, it has to be that principal's.
+    /// Revokes a token and every other token from the same login. If `only` is given, the token
+    /// must belong to that principal.
     pub async fn revoke(
         &self,
         name: TokenName<'_>,
@@ -131,7 +130,7 @@ impl Issuer {
         Ok(Revoked::Done)
     }
 
-    /// Revokes all that goes back to one login.
+    /// Revokes every token from one login.
     pub async fn revoke_family(&self, family: Uuid, actor: &str) -> Result<(), RegistryError> {
         let now = self.ports.clock.now();
         in_time(self.ports.grants.revoke_family(family, Author { actor, now })).await?;
@@ -139,7 +138,7 @@ impl Issuer {
         Ok(())
     }
 
-    /// Every grant, of one principal or of all, revoked ones too.
+    /// All grants, of one principal or of all, including revoked ones.
     pub async fn grants(&self, of: Option<&Username>) -> Result<Vec<GrantRecord>, RegistryError> {
         every(|after| self.grants_page(of, after, PAGE), |grant: &GrantRecord| grant.id).await
     }
@@ -151,8 +150,8 @@ impl Issuer {
     }
 
     /// The grant that a token belongs to, and which of its tokens it is. A text that we signed is
-    /// an access token; any other is a refresh token, also one with dots: systems that were
-    /// taken over from gave out such.
+    /// an access token; anything else is a refresh token, even with dots: imported ones may look
+    /// like JWTs.
     async fn find(
         &self,
         name: TokenName<'_>,

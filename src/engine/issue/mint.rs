@@ -1,15 +1,15 @@
-//! What an operator may ask for when giving tokens out.
+//! What an operator may ask for when issuing tokens.
 
 use crate::domain::scope::Scopes;
 
-/// Most audiences of one token, the longest of them, and the longest `sid`, in characters: tokens
-/// are sent with every request.
+/// Maximum number of audiences of a token. Limited because tokens are sent with every request, as
+/// are the lengths below, in characters.
 const AUDIENCES_MAX: usize = 20;
 const AUDIENCE_CHARACTERS_MAX: usize = 255;
 const SID_CHARACTERS_MAX: usize = 255;
 
-/// What an operator asks for. Audiences have no spaces in them: spaces stand between them where
-/// they are kept.
+/// The terms of tokens that an operator asks for. An audience has no spaces: they separate
+/// audiences in the database.
 #[derive(Clone, Debug, Default)]
 pub struct MintTerms {
     pub(super) audience: Option<Vec<String>>,
@@ -17,18 +17,18 @@ pub struct MintTerms {
     pub(super) sid: Option<String>,
 }
 
-/// Something that an operator asks for cannot be in a token.
+/// Why the terms cannot be used for a token.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MalformedTerms {
     /// There are too many audiences.
     #[error("too many audiences; accepted are up to {AUDIENCES_MAX}")]
     TooManyAudiences,
-    /// The audience at that place is none.
+    /// The audience at this position is malformed.
     #[error(
         "malformed audience: an audience has 1 to {AUDIENCE_CHARACTERS_MAX} visible characters, none of them a space"
     )]
     Audience(usize),
-    /// The `sid` is none.
+    /// The `sid` is malformed.
     #[error(
         "sid has to have 1 to {SID_CHARACTERS_MAX} characters, none of them a control character"
     )]
@@ -36,8 +36,8 @@ pub enum MalformedTerms {
 }
 
 impl MintTerms {
-    /// `audience` instead of the usual `aud`, none where it is empty; of `scopes` what the
-    /// principal may do, instead of all of it; and `sid`, the session at the back end.
+    /// `audience` replaces the default `aud`, unless it is empty. `scopes` are limited to those of
+    /// the principal; `None` means all of them. `sid` is the back end's session id.
     pub fn new(
         audience: Option<Vec<String>>,
         scopes: Option<Scopes>,

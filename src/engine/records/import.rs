@@ -1,4 +1,4 @@
-//! Accounts of another system: what its database holds, what the registry has of it, and what of it
+//! Accounts of another system: what its database contains, what the registry already has, and what
 //! is to be added.
 
 use std::{
@@ -20,31 +20,31 @@ use crate::domain::{
 /// A row of the other system's database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
-    /// Its table.
+    /// The table's name.
     pub table: Arc<str>,
-    /// Its primary key.
+    /// The primary key, as text.
     pub id: String,
 }
 
-/// The table and the number, as in `asymmetric_jwt_auth_publickey 17`.
+/// Table and primary key, as in `asymmetric_jwt_auth_publickey 17`.
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.table, self.id)
     }
 }
 
-/// An account as the other system has it. Nothing of it is checked.
+/// An account as the other system stores it, unchecked.
 #[derive(Clone, Debug)]
 pub struct LegacyAccount {
-    /// Where it stands.
+    /// The row of the account.
     pub origin: Origin,
-    /// Its place among the accounts, from which the next page is asked for.
+    /// The position among the accounts; the next page starts after it.
     pub cursor: String,
-    /// What it is called there.
+    /// The username in the other system.
     pub unverified_username: String,
-    /// Who it is; none where that system does not know.
+    /// The person's data; `None` if the other system does not have it.
     pub person: Option<LegacyPerson>,
-    /// When it was added there.
+    /// When the account was added in the other system.
     pub created_at: Option<UnixMillis>,
     /// Its public keys.
     pub keys: Vec<LegacyKey>,
@@ -52,171 +52,171 @@ pub struct LegacyAccount {
     pub trusts: Vec<LegacyTrust>,
     /// Its API keys.
     pub api_keys: Vec<LegacyApiKey>,
-    /// Its refresh tokens that belong to no API key, and are not over.
+    /// Its refresh tokens that belong to no API key and have not ended.
     pub refresh_tokens: Vec<LegacyRefreshToken>,
 }
 
-/// Who an account is.
+/// The person behind an account.
 #[derive(Clone, Debug)]
 pub struct LegacyPerson {
-    /// Whether it may pass.
+    /// `false` if the account is disabled.
     pub is_active: bool,
-    /// What people call it.
+    /// Names and e-mail address.
     pub profile: Profile,
 }
 
-/// A public key as the other system has it.
+/// A public key as the other system stores it.
 #[derive(Clone, Debug)]
 pub struct LegacyKey {
-    /// Where it stands.
+    /// The row of the key.
     pub origin: Origin,
-    /// The key.
+    /// The key's text, in any format.
     pub text: String,
-    /// What the owner calls it.
+    /// The owner's label.
     pub comment: Option<String>,
-    /// When it was used last.
+    /// When the key was last used.
     pub last_used_on: Option<UnixMillis>,
 }
 
-/// A trusted key set as the other system has it.
+/// A trusted key set as the other system stores it.
 #[derive(Clone, Debug)]
 pub struct LegacyTrust {
-    /// Where it stands.
+    /// The row of the trust.
     pub origin: Origin,
-    /// Where the key set is.
+    /// The URL of the key set.
     pub url: String,
-    /// When a key of it was used last.
+    /// When a key of the set was last used.
     pub last_used_on: Option<UnixMillis>,
 }
 
-/// An API key as the other system has it.
+/// An API key as the other system stores it.
 #[derive(Clone, Debug)]
 pub struct LegacyApiKey {
-    /// Where it stands.
+    /// The row of the API key.
     pub origin: Origin,
     /// SHA-512 of the key, in hexadecimal digits.
     pub key_hash: String,
-    /// What its holder names together with it.
+    /// The identifier that must be sent together with the key.
     pub identifier: String,
-    /// Until when it may be used; none where that cannot be read.
+    /// When the key expires; `None` if the value is unreadable.
     pub expires_at: Option<UnixMillis>,
-    /// When it was added there.
+    /// When the key was added in the other system.
     pub created_at: Option<UnixMillis>,
-    /// The refresh tokens that it was exchanged for, and that are not over.
+    /// The refresh tokens that the key was exchanged for and that have not ended.
     pub refresh_tokens: Vec<LegacyRefreshToken>,
 }
 
-/// A refresh token as the other system has it.
+/// A refresh token as the other system stores it.
 #[derive(Clone, Debug)]
 pub struct LegacyRefreshToken {
-    /// Where it stands.
+    /// The row of the refresh token.
     pub origin: Origin,
-    /// The token.
+    /// The token itself.
     pub text: SecretString,
-    /// The `aud` of the access tokens that it is exchanged for.
+    /// The `aud` of the access tokens that it can be exchanged for.
     pub audience: Vec<String>,
-    /// The session at the back end that asked for it.
+    /// The back end's session id (`sid`).
     pub sid: Option<String>,
-    /// When it was given out.
+    /// When the token was issued.
     pub issued_at: Option<UnixMillis>,
-    /// Until when it may be used; none where that cannot be read.
+    /// When the token expires; `None` if the value is unreadable.
     pub expires_at: Option<UnixMillis>,
 }
 
-/// How much there is in the other system's database.
+/// The number of rows in the other system's database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LegacyTotals {
-    /// How many accounts are to be taken over.
+    /// The number of accounts to import.
     pub accounts: u64,
-    /// How many rows are not, as nothing depends on them.
+    /// The number of rows to skip, since nothing depends on them.
     pub passed_over: u64,
-    /// What kind of rows those are.
+    /// The kind of the skipped rows.
     pub passed_over_kind: &'static str,
 }
 
 /// Why the other system's database cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum LegacyError {
-    /// It cannot be reached. The URL, which may hold a password, is not shown.
+    /// The database is unreachable. The error does not show the URL, which may contain a password.
     #[error("the database to import from cannot be reached; check the URL that --database gives")]
     Connect(#[source] Box<dyn Error + Send + Sync>),
-    /// It has not the tables of that system.
+    /// The database does not have the tables of that system.
     #[error("the database to import from has no {missing}; is it the one of {system}?")]
     AnotherSystem {
-        /// The table or column.
+        /// The missing table or column.
         missing: String,
-        /// The system.
+        /// The system that was expected.
         system: &'static str,
     },
-    /// It failed.
+    /// The database failed.
     #[error("the database to import from failed")]
     Failed(#[source] Box<dyn Error + Send + Sync>),
 }
 
-/// What to look for in the registry.
+/// What to look up in the registry before an import.
 #[derive(Clone, Debug, Default)]
 pub struct ImportLookup {
-    /// Principals, with their keys and trusts.
+    /// Principals, to be returned with their keys and trusts.
     pub usernames: Vec<Username>,
-    /// API keys.
+    /// Hashes of API keys.
     pub api_keys: Vec<SecretHash>,
-    /// Refresh tokens.
+    /// Hashes of refresh tokens.
     pub refresh_tokens: Vec<SecretHash>,
 }
 
-/// What the registry has of it.
+/// The parts of an [`ImportLookup`] that the registry already has.
 #[derive(Clone, Debug, Default)]
 pub struct ExistingRecords {
     /// Principals by name.
     pub principals: HashMap<Username, ExistingPrincipal>,
-    /// API keys, whosever they are.
+    /// API keys by hash, of any principal.
     pub api_keys: HashMap<SecretHash, HeldApiKey>,
-    /// Refresh tokens, whosever they are.
+    /// Hashes of refresh tokens, of any principal.
     pub refresh_tokens: HashSet<SecretHash>,
 }
 
-/// A principal with all its keys and trusts.
+/// An existing principal with all its keys and trusts.
 #[derive(Clone, Debug)]
 pub struct ExistingPrincipal {
-    /// The principal.
+    /// The principal's row.
     pub record: PrincipalRecord,
-    /// The fingerprints of its keys, and whether each is revoked.
+    /// Fingerprints of its keys, each with whether the key is revoked.
     pub keys: HashMap<String, bool>,
-    /// The URLs of its trusts.
+    /// URLs of its trusts.
     pub jwks_urls: HashSet<String>,
 }
 
-/// What is to be added of one account.
+/// What to add for one account.
 #[derive(Clone, Debug)]
 pub struct AddedAccount {
-    /// To whom.
+    /// The principal that receives the rest.
     pub holder: AddedHolder,
-    /// Public keys, and when each was used last.
+    /// Public keys, each with its time of last use.
     pub keys: Vec<(NewKey, Option<UnixMillis>)>,
-    /// URLs of trusts, and when each was used last.
+    /// URLs of trusts, each with its time of last use.
     pub trusts: Vec<(String, Option<UnixMillis>)>,
-    /// API keys.
+    /// API keys with their grants.
     pub api_keys: Vec<AddedApiKey>,
-    /// Grants that belong to no API key, or to one that the registry has.
+    /// Grants without an API key, or with one that the registry already has.
     pub grants: Vec<NewGrant>,
 }
 
-/// To whom something is added.
+/// The principal that receives imported keys, trusts and tokens.
 #[derive(Clone, Debug)]
 pub enum AddedHolder {
-    /// A principal that is added, and when it began.
+    /// A new principal, with the time at which the account was created.
     New(NewPrincipal, UnixMillis),
-    /// One that is there.
+    /// An existing principal.
     Known(PrincipalId),
 }
 
-/// An API key that is added.
+/// An API key to add.
 #[derive(Clone, Debug)]
 pub struct AddedApiKey {
-    /// The key.
+    /// The key's data.
     pub new: NewApiKey,
-    /// When it was added in the other system.
+    /// When the key was added in the other system.
     pub created_at: UnixMillis,
-    /// What it was exchanged for.
+    /// The grants that the key was exchanged for.
     pub grants: Vec<NewGrant>,
 }

@@ -12,127 +12,128 @@ use crate::domain::{
     time::UnixMillis,
 };
 
-/// An API key to be added. The key itself is not kept.
+/// An API key to add. Only its hash is stored.
 #[derive(Clone, Debug)]
 pub struct NewApiKey {
-    /// What is kept of the key.
+    /// The hash of the key.
     pub hash: SecretHash,
-    /// What its holder has to name together with it.
+    /// The identifier that must be sent together with the key.
     pub identifier: Uuid,
-    /// What the owner calls it.
+    /// The owner's label.
     pub comment: Option<String>,
-    /// Until when it may be used.
+    /// When the key expires.
     pub expires_at: UnixMillis,
 }
 
-/// An API key as it stands in the registry.
+/// An API key as stored in the registry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ApiKeyRecord {
-    /// Its number.
+    /// Unique id.
     pub id: ApiKeyId,
-    /// Whose it is.
+    /// Username of the owning principal.
     pub username: Username,
-    /// What its holder has to name together with it.
+    /// The identifier that must be sent together with the key.
     pub identifier: Uuid,
-    /// What the owner calls it.
+    /// The owner's label.
     pub comment: Option<String>,
-    /// Until when it may be used.
+    /// When the key expires.
     pub expires_at: UnixMillis,
-    /// When it was revoked.
+    /// When the key was revoked; `None` if it was not.
     pub revoked_at: Option<UnixMillis>,
-    /// When it was used last, to within some seconds.
+    /// When the key was last used, to within some seconds; `None` if never.
     pub last_used_on: Option<UnixMillis>,
-    /// When it was added.
+    /// When the key was added.
     pub created_at: UnixMillis,
 }
 
 impl ApiKeyRecord {
-    /// Its state, but for when it was used.
+    /// The version of this state; the time of last use is not part of it.
     pub fn version(&self) -> Version {
         Version::of(&Self { last_used_on: None, ..self.clone() })
     }
 }
 
-/// An API key together with whose it is.
+/// An API key and its owner.
 #[derive(Clone, Debug)]
 pub struct HeldApiKey {
-    /// The key.
+    /// The API key's row.
     pub key: ApiKeyRecord,
-    /// Whose it is.
+    /// The owning principal.
     pub holder: PrincipalRecord,
 }
 
-/// Tokens to be given out: an access token, and perhaps a refresh token.
+/// Tokens to issue: an access token, and optionally a refresh token.
 #[derive(Clone, Debug)]
 pub struct NewGrant {
-    /// All that follows from one login: they are revoked together.
+    /// Identifies all grants that follow from one login; they are revoked together.
     pub family: Uuid,
     /// The `jti` of the access token.
     pub access_jti: Uuid,
-    /// The refresh token.
+    /// The refresh token; `None` if none is issued.
     pub refresh: Option<NewRefresh>,
     /// The `aud` of the access token.
     pub audience: Vec<String>,
-    /// The session at the back end that asked for it (`sid`).
+    /// The back end's session id (`sid`).
     pub sid: Option<String>,
     /// The `scope` of the access token.
     pub scopes: Scopes,
-    /// The API key that was exchanged for it, or the key or trust that proved the client: it ends
-    /// with that. None if an operator asked for it.
+    /// The API key that was exchanged for the grant, or the key or trust that authenticated the
+    /// client; the grant ends with it. `None` if an operator asked for the grant.
     pub proven_by: Option<Used>,
-    /// Whether an operator asked for it, which the audit tells.
+    /// Whether an operator asked for the grant, which adds an audit event.
     pub is_minted: bool,
-    /// When.
+    /// When the tokens are issued.
     pub issued_at: UnixMillis,
-    /// Until when the access token may be used.
+    /// When the access token expires.
     pub access_expires_at: UnixMillis,
 }
 
-/// A refresh token to be given out. The token itself is not kept.
+/// A refresh token to issue. Only its hash is stored.
 #[derive(Clone, Debug)]
 pub struct NewRefresh {
-    /// Its name.
+    /// Unique id of the token (`jti`).
     pub jti: Uuid,
-    /// What is kept of it.
+    /// The hash of the token.
     pub hash: SecretHash,
-    /// What makes it out of the one before it; see
+    /// Derives this token from its predecessor; see
     /// [`OpaqueToken::successor`](crate::domain::secret_token::OpaqueToken::successor).
     pub seed: Uuid,
-    /// Until when it may be used.
+    /// When the token expires.
     pub expires_at: UnixMillis,
 }
 
-/// Tokens that were given out, as they stand in the registry.
+/// A grant (issued tokens) as stored in the registry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct GrantRecord {
-    /// Its number.
+    /// Unique id.
     pub id: GrantId,
-    /// Whose it is.
+    /// Username of the owning principal.
     pub username: Username,
-    /// All that follows from one login: they are revoked together.
+    /// Identifies all grants that follow from one login; they are revoked together.
     pub family: Uuid,
     /// The `jti` of the access token.
     pub access_jti: Uuid,
-    /// The refresh token.
+    /// The refresh token; `None` if none was issued.
     pub refresh: Option<RefreshRecord>,
     /// The `aud` of the access token.
     pub audience: Vec<String>,
-    /// The session at the back end that asked for it.
+    /// The back end's session id (`sid`).
     pub sid: Option<String>,
     /// The `scope` of the access token.
     pub scopes: Scopes,
-    /// The API key that was exchanged for it, or the key or trust that proved the client.
+    /// The API key that was exchanged for the grant, or the key or trust that authenticated the
+    /// client; `None` if an operator asked for it.
     pub proven_by: Option<Used>,
-    /// When it was given out.
+    /// When the tokens were issued.
     pub issued_at: UnixMillis,
-    /// Until when the access token may be used.
+    /// When the access token expires.
     pub access_expires_at: UnixMillis,
-    /// When it was revoked.
+    /// When the grant was revoked; `None` if it was not.
     pub revoked_at: Option<UnixMillis>,
 }
 
 impl GrantRecord {
-    /// The API key that was exchanged for it.
+    /// The API key that was exchanged for the grant.
     pub const fn api_key(&self) -> Option<ApiKeyId> {
         match self.proven_by {
             Some(Used::ApiKey(id)) => Some(id),
@@ -140,7 +141,7 @@ impl GrantRecord {
         }
     }
 
-    /// The key that the client signed with.
+    /// The registered key that signed the client's assertion.
     pub const fn key(&self) -> Option<KeyId> {
         match self.proven_by {
             Some(Used::Key(id)) => Some(id),
@@ -148,7 +149,7 @@ impl GrantRecord {
         }
     }
 
-    /// The trust whose key set had the key that the client signed with.
+    /// The trust whose key set has the key that signed the client's assertion.
     pub const fn trust(&self) -> Option<TrustId> {
         match self.proven_by {
             Some(Used::Trust(id)) => Some(id),
@@ -157,52 +158,51 @@ impl GrantRecord {
     }
 }
 
-/// A refresh token that was given out.
+/// A refresh token as stored in the registry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RefreshRecord {
-    /// Its name.
+    /// Unique id of the token (`jti`).
     pub jti: Uuid,
-    /// What makes it out of the one before it.
+    /// Derives this token from its predecessor.
     #[serde(skip)]
     pub seed: Uuid,
-    /// Until when it may be used.
+    /// When the token expires.
     pub expires_at: UnixMillis,
-    /// When it was exchanged for the next one.
+    /// When the token was exchanged for its successor; `None` if it was not.
     pub rotated_at: Option<UnixMillis>,
 }
 
-/// A grant together with whose it is.
+/// A grant and its owner.
 #[derive(Clone, Debug)]
 pub struct HeldGrant {
-    /// The grant.
+    /// The grant's row.
     pub grant: GrantRecord,
-    /// Whose it is.
+    /// The owning principal.
     pub holder: PrincipalRecord,
-    /// The identifier of the API key that was exchanged for it.
+    /// The identifier of the API key that was exchanged for the grant.
     pub identifier: Option<Uuid>,
-    /// Until when that API key may be used: nothing that it was exchanged for may be used for
-    /// longer.
+    /// When that API key expires: nothing that it was exchanged for may be used for longer.
     pub api_key_expires_at: Option<UnixMillis>,
 }
 
-/// How a grant is found.
+/// Ways to find a grant.
 #[derive(Clone, Copy, Debug)]
 pub enum GrantName<'a> {
-    /// By the `jti` of its access token or of its refresh token.
+    /// By the `jti` of its access token or its refresh token.
     Jti(Uuid),
-    /// By its refresh token.
+    /// By the hash of its refresh token.
     Refresh(&'a SecretHash),
 }
 
-/// What came of exchanging a refresh token for the next one.
+/// The result of exchanging a refresh token for its successor.
 #[derive(Clone, Debug)]
 pub enum Rotation {
-    /// The next one.
+    /// The successor was added.
     Rotated(GrantRecord),
-    /// It was exchanged a moment ago; this is what it was exchanged for.
+    /// The token was exchanged a moment ago; this is its successor.
     RotatedBefore(GrantRecord),
-    /// It was exchanged long ago, so somebody else has it: everything of its family is revoked now.
+    /// The token was exchanged long ago, so someone else has it: its whole family is revoked now.
     Reused,
-    /// It was revoked, or is gone.
+    /// The token was revoked, or no longer exists.
     Ended,
 }

@@ -1,4 +1,4 @@
-//! API keys: making, registering, looking at and revoking them.
+//! API keys: creating, registering, reading and revoking them.
 
 use std::time::Duration;
 
@@ -17,42 +17,42 @@ use crate::domain::{
     time::UnixMillis,
 };
 
-/// Longest key that a caller may choose, in characters.
+/// Maximum length of a key that a caller chooses, in characters.
 const CHOSEN_KEY_CHARACTERS_MAX: usize = 1000;
 
-/// What goes with an API key.
+/// The terms of an API key.
 #[derive(Clone, Debug)]
 pub struct ApiKeyTerms {
-    /// What its holder has to name together with it; a new one where none is given.
+    /// The identifier that must be sent together with the key; `None` generates one.
     pub identifier: Option<Uuid>,
-    /// What the owner calls it.
+    /// The owner's label.
     pub comment: Option<String>,
-    /// Until when it may be used.
+    /// When the key expires.
     pub expiry: Expiry,
 }
 
-/// When something ends.
+/// When something expires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expiry {
-    /// At that moment.
+    /// At this time.
     At(UnixMillis),
-    /// So much later than now.
+    /// This long after now.
     In(Duration),
 }
 
-/// An API key cannot be made.
+/// Why an API key cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiKeyError {
     /// The system has no randomness.
     #[error(transparent)]
     NoRandomness(#[from] NoRandomness),
-    /// The registry refused it.
+    /// The registry failed or refused it.
     #[error(transparent)]
     Registry(#[from] RegistryError),
 }
 
 impl Registry {
-    /// Makes an API key for a principal. The key is told now and never again.
+    /// Creates an API key for a principal. The key is returned only once; only its hash is stored.
     pub async fn issue_api_key(
         &self,
         username: &Username,
@@ -71,8 +71,8 @@ impl Registry {
         Ok((record, key))
     }
 
-    /// Registers a key that its holder chose, for the principal that is named by `identifier`,
-    /// which is added where there is none. Registering it again extends it.
+    /// Registers a key that the caller chose, for the principal that `identifier` names. The
+    /// principal is added if it does not exist. Registering the key again updates its expiry.
     pub async fn register_api_key(
         &self,
         key: &str,
@@ -90,13 +90,13 @@ impl Registry {
         self.change(self.store.register_api_key(new, self.author())).await
     }
 
-    /// The API key of that number.
+    /// The API key with that id.
     pub async fn api_key(&self, id: ApiKeyId) -> Result<ApiKeyRecord, RegistryError> {
         in_time(self.store.api_key(id)).await
     }
 
-    /// Up to `limit` API keys, of one principal or of all, revoked ones too, from the one after
-    /// `after` on.
+    /// Up to `limit` API keys, of one principal or of all, including revoked ones, starting after
+    /// `after`.
     pub async fn api_keys_page(
         &self,
         of: Option<&Username>,
@@ -106,7 +106,7 @@ impl Registry {
         in_time(self.store.api_keys(of, after, limit)).await
     }
 
-    /// Every API key, of one principal or of all, revoked ones too.
+    /// All API keys, of one principal or of all, including revoked ones.
     pub async fn api_keys(
         &self,
         of: Option<&Username>,
@@ -114,7 +114,8 @@ impl Registry {
         every(|after| self.api_keys_page(of, after, PAGE), |key: &ApiKeyRecord| key.id).await
     }
 
-    /// Revokes an API key, if it still is at `expected`, and all tokens that it was exchanged for.
+    /// Revokes an API key, if its version still is `expected`, and all tokens that it was exchanged
+    /// for.
     pub async fn revoke_api_key(
         &self,
         id: ApiKeyId,

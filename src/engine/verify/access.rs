@@ -1,4 +1,4 @@
-//! Access tokens of our own: signed by this service, valid for a while, used any number of times.
+//! Access tokens issued by this service: valid for a while, used any number of times.
 
 use std::sync::Arc;
 
@@ -15,9 +15,8 @@ use crate::{
 };
 
 impl Verifier {
-    /// The straight line for access tokens: each step can only refuse. Whose the token is is looked
-    /// up only once the signature is known to be ours, so that nobody learns from it who
-    /// exists.
+    /// One linear sequence for access tokens: each step can only refuse. The owner is looked up
+    /// only after the signature is known to be ours, so that nobody learns which users exist.
     pub(super) async fn judge_access_token(
         &self,
         auth_request: &AuthRequest<'_>,
@@ -56,7 +55,7 @@ impl Verifier {
         UntrustedAccessToken::parse(text).map_err(|fault| (reason_of(text, &fault), fault))
     }
 
-    /// Issued by this service, for this service, as an access token.
+    /// Checks that this service issued the token, for this service, as an access token.
     pub(super) fn check_origin(&self, claims: &AccessClaims) -> Result<(), DenialReason> {
         if claims.issuer != self.policy.issuer {
             return Err(DenialReason::ForeignIssuer);
@@ -82,7 +81,8 @@ pub(super) fn check_lifetime(claims: &AccessClaims, now: UnixMillis) -> Result<(
     }
 }
 
-/// There, the same that the token was issued to, enabled, and the token not revoked.
+/// Checks that the principal still exists, has the id that the token was issued for and is enabled,
+/// and that the token is not revoked.
 pub(super) fn check_principal(
     claims: &AccessClaims,
     principal: Option<Arc<KnownPrincipal>>,

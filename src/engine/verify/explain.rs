@@ -1,6 +1,5 @@
-//! Every step of a decision, each with what was seen and what was expected. No nonce is claimed,
-//! nothing is counted, and a step that fails does not keep the next ones from being looked at, as
-//! far as they can be.
+//! Every step of a decision, each with the actual and the expected value. Explaining claims no
+//! nonce and counts nothing. If a step fails, the next ones are still evaluated as far as possible.
 
 mod access;
 
@@ -24,14 +23,14 @@ use crate::domain::{
     token::{TokenKeyId, UntrustedToken},
 };
 
-/// What [`Verifier::decide`] would say now, and why.
+/// What [`Verifier::decide`] would answer now, and why.
 #[derive(Debug)]
 pub struct Explanation {
-    /// When it was asked.
+    /// The time for which the decision is explained.
     pub now: UnixMillis,
     /// The steps, in order.
     pub steps: Vec<Step>,
-    /// Who would pass, where every step passed.
+    /// The identity that would be allowed; `None` unless every step passed.
     pub identity: Option<Identity>,
 }
 
@@ -45,18 +44,18 @@ impl Explanation {
         }
     }
 
-    /// What the client would be told where it would not pass: the code of a denial, or
+    /// What the client would receive if the request did not pass: the code of a denial, or
     /// `unavailable`.
     pub fn told(&self) -> Option<&'static str> {
         self.failure().map(|step| step.outcome.code().map_or("unavailable", DenialCode::name))
     }
 
-    /// The exact reason of a denial.
+    /// The exact reason if the request would be denied.
     pub fn reason(&self) -> Option<&'static str> {
         self.failure().and_then(|step| step.outcome.reason()).map(DenialReason::name)
     }
 
-    /// The first step that did not pass.
+    /// The first step that failed or could not be evaluated because of an outage.
     pub fn failure(&self) -> Option<&Step> {
         self.steps
             .iter()
@@ -67,17 +66,17 @@ impl Explanation {
 /// One step of a decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// What is checked.
+    /// The name of the check.
     pub name: &'static str,
-    /// What came of it.
+    /// The result of the check.
     pub outcome: StepOutcome,
-    /// What was found.
+    /// The actual value.
     pub seen: String,
-    /// What is asked for.
+    /// The expected value.
     pub expected: String,
 }
 
-/// The URL of a request that is asked about, as a gateway would tell it.
+/// The URL of a request to explain, in the parts that a gateway would report.
 #[derive(Clone, Debug)]
 pub struct AskedUrl {
     scheme: String,
@@ -86,7 +85,7 @@ pub struct AskedUrl {
 }
 
 impl AskedUrl {
-    /// The parts of `url` that a gateway tells.
+    /// Splits `url` into the parts that a gateway reports.
     pub fn of(url: &Url) -> Self {
         let host = url.host_str().map(|host| {
             url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
@@ -95,7 +94,7 @@ impl AskedUrl {
         Self { scheme: url.scheme().to_owned(), host, path }
     }
 
-    /// The request to `url` with `method`; what is not given is not told.
+    /// The request to `url` with `method`; anything not given is not reported.
     pub fn request<'a>(url: Option<&'a Self>, method: Option<&'a str>) -> OriginalRequest<'a> {
         OriginalRequest {
             method: method.into(),
@@ -107,15 +106,14 @@ impl AskedUrl {
     }
 }
 
-/// Where an explanation is given.
+/// Which process gives the explanation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExplainFrom {
-    /// In the service that decides: what it sees is what decisions see.
+    /// The deciding service itself: it sees what decisions see.
     Inside,
-    /// In another process, which fetches key sets anew, and sees used nonces only where they are
-    /// shared.
+    /// Another process. It fetches key sets itself, and sees used nonces only if they are shared.
     Outside {
-        /// Whether used nonces are where all processes can look.
+        /// Whether used nonces are stored where other processes can read them.
         nonces_are_shared: bool,
     },
 }
@@ -129,16 +127,16 @@ impl ExplainFrom {
     }
 }
 
-/// What came of a step.
+/// The result of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StepOutcome {
-    /// It passed.
+    /// The check passed.
     Passed,
-    /// It denies.
+    /// The check denies the request.
     Denied(DenialReason),
-    /// Something that it depends on is out of reach.
+    /// A dependency of the check is unreachable.
     Unavailable,
-    /// An earlier step left nothing to look at, or what it depends on is in another process.
+    /// Not checked: an earlier step left nothing to check, or the data is in another process.
     Skipped,
 }
 
@@ -153,7 +151,7 @@ impl StepOutcome {
         }
     }
 
-    /// The exact reason of a denial.
+    /// The exact reason, if the step denies.
     pub const fn reason(self) -> Option<DenialReason> {
         match self {
             Self::Denied(reason) => Some(reason),
@@ -161,7 +159,7 @@ impl StepOutcome {
         }
     }
 
-    /// What a client would be told.
+    /// The code that a client would receive, if the step denies.
     pub const fn code(self) -> Option<DenialCode> {
         match self {
             Self::Denied(reason) => Some(reason.code()),
@@ -170,7 +168,7 @@ impl StepOutcome {
     }
 }
 
-/// Gathers steps in the order in which a decision takes them.
+/// Collects steps in the order in which a decision takes them.
 struct Walk {
     steps: Vec<Step>,
 }
@@ -203,11 +201,11 @@ impl Walk {
 }
 
 impl Verifier {
-    /// Runs what is presented through every step of a decision.
+    /// Runs a request through every step of a decision.
     pub async fn explain(&self, auth_request: &AuthRequest<'_>, from: ExplainFrom) -> Explanation {
         let version = self.ports.directory.version();
         let explanation = self.walk_once(auth_request, from).await;
-        // As a decision does: what was registered a moment ago may not be known here yet.
+        // As in a decision: this process may not know yet what was registered a moment ago.
         let reason = explanation.failure().and_then(|step| step.outcome.reason());
         let method = self.credential(auth_request).ok().map(|credential| credential.method());
         let is_about_the_registry =
@@ -471,8 +469,8 @@ impl Verifier {
         }
     }
 
-    /// Tries what a decision would try, in the same order, and tells of each; also why key sets
-    /// could not be fetched just now.
+    /// Tries the keys that a decision would try, in the same order, and reports on each, including
+    /// why key sets could not be fetched just now.
     async fn explain_key(
         &self,
         token: &UntrustedToken<'_>,
@@ -492,8 +490,8 @@ impl Verifier {
             Attempts { is_active: principal.is_active, failed: Vec::new(), is_proven: false };
         let mut seen: Vec<String> =
             token.signature_fault().iter().map(ToString::to_string).collect();
-        // In the order of a decision, since it ends with the first that verifies, and with the
-        // eighth that does not.
+        // The order matters: a decision stops at the first key that verifies, and at the eighth
+        // that does not.
         let trusts_come_first = token.key_id().is_some() && principal.named_key(token).is_none();
         if trusts_come_first {
             self.explain_trusts(token, principal, failures, now, &mut attempts, &mut seen).await;
@@ -543,8 +541,8 @@ impl Verifier {
     }
 }
 
-/// What the keys of a set make of the token that it may name, or all of them if it names none; and
-/// which of its entries are left out.
+/// The result for each key of the set that the token names, or for all keys if it names none, and
+/// the unusable entries that the token may have meant.
 fn explain_set(
     token: &UntrustedToken<'_>,
     set: &KeySet,
@@ -579,7 +577,7 @@ fn explain_set(
     found.join(", ")
 }
 
-/// The verifications that a decision would make, one after the other.
+/// The verifications that a decision would make, in order.
 struct Attempts {
     is_active: bool,
     failed: Vec<Fingerprint>,
@@ -587,7 +585,7 @@ struct Attempts {
 }
 
 impl Attempts {
-    /// What came of `key`, which is tried only if a decision would try it.
+    /// The result for `key`, which is tried only if a decision would try it.
     fn finding(
         &mut self,
         token: &UntrustedToken<'_>,

@@ -1,4 +1,4 @@
-//! What the fuzz targets see of the engine.
+//! The parts of the engine that fuzz targets need.
 
 use super::{Credential, Policy, RequiredClaims, binding};
 use crate::domain::{
@@ -9,7 +9,7 @@ use crate::domain::{
     token::Claims,
 };
 
-/// What is presented, as the engine tells by its scheme, and its text behind that.
+/// The kind of the credential, as its scheme names it, and the text after the scheme.
 pub fn credential<'a>(
     scheme: &str,
     auth_request: &AuthRequest<'a>,
@@ -19,7 +19,7 @@ pub fn credential<'a>(
     Ok((credential.method(), text))
 }
 
-/// Whether a token with these claims is good for this request, at a service of this audience and
+/// Whether a token with these claims is valid for this request, at a service with this audience and
 /// these authorities.
 pub fn check_binding(
     claims: &Claims,

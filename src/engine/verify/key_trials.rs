@@ -1,4 +1,4 @@
-//! Which keys a token is verified with, in which order, and how many it may cost.
+//! Which keys a token is tried with, in which order, and how many verifications it costs.
 
 use std::sync::Arc;
 
@@ -12,13 +12,13 @@ use crate::domain::{
     token::{TokenKeyId, UntrustedToken, VerifiedToken},
 };
 
-/// A token whose `kid` picks no key costs at least this many verifications: the first principal in
-/// the middle of a key rotation, with two keys to try, changes nothing.
+/// A token whose `kid` selects no key costs at least this many verifications, so that the first
+/// principal in the middle of a key rotation, with two keys to try, changes nothing.
 const TRIALS_WITHOUT_KEY_ID: usize = 2;
 
 impl Verifier {
-    /// Verifies the signature with the keys and trusts of the principal, and makes up with decoys
-    /// for those that it has not.
+    /// Verifies the signature with the keys and trusts of the principal, and fills up with decoys
+    /// for those that it does not have.
     pub(super) async fn verify<'t>(
         &self,
         token: &'t UntrustedToken<'_>,
@@ -28,7 +28,8 @@ impl Verifier {
         self.verify_counting(token, principal, now, &mut KeyTrials::default()).await
     }
 
-    /// A refusal costs as many verifications whatever the principal has, and whether there is one.
+    /// A refusal costs the same number of verifications whatever keys the principal has, and
+    /// whether it exists or not.
     pub(super) async fn verify_counting<'t>(
         &self,
         token: &'t UntrustedToken<'_>,
@@ -48,12 +49,12 @@ impl Verifier {
         Err(trials.reason(principal))
     }
 
-    /// What the token would cost with the principal that has the most to try.
+    /// What the token would cost for the principal with the most keys to try.
     fn trials_at_least(&self, token: &UntrustedToken<'_>) -> usize {
         const { assert!(TRIALS_WITHOUT_KEY_ID <= CANDIDATE_KEYS_MAX) };
         let (directory, family) = (&self.ports.directory, token.algorithm().family());
         let of_a_set = self.ports.key_sets.most_trials(family);
-        // The first set with a key of a name changes nothing.
+        // So that the first key set with a named key changes nothing.
         let of_a_set =
             if token.key_id().is_some() { of_a_set.named.max(1) } else { of_a_set.unnamed };
         let candidates = directory
@@ -62,10 +63,10 @@ impl Verifier {
         candidates.clamp(TRIALS_WITHOUT_KEY_ID, CANDIDATE_KEYS_MAX)
     }
 
-    /// A `kid` picks its key: the fingerprint of a registered key that one, a name those of that
-    /// name in key sets. What it does not pick comes after: the other registered keys, and last
-    /// the keys of sets that have no names. Looking in key sets is boxed, so that the decisions
-    /// that need none stay small.
+    /// The `kid` decides which keys are tried first: the registered key with that fingerprint, or
+    /// otherwise the keys of that name in key sets. Then come the registered keys, and last the
+    /// keys without names in key sets. Looking in key sets is boxed, so that decisions without it
+    /// stay small.
     pub(super) async fn try_everything<'t>(
         &self,
         token: &'t UntrustedToken<'_>,
@@ -102,7 +103,7 @@ impl Verifier {
         found
     }
 
-    /// The keys that key sets have under the token's `kid`, or all of them if it has none.
+    /// Tries the keys of key sets with the token's `kid`, or all of them if it has none.
     async fn try_named<'t>(
         &self,
         token: &'t UntrustedToken<'_>,
@@ -124,7 +125,7 @@ impl Verifier {
                 trials.run_all(token, set.keys(), now).map(|verified| by_nameless(index, verified))
             }
         };
-        // Sets that are being fetched are waited for together, and after those that are there.
+        // Sets that are still being fetched are awaited together, after the available ones.
         let mut awaited = Vec::new();
         for (index, trust) in principal.trusts_in_use() {
             match self.ports.key_sets.set(trust, now) {
@@ -144,8 +145,8 @@ impl Verifier {
         None
     }
 
-    /// The keys that key sets have without a name. Sets that are not there by now were waited for
-    /// before.
+    /// Tries the keys of key sets without names. It does not wait: sets that are still missing were
+    /// awaited before.
     fn try_nameless<'t>(
         &self,
         token: &'t UntrustedToken<'_>,
@@ -166,13 +167,12 @@ impl Verifier {
     }
 }
 
-/// What identifies a key that the token does not name.
+/// Identifies a key that the token does not name.
 fn by_nameless(index: usize, verified: VerifiedToken<'_>) -> (VerifiedToken<'_>, ProvenBy) {
     let nameless = Some(verified.fingerprint());
     (verified, ProvenBy::Trust { index, nameless })
 }
 
-/// The registered keys.
 fn try_keys<'t>(
     token: &'t UntrustedToken<'_>,
     principal: &KnownPrincipal,
@@ -185,13 +185,13 @@ fn try_keys<'t>(
     })
 }
 
-/// Where in a principal the key stands that verified a token.
+/// Which of a principal's keys verified a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ProvenBy {
     Key(usize),
     Trust {
         index: usize,
-        /// Which key of the set it is, if the token names it by none of the set's names.
+        /// The fingerprint of the key, if it is not named by the token's `kid`.
         nameless: Option<Fingerprint>,
     },
 }
@@ -215,21 +215,21 @@ impl ProvenBy {
     }
 }
 
-/// Verifications that one token has cost so far.
+/// The verifications that a token has cost so far.
 #[derive(Default)]
 pub(super) struct KeyTrials {
     count: usize,
-    /// The keys that did not verify it. One key can be met again, under another name or in another
-    /// key set.
+    /// The keys that did not verify the token. The same key can come again under another name or in
+    /// another key set.
     failed: [Option<Fingerprint>; CANDIDATE_KEYS_MAX],
-    /// Those with keys that nobody has.
+    /// The number of verifications with decoys.
     decoys: usize,
-    /// Trusts whose key set is not there.
+    /// The number of trusts whose key set is not available.
     keyless_trusts: usize,
 }
 
 impl KeyTrials {
-    /// One more, unless the token has cost enough or failed with this key before.
+    /// Tries `key`, unless the token has reached its limit or the key has failed before.
     fn run<'t>(
         &mut self,
         token: &'t UntrustedToken<'_>,
@@ -250,7 +250,7 @@ impl KeyTrials {
         verified
     }
 
-    /// Those of `keys` that could have signed the token, in their order.
+    /// Tries those of `keys` that could have signed the token, in order.
     fn run_all<'t, 'k>(
         &mut self,
         token: &'t UntrustedToken<'_>,
@@ -260,13 +260,13 @@ impl KeyTrials {
         keys.filter(|key| token.fits(key)).find_map(|key| self.run(token, key, now))
     }
 
-    /// How many there were, those with keys that nobody has included.
+    /// The number of verifications, including those with decoys.
     #[cfg(test)]
     pub(super) const fn verifications(&self) -> usize {
         self.count + self.decoys
     }
 
-    /// Why none succeeded.
+    /// Why no key verified the token.
     pub(super) fn reason(&self, principal: Option<&KnownPrincipal>) -> DenialReason {
         match principal {
             None => DenialReason::UnknownPrincipal,

@@ -175,7 +175,7 @@ fn bindings_can_be_required() {
 /// `printf %s page=1 | openssl dgst -sha256 -binary | basenc --base64url`
 const PAGE_1: &str = "xcNPD98JGknXXMUbT2SrNMuuSc9JFLsKChwMWZt6Q3M";
 
-/// Of no bytes.
+/// The digest of an empty body.
 const EMPTY: &str = "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:";
 
 #[test]
@@ -334,7 +334,7 @@ fn a_key_decides_its_algorithms() {
     let rsa = PrivateKey::generate(KeyFamily::Rsa, 2048).unwrap();
     let bench = bench();
     let public = rsa.public_key().to_pem();
-    // The classic confusion: an HMAC keyed with the public key's text.
+    // The classic algorithm confusion: an HMAC whose key is the text of the public key.
     let part = |json: &Value| BASE64_URL_SAFE_NO_PAD.encode(json.to_string());
     let input = format!("{}.{}", part(&json!({"alg": "HS256"})), part(&claims("n")));
     let hmac = aws_lc_rs::hmac::sign(
@@ -422,7 +422,7 @@ fn a_key_of_a_trusted_set_counts_under_its_name_there() {
     ))));
     let Ok(Decision::Allow(identity)) = verdict.result else { panic!("{verdict:?}") };
     assert_eq!((&*identity.encoded_key_id(), identity.scopes().as_str()), ("remote", "read"));
-    // Without a name it is known by its fingerprint.
+    // A key without a name is identified by its fingerprint.
     let verdict = now_or_never(bench.verifier.decide(&auth_request(&token(
         &bench.remote,
         "tina",
@@ -525,8 +525,8 @@ fn refusals_that_would_tell_users_apart_share_a_code() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// For any interleaving of presentations of a few tokens, signed by clocks that are off by up to the tolerance, each passes
-    /// at most once; and one that is outside the window when presented never passes.
+    /// For any interleaving of requests with a few tokens, signed by clocks that are off by up to
+    /// the tolerance: each token passes at most once, and none passes outside its window.
     #[test]
     fn no_token_passes_twice_and_none_outside_its_window(
         skews in proptest::collection::vec(-25_i64..=25, 1..4),

@@ -1,4 +1,4 @@
-//! Both implementations give the same answers, whichever of them this processor would be given.
+//! Both implementations give the same answers, whichever this processor would use.
 
 #![cfg(target_arch = "x86_64")]
 
@@ -24,7 +24,7 @@ const ORDER: [u8; 32] = [
     0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
 ];
 
-/// Whether `signature` verifies, which both implementations have to agree on.
+/// Whether `signature` verifies; both implementations must agree.
 fn judge(key: &[u8; 32], message: &[u8], signature: &[u8]) -> bool {
     let [aws_lc, dalek] =
         ALL.map(|implementation| Key::with(implementation, key).verify(message, signature));
@@ -48,7 +48,7 @@ fn the_choice_is_the_processors() {
     assert_eq!(matches!(Key::new(&[0; 32]), Key::Dalek { .. }), has_ifma);
 }
 
-/// As many changed signatures as `ED25519_CASES` says (`make signatures`: 1,000,000).
+/// Tries `ED25519_CASES` changed signatures (`make signatures`: 1,000,000).
 #[test]
 fn changed_keys_signatures_and_messages_are_judged_alike() {
     let cases = std::env::var("ED25519_CASES")
@@ -67,7 +67,7 @@ fn changed_keys_signatures_and_messages_are_judged_alike() {
             Ok(())
         })
         .unwrap();
-    // Neither answer is so rare that agreeing on it says nothing: a tenth verifies.
+    // Both answers are common enough for the agreement to mean something: a tenth verifies.
     assert!(counts.iter().all(|count| count.get() > cases / 20), "{counts:?}");
 }
 
@@ -79,9 +79,9 @@ struct Signed {
 }
 
 impl Signed {
-    /// A signature that solves the equation but for the components of small order in the key and in
-    /// `R`, each with the scalar that the rest of it is a multiple of the base point by: the
-    /// private key and the nonce.
+    /// A signature that solves the equation except for the components of small order in the key and
+    /// in `R`. Each is given with the scalar of its large-order component: the private key and the
+    /// nonce.
     fn new(
         (scalar, key): (Scalar, [u8; 32]),
         (nonce, r): (Scalar, [u8; 32]),
@@ -126,12 +126,12 @@ impl Signed {
 
 #[derive(Clone, Copy, Debug)]
 enum Change {
-    /// One bit, of the key, the signature or the message.
+    /// Flips one bit of the key, the signature or the message.
     Flip(Index),
     Key([u8; 32]),
     R([u8; 32]),
     S([u8; 32]),
-    /// The same number modulo the order.
+    /// Adds the order: the same number modulo the order.
     AddOrder,
     Negate,
     Resize(usize),
@@ -166,8 +166,8 @@ fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
-/// The points of small order, those of them again that have a sign with `x = 0`, and every `y` that
-/// is not reduced, with either sign.
+/// The points of small order, the ones with `x = 0` again with a sign, and every `y` that is not
+/// reduced, with either sign.
 fn special_encodings() -> Vec<[u8; 32]> {
     let mut encodings: Vec<[u8; 32]> =
         EIGHT_TORSION.iter().map(|point| point.compress().0).collect();
@@ -187,8 +187,8 @@ fn special_encodings() -> Vec<[u8; 32]> {
     encodings
 }
 
-/// Keys of small order sign everything together with an `R` of small order, if their components
-/// cancel out.
+/// A key of small order signs every message together with an `R` of small order, if their
+/// components cancel out.
 #[test]
 fn special_encodings_are_judged_alike() {
     let special = special_encodings();
@@ -206,7 +206,7 @@ fn special_encodings_are_judged_alike() {
             }
         }
     }
-    // For each key and message one of the eight `R` cancels out: 128, but for chance.
+    // For each key and message one of the eight `R` cancels out: about 128.
     assert!((50..250).contains(&verified), "{verified}");
 }
 
@@ -215,7 +215,7 @@ struct Cases<T> {
     cases: Vec<T>,
 }
 
-/// A list, which `domain::json` does not take, as the one member of an object.
+/// A list as the only member of an object, since `domain::json` does not accept lists.
 fn list<T: for<'a> Deserialize<'a>>(list: &[u8]) -> Vec<T> {
     let object = [b"{\"cases\":", list, b"}"].concat();
     json::object::<Cases<T>>(&object).unwrap().cases
@@ -225,7 +225,8 @@ fn bytes(hex: &str) -> Vec<u8> {
     (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
 }
 
-/// What `gzip -n` writes: a header of 10 bytes, the data, its checksum and its length.
+/// Decompresses the output of `gzip -n`: a header of 10 bytes, the data, its checksum and its
+/// length.
 fn gunzip(file: &[u8]) -> Vec<u8> {
     let data = miniz_oxide::inflate::decompress_to_vec(&file[10..file.len() - 8]).unwrap();
     assert_eq!(crc32fast::hash(&data).to_le_bytes(), file[file.len() - 8..file.len() - 4]);
@@ -238,9 +239,11 @@ macro_rules! vectors {
     };
 }
 
-/// The vectors of a paper on what verifiers differ in (<https://eprint.iacr.org/2020/1244>):
-/// [ed25519-speccheck](https://github.com/novifinancial/ed25519-speccheck), commit 65519336fda78a3d016e947df6d82848aca0c9da, `cases.json`
-/// as it is there, Apache-2.0 (`tests/vectors/speccheck/LICENSE`).
+/// The vectors of a paper about differences between verifiers
+/// (<https://eprint.iacr.org/2020/1244>):
+/// [ed25519-speccheck](https://github.com/novifinancial/ed25519-speccheck), commit
+/// 65519336fda78a3d016e947df6d82848aca0c9da, `cases.json` unchanged, Apache-2.0
+/// (`tests/vectors/speccheck/LICENSE`).
 #[test]
 fn the_vectors_of_speccheck() {
     #[derive(Deserialize)]
@@ -260,16 +263,17 @@ fn the_vectors_of_speccheck() {
             )
         })
         .collect();
-    // Components of small order that cancel out (0 to 3); that do not (4, 5); s out of range (6,
-    // 7); R (8, 9) and key (10, 11) in another encoding than their own.
+    // Components of small order that cancel out (0 to 3) and that do not (4, 5); `s` out of range
+    // (6, 7); a non-canonical encoding of `R` (8, 9) and of the key (10, 11).
     assert_eq!(
         answers,
         [true, true, true, true, false, false, false, false, false, false, false, false]
     );
 }
 
-/// [CCTV](https://github.com/C2SP/CCTV), commit 1e3d2860d46e94e777e1b17c7a6f2436387e3ecc, `ed25519/ed25519vectors.json`, compressed with
-/// `gzip -9n`, BSD-3-Clause (`tests/vectors/cctv/LICENSE`).
+/// [CCTV](https://github.com/C2SP/CCTV), commit 1e3d2860d46e94e777e1b17c7a6f2436387e3ecc,
+/// `ed25519/ed25519vectors.json`, compressed with `gzip -9n`, BSD-3-Clause
+/// (`tests/vectors/cctv/LICENSE`).
 #[test]
 fn the_vectors_of_cctv() {
     #[derive(Deserialize)]
@@ -293,7 +297,7 @@ fn the_vectors_of_cctv() {
     assert_eq!(counts.values().sum::<u32>(), 914, "{counts:?}");
 }
 
-/// The vectors of `tests/vectors/wycheproof.rs`, here by both.
+/// The vectors of `tests/vectors/wycheproof.rs`, with both implementations.
 #[test]
 fn the_vectors_of_wycheproof() {
     #[derive(Deserialize)]

@@ -1,4 +1,4 @@
-//! Keys as other programs write them. The files of `fixtures` are described there.
+//! Keys as other programs write them. The files are described in `fixtures`.
 
 use super::*;
 
@@ -58,7 +58,7 @@ fn openssh_keys_are_read_however_they_are_padded_and_wrapped() {
     let expected =
         PublicKey::parse(&std::fs::read_to_string(format!("{path}.pub")).unwrap()).unwrap().key;
     let bytes = pem::parse(&file).unwrap().contents().to_vec();
-    // The private part is the last field: its length, and then two check numbers.
+    // The private section is the last field: its length, then two check numbers.
     let public_length = 4 + 11 + 4 + 32;
     let at = b"openssh-key-v1\0".len() + 2 * (4 + 4) + 4 + 4 + 4 + public_length;
     let (head, private) = bytes.split_at(at);
@@ -169,7 +169,7 @@ fn every_scheme_of_openssl_is_opened_or_named_with_its_cure() {
         let pem = encrypt(&[&options[..], &legacy].concat());
         let error = PrivateKey::parse(&pem, Some(&TEST.into())).unwrap_err().to_string();
         assert!(error.contains(name) && error.contains("openssl pkcs8 -topk8"), "{error}");
-        // What it says has to be true.
+        // A stated size must be the real one.
         let (old, new) =
             (tempfile::NamedTempFile::new().unwrap(), tempfile::NamedTempFile::new().unwrap());
         std::fs::write(old.path(), pem).unwrap();
@@ -212,7 +212,7 @@ fn a_file_with_two_keys_is_refused() {
     let openssh = std::fs::read_to_string(path).unwrap();
     let two = format!("{openssh}{}", fixture("rsa.pem"));
     assert!(matches!(PrivateKey::parse(&two, None), Err(KeyError::SeveralKeys { count: 2 })));
-    // One key twice is one key.
+    // The same key twice counts as one key.
     let twice = format!("{0}{0}", fixture("rsa.pub.pem"));
     assert_eq!(PublicKey::parse(&twice).unwrap().key, public("rsa.pub.pem"));
     let certificate = fixture("certificate-before-key.pem");

@@ -1,4 +1,4 @@
-//! Decisions about access tokens of our own.
+//! Decisions about our own access tokens.
 
 use aws_lc_rs::hmac;
 
@@ -138,7 +138,7 @@ fn what_a_token_is_for_is_narrowed_to_what_its_principal_may_still_do() {
     }
 }
 
-/// A forged access token must not buy a look at the registry, as a self-signed one may.
+/// A forged access token must not cause a look at the registry, as a self-signed one may.
 #[test]
 fn a_forgery_of_an_access_token_asks_nobody() {
     let (own, access) = (Some(AuthMethod::SelfSigned), Some(AuthMethod::AccessToken));

@@ -1,4 +1,4 @@
-//! A verifier whose world is made up, and what it is asked.
+//! A verifier with fake ports, and requests for it.
 
 use std::{
     collections::HashMap,
@@ -49,7 +49,7 @@ impl Clock for TestClock {
     }
 }
 
-/// A directory that holds what the test put in.
+/// A directory of the principals that the test adds.
 #[derive(Default)]
 pub(super) struct TestDirectory {
     principals: HashMap<String, Arc<KnownPrincipal>>,
@@ -103,11 +103,11 @@ impl KeyDirectory for TestDirectory {
     }
 }
 
-/// Key sets by their URLs; those that are not there were never fetched.
+/// Key sets by URL; missing ones were never fetched.
 #[derive(Default)]
 pub(super) struct TestKeySets {
     sets: HashMap<String, Arc<KeySet>>,
-    /// The trusts that were asked about in vain.
+    /// The trusts that were reported as missed.
     pub(super) missed: Mutex<Vec<TrustId>>,
 }
 
@@ -151,7 +151,7 @@ impl KeySetSource for TestKeySets {
 /// The `iss` of our own access tokens.
 pub(super) const ISSUER: &str = "https://auth.example";
 
-/// Keys of our own that stay the same.
+/// Keys of the service that never change.
 pub(super) struct TestIssuerKeys(pub(super) Arc<IssuerKeys>);
 
 impl IssuerKeySource for TestIssuerKeys {
@@ -165,7 +165,7 @@ fn issuer_keys() -> Arc<IssuerKeys> {
     Arc::new(IssuerKeys::asymmetric(Arc::clone(&key), vec![key]))
 }
 
-/// What was noted as used.
+/// What was recorded as used.
 #[derive(Default)]
 pub(super) struct TestUsage(pub(super) Mutex<Vec<(Used, UnixMillis)>>);
 
@@ -175,13 +175,13 @@ impl UsageLog for TestUsage {
     }
 }
 
-/// A store that keeps each claim until the moment it was asked to, and not a moment longer: the
-/// least that the port promises.
+/// A store that keeps each claim exactly as long as it was asked to: the minimum that the port
+/// promises.
 #[derive(Default)]
 pub(super) struct TestNonces {
     claims: Mutex<HashMap<(i64, String), (UnixMillis, u128)>>,
     is_down: bool,
-    /// What the clock shows when a claim is back, if that takes a while.
+    /// The time that the clock shows after a claim, to simulate a slow store.
     pub(super) slow: Mutex<Option<(Arc<TestClock>, i64)>>,
 }
 
@@ -223,7 +223,7 @@ impl NonceStore for TestNonces {
 
 pub(super) struct Bench {
     pub(super) key: PrivateKey,
-    /// What the key set that `tina` trusts holds under `remote`.
+    /// The key `remote` in the key set that `tina` trusts.
     pub(super) remote: PrivateKey,
     pub(super) clock: Arc<TestClock>,
     pub(super) nonces: Arc<TestNonces>,
@@ -255,7 +255,7 @@ pub(super) fn principal(
     Arc::new(keyless(id, username, is_active, scopes).with_keys(keys.collect()))
 }
 
-/// A principal that trusts the key sets at `urls` and has no key of its own.
+/// A principal that trusts the key sets at `urls` and has no registered keys.
 pub(super) fn trusting(id: i64, username: &str, urls: &[&str]) -> Arc<KnownPrincipal> {
     let trusts = urls
         .iter()
@@ -296,7 +296,7 @@ pub(super) fn bench_with(policy: Policy, directory_is_down: bool, nonces_are_dow
     assembled(policy, directory, nonces_are_down, key, remote)
 }
 
-/// A bench on `principals` alone.
+/// A bench that knows only `principals`.
 pub(super) fn bench_of(principals: impl IntoIterator<Item = Arc<KnownPrincipal>>) -> Bench {
     assembled(policy(), TestDirectory::of(principals), false, new_key(), new_key())
 }
@@ -325,7 +325,7 @@ fn assembled(
     Bench { key, remote, clock, nonces, usage, key_sets, issuer_keys, verifier }
 }
 
-/// The public key as an entry of a key set.
+/// The public key as an entry of a key set (JWK).
 pub(super) fn jwk(key: &PrivateKey, kid: &str) -> Value {
     let mut jwk = serde_json::to_value(key.public_key().to_jwk()).unwrap();
     jwk["kid"] = kid.into();
@@ -390,7 +390,7 @@ pub(super) fn auth_request(credentials: &str) -> AuthRequest<'_> {
     }
 }
 
-/// Everything here answers at once, so that no runtime is needed.
+/// Every fake answers at once, so no runtime is needed.
 pub(super) fn now_or_never<T>(future: impl Future<Output = T>) -> T {
     match std::pin::pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => output,
@@ -403,7 +403,7 @@ impl Bench {
         sign(&self.key, Algorithm::EdDsa, &json!({}), claims)
     }
 
-    /// Decides, and holds the explanation given just before to the decision.
+    /// Decides, and checks that the explanation made just before agrees with the decision.
     pub(super) fn decide(&self, auth_request: &AuthRequest<'_>) -> Result<(), DenialReason> {
         let claimed = self.claimed();
         let explanation = now_or_never(self.verifier.explain(auth_request, ExplainFrom::Inside));
@@ -417,7 +417,7 @@ impl Bench {
         };
         let explained =
             explanation.failure().map_or(Ok(()), |step| Err(step.outcome.reason().unwrap()));
-        // A retry of the same attempt passes; an explanation is no attempt.
+        // A retry of the same attempt passes; an explanation is not an attempt.
         if auth_request.attempt.is_none() || decided.is_err() {
             assert_eq!(explained, decided, "{explanation:#?}");
             assert_eq!(explanation.identity.is_some(), decided.is_ok());

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::LazyLock};
 use super::{super::key_trials::KeyTrials, *};
 use crate::domain::principal::{CANDIDATE_KEYS_MAX, KnownPrincipal, KnownTrust, Username};
 
-/// How many verifications it takes to refuse a token that none of the keys signed.
+/// The number of verifications before a token that no key signed is refused.
 fn cost(verifier: &Verifier, header: &Value, principal: Option<&KnownPrincipal>) -> usize {
     let token = sign(
         &new_key(),
@@ -50,7 +50,8 @@ fn a_refusal_costs_the_same_whoever_is_named() {
     }
 }
 
-/// Whatever sets have, a refusal costs the same for those who trust them and for those who do not.
+/// Whatever key sets contain, a refusal costs the same for those who trust them and for those who
+/// do not.
 #[test]
 fn a_refusal_costs_the_same_whatever_key_sets_have() {
     let keys: Vec<_> = (0..5).map(|_| new_key()).collect();
@@ -82,7 +83,7 @@ fn a_refusal_costs_the_same_whatever_key_sets_have() {
             );
         }
     }
-    // Two of its sets, each with as much.
+    // Two sets of the principal, each with as many keys.
     let both = trusting(1, "both", &[KEY_SET, "https://other.example/"]);
     let verifier = verifier_with([Arc::clone(&both)], sets());
     for named in [Some(&*both), None] {
@@ -136,8 +137,8 @@ fn a_set_is_missed_only_if_nothing_fits() {
     );
 }
 
-/// A key that a set has with a name and without one is tried once: nine entries of six keys are
-/// within the eight.
+/// A key that a set has with a name and without one is tried only once: nine entries of six keys
+/// are within the limit of eight.
 #[test]
 fn a_key_that_is_met_again_costs_nothing() {
     let keys: Vec<_> = (0..6).map(|_| new_key()).collect();
@@ -167,12 +168,12 @@ fn a_key_that_is_met_again_costs_nothing() {
     assert_eq!(trials.verifications(), 6);
 }
 
-/// What stands at one place of a set.
+/// One entry of a key set.
 #[derive(Clone, Debug)]
 struct Entry {
     key: usize,
     kid: Option<&'static str>,
-    /// What makes it unusable, if anything does.
+    /// What makes the entry unusable, if anything.
     spoilt: Option<(&'static str, &'static str)>,
 }
 
@@ -205,8 +206,9 @@ impl Entry {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
-    /// A usable key that fits is found whatever else is in the set and wherever it stands, if no more than 8 fit; never are more than
-    /// 8 tried; and a key that the token does not mean lets nobody in.
+    /// A usable key that fits is found whatever else is in the set and at whatever position, if no
+    /// more than 8 fit; no more than 8 are ever tried; and a key that the token does not name never
+    /// verifies it.
     #[test]
     fn a_key_of_a_set_is_found_if_and_only_if_it_is_meant(
         entries in proptest::collection::vec(Entry::any(), 0..20),

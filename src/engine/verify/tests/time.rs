@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// A nonce is forgotten soon after its token's window: one that is claimed later may have been used
-/// before.
+/// A nonce is forgotten soon after its token's window: a token that is claimed later may have been
+/// used before.
 #[test]
 fn a_token_whose_window_ends_while_stores_are_waited_for_is_denied() {
     for (later, decided) in
