@@ -106,7 +106,7 @@ impl HttpDoor {
         })
     }
 
-    /// Serves decisions and tokens on `listener`, with a thread for each core.
+    /// Serves decisions and tokens on `listener`, with one thread per core.
     pub fn serve(
         self,
         listener: Listener,
