@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// How often to try again if the lock file is removed while we open it.
+/// How many times to try if the lock file is removed while we open it.
 const ATTEMPTS: usize = 16;
 
 /// The lock of one file, held on another file beside it.

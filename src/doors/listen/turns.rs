@@ -1,10 +1,10 @@
 //! Which connections are served first under load.
 //!
-//! Otherwise, a client that floods a door with requests that are denied would get as much of it as
-//! an honest connection, per connection that it opens. So if the last requests of a connection were
-//! all denied, nothing more is read from it until all other connections with pending work have been
-//! served; and then its group gets only a share of what those got. If a worker has nothing else to
-//! do, nobody waits.
+//! Connections are served in turn, so a client that floods a door with requests that are denied
+//! could get as much of it as all honest connections together. So if the last requests of a
+//! connection were all denied, nothing more is read from it until all other connections with
+//! pending work have been served; and then such connections get only a share of what those got. If
+//! a worker has nothing else to do, nobody waits.
 //!
 //! Nothing is refused because of this, and one allowed request ends it: connections of gateways
 //! carry requests of many clients.
