@@ -1,4 +1,4 @@
-//! The client's side: sign a token for each request, and build the header. Needs nothing of the
+//! The client's side: signs a token for each request, and builds the header. Needs nothing from the
 //! server. With the feature `client-http`, [`Session`] exchanges an API key for access tokens
 //! instead.
 //!
@@ -33,8 +33,8 @@ use crate::domain::{
 /// Random bytes in a nonce: 128 bits, 22 characters of base64url.
 const NONCE_BYTES: usize = 16;
 
-/// Signs single-use tokens in the name of one principal, with the algorithm that its key prefers:
-/// RS512, `EdDSA`, ES256, ES384.
+/// Signs single-use tokens for one principal, with the preferred algorithm of its key: RS512,
+/// `EdDSA`, ES256, ES384.
 #[derive(Debug)]
 pub struct Signer {
     username: String,
@@ -43,30 +43,32 @@ pub struct Signer {
     audience: Option<String>,
 }
 
-/// What one token is for.
+/// The request that a token is bound to; `None` leaves a part unbound.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Binding<'a> {
     /// The only HTTP method that it may be used with (`htm`).
     pub method: Option<&'a str>,
-    /// The only URI that it may be used at (`htu`), such as `https://api.example/orders`. Query and fragment are left out.
+    /// The only URI that it may be used at (`htu`), such as `https://api.example/orders`. Query and
+    /// fragment are left out.
     pub uri: Option<&'a str>,
-    /// The only query that it may be used with (`htq`), without its `?`, to the byte as it is
-    /// sent; empty for a request without one.
+    /// The only query that it may be used with (`htq`), without the `?`, byte for byte as it is
+    /// sent; empty for a request without a query.
     pub query: Option<&'a str>,
-    /// The only body that it may be used with (`content_digest`); empty for a request without one.
+    /// The only body that it may be used with (`content_digest`); empty for a request without a
+    /// body.
     pub body: Option<&'a [u8]>,
 }
 
 /// A token could not be signed.
 #[derive(Debug, thiserror::Error)]
 pub enum SignError {
-    /// The system gave no randomness for the nonce.
+    /// The system provided no random bytes for the nonce.
     #[error("the system gave no random bytes for a nonce")]
     NoRandomness,
     /// The library refused to sign.
     #[error("the key could not sign")]
     NotSigned,
-    /// The claims could not be written.
+    /// The claims could not be serialized.
     #[error("the claims could not be written as JSON")]
     Claims(#[from] serde_json::Error),
 }
@@ -96,37 +98,37 @@ struct Claims<'a> {
 }
 
 impl Signer {
-    /// Signs as `username` with `key`, whose public half the service has to know.
+    /// Signs as `username` with `key`. Its public key must be registered with the service.
     pub fn new(username: impl Into<String>, key: PrivateKey) -> Self {
         Self { username: username.into(), key, scheme: "JWT".to_owned(), audience: None }
     }
 
-    /// Puts `scheme` before the token, where the service's `self_signed.scheme` is not `JWT`.
+    /// Puts `scheme` before the token, if the service's `self_signed.scheme` is not `JWT`.
     #[must_use]
     pub fn with_scheme(mut self, scheme: impl Into<String>) -> Self {
         self.scheme = scheme.into();
         self
     }
 
-    /// Makes tokens that only the service of that audience takes (`aud`).
+    /// Makes tokens that only the service with this audience accepts (`aud`).
     #[must_use]
     pub fn with_audience(mut self, audience: impl Into<String>) -> Self {
         self.audience = Some(audience.into());
         self
     }
 
-    /// The value of a new `Authorization` header. It passes once, within the service's tolerance of
-    /// now.
+    /// The value of a new `Authorization` header. It can be used once, within the service's time
+    /// tolerance.
     pub fn authorization_header(&self) -> Result<String, SignError> {
         self.authorization_header_for(Binding::default())
     }
 
-    /// Like [`Signer::authorization_header`], for the request that `binding` describes alone.
+    /// Like [`Signer::authorization_header`], but only for the request that `binding` describes.
     pub fn authorization_header_for(&self, binding: Binding<'_>) -> Result<String, SignError> {
         Ok(format!("{} {}", self.scheme, self.sign(binding, SystemTime::now())?))
     }
 
-    /// A new token of the time `now`.
+    /// A new token, issued at `now`.
     pub fn sign(&self, binding: Binding<'_>, now: SystemTime) -> Result<String, SignError> {
         let mut nonce = [0; NONCE_BYTES];
         aws_lc_rs::rand::fill(&mut nonce).map_err(|_| SignError::NoRandomness)?;
@@ -160,7 +162,7 @@ impl Signer {
         Ok(token)
     }
 
-    /// The `kid` of its tokens.
+    /// The fingerprint of the key, which is the `kid` of its tokens.
     pub fn fingerprint(&self) -> Fingerprint {
         self.key.public_key().fingerprint()
     }

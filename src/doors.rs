@@ -1,4 +1,4 @@
-//! Transports. They translate what a gateway asks and what the engine answers; they never decide.
+//! Transports. They translate between gateways and the engine; they never decide.
 
 pub mod grpc;
 pub mod http;

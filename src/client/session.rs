@@ -1,4 +1,5 @@
-//! Access tokens, for clients that hold an API key: fetched, kept, renewed and presented.
+//! Access tokens for clients that hold an API key: fetched, cached, renewed and attached to
+//! requests.
 
 use std::{
     fmt,
@@ -20,13 +21,13 @@ use crate::{
     roots::{Roots, RootsError},
 };
 
-/// How long before its end a token is renewed, so that it does not end on its way.
+/// How long before its expiry a token is renewed, so that it does not expire on its way.
 const RENEWED_BEFORE: Duration = Duration::from_secs(30);
-/// How long the service may take.
+/// Timeout of a request to the service.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Exchanges an API key for access tokens and presents them. Share one among all tasks: they share
-/// its token, and wait for one renewal together.
+/// Exchanges an API key for access tokens and sends requests with them. Share one session among all
+/// tasks: they share its token, and wait for one renewal together.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -47,7 +48,7 @@ pub struct Session {
     held: Mutex<Held>,
 }
 
-/// What was given so far.
+/// The tokens received so far.
 #[derive(Default)]
 struct Held {
     access_token: Option<AccessToken>,
@@ -57,35 +58,35 @@ struct Held {
 #[derive(Clone)]
 struct AccessToken {
     text: SecretString,
-    /// `None` where the token does not say.
+    /// `None` if the token has no expiry.
     expires_at: Option<SystemTime>,
 }
 
-/// No access token could be had, or the request could not be sent.
+/// No access token could be obtained, or the request could not be sent.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
-    /// The service takes neither the API key nor the identifier, or no longer.
+    /// The service does not accept the API key or the identifier, or no longer does.
     #[error("the service refused the API key")]
     Refused,
-    /// Too many refused attempts.
+    /// There were too many failed attempts.
     #[error("the service asks to try again later")]
     TryLater {
-        /// After how long, where the service says.
+        /// How long to wait, if the service says so.
         after: Option<Duration>,
     },
-    /// An answer that the token API does not give.
+    /// The service answered with a status that the token API does not use.
     #[error("the service answered {status} instead of a token")]
     Unexpected {
-        /// Its status.
+        /// The status of the answer.
         status: StatusCode,
     },
-    /// The answer is not what the token API gives.
+    /// The answer is not a token response.
     #[error("the service's answer is no token")]
     NoToken(#[from] serde_json::Error),
-    /// There is nothing to verify the service by.
+    /// No root certificates to verify the service with could be loaded.
     #[error(transparent)]
     Roots(#[from] RootsError),
-    /// The service, or the other end of the request, cannot be reached.
+    /// The service, or the receiver of the request, cannot be reached.
     #[error(transparent)]
     Http(#[from] reqwest::Error),
 }
@@ -111,10 +112,10 @@ struct Tokens {
 
 impl Session {
     /// A session with the service at `server`, the URL before `/authenticate`, for the holder of
-    /// `key`. Nothing is sent yet. The service's certificate has to be of one of the system's
-    /// authorities; the environment variables `SSL_CERT_FILE` and `SSL_CERT_DIR` name others.
+    /// `key`. Sends nothing yet. The service's certificate must be issued by an authority that the
+    /// system trusts; the environment variables `SSL_CERT_FILE` and `SSL_CERT_DIR` name others.
     pub fn new(server: &str, identifier: Uuid, key: SecretString) -> Result<Self, SessionError> {
-        // Without TLS, none is needed.
+        // Without TLS, no root certificates are needed.
         let builder =
             reqwest::Client::builder().timeout(TIMEOUT).redirect(reqwest::redirect::Policy::none());
         let builder = if is_https(server) {
@@ -126,8 +127,7 @@ impl Session {
         Ok(Self::with_client(http, server, identifier, key))
     }
 
-    /// The same over a client that is there already; it should neither follow redirects nor wait
-    /// for ever.
+    /// The same with an existing client; it should not follow redirects, and should have a timeout.
     pub fn with_client(
         http: reqwest::Client,
         server: &str,
@@ -143,13 +143,14 @@ impl Session {
         }
     }
 
-    /// An access token that may be used for a while, from the service where there is none at hand.
+    /// An access token that stays valid for a while, fetched from the service if there is none
+    /// cached.
     pub async fn access_token(&self) -> Result<SecretString, SessionError> {
         self.another_than(None).await
     }
 
-    /// Sends `request` with an access token. Where it is refused as unauthenticated, and its body
-    /// can be sent again, once more with a new one.
+    /// Sends `request` with an access token. If the answer is 401 and the body can be sent again,
+    /// retries once with a new token.
     pub async fn send(&self, request: RequestBuilder) -> Result<Response, SessionError> {
         let token = self.access_token().await?;
         let again = request.try_clone();
@@ -161,7 +162,7 @@ impl Session {
         Ok(again.bearer_auth(renewed.expose_secret()).send().await?)
     }
 
-    /// The token at hand, unless it is about to end or is the one that was `refused`.
+    /// The cached token, unless it is about to expire or is the one that was `refused`.
     async fn another_than(
         &self,
         refused: Option<&SecretString>,
@@ -187,7 +188,7 @@ impl Session {
         Ok(tokens.jwt)
     }
 
-    /// By the refresh token, and where that is refused, by the API key.
+    /// Renews with the refresh token or, if that is refused, with the API key.
     async fn renew(&self, held: &mut Held) -> Result<Tokens, SessionError> {
         if let Some(refresh_token) = &held.refresh_token {
             let request = Refresh {
@@ -230,7 +231,7 @@ fn is_https(url: &str) -> bool {
     url.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https:"))
 }
 
-/// When a token ends, by its own word. Whether it is good is for others to say.
+/// The expiry that a token claims. Does not verify the token.
 fn expiry(jwt: &str) -> Option<SystemTime> {
     #[derive(Deserialize)]
     struct Claims {

@@ -41,35 +41,36 @@ use super::{
 };
 use crate::engine::{readiness::Readiness, verify::Verifier};
 
-/// Its health is told, as that of [`VERIFICATION`] and of the server as a whole.
+/// Its health is reported, as is that of [`VERIFICATION`] and of the server as a whole.
 const EXT_AUTHZ: &str = "envoy.service.auth.v3.Authorization";
-/// Headers of a call, as HTTP/2 counts them. Those of the original request are in the message.
+/// Largest header list of a call in bytes, as HTTP/2 counts them. The original request's headers
+/// are in the message.
 const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
-/// How often health is looked at.
+/// How often the reported health is updated.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// `envoy.service.auth.v3` and what it imports, for reflection. Made from the `envoy-types` crate
-/// by the test beside it.
+/// `envoy.service.auth.v3` and its imports, for reflection. The test beside it generates them from
+/// the `envoy-types` crate.
 const ENVOY_DESCRIPTORS: &[u8] = include_bytes!("../../proto/ext_authz.descriptors.bin");
-/// `countersign.v1`, likewise made from `proto/countersign/v1`.
+/// `countersign.v1`, generated likewise from `proto/countersign/v1`.
 const OWN_DESCRIPTORS: &[u8] = include_bytes!("../../proto/countersign.descriptors.bin");
 
 /// What the gRPC door needs.
 #[derive(Clone, Debug)]
 pub struct GrpcDoor {
-    /// Decides.
+    /// Makes the decisions.
     pub verifier: Arc<Verifier>,
-    /// Knows whether decisions can be made.
+    /// Whether decisions can be made.
     pub readiness: Readiness,
-    /// How to speak.
+    /// How to respond.
     pub responses: Arc<ResponseConfig>,
-    /// How many bytes a check may have.
+    /// Largest check, in bytes.
     pub max_message: usize,
-    /// How many decisions may be on their way at once.
+    /// Decisions that may be in flight at once.
     pub max_in_flight: usize,
 }
 
-/// The gRPC server cannot be served.
+/// The gRPC server cannot start or failed.
 #[derive(Debug, thiserror::Error)]
 pub enum GrpcError {
     /// The descriptors for reflection are damaged.
@@ -81,7 +82,7 @@ pub enum GrpcError {
 }
 
 impl GrpcDoor {
-    /// Serves on `listener`, with a thread for each core.
+    /// Serves on `listener`, with one thread per core.
     pub fn serve(
         self,
         listener: Listener,
@@ -114,7 +115,7 @@ impl GrpcDoor {
     }
 }
 
-/// Everything that the door answers.
+/// All services of the door.
 #[derive(Clone)]
 struct Services {
     verifier: Arc<Verifier>,
@@ -125,14 +126,14 @@ struct Services {
 }
 
 impl Services {
-    /// For one connection.
+    /// The services for one connection.
     fn answering(&self, standing: &TurnRecord) -> DoorService {
         let (verifier, responses) = (Arc::clone(&self.verifier), Arc::clone(&self.responses));
         let ext_authz = ExtAuthz { verifier, responses, standing: standing.clone() };
         let (verifier, responses) = (Arc::clone(&self.verifier), Arc::clone(&self.responses));
         let verification = PluginVerification { verifier, responses, standing: standing.clone() };
         DoorService {
-            // What is too large for these has been refused before.
+            // `DoorService` has refused larger messages before.
             authorization: AuthorizationServer::new(ext_authz)
                 .max_decoding_message_size(usize::MAX),
             verification: VerificationServer::new(verification)
@@ -166,7 +167,7 @@ impl Protocol for Services {
     }
 }
 
-/// Keeps grpc.health.v1 true, until the service is about to end.
+/// Keeps grpc.health.v1 up to date until the service shuts down.
 async fn report_health(
     readiness: Readiness,
     reporter: tonic_health::server::HealthReporter,

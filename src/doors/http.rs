@@ -1,5 +1,5 @@
 //! HTTP: decisions for nginx, Envoy's HTTP mode and every forward-auth gateway; tokens; liveness;
-//! and, on a listener of its own, what operators look at.
+//! and, on a separate listener, what operators use.
 
 /// An application with `$door` as its state. A macro, because actix-web has no name for what it
 /// returns.
@@ -55,7 +55,7 @@ use super::{
 };
 use crate::{engine::verify::Verifier, telemetry::connections::ConnectionCounts};
 
-/// The door for decisions, and for tokens.
+/// The door for decisions and tokens.
 #[derive(Clone, Debug)]
 pub struct HttpDoor {
     verifier: Arc<Verifier>,
@@ -63,13 +63,13 @@ pub struct HttpDoor {
     responses: Arc<ResponseConfig>,
     url_prefix: Arc<str>,
     in_flight: Arc<InFlight>,
-    /// What `language` says, as the HTTP library takes it.
+    /// The credentials header of the response settings, as the HTTP library's type.
     credentials_header: HeaderName,
     attempt_header: Option<HeaderName>,
     headers_to_remove: HeaderValue,
 }
 
-/// A name in the settings is not one for a header.
+/// A setting holds a name that is not a valid header name.
 #[derive(Debug, thiserror::Error)]
 #[error("{name:?} cannot be the name of a header")]
 pub struct BadHeaderName {
@@ -77,8 +77,8 @@ pub struct BadHeaderName {
 }
 
 impl HttpDoor {
-    /// A door to `verifier` and `tokens`, with `url_prefix` before every path, for `max_in_flight`
-    /// requests at a time.
+    /// A door to `verifier` and `tokens`, with `url_prefix` before every path, for up to
+    /// `max_in_flight` requests at once.
     pub fn new(
         verifier: Arc<Verifier>,
         tokens: TokenDoor,
@@ -106,7 +106,7 @@ impl HttpDoor {
         })
     }
 
-    /// Serves decisions and tokens on `listener`, with a thread for each core.
+    /// Serves decisions and tokens on `listener`, with one thread per core.
     pub fn serve(
         self,
         listener: Listener,
@@ -118,7 +118,7 @@ impl HttpDoor {
         listen::serve(listener, threads, tls.map(ServerTls::for_http).as_ref(), &serving, listening)
     }
 
-    /// Where it says that it is alive.
+    /// The paths of the liveness check.
     fn alive_at(&self) -> Vec<String> {
         let prefix = &self.url_prefix;
         let mut paths: Vec<String> =
@@ -129,7 +129,7 @@ impl HttpDoor {
         paths
     }
 
-    /// Everything but decisions.
+    /// All routes other than decisions.
     fn routes(&self) -> impl FnOnce(&mut web::ServiceConfig) + use<> {
         let (prefix, tokens, alive_at) =
             (Arc::clone(&self.url_prefix), Arc::clone(&self.tokens), self.alive_at());
@@ -140,18 +140,18 @@ impl HttpDoor {
     }
 }
 
-/// The door at its listener.
+/// The door on its listener.
 #[derive(Clone, Debug)]
 struct Serving {
     door: HttpDoor,
     counts: Arc<ConnectionCounts>,
 }
 
-/// The door on one thread.
+/// The door on one worker thread.
 #[derive(Debug)]
 struct HttpWorker {
     door: HttpDoor,
-    /// Of the listener.
+    /// The connection counts of the listener.
     counts: Arc<ConnectionCounts>,
     alive_at: Vec<String>,
     app: Bridge,
@@ -185,8 +185,8 @@ impl Protocol for Serving {
 }
 
 impl HttpWorker {
-    /// How many requests there are is looked at before anything else; whether the process is alive
-    /// has nothing to do with it.
+    /// The number of requests in flight is checked first, except for liveness, which does not
+    /// depend on load.
     async fn answer(
         &self,
         request: hyper::Request<hyper::body::Incoming>,
@@ -196,7 +196,7 @@ impl HttpWorker {
         activity.standing().begin();
         let place = self.door.in_flight.enter();
         if route::is_question(&self.door.url_prefix, request.uri()) {
-            // Its body says nothing, and is not waited for.
+            // Its body carries no information and is not read.
             let (request, _) = request.into_parts();
             return decision::answer(request, &self.door, activity.standing(), place.is_none())
                 .await;
@@ -206,12 +206,12 @@ impl HttpWorker {
             let refusal = tokens::overloaded(&self.door.url_prefix, request.uri().path());
             return Box::pin(bridge::give_back(refusal)).await;
         }
-        // In a box, so that a decision does not carry the room for it around.
+        // Boxed, so that a decision does not carry the space for this future around.
         Box::pin(self.app.answer(request, peer, activity)).await
     }
 }
 
-/// What can be read can be asked about without its body.
+/// `GET` or `HEAD`; a resource that can be read also answers without its body.
 fn get() -> Route {
     web::route().guard(Any(Get()).or(Head()))
 }

@@ -1,35 +1,35 @@
-//! What is being served at one door, with a bound on how much that may be.
+//! The requests that a door is serving, with an upper limit.
 //!
-//! A request that finds no room is refused at once. Waiting for room would keep what it has, and
-//! the memory that it takes, for as long as whoever filled the door likes.
+//! A request over the limit is refused at once. If it waited, it would hold its connection and
+//! memory for as long as the clients that fill the door want.
 
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
 };
 
-/// A door's room for requests. Entering it and leaving it are one addition each.
+/// A door's limit on requests. Entering and leaving cost one atomic addition each.
 #[derive(Debug)]
 pub(super) struct InFlight(Room);
 
-/// So much of something, of which some is taken.
+/// A limited amount of something, and how much of it is taken.
 #[derive(Debug)]
 pub(super) struct Room {
     taken: AtomicUsize,
     max: usize,
 }
 
-/// One request, for as long as it is served.
+/// One request, counted while it is served.
 #[derive(Debug)]
 pub(super) struct Served(Arc<InFlight>);
 
 impl InFlight {
-    /// Room for so many `requests` at once.
+    /// A limit of `requests` at once.
     pub(super) fn new(requests: usize) -> Arc<Self> {
         Arc::new(Self(Room::new(requests)))
     }
 
-    /// A request comes in; `None` if there is no room for it.
+    /// Counts a request; `None` if the limit is reached.
     pub(super) fn enter(self: &Arc<Self>) -> Option<Served> {
         self.0.take(1).then(|| Served(Arc::clone(self)))
     }
@@ -42,13 +42,13 @@ impl Drop for Served {
 }
 
 impl Room {
-    /// Room for `max`.
+    /// A limit of `max`.
     pub(super) const fn new(max: usize) -> Self {
         Self { taken: AtomicUsize::new(0), max }
     }
 
-    /// Takes so much, if there is. Who finds no room gives back what it took, so at the edge two
-    /// may refuse each other, which is well: there is no room.
+    /// Takes `amount` if there is room. An attempt that finds none gives back what it took, so
+    /// close to the limit two attempts may refuse each other. That is fine: there is no room.
     pub(super) fn take(&self, amount: usize) -> bool {
         if amount > self.max {
             return false;
@@ -61,7 +61,7 @@ impl Room {
         has_room
     }
 
-    /// So much is no longer taken.
+    /// Gives back `amount`.
     pub(super) fn give_back(&self, amount: usize) {
         self.taken.fetch_sub(amount, Ordering::Relaxed);
     }

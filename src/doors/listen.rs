@@ -1,14 +1,14 @@
-//! The connections of every listener: accepted, counted, bounded, given up when they are too slow,
-//! and brought to an end in order.
+//! The connections of every listener: accepted, counted, limited, dropped when they are too slow,
+//! and closed gracefully.
 //!
-//! One thread for each core, with a runtime of its own. A request stays on the thread that read it,
+//! One thread per core, each with a runtime of its own. A request stays on the thread that read it,
 //! and so does its claim on the way to Redis and back: no other thread is woken for either.
-//! Connections are handed out in turns. Leaving that to the kernel (`SO_REUSEPORT`) would put the
-//! few that a gateway has, one for each of its own threads, on the same core now and then, and keep
-//! them there.
+//! Connections are handed out round-robin. Leaving that to the kernel (`SO_REUSEPORT`) would
+//! sometimes put the few connections of a gateway, one for each of its threads, on the same core,
+//! and keep them there.
 //!
-//! Deadlines have no timers of their own. A connection notes what it waits for and since when
-//! ([`Activity`]); each worker looks at all of its connections four times a second.
+//! Deadlines do not use timers. A connection records what it waits for and since when
+//! ([`Activity`]); each worker checks all of its connections four times a second.
 
 mod accept;
 mod connection;
@@ -58,7 +58,7 @@ pub(super) trait Protocol: Clone + Send + 'static {
     /// Runs once on each worker's thread.
     fn prepare(self) -> impl Future<Output = Self::Ready>;
 
-    /// Speaks on `stream`.
+    /// Serves `stream`.
     fn serve<S: Stream>(
         ready: &Self::Ready,
         stream: Watched<S>,
@@ -66,22 +66,22 @@ pub(super) trait Protocol: Clone + Send + 'static {
         activity: &Rc<Activity>,
     ) -> impl Connection;
 
-    /// What one connection too many is told.
+    /// What a client receives if there are too many connections.
     fn refusal() -> Vec<u8>;
 }
 
-/// What every listener goes by.
+/// What all listeners need.
 #[derive(Clone, Debug)]
 pub struct Listening {
-    /// Connections at a time.
+    /// Connections that may be open at once.
     pub max_connections: usize,
-    /// How far the end of the service has come.
+    /// The stage of the shutdown.
     pub stages: Stages,
     /// Counts connections.
     pub counts: Arc<ConnectionCounts>,
 }
 
-/// A listener with its threads failed.
+/// A listener or its threads failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// A thread to serve connections with could not be started.
@@ -92,14 +92,15 @@ pub enum ListenError {
     WorkerPanicked,
 }
 
-/// A listener that is being served. Dropping it changes nothing: [`Stages`] end it.
+/// A listener that is being served, until the last of the [`Stages`]. If it is dropped, it accepts
+/// no more connections, and its workers close theirs.
 #[derive(Debug)]
 pub struct Served {
     accepting: JoinHandle<()>,
     ends: FuturesUnordered<oneshot::Receiver<()>>,
 }
 
-/// Serves `listener` on `threads` threads, with `tls` if it is one that other hosts reach.
+/// Serves `listener` on `threads` threads; over TCP with `tls`, if there is one.
 pub(super) fn serve<P: Protocol>(
     listener: Listener,
     threads: usize,
@@ -124,7 +125,7 @@ pub(super) fn serve<P: Protocol>(
 }
 
 impl Served {
-    /// Is done when every connection is, or the first worker failed.
+    /// Resolves when every connection has ended, or the first worker has failed.
     pub async fn ended(&mut self) -> Result<(), ListenError> {
         while let Some(end) = self.ends.next().await {
             end.map_err(|_| ListenError::WorkerPanicked)?;

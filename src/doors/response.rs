@@ -1,4 +1,4 @@
-//! What both doors say alike: header names, and the words of a denial.
+//! What both doors share in their responses: header names, and the wording of denials.
 
 use std::ops::Deref;
 
@@ -41,28 +41,28 @@ pub(super) mod name {
 pub(super) const AUTHORIZATION: &str = "authorization";
 pub(super) const PROBLEM_JSON: &str = "application/problem+json";
 pub(super) const NO_STORE: &str = "no-store";
-/// Seconds after which a client may try again when nothing could be decided.
+/// Seconds until a client may try again after a decision could not be made.
 pub(super) const RETRY_AFTER_SECONDS: u32 = 1;
-/// The same as a header value.
+/// [`RETRY_AFTER_SECONDS`] as a header value.
 pub(super) const RETRY_AFTER: &str = "1";
 
-/// How the doors speak, from the settings.
+/// How the doors respond, from the settings.
 #[derive(Clone, Debug)]
 pub struct ResponseConfig {
     /// The header that carries self-signed tokens, in lowercase.
     pub(super) credentials_header: Box<str>,
-    /// The header in which an HTTP gateway names the original request, in lowercase.
+    /// The header in which an HTTP gateway sends its id of the original request, in lowercase.
     pub(super) attempt_header: Option<Box<str>>,
     scheme: Box<str>,
     realm: Box<str>,
-    /// What is said with each of [`DenialCode::ALL`], in that order.
+    /// The prepared refusal for each of [`DenialCode::ALL`], in that order.
     denials: Box<[Template]>,
 }
 
 impl ResponseConfig {
-    /// Self-signed tokens come in `credentials_header`; HTTP gateways name the original request in
-    /// `attempt_header`; challenges ask for credentials of `scheme` in `realm`. What is said
-    /// about each denial is put together here, once.
+    /// Self-signed tokens come in `credentials_header`; HTTP gateways send their id of the original
+    /// request in `attempt_header`; challenges ask for credentials of `scheme` in `realm`. The
+    /// refusals are prepared here, once.
     pub fn new(
         credentials_header: &str,
         attempt_header: Option<&str>,
@@ -79,13 +79,13 @@ impl ResponseConfig {
         }
     }
 
-    /// The scheme in challenges.
+    /// The authentication scheme in challenges.
     pub fn scheme(&self) -> &str {
         &self.scheme
     }
 
-    /// The header that the back end should not see: that of a self-signed token, which is spent. An
-    /// access token may be meant for the back end, too.
+    /// The header to hide from the back end: the one with a self-signed token, which is used up. An
+    /// access token is kept, since it may be meant for the back end, too.
     pub(super) fn header_to_remove(&self, identity: &Identity) -> Option<&str> {
         match identity.method() {
             AuthMethod::SelfSigned => Some(&self.credentials_header),
@@ -99,9 +99,9 @@ impl ResponseConfig {
     }
 }
 
-/// The values of the identity headers of an allow: of every one of them, so that a proxy always
-/// overwrites what a client sent. In the order of [`name::IDENTITY`]. Nothing is copied but the
-/// name of the decision.
+/// The values of the identity headers of an allow, in the order of [`name::IDENTITY`]. All of them
+/// are always set, so that a proxy overwrites whatever the client sent. Only the decision id is
+/// copied.
 pub(super) fn identity_values(identity: &Identity, decision_id: &str) -> [ByteString; 7] {
     let principal = identity.principal();
     [
@@ -115,10 +115,10 @@ pub(super) fn identity_values(identity: &Identity, decision_id: &str) -> [ByteSt
     ]
 }
 
-/// A refusal, with everything that is said on the wire.
+/// A refusal, with everything that goes on the wire.
 pub(super) struct Refusal<'a> {
     template: DenialTemplate<'a>,
-    /// Scopes that were asked for and are not held, where they are known.
+    /// Required scopes that the principal does not hold, if known.
     pub(super) missing_scopes: Option<&'a Scopes>,
 }
 
@@ -147,8 +147,9 @@ impl Refusal<'_> {
         [before, decision_id, after].concat()
     }
 
-    /// The values of the headers of the answer to the client, in the order of [`name::REFUSAL`];
-    /// but for [`Refusal::retry_after`], and `Date`, which some servers add by themselves.
+    /// The values of the response headers to the client, in the order of [`name::REFUSAL`].
+    /// [`Refusal::retry_after`] is not among them, nor is `Date`, which some servers add
+    /// themselves.
     pub(super) fn values(&self, decision_id: &str) -> [ByteString; 5] {
         [
             ByteString::from_static(self.template.code),
@@ -159,7 +160,7 @@ impl Refusal<'_> {
         ]
     }
 
-    /// The value of `Retry-After`, which only some refusals have.
+    /// The value of `Retry-After`; only an unavailable service has one.
     pub(super) fn retry_after(&self) -> Option<&'static str> {
         match self.template.kind {
             RefusalKind::Unauthenticated | RefusalKind::Forbidden | RefusalKind::Misconfigured => {
@@ -169,7 +170,7 @@ impl Refusal<'_> {
         }
     }
 
-    /// All of these with their names.
+    /// The names and values of all headers, including `Retry-After`.
     pub(super) fn headers(
         &self,
         decision_id: &str,
@@ -182,13 +183,13 @@ impl Refusal<'_> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RefusalKind {
-    /// 401: who are you?
+    /// 401: the client has not proven who it is.
     Unauthenticated,
-    /// 403: not you.
+    /// 403: the client is known, but lacks a scope.
     Forbidden,
-    /// 503: cannot tell.
+    /// 503: no decision could be made.
     Unavailable,
-    /// 500: the gateway asks for something unknown.
+    /// 500: the gateway requires something that is not valid.
     Misconfigured,
 }
 
@@ -219,7 +220,7 @@ impl RefusalKind {
     }
 }
 
-/// What to say to a verdict: the identity to pass on, or the refusal.
+/// Turns a verdict into the identity to pass on, or the refusal.
 pub(super) fn to_response<'a>(
     verdict: &'a Verdict,
     responses: &'a ResponseConfig,
@@ -242,10 +243,10 @@ pub(super) fn to_response<'a>(
     Err(Refusal { template, missing_scopes })
 }
 
-/// When the words were put together.
+/// A refusal that was prepared at startup, or one made for this denial.
 enum DenialTemplate<'a> {
     Prepared(&'a Template),
-    /// Where they name scopes.
+    /// Made for this denial, since it names scopes.
     WithScopes(Box<Template>),
 }
 
@@ -260,18 +261,19 @@ impl Deref for DenialTemplate<'_> {
     }
 }
 
-/// What is said in a refusal, but for the name of the decision.
+/// A refusal, without the decision id.
 #[derive(Clone, Debug)]
 struct Template {
     kind: RefusalKind,
     status: u16,
     code: &'static str,
     challenge: ByteString,
-    /// The problem+json body, before and after the name.
+    /// The problem+json body, before and after the decision id.
     body: [ByteString; 2],
 }
 
-/// RFC 9457, with the code, the decision and the scopes that are missing as extension members.
+/// RFC 9457, with the code and the missing scopes as extension members; the decision id is in
+/// `instance`.
 #[derive(Serialize)]
 struct DenialProblem<'a> {
     r#type: &'static str,
@@ -284,7 +286,7 @@ struct DenialProblem<'a> {
     missing_scopes: Option<&'a str>,
 }
 
-/// Where a problem names the decision.
+/// Prefix of `instance`, in front of the decision id.
 const INSTANCE: &str = "urn:uuid:";
 
 impl Template {
@@ -303,7 +305,7 @@ impl Template {
             code,
             missing_scopes,
         };
-        // A struct of texts and numbers always has a JSON form; an empty body would still be a
+        // A struct of strings and numbers always serializes; an empty body would still be a
         // refusal.
         let body = serde_json::to_string(&problem).unwrap_or_default();
         let name_at = body.find(INSTANCE).map_or(body.len(), |start| start + INSTANCE.len());

@@ -1,5 +1,5 @@
-//! TLS for the listeners: PEM files that are read again when they change, and client certificates
-//! where the settings ask for them.
+//! TLS for the listeners: PEM files that are reloaded when they change, and client certificates if
+//! the settings require them.
 
 mod failure;
 
@@ -27,13 +27,13 @@ use crate::{
     roots::peers,
 };
 
-/// How often the files are looked at.
+/// How often the files are checked for changes.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
 
-/// TLS cannot be served with these files.
+/// The TLS files cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file cannot be read, or holds no PEM of the kind.
+    /// A file cannot be read, or contains no PEM of the expected kind.
     #[error("{} (`{key}`) cannot be used: {reason}", path.display())]
     File {
         /// The setting that names the file.
@@ -43,10 +43,10 @@ pub enum TlsError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The parts do not fit together.
+    /// The files do not match each other.
     #[error("the TLS files do not fit together")]
     Mismatch(#[source] rustls::Error),
-    /// No client could be verified against these authorities.
+    /// No client could be verified with these authorities.
     #[error("`{key}` cannot be used")]
     ClientCa {
         /// The setting that names them.
@@ -56,7 +56,7 @@ pub enum TlsError {
     },
 }
 
-/// TLS as the listeners serve it: one set of files, loaded anew while connections go on.
+/// TLS for the listeners: one set of files, reloaded while connections stay open.
 #[derive(Clone)]
 pub struct ServerTls {
     loaded: Arc<Loaded>,
@@ -74,17 +74,16 @@ struct Files {
     client_ca: Option<PathBuf>,
 }
 
-/// Made of the files as they were read. So are the sessions that clients may resume without being
-/// verified again: with other files, none of them counts.
+/// What is made from the files. Sessions that clients may resume without being verified again
+/// belong to it: after a reload, none of them is valid.
 struct Material {
     http: Arc<ServerConfig>,
     grpc: Arc<ServerConfig>,
-    /// The bytes of the files, by which a change is noticed.
+    /// The contents of the files, to detect a change.
     bytes: Vec<Vec<u8>>,
 }
 
-/// Shakes hands on the connections of one listener, with the files as they are when a connection
-/// begins.
+/// Performs the handshakes of one listener, with the files as they are when a connection begins.
 #[derive(Clone)]
 pub(super) struct Acceptor {
     loaded: Arc<Loaded>,
@@ -92,7 +91,8 @@ pub(super) struct Acceptor {
 }
 
 impl ServerTls {
-    /// Loads the files that `settings`, which are called `keys`, name; `None` if they name none.
+    /// Loads the files that `settings` name; `keys` are the names of those settings. `None` if
+    /// there are none.
     pub fn load(settings: &TlsSettings, keys: TlsKeys) -> Result<Option<Self>, TlsError> {
         let (Some(certificate), Some(key)) = (settings.cert.clone(), settings.key.clone()) else {
             return Ok(None);
@@ -102,8 +102,8 @@ impl ServerTls {
         Ok(Some(Self { loaded: Arc::new(Loaded { files, current }) }))
     }
 
-    /// Looks at the files now and then, and uses them when they have changed. Files that cannot be
-    /// used are told of, and the last good ones stay.
+    /// Checks the files periodically, and reloads them when they have changed. If the new files
+    /// cannot be used, that is logged, and the last good ones stay in use.
     pub async fn watch(self) {
         let mut refused: Option<Vec<Vec<u8>>> = None;
         loop {
@@ -135,12 +135,12 @@ impl ServerTls {
         }
     }
 
-    /// Shakes hands on the connections of the HTTP listener.
+    /// Performs the handshakes of the HTTP listener.
     pub(super) fn for_http(&self) -> Acceptor {
         Acceptor { loaded: Arc::clone(&self.loaded), chosen: |material| &material.http }
     }
 
-    /// The same for gRPC.
+    /// Performs the handshakes of the gRPC listener.
     pub(super) fn for_grpc(&self) -> Acceptor {
         Acceptor { loaded: Arc::clone(&self.loaded), chosen: |material| &material.grpc }
     }

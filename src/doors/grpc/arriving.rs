@@ -1,5 +1,5 @@
-//! A message on its way: gathered whole before anybody reads it, within bounds of size, time and
-//! memory.
+//! Receives a message: collects it completely before anything decodes it, within limits on size,
+//! time and memory.
 
 use std::{
     pin::Pin,
@@ -16,31 +16,32 @@ use super::{
     pending::{Held, Pending},
 };
 
-/// What stands before each message: whether it is compressed, and its length in four bytes.
+/// Prefix of each message: one byte that says whether it is compressed, and its length in four
+/// bytes.
 const PREFIX: usize = 5;
 
-/// Why there is no message.
+/// Why a message was not received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lacking {
-    /// It says that it is larger than what is taken.
+    /// Its announced length exceeds the limit.
     TooLarge,
-    /// All messages together hold as much as they may.
+    /// The memory for all messages is used up.
     NoRoom,
     /// It ended too early, or took too long.
     Incomplete,
-    /// Whoever sent it is gone.
+    /// The sender is gone.
     Sender,
 }
 
-/// A message with its prefix, and the bytes that it takes of what all of them may.
+/// A message with its prefix, and the memory that it holds of the shared limit.
 #[derive(Debug)]
 pub(super) struct Message {
     pub(super) bytes: Bytes,
-    /// None for one that came in one piece.
+    /// `None` for a message that arrived in one piece.
     pub(super) held: Option<Held>,
 }
 
-/// One message, while it comes. What follows it in the same stream is passed over.
+/// One message, while it arrives. Anything after it in the same stream is ignored.
 #[derive(Debug)]
 pub(super) struct Arriving<B> {
     body: B,
@@ -49,12 +50,12 @@ pub(super) struct Arriving<B> {
     until: Instant,
     piece: Option<Bytes>,
     parts: Option<Parts>,
-    /// What is wrong with it, and how much of it was read since that is known.
+    /// Why the message is rejected, and how many bytes were discarded since then.
     in_vain: Option<(Lacking, usize)>,
 }
 
-/// A message that came, or comes, in more than one piece. Pieces are copied: a small one may be
-/// part of a large buffer, and would keep it.
+/// A message that arrives in more than one piece. Pieces are copied: a small one may be part of a
+/// large buffer, and would keep all of it alive.
 #[derive(Debug)]
 struct Parts {
     bytes: Vec<u8>,
@@ -63,20 +64,20 @@ struct Parts {
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Arriving<B> {
-    /// The message in `body`, of up to `max` bytes, which has to be there at `until`; it has to
-    /// find room in `room` if it comes in parts.
+    /// Receives the message in `body`, of up to `max` bytes, until the deadline `until`; if it
+    /// arrives in parts, it takes memory from `room`.
     pub(super) fn new(body: B, max: usize, room: Arc<Pending>, until: Instant) -> Self {
         Self { body, max, room, until, piece: None, parts: None, in_vain: None }
     }
 
-    /// Is ready with the message when the stream has ended, or with what is wrong with it. What is
-    /// too large is read all the same for a while, and forgotten: a stream that is answered
-    /// before it has ended is reset, and too many of these end a connection.
+    /// Ready with the message when the stream has ended, or with the reason for rejecting it. A
+    /// message that is too large is still read up to a limit, and discarded: answering a stream
+    /// before it has ended resets it, and too many resets end a connection.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Message, Lacking>> {
         loop {
             match Pin::new(&mut self.body).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    // Trailers are of no interest.
+                    // Trailers are ignored.
                     if let Ok(piece) = frame.into_data() {
                         self.take(piece)?;
                     }
@@ -125,7 +126,7 @@ impl<B: Body<Data = Bytes> + Unpin> Arriving<B> {
         self.parts()?.add(&piece, max)
     }
 
-    /// What came so far, as parts.
+    /// Switches to collecting parts, starting with what has arrived so far.
     fn parts(&mut self) -> Result<&mut Parts, Lacking> {
         match &mut self.parts {
             Some(parts) => Ok(parts),
@@ -172,7 +173,8 @@ impl Parts {
         self.append(&piece[..piece.len().min(whole - self.bytes.len())], whole)
     }
 
-    /// Room grows with what has come, not with what is announced, which costs nothing to say.
+    /// Memory grows with what has arrived, not with the announced length, which costs a sender
+    /// nothing.
     fn append(&mut self, piece: &[u8], whole: usize) -> Result<(), Lacking> {
         let (length, capacity) = (self.bytes.len() + piece.len(), self.bytes.capacity());
         if length > capacity {
@@ -187,7 +189,7 @@ impl Parts {
     }
 }
 
-/// How long the message is that begins so; `None` if its prefix is not there yet.
+/// The length of the message that begins with `bytes`; `None` if its prefix is incomplete.
 fn length(bytes: &[u8]) -> Option<usize> {
     let [_, length @ ..] = bytes.first_chunk::<PREFIX>()?;
     Some(u32::from_be_bytes(*length) as usize)
@@ -204,8 +206,7 @@ mod tests {
 
     use super::*;
 
-    /// Gives its pieces one after the other, each after a while where it says so, and then ends or
-    /// does not.
+    /// Yields its pieces one by one, `None` being a pause, and then ends or stays open.
     struct Pieces {
         left: VecDeque<Option<Bytes>>,
         ends: bool,
@@ -310,7 +311,7 @@ mod tests {
             (vec![Some(whole[..4].to_vec())], true),
             (vec![Some(whole[..14].to_vec())], true),
             (vec![Some(whole[..14].to_vec())], false),
-            // Who asks has not said that this is all.
+            // The sender has not ended the stream.
             (vec![Some(whole.clone())], false),
         ] {
             let arriving = arriving_until(Instant::now(), pieces.clone(), ends, &room);
@@ -322,7 +323,7 @@ mod tests {
         }
     }
 
-    /// The rest of it is read, so that its sender reads the answer, and not kept.
+    /// The rest is read and discarded, so that the sender gets to read the response.
     #[tokio::test]
     async fn a_message_that_is_too_large_is_read_to_its_end() {
         let room = Pending::new(PENDING_MESSAGE);
@@ -355,7 +356,7 @@ mod tests {
         assert!(begun[0].poll(&mut context).is_pending());
         let mut at_once = arriving([Some(message(MAX))], true, &room);
         assert!(matches!(at_once.poll(&mut context), Poll::Ready(Ok(Message { held: None, .. }))));
-        // There is no room for both, and the older one goes.
+        // There is no room for both, so the older one is dropped.
         assert!(begun[1].poll(&mut context).is_pending());
         assert!(matches!(begun[0].poll(&mut context), Poll::Ready(Err(Lacking::NoRoom))));
         assert!(begun[1].poll(&mut context).is_pending());

@@ -14,13 +14,13 @@ use crate::{
 pub(super) struct ExtAuthz {
     pub(super) verifier: Arc<Verifier>,
     pub(super) responses: Arc<ResponseConfig>,
-    /// Of the connection that this answers.
+    /// The turn record of the connection.
     pub(super) standing: TurnRecord,
 }
 
 #[async_trait]
 impl Authorization for ExtAuthz {
-    /// Every answer is an OK RPC: to Envoy a gRPC error is no denial, but a case for
+    /// Always an OK RPC: Envoy does not read a gRPC error as a denial, but applies
     /// `failure_mode_allow`.
     async fn check(
         &self,

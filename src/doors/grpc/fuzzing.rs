@@ -6,7 +6,7 @@ use prost::Message;
 use super::{generated::VerifyRequest, request::auth_request};
 use crate::{domain::auth_request::AuthRequest, doors::response::ResponseConfig};
 
-/// Shows `look` what Envoy asks with these bytes; `None` if they are no `CheckRequest`.
+/// Calls `look` with Envoy's request in `bytes`; `None` if they are not a `CheckRequest`.
 pub fn check_request<T>(
     bytes: &[u8],
     responses: &ResponseConfig,
@@ -16,7 +16,7 @@ pub fn check_request<T>(
     Some(look(&auth_request(&request, &tonic::metadata::MetadataMap::new(), responses)))
 }
 
-/// Shows `look` what a plugin asks with these bytes; `None` if they are no `VerifyRequest`.
+/// Calls `look` with a plugin's request in `bytes`; `None` if they are not a `VerifyRequest`.
 pub fn verify_request<T>(bytes: &[u8], look: impl FnOnce(&AuthRequest<'_>) -> T) -> Option<T> {
     VerifyRequest::decode(bytes).ok().map(|request| look(&AuthRequest::from(&request)))
 }

@@ -1,8 +1,8 @@
-//! The room for messages that come in parts, of all connections together.
+//! Memory for messages that arrive in parts, shared by all connections.
 //!
-//! An honest message is there within milliseconds. Whoever keeps the end of his back would fill the
-//! room for seconds, and then again. So if there is no more room, the message that has waited for
-//! the longest is given up for the newest.
+//! An honest message is complete within milliseconds. A sender that withholds the end of its
+//! messages would otherwise fill this memory for seconds, again and again. So if there is none
+//! left, the messages that have waited longest are dropped for the newest.
 
 use std::{
     collections::VecDeque,
@@ -17,15 +17,15 @@ use futures_util::task::AtomicWaker;
 
 use crate::doors::in_flight::Room;
 
-/// The messages that have begun and not ended.
+/// The messages that have begun to arrive and are not complete.
 #[derive(Debug)]
 pub(super) struct Pending {
     bytes: Room,
-    /// In the order in which they began. Some have ended.
+    /// In the order in which they began. Some may have ended.
     begun: Mutex<VecDeque<Weak<State>>>,
 }
 
-/// The bytes of one message.
+/// The memory that one message holds.
 #[derive(Debug)]
 pub(super) struct Held {
     state: Arc<State>,
@@ -34,19 +34,19 @@ pub(super) struct Held {
 
 #[derive(Debug, Default)]
 struct State {
-    /// What it has of the room.
+    /// Bytes that it holds of the shared memory.
     bytes: AtomicUsize,
     is_given_up: AtomicBool,
     waker: AtomicWaker,
 }
 
 impl Pending {
-    /// Room for so many bytes.
+    /// Memory of `bytes` bytes in total.
     pub(super) fn new(bytes: usize) -> Arc<Self> {
         Arc::new(Self { bytes: Room::new(bytes), begun: Mutex::default() })
     }
 
-    /// A message begins, and takes so many `bytes` whatever it is; `None` if there is no room.
+    /// Registers a new message, which holds `bytes` from the start; `None` if there is no room.
     pub(super) fn begin(self: &Arc<Self>, bytes: usize) -> Option<Held> {
         let state = Arc::<State>::default();
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
@@ -59,8 +59,8 @@ impl Pending {
         held.add(bytes).then_some(held)
     }
 
-    /// Takes so many bytes; if there are none, those of the oldest messages, but not of `newest`
-    /// and what came after it.
+    /// Takes `bytes`. If there are not enough, drops the oldest messages first, but never `newest`
+    /// or messages that began after it.
     fn take(&self, bytes: usize, newest: &Arc<State>) -> bool {
         while !self.bytes.take(bytes) {
             let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
@@ -71,7 +71,7 @@ impl Pending {
                 return false;
             }
             drop(begun);
-            // Its memory follows as soon as it looks.
+            // The message frees its memory as soon as it is polled.
             oldest.is_given_up.store(true, Ordering::Release);
             oldest.waker.wake();
             self.bytes.give_back(oldest.bytes.swap(0, Ordering::Relaxed));
@@ -81,7 +81,7 @@ impl Pending {
 }
 
 impl Held {
-    /// Holds so many more.
+    /// Takes `bytes` more. False if there is no room.
     #[must_use = "bytes for which there is no room may not be kept"]
     pub(super) fn add(&self, bytes: usize) -> bool {
         let has_room = self.of.take(bytes, &self.state);
@@ -91,7 +91,7 @@ impl Held {
         has_room
     }
 
-    /// Holds no more than so many from now on.
+    /// Shrinks to at most `bytes`.
     pub(super) fn keep(&self, bytes: usize) {
         let held = self.state.bytes.swap(0, Ordering::Relaxed);
         let kept = held.min(bytes);
@@ -99,7 +99,7 @@ impl Held {
         self.of.bytes.give_back(held - kept);
     }
 
-    /// Whether it has to make room; if not, `waker` is told when it does.
+    /// Whether the message was dropped to make room; if not, `waker` is woken when it is.
     pub(super) fn is_given_up(&self, waker: &Waker) -> bool {
         self.state.waker.register(waker);
         self.state.is_given_up.load(Ordering::Acquire)

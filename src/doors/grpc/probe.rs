@@ -17,15 +17,15 @@ use crate::{
 /// The gRPC door could not be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
-    /// No connection.
+    /// The connection failed.
     #[error("the gRPC door cannot be reached")]
     Connect(#[from] tonic::transport::Error),
-    /// The call failed, which no decision does.
+    /// The call failed. A decision never fails a call.
     #[error("the gRPC door failed")]
     Call(#[from] Box<tonic::Status>),
 }
 
-/// Presents `authorization` to `Check` of the door at `address`.
+/// Sends `authorization` to `Check` of the door at `address`.
 pub async fn ask(address: &ListenAddress, authorization: &str) -> Result<Answer, AskError> {
     let url = match address {
         ListenAddress::Tcp(address) => format!("http://{address}"),

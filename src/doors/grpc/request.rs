@@ -1,4 +1,4 @@
-//! What Envoy presents in a `CheckRequest`.
+//! Reads the authorization request from a `CheckRequest`.
 
 use envoy_types::{
     ext_authz::v3::pb::{Address, CheckRequest},
@@ -15,15 +15,15 @@ use crate::{
     doors::response::{AUTHORIZATION, ResponseConfig, name},
 };
 
-/// The key of a route's `context_extensions` that asks for scopes.
+/// The key in a route's `context_extensions` that lists the required scopes.
 const SCOPE_EXTENSION: &str = "scope";
 
-/// Envoy's word on a body that it hands over: `true` if it is only the beginning. Where nothing is
-/// handed over it is the client's.
+/// Envoy sets this header when it passes a body on: `true` if it is only the beginning. Without a
+/// body, the header comes from the client.
 const PARTIAL_BODY: &str = "x-envoy-auth-partial-body";
 
-/// Anything that a `CheckRequest` leaves out is simply not presented; nothing can be left out that
-/// would allow.
+/// A field that the `CheckRequest` leaves out counts as absent; leaving something out can never
+/// lead to an allow.
 pub(super) fn auth_request<'a>(
     request: &'a CheckRequest,
     metadata: &'a MetadataMap,
@@ -54,8 +54,8 @@ pub(super) fn auth_request<'a>(
         };
     };
     let headers = Headers(http);
-    // Envoy joins repeated headers with commas; a token has none, so joined credentials are refused
-    // as two.
+    // Envoy joins repeated headers with commas. A token contains none, so joined credentials are
+    // refused as two.
     required_scopes.extend(
         headers.all(name::REQUIRED_SCOPE).flat_map(|value| value.unwrap_or("\"").split(',')),
     );
@@ -77,8 +77,8 @@ pub(super) fn auth_request<'a>(
         required_scopes,
         attempt: stream_number(&http.id),
         peer,
-        // The question has a span of its own where Envoy traces; where it does not, the request may
-        // be part of a trace all the same.
+        // If Envoy traces, the call has a span of its own. If not, the original request may still
+        // be part of a trace.
         trace: match trace(metadata) {
             TraceHeaders { traceparent: None, .. } => headers.trace(),
             told => told,
@@ -87,10 +87,11 @@ pub(super) fn auth_request<'a>(
     }
 }
 
-/// Envoy's own number of the stream, 64 random bits in decimal: the client has no say in it, and it
-/// stays when Envoy asks again. Others put the trace id of the request here (agentgateway up to
-/// 1.4.1 at least), 32 hexadecimal digits that a client chooses by `traceparent`: that names
-/// no attempt, for whoever saw the request could have its token pass again.
+/// Envoy's id of the stream, 64 random bits in decimal. The client cannot influence it, and it
+/// stays the same when Envoy asks again. Other gateways put the trace id of the request here
+/// (agentgateway up to 1.4.1 at least), 32 hexadecimal digits that a client can choose through
+/// `traceparent`. That must not count as an attempt: anyone who saw the request could use its token
+/// again.
 fn stream_number(id: &str) -> Option<&str> {
     const DIGITS_MAX: usize = 20;
     let is_decimal =
@@ -98,15 +99,15 @@ fn stream_number(id: &str) -> Option<&str> {
     is_decimal.then_some(id)
 }
 
-/// Whether an extension is meant to ask for scopes and does not: `scopes`, `Scope`,
-/// `required_scope`. Other names are ignored, since control planes add some of their own.
+/// Whether an extension is probably meant to require scopes but has the wrong name: `scopes`,
+/// `Scope`, `required_scope`. Other names are ignored, since control planes add some of their own.
 fn is_misspelt(name: &str) -> bool {
     let scope = SCOPE_EXTENSION.as_bytes();
     name != SCOPE_EXTENSION
         && name.as_bytes().windows(scope.len()).any(|part| part.eq_ignore_ascii_case(scope))
 }
 
-/// The trace that a call is part of.
+/// The trace that a call belongs to.
 pub(super) fn trace(metadata: &MetadataMap) -> TraceHeaders<'_> {
     let value =
         |name| metadata.get(name).and_then(|value: &MetadataValue<Ascii>| value.to_str().ok());
@@ -117,7 +118,7 @@ fn stated(value: &str) -> Reported<'_> {
     Reported::from(Some(value))
 }
 
-/// The request's headers, in either of two forms: `headers`, or with `encode_raw_headers` the
+/// The headers of the request, in either of two forms: `headers` or, with `encode_raw_headers`, the
 /// entries of `header_map`.
 struct Headers<'a>(&'a HttpRequest);
 
@@ -138,8 +139,8 @@ impl<'a> Headers<'a> {
         plain.or_same(raw)
     }
 
-    /// Over HTTP/2 the attribute is what the client writes into `:scheme`, whatever it connects
-    /// with. The header is Envoy's own, unless its settings leave it to the proxy in front.
+    /// Over HTTP/2 the attribute is what the client wrote into `:scheme`, however it connected. The
+    /// header is set by Envoy, unless its settings leave that to the proxy in front.
     fn scheme(&self) -> Reported<'a> {
         let header =
             self.all(name::FORWARDED_PROTO).fold(Reported::Missing, |known, value| match value {
@@ -149,7 +150,7 @@ impl<'a> Headers<'a> {
         header.or(stated(&self.0.scheme))
     }
 
-    /// What Envoy hands over of the body.
+    /// The body, as far as Envoy passes it on.
     fn body(&self) -> Body<'a> {
         let (text, raw) = (self.0.body.as_bytes(), self.0.raw_body.as_slice());
         let mut partial = self.all(PARTIAL_BODY).peekable();
@@ -157,18 +158,18 @@ impl<'a> Headers<'a> {
             ([], []) if partial.peek().is_none() => self.body_that_is_kept(),
             _ if partial.any(|value| value != Some("false")) => Body::Partial,
             ([], whole) | (whole, []) => Body::Whole(whole),
-            // Envoy fills one of the two.
+            // Envoy fills only one of the two fields.
             (text, raw) if text == raw => Body::Whole(raw),
             (_, _) => Body::Partial,
         }
     }
 
-    /// Nothing was handed over, and there is no field for whether something would have been
-    /// (`with_request_body`). So there is a body only if a length says so. Without one there is
-    /// none; or one in chunks, or over HTTP/2 without a length, which then fails every
-    /// digest but that of nothing: the other way round, a client could leave out the body that its
-    /// token is bound to, and whoever signs a digest knows the length. Envoy never hands over
-    /// what comes with an upgrade, and leaves `transfer-encoding` there alone.
+    /// No body was passed on, and no field says whether one would have been (`with_request_body`).
+    /// So we assume a body only if a length says so. Without a length there is no body, or one in
+    /// chunks, or one over HTTP/2 without a length; that one then fails every digest except the
+    /// digest of an empty body. The other way round, a client could leave out the body that its
+    /// token is bound to; and a client that signs a digest knows the length. Envoy never passes on
+    /// what follows an upgrade, and only then leaves `transfer-encoding` in place.
     fn body_that_is_kept(&self) -> Body<'a> {
         let has = |name| self.all(name).next().is_some();
         let is_length = |value: Option<&str>| {
@@ -183,7 +184,7 @@ impl<'a> Headers<'a> {
         }
     }
 
-    /// Every value of a header; `None` for one that is not text.
+    /// Every value of a header; `None` for a value that is not text.
     fn all(&self, name: &str) -> impl Iterator<Item = Option<&'a str>> {
         let plain = self.0.headers.get(name).map(|value| Some(value.as_str()));
         plain.into_iter().chain(self.raw(name))

@@ -1,4 +1,4 @@
-//! What Envoy is answered.
+//! Responses to Envoy.
 
 use std::time::SystemTime;
 
@@ -21,20 +21,20 @@ use crate::{
     engine::verify::Verdict,
 };
 
-/// Where `dynamic_metadata` holds what is said.
+/// The key in `dynamic_metadata` under which our values are.
 const METADATA: &str = "countersign";
-/// The names there of what the identity headers say, in the order of [`identity_values`].
+/// The metadata names of the values in the identity headers, in the order of [`identity_values`].
 const IDENTITY: [&str; 7] =
     ["username", "principal_id", "method", "key_id", "scopes", "content_digest", DECISION_ID];
 const DECISION_ID: &str = "decision_id";
-/// For how many seconds an allow may be cached; left out if any time will do. For gateways that
-/// cache answers by an expression.
+/// For how many seconds an allow may be cached; absent if there is no limit. For gateways that
+/// cache responses by an expression.
 const CACHEABLE_FOR: &str = "cacheable_for";
-/// Why a request was denied, as the client is told.
+/// Denial code, as the client sees it.
 const CODE: &str = "code";
 
-/// The whole answer, always with a status and a response of the same kind. An empty `CheckResponse`
-/// would mean OK.
+/// The whole response, always with a status and an HTTP response of the same kind. Envoy would read
+/// an empty `CheckResponse` as OK.
 pub(super) fn respond(verdict: &Verdict, responses: &ResponseConfig) -> CheckResponse {
     let mut id = [0; uuid::fmt::Hyphenated::LENGTH];
     let id: &str = verdict.id.0.hyphenated().encode_lower(&mut id);
@@ -55,7 +55,7 @@ fn allow(identity: &Identity, id: &str, responses: &ResponseConfig) -> CheckResp
             .zip(&values)
             .map(|(name, value)| overwrite(name, value))
             .collect(),
-        // None of the headers set above may be in this list: removing comes after setting.
+        // Must not contain a header that is set above: Envoy removes after setting.
         headers_to_remove: responses
             .header_to_remove(identity)
             .map(str::to_owned)
@@ -104,13 +104,13 @@ fn deny(refusal: &Refusal<'_>, id: &str) -> CheckResponse {
     }
 }
 
-/// Over HTTP the server would add it. A client corrects its clock by it.
+/// Over HTTP the server adds it. Clients correct their clocks by it.
 pub(super) fn date() -> ByteString {
     httpdate::fmt_http_date(SystemTime::now()).into()
 }
 
-/// Never unset: what Envoy then does has changed between versions, and one of them appended to what
-/// the client sent.
+/// The append action is never left unset: the default has changed between Envoy versions, and in
+/// one of them it appended to what the client sent.
 fn overwrite(name: &str, value: &str) -> HeaderValueOption {
     HeaderValueOption {
         header: Some(HeaderValue {

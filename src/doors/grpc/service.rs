@@ -1,9 +1,9 @@
-//! Every request to this door comes in here, and goes on to whom it is for when it has arrived
-//! whole and within the limits.
+//! Entry point of this door: every request arrives here, and is passed to its service once it is
+//! complete and within the limits.
 //!
-//! A check that is not to be decided is handed on as well, without its message and with the reason:
-//! whoever answers checks answers it then in the same words as every other. To Envoy an error of
-//! the RPC would be no denial.
+//! A check that is refused is passed on as well, without its message and with the reason, so that
+//! the service of checks answers it in the same way as any other denial. To Envoy, an RPC error
+//! would not be a denial.
 
 use std::{
     convert::Infallible,
@@ -41,12 +41,12 @@ use crate::{
     doors::{in_flight::Served, listen::TurnRecord},
 };
 
-/// What is asked in streams.
+/// The service that is called in streams.
 const REFLECTION: &str = "grpc.reflection.v1.ServerReflection";
-/// A message of no bytes, uncompressed.
+/// An empty message, not compressed.
 const NO_MESSAGE: Bytes = Bytes::from_static(&[0; 5]);
 
-/// Everything that this door answers, for one connection.
+/// All services of this door, for one connection.
 #[derive(Clone)]
 pub(super) struct DoorService {
     pub(super) authorization: AuthorizationServer<ExtAuthz>,
@@ -54,22 +54,22 @@ pub(super) struct DoorService {
     /// Health and reflection.
     pub(super) others: Routes,
     pub(super) limits: Limits,
-    /// Of the connection.
+    /// The turn record of the connection.
     pub(super) standing: TurnRecord,
 }
 
-/// A check with this among its extensions is refused, whatever is in it.
+/// An extension that marks a check to be refused, whatever it contains.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Refused(DenialReason);
 
 impl Refused {
-    /// Why the request with these extensions is refused; `None` if it is to be decided.
+    /// Why the request with these extensions is refused; `None` if it should be decided.
     pub(super) fn reason(extensions: &Extensions) -> Option<DenialReason> {
         extensions.get::<Self>().map(|refused| refused.0)
     }
 }
 
-/// Who answers.
+/// The service that a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asked {
     ExtAuthz,
@@ -79,7 +79,7 @@ enum Asked {
 }
 
 impl Asked {
-    /// By the path of a request, `/service/method`.
+    /// From the path of a request, `/service/method`.
     fn at(path: &str) -> Self {
         match path.strip_prefix('/').and_then(|path| path.split_once('/')) {
             Some((EXT_AUTHZ, _)) => Self::ExtAuthz,
@@ -90,7 +90,7 @@ impl Asked {
     }
 }
 
-/// The body of a request, as a server gives it.
+/// The body of an incoming request.
 pub(super) trait Incoming:
     Body<Data = Bytes, Error: Into<StdError> + Send> + Send + Unpin + 'static
 {
@@ -175,7 +175,7 @@ impl DoorService {
 }
 
 impl Lacking {
-    /// Why a check without its message is refused; `None` if nobody is left to be told.
+    /// Why a check without its message is refused; `None` if the sender is gone.
     const fn reason(self) -> Option<DenialReason> {
         match self {
             Self::TooLarge => Some(DenialReason::RequestTooLarge),
@@ -197,7 +197,7 @@ impl From<Lacking> for Status {
     }
 }
 
-/// A request, until its message is there.
+/// A request whose message is still arriving.
 pub(super) struct Asking<B> {
     head: Parts,
     arriving: Arriving<B>,
@@ -205,17 +205,17 @@ pub(super) struct Asking<B> {
     service: DoorService,
 }
 
-/// The answer to a request.
+/// The response to a request, in progress.
 pub(super) enum Answering<B> {
-    /// Its message is on its way.
+    /// The message is still arriving.
     Arriving(Box<Asking<B>>),
-    /// Somebody answers it. Until then it keeps what it takes of this door.
+    /// A service is answering. The request keeps its share of the door's limits until then.
     Serving {
         answer: BoxFuture<Response<Answer>, Infallible>,
         _served: Option<Served>,
         _held: Option<Held>,
     },
-    /// It is there; `None` when it was taken.
+    /// The response is ready; `None` once it was taken.
     Answered(Option<Response<Answer>>),
 }
 
@@ -235,7 +235,7 @@ impl<B: Incoming> Future for Answering<B> {
                     let arrived = ready!(asking.arriving.poll(context));
                     if let Self::Arriving(asking) = mem::replace(&mut *self, Self::Answered(None)) {
                         let Asking { head, arriving, asked, mut service } = *asking;
-                        // What is left of the stream is of no interest any more.
+                        // The rest of the stream is not needed.
                         drop(arriving);
                         *self = service.serve(asked, head, arrived);
                     }
@@ -249,11 +249,11 @@ impl<B: Incoming> Future for Answering<B> {
     }
 }
 
-/// The body that is handed on.
+/// The body that is passed to a service.
 pub(super) enum Handed<B> {
-    /// A whole message; `None` when it was taken.
+    /// A whole message; `None` once it was taken.
     Whole(Option<Bytes>),
-    /// A stream of messages, which has its place for as long as it lives.
+    /// A stream of messages, which counts towards the limit as long as it is open.
     Streamed(B, #[allow(dead_code, reason = "its place is given back when it is dropped")] Served),
 }
 

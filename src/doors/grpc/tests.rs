@@ -9,9 +9,9 @@ use prost_types::FileDescriptorSet;
 
 use super::{ENVOY_DESCRIPTORS, EXT_AUTHZ, OWN_DESCRIPTORS, VERIFICATION};
 
-/// The folder of an installed crate that we depend on.
+/// The source folder of an installed crate that we depend on.
 fn source_of(package: &str) -> PathBuf {
-    // Of this platform alone: what others need was never downloaded.
+    // Only for this platform: crates that only other platforms need were never downloaded.
     let platform = format!("--filter-platform={}", host());
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--format-version=1", "--offline", &platform])
@@ -67,8 +67,8 @@ fn is_update() -> bool {
     std::env::var_os("UPDATE_DESCRIPTORS").is_some()
 }
 
-/// Reflection tells the API of the `envoy-types` version that we speak. After an update of that
-/// crate, run this test with `UPDATE_DESCRIPTORS=1` to write the file anew.
+/// Reflection describes the API of the `envoy-types` version that we use. After an update of that
+/// crate, run this test with `UPDATE_DESCRIPTORS=1` to regenerate the file.
 #[test]
 fn the_descriptors_are_those_of_the_api_we_speak() {
     let current = compile_envoys();
@@ -85,9 +85,9 @@ fn the_descriptors_are_those_of_the_api_we_speak() {
     assert_has_method(&committed, EXT_AUTHZ, "Check");
 }
 
-/// Builds generate nothing: code and descriptors are made from our own `.proto` here. After a
-/// change of it, or an update of tonic or prost, run this test with `UPDATE_DESCRIPTORS=1` to write
-/// both anew.
+/// Builds generate nothing: this test generates code and descriptors from our own `.proto`. After a
+/// change to it, or an update of tonic or prost, run this test with `UPDATE_DESCRIPTORS=1` to
+/// regenerate both.
 #[test]
 fn our_own_api_is_the_one_in_its_proto() {
     const CODE: &str = "src/doors/grpc/generated.rs";

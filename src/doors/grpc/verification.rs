@@ -33,13 +33,13 @@ use crate::{
 pub(super) struct PluginVerification {
     pub(super) verifier: Arc<Verifier>,
     pub(super) responses: Arc<ResponseConfig>,
-    /// Of the connection that this answers.
+    /// The turn record of the connection.
     pub(super) standing: TurnRecord,
 }
 
 #[async_trait]
 impl Verification for PluginVerification {
-    /// Every answer is an OK RPC, as for Envoy: a plugin then needs no second way to read a denial.
+    /// Always an OK RPC, as for Envoy, so that a plugin has only one way to read a denial.
     async fn verify(
         &self,
         request: Request<VerifyRequest>,
@@ -79,7 +79,7 @@ impl<'a> From<&'a wire::OriginalRequest> for OriginalRequest<'a> {
     }
 }
 
-/// The whole answer, always with a result.
+/// The whole response, always with a result.
 fn respond(verdict: &Verdict, responses: &ResponseConfig) -> VerifyResponse {
     let decision_id = verdict.id.to_string();
     let result = match to_response(verdict, responses) {

@@ -38,34 +38,34 @@ use crate::{
     telemetry::{log::LogControl, metrics::Metrics},
 };
 
-/// What operators reach.
+/// What the admin door needs.
 #[derive(Clone, Debug)]
 pub struct AdminDoor {
-    /// What they change.
+    /// The registry that operators change.
     pub registry: Registry,
-    /// What gives out tokens and takes them back.
+    /// Issues and revokes tokens.
     pub issuer: Issuer,
-    /// What explains decisions.
+    /// Explains decisions.
     pub verifier: Arc<Verifier>,
-    /// What has been counted and measured.
+    /// Counters and measurements.
     pub metrics: Metrics,
-    /// What changes what is logged.
+    /// Changes what is logged.
     pub log: LogControl,
     /// Whether decisions can be made.
     pub readiness: Readiness,
     /// The scheme in front of self-signed tokens.
     pub scheme: Box<str>,
-    /// It answers under this prefix, and without it.
+    /// The prefix of its paths. It answers without it, too.
     pub url_prefix: Arc<str>,
-    /// What opens the admin API; nothing does where there is none.
+    /// The admin token. Without one, the admin API refuses every request.
     pub token: Option<Secret>,
-    /// The names that it goes by besides addresses and `localhost`.
+    /// Accepted host names, in addition to IP addresses and `localhost`.
     pub allowed_hosts: Vec<String>,
-    /// Wrong tokens that a peer may present in a minute; 0 is no limit.
+    /// Wrong tokens that one peer may present per minute; 0 is no limit.
     pub failures_per_peer: u32,
-    /// Whether API keys may be registered without that token.
+    /// Whether API keys may be registered without the admin token.
     pub open_key_registration: bool,
-    /// How long an API key may be used where nothing else is said.
+    /// How long an API key is valid if a request does not say.
     pub api_key_lifetime: Duration,
 }
 
@@ -101,12 +101,12 @@ impl AdminDoor {
         }
     }
 
-    /// The registry, changed by whoever sends `request`.
+    /// The registry, with the sender of `request` as the actor of changes.
     fn registry_for(&self, request: &HttpRequest) -> Registry {
         self.registry.as_actor(&Self::actor(request))
     }
 
-    /// Who sends `request`, as audit events name it.
+    /// The sender of `request`, as audit events name it.
     fn actor(request: &HttpRequest) -> String {
         format!("admin-api@{}", peer::name(request))
     }
@@ -138,8 +138,8 @@ impl Protocol for AdminDoor {
     }
 }
 
-/// The admin API under `prefix`. Whoever has no token learns nothing from it, not even which paths
-/// there are.
+/// The admin API under `prefix`. Without the token, a client learns nothing from it, not even which
+/// paths exist.
 fn api(config: &mut web::ServiceConfig, prefix: &str) {
     let mount = Mount::under(prefix);
     let scope = web::scope(mount.as_str())
@@ -216,7 +216,7 @@ fn api(config: &mut web::ServiceConfig, prefix: &str) {
     config.service(scope);
 }
 
-/// What is at `path`, for the methods that `allow` names.
+/// The resource at `path`; `allow` names the methods of `routes`, for `Allow` in a 405.
 fn resource<const N: usize>(path: &str, routes: [Route; N], allow: &'static str) -> Resource {
     let resource = routes.into_iter().fold(web::resource(path), Resource::route);
     resource.default_service(web::to(move || async move {

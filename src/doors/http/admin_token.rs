@@ -1,15 +1,15 @@
-//! Who holds the admin token. It is compared here and nowhere else.
+//! Checks the admin token. It is compared here and nowhere else.
 
 use actix_web::http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use aws_lc_rs::{constant_time, digest};
 
 use crate::config::Secret;
 
-/// Knows the admin token when it sees it. Where there is none, nothing opens it.
+/// Recognizes the admin token. Without one configured, every request is refused.
 #[derive(Debug)]
 pub(super) struct AdminToken {
-    /// SHA-256 of the token: digests of one length are compared, so that not even the token's
-    /// length shows.
+    /// SHA-256 of the token. Digests have one length, so the comparison does not leak the token's
+    /// length.
     token: Option<digest::Digest>,
 }
 
@@ -18,7 +18,7 @@ impl AdminToken {
         Self { token: token.map(|token| sha256(token.expose().as_bytes())) }
     }
 
-    /// Whether a request with these headers brings it.
+    /// Whether a request with these headers carries the admin token.
     pub(super) fn is_in(&self, headers: &HeaderMap) -> bool {
         let mut values = headers.get_all(AUTHORIZATION);
         let (Some(value), None) = (values.next(), values.next()) else { return false };
@@ -30,7 +30,7 @@ impl AdminToken {
     }
 }
 
-/// The token in `Bearer TOKEN` (RFC 6750 section 2.1); the scheme is compared without case.
+/// The token in `Bearer TOKEN` (RFC 6750 section 2.1); the scheme is case-insensitive.
 fn bearer(value: &HeaderValue) -> Option<&[u8]> {
     let (scheme, token) = value.as_bytes().split_at_checked("Bearer ".len())?;
     scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())

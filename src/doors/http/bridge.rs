@@ -1,4 +1,5 @@
-//! From a connection to an application of actix-web and back. Decisions do not go over it.
+//! Passes a request from a connection to an actix-web application, and the response back. Decisions
+//! do not go through it.
 
 use std::{fmt, io, pin::Pin, rc::Rc, task::Poll};
 
@@ -23,7 +24,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::doors::listen::{Activity, BODY_PART_TIME, BODY_TIME, Held, Peer};
 
-/// An application that answers on this thread.
+/// An actix-web application that runs on this thread.
 #[derive(Clone)]
 pub(in crate::doors) struct Bridge {
     call: Rc<dyn Fn(Request) -> LocalBoxFuture<'static, HttpResponse>>,
@@ -35,11 +36,11 @@ impl fmt::Debug for Bridge {
     }
 }
 
-/// Largest answer, in bytes: far more than any has.
+/// Largest response, in bytes: far more than any response has.
 const ANSWER_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 impl Bridge {
-    /// To `app`, which has nothing that could fail to be made.
+    /// To `app`, whose factory cannot fail.
     pub(super) async fn to<A, F>(app: A) -> Self
     where
         A: IntoServiceFactory<F, Request>,
@@ -70,7 +71,7 @@ impl Bridge {
         Self { call: Rc::new(call) }
     }
 
-    /// What the application answers to `request` of `peer`.
+    /// The application's response to `request` from `peer`.
     pub(super) async fn answer(
         &self,
         request: hyper::Request<Incoming>,
@@ -84,8 +85,8 @@ impl Bridge {
     }
 }
 
-/// The same request in the types of actix-web. `None` if it takes something for no HTTP, which it
-/// has no reason to.
+/// The same request in the types of actix-web. `None` if actix-web rejects a part as invalid HTTP,
+/// which should not happen.
 fn translate(
     request: hyper::Request<Incoming>,
     peer: Peer,
@@ -148,8 +149,8 @@ fn payload(body: Incoming, activity: &Rc<Activity>) -> Payload {
     Payload::Stream { payload }
 }
 
-/// What a body may take that is one of many on its connection. The only one is watched with its
-/// connection.
+/// Limits for the body of an HTTP/2 request. An HTTP/1 body has the limits of its connection
+/// instead.
 struct Bounds {
     held: Option<Held>,
     until: Instant,
@@ -160,7 +161,7 @@ impl Bounds {
         Self { held: activity.hold(0), until: Instant::now() + BODY_TIME }
     }
 
-    /// The next of `parts`, if it comes in time and there is memory for it.
+    /// The next of `parts`, if it arrives in time and there is memory for it.
     async fn next<S>(&self, parts: &mut S) -> io::Result<Option<Result<Bytes, PayloadError>>>
     where
         S: futures_util::Stream<Item = Result<Bytes, PayloadError>> + Unpin,
@@ -175,7 +176,7 @@ impl Bounds {
     }
 }
 
-/// The same in the types of the connection.
+/// The same response in the types of the connection.
 pub(super) async fn give_back(response: HttpResponse) -> Response<Full<Bytes>> {
     let (head, body) = response.into_parts();
     let Ok(Ok(body)) = to_bytes_limited(body, ANSWER_BYTES_MAX).await else {

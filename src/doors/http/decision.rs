@@ -1,5 +1,5 @@
-//! `ANY /validate_request[/...]` and `/decide/...`: a gateway asks, the engine answers. No body is
-//! read.
+//! `ANY /validate_request[/...]` and `/decide/...`: a gateway asks, the engine answers. The body is
+//! not read.
 
 use std::{mem, net::IpAddr};
 
@@ -54,7 +54,7 @@ const REFUSAL: [HeaderName; 5] = [
     HeaderName::from_static(name::REFUSAL[4]),
 ];
 
-/// Decides what `request` asks, and answers; if `is_overloaded`, without a look at it.
+/// Decides about `request` and answers; if `is_overloaded`, refuses it without looking at it.
 pub(super) async fn answer(
     mut request: Parts,
     door: &HttpDoor,
@@ -72,13 +72,13 @@ pub(super) async fn answer(
         }
     };
     standing.note(&verdict);
-    // The answer's headers take the place of the request's, and their memory.
+    // The response reuses the request's header map and its memory.
     let mut headers = mem::take(&mut request.headers);
     headers.clear();
     render(&verdict, door, headers)
 }
 
-/// What is presented with `request`, whose target is that of `route`.
+/// The authorization request in `request`, whose target was parsed into `route`.
 pub(super) fn auth_request<'a>(
     request: &'a Parts,
     route: &'a Route<'a>,
@@ -115,16 +115,15 @@ pub(super) fn auth_request<'a>(
     }
 }
 
-/// The one value of a header. One that is there twice is the client's as likely as the gateway's,
-/// and says nothing.
+/// The only value of a header. If the header occurs twice, one value may come from the client, so
+/// neither is used.
 fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?;
     if values.next().is_some() { None } else { text(value) }
 }
 
-/// The trace that the question is part of. Whatever else is told of it is of no use without its
-/// first header.
+/// The trace that the question belongs to. The other headers are of no use without `traceparent`.
 fn trace(headers: &HeaderMap) -> TraceHeaders<'_> {
     let Some(traceparent) = headers.get(&TRACEPARENT).and_then(text) else {
         return TraceHeaders::default();
@@ -139,7 +138,7 @@ fn values<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item =
     headers.get_all(name).iter().map(HeaderValue::as_bytes)
 }
 
-/// What every occurrence of a header presents.
+/// The credentials from every occurrence of a header.
 pub(super) fn credentials<'a>(values: impl Iterator<Item = &'a [u8]>) -> Credentials<'a> {
     values.fold(Credentials::None, |known, value| match std::str::from_utf8(value) {
         Ok(value) => known.and_another(value),
@@ -147,8 +146,7 @@ pub(super) fn credentials<'a>(values: impl Iterator<Item = &'a [u8]>) -> Credent
     })
 }
 
-/// A scope that nobody can hold, for one that cannot be read: what is asked for must not be
-/// skipped.
+/// Stands for a scope that cannot be read. Nobody can hold it: a requirement must not be skipped.
 const UNREADABLE_SCOPE: &str = "\"";
 
 fn render(verdict: &Verdict, door: &HttpDoor, mut headers: HeaderMap) -> Response<Full<Bytes>> {
@@ -182,8 +180,8 @@ fn render(verdict: &Verdict, door: &HttpDoor, mut headers: HeaderMap) -> Respons
     response
 }
 
-/// Values are visible ASCII by the time they come here; if one were not, it would be empty, never
-/// the client's.
+/// Values are visible ASCII by now. If one were not, the header would be empty, never the client's
+/// value.
 fn header_value(value: ByteString) -> HeaderValue {
     HeaderValue::from_maybe_shared(value.into_bytes())
         .unwrap_or_else(|_| HeaderValue::from_static(""))

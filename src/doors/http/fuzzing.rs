@@ -13,8 +13,8 @@ use crate::domain::auth_request::AuthRequest;
 
 const ATTEMPT: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Shows `look` what a gateway asks with a request that has this head. `None` if the HTTP library
-/// would not hand it on, or it is for another path than those of decisions.
+/// Calls `look` with the authorization request of a request with this head. `None` if the HTTP
+/// library would reject the head, or if the path is not one for decisions.
 pub fn decision_request<T>(
     method: &str,
     target: &str,

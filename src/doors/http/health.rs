@@ -11,7 +11,7 @@ use crate::engine::ports::RegistryTrouble;
 /// The text format of Prometheus.
 const METRICS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// What operators look at.
+/// Routes for operators: liveness, readiness and metrics.
 pub(super) fn routes(config: &mut web::ServiceConfig, prefix: &str) {
     config
         .route(&format!("{prefix}/readyz"), get().to(ready))
@@ -19,17 +19,17 @@ pub(super) fn routes(config: &mut web::ServiceConfig, prefix: &str) {
         .route(&format!("{prefix}/metrics"), get().to(metrics));
 }
 
-/// Depends on nothing.
+/// Liveness: depends on nothing.
 pub(super) async fn alive() -> HttpResponse {
     HttpResponse::Ok()
         .insert_header((header::CACHE_CONTROL, "no-store"))
         .json(json!({ "result": true }))
 }
 
-/// 200 if decisions can be made and the service is not about to end, else 503; either way with the
-/// state of each dependency, and with why those are missing that are. Decisions go on without the
-/// registry for a while, logins and changes do not. A log that nobody reads is a warning: decisions
-/// do not wait for it.
+/// Readiness: 200 if decisions can be made and the service is not shutting down, else 503. Either
+/// way the body has the state of each dependency, and why one is missing. Without the registry,
+/// decisions continue for a while, but logins and changes do not. If nobody reads the log, that is
+/// only a warning: decisions do not wait for it.
 async fn ready(door: web::Data<AdminDoor>) -> HttpResponse {
     let states = door.readiness.check().await;
     let registry = door.readiness.registry();
@@ -47,7 +47,7 @@ async fn ready(door: web::Data<AdminDoor>) -> HttpResponse {
             Some((dependency.name().to_owned(), json!(causes(state.as_ref().err()?))))
         })
         .collect();
-    // Only if there is something to tell: decisions do not depend on it.
+    // Only if there is an error: decisions do not depend on the registry right away.
     if let Err(trouble) = registry {
         let state = match &trouble {
             RegistryTrouble::ReadOnly(_) => "read_only",
@@ -72,7 +72,7 @@ async fn ready(door: web::Data<AdminDoor>) -> HttpResponse {
     response.insert_header((header::CACHE_CONTROL, "no-store")).json(body)
 }
 
-/// An error and what it goes back to, on one line.
+/// An error and its causes, on one line.
 fn causes(error: &dyn Error) -> String {
     successors(Some(error), |&error| error.source())
         .map(ToString::to_string)

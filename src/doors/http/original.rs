@@ -17,11 +17,11 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static(name::FORWARDED_PROT
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
 
-/// Told by headers. nginx sets `X-Original-*`, Traefik, Caddy and others `X-Forwarded-*`, and each
-/// passes the other's through from the client: where they differ, one is forged, and neither is
-/// believed. What no header tells is not known; the method of the question itself says nothing,
-/// since gateways ask with GET about everything. The host is the question's own where no
-/// other is told: a gateway that passes the original one along does so there.
+/// From headers. nginx sets `X-Original-*`; Traefik, Caddy and others set `X-Forwarded-*`; and each
+/// passes the other's through from the client. So if they differ, one is forged, and neither is
+/// believed. What no header names is unknown. The method of the question itself means nothing,
+/// since gateways always ask with GET. The host is that of the question if no header names another:
+/// a gateway that forwards the original host sends it there.
 pub(super) fn from_headers<'a>(request: &'a Parts, host: Option<&'a str>) -> OriginalRequest<'a> {
     let headers = &request.headers;
     let from = |names: [HeaderName; 2]| {
@@ -36,9 +36,9 @@ pub(super) fn from_headers<'a>(request: &'a Parts, host: Option<&'a str>) -> Ori
     }
 }
 
-/// Told by the request line: `path` is what stands behind our own. Headers are ignored, since here
-/// they are the client's; but for the scheme, which the request line does not have: without the
-/// header any scheme fits, so that a client can only hurt itself with it.
+/// From the request line: `path` is what follows our own path. Headers are ignored, since here they
+/// come from the client. The scheme is an exception, since the request line has none: without the
+/// header any scheme matches, so a client can only hurt itself with it.
 pub(super) fn from_request_line<'a>(
     request: &'a Parts,
     host: Option<&'a str>,
@@ -57,7 +57,7 @@ fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Reported<'a> {
     told(Reported::Missing, headers, name)
 }
 
-/// A header that is there twice with different values, or is not text, contradicts itself.
+/// A header that occurs twice with different values, or is not text, counts as contradictory.
 fn told<'a>(known: Reported<'a>, headers: &'a HeaderMap, name: &HeaderName) -> Reported<'a> {
     headers.get_all(name).iter().fold(known, |known, value| match text(value) {
         Some(value) => known.and(Some(value)),
@@ -65,12 +65,12 @@ fn told<'a>(known: Reported<'a>, headers: &'a HeaderMap, name: &HeaderName) -> R
     })
 }
 
-/// A header value as text. Reads words at a time, where `HeaderValue::to_str` reads bytes.
+/// A header value as text. Validates words at a time; `HeaderValue::to_str` goes byte by byte.
 pub(super) fn text(value: &HeaderValue) -> Option<&str> {
     std::str::from_utf8(value.as_bytes()).ok()
 }
 
-/// The host that the request itself names.
+/// The host that the question itself was sent to.
 pub(super) fn own_host(request: &Parts) -> Option<&str> {
     let header = request.headers.get(HOST).and_then(text);
     header.or_else(|| request.uri.authority().map(Authority::as_str))

@@ -9,16 +9,16 @@ use tokio::{
 
 use crate::config::ListenAddress;
 
-/// What a door answered.
+/// The response of a door.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// The status line or code.
     pub status: String,
-    /// The identity or the error code.
+    /// The identity, or the error code of a refusal.
     pub says: String,
 }
 
-/// Presents `authorization` at `/validate_request` of the door at `address`.
+/// Sends `authorization` to `/validate_request` of the door at `address`.
 pub async fn ask(address: &ListenAddress, authorization: &str) -> io::Result<Answer> {
     match address {
         ListenAddress::Tcp(address) => {

@@ -1,4 +1,4 @@
-//! Bodies of requests, as bytes.
+//! Reads request bodies as bytes.
 
 use actix_web::{
     HttpRequest,
@@ -8,16 +8,16 @@ use actix_web::{
 };
 use futures_util::StreamExt;
 
-/// How much of a body that is too large is read to no purpose, as a multiple of what is accepted: a
-/// client that is still sending may not look at the answer.
+/// How much of a body that is too large is read and discarded, as a multiple of the limit: a client
+/// may not read the response until it has sent everything.
 const DISCARDED_MAX: usize = 16;
 
-/// There is no body.
+/// Why a body could not be read.
 #[derive(Debug)]
 pub(super) enum Unread {
-    /// It did not arrive as a whole.
+    /// It did not arrive completely.
     Broken(PayloadError),
-    /// It is larger than what is accepted.
+    /// It is larger than the limit.
     TooLarge,
 }
 
@@ -46,12 +46,12 @@ pub(super) async fn body(
     if length > bytes_max { Err(Unread::TooLarge) } else { Ok(body) }
 }
 
-/// What the body is said to be, without parameters; empty where nothing is said.
+/// The media type in `Content-Type`, without parameters; empty if there is none.
 pub(super) fn media_type(request: &HttpRequest) -> &str {
     content_type(request).split(';').next().unwrap_or_default().trim()
 }
 
-/// The same with its parameters.
+/// `Content-Type` with its parameters; empty if there is none.
 pub(super) fn content_type(request: &HttpRequest) -> &str {
     request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }

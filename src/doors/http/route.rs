@@ -1,5 +1,5 @@
-//! What the path and the query of a question say: how the original request is told, and what the
-//! gateway's route asks for.
+//! The path and query of a question: the original request, if it is there, and the scopes that the
+//! gateway's route requires.
 
 use std::borrow::Cow;
 
@@ -9,18 +9,18 @@ use url::form_urlencoded;
 
 use crate::domain::{auth_request::Misconfiguration, scope::is_scope_list};
 
-/// For gateways that ask about everything alike, or say what a route asks for in the query or a
+/// For gateways that ask about every route alike, or name the scopes of a route in the query or a
 /// header.
 const VALIDATE: &str = "/validate_request";
-/// For gateways that have the path alone to say it with. Clients have no say in it: what they
-/// choose comes behind it. Under [`VALIDATE`], it would be theirs.
+/// For gateways that can name scopes only in the path. Scopes come first and the client's path
+/// after them, so a client has no influence on them. Under [`VALIDATE`] it would.
 const DECIDE: &str = "/decide";
-/// What follows on [`DECIDE`] if scopes are asked for.
+/// The segment after [`DECIDE`] if scopes are required.
 const SCOPE: &str = "scope";
-/// The one name that a query may have.
+/// The only query parameter that is accepted.
 const SCOPE_NAME: &str = "scope";
 
-/// Whether `target`, under `prefix`, is answered with a decision, if only with a refusal.
+/// Whether `target`, under `prefix`, is answered with a decision, even if that is a refusal.
 pub(super) fn is_question(prefix: &str, target: &Uri) -> bool {
     let is_at_or_below = |rest: &str| rest.is_empty() || rest.starts_with('/');
     target.path().strip_prefix(prefix).is_some_and(|path| {
@@ -28,19 +28,19 @@ pub(super) fn is_question(prefix: &str, target: &Uri) -> bool {
     })
 }
 
-/// A question, by its target.
+/// A question, parsed from its target.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Route<'u> {
-    /// The original path and query, if the gateway puts them behind our path, as Envoy's HTTP mode
-    /// does. If not, headers tell it.
+    /// The original path and query, if the gateway appends them to our path, as Envoy's HTTP mode
+    /// does. Otherwise headers carry them.
     pub(super) tail: Option<&'u str>,
-    /// Lists of scopes that the route asks for.
+    /// Lists of scopes that the route requires.
     pub(super) scopes: Vec<Cow<'u, str>>,
     pub(super) misconfiguration: Option<Misconfiguration<'u>>,
 }
 
 impl<'u> Route<'u> {
-    /// Of a question at `target`, whose path begins with a prefix of `prefix_length` bytes.
+    /// Parses the question at `target`, whose path begins with a prefix of `prefix_length` bytes.
     pub(super) fn of(prefix_length: usize, target: &'u Uri) -> Self {
         let target = target
             .path_and_query()
@@ -65,8 +65,7 @@ impl<'u> Route<'u> {
         }
     }
 
-    /// With `scopes`, and `rest` behind them: the original request, or a query of the gateway's
-    /// own.
+    /// With `scopes`, followed by `rest`: the original request, or the gateway's query.
     fn before(rest: &'u str, mut scopes: Vec<Cow<'u, str>>) -> Self {
         let mut misconfiguration = None;
         if !rest.starts_with('/') && !rest.is_empty() {
@@ -91,20 +90,21 @@ fn tail(rest: &str) -> Option<&str> {
     rest.starts_with('/').then_some(rest)
 }
 
-/// The first segment of `path`, which begins with a slash or is over, and what comes behind it.
+/// The first segment of `path`, which begins with a slash or is empty, and the rest.
 fn segment(path: &str) -> (&str, &str) {
     let Some(path) = path.strip_prefix('/') else { return ("", path) };
     path.split_at(path.find(['/', '?']).unwrap_or(path.len()))
 }
 
-/// The scopes that a part of a segment names; `None` if there are none, or malformed ones.
+/// The scopes in a part of a segment; `None` if there are none, or malformed ones.
 fn scopes_in(part: &str) -> Option<Cow<'_, str>> {
     let is_escaped_well = part
         .split('%')
         .skip(1)
         .all(|rest| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2);
     let scopes = percent_decode_str(part).decode_utf8().ok()?;
-    // Dots are well-formed scopes, but a proxy on the way would take them for steps in the path.
+    // `.` and `..` are well-formed scopes, but a proxy on the way would resolve them as path
+    // segments.
     (is_escaped_well && is_scope_list(&scopes) && part != "." && part != "..").then_some(scopes)
 }
 

@@ -1,5 +1,5 @@
-//! Guessing costs time: whoever presents wrong secrets too often has to wait. Only failures count,
-//! so that an honest client may ask as often as it likes.
+//! Slows down guessing: a client that presents wrong secrets too often has to wait. Only failures
+//! count, so that an honest client may ask as often as it likes.
 
 use std::{
     hash::Hash,
@@ -23,32 +23,33 @@ use uuid::Uuid;
 use super::peer;
 use crate::{domain::principal::Username, doors::listen::Origin};
 
-/// Whose failures are remembered at a time, of each kind. Those who failed the longest ago are
+/// How many peers, and how many claimants, are remembered. Those whose last failure is oldest are
 /// forgotten first.
 const REMEMBERED_MAX: u64 = 100_000;
-/// A failure is forgiven after a minute at the latest.
+/// After how long unused an entry is dropped. By then its failures are forgiven, which takes at
+/// most a minute.
 const FORGIVEN_AFTER: Duration = Duration::from_mins(2);
-/// Of an IPv6 address, what a single customer is usually given.
+/// Bits of an IPv6 address that count as one peer: the prefix that one customer usually gets.
 const V6_PREFIX_BITS: u32 = 64;
 
-/// In whose name a secret is presented. It is not proven: whoever fails in the name of another
-/// slows that one down, too, for as long as it goes on.
+/// The identity that a secret is presented for. It is not proven: failures in the name of someone
+/// else slow that client down, too, while they last.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Claimant {
     /// The holder of an API key.
     Identifier(Uuid),
-    /// Who is said to have signed an assertion.
+    /// The alleged signer of an assertion.
     Username(Username),
 }
 
-/// Counts failures, of each peer and in each name.
+/// Counts failures per peer and per claimant.
 #[derive(Debug)]
 pub(super) struct Throttle<C: Clock = MonotonicClock> {
     peers: Option<Limit<Origin, C>>,
     claimants: Option<Limit<Claimant, C>>,
 }
 
-/// Somebody is about to present a secret.
+/// An attempt to present a secret, not decided yet.
 #[derive(Debug)]
 #[must_use]
 pub(super) struct SecretAttempt<'a, C: Clock = MonotonicClock> {
@@ -57,24 +58,24 @@ pub(super) struct SecretAttempt<'a, C: Clock = MonotonicClock> {
     claimant: Option<Claimant>,
 }
 
-/// Wrong secrets were presented too often. What has to be waited is in it.
+/// Too many wrong secrets were presented. Holds how long to wait.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TooManyFailures(Duration);
 
 impl TooManyFailures {
-    /// For `Retry-After`: whole seconds that are enough.
+    /// Whole seconds for `Retry-After`, rounded up, at least 1.
     pub(super) fn seconds(self) -> u64 {
         (self.0.as_secs() + u64::from(self.0.subsec_nanos() > 0)).max(1)
     }
 }
 
 impl Throttle {
-    /// With so many failures a minute; 0 is no limit.
+    /// Failures allowed per minute; 0 is no limit.
     pub(super) fn new(per_peer: u32, per_claimant: u32) -> Self {
         Self::with_clock(per_peer, per_claimant, &MonotonicClock)
     }
 
-    /// The attempt that `request` is, where it may be made at all.
+    /// Admits `request` as an attempt, unless its peer or claimant has failed too often.
     pub(super) fn admit(
         &self,
         request: &HttpRequest,
@@ -85,8 +86,8 @@ impl Throttle {
 }
 
 impl SecretAttempt<'_> {
-    /// It failed. An error where it was one too many: of attempts that are made at the same time,
-    /// too, no more than the limit are answered.
+    /// Counts a failure. Returns an error if it exceeds the limit, so that concurrent attempts do
+    /// not get more answers than the limit allows.
     pub(super) fn failed(&self) -> Result<(), TooManyFailures> {
         self.count().map_err(TooManyFailures)
     }
@@ -101,7 +102,7 @@ impl<C: Clock + Clone> Throttle<C> {
         }
     }
 
-    /// Fails with how long to wait.
+    /// The error is how long to wait.
     fn attempt(
         &self,
         peer: Option<Origin>,
@@ -118,7 +119,7 @@ impl<C: Clock + Clone> SecretAttempt<'_, C> {
         self.look(true)
     }
 
-    /// Both are looked at, and the longer time is what has to be waited.
+    /// Checks both limits; the longer wait counts.
     fn look(&self, counts: bool) -> Result<(), Duration> {
         let Throttle { peers, claimants } = self.throttle;
         let by_peer =
@@ -132,7 +133,7 @@ impl<C: Clock + Clone> SecretAttempt<'_, C> {
     }
 }
 
-/// One customer's addresses are one peer, and so are one user's processes.
+/// The addresses of one customer are one peer, and so are the processes of one user.
 fn network(peer: Origin) -> Origin {
     let address = match peer {
         Origin::Address(address) => address,
@@ -147,13 +148,13 @@ fn network(peer: Origin) -> Origin {
     })
 }
 
-/// Whose failures are counted.
+/// What failures are counted by.
 trait Key: Hash + Eq + Clone + Send + Sync + 'static {}
 
 impl Key for Origin {}
 impl Key for Claimant {}
 
-/// So many failures of each key.
+/// A limit on failures per key.
 struct Limit<K: Key, C: Clock> {
     limiter: RateLimiter<Look<K>, Cells<K>, C, NoOpMiddleware<C::Instant>>,
 }
@@ -168,7 +169,7 @@ impl<K: Key, C: Clock> Limit<K, C> {
         Self { limiter: RateLimiter::new(quota, Cells(cells), clock) }
     }
 
-    /// Whether one more failure of `key` would be within the limit; where it `counts`, it is one.
+    /// Whether one more failure of `key` is within the limit; if `counts`, it is counted.
     fn look(&self, key: &K, counts: bool) -> Result<(), Duration> {
         let look = Look { key: key.clone(), counts };
         self.limiter
@@ -189,7 +190,7 @@ struct Look<K> {
     counts: bool,
 }
 
-/// What governor remembers of each key: bounded, and only changed where a failure counts.
+/// governor's state per key: bounded in size, and changed only if a failure counts.
 struct Cells<K>(Cache<K, Arc<InMemoryState>>);
 
 impl<K: Key> StateStore for Cells<K> {
@@ -210,7 +211,7 @@ impl<K: Key> StateStore for Cells<K> {
                 .measure_and_replace(&NotKeyed::NonKey, measure);
         }
         let Some(cell) = self.0.get(key) else { return measure(None).map(|(told, _)| told) };
-        // A cell that is told of an error stays as it is.
+        // governor leaves a cell unchanged if the closure returns an error.
         let looked: Result<(), Result<T, E>> = cell
             .measure_and_replace(&NotKeyed::NonKey, |state| {
                 Err(measure(state).map(|(told, _)| told))

@@ -1,5 +1,5 @@
-//! The token API: access tokens for API keys, refresh tokens and client assertions; what a token
-//! is, and taking it back; and the keys that our tokens are signed with.
+//! The token API: issues access tokens for API keys, refresh tokens and client assertions;
+//! introspects and revokes tokens; and publishes the keys that our tokens are signed with.
 
 mod body;
 mod discovery;
@@ -25,24 +25,24 @@ use crate::{
     engine::issue::Issuer,
 };
 
-/// What the token API stands on.
+/// What the token API needs.
 #[derive(Clone, Debug)]
 pub struct TokenDoor {
-    /// Gives tokens out, and takes them back.
+    /// Issues and revokes tokens.
     pub issuer: Issuer,
-    /// Whether there is a token API at all, or the public keys alone.
+    /// Whether the token API is served, or only the public keys.
     pub is_open: bool,
-    /// Who holds it may revoke any token.
+    /// The admin token; its holder may revoke any token.
     pub admin_token: Option<Secret>,
     /// How long a new key is published before it signs.
     pub signing_key_delay: Duration,
-    /// Wrong secrets that a peer may present in a minute; 0 is no limit.
+    /// Wrong secrets that one peer may present per minute; 0 is no limit.
     pub failures_per_peer: u32,
-    /// Wrong secrets that may be presented in a minute in the name of one client; 0 is no limit.
+    /// Wrong secrets that may be presented per minute in the name of one client; 0 is no limit.
     pub failures_per_identifier: u32,
 }
 
-/// The token API, put together.
+/// The token API, ready to serve.
 #[derive(Debug)]
 pub(super) struct TokenApi {
     issuer: Issuer,
@@ -66,7 +66,7 @@ impl TokenApi {
     }
 }
 
-/// Where the token API is, under `prefix`.
+/// The routes of the token API, under `prefix`.
 pub(super) fn routes(config: &mut web::ServiceConfig, prefix: &str, api: &Arc<TokenApi>) {
     let at = |path: &str| format!("{prefix}{path}");
     config.app_data(web::Data::from(Arc::clone(api)));
@@ -104,8 +104,8 @@ fn otherwise(resource: actix_web::Resource, allow: &'static str) -> actix_web::R
     }))
 }
 
-/// What a request for `path` is answered that nobody looks at, because there are too many: in the
-/// form of the token API, whatever is there. It is no decision.
+/// The response to a request for `path` that is refused unread because there are too many, in the
+/// format of the token API, whether or not the path exists. It is not a decision.
 pub(super) fn overloaded(prefix: &str, path: &str) -> HttpResponse {
     let problem = TokenProblem::overloaded();
     let is_token_endpoint = path.strip_prefix(prefix) == Some(discovery::TOKEN);
@@ -117,7 +117,7 @@ pub(super) fn overloaded(prefix: &str, path: &str) -> HttpResponse {
     response
 }
 
-/// An answer that nobody stores on its way.
+/// A response that must not be stored by caches.
 fn fresh(mut response: HttpResponseBuilder) -> HttpResponseBuilder {
     response.insert_header((CACHE_CONTROL, NO_STORE));
     response

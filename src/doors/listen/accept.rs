@@ -1,4 +1,4 @@
-//! Every connection that comes to a listener is handed to a worker, or refused.
+//! Accepts every connection of a listener, and hands it to a worker or refuses it.
 
 use std::{
     collections::VecDeque,
@@ -23,17 +23,18 @@ use super::{
 };
 use crate::{doors::tls::Acceptor, telemetry::connections::ConnectionCounts};
 
-/// How long nothing is accepted after that failed: mostly for want of files, which others have to
-/// give back first.
+/// Pause after an accept failed. Usually there are no file descriptors left, and other connections
+/// have to end first.
 const AFTER_FAILED_ACCEPT: Duration = Duration::from_millis(50);
-/// How often the log tells of that.
+/// How often the log reports that.
 const WARN_INTERVAL: Duration = Duration::from_secs(1);
 /// Refused connections that are kept open for a moment.
 const REFUSED_MAX: usize = 16;
-/// That moment: closed before it is empty, a connection is reset, and the client may not read why.
+/// How long they are kept. Closing a connection with unread data resets it, and the client might
+/// not read the reason.
 const REFUSED_FOR: Duration = Duration::from_millis(500);
 
-/// A connection on its way to a worker. Counted until it is dropped.
+/// A connection on its way to a worker. It counts towards the limit until it is dropped.
 #[derive(Debug)]
 pub(super) struct Accepted {
     pub(super) stream: AcceptedStream,
@@ -59,22 +60,22 @@ impl Drop for Place {
     }
 }
 
-/// Takes connections.
+/// Accepts the connections of a listener.
 pub(super) struct Accepting {
     pub(super) listener: Listener,
     pub(super) workers: Workers,
     pub(super) max_connections: usize,
-    /// What one connection too many is told.
+    /// What a client receives if there are too many connections.
     pub(super) refusal: Vec<u8>,
-    /// By which it is told.
+    /// TLS for refusals.
     pub(super) tls: Option<Acceptor>,
     pub(super) stages: Stages,
     pub(super) counts: Arc<ConnectionCounts>,
 }
 
 impl Accepting {
-    /// Hands out every connection until the service is closing; then those that have come already,
-    /// and takes no more.
+    /// Hands out every connection until the service is closing; then those that are already
+    /// complete, and accepts no more.
     pub(super) async fn run(self) {
         let Self { mut listener, workers, max_connections, refusal, tls, stages, counts } = self;
         let mut turns = workers.queues.iter().cycle();
@@ -84,8 +85,8 @@ impl Accepting {
                 None => refused.add(stream),
                 Some(place) => {
                     if let Some(worker) = turns.next() {
-                        // A worker that has ended ends the service, so the connection is not
-                        // missed.
+                        // If a worker has ended, the service ends, so this connection does not
+                        // matter.
                         drop(worker.send(Accepted { stream, peer, place }));
                     }
                 }
@@ -112,13 +113,12 @@ impl Accepting {
     }
 }
 
-/// Connections that are told that there are too many.
+/// Connections that are refused because there are too many.
 struct Refused {
     bytes: Bytes,
     tls: Option<Acceptor>,
     kept: VecDeque<Kept>,
-    /// Those that are told over TLS: a handshake is dear, and there are so many of them a moment
-    /// at most.
+    /// Limits refusals over TLS: handshakes are expensive, so at most this many run at a time.
     handshakes: Arc<Semaphore>,
 }
 
@@ -137,7 +137,7 @@ impl Refused {
         }
     }
 
-    /// What cannot be told is seen from the closed connection.
+    /// Refuses `stream`. A client that cannot receive the reason still sees the connection closed.
     fn add(&mut self, stream: AcceptedStream) {
         match (&self.tls, stream) {
             (Some(tls), AcceptedStream::Tcp(stream)) => {
@@ -156,14 +156,14 @@ impl Refused {
         }) {
             self.kept.pop_front();
         }
-        // A new connection has room for as little.
+        // The send buffer of a new connection has room for this little.
         if stream.write_all(&self.bytes).is_ok() && stream.shutdown().is_ok() {
             self.kept.push_back(Kept { since, stream });
         }
     }
 }
 
-/// Keeps its `place` for as long, however soon it is done.
+/// Holds its `place` for the full [`REFUSED_FOR`], even if it is done sooner.
 async fn refuse_over_tls(
     stream: TcpStream,
     tls: Acceptor,
@@ -190,7 +190,7 @@ async fn refuse_over_tls(
 }
 
 impl Drop for Kept {
-    /// What has come is taken out of the kernel's hands, which would reset the connection over it.
+    /// Reads what has arrived: the kernel resets a connection that is closed with unread data.
     fn drop(&mut self) {
         drop(self.stream.read(&mut [0; 4096]));
     }

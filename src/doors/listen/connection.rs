@@ -1,4 +1,4 @@
-//! One connection, from its acceptance to its end.
+//! One connection, from accept to end.
 
 use std::{
     future::{Future, poll_fn},
@@ -25,12 +25,12 @@ use crate::{
     telemetry::connections::ConnectionCounts,
 };
 
-/// What the HTTP library makes of a connection.
+/// A connection as the HTTP library drives it.
 pub(in crate::doors) trait Connection {
-    /// Is done when the connection is.
+    /// Ready when the connection has ended.
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), hyper::Error>>;
 
-    /// Comes to an end in order: finishes what is in flight, and takes nothing new.
+    /// Closes gracefully: finishes requests in flight, and takes no new ones.
     fn close(self: Pin<&mut Self>);
 }
 
@@ -42,7 +42,7 @@ pub(super) struct Serving<P: Protocol> {
 }
 
 impl<P: Protocol> Serving<P> {
-    /// Serves `accepted` until it is done, or cut.
+    /// Serves `accepted` until it ends or is cut.
     pub(super) async fn serve(&self, accepted: Accepted, activity: Rc<Activity>) {
         let Accepted { stream, peer, place } = accepted;
         let served = async {
@@ -80,7 +80,7 @@ impl<P: Protocol> Serving<P> {
         drop(place);
     }
 
-    /// Speaks once the client does, and without TLS.
+    /// Serves HTTP without TLS, once the client has sent something.
     async fn speak_when_spoken_to<S: super::Stream + Readable>(
         &self,
         stream: S,
@@ -102,7 +102,7 @@ impl<P: Protocol> Serving<P> {
             if activity.command() == Command::Cut {
                 return Poll::Ready(Ok(()));
             }
-            // What has come by now is answered, closing or not.
+            // What has arrived by now is answered, even when closing.
             if let Poll::Ready(ended) = connection.as_mut().poll(context) {
                 return Poll::Ready(ended);
             }
@@ -120,9 +120,8 @@ impl<P: Protocol> Serving<P> {
     }
 }
 
-/// Is done when the client has sent something, which it does first in every protocol here, or has
-/// gone: until then a connection needs no memory for what it might say. False if the connection is
-/// to end before.
+/// Waits until the client sends something, which it does first in every protocol here, or is gone.
+/// Until then a connection needs no read buffer. False if the connection should end before.
 async fn has_something(stream: &impl Readable, activity: &Activity) -> bool {
     poll_fn(|context| {
         activity.listen(context.waker());
@@ -135,9 +134,9 @@ async fn has_something(stream: &impl Readable, activity: &Activity) -> bool {
     .await
 }
 
-/// A socket that tells when there is something to read, without reading it.
+/// A socket that reports whether there is something to read, without reading it.
 trait Readable {
-    /// Is ready when something has come, or nothing will any more.
+    /// Ready when there is something to read, or the other side has closed.
     fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>>;
 }
 
@@ -153,7 +152,7 @@ impl Readable for UnixStream {
     }
 }
 
-/// What comes of `future`; none if the connection is to be cut before.
+/// The output of `future`; `None` if the connection should be cut before.
 async fn unless_cut<F: Future>(activity: &Activity, mut future: Pin<&mut F>) -> Option<F::Output> {
     poll_fn(|context| {
         activity.listen(context.waker());

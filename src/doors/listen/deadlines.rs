@@ -14,28 +14,28 @@ use super::{
 };
 use crate::telemetry::connections::{ConnectionCounts, Malformed, Overdue};
 
-/// How often a worker looks at its connections, and thereby how exact deadlines are.
+/// How often a worker checks its connections, and so the resolution of deadlines.
 pub(super) const TICK: Duration = Duration::from_millis(250);
 
-/// For a TLS handshake, and then for the first request.
+/// For the TLS handshake, and again for the first request.
 const SILENT: u32 = ticks(Duration::from_secs(5));
-/// The same, and for the head, while connections are refused: those that ask nothing make room for
-/// those that do.
+/// Replaces [`SILENT`] and [`HEAD`] while connections are refused: clients that send no request
+/// make room for those that do.
 const CROWDED: u32 = ticks(Duration::from_secs(1));
 /// For the head of a request, after its first byte.
 const HEAD: u32 = ticks(Duration::from_secs(5));
 /// For the next part of a request's body.
 pub(in crate::doors) const BODY_PART_TIME: Duration = Duration::from_secs(5);
 const BODY_PROGRESS: u32 = ticks(BODY_PART_TIME);
-/// For a request's body as a whole, however steadily it comes.
+/// For the whole body of a request, however steadily it arrives.
 pub(in crate::doors) const BODY_TIME: Duration = Duration::from_secs(30);
 const BODY: u32 = ticks(BODY_TIME);
-/// For the client to take the next part of an answer.
+/// For the client to take the next part of a response.
 const READER: u32 = ticks(Duration::from_secs(10));
-/// For the next request. Longer than the gateways' own limits in `examples/`, so that it is they
-/// who close a connection, and never in the moment in which they send a request.
+/// For the next request. Longer than the gateways' own limits in `examples/`, so that the gateway
+/// closes a connection, not we at the moment it sends a request.
 const IDLE: u32 = ticks(Duration::from_secs(75));
-/// For the client to take the last answer of a connection, and to close it.
+/// For the client to take the last response of a connection, and to close it.
 const LINGER: u32 = ticks(Duration::from_secs(2));
 
 #[allow(clippy::cast_possible_truncation, reason = "a minute or so")]
@@ -47,51 +47,51 @@ const fn ticks(duration: Duration) -> u32 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Handshake,
-    /// The first request.
+    /// The client: the first request.
     Silent,
-    /// The rest of a request's head.
+    /// The client: the rest of a request's head.
     Head,
-    /// The rest of a request's body, and us.
+    /// The client and us: the rest of a request's body, and the response.
     Body,
-    /// Us.
+    /// Us: the response.
     Serving,
-    /// The client, to take an answer.
+    /// The client, to take a response.
     Answering,
-    /// The next request.
+    /// The client: the next request.
     Idle,
-    /// Nothing in particular: HTTP/2 has many requests at a time, and tries by itself whether the
+    /// Nothing in particular: HTTP/2 has many requests at a time, and checks with pings whether the
     /// client is there.
     Open,
     /// The client, to close the connection.
     Closing,
 }
 
-/// What the worker wants of a connection.
+/// What the worker wants a connection to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Command {
     GoOn,
-    /// Come to an end in order, as soon as there is nothing to be answered.
+    /// Close gracefully, as soon as no request is being answered.
     Close,
     /// End at once.
     Cut,
 }
 
-/// What one connection is doing. The connection notes it, and its worker looks.
+/// What one connection is doing. The connection records it, and its worker checks it.
 #[derive(Debug)]
 pub(in crate::doors) struct Activity {
     shared: Rc<Shared>,
     phase: Cell<Phase>,
     since: Cell<u32>,
-    /// When anything was last received.
+    /// When data was last received.
     received: Cell<Option<u32>>,
-    /// Since when the client takes nothing of what is sent.
+    /// Since when the client has not taken what we send.
     blocked: Cell<Option<u32>>,
-    /// Bytes received of what is not answered.
+    /// Bytes received of unanswered requests.
     held: Cell<usize>,
-    /// Whether there may be something on its way that nobody will read. A connection that is
-    /// closed over it would be reset, and the answer with it.
+    /// Whether there may be data on its way that nobody will read. Closing the connection would
+    /// then reset it, and the client might lose the response.
     is_unread: Cell<bool>,
-    /// Whether it speaks HTTP/2, in which the client is not the first to be heard.
+    /// Whether it speaks HTTP/2. There, we may send before a request has arrived.
     is_multiplexed: Cell<bool>,
     /// Whether the head of a request did not arrive in time.
     is_late: Cell<bool>,
@@ -102,16 +102,16 @@ pub(in crate::doors) struct Activity {
     waker: RefCell<Option<Waker>>,
 }
 
-/// What the connections of a worker have in common.
+/// What the connections of a worker share.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
-    /// In [`TICK`]s.
+    /// Time since the worker started, in [`TICK`]s.
     pub(super) now: Cell<u32>,
     pub(super) memory: Memory,
     pub(super) turns: Turns,
-    /// Whether the service is about to end.
+    /// Whether the service is shutting down.
     pub(super) is_draining: Cell<bool>,
-    /// Whether connections are refused, because there are too many.
+    /// Whether connections are refused because there are too many.
     pub(super) is_crowded: Cell<bool>,
 }
 
@@ -140,13 +140,13 @@ impl Activity {
         self.since.set(self.shared.now.get());
     }
 
-    /// The stream is there.
+    /// The stream is ready: connected, and past the TLS handshake if there is one.
     pub(super) fn connected(&self) {
         self.enter(Phase::Silent);
     }
 
-    /// It speaks HTTP/2. What it has sent by now is no part of a request, which it still has little
-    /// time for.
+    /// The client speaks HTTP/2. What it has sent so far is not part of a request, so the deadline
+    /// for the first request still applies.
     pub(in crate::doors) fn multiplexed(&self) {
         self.is_multiplexed.set(true);
         if self.phase.get() == Phase::Head {
@@ -155,50 +155,50 @@ impl Activity {
         }
     }
 
-    /// Whether it does.
+    /// Whether the client speaks HTTP/2.
     pub(in crate::doors) const fn is_multiplexed(&self) -> bool {
         self.is_multiplexed.get()
     }
 
-    /// Takes memory for `bytes` of one of many requests; `None` if there is none.
+    /// Reserves `bytes` for one of many concurrent requests; `None` if there is no memory.
     pub(in crate::doors) fn hold(self: &Rc<Self>, bytes: usize) -> Option<Held> {
         let held = Held { activity: Rc::clone(self), bytes: Cell::new(0) };
         held.grow(bytes).then_some(held)
     }
 
-    /// A request was none, or too large to be one.
+    /// Counts a request that was malformed or too large.
     pub(super) fn count_malformed(&self, kind: Malformed) {
         self.counts.malformed(kind);
     }
 
-    /// The head of its request did not arrive in time, which is answered. False if it is known:
-    /// then the answer is not taken either.
+    /// The head of a request did not arrive in time, so the client gets an error response. False if
+    /// that was noted before: then the client does not take the response either.
     pub(super) fn has_head_late(&self) -> bool {
         let is_new = !self.is_late.replace(true);
         self.wake();
         is_new
     }
 
-    /// Whether the rest of a head is no longer waited for.
+    /// Whether waiting for the rest of a head is over.
     pub(super) fn is_late(&self) -> bool {
         self.is_late.get() && self.phase.get() == Phase::Head
     }
 
-    /// What came of its requests.
+    /// The results of its requests.
     pub(in crate::doors) const fn standing(&self) -> &TurnRecord {
         &self.standing
     }
 
-    /// Is ready when it is its turn to be read from.
+    /// Ready when the connection may be read from.
     pub(super) fn poll_turn(&self, context: &mut Context<'_>) -> Poll<()> {
         self.shared.turns.poll(&self.standing, &self.place, context)
     }
 
-    /// Bytes were received. Whether there is memory for them.
+    /// Counts received bytes. Returns whether there is memory for them.
     pub(super) fn received(&self, bytes: usize) -> bool {
         self.received.set(Some(self.shared.now.get()));
         if self.is_multiplexed.get() {
-            // HTTP/2 bounds what it receives by itself.
+            // HTTP/2 limits what it receives itself.
             return true;
         }
         match self.phase.get() {
@@ -216,7 +216,7 @@ impl Activity {
         self.shared.memory.take(held, bytes)
     }
 
-    /// A request is handed on; `has_body` if more of it may come.
+    /// A request is being handled; `has_body` if more of it may arrive.
     pub(super) fn request_begun(&self, has_body: bool) {
         self.is_unread.set(has_body);
         self.enter(if has_body { Phase::Body } else { Phase::Serving });
@@ -231,14 +231,14 @@ impl Activity {
         self.enter(Phase::Serving);
     }
 
-    /// There is an answer, to be sent.
+    /// A response is ready to be sent.
     pub(super) fn answered(&self) {
         self.release();
         self.enter(Phase::Answering);
     }
 
-    /// Whether what is sent now answers a request. Otherwise the HTTP library found that there is
-    /// none.
+    /// Whether what is sent now answers a request. If not, it is the HTTP library's response to
+    /// something that is not a request.
     pub(super) fn is_answering(&self) -> bool {
         match self.phase.get() {
             Phase::Body | Phase::Serving | Phase::Answering | Phase::Open | Phase::Closing => true,
@@ -248,15 +248,15 @@ impl Activity {
         }
     }
 
-    /// What was received is no request; it is answered, and nothing after it is looked at.
+    /// What was received is not a request; it gets an error response, and nothing after it is read.
     pub(super) fn malformed(&self) {
         self.release();
-        // A client that is slow has most likely sent nothing since.
+        // A client that is too slow has most likely sent nothing since.
         self.is_unread.set(!self.is_late.get());
         self.enter(Phase::Answering);
     }
 
-    /// Whether the connection should not be kept for another request.
+    /// Whether the connection should be closed after the current request.
     pub(super) fn is_draining(&self) -> bool {
         self.shared.is_draining.get()
     }
@@ -266,7 +266,7 @@ impl Activity {
         self.received.get().is_some()
     }
 
-    /// Everything that was to be sent is.
+    /// Everything has been sent.
     pub(super) fn flushed(&self) {
         self.blocked.set(None);
         if self.phase.get() == Phase::Answering {
@@ -274,12 +274,12 @@ impl Activity {
         }
     }
 
-    /// The client took something.
+    /// The client took some data.
     pub(super) fn sent(&self) {
         self.blocked.set(None);
     }
 
-    /// The client takes nothing.
+    /// The client takes no data.
     pub(super) fn blocked(&self) {
         if self.blocked.get().is_none() {
             self.blocked.set(Some(self.shared.now.get()));
@@ -293,7 +293,7 @@ impl Activity {
         }
     }
 
-    /// No more is sent. Whether to wait until the client has closed its side, too.
+    /// Nothing more is sent. Returns whether to wait until the client has closed its side, too.
     pub(super) fn closing(&self) -> bool {
         if self.phase.get() != Phase::Closing {
             self.release();
@@ -302,7 +302,7 @@ impl Activity {
         self.is_unread.get()
     }
 
-    /// It is told to come to an end. One without a request has little time for that.
+    /// The connection is asked to close. One without a request gets little time for that.
     pub(super) fn told_to_close(&self) {
         if self.phase.get() == Phase::Silent {
             self.enter(Phase::Closing);
@@ -313,12 +313,12 @@ impl Activity {
         self.shared.memory.give_back(self.held.replace(0));
     }
 
-    /// Whether nothing is being answered, so that the connection may be closed.
+    /// Whether no request is being answered, so that the connection may be closed.
     pub(super) fn may_close(&self) -> bool {
         matches!(self.phase.get(), Phase::Silent | Phase::Idle | Phase::Open)
     }
 
-    /// What the connection is too slow with.
+    /// The deadline that the connection has missed, if any.
     pub(super) fn overdue(&self) -> Option<Overdue> {
         let now = self.shared.now.get();
         let is_over = |since: u32, limit: u32| now.wrapping_sub(since) > limit;
@@ -347,7 +347,7 @@ impl Activity {
         self.command.get()
     }
 
-    /// Has the connection look at `command`. [`Command::Cut`] is the last one.
+    /// Sends `command` to the connection. Nothing overrides [`Command::Cut`].
     pub(super) fn order(&self, command: Command) {
         if self.command.get() == Command::Cut || self.command.get() == command {
             return;
@@ -362,7 +362,7 @@ impl Activity {
         }
     }
 
-    /// Wakes `waker` when there is something to look at.
+    /// Wakes `waker` when a command arrives.
     pub(super) fn listen(&self, waker: &Waker) {
         let mut known = self.waker.borrow_mut();
         match known.as_mut() {
@@ -372,7 +372,7 @@ impl Activity {
     }
 }
 
-/// Memory that one of many requests of a connection holds until this is dropped.
+/// Memory held by one of many requests on a connection, until this is dropped.
 #[derive(Debug)]
 pub(in crate::doors) struct Held {
     activity: Rc<Activity>,
@@ -380,7 +380,7 @@ pub(in crate::doors) struct Held {
 }
 
 impl Held {
-    /// It holds `more`. Whether there is memory for it.
+    /// Adds `more` bytes. Returns whether there is memory for them.
     pub(in crate::doors) fn grow(&self, more: usize) -> bool {
         let held = self.bytes.get();
         self.bytes.set(held + more);

@@ -1,23 +1,22 @@
-//! How the service comes to an end.
+//! The stages of a shutdown.
 
 use tokio::sync::watch;
 
-/// How far the end has come. Each stage follows the one before.
+/// The stage of a shutdown. Each follows the one before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
-    /// It has not begun.
+    /// No shutdown yet.
     Serving,
-    /// New connections are still taken, but answers over HTTP/1 close theirs, and readiness says
-    /// no.
+    /// New connections are still accepted, but responses over HTTP/1 close theirs, and readiness
+    /// reports that the service is not ready.
     Draining,
-    /// Nothing new is taken, connections that wait for nothing are closed, and what is in flight is
-    /// finished.
+    /// No new connections are accepted, idle ones are closed, and requests in flight are finished.
     Closing,
-    /// What is left is cut.
+    /// Connections that are left are cut.
     Cut,
 }
 
-/// Tells every listener of the stage.
+/// Announces the stage to every listener.
 #[derive(Clone, Debug)]
 pub struct Stages {
     stage: watch::Sender<Stage>,
@@ -30,7 +29,7 @@ impl Default for Stages {
 }
 
 impl Stages {
-    /// Goes on to `stage`. Never back.
+    /// Enters `stage`. Never goes back.
     pub fn enter(&self, stage: Stage) {
         self.stage.send_if_modified(|now| {
             let is_later = stage > *now;
@@ -39,14 +38,14 @@ impl Stages {
         });
     }
 
-    /// Whether the service is about to end.
+    /// Whether the shutdown has begun.
     pub fn has_begun(&self) -> bool {
         *self.stage.borrow() > Stage::Serving
     }
 
-    /// Is done when `stage` is reached.
+    /// Resolves when `stage` is reached.
     pub async fn reached(&self, stage: Stage) {
-        // `self` holds the sender, so that the wait ends for this reason alone.
+        // `self` holds the sender, so the wait cannot end because the sender is gone.
         drop(self.stage.subscribe().wait_for(|now| *now >= stage).await);
     }
 }

@@ -1,4 +1,4 @@
-//! HTTP/1 on a connection.
+//! HTTP/1 connections.
 
 use std::{
     convert::Infallible,
@@ -29,15 +29,15 @@ use crate::{
     telemetry::connections::Malformed,
 };
 
-/// Headers of a request that are taken; beyond, it is answered with 431. Gateways pass on what
-/// clients send, and some take 200.
+/// Headers that a request may have; with more, the response is 431. Gateways pass on what clients
+/// send, and some accept 200.
 pub(super) const HEADERS_MAX: usize = 256;
-/// Bytes of a request's head that are taken: 64 KiB of headers, and a request line.
+/// Largest head of a request, in bytes: 64 KiB of headers, and a request line.
 pub(super) const HEAD_BYTES_MAX: usize = 80 * 1024;
-/// Bytes of a connection that are read ahead.
+/// Bytes that are read ahead per connection.
 const READ_BYTES_MAX: usize = HEAD_BYTES_MAX + 16 * 1024;
 
-/// Serves HTTP/1 on `stream`: `answer` has an answer to every request.
+/// Serves HTTP/1 on `stream`; `answer` responds to every request.
 pub(in crate::doors) fn serve<S, F, A>(
     stream: Watched<S>,
     activity: &Rc<Activity>,
@@ -57,8 +57,7 @@ where
             let mut response = answer.await;
             if activity.is_draining() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-                // Otherwise the library promises HTTP/1.0 clients that ask for it to keep the
-                // connection.
+                // Otherwise the library promises keep-alive to HTTP/1.0 clients that ask for it.
                 *response.version_mut() = version;
             }
             activity.answered();
@@ -66,12 +65,12 @@ where
         }
     });
     Builder::new()
-        // Clients that close their side once they have asked want an answer as well.
+        // Some clients close their side after the request, and still expect a response.
         .half_close(true)
         .max_headers(HEADERS_MAX)
         .max_header_size(HEAD_BYTES_MAX)
         .max_buf_size(READ_BYTES_MAX)
-        // Answers are so small that they are sent as one piece.
+        // Responses are so small that they are sent in one piece.
         .writev(false)
         .serve_connection(TokioIo::new(stream), service)
 }
@@ -93,7 +92,7 @@ where
     }
 }
 
-/// The answer to what is no request.
+/// The response to bytes that are not an HTTP request.
 pub(super) fn not_a_request(kind: Malformed) -> Problem {
     let (status, title, code, detail) = match kind {
         Malformed::Syntax => {
@@ -112,7 +111,7 @@ pub(super) fn not_a_request(kind: Malformed) -> Problem {
     Problem { status, title, code, detail, is_passing: false }
 }
 
-/// The answer to a request whose head did not arrive in time.
+/// The response to a request whose head did not arrive in time.
 pub(super) fn too_slow() -> Problem {
     let detail = "The head of the request did not arrive within five seconds.";
     Problem {
@@ -124,7 +123,7 @@ pub(super) fn too_slow() -> Problem {
     }
 }
 
-/// The answer to a request for which there is no memory.
+/// The response to a request for which there is no memory.
 pub(super) fn too_many_requests() -> Problem {
     Problem {
         status: 503,
@@ -135,7 +134,7 @@ pub(super) fn too_many_requests() -> Problem {
     }
 }
 
-/// What one connection too many is told.
+/// What a client receives if there are too many connections.
 pub(in crate::doors) fn too_many_connections() -> Vec<u8> {
     Problem { detail: "There are too many connections; try again.", ..too_many_requests() }
         .last_answer()
@@ -147,7 +146,7 @@ pub(super) struct Problem {
     title: &'static str,
     code: &'static str,
     detail: &'static str,
-    /// Whether it may be over in a moment.
+    /// Whether trying again may help.
     is_passing: bool,
 }
 
@@ -157,7 +156,7 @@ impl Problem {
         serde_json::json!({ "type": "about:blank", "title": title, "status": status, "detail": detail, "code": code }).to_string()
     }
 
-    /// The whole answer over HTTP/1, after which the connection is closed.
+    /// The whole response over HTTP/1, after which the connection is closed.
     pub(super) fn last_answer(&self) -> Vec<u8> {
         let Self { status, title, code, .. } = self;
         let body = self.body();
@@ -177,7 +176,7 @@ impl Problem {
 }
 
 impl From<Problem> for Response<Full<Bytes>> {
-    /// Over HTTP/2, where the connection goes on.
+    /// Over HTTP/2, which keeps the connection open.
     fn from(problem: Problem) -> Self {
         let mut response = Response::new(Full::from(problem.body()));
         *response.status_mut() =

@@ -1,4 +1,4 @@
-//! HTTP/2 on a connection.
+//! HTTP/2 connections.
 
 use std::{
     error::Error,
@@ -24,22 +24,22 @@ use super::{
     stream::{Stream, Watched},
 };
 
-/// How often an idle connection is tried, so that one whose gateway is gone does not stay.
+/// How often an idle connection is pinged, so that one whose gateway is gone does not stay.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_mins(1);
-/// How long the gateway may take to answer that.
+/// How long the gateway may take to answer a ping.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Requests that a connection may have at a time. A gateway opens another connection for more.
+/// Concurrent requests on a connection. A gateway opens another connection for more.
 const STREAMS_MAX: u32 = 256;
-/// Bytes of one request, and of all of a connection, that may be on their way, unread: what HTTP/2
-/// begins with anyway. They are read as they come, so that this costs nothing but round trips for
-/// large bodies, and it bounds what is in memory before it can be counted.
+/// Unread bytes of one request, and of all requests of a connection, that may be in transit: the
+/// initial window of HTTP/2. They are read as they arrive, so this only costs round trips for large
+/// bodies; and it limits what is in memory before it can be counted.
 const WINDOW: u32 = 64 * 1024 - 1;
-/// Requests that a client may take back before they were looked at; more, and the connection ends
+/// Requests that a client may reset before they were looked at; with more, the connection is closed
 /// (CVE-2023-44487).
 const RESETS_PENDING_MAX: usize = 64;
 
-/// Serves HTTP/2 on `stream` with `service`. The headers of a request may have
-/// `header_list_bytes_max`, as HTTP/2 counts them.
+/// Serves HTTP/2 on `stream` with `service`. The headers of a request may have up to
+/// `header_list_bytes_max` bytes, as HTTP/2 counts them.
 pub(in crate::doors) fn serve<S, R, B>(
     stream: Watched<S>,
     activity: &Rc<Activity>,
@@ -72,7 +72,7 @@ where
         .serve_connection(TokioIo::new(stream), service)
 }
 
-/// Answers requests on the thread of their connection.
+/// Runs requests on the thread of their connection.
 #[derive(Clone, Copy, Debug)]
 struct ThisThread;
 
@@ -104,8 +104,8 @@ where
     }
 }
 
-/// What one connection too many is told: our settings, which come first, and that nothing of it was
-/// looked at (RFC 9113 section 6.8).
+/// What a client receives if there are too many connections: our settings, which must come first,
+/// and a GOAWAY saying that no request was processed (RFC 9113 section 6.8).
 pub(in crate::doors) fn goaway() -> Vec<u8> {
     const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
     const GOAWAY: [u8; 9] = [0, 0, 8, 7, 0, 0, 0, 0, 0];

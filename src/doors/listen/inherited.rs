@@ -1,5 +1,5 @@
-//! Sockets that a service manager has opened and hands over (`sd_listen_fds(3)`), each with the
-//! name of a listener.
+//! Sockets that a service manager has opened and passes on (`sd_listen_fds(3)`), each with the name
+//! of a listener.
 
 use std::os::fd::OwnedFd;
 
@@ -8,45 +8,45 @@ use socket2::{Socket, Type};
 use super::socket::Bound;
 use crate::telemetry::connections::ListenerName;
 
-/// The sockets that were handed over to this process, by listener.
+/// The sockets that were passed to this process, by listener.
 #[derive(Debug, Default)]
 pub struct Inherited {
     sockets: [Option<Bound>; ListenerName::ALL.len()],
 }
 
-/// What was handed over cannot be used.
+/// A passed socket cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum InheritedError {
-    /// The variables of the environment contradict themselves.
+    /// The environment variables are inconsistent.
     #[error(
         "the sockets that were handed over cannot be told: `LISTEN_FDS` or `LISTEN_PID` is no number"
     )]
     Environment,
-    /// Nobody knows what a socket is for.
+    /// The socket's name is not that of a listener.
     #[error(
         "a socket that was handed over is called {0:?}; expected `http`, `grpc` or `admin` (`FileDescriptorName=` of the socket unit)"
     )]
     Name(String),
-    /// A listener has one socket.
+    /// A listener has only one socket.
     #[error(
         "two sockets that were handed over are called `{0}`; a listener has one, so give each socket unit one `ListenStream=`"
     )]
     Twice(&'static str),
-    /// It is no socket that listens.
+    /// It is not a listening socket.
     #[error(
         "what was handed over as `{name}` is no listening stream socket (`ListenStream=`, `Accept=no`)"
     )]
     NoListener {
-        /// What it is called.
+        /// The socket's name.
         name: &'static str,
-        /// Why, if the system says so.
+        /// The cause, if there is a system error.
         source: Option<std::io::Error>,
     },
 }
 
 impl Inherited {
-    /// Takes what was handed over to this process. To be called once, before other files are opened
-    /// in their place.
+    /// Takes the sockets that were passed to this process. Call it once, before anything opens
+    /// other files: they could get the same descriptors.
     pub fn take() -> Result<Self, InheritedError> {
         let handed_over = sd_listen_fds::get().map_err(|_| InheritedError::Environment)?;
         Self::of(
@@ -71,7 +71,7 @@ impl Inherited {
                 Ok(false) => return Err(no_listener(None)),
                 Err(error) => return Err(no_listener(Some(error))),
             }
-            // Programs that this one starts have no use for it.
+            // Child processes have no use for it.
             socket.set_cloexec(true).map_err(|error| no_listener(Some(error)))?;
             let place = &mut inherited.sockets[listener as usize];
             if place.replace(Bound::inherited(socket)).is_some() {
@@ -81,7 +81,7 @@ impl Inherited {
         Ok(inherited)
     }
 
-    /// The socket of `listener`, if it has one.
+    /// The socket of `listener`, if one was passed.
     pub fn socket(&mut self, listener: ListenerName) -> Option<Bound> {
         self.sockets[listener as usize].take()
     }

@@ -1,4 +1,4 @@
-//! A lock that ends with its process, however that ends.
+//! A lock that is released when its process ends, however that happens.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -7,10 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// How often a file is opened that is removed in the same moment.
+/// How many times to try if the lock file is removed while we open it.
 const ATTEMPTS: usize = 16;
 
-/// The lock of one file, held in another beside it.
+/// The lock of one file, held on another file beside it.
 #[derive(Debug)]
 pub(super) struct Lock {
     path: PathBuf,
@@ -31,7 +31,8 @@ impl Lock {
                 Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::AddrInUse.into()),
                 Err(TryLockError::Error(error)) => return Err(error),
             }
-            // Whoever had it before removes it, and then it is a lock that nobody else finds.
+            // The previous holder removes the file. Then we have locked a file that nobody else
+            // finds.
             let (opened, found) = (file.metadata()?, fs::metadata(&path));
             if found.is_ok_and(|found| (found.dev(), found.ino()) == (opened.dev(), opened.ino())) {
                 return Ok(Self { path, _file: file });
@@ -43,7 +44,7 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Still locked: nobody has it meanwhile. One that stays harms nobody.
+        // Still locked, so nobody else can hold it. If the file stays, it does no harm.
         drop(fs::remove_file(&self.path));
     }
 }

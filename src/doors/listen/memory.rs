@@ -1,28 +1,28 @@
-//! Memory for what has arrived of requests that are not answered, bounded for all connections of a
-//! worker together.
+//! Memory for what has arrived of unanswered requests, limited for all connections of a worker
+//! together.
 
 use std::cell::Cell;
 
 /// Bytes that unanswered requests may hold on one worker.
 const BYTES_MAX: usize = 16 * 1024 * 1024;
-/// A connection that holds less is never given up for memory: one read.
+/// A connection that holds no more than this, one read, is never dropped for memory.
 const SMALL: usize = 16 * 1024;
 
-/// The bytes that all connections of a worker hold.
+/// Bytes held by all connections of a worker.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     held: Cell<usize>,
 }
 
 impl Memory {
-    /// A connection that holds `own` bytes receives `more`. Whether it may hold them, too.
+    /// Adds `more` bytes to a connection that holds `own`. Returns whether it may hold them.
     pub(super) fn take(&self, own: usize, more: usize) -> bool {
         let held = self.held.get() + more;
         self.held.set(held);
         held <= BYTES_MAX || own + more <= SMALL
     }
 
-    /// Bytes are no longer held.
+    /// Subtracts bytes that are no longer held.
     pub(super) fn give_back(&self, bytes: usize) {
         self.held.set(self.held.get() - bytes);
     }

@@ -7,16 +7,16 @@ use std::{
 
 use tokio::net::unix::UCred;
 
-/// Who is at the other end of a connection: usually a gateway.
+/// The other end of a connection: usually a gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::doors) enum Peer {
     /// A host, over TCP.
     Address(SocketAddr),
-    /// A process of this host, over a Unix socket, as it was when it connected.
+    /// A local process, over a Unix socket, as it was when it connected.
     Process {
-        /// Its user, by number.
+        /// Its uid.
         user: u32,
-        /// Itself, if the kernel tells: it may be in another namespace.
+        /// Its pid, if the kernel reports it: the process may be in another namespace.
         process: Option<i32>,
     },
 }
@@ -26,7 +26,7 @@ impl Peer {
         Self::Process { user: credentials.uid(), process: credentials.pid().filter(|id| *id > 0) }
     }
 
-    /// Whom its failures count for.
+    /// The origin that its failures count against.
     pub(in crate::doors) const fn origin(self) -> Origin {
         match self {
             Self::Address(address) => Origin::Address(address.ip()),
@@ -34,7 +34,7 @@ impl Peer {
         }
     }
 
-    /// The process, if it is one of this host.
+    /// The pid, if it is a local process and the kernel reports it.
     pub(in crate::doors) const fn process(self) -> Option<i32> {
         match self {
             Self::Address(_) => None,
@@ -43,12 +43,12 @@ impl Peer {
     }
 }
 
-/// What connections of one peer have in common.
+/// What all connections of one peer share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in crate::doors) enum Origin {
     /// An IP address.
     Address(IpAddr),
-    /// A user of this host.
+    /// A local user, by uid.
     User(u32),
 }
 

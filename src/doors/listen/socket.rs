@@ -1,5 +1,5 @@
-//! Sockets to listen on: bound, opened, and closed in order. IP addresses, files, and what a
-//! service manager hands over.
+//! Listening sockets: bound, opened and closed in order. TCP addresses, Unix socket files, and
+//! sockets that a service manager passes on.
 
 use std::{
     fs,
@@ -22,14 +22,14 @@ use tokio::{
 use super::{lock::Lock, peer::Peer};
 use crate::config::{ListenAddress, SocketMode};
 
-/// Connections that the kernel completes before they are accepted; it may have a lower limit of its
-/// own.
+/// Connections that the kernel completes before they are accepted; the kernel may have a lower
+/// limit.
 const BACKLOG: u32 = 4096;
-/// How long connections that the kernel has completed are looked for before the listener is closed.
+/// How long to accept completed connections before the listener is closed.
 const LAST_LOOK: Duration = Duration::from_millis(20);
 
-/// An address that is taken, and that nobody can connect to yet. One that was handed over is open
-/// already: who connects waits.
+/// An address that is bound but not open for connections yet. An inherited socket is open already:
+/// its clients wait.
 #[derive(Debug)]
 pub struct Bound(Kind);
 
@@ -41,14 +41,14 @@ enum Kind {
 }
 
 impl Bound {
-    /// Takes `address`. If it is a Unix socket, its file has these permissions.
+    /// Binds `address`. A Unix socket's file gets the permissions `mode`.
     pub fn bind(address: &ListenAddress, mode: SocketMode) -> io::Result<Self> {
         match address {
             ListenAddress::Tcp(address) => {
                 let socket =
                     if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-                // As the standard library does: connections of a process before may still be about
-                // to end.
+                // As the standard library does: connections of a previous process may still be
+                // ending.
                 socket.set_reuseaddr(true)?;
                 socket.bind(*address)?;
                 Ok(Self(Kind::Tcp(socket)))
@@ -61,7 +61,7 @@ impl Bound {
         }
     }
 
-    /// A listening socket that was opened by somebody else, who keeps it.
+    /// A listening socket that someone else opened, and keeps open.
     pub(super) const fn inherited(socket: Socket) -> Self {
         Self(Kind::Inherited(socket))
     }
@@ -75,7 +75,7 @@ impl Bound {
         }
     }
 
-    /// Lets others connect. To be called on a runtime.
+    /// Opens the socket for connections. Must be called on a runtime.
     pub fn open(self) -> io::Result<Listener> {
         let address = self.address()?;
         let (socket, owner) = match self.0 {
@@ -96,7 +96,7 @@ fn address_of(socket: &Socket) -> io::Result<ListenAddress> {
     match (address.as_socket(), address.as_pathname()) {
         (Some(address), _) => Ok(ListenAddress::Tcp(address)),
         (None, Some(path)) => Ok(ListenAddress::Unix(path.to_owned())),
-        // One without a file, in Linux's abstract namespace, is shown as such.
+        // A socket without a file, in Linux's abstract namespace, is shown as such.
         (None, None) => {
             let name = address.as_abstract_namespace().unwrap_or_default();
             Ok(ListenAddress::Unix(format!("@{}", String::from_utf8_lossy(name)).into()))
@@ -104,7 +104,7 @@ fn address_of(socket: &Socket) -> io::Result<ListenAddress> {
     }
 }
 
-/// A socket that others can connect to.
+/// A socket that accepts connections.
 #[derive(Debug)]
 pub struct Listener {
     socket: Open,
@@ -118,19 +118,19 @@ enum Open {
     Unix(UnixListener),
 }
 
-/// Whose the socket is, and what ends with it.
+/// Who owns the socket, and what is removed with it.
 #[derive(Debug)]
 enum Owner {
     /// This process.
     This,
-    /// This process, with a file by which others find it.
+    /// This process, with the file that clients connect to.
     File(SocketFile),
-    /// Whoever opened it and handed it over. It outlives this process, and who connects meanwhile
-    /// waits for the next.
+    /// Whoever passed it to us. It outlives this process; clients that connect in the meantime wait
+    /// for the next process.
     Another,
 }
 
-/// A connection that was accepted, free to move to another runtime.
+/// An accepted connection that can be moved to another runtime.
 #[derive(Debug)]
 pub(super) enum AcceptedStream {
     Tcp(TcpStream),
@@ -160,7 +160,7 @@ impl Read for AcceptedStream {
 }
 
 impl AcceptedStream {
-    /// No more is sent.
+    /// Closes the sending side.
     pub(super) fn shutdown(&self) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.shutdown(Shutdown::Write),
@@ -181,22 +181,22 @@ impl Open {
 }
 
 impl Listener {
-    /// Where it is.
+    /// The address that it listens on.
     pub const fn address(&self) -> &ListenAddress {
         &self.address
     }
 
-    /// Whether connections come from other hosts, or might.
+    /// Whether connections may come from other hosts.
     pub(super) const fn is_tcp(&self) -> bool {
         matches!(self.socket, Open::Tcp(_))
     }
 
-    /// The next connection.
+    /// Accepts the next connection.
     pub(super) async fn accept(&self) -> io::Result<(AcceptedStream, Peer)> {
         match &self.socket {
             Open::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                // Answers are small and waited for.
+                // Responses are small and clients wait for them.
                 stream.set_nodelay(true)?;
                 Ok((AcceptedStream::Tcp(stream.into_std()?), Peer::Address(peer)))
             }
@@ -207,10 +207,10 @@ impl Listener {
         }
     }
 
-    /// Those who have come by now, and nobody after them: a connection that is completed later
-    /// would be cut when the listener is closed, and a client that has sent its question by
-    /// then cannot tell whether it was read. A socket of another is left as it is, with all who
-    /// wait there.
+    /// Hands out the connections that are complete by now, and none after them. A connection
+    /// completed later would be cut when the listener is closed, and a client that had sent its
+    /// request by then could not tell whether it was read. An inherited socket is left alone, with
+    /// all clients that wait there.
     pub(super) async fn last(&mut self, mut hand_out: impl FnMut(AcceptedStream, Peer)) {
         let Self { socket, owner, .. } = self;
         match (&*socket, owner) {
@@ -228,8 +228,8 @@ impl Listener {
                     file.remove();
                 }
                 let listener = SockRef::from(listener);
-                // Who comes is refused from now on, and who has come can still be accepted. Not by
-                // waiting: a socket that is shut down counts as readable for good.
+                // New connections are refused from now on, and completed ones can still be
+                // accepted. Do not wait for readability: a socket that is shut down stays readable.
                 listener.shutdown(Shutdown::Read).unwrap_or_else(|error| still_completes(&error));
                 while let Ok((stream, _)) = listener.accept() {
                     if let Ok((stream, peer)) = stream
@@ -249,24 +249,24 @@ fn unix(stream: UnixStream) -> io::Result<(AcceptedStream, Peer)> {
     Ok((AcceptedStream::Unix(stream.into_std()?), peer))
 }
 
-/// Then whoever connects in the very moment of the end is cut.
+/// Clients that connect at the very end are then cut.
 fn still_completes(error: &io::Error) {
     tracing::debug!(error = %error, "the kernel goes on completing connections");
 }
 
-/// Has the kernel pass over those who want to connect. Who is passed over tries again within a
-/// second, and is refused.
+/// Makes the kernel ignore new connection attempts (SYN). Such a client tries again within a
+/// second, and is refused then.
 #[cfg(target_os = "linux")]
 fn pass_over_syn(listener: &TcpListener) -> io::Result<()> {
     use socket2::SockFilter;
 
-    // Instructions of the classic packet filter: BPF_LD | BPF_B | BPF_ABS, BPF_JMP | BPF_JSET |
-    // BPF_K, BPF_RET | BPF_K.
+    // Instructions of classic BPF: BPF_LD | BPF_B | BPF_ABS, BPF_JMP | BPF_JSET | BPF_K, BPF_RET |
+    // BPF_K.
     const LOAD_BYTE: u16 = 0x30;
     const TEST_BITS: u16 = 0x45;
     const RETURN: u16 = 0x06;
-    // What a listener's filter looks at begins with the TCP header; a first segment has SYN among
-    // its flags.
+    // A filter on a listener sees the packet from the TCP header on. The first segment of a
+    // connection has the flag SYN.
     const FLAGS: u32 = 13;
     const SYN: u32 = 0x02;
     SockRef::from(listener).attach_filter(&[
@@ -277,29 +277,29 @@ fn pass_over_syn(listener: &TcpListener) -> io::Result<()> {
     ])
 }
 
-/// Elsewhere there is a moment in which one that was just completed is reset.
+/// On other systems, a connection that completes at the last moment may be reset.
 #[cfg(not(target_os = "linux"))]
 fn pass_over_syn(_: &TcpListener) -> io::Result<()> {
     Ok(())
 }
 
-/// The file of a Unix socket. It ends with this, unless another has taken its place.
+/// The file of a Unix socket. Removed when this is dropped, unless another file has replaced it.
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
-    /// Which file it is, by device and number; none once it is removed.
+    /// Device and inode number; `None` once the file is removed.
     file: Option<(u64, u64)>,
-    /// Says that the file belongs to a process that lives.
+    /// Shows that the process that owns the file is alive.
     _lock: Lock,
 }
 
 impl SocketFile {
-    /// Gives `socket` the name `path`. A file that a process left which has crashed is replaced;
-    /// one that is in use is not, and neither is anything that is no socket.
+    /// Binds `socket` to `path`. A file left by a crashed process is replaced; one that is in use
+    /// is not, and neither is anything that is not a socket.
     fn bind(socket: &Socket, path: &Path, mode: SocketMode) -> io::Result<Self> {
         let address = SockAddr::unix(path)?;
-        // A socket that is bound and not yet open cannot be told from one whose process has crashed
-        // by connecting to it.
+        // Connecting cannot tell a socket that is bound but not open yet from one of a crashed
+        // process.
         let lock = Lock::beside(path)?;
         match fs::symlink_metadata(path) {
             Ok(metadata) if !metadata.file_type().is_socket() => {
@@ -320,12 +320,12 @@ impl SocketFile {
             file: Some((metadata.dev(), metadata.ino())),
             _lock: lock,
         };
-        // Nobody can connect yet, whatever the permissions have been for a moment.
+        // Nobody can connect yet, so it does not matter what the permissions were until here.
         fs::set_permissions(path, fs::Permissions::from_mode(mode.0))?;
         Ok(bound)
     }
 
-    /// From now on nobody finds it.
+    /// Removes the file, so that no new client finds the socket.
     fn remove(&mut self) {
         let Some(file) = self.file.take() else { return };
         let found =
@@ -344,11 +344,11 @@ impl Drop for SocketFile {
     }
 }
 
-/// Whether anything but a refusal comes of connecting: it may be busy, not for us, or of another
-/// kind.
+/// Whether someone may be listening: any result other than a refused connection counts, since the
+/// listener may be busy, of another type, or not open to us.
 fn is_listened_on(address: &SockAddr) -> bool {
     let connected = Socket::new(Domain::UNIX, Type::STREAM, None).and_then(|socket| {
-        // Otherwise it would wait for room among those who wait.
+        // Otherwise it would wait while the backlog is full.
         socket.set_nonblocking(true)?;
         socket.connect(address)
     });
@@ -373,8 +373,8 @@ mod tests {
         Bound::bind(&unix(path), MODE)
     }
 
-    /// Otherwise every answer but the first waits for the gateway to acknowledge the one before,
-    /// which it puts off by 40 ms.
+    /// Otherwise every response after the first waits until the gateway acknowledges the one
+    /// before, which it delays by 40 ms.
     #[tokio::test]
     async fn answers_wait_for_no_acknowledgement() {
         let bound = Bound::bind(&ListenAddress::Tcp(([127, 0, 0, 1], 0).into()), MODE).unwrap();
@@ -450,7 +450,7 @@ mod tests {
         assert!(path.exists());
     }
 
-    /// What has connected by then has sent its question, or is about to.
+    /// Clients that have connected by then have sent their request, or are about to.
     #[tokio::test]
     async fn those_who_came_before_the_end_are_accepted() {
         let dir = tempfile::tempdir().unwrap();

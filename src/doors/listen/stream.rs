@@ -1,5 +1,5 @@
-//! A stream that notes what goes over it, and says in our own words what the HTTP library would say
-//! in its.
+//! A stream that records its activity, and replaces the HTTP library's own error responses with
+//! ours.
 
 use std::{
     io::{self, IoSlice},
@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::{deadlines::Activity, http1};
 use crate::telemetry::connections::{ConnectionCounts, Malformed, Overdue};
 
-/// What connections come on.
+/// The transport of a connection.
 pub(in crate::doors) trait Stream:
     AsyncRead + AsyncWrite + Unpin + 'static
 {
@@ -23,29 +23,29 @@ pub(in crate::doors) trait Stream:
 
 impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Stream for S {}
 
-/// A stream that is watched.
+/// A stream whose activity is recorded.
 #[derive(Debug)]
 pub(in crate::doors) struct Watched<S> {
     inner: S,
     activity: Rc<Activity>,
     counts: Arc<ConnectionCounts>,
-    /// What is left of an answer of our own.
+    /// What is left to send of an error response of ours.
     own_answer: Bytes,
     ahead: Ahead,
 }
 
-/// What the client sends first.
+/// The HTTP version, by what the client sends first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Version {
     Http1,
     Http2,
 }
 
-/// What a client that speaks HTTP/2 sends before anything else, and no other does (RFC 9113 section
+/// What an HTTP/2 client sends before anything else, and no other client does (RFC 9113 section
 /// 3.4).
 const PREFACE: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// What was read to learn which version the client speaks.
+/// Bytes read to detect the HTTP version.
 #[derive(Debug, Default)]
 struct Ahead {
     bytes: [u8; PREFACE.len()],
@@ -58,8 +58,8 @@ impl<S: Stream> Watched<S> {
         Self { inner, activity, counts, own_answer: Bytes::new(), ahead: Ahead::default() }
     }
 
-    /// Reads until it is known which version of HTTP the client speaks. What was read is read again
-    /// by whoever speaks it.
+    /// Reads until the client's HTTP version is known. The same bytes are then read again by the
+    /// implementation of that version.
     pub(super) fn poll_version(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Version>> {
         loop {
             let Ahead { bytes, received, .. } = &self.ahead;
@@ -74,7 +74,7 @@ impl<S: Stream> Watched<S> {
             ready!(self.poll_more(cx, &mut buffer))?;
             let more = buffer.filled();
             if more.is_empty() {
-                // The client has closed its side, and what it sent is no preface.
+                // The client has closed its side without sending the preface.
                 return Poll::Ready(Ok(Version::Http1));
             }
             let Ahead { bytes, received, .. } = &mut self.ahead;
@@ -89,7 +89,8 @@ impl<S: Stream> Watched<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.activity.is_late() {
-            // No part of a head may hold this, so the HTTP library takes it for none, and answers.
+            // No head may contain this byte, so the HTTP library takes it for a syntax error, and
+            // answers.
             buffer.put_slice(&[0]);
             return Poll::Ready(Ok(()));
         }
@@ -104,7 +105,8 @@ impl<S: Stream> Watched<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// The HTTP library answers, with `head`, what is no request, or not all of one.
+    /// Replaces the HTTP library's response `head` to something that is not a request, or not all
+    /// of one.
     fn replace(&mut self, head: &[u8]) {
         if self.activity.is_late() {
             self.own_answer = http1::too_slow().last_answer().into();
@@ -193,9 +195,9 @@ impl<S: Stream> AsyncWrite for Watched<S> {
         if !self.activity.closing() {
             return Poll::Ready(Ok(()));
         }
-        // What the client is still sending is read to no purpose, so that it reads the answer: the
-        // kernel would reset the connection over bytes that nobody takes. The worker ends
-        // this.
+        // Data that the client is still sending is read and discarded, so that it gets to read the
+        // response: the kernel resets a connection that is closed with unread data. The worker's
+        // deadline ends this.
         let mut discarded = [0; 4096];
         loop {
             let mut buffer = ReadBuf::new(&mut discarded);

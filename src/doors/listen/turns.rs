@@ -1,11 +1,12 @@
-//! Who is served first when there is more to do than can be done.
+//! Which connections are served first under load.
 //!
-//! Whoever floods a door with what is denied would have as much of it as all honest connections
-//! together have, each in its turn. So nothing more is read from a connection whose last requests
-//! were all denied until all connections have been served on which there is something to do; and
-//! then only a share of what those had. When a worker has nothing else to do, nobody waits.
+//! Connections are served in turn, so a client that floods a door with requests that are denied
+//! could get as much of it as all honest connections together. So if the last requests of a
+//! connection were all denied, nothing more is read from it until all other connections with
+//! pending work have been served; and then such connections get only a share of what those got. If
+//! a worker has nothing else to do, nobody waits.
 //!
-//! Nothing is refused for this, and one request that is allowed ends it: connections of gateways
+//! Nothing is refused because of this, and one allowed request ends it: connections of gateways
 //! carry requests of many clients.
 
 use std::{
@@ -26,21 +27,21 @@ use crate::{
     engine::verify::Verdict,
 };
 
-/// After so many denials in a row a connection waits for its turn.
+/// After this many denials in a row, a connection waits for its turn.
 const DENIED_IN_A_ROW: u32 = 16;
-/// All that wait have one request together for so many of the others.
+/// All waiting connections together get one request per this many requests of the others.
 const SHARE: i64 = 8;
-/// And so many whenever there was nothing else to do.
+/// Requests that they get whenever there was nothing else to do.
 const IDLE: i64 = 4;
-/// What was not used of that is not saved up for later.
+/// Upper limit of unused credit, so that it is not saved up.
 const CREDIT_MAX: i64 = 4 * SHARE;
 
 thread_local! {
-    /// Requests since the worker last looked, of connections that do not wait for turns.
+    /// Requests since the worker's last round, on connections that do not wait for turns.
     static BEGUN: Cell<u32> = const { Cell::new(0) };
 }
 
-/// What came of the last requests of one connection. Only its worker uses it.
+/// The results of the last requests on one connection. Only its worker uses it.
 #[derive(Clone, Debug, Default)]
 pub(in crate::doors) struct TurnRecord(Arc<Counts>);
 
@@ -52,14 +53,14 @@ struct Counts {
 }
 
 impl TurnRecord {
-    /// A request begins.
+    /// Counts a request that begins.
     pub(in crate::doors) fn begin(&self) {
         if !self.waits() {
             BEGUN.set(BEGUN.get().saturating_add(1));
         }
     }
 
-    /// It was decided.
+    /// Records the verdict on a request.
     pub(in crate::doors) fn note(&self, verdict: &Verdict) {
         match &verdict.result {
             Ok(Decision::Allow(_)) => {
@@ -67,7 +68,7 @@ impl TurnRecord {
                 self.0.owed.store(0, Ordering::Relaxed);
             }
             Ok(Decision::Deny(denial)) => match denial.reason.code() {
-                // Says nothing about who asks, or that it is somebody known.
+                // Either says nothing about the client, or means that the client is known.
                 DenialCode::Unavailable | DenialCode::InsufficientScope => {}
                 DenialCode::MissingCredentials
                 | DenialCode::MalformedCredentials
@@ -94,7 +95,7 @@ impl TurnRecord {
         self.0.denied_in_a_row.load(Ordering::Relaxed) >= DENIED_IN_A_ROW
     }
 
-    /// How many turns it needs before more is read.
+    /// How many turns the connection needs before more is read from it.
     fn owed(&self) -> u32 {
         if self.waits() { self.0.owed.load(Ordering::Relaxed) } else { 0 }
     }
@@ -107,7 +108,7 @@ pub(super) struct Turns {
     first: Notify,
 }
 
-/// One that is waited for. Whoever waits and the queue have it.
+/// A turn that a connection waits for, shared by the connection and the queue.
 #[derive(Debug)]
 struct Turn {
     cost: u32,
@@ -115,13 +116,12 @@ struct Turn {
     waker: RefCell<Waker>,
 }
 
-/// The turn that a connection waits for, if it does.
+/// The turn that a connection waits for, if any.
 #[derive(Debug, Default)]
 pub(super) struct Place(RefCell<Option<Rc<Turn>>>);
 
 impl Turns {
-    /// Is ready when more may be read from the connection of this `standing`, whose place in the
-    /// queue is `place`.
+    /// Ready when more may be read from the connection that `standing` and `place` belong to.
     pub(super) fn poll(
         &self,
         standing: &TurnRecord,
@@ -157,7 +157,7 @@ impl Turns {
         Poll::Pending
     }
 
-    /// Gives out turns for as long as the worker serves.
+    /// Hands out turns as long as the worker serves.
     pub(super) async fn give_out(&self) -> ! {
         let mut credit = 0;
         loop {
@@ -166,7 +166,7 @@ impl Turns {
                 BEGUN.set(0);
                 credit = 0;
             }
-            // Everything for which there is something to do comes before this goes on.
+            // Everything that is ready runs before this continues.
             task::yield_now().await;
             let begun = BEGUN.take();
             credit =
@@ -179,7 +179,7 @@ impl Turns {
         while *credit > 0
             && let Some(turn) = { self.queue.borrow_mut().pop_front() }
         {
-            // Of one that is closed, only the queue is left.
+            // If the connection is closed, only the queue still holds the turn.
             if Rc::strong_count(&turn) > 1 {
                 *credit -= SHARE * i64::from(turn.cost);
                 turn.has_come.set(true);

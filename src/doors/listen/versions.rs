@@ -1,4 +1,5 @@
-//! HTTP/1 or HTTP/2 on a connection, by what the client sends first (RFC 9113 section 3.3).
+//! HTTP/1 or HTTP/2 on a connection, depending on what the client sends first (RFC 9113 section
+//! 3.3).
 
 use std::{
     convert::Infallible,
@@ -22,13 +23,12 @@ use super::{
 };
 use crate::telemetry::connections::Malformed;
 
-/// Bytes of a request's headers over HTTP/2, which counts 32 more for each: as much as HTTP/1 may
-/// have.
+/// Largest header list of a request over HTTP/2, in bytes. HTTP/2 counts 32 more per header, so
+/// this allows as much as HTTP/1.
 #[allow(clippy::cast_possible_truncation, reason = "some tens of kilobytes")]
 const HEADER_LIST_BYTES_MAX: u32 = (http1::HEAD_BYTES_MAX + PER_HEADER * http1::HEADERS_MAX) as u32;
 
-/// Serves `stream` in the version of HTTP that the client speaks: `answer` has an answer to every
-/// request.
+/// Serves `stream` in the HTTP version that the client speaks; `answer` responds to every request.
 pub(in crate::doors) fn serve<S, F, A>(
     stream: Watched<S>,
     activity: &Rc<Activity>,
@@ -53,15 +53,15 @@ struct Versions<S, F> {
 }
 
 enum State<S, F> {
-    /// The client has not said.
+    /// The client's version is not known yet.
     Unknown(Watched<S>, F),
-    /// It has.
+    /// The version is known.
     Known(Pin<Box<dyn Connection>>),
-    /// Between the two.
+    /// Placeholder while switching between the two.
     Between,
 }
 
-// Nothing in it is pinned but what is in a box.
+// Only the boxed connection is pinned.
 impl<S, F> Unpin for Versions<S, F> {}
 
 impl<S, F, A> Connection for Versions<S, F>
@@ -104,7 +104,7 @@ where
     }
 }
 
-/// With the limits that requests over HTTP/1 have.
+/// With the same limits as requests over HTTP/1.
 fn serve_http2<S, F, A>(
     stream: Watched<S>,
     activity: &Rc<Activity>,
@@ -117,7 +117,8 @@ where
 {
     let requests = Rc::clone(activity);
     let service = service_fn(move |request: Request<Incoming>| {
-        // Looked at before anything else of the connection is: many requests may come at once.
+        // Reserve memory before anything else of the connection is polled: many requests may arrive
+        // at once.
         match check(&request, &requests) {
             Ok(held) => {
                 let answer = answer(request);
@@ -133,13 +134,13 @@ where
     http2::serve(stream, activity, service, HEADER_LIST_BYTES_MAX)
 }
 
-/// Takes memory for the head of `request`, if it is one.
+/// Reserves memory for the head of `request`, if the head is acceptable.
 fn check(request: &Request<Incoming>, activity: &Rc<Activity>) -> Result<Held, http1::Problem> {
     if request.headers().len() > http1::HEADERS_MAX {
         activity.count_malformed(Malformed::HeadersTooLarge);
         return Err(http1::not_a_request(Malformed::HeadersTooLarge));
     }
-    // RFC 9113 section 8.3.1: one that names two hosts is malformed.
+    // RFC 9113 section 8.3.1: a request that names two hosts is malformed.
     let authority = request.uri().authority().map(|authority| authority.as_str().as_bytes());
     let is_other =
         |host: &[u8]| authority.is_some_and(|authority| !authority.eq_ignore_ascii_case(host));
@@ -156,5 +157,5 @@ fn check(request: &Request<Incoming>, activity: &Rc<Activity>) -> Result<Held, h
     activity.hold(headers + target).ok_or_else(http1::too_many_requests)
 }
 
-/// What a header takes besides its bytes, as HTTP/2 counts it.
+/// Bytes that HTTP/2 counts per header, in addition to its name and value.
 const PER_HEADER: usize = 32;

@@ -30,8 +30,8 @@ use crate::{
     telemetry::connections::{ConnectionCounts, Overdue},
 };
 
-/// How often a closing worker lets its connections look for what has come. What the kernel had when
-/// it began to close is then seen.
+/// How often a closing worker lets its connections read before it closes them, so that they see
+/// what the kernel had received by then.
 const LOOKS_BEFORE_CLOSING: usize = 3;
 
 /// The threads of one listener.
@@ -40,7 +40,7 @@ pub(super) struct Workers {
 }
 
 impl Workers {
-    /// Starts `count` of them, and tells when each has ended.
+    /// Starts `count` workers, and reports when each has ended.
     pub(super) fn start<P: Protocol>(
         count: usize,
         tls: Option<&Acceptor>,
@@ -55,8 +55,8 @@ impl Workers {
             let (protocol, tls, stages, counts) =
                 (protocol.clone(), tls.cloned(), stages.clone(), Arc::clone(counts));
             let name = format!("{}-{number}", counts.listener().name());
-            // The runtime never leaves its thread, which therefore makes it; whether it can is
-            // known before anything is served.
+            // The runtime never leaves its thread, so that thread creates it. We learn whether that
+            // worked before anything is served.
             let (made, making) = std::sync::mpsc::channel();
             let work = move || {
                 let runtime = match runtime::Builder::new_current_thread()
@@ -89,7 +89,7 @@ struct Worker<P: Protocol> {
     shared: Rc<Shared>,
     table: Rc<Table>,
     began: Instant,
-    /// Connections that were refused when the worker last looked.
+    /// Number of refused connections at the worker's last check.
     refused: Cell<u64>,
 }
 
@@ -101,7 +101,7 @@ struct Table {
     emptied: Notify,
 }
 
-/// A connection in the table, for as long as it is served.
+/// A connection in the table, as long as it is served.
 struct Entry {
     table: Rc<Table>,
     number: u64,
@@ -167,7 +167,7 @@ where
             _ = shared.turns.give_out() => {}
             () = stages.reached(Stage::Cut) => self.table.for_each(|activity| activity.order(Command::Cut)),
         }
-        // With the runtime, every connection that is left ends.
+        // Dropping the runtime ends every connection that is left.
     }
 
     async fn work(&mut self) {
@@ -184,7 +184,7 @@ where
                 _ = ticks.tick(), if watches => self.look(),
             }
         }
-        // Nothing more is accepted: the service is closing.
+        // The channel is closed: the service is closing.
         for _ in 0..LOOKS_BEFORE_CLOSING {
             task::yield_now().await;
         }
@@ -219,12 +219,14 @@ where
             let Some(overdue) = activity.overdue() else { return };
             match (overdue, activity.command()) {
                 (_, Command::Cut) => {}
-                // Nothing is wrong with it, and what has come in this moment is answered.
+                // The connection is only idle, so close gracefully; a request that arrives right
+                // now is answered.
                 (Overdue::Idle, Command::GoOn) => activity.order(Command::Close),
                 (Overdue::Silent, Command::GoOn) if activity.has_spoken() => {
                     activity.order(Command::Close);
                 }
-                // In a crowd there is no time for it, nor for whoever does not take it.
+                // If connections are being refused, there is no time for a response; nor a second
+                // time for a client that does not read the first.
                 (Overdue::Head, _) if !self.shared.is_crowded.get() && activity.has_head_late() => {
                     counts.given_up(overdue);
                 }

@@ -1,4 +1,4 @@
-//! Why a handshake failed, out of the error that the library makes of it.
+//! Why a handshake failed, derived from the TLS library's error.
 
 use std::io::{self, ErrorKind};
 
@@ -6,7 +6,7 @@ use rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
 
 use crate::{roots::peers::Unfit, telemetry::connections::HandshakeFailure as Failure};
 
-/// The kind of `error`, with which a handshake ended.
+/// The kind of `error`, which ended a handshake.
 pub(in crate::doors) fn failure(error: &io::Error) -> Failure {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
         Some(error) => of_tls(error),

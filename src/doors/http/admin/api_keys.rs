@@ -25,29 +25,29 @@ use crate::{
     },
 };
 
-/// An API key of a principal. The key itself is not kept.
+/// An API key of a principal. The key itself is not stored.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = ApiKey)]
 pub(super) struct ApiKeyView {
-    /// Its number.
+    /// Unique id.
     #[schema(minimum = 1)]
     id: i64,
-    /// Whose it is.
+    /// Username of the owning principal.
     #[schema(value_type = Name)]
     username: String,
-    /// What its holder has to name together with it.
+    /// The identifier that must be sent together with the key.
     #[schema(format = "uuid")]
     identifier: String,
-    /// What the owner calls it.
+    /// A note by the owner; null if there is none.
     #[schema(required = true)]
     comment: Option<String>,
-    /// Until when it may be used.
+    /// When it expires.
     #[schema(format = DateTime)]
     expires_at: String,
-    /// When it was revoked; null where it was not.
+    /// When it was revoked; null if it was not.
     #[schema(required = true, format = DateTime)]
     revoked_at: Option<String>,
-    /// When it was used last, to within some seconds; null is never.
+    /// When it was last used, to within some seconds; null if never used.
     #[schema(required = true, format = DateTime)]
     last_used_on: Option<String>,
     /// When it was added.
@@ -70,46 +70,46 @@ impl From<ApiKeyRecord> for ApiKeyView {
     }
 }
 
-/// An API key to be made. Everything may be left out.
+/// An API key to create. All members are optional.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewApiKey, example = json!({ "comment": "nightly import", "expires_at": "2096-01-01T00:00:00Z" }))]
 struct New {
-    /// What its holder has to name together with it; a new one where nothing is said.
+    /// The identifier that must be sent together with the key; a new one by default.
     #[schema(value_type = Option<String>, format = "uuid")]
     identifier: Option<Uuid>,
-    /// What the owner calls it.
+    /// A note by the owner.
     #[schema(min_length = 1, max_length = 1000, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
     comment: Option<String>,
-    /// Until when it may be used: after now. `issuer.api_key_lifetime` from now where nothing is
-    /// said.
+    /// When it expires, later than now; `issuer.api_key_lifetime` from now by default.
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<Moment>,
 }
 
-/// An API key that was made just now.
+/// An API key that was just created.
 #[derive(Serialize, ToSchema)]
 #[schema(as = IssuedApiKey)]
 struct Issued {
-    /// What is kept of it.
+    /// The stored record.
     #[serde(flatten)]
     record: ApiKeyView,
-    /// The key. It is shown this once, and cannot be found out again.
+    /// The key. It is shown only once, and cannot be recovered.
     #[schema(pattern = "^csk_[0-9A-Za-z]{49}$")]
     key: String,
 }
 
-/// Which API key.
+/// The API key in the path.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
 struct ApiKeyIdInPath {
-    /// The number of the API key.
+    /// Id of the API key.
     #[param(minimum = 1)]
     #[expect(dead_code, reason = "it is here for its schema")]
     id: i64,
 }
 
-/// List the API keys of all principals, revoked ones too, in the order in which they were added.
+/// List the API keys of all principals, including revoked ones, in the order in which they were
+/// added.
 #[utoipa::path(get, path = "/admin/v1/api-keys", operation_id = "list_api_keys", tag = "api-keys", params(PageQuery),
     responses((status = 200, description = "A page of API keys.", body = Page<ApiKeyView>)))]
 pub(super) async fn list(
@@ -119,7 +119,7 @@ pub(super) async fn list(
     page(&door, &request, None).await
 }
 
-/// List the API keys of a principal, revoked ones too, in the order in which they were added.
+/// List the API keys of a principal, including revoked ones, in the order in which they were added.
 #[utoipa::path(get, path = "/admin/v1/principals/{username}/api-keys", operation_id = "list_api_keys_of_principal",
     tag = "api-keys", params(UsernameInPath, PageQuery),
     responses((status = 200, description = "A page of API keys.", body = Page<ApiKeyView>)))]
@@ -141,7 +141,7 @@ async fn page(
         .json(query.page::<_, ApiKeyView>(List::ApiKeys, rows, |record| record.id.0)))
 }
 
-/// Make an API key for a principal. The answer is the only one that ever shows it.
+/// Create an API key for a principal. Only this response ever shows the key.
 #[utoipa::path(post, path = "/admin/v1/principals/{username}/api-keys", operation_id = "issue_api_key", tag = "api-keys",
     params(UsernameInPath), request_body = New,
     responses((status = 201, description = "It was made.", body = Issued, headers(
@@ -166,7 +166,7 @@ pub(super) async fn create(
     ))
 }
 
-/// Show an API key, but not the key itself.
+/// Show an API key, without the key itself.
 #[utoipa::path(get, path = "/admin/v1/api-keys/{id}", operation_id = "show_api_key", tag = "api-keys", params(ApiKeyIdInPath),
     responses((status = 200, description = "The API key.", body = ApiKeyView,
         headers(("ETag" = String, description = "The tag of its state, which its use does not change.")))))]
@@ -177,8 +177,8 @@ pub(super) async fn show(
     Ok(shown(door.registry.api_key(ApiKeyId(path::id(&request)?)).await?))
 }
 
-/// Revoke an API key and every token that it was exchanged for, for good. It stays where it is, and
-/// shows when it was revoked.
+/// Revoke an API key, and every token that it was exchanged for, permanently. It stays listed, with
+/// the time of its revocation.
 #[utoipa::path(delete, path = "/admin/v1/api-keys/{id}", operation_id = "revoke_api_key", tag = "api-keys",
     params(ApiKeyIdInPath, etag::IfMatch),
     responses((status = 200, description = "The API key as it is now.", body = ApiKeyView,

@@ -1,4 +1,4 @@
-//! What was changed, by whom.
+//! The audit log: what was changed, and by whom.
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
@@ -16,29 +16,28 @@ use crate::{domain::principal::Username, doors::http::AdminDoor, engine::ports::
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = AuditEvent)]
 struct AuditEventView {
-    /// Its number. Later changes have higher ones.
+    /// Unique id. Later changes have higher ids.
     #[schema(minimum = 1)]
     id: i64,
-    /// When.
+    /// When the change was made.
     #[schema(format = DateTime)]
     at: String,
-    /// Who did it: `admin-api@` and an address, `cli:` and a user of the machine, or `token-api`.
+    /// Who made the change: `admin-api@` and an address, `cli:` and a local user, or `token-api`.
     #[schema(example = "admin-api@127.0.0.1")]
     actor: String,
-    /// What was done.
+    /// The kind of change.
     #[schema(example = "key.revoke")]
     action: String,
-    /// Whom it concerns.
+    /// Username of the principal that it concerns.
     #[schema(value_type = Name)]
     username: String,
-    /// The number of the principal, key, trust, API key or token that was changed, as `action`
-    /// says.
+    /// Id of the principal, key, trust, API key or token that was changed, depending on `action`.
     #[schema(minimum = 1)]
     subject_id: i64,
-    /// What it was before; null where it is new.
+    /// The state before the change; null if it was new.
     #[schema(required = true, value_type = Option<Object>)]
     before: Value,
-    /// What it is now; null where it is gone.
+    /// The state after the change; null if it was removed.
     #[schema(required = true, value_type = Option<Object>)]
     after: Value,
 }
@@ -58,7 +57,7 @@ impl From<AuditEvent> for AuditEventView {
     }
 }
 
-/// A state as it was written down, with its scopes listed as everywhere in this API.
+/// A recorded state, with its scopes as a list, as everywhere in this API.
 fn state(written: Option<String>) -> Value {
     let Some(written) = written else { return Value::Null };
     let Ok(mut state) = serde_json::from_str::<Value>(&written) else {
@@ -72,17 +71,17 @@ fn state(written: Option<String>) -> Value {
     state
 }
 
-/// Whose changes.
+/// Filters changes.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 struct AuditQuery {
-    /// Only changes that concern whoever had this name.
+    /// Only changes that concern a principal with this username at the time.
     #[param(value_type = Option<Name>, nullable = false)]
     #[expect(dead_code, reason = "it is here for its schema")]
     username: Option<String>,
 }
 
-/// List changes, the newest first.
+/// List changes, newest first.
 #[utoipa::path(get, path = "/admin/v1/audit", operation_id = "list_audit_events", tag = "audit", params(AuditQuery, PageQuery),
     responses((status = 200, description = "A page of changes.", body = Page<AuditEventView>)))]
 pub(super) async fn list(

@@ -1,5 +1,5 @@
-//! Who may use the admin API: whoever holds the admin token, and no web page that a browser was led
-//! to.
+//! Who may use the admin API: clients that hold the admin token, but no web page of another host in
+//! someone's browser.
 
 use actix_web::{
     Error, HttpRequest, HttpResponse,
@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// What a request passes on its way to the admin API.
+/// The checks at the entrance of the admin API.
 #[derive(Debug)]
 pub(super) struct Entrance {
     hosts: Hosts,
@@ -29,8 +29,8 @@ pub(super) struct Entrance {
 }
 
 impl Entrance {
-    /// For whoever holds `token`, at one of `hosts`. A peer may present so many wrong ones in a
-    /// minute; 0 is no limit.
+    /// For clients that hold `token` and call one of `hosts`. A peer may present
+    /// `failures_per_peer` wrong tokens per minute; 0 is no limit.
     pub(super) fn new(token: Option<&Secret>, hosts: Hosts, failures_per_peer: u32) -> Self {
         Self {
             hosts,
@@ -40,7 +40,7 @@ impl Entrance {
     }
 
     fn check(&self, request: &HttpRequest) -> Result<(), Problem> {
-        // Before the token: a page that may not ask cannot guess either.
+        // Before the token, so that a web page of another host cannot guess tokens.
         self.hosts.check(request.headers(), request.uri().authority())?;
         if !request.headers().contains_key(AUTHORIZATION) {
             return Err(Problem::unauthorized());
@@ -56,7 +56,7 @@ impl Entrance {
     }
 }
 
-/// Lets a request through to the admin API, and sees to it that no answer is stored on its way.
+/// Checks a request to the admin API, and marks every response as not to be stored.
 pub(super) async fn check(
     entrance: web::Data<Entrance>,
     request: ServiceRequest,
@@ -66,7 +66,7 @@ pub(super) async fn check(
     go_on(checked, request, next).await
 }
 
-/// The same without a token, from anybody but a web page of others.
+/// The same without a token: only web pages of other hosts are refused.
 pub(super) async fn let_in(
     entrance: web::Data<Entrance>,
     request: ServiceRequest,

@@ -1,4 +1,4 @@
-//! Bodies of requests.
+//! Reads and parses request bodies.
 
 use actix_web::{HttpRequest, http::header, web};
 use serde::de::DeserializeOwned;
@@ -10,13 +10,13 @@ use super::{
 use crate::domain::json::{self, Object};
 
 pub(super) const JSON: &str = "application/json";
-/// RFC 7396.
+/// Content type of merge patches (RFC 7396).
 pub(super) const MERGE_PATCH: &str = "application/merge-patch+json";
 
 /// Largest body, in bytes.
 const BYTES_MAX: usize = 1024 * 1024;
 
-/// The body that adds something, or asks.
+/// Parses the body of a `POST`.
 pub(super) async fn json<T: DeserializeOwned>(
     request: &HttpRequest,
     payload: web::Payload,
@@ -24,8 +24,8 @@ pub(super) async fn json<T: DeserializeOwned>(
     parsed(&read(request, payload, &[JSON]).await?)
 }
 
-/// The same for jwthenticator's API, which does not look at what type a body is said to have. Pages
-/// of other hosts are kept out before.
+/// The same for jwthenticator's API, which ignores `Content-Type`. Requests from web pages of other
+/// hosts are refused before.
 pub(super) async fn json_of_any_type<T: DeserializeOwned>(
     request: &HttpRequest,
     payload: web::Payload,
@@ -33,7 +33,7 @@ pub(super) async fn json_of_any_type<T: DeserializeOwned>(
     parsed(&read_any(request, payload).await?)
 }
 
-/// The body that changes something: what it does not name stays, `null` takes away.
+/// Parses the body of a `PATCH`: absent members stay as they are, `null` removes a value.
 pub(super) async fn merge_patch<T: DeserializeOwned>(
     request: &HttpRequest,
     payload: web::Payload,
@@ -70,7 +70,7 @@ fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
         let member = error.path().to_string();
         let fault = error.into_inner();
         let detail = fault.to_string();
-        // Where it is no JSON at all, no member is to blame.
+        // If the body is not JSON at all, no single member is wrong.
         if fault.is_data() && member != "." {
             Problem::bad_member(member, detail)
         } else {
@@ -81,8 +81,7 @@ fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     Ok(value)
 }
 
-/// The body that adds something of which nothing has to be said: no body at all is one that says
-/// nothing.
+/// Parses a body whose members are all optional: no body at all counts as an empty object.
 pub(super) async fn json_if_any<T: DeserializeOwned + Default>(
     request: &HttpRequest,
     payload: web::Payload,

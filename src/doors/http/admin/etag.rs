@@ -1,5 +1,5 @@
-//! Which state of a record an answer shows, and which one a change is meant for (RFC 9110 sections
-//! 8.8.3 and 13.1).
+//! Entity tags: which state of a record a response shows, and which state a change expects (RFC
+//! 9110 sections 8.8.3 and 13.1).
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -14,12 +14,12 @@ use utoipa::IntoParams;
 use super::problem::Problem;
 use crate::engine::ports::{RegistryError, Version};
 
-/// Which state a change is meant for.
+/// The header `If-Match`.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 pub(super) struct IfMatch {
-    /// Makes the change only if the record still is in the state that one of these tags names; `*`
-    /// is any.
+    /// Makes the change only if one of these tags names the current state of the record; `*`
+    /// matches any state.
     #[param(
         rename = "If-Match",
         nullable = false,
@@ -30,11 +30,12 @@ pub(super) struct IfMatch {
     if_match: Option<String>,
 }
 
-/// Which states are known already.
+/// The header `If-None-Match`.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 pub(super) struct IfNoneMatch {
-    /// Answers 304 if the record still is in the state that one of these tags names; `*` is any.
+    /// Answers 304 if one of these tags names the current state of the record; `*` matches any
+    /// state.
     #[param(
         rename = "If-None-Match",
         nullable = false,
@@ -45,7 +46,7 @@ pub(super) struct IfNoneMatch {
     if_none_match: Option<String>,
 }
 
-/// An answer with a record and the tag of its state.
+/// A response with a record and the tag of its state.
 pub(super) fn tagged(
     status: StatusCode,
     record: &impl Serialize,
@@ -54,7 +55,7 @@ pub(super) fn tagged(
     HttpResponse::build(status).insert_header((ETAG, tag(version))).json(record)
 }
 
-/// An answer with a record that was added.
+/// A response with a record that was added.
 pub(super) fn created(location: &str, record: &impl Serialize, version: Version) -> HttpResponse {
     HttpResponse::Created()
         .insert_header((LOCATION, location))
@@ -62,13 +63,13 @@ pub(super) fn created(location: &str, record: &impl Serialize, version: Version)
         .json(record)
 }
 
-/// The state that `request` is meant for, where it says so. `current` is asked only then.
+/// The state that `request` expects; `None` if any will do. `current` is awaited only if needed.
 pub(super) async fn expected(
     request: &HttpRequest,
     current: impl Future<Output = Result<Version, RegistryError>>,
 ) -> Result<Option<Version>, Problem> {
     match tags(request.headers(), &IF_MATCH)? {
-        // That there is anything at all shows when it is changed.
+        // The change itself finds out whether the record exists.
         None | Some(Tags::Any) => Ok(None),
         Some(Tags::These(tags)) => {
             let current = current.await?;
@@ -81,7 +82,7 @@ pub(super) async fn expected(
     }
 }
 
-/// Whether `request` asks for a record only if it is in another state.
+/// Whether the client of `request` already has the current state.
 pub(super) fn is_known(request: &HttpRequest, current: Version) -> Result<bool, Problem> {
     Ok(match tags(request.headers(), &IF_NONE_MATCH)? {
         None => false,
@@ -90,7 +91,7 @@ pub(super) fn is_known(request: &HttpRequest, current: Version) -> Result<bool, 
     })
 }
 
-/// There is nothing new.
+/// The client already has the current state.
 pub(super) fn not_modified(version: Version) -> HttpResponse {
     HttpResponse::NotModified().insert_header((ETAG, tag(version))).finish()
 }
@@ -116,7 +117,7 @@ struct Tag {
     opaque: String,
 }
 
-/// What all headers of that name say; `None` where there is none.
+/// The tags in all headers `name`; `None` if there are none.
 fn tags(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, Problem> {
     let bad = || {
         Problem::bad_member(
@@ -142,7 +143,7 @@ fn parse(list: &str) -> Option<Tags> {
     let mut tags = Vec::new();
     let mut rest = list;
     loop {
-        // Empty elements of a list count for nothing (RFC 9110 section 5.6.1).
+        // Empty list elements are ignored (RFC 9110 section 5.6.1).
         rest = rest.trim_start_matches([' ', '\t', ',']);
         if rest.is_empty() {
             return if tags.is_empty() { None } else { Some(Tags::These(tags)) };

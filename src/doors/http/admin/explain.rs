@@ -1,4 +1,4 @@
-//! What a decision would be, and why.
+//! Explains what a decision would be, and why.
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
@@ -20,7 +20,7 @@ use crate::{
     engine::verify::{AskedUrl, ExplainFrom, Explanation, Step, StepOutcome},
 };
 
-/// A token, and the request that it comes with.
+/// A token, and the request that it is sent with.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = ExplainRequest, example = json!({
@@ -32,42 +32,42 @@ use crate::{
 struct Asked {
     /// The token, with or without its scheme in front.
     token: String,
-    /// The method of the request; not told where nothing is said.
+    /// The method of the request; unknown if absent.
     #[serde(default, deserialize_with = "method")]
     #[schema(value_type = Option<String>, min_length = 1, max_length = 100, pattern = "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
     method: Option<String>,
-    /// The URL of the request; not told where nothing is said.
+    /// The URL of the request; unknown if absent.
     #[serde(default, deserialize_with = "url")]
     #[schema(value_type = Option<String>, format = "uri", pattern = "^https?://")]
     url: Option<Url>,
-    /// What the route asks for.
+    /// The scopes that the route requires.
     #[schema(value_type = Option<Vec<ScopeToken>>, max_items = 100)]
     required_scopes: Option<ScopeList>,
 }
 
-/// What a decision would be now.
+/// What the decision would be now.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Explanation)]
 struct Explained {
-    /// When it was asked.
+    /// The time that the decision is explained for.
     #[schema(format = DateTime)]
     now: String,
-    /// What would come of it.
+    /// The result of the decision.
     verdict: Verdict,
-    /// What the client would be told; null where it would pass.
+    /// The error code for the client; null if the request would pass.
     #[schema(required = true, example = "invalid_token")]
     code: Option<&'static str>,
-    /// The exact reason of a denial; null where there is none.
+    /// The exact reason of the denial; null if there is none.
     #[schema(required = true, example = "unknown_principal")]
     reason: Option<&'static str>,
-    /// Who would pass; null where nobody would.
+    /// The identity that would be passed on; null if the request would not pass.
     #[schema(required = true)]
     identity: Option<Passing>,
     /// Every step of the decision, in order.
     steps: Vec<ShownStep>,
 }
 
-/// What would come of a decision.
+/// The result of a decision.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum Verdict {
@@ -76,27 +76,26 @@ enum Verdict {
     Unavailable,
 }
 
-/// Who would pass.
+/// The identity that would be passed on.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Identity)]
 struct Passing {
-    /// The principal's name.
+    /// Username of the principal.
     #[schema(value_type = Name)]
     username: String,
-    /// Its number.
+    /// Unique id of the principal.
     #[schema(minimum = 1)]
     principal_id: i64,
-    /// How it was proven.
+    /// How the identity was proven.
     #[schema(example = "self_signed")]
     method: &'static str,
-    /// The number of the registered key that verifies the token; null where it is one of a trusted
-    /// set.
+    /// Id of the registered key that verifies the token; null if the key is in a trusted key set.
     #[schema(required = true, minimum = 1)]
     key_id: Option<i64>,
-    /// The number of the trust whose set has the key; null where it is a registered one.
+    /// Id of the trust whose key set has the key; null if the key is a registered one.
     #[schema(required = true, minimum = 1)]
     jwks_trust_id: Option<i64>,
-    /// What it may do.
+    /// The scopes of the identity.
     scopes: Vec<String>,
 }
 
@@ -104,21 +103,21 @@ struct Passing {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Step)]
 struct ShownStep {
-    /// What is checked.
+    /// The name of the step.
     #[schema(example = "principal")]
     step: &'static str,
-    /// What came of it.
+    /// The result of the step.
     outcome: StepResult,
-    /// The exact reason of a denial; null where there is none.
+    /// The exact reason of the denial; null if there is none.
     #[schema(required = true, example = "unknown_principal")]
     reason: Option<&'static str>,
-    /// What was found.
+    /// The value that the step found.
     seen: String,
-    /// What is asked for.
+    /// The value that the step requires.
     expected: String,
 }
 
-/// What came of a step.
+/// The result of a step.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum StepResult {
@@ -128,8 +127,8 @@ enum StepResult {
     Skipped,
 }
 
-/// Run a token through every step of a decision, and report each. No nonce is claimed: the token
-/// can be used afterwards.
+/// Explain what would be decided about a token, step by step. No nonce is claimed, so the token can
+/// still be used afterwards.
 #[utoipa::path(post, path = "/admin/v1/explain", operation_id = "explain", tag = "explain", request_body = Asked,
     responses((status = 200, description = "What would be decided now, and why.", body = Explained)))]
 pub(super) async fn explain(
@@ -232,7 +231,7 @@ fn url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Url>, D::Err
     })
 }
 
-/// RFC 3986, where every character is ASCII.
+/// Characters that RFC 3986 allows in a URI; all of them are ASCII.
 fn is_uri_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~:/?#[]@!$&'()*+,;=%".contains(&byte)
 }

@@ -1,4 +1,4 @@
-//! Values in bodies, as they are written on the wire.
+//! Values in request and response bodies, in their wire format.
 
 use std::borrow::Cow;
 
@@ -15,17 +15,18 @@ use crate::domain::{
     time::UnixMillis,
 };
 
-/// Most scopes that one request may list, and the longest: identity headers have to hold them.
+/// Most scopes that one request may list, and the longest of them: identity headers must have room
+/// for all.
 const SCOPES_MAX: usize = 100;
 const SCOPE_CHARACTERS_MAX: usize = 100;
-/// As the registry and the issuer have them.
+/// Same limit as in the registry and the issuer.
 const URL_CHARACTERS_MAX: usize = 2000;
 const AUDIENCE_CHARACTERS_MAX: usize = 255;
 
-/// What has no control characters in it.
+/// Matches text without control characters.
 const PRINTABLE: &str = r"^[^\u0000-\u001f\u007f-\u009f]*$";
 
-/// A scope, as a schema: visible ASCII characters but `"` and `\` (RFC 6749 section 3.3).
+/// Schema of a scope: visible ASCII characters except `"` and `\` (RFC 6749 section 3.3).
 pub(super) struct ScopeToken;
 
 impl PartialSchema for ScopeToken {
@@ -45,7 +46,7 @@ impl ToSchema for ScopeToken {
     }
 }
 
-/// A [`Username`], as a schema.
+/// Schema of a [`Username`].
 pub(super) struct Name;
 
 impl PartialSchema for Name {
@@ -62,7 +63,7 @@ impl ToSchema for Name {
     }
 }
 
-/// Whom a token is meant for, as a schema.
+/// Schema of a member of a token's `aud`.
 pub(super) struct AudienceToken;
 
 impl PartialSchema for AudienceToken {
@@ -112,7 +113,7 @@ impl<'de> Deserialize<'de> for ScopeList {
     }
 }
 
-/// A moment, as RFC 3339 writes it, to the millisecond.
+/// A time, in RFC 3339 format, to the millisecond.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Moment(pub(super) UnixMillis);
 
@@ -136,8 +137,8 @@ pub(super) fn username<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Use
     Username::new(&String::deserialize(deserializer)?).map_err(D::Error::custom)
 }
 
-/// The URL of a key set. What may be fetched is for the registry to say; this is only what looks
-/// like a URL.
+/// The URL of a key set. Only checks that it looks like a URL; the registry decides what may be
+/// fetched.
 #[derive(Clone, Debug)]
 pub(super) struct JwksUrl(pub(super) String);
 
@@ -173,14 +174,15 @@ impl PartialSchema for JwksUrl {
 
 impl ToSchema for JwksUrl {}
 
-/// For members of a merge patch: tells `null` from what is not there, which is `None` by default.
+/// For members of a merge patch: distinguishes `null` from an absent member, which is `None` by
+/// default.
 pub(super) fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
 }
 
-/// Scopes in answers.
+/// Scopes as a list, for responses.
 pub(super) fn scope_list(scopes: &Scopes) -> Vec<String> {
     scopes.iter().map(str::to_owned).collect()
 }

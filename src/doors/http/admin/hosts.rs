@@ -1,6 +1,6 @@
-//! Which names the admin listener goes by. A web page can have its name resolve to any address (DNS
-//! rebinding), and its visitor's browser then takes the listener for a part of the page; but the
-//! browser still says the page's name.
+//! The host names of the admin listener. A web page can let its own name resolve to any address
+//! (DNS rebinding), so that a visitor's browser takes the listener for a part of the page. But the
+//! browser still sends the page's name in `Host`.
 
 use std::net::IpAddr;
 
@@ -14,7 +14,8 @@ use super::problem::Problem;
 /// <https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header>
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// The names besides addresses and `localhost`, which no other page can have.
+/// Accepted host names, in addition to IP addresses and `localhost`: those cannot be the name of a
+/// foreign page.
 #[derive(Clone, Debug)]
 pub(super) struct Hosts {
     listed: Box<[String]>,
@@ -25,8 +26,8 @@ impl Hosts {
         Self { listed: listed.into() }
     }
 
-    /// Refuses what is sent to another host, or by a web page of another. `target` is the authority
-    /// in the request line, if one is.
+    /// Refuses a request for another host, or from a web page of another host. `target` is the
+    /// authority in the request line, if there is one.
     pub(super) fn check(
         &self,
         headers: &HeaderMap,
@@ -45,8 +46,8 @@ impl Hosts {
         }
         let is_own = match headers.get(ORIGIN) {
             Some(origin) => origin.to_str().is_ok_and(|origin| self.is_own(origin, &host)),
-            // A picture or a link, say, in a page of others: browsers name the origin of some
-            // requests alone.
+            // Such as an image or a link in a page of another host: browsers do not send `Origin`
+            // with every request.
             None => headers
                 .get(SEC_FETCH_SITE)
                 .is_none_or(|site| site == "same-origin" || site == "none"),
@@ -56,7 +57,7 @@ impl Hosts {
 
     fn goes_by(&self, authority: &Authority) -> bool {
         let host = authority.host();
-        // Neither credentials nor a port that is no number: the parser lets both through.
+        // Refuses user names and invalid ports, which the parser lets through.
         let is_plain = authority.as_str() == host
             || authority.as_str().starts_with(host) && authority.port_u16().is_some();
         is_plain
@@ -69,10 +70,10 @@ impl Hosts {
         self.listed.iter().any(|listed| listed.eq_ignore_ascii_case(without_dot(host)))
     }
 
-    /// Whether a page of `origin` is one of ours: of the very host that is asked, or of one that is
-    /// listed.
+    /// Whether a page of `origin` is one of ours: of the host that the request is for, or of a
+    /// listed one.
     fn is_own(&self, origin: &str, host: &Authority) -> bool {
-        // `null`, of pages without an origin, has no scheme.
+        // `null`, the origin of pages without one, has no scheme.
         let Ok(origin) = origin.parse::<Uri>() else { return false };
         let (Some(scheme), Some(from)) = (origin.scheme_str(), origin.authority()) else {
             return false;

@@ -25,36 +25,36 @@ use crate::{
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Key)]
 pub(super) struct KeyView {
-    /// Its number.
+    /// Unique id.
     #[schema(minimum = 1)]
     id: i64,
-    /// Whose it is.
+    /// Username of the owning principal.
     #[schema(value_type = Name)]
     username: String,
-    /// The key, as it was given.
+    /// The key as it was registered.
     key: String,
-    /// SHA-256 of the key's SPKI PEM: the `kid` of tokens.
+    /// SHA-256 of the key's SPKI PEM, in lowercase hexadecimal: the `kid` of tokens.
     #[schema(pattern = "^[0-9a-f]{64}$")]
     fingerprint: String,
     /// The kind of key.
     #[schema(example = "Ed25519")]
     family: String,
-    /// What the owner calls it.
+    /// A note by the owner; null if there is none.
     #[schema(required = true)]
     comment: Option<String>,
-    /// What it may be used for; null is all that its principal may do.
+    /// The scopes that it is limited to; null for all scopes of its principal.
     #[schema(required = true)]
     scopes: Option<Vec<String>>,
-    /// From when on it may be used; null is since ever.
+    /// When it becomes valid; null if it has no start.
     #[schema(required = true, format = DateTime)]
     not_before: Option<String>,
-    /// Until when it may be used; null is for ever.
+    /// When it expires; null if it never does.
     #[schema(required = true, format = DateTime)]
     expires_at: Option<String>,
-    /// When it was revoked; null where it was not.
+    /// When it was revoked; null if it was not.
     #[schema(required = true, format = DateTime)]
     revoked_at: Option<String>,
-    /// When it was used last, to within some seconds; null is never.
+    /// When it was last used, to within some seconds; null if never used.
     #[schema(required = true, format = DateTime)]
     last_used_on: Option<String>,
     /// When it was added.
@@ -82,7 +82,7 @@ impl From<KeyRecord> for KeyView {
     }
 }
 
-/// A public key to be added.
+/// A public key to add.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({
@@ -95,22 +95,22 @@ pub(super) struct NewKey {
     /// The public key, as PEM, OpenSSH line, JWK (as text) or X.509 certificate.
     #[schema(min_length = 1, max_length = 16000)]
     key: String,
-    /// What the owner calls it; the comment of an OpenSSH key where nothing is said.
+    /// A note by the owner; defaults to the comment of an OpenSSH key.
     #[schema(min_length = 1, max_length = 1000, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
     comment: Option<String>,
-    /// What it may be used for, where that is less than what its principal may do.
+    /// The scopes that it is limited to; all scopes of its principal if absent.
     #[schema(value_type = Option<Vec<ScopeToken>>, max_items = 100)]
     scopes: Option<ScopeList>,
-    /// From when on it may be used.
+    /// When it becomes valid; at once if absent.
     #[schema(value_type = Option<String>, format = DateTime)]
     not_before: Option<Moment>,
-    /// Until when it may be used. After `not_before`, and after now.
+    /// When it expires, later than `not_before` and than now; never if absent.
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<Moment>,
 }
 
 impl NewKey {
-    /// The key as text, and what goes with it.
+    /// The key as text, and its comment, scopes and validity.
     pub(super) fn into_terms(self) -> (String, KeyTerms) {
         let terms = KeyTerms {
             comment: self.comment,
@@ -122,25 +122,25 @@ impl NewKey {
     }
 }
 
-/// What is to be different about a key (RFC 7396): what is not named stays, `null` takes away.
+/// Changes to a key (RFC 7396): absent members stay as they are, `null` removes a value.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = KeyChange, example = json!({ "comment": "the old laptop", "expires_at": "2095-01-01T00:00:00Z", "scopes": null }))]
 #[expect(clippy::option_option, reason = "a merge patch tells null from what is not there")]
 pub(super) struct Change {
-    /// What the owner calls it.
+    /// A note by the owner.
     #[serde(default, deserialize_with = "fields::present")]
     #[schema(value_type = Option<String>, min_length = 1, max_length = 1000, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
     comment: Option<Option<String>>,
-    /// What it may be used for; all that its principal may do with `null`.
+    /// The scopes that it is limited to; `null` allows all scopes of its principal.
     #[serde(default, deserialize_with = "fields::present")]
     #[schema(value_type = Option<Vec<ScopeToken>>, max_items = 100)]
     scopes: Option<Option<ScopeList>>,
-    /// From when on it may be used; since ever with `null`.
+    /// When it becomes valid; `null` removes the start.
     #[serde(default, deserialize_with = "fields::present")]
     #[schema(value_type = Option<String>, format = DateTime)]
     not_before: Option<Option<Moment>>,
-    /// Until when it may be used; for ever with `null`.
+    /// When it expires; `null` means never.
     #[serde(default, deserialize_with = "fields::present")]
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<Option<Moment>>,
@@ -159,17 +159,17 @@ impl From<Change> for KeyChange {
     }
 }
 
-/// Which key.
+/// The key in the path.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
 pub(super) struct KeyIdInPath {
-    /// The number of the key.
+    /// Id of the key.
     #[param(minimum = 1)]
     #[expect(dead_code, reason = "it is here for its schema")]
     id: i64,
 }
 
-/// List the keys of all principals, revoked ones too, in the order in which they were added.
+/// List the keys of all principals, including revoked ones, in the order in which they were added.
 #[utoipa::path(get, path = "/admin/v1/keys", operation_id = "list_keys", tag = "keys", params(PageQuery),
     responses((status = 200, description = "A page of keys.", body = Page<KeyView>)))]
 pub(super) async fn list(
@@ -179,7 +179,7 @@ pub(super) async fn list(
     page(&door, &request, None).await
 }
 
-/// List the keys of a principal, revoked ones too, in the order in which they were added.
+/// List the keys of a principal, including revoked ones, in the order in which they were added.
 #[utoipa::path(get, path = "/admin/v1/principals/{username}/keys", operation_id = "list_keys_of_principal", tag = "keys",
     params(UsernameInPath, PageQuery), responses((status = 200, description = "A page of keys.", body = Page<KeyView>)))]
 pub(super) async fn list_of_principal(
@@ -231,7 +231,7 @@ pub(super) async fn show(
     Ok(shown(door.registry.key(KeyId(path::id(&request)?)).await?))
 }
 
-/// Change what goes with a key.
+/// Change the comment, scopes or validity of a key.
 #[utoipa::path(patch, path = "/admin/v1/keys/{id}", operation_id = "change_key", tag = "keys",
     params(KeyIdInPath, etag::IfMatch),
     request_body(content((Change = "application/merge-patch+json"), (Change = "application/json"))),
@@ -249,7 +249,7 @@ pub(super) async fn change(
     Ok(shown(door.registry_for(&request).change_key(id, change.into(), expected).await?))
 }
 
-/// Revoke a key, for good. It stays where it is, and shows when it was revoked.
+/// Revoke a key permanently. It stays listed, with the time of its revocation.
 #[utoipa::path(delete, path = "/admin/v1/keys/{id}", operation_id = "revoke_key", tag = "keys",
     params(KeyIdInPath, etag::IfMatch),
     responses((status = 200, description = "The key as it is now.", body = KeyView,

@@ -1,4 +1,4 @@
-//! What is logged, while the service runs.
+//! Log settings that can be changed while the service runs.
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
@@ -11,7 +11,7 @@ use crate::{
     telemetry::log::LogControl,
 };
 
-/// What is logged.
+/// The current log settings.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Logging)]
 struct LogView {
@@ -26,20 +26,20 @@ struct LogView {
     decision_log_sample: Share,
 }
 
-/// What is to be logged from now on. What is not named stays as it is.
+/// Changes to the log settings. Absent members stay as they are.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = LoggingChange, example = json!({ "log": "info,countersign=debug" }))]
 struct Change {
-    /// A level, or directives.
+    /// A level. Directives are accepted, too.
     #[serde(default, deserialize_with = "parsed")]
     #[schema(value_type = Option<String>, nullable = false, pattern = "^(off|error|warn|info|debug|trace)$")]
     log: Option<LogFilter>,
-    /// Which decisions.
+    /// Which decisions are logged.
     #[serde(default, deserialize_with = "parsed")]
     #[schema(value_type = Option<DecisionLogName>, nullable = false)]
     decision_log: Option<DecisionLog>,
-    /// The share of allowed decisions that `denied` logs as well.
+    /// The share of allowed decisions that `denied` logs as well, from 0 to 1.
     #[serde(default, deserialize_with = "share")]
     #[schema(value_type = Option<f64>, nullable = false, minimum = 0, maximum = 1)]
     decision_log_sample: Option<Share>,
@@ -55,14 +55,14 @@ enum DecisionLogName {
     Off,
 }
 
-/// Show what is logged.
+/// Show the log settings.
 #[utoipa::path(get, path = "/admin/v1/log", operation_id = "show_log", tag = "log",
     responses((status = 200, description = "What is logged.", body = LogView)))]
 pub(super) async fn show(door: web::Data<AdminDoor>) -> HttpResponse {
     HttpResponse::Ok().json(LogView::by(&door.log))
 }
 
-/// Change what this replica logs, until it is started again.
+/// Change what this replica logs, until it restarts.
 #[utoipa::path(patch, path = "/admin/v1/log", operation_id = "change_log", tag = "log", request_body = Change,
     responses((status = 200, description = "What is logged from now on.", body = LogView)))]
 pub(super) async fn change(

@@ -1,5 +1,5 @@
-//! The description of this API (`OpenAPI` 3.1). What every operation of a kind answers alike is
-//! said here, once.
+//! The description of this API (`OpenAPI` 3.1). Responses that all operations of a kind have in
+//! common are added here, once.
 
 use actix_web::{HttpResponse, web};
 use utoipa::{
@@ -22,9 +22,9 @@ use super::{
 use crate::doors::response::{PROBLEM_JSON, RETRY_AFTER_SECONDS};
 
 const SECURITY_SCHEME: &str = "admin_token";
-/// Operations whose body may be left out, since nothing in it has to be said.
+/// Operations whose body is optional, since all of its members are.
 const WITH_OPTIONAL_BODY: [&str; 2] = ["issue_api_key", "issue_token"];
-/// Operations that do not ask the registry, and therefore never find it out of reach.
+/// Operations that do not use the registry, so they cannot fail because it is unavailable.
 const WITHOUT_REGISTRY: [&str; 4] = ["explain", "show_log", "change_log", "show_openapi"];
 
 #[derive(OpenApi)]
@@ -87,7 +87,7 @@ pub(super) async fn show(mount: web::Data<Mount>) -> HttpResponse {
     HttpResponse::Ok().json(api)
 }
 
-/// Adds the problems that any operation may run into, by what it takes.
+/// Adds the problems that are common to operations, depending on what they take.
 struct CommonAnswers;
 
 impl Modify for CommonAnswers {

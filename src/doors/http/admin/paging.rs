@@ -1,5 +1,5 @@
-//! Lists, page by page. A page starts where the last one ended, by number: what is added or removed
-//! meanwhile neither repeats nor hides anything else.
+//! Lists, page by page. A page starts after the last id of the page before, so records added or
+//! removed in the meantime neither repeat nor hide others.
 
 use actix_web::HttpRequest;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -11,7 +11,7 @@ use super::problem::Problem;
 const LIMIT_DEFAULT: u64 = 100;
 const LIMIT_MAX: u64 = 1000;
 
-/// Which list a cursor is of: one of another list is refused.
+/// The list that a cursor belongs to: cursors of other lists are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum List {
@@ -26,18 +26,18 @@ pub(super) enum List {
 /// A page of a list.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Page<T> {
-    /// What is on it, in the order of the list.
+    /// The items of this page, in the order of the list.
     items: Vec<T>,
-    /// Asks for the next page; null on the last one.
+    /// The cursor of the next page; null on the last page.
     #[schema(required = true, pattern = "^[A-Za-z0-9_-]{12}$")]
     next_cursor: Option<String>,
 }
 
-/// Which page is asked for.
+/// The page that is requested.
 #[derive(Debug, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct PageQuery {
-    /// How many items a page has at most.
+    /// Largest number of items on the page.
     #[param(minimum = 1, maximum = 1000, default = 100, required = false)]
     pub(super) limit: u64,
     /// `next_cursor` of the page before.
@@ -46,7 +46,7 @@ pub(super) struct PageQuery {
 }
 
 impl PageQuery {
-    /// Reads `?limit=&cursor=` of `list`, and no other parameters.
+    /// Reads `?limit=&cursor=` for `list`; other parameters are refused.
     pub(super) fn of(request: &HttpRequest, list: List) -> Result<Self, Problem> {
         let [limit, cursor] = parameters(request, ["limit", "cursor"])?;
         Self::read(limit.as_deref(), cursor.as_deref(), list)
@@ -80,12 +80,13 @@ impl PageQuery {
         Ok(Self { limit, cursor })
     }
 
-    /// How many rows to look for: one more than is shown tells whether there is another page.
+    /// How many rows to query: one more than the page shows, to learn whether there is another
+    /// page.
     pub(super) const fn rows(&self) -> u64 {
         self.limit + 1
     }
 
-    /// The page, from up to [`PageQuery::rows`] rows.
+    /// Makes the page from up to [`PageQuery::rows`] rows.
     pub(super) fn page<R, T: From<R>>(
         &self,
         list: List,
@@ -100,8 +101,8 @@ impl PageQuery {
     }
 }
 
-/// The values of the query parameters `names`. Others, and one given twice, are refused: a misspelt
-/// one would be silently ignored.
+/// The values of the query parameters `names`. Unknown and repeated parameters are refused:
+/// otherwise a misspelt one would be ignored silently.
 pub(super) fn parameters<const N: usize>(
     request: &HttpRequest,
     names: [&str; N],

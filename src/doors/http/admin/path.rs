@@ -1,4 +1,4 @@
-//! What paths name.
+//! Values in paths.
 
 use actix_web::HttpRequest;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -6,10 +6,11 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use super::problem::Problem;
 use crate::domain::principal::Username;
 
-/// What stands for itself in a path (RFC 3986 section 2.3).
+/// Everything except the unreserved characters, which need no encoding in a path (RFC 3986 section
+/// 2.3).
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// Where the admin API is.
+/// The path prefix of the admin API.
 #[derive(Clone, Debug)]
 pub(super) struct Mount(Box<str>);
 
@@ -24,7 +25,7 @@ impl Mount {
         &self.0
     }
 
-    /// What stands before the paths of the API.
+    /// The prefix in front of the API's paths.
     pub(super) fn prefix(&self) -> &str {
         self.0.strip_suffix(Self::PATH).unwrap_or_default()
     }
@@ -50,8 +51,8 @@ impl Mount {
     }
 }
 
-/// The username in the path, percent-encoded. By now a part of it is decoded already; what is left
-/// would be ambiguous were the percent sign not left encoded with it.
+/// The username in the path, percent-encoded. The router has decoded part of it by now, but left
+/// `%25` encoded, so that what is left is unambiguous.
 pub(super) fn username(request: &HttpRequest) -> Result<Username, Problem> {
     let written = request.match_info().get("username").unwrap_or_default();
     let nobody = || {
@@ -59,13 +60,13 @@ pub(super) fn username(request: &HttpRequest) -> Result<Username, Problem> {
             "there is no such principal: a username has 1 to 255 characters and no control characters",
         )
     };
-    // Bytes that are no text were replaced when the path was matched, and would name somebody else.
+    // The router replaces bytes that are not UTF-8, which could turn the name into another one.
     percent_decode_str(request.uri().path()).decode_utf8().map_err(|_| nobody())?;
     let name = percent_decode_str(written).decode_utf8().map_err(|_| nobody())?;
     Username::new(&name).map_err(|_| nobody())
 }
 
-/// The number in the path. There is one way to write it, so that nothing has two addresses.
+/// The id in the path. Only one spelling is accepted, so that nothing has two addresses.
 pub(super) fn id(request: &HttpRequest) -> Result<i64, Problem> {
     let written = request.match_info().get("id").unwrap_or_default();
     let id: Option<i64> = written.parse().ok();

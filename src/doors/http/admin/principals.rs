@@ -24,36 +24,37 @@ use crate::{
     },
 };
 
-/// Most keys, and most trusts, that can come with a new principal; more can be added to it.
+/// Most keys, and most trusts, that can be added together with a principal; more can be added
+/// later.
 const TOGETHER_MAX: usize = 100;
 
-/// A principal: who may pass.
+/// A principal: a user or service that can authenticate.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Principal)]
 pub(super) struct PrincipalView {
-    /// Its number. It is never given to another.
+    /// Unique id. It is never reused.
     #[schema(minimum = 1)]
     id: i64,
-    /// Its name.
+    /// Unique username.
     #[schema(value_type = Name)]
     username: String,
-    /// Whether it may pass.
+    /// Whether it may authenticate.
     is_active: bool,
-    /// What it may do.
+    /// The scopes that it holds.
     scopes: Vec<String>,
-    /// Given name. No decision looks at it.
+    /// Given name. Decisions do not depend on it.
     #[schema(required = true)]
     given_name: Option<String>,
-    /// Family name.
+    /// Family name. Decisions do not depend on it.
     #[schema(required = true)]
     family_name: Option<String>,
-    /// E-mail address.
+    /// E-mail address. Decisions do not depend on it.
     #[schema(required = true)]
     email: Option<String>,
     /// When it was added.
     #[schema(format = DateTime)]
     created_at: String,
-    /// When it was changed last.
+    /// When it was last changed.
     #[schema(format = DateTime)]
     updated_at: String,
 }
@@ -75,7 +76,7 @@ impl From<PrincipalRecord> for PrincipalView {
     }
 }
 
-/// A principal to be added, with its first keys and trusts: all or nothing.
+/// A principal to add, together with its first keys and trusts: all of them, or nothing.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewPrincipal, example = json!({
@@ -89,13 +90,13 @@ impl From<PrincipalRecord> for PrincipalView {
     "jwks_trusts": ["https://id.example.com/jwks.json"]
 }))]
 pub(super) struct New {
-    /// Its name, not in use yet.
+    /// Unique username; must not be in use.
     #[serde(deserialize_with = "fields::username")]
     #[schema(value_type = Name)]
     username: Username,
-    /// Whether it may pass; true where nothing is said.
+    /// Whether it may authenticate; true by default.
     is_active: Option<bool>,
-    /// What it may do; nothing that asks for a scope where nothing is said.
+    /// The scopes that it holds; none by default.
     #[schema(value_type = Option<Vec<ScopeToken>>, max_items = 100)]
     scopes: Option<ScopeList>,
     /// Given name.
@@ -151,18 +152,17 @@ impl TryFrom<New> for NewPrincipal {
     }
 }
 
-/// What is to be different about a principal (RFC 7396): what is not named stays, `null` takes
-/// away.
+/// Changes to a principal (RFC 7396): absent members stay as they are, `null` removes a value.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = PrincipalChange, example = json!({ "is_active": false, "email": null }))]
 #[expect(clippy::option_option, reason = "a merge patch tells null from what is not there")]
 pub(super) struct Change {
-    /// Whether it may pass.
+    /// Whether it may authenticate.
     #[serde(default, deserialize_with = "fields::present")]
     #[schema(value_type = bool, required = false)]
     is_active: Option<bool>,
-    /// What it may do; nothing that asks for a scope with `null`.
+    /// The scopes that it holds; `null` removes all.
     #[serde(default, deserialize_with = "fields::present")]
     #[schema(value_type = Option<Vec<ScopeToken>>, max_items = 100)]
     scopes: Option<Option<ScopeList>>,
@@ -192,7 +192,7 @@ impl From<Change> for PrincipalChange {
     }
 }
 
-/// Which principal.
+/// The principal in the path.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
 pub(super) struct UsernameInPath {
@@ -275,7 +275,7 @@ pub(super) async fn change(
     Ok(etag::tagged(StatusCode::OK, &PrincipalView::from(record), version))
 }
 
-/// Remove a principal with its keys and trusts.
+/// Remove a principal, with its keys and trusts.
 #[utoipa::path(delete, path = "/admin/v1/principals/{username}", operation_id = "remove_principal", tag = "principals",
     params(UsernameInPath, etag::IfMatch), responses((status = 204, description = "It was removed.")))]
 pub(super) async fn remove(

@@ -1,4 +1,4 @@
-//! What went wrong, as RFC 9457 writes it.
+//! Errors as RFC 9457 problems.
 
 use std::{error::Error, fmt};
 
@@ -25,10 +25,10 @@ use crate::{
     },
 };
 
-/// What is asked of those who have no token.
+/// The challenge to clients without a token.
 pub(super) const CHALLENGE: &str = "Bearer realm=\"countersign admin\"";
 
-/// Why a request was not carried out (RFC 9457).
+/// Why a request failed (RFC 9457).
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(super) struct Problem {
     /// Always `about:blank`: the status says what kind of problem it is.
@@ -37,51 +37,51 @@ pub(super) struct Problem {
     /// The status in words.
     #[schema(example = "Not Found")]
     title: &'static str,
-    /// The status of the answer.
+    /// The HTTP status of the response.
     #[schema(minimum = 400, maximum = 599)]
     status: u16,
-    /// What was wrong with this request, and what is accepted.
+    /// What is wrong with this request, and what is expected.
     detail: String,
     /// The member of the body, the parameter or the header that is wrong, such as
     /// `keys[0].expires_at`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     member: Option<String>,
-    /// What is there already.
+    /// The existing record that is in the way.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     conflict: Option<Box<Conflict>>,
     #[serde(skip)]
     allow: Option<&'static str>,
-    /// In seconds.
+    /// For `Retry-After`, in seconds.
     #[serde(skip)]
     retry_after: Option<u32>,
 }
 
-/// What stands in the way of adding something, by its natural key.
+/// The existing record that is in the way of adding one, by its natural key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub(super) enum Conflict {
-    /// A principal of that name.
+    /// A principal with that username.
     Principal {
-        /// Its name.
+        /// Username of the existing principal.
         username: String,
     },
-    /// That key, revoked or not, with the same principal.
+    /// The same key, revoked or not, at the same principal.
     Key {
-        /// Whose it is.
+        /// Username of the owning principal.
         username: String,
-        /// Which one.
+        /// Fingerprint of the key, in lowercase hexadecimal.
         fingerprint: String,
     },
     /// A trust in the same key set.
     JwksTrust {
-        /// Whose it is.
+        /// Username of the owning principal.
         username: String,
-        /// Where the key set is.
+        /// The URL of the key set.
         jwks_url: String,
     },
-    /// That API key, for another identifier or revoked.
+    /// The same API key, for another identifier or revoked.
     ApiKey,
 }
 
@@ -107,7 +107,7 @@ impl Problem {
         )
     }
 
-    /// The listener does not go by the name that it was asked under.
+    /// `Host` is not a name of this listener.
     pub(super) fn misdirected() -> Self {
         Self::new(
             StatusCode::MISDIRECTED_REQUEST,
@@ -115,7 +115,7 @@ impl Problem {
         )
     }
 
-    /// A web page of others had a browser send this.
+    /// A web page of another host made a browser send this.
     pub(super) fn foreign_origin() -> Self {
         Self::new(
             StatusCode::FORBIDDEN,
@@ -123,12 +123,12 @@ impl Problem {
         )
     }
 
-    /// The body or the request as a whole is malformed.
+    /// The body, or the request as a whole, is malformed.
     pub(super) fn malformed(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }
 
-    /// `member` is wrong.
+    /// The value of `member` is wrong.
     pub(super) fn bad_member(member: impl Into<String>, detail: impl Into<String>) -> Self {
         Self { member: Some(member.into()), ..Self::malformed(detail) }
     }
@@ -165,18 +165,18 @@ impl Problem {
         )
     }
 
-    /// A key set could not be fetched when asked to.
+    /// A requested fetch of a key set failed.
     pub(super) fn not_fetched(failure: &FetchFailure) -> Self {
         Self::new(StatusCode::BAD_GATEWAY, failure.to_string())
     }
 
-    /// The same problem with a part of the body that stands at `place`.
+    /// The same problem, for a part of the body that is at `place`.
     #[must_use]
     pub(super) fn within(self, place: &str) -> Self {
         Self { member: self.member.map(|member| format!("{place}.{member}")), ..self }
     }
 
-    /// The same problem where the body calls the member `name` something else.
+    /// The same problem, if the body calls the member `name` something else.
     #[must_use]
     pub(super) fn with_member_renamed(self, name: &str, here: &str) -> Self {
         Self {
@@ -209,7 +209,7 @@ impl Problem {
         Self::new(StatusCode::CONFLICT, detail)
     }
 
-    /// Logged here, since the answer says nothing about the database.
+    /// Logs the cause, since the response says nothing about the database.
     fn unavailable(detail: &str, cause: &(dyn Error + 'static)) -> Self {
         tracing::error!(error = cause, "the admin API cannot answer: {detail}");
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
@@ -310,7 +310,7 @@ impl From<MalformedTerms> for Problem {
     }
 }
 
-/// No client authenticates to this API, so that what it is refused for may be told.
+/// No client authenticates to this API, so the exact reason may be shown.
 impl From<IssueError> for Problem {
     fn from(error: IssueError) -> Self {
         let detail = "no token can be given out; try again";
@@ -396,7 +396,7 @@ impl ResponseError for Problem {
         if let Some(allow) = self.allow {
             response.insert_header((ALLOW, allow));
         }
-        // Texts and numbers always have a JSON form.
+        // Strings and numbers always serialize.
         response.body(serde_json::to_string(self).unwrap_or_default())
     }
 }

@@ -1,5 +1,5 @@
-//! jwthenticator's internal API: whoever uses a service registers the API key of its choice.
-//! Answers have exactly the members that its client knows, which refuses any other.
+//! jwthenticator's internal API: a user of a service registers an API key of their choice.
+//! Responses have exactly the members that its client knows, which rejects any other.
 
 use actix_web::{HttpRequest, HttpResponse, middleware::from_fn, web};
 use serde::Deserialize;
@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{auth, body, problem::Problem, resource};
 use crate::doors::http::AdminDoor;
 
-/// The routes under `prefix`, which ask for the admin token unless registration `is_open`.
+/// The routes under `prefix`, which require the admin token unless registration `is_open`.
 pub(super) fn routes(config: &mut web::ServiceConfig, prefix: &str, is_open: bool) {
     let at = |name: &str| format!("{prefix}/{name}");
     let resources = [
@@ -38,7 +38,7 @@ struct Question {
     key: String,
 }
 
-/// Registers a key for an identifier, or extends it.
+/// Registers a key for an identifier, or extends its validity.
 async fn register(
     door: web::Data<AdminDoor>,
     request: HttpRequest,

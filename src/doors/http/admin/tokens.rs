@@ -1,4 +1,4 @@
-//! Tokens of our own: access tokens, with the refresh tokens that go with them.
+//! Tokens that we issue: access tokens, with their refresh tokens.
 
 use actix_web::{HttpRequest, HttpResponse, http::header::LOCATION, web};
 use serde::{Deserialize, Serialize};
@@ -24,55 +24,54 @@ use crate::{
     },
 };
 
-/// An access token that was given out, with the refresh token that goes with it. The tokens
-/// themselves are not kept.
+/// An access token that was issued, with its refresh token. The tokens themselves are not stored.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = TokenGrant)]
 pub(super) struct TokenView {
-    /// Its number.
+    /// Unique id.
     #[schema(minimum = 1)]
     id: i64,
-    /// Whose it is.
+    /// Username of the owning principal.
     #[schema(value_type = Name)]
     username: String,
-    /// All that goes back to the same login has the same family, and is revoked together.
+    /// All tokens that go back to the same login have the same family, and are revoked together.
     #[schema(format = "uuid")]
     family: String,
     /// The `jti` of the access token.
     #[schema(format = "uuid")]
     access_jti: String,
-    /// The name of the refresh token; null where there is none.
+    /// The `jti` of the refresh token; null if there is none.
     #[schema(required = true, format = "uuid")]
     refresh_jti: Option<String>,
     /// The `aud` of the access token.
     audience: Vec<String>,
-    /// The session at the back end that asked for it; null where none was named.
+    /// The session at the back end that asked for it; null if none was named.
     #[schema(required = true)]
     sid: Option<String>,
-    /// What the access token may be used for.
+    /// The scopes of the access token.
     scopes: Vec<String>,
-    /// The number of the API key that was exchanged for it; null where none was.
+    /// Id of the API key that was exchanged for it; null if there was none.
     #[schema(required = true, minimum = 1)]
     api_key_id: Option<i64>,
-    /// The number of the key that the client signed its assertion with; null if there was none.
+    /// Id of the key that the client signed its assertion with; null if there was none.
     #[schema(required = true, minimum = 1)]
     key_id: Option<i64>,
-    /// The number of the trust whose key set had that key; null if there was none.
+    /// Id of the trust whose key set had that key; null if there was none.
     #[schema(required = true, minimum = 1)]
     trust_id: Option<i64>,
-    /// When it was given out.
+    /// When it was issued.
     #[schema(format = DateTime)]
     issued_at: String,
-    /// Until when the access token may be used.
+    /// When the access token expires.
     #[schema(format = DateTime)]
     access_expires_at: String,
-    /// Until when the refresh token may be used; null where there is none.
+    /// When the refresh token expires; null if there is none.
     #[schema(required = true, format = DateTime)]
     refresh_expires_at: Option<String>,
-    /// When the refresh token was exchanged for the next one; null where it was not.
+    /// When the refresh token was exchanged for the next one; null if it was not.
     #[schema(required = true, format = DateTime)]
     rotated_at: Option<String>,
-    /// When it was revoked; null where it was not.
+    /// When it was revoked; null if it was not.
     #[schema(required = true, format = DateTime)]
     revoked_at: Option<String>,
 }
@@ -102,17 +101,15 @@ impl From<GrantRecord> for TokenView {
     }
 }
 
-/// Tokens to be given out. Everything may be left out.
+/// Tokens to issue. All members are optional.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewToken, example = json!({ "audience": ["orders"], "scopes": ["orders:read"], "sid": "9f1c0c5d" }))]
 struct New {
-    /// Whom they are meant for; `issuer.audience` where nothing is said, and nobody in particular
-    /// with an empty list.
+    /// The `aud` of the access token; defaults to `issuer.audience`. An empty list leaves it out.
     #[schema(value_type = Option<Vec<AudienceToken>>, max_items = 20)]
     audience: Option<Vec<String>>,
-    /// What they may be used for, as far as the principal may do it; all of that where nothing is
-    /// said.
+    /// The scopes of the access token, limited to those of the principal; all of them by default.
     #[schema(value_type = Option<Vec<ScopeToken>>, max_items = 100)]
     scopes: Option<ScopeList>,
     /// The session at the back end that they are for.
@@ -120,22 +117,22 @@ struct New {
     sid: Option<String>,
 }
 
-/// Tokens that were given out just now.
+/// Tokens that were just issued.
 #[derive(Serialize, ToSchema)]
 #[schema(as = IssuedToken)]
 struct Issued {
-    /// What is kept of them.
+    /// The stored record.
     #[serde(flatten)]
     record: TokenView,
-    /// The access token, a JWT. It is shown this once.
+    /// The access token, a JWT. It is shown only once.
     access_token: String,
-    /// The refresh token. It is shown this once.
+    /// The refresh token; null if there is none. It is shown only once.
     #[schema(required = true)]
     refresh_token: Option<String>,
-    /// What stands before the access token in `Authorization`.
+    /// The scheme in `Authorization` for the access token.
     #[schema(example = "Bearer")]
     token_type: &'static str,
-    /// For how many seconds the access token may be used.
+    /// Lifetime of the access token, in seconds.
     expires_in: u64,
 }
 
@@ -151,18 +148,18 @@ impl From<issue::Issued> for Issued {
     }
 }
 
-/// Which grant.
+/// The token record in the path.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
 struct TokenIdInPath {
-    /// The number of the grant.
+    /// Id of the token record.
     #[param(minimum = 1)]
     #[expect(dead_code, reason = "it is here for its schema")]
     id: i64,
 }
 
-/// List the tokens of all principals, revoked and expired ones too, in the order in which they were
-/// given out. A day after they expired they are forgotten.
+/// List the tokens of all principals, including revoked and expired ones, in the order in which
+/// they were issued. They are deleted a day after they expired.
 #[utoipa::path(get, path = "/admin/v1/tokens", operation_id = "list_tokens", tag = "tokens", params(PageQuery),
     responses((status = 200, description = "A page of tokens.", body = Page<TokenView>)))]
 pub(super) async fn list(
@@ -172,8 +169,8 @@ pub(super) async fn list(
     page(&door, &request, None).await
 }
 
-/// List the tokens of a principal, revoked and expired ones too, in the order in which they were
-/// given out.
+/// List the tokens of a principal, including revoked and expired ones, in the order in which they
+/// were issued.
 #[utoipa::path(get, path = "/admin/v1/principals/{username}/tokens", operation_id = "list_tokens_of_principal", tag = "tokens",
     params(UsernameInPath, PageQuery), responses((status = 200, description = "A page of tokens.", body = Page<TokenView>)))]
 pub(super) async fn list_of_principal(
@@ -194,8 +191,7 @@ async fn page(
         .json(query.page::<_, TokenView>(List::Tokens, rows, |record| record.id.0)))
 }
 
-/// Give an access token and a refresh token to a principal. The answer is the only one that ever
-/// shows them.
+/// Issue an access token and a refresh token to a principal. Only this response ever shows them.
 #[utoipa::path(post, path = "/admin/v1/principals/{username}/tokens", operation_id = "issue_token", tag = "tokens",
     params(UsernameInPath), request_body = New,
     responses(
@@ -216,7 +212,7 @@ pub(super) async fn create(
     Ok(HttpResponse::Created().insert_header((LOCATION, location)).json(Issued::from(issued)))
 }
 
-/// Show what is kept of a token.
+/// Show the record of a token.
 #[utoipa::path(get, path = "/admin/v1/tokens/{id}", operation_id = "show_token", tag = "tokens", params(TokenIdInPath),
     responses((status = 200, description = "What is kept of it.", body = TokenView)))]
 pub(super) async fn show(
@@ -227,7 +223,8 @@ pub(super) async fn show(
     Ok(HttpResponse::Ok().json(TokenView::from(record)))
 }
 
-/// Revoke a token, and with it its whole family, for good. What is revoked already keeps its date.
+/// Revoke a token and its whole family, permanently. Tokens revoked before keep their time of
+/// revocation.
 #[utoipa::path(delete, path = "/admin/v1/tokens/{id}", operation_id = "revoke_token", tag = "tokens", params(TokenIdInPath),
     responses((status = 200, description = "What is kept of it, as it is now.", body = TokenView)))]
 pub(super) async fn revoke(

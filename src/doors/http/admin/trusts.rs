@@ -1,4 +1,4 @@
-//! Trusts in key sets.
+//! Trusted key sets.
 
 use actix_web::{HttpRequest, HttpResponse, http::StatusCode, web};
 use serde::{Deserialize, Serialize};
@@ -22,32 +22,32 @@ use crate::{
     engine::ports::TrustRecord,
 };
 
-/// A trust: the keys of the set at `jwks_url` count as the principal's.
+/// A trust: the keys of the set at `jwks_url` count as keys of the principal.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = JwksTrust)]
 pub(super) struct TrustView {
-    /// Its number.
+    /// Unique id.
     #[schema(minimum = 1)]
     id: i64,
-    /// Whose it is.
+    /// Username of the owning principal.
     #[schema(value_type = Name)]
     username: String,
-    /// Where the key set is.
+    /// The URL of the key set.
     #[schema(example = "https://id.example.com/jwks.json")]
     jwks_url: String,
-    /// When a key of the set was used last, to within some seconds; null is never.
+    /// When a key of the set was last used, to within some seconds; null if never used.
     #[schema(required = true, format = DateTime)]
     last_used_on: Option<String>,
-    /// When the set was fetched last, by any replica; null is never.
+    /// When any replica last fetched the set; null if never fetched.
     #[schema(required = true, format = DateTime)]
     last_fetched_at: Option<String>,
-    /// Why the last fetch failed; null where it did not.
+    /// Why the last fetch failed; null if it did not.
     #[schema(required = true)]
     last_error: Option<String>,
-    /// How many keys of the set can be used, as it was fetched last; null if it never was.
+    /// Number of usable keys in the set, as last fetched; null if never fetched.
     #[schema(required = true)]
     usable_keys: Option<usize>,
-    /// The entries of the set that are not used; null if it was never fetched.
+    /// The entries of the set that are not used; null if never fetched.
     #[schema(required = true)]
     left_out: Option<Vec<LeftOut>>,
     /// When it was added.
@@ -59,7 +59,7 @@ pub(super) struct TrustView {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = LeftOutKey)]
 struct LeftOut {
-    /// What the set calls it; null if it has no name.
+    /// Its `kid` in the set; null if it has none.
     #[schema(required = true)]
     kid: Option<String>,
     /// Its `kty` and `crv`.
@@ -95,32 +95,32 @@ impl From<TrustRecord> for TrustView {
     }
 }
 
-/// A trust to be added.
+/// A trust to add.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewJwksTrust, example = json!({ "jwks_url": "https://id.example.com/jwks.json" }))]
 struct New {
-    /// Where the key set is.
+    /// The URL of the key set.
     jwks_url: JwksUrl,
 }
 
-/// A trust whose key set was fetched just now.
+/// A trust whose key set was just fetched.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = RefreshedJwksTrust)]
 struct Refreshed {
     /// The trust.
     jwks_trust: TrustView,
-    /// How many keys of the set can be used.
+    /// Number of usable keys in the set.
     usable_keys: usize,
     /// The entries of the set that are not used.
     left_out: Vec<LeftOut>,
 }
 
-/// Which trust.
+/// The trust in the path.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
 struct TrustIdInPath {
-    /// The number of the trust.
+    /// Id of the trust.
     #[param(minimum = 1)]
     #[expect(dead_code, reason = "it is here for its schema")]
     id: i64,
@@ -158,7 +158,7 @@ async fn page(
         .json(query.page::<_, TrustView>(List::Trusts, rows, |record| record.id.0)))
 }
 
-/// Let a principal trust a key set. It is fetched soon, and the trust then shows what it has.
+/// Let a principal trust a key set. The set is fetched soon, and the trust then shows its state.
 #[utoipa::path(post, path = "/admin/v1/principals/{username}/jwks-trusts", operation_id = "add_jwks_trust", tag = "jwks-trusts",
     params(UsernameInPath), request_body = New,
     responses(
@@ -193,7 +193,7 @@ pub(super) async fn show(
     Ok(etag::tagged(StatusCode::OK, &TrustView::from(record), version))
 }
 
-/// Let a principal trust a key set no longer.
+/// Remove a trust: the principal no longer trusts the key set.
 #[utoipa::path(delete, path = "/admin/v1/jwks-trusts/{id}", operation_id = "remove_jwks_trust", tag = "jwks-trusts",
     params(TrustIdInPath, etag::IfMatch), responses((status = 204, description = "It was removed.")))]
 pub(super) async fn remove(

@@ -1,5 +1,5 @@
-//! What requests to the token API say. What cannot be read is described, never repeated: it may
-//! hold secrets.
+//! Bodies of requests to the token API. Errors describe what cannot be read, and never repeat it:
+//! it may contain secrets.
 
 use std::{borrow::Cow, convert::Infallible};
 
@@ -16,20 +16,20 @@ const MULTIPART: &str = "multipart/form-data";
 /// Largest body, in bytes.
 const BYTES_MAX: usize = 64 * 1024;
 
-/// How a body is written.
+/// The format of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
     Json,
     Form,
-    /// As HTML forms with files are sent (RFC 7578).
+    /// HTML forms with files (RFC 7578).
     Multipart,
 }
 
 /// The parameters of a form (RFC 6749 appendix B, or RFC 7578).
 pub(super) struct Form(Vec<(String, String)>);
 
-/// A JSON body, of which `expected` tells what it has to be. Whatever type it is said to have:
-/// jwthenticator looks at none, and `curl -d` says that everything is a form.
+/// A JSON body; `expected` tells the client what it should contain. `Content-Type` is ignored:
+/// jwthenticator ignores it, and `curl -d` always sends that of a form.
 pub(super) async fn json<T: DeserializeOwned>(
     request: &HttpRequest,
     payload: web::Payload,
@@ -51,7 +51,7 @@ pub(super) async fn form(
     }
 }
 
-/// Any of them, and which it is.
+/// JSON or a form, and which of them it is.
 pub(super) async fn either<T: DeserializeOwned>(
     request: &HttpRequest,
     payload: web::Payload,
@@ -75,7 +75,7 @@ pub(super) async fn either<T: DeserializeOwned>(
 }
 
 impl Form {
-    /// A parameter may be there once (RFC 6749 section 3.2).
+    /// Each parameter may occur once (RFC 6749 section 3.2).
     fn parse(body: &[u8]) -> Result<Self, TokenProblem> {
         let mut form = Self(Vec::new());
         for (name, value) in url::form_urlencoded::parse(body)
@@ -86,7 +86,7 @@ impl Form {
         Ok(form)
     }
 
-    /// Files are passed over, as are parts without a name.
+    /// Files and parts without a name are ignored.
     async fn parse_multipart(content_type: &str, body: Vec<u8>) -> Result<Self, TokenProblem> {
         let malformed = |_| {
             TokenProblem::invalid_request(
@@ -122,7 +122,7 @@ impl Form {
         Ok(())
     }
 
-    /// A parameter; one without a value is as good as none (RFC 6749 section 3.2).
+    /// A parameter. One with an empty value counts as absent (RFC 6749 section 3.2).
     pub(super) fn parameter(&self, name: &str) -> Option<&str> {
         self.0
             .iter()
@@ -132,10 +132,10 @@ impl Form {
     }
 }
 
-/// More than any request has that means something.
+/// More parameters than any meaningful request has.
 const PARAMETERS_MAX: usize = 64;
 
-/// How the body is said to be written. One that does not say is taken for JSON.
+/// The format according to `Content-Type`; JSON if there is none.
 fn format(request: &HttpRequest) -> Option<Format> {
     let media_type = reading::media_type(request);
     if media_type.is_empty() || media_type.eq_ignore_ascii_case(JSON) {
@@ -155,7 +155,7 @@ async fn read(request: &HttpRequest, payload: web::Payload) -> Result<Vec<u8>, T
         .map_err(|unread| TokenProblem::unread(&unread, BYTES_MAX))
 }
 
-/// serde's own words would repeat values.
+/// serde's own error messages would repeat values.
 fn parsed<T: DeserializeOwned>(body: &[u8], expected: &'static str) -> Result<T, TokenProblem> {
     json::object(body).map_err(|fault| {
         if fault.is_data() {

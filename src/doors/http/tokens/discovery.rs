@@ -1,5 +1,5 @@
-//! What anybody may read: the public keys of our tokens (RFC 7517), and where everything is (RFC
-//! 8414).
+//! What anyone may read: the public keys of our tokens (RFC 7517), and the addresses of the
+//! endpoints (RFC 8414).
 
 use std::time::Duration;
 
@@ -21,34 +21,34 @@ pub(super) const TOKEN: &str = "/oauth2/token";
 pub(super) const INTROSPECTION: &str = "/token/introspection";
 pub(super) const REVOCATION: &str = "/token/revoke";
 
-/// Longer than this, no key set is kept however long keys are announced before they sign.
+/// Upper limit of the key set's max-age, however long keys are published before they sign.
 const KEY_SET_MAX_AGE_LONGEST: Duration = Duration::from_hours(1);
 
-/// How long a copy of the key set may be kept: half as long as a key is published before it signs.
-/// The other half is for replicas that notice a new key late, and for caches that keep a copy of a
-/// copy.
+/// How long a copy of the key set may be cached: half as long as a key is published before it
+/// signs. The other half is for replicas that notice a new key late, and for caches that keep a
+/// copy of a copy.
 pub(super) fn key_set_max_age(signing_key_delay: Duration) -> Duration {
     (signing_key_delay / 2).min(KEY_SET_MAX_AGE_LONGEST)
 }
 
-/// Where clients post for tokens, as they are told: what a client assertion may name as its
+/// The URL of the token endpoint as clients see it, which a client assertion may use as its
 /// audience.
 pub fn token_endpoint(issuer: &str, url_prefix: &str) -> String {
     Places::new(issuer, url_prefix).at(TOKEN)
 }
 
-/// Where we are reached from outside.
+/// The URLs under which we are reached from outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Places {
-    /// Without a slash at its end.
+    /// Without a trailing slash.
     base: String,
-    /// The path of the issuer, where it has one.
+    /// The path of the issuer; empty if it has none.
     issuer_path: String,
 }
 
 impl Places {
-    /// The issuer is where we are reached. The prefix of our paths stands behind it, unless it is
-    /// there already.
+    /// We are reached at the issuer's URL. The prefix of our paths follows it, unless it is already
+    /// part of it.
     pub(super) fn new(issuer: &str, url_prefix: &str) -> Self {
         let issuer = issuer.trim_end_matches('/');
         let path = url::Url::parse(issuer)
@@ -66,10 +66,10 @@ impl Places {
         format!("{}{path}", self.base)
     }
 
-    /// Where clients look for the metadata of an issuer with a path: its path stands behind the
-    /// well-known one, at the root of the host (RFC 8414 section 3.1).
+    /// The path of the metadata of an issuer that has a path: the well-known path at the root of
+    /// the host, followed by the issuer's path (RFC 8414 section 3.1).
     pub(super) fn metadata_of_issuer(&self) -> Option<String> {
-        // What would not be taken literally as a path of ours is none.
+        // A path that the router would not take literally gets no route.
         let is_plain = !self.issuer_path.contains(['{', '}', '%']);
         (!self.issuer_path.is_empty() && is_plain)
             .then(|| format!("{METADATA}{}", self.issuer_path))
@@ -94,7 +94,7 @@ pub(super) async fn key_set(
     response
         .insert_header((CACHE_CONTROL, format!("public, max-age={max_age}")))
         .insert_header((ETAG, tag.to_string()));
-    // Not `application/jwk-set+json`, which some clients do not take for JSON.
+    // Not `application/jwk-set+json`, which some clients do not parse as JSON.
     if is_known { response.finish() } else { response.content_type("application/json").body(keys) }
 }
 
@@ -103,7 +103,7 @@ pub(super) async fn key_set(
 struct Metadata<'a> {
     issuer: &'a str,
     token_endpoint: String,
-    /// Not there where the key is a secret.
+    /// Left out if tokens are signed with a shared secret.
     #[serde(skip_serializing_if = "Option::is_none")]
     jwks_uri: Option<String>,
     introspection_endpoint: String,
@@ -131,7 +131,7 @@ pub(super) async fn metadata(api: web::Data<TokenApi>) -> HttpResponse {
         grant_types_supported: ["client_credentials", "refresh_token"],
         token_endpoint_auth_methods_supported: ["private_key_jwt", "none"],
         token_endpoint_auth_signing_alg_values_supported: Algorithm::NAMES,
-        // RFC 8414 section 2 takes the name of an HTTP authentication scheme here, too.
+        // RFC 8414 section 2 allows the name of an HTTP authentication scheme here.
         introspection_endpoint_auth_methods_supported: ["Bearer"],
         revocation_endpoint_auth_methods_supported: ["Bearer"],
     };
@@ -141,7 +141,7 @@ pub(super) async fn metadata(api: web::Data<TokenApi>) -> HttpResponse {
         .json(metadata)
 }
 
-/// It changes with the settings alone.
+/// How long the metadata may be cached. It changes only with the settings.
 const METADATA_MAX_AGE: Duration = Duration::from_mins(5);
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! `/token/refresh`, `/token/introspection` and `/token/revoke`, as django-jwtconnect-auth's
-//! clients speak them, and those of RFC 7662 and RFC 7009.
+//! `/token/refresh`, `/token/introspection` and `/token/revoke`, for clients of
+//! django-jwtconnect-auth, and of RFC 7662 and RFC 7009.
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -28,7 +28,7 @@ use crate::{
     },
 };
 
-/// Whatever else is in it (`token_type_hint`, say) means nothing to us.
+/// Other members, such as `token_type_hint`, are ignored.
 #[derive(Deserialize)]
 pub(super) struct Named {
     token: Option<String>,
@@ -41,8 +41,8 @@ struct Pair<'a> {
     refresh_token: &'a str,
 }
 
-/// What is told about a token (RFC 7662 section 2.2), with what django-jwtconnect-auth calls some
-/// of it in addition.
+/// The answer to an introspection (RFC 7662 section 2.2), with some values repeated under the names
+/// that django-jwtconnect-auth uses.
 #[derive(Serialize)]
 struct Told<'a> {
     active: bool,
@@ -116,9 +116,9 @@ pub(super) async fn introspect(
     match api.issuer.introspect(name, asker).await {
         Ok(Some(introspection)) => Ok(fresh(HttpResponse::Ok()).json(Told::from(&introspection))),
         Ok(None) => {
-            // Names can be guessed, and whoever asks as django-jwtconnect-auth's clients do is
-            // refused. What a resource server is handed by its own clients, and asks
-            // about as RFC 7662 says, must not keep it from asking.
+            // Ids can be guessed, so a failed look-up counts against a client that asks in the way
+            // of django-jwtconnect-auth. A resource server that asks as in RFC 7662 only passes on
+            // what its clients sent it, and must not be locked out for that.
             if !is_admin && (format != Format::Form || matches!(name, TokenName::Jti(_))) {
                 attempt.failed()?;
             }
@@ -127,7 +127,7 @@ pub(super) async fn introspect(
                     "invalid_token",
                     "the token is unknown, not yours, or it ended",
                 )),
-                // RFC 7662 section 2.2: that it is not active is an answer.
+                // RFC 7662 section 2.2: "not active" is a regular answer.
                 Format::Form => Ok(fresh(HttpResponse::Ok()).json(Inactive { active: false })),
             }
         }
@@ -175,7 +175,7 @@ const ASKER: &str =
     "send an access token of your own, or the admin token, as `Authorization: Bearer TOKEN`";
 const CALLER: &str = "send an access token of the same principal, or the admin token, as `Authorization: Bearer TOKEN`";
 
-/// One that was deleted meanwhile is gone, as it should be.
+/// A token that was deleted in the meantime counts as revoked.
 fn not_revoked(error: &IssueError) -> Result<HttpResponse, TokenProblem> {
     match Failure::from(error) {
         Failure::Refused | Failure::ScopeNotHeld => Ok(fresh(HttpResponse::Ok()).json(Nothing {})),
@@ -183,7 +183,7 @@ fn not_revoked(error: &IssueError) -> Result<HttpResponse, TokenProblem> {
     }
 }
 
-/// Who calls, where that is proven.
+/// Who calls, if that is proven.
 fn caller(
     verdict: Verdict,
     refuse: impl FnOnce() -> TokenProblem,
@@ -212,7 +212,7 @@ impl Named {
         Ok((Self { token: token.filter(given), jti: jti.filter(given) }, format))
     }
 
-    /// What it is called by, whichever member says so: no token looks like a `jti`.
+    /// The token or its `jti`, in whichever member it is: no token looks like a `jti`.
     fn name(&self) -> Result<TokenName<'_>, TokenProblem> {
         let text = self
             .token

@@ -1,5 +1,5 @@
-//! `/authenticate`, `/refresh` and `/validate`, as jwthenticator's clients speak them: its schemas
-//! refuse any member that is not theirs, and so do we.
+//! `/authenticate`, `/refresh` and `/validate`, as jwthenticator's clients use them. Its schemas
+//! refuse unknown members, and so do we.
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
@@ -106,8 +106,8 @@ pub(super) async fn validate(
     }
 }
 
-/// What to say to one whose refresh token earned nothing. `failed` counts it where that is its
-/// fault.
+/// The response when a refresh token was not accepted. `failed` counts the failure if it is the
+/// client's fault.
 pub(super) fn refused(
     error: &IssueError,
     failed: impl FnOnce() -> Result<(), TooManyFailures>,

@@ -1,5 +1,5 @@
-//! `/oauth2/token`: the token endpoint of RFC 6749, for clients that prove who they are with a
-//! signed assertion (RFC 7523), and for whoever holds a refresh token.
+//! `/oauth2/token`: the token endpoint of RFC 6749, for clients that authenticate with a signed
+//! assertion (RFC 7523), and for anyone who holds a refresh token.
 
 use std::borrow::Cow;
 
@@ -99,8 +99,8 @@ enum Grant {
 
 const NOT_VERIFIED: &str = "the client assertion does not verify: it needs a fresh `jti`, a fresh time, and this service as its `aud`";
 
-/// A refresh token needs no client beside it, but where there is one, it has to be its own. A
-/// `scope` that is narrower than what was given once is not heeded, which the answer tells (RFC
+/// A refresh token needs no client authentication, but if there is a client, the token must belong
+/// to it. A narrower `scope` than the one granted first is ignored, and the response says so (RFC
 /// 6749 section 3.3).
 async fn refresh(
     api: &TokenApi,
@@ -126,8 +126,8 @@ async fn refresh(
     api.issuer.rotate(token, only).await.map_err(|error| refused(&error, ended, attempt))
 }
 
-/// What to say where no token is given: `denied` where what was presented is at fault, which then
-/// counts.
+/// The response if no token is issued: `denied` if the credentials are at fault, which counts as a
+/// failure.
 fn refused(error: &IssueError, denied: TokenProblem, attempt: &SecretAttempt<'_>) -> TokenProblem {
     match Failure::from(error) {
         Failure::Refused => attempt.failed().err().map_or(denied, Into::into),
@@ -139,15 +139,15 @@ fn refused(error: &IssueError, denied: TokenProblem, attempt: &SecretAttempt<'_>
     }
 }
 
-/// A client as it says it is.
+/// A client, not authenticated yet.
 struct Client<'a> {
     assertion: &'a str,
-    /// Who it is, or why that cannot be read.
+    /// The client's username, or why it cannot be read.
     unverified_username: Result<Username, TokenFault>,
 }
 
 impl<'a> Client<'a> {
-    /// `None` where it says nothing.
+    /// `None` if the request names no client.
     fn read(request: &HttpRequest, form: &'a Form) -> Result<Option<Self>, TokenProblem> {
         let only_assertions = "clients prove who they are with a `client_assertion` of the type jwt-bearer, and in no other way";
         if form.parameter("client_secret").is_some()
@@ -168,8 +168,8 @@ impl<'a> Client<'a> {
             };
         let token = UntrustedToken::parse(assertion);
         let unverified_username = token.map(|token| token.unverified_claims().username.clone());
-        // RFC 7521 section 4.2: where there is one, too, it names the same client. An assertion
-        // that cannot be read names nobody, and is refused for what it is.
+        // RFC 7521 section 4.2: if there is a `client_id`, too, it must name the same client. An
+        // assertion that cannot be read names nobody, and is refused for that reason.
         let named = form.parameter("client_id");
         if named
             .zip(unverified_username.as_ref().ok())
@@ -180,8 +180,8 @@ impl<'a> Client<'a> {
         Ok(Some(Self { assertion, unverified_username }))
     }
 
-    /// What to say where the assertion is refused. Only of what is wrong with it whoever it names
-    /// is there more to say.
+    /// The response if the assertion is refused. Details are given only for faults that do not
+    /// depend on whom it names.
     fn not_verified(&self) -> TokenProblem {
         match &self.unverified_username {
             Ok(_) => invalid_client(NOT_VERIFIED),

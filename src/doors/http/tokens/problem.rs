@@ -1,4 +1,4 @@
-//! What went wrong, as RFC 9457 writes it, with what RFC 6749 section 5.2 has clients look at.
+//! Errors as RFC 9457 problems, with the members that RFC 6749 section 5.2 requires.
 
 use std::{borrow::Cow, error::Error, fmt};
 
@@ -17,11 +17,11 @@ use crate::{
     engine::{issue::IssueError, ports::RegistryError},
 };
 
-/// Why a request to the token API was not carried out. It never repeats anything of the request.
+/// Why a request to the token API failed. It never repeats anything from the request.
 #[derive(Debug)]
 pub(super) struct TokenProblem {
     status: StatusCode,
-    /// RFC 6749 section 5.2, RFC 6750 section 3.1.
+    /// Error code of RFC 6749 section 5.2 or RFC 6750 section 3.1.
     error: &'static str,
     detail: Cow<'static, str>,
     header: Option<(HeaderName, String)>,
@@ -47,36 +47,36 @@ impl TokenProblem {
         Self { header: Some((name, value.into())), ..self }
     }
 
-    /// The same as RFC 6749 section 5.2 has it: there are clients that read nothing but
+    /// The same with the content type of RFC 6749 section 5.2: some clients read only
     /// `application/json`.
     #[must_use]
     pub(super) fn in_plain_json(self) -> Self {
         Self { media_type: "application/json", ..self }
     }
 
-    /// The request is not what is accepted here.
+    /// The request is malformed.
     pub(super) fn invalid_request(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid_request", detail)
     }
 
-    /// One of the other errors of a token endpoint.
+    /// Another error of a token endpoint.
     pub(super) fn token_endpoint(error: &'static str, detail: &'static str) -> Self {
         Self::new(StatusCode::BAD_REQUEST, error, detail)
     }
 
-    /// What was presented earns nothing.
+    /// The credentials were not accepted.
     pub(super) fn unauthorized(error: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
         let challenge = format!("{CHALLENGE}, error=\"{error}\"");
         Self::new(StatusCode::UNAUTHORIZED, error, detail).with(WWW_AUTHENTICATE, challenge)
     }
 
-    /// Nothing was presented.
+    /// The request has no credentials.
     pub(super) fn no_credentials(detail: &'static str) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "invalid_token", detail)
             .with(WWW_AUTHENTICATE, CHALLENGE)
     }
 
-    /// Whoever asks may not.
+    /// The caller is not allowed to do this.
     pub(super) fn forbidden(error: &'static str, detail: &'static str) -> Self {
         Self::new(StatusCode::FORBIDDEN, error, detail)
     }
@@ -105,7 +105,7 @@ impl TokenProblem {
         }
     }
 
-    /// It cannot be told now. Whoever found out has logged why.
+    /// No answer is possible now. The cause was logged where it occurred.
     pub(super) fn unavailable() -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -115,30 +115,30 @@ impl TokenProblem {
         .with(RETRY_AFTER, RETRY_AFTER_SECONDS.to_string())
     }
 
-    /// The same, where it is not logged yet.
+    /// The same, but logs the cause.
     pub(super) fn failed(error: &(dyn Error + 'static)) -> Self {
         tracing::error!(error, "the token API cannot answer");
         Self::unavailable()
     }
 
-    /// It is one request too many.
+    /// There are too many requests.
     pub(super) fn overloaded() -> Self {
         let detail = "too much is asked at once; try again";
         Self { detail: detail.into(), ..Self::unavailable() }
     }
 }
 
-/// What is asked of those who present no access token (RFC 6750 section 3).
+/// The challenge to callers without an access token (RFC 6750 section 3).
 const CHALLENGE: &str = "Bearer realm=\"countersign\"";
 
-/// What a client may know of why it is given no token.
+/// Why a client gets no token, as far as it may know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// What it presented earns none.
+    /// Its credentials were not accepted.
     Refused,
     /// It asked for a scope that it does not hold.
     ScopeNotHeld,
-    /// It cannot be told now.
+    /// No answer is possible now.
     Unavailable,
 }
 
@@ -159,7 +159,7 @@ impl From<&IssueError> for Failure {
 impl From<&RegistryError> for Failure {
     fn from(error: &RegistryError) -> Self {
         match error {
-            // Gone since they were looked at.
+            // The principal, API key or grant was removed after it was checked.
             RegistryError::NoSuchPrincipal(_)
             | RegistryError::NoSuchApiKey(_)
             | RegistryError::NoSuchGrant(_) => Self::Refused,
@@ -215,7 +215,7 @@ impl ResponseError for TokenProblem {
             error: self.error,
             error_description: &self.detail,
         };
-        // Texts and numbers always have a JSON form.
+        // Strings and numbers always serialize.
         response.body(serde_json::to_string(&written).unwrap_or_default())
     }
 }
