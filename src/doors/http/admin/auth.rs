@@ -51,7 +51,7 @@ impl Entrance {
         }
         attempt.failed()?;
         let process = peer::of(request).and_then(Peer::process);
-        tracing::warn!(peer = peer::name(request), process, "a wrong admin token was auth_request");
+        tracing::warn!(peer = peer::name(request), process, "a wrong admin token was presented");
         Err(Problem::unauthorized())
     }
 }

@@ -159,7 +159,7 @@ fn add_common_answers(operation: &mut Operation) {
     add(
         true,
         "429",
-        problem("Wrong admin tokens were auth_request too often.")
+        problem("Wrong admin tokens were presented too often.")
             .header("Retry-After", seconds)
             .build(),
     );

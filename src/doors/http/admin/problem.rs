@@ -219,7 +219,7 @@ impl Problem {
 impl From<TooManyFailures> for Problem {
     fn from(too_many: TooManyFailures) -> Self {
         let detail =
-            "wrong admin tokens were auth_request too often; wait as long as Retry-After says";
+            "wrong admin tokens were presented too often; wait as long as Retry-After says";
         Self {
             retry_after: Some(u32::try_from(too_many.seconds()).unwrap_or(u32::MAX)),
             ..Self::new(StatusCode::TOO_MANY_REQUESTS, detail)

@@ -184,7 +184,7 @@ impl From<TooManyFailures> for TokenProblem {
         Self::new(
             StatusCode::TOO_MANY_REQUESTS,
             "too_many_failures",
-            "wrong credentials were auth_request too often; wait as long as Retry-After says",
+            "wrong credentials were presented too often; wait as long as Retry-After says",
         )
         .with(RETRY_AFTER, too_many.seconds().to_string())
     }
