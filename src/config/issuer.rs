@@ -16,7 +16,8 @@ use crate::domain::{
 #[serde(default)]
 pub struct IssuerSettings {
     /// The URL at which clients reach the token API: the `iss` of access tokens, the audience of
-    /// client assertions, and the base of all URLs in the discovery document. Default `http://localhost:8080`.
+    /// client assertions, and the base of all URLs in the discovery document. Default
+    /// `http://localhost:8080`.
     pub url: String,
     /// The name of this service: the `aud` of tokens it issues, and the name that the `aud` of a
     /// self-signed token must contain. If empty, a self-signed token that names an audience is
