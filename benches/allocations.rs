@@ -1,9 +1,8 @@
-//! How many allocations an allowed decision makes, and that they keep to their budget.
+//! Counts the allocations of an allowed decision, and checks them against a budget.
 //!
 //! `cargo bench --bench allocations`. The whole service runs in this process with an allocator that
-//! counts, and is asked over a real connection; the client allocates nothing, and nothing else goes
-//! on. What the cryptographic library allocates by itself, in C, is not in it. Needs
-//! `redis-server`.
+//! counts, and receives requests over a real connection; the client allocates nothing, and nothing
+//! else runs. Allocations of the cryptographic library in C are not included. Needs `redis-server`.
 
 #![allow(
     clippy::unwrap_used,
@@ -41,13 +40,13 @@ use tokio::runtime::Runtime;
 #[global_allocator]
 static ALLOCATOR: dhat::Alloc = dhat::Alloc;
 
-/// Answers that are counted, after as many that are not.
+/// Number of answers that are counted, after the same number that are not.
 const COUNTED: usize = 500;
 const SCOPES: &str = "orders:read orders:write";
 
-/// What one decision may allocate at most over HTTP, from the first byte of the request to the last
-/// of the answer, with all that actix-web does for it. Raising one of these wants a reason. With
-/// Redis five are for the epoch that a claim reads in its round trip.
+/// Maximum allocations of one decision over HTTP, from the first byte of the request to the last of
+/// the answer, including all work of actix-web. Raising one of these needs a reason. With Redis,
+/// five are for the epoch that a claim reads in its round trip.
 const BUDGETS: [(Case, f64); 4] = [
     (Case::Ed25519Memory, 12.0),
     (Case::Rs256Memory, 12.0),
@@ -75,7 +74,7 @@ impl Case {
 }
 
 fn main() -> ExitCode {
-    // Only `cargo bench` says so.
+    // Only `cargo bench` passes this argument.
     if !std::env::args().any(|argument| argument == "--bench") {
         println!("nothing is measured without --bench");
         return ExitCode::SUCCESS;
@@ -109,13 +108,13 @@ fn signer(name: &str, algorithm: Algorithm) -> Signer {
     Signer::new(format!("{name}@example.com"), algorithm)
 }
 
-/// For a moment to come: what was signed before a nonce store began is fenced.
+/// Signs for a time in the future: tokens signed before a nonce store started are fenced.
 fn signed(signer: &Signer) -> Vec<String> {
     sign(std::slice::from_ref(signer), 2 * COUNTED, 2)
 }
 
-/// The defaults, but for where it listens and keeps its data; and it looks for changes so rarely
-/// that it does not meanwhile.
+/// The defaults, except for its addresses and folders; it polls for changes so rarely that no poll
+/// happens during the measurement.
 fn settings(dir: &Path, nonces: &str) -> Settings {
     let mut settings = Settings::default();
     for address in [
@@ -170,7 +169,7 @@ impl Service {
         })
     }
 
-    /// Allocations and bytes for each of `values`, all of which have to be allowed.
+    /// Allocations and bytes for each of `values`, all of which must be allowed.
     fn allocations(&self, values: &[String]) -> (f64, f64) {
         let requests: Vec<String> = values.iter().map(|value| request(value)).collect();
         let mut stream = TcpStream::connect(self.address).unwrap();
@@ -184,7 +183,7 @@ impl Service {
     }
 }
 
-/// As nginx asks.
+/// The request that nginx sends.
 fn request(authorization: &str) -> String {
     format!(
         "GET /validate_request HTTP/1.1\r\nHost: auth.internal\r\nX-Original-Method: GET\r\nX-Original-URI: /orders/1017?page=2\r\n\
@@ -209,7 +208,7 @@ fn ask(stream: &mut TcpStream, requests: &[String]) {
     }
 }
 
-/// A Redis that keeps nothing, and ends with this.
+/// A Redis without persistence, which ends when this is dropped.
 struct Redis {
     url: String,
     process: Child,

@@ -1,4 +1,4 @@
-//! What the parts of a decision take, each alone and beside its alternatives.
+//! The cost of each part of a decision, alone and compared with its alternatives.
 //!
 //! `cargo bench --bench parts`, or `cargo bench --bench parts -- verify` for some of them. Needs
 //! `redis-server`.
@@ -71,7 +71,7 @@ use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitEx
 
 use tokens::{Signer, sign};
 
-/// The service's own.
+/// The same allocator as in the service.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -80,7 +80,7 @@ const ALGORITHMS: [Algorithm; 4] =
 const SCOPES: &str = "orders:read orders:write";
 /// Claims that wait for Redis at the same time.
 const IN_FLIGHT: usize = 64;
-/// Connections of the pool that claims take turns with.
+/// Connections in the pool that claims share.
 const POOL_SIZE: usize = 16;
 
 criterion_group!(benches, parse, verify, headers, nonces_in_memory, decide, nonces_in_redis);
@@ -98,8 +98,8 @@ fn parse(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Verifying alone, by our key and by the library's; and reading and verifying a whole token, by us
-/// and by `jsonwebtoken`.
+/// Verifying a signature, with our key and with the library's; and reading and verifying a whole
+/// token, with our code and with `jsonwebtoken`.
 fn verify(criterion: &mut Criterion) {
     #[derive(Deserialize)]
     #[allow(dead_code, reason = "reading them is what takes time")]
@@ -194,8 +194,7 @@ fn nonces_in_memory(criterion: &mut Criterion) {
         FenceMode::MintedBefore,
     )
     .unwrap();
-    // Time passes so fast that half of the store is filled with live nonces, and others expire all
-    // the time.
+    // Time passes so fast that half of the store holds live nonces, and others expire all the time.
     let (mut number, start) = (0_i64, 1_700_000_000_000);
     group.bench_function("fresh, others expiring", |bencher| {
         bencher.iter_batched(
@@ -234,8 +233,8 @@ fn a_claim(nonce: &str, now: UnixMillis) -> NonceClaim<'_> {
     }
 }
 
-/// The engine between a directory and a nonce store that cost nothing, counting, and writing its
-/// log to nowhere.
+/// The engine with a directory and a nonce store that cost nothing. It counts metrics, and its log
+/// is discarded.
 fn decide(criterion: &mut Criterion) {
     let log =
         tracing_subscriber::fmt::layer().with_writer(std::io::sink).json().flatten_event(true);
@@ -381,7 +380,7 @@ impl IssuerKeySource for OwnKeys {
     }
 }
 
-/// The value of an `Authorization` header with an access token such as the service gives out.
+/// The value of an `Authorization` header with an access token like those of the service.
 fn access_token(keys: &IssuerKeys, principal: &KnownPrincipal) -> String {
     let now = UnixMillis::from(SystemTime::now()).seconds();
     let claims = serde_json::json!({
@@ -440,7 +439,7 @@ impl NonceStore for Always {
     }
 }
 
-/// Time on the clock, with 64 claims in flight, so that the server's part is in it as well.
+/// Wall-clock time with 64 claims in flight, so that the server's part is included.
 fn nonces_in_redis(criterion: &mut Criterion) {
     let server = RedisServer::start();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -505,7 +504,7 @@ async fn set(nonce: &str, connection: &mut impl redis::aio::ConnectionLike) {
     assert!(answer.is_some());
 }
 
-/// How long it takes to do `work` `count` times, [`IN_FLIGHT`] of them at the same time.
+/// How long it takes to run `work` `count` times, [`IN_FLIGHT`] at the same time.
 async fn in_flight(count: u64, work: impl AsyncFn()) -> Duration {
     let begun = Cell::new(0);
     let start = Instant::now();
@@ -518,7 +517,7 @@ async fn in_flight(count: u64, work: impl AsyncFn()) -> Duration {
     start.elapsed()
 }
 
-/// A Redis that keeps nothing and ends when it is dropped.
+/// A Redis without persistence, which ends when it is dropped.
 struct RedisServer {
     url: String,
     process: Child,

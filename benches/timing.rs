@@ -1,22 +1,24 @@
-//! Whether the time of a refusal tells who it names: Welch's t-test over interleaved samples.
+//! Whether the duration of a denial reveals what kind of principal it names: Welch's t-test over
+//! interleaved samples.
 //!
-//! `cargo bench --bench timing`. Some minutes; the exit code is 1 if anybody can be told.
+//! `cargo bench --bench timing`. Takes some minutes; the exit code is 1 if any kind can be
+//! distinguished.
 //!
-//! The engine decides about forged tokens that name principals of different kinds, in front of the
-//! directory in memory as the service has it. In each round every kind has its turn, in a random
-//! order, so that whatever else the machine does falls on all alike. Of each kind there are
-//! [`SAMPLES`] samples, each compared with those of a user that does not exist. A difference counts
-//! from |t| = 4.5 on, the usual threshold of leakage tests: by chance it is passed once in some
-//! 150,000 comparisons. At the end tokens that do cost more are compared with those that do not: a
-//! test that could not tell these would tell nothing.
+//! The engine decides about forged tokens that name principals of different kinds, with the
+//! directory in memory that the service uses. Each round takes one sample of every kind in random
+//! order, so that other work on the machine affects all kinds alike. There are [`SAMPLES`] samples
+//! of each kind, and each kind is compared with a user that does not exist. A difference counts if
+//! |t| is at least 4.5, the usual threshold of leakage tests: chance exceeds it once in some
+//! 150,000 comparisons. At the end, tokens that do cost more are compared with those that do not: a
+//! test that could not distinguish these would prove nothing.
 //!
-//! Interruptions make up most of the variance and may hide a difference. So the means without the
-//! slowest [`CUT_OFF`] are compared, too, and may not differ by more than a tenth of a verification
-//! ([`VERIFICATION_SHARE`]): where a key lies in the processor's caches, and whether a name is
-//! found or not, take some hundred nanoseconds that no number of decoys makes up for.
+//! Interruptions cause most of the variance and may hide a difference. So the means without the
+//! slowest [`CUT_OFF`] are compared, too, and may differ by at most a tenth of a verification
+//! ([`VERIFICATION_SHARE`]): the position of a key in the processor's caches, and whether a name is
+//! found, make a difference of some hundred nanoseconds that no number of decoys can hide.
 //!
-//! Refusals about the registry also wait for a look at the change feed, up to 20 ms, all alike;
-//! that wait is left out, as it would hide everything else.
+//! Denials that depend on the registry also wait for a check of the change feed, up to 20 ms, all
+//! alike; that wait is left out, since it would hide everything else.
 
 #![allow(
     clippy::unwrap_used,
@@ -59,30 +61,30 @@ use countersign::{
 use futures_util::FutureExt;
 use serde_json::{Value, json};
 
-/// The service's own.
+/// The same allocator as in the service.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Of each kind of principal, for each kind of token.
+/// Samples of each kind of principal, for each kind of token.
 const SAMPLES: usize = 20_000;
-/// The share of all samples that is left out where means are compared.
+/// The share of the slowest samples that is left out when means are compared.
 const CUT_OFF: f64 = 0.05;
-/// By how much of what a verification takes these means may differ.
+/// Maximum difference of these means, as a share of the time of a verification.
 const VERIFICATION_SHARE: f64 = 0.1;
-/// From here on there is a difference.
+/// From this |t| on, there is a difference.
 const THRESHOLD: f64 = 4.5;
 /// Rounds before anything is measured.
 const WARM_UP: usize = 500;
 
-/// Who is named. The first is nobody, and all others are compared with it.
+/// The kinds of principals. The first does not exist, and all others are compared with it.
 const KINDS: [&str; 5] =
     ["nobody", "one key", "five keys", "disabled, five keys", "one key, one trust"];
-/// How many there are of each kind: what is particular to a name is nothing that its kind could be
-/// told by.
+/// Names of each kind, so that the effect of a single name is not mistaken for an effect of its
+/// kind.
 const NAMES: usize = 4;
-/// How a token names its key. What a name picks, a trusted set has.
+/// How a token names its key. A name selects a key of the trusted set.
 const KEY_IDS: [&str; 3] = ["none", "a name", "a fingerprint"];
-/// A name that a key set has.
+/// The name of the key in the key set.
 const NAME: &str = "signing-key-1";
 
 fn main() -> ExitCode {
@@ -96,7 +98,7 @@ fn main() -> ExitCode {
     for algorithm in [Algorithm::EdDsa, Algorithm::Rs256] {
         let verifier = runtime.block_on(verifier(algorithm));
         let forger = PrivateKey::generate(algorithm.family(), 2048).unwrap();
-        // One verification, which all else is measured by.
+        // The time of one verification, the unit of all comparisons.
         let nobody: Vec<String> = (0..NAMES)
             .map(|number| forged(&forger, algorithm, &username(0, number), "a fingerprint"))
             .collect();
@@ -130,7 +132,7 @@ fn main() -> ExitCode {
     if can_be_told || are_alike { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// Nanoseconds for each token, in as many rounds as there are samples.
+/// Nanoseconds for each token, in [`SAMPLES`] rounds.
 fn measure(verifier: &Verifier, tokens: &[Vec<String>; KINDS.len()]) -> [Vec<f64>; KINDS.len()] {
     let mut samples = KINDS.map(|_| Vec::with_capacity(SAMPLES));
     let mut order: Vec<usize> = (0..KINDS.len()).collect();
@@ -161,7 +163,7 @@ struct Difference {
     mean: f64,
     nanoseconds: f64,
     t: f64,
-    /// What a verification takes.
+    /// The time of a verification.
     verification: f64,
 }
 
@@ -186,7 +188,7 @@ impl Difference {
     }
 }
 
-/// Without the slowest.
+/// The mean without the slowest samples.
 fn quick_mean(samples: &[f64]) -> f64 {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -200,8 +202,8 @@ fn quick_mean(samples: &[f64]) -> f64 {
     mean(&sorted)
 }
 
-/// Welch's t: the difference of two means by its standard error, without taking the variances for
-/// equal.
+/// Welch's t: the difference of two means over its standard error, without assuming equal
+/// variances.
 fn welch(ours: &[f64], theirs: &[f64]) -> f64 {
     (mean(theirs) - mean(ours)) / (variance_of_mean(ours) + variance_of_mean(theirs)).sqrt()
 }
@@ -217,12 +219,12 @@ fn variance_of_mean(samples: &[f64]) -> f64 {
     samples.iter().map(|sample| (sample - mean).powi(2)).sum::<f64>() / (count - 1.0) / count
 }
 
-/// All of one length, so that the tokens are, too.
+/// All have the same length, so that the tokens have, too.
 fn username(kind: usize, number: usize) -> String {
     format!("user-{kind}-{number:02}")
 }
 
-/// A forged token: the signature is somebody else's.
+/// A forged token: the signature is made with another key.
 fn forged(key: &PrivateKey, algorithm: Algorithm, username: &str, key_id: &str) -> String {
     let part = |json: &Value| BASE64_URL_SAFE_NO_PAD.encode(json.to_string());
     let header = match key_id {
@@ -240,7 +242,7 @@ fn forged(key: &PrivateKey, algorithm: Algorithm, username: &str, key_id: &str) 
     format!("JWT {input}.{signature}")
 }
 
-/// A verifier whose directory has read all there is.
+/// A verifier whose directory has read the whole registry.
 async fn verifier(algorithm: Algorithm) -> Verifier {
     let key_sets = Arc::new(OneKeySet::of(new_key(algorithm).public_key()));
     let source = Arc::new(Registry(algorithm));
@@ -248,7 +250,7 @@ async fn verifier(algorithm: Algorithm) -> Verifier {
         CachedDirectory::start(source, Arc::clone(&key_sets) as _, &RegistrySettings::default())
             .await
             .unwrap();
-    // The principals, that there are no more of them, and their names.
+    // The principals, then the answer that there are no more, then their names.
     for _ in 0..3 {
         follower.warm().await.unwrap();
     }
@@ -358,7 +360,7 @@ impl PrincipalSource for Registry {
     }
 }
 
-/// The directory in memory, without the wait for a look at the change feed.
+/// The directory in memory, without the wait for the change feed.
 struct Unhurried(Arc<CachedDirectory>);
 
 impl KeyDirectory for Unhurried {
@@ -393,11 +395,11 @@ impl KeyDirectory for Unhurried {
     }
 }
 
-/// One set, which is there.
+/// One key set, already fetched.
 struct OneKeySet(Arc<KeySet>);
 
 impl OneKeySet {
-    /// Of one key, under [`NAME`].
+    /// A set of one key, with the name [`NAME`].
     fn of(key: &PublicKey) -> Self {
         let jwk = Jwk { kid: Some(NAME.to_owned()), alg: None, ..key.to_jwk() };
         Self(Arc::new(KeySet::parse(json!({ "keys": [jwk] }).to_string().as_bytes()).unwrap()))
@@ -426,7 +428,7 @@ impl KeySetSource for OneKeySet {
     }
 }
 
-/// However long it takes, no token gets too old.
+/// A stopped clock: tokens do not expire, however long the run takes.
 struct Stopped;
 
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
@@ -451,7 +453,7 @@ impl UsageLog for NoUsage {
     fn note(&self, _: Used, _: UnixMillis) {}
 }
 
-/// No refusal gets here.
+/// No denied request reaches the nonce store.
 struct NoNonces;
 
 impl NonceStore for NoNonces {

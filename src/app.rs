@@ -75,15 +75,15 @@ use crate::{
     },
 };
 
-/// How long requests in flight may take to finish once nothing new is taken. Together with the
-/// usual `server.drain` and closing the stores it stays under the 10 s after which orchestrators
-/// lose patience.
+/// How long requests in flight may take to finish after the listeners have closed. Together with
+/// the usual `server.drain` and closing the stores this stays under the 10 s after which
+/// orchestrators kill the process.
 const FINISH: Duration = Duration::from_secs(5);
 
-/// How long connections may take to end that are cut.
+/// How long connections that are cut may take to end.
 const CUT: Duration = Duration::from_secs(1);
 
-/// Why the service cannot start or go on.
+/// Why the service cannot start or continue.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
     /// The database cannot be reached.
@@ -95,40 +95,40 @@ pub enum AppError {
     /// The registry in the database cannot be read.
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// The nonce store is not usable.
+    /// The nonce store cannot be used.
     #[error(transparent)]
     NonceStore(#[from] BadRedis),
-    /// The system has no randomness.
+    /// The system provides no randomness.
     #[error("the system gave no random bytes")]
     NoRandomness,
     /// The decoy keys could not be made.
     #[error("the decoy keys could not be made")]
     Decoys(#[source] KeyError),
-    /// TLS cannot be served.
+    /// TLS cannot be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// An address cannot be listened on.
+    /// The service cannot listen on an address.
     #[error(
         "cannot listen on {address} (`{key}`): {source}; stop the process that uses it, or choose another address"
     )]
     Listen {
-        /// The setting.
+        /// The setting with the address.
         key: &'static str,
         /// The address.
         address: ListenAddress,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// Sockets were handed over that cannot be used.
+    /// Sockets from the service manager cannot be used.
     #[error(transparent)]
     Inherited(#[from] InheritedError),
     /// A header name in the settings cannot be used.
     #[error(transparent)]
     HeaderName(#[from] BadHeaderName),
-    /// A listener failed.
+    /// A listener failed while serving.
     #[error(transparent)]
     Serving(#[from] ListenError),
-    /// The gRPC server failed.
+    /// The gRPC server failed while serving.
     #[error(transparent)]
     Grpc(#[from] GrpcError),
     /// Metrics or traces cannot be set up.
@@ -140,38 +140,38 @@ pub enum AppError {
     /// The admin token cannot be read, or is too short.
     #[error("`admin.token_file` {file:?} cannot be used: {source}")]
     AdminToken {
-        /// The file.
+        /// The file named by `admin.token_file`.
         file: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
-    /// There is nothing to sign access tokens with.
+    /// No usable key to sign access tokens with.
     #[error(transparent)]
     SigningKeys(#[from] SigningKeyError),
-    /// A dependency is out of reach.
+    /// A dependency is unreachable.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
 }
 
-/// Sends the log of this process to standard error, as `settings` say, for as long as what it
-/// returns is held.
+/// Starts logging to standard error, as `settings` specify. Logging ends when the returned guard is
+/// dropped.
 pub fn init_log(settings: &Settings) -> Result<LogGuard, LogError> {
     crate::telemetry::log::init(&settings.telemetry)
 }
 
-/// Addresses that are taken, and that nobody can connect to yet: until decisions can be made,
-/// gateways should ask others.
+/// Sockets that are bound but do not accept connections yet: until this process can make decisions,
+/// gateways should use other replicas.
 #[derive(Debug)]
 pub struct Listeners {
-    /// For decisions over HTTP.
+    /// Decisions over HTTP.
     pub http: Bound,
-    /// For decisions over gRPC.
+    /// Decisions over gRPC.
     pub grpc: Bound,
-    /// For operators.
+    /// Readiness, metrics and the admin API.
     pub admin: Bound,
 }
 
-/// The same, and others can connect.
+/// The same sockets, accepting connections.
 #[derive(Debug)]
 pub struct OpenListeners {
     http: Listener,
@@ -179,7 +179,7 @@ pub struct OpenListeners {
     admin: Listener,
 }
 
-/// The setting that says where a listener is.
+/// The setting with a listener's address.
 const fn listen_key(listener: ListenerName) -> &'static str {
     match listener {
         ListenerName::Http => "server.http_listen",
@@ -189,8 +189,8 @@ const fn listen_key(listener: ListenerName) -> &'static str {
 }
 
 impl Listeners {
-    /// Takes the addresses of the settings, but for listeners whose sockets a service manager hands
-    /// over. To be called once.
+    /// Binds the addresses of the settings, except those of listeners whose sockets a service
+    /// manager passes in. Call it once.
     pub fn bind(settings: &Settings) -> Result<Self, AppError> {
         let mut inherited = Inherited::take()?;
         let mut bind = |listener| {
@@ -215,7 +215,7 @@ impl Listeners {
         })
     }
 
-    /// Lets others connect, once decisions can be made. To be called on a runtime.
+    /// Starts accepting connections. Call it on a runtime, once decisions can be made.
     pub fn open(self) -> Result<OpenListeners, AppError> {
         let open = |listener, bound: Bound| {
             let address =
@@ -235,23 +235,23 @@ impl Listeners {
 }
 
 impl OpenListeners {
-    /// Where decisions over HTTP are listened for.
+    /// The address for decisions over HTTP.
     pub const fn http(&self) -> &ListenAddress {
         self.http.address()
     }
 
-    /// The same over gRPC.
+    /// The address for decisions over gRPC.
     pub const fn grpc(&self) -> &ListenAddress {
         self.grpc.address()
     }
 
-    /// Where operators are.
+    /// The address of the admin listener.
     pub const fn admin(&self) -> &ListenAddress {
         self.admin.address()
     }
 }
 
-/// The service, put together and not yet serving.
+/// The service, built but not yet serving.
 #[derive(Debug)]
 pub struct App {
     http: HttpDoor,
@@ -265,14 +265,14 @@ pub struct App {
     observability: Observability,
 }
 
-/// How long the service goes on after it was told to stop, and how much it serves at a time.
+/// How long the service continues after the signal to stop, and how many connections it serves.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
     drain: Duration,
     max_connections: usize,
 }
 
-/// What goes on beside the decisions.
+/// Tasks that run beside the decisions.
 #[derive(Debug)]
 struct Background {
     keeper: Keeper,
@@ -286,8 +286,8 @@ struct Background {
 }
 
 impl App {
-    /// Connects the stores and puts the service together; migrates the database first if the
-    /// settings say so.
+    /// Connects the stores and builds the service. Migrates the database first if the settings say
+    /// so.
     #[allow(clippy::too_many_lines, reason = "one part after the other, each needed by the next")]
     pub async fn build(settings: &Settings, log: LogControl) -> Result<Self, AppError> {
         let observability = Observability::start(&settings.telemetry)?;
@@ -410,8 +410,8 @@ impl App {
         })
     }
 
-    /// Serves until `shutdown` is done; then comes to an end in order, and at once when `hurry` is
-    /// done, too.
+    /// Serves until `shutdown` is ready, then stops in order, or at once when `hurry` is also
+    /// ready.
     pub async fn serve(
         self,
         listeners: OpenListeners,
@@ -422,8 +422,7 @@ impl App {
         let (stop, stopping) = watch::channel(false);
         let stopped = move || {
             let mut stopping = stopping.clone();
-            // The sender outlives every receiver, and if it did not, that would be a reason to
-            // stop.
+            // The sender outlives every receiver. If it did not, that would be a reason to stop.
             async move { drop(stopping.wait_for(|stop| *stop).await) }
         };
         let (drained, draining) = oneshot::channel::<()>();
@@ -478,12 +477,12 @@ impl App {
         }
         stages.enter(Stage::Cut);
         if !all_ended.is_terminated() {
-            // What is cut was decided, and may have used keys.
+            // The connections that are cut carried decisions, which may have used keys.
             drop(tokio::time::timeout(CUT, &mut all_ended).await);
         }
         stop.send_replace(true);
         while background.join_next().await.is_some() {}
-        // Every decision is made: what they used is written last.
+        // All decisions are made: write the key usage last.
         drop(drained);
         drop(usage.await);
         for watcher in watchers {
@@ -495,7 +494,7 @@ impl App {
     }
 }
 
-/// What the service and the command line both stand on.
+/// What both the service and the commands need.
 struct Shared {
     clock: Arc<dyn Clock>,
     database: Database,
@@ -506,7 +505,7 @@ struct Shared {
 }
 
 impl Shared {
-    /// Connects the database, and migrates it first where the settings say so.
+    /// Connects the database. Migrates it first if the settings say so.
     async fn connect(settings: &Settings) -> Result<Self, AppError> {
         use_one_crypto_library();
         if settings.database.migrates_at_start() {
@@ -533,7 +532,7 @@ impl Shared {
     }
 }
 
-/// How other processes are told of changes.
+/// Notifies other processes of changes.
 fn change_hints(settings: &Settings) -> Result<Arc<dyn ChangeHints>, AppError> {
     Ok(match RedisAccess::new(&settings.nonce).map_err(BadRedis::Tls)? {
         Some(access) => Arc::new(RedisHints::new(access)),
@@ -557,7 +556,7 @@ fn admin_token(settings: &AdminSettings) -> Result<Option<Secret>, AppError> {
     Ok(Some(Secret::new(token)))
 }
 
-/// The nonce store, and the same once more if it is on Redis, which has more to tell.
+/// The nonce store as the port, and also as its own type if it is Redis, which has more functions.
 struct Nonces {
     port: Arc<dyn NonceStore>,
     redis: Option<Arc<RedisNonceStore>>,
@@ -614,8 +613,7 @@ fn responses(settings: &Settings) -> ResponseConfig {
     )
 }
 
-/// TLS everywhere goes through the library that also verifies tokens. Setting it twice changes
-/// nothing.
+/// Makes all TLS use the library that also verifies tokens. Calling it twice has no further effect.
 fn use_one_crypto_library() {
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
 }

@@ -1,4 +1,4 @@
-//! The command line: one file per command. Exit codes: 0 done, 1 refused or failed, 2 bad usage.
+//! The command line: one file per command. Exit codes: 0 success, 1 refused or failed, 2 bad usage.
 
 mod api_key;
 mod completions;
@@ -39,8 +39,8 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(name = "countersign", version, propagate_version = true)]
 struct Cli {
-    /// Settings file [default: countersign.toml, if it is there]. `COUNTERSIGN_<SECTION>__<KEY>`
-    /// in the environment overrides it.
+    /// Settings file [default: countersign.toml, if it exists]. `COUNTERSIGN_<SECTION>__<KEY>` in
+    /// the environment overrides it.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -49,11 +49,11 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Decide requests over HTTP and gRPC until told to stop.
+    /// Decide requests over HTTP and gRPC until stopped by a signal.
     Serve,
-    /// Serve on embedded defaults with a demo principal, and show decisions.
+    /// Serve with built-in defaults and a demo principal, and show some decisions.
     Demo,
-    /// Create, change or inspect the tables of the database.
+    /// Create, change or inspect the database tables.
     #[command(subcommand)]
     Migrate(migrate::MigrateCommand),
     /// Add, list, show, enable, disable or remove principals.
@@ -62,45 +62,45 @@ enum Command {
     /// Generate key pairs; add, list or revoke public keys.
     #[command(subcommand)]
     Key(key::KeyCommand),
-    /// Add, list, refresh or remove trusts: key sets elsewhere whose keys count as a principal's.
+    /// Add, list, refresh or remove trusts: remote key sets whose keys count as a principal's.
     #[command(subcommand)]
     Trust(trust::TrustCommand),
-    /// Issue, list or revoke API keys, which their holders exchange for access tokens.
+    /// Issue, list or revoke API keys, which clients exchange for access tokens.
     #[command(subcommand)]
     ApiKey(api_key::ApiKeyCommand),
-    /// Issue, look at, list or revoke access and refresh tokens of this service's own.
+    /// Issue, inspect, list or revoke access and refresh tokens of this service.
     #[command(subcommand)]
     Token(token::TokenCommand),
-    /// Take over the principals, keys and tokens of a system that this one replaces.
+    /// Import the principals, keys and tokens of a system that this one replaces.
     #[command(subcommand)]
     Import(import::ImportCommand),
-    /// List this service's own signing keys, or make a new one.
+    /// List this service's own signing keys, or create a new one.
     #[command(subcommand)]
     SigningKey(signing_key::SigningKeyCommand),
-    /// Run a token through every step of a decision, and report each. No nonce is claimed.
+    /// Run a token through every step of a decision and report each step. No nonce is claimed.
     Explain(explain::ExplainArguments),
-    /// Sign a token, on the client's side. It passes once, within the next seconds.
+    /// Sign a token, on the client's side. It is valid for one request within the next seconds.
     Sign(sign::SignArguments),
-    /// Watch running replicas: decisions, denials, times, what they depend on and what they take.
+    /// Watch running replicas: decisions, denials, latencies, dependencies and resource use.
     Top(top::TopArguments),
-    /// Look at the settings.
+    /// Check the settings.
     #[command(subcommand)]
     Config(config::ConfigCommand),
     /// Print a completion script for a shell.
     Completions {
-        /// The shell that is to complete.
+        /// The shell to complete commands for.
         shell: clap_complete::Shell,
     },
-    /// Print the manual page, or write those of all commands.
+    /// Print the manual page, or write the pages of all commands.
     Man(man::ManArguments),
 }
 
-/// What stops a command.
+/// Why a command fails.
 #[derive(Debug)]
 enum Failure {
-    /// It was asked wrongly: exit code 2.
+    /// Bad usage: exit code 2.
     Usage(Box<dyn Error + Send + Sync>),
-    /// It was refused or failed: exit code 1.
+    /// The command was refused or failed: exit code 1.
     Failed(Box<dyn Error + Send + Sync>),
 }
 
@@ -113,7 +113,7 @@ impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for Failure {
 
 type CommandResult = Result<(), Failure>;
 
-/// Runs the command that the arguments of this process give.
+/// Runs the command given by the arguments of this process.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let (error, code) = match dispatch(cli) {
@@ -121,7 +121,7 @@ pub fn run() -> ExitCode {
         Err(Failure::Failed(error)) => (error, 1),
         Err(Failure::Usage(error)) => (error, 2),
     };
-    // Where standard error is closed there is nobody to tell.
+    // If standard error is closed, nobody can read the error.
     drop(writeln!(io::stderr(), "error: {}", one_line(&*error)));
     ExitCode::from(code)
 }
@@ -149,12 +149,12 @@ fn dispatch(cli: Cli) -> CommandResult {
     }
 }
 
-/// What the command line takes, for those who describe it.
+/// The command line definition, for completions and manual pages.
 fn command() -> clap::Command {
     Cli::command()
 }
 
-/// The error and its causes, on one line. A cause that its effect repeats is said once.
+/// The error and its causes, on one line. A cause that the error already repeats is printed once.
 fn one_line(error: &dyn Error) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();
@@ -169,12 +169,12 @@ fn one_line(error: &dyn Error) -> String {
     line.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The registry, changed by whoever runs this.
+/// The registry; audit events name the user who runs this command.
 async fn registry(settings: &Settings) -> Result<Registry, AppError> {
     app::registry(settings, &actor()).await
 }
 
-/// Whoever runs this, as audit events name it.
+/// The user who runs this command, as audit events name it.
 fn actor() -> String {
     let user = ["USER", "LOGNAME"]
         .iter()
@@ -182,12 +182,12 @@ fn actor() -> String {
     format!("cli:{}", user.as_deref().unwrap_or("unknown"))
 }
 
-/// A runtime for commands that do one thing.
+/// Runs `work` on a new runtime, for commands that do one thing and end.
 fn block_on<T>(work: impl Future<Output = T>) -> io::Result<T> {
     Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work))
 }
 
-/// What an argument says; `-` stands for what is on standard input.
+/// The argument, or standard input if it is `-`.
 fn argument_or_input(argument: String) -> Result<String, Failure> {
     if argument != "-" {
         return Ok(argument);
@@ -198,8 +198,8 @@ fn argument_or_input(argument: String) -> Result<String, Failure> {
     })?)
 }
 
-/// Says what went wrong in a command that is done otherwise. Where standard error is closed there
-/// is nobody to tell.
+/// Prints a warning of a command that succeeds otherwise. If standard error is closed, nobody can
+/// read it.
 fn warn(text: &str) {
     drop(writeln!(io::stderr(), "warning: {text}"));
 }

@@ -1,9 +1,9 @@
 //! Settings: one struct per concern, from a TOML file and the environment.
 //!
-//! `COUNTERSIGN_<SECTION>__<KEY>` in the environment overrides the file; what neither sets has the
-//! default that its field documents. An unknown key, a bad value or a contradiction stops the
-//! start, naming the key, where it was set and what is accepted. Values are never echoed, since any
-//! of them may hold a secret.
+//! `COUNTERSIGN_<SECTION>__<KEY>` in the environment overrides the file; a setting in neither has
+//! the default that its field documents. An unknown key, a bad value or a contradiction stops the
+//! start with an error that names the key, where it was set and what is expected. Values are never
+//! repeated in errors, since any of them may hold a secret.
 
 pub mod admin;
 pub mod database;
@@ -26,7 +26,7 @@ pub use load::load_text;
 pub use load::{DEFAULT_FILE, SettingsError, load};
 pub use values::{ListenAddress, Secret, SocketMode};
 
-/// Everything that can be set.
+/// All settings.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs, reason = "each section documents itself")]
@@ -42,7 +42,7 @@ pub struct Settings {
     pub telemetry: telemetry::TelemetrySettings,
 }
 
-/// Two settings that cannot stand together, or one that cannot stand here.
+/// A setting that conflicts with another one, or that is not allowed in this context.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contradiction {
     /// The key to change.
@@ -52,7 +52,7 @@ pub struct Contradiction {
 }
 
 impl Settings {
-    /// What can stand, and is likely not meant.
+    /// Combinations that are allowed but probably not intended.
     pub fn warnings(&self) -> Vec<Contradiction> {
         [self.database.warnings(), self.self_signed.warnings()].concat()
     }

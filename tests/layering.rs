@@ -1,8 +1,8 @@
-//! Holds the layers apart: who may import whom, and which foreign crates may be named where. The
+//! Keeps the layers apart: which layer may import which, and where foreign crates may be named. The
 //! tables below are those of `ARCHITECTURE.md`.
 //!
-//! Every source file is parsed and every path in it is looked at: in `use`, in types, patterns and
-//! expressions, in attributes (strings that hold paths, too) and in the tokens of macros. Test
+//! Every source file is parsed and every path in it is checked: in `use`, in types, patterns and
+//! expressions, in attributes (including strings that hold paths) and in the tokens of macros. Test
 //! modules obey the same table.
 
 #![allow(
@@ -27,7 +27,7 @@ use syn::{
     visit::{self, Visit},
 };
 
-/// Each layer, and what it may import besides itself. `engine::ports` is that module alone.
+/// Each layer, and what it may import besides itself. `engine::ports` means only that module.
 const LAYERS: [(&str, &[&str]); 11] = [
     ("domain", &[]),
     ("roots", &[]),
@@ -42,7 +42,7 @@ const LAYERS: [(&str, &[&str]); 11] = [
     ("main", &["cli"]),
 ];
 
-/// Foreign crates that may be named in these modules alone, by the beginning of their names.
+/// Foreign crates that only these modules may name, by the prefix of their names.
 const CRATES: [(&str, &[&str]); 27] = [
     ("sea_orm", &["stores::sql"]),
     ("sqlx", &["stores::sql"]),
@@ -73,28 +73,28 @@ const CRATES: [(&str, &[&str]); 27] = [
     ("rustls_native_certs", &["roots"]),
 ];
 
-/// Folders of `stores` that hold several adapters, one for each file. Every other module of
-/// `stores` is one adapter.
+/// Folders of `stores` that hold several adapters, one per file. Every other module of `stores` is
+/// one adapter.
 const FOLDERS_OF_ADAPTERS: [&str; 1] = ["nonce"];
 
-/// Modules of `stores` that are no adapters: what several of them have in common.
+/// Modules of `stores` that are not adapters: code that several adapters share.
 const SHARED_BY_ADAPTERS: [&str; 1] = ["redis"];
 
-/// What reads JSON without refusing arrays for objects and bytes that are no text, and where it may
-/// be named. `domain::json` is for everywhere else.
+/// Functions that read JSON but accept arrays for objects and bytes that are not text, and the
+/// modules that may name them. Everything else uses `domain::json`.
 const JSON_READERS: [&str; 4] = ["from_slice", "from_str", "from_value", "from_reader"];
 const READS_JSON: [&str; 4] = [
     "domain::json",
-    // Text that was checked before, for a type that takes only objects; the path of the member
-    // that is wrong is wanted.
+    // The text was checked before, the type takes only objects, and the error needs the path of the
+    // wrong member.
     "doors::http::admin::body",
-    // A value of our own out of the database.
+    // A value that we wrote to the database ourselves.
     "doors::http::admin::audit",
-    // The keys of a set that was read before.
+    // The keys of a set that was already parsed.
     "stores::jwks::fetch",
 ];
 
-/// Where the system's clock is not read: `now` is an argument.
+/// Modules that must not read the system's clock: `now` is an argument.
 const CLOCKLESS: [&str; 2] = ["domain", "engine"];
 const CLOCK_READERS: [&str; 3] = ["now", "now_utc", "now_local"];
 
@@ -120,7 +120,7 @@ fn the_migrations_import_nothing_of_ours() {
     assert!(violations.is_empty(), "\n{}", lines(&violations));
 }
 
-/// One import that the tables do not allow.
+/// An import that the tables do not allow.
 struct Violation {
     file: PathBuf,
     what: String,
@@ -132,7 +132,7 @@ impl fmt::Display for Violation {
     }
 }
 
-/// What is wrong with the file at `path`, told from its folder `src`.
+/// The violations in the file at `path`, which is relative to `src`.
 fn violations(path: &Path, text: &str) -> Vec<Violation> {
     let found = Finder::read(path, text);
     let mut what = found.oddities;
@@ -162,7 +162,7 @@ fn violations_in_migrations(path: &Path, text: &str) -> Vec<Violation> {
     .collect()
 }
 
-/// An import of one of our own modules, named from the root of the crate.
+/// Checks an import of one of our own modules, given from the root of the crate.
 fn check_ours(module: &[String], target: &[String]) -> Option<String> {
     let from = module.first().map_or("the crate's root", String::as_str);
     let Some(layer) = target.first().filter(|first| *first != "*") else {
@@ -188,8 +188,8 @@ fn check_ours(module: &[String], target: &[String]) -> Option<String> {
     Some(format!("{from} imports `{}`; it may import {may}", target.join("::")))
 }
 
-/// An adapter keeps to itself. The modules above adapters may name what is below them, and so may
-/// their tests, for the battery that every adapter of a port has to pass.
+/// Adapters do not use each other. The modules above adapters may name what is below them, and so
+/// may their tests, for the battery that every adapter of a port has to pass.
 fn check_adapters(module: &[String], target: &[String]) -> Option<String> {
     let without_tests = |path: &[String]| {
         path.iter().take_while(|segment| *segment != "tests").cloned().collect::<Vec<_>>()
@@ -237,7 +237,7 @@ fn check_clock(module: &[String], named: &Named) -> Option<String> {
         .then(|| format!("{layer} reads a clock with `{named}`; `now` is an argument there"))
 }
 
-/// Tests may read what they wrote themselves.
+/// Tests may read JSON that they wrote themselves.
 fn check_json(module: &[String], named: &Named) -> Option<String> {
     let reads = named.segments.first().is_some_and(|first| first == "serde_json")
         && named.segments.last().is_some_and(|last| JSON_READERS.contains(&last.as_str()));
@@ -256,21 +256,20 @@ fn starts_with(path: &[String], beginning: &str) -> bool {
     beginning.split("::").all(|wanted| segments.next().is_some_and(|segment| segment == wanted))
 }
 
-/// A path as it is written.
+/// A path as written in the source.
 #[derive(Clone, Debug)]
 struct Named {
     segments: Vec<String>,
-    /// Begins with `::`, so it starts at a foreign crate.
+    /// Starts with `::`, so it names a foreign crate.
     is_absolute: bool,
-    /// Stands in a `use`, where even a single segment brings something in.
+    /// Is in a `use`, in which even a single segment imports something.
     is_import: bool,
 }
 
 enum Resolved {
-    /// One of our modules, or something in it, from the root of the crate.
+    /// One of our modules, or an item in it, from the root of the crate.
     Ours(Vec<String>),
-    /// A foreign crate, or a name that is in scope because an import brought it there, which was
-    /// looked at itself.
+    /// A foreign crate, or a name that an import brought into scope; the import is checked itself.
     Foreign(Vec<String>),
 }
 
@@ -292,7 +291,7 @@ impl Named {
             }
             _ => return foreign(),
         };
-        // `self` on its own is a value; `use a::{self}` ends with one that adds nothing.
+        // `self` alone is a value; the `self` in `use a::{self}` adds nothing.
         if self.segments.len() == 1 && !self.is_import {
             return foreign();
         }
@@ -315,11 +314,11 @@ impl fmt::Display for Named {
     }
 }
 
-/// Collects the paths of one file, each with the module that it stands in.
+/// Collects the paths of one file, each with the module that contains it.
 struct Finder {
     module: Vec<String>,
     paths: Vec<(Vec<String>, Named)>,
-    /// What would hide imports from this test.
+    /// Constructs that would hide imports from this test.
     oddities: Vec<String>,
 }
 
@@ -349,7 +348,7 @@ impl Finder {
         }
     }
 
-    /// Every path of two segments or more among tokens that are no syntax tree yet.
+    /// Adds every path of two segments or more among tokens that are not parsed into a syntax tree.
     fn add_tokens(&mut self, tokens: ParseStream<'_>, reads_strings: bool) -> syn::Result<()> {
         while !tokens.is_empty() {
             let is_absolute = tokens.parse::<Option<Token![::]>>()?.is_some();
@@ -361,7 +360,7 @@ impl Finder {
             {
                 self.add_tokens(&inside(tokens)?, reads_strings)?;
             } else if reads_strings && tokens.peek(LitStr) {
-                // `#[serde(with = "crate::wire::duration")]` imports as well as a path does.
+                // `#[serde(with = "crate::wire::duration")]` imports just like a path.
                 if let Ok(path) = tokens.parse::<LitStr>()?.parse::<syn::Path>() {
                     self.visit_path(&path);
                 }
@@ -462,14 +461,14 @@ impl<'ast> Visit<'ast> for Finder {
             Meta::NameValue(pair) if pair.path.is_ident("path") => {
                 self.oddities.push("takes a module from elsewhere with `#[path]`".to_owned());
             }
-            // What a comment links to is not imported.
+            // Links in comments are not imports.
             Meta::NameValue(pair) if pair.path.is_ident("doc") => {}
             Meta::NameValue(pair) => self.visit_expr(&pair.value),
         }
     }
 }
 
-/// The tokens inside the brackets that come next, whichever they are.
+/// The tokens inside the next brackets, of any kind.
 fn inside<'a>(tokens: &'a ParseBuffer<'_>) -> syn::Result<ParseBuffer<'a>> {
     let inner;
     if tokens.peek(token::Paren) {
@@ -491,7 +490,7 @@ fn skip(tokens: ParseStream<'_>) -> syn::Result<()> {
     })
 }
 
-/// Every source file under `folder` of this repository, by its path from there.
+/// Every source file under `folder` of this repository, with its path relative to it.
 fn sources(folder: &str) -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let (mut folders, mut files) = (vec![root.clone()], Vec::new());

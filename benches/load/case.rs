@@ -21,7 +21,7 @@ pub(crate) enum Case {
 }
 
 impl Case {
-    /// In the order in which they are measured: a replay after what it repeats.
+    /// In the order of measurement: a replay comes after the decision it repeats.
     pub(crate) const ALL: [Self; 13] = [
         Self::Rs256Redis,
         Self::Ed25519Redis,
@@ -82,7 +82,7 @@ impl Case {
         matches!(self, Self::GrpcRs256Redis | Self::GrpcEd25519Redis | Self::GrpcEd25519Memory)
     }
 
-    /// Whether the service that is asked has its nonces in Redis.
+    /// Whether the service stores its nonces in Redis.
     pub(crate) const fn uses_redis(self) -> bool {
         !matches!(
             self,
@@ -90,8 +90,8 @@ impl Case {
         )
     }
 
-    /// The signature that is verified; with garbage, the cheaper one, whose allow it is compared
-    /// with.
+    /// The signature that is verified. For garbage, the cheaper one: garbage is compared with its
+    /// allow.
     pub(crate) const fn signature(self) -> Part {
         match self {
             Self::Rs256Redis
@@ -110,8 +110,8 @@ impl Case {
         }
     }
 
-    /// The allow that this denial is compared with: over the same transport, with the same
-    /// signature and nonces.
+    /// The allow that this denial is compared with: same transport, same signature, same nonce
+    /// store.
     pub(crate) const fn denial_of(self) -> Option<Self> {
         match self {
             Self::Garbage | Self::UnknownRs256 | Self::ReplayRs256 => Some(Self::Rs256Redis),
@@ -127,7 +127,7 @@ impl Case {
         }
     }
 
-    /// How many times what it is compared with it may cost.
+    /// Maximum ratio of its cost to the cost that it is compared with.
     pub(crate) const fn bound(self) -> f64 {
         match self {
             Self::Rs256Redis | Self::Ed25519Redis => 1.15,

@@ -1,6 +1,6 @@
 //! HTTP/2 connections that call `ext_authz`'s `Check` as Envoy does, in a closed loop. A gRPC
-//! library would take more of the machine than the server that is measured, which would then wait
-//! for its client; so this is written out on plain sockets as well.
+//! library would use more of the machine than the measured server, which would then wait for its
+//! client; so the client uses plain sockets here, too.
 
 use std::{
     cell::{Cell, RefCell},
@@ -33,13 +33,13 @@ use crate::{
     wire::{Place, Wire},
 };
 
-/// One for each worker that Envoy has.
+/// One for each of Envoy's workers.
 pub(crate) const CONNECTIONS: usize = 2;
-/// Calls on each connection that wait for their answer at the same time.
+/// Calls in flight per connection.
 const IN_FLIGHT: usize = 32;
 
-/// What Envoy sends before every message, but for what stands in HPACK's static table. It is the
-/// same every time, so from the second call on a byte stands for each.
+/// The headers that Envoy sends before every message, except those in HPACK's static table. They
+/// are always the same, so from the second call on, one byte represents each of them.
 const HEADERS: [(&str, &str); 8] = [
     (":path", "/envoy.service.auth.v3.Authorization/Check"),
     (":authority", "ext_authz"),
@@ -61,17 +61,17 @@ impl Envoy {
         Self::connect_times(server, CONNECTIONS).await
     }
 
-    /// With `count` connections.
+    /// Opens `count` connections.
     pub(crate) async fn connect_times(server: SocketAddr, count: usize) -> io::Result<Self> {
         Self::connect_to(&server.into(), count).await
     }
 
-    /// The same to a server that may have a Unix socket.
+    /// The same, to a server that may have a Unix socket.
     pub(crate) async fn connect_to(server: &Place, count: usize) -> io::Result<Self> {
         Ok(Self { connections: try_join_all((0..count).map(|_| Connection::open(server))).await? })
     }
 
-    /// Asks over all connections without an end, and counts the answers.
+    /// Sends requests over all connections indefinitely, and counts the answers.
     pub(crate) async fn flood(&mut self, authorizations: &[String], answered: &Cell<usize>) {
         let messages: Vec<Vec<u8>> =
             authorizations.iter().map(|question| message(question)).collect();
@@ -87,9 +87,9 @@ impl Envoy {
         .await;
     }
 
-    /// Asks all of `questions` over all connections, and expects the HTTP status `expected`.
+    /// Sends all `questions` over all connections, and expects the HTTP status `expected`.
     pub(crate) async fn ask(&mut self, questions: Questions<'_>, expected: u16) -> Answers {
-        // Before the clock starts: the client should only copy.
+        // Before the clock starts: during the measurement the client should only copy.
         let messages: Vec<Vec<u8>> =
             questions.distinct().iter().map(|question| message(question)).collect();
         let (next, seen) = (Cell::new(0), RefCell::new(Answers::new(questions.count())));
@@ -117,7 +117,7 @@ impl Envoy {
         seen.into_inner().finish(start.elapsed())
     }
 
-    /// The message that answers `authorization`, an allow.
+    /// The message that allows `authorization`.
     pub(crate) async fn allow(&mut self, authorization: &str) -> Vec<u8> {
         let question = [authorization.to_owned()];
         let answers = self.ask(Questions::once(&question), 200).await;
@@ -130,7 +130,7 @@ impl Envoy {
     }
 }
 
-/// What the status in a `CheckResponse` means to whoever asked Envoy.
+/// The HTTP status that Envoy's client receives for a `CheckResponse` with this code.
 fn http_status(code: Option<u8>) -> Option<u16> {
     match Code::from_i32(code?.into()) {
         Code::Ok => Some(200),
@@ -141,12 +141,12 @@ fn http_status(code: Option<u8>) -> Option<u16> {
     }
 }
 
-/// A call that has no answer yet.
+/// A call without an answer yet.
 #[derive(Debug)]
 struct OpenStream {
     id: u32,
     asked_at: Instant,
-    /// Of the message, when it is there.
+    /// From the message, once it has arrived.
     code: Option<u8>,
 }
 
@@ -157,10 +157,10 @@ struct Connection {
     input_length: usize,
     open: Vec<OpenStream>,
     next_id: u32,
-    /// What every call after the first begins with.
+    /// The header block of every call after the first.
     header_block: Vec<u8>,
-    /// How many bytes of messages the server still takes, and how many it has sent since it was
-    /// last told that it may go on.
+    /// Bytes of messages that the server still accepts, and bytes that it has sent since the last
+    /// window update.
     send_window: i64,
     received: u32,
     last_message: Vec<u8>,
@@ -191,7 +191,7 @@ impl Connection {
         })
     }
 
-    /// Asks for as long as there is a `next` message, and tells every answer to `seen`, with the
+    /// Sends requests while there is a `next` message, and passes every answer to `seen`, with its
     /// last message.
     async fn ask_all<'a>(
         &mut self,
@@ -231,13 +231,13 @@ impl Connection {
             self.header_block = later_header_block();
         }
         frame(&mut self.output, kind::DATA, flag::END_STREAM, id, message);
-        // So few are in flight that the server has to have taken up the others long before.
+        // So few are in flight that the server has long read the earlier ones.
         self.send_window -= i64::try_from(message.len()).unwrap();
         assert!(self.send_window >= 0, "the server takes no more");
         self.open.push(OpenStream { id, asked_at: Instant::now(), code: None });
     }
 
-    /// Reads what is there, at least something.
+    /// Reads the available data, at least one byte.
     async fn read(&mut self, seen: impl Fn(&OpenStream, &[u8])) -> io::Result<()> {
         match self.stream.read(&mut self.input[self.input_length..]).await? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -287,7 +287,7 @@ impl Connection {
     }
 }
 
-/// `status.code`, which comes first in a `CheckResponse`: without looking at the rest, which would
+/// `status.code`, which comes first in a `CheckResponse`. Skips the rest, since decoding it would
 /// take longer than the call.
 fn status_code(message: &[u8]) -> Option<u8> {
     match *message {
@@ -297,13 +297,13 @@ fn status_code(message: &[u8]) -> Option<u8> {
     }
 }
 
-// HTTP/2 (RFC 9113), as much of it as this takes.
+// The parts of HTTP/2 (RFC 9113) that are needed here.
 
 const FRAME_HEAD_BYTES: usize = 9;
-/// A server sends frames of 16 KiB at most unless it is told that it may do otherwise.
+/// A server sends frames of at most 16 KiB unless the client allows larger ones.
 const INPUT_BYTES: usize = 64 * 1024;
 const DEFAULT_WINDOW: u32 = 65_535;
-/// Envoy's, for a connection and for a stream.
+/// Envoy's window for a connection and for a stream.
 const WINDOW: u32 = 256 * 1024 * 1024;
 
 mod kind {
@@ -335,7 +335,7 @@ struct Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
-    /// The first one of `input`, when all of it is there.
+    /// The first frame of `input`, if it is complete.
     fn read(input: &'a [u8]) -> Option<Self> {
         let (head, rest) = input.split_first_chunk::<FRAME_HEAD_BYTES>()?;
         let payload = rest.get(..number(&head[..3]) as usize)?;
@@ -356,10 +356,10 @@ fn frame(output: &mut Vec<u8>, kind: u8, flags: u8, id: u32, payload: &[u8]) {
 
 /// `:method: POST` and `:scheme: http` in HPACK's static table (RFC 7541 appendix A).
 const METHOD_AND_SCHEME: [u8; 2] = [0x83, 0x86];
-/// Where HPACK's dynamic table begins, with what was put there last.
+/// Index of the first entry of HPACK's dynamic table, which is the entry added last.
 const DYNAMIC: usize = 62;
 
-/// [`HEADERS`], spelled out and put into the dynamic table.
+/// [`HEADERS`] as literals that are added to the dynamic table.
 fn first_header_block() -> Vec<u8> {
     let mut block = METHOD_AND_SCHEME.to_vec();
     for (name, value) in HEADERS {
@@ -372,13 +372,13 @@ fn first_header_block() -> Vec<u8> {
     block
 }
 
-/// The same by their places in that table.
+/// [`HEADERS`] as indices into that table.
 fn later_header_block() -> Vec<u8> {
     let places = (DYNAMIC..DYNAMIC + HEADERS.len()).rev();
     METHOD_AND_SCHEME.into_iter().chain(places.map(|place| 0x80 | place as u8)).collect()
 }
 
-// gRPC: each message after a byte that says whether it is compressed, and its length.
+// gRPC: each message follows a byte that says whether it is compressed, and its length.
 
 const MESSAGE_HEAD_BYTES: usize = 5;
 
@@ -390,7 +390,7 @@ fn message(authorization: &str) -> Vec<u8> {
     message
 }
 
-/// What Envoy 1.40 tells of a request.
+/// The request as Envoy 1.40 describes it.
 fn check_request(authorization: &str) -> CheckRequest {
     let headers = [
         (":authority", "api.example.com"),

@@ -1,6 +1,6 @@
-//! Keep-alive HTTP/1.1 connections that ask for decisions as a gateway does, in a closed loop: each
-//! asks its next question when it has the answer to the last. Written out on plain sockets, so that
-//! the client takes little of the machine it shares.
+//! Keep-alive HTTP/1.1 connections that ask for decisions like a gateway, in a closed loop: each
+//! sends its next request when it has received the last answer. Uses plain sockets, so that the
+//! client takes little of the machine that it shares.
 
 use std::{
     cell::{Cell, RefCell},
@@ -14,9 +14,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::wire::{Place, Wire};
 
-/// Longest head and body of an answer that can be read.
+/// Maximum length of head and body of an answer.
 const ANSWER_BYTES_MAX: usize = 8 * 1024;
-/// What nginx sends along, with a token behind it.
+/// The head that nginx sends, before the token.
 const REQUEST_HEAD: &str = "GET /validate_request HTTP/1.1\r\n\
     Host: auth.internal\r\n\
     X-Original-Method: GET\r\n\
@@ -28,10 +28,10 @@ const REQUEST_HEAD: &str = "GET /validate_request HTTP/1.1\r\n\
     Accept: application/json\r\n\
     Authorization: ";
 
-/// Runs `asking` on a client that never sleeps. Under full load a gateway does not, either; one
-/// that does is woken for the next answer by the server, at the server's expense. That is several
-/// microseconds on a virtual machine, which a server that answers fast never pays, and one with
-/// more to do pays for each answer: no two of them could be compared.
+/// Runs `asking` on a client that never sleeps. A gateway under full load does not sleep either. If
+/// the client slept, the server would spend its own time to wake it for the next answer. On a
+/// virtual machine that takes several microseconds, which a server that answers fast never pays,
+/// and a slower one pays for each answer: the two could not be compared.
 pub(crate) async fn awake<T>(asking: impl Future<Output = T>) -> T {
     let awake = async {
         loop {
@@ -50,7 +50,7 @@ pub(crate) struct Gateway {
     connections: Vec<Connection>,
 }
 
-/// What is asked: values of `Authorization`, each `times` times over.
+/// The requests to send: values of `Authorization`, each repeated `times` times.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Questions<'a> {
     authorizations: &'a [String],
@@ -58,12 +58,12 @@ pub(crate) struct Questions<'a> {
 }
 
 impl<'a> Questions<'a> {
-    /// Each of them once.
+    /// Each value once.
     pub(crate) const fn once(authorizations: &'a [String]) -> Self {
         Self { authorizations, count: authorizations.len() }
     }
 
-    /// From the first to the last and over again, until `count` were asked.
+    /// From the first to the last and again from the first, until `count` requests are sent.
     pub(crate) const fn over_and_over(authorizations: &'a [String], count: usize) -> Self {
         Self { authorizations, count }
     }
@@ -72,7 +72,7 @@ impl<'a> Questions<'a> {
         self.count
     }
 
-    /// Those that are not the same again.
+    /// The distinct values.
     pub(crate) fn distinct(&self) -> &'a [String] {
         &self.authorizations[..self.count.min(self.authorizations.len())]
     }
@@ -82,20 +82,20 @@ impl<'a> Questions<'a> {
     }
 }
 
-/// What came of it.
+/// The results of a measurement.
 #[derive(Debug)]
 pub(crate) struct Answers {
     pub(crate) count: usize,
     pub(crate) elapsed: Duration,
-    /// How many had another status than was expected, and the first of them.
+    /// How many answers had a status other than expected, and the first of them.
     pub(crate) unexpected: usize,
     pub(crate) first_unexpected: Option<String>,
-    /// Of every answer, in microseconds, sorted.
+    /// One per answer, in microseconds, sorted.
     latencies_us: Vec<u32>,
 }
 
 impl Answers {
-    /// None yet, of `count`.
+    /// Empty, with room for `count`.
     pub(crate) fn new(count: usize) -> Self {
         let latencies_us = Vec::with_capacity(count);
         Self { count, elapsed: Duration::ZERO, unexpected: 0, first_unexpected: None, latencies_us }
@@ -114,7 +114,7 @@ impl Answers {
         }
     }
 
-    /// All of them, which took `elapsed` together.
+    /// Completes the results, which took `elapsed` in total.
     pub(crate) fn finish(mut self, elapsed: Duration) -> Self {
         assert_eq!(self.latencies_us.len(), self.count, "every question has an answer");
         self.latencies_us.sort_unstable();
@@ -134,13 +134,13 @@ impl Gateway {
         Self::connect_to(&server.into(), count).await
     }
 
-    /// The same to a server that may have a Unix socket.
+    /// The same, to a server that may have a Unix socket.
     pub(crate) async fn connect_to(server: &Place, count: usize) -> io::Result<Self> {
         let connections = try_join_all((0..count).map(|_| Connection::open(server))).await?;
         Ok(Self { connections })
     }
 
-    /// Asks all of `questions` over all connections, and expects the status `expected`.
+    /// Sends all `questions` over all connections, and expects the status `expected`.
     pub(crate) async fn ask(&mut self, questions: Questions<'_>, expected: u16) -> Answers {
         let (next, seen) = (Cell::new(0), RefCell::new(Answers::new(questions.count)));
         let start = Instant::now();
@@ -160,7 +160,7 @@ impl Gateway {
         seen.into_inner().finish(start.elapsed())
     }
 
-    /// Asks over all connections without an end, and counts the answers.
+    /// Sends requests over all connections indefinitely, and counts the answers.
     pub(crate) async fn flood(&mut self, authorizations: &[String], answered: &Cell<usize>) {
         join_all(self.connections.iter_mut().map(async |connection| {
             for authorization in authorizations.iter().cycle() {
@@ -174,7 +174,7 @@ impl Gateway {
         .await;
     }
 
-    /// The headers of an answer to `authorization`, but for those that belong to the message.
+    /// The headers of the answer to `authorization`, without those of the message itself.
     pub(crate) async fn headers(&mut self, authorization: &str) -> Vec<(String, String)> {
         let connection = &mut self.connections[0];
         let status = connection.ask(authorization).await.unwrap();
@@ -202,7 +202,7 @@ impl Connection {
         Ok(Self { stream, request: REQUEST_HEAD.as_bytes().to_vec(), answer, answer_length: 0 })
     }
 
-    /// Asks, and reads the answer to its end. Its status.
+    /// Sends a request, reads the answer to its end, and returns its status.
     async fn ask(&mut self, authorization: &str) -> io::Result<u16> {
         self.request.truncate(REQUEST_HEAD.len());
         self.request.extend_from_slice(authorization.as_bytes());
@@ -226,7 +226,7 @@ impl Connection {
     }
 }
 
-/// The status of an answer, when all of it is there.
+/// The status of an answer, if it is complete.
 fn status_if_complete(answer: &[u8]) -> Option<u16> {
     let digits = answer.strip_prefix(b"HTTP/1.1 ")?.first_chunk::<3>()?;
     let status = digits.iter().fold(0, |number, digit| number * 10 + u16::from(digit - b'0'));

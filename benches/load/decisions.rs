@@ -1,5 +1,5 @@
-//! What decisions cost beside their floors, and denials beside allows: lines of the table from the
-//! rounds of a closed loop.
+//! Compares decisions with their floors, and denials with allows: turns the rounds of a closed loop
+//! into lines of the table.
 
 use std::fmt::Write as _;
 
@@ -11,10 +11,11 @@ use crate::{
     table::{Bound, Row, Section, Spread},
 };
 
-/// A server that used less of its core waited for its client, and was woken for its requests.
+/// A server that used less than this share of its core waited for its client, and was woken for
+/// requests.
 const BUSY: f64 = 0.95;
 
-/// One round in one line, to follow a run by.
+/// One round on one line, to follow the progress of a run.
 pub(crate) fn line(round: &Round) -> String {
     let mut line = String::new();
     if let Some(Floors {
@@ -40,7 +41,7 @@ pub(crate) fn line(round: &Round) -> String {
     line
 }
 
-/// Everything.
+/// The complete section.
 pub(crate) fn section(results: &Results) -> Section {
     let rows = Case::ALL.into_iter().flat_map(|case| match case.denial_of() {
         None => [with_floors(results, case), with_headers(results, case), in_one(results, case)],
@@ -54,7 +55,7 @@ pub(crate) fn section(results: &Results) -> Section {
     Section { rows: rows.flatten().collect(), notes }
 }
 
-/// What allows are made of, to be drawn.
+/// The parts of allows, for the picture.
 pub(crate) fn drawn(results: &Results) -> Vec<Parts> {
     Case::ALL
         .into_iter()
@@ -80,7 +81,7 @@ fn parts(results: &Results, case: Case) -> Option<Parts> {
     })
 }
 
-/// An allow and its floors.
+/// An allow and the sum of its floors.
 fn with_floors(results: &Results, case: Case) -> Option<Row> {
     let parts = parts(results, case)?;
     let times = spread(results, |round| {
@@ -101,7 +102,7 @@ fn with_floors(results: &Results, case: Case) -> Option<Row> {
     ))
 }
 
-/// The same where the floor answers with the headers of an allow, which over gRPC it always does.
+/// The same, with a floor that answers with the headers of an allow; over gRPC it always does.
 fn with_headers(results: &Results, case: Case) -> Option<Row> {
     if case.is_grpc() {
         return None;
@@ -117,9 +118,9 @@ fn with_headers(results: &Results, case: Case) -> Option<Row> {
     })
 }
 
-/// The same where what answers with the headers also verifies the signature. What is done by turns
-/// in one process costs more than each does over and over, since each finds less of itself in the
-/// caches; nobody can do anything about that.
+/// The same, with a floor that answers with the headers and also verifies the signature.
+/// Alternating work in one process costs more than repeating each part, since each part finds less
+/// of its data in the caches; that cannot be avoided.
 fn in_one(results: &Results, case: Case) -> Option<Row> {
     if case.is_grpc() || case.signature() != Part::Rs256 {
         return None;
@@ -138,7 +139,7 @@ fn in_one(results: &Results, case: Case) -> Option<Row> {
     })
 }
 
-/// A denial and the allow that it denies.
+/// A denial and the corresponding allow.
 fn with_allow(results: &Results, case: Case, allow: Case) -> Option<Row> {
     let times =
         spread(results, |round| Some(round.sample(case)?.cpu_us / round.sample(allow)?.cpu_us));
@@ -178,7 +179,7 @@ fn how(results: &Results) -> String {
     )
 }
 
-/// How each server was doing.
+/// How busy each server was.
 fn servers(results: &Results) -> String {
     let mut text = String::from(
         "| server asked for | CPU | busy | per second | Redis CPU | p50 ms | p99 ms |\n\

@@ -1,9 +1,9 @@
-//! What garbage takes from honest requests: as many connections as a gateway has that ask what is
-//! allowed, alone, and then beside ten times as many that ask what is denied, as fast as they are
-//! answered.
+//! How much garbage slows honest requests down: a gateway's connections send requests that are
+//! allowed, first alone, and then beside ten times as many connections that send requests that are
+//! denied, as fast as they are answered.
 //!
-//! The server has a core for itself; honest and hostile clients share the others, and so does the
-//! collector of the log.
+//! The server has a core to itself. Honest and hostile clients share the others with the reader of
+//! the log.
 
 use std::{
     cell::Cell,
@@ -21,21 +21,21 @@ use crate::{
     tokens::{Signer, sign},
 };
 
-/// Of the throughput of honest requests when they are alone.
+/// Minimum share of the throughput that honest requests have when they are alone.
 const BOUND: f64 = 0.8;
 const TIMES: usize = 10;
 const CONNECTIONS: usize = 64;
-/// Of gRPC, with many calls on each.
+/// Connections for gRPC, with many calls on each.
 const CHECK_CONNECTIONS: usize = 2;
 const PRINCIPALS: usize = 16;
-/// Honest requests of one turn.
+/// Honest requests per turn.
 const DECISIONS: usize = 6_000;
 const ROUNDS_FULL: usize = 12;
 const ROUNDS_QUICK: usize = 4;
-/// As [`scenario`](crate::scenario) signs.
+/// The same as in [`scenario`](crate::scenario).
 const AHEAD: i64 = 17;
 const PLACEMENT: Placement = Placement { is_pinned: true };
-/// No turn takes so long; if one did, what it found would mean nothing.
+/// No turn takes that long; if one did, its result would mean nothing.
 const TURN_MAX: Duration = Duration::from_mins(1);
 
 /// One door, alone and beside garbage.
@@ -45,7 +45,7 @@ enum Door {
     Grpc,
 }
 
-/// `baseline` is another build of the service, which is measured as well.
+/// `baseline` is another build of the service to measure as well.
 pub(crate) async fn run(is_quick: bool, baseline: Option<&Path>) -> Section {
     server::allow_files(4 * TIMES * CONNECTIONS);
     let dir = tempfile::tempdir().unwrap();
@@ -58,7 +58,7 @@ pub(crate) async fn run(is_quick: bool, baseline: Option<&Path>) -> Section {
     let builds = [Some(("", own)), baseline.map(|baseline| (", the baseline", baseline))];
     for (label, program) in builds.into_iter().flatten() {
         for door in [Door::Http, Door::Grpc] {
-            // Not what a baseline would make of the database.
+            // A baseline must not migrate the database.
             let settings = [("COUNTERSIGN_DATABASE__AUTO_MIGRATE", "false")];
             let server =
                 Server::countersign_from(program, PLACEMENT, dir.path(), "memory:", &settings);
@@ -75,17 +75,17 @@ pub(crate) async fn run(is_quick: bool, baseline: Option<&Path>) -> Section {
     section
 }
 
-/// What one round found.
+/// The results of one round.
 struct Round {
     alone: f64,
     flooded: f64,
-    /// Garbage that was answered for each honest request.
+    /// Garbage requests answered per honest request.
     garbage: f64,
     p99_us: f64,
 }
 
 async fn measure(server: &Server, door: Door, signers: &[Signer], count: usize) -> Vec<Round> {
-    // As long as tokens are, and nothing that could be one.
+    // As long as a token, but not possibly valid.
     let garbage: Vec<String> =
         sign(signers, 256, 0).iter().map(|token| token.replace('.', "_")).collect();
     let mut rounds = Vec::new();
@@ -147,8 +147,8 @@ async fn measure(server: &Server, door: Door, signers: &[Signer], count: usize) 
     rounds
 }
 
-/// What came of `honest` while `flood` went on, and how much of that was answered meanwhile. The
-/// flood is under way before.
+/// The results of `honest` while `flood` runs, and how much of the flood was answered during that
+/// time. The flood starts before.
 async fn beside(
     flood: impl Future<Output = ()>,
     answered: &Cell<usize>,

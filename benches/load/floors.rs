@@ -1,12 +1,12 @@
-//! What the parts of a decision cost at the least, each with nothing around it:
+//! The minimum cost of each part of a decision, with nothing around it:
 //!
-//! - HTTP: an actix-web handler that answers every request with 200, asked over the same
-//!   connections: with no headers of its own, and with those of an allow;
+//! - HTTP: an actix-web handler that answers every request with 200 over the same connections:
+//!   without extra headers, and with those of an allow;
 //! - gRPC: a tonic service that answers every `Check` with the same allow;
-//! - taking the token apart: base64url, and header and claims by serde, borrowed;
-//! - the signature: one verification by aws-lc-rs, with a key that was parsed before;
+//! - parsing the token: base64url, and header and claims by serde, borrowed;
+//! - the signature: one verification by aws-lc-rs, with a key that is already parsed;
 //! - the nonce: one `SET key value NX EX ttl` over one multiplexed redis-rs connection that 64
-//!   share.
+//!   tasks share.
 
 use std::{
     env,
@@ -50,11 +50,12 @@ use crate::{
     tokens::{self, Signer},
 };
 
-/// First argument of the null server. Then the address, and `name=value` of each header.
+/// First argument of the null server, followed by the address and `name=value` for each header.
 pub(crate) const NULL_SERVER: &str = "--null-server";
-/// First argument of the null server for gRPC. Then the address, and the `CheckResponse` in base64.
+/// First argument of the null server for gRPC, followed by the address and the `CheckResponse` in
+/// base64.
 pub(crate) const NULL_CHECK: &str = "--null-check";
-/// First argument of the process that measures the other two floors. Then the address of Redis.
+/// First argument of the process that measures the other floors, followed by the address of Redis.
 pub(crate) const PARTS: &str = "--parts";
 
 /// As long as the service keeps idle connections.
@@ -62,11 +63,11 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 const CLAIMS_IN_FLIGHT: usize = 64;
 const TOKENS_VERIFIED: usize = 256;
 
-/// Before the headers of [`NULL_SERVER`]: it also verifies an RS256 signature for each request.
+/// Argument before the headers of [`NULL_SERVER`]: also verify an RS256 signature for each request.
 pub(crate) const VERIFYING: &str = "--verifying";
 
-/// Answers every request alike. Ends when its standard input does, that is with the process that
-/// started it.
+/// Gives every request the same answer. Ends when its standard input closes, which happens when the
+/// parent process ends.
 pub(crate) fn null_server(arguments: &[String]) -> ExitCode {
     let (address, headers) = arguments.split_first().unwrap();
     let is_verifying = headers.first().is_some_and(|first| first == VERIFYING);
@@ -102,7 +103,7 @@ pub(crate) fn null_server(arguments: &[String]) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// The same over gRPC, set up as tonic's own examples are.
+/// The same over gRPC, set up as in tonic's examples.
 pub(crate) fn null_check(arguments: &[String]) -> ExitCode {
     let [address, response] = arguments else { panic!("an address and a response") };
     let response = CheckResponse::decode(&*BASE64_STANDARD.decode(response).unwrap()).unwrap();
@@ -124,7 +125,7 @@ impl Authorization for NullCheck {
     }
 }
 
-/// Ends this process when whoever started it is gone.
+/// Ends this process when its parent has ended.
 pub(crate) fn end_with_input() {
     thread::spawn(|| {
         let _ = io::stdin().read_to_end(&mut Vec::new());
@@ -132,10 +133,10 @@ pub(crate) fn end_with_input() {
     });
 }
 
-/// What [`Parts`] does over and over.
+/// The work that [`Parts`] repeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
-    /// Taking a token apart.
+    /// Parsing a token.
     Parse,
     Ed25519,
     Rs256,
@@ -153,7 +154,8 @@ impl Part {
     }
 }
 
-/// A process that does single parts of a decision, so that their CPU time can be told apart.
+/// A process that runs single parts of a decision, so that their CPU time can be measured
+/// separately.
 pub(crate) struct Parts {
     process: Child,
     input: ChildStdin,
@@ -169,7 +171,7 @@ impl Parts {
         Self { process, input, output: BufReader::new(output).lines() }
     }
 
-    /// Microseconds of CPU time that `part` takes, done `count` times.
+    /// Microseconds of CPU time to run `part` `count` times.
     pub(crate) fn measure(&mut self, part: Part, count: usize) -> f64 {
         writeln!(self.input, "{} {count}", part.name()).unwrap();
         let micros: f64 =
@@ -185,8 +187,8 @@ impl Drop for Parts {
     }
 }
 
-/// For each line of standard input, which names a part and says how often, does that and prints the
-/// microseconds of CPU time that it took. Ends when its standard input does.
+/// Reads lines from standard input; each names a part and a count. Runs the part that many times
+/// and prints the microseconds of CPU time used. Ends when its standard input closes.
 pub(crate) fn parts(arguments: &[String]) -> ExitCode {
     let (ed25519, rs256) =
         (Verification::new(Algorithm::EdDsa), Verification::new(Algorithm::Rs256));
@@ -301,7 +303,7 @@ impl Verification {
         clock.micros_since(&before)
     }
 
-    /// One of the signatures.
+    /// Verifies one signature.
     fn once(&self) {
         let (message, signature) = fastrand::choice(&self.signed).unwrap();
         self.key.verify_sig(message.as_bytes(), signature).unwrap();

@@ -1,9 +1,9 @@
-//! What a client notices: latency behind a real nginx and a real Envoy, with the service to ask and
-//! with a server that allows everything; and latency against load without a gateway.
+//! The latency that a client sees behind a real nginx and a real Envoy, which ask the service or a
+//! server that allows everything; and latency against load without a gateway.
 //!
-//! The gateways run the files of `examples/`, with other addresses, and answer by themselves what
-//! is allowed: a back end would only hide what the question costs. Where one is not installed, a
-//! note says so.
+//! The gateways run the files of `examples/` with other addresses, and answer allowed requests
+//! themselves: a back end would only hide the cost of the decision. If one is not installed, a note
+//! says so.
 
 use std::{
     env, fs,
@@ -28,25 +28,25 @@ use crate::{
 
 const CONNECTIONS: usize = 64;
 const PRINCIPALS: usize = 16;
-/// The same arrivals in every run.
+/// Gives the same arrivals in every run.
 const SEED: u64 = 0x5eed;
-/// p99 may be so many times that behind a null server.
+/// Bound for p99, relative to p99 behind a null server.
 const P99_BOUND: Bound = Bound::AtMost(1.5);
-/// At which share of the capacity that bound holds.
+/// The share of the capacity at which the bound applies.
 const LOAD: f64 = 0.5;
-/// More than any server here answers in a second.
+/// More requests per second than any server here can answer.
 const RATE_MAX: f64 = 30_000.0;
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
-/// A server that is asked to end may take so long.
+/// Timeout of a graceful stop.
 const END_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What a client sends to a gateway, with a token behind it.
+/// The head that a client sends to a gateway, before the token.
 const CLIENT_HEAD: &str = "GET /orders/1017?page=2 HTTP/1.1\r\n\
     Host: api.example.com\r\n\
     User-Agent: orders-client/1.4\r\n\
     Accept: application/json\r\n\
     Authorization: ";
-/// What nginx sends to the service.
+/// The head that nginx sends to the service.
 pub(crate) const QUESTION_HEAD: &str = "GET /validate_request HTTP/1.1\r\n\
     Host: auth.internal\r\n\
     X-Original-Method: GET\r\n\
@@ -55,14 +55,14 @@ pub(crate) const QUESTION_HEAD: &str = "GET /validate_request HTTP/1.1\r\n\
     X-Forwarded-Host: api.example.com\r\n\
     Authorization: ";
 
-/// How much is measured.
+/// The extent of the measurement.
 struct Plan {
-    /// How long it goes as fast as it can, to find the capacity.
+    /// How long to send as fast as possible, to find the capacity.
     probe: Duration,
-    /// How often each side has its turn, and for how long.
+    /// The number of turns of each side, and their duration.
     turns: u64,
     turn: Duration,
-    /// The points of a curve, as shares of the capacity, and how long each is measured.
+    /// The points of a curve, as shares of the capacity, and how long to measure each.
     loads: &'static [f64],
     point: Duration,
 }
@@ -148,7 +148,7 @@ impl Bench {
         let (mut rounds, mut turns) = (Vec::new(), [Vec::new(), Vec::new()]);
         for number in 0..plan.turns {
             let schedule = Schedule::poisson(rate, plan.turn, SEED + number);
-            // The null server knows of no nonces: both get the same.
+            // The null server stores no nonces, so both can use the same tokens.
             let tokens = sign(&self.signers, schedule.count(), 0);
             let mut round = [Latencies::default(), Latencies::default()];
             for side in in_turn(number) {
@@ -203,7 +203,7 @@ impl Bench {
         section.expect_allows(&format!("behind {}", kind.name()), &[ours, null]);
     }
 
-    /// Latency against load, of the service and of the null server at the same rates.
+    /// Latency against load, for the service and the null server at the same rates.
     async fn curves(&self, plan: &Plan, section: &mut Section) -> Vec<Curve> {
         let servers = [self.countersign.address, self.null.address];
         let mut clients = servers.map(|server| Clients::new(server, QUESTION_HEAD, CONNECTIONS));
@@ -229,7 +229,7 @@ impl Bench {
         curves.into()
     }
 
-    /// Answers per second as fast as each side goes: the faster of two turns.
+    /// Maximum answers per second of each side: the better of two turns.
     async fn capacities(
         &self,
         clients: &mut [Clients; 2],
@@ -252,7 +252,7 @@ impl Bench {
 }
 
 impl Section {
-    /// A row that misses its bound, where anything was not allowed.
+    /// Adds a row that misses its bound, if any request was not allowed.
     pub(crate) fn expect_allows(&mut self, what: &str, seen: &[Latencies]) {
         let unexpected: Vec<u16> = seen.iter().flat_map(|seen| &seen.unexpected).copied().collect();
         if let Some(first) = unexpected.first() {
@@ -270,11 +270,11 @@ impl Section {
     }
 }
 
-/// Quantiles of latency that are told, and what each may be beside that with the null server.
+/// Quantiles of latency to report, with the bound for each relative to the null server.
 const QUANTILES: [(f64, &str, Option<Bound>); 3] =
     [(0.5, "p50", None), (0.99, "p99", Some(P99_BOUND)), (0.999, "p99.9", None)];
 
-/// Who comes first takes turns, too.
+/// The sides also take turns in going first.
 pub(crate) const fn in_turn(number: u64) -> [usize; 2] {
     if number.is_multiple_of(2) { [0, 1] } else { [1, 0] }
 }
@@ -312,7 +312,7 @@ impl Kind {
         }
     }
 
-    /// Starts it with its files in `dir`, asking the server at `asked`.
+    /// Starts it with its files in `dir`; it asks the server at `asked`.
     fn start(self, program: &Path, asked: SocketAddr, dir: &Path) -> Parent {
         fs::create_dir_all(dir).unwrap();
         let address = free_address();
@@ -331,7 +331,7 @@ impl Kind {
         };
         let gateway = Parent::start(address, command);
         let begun = Instant::now();
-        // Listening is not yet serving: Envoy listens before it knows its clusters.
+        // Listening does not mean serving: Envoy listens before it knows its clusters.
         while !answers_200(address, "/healthz") {
             assert!(
                 begun.elapsed() < READY_TIMEOUT,
@@ -344,7 +344,7 @@ impl Kind {
         gateway
     }
 
-    /// Addresses, places, and who answers what is allowed.
+    /// Replaces addresses, paths, and the answer to allowed requests.
     fn substitutions(
         self,
         gateway: SocketAddr,
@@ -364,7 +364,7 @@ impl Kind {
                     "auth_request off;\n            proxy_pass http://backend;",
                     "auth_request off;\n            return 200;".to_owned(),
                 ),
-                // What answers here has to come after the question; `return` comes before.
+                // The answer must come after the decision; `return` would run before it.
                 ("proxy_pass http://backend;", "empty_gif;".to_owned()),
             ],
             Self::Envoy => vec![
@@ -376,14 +376,13 @@ impl Kind {
     }
 }
 
-/// A server with processes of its own, which it ends when it is asked to end, and not when it is
-/// killed.
+/// A server with child processes, which it ends on a graceful stop but not when it is killed.
 pub(crate) struct Parent {
     pub(crate) server: Server,
 }
 
 impl Parent {
-    /// `command`, when it listens on `address`.
+    /// Starts `command`, and waits until it listens on `address`.
     pub(crate) fn start(address: SocketAddr, command: Command) -> Self {
         Self {
             server: Server::start(address, command, |address| TcpStream::connect(address).is_ok()),
@@ -415,7 +414,7 @@ impl Drop for Parent {
     }
 }
 
-/// A program of the machine. Servers live in sbin, which is not in everyone's `PATH`.
+/// A program on this machine. Servers are in sbin, which is not in everyone's `PATH`.
 fn program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let dirs =
@@ -427,7 +426,7 @@ pub(crate) fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Replaces every pattern, in two steps: a value may look like another pattern.
+/// Replaces every pattern, in two steps, since a value may look like another pattern.
 fn replaced(text: &str, replacements: &[(&str, String)]) -> String {
     let marker = |index: usize| format!("\u{1}{index}\u{1}");
     let mut text = text.to_owned();

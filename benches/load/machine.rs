@@ -1,4 +1,4 @@
-//! CPU clocks, and what machine and code the figures are of.
+//! CPU clocks, and a description of the machine and the code.
 
 use std::{
     collections::BTreeMap, env, fs, path::PathBuf, process::Command, thread, time::Duration,
@@ -8,21 +8,21 @@ use time::{OffsetDateTime, macros::format_description};
 
 /// Ticks of `/proc/*/stat` in a second: `USER_HZ`, which is 100 on every Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
-/// What a thread does last before its CPU time is read: the kernel counts when it lets go of its
-/// core.
+/// How long a thread sleeps before its CPU time is read: the kernel updates it when the thread
+/// leaves its core.
 const LETTING_GO: Duration = Duration::from_micros(100);
 
-/// The CPU time, user and system, that a process or thread has used: from `schedstat`, which is
-/// exact to the nanosecond as long as what is measured does not run in that moment.
+/// The CPU time, user and system, of a process or thread, from `schedstat`, which is exact to the
+/// nanosecond if the process does not run at that moment.
 #[derive(Clone, Debug)]
 pub(crate) struct CpuClock(PathBuf);
 
-/// What a clock showed, thread by thread.
+/// The value of a clock, by thread.
 #[derive(Debug)]
 pub(crate) struct CpuTime(BTreeMap<PathBuf, u64>);
 
 impl CpuClock {
-    /// Of the process of that number, with all its threads.
+    /// Of the process with this id, with all its threads.
     pub(crate) fn of_process(id: u32) -> Self {
         Self(format!("/proc/{id}/task").into())
     }
@@ -32,13 +32,13 @@ impl CpuClock {
         Self::of_process(std::process::id())
     }
 
-    /// What it shows now.
+    /// The current value.
     pub(crate) fn now(&self) -> CpuTime {
         thread::sleep(LETTING_GO);
         let tasks = fs::read_dir(&self.0)
             .unwrap_or_else(|error| panic!("{} cannot be read: {error}", self.0.display()));
         let nanoseconds = |task: PathBuf| {
-            // A thread that has ended meanwhile has no file any more.
+            // The file of a thread that has ended is gone.
             let schedstat = fs::read_to_string(task.join("schedstat")).ok()?;
             let first = schedstat
                 .split(' ')
@@ -61,7 +61,7 @@ impl CpuClock {
     }
 }
 
-/// How busy the whole machine was until now, in ticks of all its cores.
+/// How busy the whole machine has been, in ticks of all its cores.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Usage {
     busy: f64,
@@ -80,28 +80,28 @@ impl Usage {
             .skip(1)
             .map(|field| field.parse().unwrap())
             .collect();
-        // user nice system idle iowait irq softirq steal guest guest_nice; guests are counted under
-        // user already.
+        // user nice system idle iowait irq softirq steal guest guest_nice; user already includes
+        // guests.
         let total = ticks.iter().take(8).sum();
         Self { busy: total - ticks[3] - ticks[4], total, ours: ours() }
     }
 
-    /// The share of the machine that was used by others than this process and those that it
-    /// started, since `before`.
+    /// The share of the machine that other processes used since `before`, without this one and its
+    /// children.
     fn of_others_since(&self, before: &Self) -> f64 {
         let others = (self.busy - before.busy) - (self.ours - before.ours) * TICKS_PER_SECOND;
         (others / (self.total - before.total).max(1.0)).max(0.0)
     }
 }
 
-/// CPU seconds of this process and of those that it started and that have ended.
+/// CPU seconds of this process and of its children that have ended.
 fn ours() -> f64 {
     let stat = fs::read_to_string("/proc/self/stat").unwrap();
     let fields: Vec<&str> = stat[stat.rfind(')').unwrap() + 2..].split(' ').collect();
     fields[11..15].iter().map(|field| field.parse::<f64>().unwrap()).sum::<f64>() / TICKS_PER_SECOND
 }
 
-/// What the figures are of.
+/// The machine and the code that the figures are for.
 #[derive(Debug)]
 pub(crate) struct Description {
     pub(crate) date: String,
@@ -135,7 +135,7 @@ impl Description {
     }
 }
 
-/// The commit that is checked out, and whether the files differ from it.
+/// The checked-out commit, and whether the files differ from it.
 fn commit() -> String {
     let git = |arguments: &[&str]| {
         let output = Command::new("git")

@@ -1,4 +1,4 @@
-//! The load harness: what a decision costs, side by side with what its parts cost at the least.
+//! The load harness: the cost of a decision, side by side with the minimum cost of its parts.
 //!
 //! ```text
 //! cargo bench --bench load -- [--quick] [--part PART] [--write-results]
@@ -8,26 +8,26 @@
 //! It starts a Redis, the service and null servers (see [`floors`]), asks each for decisions over
 //! the same kind of connections, and prints one table: CPU time of the server per decision, the sum
 //! of the floors, and their ratio. Everything is measured in turns, many rounds of each, and the
-//! medians are told: absolute figures depend on the machine, ratios within one round do not.
+//! table shows medians: absolute figures depend on the machine, ratios within one round do not.
 //!
-//! - [`scenario`]: what is measured in a closed loop, in which order
+//! - [`scenario`]: what is measured in a closed loop, and in which order
 //! - [`case`]: the kinds of decisions, and their bounds
-//! - [`decisions`]: what came of them, as lines of the table
-//! - [`client`]: keep-alive connections that ask as nginx does, one question at a time each
-//! - [`check`]: connections that ask as Envoy does, over gRPC
-//! - [`tokens`]: signs tokens in bulk; no two are alike
-//! - [`floors`]: what the parts cost at the least
+//! - [`decisions`]: the results, as lines of the table
+//! - [`client`]: keep-alive connections that send requests like nginx, one at a time each
+//! - [`check`]: connections that send requests like Envoy, over gRPC
+//! - [`tokens`]: signs tokens in bulk, all different
+//! - [`floors`]: the minimum cost of each part
 //! - [`server`]: the processes that are measured
 //! - [`gateways`]: another part: latency behind real gateways
-//! - [`flood`]: another part: what garbage takes from honest requests
+//! - [`flood`]: another part: how much garbage slows honest requests down
 //! - [`open_loop`]: requests that arrive when a schedule says so
 //! - [`peers`]: another part: the Python systems that the service replaces
 //! - [`scale`]: another part: how cost and memory grow with principals, nonces and workers
-//! - [`registry`]: another run: many principals, and those that are not in memory
-//! - [`machine`]: CPU clocks, and what the figures are of
+//! - [`registry`]: a separate run: many principals, including some that are not in memory
+//! - [`machine`]: CPU clocks, and a description of the machine
 //! - [`table`]: the table
-//! - [`pictures`]: the same, drawn
-//! - [`report`]: what stands around it
+//! - [`pictures`]: the same, as pictures
+//! - [`report`]: the text around the table
 //! - [`resident`]: the memory of a process
 //! - [`wire`]: TCP and Unix sockets
 
@@ -78,7 +78,7 @@ use scenario::Plan;
 use table::Section;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// The service's own, so that the floors have no other.
+/// The same allocator as in the service, so that the floors use it, too.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -101,8 +101,8 @@ const USAGE: &str = "usage: cargo bench --bench load -- [--quick] [--part PART] 
 
 fn main() -> ExitCode {
     let mut arguments: Vec<String> = env::args().skip(1).collect();
-    // This executable also plays the parts that have to be processes of their own, so that their
-    // CPU time can be told apart.
+    // This executable also runs as the child processes, so that their CPU time can be measured
+    // separately.
     match arguments.first().map(String::as_str) {
         Some(floors::NULL_SERVER) => return floors::null_server(&arguments[1..]),
         Some(floors::NULL_CHECK) => return floors::null_check(&arguments[1..]),
@@ -111,8 +111,8 @@ fn main() -> ExitCode {
         Some(floors::PARTS) => return floors::parts(&arguments[1..]),
         _ => {}
     }
-    // Only `cargo bench` says so; `cargo test --benches` wants to know whether it starts, not how
-    // fast it is.
+    // Only `cargo bench` passes this argument; `cargo test --benches` checks whether it starts, not
+    // how fast it is.
     if !arguments.iter().any(|argument| argument == "--bench") {
         println!("nothing is measured without --bench\n{USAGE}");
         return ExitCode::SUCCESS;
@@ -191,7 +191,7 @@ async fn run(options: Options) {
     }
 }
 
-/// What pictures are made of; empty where it was not measured.
+/// The data of the pictures; empty if it was not measured.
 #[derive(Default)]
 struct Drawn {
     decisions: Vec<pictures::Decision>,
@@ -200,7 +200,7 @@ struct Drawn {
 }
 
 impl Drawn {
-    /// Draws what there is. References to the pictures, in Markdown.
+    /// Draws the available data. Returns references to the pictures, in Markdown.
     fn draw(&self, caption: &str) -> Vec<String> {
         let mut references = Vec::new();
         if !self.decisions.is_empty() {
@@ -259,7 +259,7 @@ impl Part {
         }
     }
 
-    /// Whether a first look has the time for it.
+    /// Whether it is part of a quick run.
     const fn is_quick(self) -> bool {
         matches!(self, Self::Decisions | Self::Gateways)
     }

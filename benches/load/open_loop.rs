@@ -1,9 +1,9 @@
-//! HTTP/1.1 load from threads that block, a connection each: in an open loop, as clients who know
-//! nothing of each other make it, and in a closed one, to find out how fast a server is.
+//! HTTP/1.1 load from blocking threads, one connection each: in an open loop, like clients that are
+//! independent of each other, and in a closed one, to find out how fast a server is.
 //!
-//! In the open loop requests arrive when a schedule says so, whether or not the ones before are
-//! answered, and latency counts from that moment: what a request waits because all connections are
-//! busy is part of it (no coordinated omission).
+//! In the open loop, requests arrive when a schedule says so, whether or not earlier ones are
+//! answered, and latency counts from that moment: the time that a request waits because all
+//! connections are busy is included (no coordinated omission).
 
 use std::{
     fs,
@@ -14,13 +14,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Whoever waits so long for an answer waits for ever.
+/// Timeout of an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
-/// From the start of the threads to the first arrival, so that all are there.
+/// Time from the start of the threads to the first arrival, so that all of them have started.
 const LEAD: Duration = Duration::from_millis(30);
 const READ_BYTES: usize = 16 * 1024;
 
-/// Latency against load, of one server.
+/// Latency against load, for one server.
 #[derive(Debug)]
 pub(crate) struct Curve {
     pub(crate) label: String,
@@ -28,12 +28,12 @@ pub(crate) struct Curve {
     pub(crate) points: Vec<(f64, f64, f64, f64)>,
 }
 
-/// When requests arrive.
+/// The times at which requests arrive.
 #[derive(Debug)]
 pub(crate) struct Schedule(Vec<Duration>);
 
 impl Schedule {
-    /// Independent of one another, `rate` in a second on average. The same for the same `seed`.
+    /// Independent arrivals, `rate` per second on average. The same `seed` gives the same times.
     pub(crate) fn poisson(rate: f64, duration: Duration, seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut at = 0.0;
@@ -49,21 +49,20 @@ impl Schedule {
     }
 }
 
-/// What came of it.
+/// The results of a measurement.
 #[derive(Debug, Default)]
 pub(crate) struct Latencies {
     pub(crate) elapsed: Duration,
     /// Statuses other than 200.
     pub(crate) unexpected: Vec<u16>,
-    /// Of every answer, in microseconds, sorted.
+    /// One per answer, in microseconds, sorted.
     answered_after_us: Vec<f64>,
-    /// By how much threads that had nothing else to do were late to send, in microseconds, sorted:
-    /// no server's fault.
+    /// How late idle threads were to send, in microseconds, sorted: no fault of the server.
     delays_us: Vec<f64>,
 }
 
 impl Latencies {
-    /// All of `turns` together.
+    /// The results of all `turns` together.
     pub(crate) fn of(turns: impl IntoIterator<Item = Self>) -> Self {
         let mut all = Self::default();
         for mut turn in turns {
@@ -81,7 +80,7 @@ impl Latencies {
         self.answered_after_us.len()
     }
 
-    /// Answers in a second.
+    /// Answers per second.
     pub(crate) fn rate(&self) -> f64 {
         self.count() as f64 / self.elapsed.as_secs_f64()
     }
@@ -91,7 +90,7 @@ impl Latencies {
         quantile_of(&self.answered_after_us, quantile)
     }
 
-    /// The same of how late the threads themselves were.
+    /// The same quantile of how late the threads themselves were.
     pub(crate) fn delay_us(&self, quantile: f64) -> f64 {
         quantile_of(&self.delays_us, quantile)
     }
@@ -108,7 +107,7 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
-    /// `count` connections that send `head`, with the value of `Authorization` behind it.
+    /// `count` connections that send `head`, followed by the value of `Authorization`.
     pub(crate) fn new(server: SocketAddr, head: &str, count: usize) -> Self {
         let connection = || Connection {
             server,
@@ -120,8 +119,8 @@ impl Clients {
         Self { connections: std::iter::repeat_with(connection).take(count).collect() }
     }
 
-    /// As fast as it goes, until `count` were asked or `at_most` has passed: from the first of
-    /// `authorizations` to the last, and over again where there are fewer.
+    /// Sends as fast as possible, until `count` requests are sent or `at_most` has passed. Uses
+    /// `authorizations` in order, and again from the first if there are fewer.
     pub(crate) fn closed_loop(
         &mut self,
         authorizations: &[String],
@@ -144,7 +143,7 @@ impl Clients {
         })
     }
 
-    /// At the times of `schedule`, each with an authorization of its own.
+    /// Sends at the times of `schedule`, each time with another authorization.
     pub(crate) fn open_loop(
         &mut self,
         authorizations: &[String],
@@ -171,7 +170,7 @@ impl Clients {
         })
     }
 
-    /// `work` on each connection at the same time, from the given moment on.
+    /// Runs `work` on all connections at once, from the same moment on.
     fn run(&mut self, work: impl Fn(&mut Connection, Instant) -> Latencies + Sync) -> Latencies {
         let begin = Instant::now() + LEAD;
         let turns: Vec<Latencies> = thread::scope(|scope| {
@@ -203,7 +202,7 @@ impl Latencies {
     }
 }
 
-/// Whether there was anything to wait for.
+/// Waits until `moment`. Returns whether there was any time left.
 fn wait_until(moment: Instant) -> bool {
     let rest = moment.saturating_duration_since(Instant::now());
     if rest.is_zero() {
@@ -213,8 +212,8 @@ fn wait_until(moment: Instant) -> bool {
     true
 }
 
-/// Asks the kernel not to let this thread sleep 50 µs longer than it wants to, to save power. Where
-/// that is not allowed, both sides of a comparison are late alike.
+/// Asks the kernel not to let this thread sleep up to 50 µs longer to save power. If that is not
+/// allowed, both sides of a comparison are equally late.
 fn wake_promptly() {
     let Ok(thread) = fs::read_link("/proc/thread-self") else { return };
     let Some(id) = thread.file_name() else { return };
@@ -230,7 +229,7 @@ struct Connection {
 }
 
 impl Connection {
-    /// Asks, and reads the answer to its end. Its status.
+    /// Sends a request, reads the answer to its end, and returns its status.
     fn ask(&mut self, authorization: &str) -> io::Result<u16> {
         self.request.clear();
         for part in [&self.head, authorization.as_bytes(), b"\r\n\r\n"] {
@@ -273,7 +272,7 @@ struct Answer {
 }
 
 impl Answer {
-    /// The answer, when all of it is there. `at_end`: the server has closed the connection.
+    /// The answer, if it is complete. `at_end`: the server has closed the connection.
     fn read(received: &[u8], at_end: bool) -> io::Result<Option<Self>> {
         let Some(head_length) = end_of(received, b"\r\n\r\n") else { return Ok(None) };
         let malformed = || {
@@ -316,7 +315,7 @@ impl Answer {
     }
 }
 
-/// Whether `body` reaches to the end of its last chunk and the trailers. `None`: it is not chunked.
+/// Whether `body` is complete up to its last chunk and the trailers. `None` if it is not chunked.
 fn last_chunk_is_there(mut body: &[u8]) -> Option<bool> {
     while let Some(line_length) = end_of(body, b"\r\n") {
         let line = std::str::from_utf8(&body[..line_length - 2]).ok()?;
@@ -330,7 +329,7 @@ fn last_chunk_is_there(mut body: &[u8]) -> Option<bool> {
     Some(false)
 }
 
-/// Where the first `wanted` in `text` ends.
+/// The end of the first `wanted` in `text`.
 fn end_of(text: &[u8], wanted: &[u8]) -> Option<usize> {
     Some(text.windows(wanted.len()).position(|window| window == wanted)? + wanted.len())
 }

@@ -1,6 +1,6 @@
-//! The Python systems that the service replaces, beside it on the same machine, in turns with it:
-//! CPU time for each request, of the processes that answer. Both are unchanged from `PyPI`, as
-//! `tests/setup` installs them; without them, a note says so.
+//! The Python systems that the service replaces, compared with it on the same machine, in turns:
+//! CPU time per request of the processes that answer. Both are unchanged from `PyPI`, as
+//! `tests/setup` installs them; if they are not installed, a note says so.
 
 use std::{fs, path::Path, process::Command, time::Duration};
 
@@ -17,21 +17,21 @@ use crate::{
     tokens::{Signer, sign},
 };
 
-/// Each on one core, which it fills.
+/// Each on one core, which it keeps busy.
 const PLACEMENT: Placement = Placement { is_pinned: true };
 const CONNECTIONS: usize = 64;
 const PRINCIPALS: usize = 16;
-/// How many times as much CPU they have to take.
+/// Minimum ratio of their CPU time to ours.
 const JWTHENTICATOR_BOUND: Bound = Bound::AtLeast(6.5);
 const ASYMMETRIC_BOUND: Bound = Bound::AtLeast(75.0);
-/// What each takes in a turn: ours about a tenth of a second, theirs up to two.
+/// Requests per turn: ours take about a tenth of a second, theirs up to two.
 const OUR_TOKENS: usize = 2_000;
 const BEARERS: usize = 8_000;
 const JWTHENTICATOR_REQUESTS: usize = 2_500;
 const ASYMMETRIC_REQUESTS: usize = 400;
-/// `asymmetric_jwt_auth` keeps the nonces of a user and second in one set, which it reads and
-/// writes with every request. So the tokens are spread over as many seconds as clients would have
-/// taken to send them.
+/// `asymmetric_jwt_auth` stores the nonces of a user and second in one set, which it reads and
+/// writes with every request. So the tokens are spread over as many seconds as clients would need
+/// to send them.
 const ASYMMETRIC_REQUESTS_PER_SECOND: usize = 200;
 const TURN_AT_MOST: Duration = Duration::from_secs(2);
 const WARM_UP: usize = 2 * CONNECTIONS;
@@ -53,7 +53,7 @@ pub(crate) async fn run(is_quick: bool) -> Section {
     section
 }
 
-/// The service, whom both are compared with.
+/// The service, which both are compared with.
 struct Bench {
     rs256: Vec<Signer>,
     rs512: Vec<Signer>,
@@ -84,8 +84,8 @@ impl Bench {
         Subject { clients, clocks: vec![CpuClock::of_process(self.countersign.process_id())] }
     }
 
-    /// Its `/validate_request` with an access token, beside ours with a self-signed token, and with
-    /// an access token.
+    /// Its `/validate_request` with an access token, compared with ours with a self-signed token,
+    /// and with an access token.
     async fn jwthenticator(&self, turns: u64, section: &mut Section) {
         let Some(python) = installed("jwthenticator/bin/python", section) else { return };
         let dir = self.dir.path().join("jwthenticator");
@@ -132,14 +132,14 @@ impl Bench {
         }
     }
 
-    /// A Django site behind its middleware, beside ours with the same tokens.
+    /// A Django site with its middleware, compared with ours with the same tokens.
     async fn asymmetric_jwt_auth(&self, turns: u64, section: &mut Section) {
         let Some(gunicorn) = installed("asymmetric_jwt_auth/bin/gunicorn", section) else { return };
         let site = self.django_site(&gunicorn);
         let mut clients = Clients::new(site.server.address, QUESTION_HEAD, CONNECTIONS);
         let mut ours = self.our_clients();
         let tokens = sign(&self.rs512, WARM_UP, 0);
-        // Its one worker takes requests from when it has loaded Django.
+        // Its only worker accepts requests once it has loaded Django.
         clients.closed_loop(&tokens, WARM_UP, 2 * TURN_AT_MOST);
         ours.clients.closed_loop(&tokens, WARM_UP, TURN_AT_MOST);
         let clocks = site.children().into_iter().map(CpuClock::of_process).collect();
@@ -152,7 +152,7 @@ impl Bench {
             let mut pair = [0.0; 2];
             PLACEMENT.withdraw(true);
             for side in in_turn(number) {
-                // Neither knows of the other's nonces: both get the same.
+                // They do not share nonces, so both can use the same tokens.
                 pair[side] = if side == 0 {
                     ours.cpu_us(&tokens, OUR_TOKENS, section)
                 } else {
@@ -215,7 +215,7 @@ impl Bench {
     }
 }
 
-/// Who is asked, and the clocks of the processes that answer.
+/// A system to measure, and the clocks of the processes that answer.
 struct Subject {
     clients: Clients,
     clocks: Vec<CpuClock>,
@@ -234,7 +234,7 @@ impl Subject {
     }
 }
 
-/// In each pair ours and theirs.
+/// Each pair holds our figure and theirs.
 fn faster(ours: &str, theirs: &str, pairs: &[[f64; 2]], bound: Bound) -> Row {
     let of = |side: usize| pairs.iter().map(|pair| pair[side]).collect::<Spread>().median();
     let times = pairs.iter().map(|[ours, theirs]| theirs / ours).collect();
@@ -248,7 +248,7 @@ fn faster(ours: &str, theirs: &str, pairs: &[[f64; 2]], bound: Bound) -> Row {
     )
 }
 
-/// A program under `target/peers`; without it, a note.
+/// A program under `target/peers`; adds a note if it is missing.
 fn installed(program: &str, section: &mut Section) -> Option<std::path::PathBuf> {
     let path = repository().join("target/peers").join(program);
     if !path.exists() {
@@ -258,7 +258,7 @@ fn installed(program: &str, section: &mut Section) -> Option<std::path::PathBuf>
     Some(path)
 }
 
-/// `program` in `dir`, with no settings from outside.
+/// Runs `program` in `dir`, without settings from the environment.
 fn python_command(program: &Path, dir: &Path) -> Command {
     let mut command = PLACEMENT.server(program);
     command.env_clear().env("PYTHONDONTWRITEBYTECODE", "1").current_dir(dir);
@@ -274,7 +274,7 @@ fn start_jwthenticator(python: &Path, dir: &Path) -> Server {
     Server::start(address, command, |address| crate::server::answers_200(address, "/health"))
 }
 
-/// An access token of its own, for a key that is registered with it.
+/// One of its own access tokens, for a key that is registered with it.
 async fn jwthenticator_token(server: &Server) -> String {
     let client = reqwest::Client::new();
     let post = async |path: &str| -> Value {

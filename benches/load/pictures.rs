@@ -1,5 +1,5 @@
-//! The pictures of a run, beside its tables: `benches/pictures/*.svg`. They are drawn on white,
-//! which reads on any background.
+//! The pictures of a run, in addition to its tables: `benches/pictures/*.svg`. They have a white
+//! background, which is readable on any page.
 
 use std::{fs, path::Path};
 
@@ -15,7 +15,7 @@ const WIDTH: u32 = 920;
 const FONT: &str = "sans-serif";
 const TEXT: RGBColor = RGBColor(40, 40, 40);
 const FAINT: RGBColor = RGBColor(225, 225, 225);
-// Okabe and Ito's colours, which all eyes tell apart.
+// Okabe and Ito's colours, which colour-blind people can distinguish.
 const BLUE: RGBColor = RGBColor(0, 114, 178);
 const SKY: RGBColor = RGBColor(86, 180, 233);
 const GREEN: RGBColor = RGBColor(0, 158, 115);
@@ -24,32 +24,32 @@ const VERMILION: RGBColor = RGBColor(213, 94, 0);
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// What one kind of decision is made of, in microseconds of CPU time.
+/// The parts of one kind of decision, in microseconds of CPU time.
 #[derive(Clone, Debug)]
 pub(crate) struct Decision {
-    /// `HTTP, RS256, Redis`.
+    /// Such as `HTTP, RS256, Redis`.
     pub(crate) label: String,
-    /// The server that answers every request alike.
+    /// The server that gives every request the same answer.
     pub(crate) transport_us: f64,
-    /// Taking the token apart, too.
+    /// Parsing and verifying the token.
     pub(crate) verify_us: f64,
-    /// 0 where no nonce is claimed, or where that costs next to nothing.
+    /// 0 if no nonce is claimed, or if that costs next to nothing.
     pub(crate) claim_us: f64,
-    /// All of it, as we do it.
+    /// The whole decision in our service.
     pub(crate) ours_us: f64,
 }
 
 /// Latencies at one load, in microseconds.
 pub(crate) type AtLoad = (f64, f64, f64, f64);
 
-/// When, of what and where the figures were taken: stands under every picture.
+/// When and where the figures were taken, and of which code: printed under every picture.
 pub(crate) fn caption(description: &Description) -> String {
     let Description { date, commit, cpu, cores, .. } = description;
     format!("{date}, commit {commit}, {cpu}, {cores} cores")
 }
 
-/// For each kind of decision its cost, part by part, and under it the floors alone. The reference
-/// to the picture, in Markdown.
+/// The cost of each kind of decision, part by part, with the floors alone below it. Returns the
+/// reference to the picture, in Markdown.
 pub(crate) fn cost_by_part(decisions: &[Decision], caption: &str) -> String {
     const ROW: f64 = 3.0;
     const BAR: f64 = 1.1;
@@ -87,7 +87,7 @@ pub(crate) fn cost_by_part(decisions: &[Decision], caption: &str) -> String {
             .draw()
             .unwrap();
         for (number, decision) in decisions.iter().enumerate() {
-            // The first at the top.
+            // The first is at the top.
             let top = rows - ROW * number as f64 - (ROW - 2.0 * BAR) / 2.0;
             let middle = top - BAR;
             for (part, [from, to]) in decision.parts() {
@@ -122,8 +122,8 @@ pub(crate) fn cost_by_part(decisions: &[Decision], caption: &str) -> String {
     })
 }
 
-/// p50, p99 and p99.9 of each server against the load it was offered. The reference to the picture,
-/// in Markdown.
+/// p50, p99 and p99.9 of each server against the offered load. Returns the reference to the
+/// picture, in Markdown.
 pub(crate) fn latency_against_load(servers: &[(&str, &[AtLoad])], caption: &str) -> String {
     let picture = Picture {
         file: "latency-against-load.svg",
@@ -181,7 +181,7 @@ pub(crate) fn latency_against_load(servers: &[(&str, &[AtLoad])], caption: &str)
                 }
             }
         }
-        // Each line is named at its end, below the name above it where two would meet.
+        // Each line is named at its end, below the name above it if two would overlap.
         ends.sort_by_key(|(y, ..)| *y);
         let mut free_from = 0;
         for (y, last, words, colour) in ends {
@@ -198,8 +198,8 @@ pub(crate) fn latency_against_load(servers: &[(&str, &[AtLoad])], caption: &str)
     })
 }
 
-/// The cost of a decision against how many principals are registered. The reference to the picture,
-/// in Markdown.
+/// The cost of a decision against the number of registered principals. Returns the reference to the
+/// picture, in Markdown.
 pub(crate) fn cost_against_principals(points: &[(usize, Spread)], caption: &str) -> String {
     let picture = Picture {
         file: "cost-against-principals.svg",
@@ -260,7 +260,7 @@ pub(crate) fn cost_against_principals(points: &[(usize, Spread)], caption: &str)
     )
 }
 
-/// What a decision's cost is told apart into.
+/// The parts that the cost of a decision is split into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
     Transport,
@@ -296,9 +296,9 @@ impl Decision {
         self.transport_us + self.verify_us + self.claim_us
     }
 
-    /// From where to where each part reaches, one behind the other.
+    /// The start and end of each part, one after the other.
     fn parts(&self) -> impl Iterator<Item = (Part, [f64; 2])> {
-        // In a noisy run ours may fall below the floors; then nothing is left over.
+        // In a noisy run our cost may be below the floors; then the rest is 0.
         let rest = (self.ours_us - self.floors_us()).max(0.0);
         let lengths = [self.transport_us, self.verify_us, self.claim_us, rest];
         let from = lengths.iter().scan(0.0, |end, length| {
@@ -338,7 +338,7 @@ impl Picture<'_> {
         for (words, colour) in legend {
             title.draw(&Rectangle::new([(x, 42), (x + 14, 54)], colour.filled())).unwrap();
             title.draw_text(words, &left(&text(13)), (x + 20, 48)).unwrap();
-            // Nobody knows how wide the reader's font is.
+            // The width of the reader's font is unknown.
             x += 20 + 8 * i32::try_from(words.len()).unwrap() + 24;
         }
         let (chart, caption) =
@@ -358,7 +358,7 @@ fn left<'a>(style: &TextStyle<'a>) -> TextStyle<'a> {
     style.pos(Pos::new(HPos::Left, VPos::Center))
 }
 
-/// Writes `words` beside a point of the whole picture.
+/// Writes `words` next to a point of the whole picture.
 fn write(
     area: &Area<'_>,
     point: (i32, i32),
@@ -378,13 +378,13 @@ fn thousands(number: f64) -> String {
     grouped.collect::<Vec<_>>().join(",")
 }
 
-/// Whether it is 1, 2 or 5 times a power of ten: a logarithmic axis has no room for more.
+/// Whether it is 1, 2 or 5 times a power of ten: a logarithmic axis has no room for more labels.
 fn is_round(number: f64) -> bool {
     let leading = number / 10_f64.powf(number.log10().floor());
     [1.0, 2.0, 5.0, 10.0].iter().any(|round| (leading - round).abs() < 0.01)
 }
 
-/// `0.05`, `0.5`, `50`: no digit more than needed.
+/// `0.05`, `0.5`, `50`: no more digits than needed.
 fn short(number: f64) -> String {
     format!("{}", (number * 1e4).round() / 1e4)
 }

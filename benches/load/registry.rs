@@ -1,5 +1,6 @@
-//! The registry at its full size: adding many principals through the admin API, starting with them,
-//! and what a decision about one that is not in memory costs beside the one query that it makes.
+//! The registry at full size: adding many principals through the admin API, starting with them, and
+//! the cost of a decision about a principal that is not in memory, compared with the one query that
+//! it makes.
 
 use std::{
     cell::Cell,
@@ -25,17 +26,17 @@ use crate::{
     tokens::{Signer, sign},
 };
 
-/// Keys of each principal, as in the middle of a rotation.
+/// Keys per principal, as in the middle of a rotation.
 const KEYS_EACH: usize = 2;
-/// Requests that add principals at the same time.
+/// Simultaneous requests that add principals.
 const IMPORTERS: usize = 8;
-/// The service that is asked about principals it does not hold, holds so many.
+/// Cache size of the service that is asked about principals it does not hold.
 const FEW_ENTRIES: usize = 1000;
-/// How often each latency is taken.
+/// Number of samples for each latency.
 const SAMPLES: usize = 1000;
 const ADMIN_TOKEN: &str = "bench";
 
-/// What came of it.
+/// The results of the run.
 #[derive(Debug)]
 pub(crate) struct Results {
     principals: usize,
@@ -48,7 +49,7 @@ pub(crate) struct Results {
     known_us: f64,
     unknown_to_memory_us: f64,
     query_us: f64,
-    /// By how many queries the one exceeds the other, turn by turn.
+    /// Latency difference between the two decisions, as a multiple of the query's, turn by turn.
     queries: f64,
 }
 
@@ -94,8 +95,8 @@ pub(crate) async fn run(principals: usize) -> Results {
     }
 }
 
-/// Adds principals, each in one request with its keys, and says who can sign for those that will be
-/// asked about: the first, which is in memory, and the last, which are not.
+/// Adds principals, each in one request with its keys, and returns the signers for those that will
+/// be asked about: the first, which is in memory, and the last ones, which are not.
 async fn import(server: &Server, principals: usize) -> Vec<Signer> {
     let url = format!("http://{}/admin/v1/principals", server.admin);
     let client = reqwest::Client::new();
@@ -123,8 +124,8 @@ async fn import(server: &Server, principals: usize) -> Vec<Signer> {
     signers
 }
 
-/// In turns, so that a machine whose speed changes is fair to each: a decision about a principal in
-/// memory, one about a principal that is not, and the query that the latter makes, made here for
+/// In turns, so that a machine whose speed changes affects all alike: a decision about a principal
+/// in memory, one about a principal that is not, and the query that the latter makes, made here for
 /// another principal.
 async fn compare(server: &Server, dir: &Path, signers: &[Signer]) -> (f64, f64, f64, f64) {
     let settings = countersign::config::database::DatabaseSettings {
@@ -169,7 +170,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Everything, in Markdown.
+/// The complete report, in Markdown.
 pub(crate) fn render(results: &Results, description: &Description) -> String {
     let Description { date, commit, cpu, cores, others } = description;
     let (mut text, others) =

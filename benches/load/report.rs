@@ -1,4 +1,4 @@
-//! What stands around the table: when, where and of what.
+//! The text around the table: when, where, and of which code.
 
 use std::{fs::OpenOptions, io::Write as _, path::Path};
 
@@ -7,7 +7,7 @@ use crate::{
     table::{self, Section},
 };
 
-/// Everything, in Markdown.
+/// The complete report, in Markdown.
 pub(crate) fn render(description: &Description, sections: &[Section]) -> String {
     let Description { date, commit, cpu, cores, others } = description;
     let (others, table) = (others * 100.0, table::render(sections));

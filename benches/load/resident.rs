@@ -1,22 +1,22 @@
-//! How much memory a process holds.
+//! The memory that a process uses.
 
 use std::{fmt, fs, time::Duration};
 
 use crate::server::Server;
 
-/// Less CPU than this in [`QUIET_FOR`], and a service has nothing to do any more.
+/// A service that uses less CPU than this in [`QUIET_FOR`] is idle.
 const QUIET_MICROS: f64 = 20_000.0;
 pub(crate) const QUIET_FOR: Duration = Duration::from_secs(1);
 
 /// Bytes of a process that are in memory.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Resident {
-    /// Now: `VmRSS`.
+    /// Current value: `VmRSS`.
     pub(crate) bytes: u64,
-    /// The most there ever were: `VmHWM`.
+    /// Maximum so far: `VmHWM`.
     pub(crate) peak: u64,
-    /// Of `bytes`, those of files, that is of the program itself: they are shared between its
-    /// processes, and the kernel may drop and read them again.
+    /// The part of `bytes` that belongs to files, which means the program itself: its processes
+    /// share it, and the kernel may drop it and read it again.
     pub(crate) of_files: u64,
 }
 
@@ -30,7 +30,7 @@ impl Resident {
         Self { bytes: field("VmRSS:"), peak: field("VmHWM:"), of_files: field("RssFile:") }
     }
 
-    /// Of `server`, once it has nothing to do any more.
+    /// The memory of `server`, once it is idle.
     pub(crate) async fn of_quiet(server: &Server) -> Self {
         quiet(server).await;
         Self::of_process(server.process_id())
@@ -40,7 +40,7 @@ impl Resident {
         self.bytes as f64 / 1e6
     }
 
-    /// So many bytes more than `before`.
+    /// How many bytes more than `before`.
     pub(crate) fn since(self, before: Self) -> f64 {
         self.bytes as f64 - before.bytes as f64
     }
@@ -57,7 +57,7 @@ impl fmt::Display for Resident {
     }
 }
 
-/// Until `server` has read what it wanted to.
+/// Waits until `server` is idle.
 pub(crate) async fn quiet(server: &Server) {
     loop {
         let before = server.cpu.now();

@@ -1,14 +1,13 @@
-//! How cost grows: with principals, with nonces, with workers.
+//! How cost grows with principals, nonces and workers.
 //!
 //! - [`principals`]: what a decision costs with few principals and with a million, and how much
 //!   memory they take
-//! - [`memory`]: what the service takes with next to nothing to hold, what a key takes, what nonces
-//!   take
-//! - [`redis`]: what nonces take in Redis
-//! - [`claims`]: a part of its own, what claims in Redis cost beside another build
-//! - [`telemetry`]: a part of its own, what watching decisions costs
-//! - [`sockets`]: a part of its own, Unix sockets beside TCP
-//! - [`workers`]: two workers against one
+//! - [`memory`]: how much memory the service uses when it is empty, per key, and per nonce
+//! - [`redis`]: how much memory nonces use in Redis
+//! - [`claims`]: a separate part: what claims in Redis cost compared with another build
+//! - [`telemetry`]: a separate part: what telemetry costs
+//! - [`sockets`]: a separate part: Unix sockets compared with TCP
+//! - [`workers`]: two workers compared with one
 //! - [`seed`]: databases of many principals
 
 pub(crate) mod claims;
@@ -39,13 +38,13 @@ use crate::{
 const CONNECTIONS: usize = 64;
 /// How far in the future tokens are signed, in seconds, as in [`scenario`](crate::scenario).
 const AHEAD: i64 = 17;
-/// Tokens that are signed at a time and then used, well before they expire.
+/// Tokens that are signed together and then used, well before they expire.
 const BATCH: usize = 20_000;
 
 /// The CPU time of a decision, in microseconds, by how many principals are registered.
 pub(crate) type CostAgainstPrincipals = Vec<(usize, Spread)>;
 
-/// Measures all of it. Less, and with fewer principals, if it `is_quick`.
+/// Measures everything; less, and with fewer principals, if `is_quick`.
 pub(crate) async fn run(is_quick: bool) -> (Section, CostAgainstPrincipals) {
     let mut all = Section::default();
     let (section, points) =
@@ -63,26 +62,26 @@ pub(crate) async fn run(is_quick: bool) -> (Section, CostAgainstPrincipals) {
     (all, points)
 }
 
-/// A service with the gateway's connections to it.
+/// A service, with the gateway's connections to it.
 struct Target {
     server: Server,
     gateway: Asking,
 }
 
-/// How a gateway asks.
+/// The protocol that a gateway uses.
 enum Asking {
     Http(Gateway),
     Grpc(Envoy),
 }
 
-/// What decisions took.
+/// The cost of decisions.
 #[derive(Clone, Copy, Debug)]
 struct Taken {
-    /// CPU time of the service for each, in microseconds.
+    /// CPU time of the service per decision, in microseconds.
     cpu_us: f64,
     /// How many cores of the service were busy.
     cores: f64,
-    /// Decisions in a second.
+    /// Decisions per second.
     rate: f64,
 }
 
@@ -92,19 +91,19 @@ impl Target {
         Self::over_http(server, &place).await
     }
 
-    /// Asked over HTTP at `place`.
+    /// Connects over HTTP at `place`.
     async fn over_http(server: Server, place: &Place) -> Self {
         let gateway = Asking::Http(Gateway::connect_to(place, CONNECTIONS).await.unwrap());
         Self { server, gateway }
     }
 
-    /// Asked over gRPC at `place`.
+    /// Connects over gRPC at `place`.
     async fn over_grpc(server: Server, place: &Place) -> Self {
         let gateway = Asking::Grpc(Envoy::connect_to(place, check::CONNECTIONS).await.unwrap());
         Self { server, gateway }
     }
 
-    /// Asks about each of `authorizations` once, of which every one is to be allowed.
+    /// Sends each of `authorizations` once; all must be allowed.
     async fn ask(&mut self, authorizations: &[String]) -> Taken {
         let before = self.server.cpu.now();
         let questions = Questions::once(authorizations);
@@ -125,7 +124,7 @@ impl Target {
         Taken { cpu_us: micros / count, cores: micros / 1e6 / seconds, rate: count / seconds }
     }
 
-    /// Has a token of each of `signers` allowed.
+    /// Sends one token of each of `signers`, which must be allowed.
     async fn ask_each(&mut self, signers: &[Signer]) {
         for signers in signers.chunks(BATCH) {
             self.ask(&sign(signers, signers.len(), AHEAD)).await;
@@ -133,7 +132,7 @@ impl Target {
     }
 }
 
-/// What `work` gives, and how long it took.
+/// The result of `work`, and how long it took.
 fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
     let begun = Instant::now();
     let done = work();

@@ -1,12 +1,12 @@
-//! What is measured in a closed loop, in which order.
+//! What is measured in a closed loop, and in which order.
 //!
-//! The speed of a machine changes from one second to the next, most of all that of a virtual one.
-//! So everything is measured in turns, a tenth of a second each, and what is compared was measured
-//! within the same round of turns.
+//! The speed of a machine changes from one second to the next, especially that of a virtual
+//! machine. So everything is measured in turns of a tenth of a second, and only figures from the
+//! same round of turns are compared.
 //!
-//! CPU time for each answer is least where a server never waits: one that does goes to sleep and is
-//! woken for every request. So that this is the same for all, each is kept busy on a core of its
-//! own (see [`Sample::busy`]), by a client that is always [`awake`].
+//! CPU time per answer is lowest if a server never waits: a server that waits goes to sleep and is
+//! woken for every request. To make this the same for all, each is kept busy on its own core (see
+//! [`Sample::busy`]), by a client that is always [`awake`].
 
 use std::time::{Duration, Instant};
 
@@ -26,24 +26,25 @@ use crate::{
 
 /// Connections of the gateway to each server.
 const CONNECTIONS: usize = 64;
-/// Connections that ask about unknown users. The service looks into the registry before it denies
-/// one, for which many wait together, up to 20 ms: so many that meanwhile it is as busy with the
-/// next ones as it is with [`CONNECTIONS`] that need not wait. More connections cost it more, and
-/// the allow that it is compared with has the few.
+/// Connections that ask about unknown users. Before the service denies such a request it checks the
+/// registry, and many requests wait for that together, up to 20 ms. There are so many connections
+/// that the service is as busy with the next requests during that time as it is with
+/// [`CONNECTIONS`] that do not wait. More connections cost it more, and the allow that it is
+/// compared with uses the smaller number.
 const WAITING_CONNECTIONS: usize = 1024;
-/// Principals of each kind of key.
+/// Principals per type of key.
 const PRINCIPALS: usize = 16;
 /// How far in the future tokens are signed, in seconds: less than the service's tolerance of 20, so
 /// that they are valid from before they are signed until [`USABLE`].
 const AHEAD: i64 = 17;
-/// For how long after the first was signed tokens go on being used: less than `AHEAD` and the
+/// How long tokens are used after the first of them was signed: less than `AHEAD` plus the
 /// tolerance.
 const USABLE: Duration = Duration::from_secs(33);
 
-/// How much is measured.
+/// The extent of the measurement.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    /// How often tokens are signed, in bulk, and used up in several rounds.
+    /// The number of times that tokens are signed in bulk, and then used in several rounds.
     pub(crate) passes: usize,
     rounds_per_pass: usize,
     pub(crate) only: Option<Case>,
@@ -60,7 +61,7 @@ impl Plan {
     }
 }
 
-/// What one turn does, each about a tenth of a second of work.
+/// The work of one turn: about a tenth of a second for each.
 mod turn {
     pub(super) const NULL_ANSWERS: usize = 12_000;
     pub(super) const NULL_VERIFICATIONS: usize = 4_000;
@@ -70,54 +71,54 @@ mod turn {
     pub(super) const ED25519_VERIFICATIONS: usize = 3_000;
     pub(super) const RS256_VERIFICATIONS: usize = 6_000;
     pub(super) const ED25519_DECISIONS: usize = 2_500;
-    /// Fewer than would fill the time, since the tokens take long to sign.
+    /// Fewer than fit into the time, since the tokens take long to sign.
     pub(super) const RS256_DECISIONS: usize = 2_000;
     pub(super) const BEARERS: usize = 4_000;
-    /// Many times as many as wait together.
+    /// Many times the number of requests that wait together.
     pub(super) const UNKNOWN_USERS: usize = 8_192;
     pub(super) const GARBAGE: usize = 8_000;
 }
 
-/// Everything that was measured.
+/// All results.
 #[derive(Debug, Default)]
 pub(crate) struct Results {
     pub(crate) rounds: Vec<Round>,
 }
 
-/// What was measured in one round.
+/// The results of one round.
 #[derive(Debug, Default)]
 pub(crate) struct Round {
     pub(crate) floors: Option<Floors>,
     pub(crate) decisions: Vec<(Case, Sample)>,
 }
 
-/// What the parts of a decision cost at the least. Those that are no servers are in microseconds of
+/// The minimum cost of the parts of a decision. Parts that are not servers are in microseconds of
 /// CPU time.
 #[derive(Debug)]
 pub(crate) struct Floors {
-    /// A 200 with no headers of its own.
+    /// A 200 without extra headers.
     pub(crate) http: Sample,
     /// A 200 with the headers of an allow.
     pub(crate) http_with_headers: Sample,
-    /// The same that verifies an RS256 signature: two floors in one process.
+    /// The same, and it verifies an RS256 signature: two floors in one process.
     pub(crate) http_verifying: Sample,
     /// An allow over gRPC.
     pub(crate) check: Sample,
     pub(crate) ed25519: f64,
-    /// Taking a token apart.
+    /// Parsing a token.
     pub(crate) parse: f64,
     pub(crate) rs256: f64,
     pub(crate) redis: f64,
 }
 
 impl Floors {
-    /// What verifying and claiming cost at the least in a decision of that kind.
+    /// The minimum cost of verifying and claiming in a decision of that kind.
     pub(crate) fn of_parts(&self, case: Case) -> [f64; 2] {
         let signature = if case.signature() == Part::Rs256 { self.rs256 } else { self.ed25519 };
         [signature, if case.uses_redis() { self.redis } else { 0.0 }]
     }
 
-    /// What being asked and answering cost at the least, over the transport of that kind of
+    /// The minimum cost of receiving a request and answering it, over the transport of that kind of
     /// decision.
     pub(crate) const fn transport(&self, case: Case) -> &Sample {
         if case.is_grpc() { &self.check } else { &self.http }
@@ -137,14 +138,14 @@ impl Round {
 /// One server under load.
 #[derive(Debug)]
 pub(crate) struct Sample {
-    /// CPU time of the server for each answer, in microseconds.
+    /// CPU time of the server per answer, in microseconds.
     pub(crate) cpu_us: f64,
-    /// CPU time of Redis for each answer, in microseconds.
+    /// CPU time of Redis per answer, in microseconds.
     pub(crate) redis_us: f64,
-    /// How much of one core the server used: less than all of it means that it waited for the
+    /// The share of one core that the server used: if it is less than 1, the server waited for the
     /// client.
     pub(crate) busy: f64,
-    /// Answers in a second.
+    /// Answers per second.
     pub(crate) rate: f64,
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
@@ -152,7 +153,7 @@ pub(crate) struct Sample {
 }
 
 impl Results {
-    /// Answers that were not what they should have been.
+    /// Answers that were not as expected.
     pub(crate) fn failures(&self) -> usize {
         let floors = self.rounds.iter().filter_map(|round| round.floors.as_ref());
         let of_floors =
@@ -163,7 +164,7 @@ impl Results {
     }
 }
 
-/// Measures what `plan` says.
+/// Runs the measurements of `plan`.
 pub(crate) async fn run(plan: &Plan) -> Results {
     let mut bench = Bench::start(plan).await;
     if let Some(case) = plan.only {
@@ -199,7 +200,7 @@ struct Signers {
     unknown_rs256: Vec<Signer>,
 }
 
-/// Tokens for some rounds.
+/// Tokens for several rounds.
 struct Supply {
     signed_at: Instant,
     ed25519: Vec<String>,
@@ -221,7 +222,7 @@ impl Supply {
             }
         };
         let unknown_rs256 = sign(&signers.unknown_rs256, WAITING_CONNECTIONS, AHEAD);
-        // As long as tokens are, and nothing that could be one.
+        // As long as a token, but not possibly valid.
         let garbage =
             unknown_rs256.iter().map(|authorization| authorization.replace('.', "_")).collect();
         Self {
@@ -234,7 +235,7 @@ impl Supply {
         }
     }
 
-    /// Tokens for floors, which are not looked at.
+    /// Tokens for floors, which do not read them.
     fn unread(&self, count: usize) -> Questions<'_> {
         Questions::over_and_over(&self.unknown_rs256, count)
     }
@@ -268,7 +269,7 @@ impl Target<Envoy> {
     }
 }
 
-/// What it takes `server`, and those around it, to answer what `asking` asks.
+/// Measures `server`, and the processes around it, while it answers the requests of `asking`.
 async fn sample(
     server: &Server,
     redis: &Server,
@@ -299,8 +300,8 @@ async fn sample(
     }
 }
 
-/// The servers. Each service is asked over one transport, so that the same tokens can be presented
-/// to all of them: none knows of the others' nonces.
+/// The servers. Each service is asked over one transport. Since services do not share nonces, the
+/// same tokens can be sent to all of them.
 struct Bench {
     signers: Signers,
     access_tokens: Vec<String>,
@@ -309,7 +310,7 @@ struct Bench {
     http_memory: Target<Gateway>,
     grpc_redis: Target<Envoy>,
     grpc_memory: Target<Envoy>,
-    /// To the first of these services.
+    /// Connections to the first of these services.
     waiting: Gateway,
     null: Target<Gateway>,
     null_with_headers: Target<Gateway>,
@@ -317,7 +318,7 @@ struct Bench {
     null_check: Target<Envoy>,
     redis: Server,
     placement: Placement,
-    /// Deleted last.
+    /// A field that is dropped last.
     _dir: TempDir,
 }
 
@@ -341,9 +342,9 @@ impl Bench {
         register(dir.path(), &signers.rs256);
         let access_tokens = access_tokens(dir.path(), &signers.rs256);
         let redis = Server::redis(placement, dir.path());
-        // Several questions on each connection, so that every worker has its connections and knows
-        // every key; and as soon as it is open, since servers close those on which nothing
-        // comes.
+        // Several requests per connection, so that every worker has its connections and knows every
+        // key; and right after opening them, since servers close connections on which nothing
+        // arrives.
         let tokens = [&signers.ed25519, &signers.rs256]
             .map(|signers| sign(signers, 4 * CONNECTIONS, AHEAD))
             .concat();
@@ -465,7 +466,7 @@ impl Bench {
         }
     }
 
-    /// No service is given a token twice in any round, but to see it deny a replay.
+    /// No service receives a token twice in any round, except to deny a replay.
     async fn decide(&mut self, supply: &Supply, case: Case, number: usize) -> Sample {
         let Self { redis, access_tokens, .. } = self;
         let share = |tokens, size| {
@@ -473,7 +474,7 @@ impl Bench {
         };
         let rs256 = share(&supply.rs256, turn::RS256_DECISIONS);
         let ed25519 = share(&supply.ed25519, turn::ED25519_DECISIONS);
-        // Denied for their user, they are as new as before.
+        // Tokens denied for an unknown user claim no nonce, so they stay unused.
         let unknown = |tokens| Questions::over_and_over(tokens, turn::UNKNOWN_USERS);
         match case {
             Case::Rs256Redis => self.http_redis.ask(rs256, 200, redis).await,

@@ -1,4 +1,4 @@
-//! The processes that are measured. Each listens on the loopback address alone and ends when it is
+//! The processes that are measured. Each listens only on the loopback address, and ends when it is
 //! dropped.
 
 use std::{
@@ -24,44 +24,45 @@ use crate::{
 };
 
 const START_TIMEOUT: Duration = Duration::from_secs(30);
-/// How much of what a server wrote last is shown when it fails.
+/// How much of the end of a server's log is shown when it fails.
 const LOG_TAIL_BYTES: usize = 4 * 1024;
 /// Below Linux's range for outgoing connections, so that no client takes a port before its server
 /// does.
 const PORTS: std::ops::Range<u16> = 10_000..32_000;
-/// What every principal may do.
+/// The scopes of every principal.
 const SCOPES: &str = "orders:read orders:write";
 
 /// A server that is running.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
-    /// Where operators reach the service; of other servers, the same address.
+    /// The admin listener of the service; for other servers, the same address.
     pub(crate) admin: SocketAddr,
-    /// Where the service is asked over gRPC; of other servers, the same address.
+    /// The gRPC listener of the service; for other servers, the same address.
     pub(crate) grpc: SocketAddr,
     pub(crate) cpu: CpuClock,
     process: Process,
 }
 
-/// Where servers run: on any core, or each on the first alone and everything else on the others.
+/// Where processes run: on any core, or each server on the first core and everything else on the
+/// others.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Placement {
     pub(crate) is_pinned: bool,
 }
 
 impl Placement {
-    /// A command that runs `program` where measured servers do.
+    /// A command that runs `program` on the cores for measured servers.
     pub(crate) fn server(self, program: impl AsRef<OsStr>) -> Command {
         self.on("0", program)
     }
 
-    /// A command that runs `program` where everything else does.
+    /// A command that runs `program` on the cores for everything else.
     pub(crate) fn client(self, program: impl AsRef<OsStr>) -> Command {
         if self.is_pinned { self.on(&other_cores(), program) } else { Command::new(program) }
     }
 
-    /// Moves this process to where everything but the servers runs, with all its threads and those
-    /// that it will start; or back to every core.
+    /// Moves this process to the cores for everything but servers, with all its threads and future
+    /// children; or back to every core.
     pub(crate) fn withdraw(self, withdraws: bool) {
         if self.is_pinned {
             let (cores, id) = (
@@ -89,8 +90,8 @@ impl Placement {
     }
 }
 
-/// Lets this process and those that it starts open `count` files and connections each, where the
-/// system's administrator lets it.
+/// Raises the limit of open files of this process and its children to `count`, as far as the system
+/// permits.
 pub(crate) fn allow_files(count: usize) {
     let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let limit = limits.lines().find_map(|line| {
@@ -114,7 +115,7 @@ fn last_core() -> String {
 }
 
 impl Server {
-    /// A Redis that keeps nothing.
+    /// A Redis without persistence.
     pub(crate) fn redis(placement: Placement, dir: &Path) -> Self {
         let address = free_address();
         let mut command = placement.client("redis-server");
@@ -126,13 +127,13 @@ impl Server {
         Self::start(address, command, |address| TcpStream::connect(address).is_ok())
     }
 
-    /// The service, with the nonces at `nonce_url` and the principals that are registered in `dir`.
-    /// All else is as it comes.
+    /// The service, with nonces at `nonce_url`, the principals that are registered in `dir`, and
+    /// otherwise default settings.
     pub(crate) fn countersign(placement: Placement, dir: &Path, nonce_url: &str) -> Self {
         Self::countersign_with(placement, dir, nonce_url, &[])
     }
 
-    /// The same with more `settings`, as environment variables.
+    /// The same, with more `settings` as environment variables.
     pub(crate) fn countersign_with(
         placement: Placement,
         dir: &Path,
@@ -148,7 +149,7 @@ impl Server {
         )
     }
 
-    /// The same of another build, `program`.
+    /// The same, with another build `program`.
     pub(crate) fn countersign_from(
         program: &Path,
         placement: Placement,
@@ -166,7 +167,8 @@ impl Server {
             .env("COUNTERSIGN_NONCE__URL", nonce_url)
             .envs(settings.iter().copied());
         let started = Self::start(http, command, |_| answers_200(admin, "/readyz"));
-        // Tokens from before the nonce store began are denied, and tokens carry whole seconds.
+        // Tokens from before the start of the nonce store are denied, and the times of tokens are
+        // whole seconds.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         thread::sleep(
             Duration::from_secs(1).saturating_sub(Duration::from_nanos(now.subsec_nanos().into())),
@@ -174,7 +176,7 @@ impl Server {
         Self { admin, grpc, ..started }
     }
 
-    /// A collector of spans and metrics that forgets them.
+    /// A collector that discards spans and metrics.
     pub(crate) fn collector(placement: Placement) -> Self {
         let address = free_address();
         let mut command = placement.client(env::current_exe().unwrap());
@@ -193,7 +195,7 @@ impl Server {
         Self::start(address, command, |address| TcpStream::connect(address).is_ok())
     }
 
-    /// The same that also verifies an RS256 signature for each request.
+    /// The same, which also verifies an RS256 signature for each request.
     pub(crate) fn null_verifying(placement: Placement, headers: &[(String, String)]) -> Self {
         let address = free_address();
         let mut command = placement.server(env::current_exe().unwrap());
@@ -214,12 +216,12 @@ impl Server {
         self.process.child.id()
     }
 
-    /// What it wrote last.
+    /// The end of its log.
     pub(crate) fn log(&self) -> String {
         self.process.log()
     }
 
-    /// `command`, which listens on `address` and serves as soon as `is_ready`.
+    /// Starts `command`, which listens on `address` and serves as soon as `is_ready`.
     pub(crate) fn start(
         address: SocketAddr,
         command: Command,
@@ -252,7 +254,8 @@ pub(crate) fn register(dir: &Path, signers: &[Signer]) {
     }
 }
 
-/// An `Authorization` with an access token for each of `signers`, who are registered in `dir`.
+/// An `Authorization` with an access token for each of `signers`, which must be registered in
+/// `dir`.
 pub(crate) fn access_tokens(dir: &Path, signers: &[Signer]) -> Vec<String> {
     let issue = |signer: &Signer| {
         let output = run(dir, &["token", "issue", signer.username(), "--output", "json"], "");
@@ -263,7 +266,7 @@ pub(crate) fn access_tokens(dir: &Path, signers: &[Signer]) -> Vec<String> {
     signers.iter().map(issue).collect()
 }
 
-/// What the command line writes to its output.
+/// The output of the command line.
 fn run(dir: &Path, arguments: &[&str], input: &str) -> String {
     let mut command = in_dir(Command::new(env!("CARGO_BIN_EXE_countersign")), dir);
     let mut child = command
@@ -283,7 +286,7 @@ fn run(dir: &Path, arguments: &[&str], input: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// `command` with the settings in `dir` and no others.
+/// `command` with only the settings in `dir`.
 fn in_dir(mut command: Command, dir: &Path) -> Command {
     for (name, _) in
         env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("COUNTERSIGN_"))
@@ -304,8 +307,7 @@ struct Process {
 }
 
 impl Process {
-    /// Starts `command`, and reads what it writes through a pipe, as container runtimes and systemd
-    /// do.
+    /// Starts `command`, and reads its output through a pipe, as container runtimes and systemd do.
     fn start(mut command: Command) -> Self {
         let name = command.get_program().to_string_lossy().into_owned();
         let mut child = command

@@ -1,32 +1,32 @@
-//! The one table that a run ends with: a figure of ours in each line, beside what it is compared
+//! The table at the end of a run: each line has a figure of ours and the figure that it is compared
 //! with in the same run.
 
 use std::fmt::{self, Write as _};
 
-/// What one part of a run found.
+/// The results of one part of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Section {
     pub(crate) rows: Vec<Row>,
-    /// Paragraphs of Markdown that stand behind the table: how it was measured, and what the
-    /// figures do not tell.
+    /// Paragraphs of Markdown below the table: how it was measured, and what the figures do not
+    /// show.
     pub(crate) notes: Vec<String>,
 }
 
 /// One line.
 #[derive(Debug)]
 pub(crate) struct Row {
-    /// What is measured: `allow, RS256, Redis nonces`.
+    /// What is measured, such as `allow, RS256, Redis nonces`.
     figure: String,
-    /// What was measured, with its unit: `28.4 µs CPU`.
+    /// The result with its unit, such as `28.4 µs CPU`.
     ours: String,
-    /// What it is compared with, and how much that is: `sum of floors, 25.0 µs`.
+    /// The other figure with its unit, such as `sum of floors, 25.0 µs`.
     compared_with: String,
-    /// How many times the one is the other, in each round.
+    /// The ratio of the two in each round.
     times: Spread,
     bound: Option<Bound>,
 }
 
-/// What a ratio has to be.
+/// The bound of a ratio.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Bound {
     AtMost(f64),
@@ -34,7 +34,7 @@ pub(crate) enum Bound {
 }
 
 impl Row {
-    /// `ours` is so many `times` what it is compared with.
+    /// `ours` is `times` the figure that it is compared with.
     pub(crate) fn new(
         figure: impl Into<String>,
         ours: impl Into<String>,
@@ -51,7 +51,7 @@ impl Row {
         }
     }
 
-    /// `measured` may be `limit` at most, both in `unit`.
+    /// `measured` may be at most `limit`, both in `unit`.
     pub(crate) fn limited(
         figure: impl Into<String>,
         measured: f64,
@@ -69,7 +69,7 @@ impl Row {
         )
     }
 
-    /// Whether the median keeps to the bound.
+    /// Whether the median is within the bound.
     pub(crate) fn is_within_bound(&self) -> bool {
         let median = self.times.median();
         match self.bound {
@@ -111,8 +111,7 @@ pub(crate) fn render(sections: &[Section]) -> String {
     text
 }
 
-/// A figure as it was in each round, sorted. Told as its median, and between which figures half of
-/// them lie.
+/// A figure in each round, sorted. Printed as its median and its interquartile range.
 #[derive(Clone, Debug)]
 pub(crate) struct Spread(Vec<f64>);
 

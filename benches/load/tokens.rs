@@ -1,5 +1,5 @@
-//! Signs tokens in bulk, right before they are needed: they are valid for a short while only. No
-//! two are alike.
+//! Signs tokens in bulk, right before they are needed, since they are valid only for a short time.
+//! All are different.
 
 use std::{
     sync::{
@@ -19,7 +19,7 @@ use countersign::domain::{
 
 const RSA_BITS: usize = 2048;
 
-/// One who signs: a username and a key.
+/// A signer: a username and a key.
 #[derive(Debug)]
 pub(crate) struct Signer {
     username: String,
@@ -38,7 +38,7 @@ impl Signer {
         Self { username, algorithm, key, header: BASE64_URL_SAFE_NO_PAD.encode(header) }
     }
 
-    /// Another who signs with the same key: making one for each of many takes too long.
+    /// Another signer with the same key: creating a key for each of many takes too long.
     #[allow(dead_code, reason = "not every bench that shares this file needs it")]
     pub(crate) fn renamed(&self, username: String) -> Self {
         Self {
@@ -70,8 +70,8 @@ impl Signer {
     }
 }
 
-/// Signs `count` tokens, by each of `signers` in turn, on every core. They are valid from now on
-/// until `ahead` and the service's tolerance have passed.
+/// Signs `count` tokens, by each of `signers` in turn, on every core. They are valid from now until
+/// `ahead` and the service's tolerance have passed.
 pub(crate) fn sign(signers: &[Signer], count: usize, ahead: i64) -> Vec<String> {
     let time = UnixMillis::from(SystemTime::now()).seconds() + ahead;
     let threads = thread::available_parallelism().map_or(1, Into::into);
@@ -90,8 +90,8 @@ pub(crate) fn sign(signers: &[Signer], count: usize, ahead: i64) -> Vec<String> 
     })
 }
 
-/// 16 bytes in 22 characters, as the client's are: half of them random for the run, half of them
-/// counted.
+/// 16 bytes in 22 characters, like the client's nonces: half of them random per run, half of them a
+/// counter.
 fn nonce() -> String {
     static RUN: LazyLock<u64> = LazyLock::new(|| fastrand::u64(..));
     static NEXT: AtomicU64 = AtomicU64::new(0);

@@ -1,4 +1,4 @@
-//! What clients are connected by: TCP, or a Unix socket.
+//! Connections of clients: TCP or a Unix socket.
 
 use std::{
     io,
@@ -13,7 +13,7 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
-/// Where a server is.
+/// The address of a server.
 #[derive(Clone, Debug)]
 pub(crate) enum Place {
     Tcp(SocketAddr),

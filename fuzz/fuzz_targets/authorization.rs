@@ -1,4 +1,5 @@
-//! The header with the credentials: one value a line. What the engine takes for the token is read, too.
+//! The header with the credentials, one value per line. The token that the engine extracts is
+//! parsed, too.
 #![no_main]
 
 use countersign::{
@@ -14,7 +15,7 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|text: &str| {
     let values: Vec<&str> = text.split('\n').collect();
     let credentials = values.iter().fold(Credentials::None, |known, value| known.and_another(value));
-    // The same in the application's own header, where ours is another.
+    // The same in the application's own header, if ours has another name.
     for (auth_request, is_ours) in [
         (AuthRequest::alone(Door::Http, credentials), true),
         (AuthRequest { authorization: credentials, ..AuthRequest::alone(Door::Http, Credentials::None) }, false),

@@ -1,4 +1,5 @@
-//! What a token is bound to, and the request that it comes with, each on a line of its own: method, scheme, host, path, and claims.
+//! The claims that bind a token and the request that carries it, each on its own line: method,
+//! scheme, host, path, and claims.
 #![no_main]
 
 use countersign::{

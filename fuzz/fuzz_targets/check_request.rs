@@ -1,4 +1,4 @@
-//! What Envoy asks over gRPC: the bytes of a `CheckRequest`.
+//! Envoy's request over gRPC: the bytes of a `CheckRequest`.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -14,7 +14,7 @@ static LANGUAGE: LazyLock<Language> = LazyLock::new(|| Language::new("authorizat
 
 fuzz_target!(|bytes: &[u8]| {
     check_request(bytes, &LANGUAGE, |auth_request| {
-        // Nothing is known that is not in the message.
+        // Every value that is read is contained in the message.
         let is_there = |value: &str| bytes.windows(value.len()).any(|window| window == value.as_bytes());
         if let Credentials::One(value) = auth_request.credentials {
             assert!(value.is_empty() || is_there(value));

@@ -1,4 +1,4 @@
-//! The record of an epoch in Redis, which others may write, too.
+//! The record of an epoch in Redis, to which others may write, too.
 #![no_main]
 
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! A question over HTTP: a method and a target, then a header a line. What is bound to it is in the target `binding`.
+//! A request over HTTP: a method and a target, then one header per line. The target `binding`
+//! covers the claims that bind it.
 #![no_main]
 
 use countersign::{
@@ -31,11 +32,12 @@ fuzz_target!(|data: &[u8]| {
             Credentials::Unusable => assert!(!authorization.is_empty()),
         }
         let request = &auth_request.request;
-        // The HTTP library cuts a fragment off.
+        // The HTTP library removes fragments.
         let target = target.split('#').next().unwrap_or_default();
         let path = target.split('?').next().unwrap_or_default();
         if let Some(scopes) = path.strip_prefix("/decide/scope/").filter(|_| auth_request.misconfiguration.is_none()) {
-            // What the route asks for is never lost, and the client's request is what comes behind it.
+            // The scopes that the route requires are never lost, and the client's request follows
+            // them.
             let (scopes, tail) = scopes.split_once('/').map_or((scopes, None), |(scopes, _)| (scopes, Some(())));
             assert!(auth_request.required_scopes.len() >= scopes.split('+').count());
             assert!(auth_request.required_scopes.iter().take(1).all(|scope| !scope.is_empty()));
@@ -54,7 +56,7 @@ fuzz_target!(|data: &[u8]| {
         if path != "/validate_request" {
             return;
         }
-        // Whatever is known was said by everybody who said anything.
+        // A known value is what every header that gives one agrees on.
         for (stated, names) in [
             (request.method, ["x-original-method", "x-forwarded-method"]),
             (request.path, ["x-original-uri", "x-forwarded-uri"]),

@@ -1,4 +1,4 @@
-//! A public key as JWK.
+//! A public key as a JWK.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|text: &str| {

@@ -1,4 +1,4 @@
-//! A public key of OpenSSH: a name, a line end, the bytes that its line has in base64.
+//! An OpenSSH public key: a name, a line end, and the bytes that its line holds in base64.
 #![no_main]
 
 use base64::{Engine, prelude::BASE64_STANDARD};

@@ -1,4 +1,4 @@
-//! A public key as text: PEM of every kind, the line of OpenSSH, JWK.
+//! A public key as text: any kind of PEM, an OpenSSH line, or a JWK.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|text: &str| countersign_fuzz::check_public(text));

@@ -13,7 +13,7 @@ fuzz_target!(|text: &str| {
         }
         Err(refused) => {
             assert!(!matches!(refused, SettingsError::Unreadable { .. }), "no file is read");
-            // What a user sees: the error with its sources.
+            // The text that a user sees: the error with its sources.
             let mut source: Option<&dyn Error> = Some(&refused);
             while let Some(error) = source {
                 assert!(!error.to_string().is_empty());

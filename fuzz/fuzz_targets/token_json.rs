@@ -1,4 +1,5 @@
-//! What stands in a token, without the base64 around it, which hides it from a fuzzer: a header, a line end, claims.
+//! The content of a token without base64, which a fuzzer cannot see through: a header, a line end,
+//! claims.
 #![no_main]
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};

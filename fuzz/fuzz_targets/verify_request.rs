@@ -1,4 +1,4 @@
-//! What a plugin asks over gRPC: the bytes of a `VerifyRequest`.
+//! A plugin's request over gRPC: the bytes of a `VerifyRequest`.
 #![no_main]
 
 use countersign::{doors::grpc::fuzzing::verify_request, engine::verify::fuzzing::credential};

@@ -13,7 +13,7 @@ use crate::{
     engine::ports::Clock,
 };
 
-/// The system's clock, which never goes back within a process. There is one, whoever asks it.
+/// The system's clock, which never goes back within a process. All instances share one state.
 #[derive(Clone, Copy, Debug)]
 pub struct SystemClock;
 

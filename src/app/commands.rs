@@ -1,4 +1,4 @@
-//! For commands: what they need of the service without serving.
+//! What commands need from the service without serving.
 
 use std::sync::Arc;
 
@@ -31,21 +31,21 @@ use crate::{
     telemetry::{decisions::DecisionObserver, tokens::TokenObserver},
 };
 
-/// The registry on the database of `settings`, as `actor` of the command line changes it.
+/// The registry in the database of `settings`; audit events name `actor` for changes.
 pub async fn registry(settings: &Settings, actor: &str) -> Result<Registry, AppError> {
     Ok(Shared::connect(settings).await?.registry(change_hints(settings)?, actor))
 }
 
-/// What becomes of a folder of signing keys that has none yet.
+/// What to do with a folder of signing keys that has no key yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FirstKey {
-    /// It gets its first key, as it would from the service.
+    /// Create the first key, as the service would.
     Make,
-    /// It stays as it is: whoever only looks, or takes back, makes nothing.
+    /// Leave the folder as it is: a command that only reads or revokes creates nothing.
     Leave,
 }
 
-/// The issuer of `settings`, for a command that gives out, looks at or revokes a token.
+/// The issuer of `settings`, for a command that issues, inspects or revokes tokens.
 pub async fn issuer(settings: &Settings, first_key: FirstKey) -> Result<Issuer, AppError> {
     let shared = Shared::connect(settings).await?;
     let ports = ports(settings, &shared, first_key).await?;
@@ -63,8 +63,8 @@ pub async fn issuer(settings: &Settings, first_key: FirstKey) -> Result<Issuer, 
     )
 }
 
-/// Runs what is presented through every step of a decision, as a service with these settings would
-/// decide now.
+/// Runs a request through every step of a decision, as a service with these settings would decide
+/// it now.
 pub async fn explain(
     settings: &Settings,
     auth_request: &AuthRequest<'_>,
@@ -81,7 +81,7 @@ pub async fn explain(
         .await)
 }
 
-/// What a verifier stands on that is asked once.
+/// The ports of a verifier that is used for a single decision.
 async fn ports(
     settings: &Settings,
     shared: &Shared,
@@ -107,16 +107,16 @@ async fn ports(
     })
 }
 
-/// What came of reaching a dependency.
+/// The result of connecting to a dependency.
 #[derive(Debug)]
 pub struct Check {
-    /// The setting that names it.
+    /// The setting that names the dependency.
     pub key: &'static str,
-    /// Whether it can be used.
+    /// Whether the dependency can be used.
     pub result: Result<(), AppError>,
-    /// What should be changed although it can be used, or what would let it be used.
+    /// What to change even if it can be used, or what would make it usable.
     pub advice: Vec<String>,
-    /// What was found out about it.
+    /// Something noticed about the dependency that needs no action.
     pub note: Option<String>,
 }
 
@@ -126,8 +126,8 @@ impl Check {
     }
 }
 
-/// Reaches every dependency that `settings` name, without changing anything, and says of each what
-/// came of it.
+/// Connects to every dependency that `settings` name, without changing anything, and returns the
+/// result for each.
 pub async fn check(settings: &Settings) -> Vec<Check> {
     use_one_crypto_library();
     vec![
@@ -155,7 +155,7 @@ fn check_key_sets(settings: &Settings) -> Check {
     }
 }
 
-/// What servers are verified by. Whoever connects to none over TLS needs none.
+/// The certificate authorities that verify servers. A service without TLS connections needs none.
 fn check_roots() -> Check {
     let (note, advice) = match Roots::load(None) {
         Ok(roots) => (Some(roots.to_string()), Vec::new()),
@@ -181,7 +181,7 @@ async fn check_database(settings: &DatabaseSettings) -> Check {
     Check { note, ..Check::of("database.url", result) }
 }
 
-/// Nothing has to be set.
+/// For information only: no setting needs to change.
 const POOLED: &str = "there is a connection pooler, such as PgBouncer, before the database: no statement is prepared by name, and each \
                       query is a transaction";
 
@@ -209,7 +209,7 @@ async fn check_nonces(settings: &Settings) -> Check {
     Check { advice, ..Check::of("nonce.url", result) }
 }
 
-/// One question put to both doors of a running service, for `countersign demo`.
+/// The answers of both doors of a running service to one question, for `countersign demo`.
 #[derive(Clone, Debug)]
 pub struct DemoAnswers {
     /// What the HTTP door answered.
@@ -218,7 +218,7 @@ pub struct DemoAnswers {
     pub grpc: String,
 }
 
-/// Presents each of two tokens at its door, as gateways would.
+/// Presents each of two tokens at its door, as a gateway would.
 pub async fn show(
     http: (&ListenAddress, &str),
     grpc: (&ListenAddress, &str),

@@ -1,18 +1,18 @@
-//! How many connections the limit of open files leaves room for.
+//! The number of connections that the limit of open files allows.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Listeners, which share what there is.
+/// Number of listeners, which share the descriptors.
 const LISTENERS: u64 = 3;
-/// Descriptors that stores, key sets and the log may need beyond those that are open at the start.
+/// Descriptors that stores, key sets and the log may need in addition to those open at the start.
 const RESERVE: u64 = 40;
-/// Descriptors that each thread with a runtime has.
+/// Descriptors per thread with a runtime.
 const PER_THREAD: u64 = 4;
-/// Fewer connections would be no service.
+/// With fewer connections per listener the service would be useless.
 const CONNECTIONS_MIN: u64 = 8;
 
-/// The connections that each listener may have: `wanted`, or fewer if there are not so many
-/// descriptors. Raises the soft limit to the hard one first.
+/// The number of connections that each listener may have: `wanted`, or fewer if there are not
+/// enough descriptors. Raises the soft limit to the hard one first.
 pub(super) fn connections(wanted: usize) -> usize {
     let limit = raise();
     let threads =
@@ -33,15 +33,15 @@ pub(super) fn connections(wanted: usize) -> usize {
     }
 }
 
-/// What each listener may have of `limit`, with `open` descriptors in use and so many `threads` to
-/// come.
+/// Each listener's share of `limit`, if `open` descriptors are in use and `threads` threads are
+/// still to start.
 fn share(limit: u64, open: u64, threads: u64) -> u64 {
     let left =
         limit.saturating_sub(open).saturating_sub(RESERVE).saturating_sub(threads * PER_THREAD);
     (left / LISTENERS).max(CONNECTIONS_MIN)
 }
 
-/// The soft limit, which is as high as it may be afterwards.
+/// Raises the soft limit as far as possible, and returns it.
 fn raise() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let Some(current) = current else { return u64::MAX };
@@ -57,7 +57,7 @@ fn raise() -> u64 {
     }
 }
 
-/// Descriptors that are open; none where the system does not tell.
+/// The number of open descriptors; 0 if the system does not report it.
 fn open() -> u64 {
     std::fs::read_dir("/proc/self/fd").map_or(0, |files| files.count() as u64)
 }

@@ -1,4 +1,4 @@
-//! Taking over from another system.
+//! Imports from other systems.
 
 use std::sync::Arc;
 
@@ -12,35 +12,35 @@ use crate::{
     stores::sql::legacy::{AsymmetricJwtAuth, Jwtconnect, Jwthenticator, UserTable},
 };
 
-/// What is taken over from.
+/// The system to import from.
 #[derive(Clone, Debug)]
 pub enum LegacySystem {
     /// A Django project with `asymmetric_jwt_auth`.
     AsymmetricJwtAuth {
-        /// Its users.
+        /// Its table of users.
         users: LegacyUsers,
-        /// Whether users with neither a key nor a trust are taken, too.
+        /// Whether to import users with neither a key nor a trust, too.
         takes_all_users: bool,
     },
     /// A `jwthenticator`.
     Jwthenticator,
     /// A Django project with `django-jwtconnect-auth`.
     Jwtconnect {
-        /// Its users.
+        /// Its table of users.
         users: LegacyUsers,
     },
 }
 
-/// Where a Django project keeps its users.
+/// Where a Django project stores its users.
 #[derive(Clone, Debug)]
 pub struct LegacyUsers {
-    /// The table, perhaps with its schema.
+    /// The table, optionally with its schema.
     pub table: String,
-    /// The column of its primary key.
+    /// The primary key column of the table.
     pub id_column: String,
 }
 
-/// The database at `url`, which is that of `system`.
+/// The database of `system`, at `url`.
 pub async fn legacy_source(
     system: &LegacySystem,
     url: &DatabaseUrl,
@@ -61,8 +61,8 @@ pub async fn legacy_source(
     })
 }
 
-/// An import from `source` into the database of `settings`. A rehearsal changes nothing, so it also
-/// migrates nothing.
+/// An import from `source` into the database of `settings`. A dry run changes nothing, so it does
+/// not migrate the database either.
 pub async fn import(
     settings: &Settings,
     source: Arc<dyn LegacySource>,

@@ -1,4 +1,4 @@
-//! Giving out tokens: what the settings say about them.
+//! Builds the token issuer from the settings.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::{
     telemetry::{decisions::DecisionObserver, tokens::TokenObserver},
 };
 
-/// Puts the issuer together on what the doors decide with.
+/// Builds the issuer on the same ports that the doors use for decisions.
 pub(super) fn build(
     settings: &Settings,
     ports: &VerifierPorts,
@@ -49,7 +49,7 @@ fn terms(settings: &Settings) -> IssuerTerms {
         access_token_lifetime: issuer.access_token_lifetime,
         refresh_token_lifetime: issuer.refresh_token_lifetime,
         multiple_tokens: issuer.multiple_tokens,
-        // Those that say nothing were refused with the settings.
+        // Entries that do not parse were already rejected with the settings.
         profile_claims: issuer
             .profile_claims
             .iter()
@@ -59,8 +59,7 @@ fn terms(settings: &Settings) -> IssuerTerms {
 }
 
 /// A client assertion names this issuer or its token endpoint as its audience (RFC 7523 section 3),
-/// and is otherwise a self-signed token. It goes with a request of its own, so that nothing else is
-/// bound.
+/// and is otherwise a self-signed token. It is sent in its own request, so no other claim is bound.
 fn assertion_policy(settings: &Settings) -> Policy {
     let url = settings.issuer.url.as_str();
     let base = url.trim_end_matches('/');

@@ -1,4 +1,4 @@
-//! The tables of the database: made, taken back, looked at.
+//! Migrations of the database: apply, revert, list.
 
 use migrations::{
     Migrator,
@@ -14,33 +14,34 @@ use crate::{
     stores::sql::{Schema, SchemaError},
 };
 
-/// A migration and whether the database has it.
+/// A migration and whether it is applied.
 #[derive(Clone, Debug)]
 pub struct MigrationState {
-    /// Its name.
+    /// Name of the migration.
     pub name: String,
     /// Whether it was applied.
     pub is_applied: bool,
 }
 
-/// What migrating says as it goes.
+/// Progress of a migration run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MigrationStep<'a> {
-    /// So many migrations are missing.
+    /// This many migrations are pending.
     Missing(usize),
-    /// Another process is at it; this one waits.
+    /// Another process is migrating; this one waits.
     Waiting,
-    /// This one was applied.
+    /// The named migration was applied.
     Applied(&'a str),
 }
 
-/// Applies every migration that is missing, and says which.
+/// Applies every pending migration and returns their names.
 pub async fn migrate_up(settings: &DatabaseSettings) -> Result<Vec<String>, AppError> {
     migrate_up_telling(settings, |_| ()).await
 }
 
-/// [`migrate_up`], which tells `observer` of each step when it is done: those before one that fails
-/// stay. Of any number of processes that do it at once, each migration is applied by one.
+/// Like [`migrate_up`], but reports each step to `observer` when it is done: if one fails, those
+/// before it stay applied. If several processes migrate at the same time, each migration is applied
+/// by one of them.
 pub async fn migrate_up_telling(
     settings: &DatabaseSettings,
     mut observer: impl FnMut(MigrationStep<'_>),
@@ -81,7 +82,8 @@ async fn apply_next(transaction: &DatabaseTransaction) -> Result<Option<String>,
     Ok(Some(name))
 }
 
-/// Takes the newest migration back, with the data of its tables, and says which.
+/// Reverts the newest migration, deletes the data of its tables, and returns its name; `None` if
+/// there is nothing to revert.
 pub async fn migrate_down(settings: &DatabaseSettings) -> Result<Option<String>, AppError> {
     use_one_crypto_library();
     let schema = Schema::open(settings).await?;
@@ -99,7 +101,7 @@ async fn take_newest_back(transaction: &DatabaseTransaction) -> Result<Option<St
     Ok(Some(newest))
 }
 
-/// Every migration, in order. Nothing is made.
+/// All migrations, in order. Changes nothing.
 pub async fn migration_status(
     settings: &DatabaseSettings,
 ) -> Result<Vec<MigrationState>, AppError> {

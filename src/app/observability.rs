@@ -1,4 +1,4 @@
-//! What the service tells of itself: metrics and traces, and what they look at.
+//! Metrics and traces of the service, and what they observe.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,10 +9,10 @@ use crate::{
     telemetry::{TelemetryError, log::LogControl, metrics::Metrics, traces::Traces},
 };
 
-/// How long the last spans may take to be sent, and as long the last metrics.
+/// Timeout for sending the last spans, and again for the last metrics.
 const SEND_LAST: Duration = Duration::from_secs(1);
 
-/// Metrics and traces, where the settings say.
+/// Metrics and traces, as the settings specify.
 #[derive(Clone, Debug)]
 pub(super) struct Observability {
     pub(super) metrics: Metrics,
@@ -24,7 +24,7 @@ impl Observability {
         Ok(Self { metrics: Metrics::new(settings)?, traces: Traces::new(settings)? })
     }
 
-    /// Has the stores and the log looked at. They know nothing of it.
+    /// Registers gauges that read the stores and the log, which do not know about metrics.
     pub(super) fn observe(
         &self,
         directory: &Arc<CachedDirectory>,
@@ -50,7 +50,7 @@ impl Observability {
         }
     }
 
-    /// Sends what is left of both, from threads of their own, and waits for it.
+    /// Sends what is left of both, on separate threads, and waits for them.
     pub(super) async fn end(self) {
         let sent = tokio::task::spawn_blocking(move || {
             self.traces.shut_down(SEND_LAST);

@@ -1,13 +1,13 @@
-//! A simulated world: several replicas, one store that errs, loses its memory and is slow, clocks
-//! that lag and step, gateways that retry. Whatever is presented where and when, no token is
-//! allowed twice as different attempts, and none outside its window.
+//! A simulated world: several replicas, one store that fails, loses its memory and is slow, clocks
+//! that lag and step, and gateways that retry. Whenever and wherever a token is presented, it is
+//! never allowed for two different attempts, and never outside its window.
 //!
 //! Everything that decides is real: the verifiers, the clock that never goes back, the store in
-//! memory, and what is made of the epochs in Redis. Redis itself, the ways to it, and how a claim
-//! goes about them are simulated ([`redis`]). Time is simulated, too: nothing here waits.
+//! memory, and the interpretation of the epochs in Redis. Redis itself, the connections to it, and
+//! the steps of a claim are simulated ([`redis`]). Time is simulated, too: nothing here waits.
 //!
-//! `WORLDS=100000` says how many worlds are tried, `WORLD=17` looks at one and tells what happened
-//! in it.
+//! `WORLDS=100000` sets the number of worlds; `WORLD=17` runs one world and prints what happens in
+//! it.
 
 #![allow(clippy::print_stderr, reason = "what was tried is told beside the outcome")]
 
@@ -34,17 +34,16 @@ use crate::{
     engine::ports::{Clock, Unavailable},
 };
 
-/// Where worlds begin: the first second of tokens.
+/// Start of each world, in Unix seconds: the first second of tokens.
 const BEGINNING: i64 = 1_800_000_000;
-/// What replicas tolerate; a rolling update goes from the first to the second.
+/// Tolerances of replicas; a rolling update goes from the first to the second.
 const TOLERANCES: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(15)];
 const REPLICAS: usize = 3;
-/// Tokens from before are fenced: an empty store vouches for nothing that was signed before it
-/// began.
+/// Earlier tokens are fenced: an empty store cannot vouch for tokens signed before it started.
 const FIRST_SECOND: i64 = 2;
-/// A presentation is over after this, whatever its lookup and its claim take.
+/// By this time every presentation is over, however long its lookup and its claim take.
 const END_MS: i64 = 60_000;
-/// How often a replica looks after Redis.
+/// How often a replica checks Redis.
 const LOOK_EVERY_MS: i64 = 500;
 
 #[test]
@@ -70,14 +69,14 @@ fn no_token_passes_twice_or_outside_its_window() {
         replays += outcome.replays;
     }
     eprintln!("{allowed} allowed, {refused} refused, {replays} replays");
-    // Worlds in which nothing passes, or nothing is tried twice, would show nothing.
+    // If nothing were allowed, or no token were presented twice, the worlds would prove nothing.
     assert!(
         allowed * 20 > refused && replays > allowed / 4,
         "{allowed} allowed, {refused} refused, {replays} replays"
     );
 }
 
-/// Worlds in which a loss is not fenced show that the worlds are wild enough to find it.
+/// Without a fence after a loss, the worlds must be wild enough to find replays.
 #[test]
 fn without_the_fence_some_token_passes_twice() {
     let stage = Stage::new();
@@ -90,18 +89,18 @@ fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().unwrap())
 }
 
-/// What the replicas keep their nonces in.
+/// Where the replicas store their nonces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// Each in its own memory; there is one.
+    /// In the memory of the only replica.
     Memory,
     /// One Redis, which may restart.
     Redis,
-    /// A Redis that others take over from.
+    /// A Redis with replicas that can take over.
     Failover,
 }
 
-/// Something that happens.
+/// An event in a world.
 #[derive(Clone, Debug)]
 enum Event {
     Present {
@@ -110,39 +109,39 @@ enum Event {
         attempt: Option<&'static str>,
         lookup_ms: i64,
     },
-    /// A replica's clock is so far ahead of real time from now on.
+    /// From now on, a replica's clock is ahead of real time by this much.
     Clock {
         replica: usize,
         ahead_ms: i64,
     },
-    /// A replica restarts, with the tolerance of that number.
+    /// A replica restarts with the tolerance at this index.
     Restart {
         replica: usize,
         tolerance: usize,
     },
-    /// A replica looks after Redis.
+    /// A replica checks Redis.
     Look {
         replica: usize,
     },
-    /// Redis forgets everything.
+    /// Redis loses all its data.
     Flush,
-    /// Redis writes a snapshot, and what is lost by the next loss is what came after it.
+    /// Redis writes a snapshot; the next loss affects only later data.
     Snapshot,
-    /// Redis dies, and is back later with its snapshot, or empty.
+    /// Redis crashes, and comes back later with its snapshot, or empty.
     Crash {
         down_ms: i64,
         with_snapshot: bool,
     },
-    /// Another Redis takes over, with what the snapshot has. The replicas learn of it later.
+    /// Another Redis takes over, with the data of the snapshot. The replicas notice later.
     Failover,
     Noticed {
         replica: usize,
     },
-    /// Redis refuses to write for a while.
+    /// Redis refuses writes for a while.
     Refuse {
         for_ms: i64,
     },
-    /// Answers of Redis are slow, and some are lost, for a while.
+    /// For a while, replies of Redis are slow, and some are lost.
     Slow {
         for_ms: i64,
     },
@@ -153,13 +152,13 @@ struct World {
     seed: u64,
     kind: Kind,
     mode: FenceMode,
-    /// The tolerance of each replica at first, by its number.
+    /// The initial tolerance of each replica, as an index.
     tolerances: [usize; REPLICAS],
-    /// Milliseconds ahead of real time, at first.
+    /// Milliseconds ahead of real time, initially.
     clocks: [i64; REPLICAS],
-    /// The tokens' times, in seconds since [`BEGINNING`].
+    /// Times of the tokens, in seconds since [`BEGINNING`].
     tokens: Vec<i64>,
-    /// In the order of their times, which are milliseconds since [`BEGINNING`].
+    /// Sorted by time, in milliseconds since [`BEGINNING`].
     events: Vec<(i64, Event)>,
 }
 
@@ -171,8 +170,8 @@ impl World {
         let is_strict = mode == FenceMode::MintedBefore && random.u8(..4) == 0;
         let mode = if is_strict { FenceMode::Strict } else { mode };
         let is_raised = kind != Kind::Memory && random.u8(..3) == 0;
-        // A client that is ahead of the clock by which a loss is dated is what the strict fence is
-        // for.
+        // The strict fence exists for clients whose clocks are ahead of the clock that dates a
+        // loss.
         let may_be_off = kind != Kind::Memory || is_strict;
         let clocks = [(); REPLICAS]
             .map(|()| if may_be_off && random.bool() { random.i64(-250..=250) } else { 0 });
@@ -201,7 +200,7 @@ impl World {
         world
     }
 
-    /// Up to three faults, at moments into which windows of tokens fall.
+    /// Adds up to three faults, at times that lie in the windows of tokens.
     fn happen(
         &mut self,
         random: &mut fastrand::Rng,
@@ -227,7 +226,7 @@ impl World {
                 (_, 0 | 1) => {
                     is_clock_set = true;
                     let back = random.i64(200..20_000);
-                    // Set for a while, as a rule.
+                    // Usually only for a while.
                     let ahead_ms =
                         if random.u8(..3) == 0 { random.i64(300..60_000) } else { -back };
                     if random.u8(..4) > 0 {
@@ -238,7 +237,8 @@ impl World {
                     }
                     Event::Clock { replica, ahead_ms }
                 }
-                // A memory that begins by a wrong clock cannot know when it began.
+                // A store in memory that starts while the clock is wrong cannot know when it
+                // started.
                 (Kind::Memory, _) if is_clock_set => continue,
                 (Kind::Memory, _) => Event::Restart { replica, tolerance: 0 },
                 (_, 2) => Event::Slow { for_ms: random.i64(500..5_000) },
@@ -274,7 +274,7 @@ impl World {
         });
         let latest = 2 * window_ms / 1000;
         for token in 0..random.usize(1..=3) {
-            // Rather one into whose window a fault falls.
+            // Prefer a token with a fault in its window.
             let time = match random.choice(&faults) {
                 Some(fault) if random.bool() => {
                     (fault / 1000 + random.i64(-2..=1)).clamp(FIRST_SECOND, latest)
@@ -296,7 +296,7 @@ impl World {
                     (6, _) => near(random, ends),
                     _ => random.i64(ends - 1_000..ends + 100),
                 };
-                // Tokens of clients whose clocks run ahead are what the strict fence is for.
+                // The strict fence exists for tokens of clients whose clocks run ahead.
                 let earliest = if loses && self.mode != FenceMode::Strict {
                     minted
                 } else {
@@ -342,7 +342,7 @@ impl World {
                             AuthRequest { attempt: *attempt, ..auth_request(credentials) };
                         let lookup_ms = *lookup_ms;
                         let decide = async move {
-                            // Its lookup is the next, since nothing is waited for before it.
+                            // Its lookup comes next, since it waits for nothing before that.
                             universe.lookup_ms.store(lookup_ms, Ordering::Relaxed);
                             Some(verifier.decide(&auth_request).await.result)
                         };
@@ -361,7 +361,7 @@ impl World {
                         }),
                     }),
                     Event::Restart { replica, tolerance } => {
-                        // What it was about to answer is lost.
+                        // The decisions it was working on are lost.
                         under_way.retain(|one| one.replica != *replica);
                         universe.restart(*replica, *tolerance, self.kind == Kind::Memory);
                     }
@@ -377,7 +377,7 @@ impl World {
         outcome
     }
 
-    /// Lets everything go on as far as it can, and notes what has ended.
+    /// Polls everything until nothing makes progress, and records what has ended.
     fn poll(
         &self,
         stage: &Stage,
@@ -426,12 +426,12 @@ impl World {
     }
 }
 
-/// A decision, or a look after Redis, at a replica.
+/// A decision, or a check of Redis, at a replica.
 struct UnderWay<'w> {
     replica: usize,
-    /// The token and the attempt, if it is a decision.
+    /// The token and the attempt; `None` for a check of Redis.
     what: Option<(usize, String)>,
-    /// Ends with what was decided, if it is a decision.
+    /// Ends with the decision; with `None` for a check of Redis.
     future: Pin<Box<dyn Future<Output = Option<Decided>> + 'w>>,
 }
 

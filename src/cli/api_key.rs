@@ -18,38 +18,38 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ApiKeyCommand {
-    /// Make an API key for a principal, and show it this once. Its holder exchanges it at
+    /// Create an API key for a principal, and show it once. Its holder exchanges it for tokens at
     /// `/authenticate`, with its identifier.
     Issue(IssueArguments),
-    /// List API keys, revoked ones too.
+    /// List API keys, including revoked ones.
     List {
-        /// Only those of this principal.
+        /// Only keys of this principal.
         username: Option<Username>,
-        /// How to write the list.
+        /// Output format.
         #[arg(long, value_enum, default_value_t)]
         output: Format,
     },
-    /// Revoke an API key and every token that it was exchanged for, for good.
+    /// Revoke an API key and every token that was issued for it, permanently.
     Revoke {
-        /// The id that `api-key issue` printed and `api-key list` shows.
+        /// Id of the key, from `api-key issue` or `api-key list`.
         id: i64,
     },
 }
 
 #[derive(Debug, Args)]
 pub(super) struct IssueArguments {
-    /// Whose key it is.
+    /// Username of the owning principal.
     username: Username,
-    /// How long it may be used, such as `90d` [default: `issuer.api_key_lifetime`].
+    /// Lifetime of the key, such as `90d` [default: `issuer.api_key_lifetime`].
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     expires_in: Option<Duration>,
-    /// What its holder has to name together with it [default: a new one].
+    /// The identifier that the holder has to send with the key [default: a new one].
     #[arg(long, value_name = "UUID")]
     identifier: Option<Uuid>,
-    /// What to call it.
+    /// A name for the key.
     #[arg(long, value_name = "TEXT")]
     comment: Option<String>,
-    /// How to write the result.
+    /// Output format.
     #[arg(long, value_enum, default_value_t)]
     output: Format,
 }

@@ -6,7 +6,7 @@ use crate::{app, config::Settings};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ConfigCommand {
-    /// Validate the settings, and reach every dependency that they name. Nothing is changed.
+    /// Validate the settings and connect to every dependency that they name. Nothing is changed.
     Check,
 }
 

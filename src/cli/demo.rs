@@ -1,4 +1,4 @@
-//! `countersign demo`: the main job on embedded defaults, shown.
+//! `countersign demo`: serves with built-in defaults and shows decisions.
 
 use std::{
     fs,
@@ -26,8 +26,8 @@ const USERNAME: &str = "demo";
 pub(super) fn run(mut settings: Settings) -> super::CommandResult {
     let folder = PathBuf::from(FOLDER);
     fs::create_dir_all(&folder)?;
-    // What the environment sets stays; the rest is for a demo: loopback only, and everything in one
-    // folder.
+    // Settings from the environment stay; the rest is for a demo: loopback only, and all files in
+    // one folder.
     let defaults = Settings::default();
     let local = |address: &mut ListenAddress, default: &ListenAddress| {
         if let (true, ListenAddress::Tcp(address)) = (address == default, address) {
@@ -57,8 +57,8 @@ async fn demo(settings: Settings, log: app::LogControl, key_file: &Path) -> supe
     let app = App::build(&settings, log).await?;
     let (stop, hurry) = super::serve::told_to_stop()?;
     let served = tokio::spawn(app.serve(listeners.open()?, stop, hurry));
-    // Used nonces are kept in memory, which is empty: tokens from before the start are denied, and
-    // tokens carry whole seconds.
+    // Used nonces are kept in memory, which is empty. So tokens from before the start are denied,
+    // and the times of tokens are whole seconds.
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
     tokio::time::sleep(
         Duration::from_secs(1).saturating_sub(Duration::from_nanos(now.subsec_nanos().into())),
@@ -84,7 +84,7 @@ async fn demo(settings: Settings, log: app::LogControl, key_file: &Path) -> supe
     Ok(())
 }
 
-/// The key of the last demo, or a new one.
+/// The key of the previous demo, or a new one.
 fn demo_key(file: &Path) -> Result<PrivateKey, super::Failure> {
     match fs::read_to_string(file) {
         Ok(pem) => Ok(PrivateKey::parse(&pem, None)?),
@@ -97,7 +97,7 @@ fn demo_key(file: &Path) -> Result<PrivateKey, super::Failure> {
     }
 }
 
-/// A demo may run again on what an earlier one left.
+/// Adds the demo principal and key unless a previous demo has added them.
 async fn register(settings: &Settings, key: &PrivateKey) -> super::CommandResult {
     let registry = super::registry(settings).await?;
     let username = Username::new(USERNAME)?;
@@ -151,7 +151,7 @@ fn usage(key_file: &Path, http: &ListenAddress, admin: &ListenAddress) -> String
     )
 }
 
-/// What curl is given to ask there.
+/// The arguments for curl to reach the listener.
 fn for_curl(listener: &ListenAddress) -> String {
     match listener {
         ListenAddress::Tcp(address) => format!("http://{address}"),

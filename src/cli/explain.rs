@@ -21,20 +21,19 @@ use crate::{
                         input:\n\n    countersign explain - < token.txt"
 )]
 pub(super) struct ExplainArguments {
-    /// `-` for the token on standard input, or the token itself; with or without its scheme in
-    /// front.
+    /// The token, with or without its scheme; `-` reads it from standard input.
     #[arg(value_name = "-|TOKEN")]
     token: String,
-    /// The method of the request that it comes with.
+    /// Method of the request that carries the token.
     #[arg(long, value_name = "METHOD")]
     method: Option<String>,
-    /// The URL of the request that it comes with.
+    /// URL of the request that carries the token.
     #[arg(long, value_name = "URL")]
     url: Option<Url>,
-    /// Scopes that the route asks for, separated by spaces. May be given more than once.
+    /// Scopes that the route requires, separated by spaces. May be repeated.
     #[arg(long = "scope", value_name = "SCOPES")]
     scopes: Vec<String>,
-    /// How to write the steps.
+    /// Output format.
     #[arg(long, value_enum, default_value_t)]
     output: Format,
 }

@@ -15,23 +15,24 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ImportCommand {
-    /// From a Django project with `asymmetric_jwt_auth`: users, public keys, trusted key sets.
+    /// Import from a Django project with `asymmetric_jwt_auth`: users, public keys, trusted key
+    /// sets.
     AsymmetricJwtAuth {
         #[command(flatten)]
         users: UserArguments,
-        /// Take users with neither a key nor a trusted key set, too.
+        /// Also import users with neither a key nor a trusted key set.
         #[arg(long)]
         all_users: bool,
         #[command(flatten)]
         common: CommonArguments,
     },
-    /// From jwthenticator: API keys, each for a principal that is named by its identifier, and
+    /// Import from jwthenticator: API keys, each for a principal named by its identifier, and
     /// refresh tokens.
     Jwthenticator {
         #[command(flatten)]
         common: CommonArguments,
     },
-    /// From a Django project with django-jwtconnect-auth: users and refresh tokens.
+    /// Import from a Django project with django-jwtconnect-auth: users and refresh tokens.
     Jwtconnect {
         #[command(flatten)]
         users: UserArguments,
@@ -40,22 +41,21 @@ pub(super) enum ImportCommand {
     },
 }
 
-/// Where a Django project keeps its users.
+/// Where a Django project stores its users.
 #[derive(Debug, Args)]
 pub(super) struct UserArguments {
-    /// The table of the users, where the project has a user model of its own.
+    /// Table of users, if the project has its own user model.
     #[arg(long, value_name = "TABLE", default_value = "auth_user")]
     user_table: String,
-    /// The column of its primary key.
+    /// Primary key column of that table.
     #[arg(long, value_name = "COLUMN", default_value = "id")]
     user_id_column: String,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct CommonArguments {
-    /// The database to take over from, which is only read: `sqlite:`, `postgres:` or `mysql:`.
-    /// What is taken over goes into `database.url`.
-    /// `-` reads it from standard input.
+    /// The database to import from: `sqlite:`, `postgres:` or `mysql:`; `-` reads the URL from
+    /// standard input. The database is only read; what is imported goes into `database.url`.
     #[arg(
         long,
         value_name = "URL|-",
@@ -63,14 +63,15 @@ pub(super) struct CommonArguments {
         conflicts_with = "database_env"
     )]
     database: Option<String>,
-    /// The same, from this environment variable. Others who are logged in see the arguments of a
-    /// command, passwords included: a URL with one goes here, or on standard input.
+    /// Environment variable with the database URL. Other users of this machine can see the
+    /// arguments of a command, including passwords: use this or standard input for a URL that
+    /// contains one.
     #[arg(long, value_name = "VAR")]
     database_env: Option<String>,
-    /// Say what would be taken over, and change nothing.
+    /// Report what would be imported, and change nothing.
     #[arg(long)]
     dry_run: bool,
-    /// How to write the result.
+    /// Output format.
     #[arg(long, value_enum, default_value_t)]
     output: Format,
 }
@@ -125,7 +126,7 @@ impl From<UserArguments> for LegacyUsers {
     }
 }
 
-/// Parsed here, since the parser of arguments repeats what it cannot use.
+/// Parsed here, because the argument parser would repeat an invalid URL in its error.
 fn url(given: Option<String>, variable: Option<&str>) -> Result<DatabaseUrl, super::Failure> {
     let usage = |text: String| super::Failure::Usage(text.into());
     if let Some(url) = given {

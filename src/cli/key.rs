@@ -30,70 +30,71 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(super) enum KeyCommand {
-    /// Make a key pair. The private half stays with the client; the public half goes to `key add`.
+    /// Generate a key pair. The private key stays with the client; the public key goes to
+    /// `key add`.
     Generate(GenerateArguments),
     /// Register a public key: PEM, OpenSSH, JWK or the key of a certificate.
     Add(AddArguments),
-    /// List keys, revoked ones too.
+    /// List keys, including revoked ones.
     List {
-        /// Only those of this principal.
+        /// Only keys of this principal.
         username: Option<Username>,
-        /// How to write the list.
+        /// Output format.
         #[arg(long, value_enum, default_value_t)]
         output: Format,
     },
-    /// Show one key, with its text.
+    /// Show one key and its public key text.
     Show {
-        /// The id that `key add` printed and `key list` shows.
+        /// Id of the key, from `key add` or `key list`.
         id: i64,
-        /// How to write it.
+        /// Output format.
         #[arg(long, value_enum, default_value_t)]
         output: Format,
     },
-    /// Revoke a key, for good.
+    /// Revoke a key permanently.
     Revoke {
-        /// The id that `key add` printed and `key list` shows.
+        /// Id of the key, from `key add` or `key list`.
         id: i64,
     },
 }
 
 #[derive(Debug, Args)]
 pub(super) struct GenerateArguments {
-    /// ed25519, rsa, p256 or p384.
+    /// Type of the key: ed25519, rsa, p256 or p384.
     #[arg(long = "type", default_value = "ed25519", value_name = "TYPE")]
     family: KeyFamily,
-    /// Size of an RSA key: 2048, 3072, 4096 or 8192.
+    /// Size of an RSA key in bits: 2048, 3072, 4096 or 8192.
     #[arg(long, default_value_t = 2048, value_name = "N")]
     bits: usize,
-    /// Write the private key here, readable by its owner alone, and the public key to FILE.pub.
-    /// Nothing is overwritten.
+    /// Write the private key to FILE, readable only by its owner, and the public key to FILE.pub.
+    /// Existing files are not overwritten.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Encrypt the private key with the passphrase in this environment variable.
+    /// Environment variable with a passphrase to encrypt the private key.
     #[arg(long, value_name = "VAR")]
     passphrase_env: Option<String>,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct AddArguments {
-    /// Whose key it is.
+    /// Username of the owning principal.
     username: Username,
-    /// The public key; `-` reads it from standard input.
+    /// File with the public key; `-` reads it from standard input.
     file: PathBuf,
-    /// What to call it [default: the comment of an OpenSSH key].
+    /// A name for the key [default: the comment of an OpenSSH key].
     #[arg(long)]
     comment: Option<String>,
-    /// Scopes to which this key narrows those of its principal, separated by spaces. May be given
-    /// more than once.
+    /// Scopes to restrict the key to, out of those of its principal, separated by spaces. May be
+    /// repeated.
     #[arg(long = "scope", value_name = "SCOPES")]
     scopes: Vec<String>,
-    /// How long it may be used, such as `90d` [default: until it is revoked].
+    /// Lifetime of the key, such as `90d` [default: until it is revoked].
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     expires_in: Option<std::time::Duration>,
-    /// From when on it may be used, such as `2030-01-31T00:00:00Z` [default: now].
+    /// Time from which the key is valid, such as `2030-01-31T00:00:00Z` [default: now].
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_rfc3339_weak)]
     not_before: Option<SystemTime>,
-    /// How to write the result.
+    /// Output format.
     #[arg(long, value_enum, default_value_t)]
     output: Format,
 }
@@ -182,7 +183,7 @@ fn generate(arguments: &GenerateArguments) -> super::CommandResult {
     let public_file = PathBuf::from(format!("{}.pub", file.display()));
     write_secret(file, private.expose_secret())?;
     if let Err(error) = write_new(&public_file, &public, 0o644) {
-        // Half a pair is worse than none.
+        // Do not leave a private key without its public key.
         fs::remove_file(file)?;
         return Err(error);
     }
@@ -197,7 +198,7 @@ fn generate(arguments: &GenerateArguments) -> super::CommandResult {
     Ok(())
 }
 
-/// The passphrase in the environment variable `name`, where one is named.
+/// The passphrase in the environment variable `name`, if one is given.
 pub(super) fn passphrase(name: Option<&str>) -> Result<Option<SecretString>, super::Failure> {
     let Some(name) = name else { return Ok(None) };
     match std::env::var(name) {
@@ -211,7 +212,7 @@ pub(super) fn passphrase(name: Option<&str>) -> Result<Option<SecretString>, sup
     }
 }
 
-/// The name that stands for standard input.
+/// The argument that means standard input.
 pub(super) const STDIN: &str = "-";
 
 /// The text of `file`, or of standard input for `-`.
@@ -233,7 +234,7 @@ pub(super) fn read(file: &Path) -> Result<String, super::Failure> {
     Ok(String::from_utf8(bytes).map_err(|_| not_text())?)
 }
 
-/// What is in the file, or comes over standard input for `-`.
+/// The bytes of `file`, or of standard input for `-`.
 pub(super) fn read_bytes(file: &Path) -> Result<Vec<u8>, super::Failure> {
     let mut bytes = Vec::new();
     let result = if file == Path::new(STDIN) {
@@ -245,12 +246,12 @@ pub(super) fn read_bytes(file: &Path) -> Result<Vec<u8>, super::Failure> {
     Ok(bytes)
 }
 
-/// Says of which file it is that `error` speaks.
+/// The text of `error`, with the file that it is about.
 pub(super) fn not_usable(file: &Path, error: &KeyError) -> String {
     format!("{}: {}", file.display(), super::one_line(error))
 }
 
-/// Writes a new file that only its owner may read.
+/// Creates a file that only its owner may read. Fails if it exists.
 pub(super) fn write_secret(file: &Path, text: &str) -> super::CommandResult {
     write_new(file, text, 0o600)
 }

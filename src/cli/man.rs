@@ -7,7 +7,7 @@ use clap_mangen::Man;
 
 #[derive(Debug, Args)]
 pub(super) struct ManArguments {
-    /// Write one page for each command into this folder, which is made if need be.
+    /// Write one page per command into this folder, which is created if it does not exist.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }

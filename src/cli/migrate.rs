@@ -13,13 +13,13 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(super) enum MigrateCommand {
-    /// Apply every migration that is missing.
+    /// Apply all pending migrations.
     Up,
-    /// Take back the newest migration, with the data of its tables.
+    /// Revert the newest migration and delete the data of its tables.
     Down,
-    /// List the migrations and whether the database has them.
+    /// List the migrations and whether each is applied.
     Status {
-        /// How to write the list.
+        /// Output format.
         #[arg(long, value_enum, default_value_t)]
         output: Format,
     },
@@ -48,7 +48,7 @@ pub(super) fn run(command: &MigrateCommand, settings: &Settings) -> super::Comma
     Ok(())
 }
 
-/// Each migration is told of when it is done: one on a large table may take long, or fail.
+/// Reports each migration when it is done, since one on a large table may take long or fail.
 fn up(database: &DatabaseSettings) -> super::CommandResult {
     let mut progress = None::<Progress>;
     let mut printed = Ok(());

@@ -1,4 +1,4 @@
-//! Listings, as a table or as JSON.
+//! Output as a table or as JSON.
 
 use std::io;
 
@@ -6,17 +6,17 @@ use clap::ValueEnum;
 use comfy_table::{Table, presets};
 use serde_json::{Map, Value};
 
-/// How a listing is written.
+/// Output format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
-    /// For people.
+    /// For people to read.
     #[default]
     Table,
-    /// An array of objects for a list, one object for one thing.
+    /// JSON: an array of objects for a list, or a single object.
     Json,
 }
 
-/// Writes `rows`, each with the values of `columns`, in the same order.
+/// Prints `rows`; each has its values in the order of `columns`.
 pub(super) fn list(
     columns: &[&'static str],
     rows: Vec<Vec<Value>>,
@@ -38,7 +38,7 @@ pub(super) fn list(
     }
 }
 
-/// Writes one object: a line for each value, or JSON.
+/// Prints one object: a line per value, or JSON.
 pub(super) fn one(columns: &[&'static str], row: Vec<Value>, format: Format) -> io::Result<()> {
     match format {
         Format::Json => super::print(&format!("{:#}\n", object(columns, row))),
@@ -52,7 +52,7 @@ pub(super) fn one(columns: &[&'static str], row: Vec<Value>, format: Format) -> 
     }
 }
 
-/// One row as an object.
+/// A row as a JSON object.
 pub(super) fn object(columns: &[&'static str], row: Vec<Value>) -> Value {
     Value::Object(columns.iter().map(|name| (*name).to_owned()).zip(row).collect::<Map<_, _>>())
 }
@@ -66,12 +66,12 @@ fn cell(value: &Value) -> String {
     }
 }
 
-/// A text, or null.
+/// A JSON string, or null.
 pub(super) fn text(value: Option<&str>) -> Value {
     value.map_or(Value::Null, Value::from)
 }
 
-/// A moment as RFC 3339, or null.
+/// A time as RFC 3339, or null.
 pub(super) fn moment(at: Option<crate::domain::time::UnixMillis>) -> Value {
     at.map_or(Value::Null, |at| Value::String(at.to_rfc3339()))
 }

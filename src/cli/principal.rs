@@ -14,52 +14,52 @@ use crate::{
 pub(super) enum PrincipalCommand {
     /// Add a principal.
     Add {
-        /// 1 to 255 characters, compared byte for byte.
+        /// Username: 1 to 255 characters, compared byte for byte.
         username: Username,
-        /// What it may do: scopes separated by spaces. May be given more than once.
+        /// Scopes of the principal, separated by spaces. May be repeated.
         #[arg(long = "scope", value_name = "SCOPES")]
         scopes: Vec<String>,
         #[command(flatten)]
         profile: ProfileArguments,
-        /// Add it disabled: it may not pass before it is enabled.
+        /// Add it disabled: all its tokens are denied until it is enabled.
         #[arg(long)]
         disabled: bool,
-        /// How to write the result.
+        /// Output format.
         #[arg(long, value_enum, default_value_t)]
         output: Format,
     },
-    /// List every principal.
+    /// List all principals.
     List {
-        /// How to write the list.
+        /// Output format.
         #[arg(long, value_enum, default_value_t)]
         output: Format,
     },
     /// Show one principal.
     Show {
-        /// Whom.
+        /// Username of the principal.
         username: Username,
-        /// How to write it.
+        /// Output format.
         #[arg(long, value_enum, default_value_t)]
         output: Format,
     },
-    /// Let a principal pass again.
+    /// Enable a disabled principal.
     Enable {
-        /// Whom.
+        /// Username of the principal.
         username: Username,
     },
-    /// Let a principal pass no more. Its keys stay.
+    /// Disable a principal; its keys are kept.
     Disable {
-        /// Whom.
+        /// Username of the principal.
         username: Username,
     },
-    /// Remove a principal with its keys and trusts.
+    /// Remove a principal and its keys and trusts.
     Remove {
-        /// Whom.
+        /// Username of the principal.
         username: Username,
     },
 }
 
-/// Who it is for people. No decision looks at it.
+/// Profile of the principal, for people. Decisions ignore it.
 #[derive(Debug, Args)]
 pub(super) struct ProfileArguments {
     #[arg(long, value_name = "NAME")]

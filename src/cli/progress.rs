@@ -1,4 +1,4 @@
-//! How far a long-running command is, on standard error: a bar on a terminal, and elsewhere a plain
+//! Progress of a long-running command, on standard error: a bar on a terminal, otherwise a plain
 //! line every few seconds, so that the log of a job is neither silent nor full.
 
 use std::{
@@ -12,13 +12,12 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// How long a command may be silent where there is no terminal.
+/// Time between two lines if there is no terminal.
 const SILENCE: Duration = Duration::from_secs(5);
-/// How often a spinner turns.
+/// Time between two frames of a spinner.
 const TICK: Duration = Duration::from_millis(120);
 
-/// The progress of one command. It may be shared between threads; dropped, it leaves nothing on the
-/// screen.
+/// The progress of one command. May be shared between threads; when dropped, it clears the bar.
 pub(super) struct Progress {
     what: String,
     total: Option<u64>,
@@ -35,12 +34,12 @@ struct Lines {
     output: Box<dyn Write + Send>,
     started: Instant,
     last: Instant,
-    /// Whether there was a line: only then does the end need one.
+    /// Whether a line was printed: only then a final line is needed.
     has_spoken: bool,
 }
 
 impl Progress {
-    /// `what` is done, `total` times if that is known, as in `keys`, 5000.
+    /// Counts `what`, such as `keys`, up to `total` if that is known.
     pub(super) fn new(what: &str, total: Option<u64>) -> Self {
         let shown = if io::stderr().is_terminal() {
             Display::OnTerminal(bar(what, total))
@@ -50,7 +49,7 @@ impl Progress {
         Self { what: what.to_owned(), total, done: AtomicU64::new(0), shown }
     }
 
-    /// `n` more are done.
+    /// Counts `n` more.
     pub(super) fn advance(&self, n: u64) {
         let done = self.done.fetch_add(n, Ordering::Relaxed) + n;
         match &self.shown {
@@ -61,7 +60,7 @@ impl Progress {
         }
     }
 
-    /// Text for standard output, which the bar is out of the way of.
+    /// Prints text to standard output, with the bar out of the way.
     pub(super) fn print(&self, text: &str) -> io::Result<()> {
         match &self.shown {
             Display::OnTerminal(bar) => bar.suspend(|| super::print(text)),
@@ -69,7 +68,7 @@ impl Progress {
         }
     }
 
-    /// Something worth a line of its own on standard error, whatever is shown.
+    /// Prints a line to standard error, with or without a bar.
     pub(super) fn note(&self, line: &str) {
         match &self.shown {
             Display::OnTerminal(bar) => bar.println(line),
@@ -77,7 +76,7 @@ impl Progress {
         }
     }
 
-    /// All is done.
+    /// The command is done.
     pub(super) fn finish(self) {
         if let Display::AsLines(lines) = &self.shown {
             let mut lines = held(lines);
@@ -94,7 +93,7 @@ impl Progress {
     }
 }
 
-/// The bar goes, however the command ends: what it did is said elsewhere.
+/// Clears the bar, also if the command fails: the command reports its result elsewhere.
 impl Drop for Progress {
     fn drop(&mut self) {
         if let Display::OnTerminal(bar) = &self.shown {
@@ -108,7 +107,7 @@ impl Lines {
         Self { output, started: now, last: now, has_spoken: false }
     }
 
-    /// Writes the line, if it is time for one.
+    /// Writes the line if enough time has passed since the last one.
     fn tell(&mut self, now: Instant, line: impl FnOnce(Duration) -> String) {
         if now.saturating_duration_since(self.last) >= SILENCE {
             self.last = now;
@@ -118,7 +117,7 @@ impl Lines {
         }
     }
 
-    /// Where standard error is closed there is nobody to tell.
+    /// If standard error is closed, nobody can read the line.
     fn write(&mut self, line: &str) {
         drop(writeln!(self.output, "{line}"));
     }
@@ -132,7 +131,7 @@ fn bar(what: &str, total: Option<u64>) -> ProgressBar {
         None => (ProgressBar::no_length(), "{spinner} {msg} {human_pos}, {elapsed}"),
     };
     bar.set_draw_target(ProgressDrawTarget::stderr());
-    // The templates are those two; where one could not be read, the library's own would do.
+    // There are only these two templates; if one did not parse, the library's default would do.
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
@@ -141,7 +140,7 @@ fn bar(what: &str, total: Option<u64>) -> ProgressBar {
     bar
 }
 
-/// A thread that panicked with the lock leaves lines that are still good.
+/// If a thread panicked while it held the lock, the lines are still good.
 fn held(lines: &Mutex<Lines>) -> std::sync::MutexGuard<'_, Lines> {
     lines.lock().unwrap_or_else(PoisonError::into_inner)
 }

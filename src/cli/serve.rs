@@ -10,7 +10,7 @@ use crate::{
 pub(super) fn run(settings: &Settings) -> super::CommandResult {
     let log = app::init_log(settings)?;
     super::block_on(async {
-        // Bound first: of two services on one address, the second should not touch the database.
+        // Bind first: if another service has the address, this one should not touch the database.
         let listeners = Listeners::bind(settings)?;
         let app = App::build(settings, log.control()).await?;
         for warning in settings.warnings() {
@@ -27,7 +27,7 @@ pub(super) fn run(settings: &Settings) -> super::CommandResult {
     })?
 }
 
-/// Are done at the first SIGTERM or SIGINT, and at the second.
+/// Two futures: ready at the first SIGTERM or SIGINT, and at the second.
 pub(super) fn told_to_stop() -> std::io::Result<(impl Future<Output = ()>, impl Future<Output = ()>)>
 {
     use tokio::signal::unix::{SignalKind, signal};
@@ -46,7 +46,7 @@ pub(super) fn told_to_stop() -> std::io::Result<(impl Future<Output = ()>, impl 
     });
     let after = |signals| {
         let mut counted = counted.clone();
-        // The sender outlives the wait: its task never ends.
+        // The sender outlives the wait, because its task never ends.
         async move { drop(counted.wait_for(|count| *count >= signals).await) }
     };
     Ok((after(1), after(2)))

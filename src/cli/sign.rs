@@ -1,4 +1,4 @@
-//! `countersign sign`, the client's side.
+//! `countersign sign`, which runs on the client's side.
 
 use std::{
     path::{Path, PathBuf},
@@ -14,36 +14,36 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(super) struct SignArguments {
-    /// Who signs.
+    /// Username of the principal that signs.
     username: Username,
-    /// The private key: PEM or OpenSSH; `-` reads it from standard input.
+    /// File with the private key, PEM or OpenSSH; `-` reads it from standard input.
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
-    /// The passphrase of the key is in this environment variable.
+    /// Environment variable with the passphrase of the key.
     #[arg(long, value_name = "VAR")]
     passphrase_env: Option<String>,
     /// Bind the token to this HTTP method.
     #[arg(long, value_name = "M")]
     method: Option<String>,
-    /// Bind the token to this URL; its query and fragment do not count, but for `--bind-query`.
+    /// Bind the token to this URL, without its query and fragment (see `--bind-query`).
     #[arg(long, value_name = "U")]
     url: Option<String>,
-    /// Bind the token to the query of the URL, too, to the letter; without one, to a request
-    /// without a query.
+    /// Also bind the token to the exact query of the URL; if the URL has none, to a request without
+    /// a query.
     #[arg(long, requires = "url")]
     bind_query: bool,
-    /// Bind the token to the body in this file; `-` reads it from standard input, `/dev/null` is a
-    /// request without one.
+    /// Bind the token to the body in this file; `-` reads it from standard input, `/dev/null` means
+    /// a request without a body.
     #[arg(long, value_name = "FILE")]
     body: Option<PathBuf>,
-    /// Make the token for the service of this audience only.
+    /// Restrict the token to the service with this audience.
     #[arg(long)]
     audience: Option<String>,
-    /// Print the whole header, as `curl -H` takes it, instead of the token alone. `--header=NAME`
-    /// where the service's `self_signed.header` is not `Authorization`.
+    /// Print the whole header, as `curl -H` takes it, instead of the token alone. Use
+    /// `--header=NAME` if the service's `self_signed.header` is not `Authorization`.
     #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true, default_missing_value = "Authorization")]
     header: Option<String>,
-    /// The scheme in that header.
+    /// Scheme before the token in that header.
     #[arg(long, default_value = "JWT")]
     scheme: String,
 }
@@ -85,7 +85,7 @@ pub(super) fn run(arguments: &SignArguments) -> super::CommandResult {
     Ok(())
 }
 
-/// The query of a URL, as it is written there.
+/// The query exactly as the URL spells it; empty if there is none.
 fn query(url: &str) -> &str {
     url.split('#').next().and_then(|url| url.split_once('?')).map_or("", |(_, query)| query)
 }

@@ -11,16 +11,16 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(super) enum SigningKeyCommand {
-    /// Make a new key. Running services publish it at once, and sign with it after
+    /// Create a new signing key. Running services publish it at once, and sign with it after
     /// `issuer.signing_key_delay`.
     Rotate {
-        /// How to write the result.
+        /// Output format.
         #[arg(long, value_enum, default_value_t)]
         output: Format,
     },
-    /// List the keys, oldest first. One that is retired may be deleted.
+    /// List the signing keys, oldest first. A retired key may be deleted.
     List {
-        /// How to write the list.
+        /// Output format.
         #[arg(long, value_enum, default_value_t)]
         output: Format,
     },

@@ -17,33 +17,33 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TokenCommand {
-    /// Give an access token and a refresh token to a principal, and show them this once.
+    /// Issue an access token and a refresh token to a principal, and show them once.
     Issue(IssueArguments),
-    /// Tell what an access or refresh token of this service says, and whether it may be used now.
+    /// Show the content of an access or refresh token of this service, and whether it is valid now.
     #[command(
         after_help = "Others who are logged in see the arguments of a command. To keep the token from them, hand it over on \
                             standard input:\n\n    countersign token introspect - < token.txt"
     )]
     Introspect {
-        /// `-` for the token on standard input, or the token itself.
+        /// The token; `-` reads it from standard input.
         #[arg(value_name = "-|TOKEN")]
         token: String,
-        /// How to write it.
+        /// Output format.
         #[arg(long, value_enum, default_value_t)]
         output: Format,
     },
-    /// List tokens that were given out, revoked and expired ones too.
+    /// List issued tokens, including revoked and expired ones.
     List {
-        /// Only those of this principal.
+        /// Only tokens of this principal.
         username: Option<Username>,
-        /// How to write the list.
+        /// Output format.
         #[arg(long, value_enum, default_value_t)]
         output: Format,
     },
-    /// Revoke a token and all that goes back to the same login, for good.
+    /// Revoke a token and all others that come from the same login, permanently.
     Revoke {
-        /// The `jti` of the access or refresh token, which `token list` shows; `-` reads it, or
-        /// the token itself, from standard input.
+        /// The `jti` of the access or refresh token, from `token list`; `-` reads the `jti` or the
+        /// token itself from standard input.
         #[arg(value_name = "JTI|-")]
         jti: String,
     },
@@ -51,19 +51,19 @@ pub(super) enum TokenCommand {
 
 #[derive(Debug, Args)]
 pub(super) struct IssueArguments {
-    /// Whose tokens they are.
+    /// Username of the principal.
     username: Username,
-    /// Whom they are meant for [default: `issuer.audience`]. May be given more than once.
+    /// Audience of the tokens [default: `issuer.audience`]. May be repeated.
     #[arg(long, value_name = "AUDIENCE")]
     audience: Vec<String>,
-    /// What they may be used for, as far as the principal may do it: scopes separated by spaces
-    /// [default: all of that]. May be given more than once.
+    /// Scopes of the tokens, out of those of the principal, separated by spaces [default: all of
+    /// them]. May be repeated.
     #[arg(long = "scope", value_name = "SCOPES")]
     scopes: Vec<String>,
-    /// The session at the back end that they are for.
+    /// Id of the session at the back end.
     #[arg(long, value_name = "SID")]
     sid: Option<String>,
-    /// How to write the result.
+    /// Output format.
     #[arg(long, value_enum, default_value_t)]
     output: Format,
 }
@@ -87,7 +87,7 @@ const COLUMNS: [&str; 16] = [
     "revoked_at",
 ];
 
-/// Those of a token that was given out just now.
+/// The columns that only a token just issued has.
 const SECRETS: [&str; 4] = ["access_token", "refresh_token", "token_type", "expires_in"];
 
 const INTROSPECTION: [&str; 11] = [
@@ -149,7 +149,7 @@ async fn issue(issuer: &Issuer, arguments: IssueArguments, actor: &str) -> super
     Ok(output::one(&columns, values, output)?)
 }
 
-/// A token is taken from standard input alone, and not shown.
+/// Reads a token from standard input only, and does not print it.
 async fn revoke(issuer: &Issuer, jti: String, actor: &str) -> super::CommandResult {
     let is_read = jti == "-";
     let text = super::argument_or_input(jti)?;

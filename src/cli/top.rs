@@ -28,33 +28,33 @@ use self::{
 };
 use crate::config::Settings;
 
-/// Looking more often would measure the looking.
+/// With a shorter interval, the requests would distort what they measure.
 const SHORTEST: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Args)]
 pub(super) struct TopArguments {
-    /// The admin listener of a replica, as a URL, an address or `unix:` and a path; once for each
+    /// Admin listener of a replica: a URL, an address, or `unix:` and a path. Repeat for each
     /// replica [default: `server.admin_listen`].
     #[arg(long = "url", value_name = "URL")]
     urls: Vec<String>,
-    /// How often to look, and what rates are taken over.
+    /// Refresh interval, over which rates are computed.
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = interval)]
     interval: Duration,
-    /// Print one snapshot, taken over one interval, and end; so it is also where there is no
+    /// Print one snapshot, taken over one interval, and exit. This is the default without a
     /// terminal.
     #[arg(long)]
     once: bool,
-    /// How to write the snapshot. JSON is always a single one.
+    /// Format of the snapshot. JSON always prints a single one.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum Output {
-    /// A line for each thing.
+    /// One line per figure.
     #[default]
     Text,
-    /// One object.
+    /// One JSON object.
     Json,
 }
 
@@ -63,8 +63,8 @@ pub(super) fn run(
     settings: impl FnOnce() -> Result<Settings, crate::config::SettingsError>,
 ) -> super::CommandResult {
     let TopArguments { urls, interval, once, output } = arguments;
-    // Parsed here: the parser of arguments repeats what it cannot use, and a URL may hold a
-    // password.
+    // Parsed here, because the argument parser would repeat an invalid URL in its error, and a URL
+    // may hold a password.
     let mut urls = urls
         .iter()
         .map(|url| scrape::target(url))
@@ -116,12 +116,12 @@ fn interval(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// In seconds since 1970, as metrics tell it.
+/// Now, in seconds since 1970, the unit that metrics use.
 fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
-/// What comes from elsewhere does not steer the terminal.
+/// Removes control characters, so that replicas cannot control the terminal.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }

@@ -17,41 +17,41 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TrustCommand {
-    /// Trust a key set: tokens signed with its keys count as the principal's. It is fetched, here
-    /// and by every replica, and what it has is shown; the trust is added even if it cannot be
-    /// fetched now.
+    /// Trust a key set: tokens signed with its keys count as the principal's. The key set is
+    /// fetched here and by every replica, and its keys are shown; the trust is added even if it
+    /// cannot be fetched now.
     Add {
-        /// Whose tokens they are.
+        /// Username of the principal.
         username: Username,
-        /// Where the JWK Set is.
+        /// URL of the JWK Set.
         url: String,
-        /// Do not fetch the key set here, only by the replicas.
+        /// Do not fetch the key set here, only on the replicas.
         #[arg(long)]
         no_fetch: bool,
-        /// How to write the result.
+        /// Output format.
         #[arg(long, value_enum, default_value_t)]
         output: Format,
     },
-    /// List trusts, with when each key set was fetched, what it has and what went wrong.
+    /// List trusts, with the last fetch, the keys and the last error of each key set.
     List {
-        /// Only those of this principal.
+        /// Only trusts of this principal.
         username: Option<Username>,
-        /// How to write the list.
+        /// Output format.
         #[arg(long, value_enum, default_value_t)]
         output: Format,
     },
-    /// Fetch the key set now, here and on every replica, and say how many usable keys it has, and
-    /// why the others are not.
+    /// Fetch a key set now, here and on every replica, and report how many usable keys it has, and
+    /// why the others are not usable.
     Refresh {
-        /// The id that `trust add` printed and `trust list` shows.
+        /// Id of the trust, from `trust add` or `trust list`.
         id: i64,
-        /// How to write the result.
+        /// Output format.
         #[arg(long, value_enum, default_value_t)]
         output: Format,
     },
-    /// Trust a key set no longer.
+    /// Remove a trust in a key set.
     Remove {
-        /// The id that `trust add` printed and `trust list` shows.
+        /// Id of the trust, from `trust add` or `trust list`.
         id: i64,
     },
 }
@@ -127,14 +127,14 @@ fn show(trust: &TrustRecord, output: Format) -> io::Result<()> {
     }
 }
 
-/// A line for each entry that is not used.
+/// Prints a line for each entry that is not used.
 fn tell(contents: &KeySetContents) -> io::Result<()> {
     let lines: Vec<String> =
         contents.left_out.iter().map(|left_out| format!("left out: {left_out}\n")).collect();
     super::print(&lines.concat())
 }
 
-/// Tables have room for how many entries are left out, not for each of them.
+/// The number of unused entries in a table, which has no room for details; all of them in JSON.
 fn left_out(contents: &KeySetContents, output: Format) -> Value {
     match output {
         Format::Table => contents.left_out.len().into(),

@@ -10,42 +10,43 @@ use super::{
     values::{self, Secret, SocketMode},
 };
 
-/// How many characters an admin token has at least. Guesses are slowed down, and not impossible.
+/// Minimum length of an admin token in characters. Guesses are rate limited, but not impossible.
 pub const TOKEN_MIN: usize = 16;
 
 /// `admin.*`
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AdminSettings {
-    /// The token that opens the admin API, sent as `Authorization: Bearer`: at least 16
-    /// characters, long and random, such as from `openssl rand -hex 32`. Default none: it
-    /// answers 401 to everybody.
+    /// The token that grants access to the admin API, sent as `Authorization: Bearer`: at least 16
+    /// characters, long and random, such as from `openssl rand -hex 32`. Without one, the admin API
+    /// answers 401 to every request. Default none.
     #[serde(deserialize_with = "values::optional_secret")]
     pub token: Option<Secret>,
-    /// A file that holds the token, instead of `admin.token`; white space around it does not
-    /// count. Default none.
+    /// A file that holds the token, instead of `admin.token`; leading and trailing white space is
+    /// ignored. Default none.
     #[serde(deserialize_with = "values::optional")]
     pub token_file: Option<PathBuf>,
-    /// The host names under which the admin API may be asked, such as that of a service or an
-    /// ingress, without a port: with any other in `Host` it answers 421, and 403 to the web
-    /// pages of any other. IP addresses and `localhost` always may; `/readyz`, `/livez`
-    /// and `/metrics` answer under every name. Default empty.
+    /// The host names, without a port, at which the admin API may be reached, such as that of a
+    /// service or an ingress. A request with any other name in `Host` gets 421, and a request from
+    /// a web page of any other host gets 403. IP addresses and `localhost` are always allowed;
+    /// `/readyz`, `/livez` and `/metrics` answer under every name. Default empty.
     #[serde(deserialize_with = "values::list")]
     pub allowed_hosts: Vec<String>,
-    /// How many wrong tokens one peer may present in a minute, an IPv6 `/64` being one peer, and
-    /// over a Unix socket a user; then the answer is 429 until some time has passed, also to
-    /// the right one. 0 means no limit. Default 10.
+    /// How many wrong tokens one peer may send per minute. A peer is an IPv4 address, an IPv6 `/64`
+    /// or, over a Unix socket, a user. After that the answer is 429 until some time has passed,
+    /// even to the right token. 0 means no limit. Default 10.
     pub failures_per_peer: u32,
-    /// Whether `/register_key` and `/is_key_registered`, which jwthenticator has on its internal
-    /// network, need no token. Whoever reaches the listener can then register API keys.
+    /// Whether `/register_key` and `/is_key_registered`, which jwthenticator offers on its internal
+    /// network, need no token. Anyone who can reach the listener can then register API keys.
     /// Default false.
     pub open_key_registration: bool,
-    /// The permissions of the admin listener's Unix socket, as four octal digits: who may write to
-    /// it may connect, and still needs the token for the admin API. Default `0600`.
+    /// The permissions of the admin listener's Unix socket, as four octal digits. Anyone who may
+    /// write to the socket may connect, but still needs the token for the admin API. Default
+    /// `0600`.
     pub socket_mode: SocketMode,
-    /// TLS on the admin listener, if it has an IP address, for everything on it: probes and
-    /// scrapers have to speak it, too. `cert` and `key` belong together, and `client_ca` needs
-    /// both. The files are read again when they change.
+    /// TLS on the admin listener, if it has an IP address. It applies to everything on the
+    /// listener, so probes and scrapers have to use TLS, too. `cert` and `key` must be set
+    /// together, and `client_ca` needs both. The files are read again when they change.
     pub tls: TlsSettings,
 }
 

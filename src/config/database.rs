@@ -1,5 +1,4 @@
-//! The database of principals, their keys and trusts, API keys, tokens that were given out, and the
-//! audit.
+//! The database of principals, their keys and trusts, API keys, issued tokens and the audit log.
 
 use std::str::FromStr;
 
@@ -15,20 +14,22 @@ use super::{
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DatabaseSettings {
-    /// Where it is: `sqlite://FILE?mode=rwc`, `postgres://USER:PASSWORD@HOST/NAME` or
-    /// `mysql://USER:PASSWORD@HOST/NAME`, the latter for MariaDB, too. Replicas share one, and
-    /// SQLite is for a single one. Several servers, of which one takes changes, are
-    /// written `postgres://USER:PASSWORD@HOST1:5432,HOST2:5432/NAME?target_session_attrs=read-write`. A connection pooler such as `PgBouncer` is
-    /// recognised. Default `sqlite://countersign.db?mode=rwc`.
+    /// The database URL: `sqlite://FILE?mode=rwc`, `postgres://USER:PASSWORD@HOST/NAME` or
+    /// `mysql://USER:PASSWORD@HOST/NAME`, the last also for MariaDB. All replicas share one
+    /// database; SQLite works for a single replica only. If there are several servers and only one
+    /// accepts writes, list them:
+    /// `postgres://USER:PASSWORD@HOST1:5432,HOST2:5432/NAME?target_session_attrs=read-write`. A
+    /// connection pooler such as `PgBouncer` is detected. Default
+    /// `sqlite://countersign.db?mode=rwc`.
     #[serde(deserialize_with = "values::parsed")]
     pub url: DatabaseUrl,
-    /// Whether `serve` migrates the database before it starts. Where it does not, `countersign
-    /// migrate up` does. Default true for SQLite, else false.
+    /// Whether `serve` migrates the database before it starts. If it does not, run
+    /// `countersign migrate up`. Default true for SQLite, else false.
     #[serde(deserialize_with = "values::optional")]
     pub auto_migrate: Option<bool>,
 }
 
-/// Which database a URL names.
+/// The kind of database that a URL names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DatabaseKind {
     /// SQLite, embedded.
@@ -39,19 +40,19 @@ pub enum DatabaseKind {
     MySql,
 }
 
-/// A database URL. It may hold a password, so neither it nor a part of it is ever shown.
+/// A database URL. It may hold a password, so no part of it is ever shown.
 #[derive(Clone, Debug)]
 pub struct DatabaseUrl {
     kind: DatabaseKind,
     servers: Vec<Secret>,
-    /// Names of parameters that mean nothing here.
+    /// Names of URL parameters that have no effect.
     ignored: Vec<String>,
 }
 
 const BAD_URL: &str = "not a database URL; expected sqlite://FILE?mode=rwc, postgres://USER:PASSWORD@HOST/NAME or \
                        mysql://USER:PASSWORD@HOST/NAME; in USER and PASSWORD, characters such as `/ ? # @ :` are percent-encoded";
 
-/// What `sqlx` understands after the `?`, and nothing that would be dropped without a word.
+/// The parameters that `sqlx` understands after the `?`; it would silently drop any other.
 const POSTGRES_PARAMETERS: [&str; 19] = [
     "application_name",
     "dbname",
@@ -91,13 +92,12 @@ const MYSQL_PARAMETERS: [&str; 13] = [
 const TARGET: &str = "target_session_attrs";
 
 impl DatabaseUrl {
-    /// A URL for each server that it names, for connecting. The one to use is the one that takes
-    /// changes.
+    /// One URL for each server, for connecting. The caller uses the server that accepts writes.
     pub fn servers(&self) -> impl ExactSizeIterator<Item = &str> {
         self.servers.iter().map(Secret::expose)
     }
 
-    /// Which database it names.
+    /// The kind of database.
     pub const fn kind(&self) -> DatabaseKind {
         self.kind
     }
@@ -127,8 +127,8 @@ impl FromStr for DatabaseUrl {
         let (authority, path_and_query) =
             rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
         let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
-        // What follows an unencoded `/`, `?` or `#` in a password would be taken for the name of
-        // the database.
+        // An unencoded `/`, `?` or `#` in a password would make the rest of it look like the name
+        // of the database.
         if path.contains(['@', '#']) || query.contains('#') {
             return Err(BAD_URL);
         }
@@ -147,7 +147,7 @@ impl FromStr for DatabaseUrl {
     }
 }
 
-/// The parameters that mean something, and the names of the others.
+/// Splits parameters into the known ones and the names of the others.
 fn known_parameters(
     kind: DatabaseKind,
     query: &str,
@@ -183,7 +183,7 @@ impl Default for DatabaseSettings {
 }
 
 impl DatabaseSettings {
-    /// Whether to migrate at start, the default resolved.
+    /// Whether to migrate at start, with the default applied.
     pub fn migrates_at_start(&self) -> bool {
         self.auto_migrate.unwrap_or(self.url.kind() == DatabaseKind::Sqlite)
     }

@@ -1,4 +1,4 @@
-//! Access and refresh tokens that this service gives out, and the keys that sign them.
+//! Access and refresh tokens that this service issues, and the keys that sign them.
 
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
@@ -16,57 +16,58 @@ use crate::domain::{
 #[serde(default)]
 pub struct IssuerSettings {
     /// The URL at which clients reach the token API: the `iss` of access tokens, the audience of
-    /// client assertions, and the base of all URLs in the discovery document. Default `http://localhost:8080`.
+    /// client assertions, and the base of all URLs in the discovery document. Default
+    /// `http://localhost:8080`.
     pub url: String,
-    /// The name of this service: the `aud` of tokens it issues, and what the `aud` of a
-    /// self-signed token has to name. Default empty: a self-signed token that names an
-    /// audience is refused.
+    /// The name of this service: the `aud` of tokens it issues, and the name that the `aud` of a
+    /// self-signed token must contain. If empty, a self-signed token that names an audience is
+    /// refused. Default empty.
     pub audience: String,
-    /// A folder of PEM files with private keys: the newest signs, all verify. The first is made at
-    /// the first start. Replicas share the folder, or have the same files in it. Default
-    /// `signing-keys`.
+    /// A folder of PEM files with private keys: the newest signs, all verify. The first key is
+    /// created at the first start. Replicas must share the folder or have the same files in it.
+    /// Default `signing-keys`.
     pub signing_keys_dir: PathBuf,
-    /// What access tokens are signed with, and so the kind of keys that are made: `RS256`,
-    /// `PS256`, `ES256`, `ES384` or `EdDSA`. Keys of another kind that are in the folder go on
-    /// with their own algorithm. Default `RS256`.
+    /// The algorithm that signs access tokens, which also determines the type of new keys: `RS256`,
+    /// `PS256`, `ES256`, `ES384` or `EdDSA`. Existing keys of another type in the folder keep their
+    /// own algorithm. Default `RS256`.
     pub algorithm: SigningAlgorithm,
-    /// What tokens and the key set call the algorithm of Ed25519 keys: `EdDSA`, which every
-    /// library knows, or `Ed25519` (RFC 9864). Both are read, in tokens and key sets of
-    /// others, whatever this says. Default `EdDSA`.
+    /// The name of the Ed25519 algorithm in issued tokens and in the key set: `EdDSA`, which every
+    /// library knows, or `Ed25519` (RFC 9864). In tokens and key sets of others, both names are
+    /// accepted regardless of this setting. Default `EdDSA`.
     #[serde(deserialize_with = "values::parsed", serialize_with = "ed25519_name")]
     pub ed25519_name: Ed25519Name,
-    /// How long a new key is published before it signs: at least as long as anybody keeps a copy
-    /// of the key set. Up to `7d`. Default `5m`.
+    /// How long a new key is published before it signs. Make it at least as long as any client
+    /// caches the key set. Up to `7d`. Default `5m`.
     #[serde(with = "values::duration")]
     pub signing_key_delay: Duration,
-    /// A file that holds a secret of at least 32 bytes, with which tokens are signed (HS256)
-    /// instead of keys. Discouraged: whoever can verify them can also sign. Default none.
+    /// A file with a secret of at least 32 bytes, which signs tokens (HS256) instead of the keys.
+    /// Discouraged: anyone who can verify such tokens can also sign them. Default none.
     #[serde(deserialize_with = "values::optional")]
     pub hs256_secret_file: Option<PathBuf>,
-    /// How long an access token may be used. Default `30m`.
+    /// Lifetime of an access token. Default `30m`.
     #[serde(with = "values::duration")]
     pub access_token_lifetime: Duration,
-    /// How long a refresh token may be used. Default `60d`.
+    /// Lifetime of a refresh token. Default `60d`.
     #[serde(with = "values::duration")]
     pub refresh_token_lifetime: Duration,
-    /// Whether a principal may be logged in more than once; otherwise a new login ends the older
-    /// ones. Default true.
+    /// Whether a principal may have several logins at the same time; if not, a new login ends the
+    /// older ones. Default true.
     pub multiple_tokens: bool,
-    /// How often a minute the clients at one address may present wrong credentials to the token
-    /// API before they have to wait; 0 is no limit. The address is that of the connection:
-    /// behind a proxy it is the proxy's, so let that limit and set this to 0. Over a Unix
-    /// socket, the user of the process at the other end counts instead. Default 60.
+    /// How many times per minute clients at one address may send wrong credentials to the token API
+    /// before they have to wait; 0 means no limit. The address is that of the connection. Behind a
+    /// proxy it is the proxy's address, so limit clients at the proxy and set this to 0. Over a
+    /// Unix socket, the limit is per user of the connecting process. Default 60.
     pub failures_per_peer: u32,
-    /// How often a minute wrong credentials may be presented to the token API in the name of one
-    /// client (the `identifier` of an API key, the signer of an assertion) before it has to
-    /// wait; 0 is no limit. Default 30.
+    /// How many times per minute wrong credentials for one client (the `identifier` of an API key,
+    /// the signer of an assertion) may be sent to the token API before that client has to wait; 0
+    /// means no limit. Default 30.
     pub failures_per_identifier: u32,
-    /// What of a principal's profile its access tokens state: out of `given_name`, `family_name`
-    /// and `email`, each under its own name or another, as in `given_name=first_name`. Default
-    /// all three.
+    /// The profile fields that access tokens contain: any of `given_name`, `family_name` and
+    /// `email`, each under its own name or another one, as in `given_name=first_name`. Default all
+    /// three.
     #[serde(deserialize_with = "values::list")]
     pub profile_claims: Vec<String>,
-    /// How long an API key may be used where nothing else is said. Default `120d`.
+    /// Lifetime of an API key unless its creation specifies another. Default `120d`.
     #[serde(with = "values::duration")]
     pub api_key_lifetime: Duration,
 }
@@ -134,8 +135,7 @@ impl IssuerSettings {
 const LIFETIME_SHORTEST: Duration = Duration::from_secs(1);
 const LIFETIME_LONGEST: Duration = Duration::from_hours(100 * 366 * 24);
 
-/// Longer than any copy of a key set is kept; with more, a rotation would seem to have been
-/// forgotten.
+/// Longer than anyone caches a key set; an even longer delay would make a rotation look forgotten.
 const SIGNING_KEY_DELAY_LONGEST: Duration = Duration::from_hours(7 * 24);
 
 /// One of [`ISSUER_ALGORITHMS`].

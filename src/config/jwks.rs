@@ -1,4 +1,4 @@
-//! Key sets elsewhere that principals trust: how they are fetched, and for how long they count.
+//! Trusted key sets on other servers: how they are fetched, and how long a copy is valid.
 
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
@@ -11,49 +11,50 @@ use super::values::{self, Secret};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct JwksSettings {
-    /// How often each key set is fetched again. Default `5m`.
+    /// How often each key set is refreshed. Default `5m`.
     #[serde(with = "values::duration")]
     pub refresh_interval: Duration,
-    /// How old the last good copy of a key set may be and still count, while its endpoint is out
-    /// of reach. Default `1h`.
+    /// How old the last good copy of a key set may be and still be used while its server is
+    /// unreachable. Default `1h`.
     #[serde(with = "values::duration")]
     pub max_age: Duration,
-    /// How long after one fetch a token that no key of the set verifies may cause another. Default
-    /// `30s`.
+    /// The minimum time between a fetch and another one that is caused by a token which no key of
+    /// the set verifies. Default `30s`.
     #[serde(with = "values::duration")]
     pub cooldown: Duration,
-    /// How long a whole download may take. Default `5s`.
+    /// Timeout for a complete download. Default `5s`.
     #[serde(with = "values::duration")]
     pub timeout: Duration,
-    /// How large a key set may be, in bytes. Default 1,048,576 (1 MiB).
+    /// Maximum size of a key set in bytes. Default 1,048,576 (1 MiB).
     pub max_bytes: usize,
-    /// Whether plain `http:` URLs may be trusted. Whoever can read and change that traffic can
-    /// then act as the principals who trust them. Default false.
+    /// Whether plain `http:` URLs may be trusted. Anyone who can read and change that traffic can
+    /// then act as the principals that trust them. Default false.
     pub allow_http: bool,
-    /// The only hosts that may be asked. Private, loopback and link-local addresses are asked only
-    /// where their host is listed. Default empty: any public host.
+    /// The only hosts from which key sets may be fetched. Private, loopback and link-local
+    /// addresses are used only if their host is listed. If empty, any public host is allowed.
+    /// Default empty.
     #[serde(deserialize_with = "values::list")]
     pub allowed_hosts: Vec<String>,
-    /// A PEM file with certificates that count for these endpoints besides the system's: those of
-    /// authorities, or a server's own, such as a self-signed one. Default none.
+    /// A PEM file with certificates to trust for key set servers, in addition to the system's:
+    /// certificate authorities, or the server's own certificate if it is self-signed. Default none.
     #[serde(deserialize_with = "values::optional")]
     pub ca_file: Option<PathBuf>,
-    /// The proxy through which key sets are fetched, such as `http://proxy.example:3128`, or `https:`, with `USER:PASSWORD@` before the
-    /// host if it asks for them; or `environment`: what `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`
-    /// and `NO_PROXY` say, which are not looked at otherwise. The proxy looks hosts up, so
-    /// that private addresses can no longer be told: it has to refuse them, or
-    /// `jwks.allowed_hosts` has to name the hosts. Local names such as `keys.internal` are refused
-    /// unless listed. Default none.
+    /// The proxy through which key sets are fetched, such as `http://proxy.example:3128`, or an
+    /// `https:` URL, with `USER:PASSWORD@` before the host if the proxy requires credentials; or
+    /// `environment` to use `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, which are
+    /// ignored otherwise. The proxy resolves host names, so this service can no longer recognise
+    /// private addresses: the proxy has to refuse them, or `jwks.allowed_hosts` has to list the
+    /// hosts. Local names such as `keys.internal` are refused unless listed. Default none.
     #[serde(deserialize_with = "values::optional")]
     pub proxy: Option<JwksProxy>,
 }
 
-/// Which proxy key sets are fetched through.
+/// The proxy through which key sets are fetched.
 #[derive(Clone, Debug)]
 pub enum JwksProxy {
-    /// What the environment says.
+    /// The proxy that the environment variables name.
     Environment,
-    /// This one.
+    /// The proxy at this URL.
     Url(ProxyUrl),
 }
 
@@ -74,7 +75,7 @@ impl Serialize for JwksProxy {
     }
 }
 
-/// Where a proxy is. Shown without the password that it may hold.
+/// The URL of a proxy. Shown without the password that it may hold.
 #[derive(Clone, Debug)]
 pub struct ProxyUrl {
     url: Secret,
@@ -107,7 +108,7 @@ impl FromStr for ProxyUrl {
             .filter(|_| is_bare && matches!(url.scheme(), "http" | "https"))
             .ok_or(EXPECTED)?;
         let mut shown = url.clone();
-        // Both fail only if there is no host.
+        // Both calls fail only if the URL has no host.
         let _ = (shown.set_username(""), shown.set_password(None));
         let shown = shown.as_str().trim_end_matches('/').to_owned();
         Ok(Self { host: host.to_owned(), shown, url: Secret::new(text) })

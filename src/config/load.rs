@@ -10,20 +10,20 @@ use serde_json::Value as Json;
 
 use super::{Contradiction, Settings};
 
-/// The file that is read when none is named, where it is there.
+/// The file that is read if none is named and this one exists.
 pub const DEFAULT_FILE: &str = "countersign.toml";
 
 const PREFIX: &str = "COUNTERSIGN_";
 
-/// Why the settings cannot be used. Each names the key, where it was set, and what is accepted.
+/// Why the settings cannot be used. Messages name the key, where it was set, and what is expected.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    /// A file that was asked for cannot be read.
+    /// A file named by the user cannot be read.
     #[error("the settings file {path} cannot be read")]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: std::io::Error,
     },
@@ -32,35 +32,35 @@ pub enum SettingsError {
     NotToml {
         /// The file.
         path: PathBuf,
-        /// Where and why.
+        /// The position and the cause.
         reason: String,
     },
     /// A key that does not exist.
     #[error("unknown setting `{key}`, set in {origin}; accepted here are {accepted}")]
     UnknownKey {
-        /// The key, with its sections.
+        /// The full key, with its sections.
         key: String,
-        /// The file or variable.
+        /// The file or variable that sets it.
         origin: String,
-        /// The keys that exist beside it.
+        /// The keys that exist in the same section.
         accepted: String,
     },
-    /// A value that the key does not take.
+    /// A value that is not valid for the key.
     #[error("bad value for the setting `{key}`, set in {origin}: {reason}")]
     BadValue {
-        /// The key, with its sections.
+        /// The full key, with its sections.
         key: String,
-        /// The file or variable.
+        /// The file or variable that sets it.
         origin: String,
-        /// What is wrong and what is accepted.
+        /// What is wrong and what is expected.
         reason: String,
     },
-    /// The sources could not be put together.
+    /// The sources could not be merged.
     #[error("the settings cannot be read")]
     Other(#[source] Box<dyn Error + Send + Sync>),
 }
 
-/// Reads the settings: `file`, or [`DEFAULT_FILE`] if it is there, overridden by `environment`.
+/// Reads the settings: `file`, or [`DEFAULT_FILE`] if it exists, overridden by `environment`.
 pub fn load(
     file: Option<&Path>,
     environment: impl IntoIterator<Item = (String, String)>,
@@ -75,14 +75,14 @@ pub fn load(
     }
 }
 
-/// The same out of the `text` of a file, for the fuzz targets.
+/// Like [`load`], but from the `text` of a file, for the fuzz targets.
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub fn load_text(text: &str) -> Result<Settings, SettingsError> {
     read(Some(text.to_owned()), PathBuf::from(DEFAULT_FILE), [])
 }
 
-/// Reads the settings out of the `text` of the file at `path`, if there is one, overridden by
+/// Reads the settings from the `text` of the file at `path`, if there is one, overridden by
 /// `environment`.
 fn read(
     text: Option<String>,
@@ -116,7 +116,7 @@ fn read(
     }
 }
 
-/// Every key that exists, as the default settings show it.
+/// All keys that exist, taken from the serialized default settings.
 fn schema() -> Result<Json, SettingsError> {
     serde_json::to_value(Settings::default()).map_err(|error| SettingsError::Other(error.into()))
 }
@@ -144,7 +144,7 @@ fn join(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
-/// Where the value at `key` was set.
+/// The file or variable that set the value at `key`.
 fn origin(root: &Value, key: &str) -> String {
     let mut value = root;
     for name in key.split('.') {
@@ -164,7 +164,7 @@ fn origin(root: &Value, key: &str) -> String {
     }
 }
 
-/// A table has no origin of its own; its first entry has.
+/// A table has no origin itself; its first entry does.
 fn first_origin(value: &Value) -> String {
     match (value.origin(), &value.kind) {
         (Some(origin), _) => origin.to_owned(),
@@ -175,7 +175,7 @@ fn first_origin(value: &Value) -> String {
     }
 }
 
-/// The reason alone: what stands in the settings may be a secret.
+/// The reason without the value, which may be a secret.
 fn without_value(error: ConfigError) -> String {
     match error {
         ConfigError::Type { expected, .. } => {
@@ -187,8 +187,8 @@ fn without_value(error: ConfigError) -> String {
     }
 }
 
-/// The parser shows the line that it cannot read, between a place and a reason, and that line may
-/// hold a password.
+/// The parser quotes the offending line between the position and the reason, and that line may hold
+/// a password.
 fn without_source(text: &str) -> String {
     let is_source = |line: &&str| {
         line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ').starts_with('|')
@@ -234,15 +234,15 @@ fn set_origin(value: &mut Value, origin: &str) {
     *value = Value::new(Some(&origin.to_owned()), kind);
 }
 
-/// The variables that are settings: `COUNTERSIGN_`, then the sections and the key with `__` between
-/// them.
+/// The environment variables that are settings: `COUNTERSIGN_`, then the sections and the key,
+/// joined by `__`.
 #[derive(Clone, Debug)]
 struct Environment(Vec<(String, String, String)>);
 
 impl Environment {
-    /// Other variables with our prefix are left alone: orchestrators set such as
-    /// `COUNTERSIGN_SERVICE_HOST` for a service of our name. But one that only lacks the second
-    /// underscore is a mistake that would go unnoticed.
+    /// Other variables with our prefix are ignored: orchestrators set variables such as
+    /// `COUNTERSIGN_SERVICE_HOST` for a service of our name. But a variable that only lacks the
+    /// second underscore is an error, since the mistake would go unnoticed.
     fn read(
         variables: impl IntoIterator<Item = (String, String)>,
         schema: &Json,

@@ -1,4 +1,4 @@
-//! Where used nonces are remembered.
+//! Where used nonces are stored.
 
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
@@ -15,67 +15,68 @@ use crate::domain::fence::FenceMode;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct NonceSettings {
-    /// `memory:` for a single replica, which forgets at a restart; or Redis for any number:
-    /// `redis://HOST:PORT/DB`, `redis+unix:PATH`, `redis+cluster://A,B,C`,
-    /// `redis+sentinel://A,B,C/SERVICE/DB`, the letters being `HOST:PORT`; with `rediss`
-    /// instead of `redis` over TLS. Credentials stand before the first host, `USER:PASSWORD@`, and
-    /// are those of Redis on all servers; sentinels may have others,
+    /// Where used nonces are stored: `memory:` for a single replica, which forgets them at a
+    /// restart; or Redis for any number of replicas: `redis://HOST:PORT/DB`, `redis+unix:PATH`,
+    /// `redis+cluster://A,B,C` or `redis+sentinel://A,B,C/SERVICE/DB`, with `HOST:PORT` for each
+    /// letter. Write `rediss` instead of `redis` for TLS. Credentials go before the first host as
+    /// `USER:PASSWORD@` and are used for Redis on all servers; sentinels may have their own,
     /// `?sentinel_username=USER&sentinel_password=PASSWORD`. Default `memory:`.
     #[serde(deserialize_with = "values::parsed")]
     pub url: NonceUrl,
-    /// How long a claim may take, reconnecting included, before the answer is *unavailable*. From
-    /// `1ms` to `1s`: nonces are remembered for a second longer than their tokens are good.
+    /// How long a claim may take, including a reconnect, before the answer is *unavailable*. From
+    /// `1ms` to `1s`, because nonces are stored for one second longer than their tokens are valid.
     /// Default `100ms`, half of what Envoy waits for a check.
     #[serde(with = "values::duration")]
     pub timeout: Duration,
-    /// How many live nonces the store in memory holds; one more is *unavailable*. Each takes some
-    /// 80 bytes, and lives for twice the tolerance at most. Not used with Redis. Default
-    /// 1,000,000.
+    /// How many live nonces the store in memory holds; when it is full, the answer is
+    /// *unavailable*. Each takes about 80 bytes and lives for at most twice the tolerance. Not used
+    /// with Redis. Default 1,000,000.
     pub memory_entries: usize,
-    /// What it costs that a store lost its memory: a Redis that was emptied, restarted or failed
-    /// over, or the start of this process with `memory:`. `minted_before` denies tokens whose
-    /// time is not after the loss; `strict` also those of clients whose clocks run ahead, so
-    /// that nothing passes for the length of the tolerance; `off` lets what was forgotten pass
-    /// once more. Default `minted_before`.
+    /// What to deny after a store has lost its nonces: when a Redis was emptied, restarted or
+    /// failed over, or when this process starts with `memory:`. `minted_before` denies tokens whose
+    /// time is not after the loss. `strict` also denies tokens of clients whose clocks run ahead,
+    /// so that nothing passes for the length of the tolerance. `off` denies nothing: tokens that
+    /// the store has forgotten can pass once more. Default `minted_before`.
     #[serde(deserialize_with = "values::parsed")]
     pub fence: FenceMode,
-    /// How far the clock of this replica may be off that of Redis; beyond it every claim is
-    /// *unavailable*. From `10ms` to `500ms`: two replicas may be off either side, and nonces
-    /// are remembered for one second longer than their tokens are good. Default `500ms`.
+    /// How far the clock of this replica may differ from that of Redis; beyond it every claim is
+    /// *unavailable*. From `10ms` to `500ms`: two replicas may be off in opposite directions, and
+    /// nonces are stored for one second longer than their tokens are valid. Default `500ms`.
     #[serde(with = "values::duration")]
     pub max_clock_skew: Duration,
-    /// Whether a Redis with an `allkeys-*` eviction policy is used all the same. It may forget a
-    /// nonce at any time, and its token then passes again. Default `false`: the service does
-    /// not start.
+    /// Whether to use a Redis with an `allkeys-*` eviction policy anyway. Such a Redis may drop a
+    /// nonce at any time, and its token can then pass again. If false, the service does not start
+    /// with such a Redis. Default `false`.
     pub allow_eviction: bool,
-    /// How many replicas of Redis have to have a claim before it counts (`WAIT`); fewer within
-    /// `nonce.timeout` is *unavailable*. Default 0: none has to, and a failover may lose
-    /// claims, which the fence then covers.
+    /// How many Redis replicas must acknowledge a claim before it counts (`WAIT`). If fewer do so
+    /// within `nonce.timeout`, the answer is *unavailable*. With 0, no acknowledgement is needed; a
+    /// failover may then lose claims, and `nonce.fence` covers the loss. Default 0.
     pub replicas_ack: u32,
-    /// A PEM file with certificates that count for Redis and its sentinels besides the system's:
-    /// those of authorities, or a server's own, such as a self-signed one. Default none.
+    /// A PEM file with certificates to trust for Redis and its sentinels, in addition to the
+    /// system's: certificate authorities, or the server's own certificate if it is self-signed.
+    /// Default none.
     #[serde(deserialize_with = "values::optional")]
     pub ca_file: Option<PathBuf>,
-    /// A PEM file with the certificate, and the chain behind it, that this service shows to Redis
-    /// and its sentinels. Default none.
+    /// A PEM file with the client certificate, followed by its chain, that this service presents to
+    /// Redis and its sentinels. Default none.
     #[serde(deserialize_with = "values::optional")]
     pub client_cert: Option<PathBuf>,
-    /// A PEM file with the key of `nonce.client_cert`. Default none.
+    /// A PEM file with the private key of `nonce.client_cert`. Default none.
     #[serde(deserialize_with = "values::optional")]
     pub client_key: Option<PathBuf>,
 }
 
-/// A nonce store, as its URL names it.
+/// The nonce store that a URL names.
 #[derive(Clone, Debug)]
 pub enum NonceUrl {
-    /// In this process.
+    /// In the memory of this process.
     Memory,
     /// In Redis.
     Redis(Box<RedisUrl>),
 }
 
 impl NonceUrl {
-    /// Whether all replicas share it.
+    /// Whether the store is Redis, which replicas can share.
     pub const fn is_redis(&self) -> bool {
         !matches!(self, Self::Memory)
     }

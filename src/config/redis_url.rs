@@ -1,4 +1,4 @@
-//! The URL of a Redis: one server, a cluster, or one that sentinels watch.
+//! The URL of Redis: one server, a cluster, or a master that sentinels watch.
 //!
 //! ```text
 //! redis://[USER:PASSWORD@]HOST[:PORT][/DB]
@@ -8,9 +8,9 @@
 //! ```
 //!
 //! `rediss`, `rediss+cluster` and `rediss+sentinel` are the same over TLS. Credentials before the
-//! hosts are those of Redis itself, on every server. Whatever is not a letter, a digit or one of
-//! `-._~` may be percent-encoded, and in credentials `/`, `?`, `#`, `@`, `:`, `,` and `%` have to
-//! be; `+` is itself. Each form also takes `protocol=resp2` (the default) or `protocol=resp3`.
+//! hosts are those of Redis itself, on every server. Any character except letters, digits and
+//! `-._~` may be percent-encoded; in credentials, `/`, `?`, `#`, `@`, `:`, `,` and `%` must be. `+`
+//! is a literal plus. Each form also takes `protocol=resp2` (the default) or `protocol=resp3`.
 
 use std::{fmt, net::Ipv6Addr, path::PathBuf, str::FromStr};
 
@@ -18,119 +18,119 @@ use percent_encoding::percent_decode_str;
 
 use super::Secret;
 
-/// Of Redis.
+/// Default port of Redis.
 const PORT: u16 = 6379;
-/// Of sentinels.
+/// Default port of sentinels.
 const SENTINEL_PORT: u16 = 26_379;
 
-/// Where Redis is, and how to log in.
+/// The servers of Redis, and how to log in.
 #[derive(Clone, Debug)]
 pub struct RedisUrl {
     /// One server, or several.
     pub servers: RedisServers,
     /// Whether all connections, those to sentinels included, use TLS.
     pub is_tls: bool,
-    /// To Redis itself.
+    /// Credentials for Redis itself.
     pub login: Login,
-    /// The number of the database.
+    /// Number of the database that `SELECT` chooses.
     pub database: u32,
-    /// Whether connections speak RESP3, and not RESP2.
+    /// Whether connections use RESP3 instead of RESP2.
     pub is_resp3: bool,
 }
 
 /// The servers that a URL names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RedisServers {
-    /// One.
+    /// One server.
     Single(RedisAddress),
     /// Some nodes of a cluster, at least one.
     Cluster(Vec<RedisAddress>),
-    /// Sentinels, at least one, that watch a Redis.
+    /// Sentinels, at least one, that watch a master.
     Sentinel {
-        /// Where they are.
+        /// The addresses of the sentinels.
         sentinels: Vec<RedisAddress>,
-        /// The name under which they watch it.
+        /// The name under which the sentinels watch the master.
         service: String,
-        /// To the sentinels.
+        /// Credentials for the sentinels.
         login: Login,
     },
 }
 
-/// Where one server listens.
+/// The address of one server.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum RedisAddress {
     /// A name or an IP address, without brackets, and a port.
     Tcp(String, u16),
-    /// The path of a socket.
+    /// The path of a Unix socket.
     Unix(PathBuf),
 }
 
-/// What a connection logs in with. Without a password, not at all.
+/// Credentials of a connection. Without a password, it does not log in.
 #[derive(Clone, Debug, Default)]
 pub struct Login {
-    /// Without one, the default user.
+    /// `None` for the default user.
     pub username: Option<String>,
-    /// Never shown.
+    /// Redacted in `Debug`; `None` if the connection does not log in.
     pub password: Option<Secret>,
 }
 
-/// Why a text is no such URL. Has nothing of the text in it, which may hold a password.
+/// Why a text is not a Redis URL. Contains no part of the text, which may hold a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadRedisUrl {
-    /// Another scheme, or none.
+    /// Another scheme, or no scheme.
     #[error(
         "not a nonce store; expected memory:, redis://HOST:PORT, rediss://HOST:PORT, redis+unix:PATH, redis+cluster://A,B,C, \
          redis+sentinel://A,B,C/SERVICE, or one of the last two with rediss"
     )]
     Scheme,
-    /// No host, or one of several is missing.
+    /// No host, or one of several is empty.
     #[error("expected a host, or several with commas")]
     NoHost,
-    /// A host with other characters than names have.
+    /// A host with characters that are not allowed in names.
     #[error(
         "a host has a character that no host has; expected a name, an IPv4 address, or an IPv6 address in brackets"
     )]
     Host,
-    /// An IPv6 address without brackets, or something else in them.
+    /// An IPv6 address without brackets, or brackets that contain something else.
     #[error("expected IPv6 addresses in brackets, such as [2001:db8::1]:6379")]
     Ipv6,
-    /// A port that is none.
+    /// A port that is not a port number.
     #[error(
         "expected a port from 1 to 65535 behind the host; in a password, `:`, `@`, `/`, `?` and `#` have to be percent-encoded"
     )]
     Port,
-    /// Credentials behind the first host.
+    /// Credentials on a host other than the first.
     #[error(
         "expected credentials once, before the first host; in a password, `@` is written %40 and `,` %2C"
     )]
     Credentials,
-    /// A name without a password.
+    /// A username without a password.
     #[error("expected a password with the username")]
     NoPassword,
-    /// A wrong or incomplete escape, or one that makes no UTF-8.
+    /// A wrong or incomplete percent escape, or one that does not decode to UTF-8.
     #[error("expected UTF-8 in percent-encoding; `%` itself is written %25")]
     Encoding,
-    /// A path that is no number.
+    /// A path that is not a database number.
     #[error("expected the number of a database behind the `/`")]
     Database,
-    /// Sentinels without a name.
+    /// Sentinels without a service name.
     #[error("expected /SERVICE behind the sentinels: the name under which they watch the master")]
     NoService,
-    /// A parameter that this form does not have, or that comes twice.
+    /// A parameter that this form does not have, or that occurs twice.
     #[error(
         "unknown or repeated parameter; expected `protocol`, with redis+unix also `db`, `user` and `pass`, with redis+sentinel also \
          `sentinel_username` and `sentinel_password`"
     )]
     Parameter,
-    /// Neither 2 nor 3.
+    /// A `protocol` other than `resp2` and `resp3`.
     #[error("expected `protocol` to be resp2 or resp3")]
     Protocol,
-    /// `#insecure`, or something else.
+    /// A fragment, such as `#insecure`.
     #[error(
         "expected no `#`: certificates are always verified, by `nonce.ca_file` if need be; in a password, `#` is written %23"
     )]
     Fragment,
-    /// A socket without an absolute path.
+    /// A Unix socket without an absolute path.
     #[error(
         "expected an absolute path behind redis+unix:, such as redis+unix:/run/redis/redis.sock"
     )]
@@ -206,7 +206,7 @@ enum Form {
 }
 
 impl Form {
-    /// The servers, and what of the path is left.
+    /// The servers, and the rest of the path.
     fn servers<'a>(
         self,
         hosts: &str,
@@ -249,7 +249,7 @@ impl Login {
     }
 
     fn parse(text: &str, form: Form) -> Result<Self, BadRedisUrl> {
-        // With one host alone it is clear what belongs to the password.
+        // With a single host there is no doubt what belongs to the password.
         if form != Form::Single && text.contains(['@', ',']) {
             return Err(BadRedisUrl::Credentials);
         }
@@ -281,7 +281,7 @@ impl fmt::Display for RedisAddress {
     }
 }
 
-/// What stands behind `?`, decoded. Each is taken by who knows it.
+/// The decoded parameters after the `?`. Each consumer takes its own out of the list.
 struct Parameters(Vec<(String, String)>);
 
 impl Parameters {
@@ -499,7 +499,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever characters the parts have, they come out as they went in.
+        /// Parts with arbitrary characters survive the round trip.
         #[test]
         fn a_url_reads_as_it_was_put_together(
             is_tls: bool, is_sentinel: bool, username in proptest::option::of(word()), password in proptest::option::of(word()),
@@ -541,7 +541,7 @@ mod tests {
             prop_assert_eq!((parsed.is_tls, parsed.database), (is_tls, database.unwrap_or(0)));
         }
 
-        /// Whatever it is, reading it ends, and nothing of it is in the error or in what `Debug` shows of a password.
+        /// For any text, parsing ends, and neither the error nor `Debug` shows a password.
         #[test]
         fn any_text_is_read_or_refused(
             scheme in "(rediss?|redis[+](unix|cluster|sentinel))?", text in "[^\\x00]{0,60}", password in "hunter2[a-z0-9]{1,9}",

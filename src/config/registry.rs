@@ -1,5 +1,4 @@
-//! How principals, keys and trusts in the database are kept in memory, and how changes to them are
-//! followed.
+//! How principals, keys and trusts from the database are cached, and how changes to them arrive.
 
 use std::time::Duration;
 
@@ -11,21 +10,21 @@ use super::{Contradiction, values};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RegistrySettings {
-    /// How often each replica looks for changes. With Redis it is also told of them. From `10ms`
-    /// to `1m`. Default `500ms`.
+    /// How often each replica polls the database for changes. With Redis, replicas are also
+    /// notified of changes. From `10ms` to `1m`. Default `500ms`.
     #[serde(with = "values::duration")]
     pub poll_interval: Duration,
-    /// How long decisions about principals in memory go on while the database is out of reach;
-    /// changes do not arrive meanwhile. Measured by a monotonic clock. At least twice
+    /// How long cached principals are used for decisions while the database is unreachable; changes
+    /// do not arrive during that time. Measured by a monotonic clock. At least twice
     /// `registry.poll_interval`, up to `12h`. Default `5m`.
     #[serde(with = "values::duration")]
     pub max_stale: Duration,
-    /// How many principals are kept in memory at most, at least 1. Of others a decision takes a
-    /// query. Default 100,000.
+    /// Maximum number of principals in the cache, at least 1. A decision about any other principal
+    /// takes a query. Default 100,000.
     pub cache_entries: u64,
 }
 
-/// Nobody wants a revoked key to pass for longer.
+/// A revoked key must not stay valid for longer than this.
 pub const MAX_STALE_LONGEST: Duration = Duration::from_hours(12);
 
 impl Default for RegistrySettings {

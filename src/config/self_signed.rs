@@ -1,4 +1,4 @@
-//! Self-signed, single-use tokens: where they are, and what is asked of them.
+//! Self-signed, single-use tokens: where requests carry them, and what they must contain.
 
 use std::time::Duration;
 
@@ -11,39 +11,42 @@ use crate::domain::{target::Authority, time::Tolerance, token::UntrustedAccessTo
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SelfSignedSettings {
-    /// The header that carries the token; another one where `Authorization` belongs to the
-    /// application. A spent token is removed from it. Default `Authorization`.
+    /// The header that carries the token; choose another one if the application uses
+    /// `Authorization` itself. A token that was used is removed from the header. Default
+    /// `Authorization`.
     pub header: String,
-    /// What stands before the token in that header, compared without case. Default `JWT`.
+    /// The scheme before the token in that header, compared without case. Default `JWT`.
     pub scheme: String,
-    /// How far the token's time may lie from now, either side. From `1s` to `1h`. Default `20s`.
+    /// How far the token's time may differ from now, in either direction. From `1s` to `1h`.
+    /// Default `20s`.
     #[serde(with = "values::duration")]
     pub tolerance: Duration,
     /// Binding claims that every token must have, out of `htm` (method), `htu` (URI), `htq`
-    /// (query), `digest` (the body, by the claim `content_digest`) and `aud`
-    /// (`issuer.audience`). Default none: they are checked if they are present.
+    /// (query), `digest` (the body, by the claim `content_digest`) and `aud` (`issuer.audience`).
+    /// Claims that are not required are checked if they are present. Default none.
     #[serde(deserialize_with = "values::list")]
     pub require: Vec<String>,
-    /// The hosts that the service decides for, each as `host` or `host:port`; without a port the
-    /// default one of the scheme is meant. `htu` must name one of them, and the request must
-    /// have come to it. Otherwise whoever is sent a token can present it to any service that
-    /// knows the client, if the gateway there takes the host that the request names. Default none:
-    /// `htu` may name any host.
+    /// The hosts that this service makes decisions for, each as `host` or `host:port`; without a
+    /// port, the default port of the scheme is meant. `htu` must name one of them, and the request
+    /// must have been sent to it. If none is listed, `htu` may name any host. Then anyone who
+    /// receives a token can present it to another service that knows the client, if the gateway
+    /// there accepts the host that the request names. Default none.
     #[serde(deserialize_with = "values::list")]
     pub authorities: Vec<String>,
     /// The realm in `WWW-Authenticate`. Default `countersign`.
     pub realm: String,
-    /// A header in which an HTTP gateway names the original request, the same whenever it asks
-    /// again about it; such as `X-Request-Id`. A token presented again under the same name,
-    /// for the same method, host and path, is a retry and not a replay. The gateway must
-    /// overwrite what a client sends in it. Envoy over gRPC needs no header: its checks carry a
-    /// number of their own. Default none: each question is a presentation of its own.
+    /// A header in which an HTTP gateway names the original request, with the same value each time
+    /// it asks about that request, such as `X-Request-Id`. A token that is presented again under
+    /// the same name, for the same method, host and path, is a retry and not a replay. The gateway
+    /// must overwrite the value that a client sends. Envoy over gRPC needs no header: its checks
+    /// carry their own number. Without a header, each check counts as a new presentation. Default
+    /// none.
     #[serde(deserialize_with = "values::optional")]
     pub attempt_header: Option<String>,
 }
 
-/// A header value with `token`: as it is where it has a scheme already, behind `Bearer` where it is
-/// an access token of ours, and otherwise behind `scheme`.
+/// A header value with `token`: unchanged if it already has a scheme, after `Bearer` if it is an
+/// access token of this service, and otherwise after `scheme`.
 pub fn credentials(scheme: &str, token: &str) -> String {
     let token = token.trim();
     if token.contains(' ') {
@@ -73,12 +76,12 @@ impl Default for SelfSignedSettings {
 pub const BINDING_CLAIMS: [&str; 5] = ["htm", "htu", "htq", "digest", "aud"];
 
 impl SelfSignedSettings {
-    /// Whether a claim must be there.
+    /// Whether every token must have the claim.
     pub fn requires(&self, claim: &str) -> bool {
         self.require.iter().any(|required| required == claim)
     }
 
-    /// The hosts that `htu` may name; any if there are none.
+    /// The hosts that `htu` may name; if empty, any host.
     pub fn parsed_authorities(&self) -> impl Iterator<Item = Authority<'static>> {
         self.authorities
             .iter()

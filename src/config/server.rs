@@ -14,43 +14,43 @@ use super::{
 #[serde(default)]
 pub struct ServerSettings {
     /// Decisions over HTTP (`/validate_request`), the token API, `/jwks`, and liveness (`/livez`):
-    /// an IP address and a port, or a Unix socket, such as `unix:/run/countersign/http.sock`,
-    /// for gateways on the same host. Default `0.0.0.0:8080`.
+    /// an IP address and a port, or a Unix socket, such as `unix:/run/countersign/http.sock`, for
+    /// gateways on the same host. Default `0.0.0.0:8080`.
     pub http_listen: ListenAddress,
     /// Decisions over gRPC (Envoy's `ext_authz` v3 and `countersign.v1.Verification`), health and
-    /// reflection: likewise an address or a Unix socket. Default `0.0.0.0:9191`.
+    /// reflection: an address or a Unix socket, as above. Default `0.0.0.0:9191`.
     pub grpc_listen: ListenAddress,
-    /// Readiness (`/readyz`), metrics (`/metrics`) and the admin API (`/admin/v1`): likewise an
-    /// address or a Unix socket. `admin.tls` gives it TLS. Default `127.0.0.1:8081`.
+    /// Readiness (`/readyz`), metrics (`/metrics`) and the admin API (`/admin/v1`): an address or a
+    /// Unix socket, as above. `admin.tls` enables TLS on it. Default `127.0.0.1:8081`.
     pub admin_listen: ListenAddress,
     /// The permissions of the Unix sockets of the HTTP and gRPC listeners, as four octal digits: a
-    /// gateway connects if it may write. The group is that of the service. Default `0660`.
+    /// gateway can connect if it may write to the socket. The socket has the group of the service.
+    /// Default `0660`.
     pub socket_mode: SocketMode,
-    /// What stands before every HTTP path, such as `/auth`: begins with `/`, and does not end with
-    /// it. The admin listener answers without it, too. Default empty.
+    /// A prefix of every HTTP path, such as `/auth`: starts with `/` and does not end with it. The
+    /// admin listener also answers without it. Default empty.
     pub url_prefix: String,
-    /// Whether the HTTP listener has the token API; otherwise it has decisions, `/jwks` and
-    /// liveness alone. Default true.
+    /// Whether the HTTP listener serves the token API; if not, it serves only decisions, `/jwks`
+    /// and liveness. Default true.
     pub token_api: bool,
-    /// What is taken on the gRPC listener.
+    /// Limits of the gRPC listener.
     pub grpc: GrpcSettings,
-    /// How long the service goes on after it was told to stop: `/readyz` answers 503 at once, and
-    /// whoever balances load has this long to notice while new connections are still taken.
-    /// Afterwards what is in flight is finished within 5 s. Up to `1m`; `0s` stops
-    /// at once. Default `2s`.
+    /// How long the service continues after it receives the signal to stop. `/readyz` answers 503
+    /// at once, and load balancers have this long to notice while new connections are still
+    /// accepted. After that, requests in flight get 5 s to finish. Up to `1m`; `0s` stops at once.
+    /// Default `2s`.
     #[serde(with = "values::duration")]
     pub drain: Duration,
-    /// Connections that each listener serves at a time; one more is answered with 503
-    /// (`UNAVAILABLE` over gRPC) and closed. Lowered at the start to what the limit of open
-    /// files leaves. From 1 to 1,000,000. Default 4096.
+    /// Maximum number of simultaneous connections per listener; any further connection gets 503
+    /// (`UNAVAILABLE` over gRPC) and is closed. Lowered at the start if the limit of open files is
+    /// too small. From 1 to 1,000,000. Default 4096.
     pub max_connections: u32,
-    /// Requests that each listener works on at a time; one more is answered with 503
-    /// (`UNAVAILABLE` over gRPC) before anything is done for it. From 1 to 1,000,000. Default
-    /// 4096.
+    /// Maximum number of simultaneous requests per listener; any further request gets 503
+    /// (`UNAVAILABLE` over gRPC) before any work is done for it. From 1 to 1,000,000. Default 4096.
     pub max_in_flight: u32,
-    /// TLS on the HTTP and gRPC listeners, if they have an IP address: who may use a Unix socket,
-    /// `server.socket_mode` says. `cert` and `key` belong together, and `client_ca` needs
-    /// both. The files are read again when they change.
+    /// TLS on the HTTP and gRPC listeners, if they have an IP address; access to Unix sockets is
+    /// controlled by `server.socket_mode`. `cert` and `key` must be set together, and `client_ca`
+    /// needs both. The files are read again when they change.
     pub tls: TlsSettings,
 }
 
@@ -58,10 +58,10 @@ pub struct ServerSettings {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct GrpcSettings {
-    /// How large a check may be, in bytes, from 16,384 (16 KiB) to 16,777,216 (16 MiB); a larger
-    /// one is *unavailable*, with the reason `request_too_large`. A check has the headers of
-    /// the original request, and its body where the gateway hands it over
-    /// (Envoy's `with_request_body`). Default 1,310,720: 1 MiB of body, and 256 KiB for the rest.
+    /// Maximum size of a check in bytes, from 16,384 (16 KiB) to 16,777,216 (16 MiB); the answer to
+    /// a larger one is *unavailable*, with the reason `request_too_large`. A check contains the
+    /// headers of the original request, and its body if the gateway sends it (Envoy's
+    /// `with_request_body`). Default 1,310,720: 1 MiB of body, and 256 KiB for the rest.
     pub max_message: usize,
 }
 
@@ -75,20 +75,20 @@ impl Default for GrpcSettings {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TlsSettings {
-    /// A PEM file with the certificate chain. Default none: no TLS.
+    /// A PEM file with the certificate chain. Without it, there is no TLS. Default none.
     #[serde(deserialize_with = "values::optional")]
     pub cert: Option<PathBuf>,
     /// A PEM file with the certificate's private key. Default none.
     #[serde(deserialize_with = "values::optional")]
     pub key: Option<PathBuf>,
-    /// A PEM file with certificates: only clients may connect (mTLS) that have one which an
-    /// authority in it signed, or exactly one that is in it, as a self-signed one is. Default
-    /// none: everybody may.
+    /// A PEM file with certificates for client authentication (mTLS): a client may connect only if
+    /// its certificate is in the file, such as a self-signed one, or is signed by an authority in
+    /// it. Without it, any client may connect. Default none.
     #[serde(deserialize_with = "values::optional")]
     pub client_ca: Option<PathBuf>,
 }
 
-/// Orchestrators kill what does not end.
+/// Orchestrators kill processes that take longer to end.
 const DRAIN_MAX: Duration = Duration::from_mins(1);
 
 impl Default for ServerSettings {
@@ -165,7 +165,7 @@ impl ServerSettings {
     }
 }
 
-/// What the settings of a listener's TLS are called.
+/// The names of a listener's TLS settings, for error messages.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs, reason = "as in TlsSettings")]
 pub struct TlsKeys {
@@ -175,16 +175,16 @@ pub struct TlsKeys {
 }
 
 impl TlsKeys {
-    /// Of the HTTP and gRPC listeners.
+    /// Names for the HTTP and gRPC listeners.
     pub const SERVER: Self =
         Self { cert: "server.tls.cert", key: "server.tls.key", client_ca: "server.tls.client_ca" };
-    /// Of the admin listener.
+    /// Names for the admin listener.
     pub const ADMIN: Self =
         Self { cert: "admin.tls.cert", key: "admin.tls.key", client_ca: "admin.tls.client_ca" };
 }
 
 impl TlsSettings {
-    /// None of the `listeners` may have TLS, as none has an IP address.
+    /// Error if TLS is set but none of the `listeners` has an IP address.
     pub(super) fn unless_used_on(
         &self,
         listeners: &[&ListenAddress],

@@ -10,35 +10,37 @@ use super::values;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TelemetrySettings {
-    /// What is logged: a level, or directives such as `info,countersign=debug`. Default `info`.
+    /// What to log: a level, or directives such as `info,countersign=debug`. Default `info`.
     #[serde(deserialize_with = "values::parsed")]
     pub log: LogFilter,
-    /// `json` or `text`. Default `json`.
+    /// Format of log lines: `json` or `text`. Default `json`.
     #[serde(deserialize_with = "values::parsed")]
     pub log_format: LogFormat,
-    /// What happens to lines for which there is no room, because whoever reads standard error does
-    /// not keep up, or is gone: `drop` (they are counted, and one line says how many they were
-    /// when there is room again) or `wait` (nothing is lost; decisions that are logged wait,
-    /// and for a reader that is gone they wait for ever). Default `drop`.
+    /// What to do with log lines when there is no room because the reader of standard error is slow
+    /// or gone. `drop` discards and counts them; once there is room again, one line reports how
+    /// many were lost. `wait` loses nothing, but decisions that are logged wait, and if the reader
+    /// is gone they wait indefinitely. Default `drop`.
     #[serde(deserialize_with = "values::parsed")]
     pub log_overflow: LogOverflow,
-    /// The collector to which traces and metrics are sent over OTLP, such as `http://127.0.0.1:4317`. It takes no
-    /// credentials; headers that the collector asks for go into the environment variable
-    /// `OTEL_EXPORTER_OTLP_HEADERS`. Default none: nothing is sent.
+    /// The collector to which traces and metrics are sent over OTLP, such as
+    /// `http://127.0.0.1:4317`. The URL must not contain credentials; set headers that the
+    /// collector needs in the environment variable `OTEL_EXPORTER_OTLP_HEADERS`. Without a
+    /// collector, nothing is sent. Default none.
     #[serde(deserialize_with = "values::optional")]
     pub otlp_endpoint: Option<OtlpEndpoint>,
-    /// How the collector is spoken to: `grpc`, or `http` with protobuf bodies. Default `grpc`.
+    /// Protocol of the collector: `grpc`, or `http` with protobuf bodies. Default `grpc`.
     #[serde(deserialize_with = "values::parsed")]
     pub otlp_protocol: OtlpProtocol,
-    /// The share of decisions that are traced, from `0` to `1`, among those whose gateway says
-    /// nothing about it; where it does, it has the last word. Default `0.01`.
+    /// The share of decisions to trace, from `0` to `1`, if the gateway does not say whether to
+    /// trace the request. If it does, the gateway decides. Default `0.01`.
     #[serde(deserialize_with = "values::parsed_or_number")]
     pub trace_sample: Share,
     /// Which decisions are logged: `all`, `denied` (with those that were *unavailable*) or `off`.
     /// Default `denied`.
     #[serde(deserialize_with = "values::parsed")]
     pub decision_log: DecisionLog,
-    /// The share of allowed decisions that `denied` logs as well, from `0` to `1`. Default `0`.
+    /// The share of allowed decisions that are also logged with `denied`, from `0` to `1`. Default
+    /// `0`.
     #[serde(deserialize_with = "values::parsed_or_number")]
     pub decision_log_sample: Share,
 }
@@ -58,23 +60,23 @@ impl Default for TelemetrySettings {
     }
 }
 
-/// Where a collector listens: an `http:` or `https:` URL.
+/// The URL of a collector: `http:` or `https:`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct OtlpEndpoint(String);
 
 impl OtlpEndpoint {
-    /// The URL.
+    /// The base URL.
     pub fn url(&self) -> &str {
         &self.0
     }
 
-    /// Whether it is reached over TLS.
+    /// Whether the collector is reached over TLS.
     pub fn is_https(&self) -> bool {
         self.0.starts_with("https:")
     }
 
-    /// The URL of `path` under it.
+    /// The URL of `path` under the base URL.
     pub fn join(&self, path: &str) -> String {
         format!("{}/{path}", self.0.trim_end_matches('/'))
     }
@@ -87,7 +89,7 @@ impl FromStr for OtlpEndpoint {
         const EXPECTED: &str = "expected an http: or https: URL without credentials, such as http://127.0.0.1:4317; what a collector asks \
                                 for goes into the environment variable OTEL_EXPORTER_OTLP_HEADERS";
         let is_url = url::Url::parse(text).is_ok_and(|url| {
-            // They would not be sent, and would show in errors.
+            // Credentials would not be sent, but would show in errors.
             let has_credentials = !url.username().is_empty() || url.password().is_some();
             matches!(url.scheme(), "http" | "https") && url.has_host() && !has_credentials
         });
@@ -95,14 +97,14 @@ impl FromStr for OtlpEndpoint {
     }
 }
 
-/// How a collector is spoken to.
+/// The protocol of a collector.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OtlpProtocol {
-    /// OTLP over gRPC, by custom on port 4317.
+    /// OTLP over gRPC, usually on port 4317.
     #[default]
     Grpc,
-    /// OTLP over HTTP, with protobuf bodies, by custom on port 4318.
+    /// OTLP over HTTP with protobuf bodies, usually on port 4318.
     Http,
 }
 
@@ -118,18 +120,18 @@ impl FromStr for OtlpProtocol {
     }
 }
 
-/// A part of all, from 0 to 1.
+/// A share of a total, from 0 to 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[serde(transparent)]
 pub struct Share(f64);
 
 impl Share {
-    /// As a number from 0 to 1.
+    /// A number from 0 to 1.
     pub const fn get(self) -> f64 {
         self.0
     }
 
-    /// `share`, where it is one.
+    /// `None` if `share` is not from 0 to 1.
     pub fn new(share: f64) -> Option<Self> {
         (0.0..=1.0).contains(&share).then_some(Self(share))
     }
@@ -146,13 +148,13 @@ impl FromStr for Share {
     }
 }
 
-/// What is logged.
+/// Log filter: a level or directives.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct LogFilter(String);
 
 impl LogFilter {
-    /// The directives, known to be valid.
+    /// The directives, already validated.
     pub fn directives(&self) -> &str {
         &self.0
     }
@@ -169,8 +171,8 @@ impl FromStr for LogFilter {
 
     fn from_str(directives: &str) -> Result<Self, Self::Err> {
         const ACCEPTED: &str = "accepted are error, warn, info, debug, trace, or directives such as info,countersign=debug";
-        // A word that is no level would be taken for the name of a module, and silence everything
-        // else.
+        // A word that is not a level would be read as the name of a module, and would silence
+        // everything else.
         let is_level = |word: &str| {
             ["off", "error", "warn", "info", "debug", "trace"]
                 .contains(&word.to_ascii_lowercase().as_str())
@@ -189,10 +191,10 @@ impl FromStr for LogFilter {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// One JSON object a line.
+    /// One JSON object per line.
     #[default]
     Json,
-    /// For people.
+    /// Lines for people to read.
     Text,
 }
 
@@ -208,14 +210,14 @@ impl FromStr for LogFormat {
     }
 }
 
-/// What happens to lines of the log for which there is no room.
+/// What happens to log lines when there is no room for them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogOverflow {
-    /// They are dropped and counted.
+    /// Lines are dropped and counted.
     #[default]
     Drop,
-    /// Whoever logs them waits.
+    /// The thread that logs waits.
     Wait,
 }
 
@@ -235,17 +237,17 @@ impl FromStr for LogOverflow {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DecisionLog {
-    /// Every one.
+    /// Every decision.
     All,
     /// Denials, and decisions that could not be made.
     #[default]
     Denied,
-    /// None.
+    /// No decision.
     Off,
 }
 
 impl DecisionLog {
-    /// Each of them.
+    /// All variants.
     pub const EVERY: [Self; 3] = [Self::All, Self::Denied, Self::Off];
 }
 

@@ -1,4 +1,4 @@
-//! How single values are written: durations, lists, addresses, secrets.
+//! Formats of single values: durations, lists, addresses, secrets.
 
 use std::{
     fmt,
@@ -16,12 +16,12 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 pub struct Secret(SecretString);
 
 impl Secret {
-    /// Takes `text` into custody.
+    /// Wraps `text`.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into().into())
     }
 
-    /// The value, for the one place that needs it.
+    /// The plain value, for the one place that needs it.
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
@@ -73,7 +73,7 @@ pub(super) fn parsed<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(
     String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
 }
 
-/// Like [`parsed`], where a file may also have a number.
+/// Like [`parsed`], but the file may also contain a number.
 pub(super) fn parsed_or_number<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(
     deserializer: D,
 ) -> Result<T, D::Error> {
@@ -91,7 +91,7 @@ pub(super) fn parsed_or_number<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::D
     text.parse().map_err(D::Error::custom)
 }
 
-/// Like [`parsed`], where nothing or an empty text means none.
+/// Like [`parsed`], but a missing value or an empty text is `None`.
 pub(super) fn optional<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
@@ -101,14 +101,14 @@ pub(super) fn optional<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>
     }
 }
 
-/// A secret, or none where it is empty.
+/// A secret, or `None` if empty.
 pub(super) fn optional_secret<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Secret>, D::Error> {
     Ok(optional::<D, String>(deserializer)?.map(Secret::new))
 }
 
-/// An array of texts, or one text with commas.
+/// A list: an array of texts, or one text with commas.
 pub(super) fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -125,10 +125,10 @@ pub(super) fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Str
     Ok(items.iter().map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect())
 }
 
-/// What stands before the path of a Unix socket.
+/// Prefix of the path of a Unix socket.
 const UNIX: &str = "unix:";
 
-/// What a listener binds.
+/// The address that a listener binds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenAddress {
     /// An IP address and a port.
@@ -138,7 +138,7 @@ pub enum ListenAddress {
 }
 
 impl ListenAddress {
-    /// The IP address and port, if it is one.
+    /// The IP address and port; `None` for a Unix socket.
     pub const fn tcp(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(address) => Some(*address),
@@ -146,7 +146,7 @@ impl ListenAddress {
         }
     }
 
-    /// Whether two listeners cannot both have it. Port 0 is another one each time.
+    /// Whether two listeners cannot bind both. Port 0 is a different port each time.
     pub(super) fn is_taken_by(&self, other: &Self) -> bool {
         self == other && self.tcp().is_none_or(|address| address.port() != 0)
     }
@@ -200,7 +200,7 @@ impl<'de> Deserialize<'de> for ListenAddress {
     }
 }
 
-/// The permissions of a Unix socket: who may connect is who may write to it.
+/// The permissions of a Unix socket. A process can connect if it may write to the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketMode(pub u32);
 
@@ -213,7 +213,7 @@ impl fmt::Display for SocketMode {
 impl FromStr for SocketMode {
     type Err = &'static str;
 
-    /// The zero before it is not optional: without it, the number of a file may be a decimal one.
+    /// The leading zero is required: without it, a number in the file could be meant as decimal.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let is_octal = text.len() == 4
             && text.starts_with('0')

@@ -1,4 +1,4 @@
-//! What claims in Redis cost, beside another build of the service.
+//! What claims in Redis cost, compared with another build of the service.
 
 use std::path::Path;
 
@@ -15,11 +15,12 @@ use crate::{
     tokens::Signer,
 };
 
-/// Of the CPU time of a decision, against the baseline.
+/// Maximum ratio of the CPU time of a decision to the baseline.
 const BOUND: f64 = 1.03;
 const PRINCIPALS: usize = 16;
 
-/// `baseline` is a build of the service without what is to be measured: the commit before it, say.
+/// `baseline` is a build of the service without the change to measure, such as the commit before
+/// it.
 pub(crate) async fn run(is_quick: bool, baseline: Option<&Path>) -> Section {
     let mut section = Section::default();
     for (algorithm, name) in [(Algorithm::Rs256, "RS256"), (Algorithm::EdDsa, "Ed25519")] {

@@ -1,4 +1,4 @@
-//! How much memory the service takes, and of that a principal, a key and a nonce.
+//! How much memory the service uses, and how much of it per principal, key and nonce.
 
 use std::{
     env,
@@ -28,25 +28,25 @@ use crate::{
     tokens::Signer,
 };
 
-/// First argument of the process that holds nonces and nothing else. Then how many.
+/// First argument of the process that only holds nonces, followed by their number.
 pub(crate) const NONCES: &str = "--nonces";
 
 const IDLE_BOUND_MEGABYTES: f64 = 30.0;
 const PRINCIPALS_BOUND_MEGABYTES: f64 = 150.0;
 const NONCES_BOUND_MEGABYTES: f64 = 100.0;
-/// What the bounds are for.
+/// The number of principals for which the bounds apply.
 const PRINCIPALS_OF_BOUND: usize = 100_000;
 const NONCES_OF_BOUND: usize = 1_000_000;
 const ED25519_POOL: usize = 64;
-/// They take long to make.
+/// RSA keys take long to make.
 const RSA_POOL: usize = 8;
-/// Keys of each principal where it is told what a key takes.
+/// Keys per principal for measuring the memory of a key.
 const MANY_KEYS: usize = 3;
 
 pub(super) struct Plan {
     principals: usize,
     rsa_principals: usize,
-    /// Nonces that the service itself takes in.
+    /// Nonces that the service itself stores.
     nonces: usize,
 }
 
@@ -96,11 +96,11 @@ pub(super) async fn measure(plan: &Plan) -> Section {
     section
 }
 
-/// The service with one principal, and by how many bytes it grew with decisions whose nonces are
-/// all live.
+/// The service with one principal, and by how many bytes it grew with decisions whose nonces
+/// are all live.
 async fn idle_and_nonces(plan: &Plan) -> (Resident, f64) {
     let registry = Registry::new(1, 1, Algorithm::EdDsa, 1).await;
-    // Nonces live for twice as long as that: longer than this takes.
+    // Nonces live for twice as long as this, which is longer than the measurement.
     let settings = [("COUNTERSIGN_SELF_SIGNED__TOLERANCE", "10m")];
     let server = Server::countersign_with(
         Placement { is_pinned: false },
@@ -111,31 +111,31 @@ async fn idle_and_nonces(plan: &Plan) -> (Resident, f64) {
     let idle = Resident::of_quiet(&server).await;
     let mut target = Target::of(server).await;
     let signers: Vec<Signer> = (0..plan.nonces).map(|_| registry.signer(0)).collect();
-    // What connections and the first decisions take is not the nonces'.
+    // Do not count memory for connections and the first decisions as memory for nonces.
     target.ask_each(&signers[..plan.nonces / 20]).await;
     let before = Resident::of_quiet(&target.server).await;
     target.ask_each(&signers).await;
     (idle, Resident::of_quiet(&target.server).await.since(before))
 }
 
-/// Bytes of a principal with its keys, from services that differ in nothing else.
+/// Bytes of a principal and its keys, from services that differ in nothing else.
 struct Each {
     algorithm: Algorithm,
     principals: usize,
-    /// But for its keys.
+    /// Without its keys.
     principal: f64,
-    /// A key as it is read.
+    /// A key after it was read.
     key: f64,
-    /// What its first use adds.
+    /// What the first use of a key adds.
     use_of_key: f64,
-    /// The service with all principals and one key each, which was used.
+    /// The service with all principals and one key each, all of them used.
     used: Resident,
-    /// In the database's file, with one key.
+    /// In the database file, with one key.
     in_file: f64,
 }
 
 impl Each {
-    /// The nonces are in `redis`: they must not count.
+    /// The nonces are in `redis`, so that they do not count.
     async fn measure(
         redis: &Server,
         principals: usize,
@@ -160,7 +160,7 @@ impl Each {
         let one = Resident::of_quiet(&server).await;
         let mut target = Target::of(server).await;
         let signers: Vec<Signer> = (0..principals).map(|number| with_one.signer(number)).collect();
-        // What connections take is not the keys'.
+        // Do not count memory for connections as memory for keys.
         target.ask_each(&signers[..4 * CONNECTIONS]).await;
         let unused = Resident::of_quiet(&target.server).await;
         target.ask_each(&signers).await;
@@ -201,12 +201,12 @@ impl fmt::Display for Each {
     }
 }
 
-/// What a process found that holds nonces and nothing else.
+/// The results of a process that only holds nonces.
 struct Nonces {
-    /// Bytes, and how many more they were at their peak.
+    /// Growth in bytes, and how much higher the peak was.
     grown: f64,
     grown_at_peak: f64,
-    /// Microseconds that a claim took.
+    /// Microseconds per claim.
     claim_us: f64,
 }
 
@@ -228,17 +228,17 @@ impl Nonces {
     }
 }
 
-/// Claims as many nonces as the argument says, all of them live in the end, and prints by how many
-/// bytes this process grew, by how many at its peak, and the microseconds that each took.
+/// Claims as many nonces as the argument says, all of them live in the end. Prints by how many
+/// bytes this process grew, by how many at its peak, and the microseconds per claim.
 pub(crate) fn nonces(arguments: &[String]) -> ExitCode {
-    /// The longest that a nonce lives, by default: from a token that is this far ahead until it is
-    /// as far behind.
+    /// Half of the longest lifetime of a nonce with default settings: its token may be this far
+    /// ahead, and is valid until it is this far behind.
     const TOLERANCE_MILLIS: i64 = 20_000;
-    /// Of many principals, as in the service.
+    /// Nonces of many principals, as in the service.
     const PRINCIPALS: usize = 100_000;
 
     let count: usize = arguments[0].parse().unwrap();
-    // The bound holds for each shard, and nonces do not fall into them evenly.
+    // The limit applies to each shard, and nonces are not spread over them evenly.
     let store = MemoryNonceStore::new(
         count + count / 10,
         Fence::since(UnixMillis(0), Tolerance::DEFAULT),
@@ -246,7 +246,7 @@ pub(crate) fn nonces(arguments: &[String]) -> ExitCode {
     )
     .unwrap();
     let (before, mut millis) = (Resident::of_process(process::id()), 0.0);
-    // Spread over a while, as expiries are.
+    // Spread over some time, as in the service.
     let start = UnixMillis::from(SystemTime::now()).0;
     let mut nonce = String::new();
     for number in 0..count {

@@ -1,11 +1,11 @@
 //! What a decision costs with few principals and with many, and when the principal is not in
-//! memory; how soon a service with so many is ready.
+//! memory; and how soon a service with many principals is ready.
 //!
 //! One service for each number of principals, all running at the same time, asked in turns.
 //! Decisions are about principals chosen at random among those that the service holds. A key is
-//! parsed at the first signature that it verifies, so every principal that will be asked about has
-//! had one token allowed before anything counts. Nonces are in Redis, where they take no part in
-//! it. All services share one core, of which the one that is asked is the only one to make use; see
+//! parsed at the first signature that it verifies, so each of those principals has one token
+//! allowed before the measurement. Nonces are in Redis, so that they do not affect the result. All
+//! services share one core, which only the service that is asked uses; see
 //! [`scenario`](crate::scenario).
 
 use countersign::domain::algorithm::Algorithm;
@@ -19,22 +19,22 @@ use crate::{
     tokens::{Signer, sign},
 };
 
-/// Decisions about principals in memory may cost this many times what they cost with the fewest
+/// Maximum cost of decisions about principals in memory, as a multiple of the cost with the fewest
 /// principals.
 const HITS_BOUND: f64 = 1.05;
 const START_BOUND_SECONDS: f64 = 1.0;
-/// With so many principals.
+/// The number of principals for which the bound of the start applies.
 const START_BOUND_PRINCIPALS: usize = 100_000;
 const PLACEMENT: Placement = Placement { is_pinned: true };
-/// How often each service is started.
+/// Number of starts of each service.
 const STARTS: usize = 3;
 /// Keys that the principals of one registry share.
 const POOL: usize = 64;
-/// Decisions in one turn.
+/// Decisions per turn.
 const DECISIONS: usize = 3_000;
 
 pub(super) struct Plan {
-    /// Of how many principals the registries are, the fewest first.
+    /// The number of principals in each registry, in ascending order.
     registries: &'static [usize],
     cache_entries: usize,
     rounds: usize,
@@ -84,7 +84,7 @@ async fn hits(services: &mut [Service], rounds: usize) -> Vec<Vec<f64>> {
     let mut measured = Vec::new();
     for round in 0..rounds {
         let mut taken = vec![0.0; services.len()];
-        // There and back, so that none always comes after the same other.
+        // Forwards and backwards, so that no service always follows the same other one.
         let mut order: Vec<usize> = (0..services.len()).collect();
         if round % 2 == 1 {
             order.reverse();
@@ -101,7 +101,7 @@ async fn hits(services: &mut [Service], rounds: usize) -> Vec<Vec<f64>> {
         measured.push(taken);
     }
     for service in &mut *services {
-        // What follows decisions, such as writing when keys were used, belongs to their cost too.
+        // Work after decisions, such as writing the last use of keys, counts as their cost, too.
         quiet(&service.target.server).await;
         let micros = service.target.server.cpu.micros_since(service.began.as_ref().unwrap());
         service.whole_us = micros / (rounds * DECISIONS) as f64;
@@ -109,7 +109,7 @@ async fn hits(services: &mut [Service], rounds: usize) -> Vec<Vec<f64>> {
     measured
 }
 
-/// The same for principals that `service` does not hold, none of which is asked about twice.
+/// The same for principals that `service` does not hold; each is asked about once.
 async fn misses(service: &mut Service, rounds: usize) -> Spread {
     let absent = service.registry.principals - service.held;
     let mut numbers: Vec<usize> = (0..absent).map(|number| service.held + number).collect();
@@ -173,17 +173,16 @@ fn tell(services: &[Service], rounds: &[Vec<f64>], missed: &Spread) -> Section {
 struct Service {
     registry: Registry,
     target: Target,
-    /// How many of the principals are in memory.
+    /// The number of principals in memory.
     held: usize,
-    /// How long each start took until it was ready.
+    /// Time from each start until it was ready.
     starts: Spread,
-    /// With every key of those it holds used once.
+    /// Once every key of the principals in memory was used.
     in_use: Resident,
-    /// CPU time before the decisions that count, and what each of them took with all that
-    /// followed.
+    /// CPU time before the measured decisions, and the cost of each, including the work after it.
     began: Option<CpuTime>,
     whole_us: f64,
-    /// How much of its core it used, turn by turn.
+    /// The share of its core that it used, turn by turn.
     busy: Vec<f64>,
 }
 
@@ -194,7 +193,7 @@ impl Service {
         let settings = [("COUNTERSIGN_REGISTRY__CACHE_ENTRIES", entries.as_str())];
         let start =
             |placement| Server::countersign_with(placement, registry.dir(), nonce_url, &settings);
-        // As it would run, on any core.
+        // On any core, as in normal operation.
         let starts = (0..STARTS)
             .map(|_| timed(|| start(Placement { is_pinned: false })).1.as_secs_f64())
             .collect();
@@ -202,7 +201,7 @@ impl Service {
         quiet(&server).await;
 
         let (mut target, held) = (Target::of(server).await, principals.min(cache_entries));
-        // Several questions on each connection too, so that every worker has its connections.
+        // Several requests per connection, too, so that every worker has its connections.
         let signers: Vec<Signer> =
             (0..held.max(4 * CONNECTIONS)).map(|number| registry.signer(number % held)).collect();
         target.ask_each(&signers).await;

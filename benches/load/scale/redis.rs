@@ -1,4 +1,4 @@
-//! What nonces take in Redis.
+//! How much memory nonces use in Redis.
 
 use std::{
     io::{Read, Write},
@@ -14,10 +14,10 @@ use crate::{
     tokens::Signer,
 };
 
-/// So long that none expires meanwhile.
+/// Long enough that no nonce expires during the measurement.
 const TOLERANCE: &str = "10m";
 
-/// The bytes that Redis grows by for each nonce of an allowed decision.
+/// Growth of Redis in bytes per nonce of an allowed decision.
 pub(super) async fn measure(nonces: usize) -> Section {
     let registry = Registry::new(1, 1, Algorithm::EdDsa, 1).await;
     let redis = Server::redis(Placement { is_pinned: false }, registry.dir());
@@ -27,7 +27,7 @@ pub(super) async fn measure(nonces: usize) -> Section {
         Server::countersign_with(Placement { is_pinned: false }, registry.dir(), &url, &settings);
     let mut target = Target::of(server).await;
     let signers: Vec<Signer> = (0..nonces).map(|_| registry.signer(0)).collect();
-    // Connections and buffers are not the nonces'.
+    // Do not count memory for connections and buffers as memory for nonces.
     target.ask_each(&signers[..nonces / 20]).await;
     let [before, now] = [Held::by(redis.address), {
         target.ask_each(&signers).await;
@@ -45,7 +45,7 @@ pub(super) async fn measure(nonces: usize) -> Section {
     }
 }
 
-/// What a Redis says that it holds.
+/// The memory and keys that a Redis reports.
 struct Held {
     keys: usize,
     bytes: usize,

@@ -1,5 +1,5 @@
-//! Databases with many principals, written by SQLite itself: through the admin API a million would
-//! take an hour.
+//! Databases with many principals, written directly by SQLite: adding a million through the admin
+//! API would take an hour.
 
 use std::{fmt::Write as _, path::Path};
 
@@ -9,17 +9,18 @@ use tempfile::TempDir;
 
 use crate::{server::database_url, tokens::Signer};
 
-/// A database of principals, each with as many keys. The keys are few and shared, which the service
-/// cannot know: it reads, parses and keeps each principal's own.
+/// A database of principals with the same number of keys each. The keys are few and shared, but the
+/// service does not know that: it reads, parses and keeps the keys of each principal.
 pub(super) struct Registry {
     pub(super) principals: usize,
-    /// Principal `n` signs with this one's key, counted round and round.
+    /// Principal `n` signs with the key at index `n` modulo the pool's size.
     pool: Vec<Signer>,
     dir: TempDir,
 }
 
 impl Registry {
-    /// `principals` of them, with `keys_each` out of a pool of `pool` keys for `algorithm`.
+    /// Creates `principals` principals, with `keys_each` keys out of a pool of `pool` keys for
+    /// `algorithm`.
     pub(super) async fn new(
         principals: usize,
         keys_each: usize,
@@ -41,13 +42,13 @@ impl Registry {
             transaction.execute_unprepared(&statement).await.unwrap();
         }
         transaction.commit().await.unwrap();
-        // Nothing is left to be done by who opens it next.
+        // Leaves no work for the next process that opens the database.
         database.execute_unprepared("PRAGMA wal_checkpoint(TRUNCATE)").await.unwrap();
         database.close().await.unwrap();
         Self { principals, pool, dir }
     }
 
-    /// How large the file is.
+    /// The size of the file.
     pub(super) fn bytes(&self) -> u64 {
         std::fs::metadata(self.dir.path().join("countersign.db")).unwrap().len()
     }
@@ -56,7 +57,7 @@ impl Registry {
         self.dir.path()
     }
 
-    /// Principal `number`, counted from 0, with its first key. The service reads them in this
+    /// Principal `number`, counted from 0, with its first key. The service reads principals in this
     /// order.
     pub(super) fn signer(&self, number: usize) -> Signer {
         self.pool[number % self.pool.len()].renamed(format!("service-{number:07}@example.com"))
@@ -94,5 +95,5 @@ fn keys_statement(
     )
 }
 
-/// When all of them were made.
+/// The creation time of all of them.
 const AT: &str = "'2026-01-01 00:00:00'";

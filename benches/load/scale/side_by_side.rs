@@ -1,4 +1,4 @@
-//! Several services, asked in turns about the same, round by round.
+//! Several services that get the same requests in turns, round by round.
 
 use super::{AHEAD, CONNECTIONS, Target};
 use crate::{
@@ -7,17 +7,17 @@ use crate::{
     tokens::{Signer, sign},
 };
 
-/// Decisions of each service in a round.
+/// Decisions of each service per round.
 pub(super) const DECISIONS: usize = 3_000;
 const ROUNDS_FULL: usize = 24;
 const ROUNDS_QUICK: usize = 6;
 pub(super) const PLACEMENT: Placement = Placement { is_pinned: true };
 
-/// A baseline may be older than the migrations of the database that it is given.
+/// A baseline may be older than the migrations of the database that it uses.
 pub(super) const BASELINE_SETTINGS: [(&str, &str); 1] =
     [("COUNTERSIGN_DATABASE__AUTO_MIGRATE", "false")];
 
-/// A service, and what a decision took in each round, in microseconds of CPU time.
+/// A service, and the cost of a decision in each round, in microseconds of CPU time.
 pub(super) struct Variant {
     pub(super) label: &'static str,
     target: Target,
@@ -25,12 +25,12 @@ pub(super) struct Variant {
 }
 
 impl Variant {
-    /// Asks a little first, so that everything is connected and known.
+    /// Sends a few requests first, so that all connections and keys are in use.
     pub(super) async fn of(label: &'static str, server: Server, signers: &[Signer]) -> Self {
         Self::asked(label, Target::of(server).await, signers).await
     }
 
-    /// The same of a service that is asked in another way.
+    /// The same for a service that is asked over another transport.
     pub(super) async fn asked(label: &'static str, mut target: Target, signers: &[Signer]) -> Self {
         target.ask(&sign(signers, 8 * CONNECTIONS, 0)).await;
         Self { label, target, rounds: Vec::new() }
@@ -40,7 +40,7 @@ impl Variant {
         self.rounds.iter().copied().collect::<Spread>().median()
     }
 
-    /// The ratio to `other`, round by round.
+    /// The ratio to `other` in each round.
     pub(super) fn against(&self, other: &Self, what: &str, bound: Option<Bound>) -> Row {
         let ratios =
             self.rounds.iter().zip(&other.rounds).map(|(own, other)| own / other).collect();
@@ -55,7 +55,7 @@ impl Variant {
     }
 }
 
-/// Measures all of them, each first in turn: whoever is first finds the caches as signing left
+/// Measures all of them. Each comes first in turn, since the first finds the caches as signing left
 /// them.
 pub(super) async fn measure(
     name: &str,
@@ -65,7 +65,7 @@ pub(super) async fn measure(
 ) {
     let rounds = if is_quick { ROUNDS_QUICK } else { ROUNDS_FULL };
     for round in 0..rounds {
-        // Each service has nonces of its own, so that all are asked about the same.
+        // Services do not share nonces, so all get the same tokens.
         let tokens = sign(signers, DECISIONS, AHEAD);
         PLACEMENT.withdraw(true);
         let count = variants.len();

@@ -1,4 +1,4 @@
-//! What a decision costs over a Unix socket, beside TCP, at each door.
+//! What a decision costs over a Unix socket, compared with TCP, at each door.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ use crate::{
     wire::Place,
 };
 
-/// Of the CPU time of a decision over TCP. A Unix socket has no reason to be dearer.
+/// Maximum ratio to the CPU time of a decision over TCP. A Unix socket should not cost more.
 const BOUND: f64 = 1.0;
 const PRINCIPALS: usize = 16;
 
@@ -52,7 +52,7 @@ pub(crate) async fn run(is_quick: bool) -> Section {
     section
 }
 
-/// Where the service is asked.
+/// The door that is asked.
 #[derive(Clone, Copy)]
 enum Door {
     Http,
@@ -81,7 +81,7 @@ impl Door {
         }
     }
 
-    /// Asks `server` at its address, or at the Unix socket `path`.
+    /// Connects to `server` at its address, or at the Unix socket `path`.
     async fn target(self, server: Server, path: Option<&Path>) -> Target {
         let at = |address| path.map_or(Place::Tcp(address), |path| Place::Unix(path.to_owned()));
         match self {

@@ -1,5 +1,5 @@
-//! What watching decisions costs: the service as it comes, beside one that sends traces, and, where
-//! there is one, beside another build of it.
+//! What telemetry costs: the service with default settings, compared with one that sends traces
+//! and, if given, with another build.
 
 use std::{net::SocketAddr, path::Path, process::ExitCode};
 
@@ -28,14 +28,15 @@ use crate::{
     tokens::Signer,
 };
 
-/// Of the CPU time of a decision, at default settings.
+/// Maximum ratio of the CPU time of a decision, with default settings.
 const BOUND: f64 = 1.05;
 const PRINCIPALS: usize = 16;
 
-/// First argument of the process that takes what is sent to a collector. Then the address.
+/// First argument of the process that plays the collector, followed by the address.
 pub(crate) const COLLECTOR: &str = "--collector";
 
-/// `baseline` is a build of the service without what is to be measured: the commit before it, say.
+/// `baseline` is a build of the service without the change to measure, such as the commit before
+/// it.
 pub(crate) async fn run(is_quick: bool, baseline: Option<&Path>) -> Section {
     let registry = Registry::new(PRINCIPALS, 1, Algorithm::Rs256, PRINCIPALS).await;
     let signers: Vec<Signer> = (0..PRINCIPALS).map(|number| registry.signer(number)).collect();
@@ -87,7 +88,7 @@ fn tell(variants: &[Variant], has_baseline: bool) -> Section {
     section
 }
 
-/// Takes spans and metrics, and forgets them.
+/// Receives spans and metrics, and discards them.
 pub(crate) fn collector(arguments: &[String]) -> ExitCode {
     let address: SocketAddr = arguments[0].parse().unwrap();
     end_with_input();

@@ -1,15 +1,15 @@
-//! Two workers against one: what each adds, and what they cost each other.
+//! Two workers compared with one: how much each adds, and how much they slow each other down.
 //!
-//! Client and Redis need the same cores, so that decisions in a second cannot show it. CPU time
-//! can: so many cores, over the CPU time of a decision, are the decisions that the service can make
-//! in a second when it has the cores for itself. It grows by less than the cores do where workers
-//! wait for one another, spin, wake each other, or pull each other's cache lines over; all of that
-//! is CPU time, and happens here, with all workers busy at the same time. What it would not show
-//! are workers that sleep while they wait for one another: then they would not be busy, which is
-//! measured too.
+//! Client and Redis need the same cores, so decisions per second cannot show this. CPU time can:
+//! the number of cores over the CPU time of a decision is the number of decisions that the service
+//! can make per second if it has the cores to itself. It grows less than the number of cores if
+//! workers wait for one another, spin, wake each other, or invalidate each other's cache lines. All
+//! of that is CPU time, and happens here, because all workers are busy at the same time. Workers
+//! that sleep while they wait for one another would not show, but then they would not be busy,
+//! which is measured, too.
 //!
-//! The odds are against several: the one worker has its core for itself, with client and Redis on
-//! the others; the several share theirs with both.
+//! The comparison favours the single worker: it has its core to itself, with client and Redis on
+//! the others; several workers share their cores with both.
 
 use std::thread;
 
@@ -22,10 +22,10 @@ use crate::{
     tokens::{Signer, sign},
 };
 
-/// Of what the cores would allow: 1.8 times as much with two workers.
+/// Minimum share of what the cores would allow: two workers do 1.8 times as much as one.
 const BOUND: f64 = 0.9;
 const PRINCIPALS: usize = 16;
-/// Decisions in one turn.
+/// Decisions per turn.
 const DECISIONS: usize = 4_000;
 const ROUNDS_FULL: usize = 16;
 const ROUNDS_QUICK: usize = 6;
@@ -33,7 +33,7 @@ const ROUNDS_QUICK: usize = 6;
 const ONE: Placement = Placement { is_pinned: true };
 const SEVERAL: Placement = Placement { is_pinned: false };
 
-/// The same nonce store in two services.
+/// Two services with the same nonce store.
 struct Pair {
     nonces: &'static str,
     one: Target,

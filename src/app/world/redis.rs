@@ -1,5 +1,5 @@
-//! A simulated Redis, or several of which one is master; and how a claim of a replica goes about
-//! them. What is made of an epoch and of a fence is the store's own.
+//! A simulated Redis, or several of which one is the master, and the steps of a replica's claim.
+//! The interpretation of an epoch and of a fence is the real store's.
 
 use std::{
     collections::HashMap,
@@ -17,18 +17,18 @@ use crate::{
     stores::nonce::redis::epoch::{Epoch, Sight},
 };
 
-/// What a claim may take.
+/// Timeout of a claim.
 const TIMEOUT_MS: i64 = 1_000;
-/// By which the clocks of a replica and of Redis may differ.
+/// Largest accepted difference between the clocks of a replica and of Redis.
 const SKEW_MAX_MS: i64 = 500;
-/// For how long after a failover other replicas may still claim at the old master.
+/// How long after a failover other replicas may still claim at the old master.
 const TAKEOVER: Duration = Duration::from_millis(750);
-/// How often epochs are read again because somebody else changed them at the same time.
+/// How many times to read an epoch again because another replica changed it at the same time.
 const ROUNDS: usize = 8;
 
 type Failure = &'static str;
 
-/// The servers, what is on its way to them, and what was sent back.
+/// The servers, the commands on their way to them, and the replies.
 pub(super) struct Store {
     servers: Vec<Server>,
     master: usize,
@@ -40,7 +40,7 @@ pub(super) struct Store {
 #[derive(Clone, Default)]
 struct Server {
     number: usize,
-    /// Another at each start.
+    /// Changes at each start.
     generation: u64,
     down_until: i64,
     memory: Memory,
@@ -49,7 +49,7 @@ struct Server {
 
 #[derive(Clone, Default)]
 struct Memory {
-    /// The value, and when it expires.
+    /// By nonce: the value, and when it expires.
     nonces: HashMap<Box<str>, (u128, i64)>,
     epoch: Option<Vec<u8>>,
 }
@@ -65,13 +65,13 @@ enum Command {
 
 #[derive(Clone, Debug)]
 enum Reply {
-    /// Whether it was stored, and the epoch.
+    /// Whether the nonce was stored, and the epoch.
     Claim(bool, Option<Vec<u8>>),
     Holder(Option<u128>),
     Expire(bool),
     /// The epoch, the `run_id` and the time.
     Settle(Option<Vec<u8>>, String, UnixMillis),
-    /// The epoch that counts.
+    /// The epoch that is now in effect.
     Replace(Vec<u8>),
     Refused,
     Lost,
@@ -129,7 +129,7 @@ impl Store {
         }
     }
 
-    /// Answers what has arrived.
+    /// Answers the commands that have arrived.
     pub(super) fn answer(&mut self, now: i64) {
         self.inbox.sort_by_key(|letter| letter.arrives);
         let arrived = self.inbox.partition_point(|letter| letter.arrives <= now);
@@ -184,8 +184,7 @@ impl Server {
 }
 
 impl Universe {
-    /// A claim of a replica, within the time that it may take. It may still arrive when that is
-    /// over.
+    /// Claims a nonce for a replica, within the timeout. The command may still arrive after that.
     pub(super) async fn claim(
         &self,
         replica: usize,
@@ -205,7 +204,7 @@ impl Universe {
             if self.now() < deadline {
                 return std::task::Poll::Pending;
             }
-            // The connection stays, but for one that may lead nowhere.
+            // The connection is kept, unless it may be dead.
             if self.random().bool() {
                 self.change(replica, |replica| replica.link = None);
             }
@@ -245,7 +244,7 @@ impl Universe {
     fn remember_for(&self, replica: usize, claim: &NonceClaim<'_>, used: Tolerance) -> u64 {
         let longer =
             used.duration().saturating_sub(tolerance(self.replica(replica).tolerance).duration());
-        // Counted from the time of the server, which forgets it by its own clock.
+        // Relative to the server's time, because the server expires the nonce by its own clock.
         let now = UnixMillis(self.now() + self.replica(replica).server_clock);
         remember_for(claim.valid_until.saturating_add(longer), now).as_secs()
     }
@@ -306,7 +305,7 @@ impl Universe {
         }
     }
 
-    /// The connection of a replica, made and settled if there is none.
+    /// The connection of a replica; connects and settles if there is none.
     async fn link(&self, replica: usize) -> Result<(usize, u64), Failure> {
         let known = self.replica(replica);
         if known.is_off {
@@ -325,7 +324,7 @@ impl Universe {
         Ok(link)
     }
 
-    /// Looks at the server of a replica, as happens twice a second.
+    /// Checks the server of a replica, which happens twice per second.
     pub(super) async fn look_after(&self, replica: usize) {
         let known = self.replica(replica);
         let link = known.link.unwrap_or_else(|| {

@@ -1,5 +1,5 @@
-//! The replicas of a world and what they reach it through. Verifiers and tokens are made once, for
-//! all worlds.
+//! The replicas of a world and their connections. Verifiers and tokens are created once, for all
+//! worlds.
 
 use std::{
     cmp::Reverse,
@@ -42,7 +42,7 @@ use crate::{
 };
 
 const USERNAME: &str = "alice";
-/// Of how many seconds there are tokens, and how many of each.
+/// The number of seconds that have tokens, and the number of tokens for each.
 const TOKEN_SECONDS: i64 = 31;
 const TOKENS_A_SECOND: usize = 3;
 
@@ -109,7 +109,7 @@ impl Stage {
         Self { universe, verifiers, tokens }
     }
 
-    /// A token of a second since [`BEGINNING`], unlike that of another number.
+    /// A token for a second since [`BEGINNING`]; each `number` gives a different one.
     pub(super) fn token(&self, second: i64, number: usize) -> &str {
         &self.tokens[&(second, number)]
     }
@@ -126,9 +126,9 @@ fn sign(key: &PrivateKey, second: i64, number: usize) -> String {
     format!("JWT {input}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))
 }
 
-/// All that a world is made of but its verifiers. Real time is milliseconds since [`BEGINNING`].
+/// All state of a world except its verifiers. Real time is in milliseconds since [`BEGINNING`].
 pub(super) struct Universe {
-    /// What the next lookup takes.
+    /// Duration of the next lookup.
     pub(super) lookup_ms: AtomicI64,
     now: AtomicI64,
     wakes: Mutex<BinaryHeap<Reverse<i64>>>,
@@ -141,20 +141,20 @@ pub(super) struct Universe {
     pub(super) mode: Mutex<FenceMode>,
 }
 
-/// What one replica knows.
+/// The state of one replica.
 #[derive(Clone, Default)]
 pub(super) struct Replica {
-    /// The number of its tolerance.
+    /// Index of its tolerance.
     pub(super) tolerance: usize,
-    /// The server that it takes for the master.
+    /// The server that it considers the master.
     pub(super) server: usize,
-    /// The generation of that server that it is connected to.
+    /// The server that it is connected to, and its generation then.
     pub(super) link: Option<(usize, u64)>,
-    /// The epoch as it stands in Redis.
+    /// The epoch as stored in Redis.
     pub(super) epoch: Option<Vec<u8>>,
-    /// The clock of its server less real time, as far as it can tell.
+    /// The clock of its server minus real time, as far as the replica can tell.
     pub(super) server_clock: i64,
-    /// Whether its clock was too far from that of Redis.
+    /// Whether its clock differs too much from that of Redis.
     pub(super) is_off: bool,
 }
 
@@ -207,13 +207,12 @@ impl Universe {
         }
     }
 
-    /// When the next of those that sleep wakes up.
+    /// When the next sleeping task wakes up.
     pub(super) fn next_wake(&self) -> Option<i64> {
         self.wakes.lock().unwrap().peek().map(|Reverse(at)| *at)
     }
 
-    /// Begins the process of a replica, which knows nothing. Nonces in memory are those of the only
-    /// replica.
+    /// Starts the process of a replica with no state. Nonces in memory belong to the only replica.
     pub(super) fn restart(&self, replica: usize, tolerance: usize, has_memory: bool) {
         self.clocks[replica].begin();
         let server = self.store(|store| store.master());
@@ -233,7 +232,7 @@ impl Universe {
         Arc::clone(&self.clocks[replica])
     }
 
-    /// The replica learns who is master, and leaves the one before.
+    /// The replica learns who is the master, and leaves the previous one.
     pub(super) fn notice(&self, replica: usize) {
         let server = self.store(|store| store.master());
         self.change(replica, |replica| {
@@ -259,7 +258,7 @@ impl Universe {
         self.random.lock().unwrap()
     }
 
-    /// Done as soon as `condition` yields something, which is asked at the moment `at` and whenever
+    /// Ends as soon as `condition` returns a value. It is evaluated at time `at` and whenever
     /// something else happens.
     pub(super) async fn wait<T>(&self, at: i64, mut condition: impl FnMut() -> Option<T>) -> T {
         self.wake_at(at);

@@ -1,11 +1,11 @@
-//! The Prometheus text format, version 0.0.4, as far as looking at samples asks for it. Comments,
-//! and with them the types, are passed over. Of the libraries for it, one has a licence that does
-//! not fit, and the others are no longer kept up; they take a comma in a label's value for the next
-//! label, or leave its escapes as they are.
+//! A parser of samples in the Prometheus text format, version 0.0.4. Comments, including types, are
+//! skipped. None of the existing libraries fits: the licence of one is not allowed here, and the
+//! others are unmaintained and either take a comma in a label's value for the next label or leave
+//! its escapes undecoded.
 //!
 //! <https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format>
 
-/// One line.
+/// One line: name, labels and value.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Sample {
     pub(super) name: String,
@@ -13,14 +13,14 @@ pub(super) struct Sample {
     pub(super) value: f64,
 }
 
-/// Something that is not in this format.
+/// A line that is not in this format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line} is not in the Prometheus text format")]
 pub(super) struct BadExposition {
     line: usize,
 }
 
-/// Every sample of `text`, in its order.
+/// All samples of `text`, in order.
 pub(super) fn parse(text: &str) -> Result<Vec<Sample>, BadExposition> {
     let lines = text
         .lines()
@@ -32,8 +32,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Sample>, BadExposition> {
         .collect()
 }
 
-/// `name{label="value"} 1.5 1700000000000`, where labels and time may be missing. The time is
-/// passed over.
+/// `name{label="value"} 1.5 1700000000000`; labels and time are optional. The time is ignored.
 fn sample(line: &str) -> Option<Sample> {
     let (name, rest) = name(line, true)?;
     let rest = rest.trim_start();
@@ -51,7 +50,7 @@ fn sample(line: &str) -> Option<Sample> {
     })
 }
 
-/// What stands between the braces, and what comes after them.
+/// The labels before the closing brace, and the text after it.
 fn labels(mut rest: &str) -> Option<(Vec<(String, String)>, &str)> {
     let mut labels = Vec::new();
     loop {
@@ -72,7 +71,7 @@ fn labels(mut rest: &str) -> Option<(Vec<(String, String)>, &str)> {
     }
 }
 
-/// The value up to the closing quote, and what comes after that.
+/// The value up to the closing quote, and the text after it.
 fn quoted_value(text: &str) -> Option<(String, &str)> {
     let mut value = String::new();
     let mut characters = text.char_indices();
@@ -90,7 +89,7 @@ fn quoted_value(text: &str) -> Option<(String, &str)> {
     None
 }
 
-/// A name and what comes after it. Those of metrics may have colons.
+/// A name and the text after it. Names of metrics may contain colons.
 fn name(text: &str, may_have_colons: bool) -> Option<(&str, &str)> {
     let belongs = |c: char| c.is_ascii_alphanumeric() || c == '_' || (may_have_colons && c == ':');
     let (name, rest) = text.split_at(text.find(|c| !belongs(c)).unwrap_or(text.len()));

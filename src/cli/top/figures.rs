@@ -1,4 +1,4 @@
-//! What is shown of one replica, or of several together.
+//! The figures shown for one replica, or for several together.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,12 +13,12 @@ use super::{
 /// Numbers by door and outcome, or by grant and outcome.
 pub(super) type Matrix = BTreeMap<String, BTreeMap<String, f64>>;
 
-/// The doors, in the order of their rows. Others that a newer version has come after them.
+/// The doors, in the order of their rows. Doors that a newer version adds come after them.
 const DOORS: [&str; 3] = ["http", "grpc", "token_api"];
 const DENIED: Filter<'_> = &[("outcome", "denied")];
 
-/// Everything that the panels show, by names that scripts can rely on. What is per second is of the
-/// last interval, what is `counted` since the view began or was reset.
+/// Everything that the panels show; the names are stable for scripts. Rates are of the last
+/// interval; `counted` is since the view began or was reset.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Figures {
     pub(super) decisions_per_second: Matrix,
@@ -36,11 +36,11 @@ pub(super) struct Figures {
     pub(super) key_cache_entries: Option<f64>,
     pub(super) jwks_age_seconds: Option<f64>,
     pub(super) jwks_fetches_counted: BTreeMap<String, f64>,
-    /// Down where one replica says so.
+    /// `false` if any replica reports the store as down.
     pub(super) stores_up: BTreeMap<String, bool>,
     pub(super) token_grants_per_second: Matrix,
     pub(super) token_grants_counted: Matrix,
-    /// 1 is one core.
+    /// 1 means one core.
     pub(super) cpu_cores: Option<f64>,
     pub(super) resident_memory_bytes: Option<f64>,
     pub(super) open_fds: Option<f64>,
@@ -49,11 +49,11 @@ pub(super) struct Figures {
     /// Of the replica that started last.
     pub(super) uptime_seconds: Option<f64>,
     pub(super) versions: BTreeSet<String>,
-    /// Seen since the view began or was reset.
+    /// Restarts seen since the view began or was reset.
     pub(super) restarts: u32,
 }
 
-/// Why decisions were denied: the exact reason, as the log has it.
+/// A reason of denials, by the exact name that the log uses.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct DenialReason {
     pub(super) reason: String,
@@ -61,7 +61,7 @@ pub(super) struct DenialReason {
     pub(super) counted: f64,
 }
 
-/// Quantiles of the last interval, and of all since the view began or was reset.
+/// Quantiles of the last interval, and of the time since the view began or was reset.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(super) struct Spread {
     pub(super) now: Quantiles,
@@ -69,7 +69,7 @@ pub(super) struct Spread {
 }
 
 impl Figures {
-    /// Of all of `replicas` together, at `now` in seconds since 1970.
+    /// The figures of all `replicas` together, at `now` in seconds since 1970.
     pub(super) fn of<'a>(replicas: impl IntoIterator<Item = &'a Replica>, now: f64) -> Self {
         let [mut rates, mut counted, mut total, mut gauges] = [const { Table::EMPTY }; 4];
         let mut latest_start = None;
@@ -142,7 +142,7 @@ impl Figures {
         }
     }
 
-    /// Decisions in a second with this outcome, at one door or at all.
+    /// Decisions per second with this outcome, at one door or at all of them.
     pub(super) fn decided(&self, door: Option<&str>, outcome: &str) -> f64 {
         let doors = self
             .decisions_per_second
@@ -163,13 +163,13 @@ impl Figures {
     }
 }
 
-/// Of the counter `name`, by `label` and outcome.
+/// The values of the counter `name`, by `label` and outcome.
 fn matrix(table: &Table, name: &str, label: &str) -> Matrix {
     let rows = table.by(name, &[], label).into_keys();
     rows.map(|row| (row.clone(), table.by(name, &[(label, &row)], "outcome"))).collect()
 }
 
-/// The most frequent first.
+/// Sorted by frequency, the most frequent first.
 fn denials(rates: &Table, counted: &Table) -> Vec<DenialReason> {
     let now = rates.by("countersign_decisions_total", DENIED, "reason");
     let reasons = counted.by("countersign_decisions_total", DENIED, "reason").into_iter();
@@ -185,7 +185,7 @@ fn denials(rates: &Table, counted: &Table) -> Vec<DenialReason> {
     denials
 }
 
-/// `None` where nothing was looked up.
+/// `None` if nothing was looked up.
 fn hit_share(table: &Table) -> Option<f64> {
     let sum = |name| table.sum(name, &[]).unwrap_or_default();
     let (hits, misses) =

@@ -1,4 +1,4 @@
-//! What a service said twice, two seconds apart, and what could be seen then.
+//! Two metrics responses of a service, two seconds apart, and the snapshots made of them.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use super::{
     screen::Snapshot,
 };
 
-/// Of the second look: an hour and a minute after the start of the process.
+/// Time of the second scrape: an hour and a minute after the process started.
 const AT: f64 = 1_700_003_660.0;
 
 pub(super) fn before(start: Instant) -> Look {
@@ -34,7 +34,7 @@ fn refused() -> Look {
     }
 }
 
-/// One replica, whose nonce store went down between the looks.
+/// One replica, whose nonce store went down between the scrapes.
 pub(super) fn one() -> Snapshot {
     let start = Instant::now();
     let mut snapshot = Snapshot::of(["http://127.0.0.1:8081"]);
@@ -43,7 +43,7 @@ pub(super) fn one() -> Snapshot {
     snapshot
 }
 
-/// That, one that does the same, and one that cannot be reached.
+/// That replica, another with the same figures, and one that cannot be reached.
 pub(super) fn three() -> Snapshot {
     let start = Instant::now();
     let mut snapshot =

@@ -1,12 +1,12 @@
-//! Quantiles of a histogram, estimated as Prometheus does it: by a straight line within the bucket.
+//! Quantiles of a histogram, estimated as Prometheus does: by linear interpolation within a bucket.
 
 use serde::{Serialize, Serializer};
 
-/// Upper bounds, each with how many observations were at most as large.
+/// Upper bounds, each with the cumulative number of observations.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Histogram(Vec<(f64, f64)>);
 
-/// An estimate, or the end of the scale that it lies beyond.
+/// An estimate, or the limit of the scale if the quantile lies beyond it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Quantile {
     Near(f64),
@@ -14,7 +14,7 @@ pub(super) enum Quantile {
     Above(f64),
 }
 
-/// What is shown of a histogram.
+/// The figures shown for a histogram.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub(super) struct Quantiles {
     pub(super) count: f64,
@@ -24,9 +24,9 @@ pub(super) struct Quantiles {
 }
 
 impl Histogram {
-    /// The buckets in any order, several of one bound added up. Replicas of different versions may
-    /// have different bounds; then a sum may lack what a lower bound has, which is made good
-    /// here.
+    /// Takes the buckets in any order, and adds up those with the same bound. Replicas of different
+    /// versions may have different bounds; then a sum may be smaller than that of a lower bound,
+    /// which is corrected here.
     pub(super) fn of(buckets: impl IntoIterator<Item = (f64, f64)>) -> Self {
         let mut all: Vec<(f64, f64)> = buckets
             .into_iter()
@@ -58,7 +58,7 @@ impl Histogram {
         }
     }
 
-    /// `None` where nothing was observed.
+    /// `None` if nothing was observed.
     pub(super) fn quantile(&self, q: f64) -> Option<Quantile> {
         let total = self.0.last().map(|(_, count)| *count).filter(|total| *total > 0.0)?;
         let rank = q * total;
@@ -68,8 +68,8 @@ impl Histogram {
         Some(match below {
             _ if upper.is_infinite() => below
                 .map_or(Quantile::Above(f64::NEG_INFINITY), |(bound, _)| Quantile::Above(bound)),
-            // Nobody knows how far below its bound the lowest bucket reaches, unless nothing in it
-            // can be negative.
+            // How far the lowest bucket extends below its bound is unknown, unless its values
+            // cannot be negative.
             None if upper <= 0.0 => Quantile::AtMost(upper),
             None => Quantile::Near(upper * rank / count),
             Some((lower, before)) => Quantile::Near(
@@ -80,7 +80,7 @@ impl Histogram {
 }
 
 impl Quantile {
-    /// The estimate, or the end of the scale.
+    /// The estimate, or the limit of the scale.
     pub(super) fn value(self) -> f64 {
         match self {
             Self::Near(value) | Self::AtMost(value) | Self::Above(value) => value,
@@ -137,7 +137,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a server says, and in whatever order.
+        /// Holds for any values, in any order.
         #[test]
         fn quantiles_never_fall_and_stay_within_the_bounds(pairs in buckets(), a in 0.0..1.0_f64, b in 0.0..1.0_f64) {
             let histogram = Histogram::of(pairs.iter().copied());
@@ -150,7 +150,7 @@ mod tests {
             }
         }
 
-        /// The estimate is in the bucket that the observation of that rank is in.
+        /// The estimate lies in the bucket that contains the observation of that rank.
         #[test]
         fn a_quantile_is_as_near_as_its_bucket(observed in prop::collection::vec(0.0..10.0_f64, 1..60), q in 0.01..1.0_f64) {
             let bounds = [0.5, 1.0, 2.0, 5.0, 10.0];

@@ -1,4 +1,4 @@
-//! The terminal: taken, drawn on, and given back however this ends.
+//! The terminal: set up, drawn on, and restored however the view ends.
 
 use std::{
     io,
@@ -17,23 +17,24 @@ use super::{
 };
 use crate::cli::serve::told_to_stop;
 
-/// How long a key may wait to be seen, and a look to be drawn.
+/// Longest delay before a key press is handled or a new scrape is drawn.
 const ATTENTION: Duration = Duration::from_millis(50);
 
-/// What reaches the screen from elsewhere.
+/// Events from other threads.
 enum Message {
     Looked(Vec<Look>),
     Stop,
 }
 
-/// Draws until a key or a signal ends it. Looking goes on in the runtime that this is called in.
+/// Draws until a key or a signal ends it. Scraping continues on the runtime that this is called
+/// from.
 pub(super) fn run(scraper: Scraper, screen: Screen) -> io::Result<()> {
     let (sender, messages) = mpsc::channel();
     let (stop, _) = told_to_stop()?;
     let stopping = sender.clone();
     tokio::spawn(async move {
         stop.await;
-        // Where nobody listens any more it has ended already.
+        // If the receiver is gone, the view has already ended.
         drop(stopping.send(Message::Stop));
     });
     tokio::spawn(look(scraper, screen.interval, sender));
@@ -78,14 +79,14 @@ fn show(mut screen: Screen, messages: &Receiver<Message>) -> io::Result<()> {
     }
 }
 
-/// The terminal is ours. A panic gives it back by the hook that taking it installed, before the
-/// panic is told.
+/// Restores the terminal when dropped. On a panic, the hook that setup installed restores it before
+/// the message is printed.
 struct Taken;
 
 impl Drop for Taken {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            // There is no other way to give it back.
+            // If this fails, there is no other way to restore it.
             drop(ratatui::try_restore());
         }
     }

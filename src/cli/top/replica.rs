@@ -1,4 +1,4 @@
-//! What is known of one replica, from one look to the next. No clock is read here.
+//! The state of one replica, from one scrape to the next. Reads no clock.
 
 use std::{
     collections::VecDeque,
@@ -8,27 +8,27 @@ use std::{
 
 use super::{exposition::Sample, table::Table};
 
-/// How many looks a sparkline may show.
+/// Maximum number of scrapes that a sparkline shows.
 const HISTORY: usize = 512;
-/// Between two looks, the start of one process may seem to move by as much: it is derived from the
-/// clock.
+/// How much the start time of one process, in seconds, may seem to move between two scrapes: it is
+/// derived from the clock.
 const SAME_START: f64 = 2.0;
 
-/// Whether a replica can be asked, and whether it decides.
+/// Whether a replica can be reached, and whether it is ready.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum State {
-    /// It was not asked yet.
+    /// Not scraped yet.
     #[default]
     Unknown,
     /// Ready.
     Up,
-    /// It answers, and these dependencies are out of its reach.
+    /// It answers, but cannot reach these dependencies.
     NotReady(Vec<String>),
-    /// It does not answer, and why.
+    /// It does not answer; with the reason.
     Unreachable(String),
 }
 
-/// The metrics of one replica at one moment.
+/// The metrics of one replica at one time.
 #[derive(Clone, Debug)]
 pub(super) struct Reading {
     pub(super) at: Instant,
@@ -36,7 +36,7 @@ pub(super) struct Reading {
     pub(super) gauges: Table,
 }
 
-/// One look at a replica.
+/// The result of one scrape of a replica.
 #[derive(Debug)]
 pub(super) struct Look {
     pub(super) state: State,
@@ -48,21 +48,21 @@ pub(super) struct Look {
 pub(super) struct Replica {
     pub(super) url: String,
     pub(super) state: State,
-    /// Its metrics as they were last read, since it was last reached.
+    /// The metrics of the last scrape; `None` if they could not be read.
     pub(super) reading: Option<Reading>,
-    /// What its counters grew by in each second between the last two looks. `None` where there is
-    /// nothing to compare.
+    /// Growth of the counters per second between the last two scrapes. `None` if there is nothing
+    /// to compare.
     pub(super) rates: Option<Table>,
-    /// What they grew by since the view began, or was reset.
+    /// Growth of the counters since the view began or was reset.
     pub(super) since: Table,
-    /// Decisions in a second, look by look, the newest last.
+    /// Decisions per second for each scrape, the newest last.
     pub(super) history: VecDeque<f64>,
-    /// How often it was seen to have started anew.
+    /// Number of restarts seen.
     pub(super) restarts: u32,
 }
 
 impl State {
-    /// As scripts read it.
+    /// The name in JSON output.
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Unknown => "unknown",
@@ -85,22 +85,22 @@ impl fmt::Display for State {
 }
 
 impl Reading {
-    /// Counters are told by their names, as Prometheus asks for.
+    /// Recognises counters by their names, as Prometheus recommends.
     pub(super) fn of(samples: &[Sample], at: Instant) -> Self {
         let (counters, gauges): (Vec<&Sample>, Vec<&Sample>) = samples.iter().partition(|sample| {
-            // The sum of a histogram may shrink where observations may be negative, and nothing
-            // here needs it.
+            // The `_sum` of a histogram may shrink if its observations can be negative, and it is
+            // not needed here.
             ["_total", "_bucket", "_count"].iter().any(|ending| sample.name.ends_with(ending))
         });
         Self { at, counters: Table::of(counters), gauges: Table::of(gauges) }
     }
 
-    /// When its process started, in seconds since 1970.
+    /// Start time of the process, in seconds since 1970.
     pub(super) fn started(&self) -> Option<f64> {
         self.gauges.largest("process_start_time_seconds")
     }
 
-    /// What the counters grew by since `earlier`, if it is the same process that counts.
+    /// Growth of the counters since `earlier`; `None` if the process has restarted.
     fn growth(&self, earlier: &Self) -> Option<Table> {
         let is_same = match (self.started(), earlier.started()) {
             (Some(now), Some(then)) => (now - then).abs() < SAME_START,
@@ -115,7 +115,7 @@ impl Replica {
         Self { url: url.to_owned(), ..Self::default() }
     }
 
-    /// Takes in what one look saw.
+    /// Updates the state with the result of one scrape.
     pub(super) fn take(&mut self, look: Look) {
         self.state = look.state;
         let before = self.reading.take();
@@ -140,7 +140,7 @@ impl Replica {
         self.history.push_back(decided.unwrap_or_default());
     }
 
-    /// Forgets all but the last look.
+    /// Forgets all but the last scrape.
     pub(super) fn reset(&mut self) {
         self.since = Table::default();
         self.history.clear();
@@ -217,7 +217,8 @@ mod tests {
         assert_eq!(replica.history.len(), HISTORY);
     }
 
-    /// The sum of clock skews falls when tokens come from ahead and then from behind.
+    /// The sum of clock skews falls if tokens with clocks ahead are followed by tokens with clocks
+    /// behind.
     #[test]
     fn a_sum_that_falls_is_no_restart() {
         let (mut replica, start) = (Replica::at("one"), Instant::now());

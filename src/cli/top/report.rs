@@ -1,4 +1,4 @@
-//! One snapshot as lines, or as JSON for scripts.
+//! One snapshot as text lines, or as JSON for scripts.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -22,16 +22,16 @@ struct Report<'a> {
 struct ReplicaReport<'a> {
     url: &'a str,
     state: &'static str,
-    /// The dependencies that are out of its reach.
+    /// The dependencies that it cannot reach.
     #[serde(skip_serializing_if = "Option::is_none")]
     unavailable: Option<&'a [String]>,
-    /// Why it could not be asked.
+    /// Why it could not be scraped.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
     figures: Figures,
 }
 
-/// For scripts.
+/// The snapshot as JSON, for scripts.
 pub(super) fn json(snapshot: &Snapshot, interval: Duration) -> serde_json::Result<String> {
     let replicas = snapshot.replicas.iter().map(|replica| ReplicaReport {
         url: &replica.url,
@@ -54,7 +54,7 @@ pub(super) fn json(snapshot: &Snapshot, interval: Duration) -> serde_json::Resul
     Ok(serde_json::to_string_pretty(&report)? + "\n")
 }
 
-/// For people: a name and what it is like, line by line.
+/// The snapshot for people: one line per figure, its name and its value.
 pub(super) fn lines(snapshot: &Snapshot, interval: Duration) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: &str| {
@@ -86,7 +86,7 @@ pub(super) fn lines(snapshot: &Snapshot, interval: Duration) -> String {
 }
 
 impl Figures {
-    /// What has quantiles, by the names that the panels and the lines give them.
+    /// The figures with quantiles, by the names that the panels and the lines use.
     pub(super) fn spreads(&self) -> [(&'static str, &Spread); 3] {
         [
             ("decision", &self.decision_seconds),
@@ -95,7 +95,7 @@ impl Figures {
         ]
     }
 
-    /// What is told in a few words each, by name.
+    /// The figures that fit in a few words each, by name.
     pub(super) fn rows(&self) -> [(&'static str, String); 8] {
         let number =
             |value: Option<f64>| value.map_or_else(|| units::NONE.to_owned(), units::number);
@@ -165,7 +165,7 @@ fn rates(outcomes: &std::collections::BTreeMap<String, f64>) -> String {
         .join(", ")
 }
 
-/// What is given out in a second, and what was not since the view began.
+/// Tokens issued per second, and failures since the view began.
 fn grants(now: &Matrix, counted: &Matrix) -> String {
     let granted =
         now.iter().filter_map(|(grant, outcomes)| Some((grant, *outcomes.get("granted")?)));

@@ -1,4 +1,4 @@
-//! Asks replicas how they are.
+//! Reads the metrics and the readiness of replicas.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -21,7 +21,7 @@ use crate::{
     roots::{Roots, RootsError},
 };
 
-/// How long one answer may take.
+/// Timeout of one request.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The admin listeners of the replicas.
@@ -38,21 +38,21 @@ pub(super) enum Target {
     Unix(PathBuf),
 }
 
-/// There is nothing to ask with.
+/// Why the scraper cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ScraperError {
-    /// No replica could be verified.
+    /// No certificate authorities to verify replicas with.
     #[error(transparent)]
     Roots(#[from] RootsError),
-    /// The library does not make a client.
+    /// The library cannot create a client.
     #[error("the HTTP client could not be made")]
     Http(#[from] reqwest::Error),
-    /// What stands for the name of a Unix socket is no URL, which it has no reason to be.
+    /// The placeholder host for Unix sockets is not a valid URL, which should not happen.
     #[error("{0}")]
     Name(String),
 }
 
-/// Why a replica's metrics could not be read, in a few words for one row of a table.
+/// Why a replica's metrics could not be read, short enough for a row of a table.
 #[derive(Debug, thiserror::Error)]
 enum ScrapeError {
     #[error("{0}")]
@@ -73,9 +73,9 @@ struct Ready {
 }
 
 impl Scraper {
-    /// Redirects are not followed and proxies not asked: an admin listener is near.
+    /// Follows no redirects and uses no proxies: admin listeners are on a network nearby.
     pub(super) fn new(targets: Vec<Target>) -> Result<Self, ScraperError> {
-        // Without TLS, no authorities are needed.
+        // Without TLS, no certificate authorities are needed.
         let uses_tls = targets
             .iter()
             .any(|target| matches!(target, Target::Url(url) if url.scheme() == "https"));
@@ -94,13 +94,13 @@ impl Scraper {
         let shared = builder().build()?;
         let targets = targets.into_iter().map(|target| match target {
             Target::Url(url) => Ok((shared.clone(), url)),
-            // Everything that this client asks for, it asks for there.
+            // All requests of this client go to that socket.
             Target::Unix(path) => Ok((builder().unix_socket(path).build()?, in_any_name()?)),
         });
         Ok(Self { targets: targets.collect::<Result<_, ScraperError>>()? })
     }
 
-    /// One look at each replica, in their order, all at once.
+    /// Scrapes all replicas at once; results are in their order.
     pub(super) async fn look(&self) -> Vec<Look> {
         future::join_all(self.targets.iter().map(|(client, url)| look_at(client, url))).await
     }
@@ -147,8 +147,8 @@ async fn get(
     Ok((response.status(), response.text().await.map_err(innermost)?))
 }
 
-/// What `--url` gives: the admin listener's address, with or without `http://` and with whatever stands before its paths; or its
-/// Unix socket.
+/// Parses `--url`: the address of an admin listener, with or without `http://` and with any prefix
+/// of its paths; or its Unix socket.
 pub(super) fn target(text: &str) -> Result<Target, String> {
     if text.starts_with("unix:") {
         return match text.parse::<ListenAddress>()? {
@@ -170,18 +170,18 @@ fn url(text: &str) -> Result<Url, String> {
     }
 }
 
-/// What is asked over a Unix socket, which has no other name.
+/// The base URL for requests over a Unix socket, which has no host name.
 fn in_any_name() -> Result<Url, ScraperError> {
     url("localhost").map_err(ScraperError::Name)
 }
 
 impl Target {
-    /// As it is shown, without the password that it may have.
+    /// The name to show, without the password that the URL may have.
     pub(super) fn name(&self) -> String {
         match self {
             Self::Url(url) => {
                 let mut shown = url.clone();
-                // Both fail only where there is no host, and a target has one.
+                // Both calls fail only if the URL has no host, and a target has one.
                 let _ = (shown.set_username(""), shown.set_password(None));
                 super::printable(shown.as_str().trim_end_matches('/'))
             }
@@ -190,11 +190,11 @@ impl Target {
     }
 }
 
-/// Where a service of these settings is asked from the same machine.
+/// The target of a service with these settings on this machine.
 pub(super) fn local(listener: &ListenAddress, uses_tls: bool) -> Result<Target, String> {
     let listener = match listener {
         ListenAddress::Tcp(address) => address,
-        // Over which there is no TLS.
+        // Unix sockets have no TLS.
         ListenAddress::Unix(path) => return Ok(Target::Unix(path.clone())),
     };
     let ip = match listener.ip() {
@@ -206,7 +206,7 @@ pub(super) fn local(listener: &ListenAddress, uses_tls: bool) -> Result<Target, 
     target(&format!("{scheme}://{}", SocketAddr::new(ip, listener.port())))
 }
 
-/// The cause that says most: what surrounds it repeats the URL, which has a column of its own.
+/// The innermost cause, which says most: the others repeat the URL, which has its own column.
 fn innermost(error: reqwest::Error) -> ScrapeError {
     if error.is_timeout() {
         return ScrapeError::Http(format!("no answer within {} s", TIMEOUT.as_secs()));

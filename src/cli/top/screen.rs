@@ -1,4 +1,4 @@
-//! What is on the screen, and what keys do to it.
+//! The state of the screen, and what keys do to it.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::{
     replica::{Look, Replica},
 };
 
-/// All replicas at the time of one look.
+/// All replicas at the time of one scrape.
 #[derive(Clone, Debug)]
 pub(super) struct Snapshot {
     pub(super) replicas: Vec<Replica>,
@@ -20,14 +20,14 @@ pub(super) struct Snapshot {
 #[derive(Debug)]
 pub(super) struct Screen {
     live: Snapshot,
-    /// What is shown while paused; looking goes on behind it.
+    /// The snapshot shown while paused; scraping continues in the background.
     frozen: Option<Snapshot>,
-    /// Which replica is shown alone.
+    /// Index of the only replica shown; `None` shows all.
     selected: Option<usize>,
     pub(super) interval: Duration,
 }
 
-/// What a key means for the program.
+/// The action of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flow {
     GoOn,
@@ -46,7 +46,7 @@ impl Snapshot {
         self.at = at;
     }
 
-    /// Of all replicas together.
+    /// The figures of all replicas together.
     pub(super) fn figures(&self) -> Figures {
         Figures::of(&self.replicas, self.at)
     }
@@ -102,7 +102,7 @@ impl Screen {
         Flow::GoOn
     }
 
-    /// So many places further, in a circle of all together and each alone.
+    /// Moves the selection by `places`, in a cycle of all together and each alone.
     fn select(&mut self, places: usize) {
         let place = self.selected.map_or(0, |index| index + 1);
         self.selected = ((place + places) % (self.live.replicas.len() + 1)).checked_sub(1);

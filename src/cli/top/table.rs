@@ -1,12 +1,11 @@
-//! Numbers by series, and what is asked of them. Counters, what they grew by, and rates are all
-//! such tables.
+//! Numbers by series, and queries on them. Counters, their growth, and rates all use this table.
 
 use std::collections::BTreeMap;
 
 use super::{exposition::Sample, histogram::Histogram};
 
-/// The number of each series, and the questions that a panel has. A metric that is missing is no
-/// error: older and newer versions have others, and some appear with their first event.
+/// The number of each series, and the queries that panels need. A missing metric is not an error:
+/// older and newer versions have different ones, and some appear with their first event.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Table(BTreeMap<Series, f64>);
 
@@ -17,15 +16,15 @@ struct Series {
     labels: Vec<(String, String)>,
 }
 
-/// Labels and the values that they have to have.
+/// Labels and the values that they must have.
 pub(super) type Filter<'a> = &'a [(&'a str, &'a str)];
 
 impl Table {
     /// No series.
     pub(super) const EMPTY: Self = Self(BTreeMap::new());
 
-    /// What `samples` say. Names of labels and their values go to terminals, so they lose their
-    /// control characters here.
+    /// A table of `samples`. Labels and their values are printed on terminals, so control
+    /// characters are removed here.
     pub(super) fn of<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> Self {
         let mut table = Self::default();
         for Sample { name, labels, value } in samples {
@@ -39,8 +38,8 @@ impl Table {
         table
     }
 
-    /// By how much these counters grew since `earlier`. `None` where one shrank: what counted then
-    /// is gone, and what these have counted since is unknown.
+    /// Growth of these counters since `earlier`. `None` if one shrank: then the process has
+    /// restarted, and what these have counted since is unknown.
     pub(super) fn since(&self, earlier: &Self) -> Option<Self> {
         if earlier.0.keys().any(|series| !self.0.contains_key(series)) {
             return None;
@@ -52,7 +51,7 @@ impl Table {
         self.0.iter().map(grown).collect::<Option<_>>().map(Self)
     }
 
-    /// Series by series, this and that.
+    /// Adds `other`, series by series.
     pub(super) fn add(&mut self, other: &Self) {
         for (series, value) in &other.0 {
             match self.0.get_mut(series) {
@@ -62,17 +61,17 @@ impl Table {
         }
     }
 
-    /// Every number, `seconds` apart, as one for each second.
+    /// Rates per second, if the numbers are the growth over `seconds`.
     pub(super) fn per_second(&self, seconds: f64) -> Self {
         Self(self.0.iter().map(|(series, value)| (series.clone(), value / seconds)).collect())
     }
 
-    /// The sum over the series of `name` that `filter` picks. `None` where there is none.
+    /// The sum over the series of `name` that match `filter`. `None` if there are none.
     pub(super) fn sum(&self, name: &str, filter: Filter<'_>) -> Option<f64> {
         self.series(name, filter).map(|(_, value)| value).reduce(|a, b| a + b)
     }
 
-    /// The largest of them.
+    /// The largest value of the series of `name`. `None` if there are none.
     pub(super) fn largest(&self, name: &str) -> Option<f64> {
         self.series(name, &[]).map(|(_, value)| value).max_by(f64::total_cmp)
     }
@@ -86,7 +85,7 @@ impl Table {
         sums
     }
 
-    /// The histogram `name`, all series of it together.
+    /// The histogram `name`, all matching series added up.
     pub(super) fn histogram(&self, name: &str, filter: Filter<'_>) -> Histogram {
         let name = format!("{name}_bucket");
         Histogram::of(
@@ -107,7 +106,7 @@ impl Table {
 }
 
 impl Series {
-    /// A label that is missing is empty.
+    /// A missing label is empty.
     fn value_of(&self, label: &str) -> &str {
         self.labels.iter().find(|(name, _)| name == label).map_or("", |(_, value)| value)
     }

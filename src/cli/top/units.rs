@@ -1,11 +1,11 @@
-//! Numbers as people read them, in as few characters as a table has.
+//! Numbers in a readable form, short enough for a table.
 
 use super::histogram::Quantile;
 
-/// Shown where there is no number.
+/// Shown if there is no number.
 pub(super) const NONE: &str = "-";
 
-/// Events in a second, or a count.
+/// Events per second, or a count.
 pub(super) fn number(value: f64) -> String {
     match value {
         0.0 => "0".to_owned(),
@@ -16,7 +16,7 @@ pub(super) fn number(value: f64) -> String {
     }
 }
 
-/// A span of time as short as a decision, or as a clock is wrong.
+/// A short time, such as the duration of a decision or a clock skew.
 pub(super) fn seconds(value: f64) -> String {
     match value.abs() {
         0.0 => "0 s".to_owned(),
@@ -37,7 +37,7 @@ pub(super) fn quantile(value: Option<Quantile>) -> String {
     }
 }
 
-/// A span of time as long as a process runs: its two largest units.
+/// A long time, such as the uptime of a process: its two largest units.
 pub(super) fn duration(seconds: f64) -> String {
     let whole = whole(seconds);
     let (days, hours, minutes) = (whole / 86_400, whole / 3_600 % 24, whole / 60 % 60);
@@ -58,7 +58,7 @@ pub(super) fn bytes(value: f64) -> String {
     }
 }
 
-/// A part of a whole. Nearly all is not all.
+/// A share in percent. Never rounds up to 100 %.
 pub(super) fn share(value: f64) -> String {
     match value * 100.0 {
         percent if (99.9..100.0).contains(&percent) => {
@@ -68,7 +68,7 @@ pub(super) fn share(value: f64) -> String {
     }
 }
 
-/// What a `u64` holds of it.
+/// Rounds to a `u64`, saturating.
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,

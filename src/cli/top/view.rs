@@ -17,9 +17,9 @@ use super::{
 };
 
 const OUTCOMES: [&str; 3] = ["allowed", "denied", "unavailable"];
-/// Fewer lines than this are for the decisions alone.
+/// Below this height, only the decisions are shown.
 const TALL: u16 = 16;
-/// From this width on, rows have more columns.
+/// From this width, rows have more columns.
 const WIDE: u16 = 100;
 
 pub(super) fn draw(frame: &mut Frame<'_>, screen: &Screen) {
@@ -70,7 +70,7 @@ fn header(screen: &Screen) -> Line<'static> {
     line
 }
 
-/// By door and outcome, and how many there were lately.
+/// By door and outcome, with a sparkline of recent rates.
 fn decisions(frame: &mut Frame<'_>, area: Rect, screen: &Screen, figures: &Figures) {
     let block = Block::bordered().title("Decisions per second");
     let inside = block.inner(area);
@@ -102,8 +102,8 @@ fn decisions(frame: &mut Frame<'_>, area: Rect, screen: &Screen, figures: &Figur
     );
 }
 
-/// The sum over the replicas of the last looks that fit, in hundredths, so that a few a minute are
-/// seen as well.
+/// The sum over the replicas for the last scrapes that fit, in hundredths, so that a few decisions
+/// per minute are visible, too.
 fn history(replicas: &[Replica], width: usize) -> Vec<u64> {
     let longest = replicas.iter().map(|replica| replica.history.len()).max().unwrap_or_default();
     let sum = |ago: usize| -> f64 {
@@ -151,7 +151,7 @@ fn denials(figures: &Figures) -> Table<'static> {
         .block(Block::bordered().title("Denials by reason"))
 }
 
-/// What the service depends on, and what it takes.
+/// The state of dependencies, and resource use.
 fn states(figures: &Figures) -> Paragraph<'static> {
     let any_is_down = figures.stores_up.values().any(|is_up| !is_up);
     let lines = figures.rows().into_iter().map(|(name, value)| {
@@ -163,7 +163,7 @@ fn states(figures: &Figures) -> Paragraph<'static> {
     Paragraph::new(lines.collect::<Vec<_>>()).block(Block::bordered().title("State"))
 }
 
-/// A row for each, and before them one for all, in which the chosen one is marked.
+/// One row per replica, after a row for all together; the selected row is marked.
 fn replicas(frame: &mut Frame<'_>, area: Rect, screen: &Screen) {
     let snapshot = screen.shown();
     let is_wide = area.width >= WIDE;
@@ -226,7 +226,7 @@ fn replica_row(
     Row::new(cells)
 }
 
-/// One replica is all there is.
+/// A sum makes sense only with several replicas.
 fn has_sum(snapshot: &Snapshot) -> bool {
     snapshot.replicas.len() > 1
 }
@@ -246,7 +246,7 @@ fn colour(state: &State) -> Color {
     }
 }
 
-/// The first names rows, the others numbers.
+/// The first column names rows, the others are numbers.
 fn headings(titles: &[&'static str]) -> Row<'static> {
     let is_text = |title: &str| ["", "replica", "state"].contains(&title);
     let cells = titles

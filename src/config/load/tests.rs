@@ -190,7 +190,7 @@ fn bad_values_are_named_with_their_source_and_what_is_accepted() {
             &[],
             &["`server.socket_mode`", "countersign.toml", "\"0660\""],
         ),
-        // 0o660, as the reader of the file hands it on.
+        // 0o660, as the file parser passes it.
         ("[server]\nsocket_mode = 0o660", &[], &["`server.socket_mode`", "\"0660\""]),
         (
             "",
@@ -308,8 +308,8 @@ fn files_that_cannot_be_read_are_named() {
     assert!(message("[server\n", &[]).contains("not valid TOML"));
 }
 
-/// The file that packages install. What a setting is new or has another default for, it has to say,
-/// too.
+/// The settings file that packages install. It has to mention settings that are new or have a
+/// different default, too.
 #[test]
 fn the_commented_file_has_every_setting_with_its_default() {
     let text = include_str!("../../../deploy/countersign.toml");

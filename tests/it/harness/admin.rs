@@ -1,4 +1,4 @@
-//! An operator at the admin API.
+//! A client of the admin API.
 
 use std::net::SocketAddr;
 
@@ -9,7 +9,7 @@ use super::{Countersign, Deployment};
 
 pub const ADMIN_TOKEN: &str = "let me in, please";
 
-/// Sends the admin token along, and holds every answer to what all of them promise.
+/// Sends the admin token with every request, and checks every answer with [`hold_to_promises`].
 pub struct Admin {
     pub address: SocketAddr,
 }
@@ -44,7 +44,7 @@ impl Admin {
         self.send(&Self::patch_request(path, body)).await
     }
 
-    /// Only if it still is what `tag` says.
+    /// Changes it only if its version still is `tag`.
     pub async fn patch_if(&self, path: &str, tag: &str, body: &Value) -> Answer {
         self.send(&Self::patch_request(path, body).header("If-Match", tag)).await
     }
@@ -53,7 +53,7 @@ impl Admin {
         self.send(&Self::request("DELETE", path)).await
     }
 
-    /// Adds a principal that has to be new.
+    /// Adds a principal that must not exist yet.
     pub async fn add(&self, principal: &Value) -> Value {
         let added = self.post("/principals", principal).await;
         assert_eq!(added.status, 201, "{added:?}");
@@ -90,12 +90,12 @@ impl Admin {
     }
 }
 
-/// Nothing is stored on the way, and whatever goes wrong is told as a problem.
+/// Checks what every answer must have: caches may not store it, and errors are problem documents.
 pub fn hold_to_promises(answer: &Answer) {
     hold_to_promises_in("application/problem+json", answer);
 }
 
-/// The same, where problems are told as `media_type`.
+/// Like [`hold_to_promises`], with problem documents of `media_type`.
 pub fn hold_to_promises_in(media_type: &str, answer: &Answer) {
     assert_eq!(answer.header("cache-control"), Some("no-store"), "{answer:?}");
     if answer.status >= 400 && !answer.body.is_empty() {

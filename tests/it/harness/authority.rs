@@ -1,4 +1,4 @@
-//! A certificate authority made by OpenSSL, in files.
+//! A certificate authority made by OpenSSL, stored in files.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,7 +20,7 @@ impl Authority {
         authority
     }
 
-    /// Makes NAME.pem and NAME.key, new ones each time.
+    /// Creates NAME.pem and NAME.key, with a new key each time.
     pub fn certify(&self, name: &str) {
         std::fs::write(self.dir.join("names"), "subjectAltName=DNS:localhost,IP:127.0.0.1\n")
             .unwrap();
@@ -36,17 +36,17 @@ impl Authority {
         }
     }
 
-    /// Of NAME.pem; the authority's own is `ca`.
+    /// The certificate in NAME.pem; `ca` is the authority's own.
     pub fn certificate(&self, name: &str) -> CertificateDer<'static> {
         CertificateDer::from_pem_file(self.file(name, "pem")).unwrap()
     }
 
-    /// Of NAME.key.
+    /// The private key in NAME.key.
     pub fn private_key(&self, name: &str) -> PrivateKeyDer<'static> {
         PrivateKeyDer::from_pem_file(self.file(name, "key")).unwrap()
     }
 
-    /// Where NAME.pem or NAME.key is; the authority's own are `ca`.
+    /// The path of NAME.pem or NAME.key; `ca` is the authority's own.
     pub fn file(&self, name: &str, kind: &str) -> PathBuf {
         self.dir.join(format!("{name}.{kind}"))
     }

@@ -1,5 +1,5 @@
-//! A TCP relay that can lose answers: the server gets the question and answers it, and the client
-//! sees a broken connection.
+//! A TCP relay that can lose answers: the server receives the request and answers it, but the
+//! client sees a broken connection.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ pub struct Breaker {
 
 #[derive(Default)]
 struct State {
-    /// How many answers are yet to be lost.
+    /// How many more answers to lose.
     losses: AtomicUsize,
     answers: AtomicUsize,
 }
@@ -34,19 +34,19 @@ impl Breaker {
         Self { address, state }
     }
 
-    /// Loses so many answers from now on.
+    /// Loses the next `count` answers.
     pub fn lose_answers(&self, count: usize) {
         self.state.losses.store(count, Ordering::SeqCst);
     }
 
-    /// How often the server has answered, whether or not the answer got through.
+    /// How many times the server has answered, whether or not the answer reached the client.
     pub fn answers(&self) -> usize {
         self.state.answers.load(Ordering::SeqCst)
     }
 }
 
 impl State {
-    /// Whether the answer at hand is to be lost.
+    /// Whether to lose the current answer.
     fn is_loss(&self) -> bool {
         self.losses
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |losses| losses.checked_sub(1))
@@ -54,8 +54,8 @@ impl State {
     }
 }
 
-/// Takes whatever one read of the server's side yields for one answer, which holds for the small
-/// ones here.
+/// Counts everything that one read from the server returns as one answer, which is true for the
+/// small answers here.
 async fn relay(client: TcpStream, server: SocketAddr, state: Arc<State>) {
     let Ok(server) = TcpStream::connect(server).await else { return };
     let (mut from_client, mut to_client) = client.into_split();
@@ -69,7 +69,7 @@ async fn relay(client: TcpStream, server: SocketAddr, state: Arc<State>) {
             }
         }
     };
-    // A question may come in pieces. Whichever side ends first ends both.
+    // A request may arrive in pieces. When either side ends, both end.
     tokio::select! {
         _ = tokio::io::copy(&mut from_client, &mut to_server) => {}
         () = answers => {}

@@ -1,4 +1,4 @@
-//! A TCP relay that treats connections as bad networks do.
+//! A TCP relay that treats connections the way bad networks do.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -10,24 +10,24 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// Bytes of an answer that are passed on: fewer than any has, since there may be several in what is
-/// read at once.
+/// Bytes of an answer that are passed on before a reset: fewer than any answer has, since one read
+/// may return several answers.
 const BEGINNING: usize = 3;
 
-/// What the network does.
+/// The state of the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Network {
-    /// Passes everything on at once.
+    /// Passes everything on immediately.
     Fine,
-    /// Passes answers on this much later, in order, and as many at once as there are.
+    /// Passes answers on with this delay, in order, without limiting their number.
     Slow(Duration),
-    /// Passes the beginning of the next answer on, and then resets the connection.
+    /// Passes on the beginning of the next answer, then resets the connection.
     ResetsAnswers,
-    /// Passes nothing on. Connections stay, and what was sent arrives when the network is fine
-    /// again, as TCP has it.
+    /// Passes nothing on. Connections stay open, and what was sent arrives when the network is fine
+    /// again, as with TCP.
     BlackHole,
-    /// Has forgotten the connections there are: nothing sent over them arrives, and neither side is
-    /// told. New ones are fine.
+    /// Forgets the existing connections: nothing sent over them arrives, and neither side gets an
+    /// error. New connections are fine.
     HalfOpen,
 }
 
@@ -36,7 +36,7 @@ pub struct ChaosProxy {
     network: watch::Sender<State>,
 }
 
-/// The network, and which connections it has forgotten.
+/// The network, and the connections it has forgotten.
 #[derive(Clone, Copy, Debug)]
 struct State {
     network: Network,
@@ -47,7 +47,7 @@ struct State {
 }
 
 impl ChaosProxy {
-    /// In front of `server`, with a fine network.
+    /// A relay in front of `server`, with a fine network.
     pub async fn before(server: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -67,7 +67,7 @@ impl ChaosProxy {
         Self { address, network }
     }
 
-    /// Changes the network from now on.
+    /// Changes the state of the network.
     pub fn becomes(&self, network: Network) {
         self.network.send_modify(|state| {
             if network == Network::HalfOpen {
@@ -77,7 +77,7 @@ impl ChaosProxy {
         });
     }
 
-    /// How many connections were made so far.
+    /// The number of connections made so far.
     pub fn connections(&self) -> usize {
         self.network.borrow().connections
     }
@@ -93,7 +93,7 @@ async fn relay(
     let Ok(server) = TcpStream::connect(server).await else { return };
     for side in [&client, &server] {
         side.set_nodelay(true).unwrap();
-        // Dropped, a connection is reset: an orderly end is passed on as one, below.
+        // A dropped connection is reset; an orderly close is passed on as one, below.
         side.set_zero_linger().unwrap();
     }
     let (from_client, to_client) = client.into_split();
@@ -104,13 +104,13 @@ async fn relay(
     }
 }
 
-/// Waits until the network passes something on.
+/// Waits until the network passes data on.
 async fn passes(state: &mut watch::Receiver<State>) {
-    // Without a sender the test is over.
+    // Without a sender, the test has ended.
     drop(state.wait_for(|state| state.network != Network::BlackHole).await);
 }
 
-/// Passes on what one side sends, until it ends or the network resets the connection.
+/// Passes on what one side sends until it closes or the network resets the connection.
 async fn pass(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
@@ -143,7 +143,7 @@ async fn pass(
                         Duration::ZERO
                     }
                 };
-                // None overtakes another.
+                // Keeps answers in order.
                 let due = waiting.back().map_or(Instant::now(), |(due, _)| *due).max(Instant::now() + delay);
                 waiting.push_back((due, buffer[..length].to_vec()));
             }

@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 use super::Ran;
 use super::tools::{peer, program, repository};
 
-/// The releases of Kubernetes that manifests have to fit: the oldest that `Chart.yaml` allows, and
-/// the newest with schemas.
+/// The Kubernetes releases that manifests must be valid for: the oldest that `Chart.yaml` allows,
+/// and the newest with schemas.
 const KUBERNETES: [&str; 2] = ["1.30", "1.37"];
 
 pub struct Chart;
 
-/// What the chart makes of values.
+/// The chart rendered with some values.
 #[derive(Debug)]
 pub struct Rendered {
     pub documents: Vec<Value>,
@@ -47,31 +47,31 @@ impl Chart {
         Self::helm(&["describe"], &[])
     }
 
-    /// What `helm lint --strict` has to say about each of these values.
+    /// The findings of `helm lint --strict` for each of these values.
     pub fn lint(values: &[&str]) -> Vec<Value> {
         list(Self::helm(&["lint"], values))
     }
 
-    /// The chart with each of these values, or why it refuses them.
+    /// The chart rendered with each of these values, or the error that rejects them.
     pub fn render(values: &[&str]) -> Vec<Result<Rendered, String>> {
         let answers = list(Self::helm(&["render"], values));
         assert_eq!(answers.len(), values.len());
         answers.into_iter().map(read).collect()
     }
 
-    /// The chart with values that it has to take.
+    /// The chart rendered with values that must be accepted.
     pub fn rendered(values: &str) -> Rendered {
         Self::render(&[values]).remove(0).unwrap_or_else(|error| panic!("{error}\n{values}"))
     }
 
-    /// The names of the files that a packaged chart has.
+    /// The names of the files in the packaged chart.
     pub fn package() -> Vec<String> {
         let dir = tempfile::tempdir().unwrap();
         let names = list(Self::helm(&["package", dir.path().to_str().unwrap()], &[]));
         names.iter().map(|name| name.as_str().unwrap().to_owned()).collect()
     }
 
-    /// What an API server would find wrong with manifests.
+    /// The errors that an API server would report for these manifests.
     pub fn complaints(manifests: &[Value]) -> Vec<Value> {
         let mut command = Command::new(peer("kubernetes_validate/bin/python"));
         command
@@ -89,7 +89,7 @@ impl Chart {
 }
 
 impl Rendered {
-    /// The one manifest of this kind whose name ends like this.
+    /// The only manifest of this kind whose name has this suffix.
     pub fn one(&self, kind: &str, suffix: &str) -> &Value {
         let mut found = self
             .all(kind)

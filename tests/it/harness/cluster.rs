@@ -5,15 +5,15 @@ use std::time::Duration;
 use super::nonces::cli;
 use super::{Redis, eventually, free_port};
 
-/// For the nodes to find each other, and for a failover.
+/// Timeout for the nodes to find each other, and for a failover.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// How long a node does not answer before the others take it for down.
+/// How long a node must not answer before the others consider it down.
 const NODE_TIMEOUT_MS: &str = "1000";
 const SLOTS: [(&str, &str); 3] = [("0", "5460"), ("5461", "10922"), ("10923", "16383")];
 
 pub struct ReplicatedCluster {
     pub masters: Vec<Redis>,
-    /// Each of the master of the same number.
+    /// The replica at each index belongs to the master at the same index.
     pub replicas: Vec<Redis>,
 }
 
@@ -62,7 +62,7 @@ impl ReplicatedCluster {
         format!("redis+cluster://{}", masters.join(","))
     }
 
-    /// Waits until the replica of that number is a master, and the cluster takes claims.
+    /// Waits until the replica at that index is a master, and the cluster accepts claims.
     pub fn has_failed_over(&self, number: usize) {
         let promoted = &self.replicas[number];
         eventually("the replica takes over", PATIENCE, || {
@@ -74,7 +74,7 @@ impl ReplicatedCluster {
 }
 
 fn node(bus_port: &str) -> Redis {
-    // The bus port, which is the port plus 10,000 by default, may lie beyond the last port.
+    // The default bus port, the port plus 10,000, may be above 65535.
     Redis::start_with(&[
         "--cluster-enabled",
         "yes",

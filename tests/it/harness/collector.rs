@@ -1,4 +1,4 @@
-//! A collector that takes traces and metrics over OTLP, by gRPC or HTTP, and keeps what it is sent.
+//! A collector that receives traces and metrics over OTLP, by gRPC or HTTP, and stores them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -25,7 +25,7 @@ use prost::Message;
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
 
-/// Takes until the test ends, on a thread of its own.
+/// Receives until the test ends, on its own thread.
 pub struct Collector {
     address: SocketAddr,
     received: Received,
@@ -47,14 +47,14 @@ struct Kept {
     resources: Vec<BTreeMap<String, String>>,
 }
 
-/// A span as it was sent.
+/// A span as it was received.
 #[derive(Debug, Clone)]
 pub struct CollectedSpan {
     pub service: String,
     pub name: String,
     pub trace_id: String,
     pub span_id: String,
-    /// Empty for the first of its trace.
+    /// Empty for the root span of a trace.
     pub parent_span_id: String,
     pub attributes: BTreeMap<String, String>,
     pub nanoseconds: u64,
@@ -124,7 +124,8 @@ impl Collector {
         self.received.0.lock().unwrap().spans.clone()
     }
 
-    /// The span of the one decision that was about `path`, if it is here with all of its steps.
+    /// The span of the only decision about `path`, with the spans of its steps, once all have
+    /// arrived.
     pub fn decision_about(&self, path: &str) -> Option<(CollectedSpan, Vec<CollectedSpan>)> {
         let spans = self.spans();
         let decision = spans.iter().find(|span| {
@@ -140,7 +141,7 @@ impl Collector {
         self.received.0.lock().unwrap().metrics.clone()
     }
 
-    /// What those who sent anything say about themselves.
+    /// The resource attributes of all senders.
     pub fn resources(&self) -> Vec<BTreeMap<String, String>> {
         self.received.0.lock().unwrap().resources.clone()
     }

@@ -24,7 +24,7 @@ impl Countersign {
         Self::start_at(deployment, SocketAddr::from(([127, 0, 0, 1], free_port())))
     }
 
-    /// With its HTTP listener at `http`.
+    /// Starts it with its HTTP listener at `http`.
     pub fn start_at(deployment: &Deployment, http: SocketAddr) -> Self {
         let [grpc, admin] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
         let started =
@@ -33,13 +33,13 @@ impl Countersign {
         started
     }
 
-    /// Waits until it answers, and not until it is ready, which it may never be.
+    /// Waits until it answers; it may never be ready.
     pub fn start_unready(deployment: &Deployment) -> Self {
         let listeners = [(); 3].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
         Self::spawn(deployment, deployment.command(&["serve"]), listeners, false)
     }
 
-    /// With at most so many open files.
+    /// Starts it with a limit of open files.
     pub fn start_with_files(deployment: &Deployment, files: u32) -> Self {
         let listeners = [(); 3].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
         let served = deployment.command(&["serve"]);
@@ -57,8 +57,7 @@ impl Countersign {
         started
     }
 
-    /// By a clock of its own. Waits until it answers, and not until it is ready, which it may never
-    /// be.
+    /// Starts it with its own clock. Waits until it answers; it may never be ready.
     pub fn start_by(deployment: &Deployment, clock: &SetClock) -> Self {
         let [http, grpc, admin] = [(); 3].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
         let mut command = deployment.command(&["serve"]);
@@ -66,15 +65,14 @@ impl Countersign {
         Self::spawn(deployment, command, [http, grpc, admin], false)
     }
 
-    /// Ends it as `signal` has it end, and starts it again with the same listeners, until it is
-    /// ready.
+    /// Ends it with `signal`, starts it again with the same listeners, and waits until it is ready.
     pub fn restart(&mut self, deployment: &Deployment, signal: Signal) {
         self.process.signal(signal);
         self.process.exited_within(Duration::from_secs(15));
         self.start_again(deployment);
     }
 
-    /// Starts it where it was, after it ended.
+    /// Starts it again with the same listeners, after it has ended.
     pub fn start_again(&mut self, deployment: &Deployment) {
         *self = Self::spawn(
             deployment,
@@ -84,13 +82,13 @@ impl Countersign {
         );
     }
 
-    /// Ends it as a crash would, and starts another in its place, with the same listeners and the
+    /// Ends it like a crash would, and starts another in its place, with the same listeners and the
     /// settings of `deployment`.
     pub fn replace(&mut self, deployment: &Deployment) {
         self.restart(deployment, Signal::Kill);
     }
 
-    /// With its standard error in a pipe, of which the other end comes back: nobody reads it yet.
+    /// Starts it with standard error in a pipe. Returns the other end, which nobody reads yet.
     pub fn start_unread(deployment: &Deployment) -> (Self, ChildStderr) {
         let listeners = [(); 3].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
         let mut command = deployment.command(&["serve"]);
@@ -102,7 +100,7 @@ impl Countersign {
         (started, unread)
     }
 
-    /// Runs `command` with these listeners, and waits until it is alive, or ready.
+    /// Runs `command` with these listeners, and waits until it is alive or ready.
     fn spawn(
         deployment: &Deployment,
         mut command: Command,
@@ -124,7 +122,7 @@ impl Countersign {
         let [http, grpc, admin] = listeners;
         let [alive_at, asked_at, ready_at] = places(deployment, listeners);
         let prefix = deployment.setting("server.url_prefix").unwrap_or_default();
-        // Behind TLS, nothing is answered in plain text.
+        // With TLS, nothing answers in plain text.
         let is_plain = deployment.setting("server.tls.cert").is_none();
         let until_ready = until_ready && deployment.setting("admin.tls.cert").is_none();
         process.wait_until(|| {
@@ -149,17 +147,17 @@ impl Countersign {
         Verification::connect(self.grpc)
     }
 
-    /// Everything that it has logged so far.
+    /// The whole log so far.
     pub fn log(&self) -> String {
         self.process.log()
     }
 
-    /// What it holds at the moment.
+    /// The resources that it uses now.
     pub fn usage(&self) -> Usage {
         self.process.usage()
     }
 
-    /// What others who are logged in see of it.
+    /// The command line as other users of the machine see it.
     pub fn command_line(&self) -> String {
         self.process.command_line()
     }
@@ -173,7 +171,7 @@ impl Countersign {
     }
 }
 
-/// Has `command` listen there, but for listeners that have a Unix socket in `deployment`.
+/// Sets the listeners of `command`, except those that have a Unix socket in `deployment`.
 fn listening(deployment: &Deployment, command: &mut Command, listeners: [SocketAddr; 3]) {
     for (listener, place) in LISTENERS.into_iter().zip(places(deployment, listeners)) {
         if let Place::Tcp(address) = place {
@@ -182,7 +180,7 @@ fn listening(deployment: &Deployment, command: &mut Command, listeners: [SocketA
     }
 }
 
-/// Where a listener is.
+/// The address of a listener.
 enum Place {
     Tcp(SocketAddr),
     Unix(PathBuf),
@@ -220,14 +218,14 @@ fn places(deployment: &Deployment, listeners: [SocketAddr; 3]) -> [Place; 3] {
     })
 }
 
-/// A nonce store that begins with an empty memory vouches for no token that was signed before, and
-/// tokens carry whole seconds: from the next second on, honest ones pass.
+/// A nonce store that starts empty denies tokens signed before its start, and times of tokens are
+/// whole seconds: honest tokens pass from the next second on.
 pub fn pass_the_fence() {
     let began = now();
     eventually("the second does not end", Duration::from_secs(5), || (now() > began).then_some(()));
 }
 
-/// What nginx asks about `GET /` of `gateway.test`, without credentials.
+/// The request that nginx sends for `GET /` of `gateway.test`, without credentials.
 pub fn decision_request() -> Request {
     Request::get("/validate_request")
         .header("X-Original-Method", "GET")

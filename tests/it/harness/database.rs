@@ -1,4 +1,4 @@
-//! Databases to keep principals and keys in.
+//! Databases that store principals and keys.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -12,11 +12,11 @@ use super::process::{Process, Signal};
 use super::tools::{postgres_program, program};
 use super::{Authority, free_port};
 
-/// An empty database. Its server, if it has one, ends with it.
+/// An empty database. Its server, if it has one, ends when this is dropped.
 pub struct Database {
     pub url: String,
     server: Option<Process>,
-    /// What the server keeps outlives it.
+    /// The server's files, kept after the server has ended.
     files: Option<Files>,
 }
 
@@ -26,22 +26,22 @@ struct Files {
 }
 
 impl Database {
-    /// A file in the directory of the deployment.
+    /// A SQLite file in the directory of the deployment.
     pub fn sqlite() -> Self {
         Self { url: "sqlite://countersign.db?mode=rwc".to_owned(), server: None, files: None }
     }
 
-    /// Ends the server as a crash would.
+    /// Ends the server like a crash would.
     pub fn stop(&mut self) {
         self.server = None;
     }
 
-    /// Its URL by way of what stands before it at `address`.
+    /// Its URL through a relay at `address`.
     pub fn url_through(&self, address: SocketAddr) -> String {
         self.url.replace(&self.address().to_string(), &address.to_string())
     }
 
-    /// Starts a stopped `PostgreSQL` where it was, with what it held.
+    /// Starts a stopped `PostgreSQL` at the same address, with its data.
     pub fn restart(&mut self) {
         let files = self.files.as_ref().expect("a database with a server");
         self.server = Some(start_postgres(files));
@@ -70,11 +70,11 @@ impl Database {
         Self::mariadb_with(&[])
     }
 
-    /// With these on its command line.
+    /// A MariaDB with these command line options.
     pub fn mariadb_with(options: &[String]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
-        // Run by root, the server wants to be told that this is meant.
+        // If root runs the server, it requires this option.
         let user = format!(
             "--user={}",
             String::from_utf8(run(Command::new("id").arg("-un"))).unwrap().trim()
@@ -87,7 +87,7 @@ impl Database {
                 &user,
             ])
             .arg(format!("--datadir={}", data.display()))
-            // Two of them at once take the same names for their temporary files.
+            // Two servers at the same time would use the same names for temporary files.
             .env("TMPDIR", dir.path()));
         let init = dir.path().join("init.sql");
         std::fs::write(&init, "CREATE DATABASE countersign;\n").unwrap();
@@ -110,7 +110,7 @@ impl Database {
         Self { url, server: Some(process), files: Some(Files { dir, port }) }
     }
 
-    /// A `PostgreSQL` that follows this one, and takes no changes before it is promoted.
+    /// A `PostgreSQL` that replicates this one, and is read-only until it is promoted.
     pub fn standby(&self) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let user = unprivileged_user(dir.path());
@@ -139,8 +139,8 @@ impl Database {
         execute(&self.url, "SELECT pg_promote()").await;
     }
 
-    /// Has it take no more changes, as a primary that was replaced, or take them again. Connections
-    /// stay.
+    /// Makes it read-only, like a primary that was replaced, or writable again. Connections stay
+    /// open.
     pub async fn refuse_changes(&self, refused: bool) {
         if self.url.starts_with("mysql") {
             execute(&self.url, &format!("SET GLOBAL read_only = {}", u8::from(refused))).await;
@@ -151,7 +151,7 @@ impl Database {
         execute(&self.url, "SELECT pg_reload_conf()").await;
     }
 
-    /// The URL of a user who may do with the tables what it likes, and nothing to the server.
+    /// The URL of a user who may change the tables in any way, but not the server.
     pub async fn url_of_a_user(&self) -> String {
         if self.url.starts_with("postgres") {
             for statement in
@@ -170,12 +170,12 @@ impl Database {
         self.url.replace("root@", "tables:tables@")
     }
 
-    /// To every process of its server.
+    /// Sends a signal to every process of its server.
     pub fn signal(&self, signal: Signal) {
         self.server.as_ref().expect("a database with a server").signal_all(signal);
     }
 
-    /// Where its server listens.
+    /// The address of its server.
     pub fn address(&self) -> SocketAddr {
         SocketAddr::from((
             [127, 0, 0, 1],
@@ -185,14 +185,14 @@ impl Database {
 }
 
 impl Database {
-    /// Has a `PostgreSQL` take connections over TLS as well, with the certificate `server` of
+    /// Makes a `PostgreSQL` accept connections over TLS as well, with the certificate `server` of
     /// `authority`.
     pub async fn serve_tls(&self, authority: &Authority) {
         self.serve_certificate(&authority.file("server", "pem"), &authority.file("server", "key"))
             .await;
     }
 
-    /// With these files.
+    /// Makes it accept TLS connections with the certificate in these files.
     pub async fn serve_certificate(&self, certificate: &Path, key: &Path) {
         let data = self.files.as_ref().expect("a database with a server").dir.path().join("data");
         let owner = std::fs::metadata(&data).unwrap();
@@ -247,13 +247,14 @@ fn start_postgres(files: &Files) -> Process {
     process
 }
 
-/// The last line of a `postmaster.pid` is the server's state.
+/// The last line of `postmaster.pid` is the state of the server.
 fn process_says(file: &Path, state: &str) -> Option<()> {
     let text = std::fs::read_to_string(file).ok()?;
     (text.lines().last()?.trim() == state).then_some(())
 }
 
-/// `PostgreSQL` refuses to run as root: then a user to run it as, who is given `dir`.
+/// `PostgreSQL` refuses to run as root. If root runs the tests, a user to run it as, who becomes
+/// the owner of `dir`.
 pub(super) fn unprivileged_user(dir: &Path) -> Option<(String, String)> {
     let id = |arguments: &[&str]| {
         let output = Command::new("id").args(arguments).output().unwrap();
@@ -273,12 +274,12 @@ pub(super) fn as_user(user: Option<&(String, String)>, program: &Path) -> Comman
     let Some((user, group)) = user else { return Command::new(program) };
     let mut command = Command::new(super::tools::program("setpriv"));
     command.args(["--reuid", user, "--regid", group, "--clear-groups"]).arg(program);
-    // Not everyone may enter the directory in which the tests were started.
+    // The user may not be allowed to enter the directory in which the tests were started.
     command.current_dir("/");
     command
 }
 
-/// Runs a preparation to its end, and yields its output.
+/// Runs a setup command to its end, and returns its output.
 fn run(command: &mut Command) -> Vec<u8> {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let complaint = String::from_utf8_lossy(&output.stderr);

@@ -1,4 +1,4 @@
-//! Settings, a database and principals: what one or more replicas share.
+//! Settings, a database and principals, which one or more replicas share.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -21,12 +21,12 @@ pub struct Deployment {
 }
 
 impl Deployment {
-    /// SQLite and nonces in memory: the defaults.
+    /// The defaults: SQLite, and nonces in memory.
     pub fn new() -> Self {
         Self::on(Database::sqlite())
     }
 
-    /// On an empty database, which is then migrated.
+    /// A deployment on an empty database, which is migrated.
     pub fn on(database: Database) -> Self {
         let deployment = Self::unmigrated(database);
         deployment.done(&["migrate", "up"]);
@@ -41,7 +41,7 @@ impl Deployment {
             variables: Vec::new(),
             database,
         };
-        // A key of the default kind takes some tenths of a second to make, at the first start of
+        // Creating a key of the default type takes some tenths of a second, at the first start of
         // each of hundreds of deployments.
         deployment.set("database.url", &url).set("issuer.algorithm", "ES256")
     }
@@ -63,46 +63,46 @@ impl Deployment {
         self
     }
 
-    /// Sets a variable of the environment that is no setting of ours.
+    /// Sets an environment variable that is not one of our settings.
     #[must_use]
     pub fn variable(mut self, name: &str, value: &str) -> Self {
         self.variables.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// What [`Self::set`] last set `key` to.
+    /// The value that [`Self::set`] last set for `key`.
     pub fn setting(&self, key: &str) -> Option<&str> {
         self.settings.iter().rev().find(|(set, _)| set == key).map(|(_, value)| value.as_str())
     }
 
-    /// With time for a claim: the default of 100 ms is for machines that do not run a dozen servers
-    /// on two cores.
+    /// Stores nonces there, with a long timeout for claims: the default of 100 ms is not meant for
+    /// machines that run a dozen servers on two cores.
     #[must_use]
     pub fn nonces_in(self, redis: &Redis) -> Self {
         self.nonces_at(redis.address)
     }
 
-    /// [`Self::nonces_in`], through whatever stands before the Redis.
+    /// Like [`Self::nonces_in`], through a relay in front of the Redis.
     #[must_use]
     pub fn nonces_at(self, redis: SocketAddr) -> Self {
         self.set("nonce.url", &format!("redis://{redis}")).set("nonce.timeout", "1s")
     }
 
-    /// Key sets may come from `server` although it is a local one, whose authority nobody else
-    /// knows.
+    /// Allows key sets from `server` although it is local and only its own authority vouches for
+    /// it.
     #[must_use]
     pub fn trusting(self, server: &JwksServer) -> Self {
         self.set("jwks.ca_file", server.ca_file().to_str().unwrap())
             .set("jwks.allowed_hosts", "localhost,127.0.0.1")
     }
 
-    /// Adds a principal with one key, and yields the key's id.
+    /// Adds a principal with one key, and returns the key's id.
     pub fn enrol(&self, username: &str, key: &Key) -> String {
         self.done(&["principal", "add", username]);
         self.add_key(username, key)
     }
 
-    /// Adds a key to a principal that is there, and yields the key's id.
+    /// Adds a key to an existing principal, and returns the key's id.
     pub fn add_key(&self, username: &str, key: &Key) -> String {
         self.add_key_with(username, key, &[])
     }
@@ -115,8 +115,8 @@ impl Deployment {
         id(added.unwrap_or_else(|| panic!("{} is not in {keys:?}", key.fingerprint())))
     }
 
-    /// Has a principal trust the key set at `url`, and yields the trust's id. Only the service
-    /// fetches the set, so that a test can tell when.
+    /// Makes a principal trust the key set at `url`, and returns the trust's id. Only the service
+    /// fetches the set, so that a test can control when.
     pub fn add_trust(&self, username: &str, url: &str) -> String {
         let json = self.done(&["trust", "add", username, url, "--no-fetch", "--output", "json"]);
         id(&serde_json::from_str(&json).unwrap_or_else(|error| panic!("{error} in {json}")))
@@ -148,7 +148,7 @@ impl Deployment {
         path
     }
 
-    /// Runs a command that has to succeed, and yields what it printed.
+    /// Runs a command that must succeed, and returns its output.
     pub fn done(&self, arguments: &[&str]) -> String {
         let ran = self.run(arguments);
         assert_eq!(ran.code, 0, "countersign {arguments:?}: {ran:?}");
@@ -160,12 +160,12 @@ impl Deployment {
         Ran::of(&mut self.command(arguments))
     }
 
-    /// The command with this deployment's settings, and no others from whoever runs the tests.
+    /// The command with the settings of this deployment only, not those of the user's environment.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_countersign"));
         command.args(arguments).current_dir(self.dir.path()).env_clear();
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        // Never the default ports: whoever runs the tests may use them.
+        // Never the default ports: other processes of the user may use them.
         for listener in LISTENERS {
             command.env(variable(listener), "127.0.0.1:0");
         }
@@ -176,7 +176,7 @@ impl Deployment {
         command
     }
 
-    /// The database that it began with.
+    /// The database that it was created with.
     pub const fn database(&self) -> &Database {
         &self.database
     }
@@ -186,7 +186,7 @@ impl Deployment {
         self.database.stop();
     }
 
-    /// Starts it again, with what it held.
+    /// Starts the server of the database again, with its data.
     pub fn restore_the_database(&mut self) {
         self.database.restart();
     }
@@ -198,7 +198,7 @@ impl Deployment {
         found.unwrap_or_else(|| panic!("{key} is not in {keys:?}")).clone()
     }
 
-    /// When a key was used, in seconds since 1970, as it is listed.
+    /// The last use of a key, in Unix seconds, as `key list` shows it.
     pub fn last_used_on(&self, key: &str) -> Option<i64> {
         let listed = self.listed_key(key);
         let text = listed["last_used_on"].as_str()?;
@@ -215,11 +215,11 @@ impl Deployment {
     }
 }
 
-/// The settings with an address to listen on.
+/// The settings that hold the address of a listener.
 pub const LISTENERS: [&str; 3] =
     ["server.http_listen", "server.grpc_listen", "server.admin_listen"];
 
-/// How a command ended, and what it printed.
+/// The exit status of a command, and its output.
 #[derive(Debug)]
 pub struct Ran {
     pub code: i32,
@@ -232,7 +232,7 @@ impl Ran {
         Self::from(command.stdin(Stdio::null()).output().unwrap())
     }
 
-    /// The same, with this to read on standard input.
+    /// Runs the command with this standard input.
     pub fn reading(command: &mut Command, input: &[u8]) -> Self {
         let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = piped.spawn().unwrap();

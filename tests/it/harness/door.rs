@@ -1,4 +1,4 @@
-//! The same question at either door, and the answer in one shape.
+//! The same request for both doors, and their answers in a common form.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -47,19 +47,19 @@ pub struct Question {
     pub target: String,
     /// The values of its Authorization headers.
     pub authorization: Vec<String>,
-    /// What the route asks for.
+    /// The scopes that the route requires.
     pub scope: Option<String>,
-    /// The gateway's own id of the client's request.
+    /// The gateway's id of the client's request.
     pub attempt: Option<String>,
 }
 
 impl Question {
-    /// About `GET /` of `gateway.test`.
+    /// A request for `GET /` of `gateway.test`.
     pub fn with(authorization: impl Into<String>) -> Self {
         Self { authorization: vec![authorization.into()], ..Self::bare() }
     }
 
-    /// Without credentials.
+    /// A request without credentials.
     pub fn bare() -> Self {
         Self {
             method: "GET".to_owned(),
@@ -93,7 +93,7 @@ impl Question {
     fn as_envoy(&self) -> HttpRequest {
         let mut headers = HashMap::new();
         if !self.authorization.is_empty() {
-            // As Envoy joins them.
+            // Joined the way Envoy does it.
             headers.insert("authorization".to_owned(), self.authorization.join(","));
         }
         let bare = bare_request();
@@ -109,7 +109,7 @@ impl Question {
     }
 }
 
-/// The attempt of that name as Envoy would number it.
+/// The number that Envoy would give the attempt of that name.
 fn stream_number(name: &str) -> String {
     let mut hasher = DefaultHasher::new();
     name.hash(&mut hasher);
@@ -118,16 +118,16 @@ fn stream_number(name: &str) -> String {
 
 /// A decision, as the gateway understands it.
 pub struct Verdict {
-    /// For an allow those that go to the back end, for a denial those that go to the client. Names
-    /// in lower case.
+    /// For an allow the headers for the back end, for a denial those for the client. Names are in
+    /// lower case.
     pub headers: Vec<(String, String)>,
-    /// The status that the client gets, or 200.
+    /// The status that the client receives, or 200.
     pub status: u16,
     /// The code inside the gRPC answer.
     pub inner_code: Option<i32>,
     pub body: Vec<u8>,
-    /// The whole answer as it came, but for the order of entries in maps, which is another each
-    /// time.
+    /// The whole answer as received, except that the entries of maps are sorted, since their order
+    /// differs each time.
     pub wire: Vec<u8>,
 }
 
@@ -148,7 +148,7 @@ impl Verdict {
         self.header("x-auth-error")
     }
 
-    /// The value of the one header of that name.
+    /// The value of the only header of that name.
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut values =
             self.headers.iter().filter(|(found, _)| found == name).map(|(_, value)| value.as_str());
@@ -194,7 +194,8 @@ impl From<CheckAnswer> for Verdict {
     }
 }
 
-/// The bytes of an answer with the entries of its dynamic metadata in order, and how many came.
+/// The bytes of an answer with the entries of its dynamic metadata sorted, and the number of bytes
+/// received.
 fn in_order(answer: &CheckAnswer) -> Vec<u8> {
     if answer.bytes.is_empty() {
         return Vec::new();

@@ -1,4 +1,4 @@
-//! The back end behind the gateways: it answers with what reached it.
+//! The back end behind the gateways. It answers with the request that it received.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use super::http::Answer;
 /// More than any test sends.
 const HEADERS_MAX: usize = 1_000;
 
-/// Serves until the test ends, on a thread of its own.
+/// Serves until the test ends, on its own thread.
 #[derive(Debug)]
 pub struct Echo {
     pub address: SocketAddr,
@@ -42,7 +42,7 @@ impl Echo {
         Self { address }
     }
 
-    /// Another back end, which serves `/healthz`, too.
+    /// A different back end, which also serves `/healthz`.
     pub const fn at(address: SocketAddr) -> Self {
         Self { address }
     }
@@ -63,14 +63,14 @@ async fn serve(listener: tokio::net::TcpListener) {
             let mut server = hyper::server::conn::http1::Builder::new();
             let connection =
                 server.max_headers(HEADERS_MAX).serve_connection(TokioIo::new(stream), service);
-            // A client that goes away is none of the test's business.
+            // The test does not care about clients that disconnect.
             let _ = connection.with_upgrades().await;
         });
     }
 }
 
-/// With 200, or with N where the query is `answer=N`. At `/with-cors` it has an opinion of its own
-/// about pages of other origins.
+/// Answers with 200, or with N if the query is `answer=N`. At `/with-cors` it sets its own CORS
+/// headers.
 async fn echo(method: Method, target: Uri, headers: HeaderMap, body: Bytes) -> Response {
     let asked = target
         .query()
@@ -89,7 +89,7 @@ async fn echo(method: Method, target: Uri, headers: HeaderMap, body: Bytes) -> R
     answer
 }
 
-/// A WebSocket that says what its handshake was, and then whatever it hears.
+/// A WebSocket that sends its handshake, and then echoes every message.
 async fn socket(
     upgrade: WebSocketUpgrade,
     method: Method,
@@ -114,8 +114,8 @@ async fn socket(
     })
 }
 
-/// Server-sent events: what reached it at once, and another each time that `/events/next` is
-/// called.
+/// Server-sent events: the received request first, and another event for each call of
+/// `/events/next`.
 async fn events(
     State(next): State<Arc<Notify>>,
     method: Method,
@@ -166,7 +166,7 @@ impl Seen {
         Self::told(&answer.json())
     }
 
-    /// Reads what the echo says over a WebSocket or as an event.
+    /// Reads what the echo sends over a WebSocket or as an event.
     pub fn told(json: &Value) -> Self {
         Self {
             method: json["method"].as_str().unwrap().to_owned(),
@@ -190,8 +190,8 @@ impl Seen {
         }
     }
 
-    /// Every value that an application might read as header `name`, however it spells it:
-    /// lower-cased, and with underscores for dashes, as CGI, WSGI and their like do.
+    /// Every value that an application might read as header `name`, in any spelling: lower case,
+    /// and with underscores for dashes, as CGI, WSGI and similar interfaces use.
     pub fn values(&self, name: &str) -> Vec<&str> {
         let fold = |name: &str| name.to_ascii_lowercase().replace('_', "-");
         self.headers

@@ -1,4 +1,4 @@
-//! The clients of `examples/clients`, each run as its README says.
+//! The clients in `examples/clients`, each run as its README describes.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,15 +12,15 @@ use super::{Key, Ran, Seen};
 #[derive(Debug)]
 pub struct ExampleClient {
     pub language: &'static str,
-    /// The first words of a command line: what runs the client, and where it has two modes in one
-    /// program, the mode.
+    /// The first words of a command line: the program that runs the client, and the mode if one
+    /// program has two.
     signed: Vec<PathBuf>,
     exchanged: Vec<PathBuf>,
-    /// Its home, too.
+    /// Also its home directory.
     dir: TempDir,
 }
 
-/// What a client printed of the last answer that it got.
+/// What a client printed about the last answer that it received.
 #[derive(Debug)]
 pub struct Told {
     pub status: u16,
@@ -28,7 +28,7 @@ pub struct Told {
 }
 
 impl ExampleClient {
-    /// One of each language. Go's is left out where the machine has no Go.
+    /// One client per language, without Go's if the machine has no Go.
     pub fn all() -> Vec<Self> {
         let examples = repository().join("examples/clients");
         let python =
@@ -56,14 +56,14 @@ impl ExampleClient {
         Self { language, signed: mode("signed"), exchanged: mode("exchanged"), dir }
     }
 
-    /// The program that Go makes of the example, from the standard library alone.
+    /// The program built from the Go example, which uses the standard library only.
     fn go(go: &Path, example: &Path) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let program = dir.path().join("client");
         let mut build = Command::new(go);
         build.args(["build", "-o"]).arg(&program).arg(".").current_dir(example);
         build.env("GOPROXY", "off").env("GOTOOLCHAIN", "local").env("CGO_ENABLED", "0");
-        // What is compiled is kept, for all tests and for the next time.
+        // Keeps what is compiled, for all tests and for later runs.
         let ran = Ran::of(build.env("GOCACHE", Path::new(env!("CARGO_TARGET_TMPDIR")).join("go")));
         assert_eq!(ran.code, 0, "{ran:?}");
         Self::in_dir(dir, "Go", &[program])
@@ -71,7 +71,7 @@ impl ExampleClient {
 
     /// A script for each mode.
     fn shell(scripts: &Path) -> Self {
-        // What the scripts themselves run.
+        // The tools that the scripts run.
         for tool in ["curl", "openssl"] {
             program(tool);
         }
@@ -84,7 +84,7 @@ impl ExampleClient {
         }
     }
 
-    /// Asks for `url` with tokens that it signs itself.
+    /// Requests `url` with tokens that the client signs.
     pub fn signed(&self, url: &str, username: &str, key: &Key, options: &[&str]) -> Told {
         let file = self.dir.path().join("private.pem");
         std::fs::write(&file, key.private_pem()).unwrap();
@@ -93,7 +93,8 @@ impl ExampleClient {
         self.told(&Ran::of(&mut command))
     }
 
-    /// Asks for `url` with a token that it gets from the service at `server` for its API key.
+    /// Requests `url` with a token that the client gets from the service at `server` for its API
+    /// key.
     pub fn exchanged(
         &self,
         url: &str,
@@ -106,7 +107,7 @@ impl ExampleClient {
         self.told(&ran)
     }
 
-    /// [`Self::exchanged`], perhaps without any answer.
+    /// Like [`Self::exchanged`], but the client may end without an answer.
     pub fn try_exchanged(
         &self,
         url: &str,
@@ -126,7 +127,7 @@ impl ExampleClient {
         command
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", self.dir.path());
-        // Into the checkout it would be written otherwise.
+        // Otherwise Python writes bytecode into the checkout.
         command.env("PYTHONDONTWRITEBYTECODE", "1").current_dir(self.dir.path());
         command
     }
@@ -144,7 +145,7 @@ impl ExampleClient {
 }
 
 impl Told {
-    /// What the echo behind a gateway saw.
+    /// The request that the echo behind a gateway received.
     pub fn seen(&self) -> Seen {
         let body = self.body.clone().into_bytes();
         Seen::by(&Answer { status: self.status, head: Vec::new(), headers: Vec::new(), body })

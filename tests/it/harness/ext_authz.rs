@@ -1,5 +1,5 @@
-//! Envoy's side of the gRPC door, keeping the bytes: an empty answer would be an allow, and
-//! decoding hides it.
+//! Envoy's side of the gRPC door. It keeps the bytes of answers: an empty answer would be an allow,
+//! and decoding hides that.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -32,16 +32,16 @@ impl ExtAuthz {
         Self { client: Grpc::new(endpoint.connect_lazy()) }
     }
 
-    /// To the door at a Unix socket.
+    /// Connects to the door at a Unix socket.
     pub fn connect_to(socket: &Path) -> Self {
         let endpoint = Endpoint::from_shared(format!("unix:{}", socket.display())).unwrap();
         Self { client: Grpc::new(endpoint.connect_lazy()) }
     }
 
-    /// Asks about a request.
+    /// Asks for a decision about a request.
     ///
     /// # Panics
-    /// When the RPC itself fails: to Envoy that is no decision, whatever it says.
+    /// If the RPC itself fails: for Envoy that is not a decision, whatever the status says.
     pub async fn check(&mut self, request: CheckRequest) -> CheckAnswer {
         self.try_check(request).await.unwrap_or_else(|status| panic!("the RPC failed: {status:?}"))
     }
@@ -55,7 +55,7 @@ impl ExtAuthz {
     }
 }
 
-/// What Envoy sends about `GET /` of `gateway.test` with one `authorization` header.
+/// The message that Envoy sends for `GET /` of `gateway.test` with one `authorization` header.
 pub fn check_request(authorization: &str) -> CheckRequest {
     http_attributes(HttpRequest {
         headers: HashMap::from([("authorization".to_owned(), authorization.to_owned())]),
@@ -66,7 +66,7 @@ pub fn check_request(authorization: &str) -> CheckRequest {
 /// `GET /` of `gateway.test`, without headers.
 pub fn bare_request() -> HttpRequest {
     HttpRequest {
-        // Envoy's stream id: another for every request.
+        // Envoy's stream id, which differs for each request.
         id: random().to_string(),
         method: "GET".to_owned(),
         path: "/".to_owned(),
@@ -95,13 +95,13 @@ pub fn http_attributes(http: HttpRequest) -> CheckRequest {
 
 #[derive(Debug)]
 pub struct CheckAnswer {
-    /// The message as it came over the wire.
+    /// The message as received.
     pub bytes: Bytes,
     pub response: CheckResponse,
 }
 
 impl CheckAnswer {
-    /// The inner status code. A missing status counts as Envoy counts it: 0, an allow.
+    /// The inner status code. A missing status counts as 0, an allow, as it does for Envoy.
     pub fn code(&self) -> i32 {
         self.response.status.as_ref().map_or(0, |status| status.code)
     }
@@ -121,7 +121,7 @@ impl CheckAnswer {
     }
 }
 
-/// Encodes requests as usual, and leaves answers as they are.
+/// Encodes requests as usual, and does not decode answers.
 #[derive(Debug, Clone, Copy)]
 struct RawCodec;
 

@@ -1,5 +1,5 @@
-//! Back ends as people run them, with the routes `/healthz`, `/admin`, `/admin/keys` and `/orders`.
-//! Each answers with `{"route": ...}`, so that a test sees which one served a path.
+//! Back ends built on common frameworks, with the routes `/healthz`, `/admin`, `/admin/keys` and
+//! `/orders`. Each answers with `{"route": ...}`, so that a test sees which route served a path.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -17,15 +17,15 @@ use super::{Echo, free_port};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framework {
-    /// Takes any case, and a slash at the end or none.
+    /// Ignores case and a slash at the end.
     Express,
     Django,
-    /// A stand-in for routers on the JVM and .NET: any case, parameters after `;` and an extension
-    /// like `.json` do not count.
+    /// A stand-in for routers on the JVM and .NET: ignores case, parameters after `;` and an
+    /// extension like `.json`.
     Lenient,
 }
 
-/// A running one.
+/// A running back end.
 #[derive(Debug)]
 pub struct BackEnd {
     pub address: SocketAddr,
@@ -61,7 +61,7 @@ impl Framework {
 }
 
 impl BackEnd {
-    /// For what wants the usual back end.
+    /// As an [`Echo`], for functions that expect the usual back end.
     pub const fn echo(&self) -> Echo {
         Echo::at(self.address)
     }

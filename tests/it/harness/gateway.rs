@@ -1,4 +1,4 @@
-//! Real gateways, configured by the very files of `examples/`.
+//! Real gateways, configured by the files of `examples/`.
 
 use std::fs::Permissions;
 use std::net::SocketAddr;
@@ -15,13 +15,13 @@ use super::{Countersign, Echo, eventually_async, free_port, http};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gateway {
-    /// Debian's.
+    /// The nginx of Debian.
     Nginx,
-    /// The same example with an nginx of these months.
+    /// The same example with a recent nginx.
     NginxMainline,
     EnvoyGrpc,
     EnvoyHttp,
-    /// The same example with another Envoy, by its version.
+    /// The same example with an older Envoy of this version.
     OlderEnvoyGrpc(&'static str),
     OlderEnvoyHttp(&'static str),
     Caddy,
@@ -30,7 +30,7 @@ pub enum Gateway {
     Haproxy,
     Apache,
     Traefik,
-    /// Asks nobody: verifies access tokens with the keys that we publish.
+    /// Asks no service: verifies access tokens with the keys that we publish.
     EnvoyJwtAuthn,
 }
 
@@ -42,7 +42,7 @@ pub struct RunningGateway {
 }
 
 impl Gateway {
-    /// Those that ask us about every request.
+    /// The gateways that ask us about every request.
     pub const ALL: [Self; 9] = [
         Self::Nginx,
         Self::NginxMainline,
@@ -55,7 +55,7 @@ impl Gateway {
         Self::Traefik,
     ];
 
-    /// The one whose example it runs.
+    /// The gateway whose example this one runs.
     const fn newest(self) -> Self {
         match self {
             Self::OlderEnvoyGrpc(_) => Self::EnvoyGrpc,
@@ -64,17 +64,18 @@ impl Gateway {
         }
     }
 
-    /// Debian's or another.
+    /// Whether it is an nginx, Debian's or another.
     pub fn is_nginx(self) -> bool {
         matches!(self, Self::Nginx | Self::NginxMainline)
     }
 
-    /// Starts it in front of `echo`, asking `countersign`.
+    /// Starts it in front of `echo`; it asks `countersign`.
     pub async fn start(self, countersign: &Countersign, echo: &Echo) -> RunningGateway {
         self.start_edited(countersign, echo, &[]).await
     }
 
-    /// [`Self::start`] with the example changed: in each pair, the second in place of the first.
+    /// Like [`Self::start`], with changes to the example: in each pair, the second text replaces
+    /// the first.
     pub async fn start_edited(
         self,
         countersign: &Countersign,
@@ -84,7 +85,8 @@ impl Gateway {
         self.start_asking(std::slice::from_ref(countersign), echo, edits).await
     }
 
-    /// Asking any of `replicas`: of several, with the lines taken in that the example has for that.
+    /// Starts it so that it asks any of `replicas`. If there are several, the example's lines for
+    /// that are enabled.
     pub async fn start_asking(
         self,
         replicas: &[Countersign],
@@ -104,10 +106,10 @@ impl Gateway {
         gateway
     }
 
-    /// Writes the example's files into the test's folder, and returns the first, which is the one
-    /// to start with.
+    /// Writes the files of the example into the test's folder, and returns the first, which the
+    /// gateway is started with.
     fn put_files(self, places: &Places<'_>, edits: &[(&str, &str)]) -> PathBuf {
-        // The workers of Apache are somebody else than who runs the tests.
+        // Apache's workers run as a different user than the tests.
         std::fs::set_permissions(places.dir, Permissions::from_mode(0o755)).unwrap();
         let paths = self.example();
         let mut texts: Vec<_> = paths
@@ -133,8 +135,8 @@ impl Gateway {
         place(paths[0])
     }
 
-    /// The change of the example with which it asks at the Unix socket `socket`: the line for that
-    /// in place of the one above it.
+    /// The change to the example that makes it use the Unix socket `socket`: the line for that
+    /// replaces the one above it.
     pub fn on_the_same_host(self, socket: &Path) -> (String, String) {
         let text = std::fs::read_to_string(repository().join(self.example()[0])).unwrap();
         let lines: Vec<&str> = text.lines().collect();
@@ -165,8 +167,8 @@ impl Gateway {
         }
     }
 
-    /// As the program says it. Of what comes with Debian the first two numbers: its updates change
-    /// the others.
+    /// The version that the program prints. For programs from Debian only the first two numbers,
+    /// since updates change the others.
     pub fn version(self) -> String {
         let flag = match self.name() {
             "envoy" => "--version",
@@ -187,7 +189,7 @@ impl Gateway {
         version.split('.').take(numbers).collect::<Vec<_>>().join(".")
     }
 
-    /// The file to start it with, and those that this one names.
+    /// The file to start it with, and the files that this one refers to.
     fn example(self) -> &'static [&'static str] {
         match self {
             Self::Nginx | Self::NginxMainline => &["examples/nginx/nginx.conf"],
@@ -201,7 +203,7 @@ impl Gateway {
         }
     }
 
-    /// Where the example has its second replica.
+    /// The address of the second replica in the example.
     fn second_replica(self) -> &'static str {
         match self.newest() {
             Self::EnvoyGrpc => "address: 127.0.0.1, port_value: 9192",
@@ -210,7 +212,7 @@ impl Gateway {
         }
     }
 
-    /// Where that gateway asks a replica, as its example writes addresses.
+    /// The address at which the gateway asks a replica, in the format of its example.
     fn replica(self, replica: &Countersign) -> String {
         match self.newest() {
             Self::EnvoyGrpc => endpoint(replica.grpc),
@@ -258,7 +260,7 @@ impl Gateway {
                     if self == Self::Caddy { peer("caddy/bin/caddy") } else { program("caddy") };
                 let mut command = Command::new(caddy);
                 command.arg("run").arg("--config").arg(config);
-                // It keeps its state in the home of whoever starts it.
+                // It stores its state in the home directory of the user who starts it.
                 command.envs(["HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"].map(|name| (name, dir)));
                 command
             }
@@ -280,12 +282,12 @@ impl Gateway {
         }
     }
 
-    /// Addresses and paths, and nothing else: what is tested is what people paste.
+    /// Only addresses and paths, so that the test covers what people paste.
     fn substitutions(self, places: &Places<'_>) -> Vec<(&'static str, String)> {
         let asked = self.replica(&places.replicas[0]);
         match self {
             Self::Nginx | Self::NginxMainline => vec![
-                // Its workers have to read what the user of the tests wrote.
+                // Its workers have to read files that the user of the tests wrote.
                 ("user www-data;", "user root;".to_owned()),
                 ("/var/log/nginx", places.dir.display().to_string()),
                 ("/srv/www", places.dir.join("www").display().to_string()),
@@ -305,7 +307,7 @@ impl Gateway {
                     ("127.0.0.1:3000", places.echo.address.to_string()),
                 ];
                 if self == Self::CaddyDebian {
-                    // The line that the example has for it.
+                    // The line that the example has for this.
                     edits.push(("header_up -*", "header_up -X-Original-*".to_owned()));
                 }
                 edits
@@ -314,7 +316,7 @@ impl Gateway {
                 ("127.0.0.1:8000", places.gateway.to_string()),
                 ("127.0.0.1:8080", asked),
                 ("127.0.0.1:3000", places.echo.address.to_string()),
-                // One name for the whole machine, and tests run at once.
+                // One namespace for the whole machine, and tests run at the same time.
                 ("abns@countersign", format!("abns@countersign-{}", places.gateway.port())),
             ],
             Self::Apache => vec![
@@ -350,14 +352,14 @@ impl RunningGateway {
         request.send(self.address).await
     }
 
-    /// Puts a file where the nginx example serves static files from.
+    /// Writes a file into the folder from which the nginx example serves static files.
     pub fn static_file(&self, path: &str, content: &str) {
         let file = self.dir.path().join("www").join(path);
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         std::fs::write(file, content).unwrap();
     }
 
-    /// Listening is not yet serving: Envoy listens before it knows its clusters.
+    /// Listening does not mean serving: Envoy listens before it knows its clusters.
     async fn reaches_the_back_end(&self) {
         eventually_async("the gateway's open route", Duration::from_secs(30), async || {
             let answer = http::Request::get("/healthz").try_send(self.address).await.ok()?;
@@ -367,30 +369,30 @@ impl RunningGateway {
     }
 }
 
-/// What the examples' addresses and paths stand for in one test.
+/// The actual addresses and paths in one test, in place of those in the examples.
 struct Places<'a> {
     gateway: SocketAddr,
-    /// A port for a gateway that asks by way of itself.
+    /// A port for gateways that ask through a listener of their own.
     way: u16,
     replicas: &'a [Countersign],
     echo: &'a Echo,
     dir: &'a Path,
 }
 
-/// As Envoy's configurations write it.
+/// An address in the format of Envoy's configuration.
 fn endpoint(address: SocketAddr) -> String {
     format!("address: {}, port_value: {}", address.ip(), address.port())
 }
 
-/// Begins the comment between the line with an address and the one with a Unix socket.
+/// Start of the comment between the line with an address and the one with a Unix socket.
 const ON_THE_SAME_HOST: &str = "On the same host, a Unix socket in its place";
 
-/// Begins the comment above the lines that are for several replicas alone.
+/// Start of the comment above the lines that are only for several replicas.
 const FOR_SEVERAL: &str = "With more than one replica";
 
-/// Takes in the lines that an example has for several replicas: those that are commented out below
-/// a comment that says so, and the ones with `second`, the address of the second replica, once for
-/// each of `addresses`.
+/// Enables the lines that an example has for several replicas: those commented out below such a
+/// comment, and those with `second`, the address of the second replica, once for each of
+/// `addresses`.
 fn with_more_replicas(text: &str, second: &str, addresses: &[String]) -> String {
     let mut taken_in = String::new();
     let mut leader = None;

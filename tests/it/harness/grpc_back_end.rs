@@ -1,4 +1,4 @@
-//! A back end of gRPC: calls, streams from the server, and streams both ways.
+//! A gRPC back end: unary calls, streams from the server, and streams in both directions.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -12,7 +12,7 @@ use tonic_health::server::HealthReporter;
 
 use super::Echo;
 
-/// grpc.health.v1 and reflection, which have all three kinds.
+/// grpc.health.v1 and reflection, which together have all three kinds.
 pub struct GrpcBackEnd {
     pub address: SocketAddr,
     reporter: HealthReporter,
@@ -42,17 +42,18 @@ impl GrpcBackEnd {
         Self { address, reporter, seen }
     }
 
-    /// For what wants the usual back end. `/healthz` is 200, as is every answer of gRPC's.
+    /// As an [`Echo`], for functions that expect the usual back end. `/healthz` is 200, like every
+    /// gRPC answer.
     pub const fn echo(&self) -> Echo {
         Echo::at(self.address)
     }
 
-    /// Tells everybody who watches the service.
+    /// Sends the status to everyone who watches the service.
     pub async fn report(&self, service: &str, status: ServingStatus) {
         self.reporter.set_service_status(service, status).await;
     }
 
-    /// The metadata of all calls and streams so far that name who is asking.
+    /// The metadata of all calls and streams so far that names the caller.
     pub fn named(&self) -> Vec<MetadataMap> {
         self.seen
             .lock()

@@ -1,6 +1,5 @@
-//! A small HTTP/1.1 client that sends exactly what it is told and keeps exactly what it gets: the
-//! paths, duplicate headers and bodies that matter here are those that a well-behaved client would
-//! tidy up.
+//! A small HTTP/1.1 client that sends exactly what it is given and keeps exactly what it receives:
+//! a well-behaved client would normalise the paths, duplicate headers and bodies that matter here.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -16,7 +15,7 @@ pub struct Request {
     headers: Vec<(String, String)>,
     body: Vec<u8>,
     version: &'static str,
-    /// Whether it gets a Host line that it does not have.
+    /// Whether to add a Host line if it has none.
     needs_host: bool,
 }
 
@@ -41,7 +40,7 @@ impl Request {
         }
     }
 
-    /// Adds a header, also when one of that name is there already.
+    /// Adds a header, even if there is already one of that name.
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
@@ -53,7 +52,7 @@ impl Request {
         self.header("Authorization", value)
     }
 
-    /// The same under a path.
+    /// The same request with a prefix before its path.
     #[must_use]
     pub fn below(mut self, prefix: &str) -> Self {
         self.target.insert_str(0, prefix);
@@ -68,7 +67,7 @@ impl Request {
         self.header("Content-Length", &length)
     }
 
-    /// Adds bytes behind the head, and no header that says so.
+    /// Adds bytes after the head, without a header that announces them.
     #[must_use]
     pub fn with_bytes(mut self, bytes: &str) -> Self {
         self.body = bytes.as_bytes().to_vec();
@@ -81,26 +80,26 @@ impl Request {
         self
     }
 
-    /// Without a Host line, unless it was given one.
+    /// Sends no Host line, unless one was added.
     #[must_use]
     pub const fn without_host(mut self) -> Self {
         self.needs_host = false;
         self
     }
 
-    /// Sends it over a connection of its own.
+    /// Sends it over a new connection.
     pub async fn send(&self, server: SocketAddr) -> Answer {
         self.try_send(server)
             .await
             .unwrap_or_else(|error| panic!("no answer from {server}: {error}"))
     }
 
-    /// [`Self::send`] to a server that may not be there.
+    /// Like [`Self::send`], to a server that may be down.
     pub async fn try_send(&self, server: SocketAddr) -> std::io::Result<Answer> {
         Connection::open(server).await?.send(self).await
     }
 
-    /// Sends it over a connection of its own to a Unix socket.
+    /// Sends it over a new connection to a Unix socket.
     pub async fn send_to(&self, socket: &Path) -> Answer {
         let answer = async { Connection::open_unix(socket).await?.send(self).await };
         answer.await.unwrap_or_else(|error| panic!("no answer from {}: {error}", socket.display()))
@@ -149,12 +148,12 @@ impl Connection {
         self.answer(request.method == "HEAD").await
     }
 
-    /// Sends it, and does not wait for the answer.
+    /// Sends it without waiting for the answer.
     pub async fn write(&mut self, request: &Request) -> std::io::Result<()> {
         self.stream.write_all(&request.encode(&self.host)).await
     }
 
-    /// Reads one answer, to whatever was written before.
+    /// Reads one answer, to the oldest request that has none yet.
     pub async fn answer(&mut self, to_head: bool) -> std::io::Result<Answer> {
         let head_length = loop {
             if let Some(end) = find(&self.buffer, b"\r\n\r\n") {
@@ -221,9 +220,9 @@ impl Connection {
 #[derive(Clone)]
 pub struct Answer {
     pub status: u16,
-    /// The status line and the headers, as they came.
+    /// The status line and the headers, as received.
     pub head: Vec<u8>,
-    /// Names in lower case, in the order in which they came.
+    /// Names in lower case, in the order received.
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
@@ -246,10 +245,10 @@ impl Answer {
         Self { status, head, headers, body: Vec::new() }
     }
 
-    /// The value of the one header of that name.
+    /// The value of the only header of that name.
     ///
     /// # Panics
-    /// When there are two: then it would be luck which one a client believes.
+    /// If there are two: which one a client uses would be chance.
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut values =
             self.headers.iter().filter(|(found, _)| found == name).map(|(_, value)| value.as_str());

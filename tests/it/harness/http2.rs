@@ -1,4 +1,4 @@
-//! A client that speaks HTTP/2 without TLS and without asking first whether the server does.
+//! A client that speaks HTTP/2 without TLS and with prior knowledge.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -13,7 +13,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 type Sent = BoxBody<Bytes, std::convert::Infallible>;
 
-/// One connection, for many requests at a time. Clones share it.
+/// One connection, for several requests at the same time. Clones share it.
 #[derive(Clone)]
 pub struct Http2 {
     sender: SendRequest<Sent>,
@@ -37,12 +37,12 @@ impl Http2 {
         Self { sender }
     }
 
-    /// Sends `request`, whose body is a whole one.
+    /// Sends `request` with its complete body.
     pub async fn send(&self, request: Request<impl Into<Bytes>>) -> Response<Bytes> {
         self.try_send(request.map(|body| Full::new(body.into()).boxed())).await.unwrap()
     }
 
-    /// The same with a body that may not end, on a connection that may.
+    /// Like [`Self::send`], with a body that may never end; the connection may fail.
     pub async fn try_send(&self, request: Request<Sent>) -> hyper::Result<Response<Bytes>> {
         let mut sender = self.sender.clone();
         sender.ready().await?;

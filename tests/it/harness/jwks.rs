@@ -1,5 +1,5 @@
-//! A server of key sets, which can turn slow, broken or hostile while it runs, and which counts who
-//! asks.
+//! A server of key sets, which can become slow, broken or hostile while it runs, and which counts
+//! requests.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -19,21 +19,21 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{Authority, Claims, Key, free_port};
 
-/// Often enough that no idle timeout of a client ends it.
+/// Short enough that no client's idle timeout ends the connection.
 const DRIP: Duration = Duration::from_millis(50);
 
-/// What a path does with requests.
+/// How a path reacts to requests.
 #[derive(Debug, Clone)]
 pub enum Behaviour {
-    /// Answers at once.
+    /// Answers immediately.
     Answers { status: u16, headers: String, body: Vec<u8> },
-    /// Takes the request, sends nothing, and answers as whatever takes this behaviour's place, when
-    /// it does.
+    /// Takes the request and sends nothing, until another behaviour replaces this one; then it
+    /// answers with that.
     Holds,
-    /// Sends the head at once, and then white space for ever, a byte at a time: never idle, and
-    /// never done.
+    /// Sends the head immediately, and then endless white space, one byte at a time: never idle,
+    /// and never done.
     Drips,
-    /// Sends this and then white space for ever, as fast as it is read, without a length.
+    /// Sends this and then endless white space, as fast as the client reads, without a length.
     Floods(String),
 }
 
@@ -48,12 +48,12 @@ impl Behaviour {
         Self::Answers { status: 200, headers: String::new(), body: body.into() }
     }
 
-    /// Status 200 and these bytes, whatever encoding was asked for.
+    /// Status 200 and these bytes, encoded regardless of what the client accepts.
     pub fn encoded(encoding: &str, body: Vec<u8>) -> Self {
         Self::Answers { status: 200, headers: format!("Content-Encoding: {encoding}\r\n"), body }
     }
 
-    /// The same body under another status.
+    /// The same body with another status.
     #[must_use]
     pub fn with_status(self, status: u16) -> Self {
         match self {
@@ -62,7 +62,7 @@ impl Behaviour {
         }
     }
 
-    /// A redirect that carries this body.
+    /// A redirect with this body.
     #[must_use]
     pub fn redirecting(self, status: u16, location: &str) -> Self {
         match self {
@@ -74,8 +74,8 @@ impl Behaviour {
     }
 }
 
-/// Serves until the test ends, on a thread of its own, so that a test may wait for a command that
-/// asks it.
+/// Serves until the test ends, on its own thread, so that a test may wait for a command that sends
+/// requests to it.
 pub struct JwksServer {
     address: SocketAddr,
     tls: Option<TlsAcceptor>,
@@ -85,7 +85,7 @@ pub struct JwksServer {
 }
 
 impl JwksServer {
-    /// With a certificate of its own authority, for `localhost` and `127.0.0.1`.
+    /// Serves TLS with a certificate from its own authority, for `localhost` and `127.0.0.1`.
     pub fn https() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::new(dir.path());
@@ -96,12 +96,12 @@ impl JwksServer {
         )
     }
 
-    /// With this certificate.
+    /// Serves TLS with this certificate.
     pub fn https_with(certificate: CertificateDer<'static>, key: PrivateKeyDer<'static>) -> Self {
         Self::start(Some(acceptor(certificate, key)), tempfile::tempdir().unwrap())
     }
 
-    /// In plain text.
+    /// Serves plain HTTP.
     pub fn http() -> Self {
         Self::start(None, tempfile::tempdir().unwrap())
     }
@@ -117,25 +117,25 @@ impl JwksServer {
         self.url_of("localhost", path)
     }
 
-    /// The same place under another name.
+    /// The URL of `path` with another host name.
     pub fn url_of(&self, host: &str, path: &str) -> String {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         format!("{scheme}://{host}:{}{path}", self.address.port())
     }
 
-    /// Its authority, in PEM.
+    /// The certificate of its authority, in PEM.
     pub fn ca_file(&self) -> PathBuf {
         self.dir.path().join("ca.pem")
     }
 
-    /// From now on `path` does this; until it is told, it answers 404.
+    /// Sets the behaviour of `path`, which is 404 initially.
     pub fn put(&self, path: &str, behaviour: Behaviour) {
         self.state.behaviours.send_modify(|behaviours| {
             behaviours.insert(path.to_owned(), behaviour);
         });
     }
 
-    /// When requests for `path` came.
+    /// The times of the requests for `path`.
     pub fn requests(&self, path: &str) -> Vec<Instant> {
         self.state
             .traffic
@@ -157,12 +157,12 @@ impl JwksServer {
             .unwrap_or_default()
     }
 
-    /// How many requests for `path` were being answered at once, at most.
+    /// The maximum number of simultaneous requests for `path`.
     pub fn most_in_flight(&self, path: &str) -> usize {
         self.state.traffic.lock().unwrap().get(path).map_or(0, |traffic| traffic.most_in_flight)
     }
 
-    /// How often somebody connected, whether or not a request followed.
+    /// The number of connections, with or without a request.
     pub fn connections(&self) -> usize {
         *self.state.connections.lock().unwrap()
     }
@@ -212,7 +212,7 @@ impl Drop for JwksServer {
     fn drop(&mut self) {
         if let Some((stop, thread)) = self.running.take() {
             let _ = stop.send(());
-            // It may have panicked, as may this test have.
+            // The thread may have panicked, and so may this test.
             let _ = thread.join();
         }
     }
@@ -233,7 +233,7 @@ struct Traffic {
     most_in_flight: usize,
 }
 
-/// A request being answered, until it is dropped.
+/// Counts a request as in flight until it is dropped.
 struct InFlight<'a> {
     state: &'a State,
     path: String,
@@ -250,7 +250,7 @@ impl State {
         InFlight { state: self, path }
     }
 
-    /// What `path` does, which is anything but holding.
+    /// The behaviour of `path`, as soon as it is not to hold.
     async fn behaviour(&self, path: &str) -> Behaviour {
         let mut behaviours = self.behaviours.subscribe();
         let decided = behaviours
@@ -276,7 +276,7 @@ async fn accept(listener: &TcpListener, state: &Arc<State>, tls: Option<&TlsAcce
         *state.connections.lock().unwrap() += 1;
         let (state, tls) = (Arc::clone(state), tls.cloned());
         tokio::spawn(async move {
-            // Clients that end early are part of the game.
+            // Some tests have clients that disconnect early.
             let _ = serve(stream, &state, tls).await;
         });
     }
@@ -290,7 +290,7 @@ async fn serve(stream: TcpStream, state: &State, tls: Option<TlsAcceptor>) -> st
     }
 }
 
-/// Answers one request, for as long as the client waits for it.
+/// Answers one request, unless the client disconnects before.
 async fn answer(stream: impl AsyncRead + AsyncWrite, state: &State) -> std::io::Result<()> {
     let (mut reader, mut writer) = tokio::io::split(stream);
     let mut head = Vec::new();
@@ -301,7 +301,7 @@ async fn answer(stream: impl AsyncRead + AsyncWrite, state: &State) -> std::io::
     let in_flight = state.arrived(path, &head);
     tokio::select! {
         sent = send(&mut writer, state, &in_flight.path) => sent,
-        // Nothing more is to come from a client but its end.
+        // After its request, a client can only disconnect.
         _ = reader.read_u8() => Ok(()),
     }
 }
@@ -340,7 +340,7 @@ async fn send(
     }
 }
 
-/// A key under the name that it has in a key set.
+/// A key with its name in a key set.
 pub struct Signer {
     pub kid: String,
     pub key: Key,
@@ -364,13 +364,13 @@ impl Signer {
         Claims::of(username).with_header("kid", self.kid.as_str())
     }
 
-    /// A value for `Authorization`, of a fresh token that names the key.
+    /// A value for `Authorization`, with a fresh token that names the key.
     pub fn authorization(&self, username: &str) -> String {
         self.claims(username).authorization(&self.key)
     }
 }
 
-/// The JWK with one more member, or another value for it.
+/// The JWK with a member added or replaced.
 pub fn member(mut jwk: Value, name: &str, value: impl Into<Value>) -> Value {
     jwk[name] = value.into();
     jwk

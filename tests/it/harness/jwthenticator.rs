@@ -1,4 +1,4 @@
-//! `jwthenticator` from `PyPI`, in its own words: `tests/it/peers/jwthenticator_clients.py`.
+//! `jwthenticator` from `PyPI`, run unchanged by `tests/it/peers/jwthenticator_clients.py`.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 
 use super::tools::{peer, repository};
 
-/// One Python process, which keeps its clients until this and all of them are gone.
+/// One Python process, which ends when this and all clients are dropped.
 #[derive(Clone)]
 pub struct Jwthenticator {
     process: Arc<Mutex<Conversation>>,
@@ -25,21 +25,21 @@ struct Conversation {
     _child: Child,
 }
 
-/// The exception that a call ended with.
+/// The exception that a call raised.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 pub struct Exception {
     pub class: String,
     pub text: String,
 }
 
-/// What a client holds.
+/// The tokens that a client holds.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct JwthenticatorTokens {
     pub jwt: Option<String>,
     pub refresh_token: Option<String>,
 }
 
-/// What a client got from an API.
+/// The answer that a client received from an API.
 #[derive(Debug, Deserialize)]
 pub struct JwthenticatorAnswer {
     pub status: u16,
@@ -50,7 +50,7 @@ impl Jwthenticator {
     pub fn start() -> Self {
         let mut command = Command::new(peer("jwthenticator/bin/python"));
         command.arg(repository().join("tests/it/peers/jwthenticator_clients.py"));
-        // Its modules read settings of its server from the environment.
+        // Its modules read the settings of its server from the environment.
         command.env_clear().env("PYTHONDONTWRITEBYTECODE", "1");
         let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = piped.spawn().unwrap();
@@ -60,7 +60,7 @@ impl Jwthenticator {
         Self { process: Arc::new(Mutex::new(conversation)) }
     }
 
-    /// Its `Client` of the service at `server`.
+    /// Its `Client`, for the service at `server`.
     pub async fn client(&self, server: &str, identifier: &str, key: &str) -> JwthenticatorClient {
         let number = self
             .ask("client", json!({"server": server, "identifier": identifier, "key": key}))
@@ -69,7 +69,7 @@ impl Jwthenticator {
         JwthenticatorClient { peer: self.clone(), number }
     }
 
-    /// Its `Client` that has a refresh token, and no key.
+    /// Its `Client` with a refresh token and no key.
     pub async fn client_with_refresh_token(
         &self,
         server: &str,
@@ -81,7 +81,7 @@ impl Jwthenticator {
         JwthenticatorClient { peer: self.clone(), number }
     }
 
-    /// Its `InternalClient` of the service at `server`.
+    /// Its `InternalClient`, for the service at `server`.
     pub async fn internal_client(
         &self,
         server: &str,
@@ -94,7 +94,7 @@ impl Jwthenticator {
         JwthenticatorInternalClient { peer: self.clone(), number }
     }
 
-    /// Starts a site whose `/page` its decorator protects, by asking the service at `server`.
+    /// Starts a site with a `/page` that its decorator protects by asking the service at `server`.
     pub async fn site(&self, server: &str) -> SocketAddr {
         let address: String = self.ask("site", json!({"server": server})).await.unwrap();
         address.parse().unwrap()
@@ -126,22 +126,22 @@ pub struct JwthenticatorClient {
 }
 
 impl JwthenticatorClient {
-    /// From its key to a JWT and a refresh token.
+    /// Gets a JWT and a refresh token for its key.
     pub async fn authenticate(&self) -> Result<(), Exception> {
         self.peer.ask("authenticate", json!({"client": self.number})).await
     }
 
-    /// From its refresh token to a JWT; from its key where that fails.
+    /// Gets a JWT for its refresh token, or for its key if that fails.
     pub async fn refresh(&self) -> Result<(), Exception> {
         self.peer.ask("refresh", json!({"client": self.number, "auth_on_fail": true})).await
     }
 
-    /// [`Self::refresh`], failing where the refresh token does not do.
+    /// Like [`Self::refresh`], but fails if the refresh token is refused.
     pub async fn refresh_alone(&self) -> Result<(), Exception> {
         self.peer.ask("refresh", json!({"client": self.number, "auth_on_fail": false})).await
     }
 
-    /// Asks an API, with a new JWT if the one at hand has expired or is refused.
+    /// Calls an API, with a new JWT if the current one has expired or is refused.
     pub async fn get_with_auth(&self, url: &str) -> Result<JwthenticatorAnswer, Exception> {
         self.peer.ask("get_with_auth", json!({"client": self.number, "url": url})).await
     }

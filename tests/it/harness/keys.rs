@@ -1,4 +1,4 @@
-//! Key pairs made and used without any of Countersign's code.
+//! Key pairs created and used without any of Countersign's code.
 
 use aws_lc_rs::encoding::{
     AsBigEndian as _, AsDer, Curve25519SeedBin, Pkcs8V1Der, PublicKeyX509Der,
@@ -27,12 +27,12 @@ impl Key {
         Self::Rsa(RsaKeyPair::generate(KeySize::Rsa2048).unwrap())
     }
 
-    /// Out of PKCS#8 PEM.
+    /// Reads an RSA key from PKCS#8 PEM.
     pub fn rsa_in(pem: &str) -> Self {
         Self::Rsa(RsaKeyPair::from_pkcs8(pem::parse(pem).unwrap().contents()).unwrap())
     }
 
-    /// Out of PKCS#8 PEM.
+    /// Reads an Ed25519 key from PKCS#8 PEM.
     pub fn ed25519_in(pem: &str) -> Self {
         Self::Ed25519(
             Ed25519KeyPair::from_pkcs8_maybe_unchecked(pem::parse(pem).unwrap().contents())
@@ -52,8 +52,8 @@ impl Key {
         Self::P384(EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap())
     }
 
-    /// The algorithm that a client takes without being told: the first that `asymmetric_jwt_auth`
-    /// would.
+    /// The default algorithm of a client for this key: the first that `asymmetric_jwt_auth` would
+    /// choose.
     pub fn usual_algorithm(&self) -> &'static str {
         match self {
             Self::Rsa(_) => "RS512",
@@ -63,8 +63,8 @@ impl Key {
         }
     }
 
-    /// Signs as `algorithm` says for RSA, where one key can do several; other keys have but one
-    /// way.
+    /// Signs with the given `algorithm` if the key is RSA, which supports several; other keys
+    /// support only one.
     pub fn sign(&self, algorithm: &str, message: &[u8]) -> Vec<u8> {
         let random = SystemRandom::new();
         match self {
@@ -79,8 +79,8 @@ impl Key {
                     "PS256" => &RSA_PSS_SHA256,
                     "PS384" => &RSA_PSS_SHA384,
                     "PS512" => &RSA_PSS_SHA512,
-                    // Also for the names that no RSA key can honour: their tokens have to look real
-                    // up to the name.
+                    // Also used for algorithms that no RSA key supports: their tokens have to look
+                    // real up to the name.
                     _ => &RSA_PKCS1_SHA512,
                 };
                 let mut signature = vec![0; key.public_modulus_len()];
@@ -103,7 +103,7 @@ impl Key {
         }
     }
 
-    /// SPKI PEM: 64 columns and a final newline, the text whose SHA-256 is the fingerprint.
+    /// SPKI PEM: 64 columns and a final newline; its SHA-256 is the fingerprint.
     pub fn public_pem(&self) -> String {
         let der: PublicKeyX509Der<'_> = match self {
             Self::Rsa(key) => key.public_key().as_der(),
@@ -114,10 +114,10 @@ impl Key {
         pem("PUBLIC KEY", der.as_ref())
     }
 
-    /// The public half as a JWK (RFC 7517), marked with nothing but the `kid`.
+    /// The public key as a JWK (RFC 7517), with no optional member but `kid`.
     pub fn jwk(&self, kid: &str) -> Value {
         let curve = |name: &str, key: &EcdsaKeyPair| {
-            // 0x04, and the two coordinates.
+            // 0x04, followed by the two coordinates.
             let (x, y) =
                 key.public_key().as_ref()[1..].split_at(key.public_key().as_ref().len() / 2);
             json!({"kty": "EC", "crv": name, "kid": kid, "x": base64url(x), "y": base64url(y)})
@@ -136,14 +136,14 @@ impl Key {
         }
     }
 
-    /// The private half of an Ed25519 key, as a JWK has it.
+    /// The private key of an Ed25519 pair, encoded for a JWK.
     pub fn jwk_d(&self) -> String {
         let Self::Ed25519(key) = self else { panic!("not an Ed25519 key") };
         let seed: Curve25519SeedBin<'_> = key.seed().unwrap().as_be_bytes().unwrap();
         base64url(seed.as_ref())
     }
 
-    /// The fingerprint, which tokens call the `kid`.
+    /// The fingerprint, which tokens use as `kid`.
     pub fn fingerprint(&self) -> String {
         let digest =
             aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, self.public_pem().as_bytes());

@@ -1,5 +1,4 @@
-//! Databases of the systems that `countersign import` takes over from, made and filled by those
-//! systems.
+//! Databases of the systems that `countersign import` reads, created and filled by those systems.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -12,9 +11,9 @@ use super::process::{Process, Signal};
 use super::tools::{peer, repository};
 use super::{Database, Deployment, Key, Ran, free_port};
 
-/// Another system's database.
+/// The database of another system.
 pub struct LegacyDatabase {
-    /// As `--database` takes it.
+    /// The URL for `--database`.
     pub url: String,
     dir: TempDir,
     _server: Option<Database>,
@@ -30,25 +29,25 @@ impl LegacyDatabase {
         }
     }
 
-    /// With a server of its own.
+    /// A database on its own server.
     pub fn on(server: Database) -> Self {
         Self { url: server.url.clone(), dir: tempfile::tempdir().unwrap(), _server: Some(server) }
     }
 
-    /// Makes a Django project with `asymmetric_jwt_auth` here, or adds to it; see
+    /// Creates a Django project with `asymmetric_jwt_auth` here, or adds to it; see
     /// `tests/it/peers/import_sources.py`.
     pub fn asymmetric(self, users: &Value) -> Self {
         self.django(&["asymmetric"], users);
         self
     }
 
-    /// The same, with a user model of the project's own.
+    /// Like [`Self::asymmetric`], with a custom user model.
     pub fn asymmetric_with_people(self, users: &Value) -> Self {
         self.django(&["asymmetric", "people"], users);
         self
     }
 
-    /// Makes a Django project that keeps what `django-jwtconnect-auth` does, and yields the tokens
+    /// Creates a Django project with the data of `django-jwtconnect-auth`, and returns the tokens
     /// of each user.
     pub fn jwtconnect(&self, users: &Value) -> Value {
         self.django(&["jwtconnect"], users)
@@ -60,7 +59,8 @@ impl LegacyDatabase {
         filled(&mut command, users)
     }
 
-    /// Registers keys through jwthenticator's own managers, and yields the refresh tokens of each.
+    /// Registers keys through jwthenticator's own managers, and returns the refresh tokens of each
+    /// key.
     pub fn jwthenticator(&self, keys: &Value) -> Vec<Vec<String>> {
         let mut command = self.jwthenticator_command();
         serde_json::from_value(filled(command.arg("fill"), keys)).unwrap()
@@ -84,7 +84,7 @@ impl LegacyDatabase {
         let mut command = python("jwthenticator", "jwthenticator_server.py");
         command.env("DB_URI", with("sqlite", "postgresql+pg8000"));
         command.env("ASYNC_URI", with("sqlite+aiosqlite", "postgresql+asyncpg"));
-        // Else it makes several, in Python, before it listens.
+        // Otherwise it creates several keys, in Python, before it listens.
         let key = Key::rsa();
         command.env("RSA_PRIVATE_KEY", key.private_pem()).env("RSA_PUBLIC_KEY", key.public_pem());
         command
@@ -105,18 +105,18 @@ impl Deployment {
         Imported { code: ran.code, result: ran.json(), ran }
     }
 
-    /// All that the registry has of these kinds.
+    /// Everything of these kinds in the registry.
     pub fn all(&self, kinds: [&str; 2]) -> [Vec<Value>; 2] {
         kinds.map(|kind| self.list(&[kind, "list"]))
     }
 
-    /// Nothing is in a registry without principals.
+    /// Whether the registry has no principals, and so nothing else.
     pub fn is_empty(&self) -> bool {
         self.list(&["principal", "list"]).is_empty()
     }
 }
 
-/// What an import said.
+/// The report of an import.
 #[derive(Debug)]
 pub struct Imported {
     pub code: i32,
@@ -125,7 +125,7 @@ pub struct Imported {
 }
 
 impl Imported {
-    /// How many rows of a kind were taken over, were there already, and were refused.
+    /// The number of rows of a kind that were imported, existed already, and were refused.
     pub fn counts(&self, kind: &str) -> [u64; 3] {
         let counts = self.result["counts"].as_array().unwrap();
         let found = counts
@@ -135,7 +135,7 @@ impl Imported {
         ["taken_over", "already_there", "refused"].map(|name| found[name].as_u64().unwrap())
     }
 
-    /// Table, number, owner, and the reason, of each row that was remarked upon.
+    /// Table, number, owner and reason of each row with a remark.
     pub fn remarks(&self) -> Vec<[&str; 4]> {
         let remarks = self.result["remarks"].as_array().unwrap();
         remarks

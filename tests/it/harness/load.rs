@@ -1,4 +1,4 @@
-//! A stream of decisions over several replicas, as steady as the machine allows, and what became of
+//! A stream of decisions over several replicas, as steady as the machine allows, with the result of
 //! each.
 
 use std::net::SocketAddr;
@@ -13,12 +13,12 @@ use super::{
     Claims, Countersign, ExtAuthz, Key, check_request, decision_request, eventually_async,
 };
 
-/// On each replica; a refusal that waits holds up no more than its own.
+/// Workers per replica; a refusal that waits delays only its own worker.
 const WORKERS_PER_REPLICA: u32 = 6;
-/// A load ends by itself after this many decisions, at the latest.
+/// A load ends after at most this many decisions.
 const DECISIONS_MAX: u32 = 50_000;
 
-/// Whom decisions are about.
+/// The principal that decisions are about.
 pub struct Client {
     pub username: String,
     pub key: Key,
@@ -44,7 +44,7 @@ pub struct Sample {
     /// When the request was about to be written; its token was signed before.
     pub started: Instant,
     pub ended: Instant,
-    /// `allowed`, the code of the denial, or what went wrong.
+    /// `allowed`, the code of the denial, or the failure.
     pub outcome: String,
 }
 
@@ -56,8 +56,9 @@ pub struct Load {
 }
 
 impl Load {
-    /// Asks the replicas `per_second` times a second, all together, with a fresh token each time.
-    /// Every fourth request is of the first client, and one worker of three asks Envoy's way.
+    /// Asks the replicas `per_second` times per second in total, with a fresh token each time.
+    /// Every fourth request is for the first client, and one worker of three asks over gRPC like
+    /// Envoy.
     pub fn start(replicas: &[Countersign], clients: &Arc<Vec<Client>>, per_second: u32) -> Self {
         let (samples, stop) = (Arc::default(), Arc::new(AtomicBool::new(false)));
         let workers_count = WORKERS_PER_REPLICA * u32::try_from(replicas.len()).unwrap();
@@ -82,7 +83,7 @@ impl Load {
         Self { samples, stop, workers, began: Instant::now() }
     }
 
-    /// Waits until `count` decisions of `client`, or of any, have ended that had started at
+    /// Waits until `count` decisions for `client`, or for any client, have ended that started at
     /// `moment` or later.
     pub async fn has_decided(&self, count: usize, client: Option<usize>, moment: Instant) {
         eventually_async("decisions go on", Duration::from_mins(1), async || {
@@ -96,7 +97,7 @@ impl Load {
         .await;
     }
 
-    /// Ends it, and yields every decision and how many there were a second.
+    /// Ends it, and returns every decision and the number of decisions per second.
     pub async fn end(self) -> (Vec<Sample>, usize) {
         self.stop.store(true, Ordering::SeqCst);
         let took = self.began.elapsed();
@@ -139,14 +140,14 @@ impl Worker {
     }
 }
 
-/// One kept-alive connection, made when it is needed.
+/// One kept-alive connection, opened when needed.
 pub(super) enum Asker {
     Http(SocketAddr, Option<Connection>),
     Grpc(ExtAuthz),
 }
 
 impl Asker {
-    /// `allowed`, the code of the denial, or what went wrong.
+    /// `allowed`, the code of the denial, or the failure.
     pub(super) async fn ask(&mut self, authorization: &str) -> String {
         match self {
             Self::Http(server, connection) => {

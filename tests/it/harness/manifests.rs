@@ -1,4 +1,4 @@
-//! What is in the manifests of `examples/`, and what is wrong with it:
+//! The content of the manifests in `examples/`, and errors in them, found by
 //! `tests/it/peers/manifests.py`.
 
 use std::path::PathBuf;
@@ -21,12 +21,12 @@ pub struct Manifest {
 }
 
 impl Manifests {
-    /// Those of `examples/GATEWAY`.
+    /// The documents in `examples/GATEWAY`.
     pub fn of(gateway: &str) -> Self {
         Self::in_files(&example_files(gateway))
     }
 
-    /// Those of any files, in the order of the files.
+    /// The documents in any files, in the order of the files.
     pub fn in_files(files: &[PathBuf]) -> Self {
         Self(run("check", files).iter().map(Manifest::from).collect())
     }
@@ -35,7 +35,7 @@ impl Manifests {
         self.0.iter()
     }
 
-    /// The one document of a file.
+    /// The only document of a file.
     pub fn file(&self, name: &str) -> &Value {
         let mut found = self.0.iter().filter(|manifest| manifest.path.ends_with(name));
         let manifest = found.next().unwrap_or_else(|| panic!("there is no {name}"));
@@ -43,7 +43,7 @@ impl Manifests {
         &manifest.document
     }
 
-    /// The documents of a kind, in one file or, without one, in all of them.
+    /// The documents of a kind, in one file, or in all if `file` is `None`.
     pub fn kind(&self, kind: &str, file: Option<&str>) -> Vec<&Value> {
         let in_file = |manifest: &&Manifest| file.is_none_or(|file| manifest.path.ends_with(file));
         let found: Vec<_> = self
@@ -64,8 +64,8 @@ impl Manifests {
         found.unwrap_or_else(|| panic!("there is no {kind} {name}"))
     }
 
-    /// As if whoever wrote them had left a name out, wherever it is in a list, or in a text with
-    /// commas.
+    /// Removes a name wherever it occurs in a list or in a text with commas, as if the author had
+    /// forgotten it.
     #[must_use]
     pub fn without(mut self, name: &str) -> Self {
         for manifest in &mut self.0 {
@@ -85,7 +85,7 @@ impl From<&Value> for Manifest {
     }
 }
 
-/// Where a field that does not exist would go unnoticed: `file kind path`.
+/// Places in which an unknown field would go unnoticed, as `file kind path`.
 pub fn unnoticed(files: &[PathBuf]) -> Vec<String> {
     let place = |found: &Value| {
         let file = PathBuf::from(found["file"].as_str().unwrap());

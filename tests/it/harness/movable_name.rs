@@ -1,5 +1,5 @@
-//! An address that leads to one server and later to another, as a name in DNS does: connections
-//! that are there stay where they are.
+//! An address that leads first to one server and later to another, like a DNS name: existing
+//! connections stay.
 
 use std::net::SocketAddr;
 
@@ -30,7 +30,7 @@ impl MovableName {
         Self { address, server }
     }
 
-    /// New connections lead to `server` from now on.
+    /// Sends new connections to `server` from now on.
     pub fn moves_to(&self, server: SocketAddr) {
         self.server.send_replace(server);
     }

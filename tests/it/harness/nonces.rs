@@ -1,5 +1,5 @@
-//! Redis servers of one's own: one that can be taken away and given back, a cluster, one watched by
-//! a sentinel.
+//! Redis servers for a test: one that can be stopped and restarted, a cluster, one watched by a
+//! sentinel.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use super::process::{Process, Signal};
 use super::tools::{peer, program};
 use super::{eventually, free_port};
 
-/// For what has no promised time.
+/// Timeout for anything without a guaranteed time.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct Redis {
@@ -28,12 +28,12 @@ impl Redis {
         Self::start_with(&[])
     }
 
-    /// With these on its command line, at every start.
+    /// Starts it with these options, also at every restart.
     pub fn start_with(options: &[&str]) -> Self {
         Self::run(program("redis-server"), options)
     }
 
-    /// Valkey, which is to be no different.
+    /// Starts Valkey, which should behave the same.
     pub fn start_valkey() -> Self {
         Self::run(peer("valkey/valkey-server"), &[])
     }
@@ -61,7 +61,7 @@ impl Redis {
         format!("redis://{}", self.address)
     }
 
-    /// For a user and a password, percent-encoded.
+    /// The URL with a username and a password, percent-encoded.
     pub fn url_of(&self, username: &str, password: &str) -> String {
         format!("redis://{username}:{password}@{}", self.address)
     }
@@ -73,7 +73,7 @@ impl Redis {
         });
     }
 
-    /// Ends it as a crash would, and with it every connection.
+    /// Ends it like a crash would, and with it every connection.
     pub fn stop(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.signal(Signal::Kill);
@@ -86,25 +86,25 @@ impl Redis {
         self.process.as_ref().expect("a server that runs").signal(signal);
     }
 
-    /// Has it run a command, and yields the reply.
+    /// Runs a command on it, and returns the reply.
     pub fn command(&self, arguments: &[&str]) -> String {
         let reply = cli(self.address, arguments);
         assert!(!reply.starts_with("ERR "), "{arguments:?}: {reply}");
         reply
     }
 
-    /// A section of what it says about itself.
+    /// A section of its `INFO`.
     pub fn info(&self, section: &str) -> String {
         cli(self.address, &["INFO", section])
     }
 
-    /// Writes what it holds now to where a start reads it from: [`Self::restart`] then brings this
-    /// back, and not what came later.
+    /// Writes its data to the file that it reads at a start: [`Self::restart`] then brings this
+    /// data back, without later changes.
     pub fn save_snapshot(&self) {
         assert_eq!(self.command(&["SAVE"]), "OK");
     }
 
-    /// It holds as much as it may, and does not evict.
+    /// Makes its memory count as full, without eviction.
     pub fn fill(&self) {
         self.command(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
         self.command(&["CONFIG", "SET", "maxmemory", "1"]);
@@ -129,14 +129,13 @@ impl Redis {
         self.command(&["REPLICAOF", "NO", "ONE"]);
     }
 
-    /// From now on its replicas miss every write.
+    /// From now on its replicas receive no writes.
     pub fn cut_replicas_off(&self) {
         self.command(&["ACL", "SETUSER", "default", "-psync", "-sync"]);
         self.command(&["CLIENT", "KILL", "TYPE", "replica"]);
     }
 
-    /// From now on none of its snapshots can be written: there is a folder where the file should
-    /// be.
+    /// From now on it cannot write snapshots: there is a folder in place of the file.
     pub fn block_snapshots(&self) {
         std::fs::create_dir_all(self.snapshot().join("in the way")).unwrap();
     }
@@ -149,7 +148,7 @@ impl Redis {
         self.dir.path().join("dump.rdb")
     }
 
-    /// Starts it where it was, with what the last snapshot holds, and empty without one.
+    /// Starts it again at the same address, with its last snapshot, or empty without one.
     pub fn restart(&mut self) {
         self.stop();
         let mut command = server(&self.program, self.address, self.dir.path());
@@ -171,7 +170,7 @@ impl RedisCluster {
         let (dir, address) =
             (tempfile::tempdir().unwrap(), SocketAddr::from(([127, 0, 0, 1], free_port())));
         let mut command = server(&program("redis-server"), address, dir.path());
-        // The bus port, which is the port plus 10,000 by default, may lie beyond the last port.
+        // The default bus port, the port plus 10,000, may be above 65535.
         command.args(["--cluster-enabled", "yes", "--cluster-port", &free_port().to_string()]);
         let mut process = Process::spawn("redis-cluster", &mut command, dir.path(), Signal::Term)
             .listening(address);
@@ -220,8 +219,7 @@ fn server(program: &Path, address: SocketAddr, dir: &Path) -> Command {
         "--appendonly",
         "no",
     ]);
-    // A replica that asks for all data gets it at once, rather than after waiting 5 s for others
-    // that may ask, too.
+    // Sends all data to a new replica immediately, instead of waiting 5 s for other replicas.
     command.args(["--repl-diskless-sync-delay", "0"]).arg("--dir").arg(dir);
     command
 }

@@ -1,4 +1,4 @@
-//! `asymmetric_jwt_auth` from `PyPI`, in its own words: `tests/it/peers/asymmetric.py`.
+//! `asymmetric_jwt_auth` from `PyPI`, run unchanged by `tests/it/peers/asymmetric.py`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ impl AsymmetricJwtAuth {
         Self { dir: tempfile::tempdir().unwrap() }
     }
 
-    /// One value for `Authorization`, of its own `Token.create_auth_header`.
+    /// A value for `Authorization`, made by its `Token.create_auth_header`.
     pub fn authorization(&self, username: &str, key: &Key) -> String {
         self.authorizations(username, key, 1).remove(0)
     }
@@ -35,7 +35,7 @@ impl AsymmetricJwtAuth {
         headers
     }
 
-    /// What it calls a public key, given as text in a format that it reads.
+    /// Its fingerprint of a public key, given in a format that it reads.
     pub fn fingerprint(&self, public_key: &str) -> String {
         let file = self.file("public.pem", public_key);
         self.run(&["fingerprint", file.to_str().unwrap()]).trim().to_owned()
@@ -55,7 +55,7 @@ impl AsymmetricJwtAuth {
     }
 }
 
-/// A Django site behind its middleware.
+/// A Django site with its middleware.
 #[derive(Debug)]
 pub struct DjangoSite {
     address: SocketAddr,
@@ -64,13 +64,13 @@ pub struct DjangoSite {
 }
 
 impl DjangoSite {
-    /// With one user and the public halves of `keys`.
+    /// A site with one user, who has the public keys of `keys`.
     pub fn start(username: &str, keys: &[&Key]) -> Self {
         let keys: Vec<String> = keys.iter().map(|key| key.public_pem()).collect();
         Self::with_users(&json!([{"username": username, "keys": keys}]))
     }
 
-    /// With these users; see `tests/it/peers/asymmetric.py`.
+    /// A site with these users; see `tests/it/peers/asymmetric.py`.
     pub fn with_users(users: &Value) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let dir = tempfile::tempdir().unwrap();
@@ -83,12 +83,12 @@ impl DjangoSite {
         Self { address, _process: process, _dir: dir }
     }
 
-    /// Whom the middleware recognises by this header: nobody is the empty string.
+    /// The user that the middleware recognises by this header; empty if none.
     pub async fn recognises(&self, authorization: &str) -> String {
         self.recognises_in(&[authorization]).await
     }
 
-    /// The same, with the header as often as there are values of it.
+    /// Like [`Self::recognises`], with one header per value.
     pub async fn recognises_in(&self, authorizations: &[impl AsRef<str>]) -> String {
         let request = authorizations
             .iter()
@@ -99,7 +99,7 @@ impl DjangoSite {
     }
 }
 
-/// `PyJWT`, which `asymmetric_jwt_auth` brings along, in its own words: `tests/it/peers/pyjwt.py`.
+/// `PyJWT`, a dependency of `asymmetric_jwt_auth`, run unchanged by `tests/it/peers/pyjwt.py`.
 pub struct PyJwt {
     dir: TempDir,
 }
@@ -109,8 +109,7 @@ impl PyJwt {
         Self { dir: tempfile::tempdir().unwrap() }
     }
 
-    /// The key set that it makes of the public halves: each with its `kid` and the algorithm that
-    /// it is for.
+    /// The key set that it builds from the public keys, each with its `kid` and its algorithm.
     pub fn jwks(&self, keys: &[(&str, &str, &Key)]) -> String {
         let arguments = keys.iter().flat_map(|(kid, algorithm, key)| {
             [(*kid).to_owned(), (*algorithm).to_owned(), self.file(key)]

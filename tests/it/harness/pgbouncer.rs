@@ -8,24 +8,24 @@ use super::database::{as_user, unprivileged_user};
 use super::process::{Process, Signal};
 use super::{Database, free_port, program};
 
-/// What a client has to itself.
+/// How the pool assigns server connections to clients.
 #[derive(Clone, Copy, Debug)]
 pub enum PoolMode {
-    /// A connection to the server for as long as it is connected itself.
+    /// A client keeps its server connection until it disconnects.
     Session,
-    /// One for a transaction, whichever is free.
+    /// A client gets any free server connection for each transaction.
     Transaction,
 }
 
 pub struct PgBouncer {
-    /// The URL of the database by way of it.
+    /// The URL of the database through it.
     pub url: String,
     _process: Process,
     _dir: TempDir,
 }
 
 impl PgBouncer {
-    /// With fewer connections to the server than a replica alone may have, so that they are shared.
+    /// Has fewer server connections than a single replica may open, so that they are shared.
     pub fn before(database: &Database, mode: PoolMode) -> Self {
         let (dir, port) = (tempfile::tempdir().unwrap(), free_port());
         let mode = match mode {

@@ -1,4 +1,4 @@
-//! Ports for servers that cannot be told to choose one and say which.
+//! Ports for servers that cannot choose and report one themselves.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
@@ -10,8 +10,8 @@ use std::sync::{LazyLock, Mutex};
 const FIRST: u16 = 10_000;
 const COUNT: u16 = 22_000;
 
-/// A port on which nothing listens, handed out once per process. Chosen at random, because other
-/// test processes choose at the same time.
+/// A port on which nothing listens. Each is returned once per process, and chosen at random,
+/// because other test processes choose at the same time.
 pub fn free_port() -> u16 {
     static TAKEN: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default);
     for attempt in 0..1_000_u32 {
@@ -25,7 +25,7 @@ pub fn free_port() -> u16 {
     panic!("no free port between {FIRST} and {}", FIRST + COUNT);
 }
 
-/// The local ports of the established connections to `port` on this machine, by the kernel's own
+/// The local ports of the established connections to `port` on this machine, from the kernel's
 /// list.
 pub fn established_to(port: u16) -> Vec<u16> {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();

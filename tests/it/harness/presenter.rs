@@ -1,6 +1,6 @@
-//! A stream of fresh tokens, each presented several times to several replicas at both doors: at
-//! once, a little later, as soon as a fault is over, and at the end of its window. What became of
-//! each presentation, and whether single use held, is in a [`Report`].
+//! A stream of fresh tokens, each presented several times to several replicas at both doors:
+//! immediately, a little later, as soon as a fault is over, and at the end of its window. A
+//! [`Report`] has the result of each presentation, and whether single use was enforced.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -16,33 +16,33 @@ use tokio::task::JoinHandle;
 use super::load::Asker;
 use super::{Claims, Client, Countersign, ExtAuthz, SetClock};
 
-/// How often it looks for what is due.
+/// Interval at which it checks what is due.
 const TICK: Duration = Duration::from_millis(5);
-/// Presentations on their way at once; one more waits.
+/// Maximum number of simultaneous presentations; any further one waits.
 const IN_FLIGHT_MAX: usize = 256;
-/// For one answer. A replica that takes longer has none.
+/// Timeout of one answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// For the presentations that come a little later.
+/// Delay of the presentations that come a little later.
 const LATER: Duration = Duration::from_secs(1);
-/// What is due as soon as the fault is over is spread over this time.
+/// Presentations that are due when the fault is over are spread over this time.
 const SPREAD: Duration = Duration::from_millis(500);
 
-/// How outcomes begin that are none.
+/// Prefix of outcomes without an answer.
 const NO_ANSWER: &str = "no answer";
 
-/// When a token is presented. The number of presentations is between two and four.
+/// When a token is presented. Each token is presented two to four times.
 #[derive(Clone, Copy)]
 enum When {
     /// As soon as it is signed.
     Fresh,
     Later,
-    /// As soon as the fault is over; or at the end of its window, if that comes before.
+    /// As soon as the fault is over, or at the end of its window if that comes first.
     AfterTheFault,
     /// At one of the times of [`Plan::last`], in turn.
     Last,
 }
 
-/// The tokens take them in turn.
+/// Used by the tokens in turn.
 const PATTERNS: [&[When]; 6] = [
     &[When::Fresh, When::Fresh],
     &[When::Fresh, When::AfterTheFault],
@@ -52,21 +52,21 @@ const PATTERNS: [&[When]; 6] = [
     &[When::Fresh, When::Fresh, When::Later, When::AfterTheFault],
 ];
 
-/// How many tokens there are, and when they are presented last.
+/// The number of tokens, and when they are presented last.
 #[derive(Clone)]
 pub struct Plan {
     pub tokens: usize,
     pub per_second: u32,
-    /// How long a token may be used, by a correct clock, after its time.
+    /// How long after its time a token is valid, by a correct clock.
     pub tolerance: Duration,
-    /// When a token is presented for the last time, counted from its own time: one of these.
+    /// When a token is presented for the last time, relative to its own time: one of these.
     pub last: Vec<Duration>,
     /// The client's clock, if it is not the machine's.
     pub clock: Option<Arc<SetClock>>,
 }
 
 impl Plan {
-    /// Presents tokens last just before their window ends.
+    /// A plan that presents tokens last just before their window ends.
     pub fn new(tokens: usize, per_second: u32, tolerance: Duration) -> Self {
         let last = vec![tolerance.saturating_sub(Duration::from_millis(100))];
         Self { tokens, per_second, tolerance, last, clock: None }
@@ -81,7 +81,7 @@ pub struct Presentation {
     pub target: usize,
     pub started: Instant,
     pub ended: Instant,
-    /// `allowed`, the code of the denial, or what went wrong.
+    /// `allowed`, the code of the denial, or the failure.
     pub outcome: String,
 }
 
@@ -119,7 +119,7 @@ impl Presenter {
         Self { per_second, minted, fault_over, run: tokio::spawn(run.run()) }
     }
 
-    /// Waits until as many tokens were signed as are in so many seconds.
+    /// Waits until the tokens of this many seconds are signed.
     pub async fn has_signed_for(&self, seconds: usize) {
         let count = self.per_second * seconds;
         super::eventually_async("tokens are presented", Duration::from_mins(2), async || {
@@ -132,12 +132,12 @@ impl Presenter {
         .await;
     }
 
-    /// Tokens that were signed in its time are presented now.
+    /// Presents the tokens that were signed during the fault.
     pub fn fault_is_over(&self) {
         self.fault_over.send_replace(Some(Instant::now()));
     }
 
-    /// Waits until every token was presented as often as planned.
+    /// Waits until every token was presented as many times as planned.
     pub async fn end(self) -> Report {
         let missing = self.fault_over.borrow().is_none();
         if missing {
@@ -147,7 +147,7 @@ impl Presenter {
     }
 }
 
-/// One door of one replica, and the connections to it that nobody uses at the moment.
+/// One door of one replica, and the idle connections to it.
 struct Target {
     name: String,
     http: SocketAddr,
@@ -164,8 +164,8 @@ impl Target {
                 return outcome;
             }
         }
-        // There was no connection, or the replica had closed it since, as one that was replaced
-        // has.
+        // There was no connection, or the replica had closed it, for example because it was
+        // replaced.
         let asker = match &self.grpc {
             Some(channel) => Asker::Grpc(channel.clone()),
             None => Asker::Http(self.http, None),
@@ -184,13 +184,12 @@ impl Target {
     }
 }
 
-/// In an order in which each is another replica's and another door than the one before, as far as
-/// there are others.
+/// In an order in which each differs from the previous one in replica and door, if possible.
 fn targets(replicas: &[Countersign]) -> Arc<Vec<Target>> {
     let doors = [false, true];
     let all = (0..replicas.len() * doors.len()).map(|number| {
         let (replica, is_grpc) = (number % replicas.len(), number % 2 == 1);
-        // With an even number of replicas, each would have one door alone.
+        // With an even number of replicas, each would otherwise be asked at one door only.
         let is_grpc = is_grpc ^ (replicas.len().is_multiple_of(2) && number >= replicas.len());
         let Countersign { http, .. } = replicas[replica];
         Target {
@@ -205,7 +204,7 @@ fn targets(replicas: &[Countersign]) -> Arc<Vec<Target>> {
 
 struct Signed {
     at: Instant,
-    /// When its window ends, by a correct clock.
+    /// End of its window, by a correct clock.
     expires: Instant,
     authorization: Arc<str>,
 }
@@ -216,9 +215,9 @@ struct Run {
     plan: Plan,
     minted: Arc<AtomicUsize>,
     over: watch::Receiver<Option<Instant>>,
-    /// When which token is presented where.
+    /// By time: which token to present, and to which target.
     due: BinaryHeap<Reverse<(Instant, usize, usize)>>,
-    /// What is presented when the fault is over: the latest moment, the token and the target.
+    /// What to present when the fault is over: the latest time, the token and the target.
     waiting: Vec<(Instant, usize, usize)>,
     signed: Vec<Signed>,
     presented: Arc<Mutex<Vec<Presentation>>>,
@@ -229,7 +228,7 @@ impl Run {
     async fn run(mut self) -> Report {
         let began = Instant::now();
         let mut ticks = tokio::time::interval(TICK);
-        // Behind time it would otherwise sign many tokens at once.
+        // Otherwise it would sign many tokens at once when it is late.
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while self.signed.len() < self.plan.tokens
             || !self.due.is_empty()
@@ -245,7 +244,7 @@ impl Run {
             self.release();
             self.present_what_is_due().await;
         }
-        // Whoever holds a permit is on its way.
+        // Every presentation in flight holds a permit.
         let _all = self.permits.acquire_many(u32::try_from(IN_FLIGHT_MAX).unwrap()).await.unwrap();
         let presented = std::mem::take(&mut *self.presented.lock().unwrap());
         let targets = self.targets.iter().map(|target| target.name.clone()).collect();
@@ -269,7 +268,7 @@ impl Run {
         let last = self.plan.last[number / PATTERNS.len() % self.plan.last.len()]
             .saturating_sub(within_its_second);
         for (place, when) in PATTERNS[number % PATTERNS.len()].iter().enumerate() {
-            // Each pattern begins everywhere in turn.
+            // Makes each pattern start at each target in turn.
             let target = (number + number / PATTERNS.len() + place) % self.targets.len();
             match when {
                 When::Fresh => self.due.push(Reverse((at, number, target))),
@@ -280,14 +279,14 @@ impl Run {
         }
     }
 
-    /// Makes due what waits for the end of the fault, if that has come, or has waited for as long
-    /// as it could.
+    /// Makes presentations due that wait for the end of the fault, if it is over or if they cannot
+    /// wait longer.
     fn release(&mut self) {
         let now = Instant::now();
         let over = *self.over.borrow_and_update();
         let mut kept = Vec::new();
         for (number, (latest, token, target)) in self.waiting.drain(..).enumerate() {
-            // What was signed after the fault waits no longer than others.
+            // Tokens signed after the fault wait no longer than others.
             match over {
                 Some(over) => {
                     let spread = SPREAD * u32::try_from(number % 64).unwrap() / 64;
@@ -334,7 +333,7 @@ async fn present(
     });
 }
 
-/// What became of every token.
+/// The results of all tokens.
 pub struct Report {
     signed: Vec<Signed>,
     targets: Vec<String>,
@@ -364,8 +363,8 @@ impl Report {
             .collect()
     }
 
-    /// How long the answers took that began between these moments, the shortest first: those of one
-    /// `outcome`, or all.
+    /// How long answers took that began between these moments, sorted: those with this `outcome`,
+    /// or all.
     pub fn latencies(&self, began: Instant, ended: Instant, outcome: &str) -> Vec<Duration> {
         let wanted = self.presented.iter().filter(|presentation| {
             let is_within = presentation.started > began && presentation.started < ended;
@@ -377,7 +376,7 @@ impl Report {
         latencies
     }
 
-    /// How long after `returned` the first token passed.
+    /// How long after `returned` the first token was allowed.
     pub fn first_allow_after(&self, returned: Instant) -> Option<Duration> {
         let later = self
             .presented
@@ -433,7 +432,7 @@ impl Report {
             .count()
     }
 
-    /// A presentation in words, its times counted from the signing of its token.
+    /// Describes a presentation, with times relative to the signing of its token.
     pub fn describe(&self, presentation: &Presentation) -> String {
         let signed = self.signed[presentation.token].at;
         let Presentation { token, target, started, ended, outcome } = presentation;

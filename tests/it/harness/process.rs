@@ -9,27 +9,27 @@ use std::time::Duration;
 
 use super::wait::eventually;
 
-/// Generous, because several test processes share few cores.
+/// Timeout of a start; long, because several test processes share few cores.
 const START: Duration = Duration::from_mins(1);
 const STOP: Duration = Duration::from_secs(20);
 /// How much of a log a failed test shows.
 const LOG_TAIL: usize = 6_000;
 
-/// What this process may be sent.
+/// The signals that tests send.
 #[derive(Debug, Clone, Copy)]
 pub enum Signal {
-    /// A graceful stop, for most.
+    /// A graceful stop, for most programs.
     Term,
     /// `PostgreSQL`'s immediate shutdown.
     Quit,
     Kill,
     /// Freezes it: it neither answers nor closes anything.
     Stop,
-    /// Lets it go on.
+    /// Continues a frozen process.
     Continue,
 }
 
-/// What a process holds.
+/// Resources that a process uses.
 #[derive(Clone, Copy, Debug)]
 pub struct Usage {
     pub resident_kib: u64,
@@ -60,8 +60,8 @@ impl Process {
         Self { name, child, log, stop }
     }
 
-    /// The same, but that standard error is a pipe, of which the other end comes back: nobody reads
-    /// it yet.
+    /// Like [`Self::spawn`], but standard error is a pipe. Returns the other end, which nobody
+    /// reads yet.
     pub fn spawn_unread(
         name: &'static str,
         command: &mut Command,
@@ -86,7 +86,7 @@ impl Process {
         self
     }
 
-    /// Waits until `ready` yields a value, or panics with the log as soon as the process has ended.
+    /// Waits until `ready` returns a value; panics with the log if the process ends before.
     pub fn wait_until<T>(&mut self, mut ready: impl FnMut() -> Option<T>) -> T {
         eventually(&format!("{} is not ready", self.name), START, || {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -96,8 +96,8 @@ impl Process {
         })
     }
 
-    /// Sends it, and waits until a frozen process is one: on a busy machine its threads answer for
-    /// a while yet.
+    /// Sends the signal, and waits until a frozen process is frozen: on a busy machine its threads
+    /// may answer for a while.
     pub fn signal(&self, signal: Signal) {
         send(&self.child, signal);
         if matches!(signal, Signal::Stop) {
@@ -107,21 +107,21 @@ impl Process {
         }
     }
 
-    /// The same to the processes that it started as well, and to it first: a frozen one starts no
-    /// other meanwhile.
+    /// Sends the signal to this process first, and then to its children: a frozen process starts no
+    /// others.
     pub fn signal_all(&self, signal: Signal) {
         self.signal(signal);
         let children =
             std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.child.id()))
                 .unwrap();
         for child in children.split_whitespace() {
-            // One may have ended by itself since they were listed.
+            // One may have ended since they were listed.
             let is_there = kill(child, signal) || !Path::new("/proc").join(child).exists();
             assert!(is_there, "cannot send {signal:?} to {child}");
         }
     }
 
-    /// What it holds at the moment, by the kernel's account.
+    /// Its current resource use, from the kernel.
     pub fn usage(&self) -> Usage {
         let proc = PathBuf::from(format!("/proc/{}", self.child.id()));
         let status = std::fs::read_to_string(proc.join("status")).unwrap();
@@ -140,24 +140,24 @@ impl Process {
         }
     }
 
-    /// What others who are logged in see of it.
+    /// Its command line as other users of the machine see it.
     pub fn command_line(&self) -> String {
         std::fs::read_to_string(format!("/proc/{}/cmdline", self.child.id()))
             .unwrap()
             .replace('\0', " ")
     }
 
-    /// Waits for the process to end by itself, and panics when it does not within `deadline`.
+    /// Waits for the process to end by itself; panics if it does not within `deadline`.
     pub fn exited_within(&mut self, deadline: Duration) -> ExitStatus {
         eventually(&format!("{} does not end", self.name), deadline, || {
             self.child.try_wait().unwrap()
         })
     }
 
-    /// Everything that the process has printed so far.
+    /// The output of the process so far.
     pub fn log(&self) -> String {
         let mut text = Vec::new();
-        // Read while a test fails, too: its folder may be gone by then, and a second panic would
+        // Also called while a test fails: its folder may be gone by then, and a second panic would
         // hide the first.
         if let Err(error) = File::open(&self.log).and_then(|mut log| log.read_to_end(&mut text)) {
             return format!("the log of {} cannot be read: {error}", self.name);
@@ -189,24 +189,24 @@ impl Drop for Process {
     }
 }
 
-/// Whether every thread of it is stopped, by the kernel's own list.
+/// Whether every thread of it is stopped, from the kernel's list.
 fn is_frozen(id: u32) -> bool {
     let threads = std::fs::read_dir(format!("/proc/{id}/task")).unwrap();
     threads.flatten().all(|thread| {
         let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-        // The name before it, in brackets, may hold anything.
+        // The name before it, in brackets, may contain anything.
         stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
     })
 }
 
-/// Signals only the process that was started here, which is not yet reaped, so that its id is still
-/// its own.
+/// Signals only the process that was started here. It is not yet reaped, so its id cannot belong to
+/// another process.
 fn send(child: &Child, signal: Signal) {
     let sent = kill(&child.id().to_string(), signal);
     assert!(sent || std::thread::panicking(), "cannot send {signal:?} to {}", child.id());
 }
 
-/// Whether there was a process to send it to.
+/// Whether the process existed.
 fn kill(id: &str, signal: Signal) -> bool {
     let name = match signal {
         Signal::Term => "TERM",

@@ -1,4 +1,4 @@
-//! A call of which the test says what is sent: a part, too much, nothing.
+//! gRPC calls whose bytes the test chooses: part of a message, too much, or nothing.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -26,7 +26,7 @@ pub struct RawGrpc {
 #[derive(Debug)]
 pub struct Sent {
     pieces: VecDeque<Bytes>,
-    /// Whether that is all; otherwise it is silent from then on.
+    /// Whether the stream ends after that; if not, the client stays silent.
     ends: bool,
 }
 
@@ -36,7 +36,7 @@ impl RawGrpc {
         Self { channel: endpoint.connect().await.unwrap() }
     }
 
-    /// Calls the method at `path`, and yields the one message that is answered.
+    /// Calls the method at `path`, and returns the only message of the answer.
     pub async fn call<M: Message + Default>(&self, path: &str, sent: Sent) -> Result<M, Status> {
         let mut channel = self.channel.clone();
         poll_fn(|context| channel.poll_ready(context))
@@ -64,7 +64,7 @@ impl RawGrpc {
         assert_eq!(message.get_u8(), 0, "it is compressed");
         let length = message.get_u32() as usize;
         assert_eq!(message.len(), length, "not one message");
-        // Decoding would make an allow of nothing.
+        // Decoding would turn an empty message into an allow.
         assert!(!message.is_empty(), "an empty answer");
         Ok(M::decode(message).unwrap())
     }
@@ -82,23 +82,23 @@ impl Sent {
         Self { ends: true, ..Self::part(message.len(), &message) }
     }
 
-    /// What says that it is a message of `length` bytes and goes on with `beginning`, and nothing
-    /// after it.
+    /// A header that announces a message of `length` bytes, followed by `beginning` and nothing
+    /// else.
     pub fn part(length: usize, beginning: &[u8]) -> Self {
         let mut bytes = vec![0];
         bytes.extend_from_slice(&u32::try_from(length).unwrap().to_be_bytes());
         bytes.extend_from_slice(beginning);
-        // As large as a frame may be.
+        // The largest size of a frame.
         let pieces = bytes.chunks(16 * 1024).map(Bytes::copy_from_slice).collect();
         Self { pieces, ends: false }
     }
 
-    /// Headers alone.
+    /// Only headers.
     pub fn nothing() -> Self {
         Self { pieces: VecDeque::new(), ends: false }
     }
 
-    /// The same, and that this is all.
+    /// The same, with the end of the stream.
     #[must_use]
     pub fn ended(self) -> Self {
         Self { ends: true, ..self }

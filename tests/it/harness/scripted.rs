@@ -1,4 +1,4 @@
-//! A server that says what it was told to, and remembers what it was asked.
+//! A server that sends scripted answers, and records requests.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{SocketAddr, TcpListener};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::Seen;
 
-/// Serves until the test ends, on a thread of its own.
+/// Serves until the test ends, on its own thread.
 pub struct Scripted {
     pub address: SocketAddr,
     script: Arc<Mutex<Script>>,
@@ -22,7 +22,7 @@ struct Script {
     seen: Vec<Seen>,
 }
 
-/// What it answers to one request.
+/// The answer to one request.
 #[derive(Debug, Clone)]
 pub struct Reply {
     status: u16,
@@ -47,7 +47,7 @@ impl Reply {
 }
 
 impl Scripted {
-    /// The replies at each path, in their order; the last of them for ever.
+    /// The replies at each path, in order; the last one is repeated.
     pub fn start(replies: impl IntoIterator<Item = (&'static str, Vec<Reply>)>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -74,7 +74,7 @@ impl Scripted {
         format!("http://{}{path}", self.address)
     }
 
-    /// The requests to this path, in their order.
+    /// The requests to this path, in order.
     pub fn asked(&self, path: &str) -> Vec<Seen> {
         self.script
             .lock()

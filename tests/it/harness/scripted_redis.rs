@@ -1,5 +1,5 @@
-//! A relay before a real Redis that replaces its replies to claims, commands of the form `SET ...
-//! NX ...`, by what the test says. Everything else passes as it is.
+//! A relay in front of a real Redis that replaces its replies to claims, which are commands of the
+//! form `SET ... NX ...`, with those that the test sets. Everything else passes unchanged.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -15,12 +15,12 @@ pub struct ScriptedRedis {
 
 #[derive(Clone, Default)]
 enum Script {
-    /// Claims pass like everything else.
+    /// Claims pass unchanged.
     #[default]
     Pass,
-    /// Claims do not reach Redis, and get these bytes.
+    /// Claims do not reach Redis, and are answered with these bytes.
     Reply(Vec<u8>),
-    /// The same, and the connection is closed behind them.
+    /// Like `Reply`, and then the connection is closed.
     ReplyAndClose(Vec<u8>),
 }
 
@@ -38,17 +38,17 @@ impl ScriptedRedis {
         Self { address, script }
     }
 
-    /// From now on claims get `reply`, as it stands on the wire.
+    /// From now on claims are answered with `reply`, in wire format.
     pub fn reply(&self, reply: &str) {
         *self.script.lock().unwrap() = Script::Reply(reply.as_bytes().to_vec());
     }
 
-    /// From now on claims get `reply` and a closed connection.
+    /// From now on claims are answered with `reply`, and the connection is closed.
     pub fn reply_and_close(&self, reply: &str) {
         *self.script.lock().unwrap() = Script::ReplyAndClose(reply.as_bytes().to_vec());
     }
 
-    /// From now on claims pass.
+    /// From now on claims reach Redis.
     pub fn pass(&self) {
         *self.script.lock().unwrap() = Script::Pass;
     }
@@ -60,7 +60,7 @@ async fn relay(client: TcpStream, redis: SocketAddr, script: Arc<Mutex<Script>>)
     let (from_redis, mut to_redis) = redis.into_split();
     let (mut from_client, mut from_redis) =
         (BufReader::new(from_client), BufReader::new(from_redis));
-    // One command after the other: a pipeline is answered in its order.
+    // One command after the other: the commands of a pipeline are answered in order.
     while let Some(command) = read_value(&mut from_client).await {
         let script = if is_claim(&command) { script.lock().unwrap().clone() } else { Script::Pass };
         match script {
@@ -100,7 +100,7 @@ fn is_claim(command: &[u8]) -> bool {
     has(b"\r\nSET\r\n") && has(b"\r\nNX\r\n")
 }
 
-/// One value of the protocol, RESP2 or RESP3, as it came.
+/// One value of the protocol, RESP2 or RESP3, as received.
 async fn read_value(from: &mut BufReader<OwnedReadHalf>) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut values_left = 1_usize;

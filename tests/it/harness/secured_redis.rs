@@ -1,6 +1,5 @@
-//! Redis as it is run where others might reach it: TLS with a private authority on every port,
-//! client certificates, ACL users, and sentinels with credentials of their own. Nobody gets in
-//! without all of them.
+//! Redis as it runs in an untrusted network: TLS with a private authority on every port, client
+//! certificates, ACL users, and sentinels with separate credentials. A client needs all of them.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -14,19 +13,19 @@ use super::tools::program;
 use super::{Authority, Deployment, eventually, free_port};
 
 const PATIENCE: Duration = Duration::from_mins(1);
-/// What nodes and sentinels use among themselves.
+/// Password for connections among nodes and sentinels.
 const OPERATOR: &str = "operator-only";
-/// Of the user `claims` on Redis, with everything that has to be escaped in a URL.
+/// Password of the user `claims` on Redis, with every character that must be escaped in a URL.
 pub const PASSWORD: &str = "cl:ai/ms?@%+1";
 const PASSWORD_ENCODED: &str = "cl%3Aai%2Fms%3F%40%25+1";
-/// Of the user `watch` on sentinels.
+/// Password of the user `watch` on sentinels.
 pub const SENTINEL_PASSWORD: &str = "wa&tch=2";
 const SENTINEL_PASSWORD_ENCODED: &str = "wa%26tch%3D2";
 
 pub struct SecuredRedis {
-    /// With all credentials.
+    /// URL with all credentials.
     pub url: String,
-    /// Of the servers that hold nonces.
+    /// The servers that hold nonces.
     addresses: Vec<SocketAddr>,
     processes: Vec<Process>,
     dir: TempDir,
@@ -96,7 +95,7 @@ impl SecuredRedis {
         redis
     }
 
-    /// A deployment with its nonces here, and all that it takes to get in.
+    /// A deployment that stores its nonces here, with all settings that it needs to connect.
     pub fn deployment(&self) -> Deployment {
         let file = |name: &str| self.dir.path().join(name).display().to_string();
         let deployment = Deployment::new().set("nonce.url", &self.url).set("nonce.timeout", "1s");
@@ -106,7 +105,7 @@ impl SecuredRedis {
             .set("nonce.client_key", &file("client.key"))
     }
 
-    /// How many keys are in that database, on all servers.
+    /// The number of keys in that database, on all servers.
     pub fn keys_in(&self, database: u32) -> usize {
         let count = |address: &SocketAddr| {
             self.cli(*address, &["-n", &database.to_string(), "DBSIZE"]).parse::<usize>().unwrap()

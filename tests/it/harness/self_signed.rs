@@ -6,18 +6,18 @@ use std::process::Command;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tempfile::TempDir;
 
-/// One of them, with its key.
+/// A self-signed certificate with its key.
 pub struct SelfSigned {
     dir: TempDir,
 }
 
 impl SelfSigned {
-    /// For `localhost`, and nothing else.
+    /// A certificate for `localhost` only.
     pub fn new() -> Self {
         Self::with(&["subjectAltName=DNS:localhost"])
     }
 
-    /// With these extensions beside those that the program adds by itself.
+    /// A certificate with these extensions besides those that the program adds.
     pub fn with(extensions: &[&str]) -> Self {
         let made = Self { dir: tempfile::tempdir().unwrap() };
         let mut arguments = vec!["req", "-x509", "-days", "2", "-out", "own.pem"];
@@ -28,7 +28,7 @@ impl SelfSigned {
         made
     }
 
-    /// Like [`Self::new`], and over since 2021. That takes another command.
+    /// Like [`Self::new`], but expired since 2021, which takes a different command.
     pub fn expired() -> Self {
         let made = Self { dir: tempfile::tempdir().unwrap() };
         std::fs::write(made.dir.path().join("index"), "").unwrap();
@@ -61,12 +61,12 @@ impl SelfSigned {
         made
     }
 
-    /// A file with the certificate.
+    /// Path of the certificate.
     pub fn pem(&self) -> String {
         self.file("own.pem")
     }
 
-    /// A file with the key.
+    /// Path of the key.
     pub fn key(&self) -> String {
         self.file("own.key")
     }
@@ -79,7 +79,7 @@ impl SelfSigned {
         PrivateKeyDer::from_pem_file(self.key()).unwrap()
     }
 
-    /// A certificate that it signs, as an authority does: the files of certificate and key.
+    /// Signs another certificate, as an authority does. Returns the paths of certificate and key.
     pub fn sign(&self) -> (String, String) {
         self.openssl(&[
             "req",
@@ -130,7 +130,7 @@ impl SelfSigned {
     }
 }
 
-/// All of them have one name.
+/// All of them have the same subject.
 const NEW_KEY: [&str; 9] = [
     "-newkey",
     "ec",

@@ -13,16 +13,16 @@ use super::tools::program;
 use super::{Redis, eventually, free_port};
 
 const NAME: &str = "main";
-/// For a failover, and for the sentinels to find each other and the replica.
+/// Timeout for a failover, and for the sentinels to find each other and the replica.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// How long a master does not answer before a sentinel takes it for down.
+/// How long a master must not answer before a sentinel considers it down.
 const DOWN_AFTER_MS: u32 = 500;
 
 pub struct Sentinels {
     pub addresses: [SocketAddr; 3],
-    /// What was the master first.
+    /// The initial master.
     pub first: Redis,
-    /// What was its replica first.
+    /// The initial replica.
     pub second: Redis,
     _processes: [Process; 3],
     _dir: TempDir,
@@ -53,11 +53,11 @@ impl Sentinels {
         format!("redis+sentinel://{}/{NAME}", addresses.join(","))
     }
 
-    /// Has the replica take over, with the master there and well. Ends as soon as the first
-    /// sentinel names the new master; the old one goes on taking writes until it is told, which
-    /// takes the sentinels some ten seconds.
+    /// Makes the replica take over while the master is up. Returns as soon as the first sentinel
+    /// names the new master; the old one accepts writes until a sentinel demotes it, which takes
+    /// some ten seconds.
     pub fn hand_over(&self) {
-        // None can while the replica has not yet told of itself.
+        // No sentinel can do so until the replica has announced itself.
         eventually("a sentinel begins a failover", PATIENCE, || {
             (cli(self.addresses[0], &["SENTINEL", "FAILOVER", NAME]) == "OK").then_some(())
         });

@@ -1,8 +1,8 @@
-//! A TCP relay that can be shut: what is sent towards the server then waits, and the test knows
-//! that it waits.
+//! A TCP relay that can be shut: data for the server then waits, and the test can see that it
+//! waits.
 //!
-//! In front of Redis it holds a decision in flight for as long as a test wants, with no sleeping
-//! and no guessing.
+//! In front of Redis it keeps a decision in flight for as long as a test needs, without sleeping or
+//! guessing.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// The name of the command, as it appears in the protocol.
+/// The command name, as it appears in the protocol.
 const SET: &[u8] = b"\r\nSET\r\n";
 
 pub struct Sluice {
@@ -23,7 +23,7 @@ pub struct Sluice {
 }
 
 impl Sluice {
-    /// Relays to `server`, open.
+    /// An open relay to `server`.
     pub async fn before(server: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -50,8 +50,7 @@ impl Sluice {
     }
 
     /// Waits until at least `count` claims have arrived while the sluice was shut: occurrences of
-    /// `SET`, or connections that begin, since a claim on a thread that has no connection makes
-    /// one first.
+    /// `SET`, or new connections, since a claim on a thread without a connection opens one first.
     pub async fn holds(&self, count: usize) {
         let mut held = self.held.clone();
         let wait = tokio::time::timeout(DEADLINE, held.wait_for(|held| *held >= count));
@@ -84,7 +83,7 @@ async fn relay(
     let answers =
         tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
 
-    // Reading goes on while the sluice is shut: several commands may wait on one connection.
+    // Keeps reading while the sluice is shut: several commands may wait on one connection.
     let mut buffer = vec![0; 64 * 1024];
     let mut is_beginning = true;
     while let Ok(length @ 1..) = from_client.read(&mut buffer).await {

@@ -1,4 +1,4 @@
-//! A disk of its own that can be filled to the last byte.
+//! A separate disk that can be filled to the last byte.
 
 use std::fs::File;
 use std::io::{ErrorKind, Write as _};
@@ -12,7 +12,7 @@ pub struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// Of so many KiB, in memory.
+    /// A disk of this many KiB, in memory.
     pub fn of_kib(size: u32) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mounted = Command::new("mount")
@@ -55,7 +55,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // A server that is still there keeps what it has open.
+        // A server that still runs keeps its open files.
         drop(Command::new("umount").arg("--lazy").arg(self.dir.path()).status());
     }
 }

@@ -1,4 +1,4 @@
-//! A real Envoy, nginx or Traefik with the configuration that another project would give it.
+//! A real Envoy, nginx or Traefik with the configuration that another project would generate.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -19,7 +19,7 @@ pub struct StandIn {
 }
 
 impl StandIn {
-    /// Envoy, listening on `address`. It refuses to start with a field that it does not know.
+    /// Envoy, listening on `address`. It refuses to start if the configuration has unknown fields.
     pub async fn envoy(address: SocketAddr, config: &Value) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("envoy.json");
@@ -48,7 +48,7 @@ impl StandIn {
         Self::start("nginx", &mut command, address, dir, &address.to_string()).await
     }
 
-    /// Traefik, listening on `address` as `fixed` says, its static configuration, with `dynamic`
+    /// Traefik, listening on `address` as its static configuration `fixed` says, with `dynamic`
     /// from a file. Its open route is at `host`.
     pub async fn traefik(
         address: SocketAddr,
@@ -60,7 +60,7 @@ impl StandIn {
         let [fixed_file, dynamic_file] =
             ["traefik.yaml", "dynamic.yaml"].map(|name| dir.path().join(name));
         fixed["providers"] = json!({"file": {"filename": dynamic_file}});
-        // JSON is YAML.
+        // JSON is valid YAML.
         std::fs::write(&fixed_file, serde_json::to_vec_pretty(&fixed).unwrap()).unwrap();
         std::fs::write(&dynamic_file, serde_json::to_vec_pretty(dynamic).unwrap()).unwrap();
         let mut command = Command::new(peer("traefik/bin/traefik"));
@@ -76,7 +76,7 @@ impl StandIn {
         host: &str,
     ) -> Self {
         let process = Process::spawn(name, command, dir.path(), Signal::Term).listening(address);
-        // Listening is not yet serving.
+        // Listening does not mean serving.
         eventually_async("the open route", Duration::from_secs(30), async || {
             let answer =
                 http::Request::get("/healthz").header("Host", host).try_send(address).await.ok()?;

@@ -1,4 +1,4 @@
-//! Commands on a terminal: `tests/it/peers/on_terminal.py`.
+//! Commands run on a terminal by `tests/it/peers/on_terminal.py`.
 
 use std::process::Command;
 
@@ -7,18 +7,18 @@ use serde::Deserialize;
 use super::tools::{program, repository};
 use super::{Deployment, Ran};
 
-/// How a command ended, and all that it wrote, with what steers the terminal.
+/// The exit status of a command, and all its output, including control sequences.
 #[derive(Debug, Deserialize)]
 pub struct OnTerminal {
     pub code: i32,
     pub written: String,
-    /// Whether the terminal's modes are those from before.
+    /// Whether the terminal's modes are the same as before.
     pub is_restored: bool,
 }
 
 impl Deployment {
-    /// Runs a command on a terminal of 100 by 30. Once it wrote `expected`, `action` is done:
-    /// `type:TEXT`, `signal:NAME` or none.
+    /// Runs a command on a terminal of 100 by 30. Once it has printed `expected`, `action` is
+    /// performed: `type:TEXT`, `signal:NAME` or none.
     pub fn on_terminal(&self, arguments: &[&str], expected: &str, action: &str) -> OnTerminal {
         let ours = self.command(arguments);
         let mut command = Command::new(program("python3"));

@@ -1,4 +1,4 @@
-//! A proxy on the way out: tinyproxy, which asks for a password.
+//! A forward proxy: tinyproxy, which requires a password.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -16,7 +16,7 @@ pub struct Tinyproxy {
 }
 
 impl Tinyproxy {
-    /// Lets nobody through without `user` and `password`.
+    /// Rejects requests without `user` and `password`.
     pub fn start(user: &str, password: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
@@ -36,7 +36,7 @@ impl Tinyproxy {
         Self { address, process: process.listening(address), _dir: dir }
     }
 
-    /// What it was asked for and let through: the lines of its log that tell of it.
+    /// The requests that it forwarded, as lines of its log.
     pub fn passed(&self) -> Vec<String> {
         let established = |line: &&str| line.contains("Established connection to host");
         self.process.log().lines().filter(established).map(str::to_owned).collect()

@@ -1,4 +1,4 @@
-//! TLS in front of a server that speaks none, as a load balancer ends it.
+//! TLS in front of a server without TLS, like a load balancer that terminates it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ pub struct TlsFront {
 }
 
 impl TlsFront {
-    /// With the certificate `server` of `authority`, in front of `behind`. Speaks HTTP/1.1 and
+    /// Uses the certificate `server` of `authority`, in front of `behind`. Speaks HTTP/1.1 and
     /// HTTP/2.
     pub async fn start(authority: &Authority, behind: SocketAddr) -> Self {
         let mut config = ServerConfig::builder_with_provider(Arc::new(
@@ -36,7 +36,7 @@ impl TlsFront {
             while let Ok((stream, _)) = listener.accept().await {
                 let acceptor = acceptor.clone();
                 tokio::spawn(async move {
-                    // Clients that do not trust it go away.
+                    // Clients that do not trust the certificate disconnect.
                     let Ok(mut stream) = acceptor.accept(stream).await else { return };
                     let Ok(mut behind) = TcpStream::connect(behind).await else { return };
                     let _ = tokio::io::copy_bidirectional(&mut stream, &mut behind).await;
@@ -46,7 +46,7 @@ impl TlsFront {
         Self { address, task }
     }
 
-    /// A URL by the name that is in the certificate.
+    /// A URL with the name in the certificate.
     pub fn url(&self) -> String {
         format!("https://localhost:{}", self.address.port())
     }

@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 use super::http::{Answer, Request};
 use super::{Countersign, Deployment, hold_to_promises_in};
 
-/// Holds every answer to what all of them promise.
+/// Checks what every answer must have.
 #[derive(Debug, Clone)]
 pub struct TokenApi {
     pub address: SocketAddr,
     prefix: String,
 }
 
-/// What `countersign api-key issue` gives.
+/// The result of `countersign api-key issue`.
 #[derive(Debug, Clone)]
 pub struct ApiKey {
     pub id: String,
@@ -24,7 +24,7 @@ pub struct ApiKey {
     pub identifier: String,
 }
 
-/// An access token with its refresh token.
+/// An access token and its refresh token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pair {
     pub access: String,
@@ -32,14 +32,14 @@ pub struct Pair {
 }
 
 impl Deployment {
-    /// An API key of a principal that is there.
+    /// Issues an API key to an existing principal.
     pub fn api_key(&self, username: &str) -> ApiKey {
         let issued = object(&self.done(&["api-key", "issue", username, "--output", "json"]));
         let id = issued["id"].as_str().map_or_else(|| issued["id"].to_string(), str::to_owned);
         ApiKey { id, key: text(&issued["key"]), identifier: text(&issued["identifier"]) }
     }
 
-    /// Tokens for a principal that is there.
+    /// Issues tokens to an existing principal.
     pub fn tokens(&self, username: &str) -> Pair {
         self.tokens_with(username, &[])
     }
@@ -70,7 +70,7 @@ impl TokenApi {
         self.send(&Self::form_request(path, parameters)).await
     }
 
-    /// With an access token.
+    /// Sends `bearer` as the access token.
     pub async fn post_as(&self, bearer: &str, path: &str, body: &Value) -> Answer {
         self.send(&Self::json(path, body).authorization(&format!("Bearer {bearer}"))).await
     }
@@ -79,7 +79,7 @@ impl TokenApi {
         self.post("/authenticate", &json!({"key": key.key, "identifier": key.identifier})).await
     }
 
-    /// [`Self::authenticate`], which has to succeed.
+    /// Like [`Self::authenticate`], but must succeed.
     pub async fn login(&self, key: &ApiKey) -> Pair {
         let answer = self.authenticate(key).await;
         assert_eq!(answer.status, 200, "{answer:?}");
@@ -91,14 +91,14 @@ impl TokenApi {
         self.post("/token/refresh", &json!({"token": refresh_token})).await
     }
 
-    /// [`Self::rotate`], which has to succeed.
+    /// Like [`Self::rotate`], but must succeed.
     pub async fn rotated(&self, refresh_token: &str) -> Pair {
         let answer = self.rotate(refresh_token).await;
         assert_eq!(answer.status, 201, "{answer:?}");
         Pair::of(&answer)
     }
 
-    /// The status of `/validate`.
+    /// The status of the answer of `/validate`.
     pub async fn validate(&self, access_token: &str) -> u16 {
         self.post("/validate", &json!({"jwt": access_token})).await.status
     }
@@ -117,7 +117,7 @@ impl TokenApi {
 
     pub async fn send(&self, request: &Request) -> Answer {
         let answer = request.clone().below(&self.prefix).send(self.address).await;
-        // RFC 6749 section 5.2; that there is no such method says the HTTP of it.
+        // RFC 6749 section 5.2, except for a wrong method, which is an error of plain HTTP.
         let is_oauth = request.target().starts_with("/oauth2/") && answer.status != 405;
         hold_to_promises_in(
             if is_oauth { "application/json" } else { "application/problem+json" },
@@ -143,14 +143,14 @@ impl TokenApi {
 }
 
 impl Pair {
-    /// As `/token/refresh` and `/oauth2/token` name them.
+    /// By the names that `/token/refresh` and `/oauth2/token` use.
     pub fn of(answer: &Answer) -> Self {
         let body = answer.json();
         Self { access: text(&body["access_token"]), refresh: text(&body["refresh_token"]) }
     }
 }
 
-/// What a token states, believed unread.
+/// The claims of a token, without verification.
 pub fn claims_in(token: &str) -> Value {
     let payload = token.split('.').nth(1).unwrap_or_else(|| panic!("{token} is no JWT"));
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()

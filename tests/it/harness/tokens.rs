@@ -1,4 +1,4 @@
-//! Tokens, honest and forged, put together byte by byte.
+//! Honest and forged tokens, built byte by byte.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::keys::Key;
 
-/// What a token says. Starts as an honest one; a test then changes what it is about.
+/// The content of a token. Starts as an honest one; tests then change what they are about.
 #[derive(Debug, Clone)]
 pub struct Claims {
     header: Map<String, Value>,
@@ -14,17 +14,17 @@ pub struct Claims {
 }
 
 impl Claims {
-    /// The claims of `asymmetric_jwt_auth`, fresh: of this second, with a nonce never used before.
+    /// The claims of `asymmetric_jwt_auth`, with the current second and an unused nonce.
     pub fn of(username: &str) -> Self {
         Self::new(json!({"username": username, "time": now(), "nonce": nonce()}))
     }
 
-    /// The registered claims, fresh.
+    /// The registered claims, with the current second and an unused nonce.
     pub fn registered(username: &str) -> Self {
         Self::new(json!({"iss": username, "iat": now(), "jti": nonce()}))
     }
 
-    /// Those of a token, to be changed and signed again.
+    /// The content of a token, to be changed and signed again.
     pub fn in_token(token: &str) -> Self {
         let [header, payload] = [0, 1].map(|index| {
             let part = token.split('.').nth(index).unwrap_or_default();
@@ -33,7 +33,7 @@ impl Claims {
         Self { header, payload }
     }
 
-    /// The compact JWS with whatever stands for a signature of it.
+    /// The compact JWS with the result of `seal` as its signature.
     pub fn sealed(&self, seal: impl FnOnce(&[u8]) -> Vec<u8>) -> String {
         let [header, payload] =
             [&self.header, &self.payload].map(|part| encode(&Value::Object(part.clone())));
@@ -46,21 +46,21 @@ impl Claims {
         Self { header: object(json!({"typ": "JWT"})), payload: object(payload) }
     }
 
-    /// Sets a claim, or with `Value::Null` takes it out.
+    /// Sets a claim, or removes it with `Value::Null`.
     #[must_use]
     pub fn with(mut self, claim: &str, value: impl Into<Value>) -> Self {
         set(&mut self.payload, claim, value.into());
         self
     }
 
-    /// Sets a member of the JOSE header, or with `Value::Null` takes it out.
+    /// Sets a member of the JOSE header, or removes it with `Value::Null`.
     #[must_use]
     pub fn with_header(mut self, member: &str, value: impl Into<Value>) -> Self {
         set(&mut self.header, member, value.into());
         self
     }
 
-    /// The compact JWS. `alg` is the key's usual one unless the header already names another.
+    /// The compact JWS. `alg` is the key's default unless the header already names another.
     pub fn sign(&self, key: &Key) -> String {
         let mut header = self.header.clone();
         let algorithm = header.entry("alg").or_insert_with(|| key.usual_algorithm().into());

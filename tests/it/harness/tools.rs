@@ -1,4 +1,4 @@
-//! Finds the programs that the tests talk to. One that is missing fails the test: a skipped test
+//! Finds the programs that the tests use. A missing program fails the test, since a skipped test
 //! proves nothing.
 
 use std::path::{Path, PathBuf};
@@ -6,16 +6,15 @@ use std::path::{Path, PathBuf};
 /// What to run when a program is missing.
 const REMEDY: &str = "run `make test-setup` (as root), which installs what the tests need";
 
-/// Where Debian puts servers, beside what `PATH` names.
+/// Where Debian puts servers, in addition to `PATH`.
 const SERVER_DIRS: [&str; 4] = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/bin"];
 
-/// A program of the machine, such as `nginx`.
+/// A program on this machine, such as `nginx`.
 pub fn program(name: &str) -> PathBuf {
     optional_program(name).unwrap_or_else(|| panic!("{name} is not installed: {REMEDY}"))
 }
 
-/// A program that `tests/setup` does not install. Who asks for it says what goes untested without
-/// it.
+/// A program that `tests/setup` does not install. The caller reports what is untested without it.
 pub fn optional_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
@@ -34,7 +33,7 @@ pub fn postgres_program(name: &str) -> PathBuf {
     packaged.unwrap_or_else(|| program(name))
 }
 
-/// The library that, loaded before a program's own, has it see another time.
+/// The library that makes a program see another time if it is preloaded.
 pub fn libfaketime() -> PathBuf {
     let packaged = std::fs::read_dir("/usr/lib").into_iter().flatten();
     let found = packaged
@@ -44,7 +43,7 @@ pub fn libfaketime() -> PathBuf {
     found.unwrap_or_else(|| panic!("libfaketime is not installed: {REMEDY}"))
 }
 
-/// Something that `tests/setup` puts under `target/peers`.
+/// A file or folder that `tests/setup` installs under `target/peers`.
 pub fn peer(relative: &str) -> PathBuf {
     let path = repository().join("target/peers").join(relative);
     assert!(path.exists(), "{} is not there: {REMEDY}", path.display());

@@ -1,5 +1,5 @@
-//! Clients of a gateway, each with a kept-alive connection and a fresh token for each request, and
-//! what became of every request.
+//! Clients of a gateway, each with a kept-alive connection and a fresh token for each request, with
+//! the result of every request.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,11 +13,12 @@ use super::{Claims, Key, eventually_async};
 
 /// How many clients there are, each with one request at a time.
 pub const CLIENTS: usize = 8;
-/// Of all clients together. Few enough for a machine with two cores that does other things as well.
+/// Requests of all clients together. Low enough for a machine with two cores that has other work as
+/// well.
 const PER_SECOND: u32 = 150;
-/// A client ends by itself after this many requests.
+/// A client ends after this many requests.
 const REQUESTS_MAX: usize = 3_000;
-/// Each so many requests a token is sent once more, right away.
+/// One request in this many is repeated immediately with the same token.
 const REPLAY_EVERY: usize = 8;
 /// Longer than any gateway waits.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -27,14 +28,14 @@ const PATIENCE: Duration = Duration::from_secs(15);
 pub struct Exchange {
     pub started: Instant,
     pub ended: Instant,
-    /// Whether its token had been sent before.
+    /// Whether its token was sent before.
     pub is_replay: bool,
-    /// `allowed`, the status and the code of the denial, or what went wrong.
+    /// `allowed`, the status and the code of the denial, or the failure.
     pub outcome: String,
 }
 
 impl Exchange {
-    /// Whether an honest client has to complain, or a thief has not.
+    /// Whether an honest client was refused, or a replay was allowed.
     pub fn is_wrong(&self) -> bool {
         self.outcome != if self.is_replay { "401 replayed" } else { "allowed" }
     }
@@ -47,7 +48,7 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Of `alice`, who has `key`, through `gateway`.
+    /// Starts clients of `alice`, who has `key`, through `gateway`.
     pub fn start(gateway: SocketAddr, key: &Arc<Key>) -> Self {
         let (exchanges, stop) = (Arc::default(), Arc::new(AtomicBool::new(false)));
         let mut clients = JoinSet::new();
@@ -65,7 +66,7 @@ impl Traffic {
         Self { exchanges, stop, clients }
     }
 
-    /// Waits until `count` requests have ended that began after this was called.
+    /// Waits until `count` requests have ended that started after this call.
     pub async fn goes_on_for(&self, count: usize) {
         let moment = Instant::now();
         eventually_async("requests are answered", Duration::from_mins(1), async || {
@@ -76,7 +77,7 @@ impl Traffic {
         .await;
     }
 
-    /// Ends it, and yields every request.
+    /// Ends the traffic, and returns every request.
     pub async fn end(self) -> Vec<Exchange> {
         self.stop.store(true, Ordering::SeqCst);
         self.clients.join_all().await;
@@ -84,7 +85,7 @@ impl Traffic {
     }
 }
 
-/// Requests that came out wrong: what of each, after which time, and how long it took.
+/// Requests with a wrong result: the result of each, when it started, and how long it took.
 pub fn wrong(exchanges: &[Exchange]) -> Vec<String> {
     let Some(began) = exchanges.iter().map(|exchange| exchange.started).min() else {
         return Vec::new();
@@ -113,7 +114,7 @@ impl Client {
         let first = tokio::time::Instant::now()
             + pace * u32::try_from(self.number).unwrap() / u32::try_from(CLIENTS).unwrap();
         let mut ticks = tokio::time::interval_at(first, pace);
-        // Behind time it would otherwise send many requests at once.
+        // Otherwise it would send many requests at once when it is late.
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         for round in 0..REQUESTS_MAX {
             ticks.tick().await;

@@ -10,7 +10,7 @@ use tonic_prost::ProstCodec;
 
 use super::Question;
 
-/// The messages, as whoever has the `.proto` would generate them.
+/// The messages, as anyone who has the `.proto` would generate them.
 #[rustfmt::skip]
 #[allow(clippy::all, clippy::pedantic, dead_code, reason = "generated, with the server's side")]
 #[path = "../../../src/doors/grpc/generated.rs"]
@@ -31,10 +31,10 @@ impl Verification {
         Self { client: Grpc::new(endpoint.connect_lazy()) }
     }
 
-    /// Asks about a request.
+    /// Asks for a decision about a request.
     ///
     /// # Panics
-    /// When the RPC itself fails: no decision does that.
+    /// If the RPC itself fails, which no decision causes.
     pub async fn verify(&mut self, request: impl Into<VerifyRequest>) -> VerifyResponse {
         self.client.ready().await.unwrap();
         let path = PathAndQuery::from_static("/countersign.v1.Verification/Verify");
@@ -84,7 +84,7 @@ impl VerifyResponse {
     }
 }
 
-/// The value of the one header of that name.
+/// The value of the only header of that name.
 pub fn header<'a>(headers: &'a [Header], name: &str) -> Option<&'a str> {
     let mut values =
         headers.iter().filter(|header| header.name == name).map(|header| header.value.as_str());

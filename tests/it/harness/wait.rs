@@ -1,13 +1,13 @@
-//! Waiting for a condition, never for a time.
+//! Waits for conditions, never for a fixed time.
 
 use std::time::{Duration, Instant};
 
 const INTERVAL: Duration = Duration::from_millis(5);
 
-/// Polls until `condition` yields a value.
+/// Polls until `condition` returns a value.
 ///
 /// # Panics
-/// With `what` when `deadline` has passed.
+/// With `what` if `deadline` has passed.
 pub fn eventually<T>(
     what: &str,
     deadline: Duration,
@@ -23,7 +23,7 @@ pub fn eventually<T>(
     }
 }
 
-/// [`eventually`] for conditions that have to be asked over the network.
+/// [`eventually`] for conditions that need the network.
 pub async fn eventually_async<T>(
     what: &str,
     deadline: Duration,

@@ -1,4 +1,4 @@
-//! A client of WebSockets behind a gateway.
+//! A WebSocket client behind a gateway.
 
 use std::net::SocketAddr;
 
@@ -15,11 +15,11 @@ use super::Seen;
 /// An open socket to the echo.
 pub struct WebSocket {
     stream: WebSocketStream<TcpStream>,
-    /// The handshake as it reached the back end.
+    /// The handshake as the back end received it.
     pub seen: Seen,
 }
 
-/// Why there is no socket: the answer to the handshake.
+/// Why the socket was not opened: the answer to the handshake.
 #[derive(Debug)]
 pub struct NoWebSocket {
     pub status: u16,
@@ -61,7 +61,7 @@ impl WebSocket {
         Ok(Self { stream, seen })
     }
 
-    /// Sends it, and expects it back.
+    /// Sends a message, and expects it back.
     pub async fn bounce(&mut self, message: Message) {
         self.stream.send(message.clone()).await.unwrap();
         assert_eq!(self.stream.next().await.expect("an answer").unwrap(), message);

@@ -59,7 +59,7 @@ fn screen(snapshot: Snapshot) -> Screen {
     Screen::new(snapshot, Duration::from_secs(2))
 }
 
-/// The characters, line by line.
+/// The characters on the screen, line by line.
 fn drawn(screen: &Screen, width: u16, height: u16) -> String {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
     terminal.draw(|frame| draw(frame, screen)).unwrap();
@@ -70,7 +70,7 @@ fn drawn(screen: &Screen, width: u16, height: u16) -> String {
     (0..height).map(line).collect()
 }
 
-/// With the file that holds what was found to be right; `UPDATE_SNAPSHOTS=1` writes it.
+/// Compares with a checked-in snapshot; `UPDATE_SNAPSHOTS=1` writes it.
 fn compare(name: &str, text: &str) {
     let file =
         PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("src/cli/top/view/{name}.txt"));
