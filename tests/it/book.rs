@@ -6,6 +6,7 @@ mod denials;
 mod front_pages;
 mod gateways;
 mod known_holes;
+mod language;
 mod libraries;
 mod links;
 pub(crate) mod markdown;
