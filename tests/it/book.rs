@@ -1,5 +1,5 @@
-//! The book in `docs/`: that what it says of settings, commands and reasons is what the program
-//! says, that its links lead somewhere, and that its commands work.
+//! The book in `docs/`: what it says about settings, commands and reasons is what the program does,
+//! its links work, and so do its commands.
 
 mod command_line;
 mod denials;
