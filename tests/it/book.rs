@@ -27,8 +27,8 @@ fn pages() -> PathBuf {
     repository().join("docs/src")
 }
 
-/// Holds the part of a page that follows the mark `generated from SOURCE` to `wanted`; with
-/// `UPDATE_DOCS` in the environment, puts it there.
+/// Compares the part of a page that follows the mark `generated from SOURCE` to `wanted`. With
+/// `UPDATE_DOCS` in the environment, writes it there instead.
 fn hold(page: &str, source: &str, wanted: &str) {
     let file = pages().join(page);
     let text =

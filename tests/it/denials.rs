@@ -82,7 +82,7 @@ async fn malformed_claims() {
         ("profiles that contradict one another about the time", "iat", json!(now() - 1_000)),
     ];
     for (claim, other) in [("username", "iss"), ("nonce", "jti")] {
-        // If a parameter of its own profile is missing, the other profile counts, too.
+        // If a claim of its own profile is missing, the other profile counts, too.
         let claims = Claims::registered("alice").with(claim, "one").with(other, "another");
         world.denies("malformed_credentials", claim, |world| world.asks(&claims)).await;
     }

@@ -72,8 +72,8 @@ async fn a_retry_is_signed_anew() {
     }
 }
 
-/// Without a `Retry-After`, or with one that is far too long, the client returns the answer as it
-/// is. It does the same with a redirect.
+/// The client returns an answer without a usable `Retry-After` as it is. It does the same with a
+/// redirect.
 #[tokio::test]
 async fn an_answer_is_an_answer() {
     for client in ExampleClient::all() {
