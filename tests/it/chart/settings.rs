@@ -148,7 +148,7 @@ async fn a_pod_serves_and_its_probes_pass() {
     }
 }
 
-/// If clients must show a certificate, the kubelet has none: the probes have to work without.
+/// The kubelet has no client certificate: if the door requires one, probes use the admin listener.
 #[tokio::test]
 async fn probes_ask_where_they_are_answered() {
     let probe = |name: &str| {

@@ -52,8 +52,7 @@ async fn a_back_end_that_is_down_is_not_our_outage() {
     }
 }
 
-/// `Connection` from a client may not name headers that the next hop drops; this one is the
-/// exception.
+/// A gateway ignores the headers that a client's `Connection` names, except for an upgrade.
 #[tokio::test]
 async fn an_upgrade_is_passed_on() {
     for gateway in CADDIES {

@@ -94,8 +94,7 @@ async fn an_absolute_target_is_the_same_request() {
     assert_challenge(&admin, "insufficient_scope");
 }
 
-/// `Connection` from a client may not name headers that the next hop drops; this one is the
-/// exception.
+/// A gateway ignores the headers that a client's `Connection` names, except for an upgrade.
 #[tokio::test]
 async fn an_upgrade_is_passed_on() {
     let scene = Scene::of(Gateway::Haproxy, Key::ed25519()).await;

@@ -189,8 +189,8 @@ async fn an_options_request_that_is_no_preflight_is_decided(gateway: Gateway) {
     }
 }
 
-/// Some applications send that many. The headers of the identity must not exceed the limit once the
-/// token is spent.
+/// Some applications send that many. The headers added for the identity must not push a request
+/// over a limit once its token is spent.
 async fn two_hundred_headers_pass(gateway: Gateway) {
     let scene = Scene::of(gateway, Key::ed25519()).await;
     for count in [90, 95, 100, 200] {
