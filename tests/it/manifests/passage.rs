@@ -11,7 +11,7 @@ pub const HOST: &str = "api.example.com:8443";
 /// The address of modelled gateways.
 pub const PORT: u16 = 8443;
 
-/// The identity headers that clients forge.
+/// The value of identity headers that clients forge.
 pub const MADE_UP: &str = "made-up";
 
 /// A client's request.

@@ -30,7 +30,7 @@ use crate::harness::{
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What becomes of a question at the HTTP door: 200 with the name, or the status with the code.
+/// The answer of the HTTP door: 200 with the name, or the status with the code.
 async fn outcome(countersign: &Countersign, question: &Question) -> (u16, String) {
     let verdict = Door::Http.ask(countersign, question).await;
     if verdict.allowed() {
@@ -125,7 +125,7 @@ async fn middleware_with_a_trusted_key_set() {
     })
     .await;
     for (original, authorization, code) in [
-        // The key is the set's; its name in the token is another than in the set.
+        // The key is from the set; the token names it differently.
         (
             "test_no_matching_key",
             Signer::new("rsa", renamed.key).authorization("mismatched"),

@@ -40,7 +40,7 @@ impl World {
         Self { countersign: deployment.serve(), _deployment: deployment }
     }
 
-    /// Where the original has one server, each API has its listener here.
+    /// The original has one server; here each API has its listener.
     async fn post(&self, path: &str, body: &Value) -> Answer {
         let listener = if path.ends_with("key") || path.ends_with("registered") {
             self.countersign.admin
@@ -105,8 +105,7 @@ async fn full_flow() {
         1,
         "{header}: the key that signed it is the one there is"
     );
-    // On purpose otherwise than in `TestServer.perform_auth`, which authenticates with another
-    // identifier.
+    // Deliberately unlike `TestServer.perform_auth`, which authenticates with another identifier.
     let other = world.post("/authenticate", &json!({"key": "a key", "identifier": STRANGER})).await;
     assert_eq!(other.status, 401, "{other:?}");
 }
@@ -190,7 +189,7 @@ async fn keys_expire_and_are_registered_again() {
     world.registered("a key").await;
     let body = json!({"key": "a key", "identifier": IDENTIFIER});
     world.becomes("test_authentication_expired_key", 401, "/authenticate", &body).await;
-    // test_register_key_already_registered: also when it has expired.
+    // test_register_key_already_registered: also if the key has expired.
     world.registered("a key").await;
     assert_eq!(world.post("/authenticate", &body).await.status, 200);
 }
