@@ -208,14 +208,14 @@ fn the_package_is_made_of_what_is_there() {
 }
 
 /// A build from outside the repository ignores `.cargo/config.toml`, so everything that builds a
-/// binary to ship checks for the flags that it adds.
+/// binary to ship checks for the code that its flags add.
 #[test]
 fn a_shipped_binary_has_the_code_for_avx_512() {
     let check =
         |binary: &Path| Ran::of(Command::new(repository().join("deploy/check-binary")).arg(binary));
     let ours = check(Path::new(env!("CARGO_BIN_EXE_countersign")));
     assert_eq!(ours.code, 0, "{ours:?}");
-    // Other architectures do not have them, and in a script they cannot be found.
+    // Other architectures need no such code. A script has none.
     let other = check(&program("bash"));
     assert_eq!(other.code, i32::from(cfg!(target_arch = "x86_64")), "{other:?}");
     assert_eq!(check(&repository().join("deploy/deb/build")).code, 1);

@@ -94,7 +94,7 @@ async fn of_a_database_needs_another_certificate() {
         let url = format!("{localhost}?sslmode=verify-full&sslrootcert={}", shown.pem());
         let check = || Deployment::bare().set("database.url", &url).run(&["config", "check"]);
         if is_taken {
-            // The server reads its files asynchronously.
+            // The server reloads its files with a delay.
             eventually("the other certificate is served, and taken", PATIENCE, || {
                 (check().code == 0).then_some(())
             });

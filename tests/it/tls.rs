@@ -99,7 +99,7 @@ async fn one_connection_too_many_is_told_so() {
         (countersign.http, "http/1.1", &b"HTTP/1.1 503 "[..]),
         (countersign.grpc, "h2", &[0, 0, 0, 4]),
     ] {
-        // Silent connections are closed after a second.
+        // After a second, silent connections make room for new ones.
         eventually_async("it is told", Duration::from_secs(20), async || {
             let mut held = Vec::new();
             for _ in 0..4 {

@@ -1,9 +1,9 @@
 //! [Wycheproof](https://github.com/C2SP/wycheproof), commit dac1dd4729fd1f8dd9e1e9f3dce51d783da6c166, `testvectors_v1`, Apache-2.0
 //! (`wycheproof/LICENSE`): the files as they are there, compressed with `gzip -9n`.
 //!
-//! Every case of every file is judged, and each is judged right: what is valid verifies, what is
-//! invalid does not. What is valid and not ours (HMAC, P-521, another salt, another hash for the
-//! mask) has to be refused, and each such case is counted, so that none is passed over unseen.
+//! Every case of every file is judged correctly: valid signatures verify, invalid ones do not.
+//! Valid cases that we do not support (HMAC, P-521, another salt, another hash for the mask) must
+//! be refused, and each is counted, so that none is skipped unnoticed.
 //!
 //! | flag of an `acceptable` case | we | why |
 //! | --- | --- | --- |

@@ -110,7 +110,7 @@ fn expanded(page: &Path) -> Result<String, String> {
     Ok(whole + rest)
 }
 
-/// The file that a link of `from` leads to; `None` for links elsewhere.
+/// Checks a link of `from`. Returns the file that it leads to; `None` for an external link.
 fn check_link(
     from: &Path,
     link: &str,

@@ -9,7 +9,7 @@ use crate::jwks::{MARGIN, PATIENCE, World};
 
 /// Far above the 150 ms that a decision may wait, far below what a fetch may take in these tests.
 const AT_ONCE: Duration = Duration::from_secs(5);
-/// The difference between the time of two decisions and the arrival of their requests.
+/// How much closer together two requests may arrive than the moments in which they were decided on.
 const JITTER: Duration = Duration::from_millis(500);
 
 #[tokio::test]

@@ -59,7 +59,8 @@ impl Scene {
     }
 }
 
-/// A claim takes one round trip, except the first of a thread, which also has to open a connection.
+/// A claim takes one round trip, even the first of a thread, although the thread's own connection
+/// takes longer to open.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thirty_milliseconds_away() {
     for delay in [20, 30] {

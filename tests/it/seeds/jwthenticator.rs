@@ -12,9 +12,9 @@
 //! | `test_integration.py`: `TestIntegration.test_client_and_authenticated_server` | `jwthenticator::its_internal_client_registers_keys`, `its_client_passes_the_gateway`, by its own clients |
 //! | `test_keys.py`, `test_tokens.py`, `test_utils.py` | nothing over HTTP: they test functions of its own |
 //!
-//! On purpose otherwise: an `identifier` that is not the one the key was registered for is a 401
-//! (the original takes any); and without credentials `/validate_request` is a 401, as RFC 9110
-//! says, where the original answers 403.
+//! Deliberately different: an `identifier` other than the one the key was registered for is a 401
+//! (the original accepts any), and `/validate_request` without credentials is a 401, as RFC 9110
+//! says (the original answers 403).
 
 use std::time::Duration;
 

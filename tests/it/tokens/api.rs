@@ -255,7 +255,7 @@ async fn methods_sizes_and_media_types_are_told() {
         api.post("/oauth2/token", &json!({"grant_type": "client_credentials"})).await.status,
         415
     );
-    // jwthenticator rejects a body without a content type.
+    // jwthenticator accepts a body without a content type.
     let bare = Request::new("POST", "/authenticate")
         .body(json!({"key": "x", "identifier": STRANGER}).to_string());
     assert_eq!(api.send(&bare).await.status, 401);

@@ -173,8 +173,8 @@ async fn a_single_token_is_the_latest() {
     assert_eq!(held.iter().filter(|grant| grant["revoked_at"].is_null()).count(), 1, "{held:?}");
 }
 
-/// jwthenticator's `/refresh` returns the same refresh token; one that was exchanged elsewhere is
-/// no longer valid.
+/// jwthenticator's `/refresh` does not rotate the refresh token; one that was exchanged elsewhere
+/// is no longer valid.
 #[tokio::test]
 async fn an_exchanged_token_is_over_at_refresh_too() {
     let deployment = Deployment::new();
