@@ -361,7 +361,7 @@ impl World {
         .await;
     }
 
-    /// Alice's registered key is allowed at both doors.
+    /// Checks that both doors allow Alice's registered key.
     pub async fn local_key_goes_on(&self) {
         for door in Door::BOTH {
             let verdict = door

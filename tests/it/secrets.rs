@@ -228,7 +228,7 @@ async fn used(
     signer: &Signer,
     api_key: &ApiKey,
 ) -> String {
-    // Writing to a String does not fail.
+    // Writing to a String cannot fail.
     let mut told = String::new();
     for (username, authorization) in [
         ("alice", presented.to_owned()),

@@ -60,7 +60,7 @@ async fn nobody_gets_in_without_the_token() {
     let twice =
         Admin::request("GET", "/principals").authorization(&format!("Bearer {ADMIN_TOKEN}"));
     refused(&twice.send(countersign.admin).await);
-    // The scheme is compared without case (RFC 9110 section 11.1).
+    // Schemes are case-insensitive (RFC 9110 section 11.1).
     let lower =
         Request::get("/admin/v1/principals").authorization(&format!("bearer {ADMIN_TOKEN}"));
     assert_eq!(lower.send(countersign.admin).await.status, 200);

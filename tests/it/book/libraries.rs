@@ -144,7 +144,7 @@ impl Signed {
         let Self { library, version, .. } = self;
         let algorithms = algorithms.into_values().collect::<Vec<_>>().join(", ");
         let added = added.into_iter().collect::<Vec<_>>().join(", ");
-        // Writing to a String does not fail.
+        // Writing to a String cannot fail.
         let _ = writeln!(rows, "| {library} {version} | {language} | {algorithms} | {added} |");
     }
 }

@@ -1,4 +1,4 @@
-//! What the tests read in Markdown: links, headings, and blocks of code.
+//! Links, headings and code blocks of Markdown files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

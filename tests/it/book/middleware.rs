@@ -123,7 +123,7 @@ impl Differences {
         let (refused, taken): (Vec<_>, Vec<_>) =
             self.rows.iter().partition(|(_, [_, here], _)| *here == "refused");
         for (whats, [there, here], why) in refused.into_iter().chain(taken) {
-            // Writing to a String does not fail.
+            // Writing to a String cannot fail.
             let _ = writeln!(text, "| {} | {there} | {here} | {why} |", whats.join("; "));
         }
         text

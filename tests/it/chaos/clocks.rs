@@ -11,7 +11,7 @@ use crate::harness::{
 const TOLERANCE: Duration = Duration::from_secs(2);
 const WRONG_MS: i64 = 3000;
 
-/// A replica 3 s behind takes a token for fresh that all others have forgotten.
+/// A replica 3 s behind takes a token for fresh that all others have already forgotten.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_is_behind() {
     let redis = Redis::start();

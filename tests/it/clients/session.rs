@@ -75,7 +75,7 @@ impl World {
         session.send(reqwest::Client::new().get(url)).await.unwrap().status().as_u16()
     }
 
-    /// The revocation has reached the service.
+    /// Waits until the revocation has reached the service.
     async fn until_refused(&self, session: &Session) {
         let token = session.access_token().await.unwrap();
         let url = format!("http://{}/orders", self.gateway.address);

@@ -77,7 +77,7 @@ async fn decisions_share_a_connection() {
     scene.asks_over_one_connection().await;
 }
 
-/// `GET http://host/path` is another way to say `GET /path` with a `Host`.
+/// `GET http://host/path` is equivalent to `GET /path` with a `Host`.
 #[tokio::test]
 async fn an_absolute_target_is_the_same_request() {
     let scene = Scene::of(Gateway::Haproxy, Key::ed25519()).await;

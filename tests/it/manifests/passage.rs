@@ -83,7 +83,7 @@ impl Asked {
             .collect()
     }
 
-    /// Sends it to a real gateway in front of an echo.
+    /// Sends the request to a real gateway in front of an echo.
     pub async fn through(&self, gateway: SocketAddr) -> Passage {
         let mut request = Request::new(&self.method, &self.target);
         for (name, value) in &self.headers {

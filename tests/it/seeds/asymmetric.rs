@@ -1,8 +1,7 @@
-//! The middleware tests of `asymmetric_jwt_auth`, case by case, put to the running service over
-//! HTTP.
+//! The middleware tests of `asymmetric_jwt_auth`, case by case, run against the service over HTTP.
 //!
-//! The original leaves a request without a user and lets it through to the application; a gateway's
-//! question has to have an answer, so "not logged in" is a 401 here, with the code in the table.
+//! The original passes a request without a user on to the application. A gateway needs an answer,
+//! so "not logged in" is a 401 here, with the code in the table.
 //!
 //! | test of theirs (`test_middleware.py`) | original | here |
 //! | --- | --- | --- |

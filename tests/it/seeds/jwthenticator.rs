@@ -1,4 +1,4 @@
-//! The API tests of jwthenticator 1.6.3, case by case, put to the running service over HTTP.
+//! The API tests of jwthenticator 1.6.3, case by case, run against the service over HTTP.
 //!
 //! | test of theirs | here |
 //! | --- | --- |

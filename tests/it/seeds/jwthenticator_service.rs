@@ -215,7 +215,7 @@ impl World {
 }
 
 impl World {
-    /// A revocation takes a moment.
+    /// Waits for a revocation, which takes a moment.
     async fn until_refused(&self, jwt: &str) {
         let authorization = format!("Bearer {jwt}");
         eventually_async("the revocation", Duration::from_secs(5), async || {
