@@ -103,7 +103,7 @@ fn settle(deployment: Deployment, nonce_url: &str, tolerance: Duration) -> Deplo
         .set("self_signed.tolerance", &tolerance)
 }
 
-/// As many tokens as `CHAOS_TOKENS` says, or those of this many seconds.
+/// Tokens for at least `seconds`, and at least `CHAOS_TOKENS` of them.
 fn plan(seconds: u32, tolerance: Duration) -> Plan {
     let wanted = std::env::var("CHAOS_TOKENS")
         .ok()

@@ -278,7 +278,7 @@ async fn steps_tell_what_was_seen_and_expected() {
     says(&required, "required_claims", &["htm absent"], &["htm"]);
 }
 
-/// Explaining a token does not spend it: it then passes once, and the explanation says so.
+/// Explaining a token does not spend it: it still passes once. After that, the explanation says so.
 #[tokio::test]
 async fn explaining_claims_no_nonce() {
     let world = World::start();

@@ -104,8 +104,8 @@ async fn dropped(countersign: &Countersign) -> u64 {
     value.unwrap_or_else(|| panic!("it is not counted: {metrics}")).parse().unwrap()
 }
 
-/// How many denials were written, and how many lines the log itself reports as lost, which it does
-/// after them.
+/// How many denials were written, and how many lines the log itself reports as lost, in a later
+/// line.
 fn read_until_told(unread: ChildStderr) -> (u64, u64) {
     let mut denials = 0;
     for line in BufReader::new(unread).lines() {

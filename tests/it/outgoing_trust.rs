@@ -42,8 +42,8 @@ impl Private {
     }
 }
 
-/// The output of `check` without our authority, with `SSL_CERT_FILE`, and with `SSL_CERT_DIR`: only
-/// the first may fail.
+/// Runs `check` without our authority, with `SSL_CERT_FILE`, and with `SSL_CERT_DIR`: only the
+/// first may fail.
 fn believes_the_environment(
     private: &Private,
     deployment: impl Fn() -> Deployment,

@@ -137,7 +137,7 @@ fn arguments_are_not_repeated() {
     }
 }
 
-/// Everything that has a password, while it works, and after it is gone.
+/// Every service with a password, while it works and after it is gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_logs_everything_tells_no_secret() {
     let (proxy, keys) = (Tinyproxy::start("countersign", PLANTED), JwksServer::https());

@@ -150,7 +150,7 @@ async fn another_file_is_read_when_told_so() {
     names_the_fault(&missing, &["missing.toml"]);
 }
 
-/// If `Authorization` belongs to the application.
+/// For applications that use `Authorization` themselves.
 #[tokio::test]
 async fn another_header_may_carry_the_token() {
     let deployment = Deployment::new().set("self_signed.header", "X-Client-Token");

@@ -328,7 +328,7 @@ async fn decision(countersign: &Countersign, authorization: &str, scope: Option<
     }
 }
 
-/// Unix time in seconds, this many seconds from now.
+/// The time this many seconds from now, as in RFC 3339.
 fn moment(seconds: i64) -> String {
     (OffsetDateTime::now_utc() + time::Duration::seconds(seconds)).format(&Rfc3339).unwrap()
 }

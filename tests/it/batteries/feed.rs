@@ -113,7 +113,7 @@ impl World {
         world
     }
 
-    /// Runs `before` on the connections of the writer with that number.
+    /// Reconnects every writer. What `before` sets for a writer applies to its new connections.
     async fn connect_anew(&mut self, before: impl AsyncFn(u64)) {
         self.writers.clear();
         for number in 0..WRITERS {

@@ -21,7 +21,7 @@ struct Column {
 /// Without tests of its own: those of the newest Envoy run with that version only.
 const NONE: &str = "none";
 
-/// One line for each gateway.
+/// One line for each version of a gateway.
 const COLUMNS: &[Column] = &[
     column("nginx", Gateway::Nginx, "nginx", "gateways::nginx"),
     column("nginx", Gateway::NginxMainline, "nginx_mainline", "gateways::nginx"),

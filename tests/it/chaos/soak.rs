@@ -20,7 +20,7 @@ const WARM_UP_PARTS: usize = 4;
 /// The share of the machine's full decision rate, in this build, that is asked for.
 const LOAD_PERCENT: usize = 70;
 const PER_SECOND_MAX: u32 = 2_000;
-/// How much more memory than after the warm-up does not count as growth.
+/// Memory may grow by this much after the warm-up.
 const GROWTH_PERCENT: u64 = 10;
 /// Connections to the stores are closed and reopened; a few more or fewer when they are counted do
 /// not count as growth.

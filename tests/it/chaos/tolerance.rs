@@ -15,8 +15,8 @@ async fn a_rolling_update_raises_the_tolerance() {
     world.replicas = (0..3).map(|_| world.deployment.serve()).collect();
     world.deployment = world.deployment.set("self_signed.tolerance", "6s");
     let mut plan = plan(20, AFTER);
-    // The time after which no token that was used at once under the old tolerance is remembered,
-    // and the end of the new tolerance.
+    // Around the time when no token that was used at once under the old tolerance is remembered,
+    // and around the end of the new tolerance.
     plan.last = [3300, 3700, 4500, 5900].map(Duration::from_millis).to_vec();
     let presenter = Presenter::start(&world.replicas, &world.client, plan);
     let mut fault = Fault::now();

@@ -227,7 +227,7 @@ async fn signing_keys_are_read_as_a_secret_mounts_them() {
     assert_eq!(states, [(old.as_str(), "signing"), (new.as_str(), "published")]);
 }
 
-/// The beginning of the name of a key that was made this long ago.
+/// The time in the name of a key that was made this long ago: the name begins with it.
 fn time_in_name(ago: Duration) -> String {
     let format = time::macros::format_description!("[year][month][day]T[hour][minute][second]Z");
     (OffsetDateTime::now_utc() - ago).format(format).unwrap()

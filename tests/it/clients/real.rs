@@ -209,7 +209,7 @@ fn logs(countersign: &Countersign, text: &str) {
     });
 }
 
-/// Of ten keys eight are tried; the answer says nothing else about the other two.
+/// Of ten keys eight are tried; about the others the explanation says only that they are not tried.
 #[tokio::test]
 async fn a_key_that_is_not_tried_does_not_verify() {
     let deployment = Deployment::new();
@@ -284,7 +284,8 @@ async fn the_token_endpoint_says_what_is_wrong_with_an_assertion() {
     assert_eq!(ask(good().with_header("alg", "Ed25519").sign(&key)).await.status, 200);
 }
 
-/// Clients negotiate with the metadata; the setting names ours.
+/// Clients choose the algorithm by its name in the metadata; a setting chooses the name that we
+/// use.
 #[tokio::test]
 async fn ed25519_has_two_names() {
     for (name, expected) in [(None, "EdDSA"), (Some("Ed25519"), "Ed25519")] {

@@ -165,7 +165,7 @@ pub async fn what_is_too_large_costs_no_token(gateway: Gateway, kibibytes: usize
     assert!(refused > 0, "nothing is too large");
 }
 
-/// The other form of rules: every path except the open routes requires a scope. So do paths that
+/// The other form of rules: every path except the open routes requires a scope, even a path that
 /// nobody thought of.
 pub async fn everything_asks_for_a_scope(gateway: Gateway, edits: &[(&str, &str)]) {
     let scene = Scene::edited(gateway, Key::ed25519(), edits).await;

@@ -463,7 +463,7 @@ async fn moving_back_end() -> Echo {
     Echo::at(address)
 }
 
-/// What Envoy's access log has about each request: the status, and our dynamic metadata.
+/// The configuration of an access log with the status of each request and our dynamic metadata.
 fn access_log(file: &Path) -> String {
     let said =
         |name: &str| format!("%DYNAMIC_METADATA(envoy.filters.http.ext_authz:countersign:{name})%");

@@ -19,7 +19,7 @@ pub const MADE_UP: &str = "made-up";
 pub struct Asked {
     pub method: String,
     pub target: String,
-    /// The client's address, for modelled gateways.
+    /// The Host line, for modelled gateways.
     pub host_line: String,
     pub headers: Vec<(String, String)>,
     pub body: String,

@@ -709,7 +709,7 @@ impl World {
         world
     }
 
-    /// Adds the keys that both accept. A key that one of them does not accept is added to the other
+    /// Adds a name with these keys on both sides. A key that one side refuses exists on the other
     /// only.
     fn add(&mut self, name: &'static str, keys: &[String]) {
         self.deployment.done(&["principal", "add", name]);
