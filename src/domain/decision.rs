@@ -253,7 +253,7 @@ pub struct Denial {
 }
 
 /// What is wrong with the token itself or with the gateway's request, regardless of the principal.
-/// For the log, and for whoever fixes it.
+/// For the log, and for the person who fixes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DenialDetail {
     /// The token cannot be parsed.

@@ -1,5 +1,4 @@
-//! `countersign api-key`: what operators do with API keys on the command line, and what they see of
-//! it.
+//! `countersign api-key`: what operators do with API keys on the command line, and what it prints.
 
 use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -67,7 +66,7 @@ fn what_is_not_said_is_made_up() {
     {
         assert!(table.contains(shown), "{shown} is not in {table}");
     }
-    // What ends after the last year that can be written ends with it.
+    // A lifetime that ends after the last year that can be written is cut to that year.
     let lasting = one(&deployment, &["api-key", "issue", "alice", "--expires-in", "10000y"]);
     assert_eq!(lasting["expires_at"], "9999-12-31T23:59:59.999Z");
     let deployment = deployment.set("issuer.api_key_lifetime", "1d");

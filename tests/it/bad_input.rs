@@ -1,5 +1,4 @@
-//! What people get wrong on the command line: one clear line that names the fix, and nothing
-//! half-written.
+//! Mistakes on the command line: one clear line that names the fix, and nothing is written.
 
 use std::net::TcpListener;
 
@@ -89,7 +88,7 @@ async fn a_username_is_taken_once() {
     refused(&deployment.run(&["principal", "add", "alice", "--scope", "admin"]), &["alice"]);
 
     assert_eq!(deployment.list(&["principal", "list"]), before);
-    // Byte for byte: another spelling is another principal.
+    // Usernames are compared byte for byte: another spelling is another principal.
     deployment.done(&["principal", "add", "Alice"]);
     assert_eq!(deployment.list(&["principal", "list"]).len(), 2);
 }
@@ -116,7 +115,7 @@ async fn a_key_is_added_once() {
     );
 
     assert_eq!(deployment.list(&["key", "list", "alice"]).len(), 1);
-    // Somebody else may hold it, too.
+    // Another principal may hold the same key.
     deployment.enrol("bob", &key);
 }
 
@@ -195,12 +194,12 @@ fn with_alice() -> Deployment {
     deployment
 }
 
-/// Refused in one line that says what matters, with nothing on stdout for a script to mistake for
+/// Refused with one line that says what matters, and nothing on stdout that a script could take for
 /// success.
 fn refused(ran: &Ran, parts: &[&str]) {
     assert!([1, 2].contains(&ran.code), "{ran:?}");
     assert_eq!(ran.stdout, "", "{ran:?}");
-    // The parser of the command line adds where to find help.
+    // The argument parser adds where to find help.
     let complaint =
         ran.stderr.trim_end().trim_end_matches("\n\nFor more information, try '--help'.");
     assert_eq!(complaint.lines().count(), 1, "not one line: {ran:?}");

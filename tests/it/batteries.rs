@@ -1,5 +1,5 @@
 //! One battery for every adapter of a port: the nonce stores, and the registry on each database.
-//! These alone call into the library, because what they hold to its promise is a port.
+//! Only these tests and `book` call into the library: they test the promises of a port.
 
 mod changes;
 mod feed;

@@ -1,4 +1,4 @@
-//! Tokens that say which request they are for: `htm`, `htu`, `aud`, at both doors.
+//! Tokens that are bound to a request: `htm`, `htu`, `aud`, at both doors.
 
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::HttpRequest;
 use serde_json::{Value, json};
@@ -72,7 +72,7 @@ async fn a_contradicting_binding_is_refused() {
         ("GET", "/", json!({"aud": ""})),
         ("GET", "/", json!({"aud": []})),
         ("GET", "/", json!({"aud": format!("{AUDIENCE}/")})),
-        // One of three is wrong.
+        // One of the three is wrong.
         ("POST", "/a", json!({"htm": "POST", "htu": "https://gateway.test/a", "aud": "elsewhere"})),
         ("POST", "/a", json!({"htm": "POST", "htu": "https://gateway.test/b", "aud": AUDIENCE})),
     ] {
@@ -87,7 +87,7 @@ async fn a_contradicting_binding_is_refused() {
     }
 }
 
-/// Gateways read such paths each in their own way, so equal spelling proves nothing.
+/// Gateways interpret such paths differently, so equal spelling proves nothing.
 #[tokio::test]
 async fn a_path_in_disguise_is_refused() {
     let world = World::start();
@@ -111,8 +111,8 @@ async fn a_path_in_disguise_is_refused() {
     }
 }
 
-/// While scheme, host and path were put together and parsed again, the first of these made a token
-/// for `/orders` good for anything.
+/// When scheme, host and path were joined and parsed again, the first of these made a token for
+/// `/orders` valid for any request.
 #[tokio::test]
 async fn a_host_in_disguise_is_refused() {
     let world = World::start();
@@ -150,7 +150,7 @@ async fn a_host_in_disguise_is_refused() {
     }
 }
 
-/// A token that was sent to another service, and by that one to us, at the host that it is bound
+/// A token that was sent to another service, which relays it to us with the host that it is bound
 /// to.
 #[tokio::test]
 async fn authorities_are_the_only_hosts_to_be_bound_to() {
@@ -187,8 +187,8 @@ async fn authorities_are_the_only_hosts_to_be_bound_to() {
     assert!(verdict.allowed(), "{verdict:?}");
 }
 
-/// No body is seen over HTTP: the back end is told what it must be. Without a claim the header is
-/// empty, and overwrites the client's.
+/// Over HTTP Countersign sees no body: the back end receives the digest to check. Without that
+/// claim the header is empty, and overwrites the client's.
 #[tokio::test]
 async fn a_digest_is_handed_on() {
     let world = World::start();
@@ -207,7 +207,7 @@ async fn a_digest_is_handed_on() {
     }
 }
 
-/// As Envoy hands bodies over, and as it says that there is one which it does not.
+/// As Envoy sends bodies, and as it reports a body that it does not send.
 #[tokio::test]
 async fn a_body_that_is_seen_has_the_digest() {
     const PARTIAL: &str = "x-envoy-auth-partial-body";
@@ -330,7 +330,7 @@ async fn the_command_line_binds_query_and_body() {
     assert_eq!(sign(&["--body", "no such file"]).code, 1);
 }
 
-/// A binding that cannot be checked is not fulfilled.
+/// A binding that cannot be checked is a mismatch.
 #[tokio::test]
 async fn a_binding_needs_a_gateway_that_tells_the_request() {
     let world = World::start();
@@ -348,7 +348,7 @@ async fn a_binding_needs_a_gateway_that_tells_the_request() {
     }
 }
 
-/// A refused binding leaves the token good: it was not presented where it belongs.
+/// A refused binding does not spend the token: it was not presented to the request it is for.
 #[tokio::test]
 async fn a_mismatch_spends_nothing() {
     let world = World::start();
@@ -381,7 +381,7 @@ impl World {
         Self { countersign: deployment.serve(), key, deployment }
     }
 
-    /// Over https, of `gateway.test`.
+    /// A request for `gateway.test` over https.
     async fn ask(&self, door: Door, method: &str, target: &str, claims: &Value) -> Verdict {
         let question = Question {
             method: method.to_owned(),

@@ -1,11 +1,12 @@
-//! The book in `docs/`: that what it says of settings, commands and reasons is what the program
-//! says, that its links lead somewhere, and that its commands work.
+//! The book in `docs/`: what it says about settings, commands and reasons is what the program does,
+//! its links work, and so do its commands.
 
 mod command_line;
 mod denials;
 mod front_pages;
 mod gateways;
 mod known_holes;
+mod language;
 mod libraries;
 mod links;
 pub(crate) mod markdown;
@@ -26,8 +27,8 @@ fn pages() -> PathBuf {
     repository().join("docs/src")
 }
 
-/// Holds the part of a page that follows the mark `generated from SOURCE` to `wanted`; with
-/// `UPDATE_DOCS` in the environment, puts it there.
+/// Compares the part of a page that follows the mark `generated from SOURCE` to `wanted`. With
+/// `UPDATE_DOCS` in the environment, writes it there instead.
 fn hold(page: &str, source: &str, wanted: &str) {
     let file = pages().join(page);
     let text =

@@ -1,9 +1,9 @@
-//! Single use over real servers while the store loses its memory, changes hands, fills up, hangs,
-//! is behind a bad network or tells another time: no token passes twice, nothing passes while the
+//! Single use with real servers while the store loses its memory, fails over, fills up, hangs, is
+//! behind a bad network, or has a wrong clock: no token passes twice, nothing passes while the
 //! store cannot claim, and honest clients pass again soon after it can.
 //!
-//! Each scenario presents tokens two to four times over three replicas, in all `CHAOS_TOKENS` of
-//! them (`make chaos`: 10,000).
+//! Each scenario presents tokens two to four times over three replicas, `CHAOS_TOKENS` of them in
+//! total (`make chaos`: 10,000).
 
 mod clocks;
 mod database;
@@ -22,21 +22,21 @@ use crate::harness::{Client, Countersign, Deployment, Key, Plan, Presenter, Repo
 
 /// Long enough for a fault to fall into the window of many tokens.
 const TOLERANCE: Duration = Duration::from_secs(4);
-/// Long enough for tokens to be good after a fault of five seconds.
+/// Long enough for tokens to be valid after a fault of five seconds.
 const LONG_TOLERANCE: Duration = Duration::from_secs(9);
-/// How soon after the store is back an honest client passes.
+/// How soon an honest client passes once the store is back.
 const RECOVERY: Duration = Duration::from_secs(2);
-/// Without `CHAOS_TOKENS`.
+/// Used without `CHAOS_TOKENS`.
 const PER_SECOND: u32 = 80;
-/// `nonce.timeout` as it is by default, in front of faults whose answers have to come in time. The
-/// quick run shares the machine with other tests: it gives them longer.
+/// The default of `nonce.timeout`, for faults whose answers have to come in time. The quick run
+/// shares the machine with other tests: it allows longer.
 const CLAIM_WITHIN: Duration = Duration::from_millis(100);
 const CLAIM_WITHIN_QUICK: Duration = Duration::from_secs(1);
-/// How soon a decision is refused if the store does not answer, beside [`CLAIM_WITHIN`].
+/// How soon a decision is refused if the store does not answer, in addition to [`CLAIM_WITHIN`].
 const REFUSAL_MAX: Duration = Duration::from_millis(200);
-/// What two cores present two to four times in time, also a debug build.
+/// What two cores can present two to four times in time, even in a debug build.
 const PER_SECOND_MAX: u32 = 300;
-/// A scenario in which fewer used tokens come back after the fault shows nothing.
+/// A scenario proves nothing if fewer used tokens come back after the fault.
 const REPLAYS_MIN: usize = 50;
 
 /// Three replicas on one store.
@@ -58,7 +58,7 @@ impl World {
         world
     }
 
-    /// Without replicas yet.
+    /// Replicas are not started yet.
     fn of(deployment: Deployment) -> Self {
         let client = Arc::new(enrol(&deployment, "alice"));
         Self { deployment, client, replicas: Vec::new(), tolerance: TOLERANCE }
@@ -80,7 +80,7 @@ fn enrol(deployment: &Deployment, username: &str) -> Client {
     Client { username: username.to_owned(), id: deployment.enrol(username, &key), key }
 }
 
-/// Whether `make chaos` asks, which runs one scenario at a time: figures then mean something.
+/// Whether `make chaos` runs this: it runs one scenario at a time, so timings are meaningful.
 fn is_whole() -> bool {
     std::env::var_os("CHAOS_TOKENS").is_some()
 }
@@ -103,7 +103,7 @@ fn settle(deployment: Deployment, nonce_url: &str, tolerance: Duration) -> Deplo
         .set("self_signed.tolerance", &tolerance)
 }
 
-/// As many tokens as `CHAOS_TOKENS` says, or those of so many seconds.
+/// Tokens for at least `seconds`, and at least `CHAOS_TOKENS` of them.
 fn plan(seconds: u32, tolerance: Duration) -> Plan {
     let wanted = std::env::var("CHAOS_TOKENS")
         .ok()
@@ -117,22 +117,22 @@ fn plan(seconds: u32, tolerance: Duration) -> Plan {
 /// What happened to the store.
 #[derive(Clone, Copy, Debug)]
 struct Fault {
-    /// From here on it could not claim, and what was claimed before may be lost.
+    /// From here on the store could not claim, and earlier claims may be lost.
     began: Instant,
-    /// Until here it could not claim. The same as `began` for a fault that takes no time.
+    /// Until here the store could not claim. Equal to `began` for an instantaneous fault.
     ended: Instant,
-    /// From here on it could.
+    /// From here on the store could claim.
     returned: Instant,
 }
 
 impl Fault {
-    /// One that is over at once.
+    /// A fault that takes no time.
     fn now() -> Self {
         let now = Instant::now();
         Self { began: now, ended: now, returned: now }
     }
 
-    /// Whether single use held, nothing passed meanwhile, and everything fresh passes since.
+    /// Single use held, nothing passed during the fault, and every fresh token passes after it.
     fn is_outlived(self, report: &Report) {
         report.tells();
         self.tells(report);
@@ -157,7 +157,7 @@ impl Fault {
         self.is_forgotten(report);
     }
 
-    /// Whether single use held, and every fresh token passed, also meanwhile.
+    /// Single use held, and every fresh token passed, also during the fault.
     fn is_harmless(self, report: &Report) {
         report.tells();
         self.tells(report);
@@ -176,14 +176,14 @@ impl Fault {
         );
     }
 
-    /// Whether refusals came in time, if the run is one whose figures mean something.
+    /// Refusals came in time, checked only if the run's timings are meaningful.
     fn is_refused_in_time(self, report: &Report) {
         let slowest = report.latencies(self.began, self.ended, "unavailable").last().copied();
         let slowest = slowest.expect("nothing was refused");
         assert!(!is_whole() || slowest <= REFUSAL_MAX, "a refusal took {slowest:?}");
     }
 
-    /// A row for the table of a run.
+    /// A row for the report of a run.
     fn tells(self, report: &Report) {
         let every = report.latencies(self.began, self.ended, "");
         let at = |part: usize| {
@@ -203,7 +203,7 @@ impl Fault {
         );
     }
 
-    /// Whether every fresh token passes since.
+    /// Every fresh token passes after the fault.
     fn is_forgotten(self, report: &Report) {
         let since = self.returned + RECOVERY;
         let (refused, never) = report.refused_since(since);

@@ -1,4 +1,4 @@
-//! The Helm chart: what it renders, for every value file under `ci`, and what of it is compulsory.
+//! The Helm chart: what it renders for every value file under `ci`, and what is mandatory in it.
 
 mod alerts;
 mod refusals;
@@ -33,7 +33,7 @@ async fn helm_finds_nothing_wrong_with_it() {
         assert_eq!(report["total_charts_linted"], 1, "{name}");
         assert_eq!(report["errors"], json!([]), "{name}");
         for message in report["messages"].as_array().unwrap() {
-            // 1 is a remark: there is no icon.
+            // Exactly one remark: there is no icon.
             assert_eq!(message["severity"], 1, "{name}: {message}");
         }
     }
@@ -68,7 +68,8 @@ async fn the_api_server_would_take_every_manifest() {
     }
 }
 
-/// The check itself: what is misspelt or mistyped is found, in Kubernetes' own kinds and in others.
+/// Tests the check itself: it finds misspelt and mistyped fields, in Kubernetes' own kinds and in
+/// others.
 #[tokio::test]
 async fn a_wrong_field_would_be_noticed() {
     let rendered = of("production");
@@ -136,7 +137,7 @@ async fn no_pod_has_more_rights_than_it_needs() {
                     "{name}: {container}"
                 );
             }
-            // Secrets that are mounted are nobody else's to read.
+            // Only the owner may read mounted secrets.
             for volume in pod["volumes"]
                 .as_array()
                 .into_iter()
@@ -152,7 +153,7 @@ async fn no_pod_has_more_rights_than_it_needs() {
     }
 }
 
-/// A hook runs before what the release brings is there.
+/// A hook runs before the other objects of the release exist.
 #[tokio::test]
 async fn the_database_is_migrated_before_anything_else() {
     for (name, rendered) in all() {
@@ -192,7 +193,7 @@ async fn the_database_is_migrated_before_anything_else() {
             .iter()
             .filter(|variable| variable["name"] == "COUNTERSIGN_DATABASE__URL");
         assert_eq!(urls.count(), 1, "{name}: {container}");
-        // Nothing that selects the pods of the service selects this one.
+        // No selector of the service's pods selects this pod.
         assert_eq!(
             job["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/component"], "migrate",
             "{name}"
@@ -260,7 +261,7 @@ async fn every_selector_finds_the_pods_and_every_port_is_there() {
                 autoscaler["spec"]["scaleTargetRef"]["name"],
                 rendered.deployment()["metadata"]["name"]
             );
-            // Both would set it, in turns.
+            // Both would set it in turns.
             assert!(rendered.deployment()["spec"]["replicas"].is_null(), "{name}");
         }
     }
@@ -313,7 +314,7 @@ async fn grpc_ports_say_what_they_speak() {
     assert_eq!(of("own-environment").one("Service", "-grpc")["spec"]["clusterIP"], "None");
 }
 
-/// The old pod is gone before the new one starts, where two of them would each let a token pass.
+/// If two pods would each let a token pass, the old one stops before the new one starts.
 #[tokio::test]
 async fn pods_are_replaced_without_a_gap_or_an_overlap() {
     let strategy = |rendered: &Rendered| rendered.deployment()["spec"]["strategy"].clone();
@@ -322,7 +323,7 @@ async fn pods_are_replaced_without_a_gap_or_an_overlap() {
         strategy(&of("minimal")),
         json!({ "type": "RollingUpdate", "rollingUpdate": { "maxSurge": 1, "maxUnavailable": 0 } })
     );
-    // A budget for one replica would be in the way of whoever drains its node.
+    // A budget for one replica would stop anyone who drains its node.
     assert_eq!(of("single-node").all("PodDisruptionBudget").count(), 0);
     for (name, rendered) in all() {
         let grace =
@@ -336,7 +337,7 @@ async fn pods_are_replaced_without_a_gap_or_an_overlap() {
     }
 }
 
-/// A pod that is told to stop is seen not to be ready while it still answers.
+/// A pod that receives SIGTERM is reported as not ready while it still answers.
 #[tokio::test]
 async fn the_end_of_a_pod_is_noticed_before_it_comes() {
     for (name, rendered) in all().into_iter().filter(|(_, rendered)| drain(rendered) > 0) {

@@ -1,5 +1,4 @@
-//! Databases as people run them: several processes that migrate, failovers, poolers, full disks,
-//! outages.
+//! Databases as people run them: concurrent migrations, failovers, poolers, full disks, outages.
 
 mod failover;
 mod full_disk;
@@ -17,8 +16,8 @@ use serde_json::Value;
 use crate::harness::http::Request;
 use crate::harness::{ApiKey, Countersign, TokenApi, eventually_async};
 
-/// How soon logins work again once the database can take them; twice as long for a machine that is
-/// busy with other tests.
+/// How soon logins work again once the database can take writes; doubled for a machine that is busy
+/// with other tests.
 const RECOVERY: Duration = Duration::from_secs(4);
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -33,7 +32,7 @@ async fn logs_in_within(deadline: Duration, countersign: &Countersign, key: &Api
     .await;
 }
 
-/// What `/readyz` says of the registry, and null if that can do everything.
+/// The registry's entry in `/readyz`; null if the registry is ready.
 async fn registry_state(countersign: &Countersign) -> (u16, Value) {
     let answer = Request::get("/readyz").send(countersign.admin).await;
     (answer.status, answer.json()["dependencies"]["registry"].clone())
@@ -48,14 +47,14 @@ async fn registry_becomes(countersign: &Countersign, state: impl Into<Value>) {
     .await;
 }
 
-/// Named statements on any connection that the pooler at `url` has to the server. Asking leaves
-/// none behind.
+/// The number of named statements on any connection of the pooler at `url` to the server. The query
+/// itself leaves none.
 async fn statements_left(url: &str) -> i64 {
     let options = url.parse::<PgConnectOptions>().unwrap().extra_float_digits(None);
     let mut asking = Vec::new();
     for _ in 0..3 {
         let mut connection = PgConnection::connect_with(&options).await.unwrap();
-        // Held, so that the next one gets another.
+        // Held, so that the next query gets another connection.
         connection.execute("BEGIN").await.unwrap();
         asking.push(connection);
     }

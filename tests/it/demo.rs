@@ -1,4 +1,4 @@
-//! `countersign demo`, the first thing that anybody runs.
+//! `countersign demo`, the first command that people run.
 
 use crate::book::{markdown::Document, quick_start::assert_prints};
 use crate::harness::{Deployment, Process, Signal, repository};
@@ -35,7 +35,7 @@ fn it_shows_decisions_and_nothing_else() {
     for (decision, (status, says)) in decisions.iter().zip(expected) {
         assert!(decision.starts_with(status) && decision.ends_with(says), "{decision} in {shown}");
     }
-    // The README shows this very output.
+    // The README shows exactly this output.
     let readme = Document::read(&repository().join("README.md")).code;
     let shown_there = readme.iter().find(|block| block.text.contains("  HTTP  ")).unwrap();
     assert_prints(&shown, &shown_there.text);
@@ -44,7 +44,7 @@ fn it_shows_decisions_and_nothing_else() {
     }
 }
 
-/// What the demo has printed so far, to standard output and error.
+/// What the demo has printed so far, to standard output and standard error.
 fn demo_log(deployment: &Deployment) -> String {
     let files =
         std::fs::read_dir(deployment.dir.path()).unwrap().map(|entry| entry.unwrap().path());

@@ -82,7 +82,7 @@ async fn malformed_claims() {
         ("profiles that contradict one another about the time", "iat", json!(now() - 1_000)),
     ];
     for (claim, other) in [("username", "iss"), ("nonce", "jti")] {
-        // Without all three of its own profile, the other one counts, too.
+        // If a claim of its own profile is missing, the other profile counts, too.
         let claims = Claims::registered("alice").with(claim, "one").with(other, "another");
         world.denies("malformed_credentials", claim, |world| world.asks(&claims)).await;
     }
@@ -164,9 +164,9 @@ async fn invalid_token() {
 
 #[tokio::test]
 async fn timestamp_outside_tolerance() {
-    // With the fence, what was signed before the start would be denied for that.
+    // The fence would deny what was signed before the start.
     let world = World::on(Deployment::new().set("nonce.fence", "off"));
-    // One second beyond the 20 s of the default; ahead of now a few more, for the test itself takes
+    // One second beyond the default of 20 s; a few more ahead of now, because the test itself takes
     // time.
     for offset in [-21, -60, 25, 60] {
         world
@@ -190,8 +190,8 @@ async fn timestamp_outside_tolerance() {
         .await;
 }
 
-/// Nonces in memory are forgotten at a restart: whether a token from before was used cannot be
-/// told.
+/// Nonces in memory are lost at a restart: the service cannot know whether an earlier token was
+/// used.
 #[tokio::test]
 async fn signed_before_the_start() {
     for (fence, offset, allowed) in [
@@ -239,7 +239,7 @@ async fn replayed() {
     }
 }
 
-/// Without the key nobody can spend somebody's nonce.
+/// Without the key nobody can spend another client's nonce.
 #[tokio::test]
 async fn a_forgery_spends_nothing() {
     let world = World::start();
@@ -299,7 +299,7 @@ async fn unavailable() {
     redis.stop();
 
     world.denies("unavailable", "Redis is gone", |world| world.asks(&Claims::of("alice"))).await;
-    // Without a valid signature nobody learns about the store.
+    // Without a valid signature a client learns nothing about the store.
     world
         .denies("invalid_token", "and somebody's key", |_| {
             Question::with(Claims::of("alice").authorization(&Key::ed25519()))
@@ -307,7 +307,7 @@ async fn unavailable() {
         .await;
 }
 
-/// Which usernames exist must not show: the answers are the same to the byte.
+/// Answers must not show which usernames exist: they are the same, byte for byte.
 #[tokio::test]
 async fn unknown_disabled_and_known_look_alike() {
     let world = World::start();
@@ -332,11 +332,11 @@ async fn unknown_disabled_and_known_look_alike() {
     }
 }
 
-/// alice may read orders; the others may nothing.
+/// alice may read orders; the others have no scopes.
 struct World {
     countersign: Countersign,
     deployment: Deployment,
-    /// Everybody's key.
+    /// The key that everyone has.
     key: Key,
 }
 
@@ -367,7 +367,7 @@ impl World {
         Question::with(claims.authorization(&self.key))
     }
 
-    /// At both doors, with a question made anew for each: a nonce is good once.
+    /// At both doors, with a new request for each, because a nonce can be used once.
     async fn denies(&self, code: &str, case: &str, question: impl Fn(&Self) -> Question) {
         for door in Door::BOTH {
             let verdict = door.ask(&self.countersign, &question(self)).await;
@@ -387,7 +387,7 @@ fn asking(scope: &str, question: Question) -> Question {
     Question { scope: Some(scope.to_owned()), ..question }
 }
 
-/// Everything that a denial with this code has to be, at whichever door.
+/// Checks everything that a denial with this code must have, at either door.
 fn assert_denied(verdict: &Verdict, code: &str, case: &str) {
     let (status, inner_code) = match code {
         "insufficient_scope" => (403, 7),
@@ -417,8 +417,8 @@ fn assert_denied(verdict: &Verdict, code: &str, case: &str) {
     assert!(problem["type"].is_string() && problem["title"].is_string(), "{case}: {problem}");
 }
 
-/// The answer without what may differ between any two: when it was given, its id, and the order of
-/// the headers, which over HTTP is drawn by chance.
+/// The answer without what may differ between any two: the date, the request id, and the order of
+/// headers, which is random over HTTP.
 fn anonymous(verdict: &Verdict) -> String {
     let wire = verdict.wire.iter().map(|byte| char::from(*byte)).collect::<String>();
     let wire = [("date", "DATE"), ("x-auth-decision-id", "ID")].into_iter().fold(
@@ -434,7 +434,7 @@ fn anonymous(verdict: &Verdict) -> String {
     format!("{}\r\n\r\n{body}", lines.join("\r\n"))
 }
 
-/// The token with another name in its claims, of the same length.
+/// The token with another username of the same length.
 fn tampered(authorization: &str) -> String {
     use base64::Engine as _;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;

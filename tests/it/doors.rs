@@ -1,4 +1,4 @@
-//! What each door takes and answers.
+//! What each door accepts and answers.
 
 pub mod grpc;
 pub mod grpc_limits;

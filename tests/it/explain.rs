@@ -7,7 +7,7 @@ use crate::harness::{
     member, now, pass_the_fence, variable,
 };
 
-/// In the order in which decisions take them.
+/// The steps, in the order of a decision.
 const STEPS: [&str; 9] = [
     "credentials",
     "token",
@@ -20,8 +20,8 @@ const STEPS: [&str; 9] = [
     "nonce",
 ];
 
-/// What an explanation has to say: the verdict, the code that a client would be told, the exact
-/// reason, and the step that says it.
+/// What an explanation must contain: the verdict, the code that a client would receive, the exact
+/// reason, and the step that fails.
 type Expected = (&'static str, Option<&'static str>, Option<&'static str>, Option<&'static str>);
 
 const ALLOW: Expected = ("allow", None, None, None);
@@ -232,7 +232,7 @@ async fn every_verdict_has_its_reason_and_its_step() {
     }
 }
 
-/// Whatever came of one step, those after it are looked at as far as they can be.
+/// Whatever the result of a step, later ones are checked as far as possible.
 #[tokio::test]
 async fn steps_tell_what_was_seen_and_expected() {
     let world = World::start();
@@ -278,7 +278,7 @@ async fn steps_tell_what_was_seen_and_expected() {
     says(&required, "required_claims", &["htm absent"], &["htm"]);
 }
 
-/// However often it is explained, a token passes once; then the explanation says so.
+/// Explaining a token does not spend it: it still passes once. After that, the explanation says so.
 #[tokio::test]
 async fn explaining_claims_no_nonce() {
     let world = World::start();
@@ -294,7 +294,7 @@ async fn explaining_claims_no_nonce() {
     check("used", &replayed, deny("replayed", "nonce_claimed", "nonce"));
     says(&replayed, "nonce", &["used before"], &[]);
 
-    // Somebody else's nonce is another.
+    // Another principal's use of the nonce does not count.
     world.deployment.enrol("bob", &world.key);
     let claims = Claims::of("alice").with("nonce", "same");
     assert!(
@@ -324,7 +324,7 @@ async fn used_nonces_in_the_memory_of_the_service_are_not_guessed() {
     says(&report, "nonce", &["memory", "admin API"], &[]);
 }
 
-/// An outage is neither an allow nor a denial, and explaining it is no failure; without the
+/// An outage is neither an allow nor a denial, and explaining it is not an error. Without the
 /// registry there is nothing to explain.
 #[tokio::test]
 async fn what_is_out_of_reach_is_told() {
@@ -380,7 +380,7 @@ async fn bad_usage_is_exit_code_2() {
     }
 }
 
-/// The command has no key sets in memory, and asks for them itself.
+/// The command has no key sets in memory, and fetches them itself.
 #[tokio::test]
 async fn a_trusted_key_set_is_fetched() {
     let server = JwksServer::https();
@@ -430,7 +430,7 @@ async fn a_trusted_key_set_is_fetched() {
 }
 
 /// With nonces in Redis, and four principals who hold the same key: `alice` with scopes, one
-/// disabled, one whose key is revoked, one whose key may not be used yet.
+/// disabled, one whose key is revoked, one whose key is not valid yet.
 struct World {
     deployment: Deployment,
     key: Key,
@@ -449,7 +449,7 @@ impl World {
         deployment.done(&["key", "revoke", &revoked]);
         deployment.done(&["principal", "add", "early"]);
         deployment.add_key_with("early", &key, &["--not-before", "2099-01-01T00:00:00Z"]);
-        // Whoever comes first finds Redis without a memory, and fences what was signed before.
+        // The first process finds an empty Redis, and fences what was signed before.
         deployment.done(&["config", "check"]);
         pass_the_fence();
         Self { deployment, key, _redis: redis }
@@ -459,7 +459,7 @@ impl World {
         self.command(&[["explain", token, "--output", "json"].as_slice(), options].concat(), &[])
     }
 
-    /// What a command says that has to succeed, with these settings beside the world's.
+    /// Output of a command that must succeed, with these settings added to the world's.
     fn command(&self, arguments: &[&str], settings: &[(&str, &str)]) -> Value {
         let mut command = self.deployment.command(arguments);
         command.envs(settings.iter().map(|(key, value)| (variable(key), value)));
@@ -496,7 +496,7 @@ fn check(case: &str, report: &Value, (verdict, code, reason, failed): Expected) 
     assert_eq!(said, [&json!(verdict), &json!(code), &json!(reason)], "{case}: {report:#}");
     let steps = report["steps"].as_array().unwrap();
     let names: Vec<&str> = steps.iter().map(|step| step["step"].as_str().unwrap()).collect();
-    // Without credentials or a token there is nothing more to look at.
+    // Without credentials or a token there is nothing more to check.
     let count = failed
         .filter(|step| ["credentials", "token"].contains(step))
         .map_or(STEPS.len(), |last| 1 + STEPS.iter().position(|name| *name == last).unwrap());

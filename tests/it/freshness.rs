@@ -1,4 +1,4 @@
-//! A change by the command line, in a process of its own, is in force on every running replica
+//! A change by the command line, in a process of its own, takes effect on every running replica
 //! within one second.
 
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use crate::harness::{
     execute,
 };
 
-/// The promise, and a margin for the command itself to end and the question to be asked.
+/// The promise, and a margin for the command to exit and the request to be sent.
 const IN_FORCE_WITHIN: Duration = Duration::from_millis(1_000 + 250);
 
 #[tokio::test]
@@ -28,8 +28,8 @@ async fn on_mariadb() {
     changes_take_effect(Database::mariadb()).await;
 }
 
-/// Each connection takes a block of numbers for itself: what a replica writes over a connection
-/// that it has had for a while has smaller numbers than what a command wrote just before.
+/// Each connection takes a block of numbers for itself: what a replica writes over an older
+/// connection has smaller numbers than what a command wrote just before.
 #[tokio::test]
 async fn on_postgres_with_numbers_in_blocks() {
     let database = Database::postgres();
@@ -59,7 +59,7 @@ async fn changes_take_effect(database: Database) {
     let world = World::start(database);
     let (first, second) = (Key::ed25519(), Key::rsa());
 
-    // Asked for before, so that what is remembered is that there is no such principal.
+    // Asked before, so that the replica remembers that there is no such principal.
     world.everywhere("invalid_token", "alice", &first).await;
 
     world.change(&["principal", "add", "alice"]);
@@ -90,7 +90,7 @@ async fn changes_take_effect(database: Database) {
     world.in_force("invalid_token", "alice", &third).await;
 }
 
-/// Whoever registers and then asks does not wait for the next look at the changes: a refusal looks
+/// After registering, a client does not wait for the next look at the changes: a refusal looks
 /// first.
 #[tokio::test]
 async fn what_was_added_a_moment_ago_is_known() {
@@ -127,7 +127,7 @@ impl World {
         self.deployment.done(arguments);
     }
 
-    /// Measured from the end of the command: an administrator's next glance.
+    /// Measured from the end of the command: an administrator's next look.
     async fn in_force(&self, expected: &str, username: &str, key: &Key) {
         let start = Instant::now();
         for replica in &self.replicas {
@@ -138,7 +138,7 @@ impl World {
             })
             .await;
         }
-        // And stays so.
+        // It stays so.
         self.everywhere(expected, username, key).await;
     }
 

@@ -1,7 +1,8 @@
-//! Redis tells the replicas that something changed. It may be away: then they find out by polling.
+//! Redis tells the replicas that something changed. Without it they find out by polling.
 //!
-//! A key that is revoked shows who looked: as long as it is accepted, nobody asks for a look, as a
-//! refusal would. What happens long before the next poll is due, a hint has caused.
+//! The revocation of a key shows which of the two happened: while the key is accepted, nothing asks
+//! for a look at the changes, as a refusal would. If it takes effect long before the next poll is
+//! due, a hint caused that.
 
 use std::time::{Duration, Instant};
 
@@ -10,11 +11,11 @@ use crate::harness::{
     Sluice, eventually_async, variable,
 };
 
-/// The longest that the settings take: no test here lasts until the second poll.
+/// The maximum of the setting: no test here lasts until the second poll.
 const RARELY: &str = "1m";
-/// For the command to end and the question to be asked on a busy machine.
+/// For the command to exit and the request to be sent on a busy machine.
 const SOON: Duration = Duration::from_secs(5);
-/// What polling promises, and a margin as above.
+/// The promise of polling, and a margin as above.
 const BY_POLLING: Duration = Duration::from_millis(1_000 + 250);
 /// For connections to come back.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -25,7 +26,7 @@ async fn over_one_redis() {
     let world = World::start(&format!("redis://{}", redis.address));
     world.follows_at_once("alice").await;
 
-    // What nobody tells is not known before the next poll; and any hint makes it known.
+    // A change without a hint is not known before the next poll, and any hint makes it known.
     let silent = world.enrol("silent");
     world.ask_all("allowed", &silent).await;
     let mut command = world.deployment.command(&["key", "revoke", &silent.id]);
@@ -52,7 +53,7 @@ async fn over_sentinels() {
         .await;
 }
 
-/// Nodes that are gone are passed over, by the command as by the replicas.
+/// Both the command and the replicas skip nodes that are gone.
 #[tokio::test]
 async fn over_the_nodes_that_are_there() {
     let gone = crate::harness::free_port();
@@ -79,15 +80,15 @@ async fn a_restarted_redis_is_listened_to_again() {
     world.becomes("allowed", &first, PATIENCE).await;
     world.becomes("allowed", &second, PATIENCE).await;
 
-    // The replicas look for changes when they are connected again, which they are once this one is
-    // followed.
+    // The replicas look for changes once they are connected again; when this change takes effect,
+    // they are.
     world.deployment.done(&["key", "revoke", &first.id]);
     world.becomes("invalid_token", &first, PATIENCE).await;
     world.deployment.done(&["key", "revoke", &second.id]);
     world.becomes("invalid_token", &second, SOON).await;
 }
 
-/// The database is where changes are; Redis only makes haste.
+/// Changes come from the database; Redis only makes them faster.
 #[tokio::test]
 async fn changes_need_no_redis() {
     let mut redis = Redis::start();
@@ -110,7 +111,7 @@ async fn changes_need_no_redis() {
     world.becomes("invalid_token", &bob, BY_POLLING).await;
 }
 
-/// As if its machine had gone: nobody answers, and nothing breaks.
+/// As if its machine were gone: nothing answers, and no connection breaks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_redis_holds_no_command_up() {
     let redis = Redis::start();
@@ -124,7 +125,7 @@ async fn a_silent_redis_holds_no_command_up() {
 
     sluice.shut();
     world.succeeds_at_once(&["key", "revoke", &alice.id]);
-    // The question that comes too early waits for its nonce.
+    // A request that comes too early waits for its nonce.
     world.becomes("invalid_token", &alice, BY_POLLING + Duration::from_secs(1)).await;
 
     sluice.open();
@@ -158,7 +159,7 @@ impl World {
         Holder { username, id: self.deployment.enrol(username, &key), key }
     }
 
-    /// A key is revoked, and a principal disabled.
+    /// Revokes a key, and disables a principal.
     async fn follows_at_once(&self, username: &'static str) {
         let first = self.enrol(username);
         let second = Key::ed25519();
@@ -173,7 +174,7 @@ impl World {
         self.becomes("invalid_token", &second, SOON).await;
     }
 
-    /// Every replica answers so now.
+    /// Every replica gives this answer now.
     async fn ask_all(&self, expected: &str, holder: &Holder) {
         for replica in &self.replicas {
             assert_eq!(ask(replica, holder).await, expected, "{}", holder.username);
@@ -192,7 +193,7 @@ impl World {
         }
     }
 
-    /// The change is made, and nobody waits for a Redis that is not there.
+    /// The change is made without waiting for a Redis that is gone.
     fn succeeds_at_once(&self, arguments: &[&str]) {
         let start = Instant::now();
         self.deployment.done(arguments);

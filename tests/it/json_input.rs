@@ -1,5 +1,5 @@
-//! JSON from strangers, everywhere it comes in: an object is an object, and text is UTF-8. A reader
-//! that takes the members of an array for those of an object would take `[false]` for
+//! JSON from clients, everywhere it is accepted: an object is an object, and text is UTF-8. A
+//! reader that takes the elements of an array for the members of an object would take `[false]` for
 //! `{"is_active": false}`.
 
 use base64::Engine as _;
@@ -23,7 +23,7 @@ async fn an_array_is_no_patch_and_nothing_to_add() {
     );
 
     for (method, path, body) in [
-        // What disabled alice.
+        // This used to disable alice.
         ("PATCH", "/principals/alice".to_owned(), json!([false])),
         (
             "PATCH",
@@ -108,7 +108,7 @@ async fn an_array_is_no_question_to_the_token_api() {
     assert_eq!(api.validate(&pair.access).await, 200, "nothing was revoked");
 }
 
-/// `["EdDSA"]` passed for `{"alg": "EdDSA"}`.
+/// `["EdDSA"]` used to pass for `{"alg": "EdDSA"}`.
 #[tokio::test]
 async fn a_token_has_a_header_and_claims_that_are_objects() {
     let (_deployment, countersign, key) = alice();
@@ -161,7 +161,7 @@ async fn a_token_has_a_header_and_claims_that_are_objects() {
     }
 }
 
-/// Of ours, and as an assertion to the token endpoint.
+/// An access token, and an assertion to the token endpoint.
 #[tokio::test]
 async fn so_has_an_access_token_and_an_assertion() {
     let (deployment, countersign, key) = alice();
@@ -229,13 +229,13 @@ fn alice() -> (Deployment, Countersign, Key) {
     (deployment, countersign, key)
 }
 
-/// A JWS over whatever bytes.
+/// A JWS over arbitrary bytes.
 fn signed(key: &Key, header: &[u8], claims: &[u8]) -> String {
     let input = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
     format!("{input}.{}", URL_SAFE_NO_PAD.encode(key.sign("EdDSA", input.as_bytes())))
 }
 
-/// What each door says to it: the code of a denial.
+/// The answer of each door: the code of a denial.
 async fn ask(countersign: &Countersign, token: &str) -> [Option<String>; 2] {
     let question = Question::with(format!("JWT {token}"));
     let mut codes = [const { None }; 2];

@@ -1,4 +1,4 @@
-//! Key sets that principals trust: whose tokens pass, and what an operator's changes do while the
+//! Key sets that principals trust: which tokens pass, and what an operator's changes do while the
 //! service runs.
 
 pub mod fetching;
@@ -16,12 +16,12 @@ use crate::harness::{
     Verdict, eventually_async, member,
 };
 
-/// For whatever has no promised time.
+/// For anything without a promised time.
 pub const PATIENCE: Duration = Duration::from_secs(20);
-/// For a fetch, a decision and a command, on a busy machine; on top of a promised time.
+/// For a fetch, a decision and a command on a busy machine, in addition to a promised time.
 pub const MARGIN: Duration = Duration::from_secs(3);
-/// The promise for changes in the registry, and a margin for the command itself to end and the
-/// question to be asked.
+/// The promise for changes in the registry, and a margin for the command to exit and the request to
+/// be sent.
 const IN_FORCE_WITHIN: Duration = Duration::from_millis(1_000 + 250);
 
 #[tokio::test]
@@ -32,7 +32,7 @@ async fn tokens_of_a_trusted_set_pass_once_at_either_door() {
         (Signer::new("p256", Key::p256()), "p256"),
         (Signer::new("p384", Key::p384()), "p384"),
         (Signer::named("2026 \u{fc}%"), "2026%20%C3%BC%25"),
-        // In the form of a fingerprint, which it is not.
+        // Looks like a fingerprint, but is not one.
         (Signer::named("ab".repeat(32)), &"ab".repeat(32)),
     ];
     world.server.put("/keys", Behaviour::set(signers.iter().map(|(signer, _)| signer.jwk())));
@@ -87,7 +87,8 @@ async fn only_the_named_key_of_a_trusting_principal_counts() {
         let verdict = world.ask(claims.authorization(&signer.key)).await;
         assert_eq!(verdict.code(), Some("invalid_token"), "{case}: {verdict:?}");
     }
-    // Who names none means any, and is known by the fingerprint.
+    // A token without a `kid` may be signed with any key, and is reported with the key's
+    // fingerprint.
     let verdict = world.ask(Claims::of("alice").authorization(&signer.key)).await;
     assert_eq!(
         verdict.header("x-auth-key-id"),
@@ -96,8 +97,8 @@ async fn only_the_named_key_of_a_trusting_principal_counts() {
     );
 }
 
-/// Who wants a scope gets it by the principal's scopes: a key set narrows nothing, and widens
-/// nothing.
+/// A required scope is checked against the principal's scopes: a key set neither narrows nor widens
+/// them.
 #[tokio::test]
 async fn scopes_are_those_of_the_principal() {
     let world = World::start(&[]);
@@ -145,13 +146,13 @@ async fn keys_rotate_without_a_gap() {
     })
     .await;
 
-    // The same name for another key.
+    // Another key with the same name.
     let successor = Signer::named("2026");
     world.server.put("/keys", Behaviour::set([successor.jwk()]));
     world.becomes("allowed", "alice", &successor, INTERVAL + MARGIN).await;
     assert_eq!(world.outcome("alice", &new).await, "invalid_token");
 
-    // A set may be empty, too: then nobody may sign.
+    // A set may be empty, too: then no token passes.
     world.server.put("/keys", Behaviour::set([]));
     world.becomes("invalid_token", "alice", &successor, INTERVAL + MARGIN).await;
     world.local_key_goes_on().await;
@@ -186,7 +187,7 @@ async fn a_removed_trust_and_a_disabled_principal_stop_at_once_everywhere() {
     everywhere("invalid_token", IN_FORCE_WITHIN).await;
     world.local_key_goes_on().await;
 
-    // And it can be trusted again.
+    // The set can be trusted again.
     world.trust("alice", "/keys");
     everywhere("allowed", PATIENCE).await;
 }
@@ -216,7 +217,7 @@ async fn a_principal_may_trust_several_sets() {
     assert_eq!(world.outcome("alice", &second).await, "allowed");
 }
 
-/// One fetch does for all who trust the set, and each may stop trusting it.
+/// One fetch serves everyone who trusts the set, and each may stop trusting it.
 #[tokio::test]
 async fn a_set_that_two_principals_trust_is_fetched_once() {
     let (server, deployment) = World::prepare(&[]);
@@ -243,7 +244,7 @@ async fn a_set_that_two_principals_trust_is_fetched_once() {
     assert_eq!(world.outcome("bob", &signer).await, "allowed", "bob still trusts it");
 }
 
-/// Whatever a set calls its keys, a registered key is itself.
+/// Whatever names a set gives to its keys, a registered key is used as itself.
 #[tokio::test]
 async fn a_set_cannot_take_the_place_of_a_registered_key() {
     let world = World::start(&[]);
@@ -298,7 +299,7 @@ async fn what_a_trust_is_used_for_is_written_down() {
     .await;
     assert_eq!(last_used(&world, &last), None);
 
-    // What was not yet written is written at the end.
+    // Anything not yet written is written at shutdown.
     world.becomes("allowed", "alice", &late, PATIENCE).await;
     world.countersign.signal(Signal::Term);
     assert!(world.countersign.exited_within(PATIENCE).success());
@@ -307,7 +308,7 @@ async fn what_a_trust_is_used_for_is_written_down() {
 }
 
 /// A service with one principal, `alice`, who has a registered key, and a server for the sets that
-/// she may trust. Nothing is fetched but when a trust is new, unless a test sets it.
+/// she may trust. Sets are fetched only when a trust is new, unless a test configures otherwise.
 pub struct World {
     pub server: JwksServer,
     pub countersign: Countersign,
@@ -325,7 +326,7 @@ impl World {
         Self { server, countersign: deployment.serve(), deployment, local }
     }
 
-    /// The server and the settings, without principals and not yet serving.
+    /// The server and the settings, without principals; not yet serving.
     pub fn prepare(settings: &[(&str, &str)]) -> (JwksServer, Deployment) {
         let server = JwksServer::https();
         let rarely =
@@ -338,7 +339,7 @@ impl World {
         (server, deployment)
     }
 
-    /// Has `username` trust the set at this path of the server, and yields the trust's id.
+    /// Makes `username` trust the set at this path of the server. Returns the trust's id.
     pub fn trust(&self, username: &str, path: &str) -> String {
         self.deployment.add_trust(username, &self.server.url(path))
     }
@@ -347,7 +348,7 @@ impl World {
         Door::Http.ask(&self.countersign, &Question::with(authorization)).await
     }
 
-    /// What becomes of a fresh token: `allowed`, or the code of the denial.
+    /// The outcome of a fresh token: `allowed`, or the code of the denial.
     pub async fn outcome(&self, username: &str, signer: &Signer) -> String {
         outcome(&self.ask(signer.authorization(username)).await)
     }
@@ -360,7 +361,7 @@ impl World {
         .await;
     }
 
-    /// Alice's registered key is allowed at both doors.
+    /// Checks that both doors allow Alice's registered key.
     pub async fn local_key_goes_on(&self) {
         for door in Door::BOTH {
             let verdict = door
@@ -373,7 +374,7 @@ impl World {
         }
     }
 
-    /// Waits until the list shows that a fetch failed, and yields why.
+    /// Waits until the list shows a failed fetch. Returns the reason.
     pub async fn shows_an_error(&self, trust: &str) -> String {
         eventually_async("the failure is shown", PATIENCE, async || {
             self.deployment.listed_trust(trust)["last_error"].as_str().map(str::to_owned)
@@ -381,7 +382,7 @@ impl World {
         .await
     }
 
-    /// Waits until the list shows no failure any more.
+    /// Waits until the list shows no failure.
     pub async fn shows_no_error(&self, trust: &str) {
         eventually_async("the failure is gone", PATIENCE, async || {
             self.deployment.listed_trust(trust)["last_error"].is_null().then_some(())

@@ -1,4 +1,4 @@
-//! Keys: those that people register, and those that we sign with.
+//! Keys: those that clients register, and our own signing keys.
 
 pub mod real;
 pub mod registration;

@@ -1,4 +1,4 @@
-//! `last_used_on`: written behind the decisions, not often, and not lost at the end.
+//! `last_used_on`: written after the decisions, not often, and not lost at shutdown.
 
 use std::time::{Duration, Instant};
 
@@ -7,14 +7,14 @@ use crate::harness::{
     eventually_async, now,
 };
 
-/// A note waits up to 10 s for its turn; the rest is for the machine.
+/// A note waits up to 10 s to be written; the rest is for the machine.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(12);
 const INTERVAL_SECONDS: i64 = 10;
 /// The promise of [`crate::shutdown`].
 const EXIT_WITHIN: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// At every door, for as long as decisions flow. Keys that opened nothing were not used.
+/// At every door, as long as there are decisions. Keys that allowed nothing were not used.
 #[tokio::test]
 async fn uses_are_written_every_ten_seconds_at_most() {
     let deployment = Deployment::new();
@@ -55,7 +55,7 @@ async fn uses_are_written_every_ten_seconds_at_most() {
     .await;
 
     for (holder, seen) in holders.iter().zip(&seen) {
-        // A second note may have come before the first was written.
+        // A second note may have arrived before the first was written.
         let first = [0, INTERVAL_SECONDS].map(|later| began_at + later);
         assert!(
             first.iter().any(|at| (*at..=at + 1).contains(&seen[0])),
@@ -97,7 +97,7 @@ async fn what_was_used_last_is_written_at_the_end() {
     }
 }
 
-/// Two replicas write what each has seen: the later use stays.
+/// Two replicas write what each has seen: the later use is kept.
 #[tokio::test]
 async fn a_later_use_is_not_overwritten_by_an_earlier_one() {
     let deployment = Deployment::new();
@@ -117,7 +117,7 @@ async fn a_later_use_is_not_overwritten_by_an_earlier_one() {
     assert!(noted >= used_late, "used at {used_early} and {used_late}, written {noted}");
 }
 
-/// A database that never answers: what cannot be written does not keep the process.
+/// A database that never answers: notes that cannot be written do not delay the exit.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hanging_database_holds_nothing_up() {
     let database = Database::postgres();
@@ -127,7 +127,7 @@ async fn a_hanging_database_holds_nothing_up() {
     let [alice, bob] = ["alice", "bob"].map(|username| Holder::enrol(&deployment, username));
     let mut countersign = deployment.serve();
 
-    // So that connections are there to hang.
+    // So that there are connections that hang.
     assert!(Door::Http.ask(&countersign, &alice.question()).await.allowed());
     eventually_async("a note is written", WRITTEN_WITHIN, async || {
         deployment.last_used_on(&alice.id)

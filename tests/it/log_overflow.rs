@@ -1,4 +1,4 @@
-//! A log that nobody reads: lines are lost and counted, and nothing else is.
+//! A log that nobody reads: lines are lost and counted, and nothing else is affected.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::ChildStderr;
@@ -12,7 +12,7 @@ use crate::harness::{
     Claims, Countersign, Deployment, Door, Key, Question, Signal, decision_request,
 };
 
-/// Far more than pipes and memory take: each is a line of some 300 bytes.
+/// Far more than pipes and memory hold: each is a line of about 300 bytes.
 const DENIALS: u64 = 20_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -47,7 +47,7 @@ async fn nobody_waits_for_a_reader_of_the_log() {
     assert!(ready.json().get("warnings").is_none(), "{ready:?}");
 }
 
-/// The end is in time, whoever does not read what is said of it.
+/// The process ends in time, even if nobody reads its log.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_is_not_read_does_not_keep_the_process() {
     let (_deployment, mut countersign, unread, _) = alice();
@@ -59,7 +59,7 @@ async fn a_log_that_is_not_read_does_not_keep_the_process() {
     drop(unread);
 }
 
-/// With `wait` no line is lost, and who reads late reads all.
+/// With `wait` no line is lost: a late reader gets all of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_line_is_lost_if_decisions_wait() {
     let deployment = Deployment::new().set("telemetry.log_overflow", "wait");
@@ -85,7 +85,7 @@ fn alice() -> (Deployment, Countersign, ChildStderr, Key) {
     (deployment, countersign, unread, key)
 }
 
-/// Has so many requests denied, over a few connections.
+/// Makes the service deny this many requests, over a few connections.
 async fn deny(countersign: &Countersign, denials: u64) {
     const CONNECTIONS: u64 = 8;
     let connections = (0..CONNECTIONS).map(async |_| {
@@ -104,8 +104,8 @@ async fn dropped(countersign: &Countersign) -> u64 {
     value.unwrap_or_else(|| panic!("it is not counted: {metrics}")).parse().unwrap()
 }
 
-/// How many denials were written, and how many lines were lost by the log's own account, which
-/// comes after them.
+/// How many denials were written, and how many lines the log itself reports as lost, in a later
+/// line.
 fn read_until_told(unread: ChildStderr) -> (u64, u64) {
     let mut denials = 0;
     for line in BufReader::new(unread).lines() {

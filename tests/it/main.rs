@@ -2,9 +2,9 @@
 //! peers.
 //!
 //! Every test starts the servers that it needs on free loopback ports and stops them when it ends,
-//! so tests run at once and in any order. But for `batteries` and `book`, nothing here calls into
-//! the library: what these tests know of Countersign is what its users know, and the tokens that
-//! they send are signed by code of their own.
+//! so tests run at the same time and in any order. Except for `batteries` and `book`, nothing here
+//! calls into the library: these tests know of Countersign what its users know, and they sign
+//! tokens with code of their own.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,10 +1,10 @@
 //! The manifests of `examples/` for gateways that cannot be installed here.
 //!
-//! What each gateway makes of its manifests is built from the manifests themselves. Istio, Envoy
-//! Gateway and Cilium configure Envoy, and ingress-nginx nginx: those run for real, with the
-//! configuration that these projects would write. So does Traefik, with its custom resources as
-//! files. Kong runs a plugin of ours, which runs here, too. Of APISIX there is a model: what it
-//! sends, and what it does with the answer.
+//! The configuration that each gateway would make of its manifests is built from the manifests
+//! themselves. Istio, Envoy Gateway and Cilium configure Envoy, and ingress-nginx configures nginx:
+//! both run for real, with the configuration that these projects would write. So does Traefik, with
+//! its custom resources as files. Kong runs our plugin, which runs here, too. APISIX is modelled:
+//! what it sends, and what it does with the answer.
 
 mod apisix;
 mod envoy;
@@ -24,14 +24,14 @@ use crate::harness::{
     Claims, Countersign, Deployment, Echo, Key, Manifests, Seen, Signal, WebSocket,
 };
 
-/// A gateway, in one of the ways in which its example configures it.
+/// A gateway, configured in one of the ways that its example shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     IstioGrpc,
     IstioHttp,
     EnvoyGatewayGrpc,
     EnvoyGatewayHttp,
-    /// By Cilium.
+    /// Configured by Cilium.
     GatewayApiGrpc,
     GatewayApiHttp,
     IngressNginx,
@@ -56,18 +56,18 @@ impl Way {
     }
 
     /// Over HTTP Istio asks about every route in the same way. The Gateway API's filter could ask
-    /// by its path; its example has one route.
+    /// with a path of its own; its example has one route.
     fn asks_for_scopes(self) -> bool {
         self != Self::IstioHttp && !self.is_by_filter()
     }
 
-    /// By the Gateway API's own filter, which has neither a status for outages nor rules for header
-    /// names.
+    /// Uses the Gateway API's own filter, which has neither a status for outages nor rules for
+    /// header names.
     fn is_by_filter(self) -> bool {
         matches!(self, Self::GatewayApiGrpc | Self::GatewayApiHttp)
     }
 
-    /// What the client gets when nobody answers.
+    /// The status that the client gets when Countersign does not answer.
     fn on_outage(self) -> u16 {
         match self {
             Self::GatewayApiGrpc | Self::GatewayApiHttp => 403,
@@ -84,7 +84,7 @@ impl Way {
     }
 }
 
-/// What decides and forwards.
+/// The server that asks and forwards.
 enum Gateway {
     Envoy(envoy::Running),
     IngressNginx(ingress_nginx::Running),
@@ -135,7 +135,7 @@ impl Gateway {
     }
 }
 
-/// A gateway in front of an echo; alice, who has a key, and root, who has the scope `admin` too.
+/// A gateway in front of an echo; alice, who has a key, and root, who also has the scope `admin`.
 struct Scene {
     way: Way,
     gateway: Gateway,
@@ -148,7 +148,7 @@ struct Scene {
 
 impl Scene {
     async fn of(way: Way) -> Self {
-        // As examples/ingress-nginx has it. The others do not send such a header.
+        // As in examples/ingress-nginx. The others do not send such a header.
         let deployment =
             Deployment::new().set("self_signed.attempt_header", "X-Countersign-Attempt");
         let [key, root_key] = [Key::ed25519(), Key::ed25519()];
@@ -192,7 +192,7 @@ impl Scene {
     }
 }
 
-/// Runs each test in each way, as a test of its own.
+/// Runs each test with each gateway, as a test of its own.
 macro_rules! in_the_ways_of {
     ($($module:ident $way:ident),+ $(,)?) => {
         $(mod $module {
@@ -279,8 +279,8 @@ in_the_ways_of!(that may go by the target:
     kong_host Kong,
 );
 
-/// nginx and APISIX choose by the host that a request target names, if it names one, Kong by the
-/// Host line; what they tell us and the back end has to be that host.
+/// nginx and APISIX use the host that a request target names, if any, Kong the Host line; they must
+/// send that host to Countersign and to the back end.
 async fn a_bound_token_passes_to_its_host_alone(way: Way) {
     let scene = Scene::of(way).await;
     let line = scene.host();
@@ -331,8 +331,8 @@ async fn a_token_passes_once(way: Way) {
     replayed.assert_challenge("replayed");
 }
 
-/// Every header of ours, in every spelling that a back end could read as ours, or that is said to
-/// pass.
+/// Every header of ours, in every spelling that a back end could read as ours, unless the README
+/// says that it passes.
 async fn made_up_identity_headers_are_overwritten(way: Way) {
     let scene = Scene::of(way).await;
 
@@ -340,7 +340,7 @@ async fn made_up_identity_headers_are_overwritten(way: Way) {
 
     assert_eq!(whole_identity(&scene, passage.seen()), Ok(()));
     if way.is_by_filter() {
-        // Which is why its README sends back ends that read the two alike elsewhere.
+        // Its README therefore excludes back ends that read the two alike.
         let passage =
             scene.send(&scene.signed("GET", "/").header("X_Auth_Scopes", passage::MADE_UP)).await;
         assert_eq!(passage.seen().values("x-auth-scopes"), [passage::MADE_UP, ""], "{passage:?}");
@@ -371,7 +371,7 @@ async fn a_route_asks_for_a_scope(way: Way) {
     if way.asks_for_scopes() {
         assert_eq!(refused.status, 403, "{refused:?}");
     } else {
-        // Which is why its README sends whoever needs scopes elsewhere.
+        // Its README therefore excludes users who need scopes.
         refused.seen();
     }
     assert_eq!(allowed.seen().values("x-auth-scopes"), ["admin"]);
@@ -400,7 +400,8 @@ async fn a_body_arrives_intact(way: Way) {
     );
 }
 
-/// What the gateways say about a request is theirs, whatever the client says in the same words.
+/// What a gateway says about a request is its own, even if the client sends headers of the same
+/// name.
 async fn a_client_cannot_tell_the_original_request(way: Way) {
     let scene = Scene::of(way).await;
     let bound = |method: &str, path: &str| {
@@ -446,7 +447,7 @@ async fn nobody_passes_while_countersign_is_down(way: Way) {
     }
 }
 
-/// It is worth something to whoever reads it: nobody has spent it.
+/// The unspent token would be valuable to anyone who reads it.
 async fn an_open_route_hands_on_no_token(way: Way) {
     let scene = Scene::of(way).await;
 
@@ -479,7 +480,7 @@ async fn a_websocket_is_decided_once_and_carried(way: Way) {
     );
 }
 
-/// Istio's example tells it. The others cannot, and their READMEs say what comes of it.
+/// Istio's example passes it on. The others cannot, and their READMEs describe the consequences.
 async fn many_headers_pass_if_envoy_is_told(way: Way) {
     let scene = Scene::of(way).await;
     let with = |count| {
@@ -520,7 +521,8 @@ async fn a_scope_covers_every_spelling(way: Way) {
     }
 }
 
-/// The Gateway API's own filter for CORS comes after the check in some, so its example has none.
+/// In some gateways the Gateway API's own CORS filter runs after the check, so its example has
+/// none.
 async fn a_preflight_is_answered_by_the_gateway(way: Way) {
     let scene = Scene::of(way).await;
     let preflight = |origin: &str| {
@@ -555,14 +557,13 @@ async fn a_preflight_is_answered_by_the_gateway(way: Way) {
     assert_eq!(value(&denied, "access-control-allow-origin"), "https://app.example.com");
 }
 
-/// Whoever leaves one of the seven out of the manifests is told by these tests: the back end then
+/// These tests notice if one of the seven headers is missing in the manifests: the back end then
 /// misses it, or believes the client.
 async fn a_forgotten_header_is_noticed(way: Way) {
     let mut scene = Scene::of(way).await;
     let manifests = Manifests::of(way.example());
     for name in IDENTITY {
-        // Empty for alice, so there is nothing to miss where the controller drops the client's own
-        // anyway.
+        // Empty for alice, so nothing is missing if the controller drops the client's own anyway.
         if way == Way::IngressNginx && ["x-auth-scopes", "x-auth-content-digest"].contains(&name) {
             continue;
         }
@@ -591,14 +592,14 @@ async fn a_header_that_the_plugin_forgets_is_noticed() {
     }
 }
 
-/// 8 KiB is Countersign's cap: nginx must not be the one to set a lower one.
+/// 8 KiB is Countersign's limit: nginx must not have a lower one.
 #[tokio::test]
 async fn the_largest_token_passes_ingress_nginx() {
     const CAP: usize = 8 * 1024;
     let scene = Scene::of(Way::IngressNginx).await;
     let padded =
         |length: usize| Claims::of("alice").with("padding", "x".repeat(length)).sign(&scene.key);
-    // Three characters more in the claims are four more in the token.
+    // Three more characters in the claims are four more in the token.
     let token = padded(1 + (CAP - padded(1).len()) / 4 * 3);
     assert!((CAP - 8..=CAP).contains(&token.len()), "{}", token.len());
 
@@ -607,7 +608,7 @@ async fn the_largest_token_passes_ingress_nginx() {
     assert_eq!(passage.seen().values("x-auth-username"), ["alice"]);
 }
 
-/// Whether alice is who the back end takes the client for, by all seven headers.
+/// Whether the back end takes the client for alice, by all seven headers.
 fn whole_identity(scene: &Scene, seen: &Seen) -> Result<(), String> {
     let fingerprint = scene.key.fingerprint();
     let expected = [
@@ -626,7 +627,7 @@ fn whole_identity(scene: &Scene, seen: &Seen) -> Result<(), String> {
             return Err(format!("{name} in {seen:?}"));
         }
     }
-    // Empty for alice: a gateway may pass the header on so, or drop it.
+    // Empty for alice: a gateway may pass the header on empty, or drop it.
     for name in ["x-auth-scopes", "x-auth-content-digest"] {
         if !seen.values(name).concat().is_empty() {
             return Err(format!("{name} in {seen:?}"));

@@ -1,4 +1,4 @@
-//! Access tokens that others verify by themselves, with the keys that we publish.
+//! Access tokens that others verify themselves, with the keys that we publish.
 
 use serde_json::{Value, json};
 
@@ -32,7 +32,7 @@ async fn pyjwt_verifies_our_tokens_from_our_key_set() {
     }
 }
 
-/// Envoy's own filter takes what we sign, and nothing else; and asks us nothing but for our keys.
+/// Envoy's own filter accepts what we sign, and nothing else, and requests only our keys.
 #[tokio::test]
 async fn envoy_verifies_our_tokens_from_our_key_set() {
     for algorithm in ["RS256", "ES256", "EdDSA"] {
@@ -70,7 +70,7 @@ async fn envoy_verifies_our_tokens_from_our_key_set() {
     }
 }
 
-/// Alice, who may read and write.
+/// Alice, with scopes to read and to write.
 fn deployment(algorithm: &str) -> Deployment {
     let deployment =
         Deployment::new().set("issuer.algorithm", algorithm).set("issuer.audience", AUDIENCE);

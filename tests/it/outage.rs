@@ -1,4 +1,4 @@
-//! Fail closed, and come back without a restart.
+//! Fails closed, and recovers without a restart.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ async fn redis_gone_and_back() {
     }
 
     for replica in &replicas {
-        // A load balancer takes it out; nobody restarts it.
+        // A load balancer takes it out; no restart is needed.
         assert_eq!(Request::get("/readyz").send(replica.admin).await.status, 503);
         assert_eq!(Request::get("/livez").send(replica.http).await.status, 200);
     }
@@ -45,7 +45,7 @@ async fn redis_gone_and_back() {
             Door::Http.ask(replica, &question()).await.allowed().then_some(())
         })
         .await;
-        // Not by chance: every connection is good again.
+        // Not by chance: every connection works again.
         for door in Door::BOTH {
             for _ in 0..10 {
                 let verdict = door.ask(replica, &question()).await;
@@ -56,7 +56,7 @@ async fn redis_gone_and_back() {
     }
 }
 
-/// A token that could not be decided is not spent: its second presentation is its first.
+/// A token that could not be decided is not spent: its second presentation counts as the first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_undecided_token_is_still_good() {
     let redis = Redis::start();
@@ -78,8 +78,8 @@ async fn an_undecided_token_is_still_good() {
     assert_eq!(Door::Http.ask(&countersign, &question).await.code(), Some("replayed"));
 }
 
-/// A Redis that comes back empty may have forgotten that a token was used: tokens from before are
-/// denied, whether they were used or not, and new ones pass.
+/// A Redis that comes back empty may have lost used nonces: tokens signed before are denied, used
+/// or not, and new ones pass.
 #[tokio::test]
 async fn a_token_from_before_a_loss_is_fenced() {
     let mut redis = Redis::start();
@@ -109,8 +109,8 @@ async fn a_token_from_before_a_loss_is_fenced() {
     assert!(countersign.log().contains("\"fenced\""), "{}", countersign.log());
 }
 
-/// The directory answers from memory: a lost database does not stop those whose keys are known
-/// (`registry.max_stale` bounds for how long), and whoever is not known cannot be told.
+/// The directory answers from memory: without the database, principals whose keys are known still
+/// pass (`registry.max_stale` limits how long), and others cannot be decided.
 #[tokio::test]
 async fn a_lost_database_stops_only_those_not_yet_known() {
     let mut deployment = Deployment::on(Database::postgres());

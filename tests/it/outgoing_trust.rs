@@ -1,5 +1,5 @@
-//! Every outgoing connection over TLS believes the same: the system's certificate authorities,
-//! which `SSL_CERT_FILE` and `SSL_CERT_DIR` replace, and those of its own setting.
+//! Every outgoing TLS connection trusts the same authorities: the system's, which `SSL_CERT_FILE`
+//! and `SSL_CERT_DIR` replace, and those of its own setting.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::harness::{
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// An authority that nobody knows, with a certificate for `localhost`.
+/// An unknown authority, with a certificate for `localhost`.
 struct Private {
     authority: Authority,
     dir: tempfile::TempDir,
@@ -33,7 +33,7 @@ impl Private {
         self.authority.file(name, kind).to_str().unwrap().to_owned()
     }
 
-    /// A folder with the authority's certificate alone.
+    /// A folder that holds only the authority's certificate.
     fn folder(&self) -> String {
         let folder = self.dir.path().join("authorities");
         std::fs::create_dir_all(&folder).unwrap();
@@ -42,8 +42,8 @@ impl Private {
     }
 }
 
-/// What `check` says with no authority of ours, with `SSL_CERT_FILE`, and with `SSL_CERT_DIR`: only
-/// that of the first is a failure.
+/// Runs `check` without our authority, with `SSL_CERT_FILE`, and with `SSL_CERT_DIR`: only the
+/// first may fail.
 fn believes_the_environment(
     private: &Private,
     deployment: impl Fn() -> Deployment,
@@ -150,7 +150,7 @@ async fn key_sets() {
     assert!(!believed(None, None, &server));
     assert!(believed(ours, None, &server));
     assert!(believed(None, ours, &server));
-    // The setting adds to what there is otherwise.
+    // The setting adds to the other authorities.
     assert!(believed(ours, others.to_str(), &server) && believed(ours, others.to_str(), &other));
     assert!(
         !believed(others.to_str(), None, &server),
@@ -170,7 +170,7 @@ async fn collectors() {
             .set("telemetry.trace_sample", "1")
             .variable("OTEL_BSP_SCHEDULE_DELAY", "50");
         deployment.enrol("alice", &key);
-        // Nobody there knows this authority.
+        // This authority is unknown there.
         let stranger = deployment.serve();
         let ask = async |countersign: &Countersign| {
             let question = Question::with(Claims::of("alice").authorization(&key));
@@ -209,7 +209,7 @@ async fn top() {
     assert_eq!(ran.code, 0, "{ran:?}");
 }
 
-/// A container without certificates can do all that needs none.
+/// In a container without certificates, everything works that needs none.
 #[tokio::test]
 async fn without_authorities_what_needs_none_works() {
     let redis = Redis::start();

@@ -1,5 +1,5 @@
-//! Connections by the thousand, silent ones, slow ones and such as speak no HTTP: nobody starves
-//! anybody, and memory is bounded.
+//! Thousands of connections, silent or slow ones, and connections that do not speak HTTP: none
+//! starves others, and memory is bounded.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,12 +14,12 @@ use crate::harness::{
     decision_request, eventually, eventually_async,
 };
 
-/// Longer than any deadline of a connection that is not idle, for machines with much else to do.
+/// Longer than any deadline of a connection that is not idle, for busy machines.
 const SECONDS: Duration = Duration::from_secs(40);
-/// What an HTTP/2 client says first, and its empty settings.
+/// The preface of an HTTP/2 client, with empty settings.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
 
-/// With few descriptors, so that one listener's connections would take them all.
+/// With so few file descriptors that one listener's connections would use them all.
 #[tokio::test]
 async fn silent_connections_at_one_listener_starve_no_other() {
     let (deployment, key) = (Deployment::new(), Key::ed25519());
@@ -112,7 +112,7 @@ async fn what_never_becomes_a_request_is_closed() {
     }
 }
 
-/// Browsers and gateways send more headers than most servers take.
+/// Browsers and gateways send more headers than most servers accept.
 #[tokio::test]
 async fn many_headers_are_taken_and_too_many_are_answered() {
     let (deployment, key) = (Deployment::new(), Key::ed25519());
@@ -224,7 +224,7 @@ async fn one_connection_too_many_is_refused_at_once() {
     let mut refused = TcpStream::connect(countersign.grpc).await.unwrap();
     let mut frames = Vec::new();
     refused.read_to_end(&mut frames).await.unwrap();
-    // A settings frame, and one that says to go away.
+    // SETTINGS, then GOAWAY.
     assert_eq!((frames.get(3), frames.get(12)), (Some(&4), Some(&7)), "{frames:?}");
     drop(held);
     eventually_async("a place is free", SECONDS, async || {
@@ -281,7 +281,7 @@ async fn one_request_too_many_is_refused_before_anything_is_done() {
         if request.target() == "/validate_request" {
             assert_eq!(answer.json()["code"], "unavailable");
         } else {
-            // In the words of the token API: nobody decided anything.
+            // In the format of the token API: this is not a decision.
             assert_eq!(
                 (answer.json()["error"].as_str(), &answer.json()["code"]),
                 (Some("temporarily_unavailable"), &Value::Null)
@@ -309,14 +309,14 @@ async fn one_request_too_many_is_refused_before_anything_is_done() {
     assert_eq!(Request::get("/livez").send(countersign.http).await.status, 200);
     sluice.open();
     for answer in futures_util::future::join_all(waiting).await {
-        // If the claims took too long, they were not refused for that.
+        // 503 if the claims took too long: that is not a refusal for overload.
         assert!(matches!(answer.unwrap().status, 200 | 503));
     }
-    // Nothing was done for it: its nonce is not spent.
+    // No work was done for it: its nonce is not spent.
     assert_eq!(countersign.decide(&spared).await.status, 200);
 }
 
-/// Whatever they send, slowly or not at all, and whether they read or not.
+/// Whatever the clients send, how slowly they send it, and whether they read or not.
 #[tokio::test]
 async fn thousands_of_connections_take_bounded_memory() {
     const EACH: usize = 5_000;
@@ -326,16 +326,16 @@ async fn thousands_of_connections_take_bounded_memory() {
     let mut all = Vec::new();
     for listener in [countersign.http, countersign.grpc, countersign.admin] {
         for number in 0..EACH {
-            // One that was refused may be closed already.
+            // A refused connection may be closed already.
             let Ok(mut stream) = TcpStream::connect(listener).await else { continue };
             let sent: Vec<u8> = match number % 4 {
                 0 => Vec::new(),
-                // Heads that do not end.
+                // Heads without an end.
                 1 => [b"GET /validate_request HTTP/1.1\r\nX-Long: ".to_vec(), vec![b'v'; 60 * 1024]].concat(),
-                // Answers that are not read.
+                // Pipelined requests whose answers are not read.
                 2 => b"GET /livez HTTP/1.1\r\nHost: countersign\r\n\r\n".repeat(100),
                 _ if listener == countersign.grpc || number % 8 == 3 && listener == countersign.http => PREFACE.to_vec(),
-                // Bodies that do not end.
+                // Bodies without an end.
                 _ => b"POST /authenticate HTTP/1.1\r\nHost: countersign\r\nContent-Type: application/json\r\n\
                        Content-Length: 60000\r\n\r\n{"
                     .to_vec(),
@@ -346,7 +346,7 @@ async fn thousands_of_connections_take_bounded_memory() {
     }
     let used = countersign.usage().resident_kib.saturating_sub(before) / 1024;
     assert!(used < 256, "{} connections take {used} MiB", all.len());
-    // And the service is there.
+    // The service still works.
     drop(all);
     eventually_async("decisions are answered", SECONDS, async || {
         decision_request()
@@ -358,7 +358,7 @@ async fn thousands_of_connections_take_bounded_memory() {
     .await;
 }
 
-/// Load balancers ask with HEAD.
+/// Some load balancers send HEAD.
 #[tokio::test]
 async fn head_answers_as_get_wherever_health_is_told() {
     let countersign = Deployment::new().serve();
@@ -386,7 +386,7 @@ async fn connections(listener: SocketAddr, count: usize) -> Vec<TcpStream> {
     all
 }
 
-/// So many that have been answered, so that they are counted for sure.
+/// Opens `count` connections. Each has been answered once, so the service has counted it.
 async fn kept_alive(listener: SocketAddr, count: usize) -> Vec<Connection> {
     eventually_async("there is room for them", SECONDS, async || {
         let mut all = Vec::new();
@@ -410,7 +410,7 @@ fn is_our_problem(answer: &Answer) {
     assert_eq!(answer.json()["status"], answer.status);
 }
 
-/// The value of the series that `line` begins with; 0 if it is not there.
+/// The value of the series that `line` begins with; 0 if it is missing.
 fn sample(metrics: &str, line: &str) -> f64 {
     let value = metrics.lines().find_map(|found| found.strip_prefix(line));
     value.map_or(0.0, |value| value.trim().parse().unwrap())

@@ -1,5 +1,5 @@
-//! What an installation has beside the binary: completions, manual pages, the unit, the image, the
-//! package.
+//! The files of an installation besides the binary: completions, manual pages, the unit, the image,
+//! the package.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -92,7 +92,7 @@ fn every_command_has_a_manual_page_that_renders() {
     assert!(ran.stderr.contains("cannot be made"), "{ran:?}");
 }
 
-/// In tenths of its own scale, which goes from 0 to 10; 9.6 is a service that nobody looked at.
+/// In tenths of its own scale from 0 to 10; an unhardened service gets 9.6.
 const EXPOSURE_MOST: &str = "15";
 
 #[test]
@@ -122,8 +122,7 @@ fn the_unit_is_sound_and_confined() {
     assert_ne!(open.code, 0, "the measure tells nothing: {open:?}");
 }
 
-/// What the unit starts is a command of this binary, and the user it runs as is one that the
-/// package makes.
+/// The unit starts a command of this binary, as a user that the package creates.
 #[test]
 fn the_unit_starts_what_is_installed() {
     let unit =
@@ -153,8 +152,8 @@ fn the_unit_starts_what_is_installed() {
     assert_eq!(ran.code, 0, "{ran:?}");
 }
 
-/// Each has the name of a listener, which is how the service knows it, and is where the unit may
-/// have it.
+/// Each has the name of a listener, by which the service knows it, and a path that the unit may
+/// use.
 #[test]
 fn the_socket_units_belong_to_the_unit() {
     let deployment = Deployment::bare();
@@ -175,7 +174,7 @@ fn the_socket_units_belong_to_the_unit() {
         has(&format!("ListenStream=/run/countersign/{listener}.sock"));
         has("Service=countersign.service");
 
-        // The user of the gateway need not be here.
+        // The gateway's user need not exist here.
         let file =
             deployment.file(&name, &unit.replace("www-data", "root").replace("envoy", "root"));
         let mut verify = Command::new(program("systemd-analyze"));
@@ -208,15 +207,15 @@ fn the_package_is_made_of_what_is_there() {
     assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
 }
 
-/// `.cargo/config.toml` is lost to a build from outside the repository, so everything that builds a
-/// binary to ship looks for what it adds.
+/// A build from outside the repository ignores `.cargo/config.toml`, so everything that builds a
+/// binary to ship checks for the code that its flags add.
 #[test]
 fn a_shipped_binary_has_the_code_for_avx_512() {
     let check =
         |binary: &Path| Ran::of(Command::new(repository().join("deploy/check-binary")).arg(binary));
     let ours = check(Path::new(env!("CARGO_BIN_EXE_countersign")));
     assert_eq!(ours.code, 0, "{ours:?}");
-    // On other architectures there is none to have, and in a script nothing to find.
+    // Other architectures need no such code. A script has none.
     let other = check(&program("bash"));
     assert_eq!(other.code, i32::from(cfg!(target_arch = "x86_64")), "{other:?}");
     assert_eq!(check(&repository().join("deploy/deb/build")).code, 1);
@@ -283,7 +282,7 @@ fn the_image_is_pinned_unprivileged_and_made_of_what_is_there() {
         assert!(repository().join(source).exists(), "{source} is not there");
         assert!(ignored.lines().any(|line| line == format!("!{source}")), "{source} is ignored");
     }
-    // What Cargo.toml names has to be in the image that builds it.
+    // The image that builds it must have everything that Cargo.toml names.
     for target in metadata()["packages"][0]["targets"].as_array().unwrap() {
         let path = PathBuf::from(target["src_path"].as_str().unwrap());
         let first = path.strip_prefix(repository()).unwrap().components().next().unwrap();
@@ -296,7 +295,7 @@ fn the_image_is_pinned_unprivileged_and_made_of_what_is_there() {
     }
 }
 
-/// Every command, with the ones above it: `principal add`. Help is none.
+/// Every command with its parents: `principal add`. Without help.
 fn commands(deployment: &Deployment) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut open = vec![Vec::<String>::new()];

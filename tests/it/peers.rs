@@ -1,5 +1,4 @@
-//! `asymmetric_jwt_auth` 1.3.0 on either side of Countersign, and `PyJWT` with a key set of its
-//! own.
+//! `asymmetric_jwt_auth` 1.3.0 on either side of Countersign, and `PyJWT` with its own key set.
 
 use std::time::Duration;
 
@@ -36,7 +35,7 @@ async fn its_tokens_are_accepted() {
     }
 }
 
-/// And servers that still run it take ours.
+/// Servers that still run it accept our tokens.
 #[tokio::test]
 async fn our_tokens_are_accepted_by_its_middleware() {
     let deployment = Deployment::new();
@@ -64,7 +63,7 @@ async fn our_tokens_are_accepted_by_its_middleware() {
     assert_eq!(site.recognises(&format!("JWT {}", sign(&stranger, &[]))).await, "");
 }
 
-/// The fingerprint is the `kid` that its tokens carry, whatever the format of the file.
+/// The fingerprint is the `kid` of its tokens, whatever the format of the file.
 #[tokio::test]
 async fn fingerprints_are_the_same() {
     let deployment = Deployment::new();
@@ -84,7 +83,7 @@ async fn fingerprints_are_the_same() {
     }
 }
 
-/// Both read each other's `kid`: a token picks its key by the same name.
+/// Each reads the other's `kid`: a token selects its key by the same name.
 #[tokio::test]
 async fn a_kid_picks_the_key() {
     let deployment = Deployment::new();
@@ -101,8 +100,8 @@ async fn a_kid_picks_the_key() {
     }
 }
 
-/// `PyJWT` signs, and makes the key set that a principal trusts: nothing of Countersign's is on its
-/// side.
+/// `PyJWT` signs, and makes the key set that a principal trusts: its side uses nothing of
+/// Countersign.
 #[tokio::test]
 async fn tokens_of_pyjwt_verify_through_a_trust() {
     let server = JwksServer::https();

@@ -1,4 +1,4 @@
-//! Redis as people run it.
+//! Redis in the ways people run it.
 
 pub mod access;
 pub mod far;

@@ -1,4 +1,4 @@
-//! What operators do with principals, keys and trusts on the command line, and what they see of it.
+//! What operators do with principals, keys and trusts on the command line, and what it prints.
 
 use std::time::Duration;
 
@@ -101,7 +101,7 @@ async fn who_was_added_disabled_passes_once_enabled() {
     let enabled = deployment.list_one(&["principal", "show", "alice"]);
     assert_eq!(enabled["is_active"], true);
     assert_ne!(enabled["created_at"], enabled["updated_at"]);
-    // Nothing happens twice.
+    // A repeated command changes nothing.
     deployment.done(&["principal", "enable", "alice"]);
     assert_eq!(deployment.list_one(&["principal", "show", "alice"]), enabled);
 }
@@ -204,8 +204,8 @@ async fn a_key_without_use_is_not_taken() {
     assert_eq!(deployment.list(&["key", "list"]), [] as [Value; 0]);
 }
 
-/// Of several keys each has its own time; the service looks at its own clock, and no change has to
-/// tell it.
+/// Each of several keys has its own validity; the service checks its own clock, and needs no change
+/// event.
 #[tokio::test]
 async fn keys_are_good_in_their_time_and_until_they_are_revoked() {
     let deployment = Deployment::new();
@@ -225,7 +225,7 @@ async fn keys_are_good_in_their_time_and_until_they_are_revoked() {
     let revoked = deployment.listed_key(&id);
     is_recent(&revoked["revoked_at"]);
     becomes("invalid_token", &countersign, &lasting).await;
-    // It is for good, and its first date stays.
+    // Revocation is final, and its first date is kept.
     deployment.done(&["key", "revoke", &id]);
     assert_eq!(deployment.listed_key(&id)["revoked_at"], revoked["revoked_at"]);
 }

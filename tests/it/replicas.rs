@@ -1,4 +1,4 @@
-//! Single use, over every replica and at both doors, however many ask at once.
+//! Single use over every replica and at both doors, for any number of concurrent requests.
 
 use tokio::task::JoinSet;
 
@@ -17,7 +17,7 @@ async fn one_token_passes_once_over_three_replicas() {
     let key = Key::ed25519();
     deployment.enrol("alice", &key);
     let replicas = [(); 3].map(|()| deployment.serve());
-    // Every fourth asks Envoy's way.
+    // Every fourth asks as Envoy does.
     let mut askers = Vec::new();
     for number in 0..AT_ONCE {
         askers.push(Asker::at(&replicas[number % 3], number % 4 == 3).await);
@@ -31,8 +31,8 @@ async fn one_token_passes_once_over_three_replicas() {
     }
 }
 
-/// Where `asymmetric_jwt_auth` with a Redis cache let 492 to 703 presentations through: its own
-/// tokens, and the promise of one each.
+/// The case in which `asymmetric_jwt_auth` with a Redis cache let 492 to 703 presentations through:
+/// with its own tokens, each passes once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_400_tokens_sent_8_times_each_400_pass() {
     const TOKENS: usize = 400;
@@ -48,7 +48,7 @@ async fn of_400_tokens_sent_8_times_each_400_pass() {
     }
 
     let mut accepted = 0;
-    // Signed in portions: a token is good for 20 s.
+    // Signed in batches: a token is valid for 20 s.
     for _ in 0..TOKENS / 50 {
         for authorization in AsymmetricJwtAuth::new().authorizations("alice", &key, 50) {
             let (allowed, returned) = present(&authorization, askers).await;
@@ -60,7 +60,7 @@ async fn of_400_tokens_sent_8_times_each_400_pass() {
     assert_eq!(accepted, TOKENS);
 }
 
-/// The store in memory keeps the same promise for a single replica.
+/// The store in memory makes the same promise for a single replica.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_token_passes_once_with_nonces_in_memory() {
     let deployment = Deployment::new();
@@ -95,7 +95,7 @@ impl Asker {
         }
     }
 
-    /// Whether the token is allowed. Anything but an allow and a replay is an error of its own.
+    /// Whether the token is allowed. Panics unless the answer is an allow or a replay.
     async fn ask(&mut self, authorization: &str) -> bool {
         match self {
             Self::Http(connection) => {
@@ -116,7 +116,7 @@ impl Asker {
     }
 }
 
-/// Has every asker present the token at once, and counts the allows.
+/// Presents the token from every asker at once, and counts the allows.
 async fn present(authorization: &str, askers: Vec<Asker>) -> (usize, Vec<Asker>) {
     let mut presentations = JoinSet::new();
     for mut asker in askers {

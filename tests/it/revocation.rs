@@ -1,5 +1,5 @@
-//! A key is revoked while decisions flow through two replicas: how long it is still accepted, and
-//! that nothing else is disturbed, also when the database goes away and comes back in between.
+//! A key is revoked while two replicas decide under load: how long it is still accepted, and that
+//! nothing else is affected, even if the database goes away and comes back in between.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,16 +10,16 @@ use crate::harness::{
 };
 use crate::harness::{eventually_async, now, variable};
 
-/// All together. A machine that cannot keep up answers fewer, and the promises hold all the same.
+/// In total. A machine that cannot keep up answers fewer; the promises hold all the same.
 const PER_SECOND: u32 = 500;
-/// Where Redis tells the replicas that something changed.
+/// The promise if Redis tells the replicas that something changed.
 const WITH_HINTS: Duration = Duration::from_millis(100);
-/// Where they have to find out by themselves.
+/// The promise if they have to find out by polling.
 const BY_POLLING: Duration = Duration::from_secs(1);
 const OUTAGE: Duration = Duration::from_secs(20);
-/// How old a note of use may be: one is made every 10 s, of whole seconds.
+/// The maximum age of a note of use: one is made every 10 s, in whole seconds.
 const NOTE_AGE_SECONDS: i64 = 11;
-/// For whatever has no promised time.
+/// For anything without a promised time.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The client whose key is revoked.
@@ -51,8 +51,8 @@ async fn polling_alone_ends_a_key_within_1_s() {
     judge(&samples, rate, &command, BY_POLLING);
 }
 
-/// Everybody goes on from memory meanwhile, nothing that was used is forgotten, and afterwards
-/// changes are followed as before.
+/// All clients continue from memory meanwhile, no used nonce is forgotten, and afterwards changes
+/// are followed as before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_of_the_database_is_outlived() {
     let mut world = World::start();
@@ -72,8 +72,8 @@ async fn an_outage_of_the_database_is_outlived() {
     let restored = Instant::now();
     uses.push((&after, world.uses(&after).await));
 
-    // Each accepted request of a key that is being revoked asks nobody to look for changes: they
-    // are followed by themselves.
+    // No accepted request of the key that is being revoked triggers a look for changes: the
+    // replicas follow them by themselves.
     world.deployment.done(&["key", "revoke", &probe.id]);
     for replica in &world.replicas {
         let what = "a change after the outage is followed";
@@ -115,8 +115,8 @@ struct Command {
     ended: Instant,
 }
 
-/// The only failures are those of the revoked key, after the command began; and `bound` after it
-/// ended it passes no more. Counts by the start of requests: one that was on its way at that moment
+/// The only failures are those of the revoked key, after the command began; from `bound` after its
+/// end the key never passes. Counts by the start of requests: one that was under way at that moment
 /// may have been decided already.
 fn judge(samples: &[Sample], rate: usize, command: &Command, bound: Duration) {
     let (revoked, others): (Vec<&Sample>, Vec<&Sample>) =
@@ -192,7 +192,7 @@ impl World {
         enrol(&self.deployment, username)
     }
 
-    /// By the command line, which tells the replicas of it only where it may know of Redis.
+    /// By the command line, which sends a hint to the replicas only if it knows of Redis.
     fn revoke(&self, client: usize, with_hint: bool) -> Command {
         let mut command = self.deployment.command(&["key", "revoke", &self.clients[client].id]);
         if !with_hint {
@@ -205,7 +205,7 @@ impl World {
         Command { began, ended }
     }
 
-    /// Every replica allows a request with this key. Yields when, in seconds since 1970.
+    /// Every replica allows a request with this key. Returns when, as Unix time in seconds.
     async fn uses(&self, client: &Client) -> i64 {
         let used_at = now();
         for replica in &self.replicas {

@@ -1,5 +1,4 @@
-//! Nothing that is secret is printed or logged, at whatever level, whatever goes wrong, and
-//! whichever library says so.
+//! No secret is printed or logged, at any level, by any library, whatever goes wrong.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -12,11 +11,11 @@ use crate::harness::{
     Question, Ran, Redis, Signer, Tinyproxy, TokenApi, eventually_async, free_port, variable,
 };
 
-/// Stands in every secret of a test, and nowhere else.
+/// Part of every secret in these tests, and of nothing else.
 const PLANTED: &str = "correcthorse";
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Everything is logged, of every crate.
+/// Logs everything, of every crate.
 const EVERYTHING: &str = "trace";
 
 fn tells_nothing(what: &str, text: &str) {
@@ -25,7 +24,7 @@ fn tells_nothing(what: &str, text: &str) {
     }
 }
 
-/// What a person may write by mistake, and what does not work although it is well-formed.
+/// Typing mistakes, and settings that are well-formed but do not work.
 #[test]
 fn what_cannot_be_used_is_not_repeated() {
     let nobody = free_port();
@@ -74,7 +73,7 @@ fn what_cannot_be_used_is_not_repeated() {
             &["principal", "list"],
             &["migrate", "status"],
         ] {
-            // One that starts all the same is looked at elsewhere.
+            // Settings with which the service starts all the same are tested elsewhere.
             let mut command_line = deployment.command(command);
             if command == ["serve"] {
                 let mut limited = std::process::Command::new("timeout");
@@ -94,7 +93,7 @@ fn what_cannot_be_used_is_not_repeated() {
                 assert!(ran.code != 0 && ran.stderr.contains(key), "{key} is not named: {ran:?}");
             }
         }
-        // The same out of a file.
+        // The same from a file.
         let (section, name) = key.split_once('.').unwrap();
         deployment.file("countersign.toml", &format!("[{section}]\n{name} = '{value}'\n"));
         let ran = Ran::of(deployment.command(&["config", "check"]).env_remove(variable(key)));
@@ -138,7 +137,7 @@ fn arguments_are_not_repeated() {
     }
 }
 
-/// All that has a password, in use, and then away.
+/// Every service with a password, while it works and after it is gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_logs_everything_tells_no_secret() {
     let (proxy, keys) = (Tinyproxy::start("countersign", PLANTED), JwksServer::https());
@@ -221,7 +220,7 @@ async fn with_password(database: &Database) -> String {
     database.url.replace("root@", &format!("planted:{PLANTED}@"))
 }
 
-/// Asks for everything, rightly and wrongly, and yields all that was answered.
+/// Sends every request, valid and invalid. Returns all answers.
 async fn used(
     countersign: &Countersign,
     token: &str,
@@ -229,7 +228,7 @@ async fn used(
     signer: &Signer,
     api_key: &ApiKey,
 ) -> String {
-    // Writing to a String does not fail.
+    // Writing to a String cannot fail.
     let mut told = String::new();
     for (username, authorization) in [
         ("alice", presented.to_owned()),

@@ -1,4 +1,4 @@
-//! The systems that Countersign replaces, side by side with it.
+//! The systems that Countersign replaces, compared to it.
 
 pub mod asymmetric;
 pub mod jwthenticator;

@@ -1,5 +1,5 @@
-//! One certificate as authority and as a peer's own, as `openssl req -x509` makes it: what curl and
-//! psql take, every connection takes here, and what is refused is told with what helps.
+//! One certificate as authority and as a peer's own, as `openssl req -x509` makes it: every
+//! connection here accepts what curl and psql accept, and every refusal says what helps.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -14,8 +14,8 @@ use crate::harness::{
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What every client of ours makes of a server. `connect` has one connect to a server with the
-/// first certificate, by this name, while it trusts the second.
+/// The result of every client of ours with a server. `connect` connects to a server that has the
+/// first certificate, by this name, and trusts the second.
 async fn servers_are_verified(connect: impl AsyncFn(&SelfSigned, &str, &SelfSigned) -> Ran) {
     let (own, twin, expired) = (SelfSigned::new(), SelfSigned::new(), SelfSigned::expired());
     let (named_as_of_old, plain) = (SelfSigned::with(&[]), plain());
@@ -56,7 +56,7 @@ async fn of_redis() {
     servers_are_verified(async |shown, name, trusted| {
         let port = free_port();
         let (cert, key, port_text) = (shown.pem(), shown.key(), port.to_string());
-        // Redis asks clients for a certificate, and takes this one as its own authority's.
+        // Redis requires a client certificate, and trusts this one as its own authority.
         let files = ["--tls-cert-file", &cert, "--tls-key-file", &key, "--tls-ca-cert-file", &cert];
         let _redis = Redis::start_with(&[&["--tls-port", &port_text][..], &files].concat());
         let deployment = Deployment::new()
@@ -83,7 +83,7 @@ async fn of_replicas() {
     .await;
 }
 
-/// Its driver verifies by itself, and takes no such certificate; it then says what does work.
+/// Its driver verifies certificates itself, and refuses this one; the error says what does work.
 #[tokio::test]
 async fn of_a_database_needs_another_certificate() {
     let database = Database::postgres();
@@ -94,7 +94,7 @@ async fn of_a_database_needs_another_certificate() {
         let url = format!("{localhost}?sslmode=verify-full&sslrootcert={}", shown.pem());
         let check = || Deployment::bare().set("database.url", &url).run(&["config", "check"]);
         if is_taken {
-            // The server reads its files when it gets to it.
+            // The server reloads its files with a delay.
             eventually("the other certificate is served, and taken", PATIENCE, || {
                 (check().code == 0).then_some(())
             });
@@ -108,8 +108,8 @@ async fn of_a_database_needs_another_certificate() {
     execute(&database.url, "SELECT 1").await;
 }
 
-/// Every listener: the same clients are taken, and the same refused, each with a line in the log
-/// and a count.
+/// Every listener accepts the same clients, and refuses the same, each with a line in the log and a
+/// count.
 #[test]
 fn clients_are_verified_by_every_listener() {
     let (server, own, twin, expired) =
@@ -152,8 +152,8 @@ fn clients_are_verified_by_every_listener() {
         (as_own(&expired), "expired", "has expired"),
         (as_own(&for_servers), "wrong_purpose", "`clientAuth`"),
         (as_own(&signs_only), "signs_only", "make one for the client"),
-        // All of these have the same name, so that these are of an authority that is trusted, by
-        // what they say.
+        // All of these have the same name, so by their contents they are issued by a trusted
+        // authority.
         (as_own(&stranger), "bad_signature", "another key under the same name"),
         (
             with(&foreign_leaf, &foreign_leaf_key),
@@ -171,7 +171,7 @@ fn clients_are_verified_by_every_listener() {
             assert_ne!(ran.code, 0, "{listener} {reason}: {ran:?}");
             is_told(&countersign, listener, reason, words);
         }
-        // What the client refuses, and what is no TLS.
+        // Certificates that the client refuses, and bytes that are not TLS.
         let ran = curl(address, &twin.pem(), &as_own(&own));
         assert_ne!(ran.code, 0, "{listener}: {ran:?}");
         is_told(
@@ -213,8 +213,7 @@ fn clients_are_verified_by_every_listener() {
     }
 }
 
-/// A session that is resumed shows no certificate again: when the files change, the sessions of
-/// before end.
+/// A resumed session presents no certificate again: when the files change, earlier sessions end.
 #[test]
 fn a_client_that_is_no_longer_trusted_resumes_no_session() {
     let (server, own, other) = (SelfSigned::new(), SelfSigned::new(), SelfSigned::new());
@@ -259,7 +258,7 @@ fn a_client_that_is_no_longer_trusted_resumes_no_session() {
             "{version}: {resumed}"
         );
 
-        // With TLS 1.3 a session is for one use.
+        // A session of TLS 1.3 can be used once.
         begin();
         std::fs::copy(other.pem(), &trusted).unwrap();
         eventually("the files are looked at", PATIENCE, || {
@@ -273,7 +272,7 @@ fn a_client_that_is_no_longer_trusted_resumes_no_session() {
     }
 }
 
-/// A self-signed certificate that says that it is no authority's.
+/// A self-signed certificate that says that it is not an authority.
 fn plain() -> SelfSigned {
     SelfSigned::with(&["subjectAltName=DNS:localhost", "basicConstraints=critical,CA:FALSE"])
 }
@@ -282,7 +281,7 @@ fn listeners(countersign: &Countersign) -> [(&'static str, SocketAddr); 3] {
     [("http", countersign.http), ("grpc", countersign.grpc), ("admin", countersign.admin)]
 }
 
-/// Asks for anything: an answer of any status means that the client was let in.
+/// Sends any request: an answer with any status means that the client was let in.
 fn curl(address: SocketAddr, authorities: &str, client: &[String]) -> Ran {
     let url = format!("https://localhost:{}/livez", address.port());
     let mut command = Command::new(program("curl"));
@@ -293,7 +292,7 @@ fn curl(address: SocketAddr, authorities: &str, client: &[String]) -> Ran {
     )
 }
 
-/// There is a line about it, with these words and an address.
+/// The log has a line with these words and an address.
 fn is_told(countersign: &Countersign, listener: &str, reason: &str, words: &str) {
     let what = format!("a line about {reason} on {listener} with {words:?}");
     eventually(&what, PATIENCE, || {

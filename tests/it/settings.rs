@@ -1,4 +1,4 @@
-//! Settings: where they come from, and what is said about bad ones.
+//! Settings: their sources, and the errors for bad ones.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ async fn a_good_configuration_is_confirmed() {
     assert_eq!(ran.code, 0, "{ran:?}");
 }
 
-/// A token bound to any host can be relayed: that is told, and stops nothing.
+/// A token bound to any host can be relayed: that is a warning, not an error.
 #[tokio::test]
 async fn a_required_uri_without_authorities_is_warned_of() {
     for (require, authorities, warned) in [
@@ -132,7 +132,7 @@ async fn the_environment_outweighs_the_file() {
         let authorization = format!("{scheme} {}", Claims::of("alice").sign(&key));
         Door::Http.ask(&countersign, &Question::with(authorization)).await
     };
-    // Compared without case.
+    // Compared case-insensitively.
     assert!(ask("token").await.allowed());
     for other in ["FILE", "JWT", "Bearer"] {
         assert_eq!(ask(other).await.code(), Some("malformed_credentials"), "{other}");
@@ -150,7 +150,7 @@ async fn another_file_is_read_when_told_so() {
     names_the_fault(&missing, &["missing.toml"]);
 }
 
-/// Where Authorization belongs to the application.
+/// For applications that use `Authorization` themselves.
 #[tokio::test]
 async fn another_header_may_carry_the_token() {
     let deployment = Deployment::new().set("self_signed.header", "X-Client-Token");
@@ -174,7 +174,7 @@ async fn another_header_may_carry_the_token() {
 
 #[tokio::test]
 async fn the_tolerance_is_a_setting() {
-    // Tokens from before the start would be fenced.
+    // The fence would deny tokens from before the start.
     let deployment = Deployment::new().set("self_signed.tolerance", "5m").set("nonce.fence", "off");
     let key = Key::ed25519();
     deployment.enrol("alice", &key);
@@ -187,7 +187,7 @@ async fn the_tolerance_is_a_setting() {
     }
 }
 
-/// One line, on stderr, with everything that it takes to put it right.
+/// One line on stderr, with everything needed to fix it.
 fn names_the_fault(ran: &Ran, parts: &[&str]) {
     assert!([1, 2].contains(&ran.code), "{ran:?}");
     assert_eq!(ran.stderr.trim().lines().count(), 1, "not one line: {ran:?}");

@@ -1,4 +1,5 @@
-//! SIGTERM: not ready at once, everything that was sent answered, exit 0 within ten seconds.
+//! SIGTERM: immediately not ready, every request that was sent is answered, exit 0 within ten
+//! seconds.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use crate::harness::{
 
 const EXIT_WITHIN: Duration = Duration::from_secs(10);
 
-/// A decision that waits for its nonce is in flight at each door when the signal comes. Both are
+/// A decision that waits for its nonce is in flight at each door when the signal arrives. Both are
 /// answered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn decisions_in_flight_are_finished() {
@@ -29,7 +30,7 @@ async fn decisions_in_flight_are_finished() {
     let authorization = || Claims::of("alice").authorization(&key);
     let mut over_http = Connection::open(countersign.http).await.unwrap();
     let mut over_grpc = countersign.ext_authz();
-    // Both have served before: kept-alive connections, one of them idle for good.
+    // Both have served before: kept-alive connections, one of them idle until the end.
     let mut idle = Connection::open(countersign.http).await.unwrap();
     for connection in [&mut over_http, &mut idle] {
         let answer =
@@ -56,7 +57,7 @@ async fn decisions_in_flight_are_finished() {
     assert_eq!(status.code(), Some(0));
 }
 
-/// Clients that keep their connections do not keep the process.
+/// Clients that keep their connections open do not delay the exit.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn idle_connections_hold_nothing_up() {
     let deployment = Deployment::new();
@@ -77,7 +78,7 @@ async fn idle_connections_hold_nothing_up() {
     drop((used, unused, over_grpc));
 }
 
-/// A store that never answers does not keep the process either: what waits for it is denied.
+/// Nor does a store that never answers: decisions that wait for it are denied.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hanging_store_holds_nothing_up() {
     let redis = Redis::start();
@@ -87,7 +88,7 @@ async fn a_hanging_store_holds_nothing_up() {
     deployment.enrol("alice", &key);
     let mut countersign = deployment.serve();
     let question = || decision_request().authorization(&Claims::of("alice").authorization(&key));
-    // So that the store's connection is there to hang.
+    // So that the store's connection exists and hangs.
     let mut connection = Connection::open(countersign.http).await.unwrap();
     assert_eq!(connection.send(&question()).await.unwrap().status, 200);
 
@@ -106,7 +107,7 @@ async fn a_hanging_store_holds_nothing_up() {
     assert_eq!(countersign.exited_within(EXIT_WITHIN).code(), Some(0));
 }
 
-/// The signal comes when every request has been sent and none is answered.
+/// The signal arrives when every request has been sent and none is answered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_sent_is_answered() {
     for drain in ["0s", "1s"] {
@@ -133,8 +134,8 @@ async fn what_was_sent_is_answered() {
     }
 }
 
-/// A gateway under load notices nothing: each of its requests is answered, over connections kept
-/// alive and over new ones.
+/// A gateway under load notices nothing: each of its requests is answered, over kept-alive
+/// connections and over new ones.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_while_the_service_drains() {
     let deployment = Deployment::new().set("server.drain", "4s");
@@ -181,8 +182,8 @@ async fn nothing_is_lost_while_the_service_drains() {
     assert_eq!(countersign.exited_within(EXIT_WITHIN).code(), Some(0));
 }
 
-/// The last moment is one like the others: whoever could connect is answered. A gateway asks
-/// another replica where it could not, but must not once the question was sent.
+/// The last moment is no exception: a client that could connect is answered. A gateway that cannot
+/// connect asks another replica, but must not once it has sent its question.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_connection_that_was_taken_is_answered() {
     for round in 0..5 {
@@ -215,7 +216,7 @@ async fn every_connection_that_was_taken_is_answered() {
     }
 }
 
-/// Envoy is told by the health service, and by GOAWAY.
+/// Envoy learns of it from the health service, and from GOAWAY.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn grpc_says_that_it_is_not_serving_and_goes_on() {
     let deployment = Deployment::new().set("server.drain", "5s");
@@ -237,7 +238,7 @@ async fn grpc_says_that_it_is_not_serving_and_goes_on() {
     })
     .await;
     over_grpc.check(check_request("JWT nonsense")).await;
-    // Over a new connection, too.
+    // Also over a new connection.
     countersign.ext_authz().check(check_request("JWT nonsense")).await;
 }
 
@@ -254,7 +255,7 @@ async fn a_second_signal_ends_it_at_once() {
     assert_eq!(countersign.exited_within(EXIT_WITHIN).code(), Some(0));
 }
 
-/// Port 0 is any that is free, and only the log tells which. By then, decisions are answered.
+/// Port 0 is any free port, and only the log names it. By then, decisions are answered.
 #[tokio::test]
 async fn the_log_names_the_addresses_that_were_bound() {
     let deployment = Deployment::new();
@@ -277,7 +278,7 @@ async fn the_log_names_the_addresses_that_were_bound() {
     assert_eq!(decision_request().send(http).await.status, 401);
 }
 
-/// What was spent before a restart is spent after it, where nonces are kept outside of the process.
+/// A nonce used before a restart is still used after it, if nonces are kept outside of the process.
 #[tokio::test]
 async fn a_restart_forgets_no_nonce() {
     let redis = Redis::start();
@@ -296,8 +297,8 @@ async fn a_restart_forgets_no_nonce() {
     assert_eq!(Request::get("/livez").send(after.http).await.status, 200);
 }
 
-/// Who comes in the very moment of the end is passed over, and would try again by itself only after
-/// a second.
+/// A connection made at the very moment of the end is lost, and would be retried only after a
+/// second.
 async fn refuses_connections(door: SocketAddr) {
     eventually_async("new connections are refused", EXIT_WITHIN, async || {
         let connected =

@@ -1,4 +1,4 @@
-//! What the service tells of itself: traces and metrics at a collector, `/metrics`, the log.
+//! Telemetry of the service: traces and metrics at a collector, `/metrics`, the log.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::harness::{
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Settings that send to `collector` soon.
+/// Settings that export to `collector` soon.
 fn telling(deployment: Deployment, collector: &Collector) -> Deployment {
     deployment
         .set("telemetry.otlp_endpoint", &collector.url())
@@ -22,8 +22,8 @@ fn telling(deployment: Deployment, collector: &Collector) -> Deployment {
         .variable("OTEL_METRIC_EXPORT_INTERVAL", "200")
 }
 
-/// Envoy sends spans of its own to the same collector. Its question to Countersign is one of them,
-/// and the decision is a part of that.
+/// Envoy exports its own spans to the same collector. Its question to Countersign is one of them,
+/// and the parent of the decision's span.
 async fn a_decision_is_part_of_the_gateways_trace(gateway: Gateway) {
     let collector = Collector::grpc();
     let endpoint = format!("address: 127.0.0.1, port_value: {}", collector.address().port());
@@ -56,7 +56,7 @@ async fn a_decision_is_part_of_the_gateways_trace(gateway: Gateway) {
 "
     );
     let edits = [("          stat_prefix: gateway", tracing), ("  clusters:\n", cluster.as_str())];
-    // Nothing of its own is sampled: what is sent here is what the gateway asked for.
+    // Nothing is sampled by default: these spans are exported because the gateway asked for it.
     let deployment = telling(Deployment::new(), &collector).set("telemetry.trace_sample", "0");
     let scene = Scene::on(deployment, gateway, Key::ed25519(), &edits).await;
 
@@ -109,8 +109,7 @@ fn assert_steps(decision: &CollectedSpan, steps: &[CollectedSpan], expected: [&s
     }
 }
 
-/// Over HTTP to the collector. What the gateway says about sampling counts, whatever the setting
-/// is.
+/// Over HTTP to the collector. The gateway's sampling flag takes precedence over the setting.
 #[tokio::test]
 async fn the_gateway_says_what_is_sampled() {
     let (collector, key) = (Collector::http(), Key::ed25519());
@@ -156,7 +155,7 @@ async fn the_gateway_says_what_is_sampled() {
     );
 }
 
-/// A denial says why; nothing that a span says could be used to pass.
+/// The span of a denial has the reason; no attribute of a span could be used to pass.
 #[tokio::test]
 async fn a_span_tells_the_exact_reason_and_no_secret() {
     let (collector, key) = (Collector::grpc(), Key::ed25519());
@@ -212,7 +211,7 @@ async fn metrics_reach_the_collector_too() {
     }
 }
 
-/// Nobody waits for a collector that is not there, neither decisions nor the end.
+/// A collector that is gone delays neither decisions nor shutdown.
 #[tokio::test]
 async fn a_missing_collector_holds_nobody_up() {
     let key = Key::ed25519();
@@ -359,7 +358,8 @@ async fn fetches_of_key_sets_are_counted() {
     );
 }
 
-/// Readiness names what is missing and why; liveness does not care; gRPC health follows.
+/// Readiness names what is missing and why; liveness is not affected; gRPC health follows
+/// readiness.
 #[tokio::test]
 async fn readiness_names_what_is_missing() {
     let mut redis = Redis::start();
@@ -474,7 +474,7 @@ async fn what_is_logged_changes_while_the_service_runs() {
     assert!(audited.unwrap()["actor"].as_str().unwrap().starts_with("admin-api@"));
 }
 
-/// With text, too.
+/// Also in the text format.
 #[tokio::test]
 async fn a_denial_is_logged_for_people() {
     let deployment = Deployment::new().set("telemetry.log_format", "text");

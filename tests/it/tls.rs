@@ -30,7 +30,7 @@ async fn both_doors_speak_tls_and_nothing_else() {
         .await
         .unwrap();
     let mut answer = Vec::new();
-    // The server may answer with an alert or close; it must not answer the request.
+    // The server may send an alert or close; it must not answer the request.
     let _ = plain.read_to_end(&mut answer).await;
     assert!(!answer.starts_with(b"HTTP/"), "{}", String::from_utf8_lossy(&answer));
 }
@@ -74,8 +74,8 @@ async fn certificates_that_change_are_used_without_a_restart() {
     };
     let first = served().await;
 
-    // A file that is being written, or is wrong, changes nothing: not at any moment until after it
-    // was looked at.
+    // A file that is being written, or is wrong, changes nothing at any moment until it has been
+    // checked.
     deployment.file("server.pem", "-----BEGIN CERTIFICATE-----\nhalf");
     let looked_at = tokio::time::Instant::now() + Duration::from_secs(6);
     while tokio::time::Instant::now() < looked_at {
@@ -99,7 +99,7 @@ async fn one_connection_too_many_is_told_so() {
         (countersign.http, "http/1.1", &b"HTTP/1.1 503 "[..]),
         (countersign.grpc, "h2", &[0, 0, 0, 4]),
     ] {
-        // Such as say nothing make room after a second.
+        // After a second, silent connections make room for new ones.
         eventually_async("it is told", Duration::from_secs(20), async || {
             let mut held = Vec::new();
             for _ in 0..4 {
@@ -162,7 +162,7 @@ async fn connect(
         .await
 }
 
-/// The answer of the HTTP door to a request for its liveness.
+/// The HTTP door's answer to a liveness request.
 async fn alive(
     countersign: &Countersign,
     authority: &Authority,

@@ -1,4 +1,4 @@
-//! `countersign top`, of services that decide.
+//! `countersign top` against services that decide.
 
 use serde_json::Value;
 
@@ -29,8 +29,8 @@ async fn one_snapshot_shows_what_was_decided() {
     }
 }
 
-/// Decisions go on while the snapshot is taken: their rates are those of that time, and no more
-/// than there were.
+/// Decisions continue while the snapshot is taken: the rates are those of that time, and not higher
+/// than the actual ones.
 #[tokio::test]
 async fn one_snapshot_has_the_rates_of_its_interval() {
     let (deployment, countersign, key) = alice();
@@ -120,7 +120,8 @@ async fn where_no_replica_answers_a_script_can_tell() {
     }
 }
 
-/// Without `--url` it is the one that these settings serve; without a terminal it is lines.
+/// Without `--url` it uses the service that these settings configure; without a terminal it prints
+/// lines.
 #[tokio::test]
 async fn the_settings_say_where_to_look() {
     let (_deployment, countersign, _) = alice();
@@ -162,7 +163,7 @@ async fn on_a_terminal_it_draws_until_a_key_or_a_signal_ends_it() {
     }
 }
 
-/// The bar and what is printed do not get in each other's way.
+/// The bar and the printed lines do not overwrite each other.
 #[test]
 fn migrating_on_a_terminal_still_prints_what_was_applied() {
     let deployment = Deployment::unmigrated(Database::sqlite());
@@ -178,7 +179,7 @@ fn migrating_on_a_terminal_still_prints_what_was_applied() {
     }
 }
 
-/// Off a terminal, standard output has what was applied and nothing else.
+/// Without a terminal, standard output has what was applied and nothing else.
 #[test]
 fn migrating_in_a_job_prints_what_was_applied() {
     let deployment = Deployment::unmigrated(Database::sqlite());

@@ -1,4 +1,4 @@
-//! Listeners on Unix sockets, our own and such as systemd hands over.
+//! Listeners on Unix sockets: our own, and those from systemd.
 
 use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd as _};
@@ -59,8 +59,8 @@ async fn the_settings_say_who_may_connect() {
     assert_eq!(modes, [0o666, 0o666, 0o640]);
 }
 
-/// After a crash the files are there, and nobody listens on them. While somebody does, a second
-/// service stays away.
+/// After a crash the files remain, and nobody listens on them. While a service listens, a second
+/// one does not start.
 #[tokio::test]
 async fn what_a_crash_left_is_replaced_and_what_is_in_use_is_not() {
     let sockets = Sockets::new();
@@ -87,7 +87,7 @@ async fn what_a_crash_left_is_replaced_and_what_is_in_use_is_not() {
     assert_eq!(std::fs::read_to_string(sockets.http()).unwrap(), "precious");
 }
 
-/// Decisions that wait for their nonces when the signal comes are answered, at each door.
+/// Decisions that wait for their nonces when the signal arrives are answered, at each door.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn decisions_in_flight_are_finished() {
     let redis = Redis::start();
@@ -127,7 +127,7 @@ async fn decisions_in_flight_are_finished() {
     drop(idle);
 }
 
-/// All connections look alike, but for the user of the process at their other end.
+/// All connections look alike, except for the user of the process at the other end.
 #[tokio::test]
 async fn a_peer_is_the_user_of_its_process() {
     let sockets = Sockets::with(|deployment| {
@@ -210,8 +210,8 @@ fn the_demo_serves_there() {
     assert!(ran.stdout.starts_with("HTTP/1.1 200 OK"), "{ran:?}");
 }
 
-/// Through the gateway's example, with its line for a Unix socket taken in. The service may go and
-/// come back.
+/// With the gateway's example and its line for a Unix socket enabled. The service may stop and
+/// start again.
 async fn decides_for(gateway: Gateway) {
     let dir = tempfile::tempdir().unwrap();
     let [http, grpc] = ["http.sock", "grpc.sock"].map(|name| dir.path().join(name));
@@ -271,7 +271,7 @@ async fn haproxy_asks_there() {
     decides_for(Gateway::Haproxy).await;
 }
 
-/// As systemd starts it; by name, whatever the order, and whatever the settings say.
+/// As systemd starts it; sockets are matched by name, in any order, whatever the settings say.
 #[tokio::test]
 async fn systemd_hands_over_all_three() {
     let sockets = Sockets::unused();
@@ -290,7 +290,7 @@ async fn systemd_hands_over_all_three() {
     command.arg(served.get_program()).args(served.get_args());
     let process = Process::spawn("countersign", &mut command, deployment.dir.path(), Signal::Kill);
 
-    // The first connection has it started, and waits for that.
+    // The first connection starts the service, and waits for it.
     let mut first = eventually_async("it listens", START, async || {
         Connection::open_unix(&sockets.http()).await.ok()
     })
@@ -308,8 +308,8 @@ async fn systemd_hands_over_all_three() {
     assert!(log.contains(&format!("\"admin\":\"{admin}\"")), "{log}");
 }
 
-/// Who connects while nobody serves waits, and is answered by the next: nothing is refused between
-/// the two.
+/// A client that connects while no service runs waits, and is answered by the next one: nothing is
+/// refused in between.
 #[tokio::test]
 async fn a_socket_of_systemd_outlives_the_service() {
     let sockets = Sockets::unused();
@@ -336,7 +336,7 @@ async fn a_socket_of_systemd_outlives_the_service() {
     );
 }
 
-/// The filter that ends a TCP listener of our own would stay with one of systemd's.
+/// The filter that closes our own TCP listener would stay on one of systemd's.
 #[tokio::test]
 async fn a_port_of_systemd_outlives_the_service() {
     let sockets = Sockets::unused();
@@ -365,7 +365,7 @@ fn what_is_handed_over_for_nothing_stops_the_start() {
     }
 }
 
-/// A descriptor that programs which are started have as well.
+/// A descriptor that child processes inherit.
 fn inheritable(socket: &impl AsFd) -> i32 {
     socket2::SockRef::from(socket).set_cloexec(false).unwrap();
     socket.as_fd().as_raw_fd()
@@ -400,7 +400,7 @@ impl Sockets {
         Self { deployment, dir, key: Key::ed25519() }
     }
 
-    /// The settings say nothing of the sockets.
+    /// The settings do not mention the sockets.
     fn unused() -> Self {
         let sockets = Self {
             deployment: Deployment::new(),
@@ -443,11 +443,11 @@ impl Sockets {
         over_grpc.check(check_request("JWT nonsense")).await.denied();
     }
 
-    /// Runs the service with these descriptors, as systemd hands them over. What it is not given,
-    /// it binds on any port.
+    /// Runs the service with these descriptors, as systemd passes them. It binds the other
+    /// listeners on any port.
     fn handing_over(&self, named: &[(&str, i32)]) -> Command {
         let served = self.deployment.command(&["serve"]);
-        // First out of the way of the numbers that they get.
+        // First moved away from the numbers that they will get.
         let moved =
             named.iter().zip(20..).map(|((_, fd), number)| format!("exec {number}<&{fd}; "));
         let placed = (3..)

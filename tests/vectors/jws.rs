@@ -1,8 +1,8 @@
-//! A compact JWS whose payload need not be claims of ours.
+//! A compact JWS whose payload need not be our claims.
 //!
-//! `UntrustedToken::parse` wants claims, which the payloads of these vectors are not. So the parts
-//! are taken apart here, as plainly as RFC 7515 section 5.2 says, and verified by the library. What
-//! the library's own parser refuses for its form, it has to refuse here, too: [`refused_by_form`]
+//! `UntrustedToken::parse` requires claims, which the payloads of these vectors are not. So the
+//! parts are split here, exactly as RFC 7515 section 5.2 says, and verified by the library. A JWS
+//! with a form that the library's own parser refuses must be refused here, too: [`refused_by_form`]
 //! asks it.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -12,19 +12,19 @@ use countersign::domain::{
     token::{TokenFault, UntrustedToken},
 };
 
-/// Whether `jws` is good by the key that `jwk` holds; the key decides what it may be used for.
+/// Whether `jws` verifies with the key in `jwk`; the key decides what it may be used for.
 pub fn verifies(jws: &str, jwk: &serde_json::Value) -> bool {
     key_of(jwk).is_ok_and(|key| verifies_with(jws, &key))
 }
 
-/// The key that `jwk` holds, as everybody in the library gets it.
+/// The key in `jwk`, read as the library always reads it.
 pub fn key_of(jwk: &serde_json::Value) -> Result<VerifyingKey, KeyError> {
     let jwk: Jwk = serde_json::from_value(jwk.clone())
         .map_err(|_| KeyError::UnsupportedKind { found: "no JWK".to_owned() })?;
     ParsedPublic::from_jwk(&jwk).map(|parsed| parsed.verifying_key())
 }
 
-/// Whether `jws` is good by `key`.
+/// Whether `jws` verifies with `key`.
 pub fn verifies_with(jws: &str, key: &VerifyingKey) -> bool {
     let parts: Vec<&str> = jws.split('.').collect();
     let [header, payload, signature] = parts[..] else { return false };
@@ -41,8 +41,8 @@ pub fn verifies_with(jws: &str, key: &VerifyingKey) -> bool {
     key.verify(algorithm, format!("{header}.{payload}").as_bytes(), &signature_bytes)
 }
 
-/// Why the parser of tokens refuses `jws` before any key is asked; `None` if only its payload is
-/// not claims of ours.
+/// Why the parser of tokens refuses `jws` before it uses a key; `None` if only its payload is not
+/// our claims.
 pub fn refused_by_form(jws: &str) -> Option<TokenFault> {
     match UntrustedToken::parse(jws) {
         Ok(_) | Err(TokenFault::Claims(_)) => None,

@@ -1,6 +1,6 @@
-//! Somebody else's test vectors, judged by the library's own verification:
-//! [`VerifyingKey`](countersign::domain::key::VerifyingKey) and what makes one of a key as it is
-//! published.
+//! Published test vectors, run against the library's own verification:
+//! [`VerifyingKey`](countersign::domain::key::VerifyingKey) and the code that makes one from a
+//! published key.
 
 #![allow(
     clippy::unwrap_used,

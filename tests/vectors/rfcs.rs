@@ -1,6 +1,5 @@
-//! The examples of RFC 7515 (appendix A), RFC 7520 (section 4) and RFC 8037 (appendix A). RFC
-//! 7638's thumbprints are nothing that the library computes: a key's `kid` is the SHA-256 of its
-//! PEM.
+//! The examples of RFC 7515 (appendix A), RFC 7520 (section 4) and RFC 8037 (appendix A). The
+//! library does not compute RFC 7638's thumbprints: a key's `kid` is the SHA-256 of its PEM.
 
 use serde_json::{Value, json};
 
@@ -18,7 +17,7 @@ fn rfc7520_rsa() -> Value {
     json!({"kty": "RSA", "kid": "bilbo.baggins@hobbiton.example", "use": "sig", "e": "AQAB", "n": "n4EPtAOCc9AlkeQHPzHStgAbgs7bTZLwUBZdR8_KuKPEHLd4rHVTeT-O-XV2jRojdNhxJWTDvNd7nqQ0VEiZQHz_AJmSCpMaJMRBSFKrKb2wqVwGU_NsYOYL-QtiWN2lbzcEe6XC0dApr5ydQLrHqkHHig3RBordaZ6Aj-oBHqFEHYpPe7Tpe-OfVfHd1E6cS6M1FZcD1NNLYD5lFHpPI9bTwJlsde3uhGqC0ZCuEHg8lhzwOHrtIQbS0FVbb9k3-tVTU4fg_3L_vniUFAKwuCLqKnS2BYwdq_mzSnbLY7h_qixoR7jig3__kRhuaxwUkRz5iaiQkqgc5gHdrNP5zw"})
 }
 
-/// Good as it is, and not with its last byte changed.
+/// Verifies unchanged, but not with its last byte changed.
 fn assert_good(label: &str, jws: &str, jwk: &Value) {
     assert!(verifies(jws, jwk), "{label}");
     assert_eq!(refused_by_form(jws), None, "{label}");
@@ -41,8 +40,8 @@ fn rfc_7515_a3_es256() {
     assert_good("A.3", &format!("eyJhbGciOiJFUzI1NiJ9.{JOE}.{signature}"), &jwk);
 }
 
-/// HMAC (A.1), P-521 (A.4), no signature (A.5), and the JSON serialization (A.6): each is right by
-/// the RFC, and none is a token.
+/// HMAC (A.1), P-521 (A.4), no signature (A.5), and the JSON serialization (A.6): each is correct
+/// by the RFC, but none is accepted as a token.
 #[test]
 fn rfc_7515_what_is_not_ours_is_refused() {
     let hs256 = format!(
@@ -62,7 +61,7 @@ fn rfc_7515_what_is_not_ours_is_refused() {
     assert!(key_of(&hmac).is_err() && key_of(&p521).is_err());
 }
 
-/// Appendix E: an extension that must be understood, and is not.
+/// Appendix E: an unknown extension that must be understood.
 #[test]
 fn rfc_7515_e_unknown_critical_extension() {
     let jws = "eyJhbGciOiJub25lIiwNCiAiY3JpdCI6WyJodHRwOi8vZXhhbXBsZS5jb20vVU5ERUZJTkVEIl0sDQogImh0dHA6Ly9leGFtcGxlLmNvbS9VTkRFRklORUQiOnRydWUNCn0.RkFJTA.";
@@ -96,7 +95,7 @@ fn rfc_7520_section_4() {
     for (label, jws) in [("4.3 ES512", es512), ("4.4 HS256", hs256)] {
         assert_eq!(refused_by_form(&jws), Some(TokenFault::UnsupportedAlgorithm), "{label}");
     }
-    // 4.5, a detached payload: the signature is over a payload that is not there.
+    // 4.5, a detached payload: the signature covers a payload that is absent.
     let detached = rs256.replace(FRODO, "");
     assert!(!verifies(&detached, &rfc7520_rsa()));
 }

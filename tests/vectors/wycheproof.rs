@@ -1,9 +1,9 @@
 //! [Wycheproof](https://github.com/C2SP/wycheproof), commit dac1dd4729fd1f8dd9e1e9f3dce51d783da6c166, `testvectors_v1`, Apache-2.0
 //! (`wycheproof/LICENSE`): the files as they are there, compressed with `gzip -9n`.
 //!
-//! Every case of every file is judged, and each is judged right: what is valid verifies, what is
-//! invalid does not. What is valid and not ours (HMAC, P-521, another salt, another hash for the
-//! mask) has to be refused, and each such case is counted, so that none is passed over unseen.
+//! Every case of every file is judged correctly: valid signatures verify, invalid ones do not.
+//! Valid cases that we do not support (HMAC, P-521, another salt, another hash for the mask) must
+//! be refused, and each is counted, so that none is skipped unnoticed.
 //!
 //! | flag of an `acceptable` case | we | why |
 //! | --- | --- | --- |
@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::jws::{key_of, refused_by_form, verifies, verifies_with};
 
-/// The groups of a file, as they are in the JSON.
+/// The groups of a file, as in the JSON.
 fn groups(name: &str) -> Vec<Value> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/vectors/wycheproof")
@@ -54,7 +54,7 @@ fn spki_key(group: &Value) -> VerifyingKey {
     VerifyingKey::new(&PublicKey::from_spki(&bytes(&group["publicKeyDer"])).unwrap())
 }
 
-/// What was judged: how many cases of which kind.
+/// How many cases of each kind were judged.
 #[derive(Default)]
 struct Tally(BTreeMap<&'static str, usize>);
 
@@ -122,8 +122,8 @@ fn rsa_pkcs1() {
     tally.assert(&[("acceptable", 12), ("invalid", 3005), ("valid", 89)]);
 }
 
-/// JOSE's PSS has the hash of its name for the mask, too, and a salt as long as the hash (RFC 7518
-/// section 3.5).
+/// JOSE's PSS uses the same hash for the mask, and a salt as long as the hash (RFC 7518 section
+/// 3.5).
 #[test]
 fn rsa_pss() {
     let mut tally = Tally::default();
@@ -149,16 +149,16 @@ fn rsa_pss() {
                 "SHA-256" => (Algorithm::Ps256, 32),
                 "SHA-384" => (Algorithm::Ps384, 48),
                 "SHA-512" => (Algorithm::Ps512, 64),
-                // No algorithm of ours has this hash: each of them has to refuse it.
+                // None of our algorithms has this hash: each of them has to refuse it.
                 _ => (Algorithm::Ps256, 0),
             };
             let ours = mask == hash && salt == length && length > 0;
-            // The same key without the restriction to parameters that a JOSE key cannot state.
+            // The same key without the restriction to parameters that a JOSE key cannot express.
             let key = VerifyingKey::new(&plain_rsa(&group));
             for test in tests(&group) {
                 for algorithm in [Algorithm::Ps256, Algorithm::Ps384, Algorithm::Ps512] {
-                    // Where another salt is right, one case is wrong for having the salt that is
-                    // right here.
+                    // In a group with another salt length, one case is invalid because it has the
+                    // length that is valid here.
                     if length > 0
                         && mask == hash
                         && algorithm == named
@@ -213,7 +213,7 @@ fn ecdsa_as_in_jose() {
     ] {
         for group in groups(file) {
             let key = spki_key(&group);
-            // Some are there in DER alone.
+            // Some exist in DER only.
             if group["publicKeyJwk"].is_object() {
                 let same = key_of(&group["publicKeyJwk"]).unwrap();
                 assert_eq!(key.fingerprint(), same.fingerprint(), "the key as a JWK");
@@ -226,9 +226,9 @@ fn ecdsa_as_in_jose() {
     tally.assert(&[("invalid", 176), ("valid", 366)]);
 }
 
-/// A signature in DER is none of JOSE's and never verifies. Its numbers do, as `r || s`, if and
-/// only if it is valid; one whose DER is not strict, or whose numbers are out of range for `r ||
-/// s`, has no such form.
+/// A DER signature is not a JOSE signature and never verifies. Its numbers as `r || s` verify if
+/// and only if it is valid. A signature that is not strict DER, or whose numbers are out of range
+/// for `r || s`, has no such form.
 #[test]
 fn ecdsa_in_der() {
     let mut tally = Tally::default();
@@ -355,7 +355,7 @@ fn json_web_keys() {
     for file in ["json_web_key", "json_web_crypto"] {
         for group in groups(file) {
             if group["comment"].as_str().unwrap().starts_with("jwe_") {
-                // Encryption is nothing of ours: what is encrypted has five parts, and is no token.
+                // Encryption is not supported: an encrypted token has five parts, and is refused.
                 for test in tests(&group) {
                     let text = test["jwe"].as_str().unwrap_or_default();
                     assert!(refused_by_form(text).is_some(), "{file} {}", test["tcId"]);

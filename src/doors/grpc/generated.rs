@@ -55,19 +55,19 @@ pub struct VerifyResponse {
     /// The name of the decision, a UUID. The decision log has the exact reason of a denial under it.
     #[prost(string, tag = "1")]
     pub decision_id: ::prost::alloc::string::String,
-    /// What was decided. Where none of these is set, the request must not pass.
+    /// What was decided. If none of these is set, the request must not pass.
     #[prost(oneof = "verify_response::Result", tags = "2, 3, 4")]
     pub result: ::core::option::Option<verify_response::Result>,
 }
 /// Nested message and enum types in `VerifyResponse`.
 pub mod verify_response {
-    /// What was decided. Where none of these is set, the request must not pass.
+    /// What was decided. If none of these is set, the request must not pass.
     #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Result {
         /// The request may pass.
         #[prost(message, tag = "2")]
         Allowed(super::Allowed),
-        /// The request may not pass, and the client is told why.
+        /// The request may not pass, and the client learns why.
         #[prost(message, tag = "3")]
         Denied(super::Denied),
         /// Nobody can tell now whether the request may pass, so it may not.
@@ -112,13 +112,13 @@ pub struct Identity {
 /// The request may not pass. Answer the client with `http_status`, `headers` and `body`.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Denied {
-    /// Why, as the client is told. More codes may come; `http_status` says what to do about one that you do not know.
+    /// Why, as the client reads it. More codes may come; `http_status` says what to do about one that you do not know.
     ///
     /// With 401: missing_credentials, malformed_credentials, unsupported_algorithm, invalid_token, timestamp_outside_tolerance,
     /// expired, replayed, request_mismatch. With 403: insufficient_scope.
     #[prost(string, tag = "1")]
     pub code: ::prost::alloc::string::String,
-    /// 401 where the client has not proven who it is, 403 where it has and still may not.
+    /// 401 if the client has not proven who it is, 403 if it has and still may not.
     #[prost(uint32, tag = "2")]
     pub http_status: u32,
     /// The challenge: the value of `WWW-Authenticate`. It is in `headers`, too.

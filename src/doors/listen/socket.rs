@@ -125,7 +125,7 @@ enum Owner {
     This,
     /// This process, with the file that clients connect to.
     File(SocketFile),
-    /// Whoever passed it to us. It outlives this process; clients that connect in the meantime wait
+    /// The process that passed it to us. It outlives this one; clients that connect in the meantime wait
     /// for the next process.
     Another,
 }

@@ -1,4 +1,4 @@
-//! The admin API: who gets in, what is refused and how, and what becomes of principals.
+//! The admin API: authentication, refusals and their answers, and the life of principals.
 
 use serde_json::{Value, json};
 
@@ -60,7 +60,7 @@ async fn nobody_gets_in_without_the_token() {
     let twice =
         Admin::request("GET", "/principals").authorization(&format!("Bearer {ADMIN_TOKEN}"));
     refused(&twice.send(countersign.admin).await);
-    // The scheme is compared without case (RFC 9110 section 11.1).
+    // Schemes are case-insensitive (RFC 9110 section 11.1).
     let lower =
         Request::get("/admin/v1/principals").authorization(&format!("bearer {ADMIN_TOKEN}"));
     assert_eq!(lower.send(countersign.admin).await.status, 200);
@@ -160,7 +160,7 @@ async fn a_principal_is_added_shown_changed_and_removed() {
         (200, alice.clone(), added.header("etag"))
     );
 
-    // Absent stays, null takes away.
+    // An absent member is left as it is; null removes the value.
     let changed = admin
         .patch(
             "/principals/alice",
@@ -193,7 +193,7 @@ async fn a_principal_is_added_shown_changed_and_removed() {
     assert_eq!(admin.all("/keys").await, Vec::<Value>::new());
 }
 
-/// Whatever the registry takes for a name has an address.
+/// Every username that the registry accepts has an address.
 #[tokio::test]
 async fn odd_usernames_have_addresses() {
     let (_deployment, countersign, admin) = start();
@@ -339,7 +339,7 @@ async fn malformed_requests_are_told_what_is_wrong() {
     for query in ["username=", "username=%00", "user=alice"] {
         assert_eq!(admin.get(&format!("/audit?{query}")).await.status, 400, "{query}");
     }
-    // A cursor is good for its own list only.
+    // A cursor is valid for its own list only.
     admin.add(&json!({ "username": "bob" })).await;
     let cursor =
         admin.get("/principals?limit=1").await.json()["next_cursor"].as_str().unwrap().to_owned();
@@ -420,7 +420,7 @@ async fn other_methods_are_told_which_there_are() {
     }
 }
 
-/// It says that it cannot, and not why: the database is nobody's business.
+/// The answer says that the service cannot decide, not why: clients need not know of the database.
 #[tokio::test]
 async fn without_its_database_it_is_unavailable() {
     let mut deployment = Deployment::on(Database::postgres()).administered();

@@ -1,4 +1,4 @@
-//! API keys by the admin API: shown once, listed, revoked.
+//! API keys through the admin API: shown once, listed, revoked.
 
 use std::time::Duration;
 
@@ -214,7 +214,7 @@ fn start(deployment: Deployment) -> (Deployment, Countersign, Admin) {
     (deployment, countersign, admin)
 }
 
-/// The record, and the key that came with it.
+/// The record, and the key that was created with it.
 fn without_key(issued: &Value) -> (Value, String) {
     let mut record = issued.clone();
     let key = record.as_object_mut().unwrap().remove("key").unwrap();

@@ -1,4 +1,4 @@
-//! Changes by the admin API: what they collide with, who wins, and what is remembered of them.
+//! Changes through the admin API: conflicts, concurrent changes, and what the audit keeps of them.
 
 use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -43,7 +43,7 @@ async fn what_is_there_already_is_named() {
         );
     }
     assert_eq!(admin.get("/principals/bob").await.status, 404, "all or nothing");
-    // Others may have the same key, and names differ by every byte.
+    // Other principals may have the same key, and names differ by every byte.
     assert_eq!(
         admin
             .post(
@@ -55,7 +55,7 @@ async fn what_is_there_already_is_named() {
         201
     );
 
-    // One that is revoked stays in the way: it must not come back by accident.
+    // A revoked key still conflicts: it must not come back by accident.
     let id = admin.all("/principals/alice/keys").await[0]["id"].clone();
     assert_eq!(admin.delete(&format!("/keys/{id}")).await.status, 200);
     assert_eq!(
@@ -64,7 +64,8 @@ async fn what_is_there_already_is_named() {
     );
 }
 
-/// Of any number who change what they looked at, one wins; the others look again.
+/// Of any number of clients that change the version they read, one wins; the others have to read it
+/// again.
 #[tokio::test]
 async fn one_tag_is_good_for_one_change() {
     for database in [Database::sqlite(), Database::postgres(), Database::mariadb()] {
@@ -152,7 +153,7 @@ async fn tags_are_compared_as_http_says() {
     }
 }
 
-/// Whoever reads page by page sees everything that was there all the time, once.
+/// A client that reads page by page sees every entry that was there all the time, exactly once.
 #[tokio::test]
 async fn pages_hold_still_while_rows_come_and_go() {
     for database in [Database::sqlite(), Database::postgres(), Database::mariadb()] {
@@ -187,7 +188,8 @@ async fn pages_hold_still_while_rows_come_and_go() {
                     .iter()
                     .map(|item| item["username"].as_str().unwrap().to_owned()),
             );
-            // One that was seen goes, so does one that was not, and a new one comes.
+            // Meanwhile an entry that was seen is removed, one that was not seen is removed, and a
+            // new one is added.
             admin.delete(&format!("/principals/user-{page_number}")).await;
             admin.delete(&format!("/principals/user-{}", 24 - page_number)).await;
             admin.add(&json!({ "username": format!("new-{page_number}") })).await;
@@ -218,7 +220,7 @@ async fn pages_hold_still_while_rows_come_and_go() {
     }
 }
 
-/// Who, what, before, after, when: for every kind of change, whoever makes it.
+/// The audit names who, what, before, after and when, for every kind of change and every author.
 #[tokio::test]
 async fn every_change_is_remembered() {
     let server = JwksServer::https();
@@ -282,7 +284,7 @@ async fn every_change_is_remembered() {
         "what changes nothing leaves no trace: {events:#?}"
     );
     assert!(events[9]["actor"].as_str().unwrap().starts_with("cli:"), "{:?}", events[9]);
-    // What a fetch brought is nobody's change.
+    // A key set changed by a fetch is not a change by a person.
     let mut added = trust.clone();
     for fetched in ["usable_keys", "left_out"] {
         added.as_object_mut().unwrap().remove(fetched).unwrap();

@@ -1,5 +1,5 @@
-//! Who gets as far as the admin API: no web page by way of its visitor's browser, nobody who
-//! guesses, and over TLS those with a certificate where one is asked for.
+//! Who reaches the admin API: no web page through its visitor's browser, no client that guesses
+//! tokens, and, over TLS, only clients with a certificate if one is required.
 
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ use crate::harness::{
 
 const IDENTIFIER: &str = "6f2f4f5e-0c39-4a0e-9f6c-3a4b6f0b7a11";
 
-/// A page has its own name resolve to 127.0.0.1, and its visitor's browser then sends this.
+/// A page makes its own name resolve to 127.0.0.1; its visitor's browser then sends this (DNS
+/// rebinding).
 #[tokio::test]
 async fn a_page_whose_name_leads_here_registers_no_key() {
     let deployment = Deployment::new().administered().set("admin.open_key_registration", "true");
@@ -57,7 +58,7 @@ async fn the_admin_api_goes_by_its_own_names() {
         Admin::request("GET", "/principals").header("Host", host).send(countersign.admin).await
     };
 
-    // An address, a port-forward, and names of a service.
+    // An IP address, a port-forward, and names of a service.
     for host in [
         &countersign.admin.to_string(),
         &format!("localhost:{port}"),
@@ -83,7 +84,7 @@ async fn the_admin_api_goes_by_its_own_names() {
     assert_eq!(own.send(countersign.admin).await.status, 200, "a page of a listed host");
 }
 
-/// They only read, and are asked under whatever name a probe or a scraper knows.
+/// These paths are read-only; probes and scrapers ask for them under any name.
 #[tokio::test]
 async fn health_and_metrics_answer_under_every_name() {
     let deployment = Deployment::new().set("server.url_prefix", "/auth");
@@ -162,7 +163,7 @@ fn hosts_are_names() {
     }
 }
 
-/// jwthenticator's own client asks by name, and with a port.
+/// jwthenticator's own client sends a host name with a port.
 #[tokio::test]
 async fn an_internal_client_of_jwthenticator_is_let_in() {
     let deployment = Deployment::new().set("admin.open_key_registration", "true");
@@ -216,10 +217,10 @@ async fn the_admin_listener_speaks_tls() {
     let ran = deployment.run(&["top", "--once", "--interval", "100ms", "--url", &base]);
     assert_eq!(ran.code, 0, "{ran:?}");
 
-    // The listeners do not share their files.
+    // Each listener has its own files.
     assert_eq!(Request::get("/livez").send(countersign.http).await.status, 200);
 
-    // One that changes is used from then on.
+    // A changed file is used from then on.
     let served = async || {
         let answer = client(false).get(format!("{base}/readyz")).send().await;
         answer.is_ok()

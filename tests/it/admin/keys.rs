@@ -1,4 +1,4 @@
-//! Keys and trusts by the admin API, what decisions make of them, and explanations.
+//! Keys and trusts through the admin API, the decisions that follow, and explanations.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use crate::harness::{
     eventually_async, member, now,
 };
 
-/// A change is in force within a second; the rest is for a busy machine.
+/// The promise is one second; the rest is for a busy machine.
 const IN_FORCE_WITHIN: Duration = Duration::from_secs(5);
 
-/// By whichever way a JWK comes in, it is good for what it says and nothing else, and one that
-/// anybody could sign with for nothing.
+/// However a JWK is registered, it can be used only for what it declares. A JWK that anyone could
+/// sign with is refused.
 #[tokio::test]
 async fn what_a_jwk_is_for_binds() {
     let (deployment, countersign, admin) = start();
@@ -65,8 +65,8 @@ async fn what_a_jwk_is_for_binds() {
     assert_eq!(admin.all("/keys").await.len(), 2);
 }
 
-/// A modulus that is a power of 65537 modulo all small primes, as those of the generator of
-/// CVE-2017-15361 are.
+/// A modulus that is a power of 65537 modulo all small primes, like those made by the generator of
+/// CVE-2017-15361 (ROCA).
 fn jwk_of_a_broken_generator() -> Value {
     let is_prime = |number: &u32| (2..*number).all(|divisor| !number.is_multiple_of(divisor));
     let product: BigUint = (3..=167).filter(is_prime).map(BigUint::from).product();
@@ -135,7 +135,7 @@ async fn terms_of_a_key_take_effect() {
     assert_eq!(revoked.status, 200, "{revoked:?}");
     assert!(revoked.json()["revoked_at"].is_string());
     becomes(&countersign, "invalid_token", None, &key).await;
-    // For good, and for all to see.
+    // Revocation is final, and shown.
     assert_eq!(admin.delete(&path).await.json()["revoked_at"], revoked.json()["revoked_at"]);
     assert_eq!(admin.get(&path).await.json(), revoked.json());
     assert_eq!(admin.all("/principals/alice/keys").await, [revoked.json()]);
@@ -328,7 +328,7 @@ async fn decision(countersign: &Countersign, authorization: &str, scope: Option<
     }
 }
 
-/// So many seconds from now.
+/// The time this many seconds from now, as in RFC 3339.
 fn moment(seconds: i64) -> String {
     (OffsetDateTime::now_utc() + time::Duration::seconds(seconds)).format(&Rfc3339).unwrap()
 }

@@ -1,5 +1,4 @@
-//! The description of the admin API is true: schemathesis, which tries to prove otherwise, finds
-//! nothing.
+//! The OpenAPI description of the admin API is true: schemathesis finds no difference.
 
 use std::process::Command;
 
@@ -7,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{ADMIN_TOKEN, Admin, Deployment, Key, Ran, peer};
 
-/// What it looks for.
+/// The checks that schemathesis runs.
 const CHECKS: [&str; 12] = [
     "not_a_server_error",
     "status_code_conformance",
@@ -23,8 +22,8 @@ const CHECKS: [&str; 12] = [
     "ensure_resource_availability",
 ];
 
-/// A key set that cannot be fetched is no fault of the API, and neither is a key or a token that is
-/// still there when it is revoked.
+/// A key set that cannot be fetched is not a fault of the API; nor is a key or a token that still
+/// exists after it is revoked.
 const SETTINGS: &str = r#"
 [[operations]]
 include-operation-id = "refresh_jwks_trust"
@@ -39,7 +38,7 @@ enabled = false
 
 #[tokio::test]
 async fn schemathesis_finds_nothing() {
-    // It tries wrong tokens at every operation.
+    // Schemathesis tries invalid tokens at every operation.
     let deployment = Deployment::new()
         .administered()
         .set("admin.failures_per_peer", "0")
@@ -57,7 +56,7 @@ async fn schemathesis_finds_nothing() {
     }
     deployment.file("schemathesis.toml", SETTINGS);
 
-    // With cargo-nextest, it takes part of a minute.
+    // Takes part of a minute with cargo-nextest.
     let ran = tokio::task::spawn_blocking(move || {
         let mut command = Command::new(peer("schemathesis/bin/schemathesis"));
         command
@@ -85,7 +84,7 @@ async fn schemathesis_finds_nothing() {
     assert!(ran.stdout.contains("Tested: 31"), "{}", ran.stdout);
 }
 
-/// What the description gives as examples can be copied.
+/// Examples in the description can be copied and sent.
 #[tokio::test]
 async fn examples_work() {
     let deployment = Deployment::new().administered();
@@ -122,8 +121,8 @@ async fn examples_work() {
     }
 }
 
-/// Every request that adds or changes something refuses what it does not know, and says so
-/// beforehand.
+/// Every request that adds or changes something rejects unknown members, and the description says
+/// so.
 #[tokio::test]
 async fn the_description_is_complete() {
     let deployment = Deployment::new().administered();

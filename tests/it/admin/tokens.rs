@@ -1,4 +1,4 @@
-//! Tokens by the admin API: given out to a principal, listed, revoked.
+//! Tokens through the admin API: issued to a principal, listed, revoked.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::harness::http::Request;
 use crate::harness::{Admin, Countersign, Database, Deployment, eventually_async, now};
 
-/// A change is in force within a second; the rest is for a busy machine.
+/// The promise is one second; the rest is for a busy machine.
 const IN_FORCE_WITHIN: Duration = Duration::from_secs(5);
 
 #[tokio::test]
@@ -205,8 +205,8 @@ async fn tokens_are_listed_page_by_page() {
     }
 }
 
-/// Those of a family share their fate; those of another are left alone, unless a principal may have
-/// one only.
+/// Tokens of one family are revoked together; other families are left alone, unless a principal may
+/// have only one.
 #[tokio::test]
 async fn families_are_revoked_alone_unless_there_may_be_one_only() {
     for (several, revoked) in [("true", [false, false]), ("false", [true, false])] {
@@ -246,7 +246,7 @@ fn start(deployment: Deployment) -> (Deployment, Countersign, Admin) {
     (deployment, countersign, admin)
 }
 
-/// The record, and the access and refresh tokens that came with it.
+/// The record, and the access and refresh tokens that were issued with it.
 fn without_secrets(issued: &Value) -> (Value, [String; 2]) {
     let mut record = issued.clone();
     let members = record.as_object_mut().unwrap();
@@ -258,7 +258,7 @@ fn without_secrets(issued: &Value) -> (Value, [String; 2]) {
     (record, secrets)
 }
 
-/// What an access token says of itself.
+/// The claims of an access token.
 fn claims(token: &str) -> Value {
     let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();
     let claims: Value = serde_json::from_slice(&payload).unwrap();

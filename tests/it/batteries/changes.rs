@@ -1,5 +1,4 @@
-//! Changes that depend on what was looked at, trusts, notes of use, and what is left behind in the
-//! audit.
+//! Conditional changes, trusts, notes of use, and the audit.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -25,7 +24,7 @@ use super::{
     registry::{by_us, new_key, public_key, revoke, username},
 };
 
-/// Begins where the battery of the registry ends.
+/// Starts with the records that the registry's battery leaves.
 pub(super) async fn battery(registry: &SqlRegistry) {
     a_principal_comes_with_keys_and_trusts_or_not_at_all(registry).await;
     principals_and_keys_are_changed_if_they_are_what_was_looked_at(registry).await;
@@ -132,7 +131,7 @@ async fn principals_and_keys_are_changed_if_they_are_what_was_looked_at(registry
         KeyTerms::default()
     );
 
-    // Of two who look at the same and change it at the same time, one is told that it changed.
+    // Of two writers that change the same version at the same time, one gets a conflict.
     let seen = registry.principal(&whole).await.unwrap().version();
     let mut at_once = tokio::task::JoinSet::new();
     for number in 0..8 {
@@ -211,7 +210,7 @@ async fn trusts_are_kept_and_listed(registry: &SqlRegistry) {
     };
     assert_eq!(registry.trust(added.id).await.unwrap(), noted, "the last good fetch stays known");
     assert_eq!(noted.version(), added.version());
-    // As much as a set can have, which some databases would not take.
+    // The most that a set can report; some databases could not store all of it.
     let worst = LeftOutKey { reason: "\u{1f511}".repeat(301), ..unfit };
     let worst = KeySetContents { usable_keys: 0, left_out: vec![worst; 100] };
     registry.fetched(&url, fetched_at, Ok(&worst)).await.unwrap();

@@ -1,6 +1,6 @@
-//! The change feed on each database, as a replica follows it: whatever numbers the database gives
-//! to rows, whatever clocks writers have, and however long a transaction takes, a change that is
-//! visible is followed by the next look.
+//! The change feed on each database, as a replica follows it. A change that is visible is found by
+//! the next look, whatever numbers the database gives to rows, however wrong the writers' clocks
+//! are, and however long a transaction takes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -44,8 +44,8 @@ async fn no_change_is_missed_on_postgresql() {
     let mut world = World::new(&database.url).await;
     world.changes_by_several_writers_are_followed().await;
     world.a_change_that_stays_invisible_for_long_is_followed(true).await;
-    // Each connection takes so many numbers for itself: what the second writes is far from what the
-    // first goes on with.
+    // Each connection reserves a block of numbers: the second writer's numbers are far from those
+    // with which the first continues.
     for numbers in [100, 5000] {
         world.execute(&format!("ALTER SEQUENCE registry_changes_id_seq CACHE {numbers}")).await;
         world.connect_anew(async |_| ()).await;
@@ -53,7 +53,7 @@ async fn no_change_is_missed_on_postgresql() {
         world.a_change_that_stays_invisible_for_long_is_followed(true).await;
         assert!(world.numbers_of_rows_go_back().await, "{numbers}: it shows nothing else");
     }
-    // A server that is set to be strict does not refuse those who write at the same time.
+    // A strict server must not refuse concurrent writers.
     world
         .execute("ALTER DATABASE postgres SET default_transaction_isolation = 'serializable'")
         .await;
@@ -67,7 +67,7 @@ async fn no_change_is_missed_on_mariadb() {
     let mut world = World::new(&database.url).await;
     world.changes_by_several_writers_are_followed().await;
     world.a_change_that_stays_invisible_for_long_is_followed(true).await;
-    // As three nodes of a Galera cluster have it: each gives numbers of its own.
+    // As on three nodes of a Galera cluster: each node gives numbers of its own.
     world.execute("SET GLOBAL auto_increment_increment = 1000").await;
     world
         .connect_anew(async |node| {
@@ -80,7 +80,7 @@ async fn no_change_is_missed_on_mariadb() {
     world.changes_at_once_are_followed().await;
 }
 
-/// Three writers with connections of their own, and a replica that follows them.
+/// Three writers, each with its own connection, and a replica that follows them.
 struct World {
     url: String,
     writers: Vec<SqlRegistry>,
@@ -113,13 +113,13 @@ impl World {
         world
     }
 
-    /// What `before` does for the writer of that number is in force for its connections.
+    /// Reconnects every writer. What `before` sets for a writer applies to its new connections.
     async fn connect_anew(&mut self, before: impl AsyncFn(u64)) {
         self.writers.clear();
         for number in 0..WRITERS {
             before(number).await;
             let registry = SqlRegistry::new(connect(&settings(&self.url)).await.unwrap());
-            // So that it has its connection, with what was set, and its numbers.
+            // So that the writer has its connection, settings and numbers.
             registry
                 .change_principal(&username(NAMES[0]), email(number), None, by(0))
                 .await
@@ -132,7 +132,7 @@ impl World {
         crate::harness::execute(&self.url, statement).await;
     }
 
-    /// Whose clocks are an hour behind and an hour ahead, too.
+    /// Also with writers whose clocks are an hour behind and an hour ahead.
     async fn changes_by_several_writers_are_followed(&self) {
         for round in 0..4 {
             for (writer, offset) in self.writers.iter().zip([0, -1, 1]) {
@@ -155,9 +155,9 @@ impl World {
         }
     }
 
-    /// Its row is written, and then its transaction takes its time. One of a version that numbers
-    /// nothing holds nobody up, and others overtake it; one of this version nobody can
-    /// overtake. On SQLite nobody else can write meanwhile.
+    /// A row is written, then its transaction stays open for a while. A writer of an old version,
+    /// which does not number changes, blocks nobody and is overtaken; a writer of this version
+    /// cannot be overtaken. On SQLite nobody else can write meanwhile.
     async fn a_change_that_stays_invisible_for_long_is_followed(&self, others_may_write: bool) {
         for is_numbered in [false, true] {
             for name in NAMES {
@@ -216,7 +216,7 @@ impl World {
     }
 
     /// Whether rows that became visible later have smaller numbers, by more than a follower would
-    /// ever look back.
+    /// look back.
     async fn numbers_of_rows_go_back(&self) -> bool {
         let database = sea_orm::Database::connect(&self.url).await.unwrap();
         let statement = "SELECT COUNT(*) AS found FROM registry_changes a JOIN registry_changes b ON b.ordinal = a.ordinal + 1 AND b.id < a.id";
@@ -258,7 +258,7 @@ impl Replica {
     }
 }
 
-/// As a writer does it, by the statements that the database sees.
+/// Sends the SQL statements of a writer.
 async fn disable(transaction: &DatabaseTransaction, name: &str, is_numbered: bool) {
     let run = async |statement: &str| transaction.execute_unprepared(statement).await.unwrap();
     let is_mysql = transaction.get_database_backend() == sea_orm::DatabaseBackend::MySql;
@@ -281,7 +281,7 @@ fn settings(url: &str) -> DatabaseSettings {
     DatabaseSettings { url: url.parse().unwrap(), auto_migrate: None }
 }
 
-/// A writer whose clock is so many hours off.
+/// A writer whose clock is wrong by this many hours.
 fn by(hours: i32) -> Author<'static> {
     let now = UnixMillis(now().0 + i64::from(hours) * i64::try_from(HOUR.as_millis()).unwrap());
     Author { actor: "battery", now }

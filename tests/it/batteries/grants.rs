@@ -1,4 +1,4 @@
-//! Grants of tokens on each database: found, exchanged, revoked, forgotten.
+//! Grants of tokens on each database: find, exchange, revoke, forget.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -25,7 +25,7 @@ use super::{
 
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Begins where the battery of API keys ends.
+/// Starts with the records that the battery of API keys leaves.
 pub(super) async fn battery(registry: &SqlRegistry) {
     grants_are_found_by_each_of_their_names(registry).await;
     of_many_exchanges_at_once_one_adds(registry).await;
@@ -39,7 +39,7 @@ pub(super) async fn battery(registry: &SqlRegistry) {
     expired_grants_are_forgotten(registry).await;
 }
 
-/// A new family, whose access token lasts for half an hour and whose refresh token for a day.
+/// A new family: its access token lasts half an hour, its refresh token a day.
 pub(super) fn new_grant(proven_by: Option<Used>, issued_at: UnixMillis) -> NewGrant {
     let jti = new_uuid();
     NewGrant {
@@ -61,7 +61,7 @@ pub(super) fn new_grant(proven_by: Option<Used>, issued_at: UnixMillis) -> NewGr
     }
 }
 
-/// What `grant` is exchanged for, `seconds` from now.
+/// The successor of `grant`, `seconds` from now.
 fn next(grant: &GrantRecord, seconds: u64) -> NewGrant {
     NewGrant { family: grant.family, ..new_grant(grant.proven_by, later(seconds).now) }
 }
@@ -371,7 +371,7 @@ async fn changes_of_many_principals_at_once_do_not_disturb_each_other(registry: 
             });
         }
     }
-    // Among them those who remove a principal while tokens are given to it.
+    // Some of them remove the principal while it is issued tokens.
     for number in 0..4 {
         let (registry, holder) =
             (registry.clone(), add(registry, &format!("removed-{number}")).await);

@@ -1,4 +1,4 @@
-//! Many accounts at once on each database: looked for, added, all or nothing.
+//! Imports of many accounts on each database: look up, add, all or nothing.
 
 use std::collections::HashSet;
 
@@ -24,7 +24,7 @@ use super::{
     tokens::{later, new_uuid},
 };
 
-/// Ten years ago, or so.
+/// About ten years ago.
 const LONG_AGO: UnixMillis = UnixMillis(1_480_000_000_000);
 
 pub(super) async fn battery(registry: &SqlRegistry) {

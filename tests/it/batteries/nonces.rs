@@ -1,4 +1,4 @@
-//! Where used nonces are remembered.
+//! The stores of used nonces.
 
 use std::{
     sync::{
@@ -24,13 +24,12 @@ use countersign::{
 use super::now;
 use crate::harness::{Redis, RedisCluster, RedisSentinel, ScriptedRedis};
 
-/// A claim that is like no other, on a token that is good for `valid` from now on.
+/// A unique claim, on a token that is valid for `valid` from now.
 fn claim(principal: i64, nonce: &str, valid: Duration) -> NonceClaim<'_> {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let attempt = Attempt::Unique(NUMBER.fetch_add(1, Ordering::Relaxed).into());
     let valid_until = now().saturating_add(valid);
-    // As if it were of a client whose clock is ahead: what was signed before a store began is
-    // fenced.
+    // Like a client whose clock is ahead: the fence refuses what was signed before a store started.
     let token_time = now().saturating_add(VALID);
     NonceClaim {
         principal: PrincipalId(principal),
@@ -115,8 +114,8 @@ async fn nonce_battery(store: Arc<dyn NonceStore>) {
         assert_eq!(fresh, 1, "of 64 claims at once");
     }
 
-    // Remembered until it cannot pass any more and a second longer; then forgotten, or the store
-    // would only grow.
+    // Remembered until the token cannot pass any more and a second longer; then forgotten, or the
+    // store would only grow.
     let first = now();
     assert_eq!(outcome(claim(6, "short", Duration::from_millis(10))).await, Claimed::Fresh);
     let forgotten_after = loop {
@@ -161,7 +160,7 @@ async fn the_redis_store_keeps_the_nonce_promise_behind_a_sentinel() {
     nonce_battery(redis_store(&format!("redis+sentinel://{}/main", redis.address))).await;
 }
 
-/// Whatever a claim leaves in Redis goes away by itself, and within the time that the contract
+/// Everything that a claim leaves in Redis expires by itself, within the time that the contract
 /// gives.
 #[tokio::test]
 async fn claims_in_redis_expire_by_themselves() {
@@ -175,13 +174,13 @@ async fn claims_in_redis_expire_by_themselves() {
     for (nonce, longest) in [("past", 1), ("now", 21), ("future", 41)] {
         let key = format!("countersign:{{0}}:nonce:1:n{nonce}");
         let left: i64 = redis::cmd("TTL").arg(&key).query_async(&mut connection).await.unwrap();
-        // The time of the server is known a little late, which rounding up may make a second of.
+        // The server's time is read a little late, and rounding up may turn that into a second.
         assert!((longest - 1..=longest + 1).contains(&left), "{nonce}: {left} s");
     }
 }
 
-/// Whatever Redis replies to a claim, only `+OK` is fresh and only nil is a replay: everything else
-/// is unavailable, and the next claim that it takes is decided as ever.
+/// Of Redis' replies to a claim, only `+OK` means fresh and only nil means replayed. Any other
+/// reply means unavailable, and the next claim that Redis accepts is decided as usual.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_reply_but_ok_is_fresh() {
     const ERRORS: [&str; 14] = [

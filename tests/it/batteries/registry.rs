@@ -70,7 +70,7 @@ async fn migrations_go_up_and_down(settings: &DatabaseSettings) {
     assert_eq!(app::migrate_up(settings).await.unwrap(), applied[applied.len() - 1..]);
 }
 
-/// A change by the test, now.
+/// A change made by the test, now.
 pub(super) fn by_us() -> Author<'static> {
     Author { actor: "battery", now: now() }
 }
@@ -154,7 +154,7 @@ async fn keys_are_kept_as_given(registry: &SqlRegistry) {
     add(registry, "other", "").await;
     let keeper = username("keeper");
     let key = public_key();
-    // 2100, and a fraction of a second: neither may be lost.
+    // In the year 2100, and with a fraction of a second: neither may be lost.
     let (from, until) = (UnixMillis(1_700_000_000_123), UnixMillis(4_102_444_800_456));
     let terms = KeyTerms {
         comment: Some("laptop ü 💻".to_owned()),

@@ -1,4 +1,4 @@
-//! API keys on each database; and where grants of tokens are run.
+//! API keys on each database. Runs the battery of grants, too.
 
 use std::{
     collections::BTreeSet,
@@ -62,12 +62,12 @@ async fn token_battery(url: &str) {
     grants::battery(&registry).await;
 }
 
-/// A change by the test, `seconds` after now.
+/// A change made by the test, `seconds` from now.
 pub(super) fn later(seconds: u64) -> Author<'static> {
     Author { actor: "battery", now: now().saturating_add(Duration::from_secs(seconds)) }
 }
 
-/// One that was not used before.
+/// A UUID that has not been used.
 pub(super) fn new_uuid() -> Uuid {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     Uuid::from_u128(
@@ -91,7 +91,7 @@ pub(super) async fn actions(registry: &SqlRegistry, name: &str) -> Vec<String> {
     events.into_iter().rev().map(|event| event.action).collect()
 }
 
-/// How many entries the change feed has about a principal.
+/// The number of entries in the change feed about a principal.
 pub(super) async fn announced(registry: &SqlRegistry, principal: PrincipalId) -> usize {
     let all = registry.changes(0, u64::from(u32::MAX)).await.unwrap();
     all.iter().filter(|change| change.principal == principal).count()
@@ -178,7 +178,7 @@ async fn registering_twice_extends(registry: &SqlRegistry) {
         let again = registry.register_api_key(longer.clone(), later(1)).await.unwrap();
         assert_eq!(again, ApiKeyRecord { expires_at: until, ..first.clone() });
     }
-    // Sooner than before: then what it was exchanged for is over sooner, too.
+    // If the API key expires sooner than before, tokens issued for it expire sooner, too.
     let holder = registry.principal(&first.username).await.unwrap().id;
     let grant = grants::new_grant(Some(Used::ApiKey(first.id)), later(0).now);
     let grant = registry.add_grant(holder, grant, false, later(0)).await.unwrap();
@@ -219,7 +219,7 @@ async fn registering_twice_extends(registry: &SqlRegistry) {
 }
 
 async fn registering_at_once_succeeds_for_all(registry: &SqlRegistry) {
-    // One key; keys of their own for one identifier; and each of two keys four times.
+    // One key, one key for each identifier, and each of two keys four times.
     for keys in [1, 8, 2] {
         let new = new_api_key("");
         let mut at_once = tokio::task::JoinSet::new();

@@ -1,4 +1,4 @@
-//! The reference of the command line, out of what the program prints with `--help`.
+//! The reference of the command line, generated from what the program prints with `--help`.
 
 use std::fmt::Write as _;
 

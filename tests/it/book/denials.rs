@@ -1,4 +1,4 @@
-//! The reference of denials, out of `src/domain/decision.rs`.
+//! The reference of denials, generated from `src/domain/decision.rs`.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -57,7 +57,7 @@ fn reasons() -> String {
     table
 }
 
-/// The comments in the table `denial_reasons!`, by the name of the reason.
+/// The comments in the table `denial_reasons!`, by name of the reason.
 fn meanings() -> BTreeMap<String, String> {
     let file =
         syn::parse_file(&std::fs::read_to_string(repository().join(SOURCE)).unwrap()).unwrap();

@@ -1,5 +1,5 @@
-//! README, ARCHITECTURE and the decision records: short enough to be read, and what they name
-//! exists. That their links lead somewhere is tested in `links`.
+//! README, ARCHITECTURE and the decision records are short, and the files they name exist. Their
+//! links are tested in `links`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -9,12 +9,12 @@ use crate::harness::repository;
 
 const README_LINES: usize = 120;
 const ARCHITECTURE_WORDS: usize = 2500;
-/// Files that a newcomer reads to follow one decision.
+/// The most files that a newcomer reads to follow one decision.
 const WALK_FILES: usize = 12;
-/// One page.
+/// One page, in words.
 const RECORD_LINES: usize = 60;
 
-/// Folders whose files the documents name by their full path.
+/// Folders whose files are named by their full path in the documents.
 const NAMED_FOLDERS: [&str; 9] = [
     "src/",
     "tests/",
@@ -147,7 +147,7 @@ fn read(document: &str) -> String {
         .unwrap_or_else(|error| panic!("{document}: {error}"))
 }
 
-/// The decision records, in the order of their numbers.
+/// The decision records, in order of their numbers.
 fn records() -> Vec<String> {
     let entries = std::fs::read_dir(repository().join("docs/adr")).unwrap();
     let names: BTreeSet<String> =
@@ -159,7 +159,7 @@ fn records() -> Vec<String> {
         .collect()
 }
 
-/// What follows `heading`, up to the next one of its rank.
+/// The text from `heading` to the next heading of the same rank.
 fn section<'a>(text: &'a str, heading: &str) -> &'a str {
     let (_, rest) = text
         .split_once(&format!("{heading}\n"))
@@ -167,7 +167,7 @@ fn section<'a>(text: &'a str, heading: &str) -> &'a str {
     rest.split("\n## ").next().unwrap()
 }
 
-/// What is written between backticks.
+/// The texts between back-ticks.
 fn spans(text: &str) -> Vec<&str> {
     text.lines()
         .filter(|line| !line.starts_with("```"))
@@ -183,7 +183,7 @@ fn one_spaced(line: &str) -> String {
     line.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The rows of `LAYERS`, out of the text of the test.
+/// The rows of `LAYERS`, read from the source of the test.
 fn layers(source: &str) -> BTreeMap<String, BTreeSet<String>> {
     let (_, table) = source.split_once("const LAYERS").unwrap();
     let (table, _) = table.split_once("];").unwrap();

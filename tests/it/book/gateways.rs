@@ -1,4 +1,4 @@
-//! The page that says what was tried behind which gateway says what the tests of this program try.
+//! The page that says what is tested behind which gateway matches the tests of this program.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -9,8 +9,8 @@ use crate::harness::Gateway;
 
 const PAGE: &str = "examples/matrix.md";
 
-/// A gateway in one version: its name, the module of each list of tests that holds those through
-/// it, and the list with tests of its own.
+/// One version of a gateway: its name, the module that holds its tests in each shared list, and the
+/// module with its own tests.
 struct Column {
     name: &'static str,
     gateway: Gateway,
@@ -18,10 +18,10 @@ struct Column {
     own: &'static str,
 }
 
-/// No tests of their own: those of the newest Envoy are with that one alone.
+/// Without tests of its own: those of the newest Envoy run with that version only.
 const NONE: &str = "none";
 
-/// One line for each.
+/// One line for each version of a gateway.
 const COLUMNS: &[Column] = &[
     column("nginx", Gateway::Nginx, "nginx", "gateways::nginx"),
     column("nginx", Gateway::NginxMainline, "nginx_mainline", "gateways::nginx"),
@@ -51,8 +51,8 @@ const fn column(
     Column { name, gateway, module, own }
 }
 
-/// What is tried, and the tests that try it: any of them will do. `{module}` and `{own}` are the
-/// column's.
+/// What is tested, and the tests of it: one of them is enough. `{module}` and `{own}` are replaced
+/// by the column's.
 const TRIED: [(&str, &[&str]); 13] = [
     ("allow", &["gateways::every::{module}::an_allowed_request_names_the_principal"]),
     ("replay", &["gateways::every::{module}::a_token_passes_once"]),
@@ -84,8 +84,8 @@ const TRIED: [(&str, &[&str]); 13] = [
 const OLDER: &str =
     "an older Envoy with the same files; what differs between versions is what is run";
 
-/// Why something is not tried: by the beginning of a column's module. A reason for what is tried is
-/// one too many.
+/// Why something is not tested, by the beginning of a column's module. A reason for something that
+/// is tested is an error.
 const NOT_TRIED: &[(&str, &str, &str)] = &[
     (
         "gRPC",
@@ -180,7 +180,7 @@ impl Column {
     }
 }
 
-/// What this very program would run.
+/// The tests that this binary would run.
 fn compiled_tests() -> BTreeSet<String> {
     let listed = Command::new(std::env::current_exe().unwrap())
         .args(["--list", "--format", "terse"])

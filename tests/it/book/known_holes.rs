@@ -1,4 +1,4 @@
-//! The page of known holes names tests that there are.
+//! The tests that the page of known holes names exist.
 
 use super::pages;
 use crate::harness::repository;
@@ -24,7 +24,7 @@ fn every_test_on_the_page_of_known_holes_exists() {
     assert!(named > 30, "the page is not read as it should be: {named} tests were found");
 }
 
-/// Whether `source` has a function `name` right below the attribute of a test.
+/// Whether `source` has a function `name` directly below a test attribute.
 fn is_a_test(source: &str, name: &str) -> bool {
     let lines: Vec<&str> = source.lines().map(str::trim).collect();
     let head = format!("fn {name}(");

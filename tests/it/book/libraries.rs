@@ -1,5 +1,5 @@
-//! Tokens of the libraries that people sign with pass as the libraries make them, and the page
-//! about them says what they make.
+//! Tokens of common libraries pass exactly as the libraries make them, and the page about them says
+//! what they make.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -13,7 +13,7 @@ use super::hold;
 use crate::harness::{Countersign, Deployment, Key, Ran, now, peer, program, repository};
 
 const PAGE: &str = "clients/libraries.md";
-/// A client assertion of `oauth4webapi` is made for this audience.
+/// `oauth4webapi` makes a client assertion for this audience.
 const AUDIENCE: &str = "https://countersign.test";
 const ALGORITHMS: [&str; 10] =
     ["Ed25519", "EdDSA", "ES256", "ES384", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512"];
@@ -31,7 +31,7 @@ const PYTHON: [&str; 8] = [
 const NODE: [&str; 8] =
     ["jose", "jsonwebtoken", "fast-jwt", "node-jose", "jsrsasign", "jws", "njwt", "oauth4webapi"];
 
-/// What a library made of each algorithm that it knows.
+/// One token for each algorithm that a library knows.
 struct Signed {
     library: &'static str,
     version: String,
@@ -144,7 +144,7 @@ impl Signed {
         let Self { library, version, .. } = self;
         let algorithms = algorithms.into_values().collect::<Vec<_>>().join(", ");
         let added = added.into_iter().collect::<Vec<_>>().join(", ");
-        // Writing to a String does not fail.
+        // Writing to a String cannot fail.
         let _ = writeln!(rows, "| {library} {version} | {language} | {algorithms} | {added} |");
     }
 }

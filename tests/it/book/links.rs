@@ -1,5 +1,4 @@
-//! Every link between documents leads to something that is there, in the repository and in the
-//! book.
+//! Every link between documents has a target, in the repository and in the book.
 
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
@@ -8,7 +7,7 @@ use super::markdown::Document;
 use super::pages;
 use crate::harness::repository;
 
-/// Folders of the repository in which nobody writes documents.
+/// Folders of the repository without documents of ours.
 const SKIPPED: [&str; 3] = ["target", ".git", "node_modules"];
 
 #[test]
@@ -19,7 +18,7 @@ fn links_in_the_repository_lead_somewhere() {
     for wanted in ["README.md", "ARCHITECTURE.md", "docs/adr/README.md"] {
         assert!(documents.contains(&repository().join(wanted)), "{documents:?}");
     }
-    // Pages of the book are read as such below: what they include is not at their own place.
+    // Pages of the book are checked below, as the book has them: included files lie elsewhere.
     for file in documents.iter().filter(|file| !file.starts_with(&book)) {
         for link in Document::read(file).links {
             if let Err(fault) = check_link(file, &link, &Document::read) {
@@ -91,7 +90,7 @@ fn listed_pages() -> BTreeSet<PathBuf> {
     Document::read(&summary).links.iter().map(|link| normalised(&pages().join(link))).collect()
 }
 
-/// A page with what it includes in place of `{{#include FILE}}`.
+/// A page with `{{#include FILE}}` replaced by the file.
 fn expanded(page: &Path) -> Result<String, String> {
     let name = |file: &Path| file.strip_prefix(repository()).unwrap_or(file).display().to_string();
     let text = std::fs::read_to_string(page).map_err(|error| format!("{}: {error}", name(page)))?;
@@ -111,7 +110,7 @@ fn expanded(page: &Path) -> Result<String, String> {
     Ok(whole + rest)
 }
 
-/// The file that a link of `from` leads to, where it leads to one at all.
+/// Checks a link of `from`. Returns the file that it leads to; `None` for an external link.
 fn check_link(
     from: &Path,
     link: &str,
@@ -141,7 +140,7 @@ fn check_link(
     }
 }
 
-/// The path without `..`, as a browser takes them away: symbolic links stay what they are.
+/// The path without `..`, resolved as a browser does: symbolic links are kept.
 fn normalised(path: &Path) -> PathBuf {
     path.components().fold(PathBuf::new(), |mut whole, component| {
         if component == Component::ParentDir {
@@ -153,7 +152,7 @@ fn normalised(path: &Path) -> PathBuf {
     })
 }
 
-/// The Markdown files below a folder; symbolic links are not followed.
+/// The Markdown files below a folder. Does not follow symbolic links.
 fn markdown_under(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {

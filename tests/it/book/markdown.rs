@@ -1,4 +1,4 @@
-//! What the tests read in Markdown: links, headings, and blocks of code.
+//! Links, headings and code blocks of Markdown files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -6,9 +6,9 @@ use std::path::Path;
 use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
 
 pub(crate) struct Document {
-    /// Targets of links and pictures, as they are written.
+    /// Targets of links and images, as written.
     pub(crate) links: Vec<String>,
-    /// What a link's `#` may name.
+    /// Valid fragments (`#...`) of links to this document.
     pub(crate) anchors: BTreeSet<String>,
     pub(crate) code: Vec<CodeBlock>,
 }
@@ -70,7 +70,7 @@ impl Document {
     }
 }
 
-/// The name that mdBook and GitHub give to a heading.
+/// The anchor that mdBook and GitHub give to a heading.
 fn anchor(heading: &str) -> String {
     let lowercase = heading.trim().to_lowercase();
     let kept = lowercase.chars().filter_map(|character| match character {

@@ -1,7 +1,7 @@
-//! What the middleware of `asymmetric_jwt_auth` takes and what Countersign takes, side by side: the
-//! same headers to both, and the page about moving has a row for each difference.
+//! Compares what the middleware of `asymmetric_jwt_auth` accepts to what Countersign accepts: both
+//! get the same headers, and the page about migrating has a row for each difference.
 //!
-//! Nothing is sent that the middleware does not handle.
+//! Sends only what the middleware handles.
 
 mod cases;
 
@@ -41,7 +41,7 @@ async fn the_middleware_side_by_side() {
     hold(PAGE, "the middleware", &differences.table(cases.len()));
 }
 
-/// What each makes of the last request of a case: whether it takes it.
+/// Whether each accepts the last request of a case.
 async fn answers(
     case: &Case,
     world: &World,
@@ -69,7 +69,7 @@ async fn answers(
 
 #[derive(Debug, PartialEq, Eq)]
 enum Answer {
-    /// As somebody's.
+    /// The name of the user, if it is accepted.
     Taken(String),
     Refused,
 }
@@ -92,7 +92,7 @@ fn theirs(world: &World) -> DjangoSite {
     DjangoSite::with_users(&json!(users))
 }
 
-/// One row for all that is answered alike, for one reason.
+/// One row for all cases with the same answers for the same reason.
 #[derive(Default)]
 struct Differences {
     rows: Vec<(Vec<String>, [&'static str; 2], &'static str)>,
@@ -119,11 +119,11 @@ impl Differences {
             asked - self.count,
             self.count
         );
-        // What is refused here concerns those who move.
+        // Refusals here matter to people who migrate.
         let (refused, taken): (Vec<_>, Vec<_>) =
             self.rows.iter().partition(|(_, [_, here], _)| *here == "refused");
         for (whats, [there, here], why) in refused.into_iter().chain(taken) {
-            // Writing to a String does not fail.
+            // Writing to a String cannot fail.
             let _ = writeln!(text, "| {} | {there} | {here} | {why} |", whats.join("; "));
         }
         text

@@ -1,4 +1,4 @@
-//! What a running service shows to operators is described in the book.
+//! The book describes everything that a running service shows to operators.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -52,7 +52,7 @@ async fn metrics_and_fields_of_the_log_are_those_that_are_described() {
 
 const WITHIN: Duration = Duration::from_secs(20);
 
-/// The names that a page has as code, as far as they are wanted and made of what names are made of.
+/// The names that a page writes as code, if they are `wanted` and have the characters of a name.
 fn quoted(page: &str, is_wanted: impl Fn(&str) -> bool) -> BTreeSet<String> {
     let text = std::fs::read_to_string(pages().join(page)).unwrap();
     let is_name = |text: &str| {

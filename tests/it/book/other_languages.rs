@@ -1,4 +1,4 @@
-//! The snippets in languages without a client of their own make tokens that pass.
+//! The snippets in languages without a client make tokens that pass.
 
 use std::process::Command;
 
@@ -16,8 +16,7 @@ async fn php() {
     assert_passes("php", "php", &["--type", "rsa", "--out", "alice-rsa.pem"]).await;
 }
 
-/// What the snippet in `language` prints is a header for alice, whose key was generated with these
-/// options.
+/// The snippet in `language` prints a header for alice, whose key was generated with these options.
 async fn assert_passes(language: &str, interpreter: &str, generate: &[&str]) {
     let deployment = Deployment::new();
     deployment.done(&["principal", "add", "alice"]);

@@ -1,4 +1,4 @@
-//! The quick start works: its commands are run one after the other, and print what it says.
+//! The quick start works: its commands, run in order, print what it says.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -24,7 +24,7 @@ fn the_commands_of_the_quick_start_print_what_it_says() {
                 assert_prints(output, &block.text);
                 compared += 1;
             }
-            // What builds the program, which the tests have done.
+            // Builds the program, which the tests have already done.
             "console" => {}
             other => panic!("a block of {other} is neither run nor compared"),
         }
@@ -32,7 +32,7 @@ fn the_commands_of_the_quick_start_print_what_it_says() {
     assert!(compared >= 5, "only {compared} outputs were compared");
 }
 
-/// Every line of `wanted` is there; `...` stands for anything. In any order: headers have none.
+/// Every line of `wanted` occurs, in any order because headers have none; `...` matches anything.
 pub(crate) fn assert_prints(output: &str, wanted: &str) {
     for wanted in
         wanted.lines().map(str::trim_end).filter(|line| !line.is_empty() && *line != "...")
@@ -50,7 +50,7 @@ fn fits(line: &str, wanted: &str) -> bool {
     rest.is_empty() || line.char_indices().any(|(index, _)| fits(&line[index..], rest))
 }
 
-/// What the quick start needs of a checkout, with ports of its own.
+/// The files of a checkout that the quick start needs, with free ports.
 struct Checkout {
     dir: tempfile::TempDir,
     ports: [(&'static str, String); 5],
@@ -71,7 +71,8 @@ impl Checkout {
         .unwrap();
         let example =
             std::fs::read_to_string(repository().join("examples/nginx/nginx.conf")).unwrap();
-        // Its workers have to read what the user of the tests wrote, and it runs beside others.
+        // Its workers have to read what the tests' user wrote, and other tests run at the same
+        // time.
         let example = example
             .replace("user www-data;", "user root;")
             .replace("/var/log/nginx", dir.to_str().unwrap());
@@ -81,7 +82,7 @@ impl Checkout {
         checkout
     }
 
-    /// Runs the blocks in one shell, and yields what each printed.
+    /// Runs the blocks in one shell. Returns what each printed.
     fn run<'a>(&self, blocks: impl Iterator<Item = &'a CodeBlock>) -> Vec<String> {
         let mut script = format!("exec 2>&1\ntrap '{}' EXIT\n", self.cleanup());
         for block in blocks {
@@ -102,7 +103,7 @@ impl Checkout {
         ran.stdout.split('\u{1e}').map(str::to_owned).collect()
     }
 
-    /// Ends what a quick start that failed half-way has left.
+    /// Stops the processes of a quick start that failed half-way.
     fn cleanup(&self) -> String {
         let pid = self.nginx_pid();
         format!("kill $(jobs -p) $(cat {} 2>/dev/null) 2>/dev/null || true", pid.display())
@@ -112,7 +113,7 @@ impl Checkout {
         self.dir.path().join("nginx.pid")
     }
 
-    /// The text with the usual ports replaced, wherever one stands as a number of its own.
+    /// The text with the usual ports replaced, if they stand as numbers of their own.
     fn with_ports(&self, text: &str) -> String {
         let mut whole = String::new();
         let mut rest = text;

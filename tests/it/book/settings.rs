@@ -1,5 +1,5 @@
-//! The reference of settings, out of the structs in `src/config`: their comments, their types, and
-//! the defaults that they really have.
+//! The reference of settings, generated from the structs in `src/config`: comments, types and
+//! actual defaults.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -21,7 +21,7 @@ fn the_reference_of_settings_is_what_the_code_says() {
 
 fn reference() -> String {
     let mut defaults = serde_json::to_value(Settings::default()).unwrap();
-    // Not shown, because a URL may hold a password; the default does not.
+    // Not shown, because a URL may hold a password; the default has none.
     defaults["database"]["url"] = Settings::default().database.url.servers().next().unwrap().into();
     let root = Source::read("src/config.rs");
     let mut text = String::new();
@@ -57,7 +57,7 @@ impl Source {
         source
     }
 
-    /// Writes the settings of a section, and then those of the sections in it.
+    /// Writes the settings of a section, then those of its subsections.
     fn section(
         &self,
         path: &str,
@@ -108,7 +108,7 @@ impl Source {
         name.ends_with("Settings") && self.structs.contains_key(&name)
     }
 
-    /// What may stand there.
+    /// The values that a setting accepts.
     fn kind(&self, ty: &Type) -> String {
         let name = type_name(ty);
         match name.as_str() {
@@ -132,7 +132,7 @@ impl Source {
     }
 }
 
-/// The values of an enum that is nothing but names.
+/// The values of an enum without data.
 fn choices(item: &ItemEnum) -> Option<String> {
     let is_lowercase = item.attrs.iter().any(|attribute| matches!(&attribute.meta, Meta::List(list) if list.path.is_ident("serde") && list.tokens.to_string().contains("\"lowercase\"")));
     let all_plain = item.variants.iter().all(|variant| variant.fields.is_empty());
@@ -157,8 +157,7 @@ fn lowercase_first(text: &str) -> String {
     }
 }
 
-/// Takes the sentence about the default out of a comment, and holds it to the default that there
-/// really is.
+/// Removes the sentence about the default from a comment, and compares it to the actual default.
 fn meaning_and_default(key: &str, comment: &str, real: &Value) -> (String, String) {
     let real = match real {
         Value::Null => String::new(),
@@ -208,8 +207,8 @@ fn meaning_and_default(key: &str, comment: &str, real: &Value) -> (String, Strin
     (meaning, default)
 }
 
-/// Whether the value that a comment names is the one that there is. Digits may have commas between
-/// them, and durations and fractions more than one form.
+/// Whether the value in a comment is the actual one. Digits may have commas between them, and
+/// durations and fractions have several notations.
 fn is_same(said: &str, real: &str) -> bool {
     let is_same_number = || said.parse::<f64>().is_ok_and(|it| real.parse() == Ok(it));
     let is_same_duration = || {
@@ -241,7 +240,7 @@ fn type_argument(ty: &Type) -> Option<&Type> {
         .find_map(|argument| if let GenericArgument::Type(ty) = argument { Some(ty) } else { None })
 }
 
-/// A documentation comment, its lines joined; paragraphs stay.
+/// A doc comment with its lines joined; paragraphs are kept.
 pub(super) fn doc(attributes: &[Attribute]) -> String {
     let lines = attributes.iter().filter_map(|attribute| match &attribute.meta {
         Meta::NameValue(pair) if pair.path.is_ident("doc") => match &pair.value {

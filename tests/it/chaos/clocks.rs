@@ -1,4 +1,4 @@
-//! The clocks of replicas are wrong, or are set.
+//! Clocks of replicas that are wrong, or are set.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::harness::{
 const TOLERANCE: Duration = Duration::from_secs(2);
 const WRONG_MS: i64 = 3000;
 
-/// A replica 3 s behind takes a token for fresh that all others have forgotten.
+/// A replica 3 s behind takes a token for fresh that all others have already forgotten.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_is_behind() {
     let redis = Redis::start();
@@ -24,14 +24,14 @@ async fn a_replica_is_behind() {
     let report = presenter.end().await;
     report.tells();
     report.allows_no_token_twice();
-    // The two others decide as ever.
+    // The two others decide as usual.
     assert!(
         report.allows_between(began, Instant::now()).len() > super::REPLAYS_MIN,
         "too few to show anything"
     );
 }
 
-/// A replica 3 s ahead has the store remember a token for less than its window.
+/// A replica 3 s ahead makes the store remember a token for less than its window.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_is_ahead() {
     const TOLERANCE: Duration = Duration::from_secs(6);
@@ -51,8 +51,8 @@ async fn a_replica_is_ahead() {
     );
 }
 
-/// Set forward while it decides, it must not have the store forget early what it claims before it
-/// finds out.
+/// If its clock is set forward while it decides, a replica must not make the store forget early
+/// what it claims before it notices.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_clock_of_a_replica_is_set_forward() {
     const TOLERANCE: Duration = Duration::from_secs(6);
@@ -69,7 +69,7 @@ async fn the_clock_of_a_replica_is_set_forward() {
         clock.set(WRONG_MS);
         presenter.has_signed_for(second + 1).await;
         clock.set(0);
-        // It does not go back by itself.
+        // It is not set back by itself.
         fault = Fault {
             began,
             ended: began,
@@ -83,7 +83,7 @@ async fn the_clock_of_a_replica_is_set_forward() {
     fault.is_forgotten(&report);
 }
 
-/// While its clock is 3 s back, a replica may not decide; when it is right again, it does.
+/// While its clock is 3 s behind, a replica may not decide; once the clock is right again, it does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_clock_of_a_replica_is_set_back() {
     let redis = Redis::start();
@@ -105,7 +105,7 @@ async fn the_clock_of_a_replica_is_set_back() {
     fault.is_forgotten(&report);
 }
 
-/// A clock far ahead has the store in memory forget what counts again when the clock is back. The
+/// A clock far ahead makes the store in memory forget what counts once the clock is back. The
 /// client's clock does the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_clock_of_a_replica_with_nonces_in_memory_leaps_and_is_back() {
@@ -126,14 +126,14 @@ async fn the_clock_of_a_replica_with_nonces_in_memory_leaps_and_is_back() {
     let report = presenter.end().await;
     report.tells();
     report.allows_no_token_twice();
-    // The clock that it decides by stands still until the other has caught up.
+    // The clock used for decisions stands still until the other has caught up.
     let returned = back + Duration::from_secs(LEAP_SECONDS.unsigned_abs());
     Fault { began, ended: began, returned }.is_forgotten(&report);
 }
 
-/// A token whose claim comes back after its window has ended is not allowed, whatever the clock
-/// said when it was asked about. Time leaps for the clock alone, so that the claim itself takes no
-/// time that a timeout would notice.
+/// A token whose claim returns after its window has ended is not allowed, whatever the clock said
+/// at the start. Only the clock jumps, so the claim itself takes no time that a timeout would
+/// notice.
 #[tokio::test]
 async fn a_claim_comes_back_when_the_window_is_over() {
     let redis = Redis::start();
@@ -167,7 +167,7 @@ async fn a_claim_comes_back_when_the_window_is_over() {
     assert!(!Door::Http.ask(&world.replicas[0], &asked).await.allowed());
 }
 
-/// Two replicas by the machine's clock, and one by `clock`.
+/// Two replicas on the machine's clock, and one on `clock`.
 fn with_one_by(redis: &Redis, clock: &SetClock, tolerance: Duration) -> World {
     let mut world = World::of(deployment(&redis.url(), tolerance));
     world.replicas = vec![
@@ -178,7 +178,7 @@ fn with_one_by(redis: &Redis, clock: &SetClock, tolerance: Duration) -> World {
     world
 }
 
-/// A token of `TOLERANCE` that was used at once is remembered for a second more.
+/// A token with `TOLERANCE` that was used at once is remembered for a second more.
 fn when_the_store_has_forgotten() -> Vec<Duration> {
     [1900, 4200, 4600].map(Duration::from_millis).to_vec()
 }

@@ -1,5 +1,5 @@
-//! The registry's database is slow, gone, or behind a bad network: principals in memory are decided
-//! on as ever.
+//! The registry's database is slow, gone, or behind a bad network: decisions about principals in
+//! memory continue.
 
 use std::time::{Duration, Instant};
 

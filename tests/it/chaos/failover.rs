@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use super::{Fault, World};
 use crate::harness::{Redis, ReplicatedCluster, Sentinels, eventually};
 
-/// The old master goes on answering for some ten seconds after the sentinels name the new one, and
-/// what it claims is thrown away.
+/// The old master still answers for about ten seconds after the sentinels name the new one, and its
+/// claims are thrown away.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sentinels_hand_over() {
     let sentinels = Sentinels::start();

@@ -1,11 +1,11 @@
-//! A store whose process hangs: it answers nothing, and closes nothing.
+//! A store whose process hangs: it neither answers nor closes connections.
 
 use std::time::{Duration, Instant};
 
 use super::{Fault, LONG_TOLERANCE, World};
 use crate::harness::{Redis, ReplicatedCluster, Report, Sentinels, Signal};
 
-/// For how long.
+/// How long the store hangs.
 const FROZEN: usize = 5;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -26,7 +26,7 @@ async fn redis_hangs() {
     fault.is_refused_in_time(&report);
 }
 
-/// It takes itself for the master when it wakes up, until a sentinel tells it.
+/// When it wakes up, it takes itself for the master until a sentinel corrects it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sentinels_replace_a_master_that_hangs() {
     let sentinels = Sentinels::start();
@@ -61,8 +61,8 @@ async fn a_cluster_replaces_a_master_that_hangs() {
     others_go_on(&report, began);
 }
 
-/// Two thirds of the slots are served meanwhile. The nodes take one that is gone for down after a
-/// second: what is looked at is the time before.
+/// Two thirds of the slots are served meanwhile. Nodes treat a silent node as down after a second:
+/// this checks the time before that.
 fn others_go_on(report: &Report, began: Instant) {
     let meanwhile = began + Duration::from_millis(900);
     let allowed = report.latencies(began, meanwhile, "allowed").len();

@@ -1,4 +1,4 @@
-//! The store forgets what it was told.
+//! The store loses its data.
 
 use std::time::Instant;
 
@@ -33,7 +33,7 @@ async fn redis_is_flushed() {
     fault.is_outlived(&presenter.end().await);
 }
 
-/// Between its snapshot and its death, it claimed for a second.
+/// It claimed for a second between its snapshot and its death.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_is_back_from_an_old_snapshot() {
     let mut redis = Redis::start();
@@ -52,7 +52,7 @@ async fn redis_is_back_from_an_old_snapshot() {
     fault.is_outlived(&presenter.end().await);
 }
 
-/// What was claimed before is known to nobody.
+/// Earlier claims are lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_with_nonces_in_memory_restarts() {
     let mut world = World::of(super::deployment("memory:", super::TOLERANCE));

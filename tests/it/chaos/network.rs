@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use super::{Fault, LONG_TOLERANCE, RECOVERY, World, claim_within, is_whole};
 use crate::harness::{ChaosProxy, Network, Redis};
 
-/// How slow answers are at most that are waited for.
+/// The slowest answers that are still waited for.
 const SLOW: Duration = Duration::from_millis(20);
-/// How slow an allow may be with answers so slow.
+/// The slowest allow when answers are that slow.
 const SLOW_P99: Duration = Duration::from_millis(50);
 
 /// Three replicas and the network between them and their store.
@@ -25,8 +25,8 @@ impl Scene {
         Self { world, proxy, _redis: redis }
     }
 
-    /// Whether a network that lets no claim through is outlived, and refused in time meanwhile. It
-    /// is bad for as long as it takes to sign the tokens of so many seconds.
+    /// A network that lets no claim through: refusals come in time, and decisions recover. It is
+    /// bad for as long as it takes to sign the tokens of this many seconds.
     async fn outlives(self, network: Network, seconds: usize) {
         let Self { world, proxy, _redis } = self;
         let presenter = world.present(3 + u32::try_from(seconds).unwrap() + 5);
@@ -44,7 +44,7 @@ impl Scene {
     }
 }
 
-/// A network in another region: everything passes, a little later.
+/// A network to another region: everything passes, a little later.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_are_20_ms_late() {
     let Scene { world, proxy, _redis } = Scene::new().await;
@@ -55,7 +55,7 @@ async fn answers_are_20_ms_late() {
     let began = Instant::now();
     presenter.has_signed_for(7).await;
     let ended = Instant::now();
-    // Threads that had nothing to do before make their first ones.
+    // Threads that were idle before make their first connections.
     let new = proxy.connections() - connections;
     assert!(new <= connections, "a slow connection is a good one, yet {new} new ones were made");
     proxy.becomes(Network::Fine);
@@ -68,7 +68,7 @@ async fn answers_are_20_ms_late() {
     assert!(!is_whole() || p99 <= SLOW_P99, "p99 of allows was {p99:?}");
 }
 
-/// Later than a claim may take: no answer counts, and none is taken for another's.
+/// Slower than a claim may take: no answer counts, and none is taken for another claim's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_are_too_late() {
     let Scene { world, proxy, _redis } = Scene::new().await;
@@ -76,7 +76,7 @@ async fn answers_are_too_late() {
     presenter.has_signed_for(3).await;
     proxy.becomes(Network::Slow(5 * claim_within()));
     let slow = Instant::now();
-    // Answers that were on their way before may still come.
+    // Answers that were on their way before may still arrive.
     let began = slow + claim_within();
     presenter.has_signed_for(6).await;
     let ended = Instant::now();
@@ -99,8 +99,8 @@ async fn the_network_is_a_black_hole() {
     Scene::new().await.outlives(Network::BlackHole, 5).await;
 }
 
-/// As after a firewall's restart. The store is there: what it costs is the time until a connection
-/// is given up.
+/// Like a restarted firewall. The store is there: the outage lasts until the connection is given
+/// up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_network_forgets_connections() {
     let Scene { world, proxy, _redis } = Scene::new().await;

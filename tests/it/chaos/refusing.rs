@@ -1,4 +1,4 @@
-//! The store answers, and does not claim.
+//! The store answers, but does not claim.
 
 use std::time::Instant;
 
@@ -21,7 +21,7 @@ async fn redis_is_full() {
     fault.is_outlived(&presenter.end().await);
 }
 
-/// As a replica it takes the data of its new master, which has none of the claims.
+/// As a replica, the store takes the data of its new master, which has none of the claims.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_is_demoted_and_promoted_again() {
     let (redis, other) = (Redis::start(), Redis::start());
@@ -38,7 +38,7 @@ async fn redis_is_demoted_and_promoted_again() {
     fault.is_outlived(&presenter.end().await);
 }
 
-/// The user of the replicas loses the right to write, and gets it back.
+/// The Redis user of the replicas loses the right to write, and gets it back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_takes_the_permission_away() {
     let redis = Redis::start();

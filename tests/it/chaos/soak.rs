@@ -1,5 +1,5 @@
-//! Under load, with one fault after another, for as long as one has patience: what a process holds
-//! does not grow.
+//! Under load, with one fault after another, for as long as you like: what a process holds does not
+//! grow.
 //!
 //! `make soak` takes 20 minutes; the quick run, half a minute.
 
@@ -11,20 +11,19 @@ use crate::harness::{
     ChaosProxy, Client, Database, Deployment, Load, Network, Redis, Signal, Usage,
 };
 
-/// Without `SOAK_SECONDS`.
+/// Used without `SOAK_SECONDS`.
 const QUICK: Duration = Duration::from_secs(30);
-/// Parts of a run, each with a fault of its own; what is held at the end of the fourth is what
-/// later parts are compared with.
+/// Parts of a run, each with its own fault. Later parts are compared with the end of the fourth.
 const QUICK_PART: Duration = Duration::from_secs(5);
 const PART: Duration = Duration::from_secs(30);
 const WARM_UP_PARTS: usize = 4;
-/// How much of what the machine decides at most in this build is asked for.
+/// The share of the machine's full decision rate, in this build, that is asked for.
 const LOAD_PERCENT: usize = 70;
 const PER_SECOND_MAX: u32 = 2_000;
-/// How much more memory than after the warm-up is no growth.
+/// Memory may grow by this much after the warm-up.
 const GROWTH_PERCENT: u64 = 10;
-/// Connections to the stores are given up and made again; a few more or less at the moment of
-/// counting are no growth.
+/// Connections to the stores are closed and reopened; a few more or fewer when they are counted do
+/// not count as growth.
 const DESCRIPTORS_MORE: usize = 16;
 const THREADS_MORE: usize = 2;
 

@@ -1,4 +1,4 @@
-//! The tolerance changes while replicas of before and after run side by side.
+//! The tolerance changes while replicas with the old and the new value run side by side.
 
 use std::time::{Duration, Instant};
 
@@ -15,8 +15,8 @@ async fn a_rolling_update_raises_the_tolerance() {
     world.replicas = (0..3).map(|_| world.deployment.serve()).collect();
     world.deployment = world.deployment.set("self_signed.tolerance", "6s");
     let mut plan = plan(20, AFTER);
-    // When nothing remembers a token any more that was used at once under the old tolerance, and
-    // when the new one ends.
+    // Around the time when no token that was used at once under the old tolerance is remembered,
+    // and around the end of the new tolerance.
     plan.last = [3300, 3700, 4500, 5900].map(Duration::from_millis).to_vec();
     let presenter = Presenter::start(&world.replicas, &world.client, plan);
     let mut fault = Fault::now();

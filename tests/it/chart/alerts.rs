@@ -1,4 +1,4 @@
-//! Alerts and the dashboard: read by Prometheus' own tool, and held to what a running service
+//! Alerts and the dashboard: parsed by Prometheus' own tool, and compared to what a running service
 //! exposes.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +13,7 @@ use crate::harness::{
     Behaviour, Claims, Countersign, Deployment, JwksServer, Key, Signer, TokenApi, eventually_async,
 };
 
-/// What Prometheus adds to every series of a target.
+/// The labels that Prometheus adds to every series of a target.
 const TARGET_LABELS: [&str; 4] = ["instance", "job", "namespace", "pod"];
 
 #[tokio::test]
@@ -31,8 +31,8 @@ async fn prometheus_reads_the_alerts() {
     }
 }
 
-/// `tests/it/fixtures/chart/alerts_test.yaml`: each alert fires for what it is there for, and none
-/// where nothing is wrong.
+/// `tests/it/fixtures/chart/alerts_test.yaml`: each alert fires for its fault, and none fires
+/// without one.
 #[tokio::test]
 async fn alerts_fire_when_they_should() {
     let dir = tempfile::tempdir().unwrap();
@@ -63,7 +63,7 @@ async fn every_alert_says_what_to_do() {
     }
 }
 
-/// The rendered rule is the file, less what is disabled, with the labels that were asked for.
+/// The rendered rule is the file, without disabled alerts and with the requested labels.
 #[tokio::test]
 async fn the_rule_is_made_from_the_file() {
     let rendered = of("production");
@@ -110,7 +110,7 @@ async fn prometheus_reads_every_query_of_the_dashboard() {
     }
 }
 
-/// The one copy is in the chart, and the `ConfigMap` is that copy.
+/// The chart has the only copy, and the `ConfigMap` is that copy.
 #[tokio::test]
 async fn the_dashboard_is_packaged_as_it_is() {
     let rendered = of("production");
@@ -161,7 +161,7 @@ async fn the_dashboard_is_in_order() {
     assert_eq!(variables, ["datasource", "namespace", "instance"]);
 }
 
-/// Every metric and label that alerts and dashboard name is one that the service exposes.
+/// The service exposes every metric and label that the alerts and the dashboard use.
 #[tokio::test]
 async fn every_metric_that_is_named_exists() {
     let server = JwksServer::https();
@@ -178,7 +178,7 @@ async fn every_metric_that_is_named_exists() {
     assert!(named.len() > 15, "{named:?}");
     let exposed = exposed(&countersign).await;
     assert_eq!(missing(&named, &exposed), Vec::<String>::new());
-    // What is misspelt would be noticed.
+    // The check finds a misspelt name.
     let misspelt = selectors(&[
         "rate(countersign_decision_total[5m]) + countersign_store_up{stor=\"nonce_store\"}"
             .to_owned(),
@@ -189,7 +189,7 @@ async fn every_metric_that_is_named_exists() {
     );
 }
 
-/// Reasons that are named are reasons that there are.
+/// Every reason that is used exists.
 #[tokio::test]
 async fn every_reason_that_is_named_exists() {
     let source = include_str!("../../../src/domain/decision.rs");
@@ -243,7 +243,7 @@ async fn exposed(countersign: &Countersign) -> BTreeMap<String, BTreeSet<String>
     metrics
 }
 
-/// What of `named` is not among `exposed`.
+/// The names in `named` that are not in `exposed`.
 fn missing(
     named: &BTreeMap<String, BTreeSet<String>>,
     exposed: &BTreeMap<String, BTreeSet<String>>,
@@ -263,8 +263,8 @@ fn missing(
     missing
 }
 
-/// The metrics that queries name, with the labels by which they choose. What they group by counts
-/// for all metrics of the query.
+/// The metrics that queries use, with the labels that they select by. Labels to group by count for
+/// all metrics of the query.
 fn selectors(queries: &[String]) -> BTreeMap<String, BTreeSet<String>> {
     let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for query in queries {
@@ -276,7 +276,7 @@ fn selectors(queries: &[String]) -> BTreeMap<String, BTreeSet<String>> {
                 part.split_once(')').unwrap().0.split(", ").map(str::to_owned).collect::<Vec<_>>()
             })
             .collect();
-        // `namespace` and the like come from the target; `le` is of histograms alone.
+        // `namespace` and similar labels come from the target; only histograms have `le`.
         grouped.remove("le");
         let mut rest = query.as_str();
         while let Some(start) =
@@ -295,7 +295,7 @@ fn selectors(queries: &[String]) -> BTreeMap<String, BTreeSet<String>> {
     found
 }
 
-/// The names in `a="1",b=~"2"`.
+/// The label names in `a="1",b=~"2"`.
 fn labels_in(text: &str) -> Vec<String> {
     let names = text.split(',').filter(|part| part.contains('"'));
     names
@@ -305,7 +305,7 @@ fn labels_in(text: &str) -> Vec<String> {
 }
 
 fn alerts() -> Vec<Value> {
-    // Rendered with nothing disabled.
+    // Rendered with no alert disabled.
     let values =
         format!("{}\nprometheusRule: {{enabled: true}}\n", Chart::file("ci/minimal-values.yaml"));
     let rendered = Chart::rendered(&values);
@@ -326,7 +326,7 @@ fn all_queries() -> Vec<String> {
     queries
 }
 
-/// Every query of the dashboard: of panels, and of what is marked in them.
+/// Every query of the dashboard: of panels and of annotations.
 fn queries(dashboard: &Value) -> Vec<String> {
     let panels = dashboard["panels"].as_array().unwrap().iter();
     let targets = panels.flat_map(|panel| panel["targets"].as_array().into_iter().flatten());

@@ -1,10 +1,10 @@
-//! What the chart refuses: each time with the value to change.
+//! Values that the chart refuses: each message names the value to change.
 
 use crate::harness::chart::Chart;
 
-/// Values that are refused, added to those of a file under `ci`, and what the refusal names.
+/// Values that are refused, added to those of a file under `ci`, and what the message names.
 const REFUSED: &[(&str, &str, &[&str])] = &[
-    // Nothing to stand on.
+    // Without a database or a store.
     ("minimal", "database: {existingSecret: {name: ''}}", &["database.existingSecret.name"]),
     ("minimal", "nonce: {existingSecret: {name: ''}}", &["nonce.existingSecret.name"]),
     // Secrets in the ConfigMap, or in the Deployment.
@@ -48,7 +48,7 @@ const REFUSED: &[(&str, &str, &[&str])] = &[
         "nonce: {existingSecret: {name: ''}}\nextraEnv: [{name: COUNTERSIGN_NONCE__URL, value: 'redis://:hunter2@redis'}]",
         &["COUNTERSIGN_NONCE__URL", "valueFrom"],
     ),
-    // What the chart decides itself.
+    // Settings that the chart decides itself.
     (
         "minimal",
         "config: {server: {admin_listen: '127.0.0.1:8081'}}",
@@ -69,7 +69,7 @@ const REFUSED: &[(&str, &str, &[&str])] = &[
         "config: {admin: {token_file: /token}}",
         &["config.admin.token_file", "admin.existingSecret.name"],
     ),
-    // Two of what there can be one of.
+    // Two of something that may exist only once.
     (
         "tls",
         "config: {nonce: {url: 'rediss+sentinel://a/main?sentinel_password=hunter2'}}",
@@ -128,9 +128,9 @@ const REFUSED: &[(&str, &str, &[&str])] = &[
         &["signingKeys.existingSecret", "autoscaling.maxReplicas"],
     ),
     ("minimal", "persistence: {enabled: true}", &["persistence.enabled", "replicaCount"]),
-    // One replica, and for a moment two.
+    // One replica, and two for a moment.
     ("single-node", "strategy: {type: RollingUpdate}", &["strategy.type", "Recreate"]),
-    // The rest.
+    // Everything else.
     (
         "minimal",
         "tls: {clientCa: {existingSecret: ca}}",
@@ -144,7 +144,7 @@ const REFUSED: &[(&str, &str, &[&str])] = &[
         &["autoscaling.maxReplicas"],
     ),
     ("minimal", "serviceMonitor: {enabled: true}", &["networkPolicy.operators"]),
-    // What the schema does not take.
+    // Values that the schema refuses.
     ("minimal", "replicas: 3", &["replicas"]),
     ("minimal", "config: {sever: {url_prefix: /auth}}", &["/config", "sever"]),
     ("minimal", "config: {nonce: {timout: 100ms}}", &["/config/nonce", "timout"]),
@@ -178,8 +178,8 @@ async fn what_cannot_work_is_refused_with_the_value_to_change() {
     }
 }
 
-/// The neighbours of what is refused: one replica may have everything to itself, and a reference to
-/// a secret is none.
+/// Values close to refused ones: one replica may keep everything to itself, and a reference to a
+/// secret is not a secret.
 #[tokio::test]
 async fn what_can_work_is_taken() {
     let taken = [
@@ -218,7 +218,7 @@ async fn what_can_work_is_taken() {
     assert_eq!(Chart::complaints(&documents), Vec::<serde_json::Value>::new());
 }
 
-/// The values of a file under `ci`, without the sections that `values` has.
+/// The values of a file under `ci`, without the sections that `values` sets.
 fn over(base: &str, values: &str) -> String {
     let section = |line: &str| {
         line.split_once(':')

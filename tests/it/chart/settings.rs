@@ -1,4 +1,4 @@
-//! What the chart renders, given to the real binary: settings, arguments, probes, mounted keys.
+//! What the chart renders works with the real binary: settings, arguments, probes, mounted keys.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::harness::chart::{Chart, Rendered};
 use crate::harness::http::Request;
 use crate::harness::{Claims, Countersign, Deployment, Key, eventually_async};
 
-/// Settings whose values name what only a cluster has, and others for here.
+/// Replaces settings that need a cluster by others that work here.
 const HERE: [(&str, &str); 8] = [
     ("database.url", "sqlite://countersign.db?mode=rwc"),
     ("nonce.url", "memory:"),
@@ -24,7 +24,7 @@ const HERE: [(&str, &str); 8] = [
     ("admin.token_file", ""),
 ];
 
-/// A deployment with the rendered settings in its directory.
+/// A deployment that uses the rendered settings.
 fn deployed(rendered: &Rendered) -> Deployment {
     let deployment =
         HERE.iter().fold(Deployment::bare(), |deployment, (key, value)| deployment.set(key, value));
@@ -42,8 +42,7 @@ async fn every_rendered_setting_is_accepted() {
     }
 }
 
-/// Numbers arrive from value files in more than one type, and text may hold what TOML would read
-/// otherwise.
+/// Numbers in value files have more than one type, and TOML could read some texts as another type.
 #[tokio::test]
 async fn values_are_written_as_toml() {
     let config = r#"
@@ -69,7 +68,7 @@ config:
     }
 }
 
-/// As they are, by a command that reads all settings and reaches nothing that they name.
+/// Unchanged, read by a command that reads all settings and connects to nothing.
 #[tokio::test]
 async fn no_rendered_value_is_a_bad_one() {
     for (name, rendered) in all() {
@@ -80,7 +79,7 @@ async fn no_rendered_value_is_a_bad_one() {
     }
 }
 
-/// The schema of `config` has every setting that there is, and no other.
+/// The schema of `config` has every setting, and no other.
 #[tokio::test]
 async fn the_schema_knows_every_setting() {
     let chart = Chart::describe();
@@ -95,7 +94,7 @@ async fn the_schema_knows_every_setting() {
     }
 }
 
-/// The names that the binary says it accepts beside one that it does not.
+/// The names that the binary lists as accepted when it rejects an unknown one.
 fn accepted(section: &str, file: &str) -> BTreeSet<String> {
     let deployment = Deployment::bare();
     deployment.file("countersign.toml", file);
@@ -110,8 +109,7 @@ fn properties(schema: &Value) -> serde_json::Map<String, Value> {
     schema["properties"].as_object().unwrap_or_else(|| panic!("no properties: {schema}")).clone()
 }
 
-/// The service, started with the arguments and settings of the pod, answers where the probes look
-/// and decides.
+/// Started with the arguments and settings of the pod, the service answers the probes and decides.
 #[tokio::test]
 async fn a_pod_serves_and_its_probes_pass() {
     for name in ["single-node", "own-environment", "production", "tls"] {
@@ -122,7 +120,7 @@ async fn a_pod_serves_and_its_probes_pass() {
             strings(&container["args"]),
             ["serve", "--config", "/etc/countersign/countersign.toml"]
         );
-        // The settings are where the command line looks for them by itself, too.
+        // The command line finds the settings without an argument, too.
         assert_eq!(container["workingDir"], "/etc/countersign");
         let deployment = deployed(&rendered)
             .set("server.url_prefix", prefix(&rendered))
@@ -150,7 +148,7 @@ async fn a_pod_serves_and_its_probes_pass() {
     }
 }
 
-/// Where clients have to show a certificate, the node has none.
+/// The kubelet has no client certificate: if the door requires one, probes use the admin listener.
 #[tokio::test]
 async fn probes_ask_where_they_are_answered() {
     let probe = |name: &str| {
@@ -165,7 +163,7 @@ async fn probes_ask_where_they_are_answered() {
     assert_eq!(probe("tls"), ("admin".to_owned(), "HTTP".to_owned()));
 }
 
-/// Listeners are where the ports of the pod are.
+/// The listeners use the ports of the pod.
 #[tokio::test]
 async fn listeners_bind_the_ports_of_the_container() {
     for (name, rendered) in all() {
@@ -183,7 +181,7 @@ async fn listeners_bind_the_ports_of_the_container() {
     assert!(of("own-environment").settings().contains("http_listen = \"[::]:8080\""));
 }
 
-/// The Job's own arguments, with the one setting that it is given.
+/// The arguments of the Job, and the one setting that it gets.
 #[tokio::test]
 async fn the_migration_job_migrates() {
     let rendered = of("minimal");
@@ -197,8 +195,8 @@ async fn the_migration_job_migrates() {
     assert_eq!(deployment.done(&arguments).trim(), "nothing to apply");
 }
 
-/// A secret is mounted as links to a folder that is exchanged as a whole, and all of its files have
-/// one time.
+/// A secret is mounted as links into a folder that is replaced as a whole, and all of its files
+/// have the same modification time.
 #[tokio::test]
 async fn signing_keys_are_read_as_a_secret_mounts_them() {
     let rendered = of("minimal");
@@ -229,7 +227,7 @@ async fn signing_keys_are_read_as_a_secret_mounts_them() {
     assert_eq!(states, [(old.as_str(), "signing"), (new.as_str(), "published")]);
 }
 
-/// How the name of a key begins that was made this long ago.
+/// The time in the name of a key that was made this long ago: the name begins with it.
 fn time_in_name(ago: Duration) -> String {
     let format = time::macros::format_description!("[year][month][day]T[hour][minute][second]Z");
     (OffsetDateTime::now_utc() - ago).format(format).unwrap()
@@ -240,7 +238,7 @@ async fn kids(countersign: &Countersign) -> Vec<Value> {
     set.json()["keys"].as_array().unwrap().iter().map(|key| key["kid"].clone()).collect()
 }
 
-/// As the kubelet does it: a new folder, then `..data` is turned to it, then a link for each file.
+/// Does as the kubelet does: a new folder, then `..data` points to it, then a link for each file.
 fn mount(folder: &Path, version: &str, files: &[(String, String)]) {
     let content = folder.join(version);
     std::fs::create_dir_all(&content).unwrap();
@@ -256,7 +254,7 @@ fn mount(folder: &Path, version: &str, files: &[(String, String)]) {
     }
 }
 
-/// What the rendered settings say; the probes know it, too.
+/// The paths in the rendered settings, which the probes have to use.
 fn prefix(rendered: &Rendered) -> &str {
     let line = rendered.settings().lines().find_map(|line| line.strip_prefix("url_prefix = "));
     line.map_or("", |value| value.trim_matches('"'))

@@ -1,4 +1,4 @@
-//! `values.yaml`, `values.schema.json`, `Chart.yaml` and the README say the same.
+//! `values.yaml`, `values.schema.json`, `Chart.yaml` and the README agree.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -7,10 +7,10 @@ use serde_json::Value;
 
 use crate::harness::chart::Chart;
 
-/// What stands before and after the table of values in the README.
+/// The marks before and after the table of values in the README.
 const TABLE: (&str, &str) = ("<!-- values -->\n", "<!-- end of values -->\n");
 
-/// `UPDATE_DOCS=1 cargo nextest run --all-features --test it chart::values` writes it anew.
+/// `UPDATE_DOCS=1 cargo nextest run --all-features --test it chart::values` writes it.
 #[tokio::test]
 async fn the_readme_lists_every_value() {
     let readme = Chart::file("README.md");
@@ -27,7 +27,7 @@ async fn the_readme_lists_every_value() {
     );
 }
 
-/// Every leaf of `values.yaml` has a description, its own or that of what it belongs to.
+/// Every leaf of `values.yaml` has a description, its own or that of a parent.
 #[tokio::test]
 async fn every_value_is_described() {
     let described: BTreeSet<String> = described().into_iter().map(|(key, _)| key).collect();
@@ -39,7 +39,7 @@ async fn every_value_is_described() {
     }
 }
 
-/// What the schema takes is in `values.yaml`, and the other way round.
+/// The schema accepts exactly the values in `values.yaml`.
 #[tokio::test]
 async fn the_schema_takes_what_there_is() {
     let chart = Chart::describe();
@@ -49,7 +49,7 @@ async fn the_schema_takes_what_there_is() {
     assert!(known.len() > 20, "{known:?}");
     for (path, properties) in known {
         let mut properties = properties.clone();
-        // Of a chart that this one is a part of.
+        // For charts that use this one as a dependency.
         if path.is_empty() {
             assert!(properties.remove("global"));
         }
@@ -66,8 +66,8 @@ async fn versions_are_those_of_the_package() {
     assert_eq!(metadata["appVersion"], env!("CARGO_PKG_VERSION"));
 }
 
-/// The objects that have a list of keys, with these; empty ones in `values.yaml` are for users to
-/// fill.
+/// The objects with a fixed list of keys, and these keys; users fill the objects that are empty in
+/// `values.yaml`.
 fn objects(
     root: &Value,
     schema: &Value,
@@ -82,7 +82,7 @@ fn objects(
     let Some(value) = value.as_object().filter(|value| !value.is_empty()) else { return };
     let Some(properties) = schema["properties"].as_object() else { return };
     assert_eq!(schema["additionalProperties"], false, "{path} takes anything");
-    // What a container asks for is Kubernetes' to know.
+    // Kubernetes defines what a container may request.
     if !path.ends_with("/resources") {
         found.push((path.to_owned(), properties.keys().cloned().collect()));
     }
@@ -111,7 +111,7 @@ fn table() -> String {
     table
 }
 
-/// The keys in `values.yaml` that a line `# -- ...` describes, with that.
+/// The keys in `values.yaml` with a description (a line `# -- ...`), and the description.
 fn described() -> Vec<(String, String)> {
     let text = Chart::file("values.yaml");
     let (mut found, mut path, mut description) = (Vec::new(), Vec::<(usize, String)>::new(), None);

@@ -1,4 +1,4 @@
-//! The clients of `examples/clients`, each in its own language, do what their README says.
+//! The clients of `examples/clients`, each in its own language, do what their READMEs say.
 
 use std::time::{Duration, Instant};
 
@@ -72,8 +72,8 @@ async fn a_retry_is_signed_anew() {
     }
 }
 
-/// Without a time to wait for, or with one that nobody has, the answer is what it is. A redirect is
-/// one, too.
+/// The client returns an answer without a usable `Retry-After` as it is. It does the same with a
+/// redirect.
 #[tokio::test]
 async fn an_answer_is_an_answer() {
     for client in ExampleClient::all() {
@@ -166,8 +166,8 @@ async fn an_access_token_about_to_expire_is_refreshed() {
     }
 }
 
-/// The API says 401, so does the refresh: from the API key again, and then the API is asked once
-/// more.
+/// The API and then the refresh answer 401: the client authenticates with the API key, and repeats
+/// the request once.
 #[tokio::test]
 async fn a_refused_access_token_is_replaced() {
     for client in ExampleClient::all() {
@@ -303,7 +303,7 @@ impl World {
     }
 }
 
-/// An access token as clients see it: something with an `exp`.
+/// An access token as clients see it: a JWT with an `exp`.
 fn token(lifetime: i64) -> String {
     Claims::of("alice").with("exp", now() + lifetime).sign(&Key::ed25519())
 }

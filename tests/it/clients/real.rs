@@ -1,5 +1,5 @@
-//! Tokens as real clients send them: what old libraries write, what newer ones add, and what goes
-//! wrong most often.
+//! Tokens as real clients send them: from old libraries, with what newer ones add, and with the
+//! most common mistakes.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -17,7 +17,7 @@ use crate::harness::{
     TlsFront, TokenApi, decision_request, eventually, free_port, now, peer, program, repository,
 };
 
-/// Header and payload to the letter, signed.
+/// Signs this header and payload exactly as given.
 fn sealed(key: &Key, header: &str, payload: &str) -> String {
     let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
     let signature = URL_SAFE_NO_PAD.encode(key.sign(key.usual_algorithm(), signed.as_bytes()));
@@ -43,7 +43,7 @@ async fn what_real_clients_send_passes_once() {
     for payload in [
         format!(r#"{{"username":"alice","time":{t}.337586,"nonce":0.9845574553073804}}"#),
         format!(r#"{{"username":"alice","time":{t}.0,"nonce":123456789012345678901234567890}}"#),
-        // One digit more or less is another nonce, and so is the same number in other digits.
+        // One digit more or less is another nonce; so is the same number written differently.
         format!(r#"{{"username":"alice","time":{t},"nonce":123456789012345678901234567891}}"#),
         format!(r#"{{"username":"alice","time":{t},"nonce":0.98455745530738040}}"#),
         format!(r#"{{"username":"alice","time":{}e-3,"nonce":1}}"#, t * 1000),
@@ -76,7 +76,7 @@ async fn what_real_clients_send_passes_once() {
         let refused = code(&countersign, &sealed(&key, header, &payload("j"))).await;
         assert_eq!(refused.as_deref(), Some("malformed_credentials"), "{header}");
     }
-    // The window is that of the exact value: a second beyond it is beyond it in every notation.
+    // The window applies to the exact value: a second beyond it is outside in every notation.
     for time in [
         format!("{}.5", t - 22),
         format!("{}e-3", (t - 21) * 1000 - 500),
@@ -88,7 +88,7 @@ async fn what_real_clients_send_passes_once() {
     }
 }
 
-/// The name in `username` counts, whoever else has the one in `sub`.
+/// The name in `username` counts, even if `sub` names another principal.
 #[tokio::test]
 async fn another_identity_in_sub_wins_nothing() {
     let (deployment, alice, bob) = (Deployment::new(), Key::ed25519(), Key::ed25519());
@@ -107,7 +107,8 @@ async fn another_identity_in_sub_wins_nothing() {
     }
 }
 
-/// The clients of `asymmetric_jwt_auth` before 1.0, of 1.0 and of now, unchanged, through nginx.
+/// Unchanged clients of `asymmetric_jwt_auth` before 1.0, of 1.0 and of the current version,
+/// through nginx.
 #[tokio::test]
 async fn clients_of_every_age_pass_through_nginx() {
     let (deployment, key) = (Deployment::new(), Key::rsa());
@@ -149,7 +150,7 @@ async fn faults_of_signatures_are_named_where_they_can_be_told() {
     deployment.done(&["principal", "disable", "disabled"]);
     let countersign = deployment.serve();
 
-    // As Java, Go and OpenSSL sign by themselves.
+    // As Java, Go and OpenSSL sign by default.
     let in_asn1 = |username: &str| {
         Claims::of(username).with_header("alg", "ES256").sealed(|signed| {
             let pkcs8 = pem::parse(p256.private_pem()).unwrap();
@@ -168,7 +169,7 @@ async fn faults_of_signatures_are_named_where_they_can_be_told() {
     assert_eq!(code(&countersign, &token).await.as_deref(), Some("invalid_token"));
     logs(&countersign, "ES256 has 64: it is ASN.1 DER");
 
-    // A salt as long as there is room for it, as OpenSSL takes it by itself.
+    // The longest salt that fits, as OpenSSL uses by default.
     let file = deployment.file("rsa.pem", &rsa.private_pem());
     let salted = Claims::of("alice").with_header("alg", "PS256").sealed(|signed| {
         let message = deployment.dir.path().join("signed");
@@ -201,14 +202,14 @@ async fn faults_of_signatures_are_named_where_they_can_be_told() {
     assert!(!of_disabled["key"].contains("verifies"), "{of_disabled:?}");
 }
 
-/// The log is written behind the decisions.
+/// The log is written after the decisions.
 fn logs(countersign: &Countersign, text: &str) {
     eventually(&format!("{text:?} in the log"), Duration::from_secs(20), || {
         countersign.log().contains(text).then_some(())
     });
 }
 
-/// Of ten keys eight are tried, and nothing is said of the others but that.
+/// Of ten keys eight are tried; about the others the explanation says only that they are not tried.
 #[tokio::test]
 async fn a_key_that_is_not_tried_does_not_verify() {
     let deployment = Deployment::new();
@@ -227,7 +228,7 @@ async fn a_key_that_is_not_tried_does_not_verify() {
     }
 }
 
-/// Each step and what was seen in it.
+/// Each step and its observed result.
 fn explain(deployment: &Deployment, token: &str) -> std::collections::HashMap<String, String> {
     let report: Value =
         serde_json::from_str(&deployment.done(&["explain", token, "--output", "json"])).unwrap();
@@ -283,7 +284,8 @@ async fn the_token_endpoint_says_what_is_wrong_with_an_assertion() {
     assert_eq!(ask(good().with_header("alg", "Ed25519").sign(&key)).await.status, 200);
 }
 
-/// Clients negotiate by the metadata; ours are called what the setting says.
+/// Clients choose the algorithm by its name in the metadata; a setting chooses the name that we
+/// use.
 #[tokio::test]
 async fn ed25519_has_two_names() {
     for (name, expected) in [(None, "EdDSA"), (Some("Ed25519"), "Ed25519")] {
@@ -322,8 +324,8 @@ async fn ed25519_has_two_names() {
     }
 }
 
-/// The issuer's URL is all that they know: the rest is in the metadata (RFC 8414). They sign with
-/// Ed25519 by that name.
+/// The clients know only the issuer's URL: the rest is in the metadata (RFC 8414). They sign with
+/// Ed25519 under that name.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn oauth_clients_find_everything_by_the_issuer() {
     for prefix in ["", "/auth"] {

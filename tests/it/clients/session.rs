@@ -1,4 +1,4 @@
-//! `client::Session`, as a Rust client of our own token API, behind a real nginx.
+//! `client::Session`, used by a Rust client of our own token API, behind a real nginx.
 
 use std::time::Duration;
 
@@ -14,12 +14,12 @@ async fn a_session_authenticates_when_it_has_to() {
     let world = World::start().await;
     let session = world.session(&world.api_key.key);
 
-    // Eight at once share one exchange.
+    // Eight concurrent calls share one exchange.
     let statuses = futures_util::future::join_all((0..8).map(|_| world.ask(&session))).await;
     assert_eq!(statuses, [200; 8]);
     assert_eq!(world.active_tokens(), 1, "one token for all");
 
-    // Revoked: nginx says 401, the refresh token is gone with it, and the key still counts.
+    // Revoked: nginx answers 401, the refresh token is revoked, too, and the API key still works.
     world.deployment.done(&["token", "revoke", &world.jti()]);
     world.until_refused(&session).await;
     assert_eq!(world.ask(&session).await, 200);
@@ -75,7 +75,7 @@ impl World {
         session.send(reqwest::Client::new().get(url)).await.unwrap().status().as_u16()
     }
 
-    /// The revocation has reached the service.
+    /// Waits until the revocation has reached the service.
     async fn until_refused(&self, session: &Session) {
         let token = session.access_token().await.unwrap();
         let url = format!("http://{}/orders", self.gateway.address);

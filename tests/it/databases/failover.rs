@@ -1,4 +1,4 @@
-//! Another server takes over: logins and changes follow it, and nobody restarts anything.
+//! Another server takes over: logins and changes follow it without a restart.
 
 use serde_json::Value;
 
@@ -16,7 +16,7 @@ async fn decides(countersign: &Countersign, key: &Key) -> bool {
         .allowed()
 }
 
-/// The old primary lives on and takes no changes, and connections to it stay.
+/// The old primary lives on read-only, and connections to it stay open.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_name_moves_to_the_new_primary() {
     let (old, mut named) = (Database::postgres(), Database::sqlite());
@@ -58,7 +58,7 @@ async fn a_name_moves_to_the_new_primary() {
     logs_in_within(RECOVERY, &countersign, &api_key).await;
     registry_becomes(&countersign, Value::Null).await;
     assert!(deployment.run(&["config", "check"]).code == 0);
-    // Changes there are seen: not one connection is left to the old one.
+    // Changes there are seen: no connection to the old primary is left.
     deployment.done(&["principal", "disable", "alice"]);
     eventually_async("the change is not seen", PATIENCE, async || {
         (!decides(&countersign, &key).await).then_some(())
@@ -66,7 +66,8 @@ async fn a_name_moves_to_the_new_primary() {
     .await;
 }
 
-/// Without a look in between: the first login that the old primary refuses is the sign.
+/// Without a look at the changes in between: the first login that the old primary refuses is the
+/// sign.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn logins_follow_within_two_seconds() {
     let (old, mut named) = (Database::postgres(), Database::sqlite());
@@ -98,7 +99,7 @@ async fn a_url_names_several_servers() {
     deployment.done(&["principal", "add", "alice"]);
     let api_key = deployment.api_key("alice");
     let new = old.standby();
-    // The one that takes changes is not the first.
+    // The second server is the one that takes changes.
     let url = format!(
         "postgres://countersign@{},{}/postgres?target_session_attrs=read-write",
         new.address(),
@@ -117,7 +118,7 @@ async fn a_url_names_several_servers() {
     deployment.done(&["principal", "add", "bob"]);
 }
 
-/// What `target_session_attrs` may say otherwise would be of no use.
+/// `target_session_attrs` with any other value would be useless.
 #[test]
 fn a_server_to_read_from_is_refused() {
     let url = "postgres://countersign:hunter2@one,two/postgres?target_session_attrs=standby";
@@ -130,7 +131,7 @@ fn a_server_to_read_from_is_refused() {
     );
 }
 
-/// A server that is set read-only and back again, under connections that stay.
+/// A server that is set to read-only and back again, while connections stay open.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_takes_no_changes_for_a_while() {
     for database in [Database::postgres(), Database::mariadb()] {

@@ -19,8 +19,7 @@ async fn changes_work_again_as_soon_as_there_is_room() {
     assert_eq!(login_status(&countersign, &api_key).await, 200);
 
     disk.fill();
-    // Until the last room in the files there are is used, and then on every connection that there
-    // is.
+    // Until the last free pages of the files are used, on every connection.
     let mut refused = 0;
     for _ in 0..200 {
         let statuses = [(); 8].map(|()| login_status(&countersign, &api_key));
@@ -41,7 +40,8 @@ async fn changes_work_again_as_soon_as_there_is_room() {
         (login_status(&countersign, &api_key).await == 200).then_some(())
     })
     .await;
-    // Not by chance: every connection is good again, and none keeps the file from other processes.
+    // Not by chance: every connection works again, and none keeps the file locked for other
+    // processes.
     for _ in 0..5 {
         let statuses =
             futures_util::future::join_all([(); 8].map(|()| login_status(&countersign, &api_key)))
@@ -52,7 +52,8 @@ async fn changes_work_again_as_soon_as_there_is_room() {
     registry_becomes(&countersign, Value::Null).await;
 }
 
-/// The file and what SQLite puts beside it are nobody else's, whatever new files usually are.
+/// Only the owner can read the database file and the files that SQLite puts beside it, whatever the
+/// umask.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_files_are_for_their_owner_alone() {
     let deployment = Deployment::bare().set("issuer.algorithm", "ES256");

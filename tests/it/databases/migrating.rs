@@ -12,7 +12,7 @@ use crate::harness::{Countersign, Database, Deployment, PgBouncer, PoolMode, Ran
 const PROCESSES: usize = 4;
 const ROUNDS: usize = 5;
 
-/// An empty database of the same server in each round.
+/// Each round has an empty database on the same server.
 async fn empty(url: &str, round: usize) -> String {
     let (server, database) = url.rsplit_once('/').unwrap();
     execute(url, &format!("CREATE DATABASE round{round}")).await;
@@ -61,7 +61,7 @@ fn four_at_once(deployment: &Deployment) {
     assert!(states.iter().all(|state| state["applied"] == true), "{states:?}");
 }
 
-/// As a rolling update starts them, with a command beside.
+/// Started as in a rolling update, with a command at the same time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_replicas_and_a_command_start_on_an_empty_database() {
     let servers = [Database::postgres(), Database::mariadb()];
@@ -77,7 +77,7 @@ async fn three_replicas_and_a_command_start_on_an_empty_database() {
 }
 
 fn start_on(deployment: &Deployment) {
-    // The replicas share a folder of keys, which each would make otherwise.
+    // The replicas share a folder of keys; otherwise each would make its own.
     deployment.done(&["signing-key", "list"]);
     thread::scope(|scope| {
         let command = scope.spawn(|| deployment.run(&["principal", "add", "alice"]));

@@ -1,5 +1,5 @@
-//! A database that is gone, or does not answer: what needs it is refused at once, and works again
-//! when it is back.
+//! A database that is gone or does not answer: requests that need it are refused at once, and work
+//! again when it is back.
 
 use std::time::{Duration, Instant};
 
@@ -69,7 +69,7 @@ impl Scene {
     }
 }
 
-/// Most of the answers, that is: the machine is busy with other tests.
+/// Most of the answers: the machine is busy with other tests.
 async fn at_once(mut ask: impl AsyncFnMut()) {
     let mut took = Vec::new();
     for _ in 0..9 {
@@ -111,13 +111,13 @@ async fn the_network_swallows_everything() {
         scene.is_away().await;
         proxy.becomes(Network::Fine);
         scene.is_back().await;
-        // Not even the end of the old connections is told.
+        // Not even the end of the old connections is reported.
         proxy.becomes(Network::HalfOpen);
         logs_in_within(PATIENCE, &scene.countersign, &scene.api_key).await;
     }
 }
 
-/// The URL is nowhere, whatever is wrong with it.
+/// The URL is never shown, whatever is wrong with it.
 #[test]
 fn no_part_of_a_password_is_shown() {
     for url in [

@@ -20,7 +20,7 @@ async fn everything_works_behind_pgbouncer() {
         let api_key = deployment.api_key("alice");
         let replicas = [(); 2].map(|()| deployment.serve());
 
-        // More at once than there are connections to the server, over both replicas.
+        // More requests at once, over both replicas, than there are connections to the server.
         for _ in 0..5 {
             let logins = (0..20).map(|number| login_status(&replicas[number % 2], &api_key));
             assert_eq!(futures_util::future::join_all(logins).await, vec![200; 20], "{mode:?}");
@@ -49,7 +49,7 @@ async fn everything_works_behind_pgbouncer() {
     }
 }
 
-/// Without a pooler nothing is said of one.
+/// Without a pooler the log does not mention one.
 #[test]
 fn a_direct_connection_is_none() {
     let deployment = Deployment::on(Database::postgres());

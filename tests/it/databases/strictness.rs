@@ -1,11 +1,11 @@
-//! A server's lax mode.
+//! A server in lax mode.
 
 use sea_orm::{ConnectionTrait as _, Statement};
 
 use crate::harness::{Database, Deployment, execute};
 
-/// MariaDB without a mode cuts texts that are too long, and says nothing. Every column that people
-/// fill is tried at its end.
+/// MariaDB without an SQL mode silently truncates texts that are too long. Tests the limit of every
+/// column that people fill.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_cut_on_a_lax_server() {
     let database = Database::mariadb();
@@ -14,7 +14,7 @@ async fn nothing_is_cut_on_a_lax_server() {
     let deployment = Deployment::on(database);
     deployment.done(&["principal", "add", "alice"]);
     let connection = sea_orm::Database::connect(&url).await.unwrap();
-    // What the service writes into it does not fit any more.
+    // What the service writes no longer fits into the column.
     connection
         .execute_unprepared("ALTER TABLE audit_events MODIFY action VARCHAR(8) NOT NULL")
         .await

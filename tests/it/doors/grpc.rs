@@ -1,4 +1,4 @@
-//! The gRPC door: what Envoy sees of it, and what else answers there.
+//! The gRPC door: what Envoy gets from it, and the other services there.
 
 use std::collections::HashMap;
 
@@ -35,7 +35,7 @@ async fn an_allow_overwrites_every_identity_header() {
     assert_eq!(names(set), names(IDENTITY));
     assert_eq!(headers.len(), IDENTITY.len(), "each once");
     for option in headers {
-        // Unset meant overwrite in one Envoy and append in another.
+        // Unset meant overwrite in one version of Envoy and append in another.
         assert_eq!(
             option.append_action(),
             HeaderAppendAction::OverwriteIfExistsOrAdd,
@@ -47,7 +47,7 @@ async fn an_allow_overwrites_every_identity_header() {
     assert_eq!(removed, ["authorization"]);
 }
 
-/// What later filters and access logs read is what the back end reads.
+/// Later filters and access logs read the same as the back end.
 #[tokio::test]
 async fn dynamic_metadata_repeats_the_headers() {
     let (_deployment, countersign, key) = alice();
@@ -74,7 +74,7 @@ async fn dynamic_metadata_repeats_the_headers() {
     assert_eq!(in_metadata, in_headers);
 }
 
-/// There are gateways that keep answers. One about a token that passes once must not be.
+/// Some gateways cache answers. An answer about a single-use token must not be cached.
 #[tokio::test]
 async fn an_allow_of_a_single_use_token_says_that_it_cannot_be_kept() {
     let (deployment, countersign, key) = alice();
@@ -96,7 +96,7 @@ async fn an_allow_of_a_single_use_token_says_that_it_cannot_be_kept() {
     }
 }
 
-/// For access logs, which see no header of a denial. The exact reason is nobody's outside.
+/// For access logs, which see no header of a denial. The exact reason is never sent to clients.
 #[tokio::test]
 async fn a_denial_has_metadata_too() {
     let (_deployment, countersign, key) = alice();
@@ -121,7 +121,7 @@ async fn a_denial_has_metadata_too() {
     }
 }
 
-/// Control planes add names of their own, but none that looks like ours.
+/// Control planes add names of their own, but none like ours.
 #[tokio::test]
 async fn a_name_that_is_meant_to_ask_for_scopes_is_refused() {
     let (_deployment, countersign, key) = alice();
@@ -146,7 +146,7 @@ async fn a_name_that_is_meant_to_ask_for_scopes_is_refused() {
     ext_authz.check(asking("virtual_host")).await.ok();
 }
 
-/// The attribute is what an HTTP/2 client writes into `:scheme`, the header what Envoy says.
+/// An HTTP/2 client controls the attribute (`:scheme`); Envoy sets the header.
 #[tokio::test]
 async fn the_scheme_is_envoys() {
     let (_deployment, countersign, key) = alice();
@@ -193,7 +193,7 @@ async fn the_scheme_is_envoys() {
     }
 }
 
-/// What we say in the dynamic metadata.
+/// What Countersign writes to the dynamic metadata.
 fn ours(answer: &CheckAnswer) -> &HashMap<String, envoy_types::pb::google::protobuf::Value> {
     let metadata = answer.response.dynamic_metadata.as_ref().expect("no dynamic metadata");
     assert_eq!(metadata.fields.len(), 1);
@@ -224,8 +224,8 @@ async fn raw_headers_are_read() {
     assert_eq!(code(&ext_authz.check(raw(&[&first, &second])).await), "malformed_credentials");
     ext_authz.check(raw(&[&first])).await.ok();
     assert_eq!(code(&ext_authz.check(raw(&[&first])).await), "replayed");
-    // The same token in both fields is still one presentation, and a second token in the other
-    // field is a second one.
+    // The same token in both fields is one presentation; a different token in the other field is a
+    // second one.
     let both = |in_map: &str, in_raw: &str| {
         let mut request = raw(&[in_raw]);
         let http =
@@ -237,7 +237,7 @@ async fn raw_headers_are_read() {
     assert_eq!(code(&ext_authz.check(both(&third, &second)).await), "malformed_credentials");
 }
 
-/// Bytes that are not text are no token, and no crash.
+/// Bytes that are not text are not a token, and cause no crash.
 #[tokio::test]
 async fn raw_bytes_are_refused() {
     let (_deployment, countersign, _) = alice();
@@ -252,7 +252,7 @@ async fn raw_bytes_are_refused() {
     assert_eq!(code(&countersign.ext_authz().check(request).await), "malformed_credentials");
 }
 
-/// Nobody but Envoy should come here; whoever does gets a denial, not an error and not an empty
+/// Only Envoy should connect here; any other client gets a denial, not an error and not an empty
 /// message.
 #[tokio::test]
 async fn an_empty_question_is_denied() {
@@ -269,7 +269,7 @@ async fn an_empty_question_is_denied() {
     }
 }
 
-/// Envoy may check one request twice, and says so by its own id of it.
+/// Envoy may check one request twice, and marks both checks with the same id.
 #[tokio::test]
 async fn one_stream_is_one_attempt() {
     let (_deployment, countersign, key) = alice();
@@ -298,7 +298,7 @@ async fn one_stream_is_one_attempt() {
     }
 }
 
-/// Without a number of Envoy's two checks are two attempts. A trace id can be the client's own.
+/// Without an id of Envoy's, two checks are two attempts. A trace id may come from the client.
 #[tokio::test]
 async fn an_id_that_is_no_number_of_envoys_is_none() {
     let (_deployment, countersign, key) = alice();

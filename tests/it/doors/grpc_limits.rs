@@ -1,5 +1,4 @@
-//! What one connection may take of the gRPC door, and what is answered beyond it: always a
-//! decision.
+//! What one connection may use of the gRPC door, and the answer beyond it: always a decision.
 
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::HttpRequest;
 use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
@@ -23,7 +22,7 @@ const VERIFY: &str = "/countersign.v1.Verification/Verify";
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
 
 const MIB: usize = 1024 * 1024;
-/// What a check may have by default.
+/// The default limit of a check.
 const MAX_MESSAGE: usize = MIB + 256 * 1024;
 
 #[tokio::test]
@@ -38,7 +37,7 @@ async fn a_check_may_have_a_mebibyte_of_body() {
         .ok();
 }
 
-/// To Envoy an error of the RPC is no denial: with `failure_mode_allow` it would be an allow.
+/// Envoy does not treat an RPC error as a denial: with `failure_mode_allow` it would be an allow.
 #[tokio::test]
 async fn a_check_over_the_limit_is_a_decision_that_says_so() {
     let (_deployment, countersign, key) = alice();
@@ -58,7 +57,7 @@ async fn a_check_over_the_limit_is_a_decision_that_says_so() {
     assert_eq!(header(&verified.unavailable().headers, "x-auth-error"), Some("unavailable"));
     assert_eq!(header(&verified.unavailable().headers, "retry-after"), Some("1"));
 
-    // The same connection goes on.
+    // The same connection continues to work.
     let allowed: CheckResponse =
         door.call(CHECK, Sent::whole(&check_request(&token()))).await.unwrap();
     assert_eq!(allowed.status.unwrap().code, 0);
@@ -90,7 +89,7 @@ async fn what_is_too_large_is_a_setting() {
     assert_unavailable(&refused.response);
 }
 
-/// Whoever keeps a part back for ever keeps nothing here.
+/// A client that holds back part of a message indefinitely does not hold resources.
 #[tokio::test]
 async fn a_message_that_does_not_come_is_not_waited_for() {
     let (_deployment, countersign, _) = alice();
@@ -114,7 +113,7 @@ async fn a_message_that_does_not_come_is_not_waited_for() {
     assert_eq!(counted(&countersign, "request_incomplete").await, 5);
 }
 
-/// Before anything is done for it: its nonce is not spent.
+/// Refused before any work is done: its nonce is not spent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_check_too_many_is_a_decision_that_says_so() {
     let redis = Redis::start();
@@ -142,7 +141,7 @@ async fn one_check_too_many_is_a_decision_that_says_so() {
     ext_authz.check(check_request(&spared)).await.ok();
 }
 
-/// Health asks little, and is not decided about.
+/// Health checks need little, and are not decisions.
 #[tokio::test]
 async fn a_question_to_health_is_small() {
     let (_deployment, countersign, _) = alice();
@@ -157,13 +156,12 @@ async fn a_question_to_health_is_small() {
         .unwrap();
 }
 
-/// Streams of one connection that all keep the last byte back take no more than a part of the
-/// memory, and nothing from others.
+/// Streams of one connection that all hold back the last byte use only part of the memory, and take
+/// nothing from others.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unfinished_streams_take_bounded_memory() {
-    // Hardly more than there is room for, and few on each connection: HTTP/2 ends a connection of
-    // which too many streams were reset at once, or whose window is cut into too many small
-    // frames.
+    // Hardly more than there is room for, and few on each connection: HTTP/2 ends a connection if
+    // too many streams are reset at once, or if its window is split into too many small frames.
     const OVERSIZE: usize = 150;
     const WITHHELD: usize = 80;
     const CONNECTIONS: usize = 10;
@@ -190,7 +188,7 @@ async fn unfinished_streams_take_bounded_memory() {
     loop {
         let answer = tokio::select! {
             answer = answers.next() => answer,
-            // Meanwhile others are answered, and what they send in parts is, too.
+            // Other clients are answered meanwhile, also if they send in parts.
             () = ask() => {
                 let check = Sent::whole(&check_of(MIB, &Claims::of("alice").authorization(&key)));
                 let answer: CheckResponse = honest.call(CHECK, check).await.unwrap();
@@ -235,7 +233,7 @@ fn check_of(length: usize, authorization: &str) -> CheckRequest {
     })
 }
 
-/// A check that has so many bytes in all.
+/// A check of this many bytes in total.
 fn check_of_encoded(length: usize, authorization: &str) -> CheckRequest {
     let mut body = length;
     loop {
@@ -275,7 +273,7 @@ fn decisions(countersign: &Countersign) -> Vec<Value> {
     lines.into_iter().filter(|line| line["target"] == "countersign::decision").collect()
 }
 
-/// How many checks were refused for `reason`.
+/// The number of checks that were refused for `reason`.
 async fn counted(countersign: &Countersign, reason: &str) -> usize {
     let metrics = Request::get("/metrics").send(countersign.admin).await.text();
     let series = format!(

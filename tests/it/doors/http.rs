@@ -1,4 +1,4 @@
-//! The HTTP door, in the ways of every gateway that comes to it.
+//! The HTTP door, in the modes of all gateways that use it.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use crate::gateways::every::IDENTITY;
 use crate::harness::http::{Connection, Request};
 use crate::harness::{Claims, Countersign, Deployment, Key, decision_request, eventually, now};
 
-/// A proxy overwrites what the client sent only with what it is given, so all seven are there, some
-/// of them empty.
+/// A proxy overwrites a client's header only with one that it gets, so all seven are set, some of
+/// them empty.
 #[tokio::test]
 async fn an_allow_carries_every_identity_header() {
     let (_deployment, countersign, key) = alice();
@@ -73,7 +73,7 @@ async fn names_are_spelled_in_visible_ascii() {
     assert_eq!(allow.header("x-auth-username"), Some("Zo%C3%AB%20100%25"), "{allow:?}");
 }
 
-/// nginx announces the client's body to the subrequest and never sends it.
+/// nginx announces the client's body to the subrequest but never sends it.
 #[tokio::test]
 async fn an_announced_body_is_not_waited_for() {
     let (_deployment, countersign, key) = alice();
@@ -93,7 +93,7 @@ async fn an_announced_body_is_not_waited_for() {
     }
 }
 
-/// nginx asks with HTTP/1.0 if it is not told otherwise, and keeps connections if it is told to.
+/// nginx uses HTTP/1.0 by default, and keeps connections open if it is configured to.
 #[tokio::test]
 async fn an_old_client_may_keep_its_connection() {
     let (_deployment, countersign, key) = alice();
@@ -118,8 +118,8 @@ async fn an_old_client_may_keep_its_connection() {
     assert_eq!(stream.read(&mut [0]).await.unwrap(), 0, "it is closed as it asked");
 }
 
-/// Whatever it asks for, and at either listener: an answer in its version, and the end of the
-/// connection, which is all that it knows.
+/// Whatever an HTTP/1.0 client asks for, at either listener: it gets an answer in its version, and
+/// the connection is closed, as it expects.
 #[tokio::test]
 async fn an_old_client_is_answered_and_its_connection_closed() {
     let (_deployment, countersign, key) = alice();
@@ -192,7 +192,7 @@ async fn one_connection_carries_many_decisions() {
     }
 }
 
-/// Envoy's HTTP mode asks with the request's own method, path and host.
+/// Envoy's HTTP mode sends the request's own method, path and host.
 #[tokio::test]
 async fn a_path_tail_is_the_original_request() {
     let (_deployment, countersign, key) = alice();
@@ -215,7 +215,7 @@ async fn a_path_tail_is_the_original_request() {
     }
 }
 
-/// In that mode they are the client's own, if they are there at all.
+/// In that mode these headers, if present, come from the client.
 #[tokio::test]
 async fn a_path_tail_outweighs_original_headers() {
     let (_deployment, countersign, key) = alice();
@@ -237,7 +237,7 @@ async fn a_path_tail_outweighs_original_headers() {
     assert_eq!(answer.header("x-auth-error"), Some("request_mismatch"), "{answer:?}");
 }
 
-/// Traefik, Caddy and others tell the request in their own headers.
+/// Traefik, Caddy and others describe the request in their own headers.
 #[tokio::test]
 async fn forwarded_headers_tell_the_original_request() {
     let (_deployment, countersign, key) = alice();
@@ -258,7 +258,7 @@ async fn forwarded_headers_tell_the_original_request() {
     assert_eq!(right.status, 200, "{right:?}");
 }
 
-/// A route may name scopes in the query and in a header; all that are named have to be held.
+/// A route may name scopes in the query and in a header; the token needs all of them.
 #[tokio::test]
 async fn scopes_are_asked_for_from_every_source() {
     let (deployment, key) = (Deployment::new(), Key::ed25519());
@@ -287,7 +287,7 @@ async fn scopes_are_asked_for_from_every_source() {
             .await;
         assert_eq!(answer.status, status, "{query}, {header}: {answer:?}");
     }
-    // With a tail the query is the client's, and means nothing to Countersign.
+    // With a tail, the query is the client's, and means nothing to Countersign.
     for (target, header, status) in [
         ("/validate_request/?scope=admin&scopes=admin", "", 200),
         ("/validate_request/decide/scope/admin/", "", 200),
@@ -314,7 +314,7 @@ async fn scopes_are_asked_for_from_every_source() {
     }
 }
 
-/// What comes behind the scopes is the client's request, as it is behind `/validate_request`.
+/// What follows the scopes is the client's request, as it is behind `/validate_request`.
 #[tokio::test]
 async fn a_route_by_path_tells_the_original_request() {
     let (deployment, key) = (Deployment::new(), Key::ed25519());
@@ -341,8 +341,8 @@ async fn a_route_by_path_tells_the_original_request() {
     }
 }
 
-/// The request line has no scheme. Envoy says it in a header, which a client that adds one only
-/// hurts itself with.
+/// The request line has no scheme. Envoy sends it in a header; a client that adds one only harms
+/// itself.
 #[tokio::test]
 async fn the_scheme_of_a_tail_is_in_a_header() {
     let (_deployment, countersign, key) = alice();
@@ -367,8 +367,8 @@ async fn the_scheme_of_a_tail_is_in_a_header() {
     }
 }
 
-/// A typo must not let pass what a route was meant to keep out; and it is the operator's, not the
-/// client's.
+/// A typo must not let requests pass that a route was meant to refuse, and it is the operator's
+/// fault, not the client's.
 #[tokio::test]
 async fn a_misconfigured_question_is_refused() {
     let (_deployment, countersign, key) = alice();
@@ -423,7 +423,7 @@ async fn a_misconfigured_question_is_refused() {
     let metrics = Request::get("/metrics").send(countersign.admin).await.text();
     let series = "countersign_decisions_total{door=\"http\",method=\"self_signed\",outcome=\"denied\",reason=\"gateway_misconfigured\"}";
     assert!(metrics.lines().any(|line| line == format!("{series} {}", cases.len())), "{metrics}");
-    // It was not looked at: the token is not spent.
+    // The token was not examined, so it is not spent.
     assert_eq!(countersign.decide(&token).await.status, 200);
 }
 
@@ -461,7 +461,7 @@ async fn an_attempt_may_ask_again() {
     }
 }
 
-/// An empty id is no id: two requests without one are two attempts.
+/// An empty id counts as none: two requests without an id are two attempts.
 #[tokio::test]
 async fn an_empty_attempt_is_none() {
     let deployment = Deployment::new().set("self_signed.attempt_header", "X-Request-Id");
@@ -476,7 +476,7 @@ async fn an_empty_attempt_is_none() {
     assert_eq!(request.send(countersign.http).await.status, 401);
 }
 
-/// Which of two names is the gateway's is anyone's guess, and one that is no text names nothing.
+/// Nobody can know which of two names is the gateway's, and a value that is not text names nothing.
 #[tokio::test]
 async fn an_attempt_has_one_name() {
     let deployment = Deployment::new().set("self_signed.attempt_header", "X-Request-Id");

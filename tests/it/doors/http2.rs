@@ -15,7 +15,7 @@ use crate::harness::{
     Claims, Countersign, Deployment, Http2, Key, Redis, Signal, Sluice, eventually, http,
 };
 
-/// Longer than a body may take, for machines with much else to do.
+/// Longer than a body may take, for busy machines.
 const SECONDS: Duration = Duration::from_secs(40);
 
 #[tokio::test]
@@ -41,7 +41,7 @@ async fn one_connection_carries_many_decisions_at_once() {
     }
 }
 
-/// The host that a token is bound to is the request's, if no header tells another.
+/// A token is bound to the request's own host, if no header names another.
 #[tokio::test]
 async fn the_authority_is_the_host() {
     let (_deployment, countersign, key) = alice();
@@ -61,7 +61,7 @@ async fn the_authority_is_the_host() {
     assert_eq!(ask(&bound("https://another.test/orders")).await, StatusCode::UNAUTHORIZED);
 }
 
-/// What one version answers, the other does.
+/// Both versions give the same answer.
 #[tokio::test]
 async fn everything_else_is_answered_as_over_http_1() {
     let (_deployment, countersign, _) = alice();
@@ -142,7 +142,7 @@ async fn what_is_no_request_is_refused_and_the_connection_goes_on() {
     assert_eq!(allowed.status(), StatusCode::OK);
 }
 
-/// Deadlines are those of each request, and no other is held up meanwhile.
+/// Each request has its own deadlines, and does not delay others.
 #[tokio::test]
 async fn a_body_that_does_not_come_is_given_up() {
     let (_deployment, countersign, key) = alice();
@@ -166,7 +166,7 @@ async fn a_body_that_does_not_come_is_given_up() {
     assert_eq!(allowed.status(), StatusCode::OK);
 }
 
-/// nginx announces the client's body and never sends it; over HTTP/2 others may do likewise.
+/// nginx announces the client's body but never sends it; other gateways may do so over HTTP/2.
 #[tokio::test]
 async fn the_body_of_a_question_is_not_waited_for() {
     let (_deployment, countersign, key) = alice();
@@ -219,7 +219,8 @@ async fn one_request_too_many_is_refused_and_those_in_flight_are_finished_at_the
     assert!(client.is_closed());
 }
 
-/// A client may send what tells the versions apart in pieces, and a method may begin like it.
+/// A client may send the bytes that distinguish the versions in pieces, and a method may start with
+/// the same bytes.
 #[tokio::test]
 async fn the_version_is_told_by_what_the_client_sends_first() {
     let (_deployment, countersign, _) = alice();

@@ -1,4 +1,4 @@
-//! The gRPC door as plugins of API gateways see it.
+//! The gRPC door as plugins of API gateways use it.
 
 use std::collections::BTreeSet;
 
@@ -22,7 +22,7 @@ use crate::harness::{Claims, Countersign, Deployment, Door, Key, Question, Redis
 
 const SERVICE: &str = "countersign.v1.Verification";
 
-/// Plain values for the plugin, and the same as headers, ready to be copied.
+/// Plain values for the plugin, and the same as headers, ready to copy.
 #[tokio::test]
 async fn an_allow_says_who_asks() {
     let (deployment, key) = (Deployment::new(), Key::ed25519());
@@ -56,7 +56,7 @@ async fn an_allow_says_who_asks() {
     assert_eq!(allowed.headers_to_remove, ["authorization"]);
 }
 
-/// Without scopes there is still a header to overwrite what a client sent.
+/// Without scopes the header is still set, to overwrite what a client sent.
 #[tokio::test]
 async fn an_empty_value_is_still_a_header() {
     let (_deployment, countersign, key) = alice();
@@ -67,7 +67,7 @@ async fn an_empty_value_is_still_a_header() {
     assert_eq!(header(&answer.allowed().identity_headers, "x-auth-scopes"), Some(""));
 }
 
-/// Once over all doors, whichever is first.
+/// A token passes once over all doors, whichever comes first.
 #[tokio::test]
 async fn a_token_passes_once() {
     let (_deployment, countersign, key) = alice();
@@ -111,7 +111,7 @@ async fn missing_scopes_are_named() {
         denied.www_authenticate
     );
 
-    // What nobody can hold is asked for all the same, and not repeated.
+    // A scope that nobody can hold is still required, and not repeated in the answer.
     let answer = verification.verify(asking_for(&["a\"b"])).await;
     assert_eq!(answer.denied().code, "insufficient_scope");
     assert!(answer.denied().missing_scopes.is_empty(), "{answer:?}");
@@ -141,11 +141,11 @@ async fn two_credentials_are_none() {
     }
     let empty = verification.verify(&with(&[&String::new()])).await;
     assert_eq!(empty.denied().code, "missing_credentials", "an empty one");
-    // None of them was spent.
+    // None of these tokens was spent.
     verification.verify(&with(&[&first])).await.allowed();
 }
 
-/// Fail closed, and come back without a restart.
+/// Fails closed, and recovers without a restart.
 #[tokio::test]
 async fn without_nonces_nothing_can_be_decided() {
     let mut redis = Redis::start();
@@ -168,7 +168,7 @@ async fn without_nonces_nothing_can_be_decided() {
     assert_eq!((&problem["status"], &problem["code"]), (&json!(503), &json!("unavailable")));
 }
 
-/// A gateway may ask twice about one request, and says so by its own name for it.
+/// A gateway may ask twice about one request, and marks both with its own id.
 #[tokio::test]
 async fn one_attempt_at_one_request_is_one_presentation() {
     let (_deployment, countersign, key) = alice();
@@ -192,8 +192,8 @@ async fn one_attempt_at_one_request_is_one_presentation() {
     verification.verify(&first).await.allowed();
 }
 
-/// A token that is bound to a request is good for that one, and for none where the gateway does not
-/// tell.
+/// A token that is bound to a request is valid for that one only, and for none if the gateway does
+/// not describe the request.
 #[tokio::test]
 async fn bound_tokens_are_held_to_the_request() {
     let (_deployment, countersign, key) = alice();
@@ -224,7 +224,7 @@ async fn bound_tokens_are_held_to_the_request() {
     verification.verify(&right).await.allowed();
 }
 
-/// Whoever asks nothing gets a denial, not an error and not an answer without a result.
+/// An empty question gets a denial, not an error and not an answer without a result.
 #[tokio::test]
 async fn an_empty_question_is_denied() {
     let (_deployment, countersign, _) = alice();
@@ -237,7 +237,7 @@ async fn an_empty_question_is_denied() {
     }
 }
 
-/// The same words as for Envoy, of which `denials` goes through every row.
+/// The same codes and reasons as for Envoy; `denials` tests each row.
 #[tokio::test]
 async fn refusals_are_those_of_ext_authz() {
     let (_deployment, countersign, key) = alice();
@@ -319,7 +319,7 @@ async fn health_is_told() {
     assert_eq!(answer.unwrap().into_inner().status(), ServingStatus::Serving);
 }
 
-/// Tools need no `.proto`: the server tells it.
+/// Tools need no `.proto` file: the server offers reflection.
 #[tokio::test]
 async fn reflection_describes_the_service() {
     let (_deployment, countersign, _) = alice();

@@ -1,4 +1,4 @@
-//! What is Apache httpd's own.
+//! Tests for Apache httpd only.
 
 use crate::gateways::every::{Scene, a_lost_answer_is_one_answer};
 use crate::gateways::shared::{self, OFFICE, SHOP, block_of, example};
@@ -16,7 +16,7 @@ async fn a_script_that_fails_lets_nobody_pass() {
     assert_eq!(scene.send(Request::get("/")).await.status, 500);
 }
 
-/// A section may do without the script: `Require` still asks for what the script would have noted.
+/// A section may omit the script: `Require` still demands the note that the script would have set.
 #[tokio::test]
 async fn a_section_without_the_script_lets_nobody_pass() {
     let without = ("SetEnvIfExpr true REQUIRED_SCOPE=admin", "LuaInherit none");
@@ -32,8 +32,8 @@ async fn a_lost_answer_is_not_asked_for_again() {
     a_lost_answer_is_one_answer(Gateway::Apache, ("\"127.0.0.1:8080\"", &asks), &[]).await;
 }
 
-/// It is a second request to httpd, which asks a second time, and a token passes once. An answer of
-/// the script's own would turn into an empty 200 there.
+/// To httpd this is a second request, for which it asks again, and a token passes once. An answer
+/// made by the script would become an empty 200 there.
 #[tokio::test]
 async fn an_internal_redirect_is_refused() {
     let redirecting = (
@@ -52,13 +52,13 @@ async fn an_internal_redirect_is_refused() {
     assert_eq!(scene.send(Request::get("/orders")).await.status, 200);
 }
 
-/// What people put behind the example, as README.md says.
+/// What users put behind the example, as README.md says.
 #[tokio::test]
 async fn two_sites_keep_their_rules() {
     let sites = block_of("apache/README.md", "# Names that no site has.");
     let [shop, office] = [SHOP, OFFICE].map(|site| format!("ServerName {site}\n"));
     assert!(sites.contains(&shop) && sites.contains(&office), "{sites}");
-    // The tests begin at its address.
+    // The tests' paths start at its address.
     let sites = sites.replace(&shop, &format!("{shop}ServerAlias 127.0.0.1\n"));
     let marked =
         format!("ProxyPreserveHost On\nRequestHeader set X-Server expr=%{{SERVER_NAME}}\n{sites}");

@@ -1,4 +1,4 @@
-//! What is Caddy's own.
+//! Tests for Caddy only.
 
 use crate::gateways::common::{self, LENIENT, STRICT};
 use crate::gateways::every::{
@@ -9,8 +9,7 @@ use crate::harness::{Echo, Gateway, Key, Seen, repository};
 
 const CADDIES: [Gateway; 2] = [Gateway::Caddy, Gateway::CaddyDebian];
 
-/// Its HTTP client asks again by itself when a kept-alive connection breaks, and cannot be told not
-/// to.
+/// Its HTTP client retries by itself when a kept-alive connection breaks, which cannot be disabled.
 #[tokio::test]
 async fn a_lost_answer_is_asked_for_again() {
     for gateway in CADDIES {
@@ -24,7 +23,7 @@ async fn a_lost_answer_is_asked_for_again() {
     }
 }
 
-/// To a host that no site of its configuration names it answers 200 by itself, which a client takes
+/// For a host without a site in its configuration Caddy itself answers 200, which a client takes
 /// for an allow.
 #[tokio::test]
 async fn every_host_is_decided() {
@@ -37,7 +36,8 @@ async fn every_host_is_decided() {
     }
 }
 
-/// Our outage is told from one of the back end, where both are errors of a proxy to Caddy.
+/// Clients can distinguish our outage from one of the back end, although Caddy treats both as proxy
+/// errors.
 #[tokio::test]
 async fn a_back_end_that_is_down_is_not_our_outage() {
     for gateway in CADDIES {
@@ -52,7 +52,7 @@ async fn a_back_end_that_is_down_is_not_our_outage() {
     }
 }
 
-/// Clients may not say what the next hop drops, but for this.
+/// A gateway ignores the headers that a client's `Connection` names, except for an upgrade.
 #[tokio::test]
 async fn an_upgrade_is_passed_on() {
     for gateway in CADDIES {
@@ -70,7 +70,7 @@ async fn an_upgrade_is_passed_on() {
     }
 }
 
-/// Each with what the example has for one, and no site for anything else.
+/// Each host has the example's site, and no other host has one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_sites_keep_their_rules() {
     let example = std::fs::read_to_string(repository().join("examples/caddy/Caddyfile")).unwrap();
@@ -80,7 +80,7 @@ async fn two_sites_keep_their_rules() {
         named(STRICT).replace("vars @admin required_scope admin", "vars required_scope admin");
     let others = "http://:8000 {\n\tbind 127.0.0.1\n\trespond 421\n}\n";
     common::advised("caddy", others);
-    // What this test starts by.
+    // The address that shows this test that Caddy is ready.
     let others = others.replace("respond 421", "respond /healthz 200\n\trespond 421");
     let sites = named(LENIENT) + &strict + &others;
     for gateway in CADDIES {
@@ -112,7 +112,7 @@ async fn everything_may_ask_for_a_scope() {
     }
 }
 
-/// Of what the client sends, Countersign needs one header, and gets no other.
+/// Countersign needs one of the client's headers, and gets no other.
 #[tokio::test]
 async fn the_question_has_nothing_else_of_the_clients() {
     for (gateway, gets_all) in [(Gateway::Caddy, false), (Gateway::CaddyDebian, true)] {
@@ -132,7 +132,7 @@ async fn the_question_has_nothing_else_of_the_clients() {
 async fn asked_of(gateway: Gateway) -> Seen {
     let authorizer = Echo::start();
     let there = format!("forward_auth {}", authorizer.address);
-    // Its answer is what the client gets.
+    // The client receives its answer.
     let asks = [
         ("forward_auth 127.0.0.1:8080", there.as_str()),
         ("uri /validate_request?", "uri /validate_request?answer=403"),

@@ -1,4 +1,4 @@
-//! What gateways' own tests have in common beside the edits that make it of each example.
+//! What the gateways' own tests have in common, apart from their edits of the examples.
 
 use crate::gateways::every::{Scene, assert_challenge};
 use crate::harness::http::{Answer, Request};
@@ -7,13 +7,13 @@ use crate::harness::{Claims, Gateway, Key, Seen, repository};
 /// The origin that every example allows.
 const PAGES: &str = "https://app.example.com";
 
-/// Asks for no scope.
+/// Requires no scope.
 pub const LENIENT: &str = "lenient.test";
-/// Asks for the scope `admin`, whatever the path.
+/// Requires the scope `admin`, whatever the path.
 pub const STRICT: &str = "strict.test";
 
-/// A request may name a host in its target and another in its Host line. By whichever of the two a
-/// gateway goes, it tells the back end and us the site whose rules applied, and of two tokens the
+/// A request may name one host in its target and another in its Host line. Whichever a gateway
+/// uses, it gives the back end and Countersign the site whose rules applied, and of two tokens the
 /// one for this site passes. `edits` make two sites of the example.
 pub async fn two_sites_keep_their_rules(gateway: Gateway, edits: &[(&str, &str)]) {
     let scene = Scene::edited(gateway, Key::ed25519(), edits).await;
@@ -41,7 +41,7 @@ pub async fn two_sites_keep_their_rules(gateway: Gateway, edits: &[(&str, &str)]
         let without = scene.send(request.clone()).await;
         let with = scene.gateway.send(&by_root(Claims::of("root"))).await;
         if with.status != 200 {
-            // No site of ours, or two at once.
+            // An unknown site, or two at once.
             assert!([400, 404, 421].contains(&with.status), "{target:?}, {line}: {with:?}");
             assert_eq!(
                 (anybody.status, without.status),
@@ -75,8 +75,8 @@ pub async fn two_sites_keep_their_rules(gateway: Gateway, edits: &[(&str, &str)]
     }
 }
 
-/// What the back end says of pages is replaced: of two origins in one answer a browser believes
-/// none, and the list is to be in one place.
+/// The back end's own CORS headers are replaced: a browser rejects an answer with two origins, and
+/// the list belongs in one place.
 pub async fn what_the_back_end_says_of_pages_is_replaced(gateway: Gateway) {
     let scene = Scene::of(gateway, Key::ed25519()).await;
     let send = async |origin: &str| {
@@ -109,9 +109,9 @@ pub async fn what_the_back_end_says_of_pages_is_replaced(gateway: Gateway) {
     }
 }
 
-/// A request that is too much for a gateway is refused before it asks: its token is as good as
-/// before. What the gateway takes, the back end gets, and who is asking with it, by a long list of
-/// scopes, too. It takes headers of `kibibytes` beside the token.
+/// A gateway refuses an oversized request before it asks: the token is not spent. What the gateway
+/// accepts reaches the back end together with the identity, even with a long list of scopes. It
+/// accepts headers of `kibibytes` in addition to the token.
 pub async fn what_is_too_large_costs_no_token(gateway: Gateway, kibibytes: usize) {
     let scene = Scene::of(gateway, Key::ed25519()).await;
     let scopes = (100..200)
@@ -165,7 +165,7 @@ pub async fn what_is_too_large_costs_no_token(gateway: Gateway, kibibytes: usize
     assert!(refused > 0, "nothing is too large");
 }
 
-/// The other form of rules: everything asks for a scope but the open routes. So do paths that
+/// The other form of rules: every path except the open routes requires a scope, even a path that
 /// nobody thought of.
 pub async fn everything_asks_for_a_scope(gateway: Gateway, edits: &[(&str, &str)]) {
     let scene = Scene::edited(gateway, Key::ed25519(), edits).await;
@@ -197,7 +197,7 @@ pub async fn everything_asks_for_a_scope(gateway: Gateway, edits: &[(&str, &str)
     assert_eq!(scene.gateway.send(&Request::get("/healthz")).await.status, 200);
 }
 
-/// What a test makes of an example is what its README advises.
+/// The edits that a test makes are what the example's README advises.
 pub fn advised(example: &str, lines: &str) {
     let readme =
         std::fs::read_to_string(repository().join("examples").join(example).join("README.md"))

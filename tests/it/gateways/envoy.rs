@@ -1,4 +1,4 @@
-//! What is Envoy's own.
+//! Tests for Envoy only.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -53,7 +53,7 @@ async fn raw_headers_are_read_too() {
     assert_challenge(&scene.gateway.send(&two).await, "malformed_credentials");
 }
 
-/// With a body one request may be checked more than once, and is one attempt all the same.
+/// With a body Envoy may check one request more than once; it is still one attempt.
 #[tokio::test]
 async fn a_body_for_the_check_changes_nothing() {
     for gateway in ENVOYS {
@@ -79,8 +79,8 @@ async fn a_body_for_the_check_changes_nothing() {
 const BUFFERED: &str = "failure_mode_allow: false\n              with_request_body: \
                         { max_request_bytes: 1024, allow_partial_message: true, pack_as_bytes: true }";
 
-/// What Envoy hands over may be more than is taken here. That is no failure of the service, on
-/// which Envoy would go by its own mode.
+/// Envoy may send more than Countersign accepts. That is not a failure of the service, for which
+/// Envoy would apply its failure mode.
 #[tokio::test]
 async fn a_body_that_is_too_large_is_denied_whatever_envoy_makes_of_failures() {
     let lenient = "failure_mode_allow: true\n              with_request_body: { max_request_bytes: 4194304, pack_as_bytes: true }";
@@ -103,7 +103,7 @@ async fn a_body_that_is_too_large_is_denied_whatever_envoy_makes_of_failures() {
     assert_eq!(Seen::by(&scene.gateway.send(&post(100_000)).await).body.len(), 100_000);
 }
 
-/// A token for one body is good for no other, nor for its beginning, nor for none.
+/// A token for one body is not valid for another body, for its beginning, or for no body.
 #[tokio::test]
 async fn a_body_that_is_handed_over_has_the_digest() {
     let long = "0123456789abcdef".repeat(100);
@@ -151,8 +151,8 @@ async fn a_body_that_is_handed_over_has_the_digest() {
     }
 }
 
-/// Neither Envoy hands bodies over by itself: the back end is told the digest, whatever comes. Over
-/// gRPC a body without a length is none.
+/// By default neither Envoy sends bodies: the back end always receives the digest to check. Over
+/// gRPC a body without a length counts as none.
 #[tokio::test]
 async fn a_digest_of_an_unseen_body_is_handed_on() {
     for gateway in ENVOYS {
@@ -192,7 +192,7 @@ fn digest(body: &str) -> String {
     format!("sha-256=:{}:", base64::engine::general_purpose::STANDARD.encode(digest))
 }
 
-/// A preflight carries no credentials, and needs none of ours.
+/// A preflight carries no credentials, and needs none.
 #[tokio::test]
 async fn a_preflight_needs_no_token() {
     for gateway in ENVOYS {
@@ -212,8 +212,8 @@ async fn a_preflight_needs_no_token() {
     }
 }
 
-/// A call, a stream of answers and one both ways: each is decided once, by its head, and carried
-/// for as long as it lasts.
+/// A unary call, a stream of answers and a bidirectional stream: each is decided once, by its head,
+/// and carried for as long as it lasts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn grpc_calls_and_streams_pass() {
     for gateway in ENVOYS {
@@ -314,7 +314,7 @@ async fn two_sites_keep_their_rules() {
     }
 }
 
-/// What the example has commented out below a comment, and the same taken in.
+/// What the example has commented out below a comment, and the same uncommented.
 fn lines_below(comment: &str, gateway: Gateway) -> (String, String) {
     let text = example(gateway);
     let below = text.lines().skip_while(|line| !line.contains(comment)).skip(1);
@@ -329,7 +329,8 @@ fn example(gateway: Gateway) -> String {
     std::fs::read_to_string(repository().join("examples/envoy").join(name)).unwrap()
 }
 
-/// The form of the README that lists what everybody may: it holds without any list of spellings.
+/// The form in the README that lists what everyone may access: it works without any list of
+/// spellings.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_listed_needs_the_scope() {
     let readme = std::fs::read_to_string(repository().join("examples/envoy/README.md")).unwrap();
@@ -351,8 +352,8 @@ async fn what_is_not_listed_needs_the_scope() {
     }
 }
 
-/// Some back ends read these as paths of their administration. Newer Envoys do, too; older ones
-/// refuse them by the example's route.
+/// Some back ends interpret these as administration paths. So do newer Envoys; older ones refuse
+/// them with the example's route.
 #[tokio::test]
 async fn segments_without_a_name_go_round_no_scope() {
     for gateway in ENVOYS
@@ -375,7 +376,7 @@ async fn segments_without_a_name_go_round_no_scope() {
                 "{path}: {answer:?}"
             );
         }
-        // Unspent so far.
+        // Not spent so far.
         let seen = Seen::by(
             &scene
                 .gateway
@@ -386,7 +387,7 @@ async fn segments_without_a_name_go_round_no_scope() {
     }
 }
 
-/// It is worth something to whoever reads it: nobody has spent it.
+/// The unspent token would be valuable to anyone who reads it.
 #[tokio::test]
 async fn an_open_route_hands_on_no_token() {
     for gateway in ENVOYS {
@@ -402,8 +403,8 @@ async fn an_open_route_hands_on_no_token() {
     }
 }
 
-/// Envoy counts what Countersign adds to the client's headers. Where both do not fit, the client
-/// hears why.
+/// Envoy counts the headers that Countersign adds to the client's. If they do not all fit, the
+/// client receives the reason.
 #[tokio::test]
 async fn an_allow_that_does_not_fit_says_so() {
     for gateway in ENVOYS {
@@ -424,8 +425,8 @@ async fn an_allow_that_does_not_fit_says_so() {
     }
 }
 
-/// Envoy asks again about the place to which a back end sends it, under another id and without the
-/// token. The README says so.
+/// When a back end redirects Envoy internally, Envoy asks again about the new path, with another id
+/// and without the token. The README says so.
 #[tokio::test]
 async fn an_internal_redirect_is_another_request_without_the_token() {
     for gateway in ENVOYS {
@@ -446,7 +447,7 @@ async fn an_internal_redirect_is_another_request_without_the_token() {
     }
 }
 
-/// It sends whoever asks for `/moved` to `/orders`, under the host that they used.
+/// Redirects requests for `/moved` to `/orders`, on the host that they used.
 async fn moving_back_end() -> Echo {
     let moved = async |headers: HeaderMap| {
         let location = format!("http://{}/orders", headers[header::HOST].to_str().unwrap());
@@ -462,8 +463,7 @@ async fn moving_back_end() -> Echo {
     Echo::at(address)
 }
 
-/// What Envoy's access log has of each request: the status, and what we said in the dynamic
-/// metadata.
+/// The configuration of an access log with the status of each request and our dynamic metadata.
 fn access_log(file: &Path) -> String {
     let said =
         |name: &str| format!("%DYNAMIC_METADATA(envoy.filters.http.ext_authz:countersign:{name})%");
@@ -502,7 +502,7 @@ async fn an_access_log_can_tell_why_somebody_was_denied() {
         "invalid_token",
     );
 
-    // Its own open route is there, too, since the test waited for it.
+    // The test's own open route is there, too, because the test waited for it.
     let lines = eventually("three lines of the access log", Duration::from_secs(20), || {
         let log = std::fs::read_to_string(&file).unwrap_or_default();
         let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
@@ -532,8 +532,7 @@ async fn an_access_log_can_tell_why_somebody_was_denied() {
     }
 }
 
-/// A client writes what it likes into `:scheme`, and into a header of that name; Envoy knows how it
-/// is connected.
+/// A client controls `:scheme`, and a header of that name; Envoy knows how the client is connected.
 #[tokio::test]
 async fn the_scheme_is_that_of_the_connection() {
     for gateway in ENVOYS {
@@ -568,7 +567,7 @@ async fn the_scheme_is_that_of_the_connection() {
     }
 }
 
-/// Asks for `/orders` over HTTP/2 without TLS; the status, and what `x-auth-error` says.
+/// Requests `/orders` over HTTP/2 without TLS. Returns the status and `x-auth-error`.
 async fn over_http2(
     gateway: SocketAddr,
     scheme: &str,
@@ -595,8 +594,7 @@ async fn over_http2(
     (status, error)
 }
 
-/// Over HTTP the path is all that a route has to say what it asks for, and the client has no part
-/// in it.
+/// Over HTTP a route can state its scopes in the path only, and the client cannot change that.
 #[tokio::test]
 async fn a_route_asks_for_scopes_by_its_path() {
     let (deployment, key) = (Deployment::new(), Key::ed25519());
@@ -626,7 +624,7 @@ async fn a_route_asks_for_scopes_by_its_path() {
         .authorization(&key);
     Seen::by(&two.send(&Request::get("/admin/users").authorization(&bound)).await);
 
-    // To Envoy an error of the service, which the client hears of as one.
+    // To Envoy this is an error of the service, and the client receives it as one.
     for path in ["path_prefix: /decide/scope/", "path_prefix: /decide/scopes/admin"] {
         let wrong = Gateway::EnvoyHttp.start_edited(&countersign, &echo, &by_path(path)).await;
         let answer = wrong.send(&Request::get("/admin/users").authorization(&token("bob"))).await;

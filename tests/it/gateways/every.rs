@@ -1,4 +1,4 @@
-//! What has to hold behind every gateway, through the real ones with the configurations of
+//! What must hold behind every gateway, tested through the real ones with the configurations of
 //! `examples/`.
 
 use std::collections::BTreeSet;
@@ -13,7 +13,7 @@ use crate::harness::{
     established_to, eventually_async,
 };
 
-/// All that an allow carries.
+/// The headers of an allow.
 pub const IDENTITY: [&str; 7] = [
     "x-auth-username",
     "x-auth-principal-id",
@@ -24,8 +24,8 @@ pub const IDENTITY: [&str; 7] = [
     "x-auth-decision-id",
 ];
 
-/// A gateway between a client and an echo; alice, who has a key, and root, who has the scope
-/// `admin` too.
+/// A gateway between a client and an echo; alice, who has a key, and root, who also has the scope
+/// `admin`.
 pub struct Scene {
     pub gateway: RunningGateway,
     pub countersign: Countersign,
@@ -40,12 +40,12 @@ impl Scene {
         Self::edited(gateway, key, &[]).await
     }
 
-    /// With the gateway's example changed.
+    /// With edits to the gateway's example.
     pub async fn edited(gateway: Gateway, key: Key, edits: &[(&str, &str)]) -> Self {
         Self::on(Deployment::new(), gateway, key, edits).await
     }
 
-    /// On a deployment of its own.
+    /// On the given deployment.
     pub async fn on(
         deployment: Deployment,
         gateway: Gateway,
@@ -55,7 +55,7 @@ impl Scene {
         Self::complete(deployment, gateway, key, Echo::start(), edits).await
     }
 
-    /// In front of a back end of the test's own, with the gateway's example changed.
+    /// In front of the test's own back end, with edits to the gateway's example.
     pub async fn before(
         gateway: Gateway,
         key: Key,
@@ -105,8 +105,8 @@ impl Scene {
     }
 }
 
-/// A gateway that hears no answer does not ask again: the token may be spent, and would be refused.
-/// `asks` has it ask at an address of the test's own.
+/// A gateway that gets no answer does not ask again: the token may be spent, and would be refused.
+/// `asks` makes it ask at an address of the test's own.
 pub async fn a_lost_answer_is_one_answer(gateway: Gateway, asks: Edit<'_>, edits: &[(&str, &str)]) {
     let lost = LostAnswer::of(gateway, &Deployment::new(), asks, edits, usize::MAX).await;
 
@@ -115,8 +115,8 @@ pub async fn a_lost_answer_is_one_answer(gateway: Gateway, asks: Edit<'_>, edits
     assert_eq!(lost.answers, 1, "asked more than once");
 }
 
-/// A gateway that hears no answer asks again, and says that it is the same attempt. Without the
-/// setting in Countersign it is a replay.
+/// A gateway that gets no answer asks again, and says that it is the same attempt. Without the
+/// setting in Countersign that is a replay.
 pub async fn a_lost_answer_is_asked_for_again_in_the_same_attempt(
     gateway: Gateway,
     asks: Edit<'_>,
@@ -133,13 +133,13 @@ pub async fn a_lost_answer_is_asked_for_again_in_the_same_attempt(
     assert_eq!(lost.answers, 2);
 }
 
-/// What an example has, and what it has for one that asks at an address of the test's own.
+/// A text of the example, and its replacement, which asks at an address of the test's own.
 pub type Edit<'a> = (&'a str, &'a dyn Fn(SocketAddr) -> String);
 
 struct LostAnswer {
     /// What the client got.
     answer: Answer,
-    /// How many answers there were to its request.
+    /// The number of answers to its request.
     answers: usize,
 }
 
@@ -160,8 +160,8 @@ impl LostAnswer {
         let edits = [&[(asks.0, there.as_str())], edits].concat();
         let gateway = gateway.start_edited(&countersign, &Echo::start(), &edits).await;
         let request = || Request::get("/").authorization(&Claims::of("alice").authorization(&key));
-        // On a kept-alive connection, where a gateway takes the loss for the server's right to
-        // close it.
+        // On a kept-alive connection, where a gateway assumes that the server has closed an idle
+        // connection.
         for _ in 0..2 {
             Seen::by(&gateway.send(&request()).await);
         }
@@ -173,8 +173,8 @@ impl LostAnswer {
     }
 }
 
-/// Runs each test through each gateway, as a test of its own. The tests are functions of the module
-/// that calls this.
+/// Runs each test through each gateway, as a test of its own. The tests are functions of the
+/// calling module.
 macro_rules! through_every_gateway {
     ($($test:ident),+ $(,)?) => {
         through_every_gateway!(@ [$($test)+]
@@ -195,7 +195,7 @@ macro_rules! through_every_gateway {
     (@@ $module:ident $gateway:ident [$($test:ident)+]) => {
         mod $module {
             $(
-                // Some block while a server starts, and requests go on meanwhile.
+                // Some block while a server starts, and requests continue meanwhile.
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $test() {
                     super::$test(crate::harness::Gateway::$gateway).await;
@@ -229,7 +229,7 @@ async fn an_allowed_request_names_the_principal(gateway: Gateway) {
 
     let answer = scene.send(Request::get("/orders/7?expand=lines")).await;
 
-    // Ours is for the gateway, and the back end has none.
+    // Our challenge is for the gateway; the back end sent none.
     assert_eq!(answer.header("cache-control"), None);
     let seen = Seen::by(&answer);
     assert_eq!((seen.method.as_str(), seen.target.as_str()), ("GET", "/orders/7?expand=lines"));
@@ -280,13 +280,13 @@ async fn a_denial_tells_the_client_why(gateway: Gateway) {
     }
 }
 
-/// Code, problem and all.
+/// Code, problem details and all.
 async fn a_denial_is_handed_on_whole(gateway: Gateway) {
     let scene = Scene::of(gateway, Key::ed25519()).await;
 
     let denial = scene.gateway.send(&Request::get("/")).await;
 
-    // nginx hands on the challenge, and what its configuration names.
+    // nginx passes on the challenge, and the headers that its configuration names.
     if !gateway.is_nginx() {
         assert_eq!(denial.header("content-type"), Some("application/problem+json"));
         assert_eq!(denial.header("cache-control"), Some("no-store"));
@@ -338,7 +338,7 @@ async fn a_body_arrives_intact(gateway: Gateway) {
     assert_eq!(seen.body, body);
 }
 
-/// A gateway that tells the client of an outage of ours must not do so for others.
+/// A gateway that reports our outage to the client must not do so for a back end's.
 async fn errors_of_the_back_end_stay_its_own(gateway: Gateway) {
     let scene = Scene::of(gateway, Key::ed25519()).await;
 
@@ -350,14 +350,14 @@ async fn errors_of_the_back_end_stay_its_own(gateway: Gateway) {
     }
 }
 
-/// 8 KiB is Countersign's cap: the gateway must not be the one to set a lower one.
+/// 8 KiB is Countersign's limit: the gateway must not have a lower one.
 async fn the_largest_token_passes(gateway: Gateway) {
     const CAP: usize = 8 * 1024;
     let scene = Scene::of(gateway, Key::ed25519()).await;
     let padded =
         |length: usize| Claims::of("alice").with("padding", "x".repeat(length)).sign(&scene.key);
 
-    // Three characters more in the claims are four more in the token.
+    // Three more characters in the claims are four more in the token.
     let spare = CAP - padded(1).len();
     let [fits, too_long] = [padded(1 + spare / 4 * 3), padded(1 + spare / 4 * 3 + 6)];
     assert!(
@@ -393,7 +393,7 @@ async fn a_token_bound_to_the_request_passes(gateway: Gateway) {
     assert_eq!(Seen::by(&right).method, "DELETE");
 }
 
-/// `countersign sign`, as it is used with curl.
+/// `countersign sign`, as used with curl.
 async fn the_command_line_client_signs_for_it(gateway: Gateway) {
     let scene = Scene::of(gateway, Key::rsa()).await;
     let [ed25519, p256] = [Key::ed25519(), Key::p256()];
@@ -436,7 +436,7 @@ async fn nobody_passes_while_countersign_is_down(gateway: Gateway) {
     }
 }
 
-/// A check that is never answered is no allow, and is over before a client loses patience.
+/// A check that is never answered is not an allow, and ends before a client loses patience.
 async fn nobody_passes_while_countersign_hangs(gateway: Gateway) {
     let scene = Scene::of(gateway, Key::ed25519()).await;
     let request = Request::get("/").authorization(&scene.authorization());
@@ -472,7 +472,7 @@ pub fn assert_nothing_made_up(seen: &Seen) {
     }
 }
 
-/// The error code is in the one header that every gateway hands on.
+/// The error code is in the one header that every gateway passes on.
 pub fn assert_challenge(denial: &Answer, code: &str) {
     let challenge =
         denial.header("www-authenticate").unwrap_or_else(|| panic!("no challenge in {denial:?}"));
@@ -480,7 +480,7 @@ pub fn assert_challenge(denial: &Answer, code: &str) {
     assert!(challenge.contains(&format!("error=\"{code}\"")), "{challenge} does not say {code}");
 }
 
-/// The names in a list of headers, for comparing sets.
+/// The set of names in a list of headers.
 pub fn names<'a>(names: impl IntoIterator<Item = &'a str>) -> BTreeSet<&'a str> {
     names.into_iter().collect()
 }

@@ -1,11 +1,11 @@
-//! What is HAProxy's own.
+//! Tests for HAProxy only.
 
 use crate::gateways::common;
 use crate::gateways::every::{Scene, a_lost_answer_is_one_answer, assert_challenge};
 use crate::harness::http::Request;
 use crate::harness::{Claims, Gateway, Key, Seen};
 
-/// HAProxy goes on to the next rule then, which has to refuse.
+/// HAProxy then continues with the next rule, which has to refuse.
 #[tokio::test]
 async fn a_script_that_fails_lets_nobody_pass() {
     let broken = (
@@ -21,8 +21,8 @@ async fn a_script_that_fails_lets_nobody_pass() {
     assert_eq!(answer.json()["code"], "unavailable");
 }
 
-/// HAProxy leaves out what does not fit behind the request's own headers. The back end is to get
-/// all of who is asking, or nothing.
+/// HAProxy drops headers that do not fit behind the request's own. The back end must get the full
+/// identity, or nothing.
 #[tokio::test]
 async fn an_identity_that_does_not_fit_is_no_allow() {
     let scene = Scene::edited(
@@ -56,7 +56,7 @@ async fn an_identity_that_does_not_fit_is_no_allow() {
     assert!(unfit > 0, "everything fits");
 }
 
-/// The client in Lua asks three times more, and so it asks by way of a proxy that does not.
+/// The client in Lua retries three times, so it asks through a proxy that does not.
 #[tokio::test]
 async fn a_lost_answer_is_not_asked_for_again() {
     let asks = |address| format!("server countersign {address}");
@@ -77,7 +77,7 @@ async fn decisions_share_a_connection() {
     scene.asks_over_one_connection().await;
 }
 
-/// `GET http://host/path` is another way to say `GET /path` with a `Host`.
+/// `GET http://host/path` is equivalent to `GET /path` with a `Host`.
 #[tokio::test]
 async fn an_absolute_target_is_the_same_request() {
     let scene = Scene::of(Gateway::Haproxy, Key::ed25519()).await;
@@ -94,7 +94,7 @@ async fn an_absolute_target_is_the_same_request() {
     assert_challenge(&admin, "insufficient_scope");
 }
 
-/// Clients may not say what the next hop drops, but for this.
+/// A gateway ignores the headers that a client's `Connection` names, except for an upgrade.
 #[tokio::test]
 async fn an_upgrade_is_passed_on() {
     let scene = Scene::of(Gateway::Haproxy, Key::ed25519()).await;

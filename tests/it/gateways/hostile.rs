@@ -31,7 +31,7 @@ async fn made_up_identity_headers_are_overwritten(gateway: Gateway) {
     assert!(seen.values("x-auth-scopes").concat().is_empty());
 }
 
-/// A gateway that hands the client's query on with its own question would ask for whatever the
+/// A gateway that adds the client's query to its own question would ask for whatever scopes the
 /// client names.
 async fn a_query_of_the_clients_asks_for_no_scope(gateway: Gateway) {
     let scene = Scene::of(gateway, Key::ed25519()).await;
@@ -54,8 +54,8 @@ async fn an_open_route_drops_made_up_identity_headers(gateway: Gateway) {
     }
 }
 
-/// What the gateway judged is what the back end serves: in no reading of the path that it gets is
-/// this one of those that ask for a scope, and without a token it is the open one.
+/// The back end serves the path that the gateway judged: no reading of the path that it gets is one
+/// of those that require a scope, and without a token it is the open one.
 async fn no_spelling_of_a_path_goes_round_the_scope(gateway: Gateway) {
     let scene = Scene::of(gateway, Key::ed25519()).await;
     let spellings = [
@@ -112,16 +112,16 @@ async fn two_tokens_are_refused(gateway: Gateway) {
     let request = Request::get("/").authorization(&first).authorization(&second);
     let answer = scene.gateway.send(&request).await;
 
-    // nginx refuses by itself; Envoy joins them with a comma.
+    // nginx itself refuses them; Envoy joins them with a comma.
     let expected = if gateway.is_nginx() { 400 } else { 401 };
     assert_eq!(answer.status, expected);
-    // Refused without a look inside, so both are still good.
+    // Refused before they were examined, so both are still valid.
     for authorization in [first, second] {
         Seen::by(&scene.gateway.send(&Request::get("/").authorization(&authorization)).await);
     }
 }
 
-/// The gateway may route a path elsewhere than its spelling says.
+/// The gateway may route a path differently from its spelling.
 async fn paths_in_disguise_match_no_bound_token(gateway: Gateway) {
     let scene = Scene::of(gateway, Key::ed25519()).await;
 
@@ -138,14 +138,15 @@ async fn paths_in_disguise_match_no_bound_token(gateway: Gateway) {
             .gateway
             .send(&Request::get(path).authorization(&token.authorization(&scene.key)))
             .await;
-        // Apache does not find what has an encoded slash.
+        // Apache does not find a path with an encoded slash.
         let refusals: &[u16] =
             if gateway == Gateway::Apache { &[400, 401, 404] } else { &[400, 401] };
         assert!(refusals.contains(&answer.status), "{path}: {answer:?}");
     }
 }
 
-/// What the gateways say about a request is theirs, whatever the client says in the same words.
+/// What a gateway says about a request is its own, even if the client sends headers of the same
+/// name.
 async fn a_client_cannot_tell_the_original_request(gateway: Gateway) {
     let scene = Scene::of(gateway, Key::ed25519()).await;
     let bound = |method: &str, path: &str| {
@@ -170,8 +171,8 @@ async fn a_client_cannot_tell_the_original_request(gateway: Gateway) {
     assert_eq!(Seen::by(&truth).method, "DELETE");
 }
 
-/// The headers that `Connection` names are for the next hop alone: a gateway that does as it says,
-/// after it has asked, drops what tells the back end who is asking.
+/// The headers that `Connection` names are for the next hop only: a gateway that removes them after
+/// it has asked drops the identity for the back end.
 async fn a_client_cannot_drop_the_identity(gateway: Gateway) {
     let scene = Scene::of(gateway, Key::ed25519()).await;
 
@@ -183,12 +184,12 @@ async fn a_client_cannot_drop_the_identity(gateway: Gateway) {
         seen.values("x-auth-principal-id"),
         [scene.deployment.principal_id("alice").as_str()]
     );
-    // Nor may it reach a next hop that would.
+    // It must not reach a next hop that would do so, either.
     assert!(!seen.values("connection").concat().contains("x-auth"), "{seen:?}");
 }
 
-/// What makes two questions one attempt is the gateway's own id: a client cannot pass a replay off
-/// as the first.
+/// The gateway's own id makes two questions one attempt: a client cannot pass a replay off as the
+/// first.
 async fn a_client_cannot_choose_the_attempt(gateway: Gateway) {
     let scene = Scene::of(gateway, Key::ed25519()).await;
     let request =
@@ -199,7 +200,7 @@ async fn a_client_cannot_choose_the_attempt(gateway: Gateway) {
 }
 
 /// A request target may name a host, and then the Host line is void (RFC 9112 section 3.2.2): a
-/// gateway that goes by the one must not tell us the other.
+/// gateway that uses one must not send us the other.
 async fn a_bound_token_passes_to_its_host_alone(gateway: Gateway) {
     let scene = Scene::of(gateway, Key::ed25519()).await;
     let port = scene.gateway.address.port();
@@ -229,7 +230,7 @@ fn decoded(path: &str) -> String {
     percent_encoding::percent_decode_str(path).decode_utf8_lossy().into_owned()
 }
 
-/// Without empty segments, `.` and `..`, and with slashes alone.
+/// Without empty segments, `.` and `..`, and with forward slashes only.
 fn cleaned(path: &str) -> String {
     let mut segments = Vec::new();
     for segment in path.split(['/', '\\']) {

@@ -1,5 +1,5 @@
-//! What people send through their gateways beside plain requests: WebSockets, events, preflights,
-//! many headers, and paths that a back end reads in more ways than one.
+//! What clients send through gateways besides plain requests: WebSockets, events, preflights, many
+//! headers, and paths that a back end reads in more ways than one.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -21,7 +21,7 @@ through_every_gateway!(
     no_reading_of_a_path_goes_round_the_scope,
 );
 
-/// Envoys that people still run, each with the same examples.
+/// Older Envoys that are still in use, each with the same examples.
 macro_rules! through_older_envoys {
     ($($module:ident $gateway:ident $version:literal),+ $(,)?) => {
         $(through_older_envoys!(@ $module $gateway $version
@@ -56,13 +56,13 @@ through_older_envoys!(
     envoy_1_39_http OlderEnvoyHttp "1.39.3",
 );
 
-/// Envoy 1.37.0 hands on the status of a denial over HTTP, and none of its headers: a fault of that
-/// version alone.
+/// Envoy 1.37.0 passes on the status of a denial over HTTP, but none of its headers: a bug of that
+/// version only.
 fn loses_denials(gateway: Gateway) -> bool {
     gateway == Gateway::OlderEnvoyHttp("1.37.0")
 }
 
-/// A denial of 401 for this reason, as far as the gateway says it.
+/// A 401 for this reason, as far as the gateway passes it on.
 fn assert_denied(gateway: Gateway, denial: &Answer, code: &str) {
     if loses_denials(gateway) {
         assert_eq!((denial.status, denial.header("www-authenticate")), (401, None), "{denial:?}");
@@ -104,7 +104,7 @@ async fn a_websocket_is_decided_once_and_carried(gateway: Gateway) {
     assert_eq!((refused.status, refused.header("x-auth-error")), (403, code), "{refused:?}");
 }
 
-/// Each as soon as the back end says it, for as long as it likes.
+/// Each event arrives as soon as the back end sends it, for as long as it likes.
 async fn events_arrive_one_by_one(gateway: Gateway) {
     let scene = Scene::of(gateway, Key::ed25519()).await;
     let mut stream = TcpStream::connect(scene.gateway.address).await.unwrap();
@@ -135,7 +135,7 @@ async fn read_until(stream: &mut TcpStream, received: &mut String, end: &str) {
     }
 }
 
-/// A browser asks before it sends a token, and without one. The back end hears nothing of it.
+/// A browser asks before it sends a token, and without one. The back end does not see that request.
 async fn a_preflight_is_answered_by_the_gateway(gateway: Gateway) {
     let scene = Scene::of(gateway, Key::ed25519()).await;
     let preflight = |origin: &str| {
@@ -158,7 +158,7 @@ async fn a_preflight_is_answered_by_the_gateway(gateway: Gateway) {
     let stranger = scene.gateway.send(&preflight("https://elsewhere.example")).await;
     assert_eq!(stranger.header("access-control-allow-origin"), None, "{stranger:?}");
 
-    // The page may read what came of its request, a denial, too.
+    // The page may read the answer to its request, even a denial.
     let request = || Request::new("DELETE", "/orders").header("Origin", ORIGIN);
     let allowed = scene.send(request()).await;
     assert_eq!(Seen::by(&allowed).method, "DELETE");
@@ -189,8 +189,8 @@ async fn an_options_request_that_is_no_preflight_is_decided(gateway: Gateway) {
     }
 }
 
-/// Some applications send that many. What the identity adds must not be what makes it too many,
-/// once the token is spent.
+/// Some applications send that many. The headers added for the identity must not push a request
+/// over a limit once its token is spent.
 async fn two_hundred_headers_pass(gateway: Gateway) {
     let scene = Scene::of(gateway, Key::ed25519()).await;
     for count in [90, 95, 100, 200] {
@@ -210,12 +210,12 @@ async fn two_hundred_headers_pass(gateway: Gateway) {
     }
 }
 
-/// Whatever a back end takes for a path of its administration, only those pass who have the scope.
+/// Paths that some back end takes for its administration require the scope.
 async fn no_reading_of_a_path_goes_round_the_scope(gateway: Gateway) {
     no_reading_goes_round_the_scope(gateway, &[]).await;
 }
 
-/// The same with the gateway's example changed.
+/// The same with edits to the gateway's example.
 pub async fn no_reading_goes_round_the_scope(gateway: Gateway, edits: &[(&str, &str)]) {
     let readings = [
         "/admin",
@@ -252,10 +252,10 @@ pub async fn no_reading_goes_round_the_scope(gateway: Gateway, edits: &[(&str, &
                 assert!([400, 403].contains(&answer.status), "{framework:?}, {path}: {answer:?}");
             }
         }
-        // Django takes the plain spellings alone.
+        // Django accepts only the plain spellings.
         assert!(served >= 2, "{framework:?} has no administration");
 
-        // The plain ones, for those who may.
+        // The plain spellings, for principals with the scope.
         let root = |path: &str| {
             Request::get(path).authorization(&Claims::of("root").authorization(&scene.root_key))
         };

@@ -1,4 +1,4 @@
-//! What is nginx's own.
+//! Tests for nginx only.
 
 use crate::gateways::every::{
     Edit, IDENTITY, Scene, a_lost_answer_is_asked_for_again_in_the_same_attempt,
@@ -38,7 +38,7 @@ async fn without_the_setting_an_internal_redirect_is_refused() {
     assert_challenge(&answer, "replayed");
 }
 
-/// The subrequest's location is nginx's alone: from outside it would be an oracle.
+/// The subrequest's location is internal to nginx: from outside it would be an oracle.
 #[tokio::test]
 async fn the_question_cannot_be_asked_from_outside() {
     let scene = Scene::of(Gateway::Nginx, Key::ed25519()).await;
@@ -51,8 +51,8 @@ async fn the_question_cannot_be_asked_from_outside() {
     }
 }
 
-/// What people put beside the example's server, as README.md says: a copy, and one for all other
-/// names.
+/// What users put beside the example's server, as README.md says: a copy of it, and a server for
+/// all other names.
 #[tokio::test]
 async fn two_sites_keep_their_rules() {
     let config = example("nginx/nginx.conf");
@@ -66,7 +66,7 @@ async fn two_sites_keep_their_rules() {
     };
     let everywhere = "location / {\n            set $required_scope admin;";
     let office = named(OFFICE).replace("location / {", everywhere);
-    // The tests begin at its address.
+    // The tests' paths start at its address.
     let servers = block_of("nginx/README.md", "# Names that no site has.")
         + &named(&format!("{SHOP} 127.0.0.1"))
         + &office;
@@ -88,7 +88,7 @@ fn server_of(config: &str) -> &str {
     config[start..].strip_suffix("}\n").expect("something behind the server")
 }
 
-/// As an added one may be: what it passes on says of nobody who is asking.
+/// As an added location may be: what it passes on has no identity.
 #[tokio::test]
 async fn a_server_that_does_not_ask_drops_made_up_identity_headers() {
     let config = example("nginx/nginx.conf");
@@ -151,7 +151,7 @@ async fn a_lost_answer_is_asked_for_again() {
     }
 }
 
-/// As the example says for those who do without the setting.
+/// As the example says for users without the setting.
 #[tokio::test]
 async fn without_next_upstream_a_lost_answer_is_not_asked_for_again() {
     let asks = |address| format!("server {address} fail_timeout=1s;");

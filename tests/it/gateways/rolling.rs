@@ -1,5 +1,5 @@
-//! Replicas that come and go behind every gateway, with the lines taken in that its example has for
-//! several.
+//! Replicas that stop and start behind every gateway, with the example's lines for several replicas
+//! enabled.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -41,8 +41,8 @@ impl Scene {
     }
 }
 
-/// One after the other, as an orchestrator does it. The next one goes when the one before is ready
-/// and has been for a second.
+/// One after the other, as an orchestrator does. The next one stops once the one before has been
+/// ready for a second.
 async fn a_rolling_restart_fails_nobody(gateway: Gateway) {
     let mut scene = Scene::of(gateway).await;
     let traffic = Traffic::start(scene.gateway.address, &scene.key);
@@ -58,8 +58,8 @@ async fn a_rolling_restart_fails_nobody(gateway: Gateway) {
     assert!(exchanges.iter().any(|exchange| exchange.is_replay), "nothing was replayed");
 }
 
-/// A replica that is killed answers no question that it has. Nobody else notices, not while it is
-/// gone, and not when it is back.
+/// A killed replica does not answer the questions that it has. No other request is affected,
+/// neither while it is gone nor when it is back.
 async fn a_crash_fails_what_was_being_asked_at_most(gateway: Gateway) {
     let mut scene = Scene::of(gateway).await;
     let traffic = Traffic::start(scene.gateway.address, &scene.key);
@@ -83,12 +83,12 @@ async fn a_crash_fails_what_was_being_asked_at_most(gateway: Gateway) {
     assert_eq!(wrong(&counting), [""; 0], "of {} requests", counting.len());
 }
 
-/// Whether a question without an answer is asked again, elsewhere.
+/// Whether a question without an answer is sent again, to another replica.
 fn resends(gateway: Gateway) -> bool {
     !matches!(gateway, Gateway::Apache | Gateway::Traefik)
 }
 
-/// A gateway that leaves replicas alone for long would go on refusing everybody.
+/// A gateway that avoids replicas for long would keep refusing every request.
 async fn requests_pass_again_soon_after_all_replicas_were_down(gateway: Gateway) {
     let mut scene = Scene::of(gateway).await;
     for replica in &mut scene.replicas {

@@ -1,13 +1,13 @@
-//! What the tests of several gateways share that each has to configure in its own way.
+//! What tests of several gateways share, although each gateway is configured differently.
 
 use crate::gateways::every::{Scene, assert_challenge};
 use crate::harness::http::{Answer, Request};
 use crate::harness::{Claims, Gateway, Key, Seen, Signal, repository};
 
-/// The site where everybody passes who has a key.
+/// The site that every principal with a key may use.
 pub const SHOP: &str = "shop.example.com";
 
-/// The site that wants the scope `admin` everywhere.
+/// The site that requires the scope `admin` everywhere.
 pub const OFFICE: &str = "office.example.com";
 
 /// A gateway's example, as it is in the repository.
@@ -28,9 +28,9 @@ pub fn block_of(readme: &str, beginning: &str) -> String {
         + "\n"
 }
 
-/// Behind a gateway that serves [`SHOP`] and [`OFFICE`] and tells the back end in `X-Server` by
-/// whose rules: a request never gets to the one by the rules of the other, and a bound token fits
-/// the one whose rules applied, whatever the request target and the Host line say.
+/// Behind a gateway that serves [`SHOP`] and [`OFFICE`] and names in `X-Server` the site whose
+/// rules applied: a request never reaches one site by the rules of the other, and a bound token
+/// must be for the site whose rules applied, whatever the request target and the Host line say.
 pub async fn two_sites_keep_their_rules(gateway: Gateway, edits: &[(&str, &str)]) {
     let scene = Scene::edited(gateway, Key::ed25519(), edits).await;
     let port = scene.gateway.address.port();
@@ -57,7 +57,7 @@ pub async fn two_sites_keep_their_rules(gateway: Gateway, edits: &[(&str, &str)]
             for is_old in [false, true] {
                 let what = format!("{target}, Host {line:?}, HTTP/1.{}", u8::from(!is_old));
                 let request = || site_request(target, *line, is_old);
-                // HTTP/1.1 has to have a Host line.
+                // HTTP/1.1 requires a Host line.
                 let site = (is_old || line.is_some()).then(|| named.or(*line).map(plain)).flatten();
                 let site = site.filter(|site| [SHOP, OFFICE].contains(&site.as_str()));
 
@@ -91,7 +91,7 @@ pub async fn two_sites_keep_their_rules(gateway: Gateway, edits: &[(&str, &str)]
     }
     assert!(passed > 50, "only {passed} requests had a site");
 
-    // What a gateway takes for the host of this one differs.
+    // Gateways differ in the host that they take from this one.
     for line in [SHOP, OFFICE] {
         let target = format!("https://{OFFICE}/orders");
         let answer = scene.send(site_request(&target, Some(line), false)).await;
@@ -99,7 +99,7 @@ pub async fn two_sites_keep_their_rules(gateway: Gateway, edits: &[(&str, &str)]
             assert_is_at(&answer, SHOP, port, &target);
         }
     }
-    // An open route of the sites is none of other names.
+    // Other names have no open route.
     let answer =
         scene.gateway.send(&Request::get("/healthz").header("Host", "elsewhere.example.com")).await;
     assert!([403, 421].contains(&answer.status), "{answer:?}");
@@ -130,8 +130,8 @@ fn assert_is_at(answer: &Answer, site: &str, port: u16, what: &str) {
     assert_eq!(told, None, "{what}");
 }
 
-/// Behind a gateway that wants the scope `admin` for everything but `/orders`, `/orders/NUMBER` and
-/// the open `/healthz`.
+/// Behind a gateway that requires the scope `admin` for everything except `/orders`,
+/// `/orders/NUMBER` and the open `/healthz`.
 pub async fn only_listed_paths_pass_without_the_scope(gateway: Gateway, edits: &[(&str, &str)]) {
     let scene = Scene::edited(gateway, Key::ed25519(), edits).await;
     let root = |path: &str| {
@@ -180,7 +180,7 @@ pub async fn only_listed_paths_pass_without_the_scope(gateway: Gateway, edits: &
     assert_eq!(scene.gateway.send(&Request::get("/healthz")).await.status, 200);
 }
 
-/// What a page may read of denials and of a back end that has an opinion of its own.
+/// What a page may read of denials, and of a back end with CORS headers of its own.
 pub async fn a_page_may_read_its_answers(gateway: Gateway) {
     const ORIGIN: &str = "https://app.example.com";
     let mut scene = Scene::of(gateway, Key::ed25519()).await;
@@ -219,7 +219,7 @@ pub async fn a_page_may_read_its_answers(gateway: Gateway) {
         }
         assert!(values(answer, "vary").iter().any(|names| names.contains("Origin")), "{answer:?}");
     }
-    // What else the back end lets pages read is its own.
+    // The other headers that pages may read are the back end's.
     assert!(values(&allowed, "access-control-expose-headers").contains(&"X-Pages"), "{allowed:?}");
     for answer in [&allowed, &stranger] {
         assert_eq!(answer.header("access-control-allow-credentials"), None, "{answer:?}");
@@ -237,7 +237,7 @@ fn values<'a>(answer: &'a Answer, name: &str) -> Vec<&'a str> {
         .collect()
 }
 
-/// What is sent over another protocol on the same connection nobody would decide.
+/// Anything sent over another protocol on the same connection would bypass decisions.
 pub async fn no_protocol_but_websockets_is_passed_on(gateway: Gateway) {
     let scene = Scene::of(gateway, Key::ed25519()).await;
     for protocol in ["h2c", "TLS/1.3", "h2c, websocket"] {

@@ -1,4 +1,4 @@
-//! What is Traefik's own.
+//! Tests for Traefik only.
 
 use crate::gateways::common;
 use crate::gateways::every::{Scene, assert_challenge};

@@ -1,5 +1,5 @@
-//! `countersign import asymmetric-jwt-auth`: from Django projects made by its own migrations and
-//! filled through its own models.
+//! `countersign import asymmetric-jwt-auth`: from Django projects made by their own migrations and
+//! filled through their own models.
 
 use serde_json::{Value, json};
 
@@ -14,7 +14,7 @@ const KEYS: &str = "asymmetric_jwt_auth_publickey";
 /// RSA of 1024 bit: such a key can be broken.
 const WEAK: &str = include_str!("../fixtures/rsa1024.pub");
 
-/// On each database, from the same kind into the same kind: its clients go on as they were.
+/// From each database into the same kind: clients continue unchanged.
 #[tokio::test]
 async fn its_clients_are_accepted_on_sqlite() {
     its_clients_are_accepted(LegacyDatabase::sqlite(), Database::sqlite()).await;
@@ -102,7 +102,7 @@ async fn its_clients_are_accepted(legacy: LegacyDatabase, database: Database) {
     let told = deployment.done(&["import", SYSTEM, "--database", &legacy.url]);
     assert!(told.contains("nothing was changed"), "{told}");
 
-    // What is new there since is taken over, and nothing else.
+    // Imports what is new there since, and nothing else.
     let newer = Key::ed25519();
     let legacy =
         legacy.asymmetric(&json!([{"username": "alice", "keys": [{"key": newer.public_pem()}]}]));
@@ -220,8 +220,7 @@ async fn trusts_are_taken_over_with_audit_events() {
     );
 }
 
-/// A user model of one's own: its table, a primary key that is a UUID, and none of the columns that
-/// it need not have.
+/// A custom user model: its own table, a UUID as primary key, and none of the optional columns.
 #[tokio::test]
 async fn a_project_may_have_its_own_user_model() {
     let key = Key::ed25519();
@@ -304,7 +303,7 @@ fn what_is_asked_wrongly_is_said() {
             "{arguments:?}: {ran:?}"
         );
     }
-    // One system's database is not another's.
+    // A database of one system is refused by the import of another.
     legacy.jwthenticator(&json!([]));
     let ran = deployment.run(&["import", SYSTEM, "--database", &legacy.url]);
     assert!(

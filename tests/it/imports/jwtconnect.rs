@@ -1,5 +1,4 @@
-//! `countersign import jwtconnect`: from Django projects that keep what django-jwtconnect-auth
-//! does.
+//! `countersign import jwtconnect`: from Django projects that use django-jwtconnect-auth.
 
 use serde_json::{Value, json};
 
@@ -84,11 +83,11 @@ async fn its_refresh_tokens_go_on(legacy: LegacyDatabase, database: Database) {
             "{username} {at}"
         );
     }
-    // An access token that is another system's passes no more: its holder refreshes.
+    // An access token of another system no longer passes: its holder refreshes.
     let answer = countersign.decide(&format!("Bearer {}", token("alice", 1, "access_token"))).await;
     assert_eq!(answer.status, 401);
 
-    // What was done here since holds against the next import.
+    // Changes made here since are kept by the next import.
     let sole = token("alice", 1, "refresh_token");
     let told = introspected(&api, &pair.access, &sole).await;
     assert_eq!(
@@ -104,8 +103,7 @@ async fn its_refresh_tokens_go_on(legacy: LegacyDatabase, database: Database) {
     assert_eq!(api.rotate(&sole).await.status, 401);
 }
 
-/// That system does not look at `aud`. Here a token whose audience is not this service's would be
-/// refused.
+/// That system ignores `aud`. Here a token whose audience is not this service would be refused.
 #[tokio::test]
 async fn an_audience_needs_the_name_of_this_service() {
     let legacy = LegacyDatabase::sqlite();

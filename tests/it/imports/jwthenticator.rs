@@ -10,8 +10,8 @@ const ALICE: &str = "6f2f4f5e-0c39-4a0e-9f6c-3a4b6f0b7a11";
 const BOB: &str = "00000000-0000-4000-8000-00000000000b";
 const HOUR: i64 = 3600;
 
-/// Its clients hold their key, a refresh token and the address of a server. After the import
-/// another server is there.
+/// Its clients hold their key, a refresh token and the address of a server. After the import,
+/// Countersign is at that address.
 #[tokio::test]
 async fn its_clients_go_on_on_sqlite() {
     its_clients_go_on(LegacyDatabase::sqlite(), Database::sqlite()).await;
@@ -70,7 +70,7 @@ async fn its_clients_go_on(legacy: LegacyDatabase, database: Database) {
         "RefreshError",
         "another identifier"
     );
-    // The access token that it came with is another system's.
+    // The access token issued with it belongs to the other system.
     assert_eq!(TokenApi::of(&countersign).validate(&held.jwt.unwrap()).await, 401);
     drop(countersign);
 
@@ -121,7 +121,7 @@ async fn what_has_expired_stays_behind_unless_something_depends_on_it() {
     peer.client_with_refresh_token(&url, BOB, &tokens[3][0]).await.refresh_alone().await.unwrap();
 }
 
-/// A key that was registered here for another, or revoked here, stays as it is.
+/// A key that was registered here for another identifier, or revoked here, stays as it is.
 #[tokio::test]
 async fn keys_that_are_not_the_same_here_are_reported() {
     let legacy = LegacyDatabase::sqlite();

@@ -9,8 +9,7 @@ use crate::jwks::{MARGIN, PATIENCE, World};
 
 /// Far above the 150 ms that a decision may wait, far below what a fetch may take in these tests.
 const AT_ONCE: Duration = Duration::from_secs(5);
-/// By how much the arrivals of two requests may be closer than the moments in which they were
-/// decided on.
+/// How much closer together two requests may arrive than the moments in which they were decided on.
 const JITTER: Duration = Duration::from_millis(500);
 
 #[tokio::test]
@@ -38,7 +37,7 @@ async fn a_set_is_fetched_again_and_again() {
 
     eventually_async("four refreshes", PATIENCE, async || requested(&world, "/keys", 5)).await;
 
-    // Four times three quarters of the interval, at least.
+    // At least four times three quarters of the interval.
     let gaps = gaps(&world.server.requests("/keys"));
     assert!(gaps.iter().sum::<Duration>() + JITTER >= Duration::from_secs(3), "{gaps:?}");
     assert_eq!(world.server.most_in_flight("/keys"), 1);
@@ -67,7 +66,7 @@ async fn forged_kids_cause_one_fetch_per_cooldown() {
     world.trust("alice", "/keys");
     world.becomes("allowed", "alice", &good, PATIENCE).await;
 
-    // As many floods as it takes to see more than one cooldown pass.
+    // Enough floods for more than one cooldown to pass.
     let start = Instant::now();
     while world.server.requests("/keys").len() < ENOUGH {
         assert!(
@@ -80,13 +79,13 @@ async fn forged_kids_cause_one_fetch_per_cooldown() {
     }
 
     let requests = world.server.requests("/keys");
-    // The first was for the trust, not for a kid.
+    // The first fetch was for the trust, not for a `kid`.
     let gaps = gaps(&requests[1..]);
     assert!(gaps.iter().all(|gap| *gap + JITTER >= COOLDOWN), "{gaps:?}");
     assert_eq!(world.server.most_in_flight("/keys"), 1);
 }
 
-/// However many ask, of however many principals, and whatever it is that they ask for.
+/// For any number of requests, principals and keys.
 #[tokio::test]
 async fn one_fetch_is_in_flight_and_nobody_waits_for_it() {
     let world = World::start(&[
@@ -101,7 +100,7 @@ async fn one_fetch_is_in_flight_and_nobody_waits_for_it() {
     world.trust("bob", "/keys");
     eventually_async("the first fetch", PATIENCE, async || requested(&world, "/keys", 1)).await;
 
-    // For longer than the cooldown and the interval.
+    // Longer than the cooldown and the interval.
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(3) {
         flood(&world, 64).await;
@@ -110,7 +109,7 @@ async fn one_fetch_is_in_flight_and_nobody_waits_for_it() {
         assert!(asked.elapsed() < AT_ONCE, "a decision took {:?}", asked.elapsed());
         world.local_key_goes_on().await;
     }
-    // Every change asks for a fetch, too.
+    // Every change triggers a fetch, too.
     world.deployment.enrol("carol", &Key::ed25519());
     world.trust("carol", "/keys");
     flood(&world, 64).await;
@@ -122,7 +121,7 @@ async fn one_fetch_is_in_flight_and_nobody_waits_for_it() {
     assert_eq!(world.server.most_in_flight("/keys"), 1);
 }
 
-/// A later fetch makes nobody wait: neither those whose key is known nor those whose is not.
+/// A later fetch delays nobody, whether their key is known or not.
 #[tokio::test]
 async fn a_slow_refresh_delays_no_decision() {
     let world = World::start(&[
@@ -162,7 +161,7 @@ async fn a_decision_waits_a_little_for_the_first_fetch() {
         eventually_async("the first fetch", PATIENCE, async || requested(&world, &path, 1)).await;
 
         let release = async {
-            // So that the decision has come before the key set has.
+            // So that the decision starts before the key set arrives.
             tokio::time::sleep(Duration::from_millis(40)).await;
             world.server.put(&path, Behaviour::set([signer.jwk()]));
         };
@@ -184,7 +183,7 @@ async fn failures_are_tried_again_later_and_later() {
     let trust = world.trust("alice", "/keys");
     world.shows_an_error(&trust).await;
 
-    // At once, and then after 1, 2 and 4 seconds.
+    // Immediately, and then after 1, 2 and 4 seconds.
     eventually_async("three more attempts", Duration::from_secs(7) + PATIENCE, async || {
         requested(&world, "/keys", 4)
     })
@@ -220,7 +219,7 @@ async fn an_outage_is_outlived_and_ends_by_itself() {
     assert_ne!(world.deployment.listed_trust(&trust)["last_fetched_at"], fetched);
 }
 
-/// Nobody knows the keys then, which is a refusal and no outage of ours.
+/// Nobody knows the keys then: that is a denial, not an outage of ours.
 #[tokio::test]
 async fn a_service_that_starts_during_an_outage_serves_the_rest() {
     let (mut server, deployment) = World::prepare(&[("jwks.refresh_interval", "2s")]);
@@ -257,13 +256,13 @@ async fn a_set_that_is_too_old_is_not_trusted() {
     world.becomes("allowed", "alice", &signer, PATIENCE).await;
 }
 
-/// Asks with that many forged tokens at once, each of which names a key of its own, and sees each
+/// Asks with this many forged tokens at once, each with a `kid` of its own, and checks that each is
 /// refused.
 async fn flood(world: &World, count: usize) {
     let forger = Key::ed25519();
     let mut questions = JoinSet::new();
     for _ in 0..count {
-        // Random, as everything is that hashes.
+        // Random, like all hash values.
         let kid = Key::ed25519().fingerprint()[..16].to_owned();
         let claims = Claims::of("alice").with_header("kid", kid);
         let request = decision_request().authorization(&claims.authorization(&forger));

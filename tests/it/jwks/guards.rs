@@ -1,4 +1,4 @@
-//! Which URLs may be trusted at all, and what the commands say.
+//! Which URLs may be trusted, and what the commands say about others.
 
 use serde_json::{Value, json};
 
@@ -28,7 +28,7 @@ async fn plain_http_has_to_be_allowed() {
     .await;
 }
 
-/// However the address is written, and whatever name stands for it.
+/// In every notation of an address, and for every name that resolves to it.
 #[tokio::test]
 async fn local_addresses_are_refused() {
     let server = JwksServer::https();
@@ -69,7 +69,7 @@ async fn local_addresses_are_refused() {
     assert!(why.contains("allowed_hosts"), "what to do is not said: {why}");
 }
 
-/// The list names hosts, not what they stand for.
+/// The list matches host names, not the addresses they resolve to.
 #[tokio::test]
 async fn only_listed_hosts_are_asked() {
     let server = JwksServer::https();
@@ -138,7 +138,7 @@ fn what_is_no_url_of_a_key_set_is_refused() {
     }
 }
 
-/// Without a service that fetches it: as it is registered.
+/// Without a running service to fetch the set: state as registered.
 #[test]
 fn trusts_are_added_listed_and_removed() {
     let deployment = Deployment::new();
@@ -184,7 +184,7 @@ fn trusts_are_added_listed_and_removed() {
     );
 }
 
-/// A service, and principals who are added as they are needed.
+/// A service, and principals that are added as needed.
 struct Guarded {
     deployment: Deployment,
     countersign: Countersign,
@@ -196,8 +196,8 @@ impl Guarded {
         Self { countersign: deployment.serve(), deployment }
     }
 
-    /// Why the set at `url` is not used: what the command says, or else the list of trusts as soon
-    /// as the service knows.
+    /// Why the set at `url` is not used: the error of the command, or else the entry in the list of
+    /// trusts once the service has tried.
     async fn why(&self, username: &str, url: &str) -> String {
         if username != "alice" {
             self.deployment.done(&["principal", "add", username]);
@@ -213,7 +213,7 @@ impl Guarded {
         .await
     }
 
-    /// The code of the denial, if it is one.
+    /// The code of the denial; `None` for an allow.
     async fn denial(&self, username: &str, signer: &Signer) -> Option<String> {
         let answer = self.countersign.decide(&signer.authorization(username)).await;
         (answer.status != 200)

@@ -1,4 +1,4 @@
-//! Endpoints that are slow, huge, broken or lying, and what decisions see meanwhile.
+//! Endpoints that are slow, huge, broken or lying, and their effect on decisions.
 
 use std::time::{Duration, Instant};
 
@@ -9,8 +9,8 @@ use crate::jwks::{MARGIN, PATIENCE, World};
 
 const MAX_BYTES: usize = 64 * 1024;
 
-/// A key that was good goes on, registered keys go on, and what the endpoint says now is not
-/// believed.
+/// A key that was valid stays valid, registered keys stay valid, and the endpoint's new answer is
+/// not believed.
 #[tokio::test]
 async fn an_endpoint_that_turns_hostile_changes_nothing() {
     let (world, elsewhere, evil) = world();
@@ -31,7 +31,7 @@ async fn an_endpoint_that_turns_hostile_changes_nothing() {
     }
     failures_are_shown(&world, &cases).await;
     for (case, seen) in cases.iter().zip(seen) {
-        // It is not given up either.
+        // The service keeps trying.
         eventually_async(&format!("{} is asked again", case.name), PATIENCE, async || {
             (world.server.requests(&case.path).len() >= seen + 2).then_some(())
         })
@@ -57,7 +57,7 @@ async fn an_endpoint_that_turns_hostile_changes_nothing() {
     assert_eq!(elsewhere.connections(), 0, "a redirect was followed");
 }
 
-/// Of such an endpoint, nothing is ever believed, and as soon as it is honest it is.
+/// Nothing from such an endpoint is ever believed; as soon as it is honest, its keys are used.
 #[tokio::test]
 async fn an_endpoint_that_always_was_hostile_harms_nobody() {
     let (world, elsewhere, evil) = world();
@@ -77,7 +77,7 @@ async fn an_endpoint_that_always_was_hostile_harms_nobody() {
     assert_eq!(elsewhere.connections(), 0, "a redirect was followed");
 }
 
-/// The cap on the size ends a download, not only the deadline.
+/// The size limit ends a download, not only the deadline.
 #[tokio::test]
 async fn a_flood_is_cut_off() {
     let world = World::start(&[("jwks.timeout", "2m"), ("jwks.max_bytes", "65536")]);
@@ -93,7 +93,7 @@ async fn a_flood_is_cut_off() {
     world.local_key_goes_on().await;
 }
 
-/// The deadline is for the whole download: a byte now and then does not put it off.
+/// The deadline covers the whole download: a byte now and then does not extend it.
 #[tokio::test]
 async fn a_drip_is_cut_off() {
     let world = World::start(&[("jwks.timeout", "1s")]);
@@ -104,8 +104,7 @@ async fn a_drip_is_cut_off() {
     world.local_key_goes_on().await;
 }
 
-/// Endpoints that hang are waited for beside all others: keys of an honest one still rotate in
-/// time.
+/// Waiting for endpoints that hang delays no others: keys of an honest one still rotate in time.
 #[tokio::test]
 async fn endpoints_that_hang_do_not_delay_the_others() {
     const INTERVAL: Duration = Duration::from_secs(3);
@@ -142,8 +141,8 @@ struct Case {
 }
 
 impl Case {
-    /// Each with a principal of its own, who has Alice's registered key. Whatever has a body offers
-    /// the evil key in it.
+    /// Each with a principal of its own, who has Alice's registered key. Every answer with a body
+    /// offers the evil key in it.
     fn all(world: &World, elsewhere: &JwksServer, evil: &Signer) -> Vec<Self> {
         let set = set_of(&[evil.jwk()]);
         let offer = || Behaviour::text(set.as_str());
@@ -202,12 +201,12 @@ impl Case {
     }
 }
 
-/// The service, a server to be redirected to, and a key that only hostile answers offer.
+/// The service, a server as target of redirects, and a key that only hostile answers offer.
 fn world() -> (World, JwksServer, Signer) {
     let evil = Signer::named("evil");
     let elsewhere = JwksServer::http();
     elsewhere.put("/keys", Behaviour::set([evil.jwk()]));
-    // Plain text is allowed, so that nothing but being a redirect speaks against following it.
+    // Plain text is allowed, so that a redirect is refused only because it is a redirect.
     let settings = [
         ("jwks.refresh_interval", "2s"),
         ("jwks.timeout", "1s"),
@@ -217,7 +216,7 @@ fn world() -> (World, JwksServer, Signer) {
     (World::start(&settings), elsewhere, evil)
 }
 
-/// Every trust shows that its last fetch failed, in words that fit a table.
+/// Every trust shows that its last fetch failed, with a reason short enough for a table.
 async fn failures_are_shown(world: &World, cases: &[Case]) {
     for case in cases {
         let error = eventually_async(
@@ -234,7 +233,7 @@ async fn failures_are_shown(world: &World, cases: &[Case]) {
     }
 }
 
-/// Every endpoint serves a new key, which then is allowed, and shows no failure any more.
+/// Every endpoint serves a new key, which is then allowed, and shows no failure.
 async fn recovers(world: &World, cases: &[Case]) {
     let new = Signer::named("new");
     for case in cases {

@@ -1,4 +1,4 @@
-//! Key sets through a proxy on the way out, which alone looks hosts up.
+//! Key sets through an outgoing proxy, which alone resolves host names.
 
 use crate::harness::{Behaviour, Deployment, JwksServer, Ran, Signer, Tinyproxy};
 
@@ -72,8 +72,8 @@ fn the_environment_counts_if_it_is_asked_for() {
     assert_eq!(setup.server.requests("/keys").len(), 4);
 }
 
-/// Addresses cannot be checked where somebody else looks hosts up. A host of the local network has
-/// to be listed.
+/// Addresses cannot be checked if the proxy resolves names. A host of the local network has to be
+/// listed.
 #[test]
 fn behind_a_proxy_names_are_checked() {
     let setup = Setup::new();

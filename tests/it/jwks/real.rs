@@ -1,5 +1,5 @@
-//! Key sets as they are out there: as libraries and identity providers write them, and as servers
-//! send them.
+//! Key sets found in practice: as libraries and identity providers write them, and as servers send
+//! them.
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::harness::{
 };
 use crate::jwks::{MARGIN, PATIENCE, World, outcome};
 
-/// What each file is, which tokens pass, which do not, and what is left out.
+/// What each file is, which tokens pass, which do not, and which keys are left out.
 const SETS: [Set; 13] = {
     const RS256: Token = Token { algorithm: "RS256", kid: Some("k1") };
     const PS256: Token = Token { algorithm: "PS256", kid: Some("k1") };
@@ -77,10 +77,10 @@ struct Token {
     kid: Option<&'static str>,
 }
 
-/// The file `name`, in the order of its entries and in the other.
+/// The file `name`, in its own order and reversed.
 fn bodies(name: &str) -> [String; 2] {
     let text = fixture(&format!("jwks/{name}.json"));
-    // Numbers that are out of range cannot be turned around here.
+    // Numbers that are out of range cannot be reversed here.
     let reversed = serde_json::from_str::<Value>(&text).map_or_else(
         |_| text.clone(),
         |mut set| {
@@ -171,7 +171,7 @@ fn is_told(told: &Value, set: &Set) {
     }
 }
 
-/// On the command line, at the admin API and in the log.
+/// On the command line, in the admin API and in the log.
 #[tokio::test]
 async fn what_a_set_has_is_told_everywhere() {
     let server = JwksServer::https();
@@ -260,7 +260,7 @@ async fn a_trust_is_added_even_if_its_set_cannot_be_fetched() {
     assert_eq!(server.requests("/other").len(), 0);
 }
 
-/// A server that changes the key and not its name.
+/// A server that changes the key but not its name.
 #[tokio::test]
 async fn a_new_key_of_an_old_name_is_fetched_once_the_cooldown_is_over() {
     let world = World::start(&[("jwks.cooldown", "2s")]);
@@ -272,7 +272,7 @@ async fn a_new_key_of_an_old_name_is_fetched_once_the_cooldown_is_over() {
     world.server.put("/keys", Behaviour::set([new.jwk()]));
     world.becomes("allowed", "alice", &new, Duration::from_secs(2) + MARGIN).await;
     assert_eq!(world.outcome("alice", &old).await, "invalid_token");
-    // And the same if neither has a name.
+    // The same for keys without a name.
     let (old, new) = (nameless(), nameless());
     world.server.put("/nameless", Behaviour::set([old.1]));
     world.deployment.done(&["principal", "add", "bob"]);
@@ -288,7 +288,7 @@ async fn a_new_key_of_an_old_name_is_fetched_once_the_cooldown_is_over() {
     becomes_allowed(&new.0).await;
 }
 
-/// A key, and its JWK without a name.
+/// A key, and its JWK without a `kid`.
 fn nameless() -> (Key, Value) {
     let key = Key::ed25519();
     let mut jwk = key.jwk("");
@@ -296,7 +296,7 @@ fn nameless() -> (Key, Value) {
     (key, jwk)
 }
 
-/// Whatever was asked for, some compress, and some begin with a byte order mark.
+/// Some servers compress whatever was asked for, and some send a byte order mark.
 #[tokio::test]
 async fn a_set_is_read_however_it_is_sent() {
     let world = World::start(&[]);
@@ -327,7 +327,7 @@ async fn a_set_is_read_however_it_is_sent() {
     }
 }
 
-/// The cap is on what comes out of the encoding, and what cannot be decoded is named.
+/// The size limit applies after decoding, and an unknown encoding is named.
 #[tokio::test]
 async fn an_encoding_hides_no_size() {
     let world = World::start(&[("jwks.max_bytes", "65536")]);

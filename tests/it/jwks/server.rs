@@ -1,4 +1,4 @@
-//! The server of key sets does as the tests tell it: otherwise they would prove nothing.
+//! The tests' own server of key sets works: otherwise the tests would prove nothing.
 
 use std::time::Duration;
 
@@ -43,8 +43,8 @@ async fn it_fails_and_redirects() {
     );
 }
 
-/// What is held is counted, answered when something else is to be done, and forgotten with its
-/// client.
+/// Held requests are counted, answered when the behaviour changes, and dropped when the client
+/// disconnects.
 #[tokio::test]
 async fn it_holds_requests() {
     let server = JwksServer::https();
@@ -119,8 +119,7 @@ async fn it_goes_and_comes_back() {
     assert_eq!(client.get(&url).send().await.unwrap().status(), 200);
 }
 
-/// What the harness writes down as a JWK is the key that it signs with, as another library reads
-/// it.
+/// The JWK that the harness writes is the key that it signs with, as another library reads it.
 #[test]
 fn its_keys_are_what_they_say() {
     for key in [Key::rsa(), Key::p256(), Key::p384(), Key::ed25519()] {

@@ -1,11 +1,11 @@
-//! What is inside a key set: which keys of it count, and that bad ones do not spoil the good.
+//! The contents of a key set: which keys are used, and that bad ones do not affect the good.
 
 use serde_json::{Value, json};
 
 use crate::harness::{Behaviour, Claims, Key, Signer, eventually_async, member};
 use crate::jwks::{PATIENCE, World, outcome};
 
-/// One set with a good key at either end, and all that can be wrong with a key in between.
+/// One set with a good key at either end, and every possible fault of a key in between.
 #[tokio::test]
 async fn unusable_keys_do_not_spoil_the_others() {
     let world = World::start(&[]);
@@ -53,7 +53,7 @@ async fn unusable_keys_do_not_spoil_the_others() {
     world.local_key_goes_on().await;
 }
 
-/// Of those that share a name, each that fits is tried.
+/// Of keys with the same name, each that fits is tried.
 #[tokio::test]
 async fn keys_may_share_a_kid() {
     let world = World::start(&[]);
@@ -72,7 +72,7 @@ async fn keys_may_share_a_kid() {
     assert_eq!(world.outcome("alice", &Signer::named("twice")).await, "invalid_token");
 }
 
-/// No more than eight verifications for one token.
+/// At most eight verifications for one token.
 #[tokio::test]
 async fn at_most_eight_keys_of_a_kid_are_tried() {
     let world = World::start(&[]);
@@ -89,7 +89,7 @@ async fn at_most_eight_keys_of_a_kid_are_tried() {
     world.local_key_goes_on().await;
 }
 
-/// A key that says what it is for is for nothing else.
+/// A key that declares its use is not used for anything else.
 #[tokio::test]
 async fn the_algorithm_of_a_key_is_the_only_one() {
     let world = World::start(&[]);
@@ -161,7 +161,7 @@ async fn a_set_may_have_100_keys() {
     world.becomes("allowed", "alice", &last, PATIENCE).await;
 }
 
-/// Entries that are no keys, or none that anybody can use.
+/// Entries that are not keys, or that cannot be used.
 fn nonsense() -> Vec<Value> {
     let bytes = |length: usize| "q".repeat(length);
     vec![

@@ -1,5 +1,5 @@
-//! Key files as other programs write them: `cryptography` and `PyCryptodome`, `ssh-keygen`,
-//! `puttygen`, and `openssl`.
+//! Key files of other programs: `cryptography` and `PyCryptodome`, `ssh-keygen`, `puttygen`, and
+//! `openssl`.
 
 use std::fs;
 use std::path::Path;
@@ -11,9 +11,9 @@ use crate::harness::{
     Admin, Countersign, Deployment, Door, Question, Ran, peer, program, repository,
 };
 
-/// Of the fixtures.
+/// The passphrase of the fixtures.
 const PASSPHRASE: &str = "test";
-/// Of keys that are made here: OpenSSL wants more characters from `ssh-keygen`.
+/// The passphrase of keys made here: OpenSSL requires more characters from `ssh-keygen`.
 const LONGER_PASSPHRASE: &str = "test words";
 
 fn fixture(name: &str) -> String {
@@ -106,7 +106,7 @@ async fn the_admin_api_says_the_same_of_two_keys() {
     }
 }
 
-/// What each writes, private and public, belongs together here as it does there.
+/// The private and public keys that each program writes match here as well.
 #[tokio::test]
 async fn keys_of_other_programs_sign_and_verify() {
     let deployment = world();
@@ -166,7 +166,7 @@ fn make_with_ssh_keygen(folder: &Path) {
         for (format, options) in
             [("new", &[][..]), ("pem", &["-m", "PEM"]), ("pkcs8", &["-m", "PKCS8"])]
         {
-            // It has no other format for Ed25519 than its own.
+            // It has no format for Ed25519 except its own.
             if kind == "ed25519" && format != "new" {
                 continue;
             }
@@ -179,7 +179,7 @@ fn make_with_ssh_keygen(folder: &Path) {
                     .args(options),
             );
             let encrypted = format!("{name}.encrypted");
-            // In its PEM it encrypts with a single round of MD5, which is refused.
+            // Its PEM encryption uses a single round of MD5, which is refused.
             if format != "pem" {
                 fs::copy(name, &encrypted).unwrap();
                 output_of(
@@ -240,7 +240,7 @@ fn make_with_puttygen(folder: &Path) {
     }
 }
 
-/// A copy that only its owner may read, as `ssh-keygen` wants it.
+/// A copy that only its owner may read, as `ssh-keygen` requires.
 fn private_copy(deployment: &Deployment, name: &str) -> std::path::PathBuf {
     use std::os::unix::fs::PermissionsExt;
 

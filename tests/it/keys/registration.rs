@@ -112,7 +112,7 @@ async fn the_admin_token_is_asked_for_unless_registration_is_open() {
             }
         }
     }
-    // All else stays closed: there is no token at all.
+    // Everything else stays closed: there is no admin token.
     refused(&Admin::request("GET", "/api-keys").send(opened.admin).await);
 }
 
@@ -159,8 +159,8 @@ async fn what_is_malformed_is_refused() {
                 "{path} {body}"
             );
         }
-        // What a web page may send without asking (Fetch, CORS-safelisted) is not taken from
-        // another's.
+        // A page of another origin may send this without a preflight (Fetch, CORS-safelisted): it
+        // is refused.
         let text = Request::new("POST", path)
             .header("Content-Type", "text/plain")
             .header("Origin", "https://elsewhere.example");
@@ -172,7 +172,7 @@ async fn what_is_malformed_is_refused() {
     assert_eq!(admin.all("/principals").await, [] as [Value; 0]);
 }
 
-/// With registration open, and an admin token for looking at what came of it.
+/// With registration open, and an admin token to check the result.
 fn open(deployment: Deployment) -> (Deployment, Countersign, Admin) {
     let deployment = deployment.administered().set("admin.open_key_registration", "true");
     let countersign = deployment.serve();

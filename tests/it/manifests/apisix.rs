@@ -18,12 +18,12 @@ pub struct Apisix {
 struct Route {
     uri: String,
     forward_auth: Option<Value>,
-    /// Of `proxy-rewrite`.
+    /// Settings of `proxy-rewrite`.
     removes: Vec<String>,
 }
 
 impl Apisix {
-    /// By the files of the standalone mode.
+    /// From the files of the standalone mode.
     pub fn by_file(manifests: &Manifests, countersign: SocketAddr) -> Self {
         let routes = manifests.file("apisix.yaml")["routes"].as_array().unwrap().iter();
         let routes = routes
@@ -31,7 +31,7 @@ impl Apisix {
         Self::new(manifests, routes.collect(), countersign)
     }
 
-    /// By the custom resource of the ingress controller.
+    /// From the custom resource of the ingress controller.
     pub fn by_crd(manifests: &Manifests, countersign: SocketAddr) -> Self {
         let routes =
             manifests.named("ApisixRoute", "api")["spec"]["http"].as_array().unwrap().iter();
@@ -49,7 +49,7 @@ impl Apisix {
 
     fn new(manifests: &Manifests, mut routes: Vec<Route>, countersign: SocketAddr) -> Self {
         let http = &manifests.file("config.yaml")["nginx_config"]["http"];
-        // The radix tree prefers the longest prefix, and a whole path to any.
+        // The radix tree prefers the longest prefix, and an exact path to any prefix.
         routes.sort_by_key(|route| (route.uri.ends_with('*'), std::cmp::Reverse(route.uri.len())));
         Self { drops_underscores: http["underscores_in_headers"] == "off", routes, countersign }
     }
@@ -83,15 +83,15 @@ impl Apisix {
     }
 }
 
-/// Of the client's headers those that are listed, and only where APISIX has no word of its own.
+/// The listed headers of the client, except those that APISIX sets itself.
 fn question(asked: &Asked, config: &Value) -> Request {
     let uri = config["uri"].as_str().unwrap();
     let mut headers = vec![
         ("X-Forwarded-Proto".to_owned(), "http".to_owned()),
         ("X-Forwarded-Method".to_owned(), asked.method.clone()),
-        // nginx's $host: without the port.
+        // nginx's `$host`: without the port.
         ("X-Forwarded-Host".to_owned(), asked.server()),
-        // Decoded.
+        // Percent-decoded.
         (
             "X-Forwarded-Uri".to_owned(),
             percent_decode_str(&asked.target).decode_utf8().unwrap().into_owned(),
@@ -111,7 +111,7 @@ fn question(asked: &Asked, config: &Value) -> Request {
     headers.iter().fold(request, |request, (name, value)| request.header(name, value))
 }
 
-/// Each is set to what the answer has, or cleared; nginx takes an empty value for none.
+/// Each is set to the answer's value, or cleared; nginx treats an empty value as none.
 fn upstream_headers(asked: &Asked, config: &Value, answer: &Answer) -> Vec<(String, String)> {
     let mut headers = asked.headers.clone();
     for name in texts(&config["upstream_headers"]) {
@@ -122,7 +122,7 @@ fn upstream_headers(asked: &Asked, config: &Value, answer: &Answer) -> Vec<(Stri
     headers
 }
 
-/// Variables, those that the example uses.
+/// Variables; only those that the example uses.
 fn resolved(value: &str, asked: &Asked) -> String {
     let variables = [
         ("$server_port", PORT.to_string()),

@@ -23,7 +23,7 @@ impl Running {
     }
 }
 
-/// The ingress gateway of Istio, asking the provider of that name.
+/// The ingress gateway of Istio, which asks the provider of that name.
 pub async fn istio(
     manifests: &Manifests,
     provider: &str,
@@ -67,7 +67,7 @@ pub async fn istio(
     start(&manager, asked == countersign.grpc, asked, echo).await
 }
 
-/// The rules of a CUSTOM policy enforce nothing: they leave a mark where Countersign has to be
+/// The rules of a CUSTOM policy enforce nothing: they mark requests for which Countersign must be
 /// asked.
 fn istio_shadow_rules(policy: &Value, provider: &str) -> Value {
     let operation = &policy["spec"]["rules"][0]["to"][0]["operation"];
@@ -137,7 +137,7 @@ fn istio_routes(service: &Value) -> Vec<Value> {
             let mut route = json!({
                 "name": rule["name"],
                 "match": matched,
-                // Of every route, unless it says otherwise.
+                // For every route, unless it says otherwise.
                 "route": {"cluster": "backend", "retry_policy": {
                     "num_retries": 2,
                     "retry_on": "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes",
@@ -147,7 +147,7 @@ fn istio_routes(service: &Value) -> Vec<Value> {
             });
             if let Some(policy) = rule.get("corsPolicy") {
                 let origins = policy["allowOrigins"].as_array().unwrap().clone();
-                // Istio's `unmatchedPreflights` is not set, and means this.
+                // Istio's `unmatchedPreflights` is unset, and this is its default.
                 route["typed_per_filter_config"] = json!({CORS: cors_policy(policy, &origins, ",", true)});
             }
             route
@@ -184,7 +184,7 @@ pub async fn gateway(
     start(&manager, is_grpc, if is_grpc { countersign.grpc } else { countersign.http }, echo).await
 }
 
-/// A filter for each policy, which no route runs until it says so.
+/// A filter for each policy, disabled until a route enables it.
 fn gateway_ext_authz(policy: &Value) -> Value {
     let config = &policy["spec"]["extAuth"];
     let timeout =
@@ -222,7 +222,7 @@ fn gateway_routes(routes: &[&Value], policies: &[&Value]) -> Vec<Value> {
         .iter()
         .map(|route| (&route["metadata"]["name"], &route["spec"]["rules"][0]))
         .collect();
-    // Whole paths first, then expressions, then the longest prefix.
+    // Exact paths first, then expressions, then the longest prefix.
     let path = |rule: &Value| rule["matches"][0]["path"].clone();
     let kinds = ["Exact", "RegularExpression", "PathPrefix"];
     routes.sort_by_key(|(_, rule)| {
@@ -246,7 +246,7 @@ fn gateway_routes(routes: &[&Value], policies: &[&Value]) -> Vec<Value> {
                 "request_headers_to_remove": or_none(&rule["filters"][0]["requestHeaderModifier"]["remove"]),
                 "typed_per_filter_config": {},
             });
-            // The policy of the route itself stands in place of the Gateway's.
+            // The policy of the route replaces the Gateway's.
             let policy = of("HTTPRoute", name).or_else(|| of("Gateway", &json!("api"))).unwrap();
             if let Some(config) = policy["spec"].get("extAuth") {
                 let extensions = config["contextExtensions"].as_array().into_iter().flatten();
@@ -270,8 +270,8 @@ fn gateway_filter(policy: &Value) -> String {
     format!("{EXT_AUTHZ}/securitypolicy/app/{}", policy["metadata"]["name"].as_str().unwrap())
 }
 
-/// The Envoy of a Gateway of Cilium's, with the `HTTPRoute` of one file: no timeout, status or
-/// header rule of its own can be said there.
+/// The Envoy of a Cilium Gateway, with the `HTTPRoute` of one file: it cannot set a timeout, a
+/// status or header rules.
 pub async fn filters(
     manifests: &Manifests,
     route: &str,
@@ -364,7 +364,7 @@ fn routes(routes: &[Value]) -> Value {
     json!({"name": "gateway", "virtual_hosts": [{"name": "api", "domains": ["*"], "routes": routes}]})
 }
 
-/// All of them carry `WebSockets` unless they are told not to.
+/// All of them carry `WebSockets` by default.
 fn websockets() -> Value {
     json!([{"upgrade_type": "websocket"}])
 }
@@ -373,7 +373,7 @@ fn cors() -> Value {
     json!({"name": CORS, "typed_config": {"@type": format!("{TYPE}.http.cors.v3.Cors")}})
 }
 
-/// Istio and Envoy Gateway name the fields alike.
+/// Istio and Envoy Gateway use the same names for the fields.
 fn cors_policy(policy: &Value, origins: &[Value], separator: &str, forwards_others: bool) -> Value {
     let joined = |name: &str| texts(&policy[name]).join(separator);
     let age = policy["maxAge"].as_str().unwrap();

@@ -1,7 +1,7 @@
 //! What ingress-nginx 1.15 makes of its manifests: a configuration for nginx, which runs for real.
 //!
-//! `rootfs/etc/nginx/template/nginx.tmpl`, the parts that matter here: the location of the
-//! question, and that of the application.
+//! From `rootfs/etc/nginx/template/nginx.tmpl`, only the parts that matter here: the location of
+//! the auth subrequest, and that of the application.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -119,14 +119,14 @@ impl Places<'_> {
         )
         .unwrap();
         location += "proxy_set_header X-Request-ID $req_id;\nproxy_set_header Proxy \"\";\n";
-        // Of the controller, for every location.
+        // The controller sets these for every location.
         let controller = &self.manifests.named("ConfigMap", "ingress-nginx-controller")["data"];
         location += &set_headers(self.manifests, controller["proxy-set-headers"].as_str().unwrap());
         location + &format!("proxy_http_version 1.1;\nproxy_pass http://{};\n}}\n", self.backend)
     }
 }
 
-/// A line for each entry of the `ConfigMap` `namespace/name`.
+/// One line for each entry of the `ConfigMap` `namespace/name`.
 fn set_headers(manifests: &Manifests, map: &str) -> String {
     let (namespace, name) = map.split_once('/').unwrap();
     let map = manifests.named("ConfigMap", name);

@@ -14,7 +14,7 @@ const PLUGIN: &str = "kong/plugins/countersign";
 pub struct Kong {
     routes: Vec<Route>,
     countersign: SocketAddr,
-    /// The plugin with a change, in place of the example's.
+    /// The plugin after an edit of the example's.
     edited: Option<TempDir>,
 }
 
@@ -30,7 +30,7 @@ impl Kong {
         let routes = kong["services"][0]["routes"].as_array().unwrap().iter();
         let routes = routes.map(|route| Route {
             path: route["paths"][0].as_str().unwrap().to_owned(),
-            // A route's own plugin stands in place of the global one.
+            // A route's own plugin replaces the global one.
             config: config(&route["plugins"]).unwrap_or_else(|| global.clone()),
         });
         let mut routes: Vec<_> = routes.collect();
@@ -71,8 +71,7 @@ impl Kong {
         }
     }
 
-    /// Runs the plugin's access phase, with the real service in place of the address in its
-    /// configuration.
+    /// Runs the plugin's access phase, with the address of the real service in its configuration.
     fn run(&self, asked: &Asked, config: &Value) -> Value {
         let mut config = config.clone();
         if let Some(url) = config["url"].as_str() {
@@ -82,7 +81,8 @@ impl Kong {
             "config": config,
             "request": {
                 "method": asked.method, "target": asked.target, "scheme": "http", "peer": "192.0.2.7", "headers": asked.headers,
-                // The Host line, what nginx makes of the target and of it, and where Kong listens.
+                // The Host line, nginx's host from the target or the Host line, and Kong's own
+                // port.
                 "host": asked.host_line, "server": asked.server(), "port": PORT,
             },
         });
@@ -108,7 +108,7 @@ impl Route {
     }
 }
 
-/// Of our plugin, in a list of plugins.
+/// The configuration of our plugin, in a list of plugins.
 fn config(plugins: &Value) -> Option<Value> {
     let ours = plugins.as_array()?.iter().find(|plugin| plugin["name"] == "countersign");
     ours.map(|plugin| plugin["config"].clone())

@@ -1,4 +1,4 @@
-//! A request of a client, and what became of it.
+//! A client's request, and its result.
 
 use std::net::SocketAddr;
 
@@ -8,18 +8,18 @@ use crate::harness::http::{Answer, Request};
 /// The host that clients of modelled gateways use.
 pub const HOST: &str = "api.example.com:8443";
 
-/// Where modelled gateways listen.
+/// The address of modelled gateways.
 pub const PORT: u16 = 8443;
 
-/// What clients say of themselves.
+/// The value of identity headers that clients forge.
 pub const MADE_UP: &str = "made-up";
 
-/// What a client sends.
+/// A client's request.
 #[derive(Debug, Clone)]
 pub struct Asked {
     pub method: String,
     pub target: String,
-    /// For modelled gateways.
+    /// The Host line, for modelled gateways.
     pub host_line: String,
     pub headers: Vec<(String, String)>,
     pub body: String,
@@ -31,7 +31,7 @@ impl Asked {
         Self { method, target, host_line, headers: Vec::new(), body: String::new() }
     }
 
-    /// Adds a header, also when one of that name is there already.
+    /// Adds a header, even if there is one of that name.
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
@@ -61,13 +61,14 @@ impl Asked {
         self.path_and_query().split('?').next().unwrap_or_default()
     }
 
-    /// The target without the host that it may name.
+    /// The target without its host, if it names one.
     pub fn path_and_query(&self) -> &str {
         let rest = self.target.strip_prefix("http://");
         rest.map_or(&self.target, |rest| rest.find('/').map_or("/", |start| &rest[start..]))
     }
 
-    /// nginx's `$host`: of the target or else of the Host line, in lowercase and without the port.
+    /// nginx's `$host`: from the target or else from the Host line, in lower case and without the
+    /// port.
     pub fn server(&self) -> String {
         let named = self.target.strip_prefix("http://").and_then(|rest| rest.split('/').next());
         named.unwrap_or(&self.host_line).split(':').next().unwrap_or_default().to_ascii_lowercase()
@@ -82,7 +83,7 @@ impl Asked {
             .collect()
     }
 
-    /// Sends it to a real gateway in front of an echo.
+    /// Sends the request to a real gateway in front of an echo.
     pub async fn through(&self, gateway: SocketAddr) -> Passage {
         let mut request = Request::new(&self.method, &self.target);
         for (name, value) in &self.headers {
@@ -92,7 +93,7 @@ impl Asked {
             request = request.body(self.body.as_str());
         }
         let answer = request.send(gateway).await;
-        // A gateway's own answer has no body.
+        // The gateway's own answer has no body.
         let is_of_the_back_end = answer.status == 200 && !answer.body.is_empty();
         Passage {
             seen: is_of_the_back_end.then(|| Seen::by(&answer)),
@@ -102,19 +103,19 @@ impl Asked {
     }
 }
 
-/// What became of it.
+/// The result of a request.
 #[derive(Debug)]
 pub struct Passage {
-    /// The client's.
+    /// Sent by the client.
     pub status: u16,
-    /// What the client gets. Names in lower case.
+    /// The answer that the client gets. Names in lower case.
     pub headers: Vec<(String, String)>,
-    /// What the back end gets.
+    /// The request that the back end gets; `None` if it gets none.
     pub seen: Option<Seen>,
 }
 
 impl Passage {
-    /// On to the back end, with these headers.
+    /// Forwards to the back end, with these headers.
     pub fn on(asked: &Asked, headers: Vec<(String, String)>) -> Self {
         let seen = Seen {
             method: asked.method.clone(),
@@ -125,7 +126,7 @@ impl Passage {
         Self { status: 200, headers: Vec::new(), seen: Some(seen) }
     }
 
-    /// Back to the client, with those headers of an answer that are wanted.
+    /// Answers the client, with the selected headers of an answer.
     pub fn back(status: u16, answer: Option<&Answer>, wanted: impl Fn(&str) -> bool) -> Self {
         let headers = answer.map_or(&[][..], |answer| &answer.headers);
         Self {
@@ -139,7 +140,7 @@ impl Passage {
         self.seen.as_ref().unwrap_or_else(|| panic!("not allowed: {self:?}"))
     }
 
-    /// The code is in the one header that every gateway hands on.
+    /// The code is in the one header that every gateway passes on.
     pub fn assert_challenge(&self, code: &str) {
         let challenge = self.headers.iter().find(|(name, _)| name == "www-authenticate");
         let (_, challenge) = challenge.unwrap_or_else(|| panic!("no challenge in {self:?}"));

@@ -1,4 +1,4 @@
-//! Manifests without a field too many.
+//! Manifests have no unknown fields.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -17,19 +17,19 @@ const EXAMPLES: [&str; 9] = [
     "traefik",
 ];
 
-/// Where anybody may write what they like.
+/// Objects whose members are free.
 const FREE: [&str; 11] = [
     "/extra_headers",
     "ConfigMap data",
     "/matchLabels",
     "/workloadSelector/labels",
     "Gateway spec/selector",
-    // Envoy's own configuration: a real Envoy is given it, and refuses what it does not know.
+    // Envoy's own configuration: a real Envoy reads it, and rejects unknown fields.
     "/patch/value",
     "/patch/value/typed_config",
     "/patch/value/typed_config/common_http_protocol_options",
     "/patch/value/typed_per_filter_config",
-    // Names of the gateway's own expressions, or of what Countersign is told.
+    // Names in the gateway's own expressions, or names of headers.
     "/addRequestHeaders",
     "/contextExtensions",
 ];
@@ -61,7 +61,7 @@ fn a_field_that_does_not_exist_is_noticed() {
     assert!(!free.is_empty(), "nothing was changed");
 }
 
-/// What would open a gateway, and what a gateway passes over without a word.
+/// Settings that would open a gateway, and settings that a gateway silently ignores.
 #[test]
 fn a_wrong_value_is_noticed() {
     let wrong = [
@@ -91,7 +91,7 @@ fn a_wrong_value_is_noticed() {
         ("gateway-api", "route-grpc.yaml", "type: ExternalAuth", "type: RequestHeaderModifier"),
         ("kgateway", "external-auth.yaml", "failOpen: false", "failOpen: true"),
         ("agentgateway", "policy.yaml", "failureMode: FailClosed", "failureMode: FailOpen"),
-        // No answer about a single-use token is good for a second request.
+        // An answer about a single-use token must not be cached.
         (
             "agentgateway",
             "policy.yaml",
@@ -119,7 +119,7 @@ fn a_wrong_value_is_noticed() {
     ];
     let dir = tempfile::tempdir().unwrap();
     let places = wrong.into_iter().enumerate().map(|(index, (example, file, right, wrong))| {
-        // Files without a kind are known by their place.
+        // Files without a `kind` are recognised by their path.
         let path = dir.path().join(index.to_string()).join(example).join(file);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         let text = std::fs::read_to_string(repository().join("examples").join(example).join(file))

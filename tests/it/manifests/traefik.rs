@@ -1,5 +1,5 @@
-//! What Traefik 3.7 makes of its manifests: routers and middlewares, which a real one runs that
-//! reads them from files.
+//! What Traefik 3.7 makes of its manifests: routers and middlewares, run by a real one that reads
+//! them from files.
 
 use std::net::SocketAddr;
 
@@ -15,7 +15,7 @@ impl Running {
         self.0.address
     }
 
-    /// By the files of the file provider, with other addresses.
+    /// From the files of the file provider, with other addresses.
     pub async fn by_file(manifests: &Manifests, countersign: &Countersign, echo: &Echo) -> Self {
         let [address, way] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
         let elsewhere = |document: &Value| {
@@ -34,7 +34,7 @@ impl Running {
         Self(StandIn::traefik(address, fixed, &dynamic, HOST).await)
     }
 
-    /// By the custom resources, at the entry point that they name.
+    /// From the custom resources, at the entry point that they name.
     pub async fn by_crd(manifests: &Manifests, countersign: &Countersign, echo: &Echo) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let route = &manifests.named("IngressRoute", "api")["spec"];
@@ -70,7 +70,7 @@ impl Running {
         let backend =
             json!({"loadBalancer": {"servers": [{"url": format!("http://{}", echo.address)}]}});
         let dynamic = json!({"http": {"routers": routers, "middlewares": middlewares, "services": {"backend": backend}}});
-        // Its options are those that the example's own entry point has.
+        // Its options are those of the example's own entry point.
         let gateway = &manifests.file("traefik.yaml")["entryPoints"]["gateway"];
         let entry_point = json!({"address": address.to_string(), "http": gateway["http"]});
         let fixed =

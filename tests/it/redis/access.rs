@@ -1,12 +1,12 @@
-//! Every form of `nonce.url`, on servers that let nobody in without TLS, a client certificate and
-//! the right credentials.
+//! Every form of `nonce.url`, on servers that require TLS, a client certificate and the right
+//! credentials.
 
 use crate::harness::http::Request;
 use crate::harness::secured_redis::PASSWORD;
 use crate::harness::{Claims, Countersign, Deployment, Door, Key, Question, Redis, SecuredRedis};
 
-/// Decisions pass once, and `config check` finds nothing to complain of: hints of changes, too, go
-/// over connections of this kind.
+/// Tokens pass once, and `config check` reports no problem: hints of changes also use connections
+/// of this kind.
 async fn works(deployment: &Deployment) {
     let checked = deployment.run(&["config", "check"]);
     assert!(checked.code == 0 && !checked.stdout.contains("warning"), "{checked:?}");
@@ -20,7 +20,7 @@ async fn works(deployment: &Deployment) {
     }
 }
 
-/// `config check` and readiness say why, and nothing says the password.
+/// `config check` and readiness give the reason, and nothing shows the password.
 async fn is_refused(deployment: &Deployment, reason: &str, secrets: &[&str]) {
     let checked = deployment.run(&["config", "check"]);
     assert!(checked.code == 1 && checked.stderr.contains(reason), "{reason}: {checked:?}");
@@ -61,7 +61,7 @@ async fn sentinels_over_tls_with_credentials_of_their_own() {
     assert!(redis.keys_in(3) > 0 && redis.keys_in(0) == 0, "the database of the URL");
 }
 
-/// What the system trusts counts, too, wherever that is kept.
+/// The system's authorities are trusted, too, wherever they are stored.
 #[tokio::test]
 async fn an_authority_in_the_trust_of_the_system() {
     let redis = SecuredRedis::single();
@@ -75,7 +75,7 @@ async fn without_what_it_takes_to_get_in() {
     let redis = SecuredRedis::single();
     let secrets = [PASSWORD, "cl%3Aai"];
     let deployment = redis.deployment().set("nonce.client_cert", "").set("nonce.client_key", "");
-    // In TLS 1.3 the client takes its handshake for done before the server has looked at its
+    // In TLS 1.3 the client considers its handshake done before the server has checked its
     // certificate.
     is_refused(&deployment, "nonce_store", &secrets).await;
     let deployment = redis.deployment().set("nonce.url", &redis.url.replace("cl%3Aai", "wrong"));
@@ -114,7 +114,7 @@ async fn a_socket() {
     assert_ne!(redis.command(&["-n", "2", "DBSIZE"]), "0");
 }
 
-/// Nothing of it: it may hold a password in any place.
+/// No part of it is shown: the password may be anywhere in it.
 #[tokio::test]
 async fn a_url_that_cannot_be_read_is_not_printed() {
     for url in [

@@ -1,5 +1,4 @@
-//! A Redis that is far away: what is late is not lost, and a connection that is slow is not thrown
-//! away.
+//! A Redis that is far away: late answers are not lost, and a slow connection is not closed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use crate::harness::{
     eventually_async,
 };
 
-/// `nonce.timeout`, as it is by default.
+/// `nonce.timeout`: the default.
 const CLAIM_WITHIN: &str = "100ms";
 const AT_ONCE: usize = 6;
 
@@ -41,7 +40,7 @@ impl Scene {
         Question::with(Claims::of("alice").authorization(&self.key))
     }
 
-    /// The codes of the answers at both doors, counted, some at once.
+    /// The number of answers at both doors by code; some are requested at once.
     async fn ask_all(&self, questions: &[Question]) -> BTreeMap<String, usize> {
         let mut codes = BTreeMap::new();
         for (number, some) in questions.chunks(AT_ONCE).enumerate() {
@@ -60,8 +59,8 @@ impl Scene {
     }
 }
 
-/// A claim takes one round trip, also the first of a thread, whose own connection takes more to
-/// make.
+/// A claim takes one round trip, even the first of a thread, although the thread's own connection
+/// takes longer to open.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thirty_milliseconds_away() {
     for delay in [20, 30] {
@@ -73,8 +72,8 @@ async fn thirty_milliseconds_away() {
     }
 }
 
-/// Later than a claim may take, and not silent: connections stay. What was claimed meanwhile is
-/// spent, and no late reply is taken for that of another claim.
+/// Slower than a claim may take, but not silent: connections are kept. What was claimed meanwhile
+/// is spent, and no late reply is taken for that of another claim.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn too_far_away() {
     let scene = Scene::behind(Network::Fine).await;
@@ -86,7 +85,7 @@ async fn too_far_away() {
     let codes = scene.ask_all(&late).await;
     assert_eq!(codes.get("unavailable"), Some(&late.len()), "{codes:?}");
     let made = scene.proxy.connections() - connections;
-    // One for each thread that had nothing to do before, and those of a watch that begins again.
+    // One for each thread that was idle before, and those of a watch that starts again.
     assert!(
         made <= connections + 4,
         "{made} connections were made, where there had been {connections}"

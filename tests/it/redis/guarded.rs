@@ -1,5 +1,4 @@
-//! A Redis that answers and still cannot claim: nothing is allowed, and everybody who asks is told
-//! why.
+//! A Redis that answers but cannot claim: nothing is allowed, and every error says why.
 
 use std::time::Duration;
 
@@ -61,7 +60,7 @@ impl Guarded {
         assert!(counted.is_some_and(|count| count >= 6), "{kind}: {counted:?}");
     }
 
-    /// As soon as Redis claims again, fresh tokens pass, once.
+    /// As soon as Redis can claim again, fresh tokens pass, once.
     async fn decides_again(&self) {
         eventually_async("decisions resume", Duration::from_secs(10), async || {
             Door::Http.ask(&self.countersign, &self.question()).await.allowed().then_some(())
@@ -139,8 +138,8 @@ async fn unable_to_write_its_snapshot() {
     guarded.decides_again().await;
 }
 
-/// The rules that `config check` names are all that a user of Redis needs, and without some of them
-/// it says so.
+/// The rules that `config check` names are all that a Redis user needs; if some are missing, it
+/// says so.
 #[tokio::test]
 async fn the_acl_rules_that_are_named_are_enough() {
     let redis = Redis::start();
@@ -206,8 +205,8 @@ async fn a_redis_that_evicts_any_key_is_refused_at_the_start() {
     assert!(Door::Http.ask(&countersign, &question).await.allowed());
 }
 
-/// Keys with an expiry are evicted, and so are nonces: what was signed until then is denied, and
-/// new tokens pass.
+/// Redis evicts keys with an expiry, so nonces, too: what was signed until then is denied, and new
+/// tokens pass.
 #[tokio::test]
 async fn an_eviction_is_a_loss() {
     let guarded = Guarded::start().await;
@@ -238,7 +237,7 @@ async fn an_eviction_is_a_loss() {
     guarded.decides_again().await;
 }
 
-/// The answer to a claim is lost after Redis has it: the claim is recognised as its own, and passes
+/// Redis receives a claim, but its answer is lost: the repeated claim is recognised, and passes
 /// once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_is_lost() {
@@ -260,7 +259,7 @@ async fn an_answer_that_is_lost() {
     }
 }
 
-/// A claim counts only when as many replicas of Redis have it as the settings say.
+/// A claim counts only if as many Redis replicas have it as the settings say.
 #[tokio::test]
 async fn without_the_acknowledgements_that_are_asked_for() {
     let redis = Redis::start();

@@ -1,5 +1,5 @@
-//! What a Redis cannot do, and who is told: a node that hangs or is gone, a cluster that is down, a
-//! store that is full.
+//! Redis at its limits, and where that is reported: a node that hangs or is gone, a cluster that is
+//! down, a store that is full.
 
 use std::time::Duration;
 
@@ -25,8 +25,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// A cluster that serves what slots it can, if `serves_some`, and in which no replica takes
-    /// over.
+    /// A cluster in which no replica takes over; it still serves the slots it can if `serves_some`.
     async fn start(serves_some: bool) -> Self {
         let cluster = ReplicatedCluster::start();
         for node in cluster.masters.iter().chain(&cluster.replicas) {
@@ -48,8 +47,8 @@ impl Scene {
         scene
     }
 
-    /// A cluster that is new to it vouches for no token of the first second or two. Waits until
-    /// `allowed` of 24 pass.
+    /// The service denies the tokens of the first second or two with a cluster that is new to it.
+    /// Waits until `allowed` of 24 pass.
     async fn outlives_its_fence(&self, countersign: &Countersign, allowed: usize) {
         eventually_async("tokens pass", PATIENCE, async || {
             (self.allowed_of(countersign, 24).await >= allowed).then_some(())
@@ -76,7 +75,7 @@ impl Scene {
         });
     }
 
-    /// Of 120 fresh tokens, as many pass as nonces fall on the two masters that are there.
+    /// Of 120 fresh tokens, those pass whose nonces belong to the two masters that are there.
     async fn serves_the_rest(&self, countersign: &Countersign) {
         let mut allowed = 0;
         for _ in 0..10 {
@@ -102,7 +101,7 @@ async fn what_others_serve_goes_on_while_a_master_hangs() {
     scene.serves_the_rest(&scene.countersign).await;
     scene.has_noticed();
     scene.serves_the_rest(&scene.countersign).await;
-    // One that begins now has to find the others, too.
+    // A process that starts now has to find the others, too.
     let late = Countersign::start_unready(&scene.deployment);
     scene.outlives_its_fence(&late, 12).await;
     scene.serves_the_rest(&late).await;
@@ -187,15 +186,15 @@ async fn a_memory_that_is_full_is_told_as_that() {
         ready.status,
         ready.text()
     );
-    // Nobody claims, since a load balancer has taken it out.
+    // Nothing claims, because a load balancer has taken it out.
     eventually_async("it is ready again", PATIENCE, async || {
         (Request::get("/readyz").send(countersign.admin).await.status == 200).then_some(())
     })
     .await;
 }
 
-/// A claim that too few replicas of Redis had is no more acknowledged when the same attempt comes
-/// again, over another connection.
+/// A claim that too few Redis replicas have stays unacknowledged if the same attempt comes again,
+/// over another connection.
 #[tokio::test]
 async fn a_retry_is_acknowledged_like_the_first() {
     for start in [Redis::start, Redis::start_valkey] {

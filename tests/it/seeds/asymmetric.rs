@@ -1,8 +1,7 @@
-//! The middleware tests of `asymmetric_jwt_auth`, case by case, put to the running service over
-//! HTTP.
+//! The middleware tests of `asymmetric_jwt_auth`, case by case, run against the service over HTTP.
 //!
-//! The original leaves a request without a user and lets it through to the application; a gateway's
-//! question has to have an answer, so "not logged in" is a 401 here, with the code in the table.
+//! The original passes a request without a user on to the application. A gateway needs an answer,
+//! so "not logged in" is a 401 here, with the code in the table.
 //!
 //! | test of theirs (`test_middleware.py`) | original | here |
 //! | --- | --- | --- |
@@ -30,7 +29,7 @@ use crate::harness::{
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What becomes of a question at the HTTP door: 200 with the name, or the status with the code.
+/// The answer of the HTTP door: 200 with the name, or the status with the code.
 async fn outcome(countersign: &Countersign, question: &Question) -> (u16, String) {
     let verdict = Door::Http.ask(countersign, question).await;
     if verdict.allowed() {
@@ -125,7 +124,7 @@ async fn middleware_with_a_trusted_key_set() {
     })
     .await;
     for (original, authorization, code) in [
-        // The key is the set's; its name in the token is another than in the set.
+        // The key is from the set; the token names it differently.
         (
             "test_no_matching_key",
             Signer::new("rsa", renamed.key).authorization("mismatched"),

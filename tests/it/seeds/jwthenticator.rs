@@ -1,4 +1,4 @@
-//! The API tests of jwthenticator 1.6.3, case by case, put to the running service over HTTP.
+//! The API tests of jwthenticator 1.6.3, case by case, run against the service over HTTP.
 //!
 //! | test of theirs | here |
 //! | --- | --- |
@@ -12,9 +12,9 @@
 //! | `test_integration.py`: `TestIntegration.test_client_and_authenticated_server` | `jwthenticator::its_internal_client_registers_keys`, `its_client_passes_the_gateway`, by its own clients |
 //! | `test_keys.py`, `test_tokens.py`, `test_utils.py` | nothing over HTTP: they test functions of its own |
 //!
-//! On purpose otherwise: an `identifier` that is not the one the key was registered for is a 401
-//! (the original takes any); and without credentials `/validate_request` is a 401, as RFC 9110
-//! says, where the original answers 403.
+//! Deliberately different: an `identifier` other than the one the key was registered for is a 401
+//! (the original accepts any), and `/validate_request` without credentials is a 401, as RFC 9110
+//! says (the original answers 403).
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ impl World {
         Self { countersign: deployment.serve(), _deployment: deployment }
     }
 
-    /// Where the original has one server, each API has its listener here.
+    /// The original has one server; here each API has its listener.
     async fn post(&self, path: &str, body: &Value) -> Answer {
         let listener = if path.ends_with("key") || path.ends_with("registered") {
             self.countersign.admin
@@ -105,8 +105,7 @@ async fn full_flow() {
         1,
         "{header}: the key that signed it is the one there is"
     );
-    // On purpose otherwise than in `TestServer.perform_auth`, which authenticates with another
-    // identifier.
+    // Deliberately unlike `TestServer.perform_auth`, which authenticates with another identifier.
     let other = world.post("/authenticate", &json!({"key": "a key", "identifier": STRANGER})).await;
     assert_eq!(other.status, 401, "{other:?}");
 }
@@ -190,7 +189,7 @@ async fn keys_expire_and_are_registered_again() {
     world.registered("a key").await;
     let body = json!({"key": "a key", "identifier": IDENTIFIER});
     world.becomes("test_authentication_expired_key", 401, "/authenticate", &body).await;
-    // test_register_key_already_registered: also when it has expired.
+    // test_register_key_already_registered: also if the key has expired.
     world.registered("a key").await;
     assert_eq!(world.post("/authenticate", &body).await.status, 200);
 }

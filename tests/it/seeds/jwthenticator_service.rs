@@ -1,5 +1,5 @@
-//! `jwthenticator` 1.6.3: its own clients, unchanged, at our token API, and its decorator in front
-//! of a site.
+//! `jwthenticator` 1.6.3: its own clients, unchanged, with our token API, and its decorator in
+//! front of a site.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use crate::harness::{
 const IDENTIFIER: &str = "6f2f4f5e-0c39-4a0e-9f6c-3a4b6f0b7a11";
 const STRANGER: &str = "00000000-0000-4000-8000-000000000000";
 
-/// What our answers have to keep to: its clients refuse members that they do not know, and take 201
-/// and 200 for what each is for. Says nothing of ours, and so needs no service.
+/// The limits of our answers: its clients reject unknown members, and accept only the status 201 or
+/// 200, depending on the call. This tests the peer only, so it needs no service.
 #[tokio::test]
 async fn it_is_particular() {
     let jwt = Claims::of("alice").with("exp", now() + 600).sign(&Key::ed25519());
@@ -52,7 +52,7 @@ async fn it_is_particular() {
         (Some(jwt.as_str()), Some("r"))
     );
     assert_eq!(client.refresh_alone().await.unwrap_err().class, "RefreshError");
-    // With its key, and so with a refresh token again.
+    // With its key, so it gets a refresh token again.
     client.refresh().await.unwrap();
     assert_eq!(client.tokens().await, tokens);
 
@@ -132,7 +132,7 @@ async fn its_client_passes_the_gateway() {
         .peer
         .client(&url(world.countersign.http), &world.api_key.identifier, &world.api_key.key)
         .await;
-    // Not authenticated before: the first request sees to that.
+    // Not authenticated yet: the first request does that.
     for _ in 0..2 {
         let told =
             client.get_with_auth(&format!("http://{}/orders", gateway.address)).await.unwrap();
@@ -147,8 +147,8 @@ async fn its_client_passes_the_gateway() {
     }
 }
 
-/// What was revoked is refused at the gateway, which its client takes for a reason to authenticate
-/// again; and when its key is revoked, it has nothing left.
+/// The gateway refuses a revoked token, and its client then authenticates again; once its key is
+/// revoked, it cannot.
 #[tokio::test]
 async fn its_client_authenticates_again_after_we_revoke() {
     let world = World::start();
@@ -215,7 +215,7 @@ impl World {
 }
 
 impl World {
-    /// A revocation takes a moment.
+    /// Waits for a revocation, which takes a moment.
     async fn until_refused(&self, jwt: &str) {
         let authorization = format!("Bearer {jwt}");
         eventually_async("the revocation", Duration::from_secs(5), async || {

@@ -1,5 +1,5 @@
-//! The five endpoints of jwthenticator 1.6.3 and its own server, side by side: the same calls, in
-//! every form that clients send them in.
+//! The five endpoints of jwthenticator 1.6.3 and its own server compared: the same calls, in every
+//! form that clients send.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use crate::harness::{Countersign, Deployment, JwthenticatorServer, LegacyDatabas
 const KEY: &str = "a key of its own";
 const IDENTIFIER: &str = "6f2f4f5e-0c39-4a0e-9f6c-3a4b6f0b7a11";
 
-/// What a body may be said to be. Its server never looks.
+/// Content types of a body. Its server ignores them.
 const TYPES: [Option<&str>; 10] = [
     None,
     Some("application/json"),
@@ -107,8 +107,8 @@ async fn every_call_is_answered_as_its_own_server_does() {
     assert!(calls > 300, "{calls}");
 }
 
-/// Its own pages may register keys, others' may not: what a browser sends for a page without asking
-/// first is never taken.
+/// Its own pages may register keys, those of other origins may not: a request that a browser sends
+/// without a preflight is always refused.
 #[tokio::test]
 async fn a_page_elsewhere_registers_no_key() {
     let deployment = Deployment::new().set("admin.open_key_registration", "true");
@@ -136,8 +136,8 @@ async fn a_page_elsewhere_registers_no_key() {
     );
 }
 
-/// Status, members, and what they say if it is yes or no. What it has no value for it writes as
-/// null, and its clients read none as well.
+/// Status, members, and the values of booleans. It writes null for a missing value, and its clients
+/// treat an absent member the same.
 fn told(answer: &Answer) -> (u16, Vec<String>, Value) {
     if answer.status >= 300 {
         return (answer.status, Vec::new(), Value::Null);
@@ -155,7 +155,7 @@ enum Side {
 }
 
 impl Side {
-    /// Where the original has one server, each API has its listener here.
+    /// The original has one server; here each API has its listener.
     async fn send(&self, request: Request) -> Answer {
         match self {
             Self::Theirs(server) => request.send(server.address).await,
@@ -179,7 +179,7 @@ impl Side {
     }
 }
 
-/// What is sent to one of them, with the tokens that it gave.
+/// A request to one of them, with the tokens that it issued.
 struct Bodies {
     jwt: String,
     refresh_token: String,
@@ -193,7 +193,7 @@ impl Bodies {
         Self { jwt: text("jwt"), refresh_token: text("refresh_token") }
     }
 
-    /// Each with its endpoint, its text, and what it is called in failures.
+    /// Each with its endpoint, its text, and its name in failures.
     fn all(&self) -> Vec<(&'static str, String, String)> {
         let unknown = "x".repeat(128);
         let mut all = Vec::new();
@@ -242,7 +242,7 @@ impl Bodies {
                 [good, extra].into_iter().chain(others).chain(shapes).map(|json| json.to_string());
             let broken = ["", " ", "{", "key=k&identifier=x", "{\"key\": }"].map(str::to_owned);
             for (number, text) in texts.chain(broken).enumerate() {
-                // Of both the same text, but for the tokens.
+                // The same text for both, except for the tokens.
                 let name = if number == 0 {
                     "good".to_owned()
                 } else {

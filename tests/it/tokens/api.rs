@@ -1,5 +1,5 @@
-//! `/authenticate`, `/refresh` and `/validate`, as jwthenticator's clients know them; the key set;
-//! and what holds everywhere.
+//! `/authenticate`, `/refresh` and `/validate`, as jwthenticator's clients use them; the key set;
+//! and rules for all of them.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -57,18 +57,18 @@ async fn an_api_key_earns_tokens_that_pass() {
         let valid = api.post("/validate", &json!({"jwt": token})).await;
         assert_eq!((valid.status, valid.json()), (200, json!({"result": true})));
     }
-    // The same one, as often as its client likes.
+    // The same refresh token, as often as its client likes.
     assert_eq!(
         api.post("/refresh", &refresh_request(&pair.refresh, &key.identifier)).await.status,
         200
     );
-    // A UUID is a UUID, however it is written.
+    // Any notation of a UUID is accepted.
     let other =
         json!({"key": key.key, "identifier": key.identifier.replace('-', "").to_uppercase()});
     assert_eq!(api.post("/authenticate", &other).await.status, 200);
 }
 
-/// However often the refresh token is exchanged, nothing may be used for longer than the API key.
+/// However often the refresh token is exchanged, no token is valid longer than the API key.
 #[tokio::test]
 async fn what_an_api_key_earned_is_over_when_the_key_is() {
     let world = World::start();
@@ -228,12 +228,12 @@ async fn methods_sizes_and_media_types_are_told() {
                 "{method} {path}: {answer:?}"
             );
         }
-        // These two look at who asks first.
+        // These two authenticate the caller first.
         if !["/token/introspection", "/token/revoke"].contains(&path) {
             let answer = api
                 .send(&Request::new("POST", path).header("Content-Type", "text/xml").body("<key/>"))
                 .await;
-            // jwthenticator looks at no type.
+            // jwthenticator ignores the content type.
             let expected =
                 if ["/authenticate", "/refresh", "/validate"].contains(&path) { 400 } else { 415 };
             assert_eq!(answer.status, expected, "{path}: {answer:?}");
@@ -255,7 +255,7 @@ async fn methods_sizes_and_media_types_are_told() {
         api.post("/oauth2/token", &json!({"grant_type": "client_credentials"})).await.status,
         415
     );
-    // jwthenticator takes a body that does not say what it is.
+    // jwthenticator accepts a body without a content type.
     let bare = Request::new("POST", "/authenticate")
         .body(json!({"key": "x", "identifier": STRANGER}).to_string());
     assert_eq!(api.send(&bare).await.status, 401);
@@ -379,7 +379,7 @@ async fn metadata_names_what_there_is() {
     }
 }
 
-/// A shared secret is no key to publish.
+/// A shared secret is not published.
 #[tokio::test]
 async fn with_a_shared_secret_there_is_no_key_to_show() {
     let deployment = Deployment::new();
@@ -415,7 +415,7 @@ async fn secrets_stay_out_of_the_metrics_and_grants_are_counted() {
     assert!(!text.contains(&key.key), "{text}");
 }
 
-/// What cannot be told now is neither refused nor granted, and nobody throws its credentials away.
+/// During an outage tokens are neither refused nor granted, and clients keep their credentials.
 #[tokio::test]
 async fn an_outage_is_503() {
     let mut deployment = Deployment::on(Database::postgres());
@@ -448,7 +448,7 @@ async fn an_outage_is_503() {
     .await;
 }
 
-/// Alice with an API key, and one who serves her.
+/// Alice with an API key, and a service.
 struct World {
     deployment: Deployment,
     countersign: Countersign,
@@ -473,7 +473,7 @@ fn as_json(path: &str, body: &str) -> Request {
     Request::new("POST", path).header("Content-Type", "application/json").body(body)
 }
 
-/// 401, and not to be told apart.
+/// 401, with the same answer for every reason.
 fn alike(answers: &[Answer]) {
     for answer in answers {
         assert_eq!(answer.status, 401, "{answer:?}");
@@ -493,7 +493,7 @@ fn alike(answers: &[Answer]) {
     }
 }
 
-/// Somebody else's library, with nothing but the key set.
+/// Verified by another library, with nothing but the key set.
 fn jsonwebtoken_verifies(token: &str, key_set: &Value) -> Value {
     let keys: jsonwebtoken::jwk::JwkSet = serde_json::from_value(key_set.clone()).unwrap();
     let header = jsonwebtoken::decode_header(token).unwrap();

@@ -1,4 +1,4 @@
-//! What a thief or a forger tries at the token API, and at the gateway with what it has from there.
+//! What a thief or a forger tries at the token API, and at the gateway with tokens from there.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::harness::{
 const STRANGER: &str = "00000000-0000-4000-8000-000000000000";
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The key that everybody knows is no secret to sign with.
+/// The public key cannot be used as an HMAC secret.
 #[tokio::test]
 async fn public_keys_sign_nothing() {
     let (deployment, countersign, access) = world();
@@ -58,7 +58,7 @@ async fn public_keys_sign_nothing() {
     }
 }
 
-/// Even with our own key: what we never issued is refused.
+/// A token that we never issued is refused, even with our own signature.
 #[tokio::test]
 async fn only_our_own_access_tokens_count() {
     let (deployment, countersign, access) = world();
@@ -73,7 +73,7 @@ async fn only_our_own_access_tokens_count() {
         ("aud", Value::Null),
         ("ttype", json!("R")),
         ("ttype", Value::Null),
-        // Beyond what clocks are granted.
+        // Beyond the tolerance for clocks.
         ("exp", json!(now() - 10)),
         ("exp", Value::Null),
         ("nbf", json!(now() + 60)),
@@ -114,7 +114,7 @@ async fn a_token_is_good_for_its_own_purpose_only() {
     assert_eq!(jwt.status, 401, "{jwt:?}");
 }
 
-/// A name that is free again is not the one who had it.
+/// A principal that reuses a name is not the one who had it before.
 #[tokio::test]
 async fn tokens_end_with_their_principal() {
     let (deployment, countersign, access) = world();
@@ -143,7 +143,7 @@ async fn guessing_is_slowed_down_and_nothing_else_is() {
     let (deployment, countersign, access) = limited("issuer.failures_per_peer", 10);
     let (api, key) = (TokenApi::of(&countersign), deployment.api_key("alice"));
     let guess = json!({"key": "csk_guess", "identifier": STRANGER});
-    // Successes and malformed requests are no guesses.
+    // Successes and malformed requests do not count as guesses.
     for _ in 0..15 {
         api.login(&key).await;
         assert_eq!(api.post("/authenticate", &json!({})).await.status, 400);
@@ -212,7 +212,7 @@ async fn guesses_in_the_name_of_one_slow_down_that_one() {
     assert_eq!(ask("carol").await, 401);
 }
 
-/// Whatever is asked for at the same time, no more than the limit is answered.
+/// For any number of concurrent requests, no more than the limit are answered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn asking_at_once_is_no_way_around_it() {
     let (_deployment, countersign, _) = limited("issuer.failures_per_peer", 5);
@@ -230,7 +230,7 @@ async fn asking_at_once_is_no_way_around_it() {
         assert!(status == 401 || status == 429, "{status}");
         answered += usize::from(status == 401);
     }
-    // Time goes on meanwhile, and forgives one in 12 s.
+    // Time passes meanwhile, and allows one more every 12 s.
     assert!((5..=6).contains(&answered), "{answered}");
 }
 
@@ -260,7 +260,7 @@ fn own_key(deployment: &Deployment) -> Key {
     Key::rsa_in(&std::fs::read_to_string(pem.unwrap()).unwrap())
 }
 
-/// At the gateway, and wherever the token API takes an access token.
+/// At the gateway, and at every token API endpoint that takes an access token.
 async fn refused(countersign: &Countersign, token: &str) {
     let api = TokenApi::of(countersign);
     let denial = countersign.decide(&format!("Bearer {token}")).await;

@@ -1,4 +1,4 @@
-//! `countersign token`: what operators do with tokens on the command line, and what they see of it.
+//! `countersign token`: what operators do with tokens on the command line, and what it prints.
 
 use std::time::Duration;
 
@@ -188,7 +188,7 @@ fn one(deployment: &Deployment, command: &[&str]) -> Value {
     ran.json()
 }
 
-/// Others who are logged in see the arguments of a command.
+/// Other users of the machine can see the arguments of a command.
 #[test]
 fn tokens_are_handed_over_on_standard_input() {
     let deployment = Deployment::new();

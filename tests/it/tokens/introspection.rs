@@ -1,4 +1,4 @@
-//! What a token is, and taking it back: django-jwtconnect-auth's words, RFC 7662 and RFC 7009.
+//! Introspection and revocation: the vocabulary of django-jwtconnect-auth, RFC 7662 and RFC 7009.
 
 use std::time::Duration;
 
@@ -53,12 +53,12 @@ async fn tokens_are_told_about_by_themselves_and_by_name() {
     assert_eq!(refresh["sub"], told["sub"]);
     let listed = deployment.list(&["token", "list", "alice"]);
     for (jti, same) in [(&listed[0]["access_jti"], &told), (&listed[0]["refresh_jti"], &refresh)] {
-        // By either name: django-jwtconnect-auth looks for whatever it is given among all of them.
+        // By either name: django-jwtconnect-auth searches all of its tokens for the given value.
         for body in [json!({"jti": jti}), json!({"token": jti})] {
             for asker in [&alice.access, ADMIN_TOKEN] {
                 assert_eq!(api.post_as(asker, INTROSPECTION, &body).await.json(), *same);
             }
-            // Names are no secrets, and can be guessed: who does not hold a token learns nothing by
+            // Names are not secret, and can be guessed: without a token, nobody learns anything by
             // its name.
             let others = api.post_as(&bob.access, INTROSPECTION, &body).await;
             assert_eq!(
@@ -174,7 +174,7 @@ async fn a_principal_revokes_its_own() {
         let answer = api.post_as(caller, REVOCATION, &json!({"token": next.access})).await;
         assert_eq!(answer.status, expected, "{answer:?}");
     }
-    // With all that goes back to the same login.
+    // With all tokens of the same login.
     for token in [&login.access, &next.access] {
         ends(api, token).await;
         assert_eq!(countersign.decide(&format!("Bearer {token}")).await.status, 401);
@@ -223,7 +223,7 @@ async fn the_admin_token_revokes_any() {
     }
 }
 
-/// Whoever guesses has to wait, and nobody else.
+/// A client that guesses has to wait; others do not.
 #[tokio::test]
 async fn failures_count_towards_the_limit() {
     let deployment = Deployment::new().administered().set("issuer.failures_per_peer", "3");
@@ -257,7 +257,7 @@ async fn failures_count_towards_the_limit() {
                     "what is no guess: {answer:?}"
                 );
             }
-            // What a resource server is handed by others is no guess of its own.
+            // Tokens that a resource server receives from others do not count as its guesses.
             let form = TokenApi::form_request(INTROSPECTION, &[("token", "from a client")]);
             assert_eq!(
                 api.send(&form.authorization(&format!("Bearer {}", bob.access))).await.status,
@@ -281,7 +281,7 @@ async fn ends(api: &TokenApi, token: &str) {
     .await;
 }
 
-/// Alice and Bob with tokens; Alice with a key, too.
+/// Alice and Bob with tokens; Alice also with a key.
 struct World {
     deployment: Deployment,
     countersign: Countersign,

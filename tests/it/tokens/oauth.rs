@@ -74,11 +74,11 @@ async fn an_assertion_is_for_here_and_for_once() {
     ] {
         invalid_client(&api.client(&bad, &[]).await, why);
     }
-    // Nor does one pass a gateway, spent or not.
+    // Nor does an assertion pass a gateway, spent or not.
     for token in [good, assertion(&json!(ISSUER), key)] {
         assert_eq!(countersign.decide(&format!("JWT {token}")).await.status, 401);
     }
-    // And what passed a gateway is spent here.
+    // A token that passed a gateway is spent here.
     let answer = api.client(&assertion(&json!(ISSUER), key), &[("client_id", "bob")]).await;
     invalid_client(&answer, "another client_id");
     assert_eq!(
@@ -230,8 +230,8 @@ async fn what_a_key_or_a_trust_earned_ends_with_it() {
     passing([false, true, false]).await;
 }
 
-/// A replica that has not heard of it yet verifies the assertion with what it knows. What it gives,
-/// it gives to who was verified.
+/// A replica that has not seen the change verifies the assertion with what it knows, and issues
+/// tokens to the principal that it verified.
 #[tokio::test]
 async fn a_client_that_is_gone_earns_nothing_even_where_nobody_knows() {
     type Change = fn(&Deployment, &str);
@@ -258,7 +258,7 @@ async fn a_client_that_is_gone_earns_nothing_even_where_nobody_knows() {
     }
 }
 
-/// Nothing that a key earned may be used for longer than the key.
+/// No token issued for a key is valid longer than the key.
 #[tokio::test]
 async fn what_a_key_earned_is_over_when_the_key_is() {
     let (deployment, key) = (Deployment::new(), Key::ed25519());

@@ -1,5 +1,4 @@
-//! Refresh tokens that are exchanged for the next one, and what becomes of one that is presented
-//! again.
+//! Refresh tokens that are exchanged for the next one, and what happens if one is presented again.
 
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use crate::harness::{
     Countersign, Database, Deployment, Pair, TokenApi, eventually_async, members,
 };
 
-/// Longer than an exchanged token is given its successor again.
+/// Longer than the time in which an exchanged token still returns its successor.
 const LATER: Duration = Duration::from_millis(2500);
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -35,7 +34,7 @@ async fn a_refresh_token_earns_the_next_pair() {
     }
 }
 
-/// As Django's forms with files send them; what comes back is the same as for JSON.
+/// As Django sends forms with files (multipart); the answer is the same as for JSON.
 #[tokio::test]
 async fn forms_may_come_in_parts() {
     let (_deployment, countersign, first) = world();
@@ -102,7 +101,7 @@ async fn what_is_no_refresh_token_earns_nothing() {
     api.rotated(&pair.refresh).await;
 }
 
-/// Whoever comes late with a refresh token stole it, or was stolen from: nobody keeps anything.
+/// A refresh token that comes late was stolen, or its successor was: the whole family is revoked.
 #[tokio::test]
 async fn a_stolen_token_ends_its_family() {
     let (deployment, countersign, stolen) = world();
@@ -127,7 +126,7 @@ async fn a_stolen_token_ends_its_family() {
     api.rotated(&other.refresh).await;
 }
 
-/// On each database, and through two replicas: two tabs, or a lost answer, are no theft.
+/// On each database, and through two replicas: two tabs, or a lost answer, are not theft.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_who_come_at_once_are_given_the_same() {
     for database in [Database::sqlite(), Database::postgres(), Database::mariadb()] {
@@ -152,7 +151,7 @@ async fn many_who_come_at_once_are_given_the_same() {
     }
 }
 
-/// `issuer.multiple_tokens = false`: exactly one grant stays.
+/// `issuer.multiple_tokens = false`: exactly one grant remains.
 #[tokio::test]
 async fn a_single_token_is_the_latest() {
     let deployment = Deployment::new().set("issuer.multiple_tokens", "false");
@@ -165,7 +164,7 @@ async fn a_single_token_is_the_latest() {
 
     assert_eq!(api.validate(&third.access).await, 200);
     for ended in [&first, &second] {
-        // In force some milliseconds after the answer to what ended it.
+        // In force some milliseconds after the answer to the request that revoked it.
         let is_over = async || (api.validate(&ended.access).await == 401).then_some(());
         eventually_async("an older grant still passes", Duration::from_secs(1), is_over).await;
     }
@@ -174,8 +173,8 @@ async fn a_single_token_is_the_latest() {
     assert_eq!(held.iter().filter(|grant| grant["revoked_at"].is_null()).count(), 1, "{held:?}");
 }
 
-/// jwthenticator's `/refresh` keeps the token that it is given; one that was exchanged elsewhere is
-/// over.
+/// jwthenticator's `/refresh` does not rotate the refresh token; one that was exchanged elsewhere
+/// is no longer valid.
 #[tokio::test]
 async fn an_exchanged_token_is_over_at_refresh_too() {
     let deployment = Deployment::new();

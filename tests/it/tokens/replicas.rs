@@ -1,12 +1,12 @@
-//! Access tokens over several replicas: any may have issued what another decides about, and what is
-//! revoked is revoked everywhere.
+//! Access tokens over several replicas: any may have issued the token that another decides about,
+//! and a revocation applies everywhere.
 
 use std::time::Duration;
 
 use crate::harness::http::Request;
 use crate::harness::{Countersign, Database, Deployment, claims_in, eventually_async};
 
-/// They start at once on one empty folder of signing keys, and agree on one.
+/// They start at the same time on one empty folder of signing keys, and agree on one key.
 #[tokio::test]
 async fn what_one_replica_issues_every_replica_takes_until_it_is_revoked() {
     let deployment = Deployment::on(Database::postgres());
@@ -37,7 +37,7 @@ async fn what_one_replica_issues_every_replica_takes_until_it_is_revoked() {
         deployment.done(&["principal", "enable", "alice"]);
     }
 
-    // Another of the same name is another principal.
+    // Another principal with the same name.
     let (token, _) = issue(&deployment);
     deployment.done(&["principal", "remove", "alice"]);
     deployment.done(&["principal", "add", "alice", "--scope", "read"]);

@@ -1,4 +1,4 @@
-//! The tokens and headers that are sent, and the reason of each difference.
+//! The tokens and headers that are sent, and the reason for each difference.
 
 use std::process::Command;
 
@@ -8,19 +8,19 @@ use serde_json::{Value, json};
 
 use crate::harness::{Claims, Deployment, Key, now};
 
-/// What is sent, and what is expected of it.
+/// What is sent, and the expected answers.
 pub struct Case {
     pub what: String,
-    /// Why one takes it and the other does not; `None` if they do the same.
+    /// Why only one of them accepts it; `None` if both give the same answer.
     pub why: Option<&'static str>,
     pub sent: Box<dyn Fn(&World) -> Requests>,
 }
 
-/// One after another, each with the values of its `Authorization` headers. The last one is what the
-/// case is about.
+/// The requests in order, each with the values of its `Authorization` headers. The case is about
+/// the last one.
 type Requests = Vec<Vec<String>>;
 
-/// Reasons that more than one case has.
+/// Reasons shared by several cases.
 mod because {
     pub const JSON: &str = "JSON is UTF-8 without a byte order mark (RFC 8259 section 8.1)";
     pub const NUMBERS: &str = "times are JSON numbers (RFC 7519 section 2)";
@@ -38,7 +38,7 @@ mod because {
         "the registered claims (RFC 7519) say the same: `iss` or `sub`, `iat`, `jti`";
 }
 
-/// Every case, in the order in which they are sent.
+/// Every case, in the order in which it is sent.
 pub fn cases() -> Vec<Case> {
     let groups = [
         headers(),
@@ -253,7 +253,7 @@ fn issued_at() -> Vec<Case> {
     let with =
         |claim: &str| claims(&format!(r#""username":"alice","time":TIME,"nonce":NONCE,{claim}"#));
     let later = |world: &World| {
-        // Ahead of both clocks for as long as this takes.
+        // Ahead of both clocks as long as the test runs.
         send(&Claims::of("alice").with("time", now() + 10).with("iat", now() + 11), &world.ed25519)
     };
     vec![
@@ -607,19 +607,19 @@ fn replays() -> Vec<Case> {
 const HEADER: &str = r#"{"alg":"EdDSA"}"#;
 const PAYLOAD: &str = r#"{"username":"alice","time":TIME,"nonce":NONCE}"#;
 
-/// `text` with this second for `TIME`, and a nonce never used before for `NONCE`.
+/// Replaces `TIME` in `text` by this second, and `NONCE` by an unused nonce.
 fn filled(text: &str) -> String {
     text.replace("TIME", &now().to_string()).replace("NONCE", &nonce())
 }
 
-/// A JSON string never used before.
+/// An unused nonce as a JSON string.
 fn nonce() -> String {
     let mut bytes = [0; 12];
     aws_lc_rs::rand::fill(&mut bytes).unwrap();
     format!("\"{}\"", URL_SAFE_NO_PAD.encode(bytes))
 }
 
-/// A token whose payload has these members, [`filled`].
+/// A token whose payload has these members, after [`filled`].
 fn claims(members: &str) -> impl Fn(&World) -> Requests + use<> {
     let payload = format!("{{{members}}}");
     move |world| world.signed(HEADER, &payload)
@@ -641,7 +641,7 @@ fn once(authorization: impl Into<String>) -> Requests {
     vec![vec![authorization.into()]]
 }
 
-/// Who is known to both, and by which keys.
+/// Names that both know, and their keys.
 pub struct World {
     pub deployment: Deployment,
     pub users: Vec<User>,
@@ -658,7 +658,7 @@ pub struct World {
 pub struct User {
     pub name: &'static str,
     pub is_active: bool,
-    /// In PEM, as far as the middleware reads them.
+    /// In PEM, if the middleware can read the key.
     pub keys_there: Vec<String>,
 }
 
@@ -667,7 +667,7 @@ impl World {
     const LETTERS: &'static str = "Zo\u{eb} 名";
 
     pub fn new() -> Self {
-        // Some tokens were signed before it starts.
+        // Some tokens were signed before the service starts.
         let deployment =
             Deployment::new().set("nonce.fence", "off").set("issuer.audience", Self::AUDIENCE);
         let mut world = Self {
@@ -693,7 +693,7 @@ impl World {
         world.add("many", &many);
         world.deployment.done(&["principal", "disable", "inactive"]);
         world.users[3].is_active = false;
-        // It reads no such keys.
+        // The middleware cannot read such keys.
         world.add("elliptic", &elliptic);
         world.users[6].keys_there.clear();
         for (name, options) in
@@ -709,7 +709,8 @@ impl World {
         world
     }
 
-    /// Adds what both have. What one does not take, the other has alone.
+    /// Adds a name with these keys on both sides. A key that one side refuses exists on the other
+    /// only.
     fn add(&mut self, name: &'static str, keys: &[String]) {
         self.deployment.done(&["principal", "add", name]);
         for key in keys {
@@ -729,7 +730,7 @@ impl World {
         format!("JWT {}", self.token())
     }
 
-    /// Header and payload to the letter, but for what is [`filled`] in, signed by alice.
+    /// Header and payload exactly as given, except for what [`filled`] replaces; signed by alice.
     fn signed(&self, header: &str, payload: &str) -> Requests {
         self.sealed(&format!(
             "{}.{}",
@@ -743,7 +744,7 @@ impl World {
         once(format!("JWT {signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }
 
-    /// By the RSA key that OpenSSL made for that user.
+    /// Signed with the RSA key that OpenSSL made for that user.
     fn by_openssl(&self, username: &str) -> String {
         let token = Claims::of(username).with_header("alg", "RS512").sealed(|signed| {
             let message = self.deployment.dir.path().join("signed");
