@@ -10,12 +10,14 @@ use countersign::{
 };
 use libfuzzer_sys::fuzz_target;
 
-static LANGUAGE: LazyLock<Language> = LazyLock::new(|| Language::new("authorization", None, "JWT", "countersign"));
+static LANGUAGE: LazyLock<Language> =
+    LazyLock::new(|| Language::new("authorization", None, "JWT", "countersign"));
 
 fuzz_target!(|bytes: &[u8]| {
     check_request(bytes, &LANGUAGE, |auth_request| {
         // Every value that is read is contained in the message.
-        let is_there = |value: &str| bytes.windows(value.len()).any(|window| window == value.as_bytes());
+        let is_there =
+            |value: &str| bytes.windows(value.len()).any(|window| window == value.as_bytes());
         if let Credentials::One(value) = auth_request.credentials {
             assert!(value.is_empty() || is_there(value));
         }

@@ -22,7 +22,11 @@ fuzz_target!(|record: &[u8]| {
         assert!(replaced.is_some() || rewritten.is_some(), "what cannot be read is replaced");
         if let Some(replaced) = replaced {
             assert!(rewritten_epoch(&replaced).is_some(), "what is written can be read");
-            assert_eq!(replaced_epoch(Some(&replaced), run_id, evicted, now, tolerance), None, "and stays as it is");
+            assert_eq!(
+                replaced_epoch(Some(&replaced), run_id, evicted, now, tolerance),
+                None,
+                "and stays as it is"
+            );
         }
     }
 });

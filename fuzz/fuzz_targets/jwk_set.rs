@@ -8,7 +8,9 @@ fuzz_target!(|body: &[u8]| {
     if let Some(set) = key_set(body) {
         let (contents, keys) = (set.contents(), set.keys().count());
         // The same key may occur under several names, but there are never more keys than entries.
-        assert!(keys <= contents.usable_keys && contents.usable_keys + contents.left_out.len() <= 100);
+        assert!(
+            keys <= contents.usable_keys && contents.usable_keys + contents.left_out.len() <= 100
+        );
         assert!(contents.left_out.iter().all(|left_out| !left_out.reason.is_empty()));
         assert!(set.named("").next().is_none());
     }

@@ -10,8 +10,9 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     let mut lines = data.split(|byte| *byte == b'\n');
-    let Some(Ok((method, target))) =
-        lines.next().map(|line| str::from_utf8(line).map(|line| line.split_once(' ').unwrap_or(("GET", line))))
+    let Some(Ok((method, target))) = lines
+        .next()
+        .map(|line| str::from_utf8(line).map(|line| line.split_once(' ').unwrap_or(("GET", line))))
     else {
         return;
     };
@@ -22,7 +23,11 @@ fuzz_target!(|data: &[u8]| {
         })
         .collect();
     let values = |name: &str| -> Vec<&[u8]> {
-        headers.iter().filter(|(found, _)| found.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| *value).collect()
+        headers
+            .iter()
+            .filter(|(found, _)| found.eq_ignore_ascii_case(name.as_bytes()))
+            .map(|(_, value)| *value)
+            .collect()
     };
     decision_request(method, target, &headers, |auth_request| {
         let authorization = values("authorization");
@@ -35,14 +40,20 @@ fuzz_target!(|data: &[u8]| {
         // The HTTP library removes fragments.
         let target = target.split('#').next().unwrap_or_default();
         let path = target.split('?').next().unwrap_or_default();
-        if let Some(scopes) = path.strip_prefix("/decide/scope/").filter(|_| auth_request.misconfiguration.is_none()) {
+        if let Some(scopes) =
+            path.strip_prefix("/decide/scope/").filter(|_| auth_request.misconfiguration.is_none())
+        {
             // The scopes that the route requires are never lost, and the client's request follows
             // them.
-            let (scopes, tail) = scopes.split_once('/').map_or((scopes, None), |(scopes, _)| (scopes, Some(())));
+            let (scopes, tail) =
+                scopes.split_once('/').map_or((scopes, None), |(scopes, _)| (scopes, Some(())));
             assert!(auth_request.required_scopes.len() >= scopes.split('+').count());
             assert!(auth_request.required_scopes.iter().take(1).all(|scope| !scope.is_empty()));
             if tail.is_some() {
-                assert_eq!(request.path.value(), Some(&target["/decide/scope/".len() + scopes.len()..]));
+                assert_eq!(
+                    request.path.value(),
+                    Some(&target["/decide/scope/".len() + scopes.len()..])
+                );
             }
             return;
         }
@@ -62,10 +73,16 @@ fuzz_target!(|data: &[u8]| {
             (request.path, ["x-original-uri", "x-forwarded-uri"]),
             (request.scheme, ["x-forwarded-proto", "x-forwarded-proto"]),
         ] {
-            let said: Vec<&[u8]> = names.iter().flat_map(|name| values(name)).filter(|value| !value.is_empty()).collect();
+            let said: Vec<&[u8]> = names
+                .iter()
+                .flat_map(|name| values(name))
+                .filter(|value| !value.is_empty())
+                .collect();
             match stated {
                 Reported::Missing => assert!(said.is_empty()),
-                Reported::Value(value) => assert!(!said.is_empty() && said.iter().all(|said| *said == value.as_bytes())),
+                Reported::Value(value) => {
+                    assert!(!said.is_empty() && said.iter().all(|said| *said == value.as_bytes()))
+                }
                 Reported::Conflicting => assert!(!said.is_empty()),
             }
         }

@@ -1,4 +1,7 @@
 //! A private key as PKCS#8 in DER; the target adds the armour.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|der: &[u8]| countersign_fuzz::check_private(&countersign_fuzz::pem("PRIVATE KEY", der)));
+libfuzzer_sys::fuzz_target!(|der: &[u8]| countersign_fuzz::check_private(&countersign_fuzz::pem(
+    "PRIVATE KEY",
+    der
+)));

@@ -2,4 +2,7 @@
 //! `secret`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|der: &[u8]| countersign_fuzz::check_private(&countersign_fuzz::pem("ENCRYPTED PRIVATE KEY", der)));
+libfuzzer_sys::fuzz_target!(|der: &[u8]| countersign_fuzz::check_private(&countersign_fuzz::pem(
+    "ENCRYPTED PRIVATE KEY",
+    der
+)));

@@ -1,4 +1,7 @@
 //! A certificate in DER; the target adds the armour.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|der: &[u8]| countersign_fuzz::check_public(&countersign_fuzz::pem("CERTIFICATE", der)));
+libfuzzer_sys::fuzz_target!(|der: &[u8]| countersign_fuzz::check_public(&countersign_fuzz::pem(
+    "CERTIFICATE",
+    der
+)));

@@ -7,7 +7,10 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|bytes: &[u8]| {
     verify_request(bytes, |auth_request| {
         if let Ok((_, token)) = credential("JWT", auth_request) {
-            assert!(token.is_empty() || bytes.windows(token.len()).any(|window| window == token.as_bytes()));
+            assert!(
+                token.is_empty()
+                    || bytes.windows(token.len()).any(|window| window == token.as_bytes())
+            );
         }
     });
 });

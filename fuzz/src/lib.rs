@@ -18,7 +18,8 @@ pub fn openssh_private(bytes: &[u8]) -> String {
 
 fn armoured(label: &str, bytes: &[u8], columns: usize) -> String {
     let encoded = BASE64_STANDARD.encode(bytes);
-    let lines: Vec<&str> = encoded.as_bytes().chunks(columns).map(|line| str::from_utf8(line).unwrap()).collect();
+    let lines: Vec<&str> =
+        encoded.as_bytes().chunks(columns).map(|line| str::from_utf8(line).unwrap()).collect();
     format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }
 
@@ -44,7 +45,10 @@ pub fn check_private(text: &str) {
         Ok(key) => {
             use secrecy::ExposeSecret;
             let written = key.to_pem().unwrap();
-            assert_eq!(PrivateKey::parse(written.expose_secret(), None).unwrap().public_key(), key.public_key());
+            assert_eq!(
+                PrivateKey::parse(written.expose_secret(), None).unwrap().public_key(),
+                key.public_key()
+            );
             check_public_key(key.public_key());
         }
         Err(refused) => check_refusal(&refused),

@@ -115,7 +115,7 @@ pub(super) fn identity_values(identity: &Identity, decision_id: &str) -> [ByteSt
     ]
 }
 
-/// A refusal, with everything that goes on the wire.
+/// A refusal, with everything that is sent.
 pub(super) struct Refusal<'a> {
     template: DenialTemplate<'a>,
     /// Required scopes that the principal does not hold, if known.

@@ -158,9 +158,13 @@ async fn a_peer_is_the_user_of_its_process() {
         );
     }
     assert_eq!(answers, [401, 401, 401, 429]);
-    let log = countersign.log();
-    let told = log.lines().find(|line| line.contains("a wrong admin token was presented")).unwrap();
-    let told: serde_json::Value = serde_json::from_str(told).unwrap();
+    let told = eventually("the log has the line", Duration::from_secs(10), || {
+        let log = countersign.log();
+        log.lines()
+            .find(|line| line.contains("a wrong admin token was presented"))
+            .map(str::to_owned)
+    });
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
     assert_eq!(told["peer"], format!("uid:{user}"), "{told}");
     assert_eq!(told["process"], std::process::id(), "{told}");
 }
