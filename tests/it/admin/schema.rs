@@ -1,4 +1,4 @@
-//! The OpenAPI description of the admin API is true: schemathesis finds no difference.
+//! The `OpenAPI` description of the admin API is true: schemathesis finds no difference.
 
 use std::process::Command;
 
