@@ -5,16 +5,16 @@ use std::sync::LazyLock;
 
 use countersign::{
     domain::auth_request::{Credentials, Reported},
-    doors::{grpc::fuzzing::check_request, http::Language},
+    doors::{grpc::fuzzing::check_request, http::ResponseConfig},
     engine::verify::fuzzing::credential,
 };
 use libfuzzer_sys::fuzz_target;
 
-static LANGUAGE: LazyLock<Language> =
-    LazyLock::new(|| Language::new("authorization", None, "JWT", "countersign"));
+static RESPONSES: LazyLock<ResponseConfig> =
+    LazyLock::new(|| ResponseConfig::new("authorization", None, "JWT", "countersign"));
 
 fuzz_target!(|bytes: &[u8]| {
-    check_request(bytes, &LANGUAGE, |auth_request| {
+    check_request(bytes, &RESPONSES, |auth_request| {
         // Every value that is read is contained in the message.
         let is_there =
             |value: &str| bytes.windows(value.len()).any(|window| window == value.as_bytes());
