@@ -4,7 +4,6 @@ use envoy_types::{
     ext_authz::v3::pb::{Address, CheckRequest},
     pb::envoy::service::auth::v3::attribute_context::HttpRequest,
 };
-
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 
 use crate::{
